@@ -1,0 +1,1 @@
+"""cloned-proxy: the egress firewall for AI-agent tools."""

@@ -1,0 +1,98 @@
+"""What happened, as values: each becomes one entry of the audit log and one step of the metrics."""
+
+from __future__ import annotations
+
+import enum
+import secrets
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Kind(enum.StrEnum):
+    """How the request came."""
+
+    TUNNEL = "tunnel"
+    """A CONNECT whose TLS stays closed."""
+    INSPECTED_TUNNEL = "inspected_tunnel"
+    """A CONNECT whose TLS is opened because its rule needs methods, paths or injection."""
+    INSPECTED_REQUEST = "inspected_request"
+    """A request inside such a tunnel."""
+    HTTP = "http"
+    """A plain HTTP request in absolute form."""
+
+
+def new_decision_id() -> str:
+    """96 random bits as 24 hex digits: unique without a counter that workers would have to share."""
+    return secrets.token_hex(12)
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionEvent:
+    """One decision as it goes on record. Holds no query string, header or body: those may be secrets."""
+
+    id: str
+    at: float
+    """Unix seconds."""
+    kind: Kind
+    verdict: str
+    """`allow`, `deny` or `report`."""
+    reason: str
+    tool: str | None
+    run: str | None
+    host: str
+    """Canonical where it could be read, else as written, cut to 255 characters."""
+    port: int
+    method: str
+    path: str
+    """Without the query; "" for a tunnel."""
+    rule: str
+    """Rule id, "" for none."""
+    policy: str
+    """Policy version."""
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlowEnd:
+    """The end of an allowed flow: refers to its decision."""
+
+    decision: str
+    at: float
+    tool: str | None
+    bytes_up: int
+    bytes_down: int
+    seconds: float
+    cause: str
+    """`closed`, `revoked:<reason>`, `idle`, `upstream_error:<phase>`, `drained`, …"""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyEvent:
+    """A change of the policy: an edit with who and why, or a reload and its result."""
+
+    at: float
+    action: str
+    """`edit`, `reload`, `reject`."""
+    actor: str
+    """`cli:<user>`, `file`, later `device:<name>`."""
+    summary: str
+    why: str
+    policy: str
+    """Version after the change."""
+
+
+type Event = DecisionEvent | FlowEnd | PolicyEvent
+
+
+class AuditUnavailableError(Exception):
+    """The event cannot be recorded (queue full, writer dead): the caller must refuse the request with 503."""
+
+
+class AuditSink(Protocol):
+    """Where events go. Called on the event loop; neither method blocks it."""
+
+    def record(self, event: Event) -> None:
+        """Queues the event, to be durable within 50 ms. Raises AuditUnavailableError."""
+
+    async def commit(self, event: Event) -> None:
+        """As `record`, and returns when the event is durable on disk. Raises AuditUnavailableError."""
