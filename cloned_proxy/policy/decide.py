@@ -13,7 +13,7 @@ A later stage can only turn a pass into a refusal. Nothing here raises: whatever
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -173,7 +173,7 @@ def _refused(decision: Decision, reason: Reason) -> Decision:
 _OPENED_BY_PRIVATE: Final = frozenset({AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.CGNAT})
 
 
-def decide_addresses(decision: Decision, addresses: Sequence[Address], own: Collection[tuple[Address, int]]) -> Decision:
+def decide_addresses(decision: Decision, addresses: Sequence[Address], own: Container[tuple[Address, int]]) -> Decision:
     """The decision after resolution: one address that is not allowed refuses the whole name.
 
     A resolver that mixes public and internal answers is either broken or an attack (DNS rebinding), and picking

@@ -129,7 +129,8 @@ class Rule:
     """One entry of an `allow` or `deny` list."""
 
     id: str
-    """`r-` and 10 hex digits of a hash over scope, action and everything below that narrows the rule."""
+    """`r-` and 10 hex digits of a hash over scope, action, pattern, ports, methods, paths, protocols, addresses and
+    the injected header's name. Not over `expires`, `max_uses` and `reason`: a renewed lease is the same rule."""
     scope: str
     """`global`, or the tool id."""
     denies: bool

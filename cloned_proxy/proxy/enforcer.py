@@ -7,52 +7,80 @@ without which nothing is dialled.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Final, Protocol
+
+import structlog
 
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
 from cloned_proxy.policy.hint import hint
-from cloned_proxy.policy.model import Address, Caller, Decision, Policy, Principal, Reason, Request, Verdict
-from cloned_proxy.proxy.budget import Budgets, Charge
+from cloned_proxy.policy.model import (
+    Address,
+    Caller,
+    Decision,
+    IdentityRefusal,
+    Policy,
+    Principal,
+    Reason,
+    Request,
+    Verdict,
+)
+from cloned_proxy.proxy.budget import Budgets, Charge, LeaseLedger
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
-from cloned_proxy.telemetry.events import AuditSink, AuditUnavailableError, DecisionEvent, Kind, new_decision_id
+from cloned_proxy.telemetry.events import (
+    AuditSink,
+    AuditUnavailableError,
+    DecisionEvent,
+    FlowEnd,
+    Kind,
+    new_decision_id,
+)
 from cloned_proxy.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+_MAX_RECORDED_HOST: Final = 255
+_MAX_RECORDED_PATH: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Permission to dial, for one request. `close` must be called exactly when the flow ends."""
+    """Permission to dial, for one request. Goes back through `Enforcer.finish` when its flow ends."""
 
     id: str
+    kind: Kind
     decision: Decision
     caller: Principal
     addresses: tuple[Address, ...]
     """All checked; the port is the request's."""
     policy: Policy
     charge: Charge
+    since: float
+    """Monotonic seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """No. `phase` is set when the policy allowed but the name did not resolve (502/504), else ""."""
+    """No. `phase` is `resolve` when the policy allowed a name that did not resolve (502, or 504 if `timed_out`)."""
 
     id: str
     decision: Decision
     phase: str = ""
     timed_out: bool = False
     retry_after: int | None = None
+    """Seconds, with `limit_exceeded`."""
 
 
 class PolicySource(Protocol):
-    """The live policy: one immutable value behind one reference."""
+    """The live policy: one immutable value behind one reference; None before the first valid one."""
 
     @property
     def current(self) -> Policy | None: ...
 
 
 class Enforcer:
-    """One for each process. All methods run on the event loop."""
+    """One for each process. All methods run on its event loop."""
 
     def __init__(
         self,
@@ -60,20 +88,22 @@ class Enforcer:
         policies: PolicySource,
         resolver: Resolver,
         budgets: Budgets,
+        leases: LeaseLedger,
         audit: AuditSink,
         metrics: Metrics,
-        own_listeners: Callable[[], Collection[tuple[Address, int]]],
-        clock: Callable[[], float],
+        own_listeners: Container[tuple[Address, int]],
+        clock: Callable[[], float] = time.time,
         strict_durability: bool = False,
     ) -> None:
         self._policies = policies
         self._resolver = resolver
         self._budgets = budgets
+        self._leases = leases
         self._audit = audit
         self._metrics = metrics
         self._own_listeners = own_listeners
         self._clock = clock
-        self._strict = strict_durability
+        self._strict_durability = strict_durability
 
     async def authorise(
         self,
@@ -86,14 +116,149 @@ class Enforcer:
         """Decides one request and, if it passes, returns the only thing that permits a dial.
 
         `pinned` are the addresses of the CONNECT grant that an inspected request belongs to: they are checked again,
-        not resolved again. Never raises except for cancellation; a fault is a refusal with `internal_error`.
+        not resolved again. Raises nothing but cancellation; a fault is a refusal with `internal_error`.
         """
-        raise NotImplementedError
+        try:
+            return await self._authorise(caller, request, kind, pinned)
+        except AuditUnavailableError:
+            return self._unrecorded(caller, request)
+        except Exception:
+            _log.exception("authorise failed; the request is refused")
+            return self._unrecorded(caller, request)
+
+    async def _authorise(
+        self, caller: Caller, request: Request, kind: Kind, pinned: tuple[Address, ...] | None
+    ) -> Grant | Refusal:
+        started = time.perf_counter()
+        policy = self._policies.current
+        decision = decide(policy, caller, request, self._clock(), self._leases.spent)
+        if not decision.passes or policy is None or decision.host is None or isinstance(caller, IdentityRefusal):
+            return self._refused(caller, decision, kind, policy, started)
+        if decision.inspect and kind is Kind.TUNNEL:
+            kind = Kind.INSPECTED_TUNNEL
+
+        spent_deciding = time.perf_counter() - started
+        if pinned is None:
+            try:
+                pinned = await self._resolver.resolve(decision.host)
+            except ResolveError as error:
+                event = self._event(caller, decision, kind, policy)
+                self._record(event, spent_deciding)
+                return Refusal(event.id, decision, phase="resolve", timed_out=error.timed_out)
+        # The name may have taken seconds to resolve; the policy that decides is the one in force at the dial.
+        if self._policies.current is not policy:
+            return await self._authorise(caller, request, kind, None)
+        resumed = time.perf_counter()
+        decision = decide_addresses(decision, pinned, self._own_listeners)
+        limits = policy.scope_of(caller.tool).limits
+        decision = decide_limits(decision, limits, self._budgets.usage(caller.tool))
+        decision = self._take_lease(decision, kind)
+        started = resumed - spent_deciding
+        if not decision.passes:
+            retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
+            return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
+
+        event = self._event(caller, decision, kind, policy)
+        if self._strict_durability or event.spends_use:
+            await self._audit.commit(event)
+            self._metrics.decided(event, time.perf_counter() - started)
+        else:
+            self._record(event, time.perf_counter() - started)
+        charge = self._budgets.open(caller.tool)
+        return Grant(event.id, kind, decision, caller, pinned, policy, charge, time.monotonic())
 
     def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
-        """Puts on record a refusal that a head's form alone decides (`malformed_request`, `host_header_mismatch`)."""
-        raise NotImplementedError
+        """Puts on record a refusal that the form of a head alone decides: `malformed_request` or `host_header_mismatch`."""
+        tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
+        decision = Decision(Verdict.DENY, reason, request, tool)
+        try:
+            return self._refused(caller, decision, kind, self._policies.current, time.perf_counter())
+        except AuditUnavailableError:
+            return self._unrecorded(caller, request)
 
-    def finish(self, grant: Grant, *, bytes_up: int, bytes_down: int, cause: str) -> None:
-        """Returns the grant's budget and puts the end of the flow on record. Idempotent."""
-        raise NotImplementedError
+    def amend(self, grant: Grant, decision: Decision) -> Refusal | None:
+        """Puts on record what a later stage made of a grant (`decide_tunnel`); None when it still stands unchanged."""
+        if decision is grant.decision:
+            return None
+        try:
+            refusal = self._refused(grant.caller, decision, grant.kind, grant.policy, time.perf_counter())
+        except AuditUnavailableError:
+            return self._unrecorded(grant.caller, decision.request)
+        return None if decision.passes else refusal
+
+    def review(self, grant: Grant) -> Decision:
+        """What the policy in force says now about an open flow; the caller cuts it when that no longer passes."""
+        rule = grant.decision.rule
+        # The flow holds the use it took: it is not cut because it was the last one.
+        spent = [used for used in self._leases.spent if rule is None or used != rule.id]
+        policy = self._policies.current
+        decision = decide(policy, grant.caller, grant.decision.request, self._clock(), spent)
+        decision = decide_addresses(decision, grant.addresses, self._own_listeners)
+        if policy is not None and decision.passes:
+            usage = self._budgets.usage(grant.caller.tool)
+            # An open flow already counts as a request and as concurrent; only its bytes go on.
+            bytes_only = replace(policy.scope_of(grant.caller.tool).limits, concurrent=None, requests_per_minute=None)
+            decision = decide_limits(decision, bytes_only, usage)
+        return decision
+
+    def finish(self, grant: Grant, cause: str) -> None:
+        """Returns the grant's budget and puts the end of its flow on record. Only the first call counts."""
+        charge = grant.charge
+        if not charge.close():
+            return
+        seconds = time.monotonic() - grant.since
+        tool = grant.caller.tool
+        self._metrics.bytes_passed(tool, up=charge.bytes_up, down=charge.bytes_down)
+        self._metrics.request_finished(grant.kind, seconds)
+        try:
+            self._audit.record(
+                FlowEnd(grant.id, self._clock(), tool, charge.bytes_up, charge.bytes_down, seconds, cause)
+            )
+        except AuditUnavailableError:
+            self._metrics.audit_dropped()
+
+    def _take_lease(self, decision: Decision, kind: Kind) -> Decision:
+        rule = decision.rule
+        if not decision.passes or rule is None or rule.max_uses is None or rule.denies:
+            return decision
+        # The requests inside an inspected tunnel spend uses, not the CONNECT that carries them.
+        if kind is Kind.INSPECTED_TUNNEL or self._leases.take(rule):
+            return decision
+        return replace(decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
+
+    def _refused(
+        self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float
+    ) -> Refusal:
+        event = self._event(caller, decision, kind, policy)
+        self._record(event, time.perf_counter() - started)
+        return Refusal(event.id, decision)
+
+    def _unrecorded(self, caller: Caller, request: Request) -> Refusal:
+        self._metrics.audit_dropped()
+        tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
+        return Refusal(new_decision_id(), Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request, tool))
+
+    def _record(self, event: DecisionEvent, seconds: float) -> None:
+        self._audit.record(event)
+        self._metrics.decided(event, seconds)
+
+    def _event(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None) -> DecisionEvent:
+        request, rule = decision.request, decision.rule
+        spends = decision.passes and rule is not None and rule.max_uses is not None and kind is not Kind.INSPECTED_TUNNEL
+        return DecisionEvent(
+            id=new_decision_id(),
+            at=self._clock(),
+            kind=kind,
+            verdict=decision.verdict.name.lower(),
+            reason=decision.reason,
+            tool=decision.tool,
+            run=None if isinstance(caller, IdentityRefusal) else caller.run,
+            host=decision.host.text if decision.host is not None else request.host[:_MAX_RECORDED_HOST],
+            port=request.port,
+            method=request.method or "CONNECT",
+            path=(request.path or "").partition("?")[0][:_MAX_RECORDED_PATH],
+            rule=rule.id if rule is not None else "",
+            policy=policy.version if policy is not None else "",
+            hint=hint(decision),
+            spends_use=spends,
+        )

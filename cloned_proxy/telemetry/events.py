@@ -50,6 +50,8 @@ class DecisionEvent:
     policy: str
     """Policy version."""
     hint: str
+    spends_use: bool = False
+    """Whether it took one of its rule's `max_uses`."""
 
 
 @dataclass(frozen=True, slots=True)
