@@ -86,9 +86,7 @@ def decide(
         return Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request)
 
 
-def _decide(
-    policy: Policy | None, caller: Caller, request: Request, now: float, spent: Collection[str]
-) -> Decision:
+def _decide(policy: Policy | None, caller: Caller, request: Request, now: float, spent: Collection[str]) -> Decision:
     tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
     if policy is None:
         return Decision(Verdict.DENY, Reason.POLICY_UNAVAILABLE, request, tool)
@@ -235,7 +233,11 @@ def decide_tunnel(decision: Decision, server_names: Sequence[str] | None) -> Dec
         return _refused(decision, Reason.INTERNAL_ERROR)
     if not server_names:
         return decision if host.address is not None else _refused(decision, Reason.SNI_MISSING)
-    return decision if len(server_names) == 1 and _same_name(server_names[0], host) else _refused(decision, Reason.SNI_MISMATCH)
+    return (
+        decision
+        if len(server_names) == 1 and _same_name(server_names[0], host)
+        else _refused(decision, Reason.SNI_MISMATCH)
+    )
 
 
 def _same_name(server_name: str, host: Host) -> bool:

@@ -244,7 +244,9 @@ class Enforcer:
 
     def _event(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None) -> DecisionEvent:
         request, rule = decision.request, decision.rule
-        spends = decision.passes and rule is not None and rule.max_uses is not None and kind is not Kind.INSPECTED_TUNNEL
+        spends = (
+            decision.passes and rule is not None and rule.max_uses is not None and kind is not Kind.INSPECTED_TUNNEL
+        )
         return DecisionEvent(
             id=new_decision_id(),
             at=self._clock(),
