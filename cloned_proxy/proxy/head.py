@@ -55,7 +55,7 @@ class Head:
     """As written."""
     form: TargetForm
     host: str
-    """From the target (authority and absolute form) or from Host (origin form); no brackets, no port; not yet canonical."""
+    """From the target (authority and absolute form) or from Host (origin form); no brackets; not yet canonical."""
     port: int
     path: str
     """Origin-form path and query to ask the upstream for; "" for CONNECT."""
