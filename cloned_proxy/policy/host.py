@@ -114,9 +114,7 @@ def _a_label(text: str) -> str:
         raise _malformed(text, f"is not a valid international name ({error})") from error
     modern = modern.removesuffix(".").lower()
     if modern != legacy.removesuffix(".").lower():
-        raise _malformed(
-            text, "names different hosts under IDNA 2003 and IDNA 2008; no spelling of it is safe"
-        )
+        raise _malformed(text, "names different hosts under IDNA 2003 and IDNA 2008; no spelling of it is safe")
     if _NUMERIC_END.search(modern) is not None:
         raise HostError(Reason.IP_LITERAL, f"{text!r} turns into a number; write the address in plain decimals")
     return modern
