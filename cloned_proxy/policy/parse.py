@@ -141,7 +141,9 @@ class _Reader:
 
     def line(self, path: DocumentPath) -> int | None:
         """The line of the nearest ancestor whose line is known."""
-        for end in range(len(path), -1, -1):
+        if (line := self.lines.get(path)) is not None:
+            return line
+        for end in range(len(path) - 1, -1, -1):
             if (line := self.lines.get(path[:end])) is not None:
                 return line
         return None
@@ -204,21 +206,21 @@ class _Reader:
     def rules(self, entries: Sequence[object], scope: str, path: DocumentPath, *, denies: bool) -> list[Rule]:
         rules: list[Rule] = []
         seen: dict[str, int] = {}
+        place = _path_text(path)
         for index, entry in enumerate(entries):
-            rule = self.rule(entry, scope, (*path, index), denies=denies)
+            rule = self.rule(entry, scope, (*path, index), place, denies=denies)
             if rule is None:
                 continue
             first = seen.setdefault(rule.id, index)
             if first != index:
                 line = self.line((*path, first))
-                place = f"line {line}" if line is not None else _path_text((*path, first))
-                self.problem((*path, index), f"says the same as {place}; remove one of them")
+                other = f"line {line}" if line is not None else _path_text((*path, first))
+                self.problem((*path, index), f"says the same as {other}; remove one of them")
             rules.append(rule)
         return rules
 
-    def rule(self, entry: object, scope: str, path: DocumentPath, *, denies: bool) -> Rule | None:
-        line = self.line(path)
-        origin = f"{self.source}:{line or 1} {_path_text(path)}"
+    def rule(self, entry: object, scope: str, path: DocumentPath, place: str, *, denies: bool) -> Rule | None:
+        origin = f"{self.source}:{self.line(path) or 1} {place}[{path[-1]}]"
         if isinstance(entry, str):
             pattern = self.pattern(entry, path)
             if pattern is None:
