@@ -139,8 +139,7 @@ class PolicyEditor:
                 # From the end, so that the places of the earlier ones stay.
                 for position, rule in reversed(list(enumerate(index.rules))):
                     if rule.pattern in patterns:
-                        edited = _edit(self._path, edited, path, lambda t, p=path, i=position: remove_item(t, p, i),
-                                       lambda items, i=position: items.pop(i))  # fmt: skip
+                        edited = _remove(self._path, edited, path, position)
                         gone.append(rule)
             found = {rule.pattern for rule in gone}
             missing = tuple(host for pattern, host in patterns.items() if pattern not in found)
@@ -158,7 +157,7 @@ class PolicyEditor:
                 fresh[rule.id] = entry.as_value()
                 continue
             position, old = existing[rule.id]
-            text = self._renew(text, path, position, entry, old, used.get(rule.id, 0))
+            text = self._renew(text, path, position, entry, old=old, used=used.get(rule.id, 0))
         if fresh:
             items = list(fresh.values())
             text = _edit(
@@ -166,7 +165,7 @@ class PolicyEditor:
             )
         return text, policy if not fresh else self._validate(text)
 
-    def _renew(self, text: str, path: tuple[str, ...], position: int, entry: Entry, old: Rule, used: int) -> str:
+    def _renew(self, text: str, path: tuple[str, ...], position: int, entry: Entry, *, old: Rule, used: int) -> str:
         was_lease = old.expires is not None or old.max_uses is not None
         terms = entry.terms
         if entry.is_lease and not was_lease:
@@ -272,6 +271,10 @@ def _edit(
     if not same:
         raise StoreError(f"{path}: its layout cannot be edited safely; edit it by hand")
     return edited
+
+
+def _remove(path: Path, text: str, place: tuple[str, ...], position: int) -> str:
+    return _edit(path, text, place, lambda t: remove_item(t, place, position), lambda items: items.pop(position))
 
 
 def _list_at(document: Any, path: tuple[str, ...]) -> list[Any]:

@@ -45,7 +45,7 @@ def add_items(text: str, path: Sequence[str], items: Sequence[Value]) -> str:
         return _add_keys(text, place, items)
     node = place.node
     if not isinstance(node, yaml.SequenceNode):
-        raise ValueError(f"{'.'.join(path)} is not a list")
+        raise ValueError(f"{'.'.join(path)} is not a list")  # noqa: TRY004  a layout, not a type
     if not node.value:
         return _fill_empty(text, place, (), items)
     last = _end(text, node.value[-1])
@@ -104,7 +104,7 @@ def remove_item(text: str, path: Sequence[str], index: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    node: yaml.Node
+    node: _Node
     """The deepest node of the path that exists."""
     key: yaml.ScalarNode | None
     """Its key, None at the root."""
@@ -113,29 +113,30 @@ class _Place:
     missing: tuple[str, ...]
 
 
+type _Node = yaml.ScalarNode | yaml.CollectionNode
+
+
 def _find(text: str, path: Sequence[str]) -> _Place | None:
-    node = yaml.compose(text, Loader=_PARSER)
+    node: _Node | None = yaml.compose(text, Loader=_PARSER)  # type: ignore[assignment]  # nodes are of these two kinds
     if node is None:
         return None
-    key, in_flow = None, False
+    key: yaml.ScalarNode | None = None
+    in_flow = False
     for depth, name in enumerate(path):
-        found = next((pair for pair in node.value if pair[0].value == name), None) if _is_mapping(node) else None
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        found = next((pair for pair in pairs if pair[0].value == name), None)
         if found is None:
             return _Place(node, key, in_flow, tuple(path[depth:]))
-        in_flow = in_flow or bool(node.flow_style)
+        in_flow = in_flow or (isinstance(node, yaml.CollectionNode) and bool(node.flow_style))
         key, node = found
     return _Place(node, key, in_flow, ())
 
 
-def _is_mapping(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.MappingNode)
-
-
-def _item(text: str, path: Sequence[str], index: int) -> yaml.Node:
+def _item(text: str, path: Sequence[str], index: int) -> _Node:
     place = _find(text, path)
     if place is None or place.missing or not isinstance(place.node, yaml.SequenceNode):
         raise ValueError(f"{'.'.join(path)} is not a list")
-    item: yaml.Node = place.node.value[index]
+    item: _Node = place.node.value[index]
     return item
 
 
