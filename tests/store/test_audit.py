@@ -185,7 +185,7 @@ def test_a_closed_or_dead_writer_refuses(path: Path, monkeypatch: pytest.MonkeyP
 
 
 _FULL_DISK = """
-import asyncio, resource, signal, sys
+import asyncio, resource, signal, sys, time
 from pathlib import Path
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.audit_writer import AuditWriter
@@ -194,7 +194,7 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 async def main(path):
     writer = AuditWriter(path)
-    event = PolicyEvent(1.0, "edit", "cli", "x" * 5000, "", "")
+    event = PolicyEvent(time.time(), "edit", "cli", "x" * 5000, "", "")
     await writer.commit(event)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, hard))
@@ -227,8 +227,7 @@ def test_a_full_disk_refuses_and_is_survived(path: Path) -> None:
 
 
 _WRITE_FOREVER = """
-import asyncio, sys
-from dataclasses import replace
+import asyncio, sys, time
 from pathlib import Path
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.telemetry.events import PolicyEvent
@@ -236,7 +235,7 @@ from cloned_proxy.telemetry.events import PolicyEvent
 async def main(path):
     writer = AuditWriter(path)
     for number in range(1_000_000):
-        event = PolicyEvent(1.0, "edit", "cli", str(number), "", "")
+        event = PolicyEvent(time.time(), "edit", "cli", str(number), "", "")
         if number % 10:
             writer.record(event)
         else:
@@ -304,8 +303,8 @@ UNUSABLE = [
     pytest.param(_foreign, "not a state database", id="foreign database"),
     pytest.param(_other_version, "schema version 999", id="newer schema"),
     pytest.param(_open_to_others, "chmod 600", id="readable by others"),
-    pytest.param(lambda path: path.mkdir(), "must be a writable file", id="directory"),
-    pytest.param(lambda path: path.symlink_to("elsewhere"), "must be a writable file", id="link"),
+    pytest.param(lambda path: path.mkdir(), "not a regular file", id="directory"),
+    pytest.param(lambda path: path.symlink_to("elsewhere"), "not a regular file", id="link"),
 ]
 
 
@@ -321,6 +320,18 @@ def test_an_unusable_database_is_one_clear_line_and_stays_as_it_is(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert before is None or path.read_bytes() == before
+
+
+def test_a_second_connection_that_closes_leaves_the_first_ones_locks(path: Path) -> None:
+    """Closing any descriptor of the file drops a process's fcntl locks, and with them SQLite's."""
+    with AuditLog(path) as first:
+        first._database.execute("BEGIN IMMEDIATE")
+        with AuditLog(path):
+            pass
+        other = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+        done = subprocess.run([sys.executable, "-c", other, path], capture_output=True, text=True, timeout=20)
+        assert "locked" in done.stderr
+        first._database.execute("ROLLBACK")
 
 
 def test_the_database_is_private(path: Path, writer: AuditWriter) -> None:
