@@ -3,6 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+import yaml
 
 from cloned_proxy.store import yaml_reader
 from cloned_proxy.store.yaml_reader import DocumentError, read_document
@@ -65,7 +66,7 @@ def test_a_byte_order_mark_is_no_content() -> None:
 
 @pytest.mark.parametrize("parser", ["SafeLoader", "CSafeLoader"])
 def test_both_parsers_refuse_the_same(parser: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yaml_reader, "_PARSER", getattr(yaml_reader.yaml, parser))
+    monkeypatch.setattr(yaml_reader, "_PARSER", getattr(yaml, parser))
     assert read_document(b"a: [1, on, x]\n", "x").data == {"a": [1, True, "x"]}
     for raw in (b"a: &x 1", b"a: *x", b"a: 1\na: 2", b"a: !t 1", b"a: [", b"a: \x01"):
         with pytest.raises(DocumentError):

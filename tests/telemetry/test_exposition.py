@@ -92,8 +92,8 @@ def test_a_taken_port_is_an_os_error(endpoint: Endpoint) -> None:
 
 def test_logs_are_lines_of_json_on_stderr_when_asked() -> None:
     code = (
-        "from cloned_proxy.telemetry.log import configure_logging as c; import structlog; log = structlog.get_logger(); "
-        "c('json'); log.info('hello', n=1)"
+        "from cloned_proxy.telemetry.log import configure_logging as c; import structlog; "
+        "c('json'); structlog.get_logger().info('hello', n=1)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
     assert done.stdout == ""
