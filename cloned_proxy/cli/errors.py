@@ -60,7 +60,10 @@ def report(error: Exception) -> int:
 
 
 def _is_bad_input(error: Exception) -> bool:
-    """Whether the parts below raised it for something that a person wrote. Imported here, when one was raised."""
+    """Whether the parts below raised it for something that a person wrote or set up: their messages carry the fix."""
+    # Imported here, after something was raised: `--help` must not pay for these.
     from cloned_proxy.policy.parse import PolicyError
+    from cloned_proxy.proxy.listener import BindError
+    from cloned_proxy.store.errors import StoreError
 
-    return isinstance(error, PolicyError)
+    return isinstance(error, (PolicyError, StoreError, BindError))

@@ -27,7 +27,7 @@ def serve(
     from cloned_proxy.cli.authority import parse_listen
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.foreground import run_in_foreground
-    from cloned_proxy.cli.logs import configure_logs
+    from cloned_proxy.telemetry.log import configure_logging
 
     try:
         proxy_address = parse_listen(listen, "--listen")
@@ -36,5 +36,5 @@ def serve(
         raise CommandError(str(error)) from error
     if proxy_address is None:
         raise CommandError("--listen cannot be off; write HOST:PORT such as 127.0.0.1:8081")
-    configure_logs(log_format)
+    configure_logging(log_format)
     run_in_foreground(listen=proxy_address, metrics=metrics_address, policy_file=policy, directory=workspace)
