@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.cli.context import existing_workspace, lease_uses, policy_in
+from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.output import paint, visible
 from cloned_proxy.policy.hint import hint
@@ -26,8 +26,7 @@ def explained(
     if tool is not None and not valid_tool_id(tool):
         raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
     caller = ANONYMOUS if tool is None else Principal(tool)
-    spent = [rule.id for rule in policy.rules if rule.max_uses is not None and lease_uses(place, rule.id) >= rule.max_uses]
-    decision = decide_url(policy, caller, url, method, time.time(), spent)
+    decision = decide_url(policy, caller, url, method, time.time(), rule_use(place).spent(policy))
     if decision.reason is Reason.MALFORMED_REQUEST:
         raise CommandError(f"{url!r} is not a request that a client could send; write http(s)://HOST[:PORT]/PATH")
     return _told(url, method, policy.version, decision)
