@@ -54,9 +54,8 @@ class AuditLog:
 
     def append(self, event: Event) -> None:
         """Puts one event on record, durably. Raises StoreError."""
-        with self._clear_errors():
-            with _transaction(self._database, "IMMEDIATE"):
-                append_events(self._database, [event])
+        with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
+            append_events(self._database, [event])
 
     def entries(
         self,

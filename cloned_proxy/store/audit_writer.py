@@ -149,10 +149,10 @@ class AuditWriter:
                     self._urgent.wait(timeout=_GATHER_SECONDS)
                     batch = self._take()
                 batch = self._write(batch)
-                if batch and self._closed:
+                if self._failure is not None and self._closed:
                     _log.error("audit events lost at shutdown", events=len(batch), reason=self._failure)
                     return
-                if batch:
+                if self._failure is not None:
                     time.sleep(_RETRY_SECONDS)
                 elif self._closed and not self._queue:
                     return
@@ -181,11 +181,11 @@ class AuditWriter:
             self._fail(f"{self._path}: the audit log cannot be written: {error}")
             # A request that waited is refused now, so its event must not appear as a pass later.
             self._refuse(batch)
-            remaining = [item for item in batch if not isinstance(item, _Awaited)]
+            remaining: list[_Item] = [item for item in batch if not isinstance(item, _Awaited)]
             self._in_flight = len(remaining)
             self._wake.set()
             return remaining
-        if batch and self._failure is not None:
+        if self._failure is not None:
             _log.info("the audit log is writable again")
             self._failure = None
         self._in_flight = 0
@@ -195,10 +195,12 @@ class AuditWriter:
         return []
 
     def _transact(self, batch: Sequence[_Item]) -> None:
-        if not batch:
+        if not batch and self._failure is None:
             return
         self._database.execute("BEGIN IMMEDIATE")
         try:
+            # After a failure even an empty group writes a page: only that shows that the disk takes data again.
+            self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
             events: list[Event] = []
             for item in batch:
                 if isinstance(item, _Forget):

@@ -1,4 +1,4 @@
-"""Uses taken from rules with `max_uses`: counted in memory on the event loop, persisted with the decision they paid for."""
+"""Uses taken from rules with `max_uses`: counted in memory, persisted with the decision they paid for."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ type LoadError = PolicyError | StoreError
 
 
 class LivePolicy:
-    """Implements `proxy.enforcer.PolicySource`. Methods and callbacks run on the event loop; files are read in a thread."""
+    """Implements `proxy.enforcer.PolicySource`. Callbacks run on the event loop; files are read in a thread."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class LivePolicy:
                 policy = await loop.run_in_executor(self._executor, self._load)
             except (PolicyError, StoreError) as error:
                 self._reject(error)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  the last good policy stays; the watcher must not die
                 _log.exception("reading the policy file failed")
                 self._reject(StoreError(f"{self.path}: reading it failed: {error!r}; see the log"))
             else:
