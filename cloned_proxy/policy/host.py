@@ -31,7 +31,7 @@ _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f%@/\\?#<>^|\[\]\"'`{}()*+,;=!$&~:
 
 
 class HostError(ValueError):
-    """A host that is refused outright. `reason` is `malformed_request` or `ip_literal`; the message says what and why."""
+    """A host that is refused outright: `reason` is `malformed_request` or `ip_literal`, the message says why."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)

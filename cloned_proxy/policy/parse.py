@@ -345,7 +345,7 @@ def _rule_id(scope: str, pattern: HostPattern, *, denies: bool, details: str = "
     return "r-" + hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _explain(detail: ErrorDetails, model: type[BaseModel], where: DocumentPath) -> str:
+def _explain(detail: ErrorDetails, model: type[BaseModel], where: DocumentPath) -> str:  # noqa: PLR0911  a table of messages
     """A pydantic error in the words of the file, with what to write instead."""
     key = where[-1] if where else ""
     value = detail["input"]

@@ -22,7 +22,7 @@ _METHOD: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}", re.ASCII)
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
 
 
-def decide_url(
+def decide_url(  # noqa: PLR0917  the order of `decide`, which it stands in for
     policy: Policy | None,
     caller: Caller,
     url: str,
