@@ -93,3 +93,39 @@ def diff(
             put(paint(f"{sign} {rule.scope}: {visible(rule_text(rule))}", style))
     if not (settings or added or removed):
         say("no difference in rules")
+
+
+@app.command("import")
+def import_pack(
+    pack: Annotated[Path, typer.Argument(metavar="PACK.yaml", help="A Cloned policy pack.")],
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the change as a diff and make none.")] = False,
+    workspace: WorkspaceOption = None,
+    policy: PolicyOption = None,
+) -> None:
+    """Add what a pack allows: egress_domains, egress_by_tool, egress_by_connector."""
+    from cloned_proxy.cli.editing import apply_additions
+    from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.policy.model import GLOBAL_SCOPE
+    from cloned_proxy.policy.pack import read_pack
+    from cloned_proxy.store.files import read_regular_file
+    from cloned_proxy.store.policy_edit import Addition, Entry
+    from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
+
+    document = read_document(read_regular_file(pack, limit=MAX_BYTES, what="policy pack"), str(pack))
+    found = read_pack(document.data)
+    if found.problems:
+        raise CommandError("; ".join(f"{pack}: {p.path}: {p.message}" for p in found.problems))
+    entries: dict[str, list[Entry]] = {}
+    for addition in found.additions:
+        entries.setdefault(addition.scope, []).append(Entry(str(addition.pattern)))
+    additions = [Addition(tuple(e), None if scope == GLOBAL_SCOPE else scope) for scope, e in entries.items()]
+    count = sum(len(each) for each in entries.values())
+    apply_additions(
+        additions,
+        f"import {pack.name}: {count} hosts",
+        why="",
+        dry_run=dry_run,
+        workspace=workspace,
+        policy_file=policy,
+    )
