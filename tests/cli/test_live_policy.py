@@ -25,7 +25,7 @@ def test_allow_and_remove_act_on_the_running_proxy(workspace: Workspace, origin:
     assert not passes(serving, origin)
     assert workspace.run("allow", f"127.0.0.1:{origin.port}", "--reason", "test").returncode == 0
     assert eventually(lambda: passes(serving, origin), ACTS_WITHIN, "the new rule") < ACTS_WITHIN
-    assert workspace.run("remove", f"127.0.0.1:{origin.port}").returncode == 0
+    assert workspace.run("remove", "127.0.0.1").returncode == 0
     eventually(lambda: not passes(serving, origin), ACTS_WITHIN, "the removal")
 
 
