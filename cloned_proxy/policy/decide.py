@@ -84,15 +84,15 @@ def decide(
     Never raises; an unexpected fault is `internal_error`.
     """
     try:
+        if policy is None:
+            return Decision(Verdict.DENY, Reason.POLICY_UNAVAILABLE, request, _tool_of(caller))
         return _decide(policy, caller, request, now, spent)
     except Exception:  # noqa: BLE001  the decision point is total: a fault in it must deny, not unwind into a hook
         return Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request)
 
 
-def _decide(policy: Policy | None, caller: Caller, request: Request, now: float, spent: Collection[str]) -> Decision:
-    tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
-    if policy is None:
-        return Decision(Verdict.DENY, Reason.POLICY_UNAVAILABLE, request, tool)
+def _decide(policy: Policy, caller: Caller, request: Request, now: float, spent: Collection[str]) -> Decision:
+    tool = _tool_of(caller)
     mode = policy.mode
     try:
         host = parse_host(request.host)
@@ -160,6 +160,10 @@ def _search(
         if first is not None:
             return _Match(first, inspect)
     return miss
+
+
+def _tool_of(caller: Caller) -> str | None:
+    return caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
 
 
 def _identity_refusal(policy: Policy, caller: Caller) -> Reason | None:
