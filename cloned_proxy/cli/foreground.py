@@ -59,7 +59,7 @@ def _announce(server: Server) -> None:
     proxy = f"http://{server.address}"
     put(f"proxy    {proxy}")
     put(f"metrics  http://{server.metrics_address}/metrics" if server.metrics_address else "metrics  off")
-    put(f"policy   {policy.source} (version {policy.version}, {len(policy.rules)} rules, mode {policy.mode})")
+    put(f"policy   {policy.source} (version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)})")
     put("")
     now = time.time()
     put(

@@ -83,7 +83,11 @@ def test_the_transcript_is_what_a_terminal_shows(workspace: Workspace, origin: O
             output = output.replace(str(workspace.path), ".cloned")
         else:
             output = in_shell(command, workspace, ports)
-        assert comparable(output) == comparable(expected), command
+        told, written = comparable(output), comparable(expected)
+        if command.endswith("cloned-proxy log --since 1h"):
+            # An edit is recorded by the command, its reload by the proxy: either may come first.
+            told, written = sorted(told), sorted(written)
+        assert told == written, command
 
 
 def test_the_help_text_is_the_programs(workspace: Workspace) -> None:
