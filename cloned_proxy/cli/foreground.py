@@ -12,7 +12,7 @@ import structlog
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
 from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled
-from cloned_proxy.proxy.server import Server, ServeOptions
+from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.store.workspace import Workspace
 
 _log = structlog.get_logger(__name__)

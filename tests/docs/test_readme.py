@@ -15,7 +15,6 @@ from tests.cli.program import PROGRAM, Origin, Serving, Workspace
 pytestmark = pytest.mark.checkout
 
 ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
 
 _VARIABLE = (
     (re.compile(r"\b[0-9a-f]{24}\b"), "<id>"),
@@ -29,9 +28,13 @@ _VARIABLE = (
 )
 
 
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
 def marked(name: str) -> str:
     """The fenced block that follows `<!-- name -->`."""
-    found = re.search(rf"<!-- {name} -->\n+```[a-z]*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    found = re.search(rf"<!-- {name} -->\n+```[a-z]*\n(.*?)^```$", readme(), re.MULTILINE | re.DOTALL)
     assert found is not None, name
     return found[1]
 
@@ -96,7 +99,7 @@ def test_the_help_text_is_the_programs(workspace: Workspace) -> None:
 
 
 def test_every_command_that_the_readme_names_is_run_by_a_test() -> None:
-    named = set(re.findall(r"cloned-proxy ((?:policy|audit|ca) [a-z-]+|[a-z]+)", README))
+    named = set(re.findall(r"cloned-proxy ((?:policy|audit|ca) [a-z-]+|[a-z]+)", readme()))
     assert "policy check" in named, "no command was found"
     tests = "\n".join(path.read_text() for path in (ROOT / "tests" / "cli").glob("test_*.py"))
     missing = [name for name in named if ", ".join(f'"{word}"' for word in name.split()) not in tests]
@@ -105,7 +108,7 @@ def test_every_command_that_the_readme_names_is_run_by_a_test() -> None:
 
 
 def test_the_policy_that_the_readme_shows_is_valid(workspace: Workspace) -> None:
-    example = re.search(r"^```yaml\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    example = re.search(r"^```yaml\n(.*?)^```$", readme(), re.MULTILINE | re.DOTALL)
     assert example is not None
     workspace.write_policy(example[1])
     assert workspace.run("policy", "check").returncode == 0

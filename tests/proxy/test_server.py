@@ -13,7 +13,7 @@ import pytest
 from cloned_proxy.policy.model import CallerSource, Principal
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp, bind_unix
-from cloned_proxy.proxy.server import Server, ServeOptions
+from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.workspace import Workspace
 
@@ -118,9 +118,7 @@ async def test_the_proxy_never_dials_its_own_listeners(workspace: Workspace) -> 
         probe.bind(ANYWHERE)
         metrics = probe.getsockname()
     ports = f"[{metrics[1]}]"
-    write_policy(
-        workspace, f"version: 1\nanonymous: global\nglobal:\n  allow: [{{host: 127.0.0.1, ports: {ports}}}]\n"
-    )
+    write_policy(workspace, f"version: 1\nanonymous: global\nglobal:\n  allow: [{{host: 127.0.0.1, ports: {ports}}}]\n")
     server = Server(workspace, ServeOptions(ANYWHERE, metrics))
     await server.start()
     try:
