@@ -32,7 +32,5 @@ def ca(
     if what is What.PATH:
         put(str(certificate_path(place.ca_directory)))
         return
-    say(
-        "Only hosts with `methods`, `paths` or `inject` on port 443 are opened with this CA; trust it for their clients."
-    )
+    say("Only hosts with `methods`, `paths` or `inject` on port 443 are opened with it; trust it for their clients.")
     put(install_hint(place.ca_directory))
