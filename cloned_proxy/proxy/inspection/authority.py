@@ -56,7 +56,7 @@ class Authority:
 
     def leaf(self, host: str) -> x509.Certificate:
         """The certificate for an A-label or an IP literal."""
-        now = dt.now(dt.UTC)
+        now = dt.datetime.now(dt.UTC)
         cached = self._leaves.get(host)
         if cached is not None and now < cached.not_valid_after_utc - dt.timedelta(days=1):
             self._leaves.move_to_end(host)
@@ -91,7 +91,7 @@ class Authority:
 
 def _create(directory: Path) -> None:
 
-    now = dt.now(dt.UTC)
+    now = dt.datetime.now(dt.UTC)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name(
         [x509.NameAttribute(NameOID.COMMON_NAME, NAME), x509.NameAttribute(NameOID.ORGANIZATION_NAME, NAME)]

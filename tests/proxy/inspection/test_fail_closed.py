@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from mitmproxy.connection import Server
 from mitmproxy.exceptions import AddonHalt
-from mitmproxy.proxy import commands
+from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHookData
 
+from cloned_proxy.proxy.inspection.connection import UndecidedError
 from tests.proxy.inspection.support import World
 
 type Handler = Callable[..., Any]
@@ -44,7 +45,7 @@ async def returns_nothing(*args: Any) -> None:
 BROKEN = [
     pytest.param(raising(RuntimeError("broken")), id="exception"),
     pytest.param(raising(Unforeseen()), id="base-exception"),
-    pytest.param(raising(AddonHalt()), id="addon-halt"),
+    pytest.param(raising(AddonHalt()), id="addon-halt"),  # type: ignore[no-untyped-call]
     pytest.param(raising(asyncio.CancelledError()), id="cancelled"),
     pytest.param(lambda *args: None, id="not-a-coroutine"),
 ]
@@ -72,7 +73,7 @@ async def test_a_broken_decision_is_answered_503(world: World) -> None:
 
 
 async def test_a_broken_decision_on_a_kept_alive_connection_cannot_use_the_open_upstream(world: World) -> None:
-    addon = world.inspector.parts.addon
+    addon: Any = world.inspector.parts.addon
     calls: list[Any] = []
 
     async def once(connection: Any, flow: Any) -> None:
@@ -95,7 +96,7 @@ async def test_without_the_addon_nothing_is_forwarded(world: World, addon: objec
 
 
 async def test_a_dial_to_anything_but_the_granted_target_is_refused(world: World) -> None:
-    addon = world.inspector.parts.addon
+    addon: Any = world.inspector.parts.addon
 
     async def redirecting(connection: Any, flow: Any) -> None:
         await addon.requestheaders(connection, flow)
@@ -108,17 +109,15 @@ async def test_a_dial_to_anything_but_the_granted_target_is_refused(world: World
 
 
 async def test_a_dial_without_any_exchange_is_refused(world: World) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
-    while not world.inspector._connections:
-        await asyncio.sleep(0.01)
+    _, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    await asyncio.sleep(0.1)
     (connection,) = world.inspector._connections
     server = Server(address=("127.0.0.1", world.upstream.port))
-    connection.transports.clear()
-    with pytest.raises(Exception):  # noqa: B017, PT011  whatever it is, there must be no dial
-        await connection.open_connection(commands.OpenConnection(server))
-        if server.error:
-            raise PermissionError(server.error)
-    assert not world.upstream.connections
+    hook = ServerConnectHook(ServerConnectionHookData(server=server, client=connection.client))
+    await connection.handle_hook(hook)
+    assert server.error is not None
+    with pytest.raises(UndecidedError):
+        _ = connection.current
     writer.transport.abort()
 
 

@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import resource
+from pathlib import Path
 
 import pytest
 
 from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import HostIndex, Inject, Policy, Scope
+from cloned_proxy.policy.model import Address, Host, HostIndex, Inject, Policy, Scope
 from cloned_proxy.proxy.inspection import connection as connection_module
 from tests.proxy.inspection.support import KEY, OK, World, rule
 
@@ -67,7 +68,8 @@ async def test_the_same_caller_keeps_its_upstream_connection(world: World) -> No
 async def test_a_name_is_sent_as_the_a_label_that_matched(world: World) -> None:
     world.allow(rule("xn--bcher-kva.test", world.upstream.port))
     port = world.upstream.port
-    head = f"GET http://XN--BCHER-KVA.test.:{port}/ HTTP/1.1\r\nHost: XN--BCHER-KVA.test.:{port}\r\nConnection: close\r\n\r\n"
+    name = f"XN--BCHER-KVA.test.:{port}"
+    head = f"GET http://{name}/ HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n"
     answer = await world.talk(head.encode())
     assert b" 200 OK" in answer
     assert f"host: xn--bcher-kva.test:{port}\r\n" in world.upstream.text
@@ -139,7 +141,7 @@ async def test_after_many_requests_the_connection_is_closed_politely(
     assert answer.count(b"Connection: close") == 1
 
 
-async def test_closed_upstreams_are_forgotten(world: World) -> None:
+async def test_closed_upstreams_are_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.upstream.response = OK.replace(b"Content-Length", b"Connection: close\r\nContent-Length")
     sizes: list[int] = []
     original = connection_module.InspectedConnection._forget_closed
@@ -148,11 +150,8 @@ async def test_closed_upstreams_are_forgotten(world: World) -> None:
         original(self)
         sizes.append(len(self._http.connections))
 
-    connection_module.InspectedConnection._forget_closed = spy
-    try:
-        await world.talk(b"".join(world.get(f"/{n}") for n in range(30)), seconds=3)
-    finally:
-        connection_module.InspectedConnection._forget_closed = original
+    monkeypatch.setattr(connection_module.InspectedConnection, "_forget_closed", spy)
+    await world.talk(b"".join(world.get(f"/{n}") for n in range(30)), seconds=3)
     assert len(sizes) == 30
     assert max(sizes) <= 4
 
@@ -180,8 +179,7 @@ async def test_a_revoked_request_is_cut_in_the_middle_of_its_response(world: Wor
 
 
 def _rss() -> int:
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 SIZE = 48 * 1024 * 1024

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from tests.proxy.inspection.support import World
+
 HEADS = {
     "bare-lf": "GET http://{a}/ HTTP/1.1\nHost: {a}\n\n",
     "bare-cr": "GET http://{a}/ HTTP/1.1\r\nHost: {a}\r\nX: a\rb\r\n\r\n",
@@ -14,7 +16,8 @@ HEADS = {
     "other-host": "GET http://{a}/ HTTP/1.1\r\nHost: evil.test\r\n\r\n",
     "no-host": "GET http://{a}/ HTTP/1.1\r\n\r\n",
     "origin-form": "GET / HTTP/1.1\r\nHost: {a}\r\n\r\n",
-    "cl-and-te": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "cl-and-te": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nContent-Length: 1\r\n"
+    "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "two-cl": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
     "te-not-chunked": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "http-9": "GET http://{a}/ HTTP/9.9\r\nHost: {a}\r\n\r\n",
@@ -24,8 +27,6 @@ HEADS = {
     "garbage": "\x16\x03\x01 hello\r\n\r\n",
     "connect-later": "CONNECT {a} HTTP/1.1\r\nHost: {a}\r\n\r\n",
 }
-
-from tests.proxy.inspection.support import World
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 import websockets
-from websockets.asyncio.server import serve
+from websockets.asyncio.server import ServerConnection, serve
 
 from cloned_proxy.proxy.inspection.ca import certificate_path, install_hint
 from tests.proxy.inspection.support import World, rule
@@ -116,7 +116,7 @@ async def test_a_broken_tls_hook_closes(world: World) -> None:
 
 
 async def test_a_websocket_passes_and_nothing_of_it_is_kept(world: World) -> None:
-    async def echo(socket: websockets.asyncio.server.ServerConnection) -> None:
+    async def echo(socket: ServerConnection) -> None:
         async for message in socket:
             await socket.send(message)
 
@@ -141,7 +141,8 @@ async def test_a_websocket_passes_and_nothing_of_it_is_kept(world: World) -> Non
             while not (events := client.events_received()):
                 client.receive_data(await reader.read(65536))
         (connection,) = world.inspector._connections
-        assert connection.current.grant.charge.bytes_up > 300_000
+        assert connection.open_grant is not None
+        assert connection.open_grant.charge.bytes_up > 300_000
         assert all(stream.flow.websocket is None for stream in connection.http_layer.streams.values())
         writer.transport.abort()
     await asyncio.sleep(0.2)
