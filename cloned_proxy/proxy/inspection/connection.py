@@ -76,7 +76,6 @@ class InspectedConnection(LiveConnectionHandler):
         self.max_head_fields = parts.settings.max_head_fields
         self.doomed = False
         """Ends in a reset instead of a polite close."""
-        self._ended = False
         self._reader = reader
         self._exchange: Exchange | None = None
         self._requests = 0
@@ -126,10 +125,6 @@ class InspectedConnection(LiveConnectionHandler):
             self._fail(name, data, error)
             if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
                 raise
-        finally:
-            if self._ended:
-                # A decision that came after its client had gone: nobody else would give the grant back.
-                self.finish("client_reset")
 
     def _check_decided(self, name: str, data: Any) -> None:
         """Not in the addon: it must hold for one that is broken, too."""
@@ -372,7 +367,6 @@ class InspectedConnection(LiveConnectionHandler):
 
     def end(self) -> None:
         """After the last byte: nothing stays armed and no grant stays out."""
-        self._ended = True
         self._disarm()
         self.finish("closed" if not self.doomed else "client_reset")
 
