@@ -34,12 +34,13 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     """A bound, listening socket. `host` is an address or `localhost`. Raises BindError."""
     where = f"{host}:{port}"
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )[0]
     except OSError as error:
         raise BindError(f"{where} is not an address of this machine: {error.strerror}") from error
-    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
+    # The protocol is spelled out because asyncio sets TCP_NODELAY only where it reads "TCP" there.
+    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -107,12 +108,15 @@ class OwnListeners:
     def add(self, sock: socket.socket) -> None:
         """Registers a bound socket; unix sockets cannot be dialled through the proxy and are left out."""
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            host, port = sock.getsockname()[:2]
-            address = _plain(ipaddress.ip_address(host))
-            if address.is_unspecified:
-                self._wildcard_ports.add(port)
-            else:
-                self._bound.add((address, port))
+            self.add_address(*sock.getsockname()[:2])
+
+    def add_address(self, host: str, port: int) -> None:
+        """Registers a place where another part of this process listens. `host` is an IP address."""
+        address = _plain(ipaddress.ip_address(host))
+        if address.is_unspecified:
+            self._wildcard_ports.add(port)
+        else:
+            self._bound.add((address, port))
 
     def remove(self, sock: socket.socket) -> None:
         """Takes back `add`; the socket must still be open."""
