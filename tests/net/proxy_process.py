@@ -30,6 +30,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 class ProxyOptions:
     """`without` names the guards that `tests.net.broken_builds` removes; `config` is the text of config.yaml."""
 
+    program: tuple[str, ...] = (PROGRAM, "serve")
     without: tuple[str, ...] = ()
     config: str = ""
     workspace: Path | None = None
@@ -51,16 +52,18 @@ class ProxyProcess:
     def start(cls, world: World, workspace: Path, number: int, policy: str, options: ProxyOptions) -> Self:
         """Returns when `/readyz` says yes; raises RuntimeError with the log when the process ends before."""
         workspace = options.workspace or workspace
+        for placeholder, port in (("$PORT", number), ("$METRICS", number + 5000)):
+            policy = policy.replace(placeholder, str(port))
         replace(workspace / "policy.yaml", policy)
         if options.config:
             replace(workspace / "config.yaml", options.config)
-        program = [PROGRAM]
+        program = options.program
         environment = {}
         if options.without:
-            program = [sys.executable, "-m", "tests.net.broken_builds", *options.without, "--"]
+            program = (sys.executable, "-m", "tests.net.broken_builds", *options.without, "--", "serve")
             environment = {"PYTHONPATH": str(ROOT)}
-        addresses = ["--listen", f"127.0.0.1:{number}", "--metrics", f"127.0.0.1:{number + 5000}", "--control", "off"]
-        command = [*program, "serve", "--workspace", str(workspace), *addresses]
+        addresses = ["--listen", f"127.0.0.1:{number}", "--metrics", f"127.0.0.1:{number + 5000}"]
+        command = [*program, "--workspace", str(workspace), *addresses]
         with (world.directory / f"serve-{number}.log").open("wb") as log:
             process = world.spawn(command, env=environment, cwd=workspace, stdout=log, stderr=log)
         proxy = cls(world, workspace, number, process)

@@ -61,6 +61,7 @@ ZONE: Final[dict[str, Name]] = {
     "bad-certificate.example.com": Name(BAD_CERTIFICATE),
     "private.example.com": Name((INTERNAL,)),
     "loopback.example.com": Name(("127.0.0.1",)),
+    "own.loopback.example.com": Name(("127.0.0.1",)),
     "loopback6.example.com": Name(("::1",)),
     "this-network.example.com": Name(("0.0.0.0",)),
     "metadata.example.com": Name(METADATA),
