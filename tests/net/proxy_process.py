@@ -111,7 +111,7 @@ class ProxyProcess:
     def tool_url(self, tool: str) -> str:
         """The proxy address with a tool's credential, as `cloned-proxy token` prints it."""
         printed = self.command("token", tool, "--json")
-        url: str = json.loads(printed.stdout)["HTTP_PROXY"]
+        url: str = json.loads(printed.stdout)["proxy"]
         parts = urllib.parse.urlsplit(url)
         return f"http://{parts.username}:{parts.password}@127.0.0.1:{self.port}"
 

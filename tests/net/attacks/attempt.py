@@ -139,8 +139,9 @@ def permitted_call_passes(world: World, proxy: ProxyProcess) -> bool:
     """The benign control: the same proxy, at this moment, lets an allowed call through, over both paths."""
     attempt = Attempt(world, proxy)
     headers = proxy_authorization("control@v1", proxy.token("control@v1"))
-    attempt.get("api.example.com", headers=headers)
-    attempt.fetch("api.example.com", headers=headers)
+    with contextlib.suppress(OSError, ssl.SSLError):
+        attempt.get("api.example.com", headers=headers)
+        attempt.fetch("api.example.com", headers=headers)
     return sorted(port for _, port in world.saw(attempt.marker)) == [80, 443]
 
 

@@ -22,7 +22,7 @@ global:
     - api.example.com
     - other.example.com
     - "*.wild.example.org"
-    - xn--fa-hia.de
+    - xn--mnchen-3ya.de
     - rebind.example.com
     - mixed.example.com
     - mixed6.example.com
