@@ -20,7 +20,7 @@ def test_a_port_in_use_is_told_with_its_fix() -> None:
 
 
 def test_a_name_that_is_no_address_here_is_told() -> None:
-    with pytest.raises(BindError, match="not an address of this machine|cannot be opened"):
+    with pytest.raises(BindError, match=r"not an address of this machine|cannot be opened"):
         bind_tcp("192.0.2.1", 0)
 
 

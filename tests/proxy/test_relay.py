@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from tests.proxy.support import HOST, World, allow, upstream, world
+from tests.proxy.support import HOST, World, allow, until, upstream, world
 
 RAW = {"raw_tcp": True}
 
@@ -42,9 +42,7 @@ async def test_random_sizes_and_segments_arrive_unchanged_both_ways(seed: int) -
         await sending
         writer.close()
         await w.settled()
-        async with asyncio.timeout(5):
-            while not digests:
-                await asyncio.sleep(0.01)
+        await until(lambda: bool(digests))
     assert hashlib.sha256(received).digest() == hashlib.sha256(down).digest()
     assert digests == [hashlib.sha256(up).hexdigest()]
     assert [(end.bytes_up, end.bytes_down) for end in w.audit.ends] == [(len(up), len(down))]
@@ -165,9 +163,7 @@ async def test_a_slow_reader_stops_a_fast_writer_and_memory_stays_bounded(slow_s
         await work
         if slow_side == "client":
             writer.close()
-        async with asyncio.timeout(5):
-            while total[0] < size:
-                await asyncio.sleep(0.01)
+        await until(lambda: total[0] >= size)
         writer.close()
         await w.settled()
     assert total[0] == size

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.model import Address, Host
-from cloned_proxy.proxy import resolver as module
 from cloned_proxy.proxy.resolver import ResolveError, Resolver, look_up
 from cloned_proxy.store.config import ProxySettings
 
@@ -172,7 +171,7 @@ def test_the_search_list_never_answers_and_the_hosts_file_does(tmp_path: Path, m
             (0, 0, 0, "", ("2001:db8::9", 0, 0, 0)),
         ]
 
-    monkeypatch.setattr(module.socket, "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     hosts = tmp_path / "hosts"
     hosts.write_text(
         "192.0.2.7 x.example API.example.com # api2.example.com\nrubbish api.example.com\n::1 api.example.com\n"
