@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -10,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -205,7 +207,7 @@ def test_nothing_is_forwarded_when_the_audit_log_cannot_be_written(workspace: Wo
     serving = workspace.serve()
     assert serving.get(origin.url()).status == 200
     # Another process takes the database away from the writer: from then on nothing can be put on record.
-    with sqlite3.connect(workspace.path / "state.db") as thief:
+    with closing(sqlite3.connect(workspace.path / "state.db")) as thief, thief:
         thief.execute("DROP TABLE IF EXISTS audit")
         tables = [row[0] for row in thief.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
@@ -236,8 +238,6 @@ def test_a_listen_address_that_is_none_is_bad_usage(workspace: Workspace, argume
 
 
 def test_the_log_can_be_json(workspace: Workspace) -> None:
-    import json
-
     workspace.write_policy(policy_text())
     serving = workspace.serve("--log-format", "json")
     serving.signal(signal.SIGTERM)
