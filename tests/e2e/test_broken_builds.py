@@ -31,7 +31,8 @@ ATTACKS = {prefix + attack.name: attack for prefix, table in _TABLES.items() for
 MATCHING: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("the decision",), ("http: a host nobody allowed", "tunnel: a host nobody allowed", "http: upper case",
                          "tunnel: the apex of a wildcard", "http: port 8080 of an allowed host",
-                         "framing: a second request for a denied host", "framing: a pipelined request for a denied host",
+                         "framing: a second request for a denied host",
+                         "framing: a pipelined request for a denied host",
                          "framing: a denied request behind a chunked body")),
     (("deny rules",), ("http: an explicit deny under an allowed wildcard",
                        "tunnel: an explicit deny under an allowed wildcard")),
@@ -95,7 +96,7 @@ def test_without_its_guard_the_attack_gets_through(
     for policy, group in by_policy.items():
         proxy = world.serve(POLICIES[policy], ProxyOptions(without=guards, config=CONFIG))
         stopped += [attack.name for attack in group if not Attempt(world, proxy, patience=0.5).carry_out(attack)]
-        proxy.stop()
+        proxy.kill()
     assert not stopped, "these attacks fail even without their guard, so their tests prove nothing"
 
 
@@ -110,7 +111,7 @@ def test_a_broken_part_lets_nothing_pass(world: World, fault: str) -> None:
     proxy = world.serve(POLICIES["base"], ProxyOptions(without=(fault,), config=CONFIG))
     attempt = Attempt(world, proxy, patience=0.5)
     assert attempt.carry_out(Attack("calls that the policy allows", _allowed_calls)) == []
-    proxy.stop()
+    proxy.kill()
 
 
 @pytest.mark.parametrize(("guarded", "passes"), [(True, False), (False, True)], ids=["guarded", "guard removed"])
@@ -118,7 +119,7 @@ def test_what_cannot_be_recorded_does_not_pass(world: World, guarded: bool, pass
     without = ("the audit log is full",) if guarded else ("the audit log is full", "no record, no request")
     proxy = world.serve(POLICIES["base"], ProxyOptions(without=without, config=CONFIG))
     assert permitted_call_passes(world, proxy) is passes
-    proxy.stop()
+    proxy.kill()
 
 
 def _allowed_calls(attempt: Attempt) -> None:
@@ -133,4 +134,4 @@ def _allowed_calls(attempt: Attempt) -> None:
 def test_a_whole_build_lets_the_same_calls_pass(world: World) -> None:
     proxy = world.serve(POLICIES["base"], ProxyOptions(config=CONFIG))
     assert len(Attempt(world, proxy).carry_out(Attack("calls that the policy allows", _allowed_calls))) == 2
-    proxy.stop()
+    proxy.kill()

@@ -35,6 +35,8 @@ class ProxyOptions:
     config: str = ""
     workspace: Path | None = None
     """Instead of a fresh one."""
+    disk: str = ""
+    """The size of a file system of its own for the workspace, such as `3m`."""
 
 
 class ProxyProcess:
@@ -43,7 +45,9 @@ class ProxyProcess:
     def __init__(self, world: World, workspace: Path, number: int, process: subprocess.Popen[bytes]) -> None:
         self.world = world
         self.workspace = workspace
-        self.policy = workspace / "policy.yaml"
+        self.files = world.seen_from_outside(workspace)
+        """The workspace as this process reaches it: it may be on a file system that only the world has mounted."""
+        self.policy = self.files / "policy.yaml"
         self.port = number
         self.metrics_port = number + 5000
         self.process = process
@@ -52,11 +56,14 @@ class ProxyProcess:
     def start(cls, world: World, workspace: Path, number: int, policy: str, options: ProxyOptions) -> Self:
         """Returns when `/readyz` says yes; raises RuntimeError with the log when the process ends before."""
         workspace = options.workspace or workspace
+        if options.disk:
+            world.run(["mount", "-t", "tmpfs", "-o", f"size={options.disk},mode=0700", "tmpfs", str(workspace)])
+        files = world.seen_from_outside(workspace)
         for placeholder, port in (("$PORT", number), ("$METRICS", number + 5000)):
             policy = policy.replace(placeholder, str(port))
-        replace(workspace / "policy.yaml", policy)
+        replace(files / "policy.yaml", policy)
         if options.config:
-            replace(workspace / "config.yaml", options.config)
+            replace(files / "config.yaml", options.config)
         program = options.program
         environment = {}
         if options.without:
@@ -106,7 +113,7 @@ class ProxyProcess:
         return mint_token(key, Claims(tool, "run-1", time.time() + ttl))
 
     def identity_key(self) -> bytes:
-        return (self.workspace / "identity.key").read_bytes()
+        return (self.files / "identity.key").read_bytes()
 
     def tool_url(self, tool: str) -> str:
         """The proxy address with a tool's credential, as `cloned-proxy token` prints it."""

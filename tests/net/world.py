@@ -117,6 +117,10 @@ class World:
         workspace.mkdir(mode=0o700)
         return ProxyProcess.start(self, workspace, number, policy, options or ProxyOptions())
 
+    def seen_from_outside(self, path: Path) -> Path:
+        """A path inside, as this process can open it."""
+        return Path(f"/proc/{self._inside.pid}/root") / path.relative_to("/")
+
     # Connections ----------------------------------------------------------------------------------------------
 
     def connect(self, host: str, port: int) -> socket.socket:
