@@ -3,14 +3,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
 import trustme
-from prometheus_client import CollectorRegistry
 
 from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.model import (
@@ -27,13 +25,9 @@ from cloned_proxy.policy.model import (
     Scope,
 )
 from cloned_proxy.policy.path import parse_path_pattern
-from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.enforcer import Enforcer, Grant
+from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.inspection.engine import MitmInspector
-from cloned_proxy.store.config import ProxySettings
-from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
-from cloned_proxy.telemetry.metrics import Metrics
-from cloned_proxy.policy.model import Request
+from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd
 
 KEY = b"k" * 32
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
