@@ -94,4 +94,4 @@ def test_each_request_in_an_opened_tunnel_is_decided(world: World, proxies: Prox
 
 @pytest.mark.parametrize("name", PERMITTED)
 def test_what_is_odd_but_right_passes(world: World, proxies: Proxies, name: str) -> None:
-    assert Attempt(world, proxies("base")).carry_out(PERMITTED[name]), proxies("base").said()[-2000:]
+    assert Attempt(world, proxies("base"), patience=0.5).carry_out(PERMITTED[name]), proxies("base").said()[-2000:]

@@ -5,14 +5,16 @@ Each row of `MATCHING` is the proof that the test of the same attack in `test_at
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 from collections.abc import Sequence
 
 import pytest
 
 from tests.net.attacks import destinations, framing, headers, identity, inspected, tunnels
-from tests.net.attacks.attempt import Attack, Attempt, permitted_call_passes, read_all
+from tests.net.attacks.attempt import Attack, Attempt, permitted_call_passes, proxy_authorization, read_all
 from tests.net.attacks.policies import CONFIG, POLICIES
-from tests.net.broken_builds import FAULTS, GUARDS, OPEN
+from tests.net.broken_builds import FAULTS, GUARDS, OPEN, SLOT, SLOT_OFFSET
 from tests.net.proxy_process import ProxyOptions
 from tests.net.world import World
 
@@ -46,7 +48,7 @@ MATCHING: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
                             "tunnel: loopback6.example.com (allowed)", "http: mapped.example.com (allowed)",
                             "tunnel: nat64.example.com (allowed)", "tunnel: mixed.example.com (allowed)",
                             "tunnel: alias.example.com (allowed)", "http: cgnat.example.com (allowed)")),
-    (("own listeners",), ("the proxy dialling its metrics",)),
+    (("own listeners",), ("the proxy dialling its metrics", "the proxy dialling itself")),
     (("decide before DNS",), ("http: a host nobody allowed", "tunnel: a host nobody allowed")),
     (("dial the checked address",), ("a rebinding name",)),
     (("SNI",), ("tunnel: SNI of another host", "tunnel: no SNI", "tunnel: the same SNI twice",
@@ -119,6 +121,27 @@ def test_what_cannot_be_recorded_does_not_pass(world: World, guarded: bool, pass
     without = ("the audit log is full",) if guarded else ("the audit log is full", "no record, no request")
     proxy = world.serve(POLICIES["base"], ProxyOptions(without=without, config=CONFIG))
     assert permitted_call_passes(world, proxy) is passes
+    proxy.kill()
+
+
+def _as_beta(attempt: Attempt) -> None:
+    """Through the listener of one tool with the genuine credential of another, and with its mere name."""
+    credential = proxy_authorization("beta@v1", attempt.proxy.token("beta@v1"))
+    for claim in (credential, {"X-Cloned-Tool": "beta@v1"}):
+        attempt.get("beta.example.com", headers=claim)
+        with contextlib.suppress(OSError, ssl.SSLError):
+            attempt.fetch("beta.example.com", headers=claim)
+
+
+@pytest.mark.parametrize("without", [(), ("listener-bound identity",)], ids=["guarded", "guard removed"])
+def test_a_listener_that_is_a_tool_cannot_be_another(world: World, without: tuple[str, ...]) -> None:
+    proxy = world.serve(POLICIES["base"], ProxyOptions(without=(SLOT, *without), config=CONFIG))
+    proxy.port += SLOT_OFFSET
+    attack = Attack("as beta", _as_beta, (("beta.example.com", 80), ("beta.example.com", 443)))
+    assert bool(Attempt(world, proxy).carry_out(attack)) is bool(without)
+    # The tool itself needs no credential there, and none would make it less.
+    allowed = Attack("as alpha", lambda attempt: attempt.get("alpha.example.com").decode()[:0] or None)
+    assert Attempt(world, proxy).carry_out(allowed)
     proxy.kill()
 
 

@@ -20,8 +20,8 @@ from cloned_proxy.policy import decide as deciding
 from cloned_proxy.policy import identity
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.host import parse_host
-from cloned_proxy.policy.model import Decision, Principal, Reason, Verdict
-from cloned_proxy.proxy import connect, connection, enforcer, head, listener
+from cloned_proxy.policy.model import CallerSource, Decision, Principal, Reason, Verdict
+from cloned_proxy.proxy import connect, connection, enforcer, head, listener, server
 from cloned_proxy.proxy.inspection import connection as inspected_connection
 from cloned_proxy.proxy.inspection import egress_addon, fields, http_layers, tls
 from cloned_proxy.store.audit_writer import AuditWriter
@@ -263,6 +263,25 @@ async def _doing_nothing(*arguments: Any, **options: Any) -> None:
     return
 
 
+SLOT: Final = "a slot for alpha@v1"
+"""Not a guard: one more listener, as the sandbox runner opens it, that carries a tool's identity."""
+SLOT_OFFSET: Final = 2500
+"""From the port of the host listener to that of the slot."""
+
+
+def _open_slot() -> None:
+    original = server.Server.start
+
+    async def start(self: Any) -> None:
+        await original(self)
+        host, port = self.address.rsplit(":", 1)
+        sock = listener.bind_tcp(host, int(port) + SLOT_OFFSET)
+        alpha = Principal("alpha@v1", "run-1", CallerSource.LISTENER)
+        await self.open(listener.Listener(sock, alpha, "slot alpha"))
+
+    _set(server.Server, "start", start)
+
+
 GUARDS: Final[dict[str, Patch]] = {
     "the decision": _no_decision,
     "deny rules": _no_deny_rules,
@@ -313,7 +332,7 @@ OPEN: Final = ("the decision", "address classes", "own listeners", "SNI", "TLS i
 def main() -> None:
     wanted, rest = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
     for name in wanted:
-        ({**GUARDS, **FAULTS}[name])()
+        ({**GUARDS, **FAULTS, SLOT: _open_slot}[name])()
     sys.argv = ["cloned-proxy", *rest]
     command_line()
 

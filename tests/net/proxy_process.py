@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from cloned_proxy.policy.identity import Claims, mint_token
+from tests.net.nursery import Nursling, order
 
 if TYPE_CHECKING:
     from tests.net.world import World
 
 _START_SECONDS: Final = 30.0
 PROGRAM: Final = str(Path(sys.executable).parent / "cloned-proxy")
-ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +42,13 @@ class ProxyOptions:
 class ProxyProcess:
     """One running proxy. `port` speaks HTTP proxying, `metrics_port` answers /metrics, /healthz and /readyz."""
 
-    def __init__(self, world: World, workspace: Path, number: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, world: World, workspace: Path, number: int, process: subprocess.Popen[bytes] | Nursling) -> None:
         self.world = world
         self.workspace = workspace
         self.files = world.seen_from_outside(workspace)
         """The workspace as this process reaches it: it may be on a file system that only the world has mounted."""
         self.policy = self.files / "policy.yaml"
+        self.number = number
         self.port = number
         self.metrics_port = number + 5000
         self.process = process
@@ -64,15 +65,15 @@ class ProxyProcess:
         replace(files / "policy.yaml", policy)
         if options.config:
             replace(files / "config.yaml", options.config)
-        program = options.program
-        environment = {}
-        if options.without:
-            program = (sys.executable, "-m", "tests.net.broken_builds", *options.without, "--", "serve")
-            environment = {"PYTHONPATH": str(ROOT)}
         addresses = ["--listen", f"127.0.0.1:{number}", "--metrics", f"127.0.0.1:{number + 5000}"]
-        command = [*program, "--workspace", str(workspace), *addresses]
-        with (world.directory / f"serve-{number}.log").open("wb") as log:
-            process = world.spawn(command, env=environment, cwd=workspace, stdout=log, stderr=log)
+        arguments = ["--workspace", str(workspace), *addresses]
+        log = world.directory / f"serve-{number}.log"
+        process: subprocess.Popen[bytes] | Nursling
+        if options.without:
+            process = order(world.nursery, [*options.without, "--", "serve", *arguments], log, workspace)
+        else:
+            with log.open("wb") as output:
+                process = world.spawn([*options.program, *arguments], cwd=workspace, stdout=output, stderr=output)
         proxy = cls(world, workspace, number, process)
         proxy.wait_ready()
         return proxy
@@ -83,7 +84,7 @@ class ProxyProcess:
 
     def said(self) -> str:
         """Everything the process printed."""
-        return (self.world.directory / f"serve-{self.port}.log").read_text(errors="replace")
+        return (self.world.directory / f"serve-{self.number}.log").read_text(errors="replace")
 
     def wait_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -146,7 +147,7 @@ class ProxyProcess:
         self.process.wait()
 
     def stop(self) -> None:
-        with contextlib.suppress(subprocess.TimeoutExpired):
+        with contextlib.suppress(subprocess.TimeoutExpired, TimeoutError):
             self.process.send_signal(signal.SIGTERM)
             self.process.wait(timeout=2)
             return

@@ -5,6 +5,7 @@ The judge is bytes at a canary and names at the DNS server. A status code is wha
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -79,14 +80,13 @@ class World:
         *,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
+        stdin: int | Any = subprocess.DEVNULL,
         stdout: int | Any = subprocess.DEVNULL,
         stderr: int | Any = subprocess.DEVNULL,
     ) -> subprocess.Popen[bytes]:
         """Starts a program inside; its process id is the program's own."""
         line = namespace.enter(self._inside.pid, command, cwd)
-        child = subprocess.Popen(
-            line, env=self.environment(env), stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr
-        )
+        child = subprocess.Popen(line, env=self.environment(env), stdin=stdin, stdout=stdout, stderr=stderr)
         self._children.append(child)
         return child
 
@@ -116,6 +116,13 @@ class World:
         workspace = self.directory / f"workspace-{number}"
         workspace.mkdir(mode=0o700)
         return ProxyProcess.start(self, workspace, number, policy, options or ProxyOptions())
+
+    @functools.cached_property
+    def nursery(self) -> subprocess.Popen[bytes]:
+        """Forks broken builds; started when first needed."""
+        command = [sys.executable, "-m", "tests.net.nursery"]
+        environment = {"PYTHONPATH": str(ROOT)}
+        return self.spawn(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def seen_from_outside(self, path: Path) -> Path:
         """A path inside, as this process can open it."""
@@ -179,8 +186,12 @@ class World:
             child.kill()
         for child in self._children:
             child.wait()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    pipe.close()
         self._control.close()
         self._inside.wait(timeout=10)
+        time.sleep(0.05)  # forks of a killed process get their own signal a moment later
         left = namespace.processes_in(self._namespace)
         shutil.rmtree(self.directory, ignore_errors=True)
         return left

@@ -37,7 +37,7 @@ _CREDENTIALS: Final[dict[str, _Credentials]] = {
     "another tool's token as Bearer": lambda a: {"Proxy-Authorization": f"Bearer {a.proxy.token('beta@v1')}"},
     "an expired token": lambda a: proxy_authorization("alpha@v1", a.proxy.token("alpha@v1", ttl=-10)),
     "a token signed with another key": lambda a: proxy_authorization("alpha@v1", a.proxy.token("alpha@v1", key=b"k" * 32)),
-    "a token signed with an empty key": lambda a: proxy_authorization("alpha@v1", a.proxy.token("alpha@v1", key=b"")),
+    "a token signed with a key of zeros": lambda a: proxy_authorization("alpha@v1", a.proxy.token("alpha@v1", key=bytes(32))),
     "a token with a changed signature": lambda a: proxy_authorization("alpha@v1", _flipped(a.proxy.token("alpha@v1"))),
     "a truncated token": lambda a: proxy_authorization("alpha@v1", a.proxy.token("alpha@v1")[:-5]),
     "an empty token": lambda _: proxy_authorization("alpha@v1", ""),

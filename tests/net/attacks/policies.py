@@ -7,7 +7,7 @@ from typing import Final
 CONFIG: Final = """
 proxy:
   head_timeout: 1.0
-  keep_alive_timeout: 1.0
+  keep_alive_timeout: 0.3
   client_hello_timeout: 1.0
   resolve_timeout: 1.0
   connect_timeout: 1.0
