@@ -14,7 +14,8 @@ import pytest
 from tests.net.attacks import destinations, framing, headers, identity, inspected, tunnels
 from tests.net.attacks.attempt import Attack, Attempt, permitted_call_passes, proxy_authorization, read_all
 from tests.net.attacks.policies import CONFIG, POLICIES
-from tests.net.broken_builds import FAULTS, GUARDS, OPEN, SLOT, SLOT_OFFSET
+from tests.net.broken_builds import FAULTS, OPEN, SLOT, SLOT_OFFSET
+from tests.net.guards import GUARDS
 from tests.net.proxy_process import ProxyOptions
 from tests.net.world import World
 
