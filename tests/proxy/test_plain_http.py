@@ -243,7 +243,7 @@ async def test_a_chunked_request_keeps_its_body_and_loses_its_extensions(bytewis
 
 
 SMUGGLED: dict[str, bytes] = {
-    "both framings": b"PUT {u} HTTP/1.1\r\nHost: {h}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "both framings": b"PUT {u} HTTP/1.1\r\nHost: {h}\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
     "two lengths": b"POST {u} HTTP/1.1\r\nHost: {h}\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
     "a hidden coding": b"POST {u} HTTP/1.1\r\nHost: {h}\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
     "a coding with a tab": b"POST {u} HTTP/1.1\r\nHost: {h}\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
