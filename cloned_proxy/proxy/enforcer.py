@@ -142,7 +142,8 @@ class Enforcer:
             try:
                 pinned = await self._resolver.resolve(decision.host)
             except ResolveError as error:
-                event = self._event(caller, decision, kind, policy)
+                # Nothing was dialled, so nothing is spent: a lease outlives a name server that does not answer.
+                event = replace(self._event(caller, decision, kind, policy), spends_use=False)
                 self._record(event, spent_deciding)
                 return Refusal(event.id, decision, phase="resolve", timed_out=error.timed_out)
         # The name may have taken seconds to resolve; the policy that decides is the one in force at the dial.
@@ -158,14 +159,36 @@ class Enforcer:
             retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
             return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
 
+        return await self._granted(caller, decision, kind, pinned, policy, started)
+
+    async def _granted(  # noqa: PLR0917  what `_authorise` found out, in that order
+        self,
+        caller: Principal,
+        decision: Decision,
+        kind: Kind,
+        addresses: tuple[Address, ...],
+        policy: Policy,
+        started: float,
+    ) -> Grant | Refusal:
         event = self._event(caller, decision, kind, policy)
-        if self._strict_durability or event.spends_use:
-            await self._audit.commit(event)
-            self._metrics.decided(event, time.perf_counter() - started)
-        else:
-            self._record(event, time.perf_counter() - started)
+        # Charged before the record is awaited: requests that wait for the disk together must see each other.
         charge = self._budgets.open(caller.tool)
-        return Grant(event.id, kind, decision, caller, pinned, policy, charge, time.monotonic())
+        grant = Grant(event.id, kind, decision, caller, addresses, policy, charge, time.monotonic())
+        try:
+            if self._strict_durability or event.spends_use:
+                await self._audit.commit(event)
+            else:
+                self._audit.record(event)
+        except BaseException:
+            charge.close()
+            raise
+        self._metrics.decided(event, time.perf_counter() - started)
+        # The disk may have been slow, and what was revoked meanwhile is not dialled.
+        if self._policies.current is not policy and not (now := self.review(grant)).passes:
+            refusal = self.amend(grant, now)
+            self.finish(grant, f"revoked:{now.reason.value}")
+            return refusal or self._unrecorded(caller, decision.request)
+        return grant
 
     def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
         """Puts on record a refusal that the form of a head decides: `malformed_request` or `host_header_mismatch`."""
