@@ -109,7 +109,7 @@ class MitmInspector:
             self._none_open.clear()
             try:
                 connection.wait_for_first_head()
-                await connection.handle_client()
+                await _to_its_end(connection)
                 if not connection.doomed:
                     await linger(reader, writer)
             finally:
@@ -124,6 +124,18 @@ class MitmInspector:
         if self._authority is None:
             self._authority = Authority.open(self._ca_directory)
         return self._authority
+
+
+async def _to_its_end(connection: InspectedConnection) -> None:
+    """mitmproxy's `handle_client`, which does not pass a cancellation on to its tasks: they would dial and forward."""
+    handling = asyncio.ensure_future(connection.handle_client())
+    try:
+        await asyncio.shield(handling)
+    except asyncio.CancelledError:
+        connection.cut("client_reset")
+        handling.add_done_callback(lambda done: done.cancelled() or done.exception())  # what it failed with is no news
+        await asyncio.wait((handling,), timeout=_CLOSE_SECONDS)
+        raise
 
 
 def _make_options() -> options.Options:
