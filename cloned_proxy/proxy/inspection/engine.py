@@ -127,7 +127,7 @@ class MitmInspector:
 
 
 async def _to_its_end(connection: InspectedConnection) -> None:
-    """mitmproxy's `handle_client`, which does not pass a cancellation on to its tasks: they would dial and forward."""
+    """Mitmproxy's `handle_client`, which does not pass a cancellation on to its tasks: they would dial and forward."""
     handling = asyncio.ensure_future(connection.handle_client())
     try:
         await asyncio.shield(handling)

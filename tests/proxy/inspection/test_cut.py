@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloned_proxy.policy.model import ANONYMOUS
-from cloned_proxy.proxy.inspection import connection
+from cloned_proxy.proxy.dial import dial
 from tests.proxy.inspection.support import World
 
 
@@ -17,14 +17,13 @@ async def test_a_request_that_is_cut_during_its_dial_never_reaches_the_upstream(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dialling, connected = asyncio.Event(), asyncio.Event()
-    real = connection.dial
 
     async def slow(*args: Any, **more: Any) -> socket.socket:
         dialling.set()
         await connected.wait()
-        return await real(*args, **more)
+        return await dial(*args, **more)
 
-    monkeypatch.setattr(connection, "dial", slow)
+    monkeypatch.setattr("cloned_proxy.proxy.inspection.connection.dial", slow)
     before = asyncio.all_tasks()
     serving: list[asyncio.Task[None]] = []
 
