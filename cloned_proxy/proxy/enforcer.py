@@ -280,7 +280,7 @@ class Enforcer:
             run=None if isinstance(caller, IdentityRefusal) else caller.run,
             host=decision.host.text if decision.host is not None else request.host[:_MAX_RECORDED_HOST],
             port=request.port,
-            method=request.method or "CONNECT",
+            method=request.method or ("CONNECT" if request.port else ""),
             path=(request.path or "").partition("?")[0][:_MAX_RECORDED_PATH],
             rule=rule.id if rule is not None else "",
             policy=policy.version if policy is not None else "",

@@ -30,8 +30,8 @@ _log = structlog.get_logger(__name__)
 
 _DEBOUNCE_SECONDS: Final = 0.02
 _SETTLE_SECONDS: Final = 0.1
-"""How long an emptied file may stay empty: an editor that rewrites in place truncates first, and an empty policy is
-a valid one that would cut every tunnel."""
+"""How long an emptied file may stay empty: an editor that rewrites in place truncates first, and that moment is not
+worth an alarm."""
 _POLL_SECONDS: Final = 1.0
 _READ_ONLY_EVENTS: Final = frozenset({"opened", "closed_no_write"})  # our own reading must not wake us
 _NOISE: Final = ("state.db",)  # the audit log beside it changes twenty times a second
@@ -126,8 +126,8 @@ class LivePolicy:
         if self.last_error is not None and str(error) == str(self.last_error):
             return
         self.last_error = error
-        kept = self.current.version if self.current is not None else "none: every request is refused"
-        _log.error("policy file not accepted", in_force=kept, problem=str(error))
+        if self.current is not None:  # at the start it is the caller of `start` who tells
+            _log.error("policy file not accepted", in_force=self.current.version, problem=str(error))
         self._on_reject(error)
 
     async def _follow(self) -> None:
