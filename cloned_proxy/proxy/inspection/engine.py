@@ -9,19 +9,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 from mitmproxy import http, options
 from mitmproxy.net import tls as net_tls
 
 from cloned_proxy.policy.model import Principal
 from cloned_proxy.proxy.enforcer import Enforcer, Grant
 from cloned_proxy.proxy.inspection.authority import Authority
+from cloned_proxy.proxy.inspection.bundle import refresh_bundle
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.egress_addon import EgressAddon
 from cloned_proxy.proxy.inspection.parts import InspectionParts
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, linger
 from cloned_proxy.proxy.inspection.tls import TlsHooks
 from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
 
 _CLOSE_SECONDS: Final = 1.0
 
@@ -123,6 +128,10 @@ class MitmInspector:
     def _open_authority(self) -> Authority:
         if self._authority is None:
             self._authority = Authority.open(self._ca_directory)
+            try:
+                refresh_bundle(self._ca_directory)  # the system's roots change with its updates
+            except StoreError as error:
+                _log.warning("clients keep an older bundle of the roots and the workspace CA", reason=str(error))
         return self._authority
 
 
