@@ -15,6 +15,7 @@ from mitmproxy.net import tls as net_tls
 
 from cloned_proxy.policy.model import Principal
 from cloned_proxy.proxy.enforcer import Enforcer, Grant
+from cloned_proxy.proxy.inspection import responses
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.bundle import refresh_bundle
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
@@ -155,7 +156,8 @@ def _make_options() -> options.Options:
 
 
 def _trim() -> None:
-    """Takes out of mitmproxy what costs or leaks and protects nothing here."""
+    """Takes out of mitmproxy what costs, leaks or breaks and protects nothing here."""
+    responses.install()
     # Checks the types of values that its own parser has just made: 13 % of plain HTTP.
     setattr(http.MessageData, "__post_init__", lambda _: None)  # noqa: B010  mypy sees a method
     # Would write the keys of every session to the file named by SSLKEYLOGFILE.
