@@ -184,6 +184,8 @@ class Enforcer:
                 pinned = await self._resolver.resolve(question.host)
             except ResolveError as error:
                 event = self._event(caller, question.decision, question.kind, question.policy)
+                # Nothing was dialled, so nothing is spent: a lease outlives a name server that does not answer.
+                event = replace(event, spends_use=False)
                 self._record(event, asked - question.started)
                 return Refusal(event.id, question.decision, phase="resolve", timed_out=error.timed_out)
             # Waiting for the name is no part of deciding.
@@ -194,13 +196,28 @@ class Enforcer:
         outcome = self._answer(question, pinned)
         if isinstance(outcome, Refusal):
             return outcome
+        if self._strict_durability or outcome.spends_use:
+            return await self._granted_on_disk(outcome, pinned)
         event = self._event(caller, outcome.decision, outcome.kind, outcome.policy)
-        if self._strict_durability or event.spends_use:
-            await self._audit.commit(event)
-            self._metrics.decided(event, time.perf_counter() - outcome.started)
-        else:
-            self._record(event, time.perf_counter() - outcome.started)
+        self._record(event, time.perf_counter() - outcome.started)
         return self._grant(outcome, event, pinned)
+
+    async def _granted_on_disk(self, question: _Question, addresses: tuple[Address, ...]) -> Grant | Refusal:
+        event = self._event(question.caller, question.decision, question.kind, question.policy)
+        # Charged before the record is awaited: requests that wait for the disk together must see each other.
+        grant = self._grant(question, event, addresses)
+        try:
+            await self._audit.commit(event)
+        except BaseException:
+            grant.charge.close()
+            raise
+        self._metrics.decided(event, time.perf_counter() - question.started)
+        # The disk may have been slow, and what was revoked meanwhile is not dialled.
+        if self._policies.current is not question.policy and not (now := self.review(grant)).passes:
+            refusal = self.amend(grant, now)
+            self.finish(grant, f"revoked:{now.reason.value}")
+            return refusal or self._unrecorded(question.caller, now.request)
+        return grant
 
     def _ask(self, caller: Caller, request: Request, kind: Kind) -> _Question | Refusal:
         """The decision before the name is resolved, and what the rest of the way needs to know."""
@@ -316,7 +333,7 @@ class Enforcer:
             run=None if isinstance(caller, IdentityRefusal) else caller.run,
             host=decision.host.text if decision.host is not None else request.host[:_MAX_RECORDED_HOST],
             port=request.port,
-            method=request.method or "CONNECT",
+            method=request.method or ("CONNECT" if request.port else ""),
             path=(request.path or "").partition("?")[0][:_MAX_RECORDED_PATH],
             rule=rule.id if rule is not None else "",
             policy=policy.version if policy is not None else "",

@@ -155,27 +155,32 @@ def lease_uses(database: sqlite3.Connection) -> dict[str, int]:
 
 
 def prune_entries(database: sqlite3.Connection, *, before: float) -> int:
-    """Removes the oldest entries, up to the first one recorded at or after `before` (Unix seconds); how many went.
+    """Removes a group of the oldest entries, none at or behind the first one of `before` (Unix seconds) or later.
 
-    Always a prefix of the chain, in small transactions, with the anchor moved in each: the rest verifies at any moment.
+    How many went; 0 when there is no more to do. Always a prefix of the chain, in one small transaction with the
+    anchor moved in it: the rest verifies at any moment, and the writer writes in between.
     """
-    removed = 0
-    while True:
-        with _transaction(database, "IMMEDIATE"):
-            anchor = _link(database, "anchor")
-            rows = database.execute(
-                "SELECT seq, hash, at FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (anchor.seq, _PRUNE_GROUP)
-            ).fetchall()
-            last = None
-            for seq, digest, at in rows:
-                if at is None or at >= before:
-                    break
-                last = Link(seq, digest)
-            if last is None:
-                return removed
-            removed += last.seq - anchor.seq
-            database.execute("DELETE FROM entries WHERE seq <= ?", (last.seq,))
-            _set_link(database, "anchor", last)
+    with _transaction(database, "IMMEDIATE"):
+        anchor = _link(database, "anchor")
+        rows = database.execute(
+            "SELECT seq, hash, at FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (anchor.seq, _PRUNE_GROUP)
+        ).fetchall()
+        last = None
+        for seq, digest, at in rows:
+            if at is None or at >= before:
+                break
+            last = Link(seq, digest)
+        if last is None:
+            return 0
+        database.execute("DELETE FROM entries WHERE seq <= ?", (last.seq,))
+        _set_link(database, "anchor", last)
+        return last.seq - anchor.seq
+
+
+def newest_at(database: sqlite3.Connection) -> float | None:
+    """When the newest entry was recorded (Unix seconds); None for an empty log. Raises sqlite3.Error."""
+    row = database.execute("SELECT at FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+    return None if row is None else row[0]
 
 
 def _link(database: sqlite3.Connection, name: str) -> Link:

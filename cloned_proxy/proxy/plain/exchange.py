@@ -43,6 +43,8 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """RFC 9110, section 9.2.1: what may be sent a second time when the first try met a stale connection."""
 _LAST_CHUNK: Final = b"0\r\n"
 _NEVER: Final = float("inf")
+_AFTER_FIN: Final = 5.0
+"""Seconds that a response may still take to begin when the client has nothing more to say."""
 
 
 class Exchange:
@@ -144,6 +146,11 @@ class Exchange:
                 out += (_LAST_CHUNK, trailers_of(body), b"\r\n")
             self._body = None
             self._await_response()
+
+    def client_ended(self) -> None:
+        """The client has sent FIN: half a close, or, far more often, a client that gave up and holds a place."""
+        if self.due is not _NEVER:
+            self.due = min(self.due, time.monotonic() + _AFTER_FIN)
 
     def _await_response(self) -> None:
         if self._response is None:
