@@ -56,6 +56,8 @@ class AuditSettings(_Section):
 class Config(_Section):
     policy: str | None = None
     """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it."""
+    egress_proxy: str | None = None
+    """URL where this workspace's clients find the proxy; None: the default address."""
     proxy: ProxySettings = ProxySettings()
     audit: AuditSettings = AuditSettings()
 
