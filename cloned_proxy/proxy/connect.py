@@ -180,7 +180,12 @@ class _Passage:
     async def _relay(self, upstream: Socket) -> str:
         connection = self._connection
         relay = Relay(
-            connection.transport, connection.take(), self._grant.charge, on_end=self._relay_ended, clock=time.monotonic
+            connection.transport,
+            connection.take(),
+            self._grant.charge,
+            on_end=self._relay_ended,
+            clock=time.monotonic,
+            splicer=self._parts.splicer,
         )
         connection.relay = relay
         self._count()

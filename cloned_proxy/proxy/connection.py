@@ -14,6 +14,7 @@ import structlog
 from cloned_proxy.policy.model import IdentityRefusal, Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
+from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.head import Head, HeadError, parse_head
 from cloned_proxy.proxy.inspection import Inspector
@@ -55,6 +56,8 @@ class GateParts:
     clock: Callable[[], float]
     """Wall clock, for the expiry of credentials."""
     tunnels: Tunnels
+    splicer: Splicer | None
+    """None where bytes stay on the transports: `os.splice` is Linux only."""
     admit: Callable[[ClientConnection], bool]
     """Counts a new connection; False when it is one too many."""
     forget: Callable[[ClientConnection], None]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
+import enum
 import fcntl
 import os
 import socket
@@ -26,6 +26,17 @@ _FAIR_SHARE: Final = 4 << 20
 """Bytes that one direction may move in one turn of the event loop, before the other flows get theirs."""
 
 _POOLED_PIPES: Final = 64
+
+
+class PumpEnd(enum.Enum):
+    """Why a pump stopped."""
+
+    EOF = enum.auto()
+    """The source has sent FIN, and so has the pump to the sink."""
+    SOURCE_FAILED = enum.auto()
+    SINK_FAILED = enum.auto()
+    NO_PIPE = enum.auto()
+    """No descriptor was left for a pipe. Nothing is lost: the pump holds no byte, and another reader may go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,7 @@ class PipePool:
 
 
 class Pump:
-    """Moves bytes from `source` to `sink` until end of file or an error, then calls `on_end` once.
+    """Moves bytes from `source` to `sink` until it cannot, then calls `on_end` once.
 
     Both sockets are non-blocking, connected, and watched by nobody else: no transport may read or write them
     meanwhile. At end of file the sink is shut down for writing, so a half-closed flow goes on in the other direction.
@@ -81,7 +92,7 @@ class Pump:
         pipes: PipePool,
         *,
         on_bytes: Callable[[int], None],
-        on_end: Callable[[OSError | None], None],
+        on_end: Callable[[PumpEnd], None],
     ) -> None:
         self._loop = loop
         self._source = source
@@ -92,7 +103,6 @@ class Pump:
         self._pipe: Pipe | None = None
         self._held = 0
         """Bytes in the pipe: read from the source, not yet taken by the sink."""
-        self._at_end = False
         self._waiting_for: str = ""
 
     def start(self) -> None:
@@ -106,58 +116,63 @@ class Pump:
             self._pipe = None
             self._held = 0
 
-    def _run(self) -> None:
-        try:
-            done = self._move()
-        except OSError as error:
-            self._end(error)
-            return
-        if done:
-            self._end(None)
+    @property
+    def resting(self) -> bool:
+        """Whether it waits for the source with nothing in hand."""
+        return self._pipe is None
 
-    def _move(self) -> bool:
-        """Moves up to a fair share; True at the end of the flow."""
+    def _run(self) -> None:
+        if (end := self._move()) is not None:
+            self._end(end)
+
+    def _move(self) -> PumpEnd | None:
+        """Moves up to a fair share; None when there may be more to do later."""
         moved = 0
         while moved < _FAIR_SHARE:
             if self._held == 0:
-                if self._at_end:
-                    return True
                 taken = self._fill()
+                if isinstance(taken, PumpEnd):
+                    return taken
                 if taken is None:
                     self._rest()
-                    return False
-                if taken == 0:
-                    self._at_end = True
-                    continue
+                    return None
                 moved += taken
-            if not self._drain():
+            drained = self._drain()
+            if isinstance(drained, PumpEnd):
+                return drained
+            if not drained:
                 self._wait_for("sink")
-                return False
-        self._wait_for("source" if self._held == 0 else "sink")
-        return False
+                return None
+        self._wait_for("source")
+        return None
 
-    def _fill(self) -> int | None:
-        """Bytes taken from the source into the pipe, 0 at its end, None when there is nothing now."""
+    def _fill(self) -> int | PumpEnd | None:
+        """Bytes taken from the source into the pipe, None when there are none now."""
         if self._pipe is None:
-            self._pipe = self._pipes.take()
+            try:
+                self._pipe = self._pipes.take()
+            except OSError:
+                return PumpEnd.NO_PIPE
         try:
             taken = os.splice(self._source.fileno(), self._pipe.write_end, PIPE_BYTES, flags=_FLAGS)
         except BlockingIOError:
             return None
+        except OSError:
+            return PumpEnd.SOURCE_FAILED
         self._held += taken
-        return taken
+        return taken or PumpEnd.EOF
 
-    def _drain(self) -> bool:
+    def _drain(self) -> bool | PumpEnd:
         """Bytes from the pipe into the sink; False when the sink takes no more for now."""
-        if self._pipe is None:
-            return True
-        while self._held:
+        while self._held and self._pipe is not None:
             try:
                 given = os.splice(self._pipe.read_end, self._sink.fileno(), self._held, flags=_FLAGS)
             except BlockingIOError:
                 return False
+            except OSError:
+                return PumpEnd.SINK_FAILED
             if given == 0:
-                raise OSError(errno.EPIPE, "the sink takes no more bytes")
+                return PumpEnd.SINK_FAILED
             self._held -= given
             self._on_bytes(given)
         return True
@@ -169,14 +184,14 @@ class Pump:
             self._pipe = None
         self._wait_for("source")
 
-    def _end(self, error: OSError | None) -> None:
+    def _end(self, end: PumpEnd) -> None:
         self.stop()
-        if error is None:
+        if end is PumpEnd.EOF:
             try:
                 self._sink.shutdown(socket.SHUT_WR)
-            except OSError as refused:
-                error = refused
-        self._on_end(error)
+            except OSError:
+                end = PumpEnd.SINK_FAILED
+        self._on_end(end)
 
     def _wait_for(self, side: str) -> None:
         if side == self._waiting_for:
