@@ -14,6 +14,7 @@ from cloned_proxy.proxy.connection import ClientConnection, GateParts
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import BACKLOG, Listener
+from cloned_proxy.proxy.plain import PlainHttp
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
@@ -51,6 +52,7 @@ class Gate:
             clock=time.monotonic,
         )
         self._splicer: Final = Splicer(clock=time.monotonic) if spliced else None
+        self._plain: Final = PlainHttp(enforcer.review)
         self._parts: Final = GateParts(
             enforcer=enforcer,
             identity_key=identity_key,
@@ -64,6 +66,7 @@ class Gate:
             forget=self._forget,
             stopping=lambda: self._stopping,
             serve=connect.serve,
+            serve_plain=self._plain.serve,
         )
 
     @property
@@ -105,6 +108,7 @@ class Gate:
     async def drain(self, seconds: float) -> None:
         """Stops accepting, gives open flows `seconds` to end by themselves, then cuts them."""
         self.stop_accepting()
+        self._plain.close()
         if not await self._gone_within(seconds):
             for connection in tuple(self._connections):
                 connection.cut("drained")
@@ -118,6 +122,7 @@ class Gate:
         The server calls it at each change of the policy, and each second for what time alone revokes.
         """
         self.tunnels.sweep()
+        self._plain.sweep()
 
     async def _gone_within(self, seconds: float) -> bool:
         try:
