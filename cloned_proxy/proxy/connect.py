@@ -43,7 +43,10 @@ async def serve(connection: ClientConnection, head: Head) -> None:
 async def _serve_connect(connection: ClientConnection, head: Head) -> None:
     parts = connection.parts
     caller = identify(head.fields, key=parts.identity_key, now=parts.clock(), listener=connection.listener.principal)
-    granted = await parts.enforcer.authorise(caller, Request(head.host, head.port), Kind.TUNNEL)
+    request = Request(head.host, head.port)
+    granted = parts.enforcer.authorise_now(caller, request, Kind.TUNNEL)
+    if granted is None:
+        granted = await parts.enforcer.authorise(caller, request, Kind.TUNNEL)
     if isinstance(granted, Refusal):
         connection.answer(answers.refused(granted))
     else:

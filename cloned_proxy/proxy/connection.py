@@ -247,7 +247,10 @@ class ClientConnection(asyncio.Protocol):
             return
         self._phase = _Phase.DECIDING
         self.transport.pause_reading()
-        self._task = self._loop.create_task(self._serve(head))
+        # Begun here and now: a refusal, and all up to the dial, costs no turn of the loop.
+        task = asyncio.Task(self._serve(head), loop=self._loop, eager_start=True)
+        if not task.done():
+            self._task = task
 
     async def _serve(self, head: Head) -> None:
         """The connection's one task: no exception leaves it, and none leaves anything open."""

@@ -166,7 +166,8 @@ class RelayEnd(asyncio.Protocol):
         if other is None or other.is_closing():
             self.eof = True
             return False
-        other.write_eof()
+        if not self.other.eof:  # else both close now, which says it as well
+            other.write_eof()
         self._ended()
         return True
 
