@@ -107,7 +107,7 @@ async def _connect(address: Address, port: int) -> socket.socket:
             await _writable(sock)
             outcome = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if outcome:
-            raise OSError(outcome, os.strerror(outcome))
+            raise OSError(outcome, os.strerror(outcome))  # noqa: TRY301  the socket is closed below, as for any failure
     except BaseException:
         sock.close()
         raise
