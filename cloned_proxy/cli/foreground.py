@@ -13,7 +13,7 @@ import structlog
 
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
-from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled
+from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled, tame_garbage_collector
 from cloned_proxy.policy.model import Anonymous
 from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.store.workspace import Workspace
@@ -48,6 +48,7 @@ async def _serve(server: Server) -> None:
         task.add_done_callback(reloads.discard)
 
     await server.start()
+    tame_garbage_collector()
     with signals_handled(stop=stop, reload=reload):
         _announce(server)
         _warn_of_exposure(server)

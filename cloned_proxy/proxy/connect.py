@@ -46,7 +46,10 @@ async def serve(connection: ClientConnection, head: Head) -> None:
 async def _serve_connect(connection: ClientConnection, head: Head) -> None:
     parts = connection.parts
     caller = identify(head.fields, key=parts.identity_key, now=parts.clock(), listener=connection.listener.principal)
-    granted = await parts.enforcer.authorise(caller, Request(head.host, head.port), Kind.TUNNEL)
+    request = Request(head.host, head.port)
+    granted = parts.enforcer.authorise_now(caller, request, Kind.TUNNEL)
+    if granted is None:
+        granted = await parts.enforcer.authorise(caller, request, Kind.TUNNEL)
     if isinstance(granted, Refusal):
         connection.answer(answers.refused(granted))
     else:
@@ -170,7 +173,12 @@ class _Passage:
     async def _relay(self, upstream: Socket) -> str:
         connection = self._connection
         relay = Relay(
-            connection.transport, connection.take(), self._grant.charge, on_end=self._relay_ended, clock=time.monotonic
+            connection.transport,
+            connection.take(),
+            self._grant.charge,
+            on_end=self._relay_ended,
+            clock=time.monotonic,
+            splicer=self._parts.splicer,
         )
         connection.relay = relay
         self._count()

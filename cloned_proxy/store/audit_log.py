@@ -17,6 +17,10 @@ from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.events import DecisionEvent, Event
 
 _PRUNE_GROUP: Final = 5000
+_INSERT: Final = (
+    "INSERT INTO entries (seq, body, hash) "
+    "SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) ORDER BY key"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,8 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
                 spent[event.rule] = spent.get(event.rule, 0) + 1
     if not rows:
         return
-    database.executemany("INSERT INTO entries (seq, body, hash) VALUES (?, ?, ?)", rows)
+    # One statement for the group, not one a row: each is a hand-over of the interpreter lock, and the event loop pays.
+    database.execute(_INSERT, (json.dumps(rows),))
     _set_link(database, "head", link)
     database.executemany(
         "INSERT INTO rule_hits VALUES (?, ?, ?) "
