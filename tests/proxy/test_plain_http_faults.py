@@ -401,6 +401,27 @@ async def test_a_revoked_request_is_reset_within_a_sweep() -> None:
     assert [end.cause for end in w.audit.ends] == ["revoked:host_not_allowed"]
 
 
+async def test_a_revoked_request_without_an_answer_yet_is_told_why() -> None:
+    reached = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_message(reader)
+        reached.set()
+        await reader.read()
+
+    async with upstream(serve) as server, world(allow(HOST, server.port)) as w, client(w) as (reader, writer):
+        writer.write(request(server.port))
+        await reached.wait()
+        w.policies.current = policy()
+        w.gate.sweep()
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await w.settled()
+    assert head.startswith(b"HTTP/1.1 403 ")
+    assert b"X-Cloned-Proxy-Reason: host_not_allowed" in head
+    assert [end.cause for end in w.audit.ends] == ["revoked:host_not_allowed"]
+
+
 async def test_a_stopping_gate_cuts_idle_clients_and_finishes_open_requests() -> None:
     go = asyncio.Event()
 

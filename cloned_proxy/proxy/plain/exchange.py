@@ -81,7 +81,7 @@ class Exchange:
         self.due = _NEVER
         """When the response must have begun, monotonic."""
         self._last_byte = time.monotonic()
-        self.tunnel = Tunnel(grant, client.cut, self._last_byte_at)
+        self.tunnel = Tunnel(grant, self._cut_from_outside, self._last_byte_at)
 
     def begin(self) -> None:
         parts = self._client.parts
@@ -343,6 +343,17 @@ class Exchange:
             self._relay.cut(cause)
         else:
             self._end(cause)
+
+    def _cut_from_outside(self, cause: str) -> None:
+        """By the sweep: a client that has got nothing yet is told why, like one that comes a moment later."""
+        enforcer = self._client.parts.enforcer
+        decision = enforcer.review(self._grant)
+        if self._started or self._response is not None or decision.passes:
+            self._client.cut(cause)
+            return
+        refusal = enforcer.amend(self._grant, decision)
+        self._end(cause)
+        self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
     def refuse_body(self, error: BodyError) -> None:
         """The request's body is malformed: what has gone upstream of it stays incomplete."""
