@@ -198,8 +198,10 @@ async def test_the_bytes_of_a_spliced_tunnel_count_against_its_limit() -> None:
 
 
 async def test_an_upstream_reset_in_the_middle_of_bulk_reaches_the_client_as_a_reset() -> None:
+    moved = asyncio.Event()
+
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        for _ in range(8):
+        while not moved.is_set():
             writer.write(MEGABYTE)
             await writer.drain()
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -207,6 +209,7 @@ async def test_an_upstream_reset_in_the_middle_of_bulk_reaches_the_client_as_a_r
 
     async with upstream(serve) as server, world(allow(HOST, server.port)) as w:
         async with spliced_download(w, server.port) as (reader, _):
+            moved.set()
             with pytest.raises(ConnectionResetError):
                 await take(reader)
             await w.settled()
