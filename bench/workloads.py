@@ -15,7 +15,7 @@ from bench.measure import Sample, cpu_seconds, rss_bytes
 _CLIENTS: Final = 32
 _WARM_UP_SECONDS: Final = 0.2
 _NO_LIMIT: Final = 10_000_000
-_BULK_BYTES: Final = 512 * 1024 * 1024
+_BULK_BYTES: Final = 3 * 1024**3
 """More than any tunnel carries in one sample; the time ends it."""
 _IDLE_SECONDS: Final = 20.0
 _SETTLE_SECONDS: Final = 1.0
