@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
-from typing import Final
+from typing import Final, NamedTuple
 
 from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.host import HostError, parse_host
@@ -117,14 +117,13 @@ def _decide(policy: Policy, caller: Caller, request: Request, now: float, spent:
     return Decision(verdict, found.reason, request, tool, host, None, learning, mode)
 
 
-@dataclass(frozen=True, slots=True)
-class _Match:
+# Named tuples, not dataclasses: one is made for each decision, at a third of the cost.
+class _Match(NamedTuple):
     rule: Rule
     inspect: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Miss:
+class _Miss(NamedTuple):
     reason: Reason
     rule: Rule | None = None
     """The rule that came closest."""
@@ -136,7 +135,7 @@ _LITERAL_MISS: Final = _Miss(Reason.IP_LITERAL)
 
 def _denying_rule(scopes: Sequence[Scope], host: Host, now: float) -> Rule | None:
     for scope in scopes:
-        for rule in scope.deny.matching(host):
+        for rule in scope.deny.matching(host) if scope.deny.rules else ():
             if rule.expires is None or now < rule.expires:
                 return rule
     return None
@@ -150,7 +149,7 @@ def _search(
     for scope in scopes:
         first: Rule | None = None
         inspect = False
-        for rule in scope.allow.matching(host):
+        for rule in scope.allow.matching(host) if scope.allow.rules else ():
             reason = _miss_of(rule, request, now, spent)
             if reason is None:
                 first = first or rule

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.store import keys
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.keys import load_key, load_or_create_key
@@ -153,3 +154,10 @@ def test_a_failing_test_in_the_file_rejects_it(tmp_path: Path) -> None:
     path.write_text("version: 1\ntests:\n  - {tool: demo@v1, allow: ['https://example.com/']}\n")
     with pytest.raises(PolicyError, match="tests"):
         load_policy(path, 0)
+
+
+def test_a_key_that_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "identity.key"
+    first = load_or_create_key(path)
+    keys._create(path)
+    assert load_key(path) == first

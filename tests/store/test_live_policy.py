@@ -84,7 +84,8 @@ async def test_every_way_to_save_acts_within_250_ms(follower: Follower, save: Ca
         await asyncio.to_thread(save, follower.live.path, _text(host))
         wanted = [host]
         await follower.until(lambda: follower.allows() == wanted, 0.25)  # noqa: B023  called before the next turn
-    assert all(policy.rules for policy in follower.changes), "an emptied file was taken for a policy"
+    if save is _truncate_then_write:
+        assert follower.errors == [], "the emptied file was judged"
     assert follower.live.last_error is None
 
 
@@ -111,6 +112,7 @@ async def test_a_replaced_directory_is_followed(follower: Follower) -> None:
 
 
 async def test_without_events_the_poll_finds_the_change(follower: Follower) -> None:
+    await asyncio.sleep(0.1)  # the reading that the start of the watch asks for
     await asyncio.to_thread(follower.live._watch.stop)
     _rename(follower.live.path, _text("b.test"))
     await follower.until(lambda: follower.allows() == ["b.test"], 3)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.store import policy_edit
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_edit import Addition, Entry, PolicyEditor
 from cloned_proxy.store.policy_file import load_policy
@@ -182,3 +183,14 @@ def test_edits_of_several_processes_at_once_are_all_kept(tmp_path: Path) -> None
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
     assert len(load_policy(path, NOW).rules) == 40
+
+
+def test_a_text_change_that_means_more_than_the_edit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\n")
+    monkeypatch.setattr(policy_edit, "add_items", lambda text, _path, _items: text + "mode: report\n")
+    with pytest.raises(StoreError, match="edit it by hand"):
+        _editor(path).add(_allow("a.test"))
+    assert path.read_text() == "version: 1\n"
