@@ -62,7 +62,6 @@ def _announce(server: Server) -> None:
     put(f"policy   {policy.source} (version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)})")
     put("")
     now = time.time()
-    put(
-        f"allowed  {allowed_example(policy, proxy, now) or 'nothing without a credential; try: cloned-proxy allow HOST'}"
-    )
+    allowed = allowed_example(policy, proxy, now)
+    put(f"allowed  {allowed or 'nothing without a credential; try: cloned-proxy allow HOST'}")
     put(f"denied   {denied_example(policy, proxy, now) or 'nothing: report mode records what it would deny'}")

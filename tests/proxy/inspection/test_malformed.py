@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from tests.proxy.inspection.support import World
+
 HEADS = {
     "bare-lf": "GET http://{a}/ HTTP/1.1\nHost: {a}\n\n",
     "bare-cr": "GET http://{a}/ HTTP/1.1\r\nHost: {a}\r\nX: a\rb\r\n\r\n",
@@ -14,7 +16,8 @@ HEADS = {
     "other-host": "GET http://{a}/ HTTP/1.1\r\nHost: evil.test\r\n\r\n",
     "no-host": "GET http://{a}/ HTTP/1.1\r\n\r\n",
     "origin-form": "GET / HTTP/1.1\r\nHost: {a}\r\n\r\n",
-    "cl-and-te": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "cl-and-te": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nContent-Length: 1\r\n"
+    "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "two-cl": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
     "te-not-chunked": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
     "http-9": "GET http://{a}/ HTTP/9.9\r\nHost: {a}\r\n\r\n",
@@ -27,7 +30,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("name", HEADS)
-async def test_a_malformed_head_is_refused_and_recorded(world, name):
+async def test_a_malformed_head_is_refused_and_recorded(world: World, name: str) -> None:
     answer = await world.talk(HEADS[name].format(a=world.authority).encode("latin-1"), seconds=3)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert world.audit.reasons in (["malformed_request"], ["host_header_mismatch"])
@@ -35,7 +38,7 @@ async def test_a_malformed_head_is_refused_and_recorded(world, name):
 
 
 @pytest.mark.parametrize("name", HEADS)
-async def test_a_malformed_head_behind_a_good_request_is_not_forwarded(world, name):
+async def test_a_malformed_head_behind_a_good_request_is_not_forwarded(world: World, name: str) -> None:
     answer = await world.talk(world.get("/good") + HEADS[name].format(a=world.authority).encode("latin-1"), seconds=3)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"HTTP/1.1 400 " in answer
@@ -58,7 +61,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-async def test_a_malformed_chunked_body_is_refused(world, name):
+async def test_a_malformed_chunked_body_is_refused(world: World, name: str) -> None:
     head = world.get("/", "Transfer-Encoding: chunked\r\n", method="POST")
     answer = await world.talk(head + BODIES[name] + world.get("/smuggled"), seconds=3)
     assert answer.startswith(b"HTTP/1.1 400 ") or b" 200 OK" in answer
@@ -67,7 +70,7 @@ async def test_a_malformed_chunked_body_is_refused(world, name):
     assert "/smuggled" not in world.upstream.text
 
 
-async def test_a_chunked_body_arrives_whole_with_extensions_and_trailers_dropped(world):
+async def test_a_chunked_body_arrives_whole_with_extensions_and_trailers_dropped(world: World) -> None:
     body = b"2;ext=1\r\nhe\r\n3\r\nllo\r\n0\r\nX-Trailer: 1\r\n\r\n"
     head = world.get("/", "Transfer-Encoding: chunked\r\nConnection: close\r\n", method="POST")
     await world.talk(head + body, seconds=3)
@@ -75,30 +78,30 @@ async def test_a_chunked_body_arrives_whole_with_extensions_and_trailers_dropped
 
 
 @pytest.mark.parametrize("size", [70_000, 1_000_000])
-async def test_a_giant_head_is_refused_with_431(world, size):
+async def test_a_giant_head_is_refused_with_431(world: World, size: int) -> None:
     answer = await world.talk(world.get("/", f"X: {'a' * size}\r\n"), seconds=3)
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert not world.upstream.connections
 
 
-async def test_a_head_that_never_ends_is_answered_408(world):
+async def test_a_head_that_never_ends_is_answered_408(world: World) -> None:
     answer = await world.talk(b"GET http://api.test/ HTTP/1.1\r\nHost:", seconds=4)
     assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-async def test_a_silent_client_is_closed(world):
+async def test_a_silent_client_is_closed(world: World) -> None:
     async with asyncio.timeout(5):
         assert await world.talk(b"", seconds=20) == b""
 
 
-async def test_one_byte_segments_change_nothing(world):
+async def test_one_byte_segments_change_nothing(world: World) -> None:
     head = world.get("/slow", "Transfer-Encoding: chunked\r\nConnection: close\r\n", method="POST")
     answer = await world.talk(head + b"2\r\nok\r\n0\r\n\r\n", piece=1)
     assert answer.endswith(b"\r\n\r\nok")
     assert b"".join(bytes(world.upstream.received).partition(b"\r\n\r\n")[2].split(b"\r\n")[1::2]).startswith(b"o")
 
 
-async def test_pipelined_requests_are_answered_in_order(world):
+async def test_pipelined_requests_are_answered_in_order(world: World) -> None:
     requests = b"".join(world.get(f"/{n}") for n in range(20)) + world.get("/last", "Connection: close\r\n")
     answer = await world.talk(requests)
     assert answer.count(b"HTTP/1.1 200 OK") == 21
@@ -108,13 +111,13 @@ async def test_pipelined_requests_are_answered_in_order(world):
     ]
 
 
-async def test_http_1_0_is_served_and_closed(world):
+async def test_http_1_0_is_served_and_closed(world: World) -> None:
     answer = await world.talk(world.get("/old", version="1.0"))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"Connection: close\r\n" in answer
 
 
-async def test_http_1_0_never_gets_chunks(world):
+async def test_http_1_0_never_gets_chunks(world: World) -> None:
     world.upstream.response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
     answer = await world.talk(world.get("/old", version="1.0"))
     assert answer.endswith(b"\r\n\r\nok")
