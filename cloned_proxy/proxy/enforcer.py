@@ -21,6 +21,7 @@ from cloned_proxy.policy.model import (
     Caller,
     Decision,
     IdentityRefusal,
+    Limits,
     Policy,
     Principal,
     Reason,
@@ -35,6 +36,7 @@ from cloned_proxy.telemetry.events import (
     DecisionEvent,
     FlowEnd,
     Kind,
+    LeaseUsedUpError,
     new_decision_id,
 )
 from cloned_proxy.telemetry.metrics import Metrics
@@ -94,7 +96,9 @@ class Enforcer:
         own_listeners: Container[tuple[Address, int]],
         clock: Callable[[], float] = time.time,
         strict_durability: bool = False,
+        flows_per_tool: int | None = None,
     ) -> None:
+        """`flows_per_tool` bounds what any one tool may have open, whatever the policy allows it (`fair_share`)."""
         self._policies = policies
         self._resolver = resolver
         self._budgets = budgets
@@ -104,6 +108,7 @@ class Enforcer:
         self._own_listeners = own_listeners
         self._clock = clock
         self._strict_durability = strict_durability
+        self._flows_per_tool = flows_per_tool
 
     async def authorise(
         self,
@@ -122,7 +127,7 @@ class Enforcer:
             return await self._authorise(caller, request, kind, pinned)
         except AuditUnavailableError:
             return self._unrecorded(caller, request)
-        except Exception:
+        except Exception:  # noqa: BLE001  logged; whatever it was, the request does not pass
             _log.exception("authorise failed; the request is refused")
             return self._unrecorded(caller, request)
 
@@ -150,25 +155,25 @@ class Enforcer:
             return await self._authorise(caller, request, kind, None)
         resumed = time.perf_counter()
         decision = decide_addresses(decision, pinned, self._own_listeners)
-        limits = policy.scope_of(caller.tool).limits
-        decision = decide_limits(decision, limits, self._budgets.usage(caller.tool))
-        decision = self._take_lease(decision, kind)
+        limits = self._fair(policy.scope_of(caller.tool).limits)
+        decision, charge = self._budgets.open(decision, caller.tool, limits)
         started = resumed - spent_deciding
-        if not decision.passes:
+        if charge is None:
             retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
             return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
-
-        event = self._event(caller, decision, kind, policy)
-        if self._strict_durability or event.spends_use:
-            await self._audit.commit(event)
-            self._metrics.decided(event, time.perf_counter() - started)
-        else:
-            self._record(event, time.perf_counter() - started)
-        charge = self._budgets.open(caller.tool)
+        try:
+            event = await self._put_on_record(caller, decision, kind, policy, started)
+        except LeaseUsedUpError:
+            charge.close()
+            refused = replace(decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
+            return self._refused(caller, refused, kind, policy, started)
+        except BaseException:
+            charge.close()
+            raise
         return Grant(event.id, kind, decision, caller, pinned, policy, charge, time.monotonic())
 
     def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
-        """Puts on record a refusal that the form of a head alone decides: `malformed_request` or `host_header_mismatch`."""
+        """Puts on record a refusal for a head's form alone: `malformed_request` or `host_header_mismatch`."""
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
         decision = Decision(Verdict.DENY, reason, request, tool)
         try:
@@ -195,10 +200,9 @@ class Enforcer:
         decision = decide(policy, grant.caller, grant.decision.request, self._clock(), spent)
         decision = decide_addresses(decision, grant.addresses, self._own_listeners)
         if policy is not None and decision.passes:
-            usage = self._budgets.usage(grant.caller.tool)
             # An open flow already counts as a request and as concurrent; only its bytes go on.
             bytes_only = replace(policy.scope_of(grant.caller.tool).limits, concurrent=None, requests_per_minute=None)
-            decision = decide_limits(decision, bytes_only, usage)
+            decision = decide_limits(decision, bytes_only, self._budgets.usage(grant.caller.tool, bytes_only))
         return decision
 
     def finish(self, grant: Grant, cause: str) -> None:
@@ -217,14 +221,33 @@ class Enforcer:
         except AuditUnavailableError:
             self._metrics.audit_dropped()
 
-    def _take_lease(self, decision: Decision, kind: Kind) -> Decision:
+    async def _put_on_record(
+        self, caller: Principal, decision: Decision, kind: Kind, policy: Policy, started: float
+    ) -> DecisionEvent:
+        """Records what passes, durably where it must be. Raises LeaseUsedUpError and AuditUnavailableError."""
+        event = self._event(caller, decision, kind, policy)
         rule = decision.rule
-        if not decision.passes or rule is None or rule.max_uses is None or rule.denies:
-            return decision
-        # The requests inside an inspected tunnel spend uses, not the CONNECT that carries them.
-        if kind is Kind.INSPECTED_TUNNEL or self._leases.take(rule):
-            return decision
-        return replace(decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
+        if event.spends_use and rule is not None:
+            if not self._leases.take(rule):
+                raise LeaseUsedUpError(rule.id)
+            try:
+                await self._audit.commit(event, uses=rule.max_uses)
+            except LeaseUsedUpError:
+                self._leases.exhaust(rule)
+                raise
+        elif self._strict_durability:
+            await self._audit.commit(event)
+        else:
+            self._record(event, time.perf_counter() - started)
+            return event
+        self._metrics.decided(event, time.perf_counter() - started)
+        return event
+
+    def _fair(self, limits: Limits) -> Limits:
+        share = self._flows_per_tool
+        if share is None or (limits.concurrent is not None and limits.concurrent <= share):
+            return limits
+        return replace(limits, concurrent=share)
 
     def _refused(
         self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float
@@ -244,8 +267,13 @@ class Enforcer:
 
     def _event(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None) -> DecisionEvent:
         request, rule = decision.request, decision.rule
+        # The requests inside an inspected tunnel spend uses, not the CONNECT that carries them.
         spends = (
-            decision.passes and rule is not None and rule.max_uses is not None and kind is not Kind.INSPECTED_TUNNEL
+            decision.passes
+            and rule is not None
+            and not rule.denies
+            and rule.max_uses is not None
+            and kind is not Kind.INSPECTED_TUNNEL
         )
         return DecisionEvent(
             id=new_decision_id(),

@@ -135,7 +135,7 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
     _set_link(database, "head", link)
     database.executemany(
         "INSERT INTO rule_hits VALUES (?, ?, ?) "
-        "ON CONFLICT (rule) DO UPDATE SET hits = hits + excluded.hits, last = excluded.last",
+        "ON CONFLICT (rule) DO UPDATE SET hits = hits + excluded.hits, last = max(last, excluded.last)",
         [(rule, count, at) for rule, (count, at) in hits.items()],
     )
     database.executemany(
@@ -147,6 +147,12 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
 def forget_rules(database: sqlite3.Connection, rules: Iterable[str]) -> None:
     """Drops the lease counts of rules that left the policy, inside the caller's transaction."""
     database.executemany("DELETE FROM leases WHERE rule = ?", [(rule,) for rule in rules])
+
+
+def lease_use(database: sqlite3.Connection, rule: str) -> int:
+    """Uses taken from one rule. Raises sqlite3.Error."""
+    row = database.execute("SELECT used FROM leases WHERE rule = ?", (rule,)).fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 def lease_uses(database: sqlite3.Connection) -> dict[str, int]:
