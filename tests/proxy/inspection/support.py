@@ -58,6 +58,9 @@ class Leases:
     def take(self, rule: Rule) -> bool:
         return True
 
+    def exhaust(self, rule: Rule) -> None:
+        pass
+
 
 class Resolver:
     def __init__(self) -> None:
