@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -165,3 +166,26 @@ async def test_a_listener_of_its_own_names_the_caller(workspace: Workspace, star
     writer.write(request.encode())
     assert f'"tool":"{TOOL}"' in (await asyncio.wait_for(reader.read(), 10)).decode()
     writer.close()
+
+
+async def test_a_change_of_the_policy_cuts_at_once_without_waiting_for_the_next_second(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloned_proxy.proxy.server._SWEEP_SECONDS", 3600)
+    with socket.create_server(ANYWHERE) as upstream:
+        port = upstream.getsockname()[1]
+        rule = f"{{host: 127.0.0.1, ports: [{port}], protocols: [tcp]}}"
+        write_policy(workspace, f"version: 1\nanonymous: global\nglobal:\n  allow: [{rule}]\n")
+        server = Server(workspace, ServeOptions(ANYWHERE, None))
+        await server.start()
+        try:
+            reader, writer = await asyncio.open_connection(*server.address.split(":"))
+            writer.write(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            write_policy(workspace, "version: 1\nanonymous: global\n")
+            await server.reload()
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(), 2) == b""
+            writer.close()
+        finally:
+            await server.stop()
