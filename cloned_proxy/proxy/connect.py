@@ -1,4 +1,4 @@
-"""What follows a head on the gate: a CONNECT becomes a tunnel or is refused, anything else goes to the inspection.
+"""What follows a CONNECT on the gate: it becomes a tunnel, goes to the inspection, or is refused.
 
 The order of a tunnel: identify, authorise, dial a checked address, 200, read the whole ClientHello, `decide_tunnel`,
 and only then the first client byte goes upstream. The dial comes before the 200 because a 502 can be told only then;
@@ -15,7 +15,7 @@ from typing import Final
 
 from cloned_proxy.policy.decide import decide_tunnel
 from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Decision, IdentityRefusal, Reason, Request, Verdict
+from cloned_proxy.policy.model import Decision, Reason, Request, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
@@ -33,29 +33,11 @@ _ACCESS_DENIED: Final = b"\x15\x03\x03\x00\x02\x02\x31"
 
 
 async def serve(connection: ClientConnection, head: Head) -> None:
-    """Ends with the connection answered, closed, relaying, or at the end of its inspection."""
+    """Serves a CONNECT. Ends with the connection answered, closed, relaying, or at the end of its inspection."""
     if connection.parts.stopping():
-        connection.answer(answers.unavailable(), with_body=head.method != "HEAD")
-    elif head.method == "CONNECT":
-        await _serve_connect(connection, head)
+        connection.answer(answers.unavailable())
     else:
-        await _serve_http(connection, head)
-
-
-async def _serve_http(connection: ClientConnection, head: Head) -> None:
-    inspector = connection.parts.inspector
-    principal = connection.listener.principal
-    if inspector is None:
-        request = Request(head.host, head.port, head.method, head.path)
-        caller = principal or IdentityRefusal(Reason.IDENTITY_MISSING)
-        refusal = connection.parts.enforcer.refuse(caller, request, Kind.HTTP, Reason.INTERNAL_ERROR)
-        connection.answer(answers.refused(refusal), with_body=head.method != "HEAD")
-        return
-    reader, writer = connection.hand_over()
-    try:
-        await inspector.serve_http(reader, writer, principal)
-    finally:
-        connection.release()
+        await _serve_connect(connection, head)
 
 
 async def _serve_connect(connection: ClientConnection, head: Head) -> None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.model import (
+    NO_LIMITS,
     Address,
     Caller,
     Decision,
+    Host,
     IdentityRefusal,
     Limits,
     Policy,
@@ -81,6 +83,24 @@ class PolicySource(Protocol):
     def current(self) -> Policy | None: ...
 
 
+class _Question(NamedTuple):
+    """A request that its policy allows, before the rest is known. A tuple, because one is made for each request."""
+
+    caller: Principal
+    decision: Decision
+    host: Host
+    kind: Kind
+    policy: Policy
+    started: float
+    """On `time.perf_counter`, moved on by what was waited for."""
+
+    @property
+    def spends_use(self) -> bool:
+        """The requests inside an inspected tunnel spend uses, not the CONNECT that carries them."""
+        rule = self.decision.rule
+        return rule is not None and rule.max_uses is not None and self.kind is not Kind.INSPECTED_TUNNEL
+
+
 class Enforcer:
     """One for each process. All methods run on its event loop."""
 
@@ -108,7 +128,7 @@ class Enforcer:
         self._own_listeners = own_listeners
         self._clock = clock
         self._strict_durability = strict_durability
-        self._flows_per_tool = flows_per_tool
+        self._fair_limits = Limits(concurrent=flows_per_tool)
 
     async def authorise(
         self,
@@ -127,13 +147,80 @@ class Enforcer:
             return await self._authorise(caller, request, kind, pinned)
         except AuditUnavailableError:
             return self._unrecorded(caller, request)
-        except Exception:  # noqa: BLE001  logged; whatever it was, the request does not pass
+        except Exception:  # noqa: BLE001  fail closed: whatever went wrong, no grant leaves here
             _log.exception("authorise failed; the request is refused")
             return self._unrecorded(caller, request)
+
+    def authorise_now(self, caller: Caller, request: Request, kind: Kind) -> Grant | Refusal | None:
+        """`authorise` without a task, for a request that nothing has to be waited for.
+
+        None, with nothing taken and nothing on record, when a name has to be looked up or a commit awaited.
+        """
+        try:
+            return self._authorise_now(caller, request, kind)
+        except AuditUnavailableError:
+            return self._unrecorded(caller, request)
+        except Exception:  # noqa: BLE001  logged; a fault refuses
+            _log.exception("authorise failed; the request is refused")
+            return self._unrecorded(caller, request)
+
+    def _authorise_now(self, caller: Caller, request: Request, kind: Kind) -> Grant | Refusal | None:
+        question = self._ask(caller, request, kind)
+        if isinstance(question, Refusal):
+            return question
+        if self._strict_durability or question.spends_use:
+            return None
+        addresses = self._resolver.known(question.host)
+        if addresses is None:
+            return None
+        outcome = self._answer(question, addresses)
+        if isinstance(outcome, Refusal):
+            return outcome
+        question, charge = outcome
+        event = self._event(caller, question.decision, question.kind, question.policy)
+        try:
+            self._record(event, time.perf_counter() - question.started)
+        except BaseException:
+            charge.close()
+            raise
+        return _grant(question, event, addresses, charge)
 
     async def _authorise(
         self, caller: Caller, request: Request, kind: Kind, pinned: tuple[Address, ...] | None
     ) -> Grant | Refusal:
+        question = self._ask(caller, request, kind)
+        if isinstance(question, Refusal):
+            return question
+        if pinned is None:
+            asked = time.perf_counter()
+            try:
+                pinned = await self._resolver.resolve(question.host)
+            except ResolveError as error:
+                event = self._event(caller, question.decision, question.kind, question.policy)
+                self._record(event, asked - question.started)
+                return Refusal(event.id, question.decision, phase="resolve", timed_out=error.timed_out)
+            # Waiting for the name is no part of deciding.
+            question = question._replace(started=question.started + time.perf_counter() - asked)
+        # The name may have taken seconds to resolve; the policy that decides is the one in force at the dial.
+        if self._policies.current is not question.policy:
+            return await self._authorise(caller, request, kind, None)
+        outcome = self._answer(question, pinned)
+        if isinstance(outcome, Refusal):
+            return outcome
+        question, charge = outcome
+        try:
+            event = await self._put_on_record(question)
+        except LeaseUsedUpError:
+            charge.close()
+            refused = replace(question.decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
+            return self._refused(caller, refused, question.kind, question.policy, question.started)
+        except BaseException:
+            charge.close()
+            raise
+        return _grant(question, event, pinned, charge)
+
+    def _ask(self, caller: Caller, request: Request, kind: Kind) -> _Question | Refusal:
+        """The decision before the name is resolved, and what the rest of the way needs to know."""
         started = time.perf_counter()
         policy = self._policies.current
         decision = decide(policy, caller, request, self._clock(), self._leases.spent)
@@ -141,39 +228,21 @@ class Enforcer:
             return self._refused(caller, decision, kind, policy, started)
         if decision.inspect and kind is Kind.TUNNEL:
             kind = Kind.INSPECTED_TUNNEL
+        return _Question(caller, decision, decision.host, kind, policy, started)
 
-        spent_deciding = time.perf_counter() - started
-        if pinned is None:
-            try:
-                pinned = await self._resolver.resolve(decision.host)
-            except ResolveError as error:
-                event = self._event(caller, decision, kind, policy)
-                self._record(event, spent_deciding)
-                return Refusal(event.id, decision, phase="resolve", timed_out=error.timed_out)
-        # The name may have taken seconds to resolve; the policy that decides is the one in force at the dial.
-        if self._policies.current is not policy:
-            return await self._authorise(caller, request, kind, None)
-        resumed = time.perf_counter()
-        decision = decide_addresses(decision, pinned, self._own_listeners)
+    def _answer(self, question: _Question, addresses: tuple[Address, ...]) -> tuple[_Question, Charge] | Refusal:
+        """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet."""
+        caller, decision, _, kind, policy, started = question
+        decision = decide_addresses(decision, addresses, self._own_listeners)
         limits = self._fair(policy.scope_of(caller.tool).limits)
         decision, charge = self._budgets.open(decision, caller.tool, limits)
-        started = resumed - spent_deciding
         if charge is None:
             retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
             return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
-        try:
-            event = await self._put_on_record(caller, decision, kind, policy, started)
-        except LeaseUsedUpError:
-            charge.close()
-            refused = replace(decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
-            return self._refused(caller, refused, kind, policy, started)
-        except BaseException:
-            charge.close()
-            raise
-        return Grant(event.id, kind, decision, caller, pinned, policy, charge, time.monotonic())
+        return question if decision is question.decision else question._replace(decision=decision), charge
 
     def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
-        """Puts on record a refusal for a head's form alone: `malformed_request` or `host_header_mismatch`."""
+        """Puts on record a refusal that the form of a head decides: `malformed_request` or `host_header_mismatch`."""
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
         decision = Decision(Verdict.DENY, reason, request, tool)
         try:
@@ -221,13 +290,12 @@ class Enforcer:
         except AuditUnavailableError:
             self._metrics.audit_dropped()
 
-    async def _put_on_record(
-        self, caller: Principal, decision: Decision, kind: Kind, policy: Policy, started: float
-    ) -> DecisionEvent:
+    async def _put_on_record(self, question: _Question) -> DecisionEvent:
         """Records what passes, durably where it must be. Raises LeaseUsedUpError and AuditUnavailableError."""
-        event = self._event(caller, decision, kind, policy)
-        rule = decision.rule
-        if event.spends_use and rule is not None:
+        spends = question.spends_use
+        event = self._event(question.caller, question.decision, question.kind, question.policy, spends_use=spends)
+        rule = question.decision.rule
+        if spends and rule is not None:
             if not self._leases.take(rule):
                 raise LeaseUsedUpError(rule.id)
             try:
@@ -238,13 +306,16 @@ class Enforcer:
         elif self._strict_durability:
             await self._audit.commit(event)
         else:
-            self._record(event, time.perf_counter() - started)
+            self._record(event, time.perf_counter() - question.started)
             return event
-        self._metrics.decided(event, time.perf_counter() - started)
+        self._metrics.decided(event, time.perf_counter() - question.started)
         return event
 
     def _fair(self, limits: Limits) -> Limits:
-        share = self._flows_per_tool
+        """The limits, with the share of the proxy that any tool has at most."""
+        if limits is NO_LIMITS:
+            return self._fair_limits
+        share = self._fair_limits.concurrent
         if share is None or (limits.concurrent is not None and limits.concurrent <= share):
             return limits
         return replace(limits, concurrent=share)
@@ -265,16 +336,10 @@ class Enforcer:
         self._audit.record(event)
         self._metrics.decided(event, seconds)
 
-    def _event(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None) -> DecisionEvent:
+    def _event(
+        self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, *, spends_use: bool = False
+    ) -> DecisionEvent:
         request, rule = decision.request, decision.rule
-        # The requests inside an inspected tunnel spend uses, not the CONNECT that carries them.
-        spends = (
-            decision.passes
-            and rule is not None
-            and not rule.denies
-            and rule.max_uses is not None
-            and kind is not Kind.INSPECTED_TUNNEL
-        )
         return DecisionEvent(
             id=new_decision_id(),
             at=self._clock(),
@@ -290,5 +355,10 @@ class Enforcer:
             rule=rule.id if rule is not None else "",
             policy=policy.version if policy is not None else "",
             hint=hint(decision),
-            spends_use=spends,
+            spends_use=spends_use,
         )
+
+
+def _grant(question: _Question, event: DecisionEvent, addresses: tuple[Address, ...], charge: Charge) -> Grant:
+    caller, decision, _, kind, policy, _ = question
+    return Grant(event.id, kind, decision, caller, addresses, policy, charge, time.monotonic())

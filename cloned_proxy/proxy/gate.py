@@ -15,6 +15,7 @@ from cloned_proxy.proxy.crowd import Crowd
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import BACKLOG, Listener
+from cloned_proxy.proxy.plain import PlainHttp
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
@@ -51,6 +52,7 @@ class Gate:
             max_seconds=settings.max_tunnel_seconds,
             clock=time.monotonic,
         )
+        self._plain: Final = PlainHttp(enforcer.review)
         self._parts: Final = GateParts(
             enforcer=enforcer,
             identity_key=identity_key,
@@ -63,6 +65,7 @@ class Gate:
             forget=self._forget,
             stopping=lambda: self._stopping,
             serve=connect.serve,
+            serve_plain=self._plain.serve,
         )
 
     @property
@@ -104,6 +107,7 @@ class Gate:
     async def drain(self, seconds: float) -> None:
         """Stops accepting, gives open flows `seconds` to end by themselves, then cuts them."""
         self.stop_accepting()
+        self._plain.close()
         if await self._gone_within(seconds):
             return
         for connection in tuple(self._connections):
@@ -116,6 +120,7 @@ class Gate:
         The server calls it at each change of the policy, and each second for what time alone revokes.
         """
         self.tunnels.sweep()
+        self._plain.sweep()
 
     async def _gone_within(self, seconds: float) -> bool:
         try:

@@ -144,6 +144,9 @@ class TableResolver(Resolver):
         self.table = table
         self.asked: list[str] = []
 
+    def known(self, host: Host) -> tuple[Address, ...] | None:
+        return (host.address,) if host.address is not None else None
+
     async def resolve(self, host: Host) -> tuple[Address, ...]:
         if host.address is not None:
             return (host.address,)
