@@ -64,7 +64,7 @@ class PolicyFollower:
         self._metrics.know_tools(policy.tools)
         self._metrics.policy_loaded(rules=len(policy.rules), at=self._clock(), counts=self._leads)
         try:
-            self._state.leases.keep(policy.rules)
+            self._state.leases.keep(policy.rules, forget=self._leads)
         except AuditUnavailableError as error:
             _log.warning("uses of rules that are gone stay counted", reason=str(error))
         self._sweep()

@@ -59,17 +59,18 @@ class LeaseLedger:
         self._used.update((rule, used.get(rule, 0)) for rule in self._leased)
         self._judge()
 
-    def keep(self, rules: Iterable[Rule]) -> None:
+    def keep(self, rules: Iterable[Rule], *, forget: bool = True) -> None:
         """Follows a policy that came into force: counts of rules that left it go, a raised `max_uses` counts at once.
 
-        Raises AuditUnavailableError when the counts that go cannot be removed from the database.
+        `forget` False leaves the database to another worker: a late one must not take back uses of a rule that has
+        returned meanwhile. Raises AuditUnavailableError when the counts that go cannot be removed from the database.
         """
         self._leased = {rule.id: rule.max_uses for rule in rules if rule.max_uses is not None}
         gone = tuple(rule for rule in self._used if rule not in self._leased)
         for rule in gone:
             del self._used[rule]
         self._judge()
-        if gone:
+        if gone and forget:
             self._forget(gone)
 
     def _judge(self) -> None:

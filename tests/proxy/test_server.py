@@ -123,7 +123,8 @@ async def test_the_proxy_never_dials_its_own_listeners(workspace: Workspace) -> 
     server = Server(workspace, ServeOptions(ANYWHERE, metrics))
     await server.start()
     try:
-        request = f"GET http://127.0.0.1:{metrics[1]}/metrics HTTP/1.1\r\nHost: 127.0.0.1:{metrics[1]}\r\nConnection: close\r\n\r\n"
+        place = f"127.0.0.1:{metrics[1]}"
+        request = f"GET http://{place}/metrics HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n"
         assert "address_not_allowed" in await ask(server.address, request)
     finally:
         await server.stop()
@@ -180,7 +181,7 @@ async def test_a_change_of_the_policy_cuts_at_once_without_waiting_for_the_next_
         await server.start()
         try:
             reader, writer = await asyncio.open_connection(*server.address.split(":"))
-            writer.write(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+            writer.write(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
             write_policy(workspace, "version: 1\nanonymous: global\n")
             await server.reload()
