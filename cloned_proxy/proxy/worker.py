@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,7 +61,8 @@ def expose(listening: socket, directory: Path, workers: int, ties: Ties) -> None
     """Serves `/metrics`, `/healthz` and `/readyz` for all workers until SIGTERM or the supervisor's end."""
     exposition = Exposition(listening, shared_registry(directory), lambda: problems_of(directory, workers))
     ties.let_signals_through()
-    os.read(ties.lifeline, 1)
+    # Waited for, not read: the workers share the pipe's flags, and their loops have made it non-blocking.
+    select.select([ties.lifeline], [], [])
     exposition.close()
 
 
@@ -89,10 +91,14 @@ async def _serve(seat: Seat, ties: Ties, server: Server) -> None:
     loop.add_signal_handler(signal.SIGHUP, reload)
     loop.add_reader(ties.lifeline, orphaned)
     ties.let_signals_through()
+    seat.report(server.problems())
     reporting = asyncio.create_task(_report(seat, server))
     os.write(ties.ready, bytes((seat.number,)))
     await asked_to_stop.wait()
-    await server.stop()
+    reporting.cancel()
+    stopping = asyncio.create_task(server.stop())
+    reporting = asyncio.create_task(_report(seat, server))
+    await stopping
     reporting.cancel()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ def workers(serving: Serving) -> list[int]:
 
 def listens(pid: int, port: int) -> bool:
     try:
-        targets = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+        targets = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
     except OSError:
         return False
     inodes = set()
@@ -83,7 +85,7 @@ def _until_reached(client: socket.socket) -> bytes:
 
 
 def open_sockets(pid: int) -> int:
-    return sum(os.readlink(entry).startswith("socket:") for entry in Path(f"/proc/{pid}/fd").iterdir())
+    return sum(str(entry.readlink()).startswith("socket:") for entry in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def value(serving: Serving, series: str) -> float:
@@ -163,7 +165,7 @@ def test_counters_never_fall_while_workers_are_killed_under_load(workspace: Work
         while not stop.is_set():
             try:
                 outcomes[str(serving.get(origin.url(), timeout=5).status)] += 1
-            except OSError:
+            except (OSError, HTTPException):
                 outcomes["lost"] += 1
 
     with ThreadPoolExecutor(6) as pool:
@@ -194,8 +196,8 @@ def test_the_chain_holds_and_is_complete_when_all_workers_write(workspace: Works
     serving.signal(signal.SIGTERM)
     assert serving.wait() == 0
     assert workspace.run("audit", "verify").returncode == 0
-    entries = workspace.run("log", "--json", "--since", "1h").stdout.splitlines()
-    assert len(entries) == 300
+    entries = [json.loads(line) for line in workspace.run("log", "--json", "--since", "1h").stdout.splitlines()]
+    assert Counter(entry["type"] for entry in entries) == {"decision": 300, "policy": 1}
 
 
 def test_a_policy_edit_cuts_tunnels_in_all_workers_within_a_second(workspace: Workspace, origin: Origin) -> None:
@@ -209,8 +211,6 @@ def test_a_policy_edit_cuts_tunnels_in_all_workers_within_a_second(workspace: Wo
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
         assert time.monotonic() - started < 1.0
-    log = workspace.run("log", "--json").stdout
-    assert log.count('"decision"') >= 0  # readable beside the workers
     assert value(serving, 'cloned_proxy_policy_reloads_total{result="ok"}') == 2
 
 
@@ -258,7 +258,9 @@ def test_concurrent_flows_hold_over_all_workers_and_a_killed_worker_gives_its_ow
     workspace.write_policy(limited(origin, "concurrent: 12"))
     serving = serve(workspace)
     place = f"127.0.0.1:{origin.port}"
-    head = f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\nProxy-Authorization: {credential['Proxy-Authorization']}\r\n\r\n"
+    head = (
+        f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\nProxy-Authorization: {credential['Proxy-Authorization']}\r\n\r\n"
+    )
 
     def connect(stack: ExitStack) -> bytes:
         client = stack.enter_context(socket.create_connection(("127.0.0.1", serving.port), timeout=10))
@@ -330,6 +332,30 @@ def test_max_connections_holds_over_all_workers(workspace: Workspace, origin: Or
     eventually(lambda: serving.get(origin.url()).status == 200, 5, "room again")
 
 
+def test_no_tool_takes_the_last_fifth_of_the_connections(
+    workspace: Workspace, origin: Origin, credential: dict[str, str]
+) -> None:
+    workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
+    config = workspace.path / "config.yaml"
+    config.write_text("proxy: {max_connections: 20}\n")
+    config.chmod(0o600)
+    serving = serve(workspace)
+    place = f"127.0.0.1:{origin.port}"
+    with ExitStack() as stack:
+
+        def connect(field: str = "") -> bytes:
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", serving.port), timeout=10))
+            client.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{field}\r\n".encode())
+            answer = client.recv(12)[9:]
+            if answer != b"200":
+                client.close()
+            return answer
+
+        assert Counter(connect() for _ in range(22)) == {b"200": 16, b"429": 6}
+        other = f"Proxy-Authorization: {credential['Proxy-Authorization']}\r\n"
+        assert connect(other) == b"200"
+
+
 def test_workers_end_when_their_supervisor_is_killed(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     serving = serve(workspace)
@@ -352,7 +378,7 @@ def test_sigterm_drains_every_worker(workspace: Workspace, origin: Origin) -> No
         for pid in (serving.process.pid, *workers(serving)):
             os.kill(pid, signal.SIGTERM)
         eventually(lambda: refuses_connections(serving.port), 3, "the closed listener")
-        assert serving.page("/readyz").status == 503
+        eventually(lambda: serving.page("/readyz").status == 503, 1, "the end of readiness")
         assert all(asks_through(client) for client in tunnels)
         assert serving.process.poll() is None
     assert serving.wait() == 0
@@ -377,7 +403,12 @@ def test_sighup_reads_the_policy_again_in_every_worker_and_a_bad_one_shows(works
     serving = serve(workspace)
     workspace.write_policy("version: 1\nmystery: 1\n")
     serving.signal(signal.SIGHUP)
-    eventually(lambda: serving.page("/readyz").body.count("mystery") == WORKERS, 5, "the problem of each worker")
+
+    def told() -> bool:
+        body = serving.page("/readyz").body
+        return "mystery" in body and all(f"worker {number}:" in body for number in range(WORKERS))
+
+    eventually(told, 5, "the problem of each worker")
     assert serving.page("/readyz").status == 503
     assert value(serving, "cloned_proxy_policy_last_reload_success") == 0
     workspace.write_policy(policy_text())
@@ -403,7 +434,14 @@ def test_a_dead_exposition_is_replaced_on_the_same_port(workspace: Workspace) ->
     serving = serve(workspace)
     (exposition,) = set(children(serving.process.pid)) - set(workers(serving))
     os.kill(exposition, signal.SIGKILL)
-    eventually(lambda: gone(exposition) and serving.page("/readyz").status == 200, 5, "the new exposition")
+
+    def answers() -> bool:
+        try:
+            return gone(exposition) and serving.page("/readyz").status == 200
+        except (OSError, HTTPException):  # the dead one's last connections
+            return False
+
+    eventually(answers, 2, "the new exposition")
 
 
 @pytest.mark.parametrize("taken", ["listen", "metrics"])
@@ -448,6 +486,9 @@ def test_a_number_of_workers_that_is_none_is_bad_usage(workspace: Workspace, cou
 
 
 def refuses_connections(port: int) -> bool:
-    return subprocess.run(
-        ["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}"], capture_output=True, check=False
-    ).returncode != 0
+    return (
+        subprocess.run(
+            ["bash", "-c", f"exec 3<>/dev/tcp/127.0.0.1/{port}"], capture_output=True, check=False
+        ).returncode
+        != 0
+    )
