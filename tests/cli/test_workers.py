@@ -429,6 +429,21 @@ def test_a_worker_that_is_missing_or_hangs_makes_the_proxy_not_ready(workspace: 
     eventually(lambda: serving.page("/readyz").status == 200, 5, "the end of the alarm")
 
 
+def test_a_worker_that_cannot_start_again_shows_and_comes_back_when_it_can(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    serving = serve(workspace)
+    key = workspace.path / "identity.key"
+    key.chmod(0o644)
+    os.kill(workers(serving)[0], signal.SIGKILL)
+    eventually(lambda: "worker 0 is not running" in serving.page("/readyz").body, 5, "the alarm")
+    time.sleep(1.5)
+    assert "worker 0 is not running" in serving.page("/readyz").body
+    assert 2 <= serving.log().count("others can read the key") <= 4  # ever later, not in a tight loop
+    assert serving.get("http://denied.example/").status == 403
+    key.chmod(0o600)
+    eventually(lambda: serving.page("/readyz").status == 200, 8, "the worker")
+
+
 def test_a_dead_exposition_is_replaced_on_the_same_port(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     serving = serve(workspace)
