@@ -398,6 +398,21 @@ def test_a_second_signal_cuts_every_worker(workspace: Workspace, origin: Origin)
         assert serving.wait(5) == 0
 
 
+def test_the_interrupt_of_a_terminal_drains_although_every_process_gets_it(
+    workspace: Workspace, origin: Origin
+) -> None:
+    workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
+    serving = serve(workspace)
+    with ExitStack() as stack:
+        tunnels = [stack.enter_context(tunnel(serving, origin)) for _ in range(6)]
+        for pid in (*children(serving.process.pid), serving.process.pid):
+            os.kill(pid, signal.SIGINT)
+        eventually(lambda: refuses_connections(serving.port), 3, "the closed listener")
+        assert all(asks_through(client) for client in tunnels)
+        assert serving.page("/healthz").status == 200
+    assert serving.wait() == 0
+
+
 def test_sighup_reads_the_policy_again_in_every_worker_and_a_bad_one_shows(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     serving = serve(workspace)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ipaddress
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from cloned_proxy.policy.decide import Usage
 from cloned_proxy.policy.model import NO_LIMITS, Decision, Host, Limits, Reason, Request, Verdict
-from cloned_proxy.proxy.budget import Budgets
+from cloned_proxy.proxy.budget import Budgets, _Account
 from cloned_proxy.proxy.cells import SharedCells, clear_first_cells
 
 TOOL = "demo@v1"
@@ -106,12 +107,15 @@ def test_bytes_leave_the_window_after_an_hour_and_never_before(clock: Clock) -> 
     assert take(budgets, limits)
 
 
-def test_a_window_that_was_idle_for_ages_is_empty(clock: Clock) -> None:
+@pytest.mark.parametrize("rounds", [1, 2, 600])
+def test_a_window_starts_afresh_where_its_ring_comes_round(clock: Clock, rounds: int) -> None:
     budgets = Budgets(clock)
     for _ in range(5):
         assert take(budgets)
-    clock.now += 10 * 3600 + 0.5
+    clock.now += 61 * rounds
     assert budgets.usage(TOOL).requests_last_minute == 0
+    assert take(budgets)
+    assert budgets.usage(TOOL).requests_last_minute == 1
 
 
 @pytest.mark.parametrize("limits", [Limits(concurrent=3), Limits(requests_per_minute=3)])
@@ -138,6 +142,19 @@ def test_a_dead_worker_gives_back_what_was_open_and_nothing_else(tmp_path: Path,
     successor = Budgets(clock, SharedCells(tmp_path, own=0, workers=2))
     assert take(successor)
     assert second.usage(TOOL) == Usage(2, 4, 0)
+
+
+def test_nobody_takes_while_a_sibling_looks(tmp_path: Path, clock: Clock) -> None:
+    first, _ = siblings(tmp_path, clock)
+    sibling = SharedCells(tmp_path, own=1, workers=2).open(f"tool {TOOL}", _Account.WIDTH)
+    taking = threading.Thread(target=take, args=(first,))
+    with sibling.turn:
+        taking.start()
+        taking.join(0.2)
+        assert taking.is_alive()
+        assert sum(sibling.column(0)) == 0
+    taking.join(10)
+    assert sum(sibling.column(0)) == 1
 
 
 _GRABBER = """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,36 @@ def test_what_a_dead_child_had_is_cleaned_up_before_the_next() -> None:
     post = _Post("worker 0", lambda _: None, lambda: cleaned.append("worker 0"))
     post.died(1.0)
     assert cleaned == ["worker 0"]
+
+
+_NO_WORKER_STARTS = """
+import sys
+from pathlib import Path
+from cloned_proxy.proxy.server import ServeOptions
+from cloned_proxy.proxy.supervisor import Supervisor
+from cloned_proxy.store.workspace import Workspace
+
+def broken():
+    raise OSError("no more files")
+
+options = ServeOptions(("127.0.0.1", 0), None)
+supervisor = Supervisor(Workspace(Path(sys.argv[1])), options, workers=2, loop_factory=broken)
+print(supervisor.run(on_ready=lambda: print("ready")))
+"""
+
+
+def test_a_proxy_whose_workers_cannot_start_gives_up_instead_of_trying_for_ever(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _NO_WORKER_STARTS, str(tmp_path / "ws")],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+    assert "ready" not in done.stdout.splitlines()
+    assert "no more files" in done.stdout + done.stderr
 
 
 @pytest.fixture
