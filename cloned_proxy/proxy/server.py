@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,10 +237,14 @@ class Server:
             gate.sweep()
             inspector.sweep()
 
+        async def sweep_by_time() -> None:
+            sweep()
+
         await follower.start(sweep)
         parts.push_async_callback(follower.stop)
-        sweeping = asyncio.create_task(_sweep_each_second(state, sweep))
-        parts.push_async_callback(_end, sweeping)
+        # Two tasks: a database that hangs must not keep tunnels open.
+        for task in (_each_second(sweep_by_time), _each_second(state.follow_leases)):
+            parts.push_async_callback(_end, asyncio.create_task(task))
         return _Core(state, follower, gate, own, metrics)
 
     def _expose(self, parts: AsyncExitStack, core: _Core) -> Exposition | None:
@@ -272,12 +276,11 @@ def find_policy(workspace: Workspace, config: Config, asked_for: Path | None) ->
     return path
 
 
-async def _sweep_each_second(state: State, sweep: Callable[[], None]) -> None:
+async def _each_second(work: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         try:
-            await state.follow_leases()
-            sweep()
+            await work()
         except Exception:  # noqa: BLE001  revocation by time must outlive one fault
             _log.exception("a sweep failed; the next one follows in a second")
 

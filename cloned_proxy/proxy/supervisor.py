@@ -224,6 +224,7 @@ class Supervisor:
         now = time.monotonic()
         if now >= self._kill_at:
             self._signal_workers(signal.SIGKILL)
+            self._kill_at = now + _LOOK_SECONDS
         for post in self._posts:
             if not post.pid:
                 continue

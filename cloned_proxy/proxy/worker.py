@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.proxy.seat import Seat, problems_of
+from cloned_proxy.proxy.seat import Seat, problems_of, remove_directory
 from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.exposition import Exposition
@@ -80,7 +80,11 @@ async def _serve(seat: Seat, ties: Ties, server: Server) -> None:
         reloads.add(task)  # the loop itself keeps only a weak reference
         task.add_done_callback(reloads.discard)
 
+    orphan = False
+
     def orphaned() -> None:
+        nonlocal orphan
+        orphan = True
         loop.remove_reader(ties.lifeline)
         _log.error("the supervisor is gone: this worker stops")
         asked_to_stop.set()
@@ -100,6 +104,8 @@ async def _serve(seat: Seat, ties: Ties, server: Server) -> None:
     reporting = asyncio.create_task(_report(seat, server))
     await stopping
     reporting.cancel()
+    if orphan:  # nobody else is left to do it; siblings that still drain go on with what they have mapped
+        remove_directory(seat.directory)
 
 
 async def _report(seat: Seat, server: Server) -> None:
