@@ -39,7 +39,7 @@ from cloned_proxy.telemetry.shared import retire_metrics
 
 _log = structlog.get_logger(__name__)
 
-_STEADY_SECONDS: Final = 10.0
+_STEADY_SECONDS: Final = 2.0
 """A child that lived so long is replaced at once when it dies; one that dies sooner, again and again, ever later."""
 _FIRST_DELAY: Final = 0.25
 _LONGEST_DELAY: Final = 30.0
