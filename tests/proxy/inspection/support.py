@@ -67,7 +67,7 @@ class Resolver:
         self.asked: list[str] = []
         self.answers: dict[str, tuple[Address, ...]] = {}
 
-    def known(self, host: Host) -> tuple[Address, ...] | None:  # noqa: ARG002  never cached
+    def known(self, host: Host) -> tuple[Address, ...] | None:
         return None
 
     async def resolve(self, host: Host) -> tuple[Address, ...]:
