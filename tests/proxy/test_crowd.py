@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import asyncio
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from cloned_proxy.policy.model import ANONYMOUS
 from cloned_proxy.proxy.cells import OwnCells, SharedCells, clear_first_cells
 from cloned_proxy.proxy.crowd import Crowd, fair_share
-from cloned_proxy.proxy.listener import Listener
+from cloned_proxy.proxy.listener import Listener, bind_unix
+from tests.proxy.support import world
 
 
 def listener(name: str) -> Listener:
@@ -56,3 +60,19 @@ def test_the_cap_holds_over_workers_and_a_dead_one_holds_no_place(tmp_path: Path
     assert len(enter(crowds[1], host, 6)) == 4
     clear_first_cells(tmp_path, 0)
     assert len(enter(crowds[1], host, 20)) == 6
+
+
+async def test_a_flood_on_one_listener_of_the_gate_leaves_room_on_the_other(tmp_path: Path) -> None:
+    async with world(max_connections=5) as w, AsyncExitStack() as stack:
+        slot = Listener(bind_unix(tmp_path / "slot.sock"), ANONYMOUS, "slot")
+        await w.gate.open(slot)
+        for _ in range(4):
+            _, writer = await w.connect()
+            stack.callback(writer.transport.abort)
+        reader, writer = await w.connect()
+        stack.callback(writer.transport.abort)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "slot.sock")
+        stack.callback(writer.transport.abort)
+        writer.write(b"GET http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nConnection: close\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 403 ")
