@@ -66,8 +66,8 @@ async def test_a_flood_on_one_listener_of_the_gate_leaves_room_on_the_other(tmp_
     async with world(max_connections=5) as w, AsyncExitStack() as stack:
         slot = Listener(bind_unix(tmp_path / "slot.sock"), ANONYMOUS, "slot")
         await w.gate.open(slot)
-        for _ in range(4):
-            _, writer = await w.connect()
+        flood = [await w.connect() for _ in range(4)]  # kept: a collected stream closes its connection
+        for _, writer in flood:
             stack.callback(writer.transport.abort)
         reader, writer = await w.connect()
         stack.callback(writer.transport.abort)
