@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -63,16 +63,21 @@ def test_the_cap_holds_over_workers_and_a_dead_one_holds_no_place(tmp_path: Path
 
 
 async def test_a_flood_on_one_listener_of_the_gate_leaves_room_on_the_other(tmp_path: Path) -> None:
-    async with world(max_connections=5) as w, AsyncExitStack() as stack:
-        slot = Listener(bind_unix(tmp_path / "slot.sock"), ANONYMOUS, "slot")
-        await w.gate.open(slot)
-        flood = [await w.connect() for _ in range(4)]  # kept: a collected stream closes its connection
-        for _, writer in flood:
-            stack.callback(writer.transport.abort)
-        reader, writer = await w.connect()
-        stack.callback(writer.transport.abort)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
-        reader, writer = await asyncio.open_unix_connection(tmp_path / "slot.sock")
-        stack.callback(writer.transport.abort)
-        writer.write(b"GET http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nConnection: close\r\n\r\n")
-        assert (await reader.readline()).startswith(b"HTTP/1.1 403 ")
+    path = tmp_path / "slot.sock"
+    request = b"GET http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nConnection: close\r\n\r\n"
+    loop = asyncio.get_running_loop()
+
+    async def client(stack: ExitStack, family: socket.AddressFamily, address: object) -> socket.socket:
+        sock = stack.enter_context(socket.socket(family))
+        sock.setblocking(False)
+        await loop.sock_connect(sock, address)  # type: ignore[arg-type]  # a path, for the other family
+        return sock
+
+    async with world(max_connections=5) as w:
+        await w.gate.open(Listener(bind_unix(path), ANONYMOUS, "slot"))
+        with ExitStack() as stack:
+            flood = [await client(stack, socket.AF_INET, w.address) for _ in range(5)]
+            assert await loop.sock_recv(flood[-1], 12) == b"HTTP/1.1 503"
+            other = await client(stack, socket.AF_UNIX, str(path))
+            await loop.sock_sendall(other, request)
+            assert await loop.sock_recv(other, 12) == b"HTTP/1.1 403"
