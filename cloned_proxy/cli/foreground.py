@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
-from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled
+from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled, tame_garbage_collector
+from cloned_proxy.policy.model import Anonymous
 from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.proxy.supervisor import Supervisor
 from cloned_proxy.store.workspace import Workspace
@@ -43,7 +46,13 @@ def run_in_foreground(
 
 def _supervise(workspace: Workspace, options: ServeOptions, workers: int) -> None:
     supervisor = Supervisor(workspace, options, workers=workers, loop_factory=new_event_loop)
-    if not supervisor.run(on_ready=lambda: _announce(supervisor)):
+
+    def ready() -> None:
+        _announce(supervisor)
+        _warn_of_exposure(supervisor)
+
+    tame_garbage_collector()  # the workers inherit it
+    if not supervisor.run(on_ready=ready):
         raise CommandError("not every worker could start; see the messages above", code=FAILED)
 
 
@@ -62,12 +71,21 @@ async def _serve(server: Server) -> None:
         task.add_done_callback(reloads.discard)
 
     await server.start()
+    tame_garbage_collector()
     with signals_handled(stop=stop, reload=reload):
         _announce(server)
+        _warn_of_exposure(server)
         await asked_to_stop.wait()
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")
         await server.stop()
         _log.info("stopped")
+
+
+def _warn_of_exposure(server: Server | Supervisor) -> None:
+    host = urlsplit(f"//{server.address}").hostname or ""
+    if not ip_address(host).is_loopback:
+        whom = "the global rules" if server.policy.anonymous is Anonymous.GLOBAL else "nothing"
+        _log.warning("other machines can reach this proxy", listen=server.address, without_credential=whom)
 
 
 def _announce(server: Server | Supervisor) -> None:

@@ -109,7 +109,8 @@ def _about(decision: Decision, decision_id: str) -> dict[str, str | int | None]:
         "tool": decision.tool,
         "host": (decision.host.text if decision.host is not None else request.host)[:_MAX_ECHOED_HOST],
         "port": request.port,
-        "method": request.method or "CONNECT",
+        # A head that could not be read has no port, and nobody knows what it asked for.
+        "method": request.method or ("CONNECT" if request.port else None),
         "decision_id": decision_id,
     }
 

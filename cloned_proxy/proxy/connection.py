@@ -14,6 +14,7 @@ import structlog
 from cloned_proxy.policy.model import IdentityRefusal, Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
+from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
 from cloned_proxy.proxy.inspection import Inspector
@@ -54,6 +55,8 @@ class GateParts:
     clock: Callable[[], float]
     """Wall clock, for the expiry of credentials."""
     tunnels: Tunnels
+    splicer: Splicer | None
+    """None where bytes stay on the transports: `os.splice` is Linux only."""
     admit: Callable[[ClientConnection], bool]
     """Counts a new connection; False when it is one too many."""
     forget: Callable[[ClientConnection], None]
@@ -244,7 +247,10 @@ class ClientConnection(asyncio.Protocol):
             return
         self._phase = _Phase.DECIDING
         self.transport.pause_reading()
-        self._task = self._loop.create_task(self._serve(head))
+        # Begun here and now: a refusal, and all up to the dial, costs no turn of the loop.
+        task = asyncio.Task(self._serve(head), loop=self._loop, eager_start=True)
+        if not task.done():
+            self._task = task
 
     async def _serve(self, head: Head) -> None:
         """The connection's one task: no exception leaves it, and none leaves anything open."""

@@ -197,6 +197,8 @@ class Enforcer:
                 pinned = await self._resolver.resolve(question.host)
             except ResolveError as error:
                 event = self._event(caller, question.decision, question.kind, question.policy)
+                # Nothing was dialled, so nothing is spent: a lease outlives a name server that does not answer.
+                event = replace(event, spends_use=False)
                 self._record(event, asked - question.started)
                 return Refusal(event.id, question.decision, phase="resolve", timed_out=error.timed_out)
             # Waiting for the name is no part of deciding.
@@ -207,17 +209,25 @@ class Enforcer:
         outcome = self._answer(question, pinned)
         if isinstance(outcome, Refusal):
             return outcome
-        question, charge = outcome
+        return await self._granted(*outcome, pinned)
+
+    async def _granted(self, question: _Question, charge: Charge, addresses: tuple[Address, ...]) -> Grant | Refusal:
         try:
             event = await self._put_on_record(question)
         except LeaseUsedUpError:
             charge.close()
             refused = replace(question.decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
-            return self._refused(caller, refused, question.kind, question.policy, question.started)
+            return self._refused(question.caller, refused, question.kind, question.policy, question.started)
         except BaseException:
             charge.close()
             raise
-        return _grant(question, event, pinned, charge)
+        grant = _grant(question, event, addresses, charge)
+        # The disk may have been slow, and what was revoked meanwhile is not dialled.
+        if self._policies.current is not question.policy and not (now := self.review(grant)).passes:
+            refusal = self.amend(grant, now)
+            self.finish(grant, f"revoked:{now.reason.value}")
+            return refusal or self._unrecorded(question.caller, now.request)
+        return grant
 
     def _ask(self, caller: Caller, request: Request, kind: Kind) -> _Question | Refusal:
         """The decision before the name is resolved, and what the rest of the way needs to know."""
@@ -350,7 +360,7 @@ class Enforcer:
             run=None if isinstance(caller, IdentityRefusal) else caller.run,
             host=decision.host.text if decision.host is not None else request.host[:_MAX_RECORDED_HOST],
             port=request.port,
-            method=request.method or "CONNECT",
+            method=request.method or ("CONNECT" if request.port else ""),
             path=(request.path or "").partition("?")[0][:_MAX_RECORDED_PATH],
             rule=rule.id if rule is not None else "",
             policy=policy.version if policy is not None else "",

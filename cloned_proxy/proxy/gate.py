@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from cloned_proxy.proxy import connect
+from cloned_proxy.proxy import connect, splice
+from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.cells import CellStore, OwnCells
 from cloned_proxy.proxy.connection import ClientConnection, GateParts
 from cloned_proxy.proxy.crowd import Crowd
@@ -37,9 +38,13 @@ class Gate:
         metrics: Metrics,
         inspector: Inspector | None,
         clock: Callable[[], float] = time.time,
+        spliced: bool = splice.AVAILABLE,
         cells: CellStore | None = None,
     ) -> None:
-        """`cells` is where the workers count their connections; the cap holds for all of them together."""
+        """`spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
+
+        `cells` is where the workers count their connections; the cap holds for all of them together.
+        """
         self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells())
         self._servers: dict[Listener, asyncio.Server] = {}
         self._connections: set[ClientConnection] = set()
@@ -52,6 +57,7 @@ class Gate:
             max_seconds=settings.max_tunnel_seconds,
             clock=time.monotonic,
         )
+        self._splicer: Final = Splicer(clock=time.monotonic) if spliced else None
         self._plain: Final = PlainHttp(enforcer.review)
         self._parts: Final = GateParts(
             enforcer=enforcer,
@@ -61,6 +67,7 @@ class Gate:
             inspector=inspector,
             clock=clock,
             tunnels=self.tunnels,
+            splicer=self._splicer,
             admit=self._admit,
             forget=self._forget,
             stopping=lambda: self._stopping,
@@ -108,11 +115,12 @@ class Gate:
         """Stops accepting, gives open flows `seconds` to end by themselves, then cuts them."""
         self.stop_accepting()
         self._plain.close()
-        if await self._gone_within(seconds):
-            return
-        for connection in tuple(self._connections):
-            connection.cut("drained")
-        await self._gone_within(_CUT_SECONDS)
+        if not await self._gone_within(seconds):
+            for connection in tuple(self._connections):
+                connection.cut("drained")
+            await self._gone_within(_CUT_SECONDS)
+        if self._splicer is not None:
+            self._splicer.close()
 
     def sweep(self) -> None:
         """Cuts every tunnel that the policy in force, a limit or a timeout no longer lets pass.

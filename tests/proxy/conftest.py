@@ -13,6 +13,7 @@ _ON_BOTH_LOOPS = {
     "test_relay.py",
     "test_dial.py",
     "test_faults.py",
+    "test_bulk.py",
 }
 """Files whose behaviour the event loop could change: they run on the one we use and on the portable one."""
 

@@ -140,6 +140,25 @@ async def test_a_client_that_half_closes_gets_its_answer() -> None:
         assert await reader.read() == b""
 
 
+async def test_a_client_that_gave_up_does_not_hold_its_place_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    monkeypatch.setattr("cloned_proxy.proxy.plain.exchange._AFTER_FIN", 0.1)
+    async with upstream(silent) as server, world(allow(HOST, server.port)) as w:
+        _, writer = await w.connect()
+        writer.write(request(server.port))
+        await until(lambda: w.enforcer._budgets.usage(None).concurrent == 1)
+        await until(lambda: bool(server.connections))
+        writer.close()  # FIN, as of a client whose own timeout has passed
+
+        def given_back() -> bool:
+            w.gate.sweep()
+            return w.enforcer._budgets.usage(None).concurrent == 0
+
+        await until(given_back)
+
+
 # Memory.
 
 
@@ -379,6 +398,27 @@ async def test_a_revoked_request_is_reset_within_a_sweep() -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()
         await w.settled()
+    assert [end.cause for end in w.audit.ends] == ["revoked:host_not_allowed"]
+
+
+async def test_a_revoked_request_without_an_answer_yet_is_told_why() -> None:
+    reached = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_message(reader)
+        reached.set()
+        await reader.read()
+
+    async with upstream(serve) as server, world(allow(HOST, server.port)) as w, client(w) as (reader, writer):
+        writer.write(request(server.port))
+        await reached.wait()
+        w.policies.current = policy()
+        w.gate.sweep()
+        head = await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await w.settled()
+    assert head.startswith(b"HTTP/1.1 403 ")
+    assert b"X-Cloned-Proxy-Reason: host_not_allowed" in head
     assert [end.cause for end in w.audit.ends] == ["revoked:host_not_allowed"]
 
 

@@ -105,6 +105,8 @@ class PlainClient(asyncio.Protocol):
         self.eof = True
         if self._exchange is not None and not self._exchange.sent:
             self.cut("client_reset")
+        elif self._exchange is not None:
+            self._exchange.client_ended()
         # A client may send all that it has to say, and then FIN: it gets its answers.
         return self._exchange is not None or self._phase is _Phase.DECIDING
 

@@ -43,6 +43,8 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """RFC 9110, section 9.2.1: what may be sent a second time when the first try met a stale connection."""
 _LAST_CHUNK: Final = b"0\r\n"
 _NEVER: Final = float("inf")
+_AFTER_FIN: Final = 5.0
+"""Seconds that a response may still take to begin when the client has nothing more to say."""
 
 
 class Exchange:
@@ -79,7 +81,7 @@ class Exchange:
         self.due = _NEVER
         """When the response must have begun, monotonic."""
         self._last_byte = time.monotonic()
-        self.tunnel = Tunnel(grant, client.cut, self._last_byte_at)
+        self.tunnel = Tunnel(grant, self._cut_from_outside, self._last_byte_at)
 
     def begin(self) -> None:
         parts = self._client.parts
@@ -144,6 +146,11 @@ class Exchange:
                 out += (_LAST_CHUNK, trailers_of(body), b"\r\n")
             self._body = None
             self._await_response()
+
+    def client_ended(self) -> None:
+        """The client has sent FIN: half a close, or, far more often, a client that gave up and holds a place."""
+        if self.due is not _NEVER:
+            self.due = min(self.due, time.monotonic() + _AFTER_FIN)
 
     def _await_response(self) -> None:
         if self._response is None:
@@ -336,6 +343,17 @@ class Exchange:
             self._relay.cut(cause)
         else:
             self._end(cause)
+
+    def _cut_from_outside(self, cause: str) -> None:
+        """By the sweep: a client that has got nothing yet is told why, like one that comes a moment later."""
+        enforcer = self._client.parts.enforcer
+        decision = enforcer.review(self._grant)
+        if self._started or self._response is not None or decision.passes:
+            self._client.cut(cause)
+            return
+        refusal = enforcer.amend(self._grant, decision)
+        self._end(cause)
+        self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
     def refuse_body(self, error: BodyError) -> None:
         """The request's body is malformed: what has gone upstream of it stays incomplete."""
