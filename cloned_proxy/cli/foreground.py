@@ -11,26 +11,49 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
 from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled, tame_garbage_collector
 from cloned_proxy.policy.model import Anonymous
 from cloned_proxy.proxy.server import ServeOptions, Server
+from cloned_proxy.proxy.supervisor import Supervisor
 from cloned_proxy.store.workspace import Workspace
 
 _log = structlog.get_logger(__name__)
 
 
 def run_in_foreground(
-    *, listen: tuple[str, int], metrics: tuple[str, int] | None, policy_file: Path | None, directory: Path | None
+    *,
+    listen: tuple[str, int],
+    metrics: tuple[str, int] | None,
+    policy_file: Path | None,
+    directory: Path | None,
+    workers: int,
 ) -> None:
-    """Serves until SIGTERM or SIGINT. Raises StoreError, PolicyError or BindError when it cannot start."""
+    """Serves until a signal. Raises StoreError, PolicyError, BindError or CommandError when it cannot start."""
     raise_open_files()
     # Libraries that log by the standard way say what is wrong and nothing else: decisions are on record already.
     logging.getLogger().setLevel(logging.WARNING)
     options = ServeOptions(listen=listen, metrics=metrics, policy_file=policy_file)
+    workspace = Workspace.find(directory)
+    if workers > 1:
+        _supervise(workspace, options, workers)
+        return
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(Server(Workspace.find(directory), options)))
+        runner.run(_serve(Server(workspace, options)))
+
+
+def _supervise(workspace: Workspace, options: ServeOptions, workers: int) -> None:
+    supervisor = Supervisor(workspace, options, workers=workers, loop_factory=new_event_loop)
+
+    def ready() -> None:
+        _announce(supervisor)
+        _warn_of_exposure(supervisor)
+
+    tame_garbage_collector()  # the workers inherit it
+    if not supervisor.run(on_ready=ready):
+        raise CommandError("not every worker could start; see the messages above", code=FAILED)
 
 
 async def _serve(server: Server) -> None:
@@ -58,14 +81,14 @@ async def _serve(server: Server) -> None:
         _log.info("stopped")
 
 
-def _warn_of_exposure(server: Server) -> None:
+def _warn_of_exposure(server: Server | Supervisor) -> None:
     host = urlsplit(f"//{server.address}").hostname or ""
     if not ip_address(host).is_loopback:
         whom = "the global rules" if server.policy.anonymous is Anonymous.GLOBAL else "nothing"
         _log.warning("other machines can reach this proxy", listen=server.address, without_credential=whom)
 
 
-def _announce(server: Server) -> None:
+def _announce(server: Server | Supervisor) -> None:
     """The addresses, and two lines to try them with. On stdout: it is what the command was asked for."""
     policy = server.policy
     proxy = f"http://{server.address}"

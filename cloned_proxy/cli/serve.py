@@ -17,6 +17,9 @@ def serve(
     metrics: Annotated[
         str, typer.Option("--metrics", metavar="HOST:PORT|off", help="/metrics, /healthz and /readyz.")
     ] = "127.0.0.1:8083",
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=64, help="Processes that serve; more than one for more processors.")
+    ] = 1,
     policy: PolicyOption = None,
     workspace: WorkspaceOption = None,
     log_format: Annotated[
@@ -37,4 +40,6 @@ def serve(
     if proxy_address is None:
         raise CommandError("--listen cannot be off; write HOST:PORT such as 127.0.0.1:8081")
     configure_logging(log_format)
-    run_in_foreground(listen=proxy_address, metrics=metrics_address, policy_file=policy, directory=workspace)
+    run_in_foreground(
+        listen=proxy_address, metrics=metrics_address, policy_file=policy, directory=workspace, workers=workers
+    )

@@ -1,19 +1,21 @@
 """What each tool has in use: open flows, requests of the last minute, bytes of the last hour, lease uses.
 
-Counters of one process, on the event loop. Only `policy.decide` says what the numbers mean.
+The numbers are those of all workers together. Only `policy.decide` says what they mean.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
-from cloned_proxy.policy.decide import Usage
-from cloned_proxy.policy.model import Limits, Rule
+from cloned_proxy.policy.decide import Usage, decide_limits
+from cloned_proxy.policy.model import Decision, Limits, Rule
+from cloned_proxy.proxy.cells import Cells, CellStore, OwnCells
 
-_MINUTE: Final = 60.0
-_MINUTES_AN_HOUR: Final = 60
+_MINUTE: Final = 60
+_PLACES: Final = 61
+"""Sixty whole steps and the one that has begun: a window is never shorter than it says, and at most a step longer."""
 
 
 class LeaseLedger(Protocol):
@@ -24,7 +26,10 @@ class LeaseLedger(Protocol):
         """Ids of rules whose uses are used up; a live view."""
 
     def take(self, rule: Rule) -> bool:
-        """Takes one use; False when none is left."""
+        """Takes one use as far as this process knows; False when none is left. The commit of its event decides."""
+
+    def exhaust(self, rule: Rule) -> None:
+        """Another process took the last use."""
 
 
 class Charge:
@@ -41,82 +46,128 @@ class Charge:
     def up(self, count: int) -> None:
         """Bytes from the caller to the upstream."""
         self.bytes_up += count
-        self._account.add_bytes(count)
+        self._account.bytes.add(count)
 
     def down(self, count: int) -> None:
         """Bytes from the upstream to the caller."""
         self.bytes_down += count
-        self._account.add_bytes(count)
+        self._account.bytes.add(count)
 
     def close(self) -> bool:
         """Gives the place back. True the first time, False afterwards."""
         if not self.open:
             return False
         self.open = False
-        self._account.concurrent -= 1
+        self._account.leave()
         return True
 
 
-class _Account:
-    __slots__ = ("_byte_minutes", "_clock", "_requests", "concurrent")
+class _Window:
+    """Amounts by step of time over the last sixty steps: a ring of stamps and one of amounts in each worker's row."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    __slots__ = ("_cells", "_clock", "_mine", "_start", "_step")
+
+    def __init__(self, cells: Cells, start: int, step: int, clock: Callable[[], float]) -> None:
+        self._cells = cells
+        self._start = start
+        self._mine = cells.own * cells.width + start
+        self._step = step
         self._clock = clock
-        self.concurrent = 0
-        self._requests: deque[float] = deque()
-        # One [minute, bytes] pair a minute that saw traffic: an hour needs at most 61 of them.
-        self._byte_minutes: deque[list[int]] = deque()
 
-    def add_request(self) -> None:
-        self._forget_old()
-        self._requests.append(self._clock())
+    def add(self, amount: int) -> None:
+        values, now = self._cells.values, int(self._clock()) // self._step
+        stamp = self._mine + now % _PLACES
+        if values[stamp] != now:
+            # In this order a sibling that reads in between sees an old stamp with nothing, never a new one with more.
+            values[stamp + _PLACES] = 0
+            values[stamp] = now
+        values[stamp + _PLACES] += amount
 
-    def add_bytes(self, count: int) -> None:
-        minute = int(self._clock() // _MINUTE)
-        if self._byte_minutes and self._byte_minutes[-1][0] == minute:
-            self._byte_minutes[-1][1] += count
-        else:
-            self._byte_minutes.append([minute, count])
-            self._forget_old()
+    def total(self) -> int:
+        return sum(amount for _, amount in self._recent())
 
-    def usage(self) -> Usage:
-        self._forget_old()
-        return Usage(self.concurrent, len(self._requests), sum(count for _, count in self._byte_minutes))
+    def seconds_until(self, limit: int) -> int:
+        """Whole seconds until so much has left the window that less than `limit` is in it; at least 1."""
+        recent = sorted(self._recent())
+        excess = sum(amount for _, amount in recent) - max(limit, 1) + 1
+        for stamp, amount in recent:
+            excess -= amount
+            if excess <= 0:
+                return max(1, math.ceil((stamp + _PLACES) * self._step - self._clock()))
+        return 1
+
+    def _recent(self) -> list[tuple[int, int]]:
+        cells, oldest = self._cells, int(self._clock()) // self._step - _PLACES + 1
+        found: list[tuple[int, int]] = []
+        for row in range(self._start, cells.width * cells.workers, cells.width):
+            stamps, amounts = cells.values[row : row + _PLACES], cells.values[row + _PLACES : row + 2 * _PLACES]
+            found += [(stamp, amount) for stamp, amount in zip(stamps, amounts, strict=True) if stamp >= oldest]
+        return found
+
+
+class _Account:
+    """Cell 0 of a row counts the worker's open flows; the windows of requests and of bytes follow it."""
+
+    __slots__ = ("_cells", "_mine", "bytes", "requests")
+
+    WIDTH: Final = 1 + 4 * _PLACES
+
+    def __init__(self, cells: Cells, clock: Callable[[], float]) -> None:
+        self._cells = cells
+        self._mine = cells.own * cells.width
+        self.requests = _Window(cells, 1, 1, clock)
+        self.bytes = _Window(cells, 1 + 2 * _PLACES, _MINUTE, clock)
+
+    def enter(self, decision: Decision, limits: Limits) -> Decision:
+        """Counts one request and one open flow, unless the limits refuse them."""
+        with self._cells.turn:
+            decision = decide_limits(decision, limits, self.usage(limits))
+            if decision.passes:
+                self.requests.add(1)
+                self._cells.values[self._mine] += 1
+        return decision
+
+    def leave(self) -> None:
+        self._cells.values[self._mine] -= 1
+
+    def usage(self, limits: Limits | None) -> Usage:
+        """What the limits ask for, all of it without them: the windows take ten times as long as the rest."""
+        return Usage(
+            sum(self._cells.column(0)),
+            self.requests.total() if limits is None or limits.requests_per_minute is not None else 0,
+            self.bytes.total() if limits is None or limits.bytes_per_hour is not None else 0,
+        )
 
     def retry_after(self, limits: Limits) -> int:
         """Whole seconds until a request may pass again, as far as that can be known; at least 1."""
-        self._forget_old()
-        if limits.requests_per_minute is not None and len(self._requests) >= limits.requests_per_minute:
-            oldest = self._requests[-limits.requests_per_minute] if limits.requests_per_minute else self._requests[0]
-            return max(1, int(oldest + _MINUTE - self._clock()) + 1)
-        if limits.bytes_per_hour is not None and self._byte_minutes:
-            return max(1, int((self._byte_minutes[0][0] + _MINUTES_AN_HOUR) * _MINUTE - self._clock()) + 1)
-        return 1
-
-    def _forget_old(self) -> None:
-        now = self._clock()
-        while self._requests and self._requests[0] <= now - _MINUTE:
-            self._requests.popleft()
-        while self._byte_minutes and self._byte_minutes[0][0] <= now // _MINUTE - _MINUTES_AN_HOUR:
-            self._byte_minutes.popleft()
+        wait = 1
+        if limits.requests_per_minute is not None and self.requests.total() >= limits.requests_per_minute:
+            wait = self.requests.seconds_until(limits.requests_per_minute)
+        if limits.bytes_per_hour is not None and self.bytes.total() >= limits.bytes_per_hour:
+            wait = max(wait, self.bytes.seconds_until(limits.bytes_per_hour))
+        return wait
 
 
 class Budgets:
     """The accounts of all tools. `clock` is monotonic: a wall clock set back must not refill a budget."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], store: CellStore | None = None) -> None:
+        """`store` says with whom the accounts are shared; nobody by default."""
         self._clock = clock
+        self._store: CellStore = store or OwnCells()
         self._accounts: dict[str | None, _Account] = {}
 
-    def usage(self, tool: str | None) -> Usage:
-        return self._account(tool).usage()
+    def usage(self, tool: str | None, limits: Limits | None = None) -> Usage:
+        """What the tool uses now; with `limits`, only the numbers that they bound."""
+        return self._account(tool).usage(limits)
 
-    def open(self, tool: str | None) -> Charge:
-        """Counts one request and one open flow of the tool. The caller asked `usage` and `decide_limits` first."""
+    def open(self, decision: Decision, tool: str | None, limits: Limits) -> tuple[Decision, Charge | None]:
+        """Counts one request and one open flow of the tool, or refuses the decision: in one step over all workers."""
+        if not decision.passes:
+            return decision, None
         account = self._account(tool)
-        account.add_request()
-        account.concurrent += 1
-        return Charge(account)
+        decision = account.enter(decision, limits)
+        return decision, Charge(account) if decision.passes else None
 
     def retry_after(self, tool: str | None, limits: Limits) -> int:
         return self._account(tool).retry_after(limits)
@@ -125,5 +176,6 @@ class Budgets:
         # Bounded: a tool name comes from a signed token or a listener, never from a caller's free text.
         account = self._accounts.get(tool)
         if account is None:
-            account = self._accounts[tool] = _Account(self._clock)
+            cells = self._store.open("anonymous" if tool is None else f"tool {tool}", _Account.WIDTH)
+            account = self._accounts[tool] = _Account(cells, self._clock)
         return account

@@ -17,11 +17,13 @@ import structlog
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.model import (
+    NO_LIMITS,
     Address,
     Caller,
     Decision,
     Host,
     IdentityRefusal,
+    Limits,
     Policy,
     Principal,
     Reason,
@@ -36,6 +38,7 @@ from cloned_proxy.telemetry.events import (
     DecisionEvent,
     FlowEnd,
     Kind,
+    LeaseUsedUpError,
     new_decision_id,
 )
 from cloned_proxy.telemetry.metrics import Metrics
@@ -93,7 +96,9 @@ class _Question(NamedTuple):
 
     @property
     def spends_use(self) -> bool:
-        return _spends_use(self.decision, self.kind)
+        """The requests inside an inspected tunnel spend uses, not the CONNECT that carries them."""
+        rule = self.decision.rule
+        return rule is not None and rule.max_uses is not None and self.kind is not Kind.INSPECTED_TUNNEL
 
 
 class Enforcer:
@@ -111,7 +116,9 @@ class Enforcer:
         own_listeners: Container[tuple[Address, int]],
         clock: Callable[[], float] = time.time,
         strict_durability: bool = False,
+        flows_per_tool: int | None = None,
     ) -> None:
+        """`flows_per_tool` bounds what any one tool may have open, whatever the policy allows it (`fair_share`)."""
         self._policies = policies
         self._resolver = resolver
         self._budgets = budgets
@@ -121,6 +128,7 @@ class Enforcer:
         self._own_listeners = own_listeners
         self._clock = clock
         self._strict_durability = strict_durability
+        self._fair_limits = Limits(concurrent=flows_per_tool)
 
     async def authorise(
         self,
@@ -168,9 +176,14 @@ class Enforcer:
         outcome = self._answer(question, addresses)
         if isinstance(outcome, Refusal):
             return outcome
-        event = self._event(caller, outcome.decision, outcome.kind, outcome.policy)
-        self._record(event, time.perf_counter() - outcome.started)
-        return self._grant(outcome, event, addresses)
+        question, charge = outcome
+        event = self._event(caller, question.decision, question.kind, question.policy)
+        try:
+            self._record(event, time.perf_counter() - question.started)
+        except BaseException:
+            charge.close()
+            raise
+        return _grant(question, event, addresses, charge)
 
     async def _authorise(
         self, caller: Caller, request: Request, kind: Kind, pinned: tuple[Address, ...] | None
@@ -196,22 +209,19 @@ class Enforcer:
         outcome = self._answer(question, pinned)
         if isinstance(outcome, Refusal):
             return outcome
-        if self._strict_durability or outcome.spends_use:
-            return await self._granted_on_disk(outcome, pinned)
-        event = self._event(caller, outcome.decision, outcome.kind, outcome.policy)
-        self._record(event, time.perf_counter() - outcome.started)
-        return self._grant(outcome, event, pinned)
+        return await self._granted(*outcome, pinned)
 
-    async def _granted_on_disk(self, question: _Question, addresses: tuple[Address, ...]) -> Grant | Refusal:
-        event = self._event(question.caller, question.decision, question.kind, question.policy)
-        # Charged before the record is awaited: requests that wait for the disk together must see each other.
-        grant = self._grant(question, event, addresses)
+    async def _granted(self, question: _Question, charge: Charge, addresses: tuple[Address, ...]) -> Grant | Refusal:
         try:
-            await self._audit.commit(event)
+            event = await self._put_on_record(question)
+        except LeaseUsedUpError:
+            charge.close()
+            refused = replace(question.decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
+            return self._refused(question.caller, refused, question.kind, question.policy, question.started)
         except BaseException:
-            grant.charge.close()
+            charge.close()
             raise
-        self._metrics.decided(event, time.perf_counter() - question.started)
+        grant = _grant(question, event, addresses, charge)
         # The disk may have been slow, and what was revoked meanwhile is not dialled.
         if self._policies.current is not question.policy and not (now := self.review(grant)).passes:
             refusal = self.amend(grant, now)
@@ -230,22 +240,16 @@ class Enforcer:
             kind = Kind.INSPECTED_TUNNEL
         return _Question(caller, decision, decision.host, kind, policy, started)
 
-    def _answer(self, question: _Question, addresses: tuple[Address, ...]) -> _Question | Refusal:
-        """The decision on addresses, limits and leases; a pass is not on record yet."""
+    def _answer(self, question: _Question, addresses: tuple[Address, ...]) -> tuple[_Question, Charge] | Refusal:
+        """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet."""
         caller, decision, _, kind, policy, started = question
         decision = decide_addresses(decision, addresses, self._own_listeners)
-        limits = policy.scope_of(caller.tool).limits
-        decision = decide_limits(decision, limits, self._budgets.usage(caller.tool))
-        decision = self._take_lease(decision, kind)
-        if not decision.passes:
+        limits = self._fair(policy.scope_of(caller.tool).limits)
+        decision, charge = self._budgets.open(decision, caller.tool, limits)
+        if charge is None:
             retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
             return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
-        return question if decision is question.decision else question._replace(decision=decision)
-
-    def _grant(self, question: _Question, event: DecisionEvent, addresses: tuple[Address, ...]) -> Grant:
-        caller, decision, _, kind, policy, _ = question
-        charge = self._budgets.open(caller.tool)
-        return Grant(event.id, kind, decision, caller, addresses, policy, charge, time.monotonic())
+        return question if decision is question.decision else question._replace(decision=decision), charge
 
     def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
         """Puts on record a refusal that the form of a head decides: `malformed_request` or `host_header_mismatch`."""
@@ -275,10 +279,9 @@ class Enforcer:
         decision = decide(policy, grant.caller, grant.decision.request, self._clock(), spent)
         decision = decide_addresses(decision, grant.addresses, self._own_listeners)
         if policy is not None and decision.passes:
-            usage = self._budgets.usage(grant.caller.tool)
             # An open flow already counts as a request and as concurrent; only its bytes go on.
             bytes_only = replace(policy.scope_of(grant.caller.tool).limits, concurrent=None, requests_per_minute=None)
-            decision = decide_limits(decision, bytes_only, usage)
+            decision = decide_limits(decision, bytes_only, self._budgets.usage(grant.caller.tool, bytes_only))
         return decision
 
     def finish(self, grant: Grant, cause: str) -> None:
@@ -297,13 +300,35 @@ class Enforcer:
         except AuditUnavailableError:
             self._metrics.audit_dropped()
 
-    def _take_lease(self, decision: Decision, kind: Kind) -> Decision:
-        rule = decision.rule
-        if not decision.passes or rule is None or rule.max_uses is None or rule.denies:
-            return decision
-        if kind is Kind.INSPECTED_TUNNEL or self._leases.take(rule):
-            return decision
-        return replace(decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
+    async def _put_on_record(self, question: _Question) -> DecisionEvent:
+        """Records what passes, durably where it must be. Raises LeaseUsedUpError and AuditUnavailableError."""
+        spends = question.spends_use
+        event = self._event(question.caller, question.decision, question.kind, question.policy, spends_use=spends)
+        rule = question.decision.rule
+        if spends and rule is not None:
+            if not self._leases.take(rule):
+                raise LeaseUsedUpError(rule.id)
+            try:
+                await self._audit.commit(event, uses=rule.max_uses)
+            except LeaseUsedUpError:
+                self._leases.exhaust(rule)
+                raise
+        elif self._strict_durability:
+            await self._audit.commit(event)
+        else:
+            self._record(event, time.perf_counter() - question.started)
+            return event
+        self._metrics.decided(event, time.perf_counter() - question.started)
+        return event
+
+    def _fair(self, limits: Limits) -> Limits:
+        """The limits, with the share of the proxy that any tool has at most."""
+        if limits is NO_LIMITS:
+            return self._fair_limits
+        share = self._fair_limits.concurrent
+        if share is None or (limits.concurrent is not None and limits.concurrent <= share):
+            return limits
+        return replace(limits, concurrent=share)
 
     def _refused(
         self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float
@@ -321,7 +346,9 @@ class Enforcer:
         self._audit.record(event)
         self._metrics.decided(event, seconds)
 
-    def _event(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None) -> DecisionEvent:
+    def _event(
+        self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, *, spends_use: bool = False
+    ) -> DecisionEvent:
         request, rule = decision.request, decision.rule
         return DecisionEvent(
             id=new_decision_id(),
@@ -338,11 +365,10 @@ class Enforcer:
             rule=rule.id if rule is not None else "",
             policy=policy.version if policy is not None else "",
             hint=hint(decision),
-            spends_use=_spends_use(decision, kind),
+            spends_use=spends_use,
         )
 
 
-def _spends_use(decision: Decision, kind: Kind) -> bool:
-    """The requests inside an inspected tunnel spend uses, not the CONNECT that carries them."""
-    rule = decision.rule
-    return decision.passes and rule is not None and rule.max_uses is not None and kind is not Kind.INSPECTED_TUNNEL
+def _grant(question: _Question, event: DecisionEvent, addresses: tuple[Address, ...], charge: Charge) -> Grant:
+    caller, decision, _, kind, policy, _ = question
+    return Grant(event.id, kind, decision, caller, addresses, policy, charge, time.monotonic())

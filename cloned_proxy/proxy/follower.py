@@ -23,8 +23,17 @@ class PolicyFollower:
     """The live policy of one process, and everything that follows it."""
 
     def __init__(
-        self, path: Path, *, state: State, metrics: Metrics, resolver: Resolver, clock: Callable[[], float]
+        self,
+        path: Path,
+        *,
+        state: State,
+        metrics: Metrics,
+        resolver: Resolver,
+        clock: Callable[[], float],
+        leads: bool = True,
     ) -> None:
+        """One of several workers `leads`: a change of the file is recorded and counted once."""
+        self._leads = leads
         self._state = state
         self._metrics = metrics
         self._resolver = resolver
@@ -53,20 +62,22 @@ class PolicyFollower:
     def _changed(self, policy: Policy) -> None:
         self._resolver.forget()
         self._metrics.know_tools(policy.tools)
-        self._metrics.policy_loaded(rules=len(policy.rules), at=self._clock())
+        self._metrics.policy_loaded(rules=len(policy.rules), at=self._clock(), counts=self._leads)
         try:
-            self._state.leases.keep(policy.rules)
+            self._state.leases.keep(policy.rules, forget=self._leads)
         except AuditUnavailableError as error:
             _log.warning("uses of rules that are gone stay counted", reason=str(error))
         self._sweep()
         self._record("reload", f"{policy.source}: mode {policy.mode}, rules: {len(policy.rules)}", policy.version)
 
     def _rejected(self, error: PolicyError | StoreError) -> None:
-        self._metrics.policy_rejected()
+        self._metrics.policy_rejected(counts=self._leads)
         kept = self.live.current.version if self.live.current is not None else ""
         self._record("reject", str(error), kept)
 
     def _record(self, action: str, summary: str, version: str) -> None:
+        if not self._leads:
+            return
         try:
             self._state.audit.record(PolicyEvent(self._clock(), action, "file", summary, "", version))
         except AuditUnavailableError:

@@ -10,7 +10,9 @@ from typing import Final
 
 from cloned_proxy.proxy import connect, splice
 from cloned_proxy.proxy.bulk import Splicer
+from cloned_proxy.proxy.cells import CellStore, OwnCells
 from cloned_proxy.proxy.connection import ClientConnection, GateParts
+from cloned_proxy.proxy.crowd import Crowd
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import BACKLOG, Listener
@@ -37,9 +39,13 @@ class Gate:
         inspector: Inspector | None,
         clock: Callable[[], float] = time.time,
         spliced: bool = splice.AVAILABLE,
+        cells: CellStore | None = None,
     ) -> None:
-        """`spliced` False keeps all bytes on the transports, as where there is no `os.splice`."""
-        self._max_connections: Final = settings.max_connections
+        """`spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
+
+        `cells` is where the workers count their connections; the cap holds for all of them together.
+        """
+        self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells())
         self._servers: dict[Listener, asyncio.Server] = {}
         self._connections: set[ClientConnection] = set()
         self._all_gone = asyncio.Event()
@@ -133,13 +139,15 @@ class Gate:
         return True
 
     def _admit(self, connection: ClientConnection) -> bool:
-        if len(self._connections) >= self._max_connections + _TURNED_AWAY_AT_ONCE:
+        admitted = self._crowd.enter(connection, connection.listener, contended=len(self._servers) > 1)
+        if not admitted and len(self._connections) - len(self._crowd) >= _TURNED_AWAY_AT_ONCE:
             connection.cut("overloaded")
         self._connections.add(connection)
         self._all_gone.clear()
-        return len(self._connections) <= self._max_connections
+        return admitted
 
     def _forget(self, connection: ClientConnection) -> None:
+        self._crowd.leave(connection)
         self._connections.discard(connection)
         if not self._connections:
             self._all_gone.set()

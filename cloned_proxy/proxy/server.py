@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +19,15 @@ from prometheus_client import CollectorRegistry
 
 from cloned_proxy.policy.model import ANONYMOUS, Policy
 from cloned_proxy.proxy.budget import Budgets
+from cloned_proxy.proxy.cells import OwnCells, SharedCells
+from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import BindError, Listener, OwnListeners, bind_tcp
 from cloned_proxy.proxy.resolver import Resolver
+from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
@@ -80,11 +83,13 @@ class Server:
         options: ServeOptions | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        seat: Seat | None = None,
     ) -> None:
-        """`clock` gives Unix seconds."""
+        """`clock` gives Unix seconds; `seat` is for one of several workers, whose exposition is not its own."""
         self.workspace: Final = workspace
         self._options: Final = options or ServeOptions()
         self._clock: Final = clock
+        self._seat: Final = seat
         self._up: _Running | None = None
         self._cut: Final = asyncio.Event()
         self._stopping = False
@@ -99,9 +104,9 @@ class Server:
             config = self.workspace.config()
             core = await self._assemble(parts, config)
             exposition = self._expose(parts, core)
-            listening = bind_tcp(*self._options.listen)
+            listening = self._seat.listening if self._seat is not None else bind_tcp(*self._options.listen)
             parts.callback(listening.close)
-            host = Listener(listening, ANONYMOUS, _authority(*listening.getsockname()[:2]))
+            host = Listener(listening, ANONYMOUS, authority(*listening.getsockname()[:2]))
             parts.push_async_callback(core.gate.drain, 0)
             self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy.drain_seconds)
         try:
@@ -157,7 +162,7 @@ class Server:
     def metrics_address(self) -> str | None:
         """`host:port` of `/metrics`, `/healthz` and `/readyz`; None when they are off."""
         exposition = self._running.exposition
-        return _authority(*exposition.address) if exposition is not None else None
+        return authority(*exposition.address) if exposition is not None else None
 
     def problems(self) -> tuple[str, ...]:
         """Why this process should get no traffic now; empty when it is ready. Called from another thread, too."""
@@ -179,27 +184,35 @@ class Server:
         return self._up
 
     async def _assemble(self, parts: AsyncExitStack, config: Config) -> _Core:
-        policy_file = self.workspace.policy_path(self._options.policy_file, config=config)
-        if policy_file == self.workspace.policy_file:
-            _ensure_policy(policy_file)
+        seat = self._seat
+        policy_file = find_policy(self.workspace, config, self._options.policy_file)
         key = load_or_create_key(self.workspace.identity_key)
         metrics = Metrics(CollectorRegistry())
         state = State(self.workspace.state_db, config.audit, clock=self._clock, on_queue=metrics.audit_queue)
         parts.push_async_callback(asyncio.to_thread, state.close)
         resolver = Resolver(config.proxy)
         parts.callback(resolver.close)
-        follower = PolicyFollower(policy_file, state=state, metrics=metrics, resolver=resolver, clock=self._clock)
+        follower = PolicyFollower(
+            policy_file,
+            state=state,
+            metrics=metrics,
+            resolver=resolver,
+            clock=self._clock,
+            leads=seat is None or seat.leads,
+        )
+        cells = SharedCells(seat.directory, own=seat.number, workers=seat.of) if seat is not None else OwnCells()
         own = OwnListeners()
         enforcer = Enforcer(
             policies=follower.live,
             resolver=resolver,
-            budgets=Budgets(time.monotonic),
+            budgets=Budgets(time.monotonic, cells),
             leases=state.leases,
             audit=state.audit,
             metrics=metrics,
             own_listeners=own,
             clock=self._clock,
             strict_durability=config.audit.durability == "strict",
+            flows_per_tool=fair_share(config.proxy.max_connections),
         )
         inspector = MitmInspector(
             enforcer=enforcer,
@@ -217,19 +230,28 @@ class Server:
             metrics=metrics,
             inspector=inspector,
             clock=self._clock,
+            cells=cells,
         )
 
         def sweep() -> None:
             gate.sweep()
             inspector.sweep()
 
+        async def sweep_by_time() -> None:
+            sweep()
+
         await follower.start(sweep)
         parts.push_async_callback(follower.stop)
-        sweeping = asyncio.create_task(_sweep_each_second(sweep))
-        parts.push_async_callback(_end, sweeping)
+        # Two tasks: a database that hangs must not keep tunnels open.
+        for task in (_each_second(sweep_by_time), _each_second(state.follow_leases)):
+            parts.push_async_callback(_end, asyncio.create_task(task))
         return _Core(state, follower, gate, own, metrics)
 
     def _expose(self, parts: AsyncExitStack, core: _Core) -> Exposition | None:
+        if self._seat is not None:
+            if self._seat.metrics is not None:
+                core.own.add_address(*self._seat.metrics)
+            return None
         if self._options.metrics is None:
             return None
         host, port = self._options.metrics
@@ -237,7 +259,7 @@ class Server:
             exposition = Exposition((host, port), core.metrics.registry, self.problems)
         except OSError as error:
             raise BindError(
-                f"{_authority(host, port)} for metrics: {error.strerror or error}; "
+                f"{authority(host, port)} for metrics: {error.strerror or error}; "
                 "stop the program that listens there, or use --metrics HOST:PORT or --metrics off"
             ) from error
         parts.push_async_callback(asyncio.to_thread, exposition.close)
@@ -245,19 +267,20 @@ class Server:
         return exposition
 
 
-def _ensure_policy(path: Path) -> None:
-    """A workspace without a policy gets the shipped default, once; a broken one is never replaced."""
-    if path.exists(follow_symlinks=False):
-        return
-    write_atomically(path, share_path("config", "policy.yaml").read_bytes())
-    _log.info("no policy in the workspace: the shipped default was copied there", path=str(path))
+def find_policy(workspace: Workspace, config: Config, asked_for: Path | None) -> Path:
+    """The policy file to follow. A workspace without one gets the shipped default; a broken one is never replaced."""
+    path = workspace.policy_path(asked_for, config=config)
+    if path == workspace.policy_file and not path.exists(follow_symlinks=False):
+        write_atomically(path, share_path("config", "policy.yaml").read_bytes())
+        _log.info("no policy in the workspace: the shipped default was copied there", path=str(path))
+    return path
 
 
-async def _sweep_each_second(sweep: Callable[[], None]) -> None:
+async def _each_second(work: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         try:
-            sweep()
+            await work()
         except Exception:  # noqa: BLE001  revocation by time must outlive one fault
             _log.exception("a sweep failed; the next one follows in a second")
 
@@ -274,5 +297,6 @@ def _accepts(listening: socket.socket) -> bool:
         return False
 
 
-def _authority(host: str, port: int) -> str:
+def authority(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -18,8 +18,7 @@ from cloned_proxy.telemetry.events import DecisionEvent, Event
 
 _PRUNE_GROUP: Final = 5000
 _INSERT: Final = (
-    "INSERT INTO entries (seq, body, hash) "
-    "SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) ORDER BY key"
+    "INSERT INTO entries (seq, body, hash) SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) ORDER BY key"
 )
 
 
@@ -140,7 +139,7 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
     _set_link(database, "head", link)
     database.executemany(
         "INSERT INTO rule_hits VALUES (?, ?, ?) "
-        "ON CONFLICT (rule) DO UPDATE SET hits = hits + excluded.hits, last = excluded.last",
+        "ON CONFLICT (rule) DO UPDATE SET hits = hits + excluded.hits, last = max(last, excluded.last)",
         [(rule, count, at) for rule, (count, at) in hits.items()],
     )
     database.executemany(
@@ -152,6 +151,12 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
 def forget_rules(database: sqlite3.Connection, rules: Iterable[str]) -> None:
     """Drops the lease counts of rules that left the policy, inside the caller's transaction."""
     database.executemany("DELETE FROM leases WHERE rule = ?", [(rule,) for rule in rules])
+
+
+def lease_use(database: sqlite3.Connection, rule: str) -> int:
+    """Uses taken from one rule. Raises sqlite3.Error."""
+    row = database.execute("SELECT used FROM leases WHERE rule = ?", (rule,)).fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 def lease_uses(database: sqlite3.Connection) -> dict[str, int]:

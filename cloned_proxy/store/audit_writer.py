@@ -20,10 +20,10 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.store.audit_log import append_events, forget_rules, newest_at, prune_entries
+from cloned_proxy.store.audit_log import append_events, forget_rules, lease_use, newest_at, prune_entries
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.telemetry.events import AuditUnavailableError, Event
+from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, LeaseUsedUpError
 
 _log = structlog.get_logger(__name__)
 
@@ -42,12 +42,14 @@ class _Awaited:
     event: Event
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[None]
+    uses: int | None = None
+    """Of its rule; the event takes one."""
 
-    def settle(self, failure: AuditUnavailableError | None) -> None:
+    def settle(self, failure: AuditUnavailableError | LeaseUsedUpError | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self.loop.call_soon_threadsafe(self._settle, failure)
 
-    def _settle(self, failure: AuditUnavailableError | None) -> None:
+    def _settle(self, failure: AuditUnavailableError | LeaseUsedUpError | None) -> None:
         if self.future.done():
             return
         if failure is None:
@@ -126,10 +128,13 @@ class AuditWriter:
         """Queues one event; about a microsecond. Raises AuditUnavailableError."""
         self._accept(event)
 
-    async def commit(self, event: Event) -> None:
-        """Queues one event and returns when it is on disk. Raises AuditUnavailableError."""
+    async def commit(self, event: Event, *, uses: int | None = None) -> None:
+        """Queues one event and returns when it is on disk, with one of its rule's `uses` taken if that says a number.
+
+        Raises LeaseUsedUpError when no use is left, and AuditUnavailableError.
+        """
         loop = asyncio.get_running_loop()
-        awaited = _Awaited(event, loop, loop.create_future())
+        awaited = _Awaited(event, loop, loop.create_future(), uses)
         self._accept(awaited)
         self._urgent.set()
         await awaited.future
@@ -200,7 +205,7 @@ class AuditWriter:
         """Writes one group; returns what must be tried again."""
         try:
             self._check_file()
-            self._transact(batch)
+            too_late = self._transact(batch)
         except (sqlite3.Error, OSError) as error:
             self._fail(f"{self._path}: the audit log cannot be written: {error}")
             # A request that waited is refused now, so its event must not appear as a pass later.
@@ -213,32 +218,55 @@ class AuditWriter:
             _log.info("the audit log is writable again")
             self._failure = None
         self._in_flight = 0
+        if self._on_queue is not None:
+            self._on_queue(len(self._queue))
+        for late in too_late:
+            late.settle(LeaseUsedUpError())
         for item in batch:
-            if isinstance(item, _Awaited):
+            if isinstance(item, _Awaited):  # settled already: without effect
                 item.settle(None)
         return []
 
-    def _transact(self, batch: Sequence[_Item]) -> None:
+    def _transact(self, batch: Sequence[_Item]) -> list[_Awaited]:
+        """Writes one group in one transaction; returns those whose rule had no use left, which were not written."""
+        too_late: list[_Awaited] = []
         if not batch and self._failure is None:
-            return
+            return too_late
         self._database.execute("BEGIN IMMEDIATE")
         try:
             # After a failure even an empty group writes a page: only that shows that the disk takes data again.
             self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
             events: list[Event] = []
+            used: dict[str, int] = {}
             for item in batch:
                 if isinstance(item, _Forget):
                     append_events(self._database, events)
-                    events = []
+                    events, used = [], {}
                     forget_rules(self._database, item.rules)
+                elif not isinstance(item, _Awaited):
+                    events.append(item)
+                elif self._takes(item, used):
+                    events.append(item.event)
                 else:
-                    events.append(item.event if isinstance(item, _Awaited) else item)
+                    too_late.append(item)
             append_events(self._database, events)
             self._database.execute("COMMIT")
         except BaseException:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
             raise
+        return too_late
+
+    def _takes(self, item: _Awaited, used: dict[str, int]) -> bool:
+        """Whether the event may be written. `used` counts this group's uses, too: nobody else can take one now."""
+        event = item.event
+        if item.uses is None or not isinstance(event, DecisionEvent):
+            return True
+        taken = used.get(event.rule)
+        if taken is None:
+            taken = lease_use(self._database, event.rule)
+        used[event.rule] = taken + 1 if taken < item.uses else taken
+        return taken < item.uses
 
     def _check_file(self) -> None:
         # SQLite would go on writing into a file that was deleted or replaced, where nobody ever reads it.

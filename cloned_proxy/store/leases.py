@@ -1,4 +1,8 @@
-"""Uses taken from rules with `max_uses`: counted in memory, persisted with the decision they paid for."""
+"""Uses taken from rules with `max_uses`: what this process knows of them between two looks into the database.
+
+A use is taken for good in the transaction that records its decision (`AuditWriter.commit`), where every process sees
+the same count. The ledger spares the others the way there, and tells the open tunnels.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,12 @@ from cloned_proxy.policy.model import Rule
 
 
 class LeaseLedger:
-    """Implements `proxy.budget.LeaseLedger`.
-
-    A use is taken in memory first and written with its DecisionEvent. If that write fails the request is refused and
-    the use stays taken until a restart: the count errs to the safe side.
-    """
+    """Implements `proxy.budget.LeaseLedger`."""
 
     def __init__(self, used: Mapping[str, int], forget: Callable[[tuple[str, ...]], None]) -> None:
         self._used = dict(used)
         self._forget = forget
+        self._leased: dict[str, int] = {}
         self._spent: set[str] = set()
 
     @property
@@ -43,16 +44,35 @@ class LeaseLedger:
             self._spent.add(rule.id)
         return granted
 
-    def keep(self, rules: Iterable[Rule]) -> None:
+    def exhaust(self, rule: Rule) -> None:
+        """The database says that nothing is left of the rule."""
+        self._used[rule.id] = max(self._used.get(rule.id, 0), rule.max_uses or 0)
+        self._spent.add(rule.id)
+
+    @property
+    def watches(self) -> bool:
+        """Whether the policy in force has any rule with `max_uses`."""
+        return bool(self._leased)
+
+    def learn(self, used: Mapping[str, int]) -> None:
+        """Takes over the counts of the database: other processes have taken uses, too."""
+        self._used.update((rule, used.get(rule, 0)) for rule in self._leased)
+        self._judge()
+
+    def keep(self, rules: Iterable[Rule], *, forget: bool = True) -> None:
         """Follows a policy that came into force: counts of rules that left it go, a raised `max_uses` counts at once.
 
-        Raises AuditUnavailableError when the counts that go cannot be removed from the database.
+        `forget` False leaves the database to another worker: a late one must not take back uses of a rule that has
+        returned meanwhile. Raises AuditUnavailableError when the counts that go cannot be removed from the database.
         """
-        leased = {rule.id: rule.max_uses for rule in rules if rule.max_uses is not None}
-        gone = tuple(rule for rule in self._used if rule not in leased)
+        self._leased = {rule.id: rule.max_uses for rule in rules if rule.max_uses is not None}
+        gone = tuple(rule for rule in self._used if rule not in self._leased)
         for rule in gone:
             del self._used[rule]
-        # Replaced, not cleared: nobody may see the set while it is half filled.
-        self._spent = {rule for rule, uses in leased.items() if self._used.get(rule, 0) >= uses}
-        if gone:
+        self._judge()
+        if gone and forget:
             self._forget(gone)
+
+    def _judge(self) -> None:
+        # Replaced, not cleared: nobody may see the set while it is half filled.
+        self._spent = {rule for rule, uses in self._leased.items() if self._used.get(rule, 0) >= uses}

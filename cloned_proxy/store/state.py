@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.store.config import AuditSettings
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.leases import LeaseLedger
 
 
@@ -25,13 +27,23 @@ class State:
     ) -> None:
         """`on_queue` is told the length of the queue before each group is written, on the writer's thread."""
         settings = settings or AuditSettings()
-        with AuditLog(path) as log:
-            used = log.lease_uses()
+        self._log = AuditLog(path)
+        try:
+            used = self._log.lease_uses()
+        except StoreError:
+            self._log.close()
+            raise
         self.audit = AuditWriter(
             path, queue=settings.queue, retention_days=settings.retention_days, clock=clock, on_queue=on_queue
         )
         self.leases = LeaseLedger(used, self.audit.forget)
 
+    async def follow_leases(self) -> None:
+        """Learns the uses that other processes took; to be called each second. Raises StoreError."""
+        if self.leases.watches:
+            self.leases.learn(await asyncio.to_thread(self._log.lease_uses))
+
     def close(self) -> None:
         """Writes what is queued and closes the database."""
         self.audit.close()
+        self._log.close()

@@ -90,11 +90,19 @@ class AuditUnavailableError(Exception):
     """The event cannot be recorded (queue full, writer dead): the caller must refuse the request with 503."""
 
 
+class LeaseUsedUpError(Exception):
+    """Other requests, perhaps of another process, took the last use of the rule: the event was not recorded."""
+
+
 class AuditSink(Protocol):
     """Where events go. Called on the event loop; neither method blocks it."""
 
     def record(self, event: Event) -> None:
         """Queues the event, to be durable within 50 ms. Raises AuditUnavailableError."""
 
-    async def commit(self, event: Event) -> None:
-        """As `record`, and returns when the event is durable on disk. Raises AuditUnavailableError."""
+    async def commit(self, event: Event, *, uses: int | None = None) -> None:
+        """As `record`, and returns when the event is durable on disk.
+
+        With `uses` (the rule's `max_uses`) the event takes one of them in the same transaction. Raises
+        LeaseUsedUpError when none is left, and AuditUnavailableError.
+        """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -23,12 +24,20 @@ class _Server(ThreadingMixIn, TCPServer):
     block_on_close = False
 
     def __init__(
-        self, address: tuple[str, int], registry: CollectorRegistry, problems: Callable[[], tuple[str, ...]]
+        self,
+        place: tuple[str, int] | socket.socket,
+        registry: CollectorRegistry,
+        problems: Callable[[], tuple[str, ...]],
     ) -> None:
         self.registry = registry
         self.problems = problems
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-        super().__init__(address, _Handler)
+        if isinstance(place, tuple):
+            super().__init__(place, _Handler)
+        else:
+            super().__init__(place.getsockname()[:2], _Handler, bind_and_activate=False)
+            self.socket.close()
+            self.socket = place
 
     def process_request(self, request: object, client_address: object) -> None:
         # One thread a connection, so the number of connections bounds the threads; the rest are closed at once.
@@ -96,10 +105,16 @@ class Exposition:
     """The endpoint, from construction to `close`. `problems` runs in a thread of the server."""
 
     def __init__(
-        self, address: tuple[str, int], registry: CollectorRegistry, problems: Callable[[], tuple[str, ...]]
+        self,
+        place: tuple[str, int] | socket.socket,
+        registry: CollectorRegistry,
+        problems: Callable[[], tuple[str, ...]],
     ) -> None:
-        """Binds and starts to answer. Raises OSError when the address cannot be bound."""
-        self._server = _Server(address, registry, problems)
+        """Starts to answer at an address, or on a listening socket, which it then owns.
+
+        Raises OSError when the address cannot be bound.
+        """
+        self._server = _Server(place, registry, problems)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, name="metrics", daemon=True
         )

@@ -41,13 +41,17 @@ class Metrics:
         self._request_children: dict[str, Histogram] = {}
         self._make_traffic(registry)
         self._make_policy(registry)
-        self._audit_queue = Gauge("cloned_proxy_audit_queue", "Audit events waiting for the writer.", registry=registry)
+        self._audit_queue = Gauge(
+            "cloned_proxy_audit_queue", "Audit events waiting for the writer.",
+            registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
         self._audit_dropped = Counter(
             "cloned_proxy_audit_dropped", "Audit events that could not be recorded.", registry=registry
         )
         build = Gauge(
-            "cloned_proxy_build_info", "Always 1; the labels tell the build.", ("version", "python"), registry=registry
-        )
+            "cloned_proxy_build_info", "Always 1; the labels tell the build.", ("version", "python"),
+            registry=registry, multiprocess_mode="max",
+        )  # fmt: skip
         build.labels(_own_version(), platform.python_version()).set(1)
 
     def _make_traffic(self, registry: CollectorRegistry) -> None:
@@ -76,7 +80,9 @@ class Metrics:
             buckets=_REQUEST_BUCKETS,
             registry=registry,
         )
-        self._tunnels = Gauge("cloned_proxy_open_tunnels", "Tunnels open now.", ("tool",), registry=registry)
+        self._tunnels = Gauge(
+            "cloned_proxy_open_tunnels", "Tunnels open now.", ("tool",), registry=registry, multiprocess_mode="livesum"
+        )
         self._bytes = Counter(
             "cloned_proxy_bytes", "Bytes relayed, by direction as the caller sees it.", ("tool", "direction"),
             registry=registry,
@@ -88,15 +94,21 @@ class Metrics:
         )
         for result in ("ok", "rejected"):  # both series exist from the start, so that rate() sees the first step
             self._reloads.labels(result)
+        # Over several workers the sum says what is true of all of them, hence the least of each.
         self._reload_ok = Gauge(
-            "cloned_proxy_policy_last_reload_success", "1 if the newest policy file is in force.", registry=registry
-        )
+            "cloned_proxy_policy_last_reload_success", "1 if the newest policy file is in force.",
+            registry=registry, multiprocess_mode="livemin",
+        )  # fmt: skip
         self._reload_at = Gauge(
             "cloned_proxy_policy_last_reload_timestamp_seconds",
             "When the policy in force was loaded.",
             registry=registry,
+            multiprocess_mode="livemin",
         )
-        self._rules = Gauge("cloned_proxy_policy_rules", "Rules of the policy in force.", registry=registry)
+        self._rules = Gauge(
+            "cloned_proxy_policy_rules", "Rules of the policy in force.",
+            registry=registry, multiprocess_mode="livemax",
+        )  # fmt: skip
 
     def know_tools(self, tools: Container[str]) -> None:
         """The tools that the policy in force names; any other is `_unknown`, no tool is `_anonymous`."""
@@ -156,16 +168,18 @@ class Metrics:
         children[0].inc(up)
         children[1].inc(down)
 
-    def policy_loaded(self, *, rules: int, at: float) -> None:
-        """A policy came into force at `at` (Unix seconds)."""
-        self._reloads.labels("ok").inc()
+    def policy_loaded(self, *, rules: int, at: float, counts: bool = True) -> None:
+        """A policy came into force at `at` (Unix seconds). One of several workers `counts` it as a reload."""
+        if counts:
+            self._reloads.labels("ok").inc()
         self._reload_ok.set(1)
         self._reload_at.set(at)
         self._rules.set(rules)
 
-    def policy_rejected(self) -> None:
-        """A changed policy file was refused; the last good one stays in force."""
-        self._reloads.labels("rejected").inc()
+    def policy_rejected(self, *, counts: bool = True) -> None:
+        """A changed policy file was refused; the last good one stays in force. `counts` as above."""
+        if counts:
+            self._reloads.labels("rejected").inc()
         self._reload_ok.set(0)
 
     def audit_queue(self, length: int) -> None:

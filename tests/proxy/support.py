@@ -84,6 +84,9 @@ class Leases:
     def take(self, rule: Rule) -> bool:
         return True
 
+    def exhaust(self, rule: Rule) -> None:
+        pass
+
 
 class Audit:
     def __init__(self) -> None:
@@ -95,7 +98,7 @@ class Audit:
             raise AuditUnavailableError
         self.events.append(event)
 
-    async def commit(self, event: Event) -> None:
+    async def commit(self, event: Event, *, uses: int | None = None) -> None:
         self.record(event)
 
     @property

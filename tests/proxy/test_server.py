@@ -124,7 +124,8 @@ async def test_the_proxy_never_dials_its_own_listeners(workspace: Workspace) -> 
     server = Server(workspace, ServeOptions(ANYWHERE, metrics))
     await server.start()
     try:
-        request = f"GET http://127.0.0.1:{metrics[1]}/metrics HTTP/1.1\r\nHost: 127.0.0.1:{metrics[1]}\r\n\r\n"
+        place = f"127.0.0.1:{metrics[1]}"
+        request = f"GET http://{place}/metrics HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n"
         assert "address_not_allowed" in await ask(server.address, request)
     finally:
         await server.stop()
@@ -160,7 +161,7 @@ async def test_a_listener_of_its_own_names_the_caller(workspace: Workspace, star
     await started.open(Listener(bind_unix(path), principal, "slot"))
     listening = bind_tcp(*ANYWHERE)
     await started.open(Listener(listening, principal, "slot tcp"))
-    request = "GET http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\n\r\n"
+    request = "GET http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nConnection: close\r\n\r\n"
     port = listening.getsockname()[1]
     assert f'"tool":"{TOOL}"' in await ask(f"127.0.0.1:{port}", request)
     reader, writer = await asyncio.open_unix_connection(path)

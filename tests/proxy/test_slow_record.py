@@ -34,7 +34,7 @@ class SlowAudit:
     def record(self, event: Event) -> None:
         self.events.append(event)
 
-    async def commit(self, event: Event) -> None:
+    async def commit(self, event: Event, *, uses: int | None = None) -> None:
         self.waiting += 1
         await self.disk.wait()
         if self.broken:

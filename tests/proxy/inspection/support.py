@@ -40,7 +40,7 @@ class Audit:
     def record(self, event: Event) -> None:
         self.events.append(event)
 
-    async def commit(self, event: Event) -> None:
+    async def commit(self, event: Event, *, uses: int | None = None) -> None:
         self.events.append(event)
 
     @property
@@ -57,6 +57,9 @@ class Leases:
 
     def take(self, rule: Rule) -> bool:
         return True
+
+    def exhaust(self, rule: Rule) -> None:
+        pass
 
 
 class Resolver:

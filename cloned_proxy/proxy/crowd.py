@@ -1,0 +1,59 @@
+"""How many clients may be connected, and how much of that one tool or one listener may take.
+
+The rule, for people: of `max_connections` no tool may hold more than four fifths as open flows (429), and while more
+than one listener is open, none may hold more than four fifths as connections (503). A fifth is always left to others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Final
+
+from cloned_proxy.proxy.cells import CellStore
+from cloned_proxy.proxy.listener import Listener
+
+_SHARE_FIFTHS: Final = 4
+
+
+def fair_share(places: int) -> int:
+    """The most that one of several parties may hold of so many places."""
+    return max(1, -(-places * _SHARE_FIFTHS // 5))
+
+
+class Crowd:
+    """The connections that were admitted. The cap holds over all workers, the share of a listener in each of them."""
+
+    def __init__(self, places: int, store: CellStore) -> None:
+        self._places = places
+        self._share = fair_share(places)
+        self._cells = store.open("connections", 1)
+        self._inside: dict[object, Listener] = {}
+        self._by_listener: Counter[Listener] = Counter()
+
+    def __len__(self) -> int:
+        return len(self._inside)
+
+    def enter(self, connection: object, listener: Listener, *, contended: bool) -> bool:
+        """Counts a connection; False when it is one too many. `contended`: other listeners are open as well."""
+        if contended and self._by_listener[listener] >= self._share:
+            return False
+        values, own = self._cells.values, self._cells.own
+        # Counted first and looked at afterwards: two workers that race for the last place may both give it up, and
+        # never both take it.
+        values[own] += 1
+        if sum(values) > self._places:
+            values[own] -= 1
+            return False
+        self._inside[connection] = listener
+        self._by_listener[listener] += 1
+        return True
+
+    def leave(self, connection: object) -> None:
+        """Gives the place back; a connection that was not admitted, or has left, has none."""
+        listener = self._inside.pop(connection, None)
+        if listener is None:
+            return
+        self._cells.values[self._cells.own] -= 1
+        self._by_listener[listener] -= 1
+        if not self._by_listener[listener]:
+            del self._by_listener[listener]

@@ -1,0 +1,70 @@
+"""What a request holds of its tool's budget, whatever becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cloned_proxy.policy.model import ANONYMOUS, Reason, Request
+from cloned_proxy.proxy.enforcer import Grant, Refusal
+from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, Kind, LeaseUsedUpError
+from tests.proxy.support import HOST, World, allow, world
+
+PORT = 443
+REQUEST = Request(HOST, PORT)
+
+
+def concurrent(w: World) -> int:
+    return w.enforcer._budgets.usage(None).concurrent
+
+
+def failing(error: Exception) -> Callable[..., object]:
+    async def commit(event: Event, *, uses: int | None = None) -> None:
+        raise error
+
+    return commit
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (LeaseUsedUpError(), Reason.LEASE_USED_UP),
+        (AuditUnavailableError(), Reason.INTERNAL_ERROR),
+        (RuntimeError("a fault"), Reason.INTERNAL_ERROR),
+    ],
+    ids=["another process took the last use", "no record", "a fault"],
+)
+async def test_a_request_that_is_refused_at_its_record_holds_no_place(error: Exception, reason: Reason) -> None:
+    async with world(allow(HOST, PORT, max_uses=5)) as w:
+        w.audit.commit = failing(error)  # type: ignore[method-assign,assignment]  # the disk's part
+        refused = await w.enforcer.authorise(ANONYMOUS, REQUEST, Kind.TUNNEL)
+        assert isinstance(refused, Refusal)
+        assert refused.decision.reason is reason
+        assert concurrent(w) == 0
+
+
+async def test_a_full_audit_queue_takes_no_place() -> None:
+    async with world(allow(HOST, PORT)) as w:
+        w.audit.full = True
+        refused = await w.enforcer.authorise(ANONYMOUS, REQUEST, Kind.TUNNEL)
+        assert isinstance(refused, Refusal)
+        assert concurrent(w) == 0
+
+
+async def test_a_grant_holds_a_place_until_it_ends() -> None:
+    async with world(allow(HOST, PORT)) as w:
+        grant = await w.enforcer.authorise(ANONYMOUS, REQUEST, Kind.TUNNEL)
+        assert isinstance(grant, Grant)
+        assert concurrent(w) == 1
+        w.enforcer.finish(grant, "closed")
+        w.enforcer.finish(grant, "closed")
+        assert concurrent(w) == 0
+
+
+async def test_a_name_that_does_not_resolve_spends_no_use() -> None:
+    async with world(allow("gone.example.com", PORT, max_uses=1)) as w:
+        refused = await w.enforcer.authorise(ANONYMOUS, Request("gone.example.com", PORT), Kind.TUNNEL)
+        assert isinstance(refused, Refusal)
+        assert refused.phase == "resolve"
+        assert [event.spends_use for event in w.audit.events if isinstance(event, DecisionEvent)] == [False]
