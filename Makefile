@@ -8,7 +8,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup serve test test-wheel check bench lock wheel clean
+.PHONY: help setup serve test test-wheel check bench dashboards lock wheel clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ test-wheel: wheel ## the tests against the built wheel, in an environment of its
 
 bench: setup ## speed beside other proxies, same work, one run
 	@$(PY) -m bench
+
+dashboards: setup ## write dashboards/*.json again
+	@$(PY) -m dashboards
 
 lock: $(UV) ## resolve the newest versions that fit and pin them with hashes
 	@$(UV) pip compile --quiet --upgrade pyproject.toml --group dev --universal --python-version 3.13 \
