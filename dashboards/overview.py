@@ -9,10 +9,10 @@ from dashboards.kit import GREEN, ORANGE, RED, board, graph, heat, number, rows,
 DECISIONS = 'cloned_proxy_decisions_total{tool=~"$tool"}'
 DENIALS = 'cloned_proxy_decisions_total{tool=~"$tool",verdict="deny",reason=~"$reason"}'
 BLOCKED = 'cloned_proxy_blocked_hosts_total{tool=~"$tool"}'
-# A minute in which the count changed or began; the newest of these minutes is when the host was last refused.
+# The steps at which a count had changed or begun since the step before; the newest is when the host was last refused.
 LAST_SEEN = (
-    f"max by (tool, host) (max_over_time(timestamp((({BLOCKED}) unless ({BLOCKED} offset 1m)) "
-    f"or (({BLOCKED}) != ({BLOCKED} offset 1m)))[1h:30s])) * 1000"
+    f"max by (tool, host) (max_over_time(timestamp((({BLOCKED}) unless ({BLOCKED} offset 15s)) "
+    f"or (({BLOCKED}) != ({BLOCKED} offset 15s)))[1h:15s])) * 1000"
 )
 
 

@@ -189,6 +189,8 @@ class AuditWriter:
             _log.info("the audit log is writable again")
             self._failure = None
         self._in_flight = 0
+        if self._on_queue is not None:
+            self._on_queue(len(self._queue))
         for item in batch:
             if isinstance(item, _Awaited):
                 item.settle(None)
