@@ -12,6 +12,7 @@ import structlog
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
 from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled
+from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
 from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.store.workspace import Workspace
 
@@ -47,9 +48,13 @@ async def _serve(server: Server) -> None:
     await server.start()
     with signals_handled(stop=stop, reload=reload):
         _announce(server)
+        notify(READY)
+        watchdog = asyncio.create_task(tell_watchdog())
         await asked_to_stop.wait()
+        notify(STOPPING)
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")
         await server.stop()
+        watchdog.cancel()
         _log.info("stopped")
 
 
