@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.exposition import choose_encoder
 
 from cloned_proxy.policy.model import Reason
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
@@ -143,7 +143,8 @@ def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
 def test_a_count_of_decisions_carries_the_id_of_its_last_one(metrics: Metrics) -> None:
     for number in (1, 2):
         metrics.decided(replace(EVENT, id=f"{number:024x}"), 0.0)
-    modern = openmetrics.generate_latest(metrics.registry).decode()
+    encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0")
+    modern = encode(metrics.registry).decode()
     line = next(line for line in modern.splitlines() if line.startswith("cloned_proxy_decisions_total{"))
     assert line.split(" # ")[1].startswith(f'{{decision_id="{2:024x}"}} 1.0')
     assert b"decision_id" not in generate_latest(metrics.registry)
