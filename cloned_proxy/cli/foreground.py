@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
-from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled
+from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled, tame_garbage_collector
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
+from cloned_proxy.policy.model import Anonymous
 from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.store.workspace import Workspace
 
@@ -46,8 +49,10 @@ async def _serve(server: Server) -> None:
         task.add_done_callback(reloads.discard)
 
     await server.start()
+    tame_garbage_collector()
     with signals_handled(stop=stop, reload=reload):
         _announce(server)
+        _warn_of_exposure(server)
         notify(READY)
         watchdog = asyncio.create_task(tell_watchdog())
         await asked_to_stop.wait()
@@ -56,6 +61,13 @@ async def _serve(server: Server) -> None:
         await server.stop()
         watchdog.cancel()
         _log.info("stopped")
+
+
+def _warn_of_exposure(server: Server) -> None:
+    host = urlsplit(f"//{server.address}").hostname or ""
+    if not ip_address(host).is_loopback:
+        whom = "the global rules" if server.policy.anonymous is Anonymous.GLOBAL else "nothing"
+        _log.warning("other machines can reach this proxy", listen=server.address, without_credential=whom)
 
 
 def _announce(server: Server) -> None:
