@@ -8,7 +8,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup serve test test-wheel check bench lock wheel clean
+.PHONY: help setup serve demo test test-wheel check bench dashboards lock wheel clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ setup: $(STAMP) ## the virtual environment with the locked dependencies, nothing
 serve: setup ## start the proxy with the shipped default policy
 	@.venv/bin/cloned-proxy serve
 
+demo: setup ## the tour of the README in one terminal, a minute long, without internet
+	@$(PY) -m demo
+
 test: setup ## the whole test suite
 	@$(PY) -m pytest
 
@@ -53,11 +56,14 @@ test-wheel: wheel ## the tests against the built wheel, in an environment of its
 	@test -x $(WHEEL_ENV)/bin/python || $(WITH_PYENV) $(UV) venv --quiet $(WHEEL_ENV)
 	@$(UV) pip sync --quiet --python $(WHEEL_ENV)/bin/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(WHEEL_ENV)/bin/python --no-deps dist/*.whl
-	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests pyproject.toml "$$away" && \
+	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo pyproject.toml "$$away" && \
 	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && "$$python" -m pytest -q -m "not checkout and not net and not slow"
 
 bench: setup ## speed beside other proxies, same work, one run
 	@$(PY) -m bench
+
+dashboards: setup ## write dashboards/*.json again
+	@$(PY) -m dashboards
 
 lock: $(UV) ## resolve the newest versions that fit and pin them with hashes
 	@$(UV) pip compile --quiet --upgrade pyproject.toml --group dev --universal --python-version 3.13 \

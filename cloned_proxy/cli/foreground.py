@@ -15,6 +15,7 @@ from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
 from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled, tame_garbage_collector
+from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
 from cloned_proxy.policy.model import Anonymous
 from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.proxy.supervisor import Supervisor
@@ -75,9 +76,13 @@ async def _serve(server: Server) -> None:
     with signals_handled(stop=stop, reload=reload):
         _announce(server)
         _warn_of_exposure(server)
+        notify(READY)
+        watchdog = asyncio.create_task(tell_watchdog())
         await asked_to_stop.wait()
+        notify(STOPPING)
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")
         await server.stop()
+        watchdog.cancel()
         _log.info("stopped")
 
 

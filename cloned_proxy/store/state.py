@@ -25,7 +25,7 @@ class State:
         clock: Callable[[], float] = time.time,
         on_queue: Callable[[int], None] | None = None,
     ) -> None:
-        """`on_queue` is told the length of the queue before each group is written, on the writer's thread."""
+        """`on_queue` is told the length of the queue before and after each group is written, on the writer's thread."""
         settings = settings or AuditSettings()
         self._log = AuditLog(path)
         try:

@@ -14,23 +14,35 @@ type LogFormat = Literal["console", "json"]
 
 def configure_logging(style: LogFormat = "console", *, level: int = logging.INFO) -> None:
     """Sets up structlog for this process. Colours only on a terminal, and never with `NO_COLOR`."""
-    processors: list[structlog.typing.Processor] = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    last: list[structlog.typing.Processor]
     if style == "json":
         # Never with the locals of the frames, which the ready-made `dict_tracebacks` prints: they hold keys and tokens.
         tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        processors += [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
+        last = [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
     else:
         colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        processors.append(
-            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
-        )
+        last = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
     structlog.configure(
-        processors=processors,
+        processors=shared + last,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,  # a logger made at import must follow this call
     )
+    _route_standard_logging(shared, last)
+
+
+def _route_standard_logging(shared: list[structlog.typing.Processor], last: list[structlog.typing.Processor]) -> None:
+    """Libraries, asyncio and warnings speak by the standard way: their messages take the same form as ours."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last]
+        )
+    )
+    logging.getLogger().handlers = [handler]
+    logging.captureWarnings(capture=True)

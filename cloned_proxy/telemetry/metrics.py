@@ -37,7 +37,8 @@ class Metrics:
         self._decision_children: dict[tuple[str, str, str], Counter] = {}
         self._blocked_children: dict[tuple[str, str], Counter] = {}
         self._byte_children: dict[str, tuple[Counter, Counter]] = {}
-        self._tunnel_children: dict[str | None, Gauge] = {}
+        self._tunnel_children: dict[str, Gauge] = {}
+        self._open_tunnels: dict[str | None, tuple[Gauge, int]] = {}
         self._request_children: dict[str, Histogram] = {}
         self._make_traffic(registry)
         self._make_policy(registry)
@@ -121,7 +122,8 @@ class Metrics:
         child = self._decision_children.get(key)
         if child is None:
             child = self._decision_children[key] = self._decisions.labels(*key)
-        child.inc()
+        # Only the OpenMetrics form shows it: from a point of a graph to the entry of the log.
+        child.inc(exemplar={"decision_id": event.id})
         self._decision_seconds.observe(seconds)
         if event.verdict == _DENY:
             self._count_blocked(tool, event)
@@ -153,11 +155,17 @@ class Metrics:
 
     def tunnel_opened(self, tool: str | None) -> None:
         """A tunnel begins to relay."""
-        self._tunnel(tool).inc()
+        child, open_now = self._open_tunnels.get(tool) or (self._tunnel(self._tool(tool)), 0)
+        self._open_tunnels[tool] = child, open_now + 1
+        child.inc()
 
     def tunnel_closed(self, tool: str | None) -> None:
-        """A tunnel that `tunnel_opened` counted ended."""
-        self._tunnel(tool).dec()
+        """A tunnel that `tunnel_opened` counted ended. It leaves the gauge under the label it came in with."""
+        # The policy may know the tool by now, or no longer; and a tool without tunnels must not take up memory.
+        child, open_now = self._open_tunnels.pop(tool)
+        if open_now > 1:
+            self._open_tunnels[tool] = child, open_now - 1
+        child.dec()
 
     def bytes_passed(self, tool: str | None, *, up: int, down: int) -> None:
         """Bytes of one flow: `up` from the caller, `down` to it."""
@@ -195,12 +203,10 @@ class Metrics:
             return ANONYMOUS_LABEL
         return tool if tool in self._known else UNKNOWN_LABEL
 
-    def _tunnel(self, tool: str | None) -> Gauge:
-        # Cached for good: a tunnel must leave the gauge under the label it came in with, whatever the policy says by
-        # then. Tool names come from signed tokens and listeners, so their number is bounded.
-        child = self._tunnel_children.get(tool)
+    def _tunnel(self, label: str) -> Gauge:
+        child = self._tunnel_children.get(label)
         if child is None:
-            child = self._tunnel_children[tool] = self._tunnels.labels(self._tool(tool))
+            child = self._tunnel_children[label] = self._tunnels.labels(label)
         return child
 
 

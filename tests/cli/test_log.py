@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
 import sqlite3
 import subprocess
 from contextlib import closing
 
+from cloned_proxy.share import share_path
 from tests.cli.program import PROGRAM, TOOL, Origin, Workspace, eventually, literal, policy_text
 
 
@@ -36,6 +39,51 @@ def test_decisions_are_listed_and_filtered(workspace: Workspace, origin: Origin)
     assert [d for d in records(workspace, "--since", "1h") if d.get("verdict")] == decisions
     assert "secret" not in workspace.run("log", "--json").stdout
     assert "denied.example" in workspace.run("log").stdout
+
+
+KEYS = {
+    "decision": "seq type id at kind verdict reason tool run host port method path rule policy hint spends_use",
+    "policy": "seq type at action actor summary why policy",
+}
+"""What scripts and log shippers rely on: a key may come, none may go."""
+
+
+def test_each_type_of_record_has_its_stable_keys(workspace: Workspace, origin: Origin) -> None:
+    workspace.write_policy(policy_text(allow=[literal(origin)]))
+    serving = workspace.serve()
+    answer = serving.get("http://denied.example/")
+    eventually(lambda: {r["type"] for r in records(workspace)} == set(KEYS), 3, "a record of each type")
+    found = records(workspace)
+    for record in found:
+        assert set(record) == set(KEYS[str(record["type"])].split()), record
+    ids = {record["id"]: record for record in found if record["type"] == "decision"}
+    assert ids[json.loads(answer.body)["decision_id"]]["host"] == "denied.example"
+
+
+def test_every_message_of_serve_is_one_object_a_line_when_asked(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    serving = workspace.serve("--log-format", "json")
+    workspace.write_policy("broken: [")
+    eventually(lambda: "not accepted" in serving.log(), 3, "the message about the broken policy")
+    serving.signal(signal.SIGTERM)
+    serving.wait()
+    messages = [json.loads(line) for line in serving.log().splitlines()]
+    assert [message["level"] for message in messages] == ["info", "error", "info", "info"]
+    assert all({"timestamp", "level", "event"} <= set(message) for message in messages)
+
+
+def test_the_log_shipper_reads_keys_that_exist_and_labels_only_what_has_few_values() -> None:
+    config = share_path("dashboards", "cloned-proxy.alloy").read_text()
+
+    def named(stage: str) -> set[str]:
+        block = re.search(rf"stage\.{stage} {{\s*\w+ = {{(.*?)}}", config)
+        assert block is not None, stage
+        pairs = re.findall(r'(\w+) = "(\w*)"', block[1])
+        return {source or name for name, source in pairs}
+
+    assert named("json") <= set(" ".join(KEYS.values()).split()) | {"level"}
+    assert named("labels") == {"level", "type", "verdict", "reason"}
+    assert named("structured_metadata") | named("labels") == named("json")
 
 
 def test_follow_prints_each_decision_as_it_is_made(workspace: Workspace, origin: Origin) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
 import pytest
 
+from demo.tour import START, in_shell, marked, steps, with_ports
 from tests.cli.program import PROGRAM, Origin, Serving, Workspace
 
 pytestmark = pytest.mark.checkout
@@ -32,70 +33,58 @@ def readme() -> str:
     return (ROOT / "README.md").read_text()
 
 
-def marked(name: str) -> str:
-    """The fenced block that follows `<!-- name -->`."""
-    found = re.search(rf"<!-- {name} -->\n+```[a-z]*\n(.*?)^```$", readme(), re.MULTILINE | re.DOTALL)
-    assert found is not None, name
-    return found[1]
-
-
 def comparable(text: str) -> list[str]:
     for pattern, instead in _VARIABLE:
         text = pattern.sub(instead, text)
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
-def steps(transcript: str) -> Iterator[tuple[str, str]]:
-    """(command, what it printed) for each `$` line."""
-    for step in re.split(r"^\$ ", transcript, flags=re.MULTILINE)[1:]:
-        command, _, output = step.partition("\n")
-        yield command, output
-
-
-def in_shell(command: str, workspace: Workspace, ports: dict[str, str]) -> str:
-    """The command's output as a terminal interleaves it, with the README's ports in place of the real ones."""
-    for shown, real in ports.items():
-        command = command.replace(shown, real)
-    done = subprocess.run(
-        ["bash", "-c", command],
-        env=workspace.environment | {"PATH": f"{PROGRAM.parent}{os.pathsep}{os.environ['PATH']}"},
-        cwd=workspace.path.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    output = done.stdout
-    for shown, real in ports.items():
-        output = output.replace(real, shown)
-    return output.replace(str(workspace.path), ".cloned")
-
-
 def test_the_transcript_is_what_a_terminal_shows(workspace: Workspace, origin: Origin) -> None:
     serving: Serving = workspace.serve()
-    ports = {"8081": str(serving.port), "8083": str(serving.metrics_port), "9000": str(origin.port)}
-    shown = list(steps(marked("transcript")))
-    assert len(shown) > 5, "the transcript was not found"
-    for command, expected in shown:
-        if command == "make serve":
+    real = {"8081": str(serving.port), "8083": str(serving.metrics_port), "9000": str(origin.port)}
+    shown = list(steps(marked(readme(), "transcript")))
+    assert len(shown) > 8, "the transcript was not found"
+    assert sum(bool(step.caption) for step in shown) > 2
+    for step in shown:
+        if step.command == START:
             output = "\n".join(serving.banner)
-            for name, real in ports.items():
-                output = output.replace(real, name)
-            output = output.replace(str(workspace.path), ".cloned")
         else:
-            output = in_shell(command, workspace, ports)
-        told, written = comparable(output), comparable(expected)
-        if command.endswith("cloned-proxy log --since 1h"):
+            command = with_ports(step.command, real)
+            output = in_shell(
+                command, program=PROGRAM, environment=workspace.environment, directory=workspace.path.parent
+            )
+        output = with_ports(output, {port: name for name, port in real.items()})
+        output = output.replace(str(workspace.path), ".cloned")
+        told, written = comparable(output), comparable(step.output)
+        if step.command.endswith("cloned-proxy log --since 1h"):
             # An edit is recorded by the command, its reload by the proxy: either may come first.
             told, written = sorted(told), sorted(written)
-        assert told == written, command
+        assert told == written, step.command
+    assert len(origin.seen) == 1, "only the allowed call may arrive"
+
+
+def test_the_demo_plays_the_transcript_and_leaves_nothing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "demo"],
+        cwd=ROOT,
+        env=os.environ | {"DEMO_PAUSE": "0", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    played = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("$ ")]
+    assert played == [step.command.split()[0] for step in steps(marked(readme(), "transcript"))]
+    assert "\nreached\n" in done.stdout
+    assert "identity_invalid" in done.stdout
+    assert "the chain holds" in done.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_help_text_is_the_programs(workspace: Workspace) -> None:
     done = workspace.run("--help", env={"COLUMNS": "100"})
-    assert comparable(marked("help")) == comparable(f"$ cloned-proxy --help\n{done.stdout}")
+    assert comparable(marked(readme(), "help")) == comparable(f"$ cloned-proxy --help\n{done.stdout}")
 
 
 def test_every_command_that_the_readme_names_is_run_by_a_test() -> None:

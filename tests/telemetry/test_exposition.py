@@ -90,6 +90,25 @@ def test_a_taken_port_is_an_os_error(endpoint: Endpoint) -> None:
         Exposition(endpoint.server.address, CollectorRegistry(), tuple)
 
 
+def test_what_libraries_say_is_a_line_of_json_too_and_shows_no_locals() -> None:
+    code = (
+        "from cloned_proxy.telemetry.log import configure_logging as c; import logging, warnings\n"
+        "c('json')\n"
+        "def fails():\n secret = 'token-of-a-tool'\n raise ValueError('broken')\n"
+        "logging.getLogger('library').warning('took %s s', 3)\n"
+        "warnings.warn('old', stacklevel=1)\n"
+        "try: fails()\n"
+        "except ValueError: logging.getLogger('asyncio').exception('two\\nlines')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert all({"event", "level", "timestamp"} <= set(line) for line in lines)
+    assert [line["level"] for line in lines] == ["warning", "warning", "error"]
+    assert (lines[0]["event"], lines[2]["event"]) == ("took 3 s", "two\nlines")
+    assert "broken" in done.stderr
+    assert "token-of-a-tool" not in done.stderr
+
+
 def test_logs_are_lines_of_json_on_stderr_when_asked() -> None:
     code = (
         "from cloned_proxy.telemetry.log import configure_logging as c; import structlog; "

@@ -4,13 +4,16 @@ import os
 import shutil
 import subprocess
 import time
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import choose_encoder
 
+from cloned_proxy.policy.model import Reason
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
-from cloned_proxy.telemetry.metrics import Metrics
+from cloned_proxy.telemetry.metrics import MAX_HOSTS_A_TOOL, Metrics
 
 EVENT = DecisionEvent(
     id="d1", at=1000.0, kind=Kind.TUNNEL, verdict="deny", reason="host_not_allowed", tool="demo@v1", run=None,
@@ -87,6 +90,16 @@ def test_a_tunnel_leaves_the_gauge_where_it_came_in(metrics: Metrics) -> None:
     assert _value(metrics, "cloned_proxy_open_tunnels", tool="_unknown") is None
 
 
+@pytest.mark.parametrize("known_after", [set(), {"demo@v1"}])
+def test_each_of_two_tunnels_leaves_the_gauge_once(metrics: Metrics, known_after: set[str]) -> None:
+    for _ in range(2):
+        metrics.tunnel_opened("demo@v1")
+    metrics.know_tools(known_after)
+    for left in (1, 0):
+        metrics.tunnel_closed("demo@v1")
+        assert _value(metrics, "cloned_proxy_open_tunnels", tool="demo@v1") == left
+
+
 def test_a_hundred_hosts_a_tool_and_then_other(metrics: Metrics) -> None:
     for number in range(150):
         metrics.decided(replace(EVENT, host=f"h{number}.test"), 0.0)
@@ -127,12 +140,69 @@ def test_promtool_finds_nothing_to_say(metrics: Metrics) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_a_decision_is_counted_in_microseconds(metrics: Metrics) -> None:
-    metrics.decided(EVENT, 0.0)
+def test_a_count_of_decisions_carries_the_id_of_its_last_one(metrics: Metrics) -> None:
+    for number in (1, 2):
+        metrics.decided(replace(EVENT, id=f"{number:024x}"), 0.0)
+    encode, _ = choose_encoder("application/openmetrics-text; version=1.0.0")
+    modern = encode(metrics.registry).decode()
+    line = next(line for line in modern.splitlines() if line.startswith("cloned_proxy_decisions_total{"))
+    assert line.split(" # ")[1].startswith(f'{{decision_id="{2:024x}"}} 1.0')
+    assert b"decision_id" not in generate_latest(metrics.registry)
+
+
+# Measured: 9 us a flow, which is 0.9 % of a core at 1000 a second, 4 us of it the decision. A slow machine passes.
+SLACK = 3
+
+FLOOD = 100_000
+
+
+def test_a_flood_of_hosts_and_tools_adds_neither_series_nor_memory(metrics: Metrics) -> None:
+    """An attacker chooses the host, and the tool that a forged credential claims; a real one names few tools."""
+    reasons = list(Reason)
+
+    def flood(start: int, end: int) -> None:
+        for number in range(start, end):
+            tool = ("demo@v1", None, f"forged-{number}")[number % 3]
+            reason = reasons[number % len(reasons)]
+            metrics.decided(replace(EVENT, tool=tool, host=f"h{number}.attacker.test", reason=reason), 0.00001)
+            metrics.tunnel_opened(tool)
+            metrics.bytes_passed(tool, up=1, down=1)
+            metrics.tunnel_closed(tool)
+
+    def series() -> int:
+        return sum(len(family.samples) for family in metrics.registry.collect())
+
+    flood(0, FLOOD // 10)
+    warm = series()
+    tracemalloc.start()
+    try:
+        flood(FLOOD // 10, FLOOD)
+        gained, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert series() == warm
+    tools = 3  # the known one, `_anonymous`, `_unknown`
+    assert warm < 2 * tools * (len(reasons) + MAX_HOSTS_A_TOOL + 1 + 3) + 100
+    assert gained < 100_000, f"{gained} bytes for {FLOOD} names"
+    hosts = [s for f in metrics.registry.collect() if f.name == "cloned_proxy_blocked_hosts" for s in f.samples]
+    assert sum(s.value for s in hosts if s.name.endswith("_total")) == FLOOD
+
+
+def test_counting_a_flow_stays_near_its_measured_cost(metrics: Metrics) -> None:
+    def count_one_flow() -> None:
+        metrics.decided(EVENT, 0.00001)
+        metrics.upstream_connected(0.01)
+        metrics.tunnel_opened("demo@v1")
+        metrics.tunnel_closed("demo@v1")
+        metrics.bytes_passed("demo@v1", up=1, down=2)
+        metrics.request_finished(Kind.TUNNEL, 1.0)
+        metrics.audit_queue(1)
+
+    rounds, flows = 15, 1000
     best = 1.0
-    for _ in range(5):
-        started = time.perf_counter()
-        for _ in range(1000):
-            metrics.decided(EVENT, 0.00001)
-        best = min(best, (time.perf_counter() - started) / 1000)
-    assert best < 50e-6
+    for _ in range(rounds):  # the best of several: what a busy machine adds is not the cost
+        started = time.process_time()
+        for _ in range(flows):
+            count_one_flow()
+        best = min(best, time.process_time() - started)
+    assert best < 0.01 * (flows / 1000) * SLACK, f"{best * 1e6 / flows:.1f} us a flow"

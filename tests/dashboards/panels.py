@@ -1,0 +1,40 @@
+"""What a committed dashboard asks of Prometheus, read as Grafana would read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from cloned_proxy.share import share_path
+
+DASHBOARDS = ("egress-overview", "blocked-calls", "sandbox-and-isolation")
+_FILLED_IN = {"$tool": ".*", "$reason": ".*", "$__rate_interval": "1m", "$__range": "15m"}
+
+
+@dataclass(frozen=True)
+class Target:
+    dashboard: str
+    panel: str
+    ref: str
+    expr: str
+    """With every variable filled in."""
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        return self.dashboard, self.panel, self.ref
+
+
+def document(dashboard: str) -> Any:
+    return json.loads(share_path("dashboards", f"{dashboard}.json").read_text())
+
+
+def targets() -> Iterator[Target]:
+    for dashboard in DASHBOARDS:
+        for panel in document(dashboard)["panels"]:
+            for target in panel["targets"]:
+                expr = target["expr"]
+                for variable, value in _FILLED_IN.items():
+                    expr = expr.replace(variable, value)
+                yield Target(dashboard, panel["title"], target["refId"], expr)
