@@ -4,18 +4,29 @@ SHELL := /bin/sh
 UV := .uv/bin/uv
 PY := .venv/bin/python
 STAMP := .venv/.installed
+WHEEL_ENV := .venv-wheel
+# pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
+WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup serve test check bench lock wheel clean
+.PHONY: help setup serve test test-wheel check bench lock wheel clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Debian's python3 comes without ensurepip (package python3-venv) and without pip; either one is enough.
 $(UV):
-	@python3 -m venv .uv || { echo "set-up needs the venv module: apt-get install python3-venv" >&2; rm -rf .uv; exit 2; }
-	@.uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@command -v python3 >/dev/null || { echo "set-up needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 2; }
+	@if python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+	  python3 -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv; \
+	elif python3 -m pip --version >/dev/null 2>&1; then \
+	  python3 -m pip install --quiet --disable-pip-version-check --target .uv uv; \
+	else \
+	  echo "set-up needs the venv module of python3: apt-get install python3-venv" >&2; exit 2; \
+	fi || { code=$$?; rm -rf .uv; exit $$code; }
 
 $(STAMP): $(UV) requirements.lock pyproject.toml .python-version
-	@test -x $(PY) || $(UV) venv --quiet .venv
+	@test -x $(PY) || $(WITH_PYENV) $(UV) venv --quiet .venv || { \
+	  echo "set-up found no Python $$(cat .python-version) and could not fetch one; install it, or let uv reach the network" >&2; exit 2; }
 	@$(UV) pip sync --quiet --python $(PY) --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -32,6 +43,21 @@ check: setup ## lint, types, dead links, help text
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@$(PY) -m pytest -q tests/docs
+
+wheel: setup ## build dist/*.whl
+	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist
+
+# The tests are copied away from the checkout, so that nothing in it can stand in for what the wheel forgot.
+test-wheel: wheel ## the tests against the built wheel, in an environment of its own
+	@test -x $(WHEEL_ENV)/bin/python || $(WITH_PYENV) $(UV) venv --quiet $(WHEEL_ENV)
+	@$(UV) pip sync --quiet --python $(WHEEL_ENV)/bin/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(WHEEL_ENV)/bin/python --no-deps dist/*.whl
+	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests pyproject.toml "$$away" && \
+	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && "$$python" -m pytest -q -m "not checkout and not net and not slow"
+
+bench: setup ## speed beside other proxies, same work, one run
+	@$(PY) -m bench
 
 lock: $(UV) ## resolve the newest versions that fit and pin them with hashes
 	@$(UV) pip compile --quiet --upgrade pyproject.toml --group dev --universal --python-version 3.12 \

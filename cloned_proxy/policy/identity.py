@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
+from urllib.parse import quote, unquote
 
-from cloned_proxy.policy.model import Caller, Principal
+from cloned_proxy.policy.model import GLOBAL_SCOPE, Caller, IdentityRefusal, Principal, Reason
+
+MIN_KEY_BYTES: Final = 32
+"""RFC 2104, section 3: a key shorter than the hash's output weakens it."""
+
+_VERSION: Final = "v1"
+_CONTEXT: Final = b"cloned-proxy tool token\x00"  # the same key signing anything else can never yield a token
+_MAX_CREDENTIAL: Final = 2048
+_TOOL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:@[A-Za-z0-9][A-Za-z0-9._-]{0,30})?", re.ASCII)
+_RUN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
+_CREDENTIAL_FIELDS: Final = ("proxy-authorization", "x-cloned-tool-token")
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,14 +35,30 @@ class Claims:
     """Unix seconds."""
 
 
+def valid_tool_id(text: str) -> bool:
+    """Whether the text can name a tool: `cloned.mcp.web.search@v1`; at most 128 ASCII characters, never `global`."""
+    return text != GLOBAL_SCOPE and _TOOL_ID.fullmatch(text) is not None
+
+
 def mint_token(key: bytes, claims: Claims) -> str:
-    """A token for one tool and one run: URL-safe text without `:`, `@` or `/`, checked without a lookup."""
-    raise NotImplementedError
+    """A token for one tool and one run: URL-safe text without `:`, `@` or `/`, checked without a lookup.
+
+    Raises ValueError for a short key, a tool or run id that no policy or log could hold, or an expiry that is no time.
+    """
+    if not valid_tool_id(claims.tool):
+        raise ValueError(f"{claims.tool!r} is not a tool id; use letters, digits, '.', '_', '-', e.g. 'web.search@v1'")
+    if _RUN_ID.fullmatch(claims.run) is None:
+        raise ValueError(f"{claims.run!r} is not a run id; use 1 to 128 letters, digits, '.', '_' or '-'")
+    if not math.isfinite(claims.expires):
+        raise ValueError("a token needs a finite expiry, in Unix seconds")
+    payload = json.dumps([claims.tool, claims.run, claims.expires], separators=(",", ":")).encode()
+    signed = f"{_VERSION}.{_base64url(payload)}"
+    return f"{signed}.{_signature(key, signed)}"
 
 
 def proxy_url(tool: str, token: str, authority: str) -> str:
     """`http://<tool, percent-encoded>:<token>@host:port`, as a client wants it in HTTP_PROXY."""
-    raise NotImplementedError
+    return f"http://{quote(tool, safe='')}:{token}@{authority}"
 
 
 def identify(
@@ -39,4 +74,83 @@ def identify(
     for another tool is `identity_mismatch`), ANONYMOUS for the host listener, or None for a listener that names nobody
     and therefore refuses callers without a credential. A bad credential is refused even where none was needed.
     """
-    raise NotImplementedError
+    credentials = [(name, value) for name, value in headers if name in _CREDENTIAL_FIELDS]
+    if not credentials:
+        return listener if listener is not None else IdentityRefusal(Reason.IDENTITY_MISSING)
+    if len({name for name, _ in credentials}) != len(credentials):
+        return IdentityRefusal(Reason.IDENTITY_INVALID)
+    proved: set[tuple[str, str]] = set()
+    for name, value in credentials:
+        claims = _claims_of(name, value, key, now)
+        if isinstance(claims, IdentityRefusal):
+            return claims
+        proved.add((claims.tool, claims.run))
+    if len(proved) != 1:
+        return IdentityRefusal(Reason.IDENTITY_INVALID)
+    ((tool, run),) = proved
+    if listener is None or listener.tool is None:
+        return Principal(tool, run)
+    return listener if listener.tool == tool else IdentityRefusal(Reason.IDENTITY_MISMATCH, claimed=tool)
+
+
+def _claims_of(name: str, value: str, key: bytes, now: float) -> Claims | IdentityRefusal:
+    """What one credential field proves: genuine, then for the named user, then not expired."""
+    parts = _token_of(name, value)
+    claims = _verified(key, parts[1]) if parts is not None else None
+    if parts is None or claims is None:
+        return IdentityRefusal(Reason.IDENTITY_INVALID)
+    user = parts[0]
+    if user is not None and claims.tool not in (user, unquote(user)):
+        return IdentityRefusal(Reason.IDENTITY_MISMATCH, claimed=claims.tool)
+    if now >= claims.expires:
+        return IdentityRefusal(Reason.IDENTITY_EXPIRED, claimed=claims.tool)
+    return claims
+
+
+def _token_of(name: str, value: str) -> tuple[str | None, str] | None:
+    """(user name if the scheme has one, token) of a credential field; None when it is not one we read."""
+    if len(value) > _MAX_CREDENTIAL:
+        return None
+    if name == "x-cloned-tool-token":
+        return None, value
+    scheme, _, rest = value.partition(" ")
+    match scheme.lower():  # RFC 9110, section 11.1: the scheme is case-insensitive
+        case "bearer":
+            return None, rest.strip(" ")
+        case "basic":
+            return _user_and_password(rest.strip(" "))
+        case _:
+            return None
+
+
+def _user_and_password(encoded: str) -> tuple[str, str] | None:
+    """RFC 7617, section 2: base64 of `user:password`, UTF-8."""
+    try:
+        user, colon, password = base64.b64decode(encoded, validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, ValueError):
+        return None
+    return (user, password) if colon else None
+
+
+def _verified(key: bytes, token: str) -> Claims | None:
+    signed, _, signature = token.rpartition(".")
+    # The signature is compared as text and covers the payload as text: no second spelling of a token is genuine.
+    if not token.isascii() or not hmac.compare_digest(signature, _signature(key, signed)):
+        return None
+    version, _, payload = signed.partition(".")
+    if version != _VERSION:
+        return None
+    tool, run, expires = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    return Claims(tool, run, expires)
+
+
+def _signature(key: bytes, signed: str) -> str:
+    if len(key) < MIN_KEY_BYTES:
+        raise ValueError(
+            f"the identity key has {len(key)} bytes and needs {MIN_KEY_BYTES}; remove it to have it made anew"
+        )
+    return _base64url(hmac.new(key, _CONTEXT + signed.encode("ascii"), hashlib.sha256).digest())
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

@@ -1,8 +1,30 @@
-"""Names to addresses, once for each decision: cached, single-flight, bounded, with a deadline."""
+"""Names to addresses, once for each decision: cached, single-flight, bounded, with a deadline.
+
+Look-ups run `getaddrinfo` on threads of their own: the default executor has a handful, and six slow names in it would
+stall everybody. Names are asked for with the trailing dot, because without it the C library appends the suffixes of
+the machine's search list, and an allowed `api.example.com` could be answered by `api.example.com.corp.example`.
+The dot hides entries of the hosts file from the C library, so that file is read here, first, as everywhere.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
 from cloned_proxy.policy.model import Address, Host
+from cloned_proxy.store.config import ProxySettings
+
+HOSTS_FILE: Final = Path("/etc/hosts")
+_NEGATIVE_SECONDS: Final = 2.0
+"""How long a failure is remembered: enough to stop a storm, too short to notice when the name appears."""
 
 
 class ResolveError(Exception):
@@ -13,16 +35,137 @@ class ResolveError(Exception):
         self.timed_out = timed_out
 
 
+type Addresses = tuple[Address, ...]
+type Lookup = Callable[[str], Addresses]
+"""Blocking; a canonical name without trailing dot. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    addresses: Addresses
+    """Empty for a name that did not resolve."""
+    expires: float
+
+
+class _Flight:
+    """One look-up under way and how many callers still wait for it."""
+
+    __slots__ = ("answer", "job", "waiting")
+
+    def __init__(self, job: Future[Addresses]) -> None:
+        self.job = job
+        self.answer = asyncio.wrap_future(job)
+        # A failure that nobody waited for any more is no news.
+        self.answer.add_done_callback(lambda answer: answer.cancelled() or answer.exception())
+        self.waiting = 0
+
+
 class Resolver:
     """Called only after a decision allowed the name: a denied name never reaches DNS."""
 
-    async def resolve(self, host: Host) -> tuple[Address, ...]:
+    def __init__(
+        self,
+        settings: ProxySettings,
+        *,
+        lookup: Lookup | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._timeout: Final = settings.resolve_timeout
+        self._keep: Final = settings.resolver_cache_seconds
+        self._keep_failure: Final = min(settings.resolver_cache_seconds, _NEGATIVE_SECONDS)
+        self._entries: Final = settings.resolver_cache_entries
+        self._lookup: Final = lookup or look_up
+        self._clock: Final = clock
+        self._threads: Final = ThreadPoolExecutor(settings.resolver_threads, thread_name_prefix="resolver")
+        self._cache: OrderedDict[str, _Answer] = OrderedDict()
+        self._flights: dict[str, _Flight] = {}
+
+    async def resolve(self, host: Host) -> Addresses:
         """All addresses of the host, IPv6 and IPv4 in the order the system prefers; a literal is itself.
 
         Raises ResolveError. Cancelling one caller does not cancel the look-up that others wait for.
         """
-        raise NotImplementedError
+        if host.address is not None:
+            return (host.address,)
+        name = host.text
+        answer = self._cache.get(name)
+        if answer is not None and self._clock() < answer.expires:
+            self._cache.move_to_end(name)
+            if not answer.addresses:
+                raise ResolveError("the name did not resolve")
+            return answer.addresses
+        flight = self._flights.get(name) or self._take_off(name)
+        flight.waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout):
+                addresses = await asyncio.shield(flight.answer)
+        except TimeoutError as error:
+            raise ResolveError("the name did not resolve in time", timed_out=True) from error
+        except OSError as error:
+            raise ResolveError("the name did not resolve") from error
+        finally:
+            flight.waiting -= 1
+            # Nobody waits: a look-up that is still queued is taken out, so that a queue of dead ones cannot build up.
+            if flight.waiting == 0 and flight.job.cancel() and self._flights.get(name) is flight:
+                del self._flights[name]
+        if not addresses:
+            raise ResolveError("the name has no address")
+        return addresses
 
     def forget(self) -> None:
-        """Empties the cache; called at each change of the policy."""
-        raise NotImplementedError
+        """Empties the cache; called at each change of the policy.
+
+        A look-up that is under way still answers those who wait for it, but nobody else, and is not cached.
+        """
+        self._cache.clear()
+        self._flights.clear()
+
+    def close(self) -> None:
+        """Drops what is queued and does not wait for the look-ups under way."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _take_off(self, name: str) -> _Flight:
+        flight = self._flights[name] = _Flight(self._threads.submit(self._lookup, name))
+        flight.answer.add_done_callback(lambda _: self._land(name, flight))
+        return flight
+
+    def _land(self, name: str, flight: _Flight) -> None:
+        if self._flights.get(name) is not flight:  # forgotten meanwhile
+            return
+        del self._flights[name]
+        if flight.answer.cancelled():
+            return
+        error = flight.answer.exception()
+        addresses = flight.answer.result() if error is None else ()
+        keep = self._keep if addresses else self._keep_failure
+        if keep > 0:
+            self._cache[name] = _Answer(addresses, self._clock() + keep)
+            self._cache.move_to_end(name)
+            while len(self._cache) > self._entries:
+                self._cache.popitem(last=False)
+
+
+def look_up(name: str, hosts_file: Path = HOSTS_FILE) -> Addresses:
+    """The hosts file, then the system's resolver, without its search list. Blocks; raises OSError."""
+    if found := _in_hosts_file(name, hosts_file):
+        return found
+    # As bytes: the name is an A-label already, and text would go through the IDNA 2003 codec.
+    infos = socket.getaddrinfo(f"{name}.".encode("ascii"), None, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(ipaddress.ip_address(info[4][0]) for info in infos))
+
+
+def _in_hosts_file(name: str, path: Path) -> Addresses:
+    """hosts(5): an address and its names on a line. A line that cannot be read says nothing about any name."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except OSError:
+        return ()
+    found: dict[Address, None] = {}
+    for line in lines:
+        address, *names = line.partition("#")[0].split() or ("",)
+        if name in (entry.lower().removesuffix(".") for entry in names):
+            try:
+                found[ipaddress.ip_address(address)] = None
+            except ValueError:
+                continue
+    return tuple(found)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cloned_proxy.policy.parse import DocumentPath, Problem
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files import read_regular_file
+from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
 
 type Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
@@ -49,5 +56,48 @@ class AuditSettings(_Section):
 class Config(_Section):
     policy: str | None = None
     """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it."""
+    egress_proxy: str | None = None
+    """URL where this workspace's clients find the proxy; None: the default address."""
     proxy: ProxySettings = ProxySettings()
     audit: AuditSettings = AuditSettings()
+
+
+class ConfigError(StoreError):
+    """A config.yaml that is not accepted; one line a problem, all of them."""
+
+    def __init__(self, problems: tuple[Problem, ...], source: str) -> None:
+        super().__init__("\n".join(f"{source}:{p.line or 1}: {p.path}: {p.message}" for p in problems))
+        self.problems = problems
+
+
+def load_config(path: Path) -> Config:
+    """The settings in `path`; all defaults when there is no file or an empty one. Raises StoreError."""
+    if not path.exists(follow_symlinks=False):
+        return Config()
+    document = read_document(read_regular_file(path, limit=MAX_BYTES, what="config file"), str(path))
+    try:
+        return Config.model_validate({} if document.data is None else document.data)
+    except ValidationError as error:
+        problems = tuple(
+            _problem(entry["loc"], entry["type"], entry["msg"], document.lines) for entry in error.errors()
+        )
+        raise ConfigError(tuple(sorted(problems, key=lambda p: p.line or 0)), str(path)) from error
+
+
+def _problem(place: DocumentPath, kind: str, message: str, lines: dict[DocumentPath, int]) -> Problem:
+    text = "unknown setting" + _nearest(place) if kind == "extra_forbidden" else message.removeprefix("Input ")
+    known = place
+    while known and known not in lines:
+        known = known[:-1]
+    return Problem(".".join(str(part) for part in place) or "(file)", lines.get(known), text)
+
+
+def _nearest(place: DocumentPath) -> str:
+    section: type[BaseModel] = Config
+    for part in place[:-1]:
+        annotation = section.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return ""
+        section = annotation
+    near = difflib.get_close_matches(str(place[-1]), section.model_fields, n=1)
+    return f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(section.model_fields)}"

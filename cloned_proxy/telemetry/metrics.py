@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Container
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from cloned_proxy.policy.model import Reason, Verdict
 from cloned_proxy.telemetry.events import DecisionEvent
+
+ANONYMOUS_LABEL: Final = "_anonymous"
+UNKNOWN_LABEL: Final = "_unknown"
+OTHER_LABEL: Final = "_other"
+MAX_HOSTS_A_TOOL: Final = 100
+
+# A decision takes microseconds; one that had to wait for a strict commit takes milliseconds.
+_DECISION_BUCKETS: Final = (
+    *(2e-6, 5e-6, 10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6),
+    *(0.001, 0.005, 0.025, 0.1, 1.0),
+)
+_CONNECT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_REQUEST_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+_DENY: Final = Verdict.DENY.name.lower()
 
 
 class Metrics:
@@ -14,39 +32,168 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._known: Container[str] = frozenset()
+        self._hosts: dict[str, set[str]] = {}
+        self._decision_children: dict[tuple[str, str, str], Counter] = {}
+        self._blocked_children: dict[tuple[str, str], Counter] = {}
+        self._byte_children: dict[str, tuple[Counter, Counter]] = {}
+        self._tunnel_children: dict[str, Gauge] = {}
+        self._request_children: dict[str, Histogram] = {}
+        self._make_traffic(registry)
+        self._make_policy(registry)
+        self._audit_queue = Gauge("cloned_proxy_audit_queue", "Audit events waiting for the writer.", registry=registry)
+        self._audit_dropped = Counter(
+            "cloned_proxy_audit_dropped", "Audit events that could not be recorded.", registry=registry
+        )
+        build = Gauge(
+            "cloned_proxy_build_info", "Always 1; the labels tell the build.", ("version", "python"), registry=registry
+        )
+        build.labels(_own_version(), platform.python_version()).set(1)
+
+    def _make_traffic(self, registry: CollectorRegistry) -> None:
+        self._decisions = Counter(
+            "cloned_proxy_decisions", "Decisions made.", ("tool", "verdict", "reason"), registry=registry
+        )
+        self._blocked = Counter(
+            "cloned_proxy_blocked_hosts", "Denied requests by host.", ("tool", "host"), registry=registry
+        )
+        self._decision_seconds = Histogram(
+            "cloned_proxy_decision_duration_seconds",
+            "Time to decide, without name resolution.",
+            buckets=_DECISION_BUCKETS,
+            registry=registry,
+        )
+        self._connect_seconds = Histogram(
+            "cloned_proxy_upstream_connect_duration_seconds",
+            "Time to connect to an upstream.",
+            buckets=_CONNECT_BUCKETS,
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "cloned_proxy_request_duration_seconds",
+            "Time from the grant of a request or tunnel to its end.",
+            ("kind",),
+            buckets=_REQUEST_BUCKETS,
+            registry=registry,
+        )
+        self._tunnels = Gauge("cloned_proxy_open_tunnels", "Tunnels open now.", ("tool",), registry=registry)
+        self._bytes = Counter(
+            "cloned_proxy_bytes", "Bytes relayed, by direction as the caller sees it.", ("tool", "direction"),
+            registry=registry,
+        )  # fmt: skip
+
+    def _make_policy(self, registry: CollectorRegistry) -> None:
+        self._reloads = Counter(
+            "cloned_proxy_policy_reloads", "Policy files read after a change.", ("result",), registry=registry
+        )
+        for result in ("ok", "rejected"):  # both series exist from the start, so that rate() sees the first step
+            self._reloads.labels(result)
+        self._reload_ok = Gauge(
+            "cloned_proxy_policy_last_reload_success", "1 if the newest policy file is in force.", registry=registry
+        )
+        self._reload_at = Gauge(
+            "cloned_proxy_policy_last_reload_timestamp_seconds",
+            "When the policy in force was loaded.",
+            registry=registry,
+        )
+        self._rules = Gauge("cloned_proxy_policy_rules", "Rules of the policy in force.", registry=registry)
 
     def know_tools(self, tools: Container[str]) -> None:
         """The tools that the policy in force names; any other is `_unknown`, no tool is `_anonymous`."""
-        raise NotImplementedError
+        self._known = tools
 
     def decided(self, event: DecisionEvent, seconds: float) -> None:
         """One decision: `decisions_total`, `decision_duration_seconds`, and `blocked_hosts_total` for a denial."""
-        raise NotImplementedError
+        tool = self._tool(event.tool)
+        key = (tool, event.verdict, event.reason)
+        child = self._decision_children.get(key)
+        if child is None:
+            child = self._decision_children[key] = self._decisions.labels(*key)
+        child.inc()
+        self._decision_seconds.observe(seconds)
+        if event.verdict == _DENY:
+            self._count_blocked(tool, event)
+
+    def _count_blocked(self, tool: str, event: DecisionEvent) -> None:
+        # A malformed host is free text; only canonical names may take one of the hundred places.
+        host = OTHER_LABEL if event.reason == Reason.MALFORMED_REQUEST else event.host
+        hosts = self._hosts.setdefault(tool, set())
+        if host not in hosts:
+            if len(hosts) >= MAX_HOSTS_A_TOOL:
+                host = OTHER_LABEL
+            elif host != OTHER_LABEL:
+                hosts.add(host)
+        child = self._blocked_children.get((tool, host))
+        if child is None:
+            child = self._blocked_children[tool, host] = self._blocked.labels(tool, host)
+        child.inc()
 
     def upstream_connected(self, seconds: float) -> None:
-        raise NotImplementedError
+        """One successful connect to an upstream."""
+        self._connect_seconds.observe(seconds)
 
     def request_finished(self, kind: str, seconds: float) -> None:
-        raise NotImplementedError
+        """The end of an allowed flow; `kind` is one of `events.Kind`."""
+        child = self._request_children.get(kind)
+        if child is None:
+            child = self._request_children[kind] = self._request_seconds.labels(kind)
+        child.observe(seconds)
 
     def tunnel_opened(self, tool: str | None) -> None:
-        raise NotImplementedError
+        """A tunnel begins to relay."""
+        self._tunnel(tool).inc()
 
     def tunnel_closed(self, tool: str | None) -> None:
-        raise NotImplementedError
+        """A tunnel that `tunnel_opened` counted ended."""
+        self._tunnel(tool).dec()
 
     def bytes_passed(self, tool: str | None, *, up: int, down: int) -> None:
-        raise NotImplementedError
+        """Bytes of one flow: `up` from the caller, `down` to it."""
+        label = self._tool(tool)
+        children = self._byte_children.get(label)
+        if children is None:
+            children = self._byte_children[label] = (self._bytes.labels(label, "up"), self._bytes.labels(label, "down"))
+        children[0].inc(up)
+        children[1].inc(down)
 
     def policy_loaded(self, *, rules: int, at: float) -> None:
-        raise NotImplementedError
+        """A policy came into force at `at` (Unix seconds)."""
+        self._reloads.labels("ok").inc()
+        self._reload_ok.set(1)
+        self._reload_at.set(at)
+        self._rules.set(rules)
 
     def policy_rejected(self) -> None:
-        raise NotImplementedError
+        """A changed policy file was refused; the last good one stays in force."""
+        self._reloads.labels("rejected").inc()
+        self._reload_ok.set(0)
 
     def audit_queue(self, length: int) -> None:
-        raise NotImplementedError
+        """How many events wait for the audit writer."""
+        self._audit_queue.set(length)
 
     def audit_dropped(self) -> None:
         """An event that could not be recorded (its request was refused)."""
-        raise NotImplementedError
+        self._audit_dropped.inc()
+
+    def _tool(self, tool: str | None) -> str:
+        if tool is None:
+            return ANONYMOUS_LABEL
+        return tool if tool in self._known else UNKNOWN_LABEL
+
+    def _tunnel(self, tool: str | None) -> Gauge:
+        # Not through `_tool`: a tunnel must leave the gauge under the label it came in with, whatever the policy
+        # says by then. Tool names come from signed tokens and listeners, so their number is bounded.
+        label = ANONYMOUS_LABEL if tool is None else tool
+        child = self._tunnel_children.get(label)
+        if child is None:
+            label = self._tool(tool)
+            child = self._tunnel_children[label if tool is None else tool] = self._tunnels.labels(label)
+        return child
+
+
+def _own_version() -> str:
+    try:
+        return version("cloned-proxy")
+    except PackageNotFoundError:  # a source tree on the path, not installed
+        return "unknown"

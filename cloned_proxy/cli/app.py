@@ -1,0 +1,51 @@
+"""The program's commands, in the order in which `--help` lists them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cloned_proxy.cli import audit, ca, doctor, edit, explain, log, policy, proxy, rules, serve, token
+
+# Typer's rich rendering doubles the time of `--help` and draws frames that no script wants to read.
+app = typer.Typer(
+    help="The egress firewall for AI-agent tools: default-deny, per tool, live, every decision on record.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"cloned-proxy {version('cloned-proxy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    *,
+    version: Annotated[  # noqa: ARG001  the callback does the work
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("serve")(serve.serve)
+app.command("allow")(edit.allow)
+app.command("deny")(edit.deny)
+app.command("remove")(edit.remove)
+app.command("list")(rules.list_rules)
+app.command("explain")(explain.explain)
+app.command("log")(log.log)
+app.add_typer(audit.app, name="audit")
+app.add_typer(policy.app, name="policy")
+app.command("proxy")(proxy.proxy)
+app.command("token")(token.token)
+app.command("doctor")(doctor.doctor)
+app.command("ca")(ca.ca)

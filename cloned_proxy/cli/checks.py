@@ -1,0 +1,172 @@
+"""The checks of `doctor`: each looks at one thing, changes nothing, and says what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import resource
+import socket
+import sqlite3
+import stat
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from cloned_proxy.cli.context import proxy_of
+from cloned_proxy.cli.errors import CommandError
+from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.keys import load_key
+from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.workspace import Workspace
+
+type Status = Literal["ok", "warn", "fail"]
+
+_OPEN_FILES: Final = 65_536
+_NEEDED_PYTHON: Final = (3, 12)
+_PORTS: Final = (("proxy port", 8081), ("metrics port", 8083))
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    status: Status
+    detail: str
+    fix: str = ""
+
+
+def run_checks(directory: Path | None, policy_flag: Path | None) -> list[Check]:
+    """Every check, in the order in which `serve` would meet them."""
+    workspace = Workspace.find(directory)
+    checks = [_python(), _platform(), _open_files(), _event_loop(), _workspace(workspace)]
+    if workspace.root.is_dir():
+        checks += [
+            _files(workspace),
+            _guarded("settings", lambda: _settings(workspace)),
+            _guarded("policy", lambda: _policy(workspace, policy_flag)),
+            _guarded("identity", lambda: _identity(workspace)),
+            _state(workspace),
+            _guarded("proxy", lambda: _proxy(workspace)),
+        ]
+    return checks + [_port(name, port) for name, port in _PORTS]
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    """The check, or the first line of the error that `serve` would stop with: those carry their fix after a `;`."""
+    try:
+        return check()
+    except (StoreError, PolicyError, CommandError) as error:
+        detail, _, fix = str(error).partition("\n")[0].rpartition("; ")
+        return Check(name, "fail", detail or fix, fix if detail else "see the message")
+
+
+def _python() -> Check:
+    found = platform.python_version()
+    if sys.version_info >= _NEEDED_PYTHON:
+        return Check("python", "ok", found)
+    return Check("python", "fail", found, "use Python 3.12 or newer; `make setup` brings 3.13")
+
+
+def _platform() -> Check:
+    if sys.platform == "linux":
+        return Check("platform", "ok", f"Linux {platform.release()}")
+    return Check("platform", "warn", sys.platform, "run on Linux: nothing else is tested")
+
+
+def _open_files() -> Check:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or hard >= _OPEN_FILES:
+        return Check("open files", "ok", f"up to {hard}" if hard != resource.RLIM_INFINITY else "unlimited")
+    return Check("open files", "warn", f"at most {hard}; each tunnel takes two", f"raise it: ulimit -Hn {_OPEN_FILES}")
+
+
+def _event_loop() -> Check:
+    if importlib.util.find_spec("uvloop") is not None:
+        return Check("event loop", "ok", "uvloop")
+    return Check("event loop", "warn", "the standard one, which is slower", "install uvloop")
+
+
+def _workspace(workspace: Workspace) -> Check:
+    root = workspace.root
+    if not root.is_dir():
+        return Check("workspace", "warn", f"{root} does not exist", "`cloned-proxy serve` makes it")
+    info = root.stat()
+    if info.st_uid != os.geteuid():
+        return Check("workspace", "fail", f"{root} belongs to user {info.st_uid}", "run as that user")
+    if stat.S_IMODE(info.st_mode) & 0o077:
+        return Check("workspace", "fail", f"{root} is open to other users", f"chmod 700 {root}")
+    if not os.access(root, os.W_OK | os.X_OK):
+        return Check("workspace", "fail", f"{root} is read-only", "mount it writable, or use --workspace DIR")
+    return Check("workspace", "ok", str(root))
+
+
+def _files(workspace: Workspace) -> Check:
+    """Files of the workspace that other users can read; the directory's mode protects them, until it does not."""
+    open_files = [
+        path
+        for path in sorted(workspace.root.rglob("*"))
+        if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) & 0o077
+    ]
+    if not open_files:
+        return Check("permissions", "ok", "files are private")
+    names = ", ".join(str(path.relative_to(workspace.root)) for path in open_files[:5])
+    return Check("permissions", "warn", f"open to other users: {names}", f"chmod -R go= {workspace.root}")
+
+
+def _settings(workspace: Workspace) -> Check:
+    workspace.config()
+    found = "config.yaml" if workspace.config_file.exists() else "defaults"
+    return Check("settings", "ok", found)
+
+
+def _policy(workspace: Workspace, flag: Path | None) -> Check:
+    path = workspace.policy_path(flag)
+    if not path.exists() and path == workspace.policy_file:
+        return Check("policy", "warn", f"{path} does not exist", "`cloned-proxy serve` puts the shipped default there")
+    policy = load_policy(path, time.time())
+    detail = f"{path}: version {policy.version}, {len(policy.rules)} rules, mode {policy.mode}"
+    if policy.mode == "report":
+        return Check("policy", "warn", detail, "report lets everything pass; set `mode: enforce` to protect")
+    return Check("policy", "ok", detail)
+
+
+def _identity(workspace: Workspace) -> Check:
+    if not workspace.identity_key.exists():
+        return Check("identity", "ok", "no key yet; made on first use")
+    load_key(workspace.identity_key)
+    return Check("identity", "ok", "the key is private")
+
+
+def _state(workspace: Workspace) -> Check:
+    path = workspace.state_db
+    if not path.exists():
+        return Check("state", "ok", "no log yet; made on first use")
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as state:
+            verdict = state.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        return Check("state", "fail", f"{path}: {error}", f"move it away (mv {path} {path}.broken); a new one is made")
+    if verdict != "ok":
+        return Check("state", "fail", f"{path}: {verdict}", f"move it away (mv {path} {path}.broken); a new one is made")
+    return Check("state", "ok", f"{path} ({path.stat().st_size} bytes)")
+
+
+def _proxy(workspace: Workspace) -> Check:
+    known = proxy_of(workspace)
+    return Check("proxy", "ok", known.effective)
+
+
+def _port(name: str, port: int) -> Check:
+    with closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            detail = f"127.0.0.1:{port}: {error.strerror}"
+            return Check(name, "warn", detail, "fine if the proxy runs; else stop the other program or choose a port")
+    return Check(name, "ok", f"127.0.0.1:{port} is free")

@@ -1,0 +1,73 @@
+"""What every command starts from: the workspace, its settings and the policy, found the same way each time."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+from cloned_proxy.cli.errors import CommandError
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.workspace import Workspace
+
+DEFAULT_PROXY: Final = "http://127.0.0.1:8081"
+PROXY_VARIABLE: Final = "CLONED_EGRESS_PROXY"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyUrl:
+    """Where clients find the proxy, and who says so."""
+
+    workspace: str | None
+    environment: str | None
+
+    @property
+    def effective(self) -> str:
+        """Environment over file over default."""
+        return self.environment or self.workspace or DEFAULT_PROXY
+
+    @property
+    def authority(self) -> str:
+        """`host:port` of the effective URL."""
+        return urlsplit(self.effective).netloc
+
+
+def existing_workspace(directory: Path | None) -> Workspace:
+    """The workspace, for commands that read. Raises CommandError where there is none."""
+    workspace = Workspace.find(directory)
+    if not workspace.root.is_dir():
+        raise CommandError(f"{workspace.root}: there is no workspace here; start one with `cloned-proxy serve`")
+    return workspace
+
+
+def policy_in(workspace: Workspace, flag: Path | None) -> tuple[Path, Policy]:
+    """The policy file and what it says now. Raises PolicyError, StoreError."""
+    path = workspace.policy_path(flag)
+    return path, load_policy(path, time.time())
+
+
+def proxy_of(workspace: Workspace) -> ProxyUrl:
+    """The workspace's proxy, and the override in the environment. Raises CommandError for one that is no URL."""
+    override = os.environ.get(PROXY_VARIABLE) or None
+    if override is not None:
+        check_proxy_url(override, PROXY_VARIABLE)
+    return ProxyUrl(workspace.config().egress_proxy, override)
+
+
+def check_proxy_url(text: str, where: str) -> None:
+    """Raises CommandError unless the text is the plain URL of an HTTP proxy."""
+    fix = f"write http://HOST:PORT such as {DEFAULT_PROXY}"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise CommandError(f"{where}: {text!r} is not a proxy URL; {fix}") from error
+    plain = parts.path in ("", "/") and not parts.query and not parts.fragment and text.isprintable() and " " not in text
+    if parts.scheme != "http" or not parts.hostname or not port or not plain:
+        raise CommandError(f"{where}: {text!r} is not a proxy URL; {fix}")
+    if parts.username is not None or parts.password is not None:
+        raise CommandError(f"{where}: a credential does not belong into this URL; `cloned-proxy token TOOL` mints one")

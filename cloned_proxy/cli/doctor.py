@@ -1,0 +1,35 @@
+"""`doctor`: what could be wrong on this machine, each with its fix."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import typer
+
+from cloned_proxy.cli.errors import FAILED
+from cloned_proxy.cli.options import JsonOption, PolicyOption, WorkspaceOption
+
+_STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as_json: JsonOption = False) -> None:
+    """Check this machine and workspace; exit 1 when something would keep the proxy from starting."""
+    from cloned_proxy.cli.checks import run_checks
+    from cloned_proxy.cli.output import paint, put, put_json, visible
+
+    checks = run_checks(workspace, policy)
+    failed = any(check.status == "fail" for check in checks)
+    if as_json:
+        put_json(
+            {
+                "ok": not failed,
+                "checks": [{"name": c.name, "status": c.status, "detail": c.detail, "fix": c.fix} for c in checks],
+            }
+        )
+    else:
+        for check in checks:
+            put(f"{paint(f'{check.status:<4}', _STYLES[check.status])}  {check.name:<12}  {visible(check.detail)}")
+            if check.fix:
+                put(f"      {'':<12}  fix: {visible(check.fix)}")
+    if failed:
+        raise typer.Exit(FAILED)

@@ -1,0 +1,69 @@
+"""The outermost frame: every error becomes one line on stderr, with the fix in it, and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from typing import Final
+
+FAILED: Final = 1
+BAD_INPUT: Final = 2
+
+
+class CommandError(Exception):
+    """A command cannot go on. The message is one line that names the place and the fix."""
+
+    def __init__(self, message: str, *, code: int = BAD_INPUT) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def say(message: str) -> None:
+    """A message for people, on stderr: data alone goes to stdout."""
+    print(message, file=sys.stderr)  # noqa: T201  this is where a program's messages are printed
+
+
+def main() -> None:
+    """Runs the program and exits with 0 done, 1 failed or denied, 2 bad usage or bad input."""
+    from cloned_proxy.cli.app import app
+
+    try:
+        app(prog_name="cloned-proxy")
+    except BrokenPipeError:
+        # The reader went away (`| head`): not an error, and the interpreter must not complain about it at exit.
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except Exception as error:  # noqa: BLE001  a user gets a line and an exit code, never a traceback
+        sys.exit(report(error))
+
+
+def report(error: Exception) -> int:
+    """Prints the error and returns its exit code."""
+    if isinstance(error, CommandError):
+        say(f"cloned-proxy: {error}")
+        return error.code
+    if _is_bad_input(error):
+        for line in str(error).splitlines() or [type(error).__name__]:
+            say(f"cloned-proxy: {line}")
+        return BAD_INPUT
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        say(f"cloned-proxy: {place}{error.strerror or error}; check that the path exists and that you may use it")
+        return BAD_INPUT
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{os.path.basename(frame.filename)}:{frame.lineno}"  # noqa: PTH119  a label, not a path to open
+    say(f"cloned-proxy: internal error at {where}: {type(error).__name__}: {error}; please report it")
+    return FAILED
+
+
+def _is_bad_input(error: Exception) -> bool:
+    """Whether the parts below raised it for something that a person wrote or set up: their messages carry the fix."""
+    # Imported here, after something was raised: `--help` must not pay for these.
+    from cloned_proxy.policy.parse import PolicyError
+    from cloned_proxy.proxy.listener import BindError
+    from cloned_proxy.store.errors import StoreError
+
+    return isinstance(error, (PolicyError, StoreError, BindError))

@@ -1,0 +1,60 @@
+"""The life of `serve`: start, say what listens where, wait for a signal, stop gently or at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from pathlib import Path
+
+import structlog
+
+from cloned_proxy.cli.examples import allowed_example, denied_example
+from cloned_proxy.cli.output import put
+from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled
+from cloned_proxy.proxy.server import Server, ServeOptions
+from cloned_proxy.store.workspace import Workspace
+
+_log = structlog.get_logger(__name__)
+
+
+def run_in_foreground(
+    *, listen: tuple[str, int], metrics: tuple[str, int] | None, policy_file: Path | None, directory: Path | None
+) -> None:
+    """Serves until SIGTERM or SIGINT. Raises StoreError, PolicyError or BindError when it cannot start."""
+    raise_open_files()
+    # Libraries that log by the standard way say what is wrong and nothing else: decisions are on record already.
+    logging.getLogger().setLevel(logging.WARNING)
+    options = ServeOptions(listen=listen, metrics=metrics, policy_file=policy_file)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(Server(Workspace.find(directory), options)))
+
+
+async def _serve(server: Server) -> None:
+    asked_to_stop = asyncio.Event()
+
+    def stop() -> None:
+        if asked_to_stop.is_set():
+            server.cut()
+        asked_to_stop.set()
+
+    with signals_handled(stop=stop, reload=server.reload):
+        await server.start()
+        _announce(server)
+        await asked_to_stop.wait()
+        _log.info("stopping: open flows may end by themselves, a second signal cuts them")
+        await server.stop()
+        _log.info("stopped")
+
+
+def _announce(server: Server) -> None:
+    """The addresses, and two lines to try them with. On stdout: it is what the command was asked for."""
+    policy = server.policy
+    proxy = f"http://{server.address}"
+    put(f"proxy    {proxy}")
+    put(f"metrics  http://{server.metrics_address}/metrics" if server.metrics_address else "metrics  off")
+    put(f"policy   {policy.source} (version {policy.version}, {len(policy.rules)} rules, mode {policy.mode})")
+    put("")
+    now = time.time()
+    put(f"allowed  {allowed_example(policy, proxy, now) or 'nothing without a credential; try: cloned-proxy allow HOST'}")
+    put(f"denied   {denied_example(policy, proxy, now) or 'nothing: report mode records what it would deny'}")

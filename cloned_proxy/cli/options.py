@@ -1,0 +1,29 @@
+"""Options that several commands share, spelled and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace",
+        envvar="CLONED_WORKSPACE",
+        metavar="DIR",
+        help="Workspace directory; default: the nearest .cloned/ upwards, else ./.cloned.",
+    ),
+]
+PolicyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--policy", envvar="CLONED_POLICY", metavar="FILE", help="Policy file; default: policy.yaml in the workspace."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable output.")]
+ToolOption = Annotated[
+    str | None, typer.Option("--tool", metavar="TOOL", help="Tool id, such as cloned.mcp.web.search@v1.")
+]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; goes into the file and the log.")]

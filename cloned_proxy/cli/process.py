@@ -1,0 +1,43 @@
+"""What `serve` asks of the operating system: open files, an event loop, signals."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def raise_open_files() -> int:
+    """Raises the soft limit of open files to the hard one; returns what is in force. Each tunnel takes two."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        except (OSError, ValueError):
+            return soft
+    return hard
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's loop where it is installed: two to three times the set-ups of the standard one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+@contextmanager
+def signals_handled(*, stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
+    """While inside, SIGTERM and SIGINT call `stop` (once each time), SIGHUP calls `reload`, on the running loop."""
+    loop = asyncio.get_running_loop()
+    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
+    try:
+        yield
+    finally:
+        for number in handlers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,40 @@
+"""`proxy`: where this workspace's clients find the proxy."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cloned_proxy.cli.options import JsonOption, WorkspaceOption
+
+
+def proxy(
+    *,
+    url: Annotated[str | None, typer.Option("--set", metavar="URL", help="Set the workspace's proxy.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Go back to the default.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print or set the workspace's proxy, the CLONED_EGRESS_PROXY override and the effective value."""
+    from cloned_proxy.cli.context import PROXY_VARIABLE, check_proxy_url, proxy_of
+    from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.cli.output import put, put_json
+    from cloned_proxy.store.config_edit import set_egress_proxy
+    from cloned_proxy.store.workspace import Workspace
+
+    if url is not None and clear:
+        raise CommandError("--set and --clear exclude each other; use one of them")
+    place = Workspace.find(workspace)
+    if url is not None:
+        check_proxy_url(url, "--set")
+    if url is not None or clear:
+        place.create()
+        set_egress_proxy(place.config_file, url)
+    known = proxy_of(place)
+    if as_json:
+        put_json({"workspace": known.workspace, "environment": known.environment, "effective": known.effective})
+        return
+    put(f"workspace    {known.workspace or '(not set)'}")
+    put(f"{PROXY_VARIABLE}  {known.environment or '(not set)'}")
+    put(f"effective    {known.effective}")

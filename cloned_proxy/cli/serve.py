@@ -1,0 +1,40 @@
+"""`serve`: the proxy in the foreground, until a signal ends it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from cloned_proxy.cli.options import PolicyOption, WorkspaceOption
+
+
+def serve(
+    *,
+    listen: Annotated[
+        str, typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect; port 0 takes a free one.")
+    ] = "127.0.0.1:8081",
+    metrics: Annotated[
+        str, typer.Option("--metrics", metavar="HOST:PORT|off", help="/metrics, /healthz and /readyz.")
+    ] = "127.0.0.1:8083",
+    policy: PolicyOption = None,
+    workspace: WorkspaceOption = None,
+    log_format: Annotated[
+        Literal["console", "json"], typer.Option("--log-format", help="How messages on stderr are written.")
+    ] = "console",
+) -> None:
+    """Start the proxy. SIGTERM stops it gently, a second one at once; SIGHUP reads the policy again."""
+    from cloned_proxy.cli.authority import parse_listen
+    from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.cli.foreground import run_in_foreground
+    from cloned_proxy.telemetry.log import configure_logging
+
+    try:
+        proxy_address = parse_listen(listen, "--listen")
+        metrics_address = parse_listen(metrics, "--metrics")
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    if proxy_address is None:
+        raise CommandError("--listen cannot be off; write HOST:PORT such as 127.0.0.1:8081")
+    configure_logging(log_format)
+    run_in_foreground(listen=proxy_address, metrics=metrics_address, policy_file=policy, directory=workspace)

@@ -1,0 +1,128 @@
+"""What a caller is told when a request does not pass (contract section 5): whole HTTP/1.1 responses.
+
+The gate and the inspection share them. No answer holds an address that the caller did not send, and after each of them
+the connection closes: whatever else a refused caller has sent is not read as a request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Final
+
+from cloned_proxy.policy.hint import hint
+from cloned_proxy.policy.model import Decision, Reason
+from cloned_proxy.proxy.enforcer import Refusal
+
+REASON_FIELD: Final = "X-Cloned-Proxy-Reason"
+_CHALLENGE: Final = 'Basic realm="cloned-proxy"'
+_MAX_ECHOED_HOST: Final = 255
+
+_STATUS: Final = {
+    Reason.IDENTITY_MISSING: HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+    Reason.IDENTITY_INVALID: HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+    Reason.IDENTITY_EXPIRED: HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
+    Reason.MALFORMED_REQUEST: HTTPStatus.BAD_REQUEST,
+    Reason.HOST_HEADER_MISMATCH: HTTPStatus.BAD_REQUEST,
+    Reason.LIMIT_EXCEEDED: HTTPStatus.TOO_MANY_REQUESTS,
+    Reason.POLICY_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Reason.INTERNAL_ERROR: HTTPStatus.SERVICE_UNAVAILABLE,
+}
+"""Everything that is not here is a denial: 403."""
+
+_ERRORS: Final = {
+    HTTPStatus.BAD_REQUEST: "bad_request",
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "bad_request",
+    HTTPStatus.REQUEST_TIMEOUT: "bad_request",
+    HTTPStatus.SERVICE_UNAVAILABLE: "proxy_unavailable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamFailure:
+    """An allowed request whose upstream could not be used. `phase`: `resolve`, `connect`, `tls` or `response`."""
+
+    phase: str
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: HTTPStatus
+    fields: tuple[tuple[str, str], ...]
+    """All of them, Content-Length and `Connection: close` included."""
+    body: bytes
+
+    def encode(self, *, with_body: bool = True) -> bytes:
+        """The response as it goes over the wire; `with_body` False answers HEAD (RFC 9110, section 9.3.2)."""
+        lines = [f"HTTP/1.1 {self.status.value} {self.status.phrase}", *(f"{k}: {v}" for k, v in self.fields), "", ""]
+        return "\r\n".join(lines).encode("latin-1") + (self.body if with_body else b"")
+
+
+def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "") -> Answer:
+    """The answer to a Refusal. `status` and `explanation` are those of a HeadError, which says what to mend."""
+    if refusal.phase:
+        return failed(UpstreamFailure(refusal.phase, refusal.timed_out), refusal.decision, refusal.id)
+    decision = refusal.decision
+    code = HTTPStatus(status) if status is not None else _STATUS.get(decision.reason, HTTPStatus.FORBIDDEN)
+    extra: list[tuple[str, str]] = []
+    if code is HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        extra.append(("Proxy-Authenticate", _CHALLENGE))
+    if code is HTTPStatus.TOO_MANY_REQUESTS:
+        extra.append(("Retry-After", str(refusal.retry_after or 1)))
+    content = {
+        "error": _ERRORS.get(code, "egress_denied"),
+        "reason": decision.reason.value,
+        **_about(decision, refusal.id),
+        "hint": explanation or hint(decision),
+    }
+    return _answer(code, decision.reason.value, content, extra)
+
+
+def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> Answer:
+    """502 or 504 for an upstream that the policy allowed."""
+    code = HTTPStatus.GATEWAY_TIMEOUT if failure.timed_out else HTTPStatus.BAD_GATEWAY
+    error = "upstream_timeout" if failure.timed_out else "upstream_unreachable"
+    return _answer(code, "", {"error": error, "phase": failure.phase, **_about(decision, decision_id)})
+
+
+def overloaded() -> Answer:
+    """To a client over the connection cap: nothing of it was read, so there is nothing to tell about its request."""
+    reason = Reason.LIMIT_EXCEEDED.value
+    content = {"error": "proxy_unavailable", "reason": reason, "hint": "too many connections; try again in a second"}
+    return _answer(HTTPStatus.SERVICE_UNAVAILABLE, reason, content, [("Retry-After", "1")])
+
+
+def unavailable() -> Answer:
+    """When we cannot even say what the request was: stopping, or a fault that left no decision."""
+    reason = Reason.INTERNAL_ERROR.value
+    content = {"error": "proxy_unavailable", "reason": reason, "hint": "the proxy is stopping or at fault; see its log"}
+    return _answer(HTTPStatus.SERVICE_UNAVAILABLE, reason, content, [("Retry-After", "1")])
+
+
+def _about(decision: Decision, decision_id: str) -> dict[str, str | int | None]:
+    request = decision.request
+    return {
+        "tool": decision.tool,
+        "host": (decision.host.text if decision.host is not None else request.host)[:_MAX_ECHOED_HOST],
+        "port": request.port,
+        "method": request.method or "CONNECT",
+        "decision_id": decision_id,
+    }
+
+
+def _answer(
+    status: HTTPStatus, reason: str, content: Mapping[str, str | int | None], extra: list[tuple[str, str]] | None = None
+) -> Answer:
+    body = json.dumps(content, separators=(",", ":")).encode() + b"\n"
+    fields = [
+        ("Content-Type", "application/json"),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+        *([(REASON_FIELD, reason)] if reason else []),
+        *(extra or []),
+        ("Connection", "close"),
+    ]
+    return Answer(status, tuple(fields), body)

@@ -1,0 +1,169 @@
+"""The server names of a TLS ClientHello, read from any number of records and segments (RFC 8446, RFC 6066): pure.
+
+Only what every TLS server would read the same way counts. Anything else is not TLS, and a tunnel that must carry TLS
+is closed: a reader that shrugs at a malformed hello lets a caller show one name here and another one upstream.
+An encrypted ClientHello (ECH) changes nothing: the outer name is the one the upstream answers for.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+MAX_HELLO_BYTES: Final = 16_384
+"""Records included. Browsers with post-quantum key shares send about 2 kB."""
+
+_RECORD_HEADER: Final = 5
+_HANDSHAKE_HEADER: Final = 4
+_HANDSHAKE: Final = 22  # RFC 8446, section 5.1
+_CLIENT_HELLO: Final = 1  # RFC 8446, section 4
+_SSL_3_MAJOR: Final = 3  # the first version byte of SSL 3.0 and of every TLS
+_MAX_MINOR: Final = 4
+_SERVER_NAME: Final = 0  # RFC 6066, section 3: the extension, and its only name type
+_HOST_NAME: Final = 0
+_RANDOM_BYTES: Final = 32
+_MAX_SESSION_ID: Final = 32
+
+
+class Unread(enum.Enum):
+    """Why there are no server names to tell (yet)."""
+
+    NEED_MORE = "need_more"
+    NOT_TLS = "not_tls"
+
+
+type ServerNames = tuple[str, ...]
+"""Every host name of every server_name extension, as sent: none, one, or an attempt to be ambiguous."""
+
+
+class ClientHelloReader:
+    """Fed with the bytes of a tunnel as they come; the outcome does not depend on how they were cut."""
+
+    __slots__ = ("_at", "_bytes", "_message", "_outcome")
+
+    def __init__(self) -> None:
+        self._bytes = bytearray()
+        self._at = 0
+        self._message = bytearray()
+        self._outcome: ServerNames | Unread = Unread.NEED_MORE
+
+    def feed(self, segment: bytes | bytearray | memoryview) -> ServerNames | Unread:
+        """The outcome after `segment`; once it is not NEED_MORE it stays."""
+        if self._outcome is Unread.NEED_MORE:
+            self._bytes += segment
+            try:
+                self._outcome = self._read_records()
+            except _MalformedError:
+                self._outcome = Unread.NOT_TLS
+        return self._outcome
+
+    def _read_records(self) -> ServerNames | Unread:
+        while True:
+            header = self._bytes[self._at : self._at + _RECORD_HEADER]
+            _check_record_header(header)
+            if len(header) < _RECORD_HEADER:
+                return Unread.NEED_MORE
+            start = self._at + _RECORD_HEADER
+            end = start + int.from_bytes(header[3:5])
+            # RFC 8446, section 5.1: no empty handshake records.
+            _require(start < end <= MAX_HELLO_BYTES)
+            if len(self._bytes) < end:
+                return Unread.NEED_MORE
+            self._message += self._bytes[start:end]
+            self._at = end
+            if (names := self._read_message()) is not None:
+                return names
+
+    def _read_message(self) -> ServerNames | None:
+        """The names, once the records so far hold the whole message."""
+        message = self._message
+        _require(message[0] == _CLIENT_HELLO)
+        if len(message) < _HANDSHAKE_HEADER:
+            return None
+        end = _HANDSHAKE_HEADER + int.from_bytes(message[1:4])
+        _require(end <= MAX_HELLO_BYTES)
+        if len(message) < end:
+            return None
+        # A second handshake message in the same record cannot be: the client has nothing to say before the answer.
+        _require(len(message) == end)
+        return _server_names(_Cursor(bytes(message[_HANDSHAKE_HEADER:])))
+
+
+class _MalformedError(Exception):
+    pass
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise _MalformedError
+
+
+def _check_record_header(header: bytearray) -> None:
+    """Looks at as many of the header's bytes as there are, so that other protocols are told at their first byte."""
+    _require(
+        (len(header) < 1 or header[0] == _HANDSHAKE)
+        and (len(header) < 2 or header[1] == _SSL_3_MAJOR)  # noqa: PLR2004  offsets of the record header
+        and (len(header) < 3 or header[2] <= _MAX_MINOR)  # noqa: PLR2004
+    )
+
+
+class _Cursor:
+    """Length-prefixed vectors (RFC 8446, section 3.4), read to their exact ends."""
+
+    __slots__ = ("_at", "_data")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def exhausted(self) -> bool:
+        return self._at == len(self._data)
+
+    def take(self, count: int) -> bytes:
+        end = self._at + count
+        _require(end <= len(self._data))
+        taken = self._data[self._at : end]
+        self._at = end
+        return taken
+
+    def number(self, width: int) -> int:
+        return int.from_bytes(self.take(width))
+
+    def vector(self, width: int) -> _Cursor:
+        return _Cursor(self.take(self.number(width)))
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+
+def _server_names(body: _Cursor) -> ServerNames:
+    """RFC 8446, section 4.1.2."""
+    _require(body.number(1) == _SSL_3_MAJOR)
+    body.take(1 + _RANDOM_BYTES)
+    _require(len(body.vector(1)) <= _MAX_SESSION_ID)
+    suites = len(body.vector(2))
+    _require(suites > 0 and suites % 2 == 0)
+    _require(len(body.vector(1)) > 0)  # compression methods
+    names: list[str] = []
+    if not body.exhausted:  # RFC 5246, section 7.4.1.2: before TLS 1.3, extensions may be missing altogether
+        extensions = body.vector(2)
+        _require(body.exhausted)
+        while not extensions.exhausted:
+            kind = extensions.number(2)
+            content = extensions.vector(2)
+            if kind == _SERVER_NAME:
+                names += _host_names(content)
+    return tuple(names)
+
+
+def _host_names(extension: _Cursor) -> list[str]:
+    entries = extension.vector(2)
+    _require(extension.exhausted and len(entries) > 0)
+    names: list[str] = []
+    while not entries.exhausted:
+        _require(entries.number(1) == _HOST_NAME)
+        name = entries.take(entries.number(2))
+        _require(len(name) > 0 and name.isascii())
+        names.append(name.decode("ascii"))
+    return names

@@ -1,0 +1,134 @@
+"""The gate: every client connection of every listener starts here, and every open tunnel is known here."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from typing import Final
+
+from cloned_proxy.proxy import connect
+from cloned_proxy.proxy.connection import ClientConnection, GateParts
+from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.listener import BACKLOG, Listener
+from cloned_proxy.proxy.tunnels import Tunnels
+from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.telemetry.metrics import Metrics
+
+_TURNED_AWAY_AT_ONCE: Final = 256
+"""How many connections over the cap may be in the middle of being told so; the rest is dropped unanswered."""
+_CUT_SECONDS: Final = 1.0
+
+
+class Gate:
+    """One for each process, on its event loop."""
+
+    def __init__(
+        self,
+        *,
+        enforcer: Enforcer,
+        identity_key: bytes,
+        settings: ProxySettings,
+        metrics: Metrics,
+        inspector: Inspector | None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._max_connections: Final = settings.max_connections
+        self._servers: dict[Listener, asyncio.Server] = {}
+        self._connections: set[ClientConnection] = set()
+        self._all_gone = asyncio.Event()
+        self._all_gone.set()
+        self._stopping = False
+        self.tunnels: Final = Tunnels(
+            enforcer.review,
+            idle_seconds=settings.idle_timeout,
+            max_seconds=settings.max_tunnel_seconds,
+            clock=time.monotonic,
+        )
+        self._parts: Final = GateParts(
+            enforcer=enforcer,
+            identity_key=identity_key,
+            settings=settings,
+            metrics=metrics,
+            inspector=inspector,
+            clock=clock,
+            tunnels=self.tunnels,
+            admit=self._admit,
+            forget=self._forget,
+            stopping=lambda: self._stopping,
+            serve=connect.serve,
+        )
+
+    @property
+    def idle(self) -> bool:
+        """Whether no client is connected."""
+        return not self._connections
+
+    async def open(self, listener: Listener) -> None:
+        """Accepts on the listener's socket, which belongs to the gate from now on."""
+        loop = asyncio.get_running_loop()
+
+        def accept() -> ClientConnection:
+            return ClientConnection(self._parts, listener)
+
+        if listener.socket.family == socket.AF_UNIX:
+            server = await loop.create_unix_server(accept, sock=listener.socket, backlog=BACKLOG)
+        else:
+            server = await loop.create_server(accept, sock=listener.socket, backlog=BACKLOG)
+        self._servers[listener] = server
+
+    def close(self, listener: Listener) -> None:
+        """Stops accepting on one listener and cuts the connections that came through it: its sandbox has ended."""
+        if (server := self._servers.pop(listener, None)) is not None:
+            server.close()
+        for connection in tuple(self._connections):
+            if connection.listener is listener:
+                connection.cut("listener_closed")
+
+    def stop_accepting(self) -> None:
+        """Closes every listening socket; what is connected goes on, new heads are answered 503."""
+        self._stopping = True
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+        for connection in tuple(self._connections):
+            if connection.quiet:
+                connection.cut("drained")
+
+    async def drain(self, seconds: float) -> None:
+        """Stops accepting, gives open flows `seconds` to end by themselves, then cuts them."""
+        self.stop_accepting()
+        if await self._gone_within(seconds):
+            return
+        for connection in tuple(self._connections):
+            connection.cut("drained")
+        await self._gone_within(_CUT_SECONDS)
+
+    def sweep(self) -> None:
+        """Cuts every tunnel that the policy in force, a limit or a timeout no longer lets pass.
+
+        The server calls it at each change of the policy, and each second for what time alone revokes.
+        """
+        self.tunnels.sweep()
+
+    async def _gone_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._all_gone.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _admit(self, connection: ClientConnection) -> bool:
+        if len(self._connections) >= self._max_connections + _TURNED_AWAY_AT_ONCE:
+            connection.cut("overloaded")
+        self._connections.add(connection)
+        self._all_gone.clear()
+        return len(self._connections) <= self._max_connections
+
+    def _forget(self, connection: ClientConnection) -> None:
+        self._connections.discard(connection)
+        if not self._connections:
+            self._all_gone.set()

@@ -1,0 +1,156 @@
+"""Our own listening sockets, the principals they carry, and how a dial to one of them is recognised."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.policy.model import Address, Principal
+
+BACKLOG: Final = 4096
+_OWNER_ONLY: Final = 0o600
+
+
+class BindError(Exception):
+    """A listener that cannot be opened; the message names it and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A bound socket and whoever connects to it: a tool's principal, ANONYMOUS, or None (credentials only)."""
+
+    socket: socket.socket
+    principal: Principal | None
+    name: str
+    """For the log: `127.0.0.1:8081`, `slot 3f2a`."""
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """A bound, listening socket. `host` is an address or `localhost`. Raises BindError."""
+    where = f"{host}:{port}"
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
+        )[0]
+    except OSError as error:
+        raise BindError(f"{where} is not an address of this machine: {error.strerror}") from error
+    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # One socket, one family: whoever binds [::] has not asked for 0.0.0.0.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise BindError(_tcp_problem(where, error)) from error
+    return sock
+
+
+def _tcp_problem(where: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{where} is in use; stop the program that listens there or choose another port"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{where} is not permitted for this user; choose a port from 1024 on"
+    return f"{where} cannot be opened: {error.strerror}"
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A bound, listening socket at `path`, mode 0600. Replaces the stale socket of a dead process. Raises BindError."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        _clear_stale(path)
+        sock.bind(str(path))
+        # Nobody can connect between bind and listen, so there is no moment at which the mode is wider.
+        path.chmod(_OWNER_ONLY)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise BindError(f"{path} cannot be opened: {error.strerror or error}") from error
+    except BindError:
+        sock.close()
+        raise
+    return sock
+
+
+def _clear_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise BindError(f"{path} exists and is not a socket; remove it or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+    raise BindError(f"{path} is in use by another process; stop it or choose another path")
+
+
+class OwnListeners:
+    """A container of (address, port): whether a dial there would reach one of this process's listeners."""
+
+    def __init__(self) -> None:
+        self._bound: set[tuple[Address, int]] = set()
+        self._wildcard_ports: set[int] = set()
+
+    def add(self, sock: socket.socket) -> None:
+        """Registers a bound socket; unix sockets cannot be dialled through the proxy and are left out."""
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            host, port = sock.getsockname()[:2]
+            address = _plain(ipaddress.ip_address(host))
+            if address.is_unspecified:
+                self._wildcard_ports.add(port)
+            else:
+                self._bound.add((address, port))
+
+    def remove(self, sock: socket.socket) -> None:
+        """Takes back `add`; the socket must still be open."""
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            host, port = sock.getsockname()[:2]
+            address = _plain(ipaddress.ip_address(host))
+            self._bound.discard((address, port))
+            if address.is_unspecified:
+                self._wildcard_ports.discard(port)
+
+    def __contains__(self, item: object) -> bool:
+        match item:
+            case (ipaddress.IPv4Address() | ipaddress.IPv6Address() as address, int(port)):
+                return self._reaches(_plain(address), port)
+            case _:
+                return False
+
+    def _reaches(self, address: Address, port: int) -> bool:
+        if (address, port) in self._bound:
+            return True
+        if address.is_unspecified:  # the kernel connects 0.0.0.0 and :: to this machine
+            return port in self._wildcard_ports or any(port == bound for _, bound in self._bound)
+        return port in self._wildcard_ports and _is_local(address)
+
+
+def _plain(address: Address) -> Address:
+    """IPv4 for its mapped form, and without a zone: spellings of one socket address."""
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.ipv4_mapped or ipaddress.IPv6Address(int(address))
+    return address
+
+
+def _is_local(address: Address) -> bool:
+    """Whether the address is this machine's: only those can be bound. When in doubt, yes."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004  the IP version
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((str(address), 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True

@@ -1,0 +1,172 @@
+"""Bytes between two transports: back-pressure and half-close both ways, every byte counted, the end told once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from cloned_proxy.proxy.budget import Charge
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """Closes at once and sends RST: the peer must not mistake a cut for the end of the data."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        # Already closed, or a unix socket of a system without it: then abort is all there is.
+        with contextlib.suppress(OSError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+    transport.abort()
+
+
+class Relay:
+    """One open tunnel, from the moment its upstream transport exists.
+
+    `first` is what the client sent before; `client` may be paused and loses its old protocol. `on_end` gets the cause
+    once, when both sides are closed: `closed`, `client_reset`, `upstream_error:response`, or what `cut` was given.
+    """
+
+    __slots__ = ("_charge", "_clock", "_first", "_on_end", "_open_ends", "cause", "client", "last_byte", "upstream")
+
+    def __init__(
+        self,
+        client: asyncio.Transport,
+        first: bytes,
+        charge: Charge,
+        *,
+        on_end: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._first = first
+        self._charge = charge
+        self._on_end = on_end
+        self._clock = clock
+        self._open_ends = 0
+        self.cause = ""
+        self.last_byte = clock()
+        """When the last byte passed: what the idle timeout looks at."""
+        self.client = RelayEnd(self, charge.up)
+        self.upstream = RelayEnd(self, charge.down)
+        self.client.other = self.upstream
+        self.upstream.other = self.client
+        self.client.transport = client
+
+    @property
+    def started(self) -> bool:
+        """Whether both sides are joined; a client that is gone when the upstream comes leaves a relay unstarted."""
+        return self.upstream.transport is not None
+
+    def start(self, upstream: asyncio.Transport) -> None:
+        """Joins the two; called once, by the upstream side when it is connected."""
+        client = self.client.transport
+        if client is None:  # cannot be: set at birth
+            raise RuntimeError("a relay without a client")
+        if client.is_closing():
+            reset(upstream)
+            return
+        self.upstream.transport = upstream
+        self._open_ends = 2
+        client.set_protocol(self.client)
+        first, self._first = self._first, b""
+        if first:
+            self._charge.up(len(first))
+            upstream.write(first)
+        if not self.upstream.full:
+            client.resume_reading()
+
+    def cut(self, cause: str) -> None:
+        """Resets both sides."""
+        self.cause = self.cause or cause
+        for end in (self.client, self.upstream):
+            if end.transport is not None:
+                reset(end.transport)
+
+    def touch(self) -> None:
+        self.last_byte = self._clock()
+
+    def end_closed(self, end: RelayEnd, error: Exception | None) -> None:
+        if not self.started:
+            return
+        if not self.cause and error is not None:
+            self.cause = "client_reset" if end is self.client else "upstream_error:response"
+        self._open_ends -= 1
+        other = end.other.transport
+        if self._open_ends == 0:
+            self._on_end(self.cause or "closed")
+        elif other is not None and error is not None:
+            reset(other)
+        elif other is not None:
+            other.close()  # what is buffered for it still goes out
+
+
+class RelayEnd(asyncio.Protocol):
+    """One side: what arrives here is written to `other`."""
+
+    __slots__ = ("_count", "_relay", "eof", "full", "other", "transport")
+
+    def __init__(self, relay: Relay, count: Callable[[int], None]) -> None:
+        self._relay = relay
+        self._count = count
+        self.transport: asyncio.Transport | None = None
+        self.other: RelayEnd
+        self.eof = False
+        """Its peer has sent FIN."""
+        self.full = False
+        """Its write buffer is over the mark, so the other side is not read."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Only the upstream side gets here; the client's transport is handed over while it is open.
+        try:
+            if not isinstance(transport, asyncio.Transport):
+                raise TypeError("an upstream transport that cannot be written to")
+            self._relay.start(transport)
+        except Exception:
+            transport.close()
+            self._relay.cut("internal_error")
+            raise
+
+    def data_received(self, data: bytes) -> None:
+        other = self.other.transport
+        if other is None or other.is_closing():
+            return
+        try:
+            self._count(len(data))
+            self._relay.touch()
+            other.write(data)
+        except Exception:
+            self._relay.cut("internal_error")
+            raise
+
+    def eof_received(self) -> bool:
+        self.eof = True
+        other, mine = self.other, self.transport
+        if other.transport is None or mine is None or other.transport.is_closing():
+            return False
+        if other.eof:
+            # Both have sent FIN: nothing can come any more. `close` sends what is buffered, then lets go of the socket.
+            mine.close()
+            other.transport.close()
+        else:
+            other.transport.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        self.full = True
+        source = self.other.transport
+        if source is not None and not source.is_closing():
+            source.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        source = self.other.transport
+        # A loop that resumed a source behind its FIN would tell the FIN again.
+        if source is not None and not source.is_closing() and not self.other.eof:
+            source.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._relay.end_closed(self, exc)

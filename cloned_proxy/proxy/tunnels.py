@@ -1,0 +1,112 @@
+"""The one registry of open tunnels, and the sweep that cuts those that the policy no longer covers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from cloned_proxy.policy.decide import decide_tunnel
+from cloned_proxy.policy.model import Address, Decision, Principal, Reason, Request
+from cloned_proxy.proxy.client_hello import ServerNames, Unread
+from cloned_proxy.proxy.enforcer import Grant
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Tunnel:
+    """From the grant on, so that a change of the policy finds a tunnel before its first byte, too."""
+
+    grant: Grant
+    cut: Callable[[str], None]
+    """Resets both sides at once; the argument is the cause that goes on record."""
+    last_byte: Callable[[], float]
+    """On the clock of `Tunnels`."""
+    server_names: ServerNames | Unread = Unread.NEED_MORE
+    """What its first bytes were: NEED_MORE before they came, NOT_TLS when they were not, or may not be, a ClientHello."""
+
+
+type _Case = tuple[Principal, Request, str, bool, tuple[Address, ...], ServerNames | Unread]
+
+
+class Tunnels:
+    """Tunnels by identity. Everything runs on the event loop."""
+
+    def __init__(
+        self,
+        review: Callable[[Grant], Decision],
+        *,
+        idle_seconds: float,
+        max_seconds: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self._review: Final = review
+        self._idle: Final = idle_seconds
+        self._max: Final = max_seconds
+        self._clock: Final = clock
+        """The clock of `Grant.since` and `Tunnel.last_byte`: monotonic."""
+        self._open: set[Tunnel] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def __iter__(self) -> Iterator[Tunnel]:
+        return iter(self._open)
+
+    def add(self, tunnel: Tunnel) -> None:
+        self._open.add(tunnel)
+
+    def discard(self, tunnel: Tunnel) -> None:
+        self._open.discard(tunnel)
+
+    def sweep(self) -> None:
+        """Cuts what was revoked, has been idle for too long or is too old.
+
+        Thousands of tunnels of one tool to one host are one question: each is asked once a sweep.
+        """
+        answered: dict[_Case, str] = {}
+        now = self._clock()
+        for tunnel in tuple(self._open):
+            case = _case_of(tunnel)
+            cause = answered.get(case)
+            if cause is None:
+                cause = answered[case] = self._revocation(tunnel)
+            if not cause and now - tunnel.last_byte() >= self._idle:
+                cause = "idle"
+            if not cause and now - tunnel.grant.since >= self._max:
+                cause = "lifetime"
+            if cause:
+                tunnel.cut(cause)
+
+    def cut_all(self, cause: str) -> None:
+        for tunnel in tuple(self._open):
+            tunnel.cut(cause)
+
+    def _revocation(self, tunnel: Tunnel) -> str:
+        """`revoked:<reason>`, or "" when the tunnel still passes. A review that fails revokes."""
+        try:
+            decision = self._review(tunnel.grant)
+            if tunnel.server_names is not Unread.NEED_MORE:
+                decision = decide_tunnel(
+                    decision, None if tunnel.server_names is Unread.NOT_TLS else tunnel.server_names
+                )
+        except Exception:
+            _log.exception("a tunnel could not be reviewed and is cut")
+            return f"revoked:{Reason.INTERNAL_ERROR.value}"
+        if not decision.passes:
+            return f"revoked:{decision.reason.value}"
+        if decision.inspect and not tunnel.grant.decision.inspect:
+            # A narrower rule wants to see inside a tunnel that is closed to us: the client must come again.
+            return f"revoked:{Reason.PROTOCOL_NOT_ALLOWED.value}"
+        return ""
+
+
+def _case_of(tunnel: Tunnel) -> _Case:
+    """All that the answer depends on. The rule stands for itself by its id: it is the use that the flow holds."""
+    grant = tunnel.grant
+    decision = grant.decision
+    rule = decision.rule.id if decision.rule is not None else ""
+    return (grant.caller, decision.request, rule, decision.inspect, grant.addresses, tunnel.server_names)

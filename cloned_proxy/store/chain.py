@@ -1,0 +1,76 @@
+"""The hash chain of the audit log: what exactly is hashed, and how a break is found.
+
+An entry's hash is SHA-256 over the previous entry's hash, the entry's number and its canonical JSON. The head is kept
+apart from the entries, so a missing tail shows too; retention moves the anchor, so what is left can still be verified.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, PolicyEvent
+
+GENESIS: Final = "0" * 64
+_TYPES: Final = {DecisionEvent: "decision", FlowEnd: "flow_end", PolicyEvent: "policy"}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One place of the chain: the number of an entry and its hash."""
+
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChainReport:
+    """What `verify` found. `problem` is "" when the chain holds from end to end."""
+
+    entries: int
+    """Verified up to the problem, or to the end."""
+    broken: int | None
+    """The first entry that does not hold; None when none does not."""
+    problem: str
+
+    @property
+    def holds(self) -> bool:
+        return self.problem == ""
+
+
+def canonical_json(event: Event) -> str:
+    """One event as it is stored and hashed: sorted keys, no spaces, ASCII only, a `type` beside the fields."""
+    body = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
+    body["type"] = _TYPES[type(event)]
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def next_link(previous: Link, body: str) -> Link:
+    """The link of an entry with this body that follows `previous`."""
+    seq = previous.seq + 1
+    # surrogatepass: a row someone else wrote into the database must break the chain, not the verifier.
+    digest = hashlib.sha256(f"{previous.hash}\n{seq}\n{body}".encode(errors="surrogatepass")).hexdigest()
+    return Link(seq, digest)
+
+
+def verify_chain(anchor: Link, entries: Iterable[tuple[int, str, str]], head: Link) -> ChainReport:
+    """Walks `(seq, body, hash)` from the anchor to the head."""
+    last = anchor
+    for seq, body, stored in entries:
+        expected = next_link(last, str(body))
+        if seq != expected.seq:
+            problem = f"entry {expected.seq} is missing; the next one found is {seq}"
+            return ChainReport(last.seq - anchor.seq, expected.seq, problem)
+        if stored != expected.hash:
+            problem = f"entry {seq} does not match its hash: it, or the entry before it, was changed"
+            return ChainReport(last.seq - anchor.seq, seq, problem)
+        last = expected
+    if last != head:
+        broken = min(last.seq + 1, head.seq) if last.seq != head.seq else last.seq
+        problem = f"the log ends at entry {last.seq}, but entry {head.seq} was written: the tail was cut or replaced"
+        return ChainReport(last.seq - anchor.seq, broken, problem)
+    return ChainReport(last.seq - anchor.seq, None, "")

@@ -1,0 +1,115 @@
+"""Opening `state.db`: its schema, and clear refusals for everything that is not it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.store.chain import GENESIS
+from cloned_proxy.store.errors import StoreError
+
+SCHEMA_VERSION: Final = 1
+BUSY_SECONDS: Final = 5.0
+_APPLICATION_ID: Final = 0x436C5078  # "ClPx": tells our file from any other SQLite database
+
+# What queries filter by is computed from the hashed body, so it cannot be changed without breaking the chain.
+_SCHEMA: Final = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE entries (
+    seq     INTEGER PRIMARY KEY,
+    body    TEXT NOT NULL,
+    hash    TEXT NOT NULL,
+    at      REAL GENERATED ALWAYS AS (json_extract(body, '$.at')) VIRTUAL,
+    type    TEXT GENERATED ALWAYS AS (json_extract(body, '$.type')) VIRTUAL,
+    tool    TEXT GENERATED ALWAYS AS (json_extract(body, '$.tool')) VIRTUAL,
+    verdict TEXT GENERATED ALWAYS AS (json_extract(body, '$.verdict')) VIRTUAL
+);
+CREATE TABLE rule_hits (rule TEXT PRIMARY KEY, hits INTEGER NOT NULL, last REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE leases (rule TEXT PRIMARY KEY, used INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO meta VALUES
+    ('schema_version', '{SCHEMA_VERSION}'),
+    ('anchor_seq', '0'), ('anchor_hash', '{GENESIS}'),
+    ('head_seq', '0'), ('head_hash', '{GENESIS}');
+PRAGMA application_id = {_APPLICATION_ID};
+"""
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """A connection to the state database, made (0600) where there is none.
+
+    Commits are durable (WAL, synchronous=FULL). A file that is not ours, is damaged, or has another schema version
+    raises StoreError: it is evidence, so it is never replaced silently.
+    """
+    _check_file(path)
+    try:
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: cannot be opened: {error}; make the workspace writable") from error
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        _create_or_check(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise StoreError(f"{path}: {_explain(path, error)}") from error
+    except StoreError:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_file(path: Path) -> None:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    except OSError as error:
+        raise StoreError(
+            f"{path}: cannot be opened: {error.strerror}; it must be a writable file in a writable workspace"
+        ) from error
+    info = os.fstat(descriptor)
+    os.close(descriptor)
+    if not stat.S_ISREG(info.st_mode):
+        raise StoreError(f"{path}: not a regular file; move it away")
+    if info.st_mode & 0o077:
+        raise StoreError(f"{path}: others can read the audit log; run `chmod 600 {path}`")
+
+
+def _create_or_check(connection: sqlite3.Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")  # two processes may start at once
+    try:
+        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
+            for statement in _SCHEMA.split(";\n"):
+                connection.execute(statement)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+        raise StoreError(f"{path}: not a state database of cloned-proxy; {_move_away(path)}")
+    found = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    if found is None or found[0] != str(SCHEMA_VERSION):
+        has = found[0] if found is not None else "none"
+        raise StoreError(
+            f"{path}: schema version {has}, this program needs {SCHEMA_VERSION}; "
+            f"use the version of cloned-proxy that wrote it, or {_move_away(path)}"
+        )
+
+
+def _explain(path: Path, error: sqlite3.Error) -> str:
+    text = str(error)
+    if "not a database" in text or "malformed" in text or "no such table" in text:
+        return f"damaged ({text}); {_move_away(path)}"
+    if "readonly" in text or "unable to open" in text:
+        return f"cannot be written ({text}); make the workspace writable"
+    if "full" in text or "disk I/O" in text:
+        return f"cannot be written ({text}); free space on that file system"
+    if "locked" in text:
+        return f"locked by another process for {BUSY_SECONDS:.0f} s; end that process"
+    return text
+
+
+def _move_away(path: Path) -> str:
+    return f"keep it as evidence and start a new log: `mv {path} {path}.broken`"

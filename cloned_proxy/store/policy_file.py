@@ -1,0 +1,38 @@
+"""From the bytes of a policy file to a `Policy` that is fit to be in force."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.parse import PolicyError, failed_tests, parse_policy
+from cloned_proxy.store.files import read_regular_file
+from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
+
+_VERSION_DIGITS: Final = 12
+
+
+def load_policy(path: Path, now: float) -> Policy:
+    """The policy in `path`, its `tests:` passed as of `now` (Unix seconds). Raises PolicyError, StoreError."""
+    return policy_from_bytes(read_policy_bytes(path), source=str(path), now=now)
+
+
+def read_policy_bytes(path: Path) -> bytes:
+    """The file's bytes: a regular file of at most 16 MiB, links followed. Raises StoreError."""
+    return read_regular_file(path, limit=MAX_BYTES, what="policy file")
+
+
+def version_of(raw: bytes) -> str:
+    """The version of a policy: the first 12 hex digits of the SHA-256 of its file."""
+    return hashlib.sha256(raw).hexdigest()[:_VERSION_DIGITS]
+
+
+def policy_from_bytes(raw: bytes, *, source: str, now: float) -> Policy:
+    """The one way from text to rules, for the watcher, the edit service and `policy check`. Raises as `load_policy`."""
+    document = read_document(raw, source)
+    policy = parse_policy(document.data, source=source, version=version_of(raw), lines=document.lines)
+    if problems := failed_tests(policy, now):
+        raise PolicyError(problems, source)
+    return policy

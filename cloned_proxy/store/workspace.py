@@ -1,0 +1,105 @@
+"""The workspace: one directory, `.cloned`, with everything that belongs to one project."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.store.config import Config, load_config
+from cloned_proxy.store.errors import StoreError
+
+DIRECTORY_NAME: Final = ".cloned"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The paths of contract section 6. Making one touches no file; `create` does."""
+
+    root: Path
+
+    @classmethod
+    def find(
+        cls, flag: Path | None = None, *, environ: Mapping[str, str] | None = None, start: Path | None = None
+    ) -> Workspace:
+        """That of `--workspace`, else of `CLONED_WORKSPACE`, else the nearest `.cloned/` upwards, else `./.cloned`."""
+        environ = os.environ if environ is None else environ
+        named = flag or (Path(environ["CLONED_WORKSPACE"]) if environ.get("CLONED_WORKSPACE") else None)
+        if named is not None:
+            return cls(named.expanduser().absolute())
+        here = (start or Path.cwd()).absolute()
+        for directory in (here, *here.parents):
+            if (directory / DIRECTORY_NAME).is_dir():
+                return cls(directory / DIRECTORY_NAME)
+        return cls(here / DIRECTORY_NAME)
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def policy_file(self) -> Path:
+        return self.root / "policy.yaml"
+
+    @property
+    def state_db(self) -> Path:
+        return self.root / "state.db"
+
+    @property
+    def identity_key(self) -> Path:
+        return self.root / "identity.key"
+
+    @property
+    def vault_file(self) -> Path:
+        return self.root / "vault.age"
+
+    @property
+    def vault_key(self) -> Path:
+        return self.root / "vault.key"
+
+    @property
+    def ca_directory(self) -> Path:
+        return self.root / "ca"
+
+    @property
+    def artifacts_directory(self) -> Path:
+        return self.root / "artifacts"
+
+    def create(self) -> None:
+        """Makes the directory (0700) where it is missing, and checks that it can be used. Raises StoreError."""
+        try:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise StoreError(f"{self.root}: not a directory; move it away, or use --workspace DIR") from error
+        except OSError as error:
+            raise StoreError(
+                f"{self.root}: the workspace cannot be made: {error.strerror}; use --workspace DIR in a writable place"
+            ) from error
+        info = self.root.stat()
+        if info.st_uid != os.geteuid():
+            raise StoreError(f"{self.root}: belongs to user {info.st_uid}; run as that user, or use --workspace DIR")
+        if stat.S_IMODE(info.st_mode) & 0o022:
+            raise StoreError(f"{self.root}: others can write the workspace; run `chmod 700 {self.root}`")
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise StoreError(f"{self.root}: the workspace is read-only; mount it writable, or use --workspace DIR")
+
+    def config(self) -> Config:
+        """The settings; all defaults without a file. Raises StoreError."""
+        return load_config(self.config_file)
+
+    def policy_path(
+        self, flag: Path | None = None, *, config: Config | None = None, environ: Mapping[str, str] | None = None
+    ) -> Path:
+        """That of `--policy`, else `CLONED_POLICY`, else `policy:` of config.yaml, else the workspace's own."""
+        environ = os.environ if environ is None else environ
+        if flag is not None:
+            return flag.expanduser().absolute()
+        if environ.get("CLONED_POLICY"):
+            return Path(environ["CLONED_POLICY"]).expanduser().absolute()
+        configured = (self.config() if config is None else config).policy
+        if configured is not None:
+            return self.root / Path(configured).expanduser()
+        return self.policy_file

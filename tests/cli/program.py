@@ -1,0 +1,216 @@
+"""The installed program as a real process, and a local origin for it to reach."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(sys.executable).with_name("cloned-proxy")
+TOOL = "demo.tool@v1"
+
+
+class Origin:
+    """An HTTP server on loopback that counts what reaches it: the judge of what was forwarded."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        self.slow = threading.Event()
+        self.release = threading.Event()
+        origin = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                origin.seen.append((self.command, self.path, {k.lower(): v for k, v in self.headers.items()}))
+                if self.path == "/slow":
+                    origin.slow.set()
+                    origin.release.wait(20)
+                body = b"reached\n"
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+            do_GET = do_POST = do_HEAD = answer  # noqa: N815  names that http.server calls
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  http.server's own name
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    def url(self, path: str = "/") -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def close(self) -> None:
+        self.release.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: str
+
+    @property
+    def reason(self) -> str | None:
+        return self.headers.get("x-cloned-proxy-reason")
+
+
+@dataclass
+class Serving:
+    """A running `cloned-proxy serve`."""
+
+    process: subprocess.Popen[str]
+    port: int
+    metrics_port: int
+    banner: list[str]
+    errors: Path
+
+    def get(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, timeout: float = 15) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.request(method, url, headers=headers or {})
+            response = connection.getresponse()
+            head = {k.lower(): v for k, v in response.getheaders()}
+            return Answer(response.status, head, response.read().decode())
+        finally:
+            connection.close()
+
+    def page(self, path: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return Answer(response.status, {}, response.read().decode())
+        finally:
+            connection.close()
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, seconds: float = 15) -> int:
+        return self.process.wait(seconds)
+
+    def log(self) -> str:
+        return self.errors.read_text()
+
+
+@dataclass
+class Workspace:
+    """A workspace directory and the program run in it."""
+
+    path: Path
+    environment: dict[str, str]
+    running: list[Serving] = field(default_factory=list)
+
+    @property
+    def policy(self) -> Path:
+        return self.path / "policy.yaml"
+
+    def write_policy(self, text: str) -> None:
+        """As an editor saves: a new file, renamed over the old one."""
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        new = self.path / "policy.yaml.new"
+        new.write_text(text)
+        new.chmod(0o600)
+        new.rename(self.policy)
+
+    def run(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PROGRAM, *arguments],
+            env=self.environment | (env or {}),
+            cwd=self.path.parent,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def json(self, *arguments: str, code: int = 0) -> Any:
+        done = self.run(*arguments, "--json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+    def serve(self, *arguments: str) -> Serving:
+        errors = self.path.parent / f"serve-{len(self.running)}.log"
+        command = [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *arguments]
+        with errors.open("w") as log:
+            process = subprocess.Popen(
+                command,
+                env=self.environment,
+                cwd=self.path.parent,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                text=True,
+            )
+        banner = _read_banner(process, errors)
+        ports = {line.split()[0]: int(line.split("//")[1].split("/")[0].split(":")[1]) for line in banner[:2]}
+        serving = Serving(process, ports["proxy"], ports["metrics"], banner, errors)
+        self.running.append(serving)
+        return serving
+
+    def close(self) -> None:
+        for serving in self.running:
+            if serving.process.poll() is None:
+                serving.signal(signal.SIGKILL)
+            serving.process.wait(10)
+            if serving.process.stdout is not None:
+                serving.process.stdout.close()
+
+
+def _read_banner(process: subprocess.Popen[str], errors: Path) -> list[str]:
+    assert process.stdout is not None
+    banner: list[str] = []
+    for line in process.stdout:
+        banner.append(line.rstrip("\n"))
+        if line.startswith("denied"):
+            return banner
+    raise AssertionError(f"serve ended with {process.wait(10)}: {errors.read_text()}")
+
+
+def policy_text(
+    *, mode: str = "enforce", anonymous: str = "global", allow: Sequence[str] = (), tool_allow: Sequence[str] = ()
+) -> str:
+    """A small policy file; entries are YAML flow mappings or plain hosts."""
+    lines = ["version: 1", f"mode: {mode}", f"anonymous: {anonymous}", "global:"]
+    lines += ["  allow: []"] if not allow else ["  allow:", *(f"    - {entry}" for entry in allow)]
+    lines += ["tools:", f"  {TOOL}:"]
+    lines += ["    allow: []"] if not tool_allow else ["    allow:", *(f"      - {entry}" for entry in tool_allow)]
+    return "\n".join(lines) + "\n"
+
+
+def literal(origin: Origin, **extra: str) -> str:
+    """An allow entry for the origin."""
+    more = "".join(f", {name}: {value}" for name, value in extra.items())
+    return f"{{host: 127.0.0.1, ports: [{origin.port}]{more}}}"
+
+
+def eventually(condition: Callable[[], object], seconds: float = 5.0, what: str = "the condition") -> float:
+    """Waits until the condition holds; returns how long that took."""
+    started = time.monotonic()
+    while not condition():
+        if time.monotonic() - started > seconds:
+            raise AssertionError(f"{what} did not come true within {seconds} s")
+        time.sleep(0.01)
+    return time.monotonic() - started

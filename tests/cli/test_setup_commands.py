@@ -1,0 +1,105 @@
+"""policy, proxy, doctor, ca."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import Workspace, policy_text
+
+PACK = """\
+id: demo-pack
+allowlists:
+  egress_domains: [api.example.com, "*.example.net"]
+  egress_by_tool:
+    demo.tool@v1: [tool.example.com]
+"""
+
+
+def test_check_tells_a_good_file_from_a_bad_one(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.write_policy(policy_text(allow=["api.example.com"]))
+    assert workspace.json("policy", "check")["ok"] is True
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("version: 1\nglobal:\n  allow: ['*.com', 'https://x.example/']\n")
+    done = workspace.run("policy", "check", str(bad))
+    assert done.returncode == 2
+    assert "bad.yaml:3" in done.stderr
+    problems = workspace.json("policy", "check", str(bad), code=2)["problems"]
+    assert [problem["path"] for problem in problems] == ["global.allow[0]", "global.allow[1]"]
+    assert all(problem["line"] == 3 and problem["message"] for problem in problems)
+
+
+def test_diff_shows_what_a_file_would_change(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.write_policy(policy_text(allow=["stays.example.com", "goes.example.com"]))
+    other = tmp_path / "other.yaml"
+    other.write_text(policy_text(allow=["stays.example.com", "comes.example.com"]))
+    changed = workspace.json("policy", "diff", str(other))
+    assert [rule["host"] for rule in changed["added"]] == ["comes.example.com"]
+    assert [rule["host"] for rule in changed["removed"]] == ["goes.example.com"]
+    text = workspace.run("policy", "diff", str(other)).stdout
+    assert "+" in text
+    assert "stays.example.com" not in text
+
+
+def test_import_reads_a_policy_pack(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.write_policy(policy_text())
+    pack = tmp_path / "pack.yaml"
+    pack.write_text(PACK)
+    done = workspace.run("policy", "import", str(pack))
+    assert done.returncode == 0, done.stderr
+    hosts = {rule["host"] for rule in workspace.json("list")["rules"]}
+    assert {"api.example.com", "*.example.net", "tool.example.com"} <= hosts
+
+
+def test_the_proxy_is_the_default_until_it_is_set_and_the_environment_wins(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    assert workspace.json("proxy")["effective"] == "http://127.0.0.1:8081"
+    assert workspace.run("proxy", "--set", "http://127.0.0.1:9000").returncode == 0
+    assert workspace.json("proxy") == {
+        "workspace": "http://127.0.0.1:9000",
+        "environment": None,
+        "effective": "http://127.0.0.1:9000",
+    }
+    done = workspace.run("proxy", "--json", env={"CLONED_EGRESS_PROXY": "http://127.0.0.1:9001"})
+    assert '"effective": "http://127.0.0.1:9001"' in done.stdout
+    assert workspace.run("proxy", "--clear").returncode == 0
+    assert workspace.json("proxy")["workspace"] is None
+
+
+def test_setting_the_proxy_keeps_the_rest_of_the_file(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    config = workspace.path / "config.yaml"
+    config.write_text("# mine\nproxy:\n  idle_timeout: 60.0  # short\n")
+    config.chmod(0o600)
+    assert workspace.run("proxy", "--set", "http://127.0.0.1:9000").returncode == 0
+    assert "# mine" in config.read_text()
+    assert "# short" in config.read_text()
+
+
+def test_doctor_reports_each_check_with_its_fix(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    told = workspace.json("doctor")
+    assert {check["status"] for check in told["checks"]} <= {"ok", "warn"}
+    assert {"python", "workspace", "policy", "state", "open files"} <= {check["name"] for check in told["checks"]}
+    assert all(check["fix"] for check in told["checks"] if check["status"] != "ok")
+
+
+@pytest.mark.parametrize("damage", ["policy", "permissions"])
+def test_doctor_fails_on_what_would_keep_serve_from_starting(workspace: Workspace, damage: str) -> None:
+    workspace.write_policy(policy_text() if damage == "permissions" else "version: 7\n")
+    workspace.run("token", "demo.tool@v1")
+    if damage == "permissions":
+        (workspace.path / "identity.key").chmod(0o644)
+    told = workspace.json("doctor", code=1)
+    failed = [check for check in told["checks"] if check["status"] == "fail"]
+    assert failed
+    assert all(check["fix"] for check in failed)
+
+
+def test_the_ca_is_printed_for_clients_to_trust(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    path = Path(workspace.run("ca", "path").stdout.strip())
+    assert path.read_text().startswith("-----BEGIN CERTIFICATE-----")
+    assert "PRIVATE" not in path.read_text()
+    assert str(path) in workspace.run("ca", "install-hint").stdout
