@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from cloned_proxy.cli.errors import CommandError
-from cloned_proxy.policy.model import Policy
+from cloned_proxy.cli.errors import CommandError, say
+from cloned_proxy.policy.model import Policy, Rule
+from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.store.audit_log import AuditLog, RuleHits
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.workspace import Workspace
 
@@ -44,10 +48,52 @@ def existing_workspace(directory: Path | None) -> Workspace:
     return workspace
 
 
+@dataclass(frozen=True, slots=True)
+class RuleUse:
+    """What the state knows of rules: how often leases were used, and when each rule last decided."""
+
+    uses: Mapping[str, int]
+    hits: Mapping[str, RuleHits]
+
+    def used(self, rule: Rule) -> int:
+        return self.uses.get(rule.id, 0)
+
+    def last_hit(self, rule: Rule) -> float | None:
+        """Unix seconds; None for never."""
+        return self.hits[rule.id].last if rule.id in self.hits else None
+
+    def spent(self, policy: Policy) -> frozenset[str]:
+        """Ids of the rules that have no use left."""
+        return frozenset(r.id for r in policy.rules if r.max_uses is not None and self.used(r) >= r.max_uses)
+
+
+def rule_use(workspace: Workspace) -> RuleUse:
+    """Nothing used where there is no state yet. Raises StoreError."""
+    if not workspace.state_db.exists():
+        return RuleUse({}, {})
+    with AuditLog(workspace.state_db) as log:
+        return RuleUse(log.lease_uses(), log.rule_hits())
+
+
 def policy_in(workspace: Workspace, flag: Path | None) -> tuple[Path, Policy]:
-    """The policy file and what it says now. Raises PolicyError, StoreError."""
+    """The policy file and what it says now. Raises PolicyError or StoreError, after saying what stays in force."""
     path = workspace.policy_path(flag)
-    return path, load_policy(path, time.time())
+    try:
+        return path, load_policy(path, time.time())
+    except (PolicyError, StoreError):
+        in_force = last_version_in_force(workspace)
+        if in_force is not None:
+            say(f"cloned-proxy: the file is not valid; a running proxy keeps version {in_force}, its last valid one")
+        raise
+
+
+def last_version_in_force(workspace: Workspace) -> str | None:
+    """The version that the newest policy entry of the log names; None when none was ever in force."""
+    if not workspace.state_db.exists():
+        return None
+    with AuditLog(workspace.state_db) as log:
+        newest = next(log.entries(types=("policy",), last=1), None)
+    return (newest.body["policy"] or None) if newest is not None else None
 
 
 def proxy_of(workspace: Workspace) -> ProxyUrl:

@@ -32,14 +32,20 @@ def run_in_foreground(
 
 async def _serve(server: Server) -> None:
     asked_to_stop = asyncio.Event()
+    reloads: set[asyncio.Task[None]] = set()
 
     def stop() -> None:
         if asked_to_stop.is_set():
             server.cut()
         asked_to_stop.set()
 
-    with signals_handled(stop=stop, reload=server.reload):
-        await server.start()
+    def reload() -> None:
+        task = asyncio.ensure_future(server.reload())
+        reloads.add(task)  # the loop itself keeps only a weak reference
+        task.add_done_callback(reloads.discard)
+
+    await server.start()
+    with signals_handled(stop=stop, reload=reload):
         _announce(server)
         await asked_to_stop.wait()
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, replace
+from ipaddress import IPv6Address
 from typing import Final
 
 from cloned_proxy.policy.address import AddressClass, classify
@@ -65,6 +66,8 @@ _MISSES: Final = (
 )
 _MISS_RANK: Final = {reason: rank for rank, reason in enumerate(_MISSES)}
 
+_PORTS_END: Final = 65_536
+
 NOTHING_SPENT: Final[Collection[str]] = frozenset()
 
 
@@ -90,41 +93,73 @@ def _decide(policy: Policy | None, caller: Caller, request: Request, now: float,
     tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
     if policy is None:
         return Decision(Verdict.DENY, Reason.POLICY_UNAVAILABLE, request, tool)
+    mode = policy.mode
     try:
         host = parse_host(request.host)
     except HostError as error:
         # Not reportable even as `ip_literal`: a spelling such as 0x7f.1 has no canonical host to pass on.
-        return Decision(Verdict.DENY, error.reason, request, tool, mode=policy.mode)
-    if not 0 < request.port < 65536:
-        return Decision(Verdict.DENY, Reason.MALFORMED_REQUEST, request, tool, host, mode=policy.mode)
+        return Decision(Verdict.DENY, error.reason, request, tool, mode=mode)
+    if not 0 < request.port < _PORTS_END:
+        return Decision(Verdict.DENY, Reason.MALFORMED_REQUEST, request, tool, host, mode=mode)
     if (refusal := _identity_refusal(policy, caller)) is not None:
-        return Decision(Verdict.DENY, refusal, request, tool, host, mode=policy.mode)
+        return Decision(Verdict.DENY, refusal, request, tool, host, mode=mode)
 
     scope = policy.scope_of(tool)
-    for denying in (scope, policy.global_scope):
-        for rule in denying.deny.matching(host):
-            if rule.expires is None or now < rule.expires:
-                return _refused(Decision(Verdict.ALLOW, Reason.ALLOWED, request, tool, host, rule, mode=policy.mode),
-                                Reason.EXPLICIT_DENY)  # fmt: skip
+    if (denying := _denying_rule((scope, policy.global_scope), host, now)) is not None:
+        verdict = _verdict_of_refusal(mode, Reason.EXPLICIT_DENY)
+        return Decision(verdict, Reason.EXPLICIT_DENY, request, tool, host, denying, mode=mode)
+    found = _search(_allowing_scopes(policy, scope, caller), host, request, now, spent)
+    if isinstance(found, _Match):
+        return Decision(Verdict.ALLOW, Reason.ALLOWED, request, tool, host, found.rule, found.inspect, mode)
+    verdict = _verdict_of_refusal(mode, found.reason)
+    # A near miss still says whether the flow would have been inspected, so that report mode can learn its paths.
+    learning = request.method is None and found.rule is not None and found.rule.needs_inspection
+    return Decision(verdict, found.reason, request, tool, host, None, learning, mode)
 
-    miss = Reason.HOST_NOT_ALLOWED if host.address is None else Reason.IP_LITERAL
-    missed_rule: Rule | None = None
-    for allowing in _allowing_scopes(policy, scope, caller):
-        matched: Rule | None = None
+
+@dataclass(frozen=True, slots=True)
+class _Match:
+    rule: Rule
+    inspect: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Miss:
+    reason: Reason
+    rule: Rule | None = None
+    """The rule that came closest."""
+
+
+_NAME_MISS: Final = _Miss(Reason.HOST_NOT_ALLOWED)
+_LITERAL_MISS: Final = _Miss(Reason.IP_LITERAL)
+
+
+def _denying_rule(scopes: Sequence[Scope], host: Host, now: float) -> Rule | None:
+    for scope in scopes:
+        for rule in scope.deny.matching(host):
+            if rule.expires is None or now < rule.expires:
+                return rule
+    return None
+
+
+def _search(
+    scopes: Sequence[Scope], host: Host, request: Request, now: float, spent: Collection[str]
+) -> _Match | _Miss:
+    """The rule of the first scope that allows the request, or the miss that came furthest over all scopes."""
+    miss = _NAME_MISS if host.address is None else _LITERAL_MISS
+    for scope in scopes:
+        first: Rule | None = None
         inspect = False
-        for rule in allowing.allow.matching(host):
+        for rule in scope.allow.matching(host):
             reason = _miss_of(rule, request, now, spent)
             if reason is None:
-                matched = matched or rule
+                first = first or rule
                 inspect = inspect or (request.method is None and rule.needs_inspection)
-            elif _MISS_RANK[reason] > _MISS_RANK.get(miss, 0):
-                miss, missed_rule = reason, rule
-        if matched is not None:
-            return Decision(Verdict.ALLOW, Reason.ALLOWED, request, tool, host, matched, inspect, policy.mode)
-    # A near miss still says whether the flow would have been inspected, so that report mode can learn its paths.
-    learning = request.method is None and missed_rule is not None and missed_rule.needs_inspection
-    passed = Decision(Verdict.ALLOW, Reason.ALLOWED, request, tool, host, None, learning, policy.mode)
-    return _refused(passed, miss)
+            elif _MISS_RANK[reason] > _MISS_RANK.get(miss.reason, 0):
+                miss = _Miss(reason, rule)
+        if first is not None:
+            return _Match(first, inspect)
+    return miss
 
 
 def _identity_refusal(policy: Policy, caller: Caller) -> Reason | None:
@@ -150,22 +185,28 @@ def _miss_of(rule: Rule, request: Request, now: float, spent: Collection[str]) -
     """Why an allow rule whose pattern covers the host does not allow the request; None when it does."""
     if request.port not in rule.ports:
         return Reason.PORT_NOT_ALLOWED
-    if request.method is not None:
-        if rule.methods is not None and request.method not in rule.methods:
-            return Reason.METHOD_NOT_ALLOWED
-        if rule.paths is not None and not any(path_matches(p, request.path or "") for p in rule.paths):
-            return Reason.PATH_NOT_ALLOWED
+    if request.method is not None and (reason := _inner_miss_of(rule, request.method, request.path or "")) is not None:
+        return reason
     if rule.expires is not None and now >= rule.expires:
         return Reason.LEASE_EXPIRED
-    if rule.id in spent:
-        return Reason.LEASE_USED_UP
+    return Reason.LEASE_USED_UP if rule.id in spent else None
+
+
+def _inner_miss_of(rule: Rule, method: str, path: str) -> Reason | None:
+    if rule.methods is not None and method not in rule.methods:
+        return Reason.METHOD_NOT_ALLOWED
+    if rule.paths is not None and not any(path_matches(pattern, path) for pattern in rule.paths):
+        return Reason.PATH_NOT_ALLOWED
     return None
+
+
+def _verdict_of_refusal(mode: Mode, reason: Reason) -> Verdict:
+    return Verdict.REPORT if mode is Mode.REPORT and reason not in NEVER_REPORTED else Verdict.DENY
 
 
 def _refused(decision: Decision, reason: Reason) -> Decision:
     """The decision turned into a refusal, or into a report where `report` mode lets it pass."""
-    verdict = Verdict.REPORT if decision.mode is Mode.REPORT and reason not in NEVER_REPORTED else Verdict.DENY
-    return replace(decision, verdict=verdict, reason=reason)
+    return replace(decision, verdict=_verdict_of_refusal(decision.mode, reason), reason=reason)
 
 
 _OPENED_BY_PRIVATE: Final = frozenset({AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.CGNAT})
@@ -181,20 +222,30 @@ def decide_addresses(decision: Decision, addresses: Sequence[Address], own: Cont
         return decision
     if not addresses:
         return _refused(decision, Reason.ADDRESS_NOT_ALLOWED)
-    # In report mode the rule at hand may be the deny that was reported; that one opens nothing.
-    rule = decision.rule if decision.rule is not None and not decision.rule.denies else None
+    if all(_may_dial(decision, address, own) for address in addresses):
+        return decision
+    return _refused(decision, Reason.ADDRESS_NOT_ALLOWED)
+
+
+def _may_dial(decision: Decision, address: Address, own: Container[tuple[Address, int]]) -> bool:
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    # Dialling the unspecified address connects to this machine, so no rule opens it, and `::ffff:a.b.c.d` is a.b.c.d.
+    if address.is_unspecified or (mapped is not None and mapped.is_unspecified):
+        return False
     port = decision.request.port
-    literal = decision.host is not None and decision.host.address is not None
-    for address in addresses:
-        if (address, port) in own:
-            return _refused(decision, Reason.ADDRESS_NOT_ALLOWED)
-        address_class = classify(address)
-        if address_class is AddressClass.PUBLIC or (literal and rule is not None):
-            continue
-        if rule is not None and rule.private_addresses and address_class in _OPENED_BY_PRIVATE:
-            continue
-        return _refused(decision, Reason.ADDRESS_NOT_ALLOWED)
-    return decision
+    if (address, port) in own or (mapped is not None and (mapped, port) in own):
+        return False
+    literal = decision.host.address if decision.host is not None else None
+    if literal is not None and address != literal:
+        return False
+    address_class = classify(address)
+    if address_class is AddressClass.PUBLIC:
+        return True
+    # In report mode the rule at hand may be the deny that was reported; that one opens nothing.
+    rule = decision.rule
+    if rule is None or rule.denies:
+        return False
+    return literal is not None or (rule.private_addresses and address_class in _OPENED_BY_PRIVATE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Final
 
-from cloned_proxy.policy.model import DEFAULT_PORTS, Decision, Reason
+from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, Decision, Reason
+from cloned_proxy.policy.path import parse_path_pattern
 
 _SENTENCES: Final = {
     Reason.ADDRESS_NOT_ALLOWED: (
@@ -42,6 +43,8 @@ def hint(decision: Decision) -> str:
     """For `host_not_allowed` and the like the `cloned-proxy allow …` command, quoted for a shell; "" for a pass."""
     if decision.reason is Reason.ALLOWED:
         return ""
+    if decision.host is not None and decision.host.address is not None and decision.host.address.is_unspecified:
+        return "this address means the machine itself and is never dialled; name the host"
     if decision.host is None and decision.reason is Reason.IP_LITERAL:
         return "write the address as four plain decimals, e.g. 192.0.2.1; other spellings are never allowed"
     if decision.reason is Reason.EXPLICIT_DENY and decision.rule is not None:
@@ -55,7 +58,7 @@ def _remove(decision: Decision) -> str:
     rule = decision.rule
     if rule is None:
         return ""
-    tool = None if rule.scope == "global" else rule.scope
+    tool = None if rule.scope == GLOBAL_SCOPE else rule.scope
     return shlex.join(["cloned-proxy", "remove", str(rule.pattern), *_tool(tool)])
 
 
@@ -66,10 +69,20 @@ def _allow(decision: Decision) -> str:
     target = host.authority if request.port in DEFAULT_PORTS else f"{host.authority}:{request.port}"
     words = ["cloned-proxy", "allow", target, *_tool(decision.tool)]
     if decision.reason in (Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED) and request.method is not None:
-        words += ["--method", request.method]
         path = (request.path or "/").partition("?")[0]
-        words += ["--path", path]
+        if not _can_stand_in_a_rule(request.method, path):
+            return _SENTENCES[Reason.MALFORMED_REQUEST]
+        words += ["--method", request.method, "--path", path]
     return shlex.join(words)
+
+
+def _can_stand_in_a_rule(method: str, path: str) -> bool:
+    """Whether a rule could ever allow this; a path with a star in it would allow more than was asked."""
+    try:
+        parse_path_pattern(path)
+    except ValueError:
+        return False
+    return "*" not in path and method.isupper() and method != "CONNECT"
 
 
 def _tool(tool: str | None) -> list[str]:

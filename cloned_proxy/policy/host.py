@@ -22,6 +22,8 @@ _MAX_NAME: Final = 253  # RFC 1035, section 2.3.4, as text and without the trail
 _MAX_LABEL: Final = 63
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _PLAIN_NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+# What nearly every host is: lower-case LDH without xn--, its last label starting with a letter (so never a number).
+_USUAL_NAME: Final = re.compile(rf"(?!.*xn--)(?:{_LABEL}\.)+[a-z](?:[a-z0-9_-]{{0,61}}[a-z0-9_])?")
 # WHATWG URL, "ends in a number": such a host is an IPv4 address for a browser, whatever stands in front.
 _NUMERIC_END: Final = re.compile(r"(?:^|\.)(?:[0-9]+|0[xX][0-9a-fA-F]*)\.?$", re.ASCII)
 _CANONICAL_IPV4: Final = re.compile(r"(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})")
@@ -29,7 +31,7 @@ _FORBIDDEN: Final = re.compile(r"[\x00-\x20\x7f%@/\\?#<>^|\[\]\"'`{}()*+,;=!$&~:
 
 
 class HostError(ValueError):
-    """A host that is refused outright. `reason` is `malformed_request` or `ip_literal`; the message says what and why."""
+    """A host that is refused outright: `reason` is `malformed_request` or `ip_literal`, the message says why."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -47,6 +49,8 @@ def parse_host(text: str) -> Host:
 
 @lru_cache(maxsize=8192)
 def _parse_host(text: str) -> Host:
+    if len(text) <= _MAX_NAME and _USUAL_NAME.fullmatch(text) is not None:
+        return Host(text)
     if ":" in text:
         return _ipv6(text)
     if (bad := _FORBIDDEN.search(text)) is not None:
@@ -114,9 +118,7 @@ def _a_label(text: str) -> str:
         raise _malformed(text, f"is not a valid international name ({error})") from error
     modern = modern.removesuffix(".").lower()
     if modern != legacy.removesuffix(".").lower():
-        raise _malformed(
-            text, "names different hosts under IDNA 2003 and IDNA 2008; no spelling of it is safe"
-        )
+        raise _malformed(text, "names different hosts under IDNA 2003 and IDNA 2008; no spelling of it is safe")
     if _NUMERIC_END.search(modern) is not None:
         raise HostError(Reason.IP_LITERAL, f"{text!r} turns into a number; write the address in plain decimals")
     return modern
@@ -141,6 +143,8 @@ _WILDCARDS: Final = (("**.", PatternKind.ANY_DEPTH), ("*.", PatternKind.ONE_LABE
 
 def parse_pattern(text: str) -> HostPattern:
     """The canonical form of a pattern in a policy file. Raises ValueError with the fix in its message."""
+    if len(text) <= _MAX_NAME and _USUAL_NAME.fullmatch(text) is not None:
+        return HostPattern(PatternKind.EXACT, text)
     _reject_other_languages(text)
     for prefix, kind in _WILDCARDS:
         if text.startswith(prefix):

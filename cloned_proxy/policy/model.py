@@ -94,7 +94,7 @@ class Host:
     @property
     def authority(self) -> str:
         """The host as it stands in front of `:port` (RFC 3986, section 3.2.2): IPv6 literals in brackets."""
-        return f"[{self.text}]" if self.address is not None and self.address.version == 6 else self.text
+        return f"[{self.text}]" if isinstance(self.address, ipaddress.IPv6Address) else self.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ class Policy:
     source: str = ""
 
     def scope_of(self, tool: str | None) -> Scope:
-        """The rules of a tool; a tool that the policy does not name has none of its own and inherits the global ones."""
+        """The rules of a tool; one that the policy does not name has none of its own and inherits the global ones."""
         return self.tools.get(tool, EMPTY_SCOPE) if tool is not None else EMPTY_SCOPE
 
     @property
@@ -271,7 +271,7 @@ class CallerSource(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who is asking, as proved by a credential or by the listener; `tool` None is an unnamed caller of the host listener."""
+    """Who is asking, as a credential or the listener proves; `tool` None is an unnamed caller of the host listener."""
 
     tool: str | None
     run: str | None = None

@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
 
-from cloned_proxy.policy.model import Policy
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from cloned_proxy.policy.documents import (
+    DenyDocument,
+    GlobalDocument,
+    InjectDocument,
+    LimitsDocument,
+    PolicyDocument,
+    RuleDocument,
+    TestDocument,
+    ToolDocument,
+)
+from cloned_proxy.policy.host import parse_pattern
+from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.model import (
+    ANONYMOUS,
+    DEFAULT_PORTS,
+    GLOBAL_SCOPE,
+    Anonymous,
+    HostIndex,
+    HostPattern,
+    Inject,
+    Limits,
+    Mode,
+    OnDeny,
+    PathPattern,
+    Policy,
+    PolicyTest,
+    Principal,
+    Rule,
+    Scope,
+)
+from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.url import decide_url
 
 type DocumentPath = tuple[str | int, ...]
 
@@ -39,9 +77,319 @@ def parse_policy(
 
     `lines` maps the path of each mapping value and list item to its line in the file (1-based).
     """
-    raise NotImplementedError
+    reader = _Reader(source, lines)
+    if document is None or document == {}:
+        reader.problem((), "the file is empty; start with 'version: 1'")
+    elif not isinstance(document, dict):
+        reader.problem((), f"a policy is a mapping that starts with 'version: 1', not {_kind(document)}")
+    else:
+        read = reader.struct(PolicyDocument, document, ())
+        policy = reader.policy(document, read, version)
+        if policy is not None and not reader.problems:
+            return policy
+    raise PolicyError(reader.in_file_order(), source)
 
 
 def failed_tests(policy: Policy, now: float) -> tuple[Problem, ...]:
     """Runs the file's `tests:` against the policy itself; an empty tuple means that all of them hold."""
-    raise NotImplementedError
+    failures: list[Problem] = []
+    for test in policy.tests:
+        caller = ANONYMOUS if test.tool is None else Principal(test.tool)
+        for wanted, urls in (("allow", test.allow), ("deny", test.deny)):
+            for index, url in enumerate(urls):
+                decision = decide_url(policy, caller, url, "GET", now)
+                # In report mode everything passes; what the rules themselves say is the reason.
+                allowed = decision.passes and decision.reason == "allowed"
+                if allowed != (wanted == "allow"):
+                    place, _, line = test.origin.rpartition(":")
+                    said = "allowed" if allowed else f"denied ({decision.reason})"
+                    message = f"{url!r} should be {'allowed' if wanted == 'allow' else 'denied'} and is {said}"
+                    failures.append(
+                        Problem(f"{place}.{wanted}[{index}]", int(line) if line.isdigit() else None, message)
+                    )
+    return tuple(failures)
+
+
+_RULE_LISTS: Final = ("allow", "deny")
+
+
+def _kind(value: object) -> str:
+    return {
+        list: "a list",
+        str: "a text",
+        bool: "yes or no",
+        int: "a number",
+        float: "a number",
+        dict: "a mapping",
+    }.get(type(value), "nothing" if value is None else f"a {type(value).__name__}")
+
+
+def _path_text(path: DocumentPath) -> str:
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else str(step)
+    return text or "(file)"
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads one document and collects what is wrong with it."""
+
+    source: str
+    lines: Mapping[DocumentPath, int]
+    problems: list[Problem] = field(default_factory=list)
+
+    def line(self, path: DocumentPath) -> int | None:
+        """The line of the nearest ancestor whose line is known."""
+        if (line := self.lines.get(path)) is not None:
+            return line
+        for end in range(len(path) - 1, -1, -1):
+            if (line := self.lines.get(path[:end])) is not None:
+                return line
+        return None
+
+    def problem(self, path: DocumentPath, message: str) -> None:
+        self.problems.append(Problem(_path_text(path), self.line(path), message))
+
+    def in_file_order(self) -> tuple[Problem, ...]:
+        return tuple(sorted(self.problems, key=lambda problem: problem.line or 0))
+
+    def struct[T: BaseModel](self, model: type[T], value: object, path: DocumentPath) -> T | None:
+        try:
+            return model.model_validate(value)
+        except ValidationError as error:
+            for detail in error.errors(include_url=False, include_context=True):
+                where = tuple(step for step in detail["loc"] if step != "[key]")
+                self.problem((*path, *where), _explain(detail, model, where))
+            return None
+
+    def policy(self, document: Mapping[object, object], read: PolicyDocument | None, version: str) -> Policy | None:
+        """The policy; where the shape was wrong, the readable rule lists are still checked for their own problems."""
+        if read is None:
+            self._check_lists(document)
+            return None
+        tools: dict[str, Scope] = {}
+        for name, tool in read.tools.items():
+            if not valid_tool_id(name):
+                self.problem(("tools", name), f"{name!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
+            tools[name] = self.scope(tool, name, ("tools", name))
+        return Policy(
+            version=version,
+            mode=Mode(read.mode),
+            anonymous=Anonymous(read.anonymous),
+            global_scope=self.scope(read.global_, GLOBAL_SCOPE, ("global",)),
+            tools=MappingProxyType(tools),
+            tests=tuple(self.test(test, ("tests", index)) for index, test in enumerate(read.tests)),
+            source=self.source,
+        )
+
+    def _check_lists(self, document: Mapping[object, object]) -> None:
+        tools = document.get("tools")
+        scopes: list[tuple[DocumentPath, object]] = [(("global",), document.get("global"))]
+        if isinstance(tools, dict):
+            scopes += [(("tools", str(name)), tool) for name, tool in tools.items()]
+        for path, scope in scopes:
+            for key in _RULE_LISTS:
+                entries = scope.get(key) if isinstance(scope, dict) else None
+                if isinstance(entries, list):
+                    self.rules(entries, str(path[-1]), (*path, key), denies=key == "deny")
+
+    def scope(self, read: GlobalDocument, name: str, path: DocumentPath) -> Scope:
+        allow = HostIndex(self.rules(read.allow, name, (*path, "allow"), denies=False))
+        deny = HostIndex(self.rules(read.deny, name, (*path, "deny"), denies=True))
+        if not isinstance(read, ToolDocument):
+            return Scope(allow, deny)
+        if read.hold is not None and read.on_deny != "ask":
+            self.problem((*path, "hold"), "'hold' waits for the answer to a question; add 'on_deny: ask'")
+        return Scope(allow, deny, read.inherit_global, _limits(read.limits), OnDeny(read.on_deny), read.hold or 0.0)
+
+    def rules(self, entries: Sequence[object], scope: str, path: DocumentPath, *, denies: bool) -> list[Rule]:
+        rules: list[Rule] = []
+        seen: dict[str, int] = {}
+        place = _path_text(path)
+        for index, entry in enumerate(entries):
+            rule = self.rule(entry, scope, (*path, index), place, denies=denies)
+            if rule is None:
+                continue
+            first = seen.setdefault(rule.id, index)
+            if first != index:
+                line = self.line((*path, first))
+                other = f"line {line}" if line is not None else _path_text((*path, first))
+                self.problem((*path, index), f"says the same as {other}; remove one of them")
+            rules.append(rule)
+        return rules
+
+    def rule(self, entry: object, scope: str, path: DocumentPath, place: str, *, denies: bool) -> Rule | None:
+        origin = f"{self.source}:{self.line(path) or 1} {place}[{path[-1]}]"
+        if isinstance(entry, str):
+            pattern = self.pattern(entry, path)
+            if pattern is None:
+                return None
+            return Rule(_rule_id(scope, pattern, denies=denies), scope, denies, pattern, origin=origin)
+        if not isinstance(entry, dict):
+            self.pattern(entry, path)
+            return None
+        if denies:
+            return self.deny_rule(entry, scope, path, origin)
+        return self.allow_rule(entry, scope, path, origin)
+
+    def deny_rule(self, entry: object, scope: str, path: DocumentPath, origin: str) -> Rule | None:
+        read = self.struct(DenyDocument, entry, path)
+        pattern = self.pattern(read.host, (*path, "host")) if read is not None else None
+        if read is None or pattern is None:
+            return None
+        rule_id = _rule_id(scope, pattern, denies=True)
+        return Rule(rule_id, scope, True, pattern, expires=read.expires, reason=read.reason, origin=origin)
+
+    def allow_rule(self, entry: object, scope: str, path: DocumentPath, origin: str) -> Rule | None:
+        read = self.struct(RuleDocument, entry, path)
+        if read is None:
+            return None
+        pattern = self.pattern(read.host, (*path, "host"))
+        paths = None if read.paths is None else self.paths(read.paths, (*path, "paths"))
+        raw_tcp = "tcp" in (read.protocols or ())
+        for key in ("methods", "paths", "inject"):
+            if raw_tcp and getattr(read, key) is not None:
+                message = f"'{key}' needs TLS to be opened, and 'protocols: [tcp]' says it may not be TLS; remove one"
+                self.problem((*path, key), message)
+        if pattern is None:
+            return None
+        ports = DEFAULT_PORTS if read.ports is None else frozenset(read.ports)
+        methods = None if read.methods is None else frozenset(read.methods)
+        details = _details(ports, methods, paths, read, raw_tcp=raw_tcp)
+        return Rule(
+            id=_rule_id(scope, pattern, denies=False, details=details),
+            scope=scope,
+            denies=False,
+            pattern=pattern,
+            ports=ports,
+            methods=methods,
+            paths=paths,
+            raw_tcp=raw_tcp,
+            private_addresses=read.addresses is not None,
+            expires=read.expires,
+            max_uses=read.max_uses,
+            inject=_inject(read.inject),
+            reason=read.reason,
+            origin=origin,
+        )
+
+    def pattern(self, value: object, path: DocumentPath) -> HostPattern | None:
+        if not isinstance(value, str):
+            self.problem(path, _not_a_host(value))
+            return None
+        try:
+            return parse_pattern(value)
+        except ValueError as error:
+            self.problem(path, str(error))
+            return None
+
+    def paths(self, texts: Sequence[str], path: DocumentPath) -> tuple[PathPattern, ...]:
+        patterns: list[PathPattern] = []
+        for index, text in enumerate(texts):
+            try:
+                patterns.append(parse_path_pattern(text))
+            except ValueError as error:
+                self.problem((*path, index), str(error))
+        return tuple(patterns)
+
+    def test(self, read: TestDocument, path: DocumentPath) -> PolicyTest:
+        if not read.allow and not read.deny:
+            self.problem(path, "a test without URLs tests nothing; add 'allow: [...]' or 'deny: [...]'")
+        return PolicyTest(read.tool, tuple(read.allow), tuple(read.deny), f"{_path_text(path)}:{self.line(path) or ''}")
+
+
+def _not_a_host(value: object) -> str:
+    if isinstance(value, bool):
+        return "YAML reads on, off, yes and no as true and false; quote the host: 'on'"
+    if isinstance(value, int | float):
+        return f"{value!r} is a number, not a host; quote it if it is a name, and write addresses as '192.0.2.1'"
+    return f"a host is a text such as api.example.com, not {_kind(value)}"
+
+
+def _limits(read: LimitsDocument) -> Limits:
+    return Limits(read.concurrent, read.requests_per_minute, read.bytes_per_hour)
+
+
+def _inject(read: InjectDocument | None) -> Inject | None:
+    return None if read is None else Inject(read.header, read.value)
+
+
+def _details(
+    ports: frozenset[int],
+    methods: frozenset[str] | None,
+    paths: tuple[PathPattern, ...] | None,
+    read: RuleDocument,
+    *,
+    raw_tcp: bool,
+) -> str:
+    """What makes an allow rule differ from the plain one for its host; "" for the plain one."""
+    parts: list[object] = []
+    if ports != DEFAULT_PORTS:
+        parts.append(["ports", *sorted(ports)])
+    if methods is not None:
+        parts.append(["methods", *sorted(methods)])
+    if paths is not None:
+        parts.append(["paths", *sorted(pattern.text for pattern in paths)])
+    if raw_tcp:
+        parts.append("tcp")
+    if read.addresses is not None:
+        parts.append("private")
+    if read.inject is not None:
+        parts.append(["inject", read.inject.header.lower()])
+    return repr(parts) if parts else ""
+
+
+def _rule_id(scope: str, pattern: HostPattern, *, denies: bool, details: str = "") -> str:
+    text = f"{scope}\n{'deny' if denies else 'allow'}\n{pattern.kind.value}\n{pattern.value}\n{details}"
+    return "r-" + hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _explain(detail: ErrorDetails, model: type[BaseModel], where: DocumentPath) -> str:  # noqa: PLR0911  a table of messages
+    """A pydantic error in the words of the file, with what to write instead."""
+    key = where[-1] if where else ""
+    value = detail["input"]
+    match detail["type"]:
+        case "extra_forbidden":
+            return _unknown_key(str(key), _known_keys(model, where[:-1]))
+        case "missing":
+            return "write 'version: 1' first" if key == "version" else f"'{key}' is missing; add '{key}: ...'"
+        case "literal_error":
+            allowed = detail.get("ctx", {}).get("expected", "")
+            quote = "; YAML reads on, off, yes and no as true and false" if isinstance(value, bool) else ""
+            return f"{value!r} is not known here; write {allowed}{quote}"
+        case "value_error":
+            return detail["msg"].removeprefix("Value error, ")
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"this is a mapping (key: value), not {_kind(value)}"
+        case "list_type":
+            return f"this is a list, not {_kind(value)}; write [...] or one '- ' line for each entry"
+        case "string_type":
+            return f"this is a text, not {_kind(value)}; quote it: '{value}'"
+        case "bool_type":
+            return f"write true or false, not {value!r}"
+        case "int_type":
+            return f"this is a whole number, not {_kind(value)}"
+        case _:
+            return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _unknown_key(key: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    meant = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
+    return f"unknown key '{key}'; {meant}"
+
+
+_NESTED: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
+    {"global": GlobalDocument, "limits": LimitsDocument, "inject": InjectDocument}
+)
+
+
+def _known_keys(model: type[BaseModel], where: DocumentPath) -> list[str]:
+    """The keys of the struct at `where` below `model`."""
+    if where[:1] == ("tools",):
+        model = ToolDocument
+    elif where[:1] == ("tests",):
+        model = TestDocument
+    model = _NESTED.get(str(where[-1]), model) if where else model
+    return [info.alias or name for name, info in model.model_fields.items()]

@@ -31,8 +31,8 @@ def parse_path_pattern(text: str) -> PathPattern:
     segments = _segments(text)
     if segments is None:
         raise ValueError(
-            f"{text!r} can be read in two ways (dot segments, '//', ';', '\\', or a bad %-escape) and would match nothing; "
-            "write the plain path, other characters percent-encoded"
+            f"{text!r} can be read in two ways (dot segments, '//', ';', '\\', or a bad %-escape) and would "
+            "match nothing; write the plain path, other characters percent-encoded"
         )
     for segment in segments:
         if "**" in segment and segment != "**":
@@ -43,8 +43,11 @@ def parse_path_pattern(text: str) -> PathPattern:
 
 
 def path_matches(pattern: PathPattern, target: str) -> bool:
-    """Whether an origin-form target (path and query) is covered. An ambiguous path (dot segments, encoded slashes,
-    backslashes, empty segments) is covered by no pattern: two readers could disagree about what it names."""
+    """Whether an origin-form target (path and query) is covered.
+
+    An ambiguous path (dot segments, encoded slashes, backslashes, empty segments) is covered by no pattern: two
+    readers could disagree about what it names.
+    """
     segments = _segments(target.partition("?")[0])
     return segments is not None and _glob(pattern.segments, segments, "**", _segment_matches)
 
@@ -71,7 +74,7 @@ def _segment_matches(pattern: str, segment: str) -> bool:
 
 
 def _glob(pattern: Sequence[str], items: Sequence[str], star: str, same: Callable[[str, str], bool]) -> bool:
-    """Glob matching without recursion: on a mismatch only the last star takes one item more, so time stays quadratic."""
+    """Glob matching without recursion: on a mismatch the last star takes one item more, so time stays quadratic."""
     at = here = 0
     star_at, star_took = -1, 0
     while here < len(items):

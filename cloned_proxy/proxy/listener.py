@@ -107,12 +107,15 @@ class OwnListeners:
     def add(self, sock: socket.socket) -> None:
         """Registers a bound socket; unix sockets cannot be dialled through the proxy and are left out."""
         if sock.family in (socket.AF_INET, socket.AF_INET6):
-            host, port = sock.getsockname()[:2]
-            address = _plain(ipaddress.ip_address(host))
-            if address.is_unspecified:
-                self._wildcard_ports.add(port)
-            else:
-                self._bound.add((address, port))
+            self.add_address(*sock.getsockname()[:2])
+
+    def add_address(self, host: str, port: int) -> None:
+        """Registers a place where another part of this process listens. `host` is an IP address."""
+        address = _plain(ipaddress.ip_address(host))
+        if address.is_unspecified:
+            self._wildcard_ports.add(port)
+        else:
+            self._bound.add((address, port))
 
     def remove(self, sock: socket.socket) -> None:
         """Takes back `add`; the socket must still be open."""

@@ -1,4 +1,4 @@
-"""The composition root: everything one proxy process consists of, put together in order and taken apart in reverse.
+"""The composition root: what one proxy process consists of, put together in order and taken apart in reverse.
 
 Nothing accepts a connection before every part is ready, and a start that fails half-way closes what it had opened.
 """
@@ -6,6 +6,7 @@ Nothing accepts a connection before every part is ready, and a start that fails 
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -19,13 +20,254 @@ from prometheus_client import CollectorRegistry
 from cloned_proxy.policy.model import ANONYMOUS, Policy
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.inspection.engine import InspectionEngine
 from cloned_proxy.proxy.listener import BindError, Listener, OwnListeners, bind_tcp
 from cloned_proxy.proxy.resolver import Resolver
+from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
+from cloned_proxy.store.config import Config
 from cloned_proxy.store.keys import load_or_create_key
+from cloned_proxy.store.state import State
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.exposition import Exposition
 from cloned_proxy.telemetry.metrics import Metrics
-from cloned_proxy.share import share_path
+
+_log = structlog.get_logger(__name__)
+
+_SWEEP_SECONDS: Final = 1.0
+"""Contract section 3: what time alone revokes is cut within a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What the command line says over the workspace's files. Addresses are (host, port); port 0 takes a free one."""
+
+    listen: tuple[str, int] = ("127.0.0.1", 8081)
+    metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
+    policy_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Core:
+    """The parts that decide and forward, before anything listens."""
+
+    state: State
+    follower: PolicyFollower
+    gate: Gate
+    own: OwnListeners
+    metrics: Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """A complete process, and how to take it apart."""
+
+    core: _Core
+    host: Listener
+    exposition: Exposition | None
+    parts: AsyncExitStack
+    drain_seconds: float
+
+
+class Server:
+    """One proxy process on the running event loop, from `start` to `stop`."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        options: ServeOptions | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`clock` gives Unix seconds."""
+        self.workspace: Final = workspace
+        self._options: Final = options or ServeOptions()
+        self._clock: Final = clock
+        self._up: _Running | None = None
+        self._cut: Final = asyncio.Event()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Puts everything together and begins to accept.
+
+        Raises StoreError, PolicyError or BindError, with nothing left open.
+        """
+        async with AsyncExitStack() as parts:
+            self.workspace.create()
+            config = self.workspace.config()
+            core = await self._assemble(parts, config)
+            exposition = self._expose(parts, core)
+            listening = bind_tcp(*self._options.listen)
+            parts.callback(listening.close)
+            host = Listener(listening, ANONYMOUS, _authority(*listening.getsockname()[:2]))
+            parts.push_async_callback(core.gate.drain, 0)
+            self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy.drain_seconds)
+        try:
+            await self.open(host)
+        except BaseException:
+            self._cut.set()
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Stops accepting, gives open flows the drain time (until `cut`), cuts the rest, and closes every part."""
+        if self._up is None or self._stopping:
+            return
+        self._stopping = True
+        gate = self._up.core.gate
+        async with self._up.parts:
+            draining = asyncio.create_task(gate.drain(self._up.drain_seconds))
+            cutting = asyncio.create_task(self._cut.wait())
+            await asyncio.wait((draining, cutting), return_when=asyncio.FIRST_COMPLETED)
+            for task in (draining, cutting):
+                task.cancel()
+            await asyncio.gather(draining, cutting, return_exceptions=True)
+        self._up = None
+
+    def cut(self) -> None:
+        """Ends a drain that is under way: what is still open is cut now."""
+        self._cut.set()
+
+    async def reload(self) -> None:
+        """Reads the policy file again, as if it had changed."""
+        await self._running.core.follower.live.reload()
+
+    async def open(self, listener: Listener) -> None:
+        """Accepts on one more listener, such as the one of a sandbox, and never dials it."""
+        core = self._running.core
+        core.own.add(listener.socket)
+        await core.gate.open(listener)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy in force."""
+        policy = self._running.core.follower.live.current
+        if policy is None:  # `start` raises rather than leave this so
+            raise RuntimeError("no policy was loaded")
+        return policy
+
+    @property
+    def address(self) -> str:
+        """`host:port` of the host listener."""
+        return self._running.host.name
+
+    @property
+    def metrics_address(self) -> str | None:
+        """`host:port` of `/metrics`, `/healthz` and `/readyz`; None when they are off."""
+        exposition = self._running.exposition
+        return _authority(*exposition.address) if exposition is not None else None
+
+    def problems(self) -> tuple[str, ...]:
+        """Why this process should get no traffic now; empty when it is ready. Called from another thread, too."""
+        if self._stopping:
+            return ("stopping",)
+        if self._up is None:
+            return ("starting",)
+        found = list(self._up.core.follower.problems())
+        if (failure := self._up.core.state.audit.failure) is not None:
+            found.append(failure)
+        if not _accepts(self._up.host.socket):
+            found.append(f"the listener {self._up.host.name} is lost; restart the proxy")
+        return tuple(found)
+
+    @property
+    def _running(self) -> _Running:
+        if self._up is None:
+            raise RuntimeError("the server has not started")
+        return self._up
+
+    async def _assemble(self, parts: AsyncExitStack, config: Config) -> _Core:
+        policy_file = self.workspace.policy_path(self._options.policy_file, config=config)
+        if policy_file == self.workspace.policy_file:
+            _ensure_policy(policy_file)
+        key = load_or_create_key(self.workspace.identity_key)
+        metrics = Metrics(CollectorRegistry())
+        state = State(self.workspace.state_db, config.audit, clock=self._clock, on_queue=metrics.audit_queue)
+        parts.push_async_callback(asyncio.to_thread, state.close)
+        resolver = Resolver(config.proxy)
+        parts.callback(resolver.close)
+        follower = PolicyFollower(policy_file, state=state, metrics=metrics, resolver=resolver, clock=self._clock)
+        own = OwnListeners()
+        enforcer = Enforcer(
+            policies=follower.live,
+            resolver=resolver,
+            budgets=Budgets(time.monotonic),
+            leases=state.leases,
+            audit=state.audit,
+            metrics=metrics,
+            own_listeners=own,
+            clock=self._clock,
+            strict_durability=config.audit.durability == "strict",
+        )
+        inspector = InspectionEngine(
+            enforcer=enforcer,
+            identity_key=key,
+            settings=config.proxy,
+            metrics=metrics,
+            ca_directory=self.workspace.ca_directory,
+            clock=self._clock,
+        )
+        parts.push_async_callback(inspector.close)
+        gate = Gate(
+            enforcer=enforcer,
+            identity_key=key,
+            settings=config.proxy,
+            metrics=metrics,
+            inspector=inspector,
+            clock=self._clock,
+        )
+        await follower.start(gate.sweep)
+        parts.push_async_callback(follower.stop)
+        sweeping = asyncio.create_task(_sweep_each_second(gate))
+        parts.push_async_callback(_end, sweeping)
+        return _Core(state, follower, gate, own, metrics)
+
+    def _expose(self, parts: AsyncExitStack, core: _Core) -> Exposition | None:
+        if self._options.metrics is None:
+            return None
+        host, port = self._options.metrics
+        try:
+            exposition = Exposition((host, port), core.metrics.registry, self.problems)
+        except OSError as error:
+            raise BindError(
+                f"{_authority(host, port)} for metrics: {error.strerror or error}; "
+                "stop the program that listens there, or use --metrics HOST:PORT or --metrics off"
+            ) from error
+        parts.push_async_callback(asyncio.to_thread, exposition.close)
+        core.own.add_address(*exposition.address)
+        return exposition
+
+
+def _ensure_policy(path: Path) -> None:
+    """A workspace without a policy gets the shipped default, once; a broken one is never replaced."""
+    if path.exists(follow_symlinks=False):
+        return
+    write_atomically(path, share_path("config", "policy.yaml").read_bytes())
+    _log.info("no policy in the workspace: the shipped default was copied there", path=str(path))
+
+
+async def _sweep_each_second(gate: Gate) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        try:
+            gate.sweep()
+        except Exception:
+            _log.exception("a sweep failed; the next one follows in a second")
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _accepts(listening: socket.socket) -> bool:
+    try:
+        return bool(listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
+
+
+def _authority(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -34,7 +34,7 @@ INSERT INTO meta VALUES
     ('anchor_seq', '0'), ('anchor_hash', '{GENESIS}'),
     ('head_seq', '0'), ('head_hash', '{GENESIS}');
 PRAGMA application_id = {_APPLICATION_ID};
-"""
+"""  # noqa: S608  constants of this module, no input
 
 
 def open_database(path: Path) -> sqlite3.Connection:

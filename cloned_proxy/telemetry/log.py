@@ -1,4 +1,4 @@
-"""Messages for the operator, on stderr: lines for people, or JSON for machines. Decisions go to the audit log instead."""
+"""Messages for the operator, on stderr: lines for people, or JSON for machines. Decisions go to the audit log."""
 
 from __future__ import annotations
 

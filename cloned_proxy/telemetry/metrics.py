@@ -37,7 +37,7 @@ class Metrics:
         self._decision_children: dict[tuple[str, str, str], Counter] = {}
         self._blocked_children: dict[tuple[str, str], Counter] = {}
         self._byte_children: dict[str, tuple[Counter, Counter]] = {}
-        self._tunnel_children: dict[str, Gauge] = {}
+        self._tunnel_children: dict[str | None, Gauge] = {}
         self._request_children: dict[str, Histogram] = {}
         self._make_traffic(registry)
         self._make_policy(registry)
@@ -182,13 +182,11 @@ class Metrics:
         return tool if tool in self._known else UNKNOWN_LABEL
 
     def _tunnel(self, tool: str | None) -> Gauge:
-        # Not through `_tool`: a tunnel must leave the gauge under the label it came in with, whatever the policy
-        # says by then. Tool names come from signed tokens and listeners, so their number is bounded.
-        label = ANONYMOUS_LABEL if tool is None else tool
-        child = self._tunnel_children.get(label)
+        # Cached for good: a tunnel must leave the gauge under the label it came in with, whatever the policy says by
+        # then. Tool names come from signed tokens and listeners, so their number is bounded.
+        child = self._tunnel_children.get(tool)
         if child is None:
-            label = self._tool(tool)
-            child = self._tunnel_children[label if tool is None else tool] = self._tunnels.labels(label)
+            child = self._tunnel_children[tool] = self._tunnels.labels(self._tool(tool))
         return child
 
 

@@ -1,0 +1,90 @@
+"""`allow`, `deny`, `remove`: edits of the policy file that act on a running proxy at once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cloned_proxy.cli.options import PolicyOption, ReasonOption, ToolOption, WorkspaceOption
+
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the change as a diff and make none.")]
+
+
+def allow(
+    hosts: Annotated[
+        list[str], typer.Argument(metavar="HOST[:PORT]...", help="example.com, *.example.com, 192.0.2.1:8080")
+    ],
+    *,
+    tool: ToolOption = None,
+    lasting: Annotated[str | None, typer.Option("--for", metavar="DURATION", help="Until then, such as 30m.")] = None,
+    uses: Annotated[int | None, typer.Option("--uses", metavar="N", min=1, help="That many requests.")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", metavar="METHOD", help="Only this; repeatable.")] = None,
+    path: Annotated[list[str] | None, typer.Option("--path", metavar="GLOB", help="Only '/v1/**'; repeatable.")] = None,
+    reason: ReasonOption = "",
+    dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = None,
+    policy: PolicyOption = None,
+) -> None:
+    """Allow hosts, for everybody or for one tool."""
+    import time
+
+    from cloned_proxy.cli.authority import split_port
+    from cloned_proxy.cli.durations import parse_duration
+    from cloned_proxy.cli.editing import add_entries
+    from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.store.policy_edit import Entry
+
+    try:
+        expires = time.time() + parse_duration(lasting) if lasting is not None else None
+        entries = []
+        for text in hosts:
+            host, port = split_port(text)
+            entries.append(
+                Entry(
+                    host,
+                    ports=() if port is None else (port,),
+                    methods=tuple(name.upper() for name in method or ()),
+                    paths=tuple(path or ()),
+                    expires=expires,
+                    max_uses=uses,
+                    reason=reason,
+                )
+            )
+    except ValueError as error:
+        raise CommandError(str(error)) from error
+    add_entries("allow", entries, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+
+
+def deny(
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="Every port of it; example.com, **.example.com")],
+    *,
+    tool: ToolOption = None,
+    reason: ReasonOption = "",
+    dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = None,
+    policy: PolicyOption = None,
+) -> None:
+    """Deny hosts; an explicit deny wins over every allow."""
+    from cloned_proxy.cli.editing import add_entries, hosts_only
+    from cloned_proxy.store.policy_edit import Entry
+
+    entries = [Entry(host, reason=reason) for host in hosts_only(hosts)]
+    add_entries("deny", entries, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+
+
+def remove(
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="As it stands in the rule.")],
+    *,
+    tool: ToolOption = None,
+    reason: ReasonOption = "",
+    dry_run: DryRunOption = False,
+    workspace: WorkspaceOption = None,
+    policy: PolicyOption = None,
+) -> None:
+    """Take back an allow or a deny, with every port and path of it."""
+    from cloned_proxy.cli.editing import remove_hosts
+
+    remove_hosts(hosts, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+
+

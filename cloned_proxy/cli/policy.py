@@ -1,0 +1,131 @@
+"""`policy`: check a file, compare it, import a pack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloned_proxy.cli.errors import BAD_INPUT, say
+from cloned_proxy.cli.options import JsonOption, PolicyOption, WorkspaceOption
+
+app = typer.Typer(help="Check, compare and import policy files.", no_args_is_help=True)
+
+
+@app.command("check")
+def check(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: the policy in use.")] = None,
+    *,
+    workspace: WorkspaceOption = None,
+    policy: PolicyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Validate a policy file and run its tests; exit 2 with every problem in it."""
+    import time
+
+    from cloned_proxy.cli.output import put, put_json
+    from cloned_proxy.policy.parse import PolicyError
+    from cloned_proxy.store.policy_file import load_policy
+    from cloned_proxy.store.workspace import Workspace
+
+    path = file or Workspace.find(workspace).policy_path(policy)
+    try:
+        found = load_policy(path, time.time())
+    except PolicyError as error:
+        for line in str(error).splitlines():
+            say(line)
+        if as_json:
+            problems = [{"path": p.path, "line": p.line, "message": p.message} for p in error.problems]
+            put_json({"ok": False, "source": str(path), "problems": problems})
+        raise typer.Exit(BAD_INPUT) from None
+    told = {
+        "ok": True,
+        "source": str(path),
+        "version": found.version,
+        "mode": found.mode.value,
+        "rules": len(found.rules),
+        "tests": len(found.tests),
+    }
+    if as_json:
+        put_json(told)
+    else:
+        put(f"ok  {path}: version {found.version}, {len(found.rules)} rules, {len(found.tests)} tests, mode {found.mode}")
+
+
+@app.command("diff")
+def diff(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The policy file to compare with the one in use.")],
+    *,
+    workspace: WorkspaceOption = None,
+    policy: PolicyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which rules would come and go with FILE."""
+    import time
+
+    from cloned_proxy.cli.context import policy_in
+    from cloned_proxy.cli.describe import rule_data, rule_text
+    from cloned_proxy.cli.output import paint, put, put_json, visible
+    from cloned_proxy.store.policy_file import load_policy
+    from cloned_proxy.store.workspace import Workspace
+
+    _, now_in_use = policy_in(Workspace.find(workspace), policy)
+    other = load_policy(file, time.time())
+    # By id: a rule that only moved in the file is the same rule.
+    old, new = ({rule.id: rule for rule in each.rules} for each in (now_in_use, other))
+    added = [rule for rule_id, rule in new.items() if rule_id not in old]
+    removed = [rule for rule_id, rule in old.items() if rule_id not in new]
+    settings = {
+        name: [getattr(now_in_use, name).value, getattr(other, name).value]
+        for name in ("mode", "anonymous")
+        if getattr(now_in_use, name) != getattr(other, name)
+    }
+    if as_json:
+        put_json(
+            {"added": [rule_data(r) for r in added], "removed": [rule_data(r) for r in removed], "settings": settings}
+        )
+        return
+    for name, (before, after) in settings.items():
+        put(f"~ {name}: {before} -> {after}")
+    for sign, style, rules in (("-", "red", removed), ("+", "green", added)):
+        for rule in rules:
+            put(paint(f"{sign} {rule.scope}: {visible(rule_text(rule))}", style))
+    if not (settings or added or removed):
+        say("no difference in rules")
+
+
+@app.command("import")
+def import_pack(
+    pack: Annotated[Path, typer.Argument(metavar="PACK.yaml", help="A Cloned policy pack.")],
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the change as a diff and make none.")] = False,
+    workspace: WorkspaceOption = None,
+    policy: PolicyOption = None,
+) -> None:
+    """Add what a pack allows: egress_domains, egress_by_tool, egress_by_connector."""
+    from cloned_proxy.cli.editing import apply_additions
+    from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.policy.model import GLOBAL_SCOPE
+    from cloned_proxy.policy.pack import read_pack
+    from cloned_proxy.store.files import read_regular_file
+    from cloned_proxy.store.policy_edit import Addition, Entry
+    from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
+
+    document = read_document(read_regular_file(pack, limit=MAX_BYTES, what="policy pack"), str(pack))
+    found = read_pack(document.data)
+    if found.problems:
+        raise CommandError("; ".join(f"{pack}: {p.path}: {p.message}" for p in found.problems))
+    entries: dict[str, list[Entry]] = {}
+    for addition in found.additions:
+        entries.setdefault(addition.scope, []).append(Entry(str(addition.pattern)))
+    additions = [Addition(tuple(e), None if scope == GLOBAL_SCOPE else scope) for scope, e in entries.items()]
+    count = sum(len(each) for each in entries.values())
+    apply_additions(
+        additions,
+        f"import {pack.name}: {count} hosts",
+        why="",
+        dry_run=dry_run,
+        workspace=workspace,
+        policy_file=policy,
+    )

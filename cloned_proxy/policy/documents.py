@@ -1,0 +1,153 @@
+"""The shape of a policy file, as pydantic reads it: strict types, no unknown key, no meaning yet.
+
+Kept apart from the domain values of `policy.model`: these structs know what YAML can say, those what a decision needs.
+Hosts, paths and rule lists stay raw here; `policy.parse` reads them, because their errors need their own words.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+MAX_HOLD: Final = 60.0
+"""Seconds. Longer than this and clients give up before the answer comes."""
+
+_SIZE_UNITS: Final = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE: Final = re.compile(r"([0-9]{1,15}) ?([A-Za-z]*)", re.ASCII)
+_DURATION: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)", re.ASCII)
+_DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+_TOKEN: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
+_FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
+
+
+def parse_size(value: object) -> int:
+    """Bytes from an integer or a text such as `200MiB`. Raises ValueError with the fix in its message."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2] not in _SIZE_UNITS:
+        raise ValueError(f"{value!r} is not a size; write bytes or a number with KiB, MiB, GiB, kB, MB or GB: 200MiB")
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from a text such as `20s`, `30m` or `1h`. Raises ValueError with the fix in its message."""
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"{value!r} is not a duration; write a number with ms, s, m, h or d: 20s")
+    return int(match[1]) * _DURATION_UNITS[match[2]]
+
+
+def parse_expiry(value: object) -> float:
+    """Unix seconds from a date and time with a zone. Raises ValueError with the fix in its message."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a time; write it as 2026-12-01T00:00:00Z") from None
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"{value.isoformat()} has no time zone; write {value.isoformat()}Z for UTC")
+        return value.astimezone(UTC).timestamp()
+    if isinstance(value, date):
+        raise ValueError(f"{value.isoformat()} has no time and zone; write {value.isoformat()}T00:00:00Z")  # noqa: TRY004  pydantic turns ValueError into a problem
+    raise ValueError(f"{value!r} is not a time; write it as 2026-12-01T00:00:00Z")
+
+
+def _hold(value: object) -> float:
+    seconds = parse_duration(value)
+    if not 0 < seconds <= MAX_HOLD:
+        raise ValueError(f"{value!r} is out of bounds; a call may wait from 1ms to {MAX_HOLD:.0f}s")
+    return seconds
+
+
+def _method(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a method; quote it: 'GET'")  # noqa: TRY004  as in parse_expiry
+    if _TOKEN.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is not a method; methods are upper-case words such as {value.upper()[:32]!r}")
+    if value == "CONNECT":
+        raise ValueError(
+            "'CONNECT' opens tunnels and is decided by host and port; name the methods used inside, e.g. GET"
+        )
+    return value
+
+
+def _field_name(value: object) -> str:
+    if not isinstance(value, str) or _FIELD_NAME.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is not a header name; write one such as Authorization")
+    return value
+
+
+def _field_value(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or not value:
+        raise ValueError("a header value is one line of printable text; put secrets in the vault: ${vault:name}")
+    return value
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class InjectDocument(_Document):
+    header: Annotated[str, BeforeValidator(_field_name)]
+    value: Annotated[str, BeforeValidator(_field_value)]
+
+
+class RuleDocument(_Document):
+    """One entry of `allow` in its long form."""
+
+    host: object
+    ports: list[Annotated[int, Field(ge=1, le=65535)]] | None = Field(default=None, min_length=1)
+    methods: list[Annotated[str, BeforeValidator(_method)]] | None = Field(default=None, min_length=1)
+    paths: list[str] | None = Field(default=None, min_length=1)
+    protocols: list[Literal["tls", "tcp"]] | None = Field(default=None, min_length=1)
+    addresses: list[Literal["private"]] | None = Field(default=None, min_length=1)
+    expires: Annotated[float, BeforeValidator(parse_expiry)] | None = None
+    max_uses: int | None = Field(default=None, ge=1)
+    inject: InjectDocument | None = None
+    reason: str = ""
+
+
+class DenyDocument(_Document):
+    """One entry of `deny` in its long form: it covers every port, method and path of its host."""
+
+    host: object
+    expires: Annotated[float, BeforeValidator(parse_expiry)] | None = None
+    reason: str = ""
+
+
+class LimitsDocument(_Document):
+    concurrent: int | None = Field(default=None, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    bytes_per_hour: Annotated[int, Field(ge=1), BeforeValidator(parse_size)] | None = None
+
+
+class GlobalDocument(_Document):
+    allow: list[object] = []
+    deny: list[object] = []
+
+
+class ToolDocument(GlobalDocument):
+    inherit_global: bool = True
+    limits: LimitsDocument = LimitsDocument()
+    on_deny: Literal["refuse", "ask"] = "refuse"
+    hold: Annotated[float, BeforeValidator(_hold)] | None = None
+
+
+class TestDocument(_Document):
+    tool: str | None = None
+    allow: list[str] = []
+    deny: list[str] = []
+
+
+class PolicyDocument(_Document):
+    version: Literal[1]
+    mode: Literal["enforce", "report"] = "enforce"
+    anonymous: Literal["global", "deny"] = "deny"
+    global_: GlobalDocument = Field(default=GlobalDocument(), alias="global")
+    tools: dict[str, ToolDocument] = {}
+    tests: list[TestDocument] = []

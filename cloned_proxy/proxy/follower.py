@@ -1,0 +1,73 @@
+"""What a change of the policy means for the rest of the process: caches, leases, open tunnels, metrics, the record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.proxy.resolver import Resolver
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.live_policy import LivePolicy
+from cloned_proxy.store.state import State
+from cloned_proxy.telemetry.events import AuditUnavailableError, PolicyEvent
+from cloned_proxy.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+
+class PolicyFollower:
+    """The live policy of one process, and everything that follows it."""
+
+    def __init__(
+        self, path: Path, *, state: State, metrics: Metrics, resolver: Resolver, clock: Callable[[], float]
+    ) -> None:
+        self._state = state
+        self._metrics = metrics
+        self._resolver = resolver
+        self._clock = clock
+        self._sweep: Callable[[], None] = lambda: None
+        self.live = LivePolicy(path, clock=clock, on_change=self._changed, on_reject=self._rejected)
+
+    async def start(self, sweep: Callable[[], None]) -> None:
+        """Loads the policy; `sweep` cuts what a later one no longer lets pass. Raises what is wrong with the file."""
+        await self.live.start()
+        if self.live.current is None:
+            await self.live.stop()
+            raise self.live.last_error or StoreError(f"{self.live.path}: no policy was loaded; see the log")
+        self._sweep = sweep
+
+    async def stop(self) -> None:
+        await self.live.stop()
+
+    def problems(self) -> tuple[str, ...]:
+        """Why the policy in force is not the one that the file asks for."""
+        if self.live.current is None:
+            return ("no valid policy was ever loaded",)
+        error = self.live.last_error
+        return () if error is None else tuple(str(error).splitlines())
+
+    def _changed(self, policy: Policy) -> None:
+        self._resolver.forget()
+        self._metrics.know_tools(policy.tools)
+        self._metrics.policy_loaded(rules=len(policy.rules), at=self._clock())
+        try:
+            self._state.leases.keep(policy.rules)
+        except AuditUnavailableError as error:
+            _log.warning("uses of rules that are gone stay counted", reason=str(error))
+        self._sweep()
+        self._record("reload", f"{policy.source}: {len(policy.rules)} rules, mode {policy.mode}", policy.version)
+
+    def _rejected(self, error: PolicyError | StoreError) -> None:
+        self._metrics.policy_rejected()
+        kept = self.live.current.version if self.live.current is not None else ""
+        self._record("reject", str(error), kept)
+
+    def _record(self, action: str, summary: str, version: str) -> None:
+        try:
+            self._state.audit.record(PolicyEvent(self._clock(), action, "file", summary, "", version))
+        except AuditUnavailableError:
+            self._metrics.audit_dropped()

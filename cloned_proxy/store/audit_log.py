@@ -1,0 +1,202 @@
+"""The audit log in state.db: appending to the chain, reading it, verifying it, and letting its oldest part go."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from cloned_proxy.store.chain import ChainReport, Link, canonical_json, next_link, verify_chain
+from cloned_proxy.store.database import open_database
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.telemetry.events import DecisionEvent, Event
+
+_PRUNE_GROUP: Final = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry as it was recorded; `body` holds the event's fields and its `type`."""
+
+    seq: int
+    hash: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleHits:
+    hits: int
+    last: float
+    """Unix seconds."""
+
+
+class AuditLog:
+    """The audit log for commands: reads, verifies, and appends single events beside a running proxy."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the log, making an empty one where there is none. Raises StoreError."""
+        self._path = path
+        self._database = open_database(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def append(self, event: Event) -> None:
+        """Puts one event on record, durably. Raises StoreError."""
+        with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
+            append_events(self._database, [event])
+
+    def entries(
+        self,
+        *,
+        after: int = 0,
+        types: Collection[str] = ("decision",),
+        denied: bool = False,
+        tool: str | None = None,
+        since: float | None = None,
+        last: int | None = None,
+    ) -> Iterator[Entry]:
+        """Entries in the order in which they were recorded, which no clock can change.
+
+        `after` is the last entry already seen (to follow), `since` Unix seconds, `last` keeps only the newest so many.
+        Raises StoreError.
+        """
+        marks = ",".join("?" * len(types))
+        where, values = [f"seq > ? AND type IN ({marks})"], [after, *types]
+        for condition, value in (("tool = ?", tool), ("at >= ?", since), ("verdict = ?", "deny" if denied else None)):
+            if value is not None:
+                where.append(condition)
+                values.append(value)
+        query = f"SELECT seq, hash, body FROM entries WHERE {' AND '.join(where)} ORDER BY seq"  # noqa: S608  fixed parts
+        if last is not None:
+            query = f"SELECT * FROM ({query} DESC LIMIT {int(last)}) ORDER BY seq"  # noqa: S608  an integer
+        with self._clear_errors():
+            for seq, digest, body in self._database.execute(query, values):
+                yield Entry(seq, digest, json.loads(body))
+
+    def verify(self) -> ChainReport:
+        """Checks the chain from the anchor to the head, as of one moment."""
+        anchor = Link(0, "")
+        try:
+            with _transaction(self._database, "DEFERRED"):
+                anchor = _link(self._database, "anchor")
+                rows = self._database.execute("SELECT seq, body, hash FROM entries ORDER BY seq")
+                return verify_chain(anchor, rows, _link(self._database, "head"))
+        except (sqlite3.Error, ValueError) as error:
+            return ChainReport(0, anchor.seq + 1, f"the log cannot be read to its end: {error}")
+
+    def rule_hits(self) -> dict[str, RuleHits]:
+        """How often and when each rule last decided, by rule id. Raises StoreError."""
+        with self._clear_errors():
+            rows = self._database.execute("SELECT rule, hits, last FROM rule_hits")
+            return {rule: RuleHits(hits, last) for rule, hits, last in rows}
+
+    def lease_uses(self) -> dict[str, int]:
+        """Uses taken from rules with `max_uses`, by rule id. Raises StoreError."""
+        with self._clear_errors():
+            return lease_uses(self._database)
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, ValueError) as error:
+            raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
+
+
+def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None:
+    """Appends to the chain, inside a transaction that the caller began with BEGIN IMMEDIATE."""
+    link = _link(database, "head")
+    rows: list[tuple[int, str, str]] = []
+    hits: dict[str, tuple[int, float]] = {}
+    spent: dict[str, int] = {}
+    for event in events:
+        body = canonical_json(event)
+        link = next_link(link, body)
+        rows.append((link.seq, body, link.hash))
+        if isinstance(event, DecisionEvent) and event.rule:
+            hits[event.rule] = (hits.get(event.rule, (0, 0.0))[0] + 1, event.at)
+            if event.spends_use:
+                spent[event.rule] = spent.get(event.rule, 0) + 1
+    if not rows:
+        return
+    database.executemany("INSERT INTO entries (seq, body, hash) VALUES (?, ?, ?)", rows)
+    _set_link(database, "head", link)
+    database.executemany(
+        "INSERT INTO rule_hits VALUES (?, ?, ?) "
+        "ON CONFLICT (rule) DO UPDATE SET hits = hits + excluded.hits, last = excluded.last",
+        [(rule, count, at) for rule, (count, at) in hits.items()],
+    )
+    database.executemany(
+        "INSERT INTO leases VALUES (?, ?) ON CONFLICT (rule) DO UPDATE SET used = used + excluded.used",
+        list(spent.items()),
+    )
+
+
+def forget_rules(database: sqlite3.Connection, rules: Iterable[str]) -> None:
+    """Drops the lease counts of rules that left the policy, inside the caller's transaction."""
+    database.executemany("DELETE FROM leases WHERE rule = ?", [(rule,) for rule in rules])
+
+
+def lease_uses(database: sqlite3.Connection) -> dict[str, int]:
+    """Uses taken, by rule id. Raises sqlite3.Error."""
+    return dict(database.execute("SELECT rule, used FROM leases"))
+
+
+def prune_entries(database: sqlite3.Connection, *, before: float) -> int:
+    """Removes the oldest entries, up to the first one recorded at or after `before` (Unix seconds); how many went.
+
+    Always a prefix of the chain, in small transactions, with the anchor moved in each: the rest verifies at any moment.
+    """
+    removed = 0
+    while True:
+        with _transaction(database, "IMMEDIATE"):
+            anchor = _link(database, "anchor")
+            rows = database.execute(
+                "SELECT seq, hash, at FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (anchor.seq, _PRUNE_GROUP)
+            ).fetchall()
+            last = None
+            for seq, digest, at in rows:
+                if at is None or at >= before:
+                    break
+                last = Link(seq, digest)
+            if last is None:
+                return removed
+            removed += last.seq - anchor.seq
+            database.execute("DELETE FROM entries WHERE seq <= ?", (last.seq,))
+            _set_link(database, "anchor", last)
+
+
+def _link(database: sqlite3.Connection, name: str) -> Link:
+    values = dict(database.execute("SELECT key, value FROM meta WHERE key IN (?, ?)", (f"{name}_seq", f"{name}_hash")))
+    if len(values) != 2:  # noqa: PLR2004  the two parts of a link
+        raise sqlite3.DatabaseError(f"the chain's {name} is missing")
+    return Link(int(values[f"{name}_seq"]), values[f"{name}_hash"])
+
+
+def _set_link(database: sqlite3.Connection, name: str, link: Link) -> None:
+    database.executemany(
+        "UPDATE meta SET value = ? WHERE key = ?", [(str(link.seq), f"{name}_seq"), (link.hash, f"{name}_hash")]
+    )
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection, kind: str) -> Iterator[None]:
+    database.execute(f"BEGIN {kind}")
+    try:
+        yield
+        database.execute("COMMIT")
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")

@@ -1,0 +1,241 @@
+"""The audit writer: the one thread of this process that writes state.db.
+
+The event loop only appends to a queue; JSON, hashing and fsync happen here, in groups. When the queue is full or the
+disk refuses, `record` raises, and the enforcer refuses the request: nothing passes that is not on record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from cloned_proxy.store.audit_log import append_events, forget_rules, prune_entries
+from cloned_proxy.store.database import open_database
+from cloned_proxy.telemetry.events import AuditUnavailableError, Event
+
+_log = structlog.get_logger(__name__)
+
+_GATHER_SECONDS: Final = 0.02
+"""How long a group may grow; the commit itself comes on top, and both stay within 50 ms on a healthy disk."""
+_RETRY_SECONDS: Final = 1.0
+_PRUNE_SECONDS: Final = 3600.0
+_DAY: Final = 86_400.0
+_CLOSE_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """An event whose request waits until it is on disk."""
+
+    event: Event
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[None]
+
+    def settle(self, failure: AuditUnavailableError | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self.loop.call_soon_threadsafe(self._settle, failure)
+
+    def _settle(self, failure: AuditUnavailableError | None) -> None:
+        if self.future.done():
+            return
+        if failure is None:
+            self.future.set_result(None)
+        else:
+            self.future.set_exception(failure)
+
+
+@dataclass(frozen=True, slots=True)
+class _Forget:
+    """Rules whose lease counts go."""
+
+    rules: tuple[str, ...]
+
+
+type _Item = Event | _Awaited | _Forget
+
+
+class AuditWriter:
+    """An `AuditSink`. Opens the database (raises StoreError) and starts its thread; `close` writes what is queued."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        queue: int = 10_000,
+        retention_days: int = 90,
+        clock: Callable[[], float] = time.time,
+        on_queue: Callable[[int], None] | None = None,
+    ) -> None:
+        self._path = path
+        self._limit = queue
+        self._retention = retention_days * _DAY
+        self._clock = clock
+        self._on_queue = on_queue
+        self._database = open_database(path)
+        self._inode = path.stat().st_ino
+        self._queue: deque[_Item] = deque()
+        self._in_flight = 0
+        self._failure: str | None = None
+        self._closed = False
+        self._wake = threading.Event()
+        self._urgent = threading.Event()
+        self._next_prune = 0.0
+        self._thread = threading.Thread(target=self._run, name="audit-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing can be recorded now; None while the writer works."""
+        if self._failure is None and not self._thread.is_alive():
+            return "the audit writer is not running"
+        return self._failure
+
+    @property
+    def healthy(self) -> bool:
+        return self.failure is None
+
+    def record(self, event: Event) -> None:
+        """Queues one event; about a microsecond. Raises AuditUnavailableError."""
+        self._accept(event)
+
+    async def commit(self, event: Event) -> None:
+        """Queues one event and returns when it is on disk. Raises AuditUnavailableError."""
+        loop = asyncio.get_running_loop()
+        awaited = _Awaited(event, loop, loop.create_future())
+        self._accept(awaited)
+        self._urgent.set()
+        await awaited.future
+
+    def forget(self, rules: tuple[str, ...]) -> None:
+        """Drops the lease counts of rules, after everything queued so far. Raises AuditUnavailableError."""
+        self._accept(_Forget(rules))
+
+    def close(self) -> None:
+        """Writes what is queued, stops the thread and closes the database. Later events are refused."""
+        self._closed = True
+        self._urgent.set()
+        self._wake.set()
+        self._thread.join(timeout=_CLOSE_SECONDS)
+
+    def _accept(self, item: _Item) -> None:
+        if self._failure is not None or self._closed or not self._thread.is_alive():
+            raise AuditUnavailableError(self.failure or "the audit writer is closed")
+        if len(self._queue) + self._in_flight >= self._limit:
+            raise AuditUnavailableError(f"the audit queue is full ({self._limit} events)")
+        self._queue.append(item)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    # Everything below runs on the writer's thread.
+
+    def _run(self) -> None:
+        batch: list[_Item] = []
+        try:
+            while True:
+                self._prune_when_due()
+                self._wake.wait(timeout=_PRUNE_SECONDS)
+                if not batch:
+                    self._urgent.wait(timeout=_GATHER_SECONDS)
+                    batch = self._take()
+                batch = self._write(batch)
+                if self._failure is not None and self._closed:
+                    _log.error("audit events lost at shutdown", events=len(batch), reason=self._failure)
+                    return
+                if self._failure is not None:
+                    time.sleep(_RETRY_SECONDS)
+                elif self._closed and not self._queue:
+                    return
+        except BaseException as error:
+            self._fail(f"the audit writer died: {error!r}")
+            raise
+        finally:
+            self._refuse([*batch, *self._queue])
+            self._database.close()
+
+    def _take(self) -> list[_Item]:
+        self._wake.clear()
+        self._urgent.clear()
+        # Counted as in flight before they leave the queue, so that the bound holds at every moment.
+        self._in_flight = count = len(self._queue)
+        if self._on_queue is not None:
+            self._on_queue(count)
+        return [self._queue.popleft() for _ in range(count)]
+
+    def _write(self, batch: list[_Item]) -> list[_Item]:
+        """Writes one group; returns what must be tried again."""
+        try:
+            self._check_file()
+            self._transact(batch)
+        except (sqlite3.Error, OSError) as error:
+            self._fail(f"{self._path}: the audit log cannot be written: {error}")
+            # A request that waited is refused now, so its event must not appear as a pass later.
+            self._refuse(batch)
+            remaining: list[_Item] = [item for item in batch if not isinstance(item, _Awaited)]
+            self._in_flight = len(remaining)
+            self._wake.set()
+            return remaining
+        if self._failure is not None:
+            _log.info("the audit log is writable again")
+            self._failure = None
+        self._in_flight = 0
+        for item in batch:
+            if isinstance(item, _Awaited):
+                item.settle(None)
+        return []
+
+    def _transact(self, batch: Sequence[_Item]) -> None:
+        if not batch and self._failure is None:
+            return
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            # After a failure even an empty group writes a page: only that shows that the disk takes data again.
+            self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
+            events: list[Event] = []
+            for item in batch:
+                if isinstance(item, _Forget):
+                    append_events(self._database, events)
+                    events = []
+                    forget_rules(self._database, item.rules)
+                else:
+                    events.append(item.event if isinstance(item, _Awaited) else item)
+            append_events(self._database, events)
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    def _check_file(self) -> None:
+        # SQLite would go on writing into a file that was deleted or replaced, where nobody ever reads it.
+        if os.stat(self._path, follow_symlinks=False).st_ino != self._inode:  # noqa: PTH116  no Path on each group
+            raise OSError("the file was replaced while in use; restart the proxy")
+
+    def _prune_when_due(self) -> None:
+        if time.monotonic() < self._next_prune or self._failure is not None:
+            return
+        self._next_prune = time.monotonic() + _PRUNE_SECONDS
+        try:
+            prune_entries(self._database, before=self._clock() - self._retention)
+        except sqlite3.Error as error:
+            _log.warning("old audit entries were not removed; tried again in an hour", reason=str(error))
+
+    def _fail(self, reason: str) -> None:
+        if self._failure is None:
+            _log.error("audit log unavailable; requests are refused until it is back", reason=reason)
+        self._failure = reason
+
+    def _refuse(self, items: Sequence[_Item]) -> None:
+        for item in items:
+            if isinstance(item, _Awaited):
+                item.settle(AuditUnavailableError(self._failure or "the audit writer is closed"))

@@ -1,0 +1,194 @@
+"""The policy in force, following its file.
+
+The parent directory is watched, not the file: editors, `kubectl` and our own edits replace a file, and a watch on the
+old inode sees nothing. Any event means "read again and compare the hash"; a slow poll catches what no event told
+(a network file system, a link whose target lies elsewhere, a directory that was itself replaced).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import structlog
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
+
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files import Signature, signature_of
+from cloned_proxy.store.policy_file import policy_from_bytes, read_policy_bytes, version_of
+
+_log = structlog.get_logger(__name__)
+
+_DEBOUNCE_SECONDS: Final = 0.02
+_SETTLE_SECONDS: Final = 0.1
+"""How long an emptied file may stay empty: an editor that rewrites in place truncates first, and an empty policy is
+a valid one that would cut every tunnel."""
+_POLL_SECONDS: Final = 1.0
+_READ_ONLY_EVENTS: Final = frozenset({"opened", "closed_no_write"})  # our own reading must not wake us
+_NOISE: Final = ("state.db",)  # the audit log beside it changes twenty times a second
+
+type LoadError = PolicyError | StoreError
+
+
+class LivePolicy:
+    """Implements `proxy.enforcer.PolicySource`. Callbacks run on the event loop; files are read in a thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        on_change: Callable[[Policy], None] = lambda _policy: None,
+        on_reject: Callable[[LoadError], None] = lambda _error: None,
+    ) -> None:
+        """`on_change` is called after each swap, the first one included; `on_reject` once for each new refusal."""
+        self.path = path
+        self.current: Policy | None = None
+        self.last_error: LoadError | None = None
+        """Why the file as it is now is not in force; None while it is."""
+        self.loaded_at: float | None = None
+        """When `current` came into force (Unix seconds)."""
+        self._clock = clock
+        self._on_change = on_change
+        self._on_reject = on_reject
+        self._seen: Signature | None = None
+        self._dirty = asyncio.Event()
+        self._loading = asyncio.Lock()
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
+        self._watch = _DirectoryWatch(path.parent, self._dirty)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Reads the file once and begins to follow it. A file that is not accepted is in `last_error`, not raised."""
+        self._watch.refresh(asyncio.get_running_loop())
+        await self.reload()
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._poll())]
+
+    async def stop(self) -> None:
+        """Stops following; the policy stays in force."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await asyncio.get_running_loop().run_in_executor(None, self._watch.stop)
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def reload(self) -> None:
+        """Reads the file now (SIGHUP). Returns when the result is in force or in `last_error`."""
+        async with self._loading:
+            loop = asyncio.get_running_loop()
+            try:
+                policy = await loop.run_in_executor(self._executor, self._load)
+            except (PolicyError, StoreError) as error:
+                self._reject(error)
+            except Exception as error:  # noqa: BLE001  the last good policy stays; the watcher must not die
+                _log.exception("reading the policy file failed")
+                self._reject(StoreError(f"{self.path}: reading it failed: {error!r}; see the log"))
+            else:
+                self._accept(policy)
+
+    def _load(self) -> Policy | None:
+        """The policy of the file, None when its bytes are those already in force. Runs in the thread."""
+        self._seen = signature_of(self.path)
+        raw = read_policy_bytes(self.path)
+        if not raw.strip() and self.current is not None:
+            time.sleep(_SETTLE_SECONDS)
+            self._seen = signature_of(self.path)
+            raw = read_policy_bytes(self.path)
+        if self.current is not None and version_of(raw) == self.current.version:
+            return None
+        return policy_from_bytes(raw, source=str(self.path), now=self._clock())
+
+    def _accept(self, policy: Policy | None) -> None:
+        if policy is None:
+            if self.last_error is None:
+                return
+            # The good content came back: it is in force all along, but the metrics must hear that the file is fine.
+            policy = self.current
+            if policy is None:
+                return
+        self.last_error = None
+        self.current = policy
+        self.loaded_at = self._clock()
+        _log.info("policy in force", version=policy.version, source=str(self.path))
+        self._on_change(policy)
+
+    def _reject(self, error: LoadError) -> None:
+        if self.last_error is not None and str(error) == str(self.last_error):
+            return
+        self.last_error = error
+        kept = self.current.version if self.current is not None else "none: every request is refused"
+        _log.error("policy file not accepted", in_force=kept, problem=str(error))
+        self._on_reject(error)
+
+    async def _follow(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(_DEBOUNCE_SECONDS)
+            self._dirty.clear()
+            await self.reload()
+
+    async def _poll(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_POLL_SECONDS)
+            self._watch.refresh(loop)
+            if signature_of(self.path) != self._seen:
+                self._dirty.set()
+
+
+class _DirectoryWatch(FileSystemEventHandler):
+    """Sets `dirty` on the loop for each event in one directory, also after that directory was replaced."""
+
+    def __init__(self, directory: Path, dirty: asyncio.Event) -> None:
+        self._directory = directory
+        self._dirty = dirty
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._observer: BaseObserver | None = None
+        self._inode: tuple[int, int] | None = None
+
+    def refresh(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Watches the directory that is there now. Where none can be watched, the poll alone remains."""
+        self._loop = loop
+        try:
+            info = self._directory.stat()
+        except OSError:
+            return
+        if self._inode == (info.st_dev, info.st_ino):
+            return
+        self.stop()
+        observer = Observer()
+        try:
+            observer.schedule(self, str(self._directory))
+            observer.start()
+        except OSError as error:
+            _log.warning("the policy directory cannot be watched; changes take a second", reason=str(error))
+            return
+        finally:
+            self._inode = (info.st_dev, info.st_ino)
+        self._observer = observer
+        self._dirty.set()
+
+    def stop(self) -> None:
+        """Ends the watching threads."""
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join(timeout=5)
+            self._observer = None
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Called by watchdog, on its own thread."""
+        name = str(event.src_path).rpartition("/")[2]
+        if event.event_type in _READ_ONLY_EVENTS or name.startswith(_NOISE) or self._loop is None:
+            return
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is going down
+            self._loop.call_soon_threadsafe(self._dirty.set)

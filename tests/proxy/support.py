@@ -1,0 +1,327 @@
+"""A whole gate on loopback: real sockets, the real enforcer and policy, recording fakes at the edges."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cloned_proxy.policy.model import (
+    ANONYMOUS,
+    Address,
+    Anonymous,
+    Host,
+    HostIndex,
+    HostPattern,
+    Limits,
+    Mode,
+    PatternKind,
+    Policy,
+    Principal,
+    Rule,
+    Scope,
+)
+from cloned_proxy.proxy.budget import Budgets
+from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.listener import Listener, OwnListeners, bind_tcp, bind_unix
+from cloned_proxy.proxy.resolver import ResolveError, Resolver
+from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, FlowEnd
+from cloned_proxy.telemetry.metrics import Metrics
+
+KEY = b"k" * 32
+LOOPBACK = ipaddress.ip_address("127.0.0.1")
+HOST = "api.example.com"
+
+
+def allow(host: str, port: int, **more: object) -> Rule:
+    kind = PatternKind.ADDRESS if host[0].isdigit() or ":" in host else PatternKind.EXACT
+    values: dict[str, object] = {
+        "id": f"r-{host}-{port}",
+        "scope": "global",
+        "denies": False,
+        "pattern": HostPattern(kind, host),
+        "ports": frozenset({port}),
+        "private_addresses": True,
+        **more,
+    }
+    return Rule(**values)  # type: ignore[arg-type]
+
+
+def policy(*rules: Rule, limits: Limits | None = None, mode: Mode = Mode.ENFORCE) -> Policy:
+    scope = Scope(allow=HostIndex(rules))
+    tools = {"demo@v1": Scope(limits=limits)} if limits is not None else {}
+    return Policy("v1", mode, Anonymous.GLOBAL, scope, tools)
+
+
+def hello(name: str | None = HOST) -> bytes:
+    """The ClientHello of the ssl module."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    outgoing = ssl.MemoryBIO()
+    session = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
+    try:
+        session.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return outgoing.read()
+
+
+class Policies:
+    def __init__(self, current: Policy | None) -> None:
+        self.current = current
+
+
+class Leases:
+    spent: frozenset[str] = frozenset()
+
+    def take(self, rule: Rule) -> bool:
+        return True
+
+
+class Audit:
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.full = False
+
+    def record(self, event: Event) -> None:
+        if self.full:
+            raise AuditUnavailableError
+        self.events.append(event)
+
+    async def commit(self, event: Event) -> None:
+        self.record(event)
+
+    @property
+    def verdicts(self) -> list[tuple[str, str]]:
+        return [(event.verdict, event.reason) for event in self.events if isinstance(event, DecisionEvent)]
+
+    @property
+    def ends(self) -> list[FlowEnd]:
+        return [event for event in self.events if isinstance(event, FlowEnd)]
+
+
+class RecordingMetrics(Metrics):
+    def __init__(self) -> None:
+        self.open = 0
+        self.connects = 0
+        self.dropped = 0
+
+    def decided(self, event: DecisionEvent, seconds: float) -> None:
+        pass
+
+    def upstream_connected(self, seconds: float) -> None:
+        self.connects += 1
+
+    def request_finished(self, kind: str, seconds: float) -> None:
+        pass
+
+    def tunnel_opened(self, tool: str | None) -> None:
+        self.open += 1
+
+    def tunnel_closed(self, tool: str | None) -> None:
+        self.open -= 1
+
+    def bytes_passed(self, tool: str | None, *, up: int, down: int) -> None:
+        pass
+
+    def audit_dropped(self) -> None:
+        self.dropped += 1
+
+
+class TableResolver(Resolver):
+    """Answers from a table and records who was asked for."""
+
+    def __init__(self, table: dict[str, tuple[Address, ...]]) -> None:
+        self.table = table
+        self.asked: list[str] = []
+
+    async def resolve(self, host: Host) -> tuple[Address, ...]:
+        if host.address is not None:
+            return (host.address,)
+        self.asked.append(host.text)
+        if host.text not in self.table:
+            raise ResolveError("no such name")
+        return self.table[host.text]
+
+
+type Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+
+@dataclass
+class Upstream:
+    """A server that counts its connections and records what it was sent."""
+
+    port: int = 0
+    connections: int = 0
+    received: bytearray = field(default_factory=bytearray)
+
+
+@asynccontextmanager
+async def upstream(handler: Handler | None = None) -> AsyncIterator[Upstream]:
+    seen = Upstream()
+
+    async def record_and_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            seen.received += data
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        seen.connections += 1
+        try:
+            await (handler or record_and_echo)(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.transport.abort()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    seen.port = server.sockets[0].getsockname()[1]
+    try:
+        yield seen
+    finally:
+        server.close()
+
+
+@dataclass
+class World:
+    gate: Gate
+    enforcer: Enforcer
+    policies: Policies
+    audit: Audit
+    metrics: RecordingMetrics
+    resolver: TableResolver
+    own: OwnListeners
+    listener: Listener
+
+    @property
+    def address(self) -> str | tuple[str, int]:
+        name: str | tuple[str, int] = self.listener.socket.getsockname()
+        return name
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        address = self.address
+        if isinstance(address, str):
+            return await asyncio.open_unix_connection(address)
+        return await asyncio.open_connection(*address)
+
+    async def tunnel(
+        self, port: int, host: str = HOST, first: bytes | None = None, headers: str = ""
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A client behind its 200, with a ClientHello sent (and echoed back) unless `first` says otherwise."""
+        reader, writer = await self.connect()
+        writer.write(connect_head(port, host, headers))
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.write(hello(host) if first is None else first)
+        return reader, writer
+
+    async def ask(self, data: bytes, *, piecewise: bool = False) -> Reply:
+        """Sends bytes, reads until the proxy closes."""
+        reader, writer = await self.connect()
+        try:
+            if piecewise:
+                for byte in data:
+                    writer.write(bytes((byte,)))
+                    await asyncio.sleep(0)
+            else:
+                writer.write(data)
+            async with asyncio.timeout(5):
+                return Reply.read(await reader.read())
+        finally:
+            writer.transport.abort()
+
+    async def settled(self) -> None:
+        """Until the gate has let go of every connection."""
+        async with asyncio.timeout(5):
+            while not self.gate.idle:
+                await asyncio.sleep(0.005)
+
+
+def connect_head(port: int, host: str = HOST, headers: str = "") -> bytes:
+    return f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{headers}\r\n".encode()
+
+
+@dataclass
+class Reply:
+    status: int
+    fields: dict[str, str]
+    body: bytes
+
+    @classmethod
+    def read(cls, data: bytes) -> Reply:
+        head, _, body = data.partition(b"\r\n\r\n")
+        line, *fields = head.decode("latin-1").split("\r\n")
+        pairs = (field.partition(": ") for field in fields)
+        return cls(int(line.split(" ")[1]) if line else 0, {k.lower(): v for k, _, v in pairs}, body)
+
+    @property
+    def json(self) -> dict[str, object]:
+        content: dict[str, object] = json.loads(self.body)
+        return content
+
+
+@asynccontextmanager
+async def world(
+    *rules: Rule,
+    current: Policy | None = None,
+    principal: Principal | None = ANONYMOUS,
+    inspector: Inspector | None = None,
+    unix: Path | None = None,
+    addresses: tuple[Address, ...] = (LOOPBACK,),
+    **settings: object,
+) -> AsyncIterator[World]:
+    own = OwnListeners()
+    policies = Policies(current or policy(*rules))
+    audit, metrics, resolver = Audit(), RecordingMetrics(), TableResolver({HOST: addresses})
+    enforcer = Enforcer(
+        policies=policies,
+        resolver=resolver,
+        budgets=Budgets(asyncio.get_running_loop().time),
+        leases=Leases(),
+        audit=audit,
+        metrics=metrics,
+        own_listeners=own,
+    )
+    gate = Gate(
+        enforcer=enforcer,
+        identity_key=KEY,
+        settings=ProxySettings(**settings),  # type: ignore[arg-type]
+        metrics=metrics,
+        inspector=inspector,
+    )
+    sock = bind_unix(unix) if unix is not None else bind_tcp("127.0.0.1", 0)
+    own.add(sock)
+    listener = Listener(sock, principal, "test")
+    await gate.open(listener)
+    try:
+        yield World(gate, enforcer, policies, audit, metrics, resolver, own, listener)
+    finally:
+        await gate.drain(0)
+        assert gate.idle
+        assert metrics.open == 0
+        assert len(gate.tunnels) == 0
+
+
+def is_reset(error: BaseException) -> bool:
+    return isinstance(error, ConnectionResetError | BrokenPipeError)
+
+
+def set_tiny_buffers(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

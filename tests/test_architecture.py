@@ -1,0 +1,58 @@
+"""Imports go down one list, and the policy touches nothing but values."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "cloned_proxy"
+LAYERS = ("cli", "control", "runner", "proxy", "store", "telemetry", "policy")
+PURE = {"__future__", "cloned_proxy", "idna", "pydantic", "pydantic_core", "publicsuffixlist", "base64", "binascii",
+        "collections", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib", "hmac", "ipaddress", "json",
+        "math", "re", "shlex", "types", "typing", "urllib"}  # fmt: skip
+
+
+def _imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            yield node.module
+
+
+def _files(layer: str) -> list[Path]:
+    return sorted((PACKAGE / layer).rglob("*.py"))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_go_down(layer: str) -> None:
+    above = {f"cloned_proxy.{name}" for name in LAYERS[: LAYERS.index(layer)]}
+    wrong = [
+        f"{file.relative_to(PACKAGE)}: {name}"
+        for file in _files(layer)
+        for name in _imports(file)
+        if ".".join(name.split(".")[:2]) in above
+    ]
+    assert wrong == []
+
+
+def test_the_policy_does_no_io_and_reads_no_clock() -> None:
+    used = {name.split(".")[0] for file in _files("policy") for name in _imports(file)}
+    assert _files("policy")
+    assert used - PURE == set()
+    assert not {name for file in _files("policy") for name in _imports(file)} & {"urllib.request", "urllib.robotparser"}
+    assert sys.stdlib_module_names > PURE - {"cloned_proxy", "idna", "pydantic", "pydantic_core", "publicsuffixlist"}
+
+
+def test_no_clock_is_read_through_datetime() -> None:
+    calls = [
+        f"{file.name}:{node.lineno}"
+        for file in _files("policy")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today"}
+    ]
+    assert calls == []
