@@ -25,6 +25,8 @@ from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.inspection.engine import InspectionEngine
 from cloned_proxy.proxy.listener import BindError, Listener, OwnListeners, bind_tcp
 from cloned_proxy.proxy.resolver import Resolver
+from cloned_proxy.proxy.slot_api import SlotApi
+from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
@@ -106,6 +108,9 @@ class Server:
             self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy.drain_seconds)
         try:
             await self.open(host)
+            slots = SlotApi(gate=core.gate, path=self.workspace.root.joinpath(*SOCKET_PLACE))
+            slots.start()
+            self._up.parts.push_async_callback(slots.close)
         except BaseException:
             self._cut.set()
             await self.stop()

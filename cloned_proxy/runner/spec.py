@@ -146,7 +146,7 @@ def tool_container(spec: SandboxSpec) -> dict[str, Any]:
             "Init": True,
             "Tmpfs": {
                 "/tmp": f"rw,noexec,nosuid,nodev,size={spec.limits.tmp // MIB}m",  # noqa: S108  in the container
-                **{path: "ro,noexec,nosuid,nodev,size=4k,mode=000" for path in spec.masked},
+                **dict.fromkeys(spec.masked, "ro,noexec,nosuid,nodev,size=4k,mode=000"),
             },
             "Mounts": [
                 _bind(spec.workspace, "/workspace", read_only=True),
