@@ -123,7 +123,11 @@ class Engine:
         raw = getattr(stream, "_sock", None)
         if not isinstance(raw, socket.socket):
             raise EngineError("the engine is not behind a unix socket: set DOCKER_HOST=unix://…")
-        return Attached(raw, stream)
+        # A copy of the descriptor: nothing has been printed yet, so nothing is left in the SDK's buffers.
+        try:
+            return Attached(raw.dup())
+        finally:
+            stream._response.close()  # noqa: SLF001  where the SDK keeps what else must be closed
 
     def state(self, container: str) -> ContainerState:
         found = self.inspect(container)

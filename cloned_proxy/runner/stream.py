@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Final
 
 from cloned_proxy.runner.errors import EngineError
 
@@ -31,9 +31,8 @@ class Stream(enum.IntEnum):
 class Attached:
     """An attached container. `frames` is for one thread, `write` and `end_input` may be another's."""
 
-    def __init__(self, sock: socket.socket, keep_alive: Any = None) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._keep_alive = keep_alive  # the SDK's response: the socket would be closed with it
         self._buffer = bytearray()
 
     def write(self, data: bytes) -> None:
@@ -63,8 +62,6 @@ class Attached:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._sock.close()
-        if self._keep_alive is not None:
-            self._keep_alive.close()
 
     def _exactly(self, size: int, deadline: float | None) -> bytes:
         """`size` bytes, or fewer only at the end."""
