@@ -13,7 +13,7 @@ _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as_json: JsonOption = False) -> None:
-    """Check this machine and workspace; exit 1 when something would keep the proxy from starting."""
+    """Check this machine; exit 1 on what stops the proxy."""
     from cloned_proxy.cli.checks import run_checks
     from cloned_proxy.cli.output import paint, put, put_json, visible
 

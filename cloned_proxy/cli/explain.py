@@ -19,7 +19,7 @@ def explain(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the verdict, the rule or the missing rule, and the command that would allow it; exit 1 when denied."""
+    """Print the verdict on a URL, and why; exit 1 when denied."""
     from cloned_proxy.cli.output import put, put_json
     from cloned_proxy.cli.verdict import explained, lines
 

@@ -16,7 +16,7 @@ def proxy(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print or set the workspace's proxy, the CLONED_EGRESS_PROXY override and the effective value."""
+    """Print or set where this workspace finds its proxy."""
     from cloned_proxy.cli.context import PROXY_VARIABLE, check_proxy_url, proxy_of
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.output import put, put_json

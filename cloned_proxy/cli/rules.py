@@ -14,7 +14,7 @@ def list_rules(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the effective rules, with id, origin, expiry, uses left and last hit."""
+    """Print the effective rules, and how they have been used."""
     from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
     from cloned_proxy.cli.describe import HEADINGS, rule_data, rule_row
     from cloned_proxy.cli.output import put, put_json, table

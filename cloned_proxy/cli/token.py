@@ -16,7 +16,7 @@ def token(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Mint a credential and print HTTP_PROXY=... ready to export."""
+    """Mint a credential for a tool, ready to export."""
     import secrets
     import time
 

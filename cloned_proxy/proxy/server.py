@@ -22,7 +22,6 @@ from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
-from cloned_proxy.proxy.inspection.engine import InspectionEngine
 from cloned_proxy.proxy.listener import BindError, Listener, OwnListeners, bind_tcp
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.slot_api import SlotApi
@@ -206,15 +205,7 @@ class Server:
             clock=self._clock,
             strict_durability=config.audit.durability == "strict",
         )
-        inspector = InspectionEngine(
-            enforcer=enforcer,
-            identity_key=key,
-            settings=config.proxy,
-            metrics=metrics,
-            ca_directory=self.workspace.ca_directory,
-            clock=self._clock,
-        )
-        parts.push_async_callback(inspector.close)
+        inspector = None
         gate = Gate(
             enforcer=enforcer,
             identity_key=key,
