@@ -7,7 +7,7 @@ import contextlib
 import socket
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from cloned_proxy.proxy.budget import Charge
 
@@ -122,9 +122,8 @@ class RelayEnd(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Only the upstream side gets here; the client's transport is handed over while it is open.
         try:
-            if not isinstance(transport, asyncio.Transport):
-                raise TypeError("an upstream transport that cannot be written to")
-            self._relay.start(transport)
+            # A cast, not a check: uvloop's transports behave as asyncio.Transport and are no subclass of it.
+            self._relay.start(cast("asyncio.Transport", transport))
         except Exception:
             transport.close()
             self._relay.cut("internal_error")
