@@ -23,5 +23,8 @@ class Inspector(Protocol):
         passed `decide_tunnel`. Each request in it is authorised with the grant's caller and pinned addresses. The
         inspector calls `finish` on the grants of the requests, the gate on the tunnel's."""
 
+    def sweep(self) -> None:
+        """Cuts every open request that the policy in force, or a limit, no longer lets pass."""
+
     async def close(self) -> None:
         """Aborts what is still open and frees everything."""

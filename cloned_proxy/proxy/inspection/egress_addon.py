@@ -1,0 +1,172 @@
+"""The decisions on an inspected connection: one `authorise` for each request, and no dial without its grant.
+
+The handlers have mitmproxy's hook names but are called by `InspectedConnection.handle_hook`, directly: mitmproxy's own
+dispatch logs an exception in a handler and lets the request go on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from mitmproxy import http
+from mitmproxy.net.http import http1
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+
+from cloned_proxy.policy.host import HostError, parse_host
+from cloned_proxy.policy.identity import identify
+from cloned_proxy.policy.model import Caller, Reason, Request, Verdict
+from cloned_proxy.proxy import answers
+from cloned_proxy.proxy.answers import UpstreamFailure
+from cloned_proxy.proxy.enforcer import Enforcer, Grant, Refusal
+from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.inspection.connection import InspectedConnection
+from cloned_proxy.proxy.inspection.exchange import Exchange
+from cloned_proxy.proxy.inspection.fields import asks_for_websocket, options_of, passes, request_fields
+from cloned_proxy.telemetry.events import Kind
+
+_SWITCHING: Final = 101
+_FIRST_FINAL: Final = 200
+_HTTP_PORT: Final = 80
+_HTTPS_PORT: Final = 443
+
+
+class EgressAddon:
+    """One for each process; all state is in the connection that a hook belongs to."""
+
+    def __init__(self, enforcer: Enforcer, identity_key: bytes, *, clock: Callable[[], float] = time.time) -> None:
+        self._enforcer = enforcer
+        self._key = identity_key
+        self._clock = clock
+
+    async def requestheaders(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
+        """Identifies, decides, and writes the request that may go upstream; or prepares the refusal."""
+        exchange = connection.current
+        head = exchange.head
+        exchange.caller = caller = self.caller_of(connection, head)
+        granted = await self._authorise(connection, caller, head)
+        if isinstance(granted, Refusal):
+            exchange.answer = answers.refused(granted)
+            flow.kill()
+            return
+        exchange.grant = granted
+        self._write_request(connection, exchange, granted, flow)
+
+    def caller_of(self, connection: InspectedConnection, head: Head) -> Caller:
+        """Of a tunnel the caller of its CONNECT; else of this head: credentials may change between two requests."""
+        if connection.tunnel is not None:
+            return connection.tunnel.caller
+        return identify(head.fields, key=self._key, now=self._clock(), listener=connection.listener)
+
+    async def _authorise(self, connection: InspectedConnection, caller: Caller, head: Head) -> Grant | Refusal:
+        request = Request(head.host, head.port, head.method, head.path)
+        tunnel = connection.tunnel
+        if tunnel is None:
+            granted = await self._enforcer.authorise(caller, request, Kind.HTTP)
+        elif not _same_target(head, tunnel):
+            return self._enforcer.refuse(caller, request, Kind.INSPECTED_REQUEST, Reason.HOST_HEADER_MISMATCH)
+        else:
+            granted = await self._enforcer.authorise(caller, request, Kind.INSPECTED_REQUEST, pinned=tunnel.addresses)
+        if isinstance(granted, Refusal) or granted.decision.rule is None or granted.decision.rule.inject is None:
+            return granted
+        # Without the vault there is nothing to inject, and a call without its header is not what was allowed.
+        faulty = replace(granted.decision, verdict=Verdict.DENY, reason=Reason.INTERNAL_ERROR)
+        refusal = self._enforcer.amend(granted, faulty)
+        self._enforcer.finish(granted, f"refused:{faulty.reason.value}")
+        return refusal or Refusal(granted.id, faulty)
+
+    def _write_request(
+        self, connection: InspectedConnection, exchange: Exchange, grant: Grant, flow: http.HTTPFlow
+    ) -> None:
+        host, head = grant.decision.host, exchange.head
+        if host is None:
+            raise ValueError("a grant without a canonical host")
+        data = flow.request.data
+        # mitmproxy's names go through IDNA 2003; here only the A-label that the policy matched goes on.
+        data.host, data.port = host.text, head.port
+        default_port = _HTTP_PORT if connection.tunnel is None else _HTTPS_PORT
+        data.headers = http.Headers(request_fields(head, host, default_port=default_port))
+        connection.retire_unshared(grant)
+
+        def count(piece: bytes) -> bytes:
+            grant.charge.up(len(piece))
+            return piece
+
+        flow.request.stream = count
+
+    async def server_connect(self, connection: InspectedConnection, data: ServerConnectionHookData) -> None:
+        """The last line: whatever asks for a dial, only the grant of the exchange at hand permits one."""
+        grant = connection.current.grant
+        permitted = (
+            grant is not None and grant.charge.open and grant.decision.passes and grant.decision.host is not None
+        )
+        server = data.server
+        if (
+            not permitted
+            or server.via is not None
+            or server.transport_protocol != "tcp"
+            or server.tls is not (connection.tunnel is not None)
+            or server.address != (grant.decision.host.text, grant.decision.request.port)
+        ):
+            raise PermissionError("a dial that no grant permits")
+
+    async def request(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
+        """The request has been read to its end: from now on the upstream is waited for."""
+        if not connection.current.began:
+            connection.expect_response()
+
+    async def responseheaders(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
+        """Takes out of the response what ends here, and keeps its body out of memory."""
+        exchange, response, grant = connection.current, flow.response, connection.current.grant
+        if response is None or grant is None:
+            raise ValueError("a response that nothing was asked for")
+        if response.status_code < _FIRST_FINAL:
+            exchange.upgraded = response.status_code == _SWITCHING and asks_for_websocket(exchange.head)
+            if not exchange.upgraded:
+                # mitmproxy takes every 1xx for the final response, and an upgrade that nobody asked for is a tunnel.
+                exchange.failure = UpstreamFailure("response")
+                flow.kill()
+                connection.retire(flow.server_conn)
+                return
+        connection.response_came()
+        if http1.connection_close(response.http_version, response.headers):
+            connection.retire_after(flow.server_conn)
+        self._write_response(exchange, response)
+
+        def count(piece: bytes) -> bytes:
+            grant.charge.down(len(piece))
+            return piece
+
+        response.stream = count
+
+    @staticmethod
+    def _write_response(exchange: Exchange, response: http.Response) -> None:
+        response.data.http_version = b"HTTP/1.1"
+        fields = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.fields]
+        named = options_of(fields) - {"content-length", "transfer-encoding"}
+        kept = [raw for raw, (name, _) in zip(response.headers.fields, fields, strict=True) if passes(name, named)]
+        if exchange.upgraded:
+            kept += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+        elif exchange.last:
+            kept.append((b"Connection", b"close"))
+        if exchange.head.minor == 0:
+            kept = [(name, value) for name, value in kept if name.lower() != b"transfer-encoding"]
+        response.headers = http.Headers(kept)
+
+    async def response(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
+        """The response has been passed on to its end; of an upgraded one only the head."""
+        if not connection.current.upgraded:
+            connection.finish("closed")
+
+    async def error(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
+        connection.finish_failed()
+
+
+def _same_target(head: Head, tunnel: Grant) -> bool:
+    """CONNECT host = inner Host (contract section 5)."""
+    try:
+        return head.port == tunnel.decision.request.port and parse_host(head.host) == tunnel.decision.host
+    except HostError:
+        return False

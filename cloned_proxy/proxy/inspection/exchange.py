@@ -1,0 +1,28 @@
+"""One request and its response on an inspected connection, from its head to its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloned_proxy.policy.model import Caller
+from cloned_proxy.proxy.answers import Answer, UpstreamFailure
+from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.head import Head
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    head: Head
+    last: bool
+    """Whether the client connection closes behind it."""
+    caller: Caller | None = None
+    grant: Grant | None = None
+    """Without one nothing is dialled and nothing sent."""
+    answer: Answer | None = None
+    """What the client is told instead of a response."""
+    failure: UpstreamFailure | None = None
+    began: bool = False
+    """Whether a part of the response has been sent."""
+    upgraded: bool = False
+    cause: str = ""
+    """Why it ended early, for the record."""

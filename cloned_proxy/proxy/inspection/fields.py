@@ -1,0 +1,62 @@
+"""Which header fields pass the proxy (RFC 9110, section 7.6.1), and which it writes itself: pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from cloned_proxy.policy.model import Host
+from cloned_proxy.proxy.head import Head
+
+type Fields = Sequence[tuple[str, str]]
+type RawFields = tuple[tuple[bytes, bytes], ...]
+
+_HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "te", "trailer", "upgrade"})
+_OURS: Final = ("proxy-", "x-cloned-")
+"""Between the caller and the proxy: credentials and what the proxy says; never upstream, never from upstream."""
+_FRAMING: Final = frozenset({"content-length", "transfer-encoding"})
+
+
+def options_of(fields: Iterable[tuple[str, str]]) -> frozenset[str]:
+    """The connection options, which name the fields that end here."""
+    return frozenset(
+        option.strip(" \t").lower() for name, value in fields if name == "connection" for option in value.split(",")
+    )
+
+
+def asks_for_websocket(head: Head) -> bool:
+    """RFC 6455, section 4.1. Every other upgrade is dropped: the request goes on as plain HTTP/1.1."""
+    upgrades = [value.lower() for name, value in head.fields if name == "upgrade"]
+    return (
+        head.method == "GET"
+        and head.minor == 1
+        and not head.chunked
+        and not head.content_length
+        and upgrades == ["websocket"]
+        and "upgrade" in options_of(head.fields)
+    )
+
+
+def request_fields(head: Head, host: Host, *, default_port: int) -> RawFields:
+    """What is sent upstream: Host rewritten to the target that was decided on, end-to-end fields in their order."""
+    # A connection option must not remove what the proxy relies on: framing is decided by the head, Host by the policy.
+    named = options_of(head.fields) - _FRAMING
+    kept = [("host", authority(host, head.port, default_port=default_port))]
+    kept += [
+        (name, value) for name, value in head.fields if name != "host" and name != "expect" and passes(name, named)
+    ]
+    kept += [("expect", value) for name, value in head.fields if name == "expect" and value.lower() == "100-continue"]
+    if asks_for_websocket(head):
+        kept += [("connection", "Upgrade"), ("upgrade", "websocket")]
+    return tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in kept)
+
+
+def passes(name: str, named: frozenset[str]) -> bool:
+    """Whether a field (lower-case name) goes to the other side; `named` are the connection options beside it."""
+    return name not in _HOP_BY_HOP and name not in named and not name.startswith(_OURS)
+
+
+def authority(host: Host, port: int, *, default_port: int) -> str:
+    """The value of Host (RFC 9110, section 7.2)."""
+    text = f"[{host.text}]" if ":" in host.text else host.text
+    return text if port == default_port else f"{text}:{port}"

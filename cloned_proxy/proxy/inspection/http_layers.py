@@ -1,0 +1,232 @@
+"""The protocol layers between a client connection and its upstreams.
+
+mitmproxy's own reader of client bytes is lenient and unbounded, so none of it is used: `StrictHttpServer` is the only
+parser that ever sees them, and mitmproxy gets the values that it made. Two readers that could disagree do not exist.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from mitmproxy import http
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    HttpEvent,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+)
+from mitmproxy.proxy.layers.http._http1 import Http1Server
+from mitmproxy.proxy.layers.tcp import TCPLayer
+
+from cloned_proxy.proxy.head import Head, HeadError, parse_head
+from cloned_proxy.proxy.inspection.body import BodyError, BodyReader, Buffer, ChunkedBody, SizedBody
+
+type Commands = layer.CommandGenerator[None]
+
+# Any empty line ends the search, so that a head with bare LFs is refused at once instead of at the deadline.
+_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
+_FIRST_OF_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
+_SWITCHING: Final = 101
+_FIRST_FINAL: Final = 200
+
+
+class Session(Protocol):
+    """What the layers ask of the connection that they belong to."""
+
+    tunnelled: bool
+    max_head_bytes: int
+    max_head_fields: int
+
+    def head_began(self) -> None: ...
+
+    def head_read(self, head: Head) -> None: ...
+
+    def refuse_head(self, error: HeadError) -> None:
+        """Puts the refusal on record and prepares its answer."""
+
+    def response_began(self) -> None: ...
+
+    def exchange_ended(self) -> None: ...
+
+    def last_words(self) -> bytes:
+        """What the client is told before it is closed; `b""` when it has already been sent a part of a response."""
+
+    def upgraded_bytes(self, count: int, *, up: bool) -> None: ...
+
+
+class StrictHttpServer(Http1Server):
+    """The client's side: frames its byte stream and serialises the requests in it."""
+
+    buf: Buffer  # type: ignore[assignment]  # the two things that mitmproxy does with it are there
+
+    def __init__(self, context: Context, session: Session) -> None:
+        super().__init__(context)
+        self.buf = Buffer()
+        self._session = session
+        self._began = False
+        self._body: BodyReader = SizedBody(0)
+
+    @property
+    def backlog(self) -> int:
+        """Bytes received and not yet used: pipelined requests, as far as they have come."""
+        return len(self.buf)
+
+    def read_headers(self, event: events.Event) -> Commands:
+        if isinstance(event, events.ConnectionClosed):
+            yield commands.CloseConnection(self.conn)
+            return
+        if self.buf and not self._began:
+            self._began = True
+            self._session.head_began()
+        try:
+            head = self._find_head()
+        except HeadError as error:
+            self._session.refuse_head(error)
+            yield from self._say_last_words()
+            return
+        if head is None:
+            return
+        self._began = False
+        self._session.head_read(head)
+        self.request = _request_of(head)
+        self._body = ChunkedBody() if head.chunked else SizedBody(head.content_length or 0)
+        has_body = head.chunked or bool(head.content_length)
+        yield ReceiveHttp(RequestHeaders(self.stream_id, self.request, end_stream=not has_body))
+        self.state = self.read_body
+        yield from self.state(event)
+
+    def _find_head(self) -> Head | None:
+        if not self.buf:
+            return None
+        if not self.buf.starts_with(_FIRST_OF_TOKEN):
+            raise HeadError("these bytes are not an HTTP request")
+        end = self.buf.find(_EMPTY_LINE, 2)
+        limit = self._session.max_head_bytes
+        if (end if end >= 0 else len(self.buf)) > limit:
+            raise HeadError(f"a request head of more than {limit} bytes", status=431)
+        if end < 0:
+            return None
+        data = self.buf.take(end)
+        head = parse_head(data, tunnelled=self._session.tunnelled, max_fields=self._session.max_head_fields)
+        if head.method == "CONNECT":
+            raise HeadError("CONNECT must be the first request of its connection")
+        return head
+
+    def read_body(self, event: events.Event) -> Commands:
+        try:
+            if isinstance(event, events.ConnectionClosed):
+                raise BodyError("the client closed the connection inside a request")
+            while (piece := self._body.read(self.buf)) is not None:
+                if not piece:
+                    return
+                yield ReceiveHttp(RequestData(self.stream_id, piece))
+        except BodyError as error:
+            self._session.refuse_head(HeadError(str(error)))
+            yield ReceiveHttp(RequestProtocolError(self.stream_id, str(error), ErrorCode.GENERIC_CLIENT_ERROR))
+            yield from self._say_last_words()
+            return
+        yield ReceiveHttp(RequestEndOfMessage(self.stream_id))
+        yield from self.mark_done(request=True)
+
+    def send(self, event: HttpEvent) -> Commands:
+        if isinstance(event, ResponseProtocolError):
+            yield from self._say_last_words()
+            return
+        if isinstance(event, ResponseHeaders):
+            status = event.response.status_code
+            if status == _SWITCHING or status >= _FIRST_FINAL:
+                self._session.response_began()
+        yield from super().send(event)
+
+    def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:
+        if (self.request_done or request) and (self.response_done or response):
+            self._session.exchange_ended()
+        yield from super().mark_done(request=request, response=response)
+
+    def _say_last_words(self) -> Commands:
+        if self.state == self.done:
+            return
+        self.state = self.done
+        if words := self._session.last_words():
+            yield commands.SendData(self.conn, words)
+        yield commands.CloseConnection(self.conn)
+
+
+class StrictHttpStream(HttpStream):
+    """One request and its response; after a 101, raw bytes both ways of which none is kept."""
+
+    def __init__(self, context: Context, stream_id: int, session: Session) -> None:
+        super().__init__(context, stream_id)
+        self._session = session
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits for a decision or a dial: what arrives meanwhile would pile up without bound."""
+        return self._paused is not None
+
+    def flow_done(self) -> Commands:
+        response = self.flow.response
+        if response is None or response.status_code != _SWITCHING:
+            yield from super().flow_done()
+            return
+        self.flow.live = False
+        self.child_layer = _RawRelay(self.context, self._session.upgraded_bytes)
+        self._handle_event = self.passthrough  # type: ignore[method-assign]  # as mitmproxy does it
+        yield from self.child_layer.handle_event(events.Start())
+        yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+
+
+class _RawRelay(TCPLayer):
+    def __init__(self, context: Context, count: Callable[..., None]) -> None:
+        super().__init__(context, ignore=True)
+        self._count = count
+
+    def relay_messages(self, event: events.Event) -> Commands:
+        if isinstance(event, events.DataReceived):
+            self._count(len(event.data), up=event.connection == self.context.client)
+        yield from super().relay_messages(event)
+
+
+class StrictHttpLayer(HttpLayer):
+    streams: dict[int, StrictHttpStream]  # type: ignore[assignment]
+
+    def __init__(self, context: Context, mode: HTTPMode, session: Session) -> None:
+        super().__init__(context, mode)
+        self._session = session
+        self.server = StrictHttpServer(context.fork(), session)
+        # HttpLayer keeps a reader that is already there, whatever ALPN says: no byte reaches another one.
+        self.connections[context.client] = self.server
+
+    def make_stream(self, stream_id: int) -> Commands:
+        stream = self.streams[stream_id] = StrictHttpStream(self.context.fork(), stream_id, self._session)
+        yield from self.event_to_child(stream, events.Start())
+
+
+def _request_of(head: Head) -> http.Request:
+    """What mitmproxy is told; the addon replaces host and fields by what was decided before anything goes on."""
+    return http.Request(
+        host=head.host,
+        port=head.port,
+        method=head.method.encode("ascii"),
+        scheme=b"http",
+        authority=b"",
+        path=head.path.encode("ascii"),
+        http_version=b"HTTP/1.1",
+        headers=http.Headers(),
+        content=None,
+        trailers=None,
+        timestamp_start=time.time(),
+        timestamp_end=None,
+    )

@@ -1,0 +1,43 @@
+"""What every inspected connection works with, and the fixed stack of layers that it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mitmproxy.connection import Server
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layer import Layer
+from mitmproxy.proxy.layers import ClientTLSLayer
+from mitmproxy.proxy.layers.http import HTTPMode
+
+from cloned_proxy.proxy.enforcer import Enforcer, Grant
+from cloned_proxy.proxy.inspection.http_layers import Session, StrictHttpLayer
+from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.telemetry.metrics import Metrics
+
+
+@dataclass(slots=True)
+class InspectionParts:
+    enforcer: Enforcer
+    addon: object
+    """Handlers by hook name: an `EgressAddon`. Not trusted to be one: a handler that is missing refuses."""
+    tls: object
+    """The same for the TLS hooks: a `TlsHooks`."""
+    settings: ProxySettings
+    metrics: Metrics
+
+
+def make_layers(context: Context, session: Session, tunnel: Grant | None) -> tuple[Layer, StrictHttpLayer]:
+    """(top layer, HTTP layer). Raises ValueError for a tunnel grant without a canonical host."""
+    if tunnel is None:
+        plain = StrictHttpLayer(context, HTTPMode.regular, session)
+        return plain, plain
+    host = tunnel.decision.host
+    if host is None:
+        raise ValueError("a tunnel grant without a canonical host")
+    # The CONNECT target, whatever the client says later. Its TLS is opened when the first request has been granted.
+    context.server = Server(address=(host.text, tunnel.decision.request.port), sni=host.text, tls=True)
+    top = ClientTLSLayer(context)
+    inner = StrictHttpLayer(context, HTTPMode.transparent, session)
+    top.child_layer = inner
+    return top, inner

@@ -1,0 +1,84 @@
+"""The client's streams as the inspection sees them: readable only when there is room, closed only by their owner."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+_NO_ADDRESS: Final = ("unix", 0)
+"""A peer name for unix sockets, which have none; mitmproxy cannot do without."""
+_LINGER_SECONDS: Final = 2.0
+_LINGER_BYTES: Final = 1_048_576
+"""What is still read after an answer, so that the reset of an unread socket does not destroy it on the way."""
+_READ: Final = 65_536
+
+
+class ClientReader:
+    """Gives no bytes while on hold: what has come then waits in the kernel, where the client notices."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+        self._free = asyncio.Event()
+        self._free.set()
+        self._aborted = False
+
+    def hold(self, on: bool) -> None:
+        if on:
+            self._free.clear()
+        else:
+            self._free.set()
+
+    def abort(self) -> None:
+        """Ends it, for a reader on hold as well."""
+        self._aborted = True
+        self._free.set()
+
+    async def read(self, count: int) -> bytes:
+        await self._free.wait()
+        return b"" if self._aborted else await self._reader.read(count)
+
+
+class ClientWriter:
+    """`close` ends the writing only: the transport belongs to `serve`, which lingers and then aborts it."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._closed = False
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        value = self._writer.get_extra_info(name, default)
+        if name in ("peername", "sockname"):
+            return value[:2] if isinstance(value, tuple) else _NO_ADDRESS
+        return value
+
+    def write(self, data: bytes) -> None:
+        if not self._closed:
+            self._writer.write(data)
+
+    def write_eof(self) -> None:
+        if self._writer.can_write_eof() and not self._writer.transport.is_closing():
+            self._writer.write_eof()
+
+    async def drain(self) -> None:
+        await self._writer.drain()
+
+    def is_closing(self) -> bool:
+        return self._closed or self._writer.is_closing()
+
+    def close(self) -> None:
+        self._closed = True
+
+
+async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Sends FIN behind what was written and reads on for a moment without looking (RFC 9112, section 9.6)."""
+    try:
+        async with asyncio.timeout(_LINGER_SECONDS):
+            if writer.transport.is_closing():
+                return
+            writer.write_eof()
+            dropped = 0
+            while dropped <= _LINGER_BYTES and (data := await reader.read(_READ)):
+                dropped += len(data)
+            await writer.drain()
+    except (OSError, TimeoutError, RuntimeError):
+        return
