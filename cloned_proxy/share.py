@@ -1,4 +1,4 @@
-"""Where the files are that others read: the root folders of a checkout, `cloned_proxy/_share/` in an installed wheel."""
+"""Where the files that others read are: root folders in a checkout, `cloned_proxy/_share/` in an installed wheel."""
 
 from __future__ import annotations
 
@@ -19,4 +19,6 @@ def share_path(*parts: str) -> Path:
         if candidate.exists():
             return candidate
     tried = " and ".join(str(candidate) for candidate in candidates)
-    raise FileNotFoundError(f"{'/'.join(parts)} is not part of this installation (looked at {tried}); reinstall cloned-proxy")
+    raise FileNotFoundError(
+        f"{'/'.join(parts)} is not part of this installation (looked at {tried}); reinstall cloned-proxy"
+    )

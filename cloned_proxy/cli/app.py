@@ -29,7 +29,7 @@ def _print_version(value: bool) -> None:
 @app.callback()
 def _program(
     *,
-    version: Annotated[  # noqa: ARG001  the callback does the work
+    version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:

@@ -23,18 +23,16 @@ def ca(
     """Print where the workspace CA is, or how clients come to trust it."""
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import put
-    from cloned_proxy.proxy.inspection.ca import ensure_ca
+    from cloned_proxy.proxy.inspection.ca import Authority, certificate_path, install_hint
     from cloned_proxy.store.workspace import Workspace
 
     place = Workspace.find(workspace)
     place.create()
-    certificate = ensure_ca(place.ca_directory)
+    Authority.open(place.ca_directory)
     if what is What.PATH:
-        put(str(certificate))
+        put(str(certificate_path(place.ca_directory)))
         return
-    say("Only hosts with `methods`, `paths` or `inject` on port 443 are opened; give their clients this CA, no one else.")
-    put(f"curl      curl --cacert {certificate} ...")
-    put(f"Python    export SSL_CERT_FILE={certificate} REQUESTS_CA_BUNDLE={certificate}")
-    put(f"Node      export NODE_EXTRA_CA_CERTS={certificate}")
-    put(f"git       git -c http.sslCAInfo={certificate} ...")
-    put(f"pip       export PIP_CERT={certificate}")
+    say(
+        "Only hosts with `methods`, `paths` or `inject` on port 443 are opened with this CA; trust it for their clients."
+    )
+    put(install_hint(place.ca_directory))

@@ -152,7 +152,9 @@ def _state(workspace: Workspace) -> Check:
     except sqlite3.Error as error:
         return Check("state", "fail", f"{path}: {error}", f"move it away (mv {path} {path}.broken); a new one is made")
     if verdict != "ok":
-        return Check("state", "fail", f"{path}: {verdict}", f"move it away (mv {path} {path}.broken); a new one is made")
+        return Check(
+            "state", "fail", f"{path}: {verdict}", f"move it away (mv {path} {path}.broken); a new one is made"
+        )
     return Check("state", "ok", f"{path} ({path.stat().st_size} bytes)")
 
 

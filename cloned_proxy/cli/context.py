@@ -112,7 +112,9 @@ def check_proxy_url(text: str, where: str) -> None:
         port = parts.port
     except ValueError as error:
         raise CommandError(f"{where}: {text!r} is not a proxy URL; {fix}") from error
-    plain = parts.path in ("", "/") and not parts.query and not parts.fragment and text.isprintable() and " " not in text
+    plain = (
+        parts.path in ("", "/") and not parts.query and not parts.fragment and text.isprintable() and " " not in text
+    )
     if parts.scheme != "http" or not parts.hostname or not port or not plain:
         raise CommandError(f"{where}: {text!r} is not a proxy URL; {fix}")
     if parts.username is not None or parts.password is not None:

@@ -45,7 +45,7 @@ def rule_row(rule: Rule, *, used: int = 0, last_hit: float | None = None) -> tup
 
 
 def rule_text(rule: Rule) -> str:
-    """`allow api.example.com:8443 GET,HEAD /repos/**`"""
+    """One line: `allow api.example.com:8443 GET,HEAD /repos/**`."""
     parts = ["deny" if rule.denies else "allow", str(rule.pattern)]
     if not rule.denies and sorted(rule.ports) != [80, 443]:
         parts[1] += ":" + ",".join(str(port) for port in sorted(rule.ports))

@@ -19,7 +19,9 @@ def allow(
     tool: ToolOption = None,
     lasting: Annotated[str | None, typer.Option("--for", metavar="DURATION", help="Until then, such as 30m.")] = None,
     uses: Annotated[int | None, typer.Option("--uses", metavar="N", min=1, help="That many requests.")] = None,
-    method: Annotated[list[str] | None, typer.Option("--method", metavar="METHOD", help="Only this; repeatable.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option("--method", metavar="METHOD", help="Only this; repeatable.")
+    ] = None,
     path: Annotated[list[str] | None, typer.Option("--path", metavar="GLOB", help="Only '/v1/**'; repeatable.")] = None,
     reason: ReasonOption = "",
     dry_run: DryRunOption = False,
@@ -57,7 +59,9 @@ def allow(
 
 
 def deny(
-    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="Every port of it; example.com, **.example.com")],
+    hosts: Annotated[
+        list[str], typer.Argument(metavar="HOST...", help="Every port of it; example.com, **.example.com")
+    ],
     *,
     tool: ToolOption = None,
     reason: ReasonOption = "",
@@ -86,5 +90,3 @@ def remove(
     from cloned_proxy.cli.editing import remove_hosts
 
     remove_hosts(hosts, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
-
-

@@ -62,5 +62,7 @@ def _announce(server: Server) -> None:
     put(f"policy   {policy.source} (version {policy.version}, {len(policy.rules)} rules, mode {policy.mode})")
     put("")
     now = time.time()
-    put(f"allowed  {allowed_example(policy, proxy, now) or 'nothing without a credential; try: cloned-proxy allow HOST'}")
+    put(
+        f"allowed  {allowed_example(policy, proxy, now) or 'nothing without a credential; try: cloned-proxy allow HOST'}"
+    )
     put(f"denied   {denied_example(policy, proxy, now) or 'nothing: report mode records what it would deny'}")

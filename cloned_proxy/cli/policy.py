@@ -50,7 +50,9 @@ def check(
     if as_json:
         put_json(told)
     else:
-        put(f"ok  {path}: version {found.version}, {len(found.rules)} rules, {len(found.tests)} tests, mode {found.mode}")
+        put(
+            f"ok  {path}: version {found.version}, {len(found.rules)} rules, {len(found.tests)} tests, mode {found.mode}"
+        )
 
 
 @app.command("diff")

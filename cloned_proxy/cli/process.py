@@ -21,7 +21,7 @@ def raise_open_files() -> int:
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's loop where it is installed: two to three times the set-ups of the standard one."""
+    """A loop of uvloop where that is installed: two to three times the set-ups of the standard one."""
     try:
         import uvloop
     except ImportError:

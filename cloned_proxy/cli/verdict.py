@@ -20,7 +20,7 @@ _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
 def explained(
     url: str, *, tool: str | None, method: str, workspace: Path | None, policy_file: Path | None
 ) -> dict[str, Any]:
-    """The decision on a URL as the proxy would make it before it resolves the name. Raises CommandError, PolicyError."""
+    """The decision on a URL as the proxy makes it before it resolves the name. Raises CommandError, PolicyError."""
     place = existing_workspace(workspace)
     _, policy = policy_in(place, policy_file)
     if tool is not None and not valid_tool_id(tool):
@@ -41,7 +41,8 @@ def _told(url: str, method: str, version: str, decision: Decision) -> dict[str, 
         "verdict": decision.verdict.name.lower(),
         "reason": decision.reason.value,
         "rule": None if rule is None else {"id": rule.id, "scope": rule.scope, "origin": rule.origin},
-        "inspected": decision.inspect or (rule is not None and rule.needs_inspection and url.lower().startswith("https")),
+        "inspected": decision.inspect
+        or (rule is not None and rule.needs_inspection and url.lower().startswith("https")),
         "hint": hint(decision),
         "policy": version,
     }

@@ -22,6 +22,7 @@ from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import BindError, Listener, OwnListeners, bind_tcp
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.slot_api import SlotApi
@@ -205,7 +206,15 @@ class Server:
             clock=self._clock,
             strict_durability=config.audit.durability == "strict",
         )
-        inspector = None
+        inspector = MitmInspector(
+            enforcer=enforcer,
+            identity_key=key,
+            settings=config.proxy,
+            metrics=metrics,
+            ca_directory=self.workspace.ca_directory,
+            clock=self._clock,
+        )
+        parts.push_async_callback(inspector.close)
         gate = Gate(
             enforcer=enforcer,
             identity_key=key,
@@ -214,9 +223,14 @@ class Server:
             inspector=inspector,
             clock=self._clock,
         )
-        await follower.start(gate.sweep)
+
+        def sweep() -> None:
+            gate.sweep()
+            inspector.sweep()
+
+        await follower.start(sweep)
         parts.push_async_callback(follower.stop)
-        sweeping = asyncio.create_task(_sweep_each_second(gate))
+        sweeping = asyncio.create_task(_sweep_each_second(sweep))
         parts.push_async_callback(_end, sweeping)
         return _Core(state, follower, gate, own, metrics)
 
@@ -244,12 +258,12 @@ def _ensure_policy(path: Path) -> None:
     _log.info("no policy in the workspace: the shipped default was copied there", path=str(path))
 
 
-async def _sweep_each_second(gate: Gate) -> None:
+async def _sweep_each_second(sweep: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(_SWEEP_SECONDS)
         try:
-            gate.sweep()
-        except Exception:
+            sweep()
+        except Exception:  # noqa: BLE001  revocation by time must outlive one fault
             _log.exception("a sweep failed; the next one follows in a second")
 
 

@@ -153,7 +153,7 @@ class Workspace:
 
     def serve(self, *arguments: str) -> Serving:
         errors = self.path.parent / f"serve-{len(self.running)}.log"
-        command = [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *arguments]
+        command = [str(PROGRAM), "serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *arguments]
         with errors.open("w") as log:
             process = subprocess.Popen(
                 command,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -10,8 +12,33 @@ import pytest
 
 from tests.cli.program import PROGRAM, Workspace, policy_text
 
-HEAVY = ("pydantic", "mitmproxy", "yaml", "ruamel", "structlog", "prometheus_client", "watchdog", "sqlite3", "asyncio", "rich")
-COMMANDS = ("serve", "allow", "deny", "remove", "list", "explain", "log", "audit", "policy", "proxy", "token", "doctor", "ca")
+HEAVY = (
+    "pydantic",
+    "mitmproxy",
+    "yaml",
+    "ruamel",
+    "structlog",
+    "prometheus_client",
+    "watchdog",
+    "sqlite3",
+    "asyncio",
+    "rich",
+)
+COMMANDS = (
+    "serve",
+    "allow",
+    "deny",
+    "remove",
+    "list",
+    "explain",
+    "log",
+    "audit",
+    "policy",
+    "proxy",
+    "token",
+    "doctor",
+    "ca",
+)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -100,9 +127,6 @@ def test_a_reader_that_goes_away_is_not_an_error_message(workspace: Workspace) -
 def test_colour_is_for_terminals_that_want_it(
     workspace: Workspace, environment: dict[str, str], *, coloured: bool
 ) -> None:
-    import os
-    import pty
-
     workspace.write_policy(policy_text())
     ours, theirs = pty.openpty()
     try:

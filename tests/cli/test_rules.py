@@ -28,7 +28,20 @@ def test_an_edit_keeps_comments_and_order(workspace: Workspace) -> None:
 
 def test_every_option_of_allow_arrives_in_the_list(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    options = ["--tool", TOOL, "--for", "30m", "--uses", "5", "--method", "get", "--path", "/v1/**", "--reason", "a test"]
+    options = [
+        "--tool",
+        TOOL,
+        "--for",
+        "30m",
+        "--uses",
+        "5",
+        "--method",
+        "get",
+        "--path",
+        "/v1/**",
+        "--reason",
+        "a test",
+    ]
     before = time.time()
     done = workspace.run("allow", "api.example.com:8443", *options)
     assert done.returncode == 0, done.stderr

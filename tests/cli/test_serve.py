@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import signal
@@ -236,8 +237,6 @@ def test_a_listen_address_that_is_none_is_bad_usage(workspace: Workspace, argume
 
 
 def test_the_log_can_be_json(workspace: Workspace) -> None:
-    import json
-
     workspace.write_policy(policy_text())
     serving = workspace.serve("--log-format", "json")
     serving.signal(signal.SIGTERM)

@@ -19,7 +19,9 @@ def names_extension(*names: bytes, name_type: int = 0) -> bytes:
     return b"\0\0" + vector(2, vector(2, entries))
 
 
-def message(extensions: bytes | None = b"", *, kind: int = 1, session: bytes = b"", suites: bytes = b"\x13\x01") -> bytes:
+def message(
+    extensions: bytes | None = b"", *, kind: int = 1, session: bytes = b"", suites: bytes = b"\x13\x01"
+) -> bytes:
     body = b"\x03\x03" + bytes(32) + vector(1, session) + vector(2, suites) + vector(1, b"\0")
     if extensions is not None:
         body += vector(2, extensions)

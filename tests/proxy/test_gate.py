@@ -669,4 +669,3 @@ async def test_an_inspector_that_fails_closes_the_client() -> None:
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
         writer.transport.abort()
-
