@@ -93,7 +93,11 @@ def _release() -> str:
 
 def _mirror_uri() -> str:
     apt = Path("/etc/apt")
-    files = [apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list")), *sorted(apt.glob("sources.list.d/*.sources"))]
+    files = [
+        apt / "sources.list",
+        *sorted(apt.glob("sources.list.d/*.list")),
+        *sorted(apt.glob("sources.list.d/*.sources")),
+    ]
     codename = _os_release().get("VERSION_CODENAME", "")
     for mirror in mirrors(file.read_text(encoding="utf-8") for file in files if file.is_file()):
         if mirror.suite == codename:

@@ -24,7 +24,7 @@ from cloned_proxy.runner.link import ProxyLink
 from cloned_proxy.runner.networks import SEALED, prepare_network
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
 from cloned_proxy.runner.slots import Slot, SlotPool
-from cloned_proxy.runner.spec import CA_FILE, PROXY_PORT, Limits, Mount, SandboxSpec, check_tool_id
+from cloned_proxy.runner.spec import CA_FILE, PROXY_PORT, Limits, Mount, SandboxSpec, check_tool_id, workspace_mark
 from cloned_proxy.runner.worker import Worker, WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
 from cloned_proxy.store.workspace import Workspace
@@ -201,6 +201,7 @@ class DockerContainerRunner:
                     seccomp=self._seccomp,
                     user=user,
                     owner=self._owner,
+                    workspace_mark=workspace_mark(self.workspace),
                     masked=masked,
                     env=job.env,
                     mounts=job.mounts,
@@ -261,6 +262,7 @@ class DockerContainerRunner:
                     self._engine,
                     run_directory=self._runs,
                     owner=self._owner,
+                    workspace_mark=workspace_mark(self.workspace),
                     image=HOLDER_IMAGE,
                     seccomp=self._seccomp,
                     network=network,

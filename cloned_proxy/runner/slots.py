@@ -69,6 +69,7 @@ class SlotPool:
         *,
         run_directory: Path,
         owner: str,
+        workspace_mark: str = "",
         image: str,
         seccomp: str,
         network: str = "none",
@@ -79,6 +80,7 @@ class SlotPool:
         self._engine = engine
         self._directory = run_directory / owner / "slots"
         self._owner = owner
+        self._workspace_mark = workspace_mark
         self._image = image
         self._seccomp = seccomp
         self._network = network
@@ -120,7 +122,10 @@ class SlotPool:
             idle, self._idle = self._idle, []
         for slot in idle:
             self._remove(slot)
-        shutil.rmtree(self._directory.parent, ignore_errors=True)
+        # Only what is empty: another runner of this process may have slots beside ours.
+        for directory in (self._directory, self._directory.parent / "scratch", self._directory.parent):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
 
     def _take(self) -> Slot | None:
         while True:
@@ -169,6 +174,7 @@ class SlotPool:
             image=self._image,
             seccomp=self._seccomp,
             owner=self._owner,
+            workspace_mark=self._workspace_mark,
             network=self._network,
             forwards=forwards,
             socket_dir=str(directory),

@@ -6,11 +6,13 @@ contract section 8 line by line.
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from pathlib import PurePath
 from typing import Any, Final
 
 from cloned_proxy.runner.errors import SandboxInputError
@@ -23,6 +25,8 @@ TOOL_LABEL: Final = "cloned.tool"
 RUN_LABEL: Final = "cloned.run"
 OWNER_LABEL: Final = "cloned.owner"
 """Which process made the container; see `slots.owner_id`. A dead owner's containers are removed at the next start."""
+
+WORKSPACE_LABEL: Final = "cloned.workspace"
 
 _PROXY_NAMES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _CA_NAMES: Final = (
@@ -81,6 +85,7 @@ class SandboxSpec:
     """The profile itself, as JSON text."""
     user: str = DEFAULT_USER
     owner: str = ""
+    workspace_mark: str = ""
     masked: tuple[str, ...] = ()
     """Paths under /workspace that hold secrets: an empty, unreadable file system lies over each."""
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -110,11 +115,17 @@ class HolderSpec:
     image: str
     seccomp: str
     owner: str = ""
+    workspace_mark: str = ""
     network: str = "none"
     forwards: tuple[tuple[int, str], ...] = ()
     """(port, socket name): the holder itself forwards, because the proxy may not enter the namespace."""
     socket_dir: str = ""
     """Host directory of those sockets; only this holder mounts it."""
+
+
+def workspace_mark(workspace: PurePath) -> str:
+    """Which workspace a container is of, without showing its path to everybody who lists containers."""
+    return hashlib.sha256(str(workspace).encode()).hexdigest()[:12]
 
 
 def check_tool_id(tool: str) -> None:
@@ -132,7 +143,12 @@ def tool_container(spec: SandboxSpec) -> dict[str, Any]:
         "User": spec.user,
         "WorkingDir": "/workspace",
         "Env": [f"{name}={value}" for name, value in tool_environment(spec).items()],
-        "Labels": {TOOL_LABEL: spec.tool, RUN_LABEL: spec.run, OWNER_LABEL: spec.owner},
+        "Labels": {
+            TOOL_LABEL: spec.tool,
+            RUN_LABEL: spec.run,
+            OWNER_LABEL: spec.owner,
+            WORKSPACE_LABEL: spec.workspace_mark,
+        },
         "OpenStdin": True,
         "StdinOnce": True,
         "AttachStdin": True,
@@ -170,7 +186,7 @@ def holder_container(spec: HolderSpec) -> dict[str, Any]:
         "User": DEFAULT_USER,
         "Env": [],
         "Hostname": "sandbox",
-        "Labels": {OWNER_LABEL: spec.owner},
+        "Labels": {OWNER_LABEL: spec.owner, WORKSPACE_LABEL: spec.workspace_mark},
         "AttachStdout": bool(words),
         "HostConfig": {
             **_hardening(spec.seccomp, tiny),

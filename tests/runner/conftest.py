@@ -21,7 +21,7 @@ from cloned_proxy.runner.errors import EngineError, ImageMissingError
 from cloned_proxy.runner.images import build_images
 from cloned_proxy.runner.link import is_served
 from cloned_proxy.runner.runner import HOLDER_IMAGE, DockerContainerRunner
-from cloned_proxy.runner.spec import OWNER_LABEL
+from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 
 ENGINE_SCRIPT = Path(__file__).parents[1] / "engine.sh"
@@ -123,10 +123,7 @@ def module_serving(images: Engine, tmp_path_factory: pytest.TempPathFactory, ori
 
 def write_policy(workspace: Path, port: int) -> None:
     (workspace / "policy.yaml").write_text(
-        "version: 1\n"
-        "tools:\n"
-        "  demo.tool@v1:\n"
-        f"    allow: [{{host: 127.0.0.1, ports: [{port}], protocols: [tcp]}}]\n",
+        f"version: 1\ntools:\n  demo.tool@v1:\n    allow: [{{host: 127.0.0.1, ports: [{port}], protocols: [tcp]}}]\n",
         encoding="utf-8",
     )
 
@@ -137,15 +134,16 @@ def module_runner(module_serving: Serving) -> Iterator[DockerContainerRunner]:
         yield runner
 
 
-def leftovers(engine: Engine, workspace: Path, *, slots: bool) -> list[str]:
-    """Containers and scratch directories that should be gone; idle slots of a living runner may stay."""
-    names = []
-    for container, _ in engine.owned(OWNER_LABEL):
-        name = str(engine.inspect(container)["Name"]).lstrip("/")
-        if slots or not name.startswith("cloned_slot_"):
+def leftovers(engine: Engine, workspace: Path) -> list[str]:
+    """Tools, directories of runs, and slots whose runner has no place in this workspace any more."""
+    owners = {path.name for path in (workspace / "run").glob("*.*.*.*")}
+    names = [str(path) for path in (workspace / "run").glob("*/scratch/*")]
+    for container, mark in engine.owned(OWNER_LABEL):
+        facts = engine.inspect(container)
+        name = str(facts["Name"]).lstrip("/")
+        ours = facts["Config"]["Labels"].get(WORKSPACE_LABEL) == workspace_mark(workspace)
+        if ours and not (name.startswith("cloned_slot_") and mark in owners):
             names.append(name)
-    scratch = workspace / "run"
-    names += [str(path) for path in scratch.glob("*/scratch/*")] if scratch.exists() else []
     return names
 
 
@@ -153,4 +151,11 @@ def leftovers(engine: Engine, workspace: Path, *, slots: bool) -> list[str]:
 def runner(module_runner: DockerContainerRunner, engine: Engine) -> Iterator[DockerContainerRunner]:
     """The module's runner; a test fails when its runs leave a container or a scratch directory."""
     yield module_runner
-    assert leftovers(engine, module_runner.workspace, slots=False) == []
+    assert leftovers(engine, module_runner.workspace) == []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test waits for the engine and its images (a minute); only tests themselves are timed."""
+    for item in items:
+        if item.get_closest_marker("docker") is not None:
+            item.add_marker(pytest.mark.timeout(120, func_only=True))

@@ -33,6 +33,7 @@ SPEC = SandboxSpec(
     scratch="/srv/scratch",
     seccomp="{}",
     owner="me",
+    workspace_mark="abc",
     masked=("/workspace/.cloned",),
 )
 HOST: dict[str, Any] = tool_container(SPEC)["HostConfig"]
@@ -84,7 +85,12 @@ def test_limits_of_open_files_core_and_log() -> None:
 def test_name_user_and_labels() -> None:
     container = tool_container(SPEC)
     assert container["User"] == "65532:65532"
-    assert container["Labels"] == {"cloned.tool": "demo.tool@v1", "cloned.run": "0a1b2c3d", "cloned.owner": "me"}
+    assert container["Labels"] == {
+        "cloned.tool": "demo.tool@v1",
+        "cloned.run": "0a1b2c3d",
+        "cloned.owner": "me",
+        "cloned.workspace": "abc",
+    }
 
 
 def test_the_environment_is_the_contracts_and_nothing_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ print(link.getresponse().read().decode(), end="")
 """
 NODE_CLIENT = """
 const http = require('http'), proxy = new URL(process.env.HTTP_PROXY);
-const ask = http.request({{host: proxy.hostname, port: proxy.port, method: 'CONNECT', path: '127.0.0.1:{port}'}});
+const ask = http.request({{host: proxy.hostname, port: proxy.port, method: 'CONNECT', path: '127.0.0.1:{port}',
+  headers: {{Host: '127.0.0.1:{port}'}}}});
 ask.on('connect', (answer, socket) => {{
   http.get({{path: '/node', host: '127.0.0.1', createConnection: () => socket}}, r => r.pipe(process.stdout));
 }});
@@ -53,7 +54,7 @@ def test_node_reaches_it(runner: DockerContainerRunner, origin: int) -> None:
     [
         "curl -sS https://denied.example/",
         "git ls-remote https://denied.example/x.git",
-        "pip download --no-cache-dir -d /sandbox --index-url https://denied.example/simple nothing --retries 0",
+        "pip -vvv download --no-cache-dir -d /sandbox --index-url https://denied.example/simple nothing --retries 0",
     ],
 )
 def test_clients_are_refused_by_the_proxy_and_not_by_a_missing_name(
@@ -65,7 +66,9 @@ def test_clients_are_refused_by_the_proxy_and_not_by_a_missing_name(
 
 
 def test_without_the_proxy_there_is_no_way(runner: DockerContainerRunner, origin: int) -> None:
-    seen = sh(runner, f"curl -sS --noproxy '*' http://127.0.0.1:{origin}/; curl -sS --noproxy '*' https://denied.example/")
+    seen = sh(
+        runner, f"curl -sS --noproxy '*' http://127.0.0.1:{origin}/; curl -sS --noproxy '*' https://denied.example/"
+    )
     assert seen.code != 0
     assert seen.out == ""
 
@@ -143,7 +146,7 @@ def test_the_proxy_goes_away_and_comes_back_while_a_tool_runs(images: Engine, tm
         seen.with_name("stop").touch()
         assert running.result(20).code == 0
         second.stop()
-    assert leftovers(images, workspace, slots=True) == []
+    assert leftovers(images, workspace) == []
 
 
 def _wait_for(workspace: Path, code: str, *, after: str | None = None) -> Path:
@@ -162,9 +165,12 @@ def _wait_for(workspace: Path, code: str, *, after: str | None = None) -> Path:
 def test_no_proxy_no_run(images: Engine, tmp_path: Path) -> None:
     workspace = tmp_path / "code" / ".cloned"
     workspace.mkdir(parents=True)
-    with DockerContainerRunner(workspace=workspace) as runner, pytest.raises(ProxyLinkError, match="cloned-proxy serve"):
+    with (
+        DockerContainerRunner(workspace=workspace) as runner,
+        pytest.raises(ProxyLinkError, match="cloned-proxy serve"),
+    ):
         sh(runner, "true")
-    assert leftovers(images, workspace, slots=True) == []
+    assert leftovers(images, workspace) == []
 
 
 def test_the_forwarding_holder_gives_the_same_way_and_the_same_identity(
@@ -176,4 +182,4 @@ def test_the_forwarding_holder_gives_the_same_way_and_the_same_identity(
         assert "403" in sh(runner, f"curl -sS -p http://127.0.0.1:{origin}/", tool="other.tool@v1").err
         big = sh(runner, f"for i in $(seq 30); do curl -sS -p http://127.0.0.1:{origin}/$i & done; wait")
         assert len(big.out.splitlines()) == 30
-    assert leftovers(engine, module_serving.workspace, slots=False) == []
+    assert leftovers(engine, module_serving.workspace) == []
