@@ -12,7 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "cloned_proxy"
 LAYERS = ("cli", "control", "runner", "proxy", "store", "telemetry", "policy")
 PURE = {"__future__", "cloned_proxy", "idna", "pydantic", "pydantic_core", "publicsuffixlist", "base64", "binascii",
-        "collections", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib", "hmac", "ipaddress", "json",
+        "collections", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib", "hmac", "ipaddress",
+        "json",
         "math", "re", "shlex", "types", "typing", "urllib"}  # fmt: skip
 
 

@@ -23,7 +23,8 @@ def ca(
     """Print where the workspace CA is, or how clients come to trust it."""
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import put
-    from cloned_proxy.proxy.inspection.ca import Authority, certificate_path, install_hint
+    from cloned_proxy.proxy.inspection.authority import Authority
+    from cloned_proxy.proxy.inspection.ca import certificate_path, install_hint
     from cloned_proxy.store.workspace import Workspace
 
     place = Workspace.find(workspace)
@@ -32,7 +33,5 @@ def ca(
     if what is What.PATH:
         put(str(certificate_path(place.ca_directory)))
         return
-    say(
-        "Only hosts with `methods`, `paths` or `inject` on port 443 are opened with this CA; trust it for their clients."
-    )
+    say("Only hosts with `methods`, `paths` or `inject` on port 443 are opened with it; trust it for their clients.")
     put(install_hint(place.ca_directory))

@@ -35,7 +35,7 @@ def add_entries(
     _check_tool(tool)
     addition = Addition(tuple(entries), tool, action)
     for_whom = f" for {tool}" if tool else ""
-    summary = f"{action} {' '.join(entry.host for entry in entries)}{for_whom}"
+    summary = f"{action} {' '.join(_written(entry) for entry in entries)}{for_whom}"
     apply_additions([addition], summary, why=why, dry_run=dry_run, workspace=workspace, policy_file=policy_file)
 
 
@@ -92,6 +92,12 @@ def hosts_only(hosts: Sequence[str]) -> list[str]:
             raise CommandError(f"{text!r}: this covers every port of a host; write {host}")
         names.append(host)
     return names
+
+
+def _written(entry: Entry) -> str:
+    """The entry as it stood on the command line."""
+    host = f"[{entry.host}]" if ":" in entry.host else entry.host
+    return ":".join((host, *(str(port) for port in entry.ports)))
 
 
 def _check_tool(tool: str | None) -> None:

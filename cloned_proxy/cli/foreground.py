@@ -12,7 +12,7 @@ import structlog
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
 from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled
-from cloned_proxy.proxy.server import Server, ServeOptions
+from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.store.workspace import Workspace
 
 _log = structlog.get_logger(__name__)
@@ -59,10 +59,9 @@ def _announce(server: Server) -> None:
     proxy = f"http://{server.address}"
     put(f"proxy    {proxy}")
     put(f"metrics  http://{server.metrics_address}/metrics" if server.metrics_address else "metrics  off")
-    put(f"policy   {policy.source} (version {policy.version}, {len(policy.rules)} rules, mode {policy.mode})")
+    put(f"policy   {policy.source} (version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)})")
     put("")
     now = time.time()
-    put(
-        f"allowed  {allowed_example(policy, proxy, now) or 'nothing without a credential; try: cloned-proxy allow HOST'}"
-    )
+    allowed = allowed_example(policy, proxy, now)
+    put(f"allowed  {allowed or 'nothing without a credential; try: cloned-proxy allow HOST'}")
     put(f"denied   {denied_example(policy, proxy, now) or 'nothing: report mode records what it would deny'}")

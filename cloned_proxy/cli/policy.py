@@ -50,9 +50,8 @@ def check(
     if as_json:
         put_json(told)
     else:
-        put(
-            f"ok  {path}: version {found.version}, {len(found.rules)} rules, {len(found.tests)} tests, mode {found.mode}"
-        )
+        counts = f"rules: {len(found.rules)}, tests: {len(found.tests)}"
+        put(f"ok  {path}: version {found.version}, mode {found.mode}, {counts}")
 
 
 @app.command("diff")

@@ -9,6 +9,7 @@ from typing import Any, Final
 from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.output import paint, visible
+from cloned_proxy.policy.decide import decide_addresses
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import ANONYMOUS, Decision, Principal, Reason, Verdict
@@ -27,6 +28,9 @@ def explained(
         raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
     caller = ANONYMOUS if tool is None else Principal(tool)
     decision = decide_url(policy, caller, url, method, time.time(), rule_use(place).spent(policy))
+    if decision.host is not None and decision.host.address is not None:
+        # A literal needs no resolver, so what the proxy says about its address class can be told here as well.
+        decision = decide_addresses(decision, (decision.host.address,), frozenset())
     if decision.reason is Reason.MALFORMED_REQUEST:
         raise CommandError(f"{url!r} is not a request that a client could send; write http(s)://HOST[:PORT]/PATH")
     return _told(url, method, policy.version, decision)

@@ -47,7 +47,7 @@ def parse_host(text: str) -> Host:
     return _parse_host(text)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=32_768)
 def _parse_host(text: str) -> Host:
     if len(text) <= _MAX_NAME and _USUAL_NAME.fullmatch(text) is not None:
         return Host(text)

@@ -187,10 +187,10 @@ class HostIndex:
         found = self._exact.get(name, ())
         if host.address is not None:
             return found
-        parent = name.partition(".")[2]
-        if parent and self._one_label:
-            found += self._one_label.get(parent, ())
+        if self._one_label:
+            found += self._one_label.get(name.partition(".")[2], ())
         if self._any_depth:
+            parent = name.partition(".")[2]
             while parent:
                 found += self._any_depth.get(parent, ())
                 parent = parent.partition(".")[2]

@@ -93,8 +93,8 @@ class ClientConnection(asyncio.Protocol):
     # The transport's side.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # A cast, not a check: uvloop's transports behave as asyncio.Transport and are no subclass of it.
-        self.transport = cast("asyncio.Transport", transport)
+        # Not an instance in the eyes of Python with uvloop, whose transports share only the interface.
+        self.transport = cast(asyncio.Transport, transport)
         if self.parts.admit(self):
             self._arm(self.parts.settings.head_timeout, self._head_timed_out)
         else:

@@ -46,8 +46,9 @@ async def dial(addresses: Sequence[Address], port: int, *, seconds: float) -> so
         raise DialError("the upstream did not answer in time", timed_out=True) from error
     except OSError as error:
         if error.errno in _OUT_OF_RESOURCES:
-            raise ExhaustedError(error.strerror) from error
-        raise DialError(error.strerror or "unreachable", timed_out=error.errno == errno.ETIMEDOUT) from error
+            raise ExhaustedError("no file descriptor is left") from error
+        # The loop's own message would name the address.
+        raise DialError("the upstream cannot be reached", timed_out=error.errno == errno.ETIMEDOUT) from error
 
 
 def _interleaved(addresses: Sequence[Address]) -> deque[Address]:

@@ -59,7 +59,7 @@ class PolicyFollower:
         except AuditUnavailableError as error:
             _log.warning("uses of rules that are gone stay counted", reason=str(error))
         self._sweep()
-        self._record("reload", f"{policy.source}: {len(policy.rules)} rules, mode {policy.mode}", policy.version)
+        self._record("reload", f"{policy.source}: mode {policy.mode}, rules: {len(policy.rules)}", policy.version)
 
     def _rejected(self, error: PolicyError | StoreError) -> None:
         self._metrics.policy_rejected()

@@ -34,12 +34,13 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     """A bound, listening socket. `host` is an address or `localhost`. Raises BindError."""
     where = f"{host}:{port}"
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )[0]
     except OSError as error:
         raise BindError(f"{where} is not an address of this machine: {error.strerror}") from error
-    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC)
+    # The protocol is spelled out because asyncio sets TCP_NODELAY only where it reads "TCP" there.
+    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

@@ -122,8 +122,7 @@ class RelayEnd(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Only the upstream side gets here; the client's transport is handed over while it is open.
         try:
-            # A cast, not a check: uvloop's transports behave as asyncio.Transport and are no subclass of it.
-            self._relay.start(cast("asyncio.Transport", transport))
+            self._relay.start(cast(asyncio.Transport, transport))
         except Exception:
             transport.close()
             self._relay.cut("internal_error")

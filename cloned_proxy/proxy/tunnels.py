@@ -26,7 +26,7 @@ class Tunnel:
     last_byte: Callable[[], float]
     """On the clock of `Tunnels`."""
     server_names: ServerNames | Unread = Unread.NEED_MORE
-    """What its first bytes were: NEED_MORE before they came, NOT_TLS when they were not, or may not be, a ClientHello."""
+    """What its first bytes were: NEED_MORE before they came, NOT_TLS when they were not (or need not be) a hello."""
 
 
 type _Case = tuple[Principal, Request, str, bool, tuple[Address, ...], ServerNames | Unread]
@@ -93,7 +93,7 @@ class Tunnels:
                 decision = decide_tunnel(
                     decision, None if tunnel.server_names is Unread.NOT_TLS else tunnel.server_names
                 )
-        except Exception:
+        except Exception:  # noqa: BLE001  logged; whatever it was, a tunnel that nobody can vouch for goes
             _log.exception("a tunnel could not be reviewed and is cut")
             return f"revoked:{Reason.INTERNAL_ERROR.value}"
         if not decision.passes:

@@ -49,9 +49,15 @@ def open_database(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise StoreError(f"{path}: cannot be opened: {error}; make the workspace writable") from error
     try:
+        # First of all, and only reading: a file that is not ours is left as it is.
+        empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
+        if not empty:
+            _check_schema(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        _create_or_check(connection, path)
+        if empty:
+            _create_schema(connection)
+            _check_schema(connection, path)
     except sqlite3.Error as error:
         connection.close()
         raise StoreError(f"{path}: {_explain(path, error)}") from error
@@ -63,20 +69,21 @@ def open_database(path: Path) -> sqlite3.Connection:
 
 def _check_file(path: Path) -> None:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+        # Made here, so that it is private from its first moment. An existing one is only looked at: closing any
+        # descriptor of the file would drop the locks that SQLite holds on it in this process (POSIX fcntl locks).
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        pass
     except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be opened: {error.strerror}; it must be a writable file in a writable workspace"
-        ) from error
-    info = os.fstat(descriptor)
-    os.close(descriptor)
+        raise StoreError(f"{path}: cannot be made: {error.strerror}; make the workspace writable") from error
+    info = path.lstat()
     if not stat.S_ISREG(info.st_mode):
         raise StoreError(f"{path}: not a regular file; move it away")
     if info.st_mode & 0o077:
         raise StoreError(f"{path}: others can read the audit log; run `chmod 600 {path}`")
 
 
-def _create_or_check(connection: sqlite3.Connection, path: Path) -> None:
+def _create_schema(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")  # two processes may start at once
     try:
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
@@ -87,6 +94,9 @@ def _create_or_check(connection: sqlite3.Connection, path: Path) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
         raise StoreError(f"{path}: not a state database of cloned-proxy; {_move_away(path)}")
     found = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()

@@ -30,10 +30,11 @@ def read_regular_file(path: Path, *, limit: int, what: str) -> bytes:
         raise StoreError(f"{path}: there is no {what} here; create it, or name another one") from error
     except OSError as error:
         raise StoreError(f"{path}: the {what} cannot be read: {error.strerror}; fix its permissions") from error
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(descriptor)
+        raise StoreError(f"{path}: the {what} is not a regular file; put a file there")
     with os.fdopen(descriptor, "rb") as file:
-        info = os.fstat(descriptor)
-        if not stat.S_ISREG(info.st_mode):
-            raise StoreError(f"{path}: the {what} is not a regular file; put a file there")
         if info.st_size > limit:
             raise StoreError(f"{path}: the {what} has {info.st_size} bytes, more than {limit}; shorten it")
         try:

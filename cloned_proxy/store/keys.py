@@ -31,9 +31,11 @@ def load_key(path: Path) -> bytes:
         raise StoreError(
             f"{path}: the key cannot be opened: {error.strerror}; it must be a file of this user, not a link"
         ) from error
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         _check(path, os.fstat(descriptor))
-        key = file.read(KEY_BYTES + 1)
+        key = os.read(descriptor, KEY_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(key) != KEY_BYTES:
         raise StoreError(f"{path}: not {KEY_BYTES} bytes; delete it, a new key is made (tokens must be minted again)")
     return key

@@ -135,6 +135,7 @@ class LivePolicy:
             await self._dirty.wait()
             await asyncio.sleep(_DEBOUNCE_SECONDS)
             self._dirty.clear()
+            self._watch.refresh(asyncio.get_running_loop())  # the event may have been the directory's own end
             await self.reload()
 
     async def _poll(self) -> None:
@@ -187,8 +188,10 @@ class _DirectoryWatch(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog, on its own thread."""
-        name = str(event.src_path).rpartition("/")[2]
-        if event.event_type in _READ_ONLY_EVENTS or name.startswith(_NOISE) or self._loop is None:
+        place = Path(str(event.src_path))
+        if event.event_type in _READ_ONLY_EVENTS or place.name.startswith(_NOISE) or self._loop is None:
             return
+        if event.event_type == "modified" and place == self._directory:
+            return  # watchdog adds one for the directory to each event of a file in it
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is going down
             self._loop.call_soon_threadsafe(self._dirty.set)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.cli.program import TOOL, Origin, Workspace, literal
+from tests.cli.program import TOOL, Origin, Workspace
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,11 @@ def test_what_is_not_a_url_of_the_proxy_is_bad_input(workspace: Workspace, origi
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_report_mode_lets_pass_and_records_what_it_would_deny(workspace: Workspace, origin: Origin) -> None:
-    workspace.write_policy(f"version: 1\nmode: report\nglobal:\n  allow: [{literal(origin, methods='[GET]')}]\n")
+def test_report_mode_reports_names_and_still_opens_no_internal_address(workspace: Workspace, origin: Origin) -> None:
+    workspace.write_policy("version: 1\nmode: report\nanonymous: global\n")
     serving = workspace.serve()
-    answer = serving.get(origin.url("/"), "POST")
-    assert (answer.status, len(origin.seen)) == (200, 1)
-    explained = workspace.json("explain", origin.url("/"), "--method", "POST")
-    assert (explained["verdict"], explained["reason"]) == ("report", "method_not_allowed")
+    named = workspace.json("explain", "https://unlisted.example/")
+    assert (named["verdict"], named["reason"]) == ("report", "host_not_allowed")
+    internal = workspace.json("explain", origin.url(), code=1)
+    assert internal["reason"] == serving.get(origin.url()).reason == "address_not_allowed"
+    assert origin.seen == []

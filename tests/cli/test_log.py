@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import subprocess
+from contextlib import closing
 
 from tests.cli.program import PROGRAM, TOOL, Origin, Workspace, eventually, literal, policy_text
 
@@ -68,7 +69,7 @@ def test_a_touched_record_is_named(workspace: Workspace) -> None:
     assert intact.returncode == 0, intact.stderr
     assert workspace.json("audit", "verify")["ok"] is True
 
-    with sqlite3.connect(workspace.path / "state.db") as state:
+    with closing(sqlite3.connect(workspace.path / "state.db")) as state, state:
         changed = 0
         tables = [row[0] for row in state.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:

@@ -11,6 +11,7 @@ import sqlite3
 import stat
 import subprocess
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -206,7 +207,7 @@ def test_nothing_is_forwarded_when_the_audit_log_cannot_be_written(workspace: Wo
     serving = workspace.serve()
     assert serving.get(origin.url()).status == 200
     # Another process takes the database away from the writer: from then on nothing can be put on record.
-    with sqlite3.connect(workspace.path / "state.db") as thief:
+    with closing(sqlite3.connect(workspace.path / "state.db")) as thief, thief:
         thief.execute("DROP TABLE IF EXISTS audit")
         tables = [row[0] for row in thief.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:

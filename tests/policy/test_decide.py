@@ -1,12 +1,12 @@
 """The decision tables: each row asserts verdict and reason, and the pattern of the rule where there is one."""
 
+# ruff: noqa: E501, RUF001  rows of a table stay on one line; look-alike characters are what is tested
 from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from tests.policy.tables import policy_of
 
 from cloned_proxy.policy.decide import Usage, decide, decide_addresses, decide_limits, decide_tunnel
 from cloned_proxy.policy.hint import hint
@@ -22,6 +22,7 @@ from cloned_proxy.policy.model import (
     Request,
     Verdict,
 )
+from tests.policy.tables import policy_of
 
 NOW = 1_800_000_000.0
 TOOL = Principal("demo@v1")
@@ -313,3 +314,10 @@ HINTS = [
 def test_hints(request_: Request, command: str) -> None:
     decision: Decision = decide(POLICY, TOOL, request_, NOW)
     assert hint(decision) == command
+
+
+def test_a_reported_deny_of_a_private_literal_is_still_not_dialled() -> None:
+    policy = policy_of(mode="report", global_={"deny": ["10.0.0.1"]})
+    decision = decide(policy, ANONYMOUS, Request("10.0.0.1", 443), NOW)
+    after = decide_addresses(decision, [ip_address("10.0.0.1")], ())
+    assert (decision.verdict, after.verdict) == (Verdict.REPORT, Verdict.DENY)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.policy.tables import policy_of
 
 from cloned_proxy.policy.pack import read_pack
 from cloned_proxy.policy.parse import PolicyError, failed_tests, parse_policy
+from tests.policy.tables import policy_of
 
 CONFIG = Path(__file__).parents[2] / "config"
 LINES = {(): 1, ("tools", "x@v1"): 5, ("tools", "x@v1", "allow", 0): 7, ("tools", "x@v1", "allow", 1): 8}

@@ -1,15 +1,16 @@
+# ruff: noqa: E501, RUF001  look-alike characters and long strategies are what is tested
 from __future__ import annotations
 
 import contextlib
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.policy.test_decide import NOW, POLICY, TOOL
 
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import Reason, Request, Verdict
 from cloned_proxy.policy.url import decide_url
+from tests.policy.test_decide import NOW, POLICY, TOOL
 
 HOSTS = st.one_of(st.text(), st.text("abxn-.:0123456789*_ßé。․[]%@", max_size=30), st.ip_addresses().map(str))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import json
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,10 +67,8 @@ def hello(name: str | None = HOST) -> bytes:
     context.check_hostname = False
     outgoing = ssl.MemoryBIO()
     session = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)
-    try:
+    with contextlib.suppress(ssl.SSLWantReadError):
         session.do_handshake()
-    except ssl.SSLWantReadError:
-        pass
     return outgoing.read()
 
 
@@ -172,7 +169,7 @@ class Upstream:
     received: bytearray = field(default_factory=bytearray)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def upstream(handler: Handler | None = None) -> AsyncIterator[Upstream]:
     seen = Upstream()
 
@@ -249,9 +246,14 @@ class World:
 
     async def settled(self) -> None:
         """Until the gate has let go of every connection."""
-        async with asyncio.timeout(5):
-            while not self.gate.idle:
-                await asyncio.sleep(0.005)
+        await until(lambda: self.gate.idle)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for something that has no event of its own; fails after five seconds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  see above
+            await asyncio.sleep(0.005)
 
 
 def connect_head(port: int, host: str = HOST, headers: str = "") -> bytes:
@@ -277,7 +279,7 @@ class Reply:
         return content
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def world(
     *rules: Rule,
     current: Policy | None = None,
@@ -285,7 +287,8 @@ async def world(
     inspector: Inspector | None = None,
     unix: Path | None = None,
     addresses: tuple[Address, ...] = (LOOPBACK,),
-    **settings: object,
+    settings: dict[str, float] | None = None,
+    **more: float,
 ) -> AsyncIterator[World]:
     own = OwnListeners()
     policies = Policies(current or policy(*rules))
@@ -302,7 +305,7 @@ async def world(
     gate = Gate(
         enforcer=enforcer,
         identity_key=KEY,
-        settings=ProxySettings(**settings),  # type: ignore[arg-type]
+        settings=ProxySettings(**(settings or {}), **more),  # type: ignore[arg-type]
         metrics=metrics,
         inspector=inspector,
     )
@@ -317,11 +320,3 @@ async def world(
         assert gate.idle
         assert metrics.open == 0
         assert len(gate.tunnels) == 0
-
-
-def is_reset(error: BaseException) -> bool:
-    return isinstance(error, ConnectionResetError | BrokenPipeError)
-
-
-def set_tiny_buffers(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -84,7 +85,7 @@ def outcome(data: bytes, cuts: list[int] | None = None) -> ServerNames | Unread:
     reader = ClientHelloReader()
     edges = [0, *(cuts if cuts is not None else []), len(data)]
     result: ServerNames | Unread = Unread.NEED_MORE
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         result = reader.feed(data[start:end])
     return result
 

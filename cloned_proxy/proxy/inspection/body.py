@@ -7,7 +7,7 @@ RFC 9110, section 6.5.1), and what is not passed on cannot be read differently b
 from __future__ import annotations
 
 import re
-from typing import Final, Protocol
+from typing import Final, Protocol, Self
 
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t -~\x80-\xff]*)?\r\n")
 _TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n")
@@ -30,7 +30,7 @@ class Buffer:
         self._data = bytearray()
         self._searched = 0
 
-    def __iadd__(self, data: bytes) -> Buffer:
+    def __iadd__(self, data: bytes) -> Self:
         self._data += data
         return self
 

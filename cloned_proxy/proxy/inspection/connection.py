@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 
 import structlog
 from mitmproxy import flow as mitmflow
-from mitmproxy import http, options
+from mitmproxy import options
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events, mode_specs
 from mitmproxy.proxy.layers.http._http1 import Http1Client
@@ -150,7 +150,7 @@ class InspectedConnection(LiveConnectionHandler):
     def log(
         self, message: str, level: int = logging.INFO, exc_info: Literal[True] | tuple[Any, ...] | None = None
     ) -> None:
-        """mitmproxy says here that one of its layers has crashed, and would leave the client hanging."""
+        """Where mitmproxy says that one of its layers has crashed, and would leave the client hanging."""
         if level >= logging.ERROR:
             _log.error("the inspection failed; its connection is closed", error=message, exc_info=exc_info)
             self.cut(Reason.INTERNAL_ERROR.value)
@@ -253,7 +253,7 @@ class InspectedConnection(LiveConnectionHandler):
     # Upstream connections.
 
     async def open_connection(self, command: commands.OpenConnection) -> None:
-        """mitmproxy's, without names and without its resolver: dials an address of the grant, and only that."""
+        """As in mitmproxy, without names and without its resolver: dials an address of the grant, and only that."""
         server = command.connection
         data = ServerConnectionHookData(client=self.client, server=server)
         await self.handle_hook(ServerConnectHook(data))
@@ -323,7 +323,7 @@ class InspectedConnection(LiveConnectionHandler):
         self._retiring.append(server)
 
     def _forget_closed(self) -> None:
-        """mitmproxy's layer looks at every upstream connection there ever was, for each request."""
+        """Mitmproxy's layer looks at every upstream connection there ever was, for each request."""
         for connection in list(self._http.connections):
             if isinstance(connection, Server) and connection not in self.transports:
                 del self._http.connections[connection]

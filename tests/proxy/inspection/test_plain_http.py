@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import asyncio
 import json
 
-from cloned_proxy.telemetry.events import DecisionEvent
+from tests.proxy.inspection.support import World
 
 
-async def test_an_allowed_request_reaches_the_upstream_in_origin_form(world):
+async def test_an_allowed_request_reaches_the_upstream_in_origin_form(world: World) -> None:
     answer = await world.talk(world.get("/a?b=1", "Connection: close\r\n"))
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert answer.endswith(b"\r\n\r\nok")
@@ -15,7 +14,7 @@ async def test_an_allowed_request_reaches_the_upstream_in_origin_form(world):
     assert [end.cause for end in world.audit.ends] == ["closed"]
 
 
-async def test_a_denied_host_is_told_so_and_nothing_is_resolved_or_dialled(world):
+async def test_a_denied_host_is_told_so_and_nothing_is_resolved_or_dialled(world: World) -> None:
     answer = await world.talk(b"GET http://evil.test/ HTTP/1.1\r\nHost: evil.test\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 403 Forbidden\r\n")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["reason"] == "host_not_allowed"

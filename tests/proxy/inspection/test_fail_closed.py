@@ -1,0 +1,142 @@
+"""mitmproxy lets a request pass when a hook breaks. Each way to break one here, judged by the bytes at the upstream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from mitmproxy.connection import Server
+from mitmproxy.exceptions import AddonHalt
+from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHookData
+
+from cloned_proxy.proxy.inspection.connection import UndecidedError
+from tests.proxy.inspection.support import World
+
+type Handler = Callable[..., Any]
+
+
+class Unforeseen(BaseException):
+    pass
+
+
+class Broken:
+    """The real addon with one handler replaced."""
+
+    def __init__(self, real: object, name: str, handler: Handler) -> None:
+        self._real, self._name, self._handler = real, name, handler
+
+    def __getattr__(self, name: str) -> Any:
+        return self._handler if name == self._name else getattr(self._real, name)
+
+
+def raising(error: BaseException) -> Handler:
+    async def handler(*args: Any) -> None:
+        raise error
+
+    return handler
+
+
+async def returns_nothing(*args: Any) -> None:
+    pass
+
+
+BROKEN = [
+    pytest.param(raising(RuntimeError("broken")), id="exception"),
+    pytest.param(raising(Unforeseen()), id="base-exception"),
+    pytest.param(raising(AddonHalt()), id="addon-halt"),  # type: ignore[no-untyped-call]
+    pytest.param(raising(asyncio.CancelledError()), id="cancelled"),
+    pytest.param(lambda *args: None, id="not-a-coroutine"),
+]
+
+
+@pytest.mark.parametrize("handler", [*BROKEN, pytest.param(returns_nothing, id="no-decision")])
+async def test_a_broken_decision_forwards_nothing(world: World, handler: Handler) -> None:
+    world.inspector.parts.addon = Broken(world.inspector.parts.addon, "requestheaders", handler)
+    answer = await world.talk(world.get(), seconds=2)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 503 ")
+    assert not world.upstream.connections
+
+
+@pytest.mark.parametrize("handler", BROKEN)
+async def test_a_broken_dial_check_forwards_nothing(world: World, handler: Handler) -> None:
+    world.inspector.parts.addon = Broken(world.inspector.parts.addon, "server_connect", handler)
+    answer = await world.talk(world.get(), seconds=2)
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 503 ")
+    assert not world.upstream.connections
+
+
+async def test_a_broken_decision_is_answered_503(world: World) -> None:
+    world.inspector.parts.addon = Broken(world.inspector.parts.addon, "requestheaders", raising(RuntimeError()))
+    assert (await world.talk(world.get())).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_a_broken_decision_on_a_kept_alive_connection_cannot_use_the_open_upstream(world: World) -> None:
+    addon: Any = world.inspector.parts.addon
+    calls: list[Any] = []
+
+    async def once(connection: Any, flow: Any) -> None:
+        calls.append(flow)
+        if len(calls) == 1:
+            await addon.requestheaders(connection, flow)
+
+    world.inspector.parts.addon = Broken(addon, "requestheaders", once)
+    await world.talk(world.get("/first") + world.get("/second"), seconds=2)
+    assert "/first" in world.upstream.text
+    assert "/second" not in world.upstream.text
+
+
+@pytest.mark.parametrize("addon", [None, object()], ids=["removed", "empty"])
+async def test_without_the_addon_nothing_is_forwarded(world: World, addon: object) -> None:
+    world.inspector.parts.addon = addon
+    answer = await world.talk(world.get(), seconds=2)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert not world.upstream.connections
+
+
+async def test_a_dial_to_anything_but_the_granted_target_is_refused(world: World) -> None:
+    addon: Any = world.inspector.parts.addon
+
+    async def redirecting(connection: Any, flow: Any) -> None:
+        await addon.requestheaders(connection, flow)
+        flow.request.data.port = world.secure.port
+
+    world.inspector.parts.addon = Broken(addon, "requestheaders", redirecting)
+    assert (await world.talk(world.get())).startswith(b"HTTP/1.1 503 ")
+    assert not world.upstream.connections
+    assert not world.secure.connections
+
+
+async def test_a_dial_without_any_exchange_is_refused(world: World) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    await asyncio.sleep(0.1)
+    (connection,) = world.inspector._connections
+    server = Server(address=("127.0.0.1", world.upstream.port))
+    hook = ServerConnectHook(ServerConnectionHookData(server=server, client=connection.client))
+    await connection.handle_hook(hook)
+    assert server.error is not None
+    with pytest.raises(UndecidedError):
+        _ = connection.current
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize("handler", BROKEN)
+async def test_a_broken_response_hook_closes_the_client(world: World, handler: Handler) -> None:
+    world.inspector.parts.addon = Broken(world.inspector.parts.addon, "responseheaders", handler)
+    async with asyncio.timeout(3):
+        answer = await world.talk(world.get(), seconds=10)
+    assert b"200 OK" not in answer
+
+
+async def test_a_crash_inside_a_layer_does_not_leave_the_client_hanging(world: World) -> None:
+    world.upstream.response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nTrailer: x\r\n\r\n"
+    async with asyncio.timeout(3):
+        answer = await world.talk(world.get(), seconds=10)
+    assert not answer.endswith(b"0\r\n\r\n")
+
+
+async def test_every_grant_comes_back_when_a_hook_breaks(world: World) -> None:
+    world.inspector.parts.addon = Broken(world.inspector.parts.addon, "response", raising(RuntimeError()))
+    await world.talk(world.get(), seconds=2)
+    assert world.enforcer._budgets.usage(None).concurrent == 0

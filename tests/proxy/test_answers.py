@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cloned_proxy.policy.model import Decision, Reason, Request, Verdict
+from cloned_proxy.proxy import answers
+from cloned_proxy.proxy.answers import UpstreamFailure
+from cloned_proxy.proxy.enforcer import Refusal
+
+STATUS = {
+    **dict.fromkeys(
+        (
+            Reason.HOST_NOT_ALLOWED, Reason.PORT_NOT_ALLOWED, Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED,
+            Reason.EXPLICIT_DENY, Reason.IP_LITERAL, Reason.ADDRESS_NOT_ALLOWED, Reason.IDENTITY_MISMATCH,
+            Reason.SNI_MISMATCH, Reason.SNI_MISSING, Reason.PROTOCOL_NOT_ALLOWED, Reason.LEASE_EXPIRED,
+            Reason.LEASE_USED_UP,
+        ),
+        403,
+    ),
+    **dict.fromkeys((Reason.IDENTITY_MISSING, Reason.IDENTITY_INVALID, Reason.IDENTITY_EXPIRED), 407),
+    **dict.fromkeys((Reason.HOST_HEADER_MISMATCH, Reason.MALFORMED_REQUEST), 400),
+    Reason.LIMIT_EXCEEDED: 429,
+    **dict.fromkeys((Reason.POLICY_UNAVAILABLE, Reason.INTERNAL_ERROR), 503),
+}  # fmt: skip
+
+
+def decision(reason: Reason) -> Decision:
+    return Decision(Verdict.DENY, reason, Request("api.example.com", 443, "GET", "/x"), "demo@v1")
+
+
+def test_every_reason_has_its_status() -> None:
+    assert set(STATUS) == set(Reason) - {Reason.ALLOWED}
+
+
+@pytest.mark.parametrize(("reason", "status"), STATUS.items())
+def test_a_refusal_is_answered_as_the_contract_says(reason: Reason, status: int) -> None:
+    answer = answers.refused(Refusal("id-1", decision(reason), retry_after=7))
+    fields = dict(answer.fields)
+    assert answer.status == status
+    assert fields["X-Cloned-Proxy-Reason"] == reason.value
+    assert fields["Connection"] == "close"
+    assert ("Proxy-Authenticate" in fields) is (status == 407)
+    assert fields.get("Retry-After") == ("7" if status == 429 else None)
+    content = json.loads(answer.body)
+    assert list(content) == ["error", "reason", "tool", "host", "port", "method", "decision_id", "hint"]
+    assert content | {"error": "", "hint": ""} == {
+        "error": "", "reason": reason.value, "tool": "demo@v1", "host": "api.example.com", "port": 443,
+        "method": "GET", "decision_id": "id-1", "hint": "",
+    }  # fmt: skip
+    wire = answer.encode()
+    assert wire.startswith(f"HTTP/1.1 {status} ".encode())
+    assert wire.endswith(b"\r\n\r\n" + answer.body)
+    assert int(fields["Content-Length"]) == len(answer.body)
+    assert answer.encode(with_body=False) == wire.removesuffix(answer.body)
+
+
+@pytest.mark.parametrize(("timed_out", "status"), [(False, 502), (True, 504)])
+@pytest.mark.parametrize("phase", ["resolve", "connect", "tls", "response"])
+def test_an_upstream_failure_names_its_phase(phase: str, timed_out: bool, status: int) -> None:
+    direct = answers.failed(UpstreamFailure(phase, timed_out), decision(Reason.ALLOWED), "id-1")
+    refusal = Refusal("id-1", decision(Reason.ALLOWED), phase=phase, timed_out=timed_out)
+    assert direct == answers.refused(refusal)
+    assert direct.status == status
+    assert json.loads(direct.body)["phase"] == phase
+    assert "X-Cloned-Proxy-Reason" not in dict(direct.fields)
+
+
+def test_the_explanation_of_a_malformed_head_is_its_hint() -> None:
+    answer = answers.refused(Refusal("id-1", decision(Reason.MALFORMED_REQUEST)), status=431, explanation="too large")
+    assert (answer.status, json.loads(answer.body)["hint"]) == (431, "too large")
+
+
+def test_a_host_that_a_caller_made_long_is_echoed_only_in_part() -> None:
+    long = Decision(Verdict.DENY, Reason.MALFORMED_REQUEST, Request("a" * 5000, 443))
+    assert len(json.loads(answers.refused(Refusal("id-1", long)).body)["host"]) == 255

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import socket
+import time
+
+import pytest
+
+from cloned_proxy.proxy import dial as module
+from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial
+from tests.proxy.support import LOOPBACK, upstream
+
+SILENT = ipaddress.ip_address("127.0.0.2")
+SIX = ipaddress.ip_address("::1")
+
+
+async def test_the_address_that_answers_is_connected_without_delay_for_small_writes() -> None:
+    async with upstream() as server:
+        with await dial((LOOPBACK,), server.port, seconds=2) as sock:
+            assert sock.getpeername() == ("127.0.0.1", server.port)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert not sock.getblocking()
+
+
+async def test_an_address_that_refuses_gives_way_to_the_next_at_once() -> None:
+    async with upstream() as server:
+        started = time.monotonic()
+        with await dial((SILENT, LOOPBACK), server.port, seconds=2) as sock:
+            assert sock.getpeername()[0] == "127.0.0.1"
+        assert time.monotonic() - started < module.ATTEMPT_DELAY
+
+
+async def test_an_address_that_says_nothing_gives_way_after_the_attempt_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = module._connect
+
+    async def hanging(address: object, port: int) -> socket.socket:
+        if address == SILENT:
+            await asyncio.sleep(60)
+        return await connect(LOOPBACK, port)
+
+    monkeypatch.setattr(module, "_connect", hanging)
+    async with upstream() as server:
+        started = time.monotonic()
+        (await dial((SILENT, LOOPBACK), server.port, seconds=5)).close()
+        assert 0.2 < time.monotonic() - started < 2
+
+
+async def test_no_answer_at_all_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hanging(*_: object) -> socket.socket:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    monkeypatch.setattr(module, "_connect", hanging)
+    for addresses in ((LOOPBACK,), (SILENT, LOOPBACK)):
+        with pytest.raises(DialError) as caught:
+            await dial(addresses, 443, seconds=0.1)
+        assert caught.value.timed_out
+        assert caught.value.phase == "connect"
+
+
+async def test_every_address_refusing_is_no_timeout_and_names_no_address() -> None:
+    async with upstream() as server:
+        port = server.port
+    await asyncio.sleep(0.05)
+    with pytest.raises(DialError) as caught:
+        await dial((LOOPBACK, SILENT), port, seconds=2)
+    assert not caught.value.timed_out
+    assert "127." not in str(caught.value)
+
+
+async def test_running_out_of_descriptors_is_our_own_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def exhausted(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(module, "_connect", exhausted)
+    for addresses in ((LOOPBACK,), (SILENT, LOOPBACK)):
+        with pytest.raises(ExhaustedError):
+            await dial(addresses, 443, seconds=1)
+
+
+def test_families_alternate_and_the_preferred_one_comes_first() -> None:
+    four = [ipaddress.ip_address(f"192.0.2.{i}") for i in (1, 2, 3)]
+    assert list(module._interleaved((SIX, *four))) == [SIX, *four]
+    assert list(module._interleaved((four[0], four[1], SIX, four[2]))) == [four[0], SIX, four[1], four[2]]

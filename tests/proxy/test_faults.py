@@ -1,0 +1,68 @@
+"""Running out of file descriptors: refuse, recover, and do not spin."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import resource
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from cloned_proxy.proxy import connect
+from cloned_proxy.proxy.dial import ExhaustedError
+from tests.proxy.support import HOST, allow, connect_head, hello, upstream, world
+
+
+def highest_descriptor() -> int:
+    return max(int(fd.name) for fd in Path("/proc/self/fd").iterdir())
+
+
+async def test_no_descriptor_for_the_upstream_is_503_and_passes() -> None:
+    async def exhausted(*_: object, **__: object) -> object:
+        raise ExhaustedError(os.strerror(errno.EMFILE))
+
+    async with upstream() as server, world(allow(HOST, server.port)) as w:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(connect, "dial", exhausted)
+            reply = await w.ask(connect_head(server.port))
+            assert (reply.status, reply.json["reason"]) == (503, "internal_error")
+        reader, writer = await w.tunnel(server.port)
+        await reader.readexactly(len(hello()))
+        writer.close()
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+async def test_no_descriptor_to_accept_with_does_not_spin_and_recovers() -> None:
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)  # asyncio reports each refused accept
+    async with upstream() as server, world(allow(HOST, server.port)) as w:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        reader, writer = await w.tunnel(server.port)
+        await reader.readexactly(len(hello()))
+        hog: list[int] = []
+        waiting = socket.socket()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest_descriptor() + 8, hard))
+        try:
+            while True:
+                try:
+                    hog.append(os.dup(0))
+                except OSError:
+                    break
+            waiting.setblocking(False)
+            waiting.connect_ex(w.address)
+            before = time.process_time()
+            await asyncio.sleep(0.3)
+            assert time.process_time() - before < 0.15
+            writer.write(b"still works")
+            assert await reader.readexactly(11) == b"still works"
+        finally:
+            for fd in hog:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            waiting.close()
+        async with asyncio.timeout(5):
+            assert (await w.ask(connect_head(443, "other.example"))).status == 403
+        writer.close()

@@ -1,0 +1,169 @@
+"""The relay between real sockets: every byte, both ways, whatever the order of the ends."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import socket
+
+import pytest
+
+from tests.proxy.support import HOST, World, allow, until, upstream, world
+
+RAW = {"raw_tcp": True}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_random_sizes_and_segments_arrive_unchanged_both_ways(seed: int) -> None:
+    rng = random.Random(seed)
+    up, down = rng.randbytes(3_000_000 + seed), rng.randbytes(2_000_000 + seed)
+
+    async def send(writer: asyncio.StreamWriter, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            size = rng.choice((1, 7, 1460, 65_536, 300_000))
+            writer.write(data[at : at + size])
+            at += size
+            await writer.drain()
+        writer.write_eof()
+
+    digests: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sending = asyncio.ensure_future(send(writer, down))
+        digests.append(hashlib.sha256(await reader.read()).hexdigest())
+        await sending
+
+    async with upstream(serve) as server, world(allow(HOST, server.port, **RAW)) as w:
+        reader, writer = await w.tunnel(server.port, first=b"")
+        sending = asyncio.ensure_future(send(writer, up))
+        received = await reader.read()
+        await sending
+        writer.close()
+        await w.settled()
+        await until(lambda: bool(digests))
+    assert hashlib.sha256(received).digest() == hashlib.sha256(down).digest()
+    assert digests == [hashlib.sha256(up).hexdigest()]
+    assert [(end.bytes_up, end.bytes_down) for end in w.audit.ends] == [(len(up), len(down))]
+
+
+async def test_after_the_clients_fin_the_answer_still_comes() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.read()
+        await asyncio.sleep(0.05)
+        writer.write(b"answer to " + asked)
+        writer.write_eof()
+        await asyncio.sleep(0.05)
+
+    async with upstream(serve) as server, world(allow(HOST, server.port, **RAW)) as w:
+        reader, writer = await w.tunnel(server.port, first=b"question")
+        writer.write_eof()
+        assert await reader.read() == b"answer to question"
+        await w.settled()
+        assert [end.cause for end in w.audit.ends] == ["closed"]
+        writer.close()
+
+
+async def test_after_the_upstreams_fin_the_client_may_still_send() -> None:
+    received = asyncio.Event()
+    seen: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"all I have")
+        writer.write_eof()
+        seen.append(await reader.read())
+        received.set()
+
+    async with upstream(serve) as server, world(allow(HOST, server.port, **RAW)) as w:
+        reader, writer = await w.tunnel(server.port, first=b"")
+        assert await reader.read() == b"all I have"
+        writer.write(b"late words")
+        writer.write_eof()
+        async with asyncio.timeout(3):
+            await received.wait()
+        assert seen == [b"late words"]
+        await w.settled()
+        assert w.gate.idle
+        writer.close()
+
+
+async def test_an_upstream_reset_reaches_the_client_as_a_reset() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(5)
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        writer.transport.abort()
+
+    async with upstream(serve) as server, world(allow(HOST, server.port, **RAW)) as w:
+        reader, writer = await w.tunnel(server.port, first=b"hello")
+        with pytest.raises(ConnectionResetError):
+            await reader.readexactly(1)
+        await w.settled()
+        assert [end.cause for end in w.audit.ends] == ["upstream_error:response"]
+        writer.transport.abort()
+
+
+async def test_a_client_reset_frees_both_sides() -> None:
+    async with upstream() as server, world(allow(HOST, server.port, **RAW)) as w:
+        reader, writer = await w.tunnel(server.port, first=b"hello")
+        await reader.readexactly(5)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        writer.transport.abort()
+        await w.settled()
+        assert [end.cause for end in w.audit.ends] == ["client_reset"]
+
+
+async def test_small_writes_are_not_delayed_on_the_clients_side() -> None:
+    async with upstream() as server, world(allow(HOST, server.port, **RAW)) as w:
+        _, writer = await w.tunnel(server.port, first=b"x")
+        await asyncio.sleep(0.05)
+        (connection,) = w.gate._connections
+        sock = connection.transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        writer.close()
+
+
+def buffered(w: World) -> int:
+    """Bytes that the relays hold in memory."""
+    ends = [(c.relay.client, c.relay.upstream) for c in w.gate._connections if c.relay is not None]
+    return sum(end.transport.get_write_buffer_size() for pair in ends for end in pair if end.transport is not None)
+
+
+@pytest.mark.parametrize("slow_side", ["client", "upstream"])
+async def test_a_slow_reader_stops_a_fast_writer_and_memory_stays_bounded(slow_side: str) -> None:
+    size = 24_000_000
+    release, total = asyncio.Event(), [0]
+
+    async def pour(writer: asyncio.StreamWriter) -> None:
+        for _ in range(size // 100_000):
+            writer.write(b"x" * 100_000)
+            await writer.drain()
+        writer.write_eof()
+
+    async def count(reader: asyncio.StreamReader) -> None:
+        await release.wait()
+        while data := await reader.read(1_000_000):
+            total[0] += len(data)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if slow_side == "client":
+            await pour(writer)
+            await reader.read()
+        else:
+            await count(reader)
+
+    async with upstream(serve) as server, world(allow(HOST, server.port, **RAW)) as w:
+        reader, writer = await w.tunnel(server.port, first=b"")
+        work = asyncio.ensure_future(count(reader) if slow_side == "client" else pour(writer))
+        await asyncio.sleep(0.5)
+        assert buffered(w) < 1_000_000
+        assert w.audit.ends == []
+        release.set()
+        await work
+        if slow_side == "client":
+            writer.close()
+        await until(lambda: total[0] >= size)
+        writer.close()
+        await w.settled()
+    assert total[0] == size
