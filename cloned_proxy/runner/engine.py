@@ -128,6 +128,7 @@ class Engine:
             return Attached(raw.dup())
         finally:
             stream._response.close()  # noqa: SLF001  where the SDK keeps what else must be closed
+            raw.close()
 
     def state(self, container: str) -> ContainerState:
         found = self.inspect(container)
@@ -158,7 +159,7 @@ class Engine:
 
     def kill(self, container: str) -> None:
         """Ends it at once. One that has ended already is fine."""
-        with contextlib.suppress(docker.errors.APIError), _explained("kill the container"):
+        with _explained("kill the container"), contextlib.suppress(docker.errors.APIError):
             self._api.kill(container)
 
     def remove(self, container: str) -> None:
@@ -199,17 +200,22 @@ class Engine:
         with _explained(f"import {name}"), open(path, "rb") as tar:  # noqa: PTH123  a stream for the SDK
             self._api.import_image_from_data(tar, repository=repository, tag=tag or "latest")
 
-    def build(self, folder: str, *, target: str, tag: str, args: dict[str, str], network: str) -> Iterator[str]:
-        """Builds one target of a Dockerfile; yields the engine's lines. Raises EngineError with the failing one."""
+    def build(self, folder: str, *, target: str, tag: str, args: dict[str, str], labels: dict[str, str]) -> None:
+        """Builds one target of a Dockerfile, without a network. Raises EngineError with the line that failed."""
         with _explained(f"build {tag}"):
             lines = self._api.build(
-                path=folder, target=target, tag=tag, buildargs=args, network_mode=network, rm=True, decode=True
+                path=folder,
+                target=target,
+                tag=tag,
+                buildargs=args,
+                labels=labels,
+                network_mode="none",
+                rm=True,
+                decode=True,
             )
             for line in lines:
                 if "error" in line:
                     raise EngineError(f"building {tag} failed: {str(line['error']).strip()}")
-                if text := str(line.get("stream", "")).strip():
-                    yield text
 
 
 def _from_environment() -> dict[str, Any]:

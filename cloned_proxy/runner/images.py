@@ -6,6 +6,7 @@ tool in the image; elsewhere (Ubuntu) it is the machine's own.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -13,14 +14,15 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError, ImageMissingError
-from cloned_proxy.runner.runner import HOLDER_IMAGE
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 from cloned_proxy.share import share_path
 
+HOLDER_IMAGE: Final = "cloned-holder:latest"
+SOURCE_LABEL: Final = "cloned.source"
 _DEBIAN_RELEASE: Final = "trixie"
 _BASE_PACKAGES: Final = ("ca-certificates", "curl", "git", "nodejs", "python3", "python3-pip", "python3-venv")
 _TOOLCHAIN_PACKAGES: Final = ("gcc", "musl-tools")
@@ -46,17 +48,39 @@ def build_images(engine: Engine, say: Say, *, suite: str | None = None, rebuild:
     args = {"BASE": names["base"], "TOOLCHAIN": names["toolchain"]}
     for target, tag in (("holder", HOLDER_IMAGE), ("worker", PYTHON_IMAGE)):
         say(f"building {tag}")
-        for _ in engine.build(str(share_path("sandbox")), target=target, tag=tag, args=args, network="none"):
-            pass
+        engine.build(
+            str(share_path("sandbox")), target=target, tag=tag, args=args, labels={SOURCE_LABEL: source_mark()}
+        )
+
+
+def source_mark() -> str:
+    """A hash over what goes into the images."""
+    folder = share_path("sandbox")
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def check_current(engine: Engine, name: str) -> dict[str, Any]:
+    """What the engine knows of an image; one of ours must be of this program's sources. Raises ImageMissingError."""
+    facts = engine.image(name)
+    labels = (facts.get("Config") or {}).get("Labels") or {}
+    if name in (HOLDER_IMAGE, PYTHON_IMAGE) and labels.get(SOURCE_LABEL) != source_mark():
+        raise ImageMissingError(f"image {name} is of another version of this program: `cloned-proxy image build`")
+    return facts
 
 
 def mirrors(texts: Iterable[str]) -> list[Mirror]:
     """The `deb` entries of apt source files, one-line and deb822 (sources.list(5)), that carry `main`, in order."""
     found: list[Mirror] = []
     for text in texts:
-        for line in text.splitlines():
-            if (match := _ONE_LINE.match(line.strip())) and "main" in match[3].split():
-                found.append(Mirror(match[1], match[2]))
+        found += [
+            Mirror(match[1], match[2])
+            for line in text.splitlines()
+            if (match := _ONE_LINE.match(line.strip())) and "main" in match[3].split()
+        ]
         found += _deb822(text)
     return found
 

@@ -20,18 +20,27 @@ from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute
 from cloned_proxy.runner.files import new_scratch, read_scratch, refuse_doors, remove_scratch
+from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.link import ProxyLink
 from cloned_proxy.runner.networks import SEALED, prepare_network
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
 from cloned_proxy.runner.slots import Slot, SlotPool
-from cloned_proxy.runner.spec import CA_FILE, PROXY_PORT, Limits, Mount, SandboxSpec, check_tool_id, workspace_mark
+from cloned_proxy.runner.spec import (
+    CA_FILE,
+    PROXY_PORT,
+    Limits,
+    Mount,
+    SandboxSpec,
+    check_mount,
+    check_tool_id,
+    workspace_mark,
+)
 from cloned_proxy.runner.worker import Worker, WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
 from cloned_proxy.store.workspace import Workspace
 
 _log = structlog.get_logger(__name__)
 
-HOLDER_IMAGE: Final = "cloned-holder:latest"
 DEFAULT_TIMEOUT: Final = 120.0
 _MAX_STDOUT: Final = 8 * 1024 * 1024
 LLM_PORT: Final = 8080
@@ -172,6 +181,7 @@ class DockerContainerRunner:
         check_tool_id(job.tool)
         masked = self._check_workspace()
         for mount in job.mounts:
+            check_mount(mount)
             _check_source(mount)
         user = self._user_of(job.worker.image)
         with self._pool(self._network_of(job.tool)).acquire() as slot:
@@ -250,14 +260,14 @@ class DockerContainerRunner:
     def _user_of(self, image: str) -> str:
         found = self._users.get(image)
         if found is None:
-            found = self._users[image] = user_of(image, self._engine.image(image))
+            found = self._users[image] = user_of(image, check_current(self._engine, image))
         return found
 
     def _pool(self, network: str) -> SlotPool:
         with self._lock:
             pool = self._pools.get(network)
             if pool is None:
-                self._engine.image(HOLDER_IMAGE)
+                check_current(self._engine, HOLDER_IMAGE)
                 pool = self._pools[network] = SlotPool(
                     self._engine,
                     run_directory=self._runs,

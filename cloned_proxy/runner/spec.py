@@ -11,8 +11,8 @@ import posixpath
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from pathlib import PurePath
+from types import MappingProxyType
 from typing import Any, Final
 
 from cloned_proxy.runner.errors import SandboxInputError
@@ -101,7 +101,7 @@ class SandboxSpec:
         _check_user(self.user)
         _check_env(self.env)
         for mount in self.mounts:
-            _check_mount(mount)
+            check_mount(mount)
         if not self.command:
             raise SandboxInputError("no command: write it behind --, as in `exec my.tool@v1 -- curl https://…`")
 
@@ -262,7 +262,8 @@ def _check_env(env: Mapping[str, str]) -> None:
             raise SandboxInputError(f"--env {name} is set by the sandbox itself; leave it out")
 
 
-def _check_mount(mount: Mount) -> None:
+def check_mount(mount: Mount) -> None:
+    """Raises SandboxInputError when the target would hide something of the sandbox's own."""
     target = posixpath.normpath(mount.target)
     if not mount.source.startswith("/") or not target.startswith("/") or target == "/":
         raise SandboxInputError(f"--mount {mount.source}:{mount.target}: both sides must be absolute paths below /")

@@ -18,9 +18,9 @@ import pytest
 
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError, ImageMissingError
-from cloned_proxy.runner.images import build_images
+from cloned_proxy.runner.images import HOLDER_IMAGE, build_images, check_current
 from cloned_proxy.runner.link import is_served
-from cloned_proxy.runner.runner import HOLDER_IMAGE, DockerContainerRunner
+from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 
@@ -52,8 +52,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def images(engine: Engine) -> Engine:
     try:
-        engine.image(HOLDER_IMAGE)
-        engine.image(PYTHON_IMAGE)
+        check_current(engine, HOLDER_IMAGE)
+        check_current(engine, PYTHON_IMAGE)
     except ImageMissingError:
         build_images(engine, print)
     return engine
@@ -102,7 +102,7 @@ def origin() -> Iterator[int]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None: ...
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002  the base class's word
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

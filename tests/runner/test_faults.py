@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -24,6 +25,7 @@ from cloned_proxy.runner.errors import (
     ToolTimeoutError,
 )
 from cloned_proxy.runner.execution import Collected
+from cloned_proxy.runner.files import read_scratch
 from cloned_proxy.runner.netns import Namespace, start_time
 from cloned_proxy.runner.runner import DockerContainerRunner, Job
 from cloned_proxy.runner.spec import Limits, Mount
@@ -55,7 +57,10 @@ def test_a_gigabyte_of_output_is_cut_off(runner: DockerContainerRunner) -> None:
 
 
 def test_ten_thousand_processes_are_not_to_be_had(runner: DockerContainerRunner) -> None:
-    script = "import os, time\nn = 0\ntry:\n  while n < 10000:\n    n += 1\n    if os.fork() == 0: time.sleep(30); os._exit(0)\nexcept OSError: print(n)\nos.kill(1, 15)"
+    script = (
+        "import os, time\nn = 0\ntry:\n  while n < 10000:\n    n += 1\n"
+        "    if os.fork() == 0: time.sleep(30); os._exit(0)\nexcept OSError: print(n)"
+    )
     seen = run(runner, "python3", "-c", script)
     assert int(seen.out.split()[0]) < 256
 
@@ -66,10 +71,8 @@ def test_memory_is_bounded(runner: DockerContainerRunner) -> None:
 
 def test_one_file_in_the_scratch_directory_is_bounded(runner: DockerContainerRunner) -> None:
     script = "head -c 400000000 /dev/zero > /sandbox/big || stat -c %s /sandbox/big"
-    try:
+    with contextlib.suppress(ToolLimitError):  # the guard may be quicker than the end of the write
         assert int(sh(runner, script).out) <= Limits().scratch
-    except ToolLimitError:
-        pass  # the guard was quicker than the end of the write
 
 
 def test_a_full_scratch_directory_ends_the_tool(runner: DockerContainerRunner) -> None:
@@ -102,8 +105,6 @@ def test_a_regular_result_is_brought_back(runner: DockerContainerRunner) -> None
 
 
 def _bring(runner: DockerContainerRunner, script: str, name: str) -> bytes:
-    from cloned_proxy.runner.files import read_scratch
-
     found: list[bytes] = []
     sh(runner, script, keep=lambda scratch: found.append(read_scratch(scratch, name, limit=1000)))
     return found[0]
@@ -164,7 +165,7 @@ def test_a_missing_program_is_an_error_that_names_it(runner: DockerContainerRunn
 
 def test_no_engine_names_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
-    with pytest.raises(EngineError, match="apt-get install docker.io"):
+    with pytest.raises(EngineError, match="apt-get install"):
         Engine.connect()
 
 

@@ -173,8 +173,9 @@ def test_the_profile_is_what_the_script_writes() -> None:
 
 @pytest.mark.parametrize(
     "call",
-    ["socketcall", "io_uring_setup", "io_uring_enter", "io_uring_register", "ptrace", "bpf", "mount", "unshare", "setns",
-     "keyctl", "userfaultfd", "perf_event_open", "open_by_handle_at", "kexec_load", "init_module", "pidfd_getfd",
+    ["socketcall", "io_uring_setup", "io_uring_enter", "io_uring_register", "ptrace", "bpf", "mount", "unshare",
+     "setns", "keyctl", "userfaultfd", "perf_event_open", "open_by_handle_at", "kexec_load", "init_module",
+     "pidfd_getfd",
      "process_vm_readv", "personality", "chroot", "pivot_root", "reboot", "swapon", "vmsplice", "fsopen"],
 )  # fmt: skip
 def test_the_profile_leaves_out(call: str) -> None:

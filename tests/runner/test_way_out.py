@@ -114,7 +114,8 @@ def test_two_tools_at_once_cannot_see_each_other(runner: DockerContainerRunner) 
         "opener.open('http://127.0.0.1:{mine}/', timeout=2)\n"
         "try: opener.open('http://127.0.0.1:{other}/', timeout=2); print('SEEN')\n"
         "except OSError as error: print('alone')\n"
-        "print(len([p for p in pathlib.Path('/proc').iterdir() if p.name.isdigit()]) < 6, list(pathlib.Path('/sandbox').iterdir()))\n"
+        "processes = [p for p in pathlib.Path('/proc').iterdir() if p.name.isdigit()]\n"
+        "print(len(processes) < 6, list(pathlib.Path('/sandbox').iterdir()))\n"
     )
     with concurrent.futures.ThreadPoolExecutor() as pool:
         a = pool.submit(run, runner, "python3", "-c", program.format(mine=9001, other=9002))
