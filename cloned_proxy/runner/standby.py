@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from cloned_proxy.runner.errors import ProxyLinkError
 from cloned_proxy.runner.link import is_served
@@ -25,30 +26,34 @@ def proxy_for(workspace: Path, say: Callable[[str], None], *, policy: Path | Non
         yield
         return
     say(f"no proxy serves {workspace}; starting one for the duration of this command (`cloned-proxy serve` keeps one)")
-    process = _start(workspace, policy)
-    try:
-        yield
-    finally:
-        process.terminate()
+    # A file, not a pipe: nobody would read the pipe, and a full one would stop the proxy.
+    with tempfile.TemporaryFile() as messages:
+        process = _start(workspace, policy, messages)
         try:
-            process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _start(workspace: Path, policy: Path | None) -> subprocess.Popen[bytes]:
+def _start(workspace: Path, policy: Path | None, messages: IO[bytes]) -> subprocess.Popen[bytes]:
     words = [sys.executable, "-c", _PROGRAM, "serve", "--listen", "127.0.0.1:0", "--metrics", "off"]
     words += ["--workspace", str(workspace), *(["--policy", str(policy)] if policy is not None else [])]
     # A session of its own: Ctrl-C is for the tool; the proxy stays until the tool has ended.
     process = subprocess.Popen(  # noqa: S603  this program, with words of our own
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True
     )
     deadline = time.monotonic() + _START_SECONDS
     while not is_served(workspace):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
-            said = process.communicate()[1].decode(errors="replace").strip().splitlines()
+            process.wait()
+            messages.seek(0)
+            said = messages.read().decode(errors="replace").strip().splitlines()
             raise ProxyLinkError(f"the proxy did not start: {said[-1] if said else 'no message'}")
         time.sleep(0.05)
     return process
