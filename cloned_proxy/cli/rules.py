@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import typer  # noqa: F401  Typer resolves the annotations of this module
-
 from cloned_proxy.cli.options import JsonOption, PolicyOption, ToolOption, WorkspaceOption
 
 
