@@ -60,7 +60,7 @@ bench: setup ## speed beside other proxies, same work, one run
 	@$(PY) -m bench
 
 lock: $(UV) ## resolve the newest versions that fit and pin them with hashes
-	@$(UV) pip compile --quiet --upgrade pyproject.toml --group dev --universal --python-version 3.12 \
+	@$(UV) pip compile --quiet --upgrade pyproject.toml --group dev --universal --python-version 3.13 \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
 	  --custom-compile-command "make lock" --output-file requirements.lock
 

@@ -122,7 +122,7 @@ class Enforcer:
             return await self._authorise(caller, request, kind, pinned)
         except AuditUnavailableError:
             return self._unrecorded(caller, request)
-        except Exception:
+        except Exception:  # noqa: BLE001  fail closed: whatever went wrong, no grant leaves here
             _log.exception("authorise failed; the request is refused")
             return self._unrecorded(caller, request)
 
@@ -168,7 +168,7 @@ class Enforcer:
         return Grant(event.id, kind, decision, caller, pinned, policy, charge, time.monotonic())
 
     def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
-        """Puts on record a refusal that the form of a head alone decides: `malformed_request` or `host_header_mismatch`."""
+        """Puts on record a refusal that the form of a head decides: `malformed_request` or `host_header_mismatch`."""
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
         decision = Decision(Verdict.DENY, reason, request, tool)
         try:

@@ -62,6 +62,7 @@ CASES: dict[str, tuple[bytes, ServerNames | Unread]] = {
     "an empty record": (b"\x16\x03\x01\0\0" + records(message(GOOD)), Unread.NOT_TLS),
     "another record in between": (records(message(GOOD), 50)[:55] + b"\x14\x03\x03\0\x01\x01", Unread.NOT_TLS),
     "a second message in the record": (records(message(GOOD) + message(GOOD)), Unread.NOT_TLS),
+    "extensions behind the message's end": (records(message(None) + vector(2, GOOD)), Unread.NOT_TLS),
     "extension over the end": (records(message(GOOD + b"\0\x05\xff\xff")), Unread.NOT_TLS),
     "list over its extension": (records(message(b"\0\0" + vector(2, b"\0\xff\0\0\1a"))), Unread.NOT_TLS),
     "empty list": (records(message(b"\0\0" + vector(2, b"\0\0"))), Unread.NOT_TLS),

@@ -11,6 +11,7 @@ from mitmproxy.connection import Server
 from mitmproxy.exceptions import AddonHalt
 from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHookData
 
+from cloned_proxy.policy.model import Address, Host
 from cloned_proxy.proxy.inspection.connection import UndecidedError
 from tests.proxy.inspection.support import World
 
@@ -140,3 +141,23 @@ async def test_every_grant_comes_back_when_a_hook_breaks(world: World) -> None:
     world.inspector.parts.addon = Broken(world.inspector.parts.addon, "response", raising(RuntimeError()))
     await world.talk(world.get(), seconds=2)
     assert world.enforcer._budgets.usage(None).concurrent == 0
+
+
+async def test_a_grant_that_comes_after_its_connection_has_ended_is_given_back(world: World) -> None:
+    decided = asyncio.Event()
+    resolve = world.resolver.resolve
+
+    async def slow(host: Host) -> tuple[Address, ...]:
+        await decided.wait()
+        return await resolve(host)
+
+    world.resolver.resolve = slow  # type: ignore[method-assign]  # a slow answer
+    client = asyncio.create_task(world.talk(world.get(), seconds=3))
+    await asyncio.sleep(0.2)
+    await world.inspector.close()
+    decided.set()
+    await client
+    await asyncio.sleep(0.1)
+    assert world.audit.reasons == ["allowed"]
+    assert world.enforcer._budgets.usage(None).concurrent == 0
+    assert not world.upstream.connections
