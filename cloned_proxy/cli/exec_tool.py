@@ -31,8 +31,12 @@ def exec_tool(
     timeout: Annotated[
         float | None, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="Kill it after; exit code 124.")
     ] = None,
-    memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Such as 512m or 2g.")] = "512m",
-    cpus: Annotated[float, typer.Option("--cpus", metavar="N", min=0.01)] = 1.0,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="Such as 2g; default: 512m, or config.yaml's.")
+    ] = None,
+    cpus: Annotated[
+        float | None, typer.Option("--cpus", metavar="N", min=0.01, help="Default: 1, or config.yaml's.")
+    ] = None,
     policy: PolicyOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import structlog
 
+from cloned_proxy.cli.canary import probe_forever
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
 from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled
@@ -45,9 +46,14 @@ async def _serve(server: Server) -> None:
         task.add_done_callback(reloads.discard)
 
     await server.start()
+    interval = server.workspace.config().sandbox.probe_interval
+    canary = asyncio.create_task(probe_forever(server, interval)) if interval else None
     with signals_handled(stop=stop, reload=reload):
         _announce(server)
         await asked_to_stop.wait()
+        if canary is not None:
+            canary.cancel()
+            await asyncio.gather(canary, return_exceptions=True)
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")
         await server.stop()
         _log.info("stopped")

@@ -15,7 +15,7 @@ from typing import Final
 from cloned_proxy.cli.errors import CommandError, say
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
 from cloned_proxy.runner.runner import DockerContainerRunner, Job
-from cloned_proxy.runner.spec import Mount, check_tool_id
+from cloned_proxy.runner.spec import MIB, Mount, check_tool_id
 from cloned_proxy.runner.standby import proxy_for
 from cloned_proxy.runner.stream import Attached, Stream
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
@@ -40,8 +40,9 @@ class ExecOptions:
     env: tuple[str, ...]
     mounts: tuple[str, ...]
     timeout: float | None
-    memory: str
-    cpus: float
+    memory: str | None
+    """None: as config.yaml says."""
+    cpus: float | None
     policy: Path | None
     workspace: Path | None
 
@@ -54,18 +55,20 @@ def run_command(options: ExecOptions) -> int:
         mounts = tuple(parse_mount(text) for text in options.mounts)
         workspace = Workspace.find(options.workspace)
         workspace.create()
+        settings = workspace.config().sandbox
         with (
             _interruptible(),
             proxy_for(workspace.root, say, policy=options.policy),
             DockerContainerRunner(
                 workspace=workspace.root,
-                network=options.network,
-                cpus=options.cpus,
-                memory=parse_size(options.memory),
+                network=options.network or settings.network,
+                cpus=options.cpus or settings.cpus,
+                memory=parse_size(options.memory) if options.memory else settings.memory_mib * MIB,
                 spare_slots=0,
             ) as runner,
         ):
-            worker = Worker(options.image or PYTHON_IMAGE, options.command)
+            image = options.image or settings.images.get(options.tool) or settings.image or PYTHON_IMAGE
+            worker = Worker(image, options.command)
             job = Job(tool=options.tool, worker=worker, env=env, mounts=mounts, timeout=options.timeout)
             _, outcome = runner.run(job, feed=_feed_stdin, output=_print)
     except ToolTimeoutError as error:
@@ -78,7 +81,7 @@ def run_command(options: ExecOptions) -> int:
     except SandboxError as error:
         raise CommandError(str(error), code=1) from error
     if outcome.out_of_memory:
-        say(f"cloned-proxy: {options.tool} used more memory than its {options.memory}; raise --memory")
+        say(f"cloned-proxy: {options.tool} used more memory than it may; raise --memory")
     return outcome.exit_code
 
 

@@ -22,6 +22,8 @@ from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.inspection.authority import Authority
+from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import BindError, Listener, OwnListeners, bind_tcp
 from cloned_proxy.proxy.resolver import Resolver
@@ -108,7 +110,12 @@ class Server:
             self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy.drain_seconds)
         try:
             await self.open(host)
-            slots = SlotApi(gate=core.gate, path=self.workspace.root.joinpath(*SOCKET_PLACE))
+            slots = SlotApi(
+                gate=core.gate,
+                path=self.workspace.root.joinpath(*SOCKET_PLACE),
+                metrics=core.metrics,
+                ca_for=self._ca_for,
+            )
             slots.start()
             self._up.parts.push_async_callback(slots.close)
         except BaseException:
@@ -144,6 +151,20 @@ class Server:
         core = self._running.core
         core.own.add(listener.socket)
         await core.gate.open(listener)
+
+    def probed(self, *, sealed: bool) -> None:
+        """Puts the outcome of an escape probe into the metrics."""
+        self._running.core.metrics.isolation_probed(sealed=sealed)
+
+    def _ca_for(self, tool: str) -> str | None:
+        """The workspace CA in PEM form, when a rule that the tool may use opens TLS."""
+        policy = self.policy
+        scope = policy.scope_of(tool)
+        scopes = (scope, policy.global_scope) if scope.inherit_global else (scope,)
+        if not any(rule.needs_inspection for each in scopes for rule in each.allow.rules):
+            return None
+        Authority.open(self.workspace.ca_directory)  # made on first use
+        return certificate_path(self.workspace.ca_directory).read_text(encoding="ascii")
 
     @property
     def policy(self) -> Policy:

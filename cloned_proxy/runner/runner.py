@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import secrets
 import threading
 import time
@@ -27,6 +28,7 @@ from cloned_proxy.runner.owner import owner_id, remove_leftovers
 from cloned_proxy.runner.slots import Slot, SlotPool
 from cloned_proxy.runner.spec import (
     CA_FILE,
+    MIB,
     PROXY_PORT,
     Limits,
     Mount,
@@ -42,6 +44,7 @@ from cloned_proxy.store.workspace import Workspace
 _log = structlog.get_logger(__name__)
 
 DEFAULT_TIMEOUT: Final = 120.0
+NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
 _MAX_STDOUT: Final = 8 * 1024 * 1024
 LLM_PORT: Final = 8080
 _HANDOVERS: Final = (Handover(PROXY_PORT), Handover(LLM_PORT, ("127.0.0.1", LLM_PORT)))
@@ -84,22 +87,28 @@ class DockerContainerRunner:
         workspace: Path | str | None = None,
         network: str | None = None,
         image: str | None = None,
-        cpus: float = 1.0,
-        memory: int = Limits().memory,
-        worker: WorkerKind = WorkerKind.AUTO,
-        timeout: float = DEFAULT_TIMEOUT,
+        cpus: float | None = None,
+        memory: int | None = None,
+        worker: WorkerKind | None = None,
+        timeout: float | None = None,
         spare_slots: int = 2,
         engine: Engine | None = None,
         enter_namespaces: bool | None = None,
     ) -> None:
-        """Raises EngineError without an engine. `memory` is bytes; `enter_namespaces` None: if this process may."""
-        self.workspace = Workspace.find(Path(workspace) if workspace is not None else None).root
+        """What is None is taken from config.yaml. `memory` is bytes; `enter_namespaces` None: if this process may.
+
+        Raises EngineError without an engine, StoreError for a config.yaml that is not accepted.
+        """
+        place = Workspace.find(Path(workspace) if workspace is not None else None)
+        settings = place.config().sandbox
+        self.workspace = place.root
         self.project = self.workspace.parent
-        self._network = network or SEALED
+        self._network = network or os.environ.get(NETWORK_VARIABLE) or settings.network or SEALED
         self._image = image
-        self._limits = replace(Limits(), cpus=cpus, memory=memory)
-        self._worker = worker
-        self._timeout = timeout
+        self._settings = settings
+        self._limits = replace(Limits(), cpus=cpus or settings.cpus, memory=memory or settings.memory_mib * MIB)
+        self._worker = worker or WorkerKind(settings.worker)
+        self._timeout = timeout or settings.timeout
         self._spare = spare_slots
         self._enter = enter_namespaces
         self._engine = engine or Engine.connect()
@@ -152,7 +161,7 @@ class DockerContainerRunner:
         brought: dict[str, bytes] = {}
         job = Job(
             tool=tool_id,
-            worker=choose_worker(self.project, self._worker, self._image),
+            worker=choose_worker(self.project, self._worker, self._image_of(tool_id)),
             timeout=timeout or self._timeout,
             env=env or {},
             keep=lambda scratch: brought.update(
@@ -256,6 +265,9 @@ class DockerContainerRunner:
         if network.own:
             self._own_networks.add(network.name)
         return network.name
+
+    def _image_of(self, tool: str) -> str | None:
+        return self._image or self._settings.images.get(tool) or self._settings.image
 
     def _user_of(self, image: str) -> str:
         found = self._users.get(image)

@@ -88,6 +88,8 @@ class SlotPool:
         self._spare = spare
         """Idle slots that are kept; more are removed when they come back."""
         self._enter = may_enter() if enter is None else enter
+        self._may_change = enter is None
+        """Whether the variant was our own choice, and may turn out to be wrong: a rootless engine, or one in a VM."""
         self._lock = threading.Lock()
         self._idle: list[Slot] = []
         self._closed = False
@@ -161,6 +163,15 @@ class SlotPool:
         shutil.rmtree(slot.directory, ignore_errors=True)
 
     def _make(self) -> Slot:
+        try:
+            return self._make_one()
+        except SlotError:
+            if not (self._enter and self._may_change):
+                raise
+            self._enter = False
+            return self._make_one()
+
+    def _make_one(self) -> Slot:
         slot_id = secrets.token_hex(4)
         directory = self._directory / slot_id
         directory.mkdir(mode=0o700, parents=True)
