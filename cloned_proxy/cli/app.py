@@ -6,7 +6,23 @@ from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli import audit, ca, doctor, edit, exec_tool, explain, image, log, policy, proxy, rules, serve, token, verify
+from cloned_proxy.cli import (
+    audit,
+    ca,
+    doctor,
+    edit,
+    exec_tool,
+    explain,
+    image,
+    log,
+    policy,
+    proxy,
+    rules,
+    run,
+    serve,
+    token,
+    verify,
+)
 
 # Typer's rich rendering doubles the time of `--help` and draws frames that no script wants to read.
 app = typer.Typer(
@@ -51,4 +67,5 @@ app.command("doctor")(doctor.doctor)
 app.command("ca")(ca.ca)
 app.command("exec")(exec_tool.exec_tool)
 app.add_typer(image.app, name="image")
+app.command("run")(run.run)
 app.command("verify")(verify.verify)

@@ -115,6 +115,7 @@ class Server:
                 path=self.workspace.root.joinpath(*SOCKET_PLACE),
                 metrics=core.metrics,
                 ca_for=self._ca_for,
+                address=lambda: host.name,
             )
             slots.start()
             self._up.parts.push_async_callback(slots.close)

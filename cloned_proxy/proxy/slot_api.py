@@ -53,12 +53,15 @@ class SlotApi:
         path: Path,
         metrics: RunMetrics | None = None,
         ca_for: Callable[[str], str | None] = lambda _tool: None,
+        address: Callable[[], str] = lambda: "",
     ) -> None:
         self._gate = gate
         self._path = path
         self._metrics = metrics
         self._ca_for = ca_for
         """The workspace CA in PEM form, if a rule of the tool opens TLS."""
+        self._address = address
+        """`host:port` of the listener for callers with a credential."""
         self._sock: socket.socket | None = None
         self._runners: set[_Runner] = set()
 
@@ -131,6 +134,10 @@ class SlotApi:
 
     def ca_for(self, tool: str) -> str | None:
         return self._ca_for(tool)
+
+    def status(self, tool: str) -> bytes:
+        ca = self._ca_for(tool) if tool else None
+        return encode(ok=True, pid=os.getpid(), slots=self.open_slots, address=self._address(), ca=ca)
 
     def finished(self, tool: str, body: dict[str, Any]) -> None:
         seconds = body.get("start_seconds")
@@ -212,7 +219,7 @@ class _Runner:
             case "open":
                 return await self._open(OpenSlot.decode(body), sockets)
             case "status":
-                return encode(ok=True, pid=os.getpid(), slots=self._api.open_slots)
+                return self._api.status(str(body.get("tool") or ""))
             case "done":
                 self._api.finished(self._tool, body)
                 return encode(ok=True)

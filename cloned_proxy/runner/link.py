@@ -67,11 +67,29 @@ def connect(workspace: Path) -> socket.socket:
 def is_served(workspace: Path) -> bool:
     """Whether a proxy runs in the workspace and answers."""
     try:
-        with connect(workspace) as sock:
-            sock.send(encode(op="status"))
-            return bool(_reply(sock).get("ok"))
-    except (ProxyLinkError, OSError):
+        proxy_status(workspace)
+    except ProxyLinkError:
         return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyStatus:
+    address: str
+    """`host:port` of the listener that wants credentials."""
+    ca: str | None
+    """As in `Served`, for the tool that was asked about."""
+
+
+def proxy_status(workspace: Path, tool: str = "") -> ProxyStatus:
+    """What the serving process says of itself. Raises ProxyLinkError."""
+    with connect(workspace) as sock:
+        try:
+            sock.send(encode(op="status", tool=tool))
+        except OSError as error:
+            raise ProxyLinkError(f"the proxy of {workspace} does not answer: {error.strerror}; restart it") from error
+        reply = _reply(sock)
+    return ProxyStatus(str(reply.get("address", "")), reply.get("ca"))
 
 
 class ProxyLink:

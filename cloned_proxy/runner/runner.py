@@ -44,6 +44,7 @@ from cloned_proxy.store.workspace import Workspace
 _log = structlog.get_logger(__name__)
 
 DEFAULT_TIMEOUT: Final = 120.0
+DRY_RUN_MARK: Final = "dry-"
 NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
 _MAX_STDOUT: Final = 8 * 1024 * 1024
 LLM_PORT: Final = 8080
@@ -59,6 +60,8 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     timeout: float | None = DEFAULT_TIMEOUT
+    dry_run: bool = False
+    """Marks the run's id, and with it every audit entry, with `dry-`."""
     keep: Callable[[Path], None] | None = None
     """Called with the scratch directory after the tool has ended and before it is removed."""
 
@@ -150,6 +153,7 @@ class DockerContainerRunner:
         timeout: float | None = None,
         env: Mapping[str, str] | None = None,
         files: tuple[str, ...] = (),
+        dry_run: bool = False,
     ) -> ToolResult:
         """Runs one tool with the worker of its image and returns its output. Raises SandboxError.
 
@@ -164,6 +168,7 @@ class DockerContainerRunner:
             worker=choose_worker(self.project, self._worker, self._image_of(tool_id)),
             timeout=timeout or self._timeout,
             env=env or {},
+            dry_run=dry_run,
             keep=lambda scratch: brought.update(
                 (name, read_scratch(scratch, name, limit=self._limits.scratch)) for name in files
             ),
@@ -202,12 +207,13 @@ class DockerContainerRunner:
         run = secrets.token_hex(4)
         result, start_seconds = "error", None
         with self._scratch(run) as scratch:
-            link = ProxyLink(self.workspace, job.tool, run, slot.handovers, slot.open_sockets)
+            recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
+            link = ProxyLink(self.workspace, job.tool, recorded, slot.handovers, slot.open_sockets)
             try:
                 # The only way out is open before anything runs that could want to go another way.
                 ca = link.open().ca
                 if ca is not None:
-                    _write_ca(scratch, ca)
+                    write_ca(scratch, ca)
                 spec = SandboxSpec(
                     tool=job.tool,
                     run=run,
@@ -306,8 +312,9 @@ def _check_source(mount: Mount) -> None:
         raise SandboxInputError(f"--mount {mount.source}: neither a file nor a directory; sockets and devices stay out")
 
 
-def _write_ca(scratch: Path, workspace_ca: str) -> None:
+def write_ca(scratch: Path, workspace_ca: str) -> Path:
     """The public roots and the workspace's own, in one file that every client's variable can name."""
     path = scratch / Path(CA_FILE).name
     path.write_text(Path(certifi.where()).read_text(encoding="ascii") + "\n" + workspace_ca, encoding="ascii")
     path.chmod(0o444)
+    return path

@@ -202,17 +202,26 @@ def holder_container(spec: HolderSpec) -> dict[str, Any]:
 
 def tool_environment(spec: SandboxSpec) -> dict[str, str]:
     """Every variable of the tool; nothing of the host's own environment is in it."""
-    env = dict.fromkeys((*_PROXY_NAMES, *(name.lower() for name in _PROXY_NAMES)), spec.proxy_url)
-    env |= {"NO_PROXY": "", "no_proxy": "", "NODE_USE_ENV_PROXY": "1"}
-    env |= {
+    env = proxy_environment(spec.proxy_url) | {
         "HOME": "/tmp",  # noqa: S108  in the container: its tmpfs
         "CLONED_SANDBOX": "1",
         "CLONED_TOOL": spec.tool,
         "CLONED_CONTAINER_NAME": spec.name,
     }
     if spec.with_ca:
-        env |= dict.fromkeys(_CA_NAMES, CA_FILE)
+        env |= ca_environment(CA_FILE)
     return {**env, **spec.env}
+
+
+def proxy_environment(url: str) -> dict[str, str]:
+    """The variables by which clients find the proxy, in both cases, and none that lets them leave it out."""
+    env = dict.fromkeys((*_PROXY_NAMES, *(name.lower() for name in _PROXY_NAMES)), url)
+    return env | {"NO_PROXY": "", "no_proxy": "", "NODE_USE_ENV_PROXY": "1"}
+
+
+def ca_environment(path: str) -> dict[str, str]:
+    """The variables by which clients find the roots that they trust."""
+    return dict.fromkeys(_CA_NAMES, path)
 
 
 def _hardening(seccomp: str, limits: Limits) -> dict[str, Any]:

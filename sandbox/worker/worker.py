@@ -19,7 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PLACES = (Path("/workspace/tools"), Path(__file__).resolve().parent / "builtin")
+PLACES = (
+    Path(os.environ.get("CLONED_WORKSPACE_TOOLS", "/workspace/tools")),
+    Path(__file__).resolve().parent / "builtin",
+)
 
 
 class WorkerError(Exception):
