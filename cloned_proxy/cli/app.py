@@ -14,6 +14,7 @@ from cloned_proxy.cli import (
     exec_tool,
     explain,
     image,
+    llm,
     log,
     policy,
     proxy,
@@ -69,3 +70,4 @@ app.command("exec")(exec_tool.exec_tool)
 app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
+app.add_typer(llm.app, name="llm")

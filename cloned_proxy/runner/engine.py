@@ -146,6 +146,19 @@ class Engine:
             found: dict[str, Any] = self._api.inspect_container(container)
         return found
 
+    def find(self, name: str) -> str | None:
+        """The id of the container with exactly this name, running or not; None when there is none."""
+        try:
+            return str(self.inspect(name)["Id"])
+        except docker.errors.NotFound:
+            return None
+
+    def last_words(self, container: str) -> str:
+        """The last line that a container printed."""
+        with _explained("read a container's log"):
+            said = bytes(self._api.logs(container, tail=1)).decode(errors="replace").strip()
+        return said or "it said nothing"
+
     def wait(self, container: str, seconds: float | None) -> int | None:
         """The exit code, or None when it still runs after `seconds`."""
         try:
@@ -173,6 +186,11 @@ class Engine:
             rows = self._api.containers(all=True, filters={"label": [label]})
         for row in rows:
             yield str(row["Id"]), str(row["Labels"][label])
+
+    def names(self) -> list[str]:
+        """The names of all containers, running or not."""
+        with _explained("list containers"):
+            return [str(name).lstrip("/") for row in self._api.containers(all=True) for name in row["Names"]]
 
     def network(self, name: str) -> dict[str, Any] | None:
         """A network by its exact name, or None."""

@@ -157,7 +157,7 @@ def tool_container(spec: SandboxSpec) -> dict[str, Any]:
         "Tty": False,
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
-            **_hardening(spec.seccomp, spec.limits),
+            **hardening(spec.seccomp, spec.limits),
             "NetworkMode": f"container:{spec.holder}",
             "Init": True,
             "Tmpfs": {
@@ -165,9 +165,9 @@ def tool_container(spec: SandboxSpec) -> dict[str, Any]:
                 **dict.fromkeys(spec.masked, "ro,noexec,nosuid,nodev,size=4k,mode=000"),
             },
             "Mounts": [
-                _bind(spec.workspace, "/workspace", read_only=True),
-                _bind(spec.scratch, "/sandbox", read_only=False),
-                *(_bind(mount.source, mount.target, read_only=mount.read_only) for mount in spec.mounts),
+                bind_mount(spec.workspace, "/workspace", read_only=True),
+                bind_mount(spec.scratch, "/sandbox", read_only=False),
+                *(bind_mount(mount.source, mount.target, read_only=mount.read_only) for mount in spec.mounts),
             ],
         },
     }
@@ -177,7 +177,7 @@ def holder_container(spec: HolderSpec) -> dict[str, Any]:
     """The body of the engine's create request for a slot's holder: as hard as a tool, and far smaller."""
     _check_name(spec.name)
     words = [word for port, name in spec.forwards for word in (str(port), f"/run/cloned/{name}")]
-    mounts = [_bind(spec.socket_dir, "/run/cloned", read_only=True)] if spec.forwards else []
+    mounts = [bind_mount(spec.socket_dir, "/run/cloned", read_only=True)] if spec.forwards else []
     tiny = Limits(cpus=1.0, memory=16 * MIB, pids=8)
     return {
         "Image": spec.image,
@@ -189,7 +189,7 @@ def holder_container(spec: HolderSpec) -> dict[str, Any]:
         "Labels": {OWNER_LABEL: spec.owner, WORKSPACE_LABEL: spec.workspace_mark},
         "AttachStdout": bool(words),
         "HostConfig": {
-            **_hardening(spec.seccomp, tiny),
+            **hardening(spec.seccomp, tiny),
             "NetworkMode": spec.network,
             # Nothing answers there: a name is asked of the proxy, or of nobody.
             "Dns": ["127.0.0.1"],
@@ -224,7 +224,8 @@ def ca_environment(path: str) -> dict[str, str]:
     return dict.fromkeys(_CA_NAMES, path)
 
 
-def _hardening(seccomp: str, limits: Limits) -> dict[str, Any]:
+def hardening(seccomp: str, limits: Limits) -> dict[str, Any]:
+    """What every container of ours has in its HostConfig."""
     return {
         "ReadonlyRootfs": True,
         "Privileged": False,
@@ -247,7 +248,8 @@ def _hardening(seccomp: str, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _bind(source: str, target: str, *, read_only: bool) -> dict[str, Any]:
+def bind_mount(source: str, target: str, *, read_only: bool) -> dict[str, Any]:
+    """A bind mount into which the host's later mounts do not show through."""
     options = {"Propagation": "rprivate"}
     return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only, "BindOptions": options}
 
