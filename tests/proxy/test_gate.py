@@ -526,6 +526,9 @@ class FakeInspector:
             writer.write(data)
         writer.close()
 
+    def sweep(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

@@ -1,0 +1,134 @@
+"""The results: one JSON file with every sample's figures, one Markdown table, one picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Final
+
+from bench.chart import Bars, draw
+from bench.measure import Sample, median, percentile
+
+REFERENCE: Final = "mitmdump"
+_OURS: Final = "cloned-proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One contender in one workload: medians over the rounds."""
+
+    contender: str
+    rate: float
+    per_cpu: float
+    """Per CPU-second of the contender's processes; 0 when it was too little to measure."""
+    p50: float = 0.0
+    """Milliseconds; 0 where latencies were not kept."""
+    p99: float = 0.0
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    key: str
+    title: str
+    unit: str
+    figures: tuple[Figure, ...]
+    lower_is_better: bool = False
+
+    def of(self, contender: str) -> Figure | None:
+        return next((figure for figure in self.figures if figure.contender == contender), None)
+
+
+@dataclass(slots=True)
+class Results:
+    command: str
+    machine: dict[str, str]
+    versions: dict[str, str]
+    tables: list[Table] = field(default_factory=list)
+    micro: dict[str, float] = field(default_factory=dict)
+    """Microseconds."""
+    reload: dict[str, float] = field(default_factory=dict)
+    """Milliseconds."""
+    memory: list[float] = field(default_factory=list)
+    """Resident MB along the long run."""
+
+
+def summarise(contender: str, samples: Sequence[Sample]) -> Figure:
+    def latency(share: float) -> float:
+        return median([percentile(sample.latencies, share) for sample in samples if sample.latencies]) * 1e3
+
+    return Figure(
+        contender=contender,
+        rate=median([sample.rate for sample in samples]),
+        per_cpu=median([sample.per_cpu for sample in samples]),
+        p50=latency(0.5),
+        p99=latency(0.99),
+        errors=sum(sample.errors for sample in samples),
+    )
+
+
+def write(results: Results, directory: Path, name: str) -> list[Path]:
+    """Writes `name`.json, .md and .svg; returns their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = {
+        ".json": json.dumps(asdict(results), indent=1) + "\n",
+        ".md": markdown(results),
+        ".svg": draw("The same work, per CPU-second of each proxy", _bars(results)),
+    }
+    paths = [directory / (name + suffix) for suffix in written]
+    for path, text in zip(paths, written.values(), strict=True):
+        path.write_text(text)
+    return paths
+
+
+def markdown(results: Results) -> str:
+    lines = [f"Made by `{results.command}`.", ""]
+    lines += [f"- {key}: {value}" for key, value in results.machine.items()]
+    lines += [f"- {name} {version}" for name, version in results.versions.items()]
+    for table in results.tables:
+        lines += ["", f"### {table.title}", "", *_rows(table)]
+    if results.micro:
+        lines += ["", "### One call", "", "| | µs, median |", "|---|---:|"]
+        lines += [f"| {name} | {value:.2f} |" for name, value in results.micro.items()]
+    if results.reload:
+        lines += ["", "### A new policy file under load", "", "| | ms |", "|---|---:|"]
+        lines += [f"| {name} | {value:.0f} |" for name, value in results.reload.items()]
+    if results.memory:
+        steps = " → ".join(f"{size:.0f}" for size in results.memory)
+        lines += ["", "### Resident memory over the long run", "", f"{steps} MB"]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(table: Table) -> list[str]:
+    ours = table.of(_OURS)
+    if table.lower_is_better:
+        rows = [f"| | {table.unit} | errors |", "|---|---:|---:|"]
+        return rows + [f"| {f.contender} | {f.rate:.1f} | {f.errors} |" for f in table.figures]
+    rows = [
+        f"| | {table.unit} | per CPU-second | cloned-proxy is (wall) | (per CPU-second) | p50 ms | p99 ms | errors |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for figure in table.figures:
+        wall = _ratio(ours.rate, figure.rate) if ours is not None else ""
+        cpu = _ratio(ours.per_cpu, figure.per_cpu) if ours is not None else ""
+        waits = f"{figure.p50:.1f} | {figure.p99:.1f}" if figure.p50 else " | "
+        rate, per_cpu = f"{figure.rate:.0f}", f"{figure.per_cpu:.0f}"
+        rows.append(f"| {figure.contender} | {rate} | {per_cpu} | {wall} | {cpu} | {waits} | {figure.errors} |")
+    return rows
+
+
+def _ratio(ours: float, other: float) -> str:
+    return f"{ours / other:.2f}x" if other else "n/a"
+
+
+def _bars(results: Results) -> list[Bars]:
+    groups: list[Bars] = []
+    for table in results.tables:
+        if "rules" in table.key:
+            continue
+        values = [(f.contender, f.rate if table.lower_is_better else f.per_cpu) for f in table.figures]
+        note = ", less is better" if table.lower_is_better else " per CPU-second"
+        groups.append(Bars(table.title, table.unit + note, values))
+    return groups

@@ -1,0 +1,215 @@
+"""`make bench`: us beside Squid, tinyproxy and stock mitmdump; the same work, one run, rounds interleaved.
+
+`BENCH=quick` takes about two minutes and shows that everything runs; only the full run's figures are worth quoting,
+and only from a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from bench.contenders import CONTENDERS, Contender, ContenderError, Ours, install_missing
+from bench.lasting import memory_over, reload_figures
+from bench.measure import Sample, machine_facts
+from bench.micro import SIZES, run_micro
+from bench.report import Figure, Results, Table, summarise, write
+from bench.workloads import SET_UP, WORKLOADS, idle_memory
+
+_RESULTS: Final = Path(__file__).parent / "results"
+_SHARED_MEMORY: Final = Path("/dev/shm")
+_FEW_RULES: Final = 10
+_BIG_POLICY: Final = 20_000
+_PARTS: Final = ("micro", "load", "idle", "rules", "reload", "memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of everything."""
+
+    name: str
+    rounds: int
+    seconds: float
+    """Of one workload against one contender in one round."""
+    idle_tunnels: int
+    reloads: int
+    requests: int
+    """Of the long run; 0 leaves it out."""
+
+
+_FULL: Final = Plan("full", rounds=3, seconds=4.0, idle_tunnels=2_000, reloads=5, requests=200_000)
+_QUICK: Final = Plan("quick", rounds=1, seconds=1.0, idle_tunnels=500, reloads=2, requests=0)
+
+
+class Bench:
+    """One run. Everything it starts is a child of this process and ended by it."""
+
+    def __init__(self, plan: Plan, kinds: list[type[Contender]], directory: Path, results: Results) -> None:
+        self._plan = plan
+        self._kinds = kinds
+        self._directory = directory
+        self._results = results
+        self._ports = (0, 0)
+        self._started = 0
+
+    async def run(self, parts: list[str]) -> None:
+        steps = {
+            "micro": self._micro,
+            "load": self._load,
+            "idle": self._idle,
+            "rules": self._rules,
+            "reload": self._reload,
+            "memory": self._memory,
+        }
+        with _upstream(self._directory) as ports:
+            self._ports = ports
+            for part in parts:
+                print(f"{part}:", flush=True)
+                await steps[part]()
+
+    @asynccontextmanager
+    async def _running(self, kind: type[Contender], rules: int = _FEW_RULES) -> AsyncIterator[Contender]:
+        self._started += 1
+        contender = kind(self._directory / f"run{self._started}", self._ports, rules)
+        contender.start()
+        try:
+            yield contender
+        finally:
+            contender.stop()
+
+    async def _micro(self) -> None:
+        self._results.micro = run_micro(self._directory / "micro")
+        for name, value in self._results.micro.items():
+            print(f"  {name}: {value:.2f} µs", flush=True)
+
+    async def _load(self) -> None:
+        """Only the contender at work runs: an idle mitmdump still wakes up and warms the cache with itself."""
+        samples: dict[tuple[str, str], list[Sample]] = {}
+        for number in range(self._plan.rounds):
+            turn = number % len(self._kinds)
+            for kind in self._kinds[turn:] + self._kinds[:turn]:
+                async with self._running(kind) as contender:
+                    for workload in WORKLOADS:
+                        sample = await workload.run(contender, self._plan.seconds)
+                        samples.setdefault((workload.key, kind.name), []).append(sample)
+                        _say(number, kind.name, workload.title, sample, workload.unit)
+        for workload in WORKLOADS:
+            figures = [summarise(kind.name, samples[workload.key, kind.name]) for kind in self._kinds]
+            self._results.tables.append(Table(workload.key, workload.title, workload.unit, tuple(figures)))
+
+    async def _idle(self) -> None:
+        figures: list[Figure] = []
+        for kind in self._kinds:
+            async with self._running(kind) as contender:
+                sample = await idle_memory(contender, self._plan.idle_tunnels)
+            figures.append(summarise(kind.name, [sample]))
+            print(f"  {kind.name}: {sample.rate:.1f} MB per 1000 idle tunnels, {sample.errors} failed", flush=True)
+        table = Table("idle", "Memory of idle tunnels", "MB RSS per 1000", tuple(figures), lower_is_better=True)
+        self._results.tables.append(table)
+
+    async def _rules(self) -> None:
+        for rules in SIZES:
+            samples: dict[str, list[Sample]] = {kind.name: [] for kind in self._kinds}
+            for number in range(self._plan.rounds):
+                for kind in self._kinds:
+                    async with self._running(kind, rules) as contender:
+                        sample = await SET_UP.run(contender, self._plan.seconds)
+                    samples[kind.name].append(sample)
+                    _say(number, kind.name, f"{rules} rules", sample, SET_UP.unit)
+            figures = tuple(summarise(name, taken) for name, taken in samples.items())
+            self._results.tables.append(Table(f"rules{rules}", f"{SET_UP.title}: {rules} rules", SET_UP.unit, figures))
+
+    async def _reload(self) -> None:
+        async with self._running(Ours) as ours:
+            assert isinstance(ours, Ours)
+            figures = await reload_figures(ours, _BIG_POLICY, self._plan.reloads)
+        for name, value in asdict(figures).items():
+            label = {"active": "save to active", "stall": "longest request meanwhile", "usual": "p99 otherwise"}[name]
+            self._results.reload[f"{_BIG_POLICY} hosts: {label}"] = value
+            print(f"  {label}: {value:.1f} ms", flush=True)
+
+    async def _memory(self) -> None:
+        if self._plan.requests:
+            async with self._running(Ours) as ours:
+                assert isinstance(ours, Ours)
+                self._results.memory = await memory_over(ours, self._plan.requests, 10)
+
+
+class _upstream:  # noqa: N801  used as a context manager only
+    """The upstream process; gives its two ports."""
+
+    def __init__(self, directory: Path) -> None:
+        self._log = (directory / "upstream.log").open("wb")
+        command = [sys.executable, "-m", "bench.upstream"]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
+
+    def __enter__(self) -> tuple[int, int]:
+        assert self._process.stdout is not None
+        ports = self._process.stdout.readline().split()
+        if len(ports) != 2:
+            self.__exit__()
+            raise ContenderError("the upstream did not start")
+        return int(ports[0]), int(ports[1])
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._log.close()
+
+
+def _say(number: int, name: str, what: str, sample: Sample, unit: str) -> None:
+    failed = f", {sample.errors} FAILED" if sample.errors else ""
+    figures = f"{sample.rate:.0f} {unit}, {sample.per_cpu:.0f} per CPU-second"
+    print(f"  round {number + 1}  {name:<24} {what:<42} {figures}{failed}", flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--plan", choices=("full", "quick"), default=os.environ.get("BENCH") or "full")
+    parser.add_argument("--only", action="append", choices=_PARTS, help="this part alone; may be repeated")
+    parser.add_argument("--contender", action="append", help="this one alone; may be repeated")
+    parser.add_argument("--results", type=Path, default=_RESULTS)
+    chosen = parser.parse_args()
+    install_missing()
+    kinds, versions = _available(chosen.contender)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    plan = _QUICK if chosen.plan == "quick" else _FULL
+    command = "make bench" if plan is _FULL else "make bench BENCH=quick"
+    results = Results(command, machine_facts(), versions)
+    # In memory where that is possible: tinyproxy syncs its log after each line, and the disk is not what is compared.
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=_SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None) as name:
+        directory = Path(name)
+        os.chmod(directory, 0o755)  # noqa: PTH101  Squid, started as root, becomes another user
+        uvloop.run(Bench(plan, kinds, directory, results).run(chosen.only or list(_PARTS)))
+    for path in write(results, chosen.results, plan.name):
+        print(path.name)
+    return 0
+
+
+def _available(wanted: list[str] | None) -> tuple[list[type[Contender]], dict[str, str]]:
+    kinds: list[type[Contender]] = []
+    versions: dict[str, str] = {}
+    for kind in CONTENDERS:
+        if wanted and kind.name not in wanted:
+            continue
+        version = kind.version()
+        if version is None:
+            print(f"left out: {kind.name} is not available here", flush=True)
+            continue
+        kinds.append(kind)
+        versions[kind.name] = version
+    return kinds, versions

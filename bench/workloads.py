@@ -1,0 +1,145 @@
+"""What is done to each contender. Every workload is bounded in time and in count."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from bench.clients import Client, Denied, HttpClient, IdleTunnel, Load, MakeClient, TlsTunnel, Tunnel, connect, drive
+from bench.contenders import Contender
+from bench.measure import Sample, cpu_seconds, rss_bytes
+
+_CLIENTS: Final = 32
+_WARM_UP_SECONDS: Final = 0.2
+_NO_LIMIT: Final = 10_000_000
+_BULK_BYTES: Final = 512 * 1024 * 1024
+"""More than any tunnel carries in one sample; the time ends it."""
+_IDLE_SECONDS: Final = 20.0
+_SETTLE_SECONDS: Final = 1.0
+
+
+def http(contender: Contender) -> MakeClient:
+    class Http(HttpClient):
+        port = contender.ports[0]
+
+    return Http
+
+
+def set_up(contender: Contender) -> MakeClient:
+    class SetUp(Tunnel):
+        port = contender.ports[1]
+        first = contender.first_bytes(0)
+
+    return SetUp
+
+
+def handshake(contender: Contender) -> MakeClient:
+    class Handshake(TlsTunnel):
+        port = contender.ports[1]
+
+    return Handshake
+
+
+def denied(_contender: Contender) -> MakeClient:
+    return Denied
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Work that 32 clients repeat; the figure is how often in a second."""
+
+    key: str
+    title: str
+    unit: str
+    make: Callable[[Contender], MakeClient]
+    latencies: bool = False
+    """Whether p50 and p99 belong in the table."""
+
+    async def run(self, contender: Contender, seconds: float) -> Sample:
+        make = self.make(contender)
+        await drive(Load(contender.address, time.monotonic() + _WARM_UP_SECONDS, _NO_LIMIT), make, _CLIENTS)
+        before, began = cpu_seconds(contender.pid), time.monotonic()
+        load = Load(contender.address, began + seconds, _NO_LIMIT)
+        await drive(load, make, _CLIENTS)
+        elapsed = time.monotonic() - began
+        return Sample(load.count, elapsed, cpu_seconds(contender.pid) - before, load.latencies, load.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """Bytes through `tunnels` tunnels at once, in megabytes (10^6)."""
+
+    key: str
+    title: str
+    tunnels: int
+    unit: str = "MB/s"
+    latencies: bool = False
+
+    async def run(self, contender: Contender, seconds: float) -> Sample:
+        class Bulk(Tunnel):
+            port = contender.ports[1]
+            first = contender.first_bytes(_BULK_BYTES)
+            wanted = _BULK_BYTES
+
+        load = Load(contender.address, time.monotonic() + seconds, self.tunnels)
+        loop = asyncio.get_running_loop()
+        clients = [Bulk(load) for _ in range(self.tunnels)]
+        errors = 0
+        for client in clients:
+            try:
+                await loop.create_connection(lambda it=client: it, *contender.address)  # type: ignore[misc]
+            except OSError:
+                errors += 1
+        await asyncio.sleep(_WARM_UP_SECONDS)
+        before, began, carried = cpu_seconds(contender.pid), time.monotonic(), sum(c.arrived for c in clients)
+        await asyncio.wait([client.done for client in clients], timeout=seconds, return_when=asyncio.ALL_COMPLETED)
+        elapsed, cpu = time.monotonic() - began, cpu_seconds(contender.pid) - before
+        carried = sum(client.arrived for client in clients) - carried
+        errors += sum(1 for client in clients if not client.arrived)
+        for client in clients:
+            client.transport.abort()
+        return Sample(carried / 1e6, elapsed, cpu, errors=errors)
+
+
+WORKLOADS: Final[tuple[Workload | Download, ...]] = (
+    Workload("http", "Plain HTTP, keep-alive", "req/s", http, latencies=True),
+    Workload("setup", "CONNECT, ClientHello, first bytes", "set-ups/s", set_up, latencies=True),
+    Workload("tls", "CONNECT, whole TLS handshake, one request", "handshakes/s", handshake),
+    Download("download1", "Download through one tunnel", 1),
+    Download("download8", "Download through eight tunnels", 8),
+    Workload("denied", "Denied CONNECT", "denials/s", denied),
+)
+SET_UP: Final = WORKLOADS[1]
+
+
+async def idle_memory(contender: Contender, tunnels: int) -> Sample:
+    """Resident bytes that each idle tunnel adds, as MB per 1000 of them, on a contender that has served a few."""
+
+    class Idle(IdleTunnel):
+        port = contender.ports[1]
+        first = contender.first_bytes(0)
+
+    until = time.monotonic() + _IDLE_SECONDS
+    warm = [await connect(Load(contender.address, until, 1), Idle) for _ in range(20)]
+    _close(warm)
+    await asyncio.sleep(_SETTLE_SECONDS)
+    before = rss_bytes(contender.pid)
+    opened: list[Client | None] = []
+    while len(opened) < tunnels and time.monotonic() < until:
+        load = Load(contender.address, until, tunnels)
+        opened += await asyncio.gather(*(connect(load, Idle) for _ in range(min(_CLIENTS, tunnels - len(opened)))))
+    await asyncio.sleep(_SETTLE_SECONDS)
+    grown = rss_bytes(contender.pid) - before
+    held = sum(1 for client in opened if client is not None)
+    _close(opened)
+    # Reported as a rate of one second, so that it is a sample like every other.
+    return Sample(grown / 1e6 * 1000 / max(held, 1), 1.0, 0.0, errors=len(opened) - held)
+
+
+def _close(clients: list[Client | None]) -> None:
+    for client in clients:
+        if client is not None:
+            client.transport.abort()

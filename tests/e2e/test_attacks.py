@@ -1,0 +1,97 @@
+"""Nothing gets out that the policy does not allow: the judge is what arrived at a canary or at the DNS server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+
+from tests.net.attacks import destinations, framing, headers, identity, inspected, tunnels
+from tests.net.attacks.attempt import Attack, Attempt, permitted_call_passes
+from tests.net.attacks.policies import CONFIG, POLICIES
+from tests.net.proxy_process import ProxyOptions, ProxyProcess
+from tests.net.world import World
+
+pytestmark = pytest.mark.net
+
+type Proxies = Callable[[str], ProxyProcess]
+
+
+@pytest.fixture(scope="module")
+def proxies(world: World) -> Iterator[Proxies]:
+    """One running proxy for each policy, started when first asked for."""
+    running: dict[str, ProxyProcess] = {}
+
+    def proxy(policy: str) -> ProxyProcess:
+        if policy not in running:
+            running[policy] = world.serve(POLICIES[policy], ProxyOptions(config=CONFIG))
+        return running[policy]
+
+    yield proxy
+    for process in running.values():
+        process.stop()
+
+
+def carry_out(world: World, proxy: ProxyProcess, attack: Attack) -> None:
+    """The attack must fail, and an allowed call must pass right after it."""
+    leaks = Attempt(world, proxy).carry_out(attack)
+    assert not leaks, f"{attack.name}: {'; '.join(leaks)}\n{proxy.said()[-2000:]}"
+    assert permitted_call_passes(world, proxy), f"nothing passes after: {attack.name}\n{proxy.said()[-2000:]}"
+
+
+def named(attacks: tuple[Attack, ...]) -> Mapping[str, Attack]:
+    table = {attack.name: attack for attack in attacks}
+    assert len(table) == len(attacks), "two attacks of one name"
+    return table
+
+
+DESTINATIONS = named(destinations.ATTACKS)
+TUNNELS = named(tunnels.ATTACKS)
+FRAMING = named(framing.ATTACKS)
+IDENTITY = named(identity.ATTACKS)
+HEADERS = named(headers.ATTACKS)
+INSPECTED = named(inspected.ATTACKS)
+PERMITTED = {**named(tunnels.PERMITTED), **named(inspected.PERMITTED)}
+
+
+@pytest.mark.parametrize("name", DESTINATIONS)
+def test_a_destination_that_is_not_allowed_is_not_reached(world: World, proxies: Proxies, name: str) -> None:
+    attack = DESTINATIONS[name]
+    carry_out(world, proxies(attack.policy), attack)
+
+
+@pytest.mark.parametrize("name", TUNNELS)
+def test_a_tunnel_carries_only_tls_for_its_host(world: World, proxies: Proxies, name: str) -> None:
+    carry_out(world, proxies("base"), TUNNELS[name])
+
+
+@pytest.mark.parametrize("name", FRAMING)
+def test_a_request_that_can_be_read_in_two_ways_is_not_forwarded(world: World, proxies: Proxies, name: str) -> None:
+    carry_out(world, proxies("base"), FRAMING[name])
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_a_tool_cannot_be_impersonated(world: World, proxies: Proxies, name: str) -> None:
+    attack = IDENTITY[name]
+    carry_out(world, proxies(attack.policy), attack)
+
+
+def test_the_tool_itself_reaches_its_host(world: World, proxies: Proxies) -> None:
+    attempt = Attempt(world, proxies("base"))
+    leaks = attempt.carry_out(Attack("the tool itself", identity.permitted))
+    assert len(leaks) == 2
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_what_is_meant_for_the_proxy_does_not_go_upstream(world: World, proxies: Proxies, name: str) -> None:
+    carry_out(world, proxies("base"), HEADERS[name])
+
+
+@pytest.mark.parametrize("name", INSPECTED)
+def test_each_request_in_an_opened_tunnel_is_decided(world: World, proxies: Proxies, name: str) -> None:
+    carry_out(world, proxies("base"), INSPECTED[name])
+
+
+@pytest.mark.parametrize("name", PERMITTED)
+def test_what_is_odd_but_right_passes(world: World, proxies: Proxies, name: str) -> None:
+    assert Attempt(world, proxies("base"), patience=0.5).carry_out(PERMITTED[name]), proxies("base").said()[-2000:]

@@ -1,0 +1,44 @@
+"""A proxy without guards fails the attacks: an attack that nothing could lose proves nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.net.attacks import destinations, framing, inspected, tunnels
+from tests.net.attacks.attempt import Attack, Attempt
+from tests.net.attacks.policies import CONFIG, POLICIES
+from tests.net.proxy_process import ProxyOptions, ProxyProcess
+from tests.net.world import ROOT, World
+
+pytestmark = pytest.mark.net
+
+# What even this proxy does not forward: its resolver or its parser has no idea what is meant. These stand guard
+# against a cleverer one.
+_HOPELESS = (
+    *("two trailing dots", "an empty label", "a name of only a dot", "a percent-encoded dot", "a percent-encoded NUL"),
+    *("a fragment", "a semicolon", "a comma list", "port 0", "a negative port", "a zone index"),
+    *("a rebinding name on one connection", "the file scheme", "the HTTP/2 preface"),
+    # An endless loop: it has no head limit and no idea of itself.
+    *("the proxy dialling itself", "the proxy dialling its metrics"),
+)
+_TABLES = (destinations.ATTACKS, tunnels.ATTACKS, framing.ATTACKS, inspected.ATTACKS)
+ATTACKS = [
+    a for table in _TABLES for a in table if a.name.removeprefix("http: ").removeprefix("tunnel: ") not in _HOPELESS
+]
+
+
+@pytest.fixture(scope="module")
+def open_proxy(world: World) -> Iterator[ProxyProcess]:
+    program = (sys.executable, str(ROOT / "tests" / "net" / "open_proxy.py"))
+    proxy = world.serve(POLICIES["base"], ProxyOptions(program=program, config=CONFIG))
+    yield proxy
+    proxy.stop()
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
+def test_an_open_proxy_lets_it_through(world: World, open_proxy: ProxyProcess, attack: Attack) -> None:
+    # Most are through at once; what is slow gets a second chance.
+    assert any(Attempt(world, open_proxy, patience=seconds).carry_out(attack) for seconds in (0.12, 2.0))

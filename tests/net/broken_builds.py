@@ -1,0 +1,88 @@
+"""The product with named guards taken out, to show that the attack each of them stops is real.
+
+`python -m tests.net.broken_builds GUARD... -- serve …` is `cloned-proxy serve …` without these guards. Everything
+else is the real thing: same composition root, same listeners, same files. `FAULTS` break a part on purpose instead;
+whatever they break, nothing may pass.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+from cloned_proxy.cli import main as command_line
+from cloned_proxy.policy import decide as deciding
+from cloned_proxy.policy.model import CallerSource, Principal
+from cloned_proxy.proxy import enforcer, listener, server
+from cloned_proxy.proxy.inspection import connection as inspected_connection
+from cloned_proxy.proxy.inspection import egress_addon
+from cloned_proxy.store.audit_writer import AuditWriter
+from cloned_proxy.telemetry.events import AuditUnavailableError
+from tests.net.guards import GUARDS, Patch, everywhere_identify, replace_part
+
+# Faults: parts that break, where a fail-open design would let everything pass ----------------------------------------
+
+
+def _raising(*arguments: Any, **options: Any) -> Any:
+    raise RuntimeError("broken on purpose")
+
+
+def _audit_is_full() -> None:
+    def record(self: Any, event: Any) -> None:
+        raise AuditUnavailableError("broken on purpose")
+
+    replace_part(AuditWriter, "record", record)
+
+
+async def _doing_nothing(*arguments: Any, **options: Any) -> None:
+    return
+
+
+SLOT: Final = "a slot for alpha@v1"
+"""Not a guard: one more listener, as the sandbox runner opens it, that carries a tool's identity."""
+SLOT_OFFSET: Final = 2500
+"""From the port of the host listener to that of the slot."""
+
+
+def _open_slot() -> None:
+    original = server.Server.start
+
+    async def start(self: Any) -> None:
+        await original(self)
+        host, port = self.address.rsplit(":", 1)
+        sock = listener.bind_tcp(host, int(port) + SLOT_OFFSET)
+        alpha = Principal("alpha@v1", "run-1", CallerSource.LISTENER)
+        await self.open(listener.Listener(sock, alpha, "slot alpha"))
+
+    replace_part(server.Server, "start", start)
+
+
+FAULTS: Final[dict[str, Patch]] = {
+    "decide raises": lambda: replace_part(deciding, "_decide", _raising),
+    "addresses raise": lambda: replace_part(enforcer, "decide_addresses", _raising),
+    "the hook raises": lambda: replace_part(egress_addon.EgressAddon, "requestheaders", _raising),
+    "the hook does nothing": lambda: replace_part(egress_addon.EgressAddon, "requestheaders", _doing_nothing),
+    "the hook is gone": lambda: delattr(egress_addon.EgressAddon, "requestheaders"),
+    "the dial hook raises": lambda: replace_part(egress_addon.EgressAddon, "server_connect", _raising),
+    "the inspection raises": lambda: replace_part(inspected_connection, "make_layers", _raising),
+    "identification raises": lambda: everywhere_identify(lambda original: _raising),
+    "the audit log is full": _audit_is_full,
+    "metrics raise": lambda: replace_part(enforcer.Enforcer, "_event", _raising),
+}
+
+OPEN: Final = ("the decision", "address classes", "own listeners", "SNI", "TLS in tunnels", "strict lines", "framing",
+               "Host", "inner Host", "server_connect", "header stripping", "identity is proved",
+               "identity of each request", "upstream verification", "no record, no request")  # fmt: skip
+"""Every guard that can be out at the same time."""
+
+
+def main() -> None:
+    wanted, rest = sys.argv[1 : sys.argv.index("--")], sys.argv[sys.argv.index("--") + 1 :]
+    for name in wanted:
+        ({**GUARDS, **FAULTS, SLOT: _open_slot}[name])()
+    sys.argv = ["cloned-proxy", *rest]
+    command_line()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""How each guard is taken out: one small patch a guard, at the place where the guard stands.
+
+A patch that finds nothing to replace raises: a guard that has moved must not leave a test that proves nothing.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from OpenSSL import SSL
+
+from cloned_proxy.policy import decide as deciding
+from cloned_proxy.policy import identity
+from cloned_proxy.policy.address import AddressClass
+from cloned_proxy.policy.host import parse_host
+from cloned_proxy.policy.model import Decision, Principal, Reason, Verdict
+from cloned_proxy.proxy import connect, connection, enforcer, head, listener
+from cloned_proxy.proxy.inspection import egress_addon, fields, http_layers, tls
+from cloned_proxy.telemetry.events import AuditUnavailableError
+
+type Patch = Callable[[], None]
+
+
+def replace_part(target: Any, name: str, value: Any) -> None:
+    if not hasattr(target, name):
+        raise AttributeError(f"{target} has no {name}: the guard has moved, and this table must follow it")
+    setattr(target, name, value)
+
+
+# The decision ------------------------------------------------------------------------------------------------------
+
+
+def _no_decision() -> None:
+    def allow(policy: Any, caller: Any, request: Any, now: float, spent: Any = ()) -> Decision:
+        return Decision(Verdict.ALLOW, Reason.ALLOWED, request, caller.tool, parse_host(request.host))
+
+    replace_part(enforcer, "decide", allow)
+
+
+def _no_deny_rules() -> None:
+    replace_part(deciding, "_denying_rule", lambda scopes, host, now: None)
+
+
+def _no_ports() -> None:
+    original = deciding._miss_of
+    replace_part(
+        deciding, "_miss_of", lambda rule, *rest: original(replace(rule, ports=frozenset(range(65_536))), *rest)
+    )
+
+
+def _no_methods_and_paths() -> None:
+    replace_part(deciding, "_inner_miss_of", lambda rule, method, path: None)
+
+
+def _report_everything() -> None:
+    replace_part(deciding, "NEVER_REPORTED", frozenset())
+
+
+# Addresses ---------------------------------------------------------------------------------------------------------
+
+
+def _no_address_classes() -> None:
+    replace_part(deciding, "classify", lambda address: AddressClass.PUBLIC)
+
+
+def _no_own_listener_check() -> None:
+    replace_part(listener.OwnListeners, "__contains__", lambda self, item: False)
+
+
+def _resolve_before_deciding() -> None:
+    original = enforcer.Enforcer.authorise
+
+    async def authorise(self: Any, caller: Any, request: Any, kind: Any, **options: Any) -> Any:
+        await self._resolver.resolve(parse_host(request.host))
+        return await original(self, caller, request, kind, **options)
+
+    replace_part(enforcer.Enforcer, "authorise", authorise)
+
+
+def _resolve_again_for_the_dial() -> None:
+    original = enforcer.Enforcer.authorise
+
+    async def authorise(self: Any, *arguments: Any, **options: Any) -> Any:
+        granted = await original(self, *arguments, **options)
+        if isinstance(granted, enforcer.Grant) and granted.decision.host is not None:
+            return replace(granted, addresses=await self._resolver.resolve(granted.decision.host))
+        return granted
+
+    replace_part(enforcer.Enforcer, "authorise", authorise)
+
+
+# Tunnels -----------------------------------------------------------------------------------------------------------
+
+
+def _no_sni_check() -> None:
+    original = deciding.decide_tunnel
+    replace_part(
+        connect, "decide_tunnel", lambda decision, names: original(decision, names) if names is None else decision
+    )
+
+
+def _no_tls_check() -> None:
+    original = deciding.decide_tunnel
+    replace_part(
+        connect, "decide_tunnel", lambda decision, names: decision if names is None else original(decision, names)
+    )
+
+
+# Heads -------------------------------------------------------------------------------------------------------------
+
+
+def _everywhere_parse_head(parse: Callable[..., Any]) -> None:
+    for module in (connection, http_layers):
+        replace_part(module, "parse_head", parse)
+
+
+def _lenient_lines() -> None:
+    """Bare LF and obs-fold are mended, as a helpful parser would."""
+
+    def parse(data: bytes, **options: Any) -> Any:
+        mended = re.sub(rb"\r?\n[ \t]+", b" ", re.sub(rb"\r?\n", b"\r\n", data))
+        return head.parse_head(mended, **options)
+
+    _everywhere_parse_head(parse)
+
+
+def _no_framing_check() -> None:
+    def read(singles: dict[str, str], method: str, minor: int) -> tuple[int | None, bool]:
+        length = singles.get("content-length", "")
+        return (int(length) if length.isdigit() else None), "chunked" in singles.get("transfer-encoding", "")
+
+    replace_part(head, "_read_framing", read)
+
+
+def _no_host_check() -> None:
+    replace_part(head, "_check_host_field", lambda *arguments: None)
+
+
+def _no_inner_host_check() -> None:
+    replace_part(egress_addon, "_same_target", lambda inner, tunnel: True)
+
+
+def _no_dial_guard() -> None:
+    async def permit(self: Any, connection: Any, data: Any) -> None:
+        return
+
+    replace_part(egress_addon.EgressAddon, "server_connect", permit)
+
+
+def _no_stripping() -> None:
+    replace_part(fields, "_OURS", ("no-such-prefix-",))
+    replace_part(fields, "_HOP_BY_HOP", frozenset())
+    replace_part(fields, "options_of", lambda found: frozenset())
+
+
+# Identity ----------------------------------------------------------------------------------------------------------
+
+
+def everywhere_identify(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    for module in (connect, egress_addon):
+        replace_part(module, "identify", make(module.identify))
+
+
+def _no_signature_check() -> None:
+    original = identity._verified
+
+    def verified(key: bytes, token: str) -> Any:
+        signed = token.rpartition(".")[0]
+        return original(key, f"{signed}.{identity._signature(key, signed)}")
+
+    replace_part(identity, "_verified", verified)
+
+
+def _no_expiry() -> None:
+    everywhere_identify(lambda original: lambda found, **options: original(found, **{**options, "now": 0.0}))
+
+
+def _believe_headers() -> None:
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def identify(found: Sequence[tuple[str, str]], **options: Any) -> Any:
+            claimed = dict(found).get("x-cloned-tool")
+            return Principal(claimed) if claimed else original(found, **options)
+
+        return identify
+
+    everywhere_identify(make)
+
+
+def _believe_credentials_over_listeners() -> None:
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        def identify(found: Sequence[tuple[str, str]], **options: Any) -> Any:
+            if any(name == "proxy-authorization" for name, _ in found):
+                options["listener"] = None
+            return original(found, **options)
+
+        return identify
+
+    everywhere_identify(make)
+
+
+def _identify_once_a_connection() -> None:
+    original = egress_addon.EgressAddon.caller_of
+
+    def caller_of(self: Any, connection: Any, asked: Any) -> Any:
+        if not hasattr(connection, "first_caller"):
+            connection.first_caller = original(self, connection, asked)
+        return connection.first_caller
+
+    replace_part(egress_addon.EgressAddon, "caller_of", caller_of)
+
+
+def _anonymous_is_fine() -> None:
+    replace_part(deciding, "_identity_refusal", lambda policy, caller: None)
+
+
+# Upstream ----------------------------------------------------------------------------------------------------------
+
+
+def _no_upstream_verification() -> None:
+    original = tls._verifying_context
+
+    def context(extra_ca: Any) -> SSL.Context:
+        made = original(extra_ca)
+        made.set_verify(SSL.VERIFY_NONE)
+        return made
+
+    replace_part(tls, "_verifying_context", context)
+
+
+# Records -----------------------------------------------------------------------------------------------------------
+
+
+def _no_refusal_without_record() -> None:
+    original = enforcer.Enforcer._record
+
+    def record(self: Any, event: Any, seconds: float) -> None:
+        try:
+            original(self, event, seconds)
+        except AuditUnavailableError:
+            return
+
+    replace_part(enforcer.Enforcer, "_record", record)
+
+
+GUARDS: Final[dict[str, Patch]] = {
+    "the decision": _no_decision,
+    "deny rules": _no_deny_rules,
+    "ports": _no_ports,
+    "methods and paths": _no_methods_and_paths,
+    "what report mode never opens": _report_everything,
+    "address classes": _no_address_classes,
+    "own listeners": _no_own_listener_check,
+    "decide before DNS": _resolve_before_deciding,
+    "dial the checked address": _resolve_again_for_the_dial,
+    "SNI": _no_sni_check,
+    "TLS in tunnels": _no_tls_check,
+    "strict lines": _lenient_lines,
+    "framing": _no_framing_check,
+    "Host": _no_host_check,
+    "inner Host": _no_inner_host_check,
+    "server_connect": _no_dial_guard,
+    "header stripping": _no_stripping,
+    "token signature": _no_signature_check,
+    "token expiry": _no_expiry,
+    "identity is proved": _believe_headers,
+    "listener-bound identity": _believe_credentials_over_listeners,
+    "identity of each request": _identify_once_a_connection,
+    "anonymous": _anonymous_is_fine,
+    "upstream verification": _no_upstream_verification,
+    "no record, no request": _no_refusal_without_record,
+}
