@@ -37,6 +37,7 @@ serve: setup ## start the proxy with the shipped default policy
 	@.venv/bin/cloned-proxy serve
 
 test: setup ## the whole test suite
+	@tests/engine.sh install
 	@$(PY) -m pytest
 
 check: setup ## lint, types, dead links, help text

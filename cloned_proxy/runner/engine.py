@@ -16,7 +16,7 @@ import docker
 import docker.errors
 import requests.exceptions
 
-from cloned_proxy.runner.errors import EngineError, ImageMissingError
+from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
 from cloned_proxy.runner.stream import Attached
 
 _TIMEOUT: Final = 60.0
@@ -150,7 +150,7 @@ class Engine:
         """The id of the container with exactly this name, running or not; None when there is none."""
         try:
             return str(self.inspect(name)["Id"])
-        except docker.errors.NotFound:
+        except GoneError:
             return None
 
     def last_words(self, container: str) -> str:
@@ -177,7 +177,7 @@ class Engine:
 
     def remove(self, container: str) -> None:
         """Removes it, running or not. One that is gone already is fine."""
-        with contextlib.suppress(docker.errors.NotFound), _explained("remove the container"):
+        with contextlib.suppress(GoneError), _explained("remove the container"):
             self._api.remove_container(container, force=True, v=True)
 
     def owned(self, label: str) -> Iterator[tuple[str, str]]:
@@ -197,7 +197,7 @@ class Engine:
         try:
             with _explained(f"look at network {name}"):
                 found: dict[str, Any] = self._api.inspect_network(name)
-        except docker.errors.NotFound:
+        except GoneError:
             return None
         return found
 
@@ -209,7 +209,7 @@ class Engine:
             )
 
     def remove_network(self, name: str) -> None:
-        with contextlib.suppress(docker.errors.NotFound), _explained(f"remove network {name}"):
+        with contextlib.suppress(GoneError), _explained(f"remove network {name}"):
             self._api.remove_network(name)
 
     def import_image(self, path: str, name: str) -> None:
@@ -243,11 +243,13 @@ def _from_environment() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _explained(action: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turns the SDK's many errors into ours; `NotFound` stays, because callers tell it apart."""
+    """Turns the SDK's many errors into ours; a missing image stays, because callers know how to bring it."""
     try:
         yield
-    except (docker.errors.NotFound, *passing):
+    except (docker.errors.ImageNotFound, *passing):
         raise
+    except docker.errors.NotFound as error:
+        raise GoneError(f"the engine could not {action}: it is gone") from error
     except docker.errors.APIError as error:
         raise EngineError(f"the engine would not {action}: {error.explanation or error}") from error
     except (docker.errors.DockerException, *_LOST) as error:

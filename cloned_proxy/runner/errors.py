@@ -26,6 +26,10 @@ class ImageMissingError(EngineError):
     pass
 
 
+class GoneError(EngineError):
+    """A container or network that does not exist (any more)."""
+
+
 class SlotError(SandboxError):
     """No sealed slot could be made or used; the tool has not been started."""
 

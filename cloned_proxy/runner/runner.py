@@ -115,6 +115,7 @@ class DockerContainerRunner:
         self._spare = spare_slots
         self._enter = enter_namespaces
         self._engine = engine or Engine.connect()
+        self._own_engine = engine is None
         self._owner = owner_id()
         self._runs = self.workspace / "run"
         self._seccomp = share_path("sandbox", "seccomp.json").read_text(encoding="utf-8")
@@ -139,6 +140,8 @@ class DockerContainerRunner:
         for network in self._own_networks:
             with contextlib.suppress(SandboxError):  # another process's slot may be on it; the last one removes it
                 self._engine.remove_network(network)
+        if self._own_engine:
+            self._engine.close()
 
     def warm_up(self, count: int = 1) -> None:
         """Makes sealed slots ahead of need. Raises SandboxError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import GoneError
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import TOOL_LABEL
 from tests.runner.jobs import TOOL, run, sh
@@ -24,10 +26,11 @@ def inspected(module_runner: DockerContainerRunner, engine: Engine) -> dict[str,
     def look() -> None:
         while not found:
             for container, _ in engine.owned(TOOL_LABEL):
-                facts = engine.inspect(container)
-                if facts["State"]["Running"]:
-                    found.append(facts)
-                    return
+                with contextlib.suppress(GoneError):
+                    facts = engine.inspect(container)
+                    if facts["State"]["Running"]:
+                        found.append(facts)
+                        return
 
     looking = threading.Thread(target=look)
     looking.start()
