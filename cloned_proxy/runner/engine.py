@@ -123,12 +123,10 @@ class Engine:
         raw = getattr(stream, "_sock", None)
         if not isinstance(raw, socket.socket):
             raise EngineError("the engine is not behind a unix socket: set DOCKER_HOST=unix://…")
-        # A copy of the descriptor: nothing has been printed yet, so nothing is left in the SDK's buffers.
-        try:
-            return Attached(raw.dup())
-        finally:
-            stream._response.close()  # noqa: SLF001  where the SDK keeps what else must be closed
-            raw.close()
+        # The descriptor becomes ours: nothing has been printed yet, so nothing is left in the SDK's buffers.
+        ours = socket.socket(fileno=raw.detach())
+        stream._response.close()  # noqa: SLF001  where the SDK keeps what else must be closed
+        return Attached(ours)
 
     def state(self, container: str) -> ContainerState:
         found = self.inspect(container)
