@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import struct
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ SOCKET_PLACE: Final = ("run", "slots.sock")
 PROTOCOL_VERSION: Final = 1
 MAX_MESSAGE: Final = 131_072
 MAX_DESCRIPTORS: Final = 4
+_LONGEST_ADDRESS: Final = 107
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 """pid, uid, gid: `struct ucred`, unix(7)."""
 
@@ -98,9 +100,15 @@ def peer_user(sock: socket.socket) -> int:
 
 @contextmanager
 def short_path(path: Path) -> Iterator[str]:
-    """A name for `path` that fits a socket address (107 bytes, unix(7)) however deep the workspace lies."""
-    directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{directory}/{path.name}"
-    finally:
-        os.close(directory)
+    """A name for `path` that fits a socket address (107 bytes, unix(7)) however deep the workspace lies.
+
+    A link in a temporary directory, not /proc/self/fd: the name stays with the socket, and asyncio looks it up again in
+    the process that the socket was handed to.
+    """
+    if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="cloned-") as directory:
+        link = Path(directory) / "d"
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield str(link / path.name)

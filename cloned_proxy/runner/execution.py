@@ -13,10 +13,11 @@ from typing import Final
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError, SandboxError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.files import scratch_use
-from cloned_proxy.runner.spec import MIB, SandboxSpec, tool_container
+from cloned_proxy.runner.spec import MIB, SandboxSpec, sweeper_container, tool_container
 from cloned_proxy.runner.stream import Attached, Stream, StreamTimeoutError
 
 _SCRATCH_POLL_SECONDS: Final = 0.25
+_SWEEP_SECONDS: Final = 30.0
 _SCRATCH_ENTRIES: Final = 100_000
 
 type Output = Callable[[Stream, bytes], None]
@@ -62,6 +63,16 @@ def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, ti
         # Removing kills as well: the tool has ended when this returns, and with it everything it had started.
         with contextlib.suppress(EngineError):
             engine.remove(container)
+
+
+def sweep(engine: Engine, spec: SandboxSpec) -> None:
+    """Empties the scratch directory of a run that has ended, as the tool's user. Raises EngineError."""
+    container = engine.create(spec.name, sweeper_container(spec))
+    try:
+        engine.start(container)
+        engine.wait(container, _SWEEP_SECONDS)
+    finally:
+        engine.remove(container)
 
 
 def _feed(feed: Feed, stream: Attached) -> None:

@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -19,7 +19,7 @@ import structlog
 from cloned_proxy.proxy.slot_protocol import Handover
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
-from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute
+from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
 from cloned_proxy.runner.files import new_scratch, read_scratch, refuse_doors, remove_scratch
 from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.link import ProxyLink
@@ -208,56 +208,62 @@ class DockerContainerRunner:
         self, slot: Slot, job: Job, feed: Feed, output: Output, *, masked: tuple[str, ...], user: str
     ) -> tuple[str, Outcome]:
         run = secrets.token_hex(4)
+        recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
         result, start_seconds = "error", None
-        with self._scratch(run) as scratch:
-            recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
-            link = ProxyLink(self.workspace, job.tool, recorded, slot.handovers, slot.open_sockets)
-            try:
-                # The only way out is open before anything runs that could want to go another way.
-                ca = link.open().ca
-                if ca is not None:
-                    write_ca(scratch, ca)
-                spec = SandboxSpec(
-                    tool=job.tool,
-                    run=run,
-                    name=f"cloned_tool_{run}",
-                    image=job.worker.image,
-                    command=job.worker.command,
-                    holder=slot.holder,
-                    workspace=str(self.project),
-                    scratch=str(scratch),
-                    seccomp=self._seccomp,
-                    user=user,
-                    owner=self._owner,
-                    workspace_mark=workspace_mark(self.workspace),
-                    masked=masked,
-                    env=job.env,
-                    mounts=job.mounts,
-                    limits=self._limits,
-                    with_ca=ca is not None,
-                )
-                outcome = execute(self._engine, spec, feed=feed, output=output, timeout=job.timeout)
-                start_seconds = outcome.start_seconds
-                result = "ok" if outcome.exit_code == 0 else "failed"
-                if job.keep is not None:
-                    job.keep(scratch)
-            except SandboxError as error:
-                result = error.result
-                raise
-            finally:
-                link.close(result, start_seconds)
+        scratch = new_scratch(self._runs / self._owner / "scratch", run)
+        spec: SandboxSpec | None = None
+        link = ProxyLink(self.workspace, job.tool, recorded, slot.handovers, slot.open_sockets)
+        try:
+            spec = self._spec(job, run, slot, scratch, masked=masked, user=user)
+            # The only way out is open before anything runs that could want to go another way.
+            ca = link.open().ca
+            if ca is not None:
+                write_ca(scratch, ca)
+                spec = replace(spec, with_ca=True)
+            outcome = execute(self._engine, spec, feed=feed, output=output, timeout=job.timeout)
+            start_seconds = outcome.start_seconds
+            result = "ok" if outcome.exit_code == 0 else "failed"
+            if job.keep is not None:
+                job.keep(scratch)
+        except SandboxError as error:
+            result = error.result
+            raise
+        finally:
+            link.close(result, start_seconds)
+            self._remove_scratch(scratch, spec)
         return run, outcome
 
-    @contextlib.contextmanager
-    def _scratch(self, run: str) -> Iterator[Path]:
-        scratch = new_scratch(self._runs / self._owner / "scratch", run)
-        try:
-            yield scratch
-        finally:
-            if not remove_scratch(scratch):
-                _log.warning(
-                    "a scratch directory could not be removed; it belongs to the tool's user", path=str(scratch)
-                )
+    def _spec(
+        self, job: Job, run: str, slot: Slot, scratch: Path, *, masked: tuple[str, ...], user: str
+    ) -> SandboxSpec:
+        return SandboxSpec(
+            tool=job.tool,
+            run=run,
+            name=f"cloned_tool_{run}",
+            image=job.worker.image,
+            command=job.worker.command,
+            holder=slot.holder,
+            workspace=str(self.project),
+            scratch=str(scratch),
+            seccomp=self._seccomp,
+            user=user,
+            owner=self._owner,
+            workspace_mark=workspace_mark(self.workspace),
+            masked=masked,
+            env=job.env,
+            mounts=job.mounts,
+            limits=self._limits,
+        )
+
+    def _remove_scratch(self, scratch: Path, spec: SandboxSpec | None) -> None:
+        if remove_scratch(scratch):
+            return
+        # Without root, what the tool closed against others is closed against us: its own user opens it.
+        if spec is not None:
+            with contextlib.suppress(SandboxError):
+                sweep(self._engine, spec)
+        if not remove_scratch(scratch):
+            _log.warning("a scratch directory could not be removed; remove it as root", path=str(scratch))
 
     def _check_workspace(self) -> tuple[str, ...]:
         """Refuses doors in the project; returns the paths in the container that must be hidden."""

@@ -173,6 +173,23 @@ def tool_container(spec: SandboxSpec) -> dict[str, Any]:
     }
 
 
+def sweeper_container(spec: SandboxSpec) -> dict[str, Any]:
+    """A container that empties a scratch directory as the tool's own user, where the runner's user may not."""
+    script = "chmod -R u+rwX /sandbox/* /sandbox/.[!.]*; rm -rf /sandbox/* /sandbox/.[!.]* /sandbox/..?*"
+    return {
+        "Image": spec.image,
+        "Entrypoint": [],
+        "Cmd": ["sh", "-c", f"{{ {script}; }} 2>/dev/null"],
+        "User": spec.user,
+        "Labels": {OWNER_LABEL: spec.owner, WORKSPACE_LABEL: spec.workspace_mark},
+        "HostConfig": {
+            **hardening(spec.seccomp, spec.limits),
+            "NetworkMode": "none",
+            "Mounts": [bind_mount(spec.scratch, "/sandbox", read_only=False)],
+        },
+    }
+
+
 def holder_container(spec: HolderSpec) -> dict[str, Any]:
     """The body of the engine's create request for a slot's holder: as hard as a tool, and far smaller."""
     _check_name(spec.name)

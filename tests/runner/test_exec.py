@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -138,3 +139,17 @@ def test_sizes_and_mounts() -> None:
     for text in ("/a", "/a:/b:exec", "/a:/b:ro:x"):
         with pytest.raises(CommandError):
             parse_mount(text)
+
+
+@docker
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv")
+def test_without_capabilities_it_forwards_by_itself_and_still_leaves_nothing(images: Engine, tmp_path: Path) -> None:
+    # A deep workspace, too: its sockets' names do not fit an address, and nobody may notice.
+    workspace = tmp_path / ("deep" * 20) / ("er" * 30) / ".cloned"
+    script = "curl -sS https://denied.example/; mkdir -m 700 /sandbox/d; touch /sandbox/d/f; chmod 500 /sandbox/d"
+    without = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"]
+    words = [*without, *PROGRAM, "--workspace", str(workspace), TOOL, "--", "sh", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, "403" in done.stderr) == (0, True), done.stderr
+    assert list((workspace / "run").rglob("*")) == []
+    assert leftovers(images, workspace) == []
