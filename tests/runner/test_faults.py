@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner import owner
+from cloned_proxy.runner import images, owner
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import (
     EngineError,
@@ -27,6 +27,7 @@ from cloned_proxy.runner.errors import (
 from cloned_proxy.runner.execution import Collected
 from cloned_proxy.runner.files import read_scratch
 from cloned_proxy.runner.netns import Namespace, start_time
+from cloned_proxy.runner.networks import prepare_network
 from cloned_proxy.runner.runner import DockerContainerRunner, Job
 from cloned_proxy.runner.spec import Limits, Mount
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
@@ -255,3 +256,40 @@ def test_an_engine_that_dies_mid_run_is_named(module_serving: Serving, monkeypat
 
 def _lost(container: str, seconds: float | None) -> int:
     raise EngineError("the engine went away while asked to wait; start it again")
+
+
+def test_a_slot_in_which_something_went_wrong_is_thrown_away(module_serving: Serving) -> None:
+    with DockerContainerRunner(workspace=module_serving.workspace) as runner:
+        runner.warm_up(1)
+        pool = runner._pools["none"]
+        first = pool._idle[0].id
+        with pytest.raises(ToolTimeoutError):
+            sh(runner, "sleep 60", timeout=0.5)
+        assert pool.idle == 0
+        sh(runner, "true")
+        assert [slot.id != first for slot in pool._idle] == [True]
+
+
+def test_images_of_another_version_are_refused(module_serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "source_mark", lambda: "another")
+    with (
+        DockerContainerRunner(workspace=module_serving.workspace) as runner,
+        pytest.raises(ImageMissingError, match="another version"),
+    ):
+        sh(runner, "true")
+
+
+def test_a_named_network_says_what_it_leaves_open(module_serving: Serving, engine: Engine, origin: int) -> None:
+    with DockerContainerRunner(workspace=module_serving.workspace, network="cloned_test") as runner:
+        seen = sh(
+            runner, f"curl -sS -p http://127.0.0.1:{origin}/net; curl -sS -m 3 --noproxy '*' http://198.51.100.7/"
+        )
+        assert seen.out == "origin /net\n"
+        name = prepare_network(engine, "cloned_test", TOOL)
+        facts = engine.network(name.name)
+        assert facts is not None
+        assert (facts["Internal"], facts["EnableIPv6"]) == (True, False)
+        assert facts["Options"] == {"com.docker.network.bridge.inhibit_ipv4": "true"}
+        assert name.name != prepare_network(engine, "cloned_test", "other.tool@v1").name
+        engine.remove_network(prepare_network(engine, "cloned_test", "other.tool@v1").name)
+    assert engine.network(name.name) is None
