@@ -63,6 +63,9 @@ stop() {
     kill "$pid"
     for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep 0.2; done
   fi
+  # An engine that was killed leaves mounts; the deepest go first.
+  awk -v dir="$dir/" 'index($2, dir) == 1 { print $2 }' /proc/self/mounts | sort -r |
+    while read -r mount; do umount "$mount" 2>/dev/null || umount -l "$mount" || true; done
   before=$(cat "$dir/ip_forward.before" 2>/dev/null || cat /proc/sys/net/ipv4/ip_forward)
   [ "$(cat /proc/sys/net/ipv4/ip_forward)" = "$before" ] || echo "$before" >/proc/sys/net/ipv4/ip_forward
 }
