@@ -22,6 +22,8 @@ def parse_listen(text: str, option: str) -> tuple[str, int] | None:
 
 def split_port(text: str) -> tuple[str, int | None]:
     """`example.com:8443` as host and port; an IPv6 literal with a port stands in brackets. Raises ValueError."""
+    if "://" in text:  # what people paste first
+        raise ValueError(f"{text!r} is a URL; write the host alone: {text.partition('://')[2].partition('/')[0]}")
     host, port = text, ""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")

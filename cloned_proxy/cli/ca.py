@@ -24,6 +24,7 @@ def ca(
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import put
     from cloned_proxy.proxy.inspection.authority import Authority
+    from cloned_proxy.proxy.inspection.bundle import refresh_bundle
     from cloned_proxy.proxy.inspection.ca import certificate_path, install_hint
     from cloned_proxy.store.workspace import Workspace
 
@@ -33,5 +34,6 @@ def ca(
     if what is What.PATH:
         put(str(certificate_path(place.ca_directory)))
         return
+    refresh_bundle(place.ca_directory)
     say("Only hosts with `methods`, `paths` or `inject` on port 443 are opened with it; trust it for their clients.")
     put(install_hint(place.ca_directory))

@@ -41,10 +41,11 @@ class ProxyUrl:
 
 
 def existing_workspace(directory: Path | None) -> Workspace:
-    """The workspace, for commands that read. Raises CommandError where there is none."""
+    """The workspace, for commands that read. Raises CommandError for none, StoreError for somebody else's."""
     workspace = Workspace.find(directory)
     if not workspace.root.is_dir():
         raise CommandError(f"{workspace.root}: there is no workspace here; start one with `cloned-proxy serve`")
+    workspace.check_owner()
     return workspace
 
 

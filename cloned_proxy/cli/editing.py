@@ -13,7 +13,7 @@ import typer
 from cloned_proxy.cli.authority import split_port
 from cloned_proxy.cli.context import rule_use
 from cloned_proxy.cli.errors import FAILED, CommandError, say
-from cloned_proxy.cli.output import put
+from cloned_proxy.cli.output import iso_time, put
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.policy_edit import Action, Addition, EditResult, Entry, PolicyEditor
@@ -35,7 +35,7 @@ def add_entries(
     _check_tool(tool)
     addition = Addition(tuple(entries), tool, action)
     for_whom = f" for {tool}" if tool else ""
-    summary = f"{action} {' '.join(_written(entry) for entry in entries)}{for_whom}"
+    summary = f"{action} {', '.join(_written(entry) for entry in entries)}{for_whom}"
     apply_additions([addition], summary, why=why, dry_run=dry_run, workspace=workspace, policy_file=policy_file)
 
 
@@ -95,9 +95,14 @@ def hosts_only(hosts: Sequence[str]) -> list[str]:
 
 
 def _written(entry: Entry) -> str:
-    """The entry as it stood on the command line."""
+    """All that the entry says, for the record: a narrow rule must not read there like a broad one."""
     host = f"[{entry.host}]" if ":" in entry.host else entry.host
-    return ":".join((host, *(str(port) for port in entry.ports)))
+    words = [":".join((host, *(str(port) for port in entry.ports))), ",".join(entry.methods), ",".join(entry.paths)]
+    if entry.max_uses is not None:
+        words.append(f"uses {entry.max_uses}")
+    if entry.expires is not None:
+        words.append(f"until {iso_time(entry.expires)}")
+    return " ".join(filter(None, words))
 
 
 def _check_tool(tool: str | None) -> None:

@@ -21,8 +21,10 @@ class CommandError(Exception):
 
 
 def say(message: str) -> None:
-    """A message for people, on stderr: data alone goes to stdout."""
-    print(message, file=sys.stderr)  # noqa: T201  this is where a program's messages are printed
+    """A message for people, on stderr: data alone goes to stdout. What it quotes cannot drive the terminal."""
+    from cloned_proxy.cli.output import visible
+
+    print(visible(message), file=sys.stderr)  # noqa: T201  this is where a program's messages are printed
 
 
 def main() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import structlog
 
 from cloned_proxy.cli.canary import probe_forever
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
-from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled
+from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled, tame_garbage_collector
+from cloned_proxy.policy.model import Anonymous
 from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.store.workspace import Workspace
 
@@ -48,8 +51,10 @@ async def _serve(server: Server) -> None:
     await server.start()
     interval = server.workspace.config().sandbox.probe_interval
     canary = asyncio.create_task(probe_forever(server, interval)) if interval else None
+    tame_garbage_collector()
     with signals_handled(stop=stop, reload=reload):
         _announce(server)
+        _warn_of_exposure(server)
         await asked_to_stop.wait()
         if canary is not None:
             canary.cancel()
@@ -57,6 +62,13 @@ async def _serve(server: Server) -> None:
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")
         await server.stop()
         _log.info("stopped")
+
+
+def _warn_of_exposure(server: Server) -> None:
+    host = urlsplit(f"//{server.address}").hostname or ""
+    if not ip_address(host).is_loopback:
+        whom = "the global rules" if server.policy.anonymous is Anonymous.GLOBAL else "nothing"
+        _log.warning("other machines can reach this proxy", listen=server.address, without_credential=whom)
 
 
 def _announce(server: Server) -> None:

@@ -63,6 +63,8 @@ def line(body: dict[str, Any]) -> str:
         return f"{at}  {paint('policy', 'bold')}  {body['action']}  {visible(text)}"
     verdict = paint(f"{body['verdict']:<6}", _STYLES[body["verdict"]])
     host = f"[{body['host']}]" if ":" in body["host"] else body["host"]
-    asked = f"{body['method']} {host}:{body['port']}{body['path']}"
+    asked = (
+        f"{body['method']} {host}:{body['port']}{body['path']}" if body["method"] else "(a head that cannot be read)"
+    )
     reason = "" if body["verdict"] == "allow" else f"  {body['reason']}"
     return f"{at}  {verdict}  {visible(body['tool'] or '-')}  {visible(asked)}{reason}"

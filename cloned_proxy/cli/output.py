@@ -25,8 +25,8 @@ def put(text: str) -> None:
 
 
 def put_json(value: Any, *, one_line: bool = False) -> None:
-    """One JSON value on stdout."""
-    print(json.dumps(value, indent=None if one_line else 2, ensure_ascii=False), flush=True)  # noqa: T201  see `put`
+    """One JSON value on stdout, in ASCII: what was recorded may hold characters that drive a terminal."""
+    print(json.dumps(value, indent=None if one_line else 2), flush=True)  # noqa: T201  see `put`
 
 
 def visible(text: str) -> str:

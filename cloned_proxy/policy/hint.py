@@ -11,7 +11,7 @@ from cloned_proxy.policy.path import parse_path_pattern
 _SENTENCES: Final = {
     Reason.ADDRESS_NOT_ALLOWED: (
         "the host resolves to an address that is not public; if it is meant to be a host of your own network, "
-        "put `addresses: [private]` into its rule"
+        "put `addresses: [private]` into its rule (the proxy itself, metadata and multicast stay closed)"
     ),
     Reason.IDENTITY_MISSING: "send the tool's credential: `cloned-proxy token TOOL` prints one ready to export",
     Reason.IDENTITY_INVALID: "send the tool's own credential: `cloned-proxy token TOOL` prints one ready to export",

@@ -1,7 +1,7 @@
 """What a caller is told when a request does not pass (contract section 5): whole HTTP/1.1 responses.
 
-The gate and the inspection share them. No answer holds an address that the caller did not send, and after each of them
-the connection closes: whatever else a refused caller has sent is not read as a request.
+The gate and the inspection share them. No answer holds an address that the caller did not send. The connection closes
+behind it, unless nothing of the refused request can be left in it to be read as another one (`keep_alive`).
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ class Answer:
     """All of them, Content-Length and `Connection: close` included."""
     body: bytes
 
-    def encode(self, *, with_body: bool = True) -> bytes:
+    def encode(self, *, with_body: bool = True, keep_alive: bool = False) -> bytes:
         """The response as it goes over the wire; `with_body` False answers HEAD (RFC 9110, section 9.3.2)."""
-        lines = [f"HTTP/1.1 {self.status.value} {self.status.phrase}", *(f"{k}: {v}" for k, v in self.fields), "", ""]
+        fields = (f"{name}: {value}" for name, value in self.fields if not keep_alive or name != "Connection")
+        lines = [f"HTTP/1.1 {self.status.value} {self.status.phrase}", *fields, "", ""]
         return "\r\n".join(lines).encode("latin-1") + (self.body if with_body else b"")
 
 
@@ -108,7 +109,8 @@ def _about(decision: Decision, decision_id: str) -> dict[str, str | int | None]:
         "tool": decision.tool,
         "host": (decision.host.text if decision.host is not None else request.host)[:_MAX_ECHOED_HOST],
         "port": request.port,
-        "method": request.method or "CONNECT",
+        # A head that could not be read has no port, and nobody knows what it asked for.
+        "method": request.method or ("CONNECT" if request.port else None),
         "decision_id": decision_id,
     }
 

@@ -8,6 +8,7 @@ An encrypted ClientHello (ECH) changes nothing: the outer name is the one the up
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from typing import Final
 
 MAX_HELLO_BYTES: Final = 16_384
@@ -15,6 +16,7 @@ MAX_HELLO_BYTES: Final = 16_384
 
 _RECORD_HEADER: Final = 5
 _HANDSHAKE_HEADER: Final = 4
+_EXTENSION_HEADER: Final = 4
 _HANDSHAKE: Final = 22  # RFC 8446, section 5.1
 _CLIENT_HELLO: Final = 1  # RFC 8446, section 4
 _SSL_3_MAJOR: Final = 3  # the first version byte of SSL 3.0 and of every TLS
@@ -120,6 +122,10 @@ class _Cursor:
     def exhausted(self) -> bool:
         return self._at == len(self._data)
 
+    @property
+    def rest(self) -> bytes:
+        return self._data[self._at :]
+
     def take(self, count: int) -> bytes:
         end = self._at + count
         _require(end <= len(self._data))
@@ -149,12 +155,22 @@ def _server_names(body: _Cursor) -> ServerNames:
     if not body.exhausted:  # RFC 5246, section 7.4.1.2: before TLS 1.3, extensions may be missing altogether
         extensions = body.vector(2)
         _require(body.exhausted)
-        while not extensions.exhausted:
-            kind = extensions.number(2)
-            content = extensions.vector(2)
-            if kind == _SERVER_NAME:
-                names += _host_names(content)
+        for content in _extensions(extensions.rest, _SERVER_NAME):
+            names += _host_names(_Cursor(content))
     return tuple(names)
+
+
+def _extensions(data: bytes, wanted: int) -> Iterator[bytes]:
+    """The contents of all extensions of one kind. Plain indices: a browser sends some sixteen, and only one counts."""
+    at, end = 0, len(data)
+    while at < end:
+        start = at + _EXTENSION_HEADER
+        _require(start <= end)
+        kind = data[at] << 8 | data[at + 1]
+        at = start + (data[at + 2] << 8 | data[at + 3])
+        _require(at <= end)
+        if kind == wanted:
+            yield data[start:at]
 
 
 def _host_names(extension: _Cursor) -> list[str]:

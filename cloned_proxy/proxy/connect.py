@@ -1,4 +1,4 @@
-"""What follows a head on the gate: a CONNECT becomes a tunnel or is refused, anything else goes to the inspection.
+"""What follows a CONNECT on the gate: it becomes a tunnel, goes to the inspection, or is refused.
 
 The order of a tunnel: identify, authorise, dial a checked address, 200, read the whole ClientHello, `decide_tunnel`,
 and only then the first client byte goes upstream. The dial comes before the 200 because a 502 can be told only then;
@@ -15,7 +15,7 @@ from typing import Final
 
 from cloned_proxy.policy.decide import decide_tunnel
 from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Decision, IdentityRefusal, Reason, Request, Verdict
+from cloned_proxy.policy.model import Decision, Reason, Request, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
@@ -31,37 +31,25 @@ _ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _ACCESS_DENIED: Final = b"\x15\x03\x03\x00\x02\x02\x31"
 """A fatal `access_denied` alert (RFC 8446, section 6.2): a TLS client says so instead of "connection reset"."""
 
+_REPORTED_SILENCE: Final = 1.0
+"""Seconds that a silent tunnel waits for its ClientHello in report mode."""
+
 
 async def serve(connection: ClientConnection, head: Head) -> None:
-    """Ends with the connection answered, closed, relaying, or at the end of its inspection."""
+    """Serves a CONNECT. Ends with the connection answered, closed, relaying, or at the end of its inspection."""
     if connection.parts.stopping():
-        connection.answer(answers.unavailable(), with_body=head.method != "HEAD")
-    elif head.method == "CONNECT":
-        await _serve_connect(connection, head)
+        connection.answer(answers.unavailable())
     else:
-        await _serve_http(connection, head)
-
-
-async def _serve_http(connection: ClientConnection, head: Head) -> None:
-    inspector = connection.parts.inspector
-    principal = connection.listener.principal
-    if inspector is None:
-        request = Request(head.host, head.port, head.method, head.path)
-        caller = principal or IdentityRefusal(Reason.IDENTITY_MISSING)
-        refusal = connection.parts.enforcer.refuse(caller, request, Kind.HTTP, Reason.INTERNAL_ERROR)
-        connection.answer(answers.refused(refusal), with_body=head.method != "HEAD")
-        return
-    reader, writer = connection.hand_over()
-    try:
-        await inspector.serve_http(reader, writer, principal)
-    finally:
-        connection.release()
+        await _serve_connect(connection, head)
 
 
 async def _serve_connect(connection: ClientConnection, head: Head) -> None:
     parts = connection.parts
     caller = identify(head.fields, key=parts.identity_key, now=parts.clock(), listener=connection.listener.principal)
-    granted = await parts.enforcer.authorise(caller, Request(head.host, head.port), Kind.TUNNEL)
+    request = Request(head.host, head.port)
+    granted = parts.enforcer.authorise_now(caller, request, Kind.TUNNEL)
+    if granted is None:
+        granted = await parts.enforcer.authorise(caller, request, Kind.TUNNEL)
     if isinstance(granted, Refusal):
         connection.answer(answers.refused(granted))
     else:
@@ -158,7 +146,7 @@ class _Passage:
         seen = len(fresh)
         outcome: ServerNames | Unread = reader.feed(fresh)
         try:
-            async with asyncio.timeout(self._parts.settings.client_hello_timeout):
+            async with asyncio.timeout(self._hello_seconds()):
                 while outcome is Unread.NEED_MORE:
                     if not await connection.more(seen):
                         if not seen:
@@ -177,10 +165,20 @@ class _Passage:
             raise self._refused_as(decision)
         self._parts.enforcer.amend(self._grant, decision)
 
+    def _hello_seconds(self) -> float:
+        seconds = self._parts.settings.client_hello_timeout
+        # Where silence will pass anyway, a protocol whose server speaks first must not wait for long to be recorded.
+        return min(seconds, _REPORTED_SILENCE) if decide_tunnel(self._grant.decision, None).passes else seconds
+
     async def _relay(self, upstream: Socket) -> str:
         connection = self._connection
         relay = Relay(
-            connection.transport, connection.take(), self._grant.charge, on_end=self._relay_ended, clock=time.monotonic
+            connection.transport,
+            connection.take(),
+            self._grant.charge,
+            on_end=self._relay_ended,
+            clock=time.monotonic,
+            splicer=self._parts.splicer,
         )
         connection.relay = relay
         self._count()

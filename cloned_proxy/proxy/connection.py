@@ -7,15 +7,16 @@ import enum
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final, Protocol, cast
 
 import structlog
 
 from cloned_proxy.policy.model import IdentityRefusal, Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
+from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.head import Head, HeadError, parse_head
+from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.relay import Relay, reset
@@ -28,7 +29,6 @@ _log = structlog.get_logger(__name__)
 
 # Any empty line ends the search, so that a head with bare LFs is refused at once instead of at the deadline.
 _EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
-_FIRST_OF_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
 _LINGER_SECONDS: Final = 2.0
 _LINGER_BYTES: Final = 1_048_576
 """What is still read after an answer, so that the reset of an unread socket does not destroy it on the way."""
@@ -55,26 +55,40 @@ class GateParts:
     clock: Callable[[], float]
     """Wall clock, for the expiry of credentials."""
     tunnels: Tunnels
+    splicer: Splicer | None
+    """None where bytes stay on the transports: `os.splice` is Linux only."""
     admit: Callable[[ClientConnection], bool]
     """Counts a new connection; False when it is one too many."""
     forget: Callable[[ClientConnection], None]
     """The connection and all that came of it are closed."""
     stopping: Callable[[], bool]
     serve: Callable[[ClientConnection, Head], Coroutine[None, None, None]]
-    """What follows a well-formed head: `connect.serve`."""
+    """What follows the head of a CONNECT: `connect.serve`."""
+    serve_plain: Callable[[ClientConnection, Head], None]
+    """What follows every other head: `PlainHttp.serve`."""
+
+
+class Successor(Protocol):
+    """Who has the transport of a connection whose requests are plain HTTP."""
+
+    @property
+    def quiet(self) -> bool: ...
+
+    def cut(self, cause: str) -> None: ...
 
 
 class ClientConnection(asyncio.Protocol):
     """Reads one head strictly. Whatever goes wrong in here ends the connection and forwards nothing."""
 
     __slots__ = ("_buffer", "_dropped", "_loop", "_phase", "_searched", "_task", "_timer", "_waiter",
-                 "cause", "eof", "listener", "lost", "parts", "relay", "transport")  # fmt: skip
+                 "cause", "eof", "listener", "lost", "parts", "plain", "relay", "transport")  # fmt: skip
 
     def __init__(self, parts: GateParts, listener: Listener) -> None:
         self.parts = parts
         self.listener = listener
         self.transport: asyncio.Transport
         self.relay: Relay | None = None
+        self.plain: Successor | None = None
         self.lost = False
         """The transport has told us that it is closed."""
         self.eof = False
@@ -189,11 +203,16 @@ class ClientConnection(asyncio.Protocol):
     @property
     def quiet(self) -> bool:
         """Whether the client has not asked for anything yet."""
+        if self.plain is not None:
+            return self.plain.quiet
         return self._phase is _Phase.HEAD and not self._buffer
 
     def cut(self, cause: str) -> None:
         """Resets the client, and the upstream if there is one, at once."""
         self.cause = self.cause or cause
+        if self.plain is not None:
+            self.plain.cut(cause)
+            return
         if self.relay is not None and self.relay.started:
             self.relay.cut(cause)
             return
@@ -207,7 +226,7 @@ class ClientConnection(asyncio.Protocol):
         buffer, limit = self._buffer, self.parts.settings.max_head_bytes
         found = _EMPTY_LINE.search(buffer, max(0, self._searched - 2))
         self._searched = len(buffer)
-        if _FIRST_OF_TOKEN.match(buffer) is None:
+        if FIRST_OF_TOKEN.match(buffer) is None:
             self._refuse_head(HeadError("this is an HTTP proxy, and these bytes are not HTTP"))
         elif (found.end() if found is not None else len(buffer)) > limit:
             self._refuse_head(HeadError(f"a request head of more than {limit} bytes", status=431))
@@ -221,12 +240,17 @@ class ClientConnection(asyncio.Protocol):
         except HeadError as error:
             self._refuse_head(error)
             return
+        del self._buffer[: len(data)]
+        if head.method != "CONNECT":
+            self._phase = _Phase.HANDED_OVER
+            self.parts.serve_plain(self, head)
+            return
         self._phase = _Phase.DECIDING
         self.transport.pause_reading()
-        if head.method == "CONNECT":
-            # The inspection reads its first head again; a CONNECT is used up here.
-            del self._buffer[: len(data)]
-        self._task = self._loop.create_task(self._serve(head))
+        # Begun here and now: a refusal, and all up to the dial, costs no turn of the loop.
+        task = asyncio.Task(self._serve(head), loop=self._loop, eager_start=True)
+        if not task.done():
+            self._task = task
 
     async def _serve(self, head: Head) -> None:
         """The connection's one task: no exception leaves it, and none leaves anything open."""
@@ -252,10 +276,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse_head(self, error: HeadError) -> None:
         kind = Kind.TUNNEL if self._buffer.startswith(b"CONNECT ") else Kind.HTTP
-        caller = self.listener.principal or IdentityRefusal(Reason.IDENTITY_MISSING)
-        refusal = self.parts.enforcer.refuse(caller, error.request, kind, error.reason)
-        status = error.status if refusal.decision.reason is error.reason else None
-        self.answer(answers.refused(refusal, status=status, explanation=str(error)))
+        self.answer(answer_to_head(self.parts, self.listener, error, kind))
 
     def _failed(self) -> None:
         _log.exception("a client connection failed and is closed", listener=self.listener.name)
@@ -280,3 +301,11 @@ class ClientConnection(asyncio.Protocol):
         self._dropped += len(data)
         if self._dropped > _LINGER_BYTES:
             self.transport.abort()
+
+
+def answer_to_head(parts: GateParts, listener: Listener, error: HeadError, kind: Kind) -> Answer:
+    """Puts the refusal of a head on record and says what to mend."""
+    caller = listener.principal or IdentityRefusal(Reason.IDENTITY_MISSING)
+    refusal = parts.enforcer.refuse(caller, error.request, kind, error.reason)
+    status = error.status if refusal.decision.reason is error.reason else None
+    return answers.refused(refusal, status=status, explanation=str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -100,8 +101,29 @@ async def _connect(address: Address, port: int) -> socket.socket:
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
+        # Not `loop.sock_connect`: uvloop's asks a thread to resolve even a literal, and so doubles the price.
+        outcome = sock.connect_ex((str(address), port))
+        if outcome == errno.EINPROGRESS:
+            await _writable(sock)
+            outcome = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if outcome:
+            raise OSError(outcome, os.strerror(outcome))  # noqa: TRY301  the socket is closed below, as for any failure
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+async def _writable(sock: socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    writable = loop.create_future()
+    loop.add_writer(sock, _wake, writable)
+    try:
+        await writable
+    finally:
+        loop.remove_writer(sock)
+
+
+def _wake(writable: asyncio.Future[None]) -> None:
+    if not writable.done():
+        writable.set_result(None)

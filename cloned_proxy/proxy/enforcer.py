@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import structlog
 
@@ -20,6 +20,7 @@ from cloned_proxy.policy.model import (
     Address,
     Caller,
     Decision,
+    Host,
     IdentityRefusal,
     Policy,
     Principal,
@@ -79,6 +80,22 @@ class PolicySource(Protocol):
     def current(self) -> Policy | None: ...
 
 
+class _Question(NamedTuple):
+    """A request that its policy allows, before the rest is known. A tuple, because one is made for each request."""
+
+    caller: Principal
+    decision: Decision
+    host: Host
+    kind: Kind
+    policy: Policy
+    started: float
+    """On `time.perf_counter`, moved on by what was waited for."""
+
+    @property
+    def spends_use(self) -> bool:
+        return _spends_use(self.decision, self.kind)
+
+
 class Enforcer:
     """One for each process. All methods run on its event loop."""
 
@@ -126,9 +143,84 @@ class Enforcer:
             _log.exception("authorise failed; the request is refused")
             return self._unrecorded(caller, request)
 
+    def authorise_now(self, caller: Caller, request: Request, kind: Kind) -> Grant | Refusal | None:
+        """`authorise` without a task, for a request that nothing has to be waited for.
+
+        None, with nothing taken and nothing on record, when a name has to be looked up or a commit awaited.
+        """
+        try:
+            return self._authorise_now(caller, request, kind)
+        except AuditUnavailableError:
+            return self._unrecorded(caller, request)
+        except Exception:  # noqa: BLE001  logged; a fault refuses
+            _log.exception("authorise failed; the request is refused")
+            return self._unrecorded(caller, request)
+
+    def _authorise_now(self, caller: Caller, request: Request, kind: Kind) -> Grant | Refusal | None:
+        question = self._ask(caller, request, kind)
+        if isinstance(question, Refusal):
+            return question
+        if self._strict_durability or question.spends_use:
+            return None
+        addresses = self._resolver.known(question.host)
+        if addresses is None:
+            return None
+        outcome = self._answer(question, addresses)
+        if isinstance(outcome, Refusal):
+            return outcome
+        event = self._event(caller, outcome.decision, outcome.kind, outcome.policy)
+        self._record(event, time.perf_counter() - outcome.started)
+        return self._grant(outcome, event, addresses)
+
     async def _authorise(
         self, caller: Caller, request: Request, kind: Kind, pinned: tuple[Address, ...] | None
     ) -> Grant | Refusal:
+        question = self._ask(caller, request, kind)
+        if isinstance(question, Refusal):
+            return question
+        if pinned is None:
+            asked = time.perf_counter()
+            try:
+                pinned = await self._resolver.resolve(question.host)
+            except ResolveError as error:
+                event = self._event(caller, question.decision, question.kind, question.policy)
+                # Nothing was dialled, so nothing is spent: a lease outlives a name server that does not answer.
+                event = replace(event, spends_use=False)
+                self._record(event, asked - question.started)
+                return Refusal(event.id, question.decision, phase="resolve", timed_out=error.timed_out)
+            # Waiting for the name is no part of deciding.
+            question = question._replace(started=question.started + time.perf_counter() - asked)
+        # The name may have taken seconds to resolve; the policy that decides is the one in force at the dial.
+        if self._policies.current is not question.policy:
+            return await self._authorise(caller, request, kind, None)
+        outcome = self._answer(question, pinned)
+        if isinstance(outcome, Refusal):
+            return outcome
+        if self._strict_durability or outcome.spends_use:
+            return await self._granted_on_disk(outcome, pinned)
+        event = self._event(caller, outcome.decision, outcome.kind, outcome.policy)
+        self._record(event, time.perf_counter() - outcome.started)
+        return self._grant(outcome, event, pinned)
+
+    async def _granted_on_disk(self, question: _Question, addresses: tuple[Address, ...]) -> Grant | Refusal:
+        event = self._event(question.caller, question.decision, question.kind, question.policy)
+        # Charged before the record is awaited: requests that wait for the disk together must see each other.
+        grant = self._grant(question, event, addresses)
+        try:
+            await self._audit.commit(event)
+        except BaseException:
+            grant.charge.close()
+            raise
+        self._metrics.decided(event, time.perf_counter() - question.started)
+        # The disk may have been slow, and what was revoked meanwhile is not dialled.
+        if self._policies.current is not question.policy and not (now := self.review(grant)).passes:
+            refusal = self.amend(grant, now)
+            self.finish(grant, f"revoked:{now.reason.value}")
+            return refusal or self._unrecorded(question.caller, now.request)
+        return grant
+
+    def _ask(self, caller: Caller, request: Request, kind: Kind) -> _Question | Refusal:
+        """The decision before the name is resolved, and what the rest of the way needs to know."""
         started = time.perf_counter()
         policy = self._policies.current
         decision = decide(policy, caller, request, self._clock(), self._leases.spent)
@@ -136,36 +228,24 @@ class Enforcer:
             return self._refused(caller, decision, kind, policy, started)
         if decision.inspect and kind is Kind.TUNNEL:
             kind = Kind.INSPECTED_TUNNEL
+        return _Question(caller, decision, decision.host, kind, policy, started)
 
-        spent_deciding = time.perf_counter() - started
-        if pinned is None:
-            try:
-                pinned = await self._resolver.resolve(decision.host)
-            except ResolveError as error:
-                event = self._event(caller, decision, kind, policy)
-                self._record(event, spent_deciding)
-                return Refusal(event.id, decision, phase="resolve", timed_out=error.timed_out)
-        # The name may have taken seconds to resolve; the policy that decides is the one in force at the dial.
-        if self._policies.current is not policy:
-            return await self._authorise(caller, request, kind, None)
-        resumed = time.perf_counter()
-        decision = decide_addresses(decision, pinned, self._own_listeners)
+    def _answer(self, question: _Question, addresses: tuple[Address, ...]) -> _Question | Refusal:
+        """The decision on addresses, limits and leases; a pass is not on record yet."""
+        caller, decision, _, kind, policy, started = question
+        decision = decide_addresses(decision, addresses, self._own_listeners)
         limits = policy.scope_of(caller.tool).limits
         decision = decide_limits(decision, limits, self._budgets.usage(caller.tool))
         decision = self._take_lease(decision, kind)
-        started = resumed - spent_deciding
         if not decision.passes:
             retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
             return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
+        return question if decision is question.decision else question._replace(decision=decision)
 
-        event = self._event(caller, decision, kind, policy)
-        if self._strict_durability or event.spends_use:
-            await self._audit.commit(event)
-            self._metrics.decided(event, time.perf_counter() - started)
-        else:
-            self._record(event, time.perf_counter() - started)
+    def _grant(self, question: _Question, event: DecisionEvent, addresses: tuple[Address, ...]) -> Grant:
+        caller, decision, _, kind, policy, _ = question
         charge = self._budgets.open(caller.tool)
-        return Grant(event.id, kind, decision, caller, pinned, policy, charge, time.monotonic())
+        return Grant(event.id, kind, decision, caller, addresses, policy, charge, time.monotonic())
 
     def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
         """Puts on record a refusal that the form of a head decides: `malformed_request` or `host_header_mismatch`."""
@@ -221,7 +301,6 @@ class Enforcer:
         rule = decision.rule
         if not decision.passes or rule is None or rule.max_uses is None or rule.denies:
             return decision
-        # The requests inside an inspected tunnel spend uses, not the CONNECT that carries them.
         if kind is Kind.INSPECTED_TUNNEL or self._leases.take(rule):
             return decision
         return replace(decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
@@ -244,9 +323,6 @@ class Enforcer:
 
     def _event(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None) -> DecisionEvent:
         request, rule = decision.request, decision.rule
-        spends = (
-            decision.passes and rule is not None and rule.max_uses is not None and kind is not Kind.INSPECTED_TUNNEL
-        )
         return DecisionEvent(
             id=new_decision_id(),
             at=self._clock(),
@@ -257,10 +333,16 @@ class Enforcer:
             run=None if isinstance(caller, IdentityRefusal) else caller.run,
             host=decision.host.text if decision.host is not None else request.host[:_MAX_RECORDED_HOST],
             port=request.port,
-            method=request.method or "CONNECT",
+            method=request.method or ("CONNECT" if request.port else ""),
             path=(request.path or "").partition("?")[0][:_MAX_RECORDED_PATH],
             rule=rule.id if rule is not None else "",
             policy=policy.version if policy is not None else "",
             hint=hint(decision),
-            spends_use=spends,
+            spends_use=_spends_use(decision, kind),
         )
+
+
+def _spends_use(decision: Decision, kind: Kind) -> bool:
+    """The requests inside an inspected tunnel spend uses, not the CONNECT that carries them."""
+    rule = decision.rule
+    return decision.passes and rule is not None and rule.max_uses is not None and kind is not Kind.INSPECTED_TUNNEL

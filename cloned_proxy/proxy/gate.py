@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from cloned_proxy.proxy import connect
+from cloned_proxy.proxy import connect, splice
+from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.connection import ClientConnection, GateParts
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import BACKLOG, Listener
+from cloned_proxy.proxy.plain import PlainHttp
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
@@ -34,7 +36,9 @@ class Gate:
         metrics: Metrics,
         inspector: Inspector | None,
         clock: Callable[[], float] = time.time,
+        spliced: bool = splice.AVAILABLE,
     ) -> None:
+        """`spliced` False keeps all bytes on the transports, as where there is no `os.splice`."""
         self._max_connections: Final = settings.max_connections
         self._servers: dict[Listener, asyncio.Server] = {}
         self._connections: set[ClientConnection] = set()
@@ -47,6 +51,8 @@ class Gate:
             max_seconds=settings.max_tunnel_seconds,
             clock=time.monotonic,
         )
+        self._splicer: Final = Splicer(clock=time.monotonic) if spliced else None
+        self._plain: Final = PlainHttp(enforcer.review)
         self._parts: Final = GateParts(
             enforcer=enforcer,
             identity_key=identity_key,
@@ -55,10 +61,12 @@ class Gate:
             inspector=inspector,
             clock=clock,
             tunnels=self.tunnels,
+            splicer=self._splicer,
             admit=self._admit,
             forget=self._forget,
             stopping=lambda: self._stopping,
             serve=connect.serve,
+            serve_plain=self._plain.serve,
         )
 
     @property
@@ -105,11 +113,13 @@ class Gate:
     async def drain(self, seconds: float) -> None:
         """Stops accepting, gives open flows `seconds` to end by themselves, then cuts them."""
         self.stop_accepting()
-        if await self._gone_within(seconds):
-            return
-        for connection in tuple(self._connections):
-            connection.cut("drained")
-        await self._gone_within(_CUT_SECONDS)
+        self._plain.close()
+        if not await self._gone_within(seconds):
+            for connection in tuple(self._connections):
+                connection.cut("drained")
+            await self._gone_within(_CUT_SECONDS)
+        if self._splicer is not None:
+            self._splicer.close()
 
     def sweep(self) -> None:
         """Cuts every tunnel that the policy in force, a limit or a timeout no longer lets pass.
@@ -117,6 +127,7 @@ class Gate:
         The server calls it at each change of the policy, and each second for what time alone revokes.
         """
         self.tunnels.sweep()
+        self._plain.sweep()
 
     async def _gone_within(self, seconds: float) -> bool:
         try:

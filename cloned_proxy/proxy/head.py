@@ -77,6 +77,9 @@ class Head:
         )
 
 
+FIRST_OF_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
+"""What every request starts with: the first octet tells HTTP from TLS and from noise."""
+
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, section 5.6.2
 # RFC 9112, section 3: exactly one SP between the parts. The target is any visible ASCII: what its octets mean is
 # for the form below and for `policy.path`, which covers nothing that two readers could read differently.

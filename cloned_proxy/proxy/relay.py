@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from cloned_proxy.proxy.budget import Charge
+from cloned_proxy.proxy.bulk import BULK_BYTES, BULK_SECONDS, BulkFlow, Splicer
+from cloned_proxy.proxy.splice import PumpEnd
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
 
@@ -29,9 +31,11 @@ class Relay:
 
     `first` is what the client sent before; `client` may be paused and loses its old protocol. `on_end` gets the cause
     once, when both sides are closed: `closed`, `client_reset`, `upstream_error:response`, or what `cut` was given.
+    Without a `splicer` every byte goes through the transports.
     """
 
-    __slots__ = ("_charge", "_clock", "_first", "_on_end", "_open_ends", "cause", "client", "last_byte", "upstream")
+    __slots__ = ("_charge", "_clock", "_first", "_on_end", "_open_ends", "cause", "client", "last_byte", "splicer",
+                 "upstream")  # fmt: skip
 
     def __init__(
         self,
@@ -41,7 +45,9 @@ class Relay:
         *,
         on_end: Callable[[str], None],
         clock: Callable[[], float],
+        splicer: Splicer | None = None,
     ) -> None:
+        self.splicer = splicer
         self._first = first
         self._charge = charge
         self._on_end = on_end
@@ -83,17 +89,27 @@ class Relay:
         """Resets both sides."""
         self.cause = self.cause or cause
         for end in (self.client, self.upstream):
+            end.stop_splicing()
+        for end in (self.client, self.upstream):
             if end.transport is not None:
                 reset(end.transport)
 
-    def touch(self) -> None:
-        self.last_byte = self._clock()
+    def touch(self) -> float:
+        self.last_byte = now = self._clock()
+        return now
+
+    def cause_of(self, end: RelayEnd) -> str:
+        """What goes on record when the connection of `end` fails."""
+        return "client_reset" if end is self.client else "upstream_error:response"
 
     def end_closed(self, end: RelayEnd, error: Exception | None) -> None:
         if not self.started:
             return
         if not self.cause and error is not None:
-            self.cause = "client_reset" if end is self.client else "upstream_error:response"
+            self.cause = self.cause_of(end)
+        # Before the other side is reset or closed: a connection lasts as long as its last descriptor.
+        self.client.stop_splicing()
+        self.upstream.stop_splicing()
         self._open_ends -= 1
         other = end.other.transport
         if self._open_ends == 0:
@@ -107,7 +123,7 @@ class Relay:
 class RelayEnd(asyncio.Protocol):
     """One side: what arrives here is written to `other`."""
 
-    __slots__ = ("_count", "_relay", "eof", "full", "other", "transport")
+    __slots__ = ("_bulk", "_count", "_relay", "_window", "_window_bytes", "eof", "full", "other", "transport")
 
     def __init__(self, relay: Relay, count: Callable[[int], None]) -> None:
         self._relay = relay
@@ -118,6 +134,10 @@ class RelayEnd(asyncio.Protocol):
         """Its peer has sent FIN."""
         self.full = False
         """Its write buffer is over the mark, so the other side is not read."""
+        self._bulk: BulkFlow | None = None
+        """Set while what it sends goes to `other` through a pump, or is about to."""
+        self._window = 0.0
+        self._window_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Only the upstream side gets here; the client's transport is handed over while it is open.
@@ -134,24 +154,31 @@ class RelayEnd(asyncio.Protocol):
             return
         try:
             self._count(len(data))
-            self._relay.touch()
+            now = self._relay.touch()
             other.write(data)
+            self._weigh(len(data), now)
         except Exception:
             self._relay.cut("internal_error")
             raise
 
     def eof_received(self) -> bool:
-        self.eof = True
-        other, mine = self.other, self.transport
-        if other.transport is None or mine is None or other.transport.is_closing():
+        other = self.other.transport
+        if other is None or other.is_closing():
+            self.eof = True
             return False
-        if other.eof:
-            # Both have sent FIN: nothing can come any more. `close` sends what is buffered, then lets go of the socket.
-            mine.close()
-            other.transport.close()
-        else:
-            other.transport.write_eof()
+        if not self.other.eof:  # else both close now, which says it as well
+            other.write_eof()
+        self._ended()
         return True
+
+    def _ended(self) -> None:
+        """Its FIN has come and was passed on."""
+        self.eof = True
+        if self.other.eof:
+            # Both have sent FIN: nothing can come any more. `close` sends what is buffered, then lets go of the socket.
+            for end in (self, self.other):
+                if end.transport is not None:
+                    end.transport.close()
 
     def pause_writing(self) -> None:
         self.full = True
@@ -161,6 +188,8 @@ class RelayEnd(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.full = False
+        if self.other.splicing_waits():
+            return
         source = self.other.transport
         # A loop that resumed a source behind its FIN would tell the FIN again.
         if source is not None and not source.is_closing() and not self.other.eof:
@@ -168,3 +197,57 @@ class RelayEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.end_closed(self, exc)
+
+    # Bulk.
+
+    def stop_splicing(self) -> None:
+        bulk, self._bulk = self._bulk, None
+        if bulk is not None:
+            bulk.stop()
+
+    def splicing_waits(self) -> bool:
+        """Tells a pump that the other side has written everything; False when there is none."""
+        if self._bulk is None:
+            return False
+        self._bulk.sink_drained()
+        return True
+
+    def _weigh(self, count: int, now: float) -> None:
+        """Moves this direction to a pump once it is bulk."""
+        if now - self._window > BULK_SECONDS:
+            self._window = now
+            self._window_bytes = 0
+        self._window_bytes += count
+        if self._window_bytes >= BULK_BYTES:
+            self._window_bytes = 0
+            self._splice()
+
+    def _splice(self) -> None:
+        splicer, mine, other = self._relay.splicer, self.transport, self.other.transport
+        if splicer is None or mine is None or other is None or self._bulk is not None:
+            return
+        bulk = BulkFlow(splicer, mine, other, on_bytes=self._spliced, on_end=self._splicing_ended)
+        if splicer.join(bulk):
+            self._bulk = bulk
+            bulk.begin()
+
+    def _spliced(self, count: int) -> None:
+        try:
+            self._count(count)
+            self._relay.touch()
+        except Exception:
+            self._relay.cut("internal_error")
+            raise
+
+    def _splicing_ended(self, end: PumpEnd) -> None:
+        self._bulk = None
+        match end:
+            case PumpEnd.EOF:
+                self._ended()
+            case PumpEnd.SOURCE_FAILED:
+                self._relay.cut(self._relay.cause_of(self))
+            case PumpEnd.SINK_FAILED:
+                self._relay.cut(self._relay.cause_of(self.other))
+            case PumpEnd.NO_PIPE:
+                if self.transport is not None and not self.transport.is_closing() and not self.other.full:
+                    self.transport.resume_reading()

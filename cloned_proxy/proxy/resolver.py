@@ -85,15 +85,12 @@ class Resolver:
 
         Raises ResolveError. Cancelling one caller does not cancel the look-up that others wait for.
         """
-        if host.address is not None:
-            return (host.address,)
+        if (known := self.known(host)) is not None:
+            return known
         name = host.text
         answer = self._cache.get(name)
         if answer is not None and self._clock() < answer.expires:
-            self._cache.move_to_end(name)
-            if not answer.addresses:
-                raise ResolveError("the name did not resolve")
-            return answer.addresses
+            raise ResolveError("the name did not resolve")
         flight = self._flights.get(name) or self._take_off(name)
         flight.waiting += 1
         try:
@@ -111,6 +108,16 @@ class Resolver:
         if not addresses:
             raise ResolveError("the name has no address")
         return addresses
+
+    def known(self, host: Host) -> Addresses | None:
+        """What `resolve` would return at once; None when it would have to wait, or raise."""
+        if host.address is not None:
+            return (host.address,)
+        answer = self._cache.get(host.text)
+        if answer is None or not answer.addresses or self._clock() >= answer.expires:
+            return None
+        self._cache.move_to_end(host.text)
+        return answer.addresses
 
     def forget(self) -> None:
         """Empties the cache; called at each change of the policy.

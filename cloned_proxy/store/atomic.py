@@ -22,7 +22,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         _replace(target, data)
     except OSError as error:
         raise StoreError(
-            f"{path}: not written, the old content stands: {error.strerror or error}; {_fix(error)}"
+            f"{path}: not written, the old content stands: {error.strerror or error}; {fix_for(error)}"
         ) from error
 
 
@@ -61,7 +61,8 @@ def _keep_mode_and_owner(target: Path, descriptor: int) -> None:
         os.fchown(descriptor, old.st_uid, old.st_gid)
 
 
-def _fix(error: OSError) -> str:
+def fix_for(error: OSError) -> str:
+    """What somebody can do about a file that could not be written."""
     match type(error).__name__, error.errno:
         case "PermissionError", _:
             return "make the directory writable for this user"

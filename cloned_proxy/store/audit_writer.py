@@ -20,8 +20,9 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.store.audit_log import append_events, forget_rules, prune_entries
+from cloned_proxy.store.audit_log import append_events, forget_rules, newest_at, prune_entries
 from cloned_proxy.store.database import open_database
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.events import AuditUnavailableError, Event
 
 _log = structlog.get_logger(__name__)
@@ -65,6 +66,22 @@ class _Forget:
 type _Item = Event | _Awaited | _Forget
 
 
+class _RetentionClock:
+    """How old entries are: runs with the monotonic clock, and is never ahead of the wall clock.
+
+    A wall clock that jumps years ahead would otherwise age the whole log in a moment. One that is wrong at the start
+    is noticed by the newest entry; after a real pause of months the first run keeps a little more than it must.
+    """
+
+    def __init__(self, clock: Callable[[], float], newest: float | None) -> None:
+        self._clock = clock
+        self._began = time.monotonic()
+        self._at = clock() if newest is None else min(clock(), newest + _DAY)
+
+    def __call__(self) -> float:
+        return min(self._clock(), self._at + time.monotonic() - self._began)
+
+
 class AuditWriter:
     """An `AuditSink`. Opens the database (raises StoreError) and starts its thread; `close` writes what is queued."""
 
@@ -80,9 +97,9 @@ class AuditWriter:
         self._path = path
         self._limit = queue
         self._retention = retention_days * _DAY
-        self._clock = clock
         self._on_queue = on_queue
         self._database = open_database(path)
+        self._now = self._retention_clock(clock)
         self._inode = path.stat().st_ino
         self._queue: deque[_Item] = deque()
         self._in_flight = 0
@@ -120,6 +137,13 @@ class AuditWriter:
     def forget(self, rules: tuple[str, ...]) -> None:
         """Drops the lease counts of rules, after everything queued so far. Raises AuditUnavailableError."""
         self._accept(_Forget(rules))
+
+    def _retention_clock(self, clock: Callable[[], float]) -> _RetentionClock:
+        try:
+            return _RetentionClock(clock, newest_at(self._database))
+        except sqlite3.Error as error:
+            self._database.close()
+            raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
 
     def close(self) -> None:
         """Writes what is queued, stops the thread and closes the database. Later events are refused."""
@@ -224,11 +248,15 @@ class AuditWriter:
     def _prune_when_due(self) -> None:
         if time.monotonic() < self._next_prune or self._failure is not None:
             return
-        self._next_prune = time.monotonic() + _PRUNE_SECONDS
+        removed = 0
         try:
-            prune_entries(self._database, before=self._clock() - self._retention)
+            removed = prune_entries(self._database, before=self._now() - self._retention)
         except sqlite3.Error as error:
             _log.warning("old audit entries were not removed; tried again in an hour", reason=str(error))
+        if removed:
+            self._wake.set()  # there may be more, but what is queued goes first
+        else:
+            self._next_prune = time.monotonic() + _PRUNE_SECONDS
 
     def _fail(self, reason: str) -> None:
         if self._failure is None:

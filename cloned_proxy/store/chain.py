@@ -17,6 +17,9 @@ from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, PolicyE
 
 GENESIS: Final = "0" * 64
 _TYPES: Final = {DecisionEvent: "decision", FlowEnd: "flow_end", PolicyEvent: "policy"}
+_FIELDS: Final = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _TYPES}
+_encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
+"""One encoder for all: `json.dumps` with options builds a new one for each call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +47,10 @@ class ChainReport:
 
 def canonical_json(event: Event) -> str:
     """One event as it is stored and hashed: sorted keys, no spaces, ASCII only, a `type` beside the fields."""
-    body = {field.name: getattr(event, field.name) for field in dataclasses.fields(event)}
-    body["type"] = _TYPES[type(event)]
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    kind = type(event)
+    body = {name: getattr(event, name) for name in _FIELDS[kind]}
+    body["type"] = _TYPES[kind]
+    return _encode(body)
 
 
 def next_link(previous: Link, body: str) -> Link:

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.store.atomic import fsync_directory
+from cloned_proxy.store.atomic import fix_for, fsync_directory
 from cloned_proxy.store.errors import StoreError
 
 KEY_BYTES: Final = 32
@@ -67,4 +67,4 @@ def _create(path: Path) -> None:
             draft.unlink(missing_ok=True)
         fsync_directory(path.parent)
     except OSError as error:
-        raise StoreError(f"{path}: no key could be written: {error.strerror}; make the directory writable") from error
+        raise StoreError(f"{path}: no key could be written: {error.strerror}; {fix_for(error)}") from error

@@ -30,8 +30,8 @@ _log = structlog.get_logger(__name__)
 
 _DEBOUNCE_SECONDS: Final = 0.02
 _SETTLE_SECONDS: Final = 0.1
-"""How long an emptied file may stay empty: an editor that rewrites in place truncates first, and an empty policy is
-a valid one that would cut every tunnel."""
+"""How long an emptied file may stay empty: an editor that rewrites in place truncates first, and that moment is not
+worth an alarm."""
 _POLL_SECONDS: Final = 1.0
 _READ_ONLY_EVENTS: Final = frozenset({"opened", "closed_no_write"})  # our own reading must not wake us
 _NOISE: Final = ("state.db",)  # the audit log beside it changes twenty times a second
@@ -126,8 +126,8 @@ class LivePolicy:
         if self.last_error is not None and str(error) == str(self.last_error):
             return
         self.last_error = error
-        kept = self.current.version if self.current is not None else "none: every request is refused"
-        _log.error("policy file not accepted", in_force=kept, problem=str(error))
+        if self.current is not None:  # at the start it is the caller of `start` who tells
+            _log.error("policy file not accepted", in_force=self.current.version, problem=str(error))
         self._on_reject(error)
 
     async def _follow(self) -> None:
@@ -135,15 +135,16 @@ class LivePolicy:
             await self._dirty.wait()
             await asyncio.sleep(_DEBOUNCE_SECONDS)
             self._dirty.clear()
-            self._watch.refresh(asyncio.get_running_loop())  # the event may have been the directory's own end
-            await self.reload()
+            try:
+                self._watch.refresh(asyncio.get_running_loop())  # the event may have been the directory's own end
+                await self.reload()
+            except Exception:  # noqa: BLE001  what one change broke must not end the following of the next
+                _log.exception("a change of the policy could not be followed to its end")
 
     async def _poll(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            self._watch.refresh(loop)
-            if signature_of(self.path) != self._seen:
+            if self._watch.outdated or signature_of(self.path) != self._seen:
                 self._dirty.set()
 
 
@@ -157,27 +158,37 @@ class _DirectoryWatch(FileSystemEventHandler):
         self._observer: BaseObserver | None = None
         self._inode: tuple[int, int] | None = None
 
+    @property
+    def outdated(self) -> bool:
+        """Whether another directory than the one that is watched is there now."""
+        found = self._found()
+        return found is not None and found != self._inode
+
     def refresh(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watches the directory that is there now. Where none can be watched, the poll alone remains."""
         self._loop = loop
-        try:
-            info = self._directory.stat()
-        except OSError:
-            return
-        if self._inode == (info.st_dev, info.st_ino):
+        found = self._found()
+        if found is None or found == self._inode:
             return
         self.stop()
         observer = Observer()
         try:
             observer.schedule(self, str(self._directory))
             observer.start()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
             _log.warning("the policy directory cannot be watched; changes take a second", reason=str(error))
             return
         finally:
-            self._inode = (info.st_dev, info.st_ino)
+            self._inode = found
         self._observer = observer
         self._dirty.set()
+
+    def _found(self) -> tuple[int, int] | None:
+        try:
+            info = self._directory.stat()
+        except OSError:
+            return None
+        return (info.st_dev, info.st_ino)
 
     def stop(self) -> None:
         """Ends the watching threads."""

@@ -78,13 +78,17 @@ class Workspace:
             raise StoreError(
                 f"{self.root}: the workspace cannot be made: {error.strerror}; use --workspace DIR in a writable place"
             ) from error
+        self.check_owner()
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise StoreError(f"{self.root}: the workspace is read-only; mount it writable, or use --workspace DIR")
+
+    def check_owner(self) -> None:
+        """Raises StoreError for a directory that somebody else made or can write: one planted in /tmp, for example."""
         info = self.root.stat()
         if info.st_uid != os.geteuid():
             raise StoreError(f"{self.root}: belongs to user {info.st_uid}; run as that user, or use --workspace DIR")
         if stat.S_IMODE(info.st_mode) & 0o022:
             raise StoreError(f"{self.root}: others can write the workspace; run `chmod 700 {self.root}`")
-        if not os.access(self.root, os.W_OK | os.X_OK):
-            raise StoreError(f"{self.root}: the workspace is read-only; mount it writable, or use --workspace DIR")
 
     def config(self) -> Config:
         """The settings; all defaults without a file. Raises StoreError."""

@@ -6,7 +6,8 @@ import pytest
 
 from cloned_proxy.cli.authority import parse_listen, split_port
 from cloned_proxy.cli.durations import format_seconds, parse_duration
-from cloned_proxy.cli.output import table, visible
+from cloned_proxy.cli.errors import say
+from cloned_proxy.cli.output import put_json, table, visible
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,16 @@ def test_off_is_no_listener() -> None:
 def test_recorded_text_cannot_drive_the_terminal() -> None:
     assert visible("a\x1b[2Jb\n\u202ec") == "a\\x1b[2Jb\\x0a\\x202ec"
     assert "\x1b" not in "\n".join(table([["\x1b]0;x\x07"]], ["host"]))
+
+
+def test_a_pasted_url_is_told_to_be_a_host() -> None:
+    with pytest.raises(ValueError, match=r"write the host alone: x\.com$"):
+        split_port("https://x.com/a")
+
+
+def test_nothing_that_is_quoted_drives_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    say("policy.yaml: '\x1b]0;owned\x07'")
+    put_json({"host": "a\x9b31m\u202e"})
+    told = capsys.readouterr()
+    assert "\x1b" not in told.err
+    assert told.out.isascii()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime
 
@@ -120,3 +121,20 @@ def test_an_edit_is_in_the_log_with_who_and_why(workspace: Workspace) -> None:
     assert '"action": "edit"' in done.stdout
     assert "ticket 7" in done.stdout
     assert '"actor": "cli:' in done.stdout
+
+
+def test_the_record_of_an_edit_tells_how_narrow_it_was(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    narrow = ("--method", "GET", "--path", "/v1/**", "--uses", "5", "--for", "30m")
+    assert workspace.run("allow", "api.example.com:443", *narrow).returncode == 0
+    summary = json.loads(workspace.run("log", "--json").stdout.splitlines()[-1])["summary"]
+    assert summary.startswith("allow api.example.com:443 GET /v1/** uses 5 until 2")
+
+
+@pytest.mark.parametrize("command", [("list",), ("log",), ("audit", "verify")])
+def test_a_workspace_that_others_can_write_is_not_read(workspace: Workspace, command: tuple[str, ...]) -> None:
+    workspace.write_policy(policy_text())
+    workspace.path.chmod(0o777)
+    done = workspace.run(*command)
+    assert done.returncode == 2
+    assert "chmod 700" in done.stderr

@@ -16,6 +16,8 @@ from cloned_proxy.policy.model import CallerSource, Principal
 from cloned_proxy.proxy import enforcer, listener, server
 from cloned_proxy.proxy.inspection import connection as inspected_connection
 from cloned_proxy.proxy.inspection import egress_addon
+from cloned_proxy.proxy.plain import client as plain_client
+from cloned_proxy.proxy.plain import exchange as plain_exchange
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.telemetry.events import AuditUnavailableError
 from tests.net.guards import GUARDS, Patch, everywhere_identify, replace_part
@@ -57,14 +59,37 @@ def _open_slot() -> None:
     replace_part(server.Server, "start", start)
 
 
+def _beside_plain(patch: Patch) -> Patch:
+    """The fault is of inspected tunnels: plain HTTP, which has no part in it, is broken beside it."""
+
+    def both() -> None:
+        patch()
+        replace_part(plain_client.PlainClient, "_decided", _raising)
+
+    return both
+
+
+def _beside_hooks(patch: Patch) -> Patch:
+    """The fault is of plain HTTP: the inspection is broken beside it."""
+
+    def both() -> None:
+        patch()
+        replace_part(egress_addon.EgressAddon, "requestheaders", _raising)
+
+    return both
+
+
 FAULTS: Final[dict[str, Patch]] = {
     "decide raises": lambda: replace_part(deciding, "_decide", _raising),
     "addresses raise": lambda: replace_part(enforcer, "decide_addresses", _raising),
-    "the hook raises": lambda: replace_part(egress_addon.EgressAddon, "requestheaders", _raising),
-    "the hook does nothing": lambda: replace_part(egress_addon.EgressAddon, "requestheaders", _doing_nothing),
-    "the hook is gone": lambda: delattr(egress_addon.EgressAddon, "requestheaders"),
-    "the dial hook raises": lambda: replace_part(egress_addon.EgressAddon, "server_connect", _raising),
-    "the inspection raises": lambda: replace_part(inspected_connection, "make_layers", _raising),
+    "the hook raises": _beside_plain(lambda: replace_part(egress_addon.EgressAddon, "requestheaders", _raising)),
+    "the hook does nothing": _beside_plain(
+        lambda: replace_part(egress_addon.EgressAddon, "requestheaders", _doing_nothing)
+    ),
+    "the hook is gone": _beside_plain(lambda: delattr(egress_addon.EgressAddon, "requestheaders")),
+    "the dial hook raises": _beside_plain(lambda: replace_part(egress_addon.EgressAddon, "server_connect", _raising)),
+    "the inspection raises": _beside_plain(lambda: replace_part(inspected_connection, "make_layers", _raising)),
+    "the request's head raises": _beside_hooks(lambda: replace_part(plain_exchange, "encode_request", _raising)),
     "identification raises": lambda: everywhere_identify(lambda original: _raising),
     "the audit log is full": _audit_is_full,
     "metrics raise": lambda: replace_part(enforcer.Enforcer, "_event", _raising),

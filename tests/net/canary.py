@@ -26,7 +26,7 @@ _KEPT: Final = 131_072
 _TLS_HANDSHAKE: Final = 0x16
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Contact:
     """One accepted connection: that it exists at all may be the leak."""
 
@@ -45,15 +45,22 @@ class Contact:
 class _Wire:
     """A socket as a stream that logs what it reads."""
 
-    def __init__(self, connection: socket.socket, contact: Contact) -> None:
+    def __init__(self, connection: socket.socket, contact: Contact, log: list[Contact]) -> None:
         self._connection = connection
         self._contact = contact
+        self._log = log
 
     def recv(self) -> bytes:
         try:
             data = self._connection.recv(262_144)
         except OSError:
             return b""
+        if data and self._contact not in self._log:
+            # The log was reset since: a connection that a proxy kept is a contact again when something comes over it.
+            self._contact.wire.clear()
+            self._contact.inside.clear()
+            self._contact.count = 0
+            self._log.append(self._contact)
         self._contact.count += len(data)
         self._contact.wire += data[: max(0, _KEPT - len(self._contact.wire))]
         return data
@@ -103,7 +110,7 @@ class Canaries:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if contact.address in zone.CLOSING:
                 return
-            wire = _Wire(connection, contact)
+            wire = _Wire(connection, contact, self.contacts)
             if contact.address in zone.SILENT:
                 while wire.recv():
                     pass

@@ -15,8 +15,10 @@ from cloned_proxy.policy import identity
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.host import parse_host
 from cloned_proxy.policy.model import Decision, Principal, Reason, Verdict
-from cloned_proxy.proxy import connect, connection, enforcer, head, listener
-from cloned_proxy.proxy.inspection import egress_addon, fields, http_layers, tls
+from cloned_proxy.proxy import connect, connection, enforcer, fields, head, listener
+from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
+from cloned_proxy.proxy.plain import client as plain_client
+from cloned_proxy.proxy.plain import response as plain_response
 from cloned_proxy.telemetry.events import AuditUnavailableError
 
 type Patch = Callable[[], None]
@@ -75,7 +77,12 @@ def _resolve_before_deciding() -> None:
         await self._resolver.resolve(parse_host(request.host))
         return await original(self, caller, request, kind, **options)
 
+    _authorise_by(authorise)
+
+
+def _authorise_by(authorise: Callable[..., Any]) -> None:
     replace_part(enforcer.Enforcer, "authorise", authorise)
+    replace_part(enforcer.Enforcer, "authorise_now", lambda *arguments: None)  # it may always leave it to the other
 
 
 def _resolve_again_for_the_dial() -> None:
@@ -87,7 +94,7 @@ def _resolve_again_for_the_dial() -> None:
             return replace(granted, addresses=await self._resolver.resolve(granted.decision.host))
         return granted
 
-    replace_part(enforcer.Enforcer, "authorise", authorise)
+    _authorise_by(authorise)
 
 
 # Tunnels -----------------------------------------------------------------------------------------------------------
@@ -111,7 +118,7 @@ def _no_tls_check() -> None:
 
 
 def _everywhere_parse_head(parse: Callable[..., Any]) -> None:
-    for module in (connection, http_layers):
+    for module in (connection, http_layers, plain_client):
         replace_part(module, "parse_head", parse)
 
 
@@ -152,13 +159,14 @@ def _no_stripping() -> None:
     replace_part(fields, "_OURS", ("no-such-prefix-",))
     replace_part(fields, "_HOP_BY_HOP", frozenset())
     replace_part(fields, "options_of", lambda found: frozenset())
+    replace_part(plain_response, "passes", lambda name, named: True)
 
 
 # Identity ----------------------------------------------------------------------------------------------------------
 
 
 def everywhere_identify(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    for module in (connect, egress_addon):
+    for module in (connect, egress_addon, plain_client):
         replace_part(module, "identify", make(module.identify))
 
 
@@ -208,6 +216,14 @@ def _identify_once_a_connection() -> None:
         return connection.first_caller
 
     replace_part(egress_addon.EgressAddon, "caller_of", caller_of)
+    begin = plain_client.PlainClient._begin
+    first: dict[Any, Any] = {}
+
+    def begin_with_first(self: Any, asked: Any) -> None:
+        asked = replace(asked, fields=first.setdefault(self, asked).fields)
+        begin(self, asked)
+
+    replace_part(plain_client.PlainClient, "_begin", begin_with_first)
 
 
 def _anonymous_is_fine() -> None:

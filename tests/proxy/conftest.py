@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-_ON_BOTH_LOOPS = {"test_gate.py", "test_relay.py", "test_dial.py", "test_faults.py"}
+_ON_BOTH_LOOPS = {
+    "test_plain_http.py",
+    "test_plain_http_faults.py",
+    "test_gate.py",
+    "test_relay.py",
+    "test_dial.py",
+    "test_faults.py",
+    "test_bulk.py",
+}
 """Files whose behaviour the event loop could change: they run on the one we use and on the portable one."""
 
 

@@ -26,6 +26,7 @@ from cloned_proxy.policy.model import (
     Rule,
     Scope,
 )
+from cloned_proxy.proxy import splice
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.gate import Gate
@@ -140,6 +141,9 @@ class TableResolver(Resolver):
     def __init__(self, table: dict[str, tuple[Address, ...]]) -> None:
         self.table = table
         self.asked: list[str] = []
+
+    def known(self, host: Host) -> tuple[Address, ...] | None:
+        return (host.address,) if host.address is not None else None
 
     async def resolve(self, host: Host) -> tuple[Address, ...]:
         if host.address is not None:
@@ -288,6 +292,7 @@ async def world(
     unix: Path | None = None,
     addresses: tuple[Address, ...] = (LOOPBACK,),
     settings: dict[str, float] | None = None,
+    spliced: bool = splice.AVAILABLE,
     **more: float,
 ) -> AsyncIterator[World]:
     own = OwnListeners()
@@ -308,6 +313,7 @@ async def world(
         settings=ProxySettings(**(settings or {}), **more),  # type: ignore[arg-type]
         metrics=metrics,
         inspector=inspector,
+        spliced=spliced,
     )
     sock = bind_unix(unix) if unix is not None else bind_tcp("127.0.0.1", 0)
     own.add(sock)

@@ -509,16 +509,7 @@ async def test_a_head_that_comes_while_stopping_is_503() -> None:
 
 class FakeInspector:
     def __init__(self) -> None:
-        self.http: list[Principal | None] = []
         self.tunnels: list[Grant] = []
-
-    async def serve_http(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener: Principal | None
-    ) -> None:
-        self.http.append(listener)
-        while data := await reader.read(65_536):
-            writer.write(b"<" + data + b">")
-        writer.close()
 
     async def serve_tunnel(self, grant: Grant, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.tunnels.append(grant)
@@ -533,31 +524,15 @@ class FakeInspector:
         pass
 
 
-PLAIN = b"POST http://api.example.com/x HTTP/1.1\r\nHost: api.example.com\r\nContent-Length: 4\r\n\r\n"
-
-
-async def test_plain_http_goes_to_the_inspection_with_every_byte_and_the_listener() -> None:
-    inspector = FakeInspector()
-    async with world(inspector=inspector, principal=DEMO) as w:
-        reader, writer = await w.connect()
-        writer.write(PLAIN + b"bo")
-        assert await reader.readexactly(len(PLAIN) + 4) == b"<" + PLAIN + b"bo>"
-        writer.write(b"dy")
-        assert await reader.readexactly(4) == b"<dy>"
-        writer.close()
-        await w.settled()
-    assert inspector.http == [DEMO]
-    assert w.audit.events == []
+INSPECTED = allow(HOST, 443, methods=frozenset({"GET"}))
 
 
 async def test_a_large_first_segment_is_handed_over_whole() -> None:
-    async with world(inspector=FakeInspector()) as w:
-        reader, writer = await w.connect()
-        body = b"b" * 1_000_000
-        writer.write(PLAIN + body)
+    async with world(INSPECTED, inspector=FakeInspector()) as w:
+        first = hello() + b"b" * 1_000_000
+        reader, writer = await w.tunnel(443, first=first)
         writer.write_eof()
-        received = (await reader.read()).replace(b"<", b"").replace(b">", b"")
-        assert received == PLAIN + body
+        assert await reader.read() == first
         writer.close()
 
 
@@ -598,12 +573,10 @@ async def test_a_revoked_inspected_tunnel_is_reset() -> None:
         assert w.audit.ends[0].cause == "revoked:host_not_allowed"
 
 
-async def test_without_an_inspection_whatever_needs_it_is_503() -> None:
-    async with upstream() as server, world(allow(HOST, server.port, methods=frozenset({"GET"}))) as w:
-        for data in (connect_head(server.port), PLAIN):
-            reply = await w.ask(data)
-            assert (reply.status, reply.json["reason"]) == (503, "internal_error")
-        assert server.connections == 0
+async def test_without_an_inspection_what_needs_it_is_503() -> None:
+    async with world(INSPECTED) as w:
+        reply = await w.ask(connect_head(443))
+        assert (reply.status, reply.json["reason"]) == (503, "internal_error")
 
 
 async def test_a_rule_that_injects_is_refused_while_there_is_no_vault() -> None:
@@ -661,10 +634,9 @@ async def test_a_broken_enforcer_closes_and_forwards_nothing(name: str, monkeypa
 
 async def test_an_inspector_that_fails_closes_the_client() -> None:
     inspector = FakeInspector()
-    inspector.serve_http = raising  # type: ignore[assignment,method-assign]
-    async with world(inspector=inspector) as w:
-        reader, writer = await w.connect()
-        writer.write(PLAIN)
+    inspector.serve_tunnel = raising  # type: ignore[assignment,method-assign]
+    async with world(INSPECTED, inspector=inspector) as w:
+        reader, writer = await w.tunnel(443)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
         writer.transport.abort()

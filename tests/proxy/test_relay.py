@@ -6,16 +6,37 @@ import asyncio
 import hashlib
 import random
 import socket
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Protocol
 
 import pytest
 
-from tests.proxy.support import HOST, World, allow, until, upstream, world
+from cloned_proxy.policy.model import Rule
+from cloned_proxy.proxy import relay, splice
+from tests.proxy import support
+from tests.proxy.support import HOST, World, allow, until, upstream
 
 RAW = {"raw_tcp": True}
 
 
+class MakeWorld(Protocol):
+    def __call__(self, *rules: Rule) -> AbstractAsyncContextManager[World]: ...
+
+
+@pytest.fixture(params=["transports", "spliced", "spliced from the start"])
+def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MakeWorld:
+    """A gate whose bytes never, sometimes or always leave the transports."""
+    spliced = request.param != "transports"
+    if spliced and not splice.AVAILABLE:
+        pytest.skip("os.splice is Linux only")
+    if request.param == "spliced from the start":
+        monkeypatch.setattr(relay, "BULK_BYTES", 1)
+    return partial(support.world, spliced=spliced)
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_random_sizes_and_segments_arrive_unchanged_both_ways(seed: int) -> None:
+async def test_random_sizes_and_segments_arrive_unchanged_both_ways(seed: int, world: MakeWorld) -> None:
     rng = random.Random(seed)
     up, down = rng.randbytes(3_000_000 + seed), rng.randbytes(2_000_000 + seed)
 
@@ -48,7 +69,7 @@ async def test_random_sizes_and_segments_arrive_unchanged_both_ways(seed: int) -
     assert [(end.bytes_up, end.bytes_down) for end in w.audit.ends] == [(len(up), len(down))]
 
 
-async def test_after_the_clients_fin_the_answer_still_comes() -> None:
+async def test_after_the_clients_fin_the_answer_still_comes(world: MakeWorld) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = await reader.read()
         await asyncio.sleep(0.05)
@@ -65,7 +86,7 @@ async def test_after_the_clients_fin_the_answer_still_comes() -> None:
         writer.close()
 
 
-async def test_after_the_upstreams_fin_the_client_may_still_send() -> None:
+async def test_after_the_upstreams_fin_the_client_may_still_send(world: MakeWorld) -> None:
     received = asyncio.Event()
     seen: list[bytes] = []
 
@@ -88,7 +109,7 @@ async def test_after_the_upstreams_fin_the_client_may_still_send() -> None:
         writer.close()
 
 
-async def test_an_upstream_reset_reaches_the_client_as_a_reset() -> None:
+async def test_an_upstream_reset_reaches_the_client_as_a_reset(world: MakeWorld) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(5)
         sock = writer.get_extra_info("socket")
@@ -104,7 +125,7 @@ async def test_an_upstream_reset_reaches_the_client_as_a_reset() -> None:
         writer.transport.abort()
 
 
-async def test_a_client_reset_frees_both_sides() -> None:
+async def test_a_client_reset_frees_both_sides(world: MakeWorld) -> None:
     async with upstream() as server, world(allow(HOST, server.port, **RAW)) as w:
         reader, writer = await w.tunnel(server.port, first=b"hello")
         await reader.readexactly(5)
@@ -114,7 +135,7 @@ async def test_a_client_reset_frees_both_sides() -> None:
         assert [end.cause for end in w.audit.ends] == ["client_reset"]
 
 
-async def test_small_writes_are_not_delayed_on_the_clients_side() -> None:
+async def test_small_writes_are_not_delayed_on_the_clients_side(world: MakeWorld) -> None:
     async with upstream() as server, world(allow(HOST, server.port, **RAW)) as w:
         _, writer = await w.tunnel(server.port, first=b"x")
         await asyncio.sleep(0.05)
@@ -131,7 +152,7 @@ def buffered(w: World) -> int:
 
 
 @pytest.mark.parametrize("slow_side", ["client", "upstream"])
-async def test_a_slow_reader_stops_a_fast_writer_and_memory_stays_bounded(slow_side: str) -> None:
+async def test_a_slow_reader_stops_a_fast_writer_and_memory_stays_bounded(slow_side: str, world: MakeWorld) -> None:
     size = 24_000_000
     release, total = asyncio.Event(), [0]
 

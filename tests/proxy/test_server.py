@@ -47,6 +47,7 @@ async def ask(address: str, request: str) -> str:
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         writer.write(request.encode())
+        writer.write_eof()
         return (await asyncio.wait_for(reader.read(), 10)).decode()
     finally:
         writer.close()
@@ -164,6 +165,7 @@ async def test_a_listener_of_its_own_names_the_caller(workspace: Workspace, star
     assert f'"tool":"{TOOL}"' in await ask(f"127.0.0.1:{port}", request)
     reader, writer = await asyncio.open_unix_connection(path)
     writer.write(request.encode())
+    writer.write_eof()
     assert f'"tool":"{TOOL}"' in (await asyncio.wait_for(reader.read(), 10)).decode()
     writer.close()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.model import HostPattern, PatternKind, Rule
+from cloned_proxy.store import audit_log, audit_writer
 from cloned_proxy.store.audit_log import AuditLog, prune_entries
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.store.config import AuditSettings
@@ -379,3 +380,31 @@ def test_a_renewal_gives_new_uses_and_a_rule_that_left_is_forgotten(path: Path) 
     state.close()
     with AuditLog(path) as log:
         assert log.lease_uses() == {}
+
+
+@pytest.mark.parametrize("jump", ["while it runs", "before it starts"])
+def test_a_clock_that_jumps_ahead_does_not_prune_the_log(
+    path: Path, jump: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_writer, "_PRUNE_SECONDS", 0.01)
+    _fill(path, 10)
+    wall = [1010.0 if jump == "while it runs" else 4_000_000_000.0]
+    writer = AuditWriter(path, retention_days=90, clock=lambda: wall[0])
+    time.sleep(0.05)
+    wall[0] = 4_000_000_000.0
+    for number in range(3):  # the writer looks again behind each group
+        writer.record(replace(EVENT, id=f"later {number}", at=wall[0]))
+        time.sleep(0.05)
+    writer.close()
+    with AuditLog(path) as log:
+        assert log.verify().entries == 13
+
+
+def test_a_long_pruning_goes_on_in_small_groups(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_log, "_PRUNE_GROUP", 2)
+    _fill(path, 10)
+    writer = AuditWriter(path, retention_days=1, clock=lambda: 1007.5 + 86_400)
+    with AuditLog(path) as log:
+        _wait(lambda: log.verify().entries == 2)
+        assert log.verify().holds
+    writer.close()

@@ -204,3 +204,25 @@ async def test_twenty_thousand_hosts_act_within_400_ms_and_stall_nobody(follower
     assert len(follower.allows()) == 20_000
     assert took < 2  # the figures of the contract belong to the bench: a loaded machine must not fail a test
     assert worst < 0.25
+
+
+async def test_what_one_change_breaks_does_not_end_the_following_of_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(_text("a.test"))
+    seen: list[Policy] = []
+
+    def breaks_once(policy: Policy) -> None:
+        seen.append(policy)
+        if len(seen) == 2:
+            raise RuntimeError
+
+    live = LivePolicy(path, on_change=breaks_once)
+    await live.start()
+    try:
+        for count, host in ((2, "b.test"), (3, "c.test")):
+            _rename(path, _text(host))
+            async with asyncio.timeout(3):
+                while len(seen) < count:  # noqa: ASYNC110  no event tells it
+                    await asyncio.sleep(0.005)
+    finally:
+        await live.stop()

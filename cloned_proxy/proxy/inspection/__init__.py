@@ -1,25 +1,15 @@
-"""What mitmproxy is for: plain HTTP, and tunnels whose rule needs methods, paths or header injection."""
+"""What mitmproxy is for: tunnels whose rule needs methods, paths or header injection."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Protocol
 
-from cloned_proxy.policy.model import Principal
 from cloned_proxy.proxy.enforcer import Grant
 
 
 class Inspector(Protocol):
     """Takes over a client connection from the gate, in the same process. Each call ends when the connection has."""
-
-    async def serve_http(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener: Principal | None
-    ) -> None:
-        """A client connection of plain HTTP requests.
-
-        `reader` starts at the first byte of the first head, which the
-        gate has read but not decided; every request, the first included, is identified and authorised here.
-        """
 
     async def serve_tunnel(self, grant: Grant, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """A CONNECT that was granted with `inspect`.

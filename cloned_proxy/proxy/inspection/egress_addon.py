@@ -22,10 +22,10 @@ from cloned_proxy.policy.model import Caller, Reason, Request, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.enforcer import Enforcer, Grant, Refusal
+from cloned_proxy.proxy.fields import asks_for_websocket, options_of, passes, request_fields
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.exchange import Exchange
-from cloned_proxy.proxy.inspection.fields import asks_for_websocket, options_of, passes, request_fields
 from cloned_proxy.telemetry.events import Kind
 
 _SWITCHING: Final = 101

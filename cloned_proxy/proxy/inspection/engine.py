@@ -9,19 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
 from mitmproxy import http, options
 from mitmproxy.net import tls as net_tls
 
 from cloned_proxy.policy.model import Principal
 from cloned_proxy.proxy.enforcer import Enforcer, Grant
+from cloned_proxy.proxy.inspection import responses
 from cloned_proxy.proxy.inspection.authority import Authority
+from cloned_proxy.proxy.inspection.bundle import refresh_bundle
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.egress_addon import EgressAddon
 from cloned_proxy.proxy.inspection.parts import InspectionParts
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, linger
 from cloned_proxy.proxy.inspection.tls import TlsHooks
 from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
 
 _CLOSE_SECONDS: Final = 1.0
 
@@ -109,7 +115,7 @@ class MitmInspector:
             self._none_open.clear()
             try:
                 connection.wait_for_first_head()
-                await connection.handle_client()
+                await _to_its_end(connection)
                 if not connection.doomed:
                     await linger(reader, writer)
             finally:
@@ -123,7 +129,23 @@ class MitmInspector:
     def _open_authority(self) -> Authority:
         if self._authority is None:
             self._authority = Authority.open(self._ca_directory)
+            try:
+                refresh_bundle(self._ca_directory)  # the system's roots change with its updates
+            except StoreError as error:
+                _log.warning("clients keep an older bundle of the roots and the workspace CA", reason=str(error))
         return self._authority
+
+
+async def _to_its_end(connection: InspectedConnection) -> None:
+    """Mitmproxy's `handle_client`, which does not pass a cancellation on to its tasks: they would dial and forward."""
+    handling = asyncio.ensure_future(connection.handle_client())
+    try:
+        await asyncio.shield(handling)
+    except asyncio.CancelledError:
+        connection.cut("client_reset")
+        handling.add_done_callback(lambda done: done.cancelled() or done.exception())  # what it failed with is no news
+        await asyncio.wait((handling,), timeout=_CLOSE_SECONDS)
+        raise
 
 
 def _make_options() -> options.Options:
@@ -134,7 +156,8 @@ def _make_options() -> options.Options:
 
 
 def _trim() -> None:
-    """Takes out of mitmproxy what costs or leaks and protects nothing here."""
+    """Takes out of mitmproxy what costs, leaks or breaks and protects nothing here."""
+    responses.install()
     # Checks the types of values that its own parser has just made: 13 % of plain HTTP.
     setattr(http.MessageData, "__post_init__", lambda _: None)  # noqa: B010  mypy sees a method
     # Would write the keys of every session to the file named by SSLKEYLOGFILE.

@@ -30,8 +30,8 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.tcp import TCPLayer
 
+from cloned_proxy.proxy.body import BodyError, BodyReader, Buffer, ChunkedBody, SizedBody
 from cloned_proxy.proxy.head import Head, HeadError, parse_head
-from cloned_proxy.proxy.inspection.body import BodyError, BodyReader, Buffer, ChunkedBody, SizedBody
 
 type Commands = layer.CommandGenerator[None]
 

@@ -13,6 +13,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHook
 
 from cloned_proxy.policy.model import Address, Host
 from cloned_proxy.proxy.inspection.connection import UndecidedError
+from cloned_proxy.proxy.inspection.responses import InterimHttp1Client
 from tests.proxy.inspection.support import World
 
 type Handler = Callable[..., Any]
@@ -130,11 +131,16 @@ async def test_a_broken_response_hook_closes_the_client(world: World, handler: H
     assert b"200 OK" not in answer
 
 
-async def test_a_crash_inside_a_layer_does_not_leave_the_client_hanging(world: World) -> None:
-    world.upstream.response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nTrailer: x\r\n\r\n"
+async def test_a_crash_inside_a_layer_does_not_leave_the_client_hanging(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crashes(*_: object) -> Any:
+        raise RuntimeError
+
+    monkeypatch.setattr(InterimHttp1Client, "read_headers", crashes)
     async with asyncio.timeout(3):
         answer = await world.talk(world.get(), seconds=10)
-    assert not answer.endswith(b"0\r\n\r\n")
+    assert b"200 OK" not in answer
 
 
 async def test_every_grant_comes_back_when_a_hook_breaks(world: World) -> None:

@@ -99,7 +99,6 @@ async def test_a_silent_upstream_is_504(world: World) -> None:
     [
         pytest.param(b"nonsense\r\n\r\n", id="nonsense"),
         pytest.param(b"", id="closes"),
-        pytest.param(b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK, id="informational"),
         pytest.param(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: h2c\r\n\r\n", id="unasked-upgrade"),
         pytest.param(b"HTTP/1.1 200 OK\r\nX: " + b"a" * 1_000_000, id="endless-head"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", id="cl-and-te"),
@@ -270,3 +269,24 @@ async def test_a_download_streams_with_flat_memory_and_is_counted(world: World) 
     await asyncio.sleep(0.1)
     assert world.audit.ends[0].bytes_down == SIZE
     writer.transport.abort()
+
+
+@pytest.mark.parametrize("piece", [1, 0], ids=["byte by byte", "at once"])
+async def test_interim_responses_and_trailers_end_here_and_the_response_passes(world: World, piece: int) -> None:
+    reply = (
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Cloned-Tool: x\r\n\r\n"
+    )
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            for at in range(0, len(reply), piece or len(reply)):
+                writer.write(reply[at : at + (piece or len(reply))])
+                await writer.drain()
+                await asyncio.sleep(0)
+
+    world.upstream.reply = answer
+    told = await world.talk(world.get() + world.get(extra="Connection: close\r\n"), seconds=4)
+    assert told.count(b"HTTP/1.1 200 OK") == told.count(b"k\r\n0\r\n\r\n") == 2
+    assert told.count(b"HTTP/1.1 ") == 2
+    assert b"X-Cloned" not in told

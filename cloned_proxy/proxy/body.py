@@ -1,7 +1,7 @@
-"""The body of one request, taken from the client's byte stream strictly (RFC 9112, sections 6 and 7): pure.
+"""The body of one message, taken from a byte stream strictly (RFC 9112, sections 6 and 7): pure.
 
-Chunk extensions and trailers are bounded and dropped: no receiver has to understand them (RFC 9112, section 7.1.1;
-RFC 9110, section 6.5.1), and what is not passed on cannot be read differently by the next reader.
+Chunk extensions are bounded and dropped: no receiver has to understand them (RFC 9112, section 7.1.1), and what is not
+passed on cannot be read differently by the next reader. Trailers are bounded and kept for whoever passes them on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,13 @@ _PIECE: Final = 65_536
 
 class BodyError(ValueError):
     """Framing that two readers could read differently, or that ends too early. The message says what and why."""
+
+
+class OversizeError(ValueError):
+    """A message head over the limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"a message head of more than {limit} bytes")
 
 
 class Buffer:
@@ -50,9 +57,15 @@ class Buffer:
         return pattern.match(self._data) is not None
 
     def take(self, count: int) -> bytes:
-        taken = bytes(self._data[:count])
-        del self._data[:count]
+        data = self._data
         self._searched = 0
+        if count >= len(data):
+            taken = bytes(data)
+            data.clear()
+            return taken
+        with memoryview(data) as view:
+            taken = bytes(view[:count])
+        del data[:count]
         return taken
 
     def maybe_extract_at_most(self, count: int) -> bytes | None:
@@ -63,6 +76,9 @@ class Buffer:
 class BodyReader(Protocol):
     def read(self, buffer: Buffer) -> bytes | None:
         """The next piece of the body; `b""`: more bytes are needed; None: the body is complete. Raises BodyError."""
+
+    def pass_by(self, data: bytes) -> bool:
+        """Whether all of `data`, received while no buffer holds anything, is body; if so it counts as read."""
 
 
 class SizedBody:
@@ -80,14 +96,34 @@ class SizedBody:
         self._left -= len(piece)
         return piece
 
+    def pass_by(self, data: bytes) -> bool:
+        if len(data) > self._left:
+            return False
+        self._left -= len(data)
+        return True
+
+
+class UnsizedBody:
+    """A response that ends where its connection ends (RFC 9112, section 6.3, rule 8); no request has such a body."""
+
+    __slots__ = ()
+
+    def read(self, buffer: Buffer) -> bytes | None:
+        return buffer.take(_PIECE)
+
+    def pass_by(self, data: bytes) -> bool:  # noqa: ARG002  whatever it is
+        return True
+
 
 _LINE_END: Final = re.compile(rb"\n")
 
 
 class ChunkedBody:
-    __slots__ = ("_ended", "_extras", "_in_trailer", "_left")
+    __slots__ = ("_ended", "_extras", "_in_trailer", "_left", "trailers")
 
     def __init__(self) -> None:
+        self.trailers: list[bytes] = []
+        """The trailer lines, each with its CRLF, well-formed but not yet judged; complete when the body is."""
         self._left = 0
         self._ended = True
         """Whether the CRLF behind the data of the last chunk has been read."""
@@ -132,12 +168,32 @@ class ChunkedBody:
             if _TRAILER_LINE.fullmatch(line) is None:
                 raise BodyError("a malformed trailer (RFC 9112, section 7.1.2)")
             self._count(len(line))
+            self.trailers.append(line)
         return b""
+
+    def pass_by(self, data: bytes) -> bool:
+        """Data of the chunk at hand only: a size line is read by `read`."""
+        if self._in_trailer or len(data) > self._left:
+            return False
+        self._left -= len(data)
+        return True
 
     def _count(self, extra: int) -> None:
         self._extras += extra
         if self._extras > _MAX_EXTRAS:
             raise BodyError(f"more than {_MAX_EXTRAS} bytes of chunk extensions and trailers")
+
+
+# Any empty line ends the search, so that a head with bare LFs is refused at once instead of at the deadline.
+_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
+
+
+def take_head(buffer: Buffer, limit: int) -> bytes | None:
+    """One message head with the empty line behind it, None while it is not complete. Raises OversizeError."""
+    end = buffer.find(_EMPTY_LINE, 2)
+    if (end if end >= 0 else len(buffer)) > limit:
+        raise OversizeError(limit)
+    return buffer.take(end) if end >= 0 else None
 
 
 def _line(buffer: Buffer) -> bytes | None:

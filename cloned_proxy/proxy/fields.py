@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from cloned_proxy.policy.model import Host
 from cloned_proxy.proxy.head import Head
+
+VIA: Final = "Via: 1.1 cloned-proxy\r\n"
+"""RFC 9110, section 7.6.3. A pseudonym, the same everywhere: it tells no host, no version and no tool."""
 
 type Fields = Sequence[tuple[str, str]]
 type RawFields = tuple[tuple[bytes, bytes], ...]
@@ -14,6 +18,7 @@ type RawFields = tuple[tuple[bytes, bytes], ...]
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "te", "trailer", "upgrade"})
 _OURS: Final = ("proxy-", "x-cloned-")
 """Between the caller and the proxy: credentials and what the proxy says; never upstream, never from upstream."""
+_TRAILERS: Final = re.compile(r"(?:^|[,\t ])trailers(?:$|[,\t ])", re.IGNORECASE)
 _FRAMING: Final = frozenset({"content-length", "transfer-encoding"})
 
 
@@ -39,6 +44,19 @@ def asks_for_websocket(head: Head) -> bool:
 
 def request_fields(head: Head, host: Host, *, default_port: int) -> RawFields:
     """What is sent upstream: Host rewritten to the target that was decided on, end-to-end fields in their order."""
+    kept = _kept(head, host, default_port)
+    return tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in kept)
+
+
+def encode_request(head: Head, host: Host) -> bytes:
+    """The whole head of a plain request as it goes upstream."""
+    lines = [f"{head.method} {head.path} HTTP/1.1", *(f"{name}: {value}" for name, value in _kept(head, host, 80))]
+    if any(name == "te" and _TRAILERS.search(value) for name, value in head.fields):
+        lines.append("te: trailers\r\nconnection: te")
+    return "\r\n".join((*lines, VIA, "")).encode("latin-1")
+
+
+def _kept(head: Head, host: Host, default_port: int) -> list[tuple[str, str]]:
     # A connection option must not remove what the proxy relies on: framing is decided by the head, Host by the policy.
     named = options_of(head.fields) - _FRAMING
     kept = [("host", authority(host, head.port, default_port=default_port))]
@@ -46,7 +64,7 @@ def request_fields(head: Head, host: Host, *, default_port: int) -> RawFields:
     kept += [("expect", value) for name, value in head.fields if name == "expect" and value.lower() == "100-continue"]
     if asks_for_websocket(head):
         kept += [("connection", "Upgrade"), ("upgrade", "websocket")]
-    return tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in kept)
+    return kept
 
 
 def passes(name: str, named: frozenset[str]) -> bool:

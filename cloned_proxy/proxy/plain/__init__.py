@@ -1,0 +1,39 @@
+"""Plain HTTP/1.1 in absolute form, forwarded by the gate itself: every request decided, upstream connections kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from cloned_proxy.policy.model import Decision
+from cloned_proxy.proxy.connection import ClientConnection
+from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.plain.client import PlainClient
+from cloned_proxy.proxy.plain.upstream import Pool
+
+
+class PlainHttp:
+    """One for each gate: its plain HTTP clients and the pool they share."""
+
+    def __init__(self, review: Callable[[Grant], Decision]) -> None:
+        self.pool: Final = Pool(review)
+        self._clients: set[PlainClient] = set()
+
+    def serve(self, connection: ClientConnection, head: Head) -> None:
+        """Takes over a connection whose first head is not a CONNECT."""
+        client = PlainClient(self._clients, self.pool, connection)
+        connection.plain = client
+        client.start(head)
+
+    def sweep(self) -> None:
+        """Deadlines are looked at here, once a second, instead of with timers for each request."""
+        now = time.monotonic()
+        for client in tuple(self._clients):
+            client.check(now)
+        self.pool.sweep()
+
+    def close(self) -> None:
+        """Closes the idle connections to upstreams."""
+        self.pool.close()

@@ -1,0 +1,84 @@
+"""The gate cuts an inspected connection by cancelling it: nothing of it may go on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+
+from cloned_proxy.policy.model import ANONYMOUS, Address, Host
+from cloned_proxy.proxy.dial import dial
+from tests.proxy.inspection.support import World
+
+
+async def test_a_request_that_is_cut_during_its_dial_never_reaches_the_upstream(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dialling, connected = asyncio.Event(), asyncio.Event()
+
+    async def slow(*args: Any, **more: Any) -> socket.socket:
+        dialling.set()
+        await connected.wait()
+        return await dial(*args, **more)
+
+    monkeypatch.setattr("cloned_proxy.proxy.inspection.connection.dial", slow)
+    before = asyncio.all_tasks()
+    serving: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.create_task(world.inspector.serve_http(reader, writer, ANONYMOUS)))
+
+    front = await asyncio.start_server(serve, "127.0.0.1", 0)
+    _, client = await asyncio.open_connection(*front.sockets[0].getsockname())
+    client.write(world.get("/secret"))
+    async with asyncio.timeout(5):
+        await dialling.wait()
+    serving[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving[0]
+    connected.set()
+    await asyncio.sleep(0.2)
+    client.transport.abort()
+    front.close()
+    assert world.upstream.received == b""
+    assert world.upstream.connections == 0
+    assert [task for task in asyncio.all_tasks() - before if not task.done()] == []
+
+
+@pytest.mark.parametrize("how", ["cut", "client gone"])
+async def test_a_grant_that_comes_after_the_end_is_given_back(
+    world: World, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolving, resolved = asyncio.Event(), asyncio.Event()
+    real = world.resolver.resolve
+
+    async def slow(host: Host) -> tuple[Address, ...]:
+        resolving.set()
+        await resolved.wait()
+        return await real(host)
+
+    monkeypatch.setattr(world.resolver, "resolve", slow)
+    serving: list[asyncio.Task[None]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.append(asyncio.create_task(world.inspector.serve_http(reader, writer, ANONYMOUS)))
+
+    front = await asyncio.start_server(serve, "127.0.0.1", 0)
+    _, client = await asyncio.open_connection(*front.sockets[0].getsockname())
+    client.write(world.get("/secret"))
+    async with asyncio.timeout(5):
+        await resolving.wait()
+    client.transport.abort()
+    if how == "cut":
+        serving[0].cancel()
+    await asyncio.sleep(0.1)
+    resolved.set()
+    async with asyncio.timeout(5):
+        await asyncio.gather(*serving, return_exceptions=True)
+    await asyncio.sleep(0.2)
+    front.close()
+    # Who only went away has asked for it while the grant stood; a cut takes back what was asked.
+    assert world.upstream.connections == (0 if how == "cut" else 1)
+    assert world.enforcer._budgets.usage(None).concurrent == 0
