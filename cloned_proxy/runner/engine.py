@@ -66,6 +66,7 @@ class Engine:
         """Raises EngineError when no engine answers."""
         host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
         try:
+            _try_socket(host)
             client = docker.APIClient(**_from_environment(), version="auto", timeout=_TIMEOUT)
         except (docker.errors.DockerException, *_LOST) as error:
             raise EngineError(
@@ -232,6 +233,13 @@ class Engine:
             for line in lines:
                 if "error" in line:
                     raise EngineError(f"building {tag} failed: {str(line['error']).strip()}")
+
+
+def _try_socket(host: str) -> None:
+    """Raises OSError when nobody listens on the engine's unix socket; the SDK would leave its own socket open then."""
+    if host.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(host.removeprefix("unix://"))
 
 
 def _from_environment() -> dict[str, Any]:
