@@ -6,7 +6,24 @@ from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli import audit, ca, doctor, edit, explain, log, policy, proxy, rules, serve, token
+from cloned_proxy.cli import (
+    audit,
+    ca,
+    doctor,
+    edit,
+    exec_tool,
+    explain,
+    image,
+    llm,
+    log,
+    policy,
+    proxy,
+    rules,
+    run,
+    serve,
+    token,
+    verify,
+)
 
 # Typer's rich rendering doubles the time of `--help` and draws frames that no script wants to read.
 app = typer.Typer(
@@ -49,3 +66,8 @@ app.command("proxy")(proxy.proxy)
 app.command("token")(token.token)
 app.command("doctor")(doctor.doctor)
 app.command("ca")(ca.ca)
+app.command("exec")(exec_tool.exec_tool)
+app.add_typer(image.app, name="image")
+app.command("run")(run.run)
+app.command("verify")(verify.verify)
+app.add_typer(llm.app, name="llm")

@@ -15,9 +15,10 @@ _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as_json: JsonOption = False) -> None:
     """Check this machine; exit 1 on what stops the proxy."""
     from cloned_proxy.cli.checks import run_checks
+    from cloned_proxy.cli.engine_checks import engine_checks
     from cloned_proxy.cli.output import paint, put, put_json, visible
 
-    checks = run_checks(workspace, policy)
+    checks = run_checks(workspace, policy) + engine_checks()
     failed = any(check.status == "fail" for check in checks)
     if as_json:
         put_json(

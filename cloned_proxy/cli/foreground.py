@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import structlog
 
+from cloned_proxy.cli.canary import probe_forever
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
@@ -72,6 +73,8 @@ async def _serve(server: Server) -> None:
         task.add_done_callback(reloads.discard)
 
     await server.start()
+    interval = server.workspace.config().sandbox.probe_interval
+    canary = asyncio.create_task(probe_forever(server, interval)) if interval else None
     tame_garbage_collector()
     with signals_handled(stop=stop, reload=reload):
         _announce(server)
@@ -80,6 +83,9 @@ async def _serve(server: Server) -> None:
         watchdog = asyncio.create_task(tell_watchdog())
         await asked_to_stop.wait()
         notify(STOPPING)
+        if canary is not None:
+            canary.cancel()
+            await asyncio.gather(canary, return_exceptions=True)
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")
         await server.stop()
         watchdog.cancel()

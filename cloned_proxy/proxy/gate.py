@@ -93,6 +93,11 @@ class Gate:
             server = await loop.create_server(accept, sock=listener.socket, backlog=BACKLOG)
         self._servers[listener] = server
 
+    async def adopt(self, sock: socket.socket, listener: Listener) -> None:
+        """Serves one connection that is open already, as if it had come through `listener`."""
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: ClientConnection(self._parts, listener), sock)
+
     def close(self, listener: Listener) -> None:
         """Stops accepting on one listener and cuts the connections that came through it: its sandbox has ended."""
         if (server := self._servers.pop(listener, None)) is not None:

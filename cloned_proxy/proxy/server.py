@@ -24,10 +24,14 @@ from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.inspection.authority import Authority
+from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import BindError, Listener, OwnListeners, bind_tcp
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
+from cloned_proxy.proxy.slot_api import SlotApi
+from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
@@ -111,10 +115,25 @@ class Server:
             self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy.drain_seconds)
         try:
             await self.open(host)
+            self._open_slot_api(core, host)
         except BaseException:
             self._cut.set()
             await self.stop()
             raise
+
+    def _open_slot_api(self, core: _Core, host: Listener) -> None:
+        # One process takes the sandboxes of a workspace: of several workers, the one that leads.
+        if self._seat is not None and not self._seat.leads:
+            return
+        slots = SlotApi(
+            gate=core.gate,
+            path=self.workspace.root.joinpath(*SOCKET_PLACE),
+            metrics=core.metrics,
+            ca_for=self._ca_for,
+            address=lambda: host.name,
+        )
+        slots.start()
+        self._running.parts.push_async_callback(slots.close)
 
     async def stop(self) -> None:
         """Stops accepting, gives open flows the drain time (until `cut`), cuts the rest, and closes every part."""
@@ -144,6 +163,20 @@ class Server:
         core = self._running.core
         core.own.add(listener.socket)
         await core.gate.open(listener)
+
+    def probed(self, *, sealed: bool) -> None:
+        """Puts the outcome of an escape probe into the metrics."""
+        self._running.core.metrics.isolation_probed(sealed=sealed)
+
+    def _ca_for(self, tool: str) -> str | None:
+        """The workspace CA in PEM form, when a rule that the tool may use opens TLS."""
+        policy = self.policy
+        scope = policy.scope_of(tool)
+        scopes = (scope, policy.global_scope) if scope.inherit_global else (scope,)
+        if not any(rule.needs_inspection for each in scopes for rule in each.allow.rules):
+            return None
+        Authority.open(self.workspace.ca_directory)  # made on first use
+        return certificate_path(self.workspace.ca_directory).read_text(encoding="ascii")
 
     @property
     def policy(self) -> Policy:

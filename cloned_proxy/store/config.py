@@ -53,6 +53,24 @@ class AuditSettings(_Section):
     retention_days: int = Field(default=90, ge=1)
 
 
+class SandboxSettings(_Section):
+    """How tools are run (contract section 8)."""
+
+    image: str | None = None
+    """Image of every tool that `images` does not name; None: the worker's own."""
+    images: dict[str, str] = Field(default_factory=dict)
+    """Tool id to image."""
+    network: str | None = None
+    """Named network, weaker than the default; None: no network at all."""
+    worker: Literal["auto", "python", "node"] = "auto"
+    cpus: float = Field(default=1.0, gt=0, le=256)
+    memory_mib: int = Field(default=512, ge=16)
+    timeout: Seconds = 120.0
+    """For one tool of a pipeline or of the library; `exec` has none unless it is asked for."""
+    probe_interval: Annotated[float, Field(ge=0, le=604_800)] = 0.0
+    """Seconds between two escape probes of `serve` (the metric `isolation_probe_success`); 0: off. At least 30."""
+
+
 class Config(_Section):
     policy: str | None = None
     """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it."""
@@ -60,6 +78,7 @@ class Config(_Section):
     """URL where this workspace's clients find the proxy; None: the default address."""
     proxy: ProxySettings = ProxySettings()
     audit: AuditSettings = AuditSettings()
+    sandbox: SandboxSettings = SandboxSettings()
 
 
 class ConfigError(StoreError):

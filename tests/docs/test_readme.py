@@ -90,7 +90,8 @@ def test_the_help_text_is_the_programs(workspace: Workspace) -> None:
 def test_every_command_that_the_readme_names_is_run_by_a_test() -> None:
     named = set(re.findall(r"cloned-proxy ((?:policy|audit|ca) [a-z-]+|[a-z]+)", readme()))
     assert "policy check" in named, "no command was found"
-    tests = "\n".join(path.read_text() for path in (ROOT / "tests" / "cli").glob("test_*.py"))
+    folders = (ROOT / "tests" / "cli", ROOT / "tests" / "runner")
+    tests = "\n".join(path.read_text() for folder in folders for path in folder.glob("test_*.py"))
     missing = [name for name in named if ", ".join(f'"{word}"' for word in name.split()) not in tests]
     # `serve` has a method of its own in the tests, and `HOST` stands for a word in prose.
     assert set(missing) - {"serve"} == set()

@@ -1,0 +1,100 @@
+"""How long a sandboxed call takes, beside `docker run` with the same hardening, in the same run.
+
+python -m bench.sandbox          needs an engine and the images (`cloned-proxy image build`)
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cloned_proxy.runner.runner import DockerContainerRunner, Job
+from cloned_proxy.runner.standby import proxy_for
+from cloned_proxy.runner.stream import Attached
+from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.share import share_path
+
+ROUNDS = 15
+BURN = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done"
+DOCKER_RUN = [
+    *("docker", "run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "--init"),
+    *("--security-opt", "no-new-privileges:true", "--security-opt", f"seccomp={share_path('sandbox', 'seccomp.json')}"),
+    *("--pids-limit", "256", "--memory", "512m", "--memory-swap", "512m", "--cpus", "1"),
+    *("--tmpfs", "/tmp:rw,noexec,nosuid,nodev,size=64m", "--ulimit", "nofile=1024", "--ulimit", "core=0"),
+    PYTHON_IMAGE,
+]
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Milliseconds."""
+    began = time.perf_counter()
+    action()
+    return (time.perf_counter() - began) * 1000
+
+
+def call(runner: DockerContainerRunner, *command: str) -> None:
+    """One command in a sandbox."""
+
+    def feed(stream: Attached) -> None:
+        stream.end_input()
+
+    job = Job(tool="bench.tool@v1", worker=Worker(PYTHON_IMAGE, command))
+    _, outcome = runner.run(job, feed=feed, output=lambda _kind, _piece: None)
+    if outcome.exit_code:
+        raise SystemExit(f"{command} ended with {outcome.exit_code}")
+
+
+def listener_times(runner: DockerContainerRunner) -> list[float]:
+    """From nothing to a socket that listens inside the slot."""
+    times = []
+    with runner._pool("none").acquire() as slot:  # noqa: SLF001  the part under measurement
+        for _ in range(50):
+            began = time.perf_counter()
+            sockets = slot.open_sockets()
+            times.append((time.perf_counter() - began) * 1000)
+            for sock in sockets:
+                sock.close()
+    return times
+
+
+def main() -> int:
+    """Prints one JSON object."""
+    ours, theirs = [], []
+    with tempfile.TemporaryDirectory() as directory:
+        workspace = Path(directory) / ".cloned"
+        workspace.mkdir(mode=0o700)
+        with proxy_for(workspace, lambda _: None), DockerContainerRunner(workspace=workspace, spare_slots=4) as runner:
+            runner.warm_up(4)
+            call(runner, "true")
+            for _ in range(ROUNDS):
+                ours.append(timed(lambda: call(runner, "true")))
+                theirs.append(timed(lambda: subprocess.run([*DOCKER_RUN, "true"], check=True)))
+            listener = listener_times(runner)
+            one = min(timed(lambda: call(runner, "sh", "-c", BURN)) for _ in range(3))
+            with ThreadPoolExecutor(4) as pool:
+                four = min(
+                    timed(lambda: list(pool.map(lambda _: call(runner, "sh", "-c", BURN), range(4)))) for _ in range(3)
+                )
+    mine, other = statistics.median(ours), statistics.median(theirs)
+    result = {
+        "ready_slot_ms": round(mine, 1),
+        "docker_run_ms": round(other, 1),
+        "ratio": round(mine / other, 2),
+        "listener_ms": round(statistics.median(listener), 2),
+        "listener_max_ms": round(max(listener), 2),
+        "one_call_ms": round(one, 1),
+        "four_parallel_calls_ms": round(four, 1),
+    }
+    print(json.dumps(result, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

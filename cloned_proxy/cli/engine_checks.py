@@ -1,0 +1,108 @@
+"""The checks of `doctor` that concern sandboxes. Without an engine there is one line: the proxy works without."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.cli.checks import Check
+from cloned_proxy.runner.engine import Engine, EngineFacts
+from cloned_proxy.runner.errors import SandboxError
+from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.netns import may_enter
+from cloned_proxy.runner.worker import PYTHON_IMAGE
+
+_RECOMMENDED: Final = (24, 0)
+_OLDEST: Final = (20, 10)
+_ISOLATED_GATEWAY: Final = (28, 0)
+
+
+def engine_checks() -> list[Check]:
+    """Each looks at one thing, changes nothing, and says what to do."""
+    try:
+        engine = Engine.connect()
+    except SandboxError as error:
+        where, _, fix = str(error).partition(": ")
+        return [Check("engine", "warn", f"{where}; sandboxes need one", fix)]
+    with contextlib.closing(engine):
+        try:
+            facts = engine.facts()
+        except SandboxError as error:
+            return [Check("engine", "fail", str(error), "restart the engine")]
+        return [
+            _version(facts),
+            _storage(facts),
+            _seccomp(facts),
+            _user_namespaces(facts),
+            _variant(facts),
+            *_runtimes(facts),
+            *_images(engine),
+        ]
+
+
+def _version(facts: EngineFacts) -> Check:
+    text = f"{facts.name} {facts.version}, API {facts.api}, cgroup {facts.cgroup}"
+    if facts.name == "Podman":
+        return Check("engine", "ok", f"{text}; sealed slots work with rootful Podman")
+    if facts.release < _OLDEST:
+        return Check("engine", "fail", f"{text}: older than 20.10", "upgrade the engine to 24 or newer")
+    if facts.release < _RECOMMENDED:
+        weaker = (
+            "sealed slots (the default) are as strong as ever; named networks are weaker: an internal bridge keeps "
+            "a default route and leaks DNS and IPv6, and the engine's own seccomp profile lets io_uring through"
+        )
+        return Check("engine", "warn", f"{text}: {weaker}", "upgrade the engine to 24 or newer before using --network")
+    if facts.release < _ISOLATED_GATEWAY:
+        return Check("engine", "ok", f"{text}; named networks: gateway_mode isolated needs 28")
+    return Check("engine", "ok", text)
+
+
+def _storage(facts: EngineFacts) -> Check:
+    if facts.storage in ("vfs", "devicemapper", "aufs"):
+        return Check("storage", "warn", f"{facts.storage}: slow, or no longer supported", "use overlay2")
+    return Check("storage", "ok", facts.storage)
+
+
+def _seccomp(facts: EngineFacts) -> Check:
+    if any("seccomp" in option for option in facts.security):
+        return Check("seccomp", "ok", "the engine filters system calls; tools get the project's own profile")
+    fix = "use a kernel and an engine with seccomp: without it AF_VSOCK and io_uring lead out of a sandbox"
+    return Check("seccomp", "fail", "the engine does not filter system calls", fix)
+
+
+def _user_namespaces(facts: EngineFacts) -> Check:
+    if facts.rootless:
+        return Check("user ns", "ok", "rootless engine: root in a container is nobody here")
+    if any("userns" in option for option in facts.security):
+        return Check("user ns", "ok", "remapped: root in a container is nobody here")
+    fix = "optional: `userns-remap` in daemon.json; tools run as 65532 without capabilities either way"
+    return Check("user ns", "warn", "containers share the host's user ids", fix)
+
+
+def _variant(facts: EngineFacts) -> Check:
+    if facts.rootless:
+        return Check("slots", "ok", "forwarding holder (the engine is rootless: its namespaces cannot be entered)")
+    if may_enter():
+        return Check("slots", "ok", "listeners inside the namespace (CAP_SYS_ADMIN and CAP_SYS_PTRACE are there)")
+    return Check("slots", "ok", f"forwarding holder (user {os.geteuid()} lacks CAP_SYS_ADMIN or CAP_SYS_PTRACE)")
+
+
+def _runtimes(facts: EngineFacts) -> Iterator[Check]:
+    if "runsc" in facts.runtimes:
+        detail = "gVisor (runsc) is there; its own loopback cannot hold a slot's listener"
+        yield Check("gvisor", "warn", detail, "use runc for sealed slots, or a named network with runsc")
+    if Path("/run/podman/podman.sock").exists() and facts.name != "Podman":
+        yield Check("podman", "ok", "its socket is there; DOCKER_HOST=unix:///run/podman/podman.sock uses it")
+
+
+def _images(engine: Engine) -> Iterator[Check]:
+    for name in (PYTHON_IMAGE, HOLDER_IMAGE):
+        try:
+            check_current(engine, name)
+        except SandboxError as error:
+            yield Check("image", "warn", str(error).partition(": `")[0], "cloned-proxy image build")
+        else:
+            yield Check("image", "ok", name)

@@ -1,0 +1,117 @@
+"""What `run` does: inputs from the command line, a runner, progress on stderr, the result on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cloned_proxy.cli.errors import CommandError, say
+from cloned_proxy.cli.output import put, put_json
+from cloned_proxy.runner.errors import SandboxError, SandboxInputError
+from cloned_proxy.runner.pipeline import load_pipeline
+from cloned_proxy.runner.pipeline_run import PipelineReport, ToolRunner, run_pipeline
+from cloned_proxy.runner.process import ProcessRunner
+from cloned_proxy.runner.runner import DockerContainerRunner
+from cloned_proxy.runner.standby import proxy_for
+from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.workspace import Workspace
+
+_RECORDED_SECONDS: Final = 0.2
+"""Decisions are on disk within 50 ms of being made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    pipeline: str
+    sandbox: str
+    topic: str | None
+    given: str | None
+    dry_run: bool
+    policy: Path | None
+    workspace: Path | None
+    as_json: bool
+
+
+def run_and_report(options: RunOptions) -> None:
+    """Raises CommandError."""
+    workspace = Workspace.find(options.workspace)
+    try:
+        workspace.create()
+        pipeline = load_pipeline(options.pipeline, workspace.root)
+        inputs = _inputs(options)
+        with proxy_for(workspace.root, say, policy=options.policy), _runner(options, workspace) as runner:
+            report = run_pipeline(
+                pipeline,
+                inputs,
+                runner,
+                artifacts=workspace.artifacts_directory,
+                environ=os.environ,
+                progress=say,
+                hint_for=lambda tool, since: _last_hint(workspace, tool, since),
+                dry_run=options.dry_run,
+            )
+    except SandboxInputError as error:
+        raise CommandError(str(error)) from error
+    except SandboxError as error:
+        raise CommandError(str(error), code=1) from error
+    _show(report, options)
+
+
+@contextlib.contextmanager
+def _runner(options: RunOptions, workspace: Workspace) -> Iterator[ToolRunner]:
+    if options.sandbox == "process":
+        say("--sandbox process asks tools to use the proxy; only --sandbox container makes them")
+        yield ProcessRunner(workspace=workspace.root, timeout=workspace.config().sandbox.timeout)
+        return
+    with DockerContainerRunner(workspace=workspace.root, spare_slots=1) as runner:
+        yield runner
+
+
+def _inputs(options: RunOptions) -> dict[str, Any]:
+    try:
+        given = json.loads(options.given) if options.given is not None else {}
+    except ValueError as error:
+        raise CommandError(f"--input: not JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise CommandError('--input: write an object such as {"topic": "egress filtering"}')
+    return {**given, **({"topic": options.topic} if options.topic is not None else {})}
+
+
+def _last_hint(workspace: Workspace, tool: str, since: float) -> str:
+    """What would allow the request that the proxy refused the tool last; "" when it refused none."""
+    time.sleep(_RECORDED_SECONDS)
+    try:
+        with AuditLog(workspace.state_db) as audit:
+            refused = list(audit.entries(denied=True, tool=tool, since=since, last=1))
+    except StoreError:
+        return ""
+    return str(refused[-1].body.get("hint", "")) if refused else ""
+
+
+def _show(report: PipelineReport, options: RunOptions) -> None:
+    if options.as_json:
+        put_json(
+            {
+                "pipeline": report.pipeline,
+                "dry_run": options.dry_run,
+                "steps": [asdict(step) for step in report.steps],
+                "artifact": str(report.artifact) if report.artifact is not None else None,
+                "output": report.output,
+            }
+        )
+        return
+    total = sum(step.seconds for step in report.steps)
+    for step in report.steps:
+        say(f"  {step.id:<12} {step.seconds:6.2f} s  {step.tool}  run {step.run}")
+    say(f"  {'total':<12} {total:6.2f} s")
+    if report.artifact is not None:
+        put(str(report.artifact))
+    elif options.dry_run:
+        say("dry run: nothing was saved")

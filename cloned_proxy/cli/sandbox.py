@@ -1,0 +1,139 @@
+"""What `exec` does: from the words of the command line to a run, with the terminal's streams on both ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.cli.errors import CommandError, say
+from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
+from cloned_proxy.runner.runner import DockerContainerRunner, Job
+from cloned_proxy.runner.spec import MIB, Mount, check_tool_id
+from cloned_proxy.runner.standby import proxy_for
+from cloned_proxy.runner.stream import Attached, Stream
+from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.store.workspace import Workspace
+
+TIMED_OUT: Final = 124
+"""As timeout(1)."""
+INTERRUPTED: Final = 130
+TERMINATED: Final = 143
+_SIZE: Final = re.compile(r"([1-9][0-9]*)([kmg]?)b?", re.IGNORECASE)
+_UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
+_SMALLEST: Final = 16 * 1024**2
+_CHUNK: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecOptions:
+    tool: str
+    command: tuple[str, ...]
+    image: str | None
+    network: str | None
+    env: tuple[str, ...]
+    mounts: tuple[str, ...]
+    timeout: float | None
+    memory: str | None
+    """None: as config.yaml says."""
+    cpus: float | None
+    policy: Path | None
+    workspace: Path | None
+
+
+def run_command(options: ExecOptions) -> int:
+    """Runs it and returns the exit code to pass on. Raises CommandError."""
+    try:
+        check_tool_id(options.tool)
+        env = dict(_variable(text) for text in options.env)
+        mounts = tuple(parse_mount(text) for text in options.mounts)
+        workspace = Workspace.find(options.workspace)
+        workspace.create()
+        settings = workspace.config().sandbox
+        with (
+            _interruptible(),
+            proxy_for(workspace.root, say, policy=options.policy),
+            DockerContainerRunner(
+                workspace=workspace.root,
+                network=options.network or settings.network,
+                cpus=options.cpus or settings.cpus,
+                memory=parse_size(options.memory) if options.memory else settings.memory_mib * MIB,
+                spare_slots=0,
+            ) as runner,
+        ):
+            image = options.image or settings.images.get(options.tool) or settings.image or PYTHON_IMAGE
+            worker = Worker(image, options.command)
+            job = Job(tool=options.tool, worker=worker, env=env, mounts=mounts, timeout=options.timeout)
+            _, outcome = runner.run(job, feed=_feed_stdin, output=_print)
+    except ToolTimeoutError as error:
+        say(f"cloned-proxy: {error}")
+        return TIMED_OUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SandboxInputError as error:
+        raise CommandError(str(error)) from error
+    except SandboxError as error:
+        raise CommandError(str(error), code=1) from error
+    if outcome.out_of_memory:
+        say(f"cloned-proxy: {options.tool} used more memory than it may; raise --memory")
+    return outcome.exit_code
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `512m`. Raises CommandError."""
+    match = _SIZE.fullmatch(text)
+    size = int(match[1]) * _UNITS[match[2].lower()] if match is not None else 0
+    if size < _SMALLEST:
+        raise CommandError(f"--memory {text!r}: write a size from 16m on, such as 512m or 2g")
+    return size
+
+
+def parse_mount(text: str) -> Mount:
+    """`SRC:DST`, read-only, or `SRC:DST:rw`. Raises CommandError."""
+    parts = text.split(":")
+    match parts:
+        case [source, target] | [source, target, "ro"]:
+            return Mount(str(Path(source).expanduser().absolute()), target)
+        case [source, target, "rw"]:
+            return Mount(str(Path(source).expanduser().absolute()), target, read_only=False)
+        case _:
+            raise CommandError(f"--mount {text!r}: write SRC:DST or SRC:DST:rw, as in ./data:/mnt/data")
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise CommandError(f"--env {text!r}: write NAME=VALUE; nothing is taken over from this environment")
+    return name, value
+
+
+def _feed_stdin(stream: Attached) -> None:
+    while data := os.read(0, _CHUNK):
+        stream.write(data)
+    stream.end_input()
+
+
+def _print(kind: Stream, piece: bytes) -> None:
+    target = sys.stderr if kind is Stream.STDERR else sys.stdout
+    target.buffer.write(piece)
+    target.buffer.flush()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: the container is removed on the way out."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

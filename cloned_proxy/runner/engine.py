@@ -1,0 +1,264 @@
+"""The container engine, reduced to what a sandbox needs, with errors that name the fix.
+
+The only module that knows the Docker SDK. It talks to whatever DOCKER_HOST names, else to the default socket.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import docker
+import docker.errors
+import requests.exceptions
+
+from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
+from cloned_proxy.runner.stream import Attached
+
+_TIMEOUT: Final = 60.0
+"""Seconds for one call; only `wait` may take longer."""
+_LOST: Final = (requests.exceptions.ConnectionError, requests.exceptions.ReadTimeout, ConnectionError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What `doctor` says about the engine."""
+
+    name: str
+    """`Docker` or `Podman`."""
+    version: str
+    api: str
+    storage: str
+    security: tuple[str, ...]
+    runtimes: tuple[str, ...]
+    rootless: bool
+    cgroup: str
+
+    @property
+    def release(self) -> tuple[int, int]:
+        """(major, minor); (0, 0) when it cannot be read."""
+        major, _, rest = self.version.partition(".")
+        minor = rest.partition(".")[0]
+        return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    id: str
+    running: bool
+    pid: int
+    exit_code: int
+    oom_killed: bool
+
+
+class Engine:
+    """One connection to the engine; may be used by several threads."""
+
+    def __init__(self, client: Any) -> None:
+        self._api = client
+
+    @classmethod
+    def connect(cls) -> Self:
+        """Raises EngineError when no engine answers."""
+        host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        try:
+            _try_socket(host)
+            client = docker.APIClient(**_from_environment(), version="auto", timeout=_TIMEOUT)
+        except (docker.errors.DockerException, *_LOST) as error:
+            raise EngineError(
+                f"no container engine answers at {host}: start it (`sudo systemctl start docker`), install it "
+                "(`sudo apt-get install docker.io`), or use `--sandbox process` where that is enough"
+            ) from error
+        return cls(client)
+
+    def close(self) -> None:
+        self._api.close()
+
+    def facts(self) -> EngineFacts:
+        with _explained("describe itself"):
+            info, version = self._api.info(), self._api.version()
+        components = [str(part.get("Name", "")) for part in version.get("Components") or []]
+        security = tuple(info.get("SecurityOptions") or ())
+        return EngineFacts(
+            name="Podman" if any("Podman" in name for name in components) else "Docker",
+            version=str(version.get("Version", "")),
+            api=str(version.get("ApiVersion", "")),
+            storage=str(info.get("Driver", "")),
+            security=security,
+            runtimes=tuple(sorted(info.get("Runtimes") or {})),
+            rootless=any("rootless" in option for option in security),
+            cgroup=f"v{info.get('CgroupVersion', '1')}",
+        )
+
+    def image(self, name: str) -> dict[str, Any]:
+        """What the engine knows of an image. Raises ImageMissingError, with the command that brings it."""
+        try:
+            with _explained(f"look at image {name}"):
+                found: dict[str, Any] = self._api.inspect_image(name)
+        except docker.errors.ImageNotFound as error:
+            fix = "`cloned-proxy image build`" if name.startswith("cloned-") else f"`docker pull {name}`"
+            raise ImageMissingError(f"image {name} is not on this machine: {fix}") from error
+        return found
+
+    def create(self, name: str, config: dict[str, Any]) -> str:
+        """Creates a container and returns its id. A holder that is gone is the usual reason for a failure."""
+        try:
+            with _explained(f"create {name}"):
+                return str(self._api.create_container_from_config(config, name)["Id"])
+        except docker.errors.ImageNotFound as error:
+            raise ImageMissingError(f"image {config['Image']} is not on this machine") from error
+
+    def start(self, container: str) -> None:
+        with _explained("start the container"):
+            self._api.start(container)
+
+    def attach(self, container: str) -> Attached:
+        """The container's standard streams; to be called before `start`, so that nothing is missed."""
+        wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+        with _explained("attach to the container"):
+            stream = self._api.attach_socket(container, params=wanted)
+        raw = getattr(stream, "_sock", None)
+        if not isinstance(raw, socket.socket):
+            raise EngineError("the engine is not behind a unix socket: set DOCKER_HOST=unix://…")
+        # The descriptor becomes ours: nothing has been printed yet, so nothing is left in the SDK's buffers.
+        ours = socket.socket(fileno=raw.detach())
+        stream._response.close()  # noqa: SLF001  where the SDK keeps what else must be closed
+        return Attached(ours)
+
+    def state(self, container: str) -> ContainerState:
+        found = self.inspect(container)
+        state = found["State"]
+        return ContainerState(
+            id=str(found["Id"]),
+            running=bool(state["Running"]),
+            pid=int(state["Pid"]),
+            exit_code=int(state["ExitCode"]),
+            oom_killed=bool(state.get("OOMKilled")),
+        )
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        with _explained("inspect a container"):
+            found: dict[str, Any] = self._api.inspect_container(container)
+        return found
+
+    def find(self, name: str) -> str | None:
+        """The id of the container with exactly this name, running or not; None when there is none."""
+        try:
+            return str(self.inspect(name)["Id"])
+        except GoneError:
+            return None
+
+    def last_words(self, container: str) -> str:
+        """The last line that a container printed."""
+        with _explained("read a container's log"):
+            said = bytes(self._api.logs(container, tail=1)).decode(errors="replace").strip()
+        return said or "it said nothing"
+
+    def wait(self, container: str, seconds: float | None) -> int | None:
+        """The exit code, or None when it still runs after `seconds`."""
+        try:
+            with _explained("wait for the container", passing=(requests.exceptions.ReadTimeout,)):
+                return int(self._api.wait(container, timeout=seconds)["StatusCode"])
+        except requests.exceptions.ReadTimeout:
+            return None
+        except EngineError:
+            # requests reports a read timeout on a keep-alive connection as a connection error: ask what is true.
+            return None if self.state(container).running else self.state(container).exit_code
+
+    def kill(self, container: str) -> None:
+        """Ends it at once. One that has ended already is fine."""
+        with _explained("kill the container"), contextlib.suppress(docker.errors.APIError):
+            self._api.kill(container)
+
+    def remove(self, container: str) -> None:
+        """Removes it, running or not. One that is gone already is fine."""
+        with contextlib.suppress(GoneError), _explained("remove the container"):
+            self._api.remove_container(container, force=True, v=True)
+
+    def owned(self, label: str) -> Iterator[tuple[str, str]]:
+        """(container id, value of `label`) of every container that carries the label, running or not."""
+        with _explained("list containers"):
+            rows = self._api.containers(all=True, filters={"label": [label]})
+        for row in rows:
+            yield str(row["Id"]), str(row["Labels"][label])
+
+    def names(self) -> list[str]:
+        """The names of all containers, running or not."""
+        with _explained("list containers"):
+            return [str(name).lstrip("/") for row in self._api.containers(all=True) for name in row["Names"]]
+
+    def network(self, name: str) -> dict[str, Any] | None:
+        """A network by its exact name, or None."""
+        try:
+            with _explained(f"look at network {name}"):
+                found: dict[str, Any] = self._api.inspect_network(name)
+        except GoneError:
+            return None
+        return found
+
+    def create_network(self, name: str, *, options: dict[str, str], labels: dict[str, str]) -> None:
+        """An internal bridge without IPv6."""
+        with _explained(f"create network {name}"):
+            self._api.create_network(
+                name, driver="bridge", internal=True, enable_ipv6=False, options=options, labels=labels
+            )
+
+    def remove_network(self, name: str) -> None:
+        with contextlib.suppress(GoneError), _explained(f"remove network {name}"):
+            self._api.remove_network(name)
+
+    def import_image(self, path: str, name: str) -> None:
+        """A tar of a root file system as an image."""
+        repository, _, tag = name.partition(":")
+        with _explained(f"import {name}"), open(path, "rb") as tar:  # noqa: PTH123  a stream for the SDK
+            self._api.import_image_from_data(tar, repository=repository, tag=tag or "latest")
+
+    def build(self, folder: str, *, target: str, tag: str, args: dict[str, str], labels: dict[str, str]) -> None:
+        """Builds one target of a Dockerfile, without a network. Raises EngineError with the line that failed."""
+        with _explained(f"build {tag}"):
+            lines = self._api.build(
+                path=folder,
+                target=target,
+                tag=tag,
+                buildargs=args,
+                labels=labels,
+                network_mode="none",
+                rm=True,
+                decode=True,
+            )
+            for line in lines:
+                if "error" in line:
+                    raise EngineError(f"building {tag} failed: {str(line['error']).strip()}")
+
+
+def _try_socket(host: str) -> None:
+    """Raises OSError when nobody listens on the engine's unix socket; the SDK would leave its own socket open then."""
+    if host.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(host.removeprefix("unix://"))
+
+
+def _from_environment() -> dict[str, Any]:
+    found: dict[str, Any] = docker.utils.kwargs_from_env()
+    return found
+
+
+@contextlib.contextmanager
+def _explained(action: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turns the SDK's many errors into ours; a missing image stays, because callers know how to bring it."""
+    try:
+        yield
+    except (docker.errors.ImageNotFound, *passing):
+        raise
+    except docker.errors.NotFound as error:
+        raise GoneError(f"the engine could not {action}: it is gone") from error
+    except docker.errors.APIError as error:
+        raise EngineError(f"the engine would not {action}: {error.explanation or error}") from error
+    except (docker.errors.DockerException, *_LOST) as error:
+        raise EngineError(
+            f"the engine went away while asked to {action}; start it again: leftovers are removed at the next run"
+        ) from error

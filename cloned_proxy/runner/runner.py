@@ -1,0 +1,329 @@
+"""`DockerContainerRunner`: any Cloned tool, or any command, in a container whose only way out is the proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+import certifi
+import structlog
+
+from cloned_proxy.proxy.slot_protocol import Handover
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import SandboxError, SandboxInputError
+from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
+from cloned_proxy.runner.files import new_scratch, read_scratch, refuse_doors, remove_scratch
+from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.link import ProxyLink
+from cloned_proxy.runner.networks import SEALED, prepare_network
+from cloned_proxy.runner.owner import owner_id, remove_leftovers
+from cloned_proxy.runner.slots import Slot, SlotPool
+from cloned_proxy.runner.spec import (
+    CA_FILE,
+    MIB,
+    PROXY_PORT,
+    Limits,
+    Mount,
+    SandboxSpec,
+    check_mount,
+    check_tool_id,
+    workspace_mark,
+)
+from cloned_proxy.runner.worker import Worker, WorkerKind, choose_worker, read_answer, request_line, user_of
+from cloned_proxy.share import share_path
+from cloned_proxy.store.workspace import Workspace
+
+_log = structlog.get_logger(__name__)
+
+DEFAULT_TIMEOUT: Final = 120.0
+DRY_RUN_MARK: Final = "dry-"
+NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
+_MAX_STDOUT: Final = 8 * 1024 * 1024
+LLM_PORT: Final = 8080
+_HANDOVERS: Final = (Handover(PROXY_PORT), Handover(LLM_PORT, ("127.0.0.1", LLM_PORT)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to run: a command in an image, with what was explicitly added to it."""
+
+    tool: str
+    worker: Worker
+    env: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    timeout: float | None = DEFAULT_TIMEOUT
+    dry_run: bool = False
+    """Marks the run's id, and with it every audit entry, with `dry-`."""
+    keep: Callable[[Path], None] | None = None
+    """Called with the scratch directory after the tool has ended and before it is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    output: Any
+    """The worker's `output`."""
+    stderr: str
+    seconds: float
+    start_seconds: float
+    run: str
+    files: Mapping[str, bytes]
+    """The files of /sandbox that were asked for."""
+
+
+class DockerContainerRunner:
+    """Runs tools in sealed slots. Thread-safe; a context manager, or call `close`.
+
+    A proxy must be serving the workspace (`cloned-proxy serve`; `standby.proxy_for` starts one).
+    """
+
+    def __init__(
+        self,
+        *,
+        workspace: Path | str | None = None,
+        network: str | None = None,
+        image: str | None = None,
+        cpus: float | None = None,
+        memory: int | None = None,
+        worker: WorkerKind | None = None,
+        timeout: float | None = None,
+        spare_slots: int = 2,
+        engine: Engine | None = None,
+        enter_namespaces: bool | None = None,
+    ) -> None:
+        """What is None is taken from config.yaml. `memory` is bytes; `enter_namespaces` None: if this process may.
+
+        Raises EngineError without an engine, StoreError for a config.yaml that is not accepted.
+        """
+        place = Workspace.find(Path(workspace) if workspace is not None else None)
+        settings = place.config().sandbox
+        self.workspace = place.root
+        self.project = self.workspace.parent
+        self._network = network or os.environ.get(NETWORK_VARIABLE) or settings.network or SEALED
+        self._image = image
+        self._settings = settings
+        self._limits = replace(Limits(), cpus=cpus or settings.cpus, memory=memory or settings.memory_mib * MIB)
+        self._worker = worker or WorkerKind(settings.worker)
+        self._timeout = timeout or settings.timeout
+        self._spare = spare_slots
+        self._enter = enter_namespaces
+        self._engine = engine or Engine.connect()
+        self._own_engine = engine is None
+        self._owner = owner_id()
+        self._runs = self.workspace / "run"
+        self._seccomp = share_path("sandbox", "seccomp.json").read_text(encoding="utf-8")
+        self._pools: dict[str, SlotPool] = {}
+        self._own_networks: set[str] = set()
+        self._users: dict[str, str] = {}
+        self._lock = threading.Lock()
+        remove_leftovers(self._engine, self._runs)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Removes every idle slot and the networks made for tools."""
+        with self._lock:
+            pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            pool.close()
+        for network in self._own_networks:
+            with contextlib.suppress(SandboxError):  # another process's slot may be on it; the last one removes it
+                self._engine.remove_network(network)
+        if self._own_engine:
+            self._engine.close()
+
+    def warm_up(self, count: int = 1) -> None:
+        """Makes sealed slots ahead of need. Raises SandboxError."""
+        self._pool(SEALED).warm_up(count)
+
+    def run_tool(
+        self,
+        tool_id: str,
+        input: Any,  # noqa: A002  the word of contract section 8
+        ctx: Any = None,
+        *,
+        timeout: float | None = None,
+        env: Mapping[str, str] | None = None,
+        files: tuple[str, ...] = (),
+        dry_run: bool = False,
+    ) -> ToolResult:
+        """Runs one tool with the worker of its image and returns its output. Raises SandboxError.
+
+        `files` names what to bring back from /sandbox.
+        """
+        began = time.monotonic()
+        line = request_line(tool_id, input, ctx)
+        collected = Collected(_MAX_STDOUT)
+        brought: dict[str, bytes] = {}
+        job = Job(
+            tool=tool_id,
+            worker=choose_worker(self.project, self._worker, self._image_of(tool_id)),
+            timeout=timeout or self._timeout,
+            env=env or {},
+            dry_run=dry_run,
+            keep=lambda scratch: brought.update(
+                (name, read_scratch(scratch, name, limit=self._limits.scratch)) for name in files
+            ),
+        )
+
+        def feed(stream: Any) -> None:
+            stream.write(line)
+            stream.end_input()
+
+        run, outcome = self.run(job, feed=feed, output=collected)
+        stderr = bytes(collected.stderr)
+        if outcome.out_of_memory:
+            raise SandboxError(f"{tool_id} used more than {self._limits.memory} bytes of memory and was killed")
+        output = read_answer(tool_id, bytes(collected.stdout), outcome.exit_code, stderr)
+        seconds = time.monotonic() - began
+        return ToolResult(output, stderr.decode(errors="replace"), seconds, outcome.start_seconds, run, brought)
+
+    async def run_tool_async(self, tool_id: str, input: Any, ctx: Any = None, **options: Any) -> ToolResult:  # noqa: A002  as above
+        """`run_tool` without blocking the event loop."""
+        return await asyncio.to_thread(self.run_tool, tool_id, input, ctx, **options)
+
+    def run(self, job: Job, *, feed: Feed, output: Output) -> tuple[str, Outcome]:
+        """Runs one job in a slot of its own; returns the run's id and how it ended. Raises SandboxError."""
+        check_tool_id(job.tool)
+        masked = self._check_workspace()
+        for mount in job.mounts:
+            check_mount(mount)
+            _check_source(mount)
+        user = self._user_of(job.worker.image)
+        with self._pool(self._network_of(job.tool)).acquire() as slot:
+            return self._run_in(slot, job, feed, output, masked=masked, user=user)
+
+    def _run_in(
+        self, slot: Slot, job: Job, feed: Feed, output: Output, *, masked: tuple[str, ...], user: str
+    ) -> tuple[str, Outcome]:
+        run = secrets.token_hex(4)
+        recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
+        result, start_seconds = "error", None
+        scratch = new_scratch(self._runs / self._owner / "scratch", run)
+        spec: SandboxSpec | None = None
+        link = ProxyLink(self.workspace, job.tool, recorded, slot.handovers, slot.open_sockets)
+        try:
+            spec = self._spec(job, run, slot, scratch, masked=masked, user=user)
+            # The only way out is open before anything runs that could want to go another way.
+            ca = link.open().ca
+            if ca is not None:
+                write_ca(scratch, ca)
+                spec = replace(spec, with_ca=True)
+            outcome = execute(self._engine, spec, feed=feed, output=output, timeout=job.timeout)
+            start_seconds = outcome.start_seconds
+            result = "ok" if outcome.exit_code == 0 else "failed"
+            if job.keep is not None:
+                job.keep(scratch)
+        except SandboxError as error:
+            result = error.result
+            raise
+        finally:
+            link.close(result, start_seconds)
+            self._remove_scratch(scratch, spec)
+        return run, outcome
+
+    def _spec(
+        self, job: Job, run: str, slot: Slot, scratch: Path, *, masked: tuple[str, ...], user: str
+    ) -> SandboxSpec:
+        return SandboxSpec(
+            tool=job.tool,
+            run=run,
+            name=f"cloned_tool_{run}",
+            image=job.worker.image,
+            command=job.worker.command,
+            holder=slot.holder,
+            workspace=str(self.project),
+            scratch=str(scratch),
+            seccomp=self._seccomp,
+            user=user,
+            owner=self._owner,
+            workspace_mark=workspace_mark(self.workspace),
+            masked=masked,
+            env=job.env,
+            mounts=job.mounts,
+            limits=self._limits,
+        )
+
+    def _remove_scratch(self, scratch: Path, spec: SandboxSpec | None) -> None:
+        if remove_scratch(scratch):
+            return
+        # Without root, what the tool closed against others is closed against us: its own user opens it.
+        if spec is not None:
+            with contextlib.suppress(SandboxError):
+                sweep(self._engine, spec)
+        if not remove_scratch(scratch):
+            _log.warning("a scratch directory could not be removed; remove it as root", path=str(scratch))
+
+    def _check_workspace(self) -> tuple[str, ...]:
+        """Refuses doors in the project; returns the paths in the container that must be hidden."""
+        secret = self.workspace.resolve()
+        project = self.project.resolve()
+        inside = secret.is_relative_to(project) and secret.is_dir()
+        refuse_doors(project, masked=frozenset({secret}))
+        return (f"/workspace/{secret.relative_to(project)}",) if inside else ()
+
+    def _network_of(self, tool: str) -> str:
+        network = prepare_network(self._engine, self._network, tool)
+        for warning in network.warnings:
+            _log.warning(warning)
+        if network.own:
+            self._own_networks.add(network.name)
+        return network.name
+
+    def _image_of(self, tool: str) -> str | None:
+        return self._image or self._settings.images.get(tool) or self._settings.image
+
+    def _user_of(self, image: str) -> str:
+        found = self._users.get(image)
+        if found is None:
+            found = self._users[image] = user_of(image, check_current(self._engine, image))
+        return found
+
+    def _pool(self, network: str) -> SlotPool:
+        with self._lock:
+            pool = self._pools.get(network)
+            if pool is None:
+                check_current(self._engine, HOLDER_IMAGE)
+                pool = self._pools[network] = SlotPool(
+                    self._engine,
+                    run_directory=self._runs,
+                    owner=self._owner,
+                    workspace_mark=workspace_mark(self.workspace),
+                    image=HOLDER_IMAGE,
+                    seccomp=self._seccomp,
+                    network=network,
+                    handovers=_HANDOVERS,
+                    spare=self._spare,
+                    enter=self._enter,
+                )
+            return pool
+
+
+def _check_source(mount: Mount) -> None:
+    source = Path(mount.source)
+    if not source.exists():
+        raise SandboxInputError(f"--mount {mount.source}: does not exist on this machine")
+    real = source.resolve()
+    if real.is_dir():
+        refuse_doors(real)
+    elif not real.is_file():
+        raise SandboxInputError(f"--mount {mount.source}: neither a file nor a directory; sockets and devices stay out")
+
+
+def write_ca(scratch: Path, workspace_ca: str) -> Path:
+    """The public roots and the workspace's own, in one file that every client's variable can name."""
+    path = scratch / Path(CA_FILE).name
+    path.write_text(Path(certifi.where()).read_text(encoding="ascii") + "\n" + workspace_ca, encoding="ascii")
+    path.chmod(0o444)
+    return path

@@ -1,0 +1,240 @@
+"""Sealed slots: network namespaces without a way out, ready before a tool needs one, and never two tools in one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.proxy.slot_protocol import Handover, short_path
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import SandboxError, SlotError
+from cloned_proxy.runner.netns import Namespace, may_enter
+from cloned_proxy.runner.spec import HolderSpec, holder_container
+from cloned_proxy.runner.stream import StreamTimeoutError
+
+_READY_SECONDS: Final = 10.0
+_BACKLOG: Final = 128
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One holder and what it takes to listen inside its namespace."""
+
+    id: str
+    holder: str
+    """Container id."""
+    network: str
+    handovers: tuple[Handover, ...]
+    namespace: Namespace | None
+    """None in the unprivileged variant: the holder forwards to sockets in `directory`."""
+    directory: Path
+    runs: int = 0
+    fresh: float = field(default_factory=time.monotonic)
+
+    @property
+    def variant(self) -> str:
+        return "forwarder" if self.namespace is None else "namespace"
+
+    def open_sockets(self) -> Sequence[socket.socket]:
+        """The slot's listening sockets, one for each handover. Raises SlotError."""
+        sockets: list[socket.socket] = []
+        try:
+            for handover in self.handovers:
+                if self.namespace is not None:
+                    sockets.append(self.namespace.listen(handover.port, _BACKLOG))
+                else:
+                    sockets.append(_listen_unix(self.directory / f"{handover.port}.sock"))
+        except SlotError:
+            for sock in sockets:
+                sock.close()
+            raise
+        return sockets
+
+
+class SlotPool:
+    """The slots of one process. Thread-safe: each acquired slot belongs to one run until it is released."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        run_directory: Path,
+        owner: str,
+        workspace_mark: str = "",
+        image: str,
+        seccomp: str,
+        network: str = "none",
+        handovers: tuple[Handover, ...],
+        spare: int = 2,
+        enter: bool | None = None,
+    ) -> None:
+        self._engine = engine
+        self._directory = run_directory / owner / "slots"
+        self._owner = owner
+        self._workspace_mark = workspace_mark
+        self._image = image
+        self._seccomp = seccomp
+        self._network = network
+        self._handovers = handovers
+        self._spare = spare
+        """Idle slots that are kept; more are removed when they come back."""
+        self._enter = may_enter() if enter is None else enter
+        self._may_change = enter is None
+        """Whether the variant was our own choice, and may turn out to be wrong: a rootless engine, or one in a VM."""
+        self._lock = threading.Lock()
+        self._idle: list[Slot] = []
+        self._closed = False
+
+    def warm_up(self, count: int = 1) -> None:
+        """Makes slots ahead of need. Raises SandboxError."""
+        for _ in range(count):
+            self._put_back(self._make())
+
+    @property
+    def idle(self) -> int:
+        with self._lock:
+            return len(self._idle)
+
+    @contextlib.contextmanager
+    def acquire(self) -> Iterator[Slot]:
+        """A slot for one run. It goes back into the pool only when the run ended without an exception."""
+        slot = self._take() or self._make()
+        slot.runs += 1
+        try:
+            yield slot
+        except BaseException:
+            # Whatever went wrong, the slot may hold something of it: thrown away, not shared with the next tool.
+            self._remove(slot)
+            raise
+        self._put_back(slot)
+
+    def close(self) -> None:
+        """Removes every idle slot; slots in use are removed when they come back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for slot in idle:
+            self._remove(slot)
+        # Only what is empty: another runner of this process may have slots beside ours.
+        for directory in (self._directory, self._directory.parent / "scratch", self._directory.parent):
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+    def _take(self) -> Slot | None:
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                slot = self._idle.pop()
+            if self._usable(slot):
+                return slot
+            self._remove(slot)
+
+    def _usable(self, slot: Slot) -> bool:
+        """Whether the holder still runs. Asked again by the engine when a tool joins: this only saves a failed run."""
+        if slot.namespace is not None:
+            return slot.namespace.alive()
+        try:
+            return self._engine.state(slot.holder).running
+        except SandboxError:
+            return False
+
+    def _put_back(self, slot: Slot) -> None:
+        with self._lock:
+            if not self._closed and len(self._idle) < self._spare:
+                self._idle.append(slot)
+                return
+        self._remove(slot)
+
+    def _remove(self, slot: Slot) -> None:
+        if slot.namespace is not None:
+            slot.namespace.close()
+        with contextlib.suppress(SandboxError):  # the engine may be gone; the next start removes it by its label
+            self._engine.remove(slot.holder)
+        shutil.rmtree(slot.directory, ignore_errors=True)
+
+    def _make(self) -> Slot:
+        try:
+            return self._make_one()
+        except SlotError:
+            if not (self._enter and self._may_change):
+                raise
+            self._enter = False
+            return self._make_one()
+
+    def _make_one(self) -> Slot:
+        slot_id = secrets.token_hex(4)
+        directory = self._directory / slot_id
+        directory.mkdir(mode=0o700, parents=True)
+        if self._enter:
+            forwards: tuple[tuple[int, str], ...] = ()
+        else:
+            forwards = tuple((handover.port, f"{handover.port}.sock") for handover in self._handovers)
+            directory.chmod(0o711)  # the holder's user passes through; the parents are 0700
+        spec = HolderSpec(
+            name=f"cloned_slot_{slot_id}",
+            image=self._image,
+            seccomp=self._seccomp,
+            owner=self._owner,
+            workspace_mark=self._workspace_mark,
+            network=self._network,
+            forwards=forwards,
+            socket_dir=str(directory),
+        )
+        holder = self._engine.create(spec.name, holder_container(spec))
+        try:
+            namespace = self._start(holder, forwarding=bool(forwards))
+        except BaseException:
+            with contextlib.suppress(SandboxError):
+                self._engine.remove(holder)
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        return Slot(slot_id, holder, self._network, self._handovers, namespace, directory)
+
+    def _start(self, holder: str, *, forwarding: bool) -> Namespace | None:
+        if not forwarding:
+            self._engine.start(holder)
+            state = self._engine.state(holder)
+            if not state.running:
+                raise SlotError(
+                    f"the holder ended at once with {state.exit_code}; rebuild it: `cloned-proxy image build`"
+                )
+            return Namespace.of(state.id, state.pid)
+        stream = self._engine.attach(holder)
+        try:
+            self._engine.start(holder)
+            said = b""
+            for _, piece in stream.frames(time.monotonic() + _READY_SECONDS):
+                said += piece
+                if said.startswith(b"ready\n"):
+                    return None
+        except StreamTimeoutError as error:
+            raise SlotError(
+                f"the holder was not ready within {_READY_SECONDS:.0f} s; is the engine overloaded?"
+            ) from error
+        finally:
+            stream.close()
+        raise SlotError(f"the holder could not listen inside the slot: {said.decode(errors='replace').strip()}")
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        path.unlink(missing_ok=True)
+        with short_path(path) as name:
+            sock.bind(name)
+        os.chmod(path, 0o666)  # noqa: S103, PTH101  the holder's user must connect; the directory above lets nobody else in
+        sock.listen(_BACKLOG)
+    except OSError as error:
+        sock.close()
+        raise SlotError(f"{path} cannot be opened: {error.strerror}") from error
+    return sock

@@ -1,0 +1,192 @@
+/* The holder keeps one network namespace alive while tools come and go in it, and is nothing else a tool could use.
+ *
+ *   holder                    sleeps, reaps, ends on SIGTERM
+ *   holder forward PORT PATH [PORT PATH]...
+ *                             also forwards 127.0.0.1:PORT to the unix socket PATH; says "ready" once it listens.
+ *                             For engines beside which the proxy may not enter the namespace itself.
+ *
+ * Static, no library beyond libc, one thread, no heap: what is not here cannot go wrong here.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { PAIRS = 240, BUFFER = 16384, PORTS = 4, FIRST = 1 + PORTS }; /* two descriptors a pair, below nofile 1024 */
+
+struct half { /* one direction of one connection */
+  char data[BUFFER];
+  size_t start, end;
+  int eof;
+};
+
+struct pair { /* fd[0] is the tool, fd[1] the proxy; way[i] carries bytes read from fd[i] */
+  int fd[2];
+  struct half way[2];
+};
+
+static struct pair pairs[PAIRS];
+static struct pollfd polled[FIRST + 2 * PAIRS];
+
+static void fail(const char *what) {
+  perror(what);
+  exit(1);
+}
+
+static int signals(void) {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  sigaddset(&set, SIGCHLD);
+  if (sigprocmask(SIG_BLOCK, &set, NULL) != 0) fail("sigprocmask");
+  int fd = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+  if (fd < 0) fail("signalfd");
+  return fd;
+}
+
+static void handle_signal(int fd) {
+  struct signalfd_siginfo info;
+  while (read(fd, &info, sizeof info) == (ssize_t)sizeof info) {
+    if (info.ssi_signo != SIGCHLD) exit(0);
+    while (waitpid(-1, NULL, WNOHANG) > 0) continue;
+  }
+}
+
+static int listen_on(const char *port) {
+  char *end;
+  long number = strtol(port, &end, 10);
+  if (*end != '\0' || number < 1 || number > 65535) {
+    fprintf(stderr, "holder: %s is not a port\n", port);
+    exit(2);
+  }
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)number)};
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0) fail("socket");
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0) fail("bind");
+  if (listen(fd, 128) != 0) fail("listen");
+  return fd;
+}
+
+static int dial(const char *path) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  if (strlen(path) >= sizeof address.sun_path) return -1;
+  strcpy(address.sun_path, path);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
+    close(fd); /* no proxy behind the socket: the tool sees its connection closed, never another way out */
+    fd = -1;
+  }
+  return fd;
+}
+
+static void accept_one(int listener, const char *path) {
+  int tool = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (tool < 0) return;
+  struct pair *free_pair = NULL;
+  for (int i = 0; i < PAIRS && !free_pair; i++)
+    if (pairs[i].fd[0] < 0) free_pair = &pairs[i];
+  int proxy = free_pair ? dial(path) : -1;
+  if (proxy < 0) {
+    close(tool);
+    return;
+  }
+  memset(free_pair->way, 0, sizeof free_pair->way);
+  free_pair->fd[0] = tool;
+  free_pair->fd[1] = proxy;
+}
+
+static void drop(struct pair *pair) {
+  close(pair->fd[0]);
+  close(pair->fd[1]);
+  pair->fd[0] = pair->fd[1] = -1;
+}
+
+/* Moves what it can in one direction. Returns 0 when the connection is broken. */
+static int move(struct half *way, int from, int to, int readable) {
+  if (readable && way->start == way->end && !way->eof) {
+    ssize_t count = read(from, way->data, BUFFER);
+    if (count == 0) {
+      way->eof = 1;
+      shutdown(to, SHUT_WR); /* the buffer is empty here, so nothing is cut off */
+    } else if (count > 0) {
+      way->start = 0;
+      way->end = (size_t)count;
+    } else if (errno != EAGAIN && errno != EINTR) {
+      return 0;
+    }
+  }
+  while (way->start < way->end) {
+    ssize_t count = send(to, way->data + way->start, way->end - way->start, MSG_NOSIGNAL);
+    if (count < 0) return errno == EAGAIN || errno == EINTR;
+    way->start += (size_t)count;
+  }
+  return 1;
+}
+
+static void serve_pair(struct pair *pair, short tool, short proxy) {
+  int broken = ((tool | proxy) & (POLLERR | POLLNVAL)) != 0;
+  int can_read[2] = {tool & (POLLIN | POLLHUP), proxy & (POLLIN | POLLHUP)};
+  for (int i = 0; i < 2 && !broken; i++) broken = !move(&pair->way[i], pair->fd[i], pair->fd[1 - i], can_read[i]);
+  if (broken || (pair->way[0].eof && pair->way[1].eof)) drop(pair);
+}
+
+/* What to wait for on side `i`: bytes when its own buffer is empty, room when the other side's bytes wait for it. */
+static short wanted(const struct pair *pair, int i) {
+  const struct half *in = &pair->way[i], *out = &pair->way[1 - i];
+  return (short)((in->start == in->end && !in->eof ? POLLIN : 0) | (out->start < out->end ? POLLOUT : 0));
+}
+
+static void forward(int ports, char **words, int signal_fd) {
+  int listeners[PORTS];
+  for (int i = 0; i < PORTS; i++) listeners[i] = i < ports ? listen_on(words[2 * i]) : -1;
+  for (int i = 0; i < PAIRS; i++) pairs[i].fd[0] = pairs[i].fd[1] = -1;
+  if (write(STDOUT_FILENO, "ready\n", 6) != 6) fail("write");
+  for (;;) {
+    polled[0] = (struct pollfd){.fd = signal_fd, .events = POLLIN};
+    for (int i = 0; i < PORTS; i++) polled[1 + i] = (struct pollfd){.fd = listeners[i], .events = POLLIN};
+    for (int i = 0; i < PAIRS; i++)
+      for (int side = 0; side < 2; side++) {
+        short events = pairs[i].fd[0] < 0 ? 0 : wanted(&pairs[i], side);
+        /* A side with nothing to wait for is left out: its hang-up would wake us again and again. */
+        polled[FIRST + 2 * i + side] = (struct pollfd){.fd = events ? pairs[i].fd[side] : -1, .events = events};
+      }
+    if (poll(polled, FIRST + 2 * PAIRS, -1) < 0) {
+      if (errno == EINTR) continue;
+      fail("poll");
+    }
+    if (polled[0].revents) handle_signal(signal_fd);
+    for (int i = 0; i < PAIRS; i++) {
+      short tool = polled[FIRST + 2 * i].revents, proxy = polled[FIRST + 2 * i + 1].revents;
+      if (pairs[i].fd[0] >= 0 && (tool | proxy)) serve_pair(&pairs[i], tool, proxy);
+    }
+    for (int i = 0; i < ports; i++)
+      if (polled[1 + i].revents) accept_one(listeners[i], words[2 * i + 1]);
+  }
+}
+
+int main(int count, char **words) {
+  int signal_fd = signals();
+  int ports = (count - 2) / 2;
+  if (count > 3 && count % 2 == 0 && ports <= PORTS && strcmp(words[1], "forward") == 0)
+    forward(ports, words + 2, signal_fd);
+  if (count != 1) {
+    fputs("usage: holder [forward PORT PATH [PORT PATH]...]\n", stderr);
+    return 2;
+  }
+  for (;;) {
+    struct pollfd waiting = {.fd = signal_fd, .events = POLLIN};
+    if (poll(&waiting, 1, -1) > 0) handle_signal(signal_fd);
+  }
+}

@@ -1,0 +1,172 @@
+"""A real engine, real images, a real `serve`, and after every test: nothing left behind."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
+from cloned_proxy.runner.images import HOLDER_IMAGE, build_images, check_current
+from cloned_proxy.runner.link import is_served
+from cloned_proxy.runner.runner import DockerContainerRunner
+from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
+from cloned_proxy.runner.worker import PYTHON_IMAGE
+
+ENGINE_SCRIPT = Path(__file__).parents[1] / "engine.sh"
+SERVE = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "serve"]
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The engine that answers, else one of our own beside it, ended with the tests."""
+    started: Path | None = None
+    try:
+        found = Engine.connect()
+    except EngineError as error:
+        if shutil.which("dockerd") is None or os.geteuid() != 0:
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"CI has no engine: {error}")
+            pytest.skip(f"no engine: {error}")
+        started = tmp_path_factory.mktemp("engine")
+        done = subprocess.run([ENGINE_SCRIPT, "start", started], capture_output=True, text=True, check=True)
+        os.environ["DOCKER_HOST"] = done.stdout.strip().partition("=")[2]
+        found = Engine.connect()
+    yield found
+    found.close()
+    if started is not None:
+        subprocess.run([ENGINE_SCRIPT, "stop", started], check=True)
+
+
+@pytest.fixture(scope="session")
+def images(engine: Engine) -> Engine:
+    try:
+        check_current(engine, HOLDER_IMAGE)
+        check_current(engine, PYTHON_IMAGE)
+    except ImageMissingError:
+        build_images(engine, print)
+    return engine
+
+
+@dataclass
+class Serving:
+    """A `serve` of its own for one workspace."""
+
+    workspace: Path
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(15)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(15)
+
+
+def start_serving(workspace: Path) -> Serving:
+    log = (workspace.parent.parent / f"serve-{secrets.token_hex(3)}.log").open("wb")
+    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "off", "--workspace", str(workspace)]
+    process = subprocess.Popen(words, stdout=log, stderr=log)
+    log.close()
+    deadline = time.monotonic() + 20
+    while not is_served(workspace):
+        assert process.poll() is None, Path(log.name).read_text(encoding="utf-8")
+        assert time.monotonic() < deadline, "serve did not come up"
+        time.sleep(0.05)
+    return Serving(workspace, process)
+
+
+@pytest.fixture(scope="session")
+def origin() -> Iterator[int]:
+    """A web server on the host's loopback; its port is what policies of these tests allow."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = f"origin {self.path}\n".encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002  the base class's word
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def module_serving(images: Engine, tmp_path_factory: pytest.TempPathFactory, origin: int) -> Iterator[Serving]:
+    workspace = tmp_path_factory.mktemp("project") / "code" / ".cloned"
+    workspace.mkdir(parents=True, mode=0o700)
+    write_policy(workspace, origin)
+    serving = start_serving(workspace)
+    yield serving
+    serving.stop()
+
+
+def write_policy(workspace: Path, port: int) -> None:
+    (workspace / "policy.yaml").write_text(
+        f"version: 1\ntools:\n  demo.tool@v1:\n    allow: [{{host: 127.0.0.1, ports: [{port}], protocols: [tcp]}}]\n",
+        encoding="utf-8",
+    )
+
+
+@pytest.fixture(scope="module")
+def module_runner(module_serving: Serving) -> Iterator[DockerContainerRunner]:
+    with DockerContainerRunner(workspace=module_serving.workspace) as runner:
+        yield runner
+
+
+def leftovers(engine: Engine, workspace: Path) -> list[str]:
+    """Tools, directories of runs, and slots whose runner has no place in this workspace any more."""
+    owners = {path.name for path in (workspace / "run").glob("*.*.*.*")}
+    names = [str(path) for path in (workspace / "run").glob("*/scratch/*")]
+    for container, mark in engine.owned(OWNER_LABEL):
+        try:
+            facts = engine.inspect(container)
+        except GoneError:
+            continue
+        name = str(facts["Name"]).lstrip("/")
+        ours = facts["Config"]["Labels"].get(WORKSPACE_LABEL) == workspace_mark(workspace)
+        if ours and not (name.startswith("cloned_slot_") and mark in owners):
+            names.append(name)
+    return names
+
+
+@pytest.fixture
+def runner(module_runner: DockerContainerRunner, engine: Engine) -> Iterator[DockerContainerRunner]:
+    """The module's runner; a test fails when its runs leave a container or a scratch directory."""
+    yield module_runner
+    assert leftovers(engine, module_runner.workspace) == []
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test waits for the engine and its images (a minute); only tests themselves are timed."""
+    for item in items:
+        if item.get_closest_marker("docker") is not None:
+            item.add_marker(pytest.mark.timeout(120, func_only=True))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One loud line for what could not be tested here."""
+    skipped = [report for report in terminalreporter.getreports("skipped") if "no engine:" in str(report.longrepr)]
+    if skipped:
+        terminalreporter.section("NOT TESTED", red=True)
+        terminalreporter.line(f"{len(skipped)} sandbox tests were skipped: no container engine answers here")

@@ -1,0 +1,42 @@
+"""Short ways to run a command in the sandbox and see what it did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from cloned_proxy.runner.runner import DockerContainerRunner, Job
+from cloned_proxy.runner.stream import Attached, Stream
+from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
+
+TOOL = "demo.tool@v1"
+
+
+@dataclass
+class Seen:
+    code: int
+    out: str
+    err: str
+    run: str
+
+
+def run(runner: DockerContainerRunner, *command: str, stdin: bytes = b"", tool: str = TOOL, **options: Any) -> Seen:
+    out: dict[Stream, bytearray] = {Stream.STDOUT: bytearray(), Stream.STDERR: bytearray()}
+
+    def feed(stream: Attached) -> None:
+        stream.write(stdin)
+        stream.end_input()
+
+    options.setdefault("timeout", 30)
+    job = Job(tool=tool, worker=Worker(PYTHON_IMAGE, command), **options)
+    run_id, outcome = runner.run(job, feed=feed, output=lambda kind, piece: out[kind].extend(piece))
+    return Seen(
+        outcome.exit_code,
+        out[Stream.STDOUT].decode(errors="replace"),
+        out[Stream.STDERR].decode(errors="replace"),
+        run_id,
+    )
+
+
+def sh(runner: DockerContainerRunner, script: str, **options: Any) -> Seen:
+    return run(runner, "sh", "-c", script, **options)

@@ -1,0 +1,295 @@
+"""Faults of tools, people and the engine: a clear error with the fix, and nothing left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cloned_proxy.runner import images, owner
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import (
+    EngineError,
+    ImageMissingError,
+    SandboxError,
+    SandboxInputError,
+    SlotError,
+    ToolFailedError,
+    ToolLimitError,
+    ToolTimeoutError,
+)
+from cloned_proxy.runner.execution import Collected
+from cloned_proxy.runner.files import read_scratch
+from cloned_proxy.runner.netns import Namespace, start_time
+from cloned_proxy.runner.networks import prepare_network
+from cloned_proxy.runner.runner import DockerContainerRunner, Job
+from cloned_proxy.runner.spec import Limits, Mount
+from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
+from tests.runner.conftest import Serving, leftovers
+from tests.runner.jobs import TOOL, run, sh
+
+pytestmark = pytest.mark.docker
+
+
+def test_a_tool_that_never_ends_is_killed(runner: DockerContainerRunner) -> None:
+    began = time.monotonic()
+    with pytest.raises(ToolTimeoutError, match="--timeout"):
+        sh(runner, "trap '' TERM; sleep 600", timeout=1)
+    assert time.monotonic() - began < 5
+
+
+def test_a_tool_that_closes_its_output_and_stays_is_killed(runner: DockerContainerRunner) -> None:
+    with pytest.raises(ToolTimeoutError):
+        sh(runner, "exec >&- 2>&-; sleep 600", timeout=1)
+
+
+def test_a_gigabyte_of_output_is_cut_off(runner: DockerContainerRunner) -> None:
+    job = Job(tool=TOOL, worker=Worker(PYTHON_IMAGE, ("sh", "-c", "head -c 1000000000 /dev/zero")))
+    collected = Collected(4 * 1024 * 1024)
+    with pytest.raises(ToolLimitError, match="into /sandbox"):
+        runner.run(job, feed=lambda stream: stream.end_input(), output=collected)
+    assert len(collected.stdout) < 8 * 1024 * 1024
+
+
+def test_ten_thousand_processes_are_not_to_be_had(runner: DockerContainerRunner) -> None:
+    script = (
+        "import os, time\nn = 0\ntry:\n  while n < 10000:\n    n += 1\n"
+        "    if os.fork() == 0: time.sleep(30); os._exit(0)\nexcept OSError: print(n)"
+    )
+    seen = run(runner, "python3", "-c", script)
+    assert int(seen.out.split()[0]) < 256
+
+
+def test_memory_is_bounded(runner: DockerContainerRunner) -> None:
+    assert run(runner, "python3", "-c", "x = bytearray(700 * 1024 * 1024)").code in (1, 137)
+
+
+def test_one_file_in_the_scratch_directory_is_bounded(runner: DockerContainerRunner) -> None:
+    script = "head -c 400000000 /dev/zero > /sandbox/big || stat -c %s /sandbox/big"
+    with contextlib.suppress(ToolLimitError):  # the guard may be quicker than the end of the write
+        assert int(sh(runner, script).out) <= Limits().scratch
+
+
+def test_a_full_scratch_directory_ends_the_tool(runner: DockerContainerRunner) -> None:
+    script = "for i in $(seq 20); do head -c 60000000 /dev/zero > /sandbox/$i; sync; sleep 0.1; done; sleep 30"
+    with pytest.raises(ToolLimitError, match="MiB"):
+        sh(runner, script)
+
+
+@pytest.mark.parametrize(
+    ("plant", "name"),
+    [
+        ("ln -s /etc/shadow /sandbox/out", "out"),
+        ("mkfifo /sandbox/out", "out"),
+        ("mkdir /sandbox/out", "out"),
+        ("ln -s / /sandbox/d", "d/etc/passwd"),
+        ("true", "../../../../etc/passwd"),
+        ("true", "/etc/passwd"),
+        ("true", "missing"),
+    ],
+)
+def test_results_are_regular_files_of_the_scratch_directory(
+    runner: DockerContainerRunner, plant: str, name: str
+) -> None:
+    with pytest.raises(ToolFailedError):
+        _bring(runner, plant, name)
+
+
+def test_a_regular_result_is_brought_back(runner: DockerContainerRunner) -> None:
+    assert _bring(runner, "mkdir /sandbox/d && echo yes > /sandbox/d/out", "d/out") == b"yes\n"
+
+
+def _bring(runner: DockerContainerRunner, script: str, name: str) -> bytes:
+    found: list[bytes] = []
+    sh(runner, script, keep=lambda scratch: found.append(read_scratch(scratch, name, limit=1000)))
+    return found[0]
+
+
+@pytest.fixture
+def project(runner: DockerContainerRunner) -> Path:
+    return runner.project
+
+
+def test_a_socket_in_the_workspace_is_refused_by_name(runner: DockerContainerRunner, project: Path) -> None:
+    path = project / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        try:
+            with pytest.raises(SandboxInputError, match=r"agent\.sock"):
+                sh(runner, "true")
+        finally:
+            path.unlink()
+
+
+def test_a_fifo_in_the_workspace_is_refused_by_name(runner: DockerContainerRunner, project: Path) -> None:
+    path = project / "deep" / "pipe"
+    path.parent.mkdir()
+    os.mkfifo(path)
+    try:
+        with pytest.raises(SandboxInputError, match="pipe"):
+            sh(runner, "true")
+    finally:
+        path.unlink()
+        path.parent.rmdir()
+
+
+@pytest.mark.parametrize("source", ["/nowhere/at/all", "/dev/null", "ENGINE"])
+def test_a_mount_must_be_a_file_or_a_directory_without_sockets(runner: DockerContainerRunner, source: str) -> None:
+    source = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")[7:] if source == "ENGINE" else source
+    with pytest.raises(SandboxInputError):
+        sh(runner, "true", mounts=(Mount(source, "/mnt/x"),))
+
+
+def test_an_explicit_mount_is_there_and_read_only(runner: DockerContainerRunner, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("data")
+    tmp_path.chmod(0o755)
+    seen = sh(runner, "cat /mnt/x/data; touch /mnt/x/y", mounts=(Mount(str(tmp_path), "/mnt/x"),))
+    assert (seen.out, seen.code) == ("data", 1)
+
+
+def test_a_missing_image_names_the_command_that_brings_it(runner: DockerContainerRunner) -> None:
+    job = Job(tool=TOOL, worker=Worker("cloned-nothing:latest", ("true",)))
+    with pytest.raises(ImageMissingError, match="image build"):
+        runner.run(job, feed=lambda stream: None, output=lambda kind, piece: None)
+
+
+def test_a_missing_program_is_an_error_that_names_it(runner: DockerContainerRunner) -> None:
+    seen = run(runner, "no-such-program")
+    assert (seen.code, "no-such-program" in seen.err) == (127, True)
+
+
+def test_no_engine_names_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/none.sock")
+    with pytest.raises(EngineError, match="apt-get install"):
+        Engine.connect()
+
+
+def test_a_dead_holder_is_replaced_before_a_tool_would_join_it(module_serving: Serving, engine: Engine) -> None:
+    with DockerContainerRunner(workspace=module_serving.workspace) as runner:
+        runner.warm_up(1)
+        for container, _ in list(engine.owned("cloned.owner")):
+            if engine.inspect(container)["Config"]["Labels"]["cloned.owner"] == runner._owner:
+                engine.kill(container)
+        time.sleep(0.2)
+        assert sh(runner, "echo alive").out == "alive\n"
+
+
+def test_a_holder_that_dies_under_a_tool_leaves_it_sealed(module_serving: Serving, engine: Engine, origin: int) -> None:
+    """The namespace lives as long as the tool: nothing opens when its holder is gone."""
+    with DockerContainerRunner(workspace=module_serving.workspace) as runner:
+
+        def kill_holder() -> None:
+            time.sleep(0.6)
+            for container, mark in list(engine.owned("cloned.owner")):
+                name = engine.inspect(container)["Name"]
+                if mark == runner._owner and name.startswith("/cloned_slot_"):
+                    engine.kill(container)
+
+        killing = threading.Thread(target=kill_holder)
+        killing.start()
+        seen = sh(runner, "sleep 1.5; curl -sS --noproxy '*' https://denied.example; wc -l < /proc/net/route")
+        killing.join()
+        assert seen.out == "1\n"
+    assert leftovers(engine, module_serving.workspace) == []
+
+
+def test_the_hosts_own_namespace_is_refused() -> None:
+    with pytest.raises(SlotError, match="not in container"):
+        Namespace.of("f" * 64, os.getpid())
+    own = Namespace(os.open("/proc/self/ns/net", os.O_RDONLY), "x", os.getpid(), start_time(os.getpid()))
+    try:
+        with pytest.raises(SlotError, match="host's own"):
+            own.listen(8081)
+    finally:
+        own.close()
+
+
+def test_a_host_network_is_refused(module_serving: Serving, engine: Engine) -> None:
+    for network in ("host", "container:abc"):
+        with (
+            DockerContainerRunner(workspace=module_serving.workspace, network=network) as runner,
+            pytest.raises(SandboxInputError, match="none or a named network"),
+        ):
+            sh(runner, "true")
+
+
+def test_what_a_killed_runner_left_is_removed_by_the_next(module_serving: Serving, engine: Engine) -> None:
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        runner = DockerContainerRunner(workspace=module_serving.workspace, engine=Engine.connect())
+        runner.warm_up(2)
+        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+        sh(runner, "sleep 60")
+        os._exit(1)
+    os.waitpid(child, 0)
+    mine = owner.owner_id()
+    dead = [c for c, mark in engine.owned("cloned.owner") if owner.is_dead(mark)]
+    assert len(dead) == 3
+    with DockerContainerRunner(workspace=module_serving.workspace):
+        pass
+    assert [c for c, mark in engine.owned("cloned.owner") if mark != mine] == []
+    assert [path for path in (module_serving.workspace / "run").glob("*.*.*.*") if path.name != mine] == []
+
+
+def test_the_living_are_not_taken_for_dead() -> None:
+    mine = owner.owner_id()
+    boot, namespace, pid, started = mine.split(".")
+    assert not owner.is_dead(mine)
+    assert not owner.is_dead("somebody else's mark")
+    assert not owner.is_dead(f"{boot}.1.{pid}.{started}"), "another pid namespace: its pids mean nothing here"
+    assert owner.is_dead(f"{boot}.{namespace}.{pid}.1"), "the pid was reused"
+    assert owner.is_dead(f"other-boot.{namespace}.{pid}.{started}")
+
+
+def test_an_engine_that_dies_mid_run_is_named(module_serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    with DockerContainerRunner(workspace=module_serving.workspace) as runner:
+        monkeypatch.setattr(runner._engine, "wait", _lost)
+        with pytest.raises(SandboxError, match="went away"):
+            sh(runner, "true")
+
+
+def _lost(container: str, seconds: float | None) -> int:
+    raise EngineError("the engine went away while asked to wait; start it again")
+
+
+def test_a_slot_in_which_something_went_wrong_is_thrown_away(module_serving: Serving) -> None:
+    with DockerContainerRunner(workspace=module_serving.workspace) as runner:
+        runner.warm_up(1)
+        pool = runner._pools["none"]
+        first = pool._idle[0].id
+        with pytest.raises(ToolTimeoutError):
+            sh(runner, "sleep 60", timeout=0.5)
+        assert pool.idle == 0
+        sh(runner, "true")
+        assert [slot.id != first for slot in pool._idle] == [True]
+
+
+def test_images_of_another_version_are_refused(module_serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "source_mark", lambda: "another")
+    with (
+        DockerContainerRunner(workspace=module_serving.workspace) as runner,
+        pytest.raises(ImageMissingError, match="another version"),
+    ):
+        sh(runner, "true")
+
+
+def test_a_named_network_says_what_it_leaves_open(module_serving: Serving, engine: Engine, origin: int) -> None:
+    with DockerContainerRunner(workspace=module_serving.workspace, network="cloned_test") as runner:
+        seen = sh(
+            runner, f"curl -sS -p http://127.0.0.1:{origin}/net; curl -sS -m 3 --noproxy '*' http://198.51.100.7/"
+        )
+        assert seen.out == "origin /net\n"
+        name = prepare_network(engine, "cloned_test", TOOL)
+        facts = engine.network(name.name)
+        assert facts is not None
+        assert (facts["Internal"], facts["EnableIPv6"]) == (True, False)
+        assert facts["Options"] == {"com.docker.network.bridge.inhibit_ipv4": "true"}
+        assert name.name != prepare_network(engine, "cloned_test", "other.tool@v1").name
+        engine.remove_network(prepare_network(engine, "cloned_test", "other.tool@v1").name)
+    assert engine.network(name.name) is None

@@ -1,0 +1,61 @@
+"""Images without a registry: where the packages come from, and what the built images are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.images import HOLDER_IMAGE, Mirror, mirrors
+from cloned_proxy.runner.worker import PYTHON_IMAGE
+
+ONE_LINE = """\
+# deb http://commented.example/debian bookworm main
+deb [signed-by=/k.gpg arch=amd64] http://one.example/debian bookworm main contrib
+deb-src http://source.example/debian bookworm main
+deb http://extra.example/debian bookworm non-free
+"""
+DEB822 = """\
+Types: deb deb-src
+# URIs: http://commented.example/debian
+URIs: http://two.example/debian
+Suites: bookworm bookworm-updates
+Components: main
+
+Types: deb-src
+URIs: http://source.example/debian
+Suites: bookworm
+Components: main
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (ONE_LINE, [Mirror("http://one.example/debian", "bookworm")]),
+        (
+            DEB822,
+            [Mirror("http://two.example/debian", "bookworm"), Mirror("http://two.example/debian", "bookworm-updates")],
+        ),
+        ("", []),
+    ],
+)
+def test_the_mirror_is_read_from_apts_own_sources(text: str, found: list[Mirror]) -> None:
+    assert mirrors([text]) == found
+
+
+@pytest.mark.docker
+def test_building_again_takes_what_is_there(images: Engine) -> None:
+    program = [sys.executable, "-c", "from cloned_proxy.cli import main; main()"]
+    done = subprocess.run([*program, "image", "build"], capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, "mmdebstrap" in done.stderr) == (0, False), done.stderr
+    assert "building cloned-worker:latest" in done.stderr
+
+
+@pytest.mark.docker
+def test_the_holder_is_tiny_and_neither_image_runs_as_root(images: Engine) -> None:
+    holder, worker = images.image(HOLDER_IMAGE), images.image(PYTHON_IMAGE)
+    assert holder["Size"] < 100_000
+    assert holder["Config"]["User"] == worker["Config"]["User"] == "65532:65532"

@@ -1,0 +1,193 @@
+"""The container of a run, as a value: every line of contract section 8, and everything that is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.spec import (
+    CA_FILE,
+    HolderSpec,
+    Limits,
+    Mount,
+    SandboxSpec,
+    holder_container,
+    tool_container,
+    tool_environment,
+)
+from cloned_proxy.share import share_path
+
+SPEC = SandboxSpec(
+    tool="demo.tool@v1",
+    run="0a1b2c3d",
+    name="cloned_tool_0a1b2c3d",
+    image="cloned-worker:latest",
+    command=("true",),
+    holder="f" * 64,
+    workspace="/srv/project",
+    scratch="/srv/scratch",
+    seccomp="{}",
+    owner="me",
+    workspace_mark="abc",
+    masked=("/workspace/.cloned",),
+)
+HOST: dict[str, Any] = tool_container(SPEC)["HostConfig"]
+
+HARDENING: list[tuple[str, Any]] = [
+    ("ReadonlyRootfs", True),
+    ("Privileged", False),
+    ("CapDrop", ["ALL"]),
+    ("SecurityOpt", ["no-new-privileges:true", "seccomp={}"]),
+    ("PidsLimit", 256),
+    ("Memory", 512 * 1024 * 1024),
+    ("MemorySwap", 512 * 1024 * 1024),
+    ("NanoCpus", 1_000_000_000),
+    ("Init", True),
+    ("NetworkMode", "container:" + "f" * 64),
+    ("IpcMode", "private"),
+    ("AutoRemove", False),
+]
+
+
+@pytest.mark.parametrize(("knob", "value"), HARDENING)
+def test_every_knob_of_the_contract_is_set(knob: str, value: Any) -> None:
+    assert HOST[knob] == value
+
+
+def test_tmp_is_small_and_cannot_execute() -> None:
+    assert HOST["Tmpfs"]["/tmp"] == "rw,noexec,nosuid,nodev,size=64m"
+
+
+def test_the_workspace_is_read_only_and_the_scratch_directory_is_not() -> None:
+    assert {(m["Source"], m["Target"], m["ReadOnly"]) for m in HOST["Mounts"]} == {
+        ("/srv/project", "/workspace", True),
+        ("/srv/scratch", "/sandbox", False),
+    }
+
+
+def test_the_workspaces_secrets_are_masked() -> None:
+    assert HOST["Tmpfs"]["/workspace/.cloned"] == "ro,noexec,nosuid,nodev,size=4k,mode=000"
+
+
+def test_limits_of_open_files_core_and_log() -> None:
+    limits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in HOST["Ulimits"]}
+    assert limits["nofile"] == (1024, 1024)
+    assert limits["core"] == (0, 0)
+    assert limits["fsize"] == (Limits().scratch, Limits().scratch)
+    assert HOST["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
+
+
+def test_name_user_and_labels() -> None:
+    container = tool_container(SPEC)
+    assert container["User"] == "65532:65532"
+    assert container["Labels"] == {
+        "cloned.tool": "demo.tool@v1",
+        "cloned.run": "0a1b2c3d",
+        "cloned.owner": "me",
+        "cloned.workspace": "abc",
+    }
+
+
+def test_the_environment_is_the_contracts_and_nothing_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    proxy = "http://127.0.0.1:8081"
+    assert tool_environment(SPEC) == {
+        **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), proxy),
+        "NO_PROXY": "",
+        "no_proxy": "",
+        "NODE_USE_ENV_PROXY": "1",
+        "HOME": "/tmp",
+        "CLONED_SANDBOX": "1",
+        "CLONED_TOOL": "demo.tool@v1",
+        "CLONED_CONTAINER_NAME": "cloned_tool_0a1b2c3d",
+    }
+
+
+def test_the_ca_is_named_to_every_client_when_a_rule_inspects() -> None:
+    added = tool_environment(replace(SPEC, with_ca=True)).items() - tool_environment(SPEC).items()
+    assert {value for _, value in added} == {CA_FILE}
+    assert {"SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE"} <= {name for name, _ in added}
+
+
+REFUSED: list[tuple[str, Callable[[], SandboxSpec], str]] = [
+    ("root by name", lambda: replace(SPEC, user="root"), "never runs as root"),
+    ("root by number", lambda: replace(SPEC, user="0:65532"), "never runs as root"),
+    ("no user", lambda: replace(SPEC, user=""), "never runs as root"),
+    ("no command", lambda: replace(SPEC, command=()), "no command"),
+    ("a proxy of one's own", lambda: replace(SPEC, env={"HTTPS_PROXY": "http://evil"}), "set by the sandbox"),
+    ("a proxy in lower case", lambda: replace(SPEC, env={"no_proxy": "*"}), "set by the sandbox"),
+    ("another identity", lambda: replace(SPEC, env={"CLONED_TOOL": "other@v1"}), "set by the sandbox"),
+    ("a CA of one's own", lambda: replace(SPEC, env={"SSL_CERT_FILE": "/x"}), "set by the sandbox"),
+    ("a name that is none", lambda: replace(SPEC, env={"A=B": "c"}), "NAME=VALUE"),
+    ("a tool id with a line break", lambda: replace(SPEC, tool="a\nb"), "not a tool id"),
+    ("a container name of others", lambda: replace(SPEC, name="web"), "not a container name"),
+    ("a relative mount", lambda: replace(SPEC, mounts=(Mount("x", "/mnt/x"),)), "absolute"),
+    ("a mount over the root", lambda: replace(SPEC, mounts=(Mount("/x", "/"),)), "absolute"),
+    ("a mount over the workspace", lambda: replace(SPEC, mounts=(Mount("/x", "/workspace/y"),)), "belongs to"),
+    ("a mount over /proc by dots", lambda: replace(SPEC, mounts=(Mount("/x", "/mnt/../proc"),)), "belongs to"),
+    ("a mount over /tmp", lambda: replace(SPEC, mounts=(Mount("/x", "/tmp"),)), "belongs to"),
+]
+
+
+@pytest.mark.parametrize(("make", "message"), [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
+def test_what_would_open_the_sandbox_is_refused_with_the_fix(make: Callable[[], SandboxSpec], message: str) -> None:
+    with pytest.raises(SandboxInputError, match=message):
+        make()
+
+
+def test_the_holder_has_no_network_no_environment_and_no_mount() -> None:
+    container = holder_container(HolderSpec(name="cloned_slot_0a1b2c3d", image="h", seccomp="{}"))
+    host = container["HostConfig"]
+    assert (host["NetworkMode"], host["Mounts"], host["Dns"]) == ("none", [], ["127.0.0.1"])
+    assert container["Env"] == []
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+
+
+def test_a_forwarding_holder_sees_its_own_socket_directory_only() -> None:
+    spec = HolderSpec(
+        name="cloned_slot_0a1b2c3d", image="h", seccomp="{}", forwards=((8081, "8081.sock"),), socket_dir="/run/x"
+    )
+    container = holder_container(spec)
+    assert container["Cmd"] == ["forward", "8081", "/run/cloned/8081.sock"]
+    assert [(m["Source"], m["ReadOnly"]) for m in container["HostConfig"]["Mounts"]] == [("/run/x", True)]
+
+
+PROFILE: dict[str, Any] = json.loads(share_path("sandbox", "seccomp.json").read_text(encoding="utf-8"))
+
+
+def _names(action: str) -> set[str]:
+    return {name for rule in PROFILE["syscalls"] if rule["action"] == action for name in rule["names"]}
+
+
+def test_the_profile_is_what_the_script_writes() -> None:
+    source: dict[str, Any] = {"__name__": "seccomp"}
+    exec(share_path("sandbox", "seccomp.py").read_text(encoding="utf-8"), source)
+    assert source["profile"]() == PROFILE
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["socketcall", "io_uring_setup", "io_uring_enter", "io_uring_register", "ptrace", "bpf", "mount", "unshare",
+     "setns", "keyctl", "userfaultfd", "perf_event_open", "open_by_handle_at", "kexec_load", "init_module",
+     "pidfd_getfd",
+     "process_vm_readv", "personality", "chroot", "pivot_root", "reboot", "swapon", "vmsplice", "fsopen"],
+)  # fmt: skip
+def test_the_profile_leaves_out(call: str) -> None:
+    assert call not in _names("SCMP_ACT_ALLOW")
+
+
+def test_the_profile_denies_by_default_and_has_no_32_bit_architecture() -> None:
+    assert PROFILE["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert all(entry["subArchitectures"] == [] for entry in PROFILE["archMap"])
+
+
+def test_only_four_socket_families_are_allowed() -> None:
+    rules = [rule for rule in PROFILE["syscalls"] if "socket" in rule["names"]]
+    assert sorted(rule["args"][0]["value"] for rule in rules) == [1, 2, 10, 16]
+    assert all(rule["args"][0]["op"] == "SCMP_CMP_EQ" for rule in rules)

@@ -1,0 +1,139 @@
+"""`verify`: sealed here, and able to see when it is not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from cloned_proxy.runner import execution
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.probe import run as probe
+from cloned_proxy.runner.probe.plan import Attempt, Targets, plan
+from cloned_proxy.runner.probe.report import Report, Result, judge_controls, judge_sealed
+from cloned_proxy.runner.spec import OWNER_LABEL, SandboxSpec, tool_container
+
+docker = pytest.mark.docker
+GROUPS = {
+    "direct IP", "DNS", "UDP, ICMP, raw", "IPv6", "host", "host loopback", "metadata", "engine", "kernel", "files",
+    "proxy abuse",
+}  # fmt: skip
+TARGETS = Targets(("192.0.2.9",), 1, 2, "name", 3, 4, "forged", "token")
+
+
+def test_the_plan_has_every_group_and_unique_names() -> None:
+    attempts = plan(TARGETS)
+    assert {attempt.group for attempt in attempts} == GROUPS
+    assert max(Counter(attempt.id for attempt in attempts).values()) == 1
+    assert len(attempts) >= 60
+    assert sum(attempt.control for attempt in attempts) >= 10
+
+
+BLOCKED = Attempt("a", "g", "w", "tcp")
+OPEN = Attempt("a", "g", "w", "proxy", expected="open")
+
+
+@pytest.mark.parametrize(
+    ("attempt", "outcome", "result"),
+    [
+        (BLOCKED, "blocked", Result.OK),
+        (BLOCKED, "unavailable", Result.OK),
+        (BLOCKED, "open", Result.LEAK),
+        (BLOCKED, None, Result.LEAK),
+        (BLOCKED, "nonsense", Result.LEAK),
+        (OPEN, "open", Result.OK),
+        (OPEN, "blocked", Result.BROKEN),
+        (OPEN, None, Result.BROKEN),
+    ],
+)
+def test_the_verdict_on_one_attempt(attempt: Attempt, outcome: str | None, result: Result) -> None:
+    seen = {} if outcome is None else {"a": {"outcome": outcome, "detail": "", "seconds": 0}}
+    (line,) = judge_sealed([attempt], seen)
+    assert line.result is result
+    assert Report((line,), (), 0).sealed is (result is Result.OK)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "result"),
+    [("open", Result.OK), ("unavailable", Result.OK), ("blocked", Result.BLIND), (None, Result.BLIND)],
+)
+def test_a_control_that_sees_nothing_is_blind(outcome: str | None, result: Result) -> None:
+    seen = {} if outcome is None else {"a": {"outcome": outcome, "detail": "", "seconds": 0}}
+    (line,) = judge_controls([BLOCKED], seen)
+    assert line.result is result
+    (good,) = judge_sealed([BLOCKED], {"a": {"outcome": "blocked", "detail": "", "seconds": 0}})
+    assert Report((good,), (line,), 0).sealed is (result is Result.OK)
+
+
+def test_no_attempts_is_no_proof() -> None:
+    assert not Report((), (), 0).sealed
+
+
+@docker
+@pytest.mark.parametrize("variant", [[], ["--forwarder"]])
+def test_this_machine_is_sealed_in_under_20_seconds(images: Engine, variant: list[str]) -> None:
+    program = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "verify", "--json", *variant]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
+    report = json.loads(done.stdout)
+    bad = [line for line in (*report["attempts"], *report["controls"]) if line["result"] != "ok"]
+    assert (done.returncode, bad) == (0, [])
+    assert len(report["attempts"]) >= 30
+    assert report["seconds"] < 20
+    assert list(images.owned(OWNER_LABEL)) == []
+
+
+def _unfiltered(container: dict[str, Any]) -> None:
+    container["HostConfig"]["SecurityOpt"] = ["no-new-privileges:true", "seccomp=unconfined"]
+
+
+def _unmasked(container: dict[str, Any]) -> None:
+    host = container["HostConfig"]
+    host["Tmpfs"] = {"/tmp": "rw"}
+    container["User"] = "0:0"
+    host["CapDrop"] = []
+
+
+def _with_engine(container: dict[str, Any]) -> None:
+    mounts = container["HostConfig"]["Mounts"]
+    source = str(mounts[0]["Source"]).replace("/project", "/engine")
+    mounts.append({"Type": "bind", "Source": source, "Target": "/mnt/engine", "ReadOnly": True})
+
+
+LEAKS = [
+    ("no system-call filter", _unfiltered, {"vsock-1", "io-uring", "32-bit"}),
+    ("root with capabilities, secrets unmasked", _unmasked, {"files-2", "icmp-2", "namespace-2"}),
+    ("an engine socket", _with_engine, {"engine-5", "witness"}),
+]
+
+
+@docker
+@pytest.mark.parametrize(("spoil", "ids"), [row[1:] for row in LEAKS], ids=[row[0] for row in LEAKS])
+def test_a_leaky_build_is_found_out(images: Engine, monkeypatch: pytest.MonkeyPatch, spoil: Any, ids: set[str]) -> None:
+    def leaky(spec: SandboxSpec) -> dict[str, Any]:
+        container = tool_container(spec)
+        spoil(container)
+        return container
+
+    monkeypatch.setattr(execution, "tool_container", leaky)
+    report = probe.run_probe(lambda _: None, probe.ProbeOptions(controls=False))
+    assert ids <= {line.id for line in report.attempts if line.result is Result.LEAK}
+    assert not report.sealed
+
+
+@docker
+def test_a_blind_probe_is_found_out(images: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = probe.unsafe_open_container
+
+    def closed(owner: str, directory: str) -> dict[str, Any]:
+        container = real(owner, directory)
+        container["HostConfig"]["NetworkMode"] = "none"
+        return container
+
+    monkeypatch.setattr(probe, "unsafe_open_container", closed)
+    report = probe.run_probe(lambda _: None)
+    assert {"loopback-1", "host-1"} <= {line.id for line in report.controls if line.result is Result.BLIND}
+    assert not report.sealed
