@@ -53,7 +53,7 @@ class StandIn:
 
 
 class SandboxStandIn(StandIn):
-    """Says what a sandbox would: its metrics are named by the contract, but not yet made by this build."""
+    """Says what sandboxed runs and the probe would, without an engine."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -17,12 +17,6 @@ from tests.dashboards.server import need
 from tests.telemetry.test_metrics import CONTRACT
 
 HERE = Path(__file__).resolve().parent
-# They come with the sandbox: section 7 of the contract names them, this build does not have them yet.
-SANDBOX = {
-    "cloned_proxy_sandbox_runs_total",
-    "cloned_proxy_sandbox_start_duration_seconds",
-    "cloned_proxy_isolation_probe_success",
-}
 
 
 @pytest.mark.checkout
@@ -36,7 +30,7 @@ def test_the_committed_dashboards_are_what_the_generator_writes() -> None:
 
 
 def test_dashboards_and_alerts_name_only_metrics_that_exist() -> None:
-    known = set(CONTRACT) | SANDBOX
+    known = set(CONTRACT)
     texts = [target.expr for target in targets()] + [rule["expr"] for rule in alerts()]
     named = {name for text in texts for name in re.findall(r"cloned_proxy_\w+", text)}
     assert {re.sub(r"_bucket$", "", name) for name in named} - known == set()

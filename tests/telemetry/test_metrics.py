@@ -34,6 +34,9 @@ CONTRACT = {
     "cloned_proxy_policy_rules": set(),
     "cloned_proxy_audit_queue": set(),
     "cloned_proxy_audit_dropped_total": set(),
+    "cloned_proxy_sandbox_runs_total": {"tool", "result"},
+    "cloned_proxy_sandbox_start_duration_seconds": set(),
+    "cloned_proxy_isolation_probe_success": set(),
     "cloned_proxy_build_info": {"version", "python"},
 }
 
@@ -54,6 +57,8 @@ def _use_all(metrics: Metrics) -> None:
     metrics.policy_loaded(rules=3, at=1000.0)
     metrics.audit_queue(4)
     metrics.audit_dropped()
+    metrics.sandbox_finished("demo@v1", "ok", 0.2)
+    metrics.isolation_probed(sealed=True)
 
 
 def test_names_and_labels_are_exactly_those_of_the_contract(metrics: Metrics) -> None:
