@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable
@@ -106,16 +107,19 @@ class Upstream:
         self.port = 0
         self.reply: Reply = self.answer_each_head
         self.response = OK
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, context: ssl.SSLContext | None = None) -> asyncio.Server:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        server = await asyncio.start_server(functools.partial(self._serve, context), "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         return server
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+    async def _serve(
+        self, context: ssl.SSLContext | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.connections += 1  # a dial is one too many, whatever becomes of its handshake
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            if context is not None:
+                await writer.start_tls(context)
             await self.reply(reader, writer)
         writer.transport.abort()
 
