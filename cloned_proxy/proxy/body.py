@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol, Self
 
+from cloned_proxy.proxy.head import EMPTY_LINE
+
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t -~\x80-\xff]*)?\r\n")
 _TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n")
 _MAX_LINE: Final = 4096
@@ -184,13 +186,9 @@ class ChunkedBody:
             raise BodyError(f"more than {_MAX_EXTRAS} bytes of chunk extensions and trailers")
 
 
-# Any empty line ends the search, so that a head with bare LFs is refused at once instead of at the deadline.
-_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
-
-
 def take_head(buffer: Buffer, limit: int) -> bytes | None:
     """One message head with the empty line behind it, None while it is not complete. Raises OversizeError."""
-    end = buffer.find(_EMPTY_LINE, 2)
+    end = buffer.find(EMPTY_LINE, 2)
     if (end if end >= 0 else len(buffer)) > limit:
         raise OversizeError(limit)
     return buffer.take(end) if end >= 0 else None

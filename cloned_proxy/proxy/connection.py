@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import re
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 import structlog
 
@@ -16,8 +15,9 @@ from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
+from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, Head, HeadError, parse_head
 from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.relay import Relay, reset
 from cloned_proxy.proxy.tunnels import Tunnels
@@ -27,10 +27,6 @@ from cloned_proxy.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
-# Any empty line ends the search, so that a head with bare LFs is refused at once instead of at the deadline.
-_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
-_LINGER_SECONDS: Final = 2.0
-_LINGER_BYTES: Final = 1_048_576
 """What is still read after an answer, so that the reset of an unread socket does not destroy it on the way."""
 
 
@@ -182,7 +178,7 @@ class ClientConnection(asyncio.Protocol):
         """After the inspection: what it wrote may still go out, but not for long."""
         if not self.lost:
             self.transport.close()
-            self._loop.call_later(_LINGER_SECONDS, self.transport.abort)
+            self._loop.call_later(LINGER_SECONDS, self.transport.abort)
 
     def answer(self, answer: Answer, *, with_body: bool = True) -> None:
         self.close_after(answer.encode(with_body=with_body))
@@ -196,7 +192,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport.write(last)
         self.transport.write_eof()
         self.transport.resume_reading()
-        self._arm(_LINGER_SECONDS, self.transport.abort)
+        self._arm(LINGER_SECONDS, self.transport.abort)
 
     # For the gate.
 
@@ -224,7 +220,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _look_for_head(self) -> None:
         buffer, limit = self._buffer, self.parts.settings.max_head_bytes
-        found = _EMPTY_LINE.search(buffer, max(0, self._searched - 2))
+        found = EMPTY_LINE.search(buffer, max(0, self._searched - 2))
         self._searched = len(buffer)
         if FIRST_OF_TOKEN.match(buffer) is None:
             self._refuse_head(HeadError("this is an HTTP proxy, and these bytes are not HTTP"))
@@ -299,7 +295,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _drop(self, data: bytes) -> None:
         self._dropped += len(data)
-        if self._dropped > _LINGER_BYTES:
+        if self._dropped > LINGER_BYTES:
             self.transport.abort()
 
 

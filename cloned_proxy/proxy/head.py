@@ -79,6 +79,8 @@ class Head:
 
 FIRST_OF_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
 """What every request starts with: the first octet tells HTTP from TLS and from noise."""
+EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
+"""Any one ends the search, so that a head with bare LFs is refused at once instead of at the deadline."""
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, section 5.6.2
 # RFC 9112, section 3: exactly one SP between the parts. The target is any visible ASCII: what its octets mean is

@@ -249,11 +249,9 @@ class Server:
         )
         inspector = MitmInspector(
             enforcer=enforcer,
-            identity_key=key,
             settings=config.proxy,
             metrics=metrics,
             ca_directory=self.workspace.ca_directory,
-            clock=self._clock,
         )
         parts.push_async_callback(inspector.close)
         gate = Gate(

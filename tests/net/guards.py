@@ -166,7 +166,7 @@ def _no_stripping() -> None:
 
 
 def everywhere_identify(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    for module in (connect, egress_addon, plain_client):
+    for module in (connect, plain_client):
         replace_part(module, "identify", make(module.identify))
 
 
@@ -208,14 +208,6 @@ def _believe_credentials_over_listeners() -> None:
 
 
 def _identify_once_a_connection() -> None:
-    original = egress_addon.EgressAddon.caller_of
-
-    def caller_of(self: Any, connection: Any, asked: Any) -> Any:
-        if not hasattr(connection, "first_caller"):
-            connection.first_caller = original(self, connection, asked)
-        return connection.first_caller
-
-    replace_part(egress_addon.EgressAddon, "caller_of", caller_of)
     begin = plain_client.PlainClient._begin
     first: dict[Any, Any] = {}
 

@@ -254,7 +254,7 @@ async def test_a_silent_client_is_closed_without_an_answer() -> None:
 
 
 async def test_a_client_that_ignores_its_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
     async with world() as w:
         _, writer = await w.connect()
         writer.write(connect_head(443, "other.example"))

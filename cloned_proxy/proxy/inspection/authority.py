@@ -29,7 +29,6 @@ class Authority:
     """Signs a certificate for each host that is inspected. The key of those is one of its own, kept in memory only."""
 
     def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
-
         self.certificate: Final = certificate
         self.leaf_key: Final = ec.generate_private_key(ec.SECP256R1())
         self._key: Final = key
@@ -67,7 +66,6 @@ class Authority:
         return leaf
 
     def _sign(self, host: str, now: dt.datetime) -> x509.Certificate:
-
         name: x509.GeneralName
         try:
             name = x509.IPAddress(ipaddress.ip_address(host))
@@ -90,7 +88,6 @@ class Authority:
 
 
 def _create(directory: Path) -> None:
-
     now = dt.datetime.now(dt.UTC)
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name(

@@ -1,39 +1,32 @@
-"""One inspected client connection: mitmproxy's machinery for it, closed where mitmproxy fails open.
+"""One inspected client connection: its exchanges, its upstream connections and its deadlines.
 
-mitmproxy logs whatever goes wrong in a hook or a layer and carries on. Here every hook is called directly; an exception
-of any kind, a hook that is missing, and a hook that returns without a decision end the connection: 503 where nothing
-was sent yet, a reset elsewhere. And the one place that dials is replaced: it knows checked addresses, never a name.
+Of mitmproxy's machinery the one place that dials is replaced: it knows checked addresses, never a name.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-import structlog
-from mitmproxy import flow as mitmflow
 from mitmproxy import options
 from mitmproxy.connection import Connection, ConnectionState, Server
-from mitmproxy.proxy import commands, events, mode_specs
+from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http._http1 import Http1Client
-from mitmproxy.proxy.server import ConnectionIO, LiveConnectionHandler
+from mitmproxy.proxy.server import ConnectionIO
 from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHookData
 
-from cloned_proxy.policy.model import IdentityRefusal, Principal, Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial
 from cloned_proxy.proxy.enforcer import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.inspection.exchange import Exchange
+from cloned_proxy.proxy.inspection.hooks import FailClosedHandler, UndecidedError
 from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
 from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
 from cloned_proxy.telemetry.events import Kind
-
-_log = structlog.get_logger(__name__)
 
 MAX_REQUESTS: Final = 1000
 """On one client connection; then it is closed politely. mitmproxy keeps a little of each, for ever."""
@@ -41,20 +34,10 @@ _MAX_BACKLOG: Final = 65_536
 """Pipelined bytes that wait for their turn before the client is no longer read."""
 _MAX_UPSTREAM_BUFFER: Final = 262_144
 """Bytes of an upstream's response head or chunk line; mitmproxy itself has no bound."""
-_MODE: Final = mode_specs.ProxyMode.parse("regular")
-
-_EGRESS_HOOKS: Final = frozenset(
-    {"requestheaders", "request", "responseheaders", "response", "error", "server_connect"}
-)
-_TLS_HOOKS: Final = frozenset({"tls_start_client", "tls_start_server", "tls_established_server", "tls_failed_server"})
 
 
-class UndecidedError(Exception):
-    """A hook returned and left neither a grant nor a refusal."""
-
-
-class InspectedConnection(LiveConnectionHandler):
-    """From the first byte of the first head (or of the ClientHello) to the end of the client connection."""
+class InspectedConnection(FailClosedHandler):
+    """From the first byte of the ClientHello to the end of the client connection."""
 
     def __init__(
         self,
@@ -62,26 +45,15 @@ class InspectedConnection(LiveConnectionHandler):
         opts: options.Options,
         reader: ClientReader,
         writer: ClientWriter,
-        *,
-        listener: Principal | None = None,
-        tunnel: Grant | None = None,
+        tunnel: Grant,
     ) -> None:
-        super().__init__(reader, writer, opts, _MODE)  # type: ignore[arg-type]  # the streams it uses, with our bounds
-        self.parts = parts
-        self.listener = listener
-        self.tunnel = tunnel
-        """The grant of the CONNECT whose TLS is opened here; None for plain HTTP."""
-        self.tunnelled = tunnel is not None
+        super().__init__(parts, opts, reader, writer)
+        self.tunnel: Final = tunnel
+        """The grant of the CONNECT whose TLS is opened here."""
         self.max_head_bytes = parts.settings.max_head_bytes
         self.max_head_fields = parts.settings.max_head_fields
-        self.doomed = False
-        """Ends in a reset instead of a polite close."""
-        self._reader = reader
-        self._exchange: Exchange | None = None
         self._requests = 0
         self._retiring: list[Connection] = []
-        self._owners: dict[Connection, Grant] = {}
-        """Under whose grant an upstream connection was opened: nobody else's request may use it."""
         self._orphan: answers.Answer | None = None
         """The answer to a head that could not be read, and so belongs to no exchange."""
         self._timer: asyncio.TimerHandle | None = None
@@ -92,78 +64,12 @@ class InspectedConnection(LiveConnectionHandler):
         self.layer, self._http = make_layers(context, self, tunnel)
 
     @property
-    def current(self) -> Exchange:
-        """The exchange at hand. Raises UndecidedError when no head was read: nothing may happen then."""
-        if self._exchange is None:
-            raise UndecidedError("no request is under way")
-        return self._exchange
-
-    @property
     def http_layer(self) -> StrictHttpLayer:
         return self._http
 
     @property
     def open_grant(self) -> Grant | None:
         return self._exchange.grant if self._exchange is not None else None
-
-    # Fail closed.
-
-    async def handle_hook(self, hook: commands.StartHook) -> None:
-        """Calls the handler itself. Whatever comes out of it except a decision ends the connection."""
-        name = hook.name
-        if name in _EGRESS_HOOKS:
-            target: object = self.parts.addon
-        elif name in _TLS_HOOKS:
-            target = self.parts.tls
-        else:
-            return
-        (data,) = hook.args()
-        try:
-            await getattr(target, name)(self, data)
-            self._check_decided(name, data)
-        except BaseException as error:
-            self._fail(name, data, error)
-            if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt, SystemExit)):
-                raise
-
-    def _check_decided(self, name: str, data: Any) -> None:
-        """Not in the addon: it must hold for one that is broken, too."""
-        if name not in ("requestheaders", "request") or data.error is not None:
-            return
-        exchange = self.current
-        if exchange.grant is None or not exchange.grant.decision.passes:
-            raise UndecidedError(f"{name} left neither a grant nor a refusal")
-
-    def _fail(self, name: str, data: Any, error: BaseException) -> None:
-        _log.error("a hook failed; its connection is closed", hook=name, error=repr(error))
-        exchange = self._exchange
-        if exchange is not None:
-            exchange.answer, exchange.failure = answers.unavailable(), None
-            exchange.cause = Reason.INTERNAL_ERROR.value
-        if isinstance(data, mitmflow.Flow):
-            data.error = mitmflow.Error(mitmflow.Error.KILLED_MESSAGE)
-        elif isinstance(data, ServerConnectionHookData):
-            data.server.error = "no grant"
-        if name not in ("requestheaders", "server_connect"):
-            self.cut(Reason.INTERNAL_ERROR.value)
-
-    def log(
-        self, message: str, level: int = logging.INFO, exc_info: Literal[True] | tuple[Any, ...] | None = None
-    ) -> None:
-        """Where mitmproxy says that one of its layers has crashed, and would leave the client hanging."""
-        if level >= logging.ERROR:
-            _log.error("the inspection failed; its connection is closed", error=message, exc_info=exc_info)
-            self.cut(Reason.INTERNAL_ERROR.value)
-
-    def cut(self, cause: str) -> None:
-        """Ends the connection at once, without a further byte."""
-        self.doomed = True
-        if self._exchange is not None and not self._exchange.cause:
-            self._exchange.cause = cause
-        self._reader.abort()
-        for io in list(self.transports.values()):
-            if io.handler is not None:
-                io.handler.cancel(cause)
 
     # Events, and what bounds them.
 
@@ -193,11 +99,7 @@ class InspectedConnection(LiveConnectionHandler):
 
     def refuse_head(self, error: HeadError) -> None:
         """A head or a body that is refused for its form alone."""
-        caller = self.tunnel.caller if self.tunnel is not None else self.listener
-        kind = Kind.HTTP if self.tunnel is None else Kind.INSPECTED_REQUEST
-        refusal = self.parts.enforcer.refuse(
-            caller or IdentityRefusal(Reason.IDENTITY_MISSING), error.request, kind, error.reason
-        )
+        refusal = self.parts.enforcer.refuse(self.tunnel.caller, error.request, Kind.INSPECTED_REQUEST, error.reason)
         status = error.status if refusal.decision.reason is error.reason else None
         answer = answers.refused(refusal, status=status, explanation=str(error))
         if self._exchange is None:
@@ -299,24 +201,11 @@ class InspectedConnection(LiveConnectionHandler):
             return None
         self.parts.metrics.upstream_connected(time.perf_counter() - started)
         exchange.failure = UpstreamFailure("response")  # what it will have been, unless a response comes
-        self._owners[server] = grant
         return await asyncio.open_connection(sock=sock)
-
-    def retire_unshared(self, grant: Grant) -> None:
-        """Closes the idle upstream connections that a request under this grant must not reuse."""
-        for server, owner in list(self._owners.items()):
-            if (
-                owner.caller != grant.caller
-                or owner.decision.rule != grant.decision.rule
-                or owner.decision.host != grant.decision.host
-                or not set(owner.addresses) <= set(grant.addresses)
-            ):
-                self.retire(server)
 
     def retire(self, server: Connection) -> None:
         if server in self.transports and server.state is not ConnectionState.CLOSED:
             self.close_connection(server)
-        self._owners.pop(server, None)
 
     def retire_after(self, server: Connection) -> None:
         """The upstream has said that it closes behind this response."""
@@ -327,7 +216,6 @@ class InspectedConnection(LiveConnectionHandler):
         for connection in list(self._http.connections):
             if isinstance(connection, Server) and connection not in self.transports:
                 del self._http.connections[connection]
-                self._owners.pop(connection, None)
 
     def _give_up(self, server: Connection, failure: UpstreamFailure) -> None:
         """Its end tells the layers, which then ask for the last words."""
@@ -338,6 +226,7 @@ class InspectedConnection(LiveConnectionHandler):
     # Deadlines.
 
     def expect_response(self) -> None:
+        self.current.asked = True
         self._arm(self.parts.settings.response_timeout, self._response_late)
 
     def response_came(self) -> None:
@@ -345,21 +234,19 @@ class InspectedConnection(LiveConnectionHandler):
 
     def tls_established(self) -> None:
         self._disarm()
+        if self.current.asked:
+            self.expect_response()  # the deadline of the handshake has taken the place of this one
 
     def wait_for_first_head(self) -> None:
         self._arm(self.parts.settings.head_timeout, self._quiet_too_long)
 
     def _response_late(self) -> None:
-        for server in list(self._owners):
-            self._give_up(server, UpstreamFailure("response", timed_out=True))
+        for connection in list(self.transports):
+            if isinstance(connection, Server):
+                self._give_up(connection, UpstreamFailure("response", timed_out=True))
 
     def _head_late(self) -> None:
-        error = HeadError("the request head did not come in time", status=408)
-        self.refuse_head(error)
-        if self.tunnel is None and self._orphan is not None:
-            io = self.transports.get(self.client)
-            if io is not None and io.writer is not None:
-                io.writer.write(self._orphan.encode())
+        self.refuse_head(HeadError("the request head did not come in time", status=408))
         self._quiet_too_long()
 
     def _quiet_too_long(self) -> None:

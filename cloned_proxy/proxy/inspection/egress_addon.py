@@ -6,8 +6,6 @@ dispatch logs an exception in a handler and lets the request go on.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -17,8 +15,7 @@ from mitmproxy.net.http import http1
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Caller, Reason, Request, Verdict
+from cloned_proxy.policy.model import Reason, Request, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.enforcer import Enforcer, Grant, Refusal
@@ -30,46 +27,33 @@ from cloned_proxy.telemetry.events import Kind
 
 _SWITCHING: Final = 101
 _FIRST_FINAL: Final = 200
-_HTTP_PORT: Final = 80
 _HTTPS_PORT: Final = 443
 
 
 class EgressAddon:
     """One for each process; all state is in the connection that a hook belongs to."""
 
-    def __init__(self, enforcer: Enforcer, identity_key: bytes, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, enforcer: Enforcer) -> None:
         self._enforcer = enforcer
-        self._key = identity_key
-        self._clock = clock
 
     async def requestheaders(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
-        """Identifies, decides, and writes the request that may go upstream; or prepares the refusal."""
+        """Decides, and writes the request that may go upstream; or prepares the refusal."""
         exchange = connection.current
-        head = exchange.head
-        exchange.caller = caller = self.caller_of(connection, head)
-        granted = await self._authorise(connection, caller, head)
+        granted = await self._authorise(connection.tunnel, exchange.head)
         if isinstance(granted, Refusal):
             exchange.answer = answers.refused(granted)
             _kill(flow)
             return
         exchange.grant = granted
-        self._write_request(connection, exchange, granted, flow)
+        self._write_request(exchange, granted, flow)
 
-    def caller_of(self, connection: InspectedConnection, head: Head) -> Caller:
-        """Of a tunnel the caller of its CONNECT; else of this head: credentials may change between two requests."""
-        if connection.tunnel is not None:
-            return connection.tunnel.caller
-        return identify(head.fields, key=self._key, now=self._clock(), listener=connection.listener)
-
-    async def _authorise(self, connection: InspectedConnection, caller: Caller, head: Head) -> Grant | Refusal:
+    async def _authorise(self, tunnel: Grant, head: Head) -> Grant | Refusal:
+        """The caller is that of the CONNECT: no field inside the TLS can change it."""
+        caller, kind = tunnel.caller, Kind.INSPECTED_REQUEST
         request = Request(head.host, head.port, head.method, head.path)
-        tunnel = connection.tunnel
-        if tunnel is None:
-            granted = await self._enforcer.authorise(caller, request, Kind.HTTP)
-        elif not _same_target(head, tunnel):
-            return self._enforcer.refuse(caller, request, Kind.INSPECTED_REQUEST, Reason.HOST_HEADER_MISMATCH)
-        else:
-            granted = await self._enforcer.authorise(caller, request, Kind.INSPECTED_REQUEST, pinned=tunnel.addresses)
+        if not _same_target(head, tunnel):
+            return self._enforcer.refuse(caller, request, kind, Reason.HOST_HEADER_MISMATCH)
+        granted = await self._enforcer.authorise(caller, request, kind, pinned=tunnel.addresses)
         if isinstance(granted, Refusal) or granted.decision.rule is None or granted.decision.rule.inject is None:
             return granted
         # Without the vault there is nothing to inject, and a call without its header is not what was allowed.
@@ -78,18 +62,15 @@ class EgressAddon:
         self._enforcer.finish(granted, f"refused:{faulty.reason.value}")
         return refusal or Refusal(granted.id, faulty)
 
-    def _write_request(
-        self, connection: InspectedConnection, exchange: Exchange, grant: Grant, flow: http.HTTPFlow
-    ) -> None:
+    @staticmethod
+    def _write_request(exchange: Exchange, grant: Grant, flow: http.HTTPFlow) -> None:
         host, head = grant.decision.host, exchange.head
         if host is None:
             raise ValueError("a grant without a canonical host")
         data = flow.request.data
         # mitmproxy's names go through IDNA 2003; here only the A-label that the policy matched goes on.
         data.host, data.port = host.text, head.port
-        default_port = _HTTP_PORT if connection.tunnel is None else _HTTPS_PORT
-        data.headers = http.Headers(request_fields(head, host, default_port=default_port))
-        connection.retire_unshared(grant)
+        data.headers = http.Headers(request_fields(head, host, default_port=_HTTPS_PORT))
 
         def count(piece: bytes) -> bytes:
             grant.charge.up(len(piece))
@@ -103,8 +84,7 @@ class EgressAddon:
         if grant is None or grant.decision.host is None or not grant.decision.passes or not grant.charge.open:
             raise PermissionError("a dial without a grant")
         target = (grant.decision.host.text, grant.decision.request.port)
-        inside = connection.tunnel is not None
-        if (server.address, server.tls, server.via, server.transport_protocol) != (target, inside, None, "tcp"):
+        if (server.address, server.tls, server.via, server.transport_protocol) != (target, True, None, "tcp"):
             raise PermissionError("a dial that its grant does not permit")
 
     async def request(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:  # noqa: ARG002  a hook

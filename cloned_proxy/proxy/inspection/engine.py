@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +11,6 @@ import structlog
 from mitmproxy import http, options
 from mitmproxy.net import tls as net_tls
 
-from cloned_proxy.policy.model import Principal
 from cloned_proxy.proxy.enforcer import Enforcer, Grant
 from cloned_proxy.proxy.inspection import responses
 from cloned_proxy.proxy.inspection.authority import Authority
@@ -51,12 +48,10 @@ class MitmInspector:
         self,
         *,
         enforcer: Enforcer,
-        identity_key: bytes,
         settings: ProxySettings,
         metrics: Metrics,
         ca_directory: Path,
         extra_ca: Path | None = None,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         """`extra_ca`: a PEM file of certificates that upstreams may chain to, beside the system's."""
         self._ca_directory = ca_directory
@@ -68,48 +63,19 @@ class MitmInspector:
         self._none_open.set()
         self.parts: Final = InspectionParts(
             enforcer=enforcer,
-            addon=EgressAddon(enforcer, identity_key, clock=clock),
+            addon=EgressAddon(enforcer),
             tls=TlsHooks(self._open_authority, extra_ca=extra_ca),
             settings=settings,
             metrics=metrics,
         )
         _trim()
 
-    async def serve_http(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener: Principal | None
-    ) -> None:
-        await self._serve(reader, writer, listener=listener)
-
     async def serve_tunnel(self, grant: Grant, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._serve(reader, writer, tunnel=grant)
-
-    def sweep(self) -> None:
-        """Cuts every open request that the policy in force, or a limit, no longer lets pass."""
-        for connection in tuple(self._connections):
-            grant = connection.open_grant
-            if grant is not None and not (decision := self._enforcer.review(grant)).passes:
-                connection.cut(f"revoked:{decision.reason.value}")
-
-    async def close(self) -> None:
-        for connection, transport in tuple(self._connections.items()):
-            connection.cut("drained")
-            transport.abort()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
-                await self._none_open.wait()
-
-    async def _serve(
-        self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        *,
-        listener: Principal | None = None,
-        tunnel: Grant | None = None,
-    ) -> None:
+        """See `Inspector`."""
         transport = writer.transport
         try:
             connection = InspectedConnection(
-                self.parts, self._options, ClientReader(reader), ClientWriter(writer), listener=listener, tunnel=tunnel
+                self.parts, self._options, ClientReader(reader), ClientWriter(writer), grant
             )
             self._connections[connection] = transport
             self._none_open.clear()
@@ -125,6 +91,21 @@ class MitmInspector:
                     self._none_open.set()
         finally:
             transport.abort()
+
+    def sweep(self) -> None:
+        """Cuts every open request that the policy in force, or a limit, no longer lets pass."""
+        for connection in tuple(self._connections):
+            grant = connection.open_grant
+            if grant is not None and not (decision := self._enforcer.review(grant)).passes:
+                connection.cut(f"revoked:{decision.reason.value}")
+
+    async def close(self) -> None:
+        for connection, transport in tuple(self._connections.items()):
+            connection.cut("drained")
+            transport.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._none_open.wait()
 
     def _open_authority(self) -> Authority:
         if self._authority is None:
@@ -158,7 +139,7 @@ def _make_options() -> options.Options:
 def _trim() -> None:
     """Takes out of mitmproxy what costs, leaks or breaks and protects nothing here."""
     responses.install()
-    # Checks the types of values that its own parser has just made: 13 % of plain HTTP.
+    # Checks the types of values that its own parser has just made.
     setattr(http.MessageData, "__post_init__", lambda _: None)  # noqa: B010  mypy sees a method
     # Would write the keys of every session to the file named by SSLKEYLOGFILE.
     net_tls.log_master_secret = None

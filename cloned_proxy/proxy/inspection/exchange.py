@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cloned_proxy.policy.model import Caller
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.enforcer import Grant
 from cloned_proxy.proxy.head import Head
@@ -15,12 +14,13 @@ class Exchange:
     head: Head
     last: bool
     """Whether the client connection closes behind it."""
-    caller: Caller | None = None
     grant: Grant | None = None
     """Without one nothing is dialled and nothing sent."""
     answer: Answer | None = None
     """What the client is told instead of a response."""
     failure: UpstreamFailure | None = None
+    asked: bool = False
+    """Whether the request has been read to its end."""
     began: bool = False
     """Whether a part of the response has been sent."""
     upgraded: bool = False

@@ -6,7 +6,6 @@ parser that ever sees them, and mitmproxy gets the values that it made. Two read
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -30,14 +29,11 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.tcp import TCPLayer
 
-from cloned_proxy.proxy.body import BodyError, BodyReader, Buffer, ChunkedBody, SizedBody
-from cloned_proxy.proxy.head import Head, HeadError, parse_head
+from cloned_proxy.proxy.body import BodyError, BodyReader, Buffer, ChunkedBody, OversizeError, SizedBody, take_head
+from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
 
 type Commands = layer.CommandGenerator[None]
 
-# Any empty line ends the search, so that a head with bare LFs is refused at once instead of at the deadline.
-_EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
-_FIRST_OF_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
 _SWITCHING: Final = 101
 _FIRST_FINAL: Final = 200
 
@@ -45,7 +41,6 @@ _FIRST_FINAL: Final = 200
 class Session(Protocol):
     """What the layers ask of the connection that they belong to."""
 
-    tunnelled: bool
     max_head_bytes: int
     max_head_fields: int
 
@@ -110,19 +105,15 @@ class StrictHttpServer(Http1Server):
     def _find_head(self) -> Head | None:
         if not self.buf:
             return None
-        if not self.buf.starts_with(_FIRST_OF_TOKEN):
+        if not self.buf.starts_with(FIRST_OF_TOKEN):
             raise HeadError("these bytes are not an HTTP request")
-        end = self.buf.find(_EMPTY_LINE, 2)
-        limit = self._session.max_head_bytes
-        if (end if end >= 0 else len(self.buf)) > limit:
-            raise HeadError(f"a request head of more than {limit} bytes", status=431)
-        if end < 0:
+        try:
+            data = take_head(self.buf, self._session.max_head_bytes)
+        except OversizeError as error:
+            raise HeadError(str(error), status=431) from error
+        if data is None:
             return None
-        data = self.buf.take(end)
-        head = parse_head(data, tunnelled=self._session.tunnelled, max_fields=self._session.max_head_fields)
-        if head.method == "CONNECT":
-            raise HeadError("CONNECT must be the first request of its connection")
-        return head
+        return parse_head(data, tunnelled=True, max_fields=self._session.max_head_fields)
 
     def read_body(self, event: events.Event) -> Commands:
         try:
@@ -202,8 +193,8 @@ class _RawRelay(TCPLayer):
 class StrictHttpLayer(HttpLayer):
     streams: dict[int, StrictHttpStream]  # type: ignore[assignment]
 
-    def __init__(self, context: Context, mode: HTTPMode, session: Session) -> None:
-        super().__init__(context, mode)
+    def __init__(self, context: Context, session: Session) -> None:
+        super().__init__(context, HTTPMode.transparent)
         self._session = session
         self.server = StrictHttpServer(context.fork(), session)
         # HttpLayer keeps a reader that is already there, whatever ALPN says: no byte reaches another one.

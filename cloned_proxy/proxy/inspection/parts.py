@@ -9,7 +9,6 @@ from mitmproxy.proxy import events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator, Layer
 from mitmproxy.proxy.layers import ClientTLSLayer
-from mitmproxy.proxy.layers.http import HTTPMode
 
 from cloned_proxy.proxy.enforcer import Enforcer, Grant
 from cloned_proxy.proxy.inspection.http_layers import Session, StrictHttpLayer
@@ -28,11 +27,8 @@ class InspectionParts:
     metrics: Metrics
 
 
-def make_layers(context: Context, session: Session, tunnel: Grant | None) -> tuple[Layer, StrictHttpLayer]:
+def make_layers(context: Context, session: Session, tunnel: Grant) -> tuple[Layer, StrictHttpLayer]:
     """(top layer, HTTP layer). Raises ValueError for a tunnel grant without a canonical host."""
-    if tunnel is None:
-        plain = StrictHttpLayer(context, HTTPMode.regular, session)
-        return plain, plain
     host = tunnel.decision.host
     if host is None:
         raise ValueError("a tunnel grant without a canonical host")
@@ -40,7 +36,7 @@ def make_layers(context: Context, session: Session, tunnel: Grant | None) -> tup
     context.server = Server(address=(host.text, tunnel.decision.request.port), sni=host.text, tls=True)
     top = _Root(context)
     opened = top.child = ClientTLSLayer(context)
-    opened.child_layer = inner = StrictHttpLayer(context, HTTPMode.transparent, session)
+    opened.child_layer = inner = StrictHttpLayer(context, session)
     return top, inner
 
 

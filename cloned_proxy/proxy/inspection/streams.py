@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
+from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
+
 _NO_ADDRESS: Final = ("unix", 0)
 """A peer name for unix sockets, which have none; mitmproxy cannot do without."""
-_LINGER_SECONDS: Final = 2.0
-_LINGER_BYTES: Final = 1_048_576
-"""What is still read after an answer, so that the reset of an unread socket does not destroy it on the way."""
 _READ: Final = 65_536
 
 
@@ -72,12 +71,12 @@ class ClientWriter:
 async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Sends FIN behind what was written and reads on for a moment without looking (RFC 9112, section 9.6)."""
     try:
-        async with asyncio.timeout(_LINGER_SECONDS):
+        async with asyncio.timeout(LINGER_SECONDS):
             if writer.transport.is_closing():
                 return
             writer.write_eof()
             dropped = 0
-            while dropped <= _LINGER_BYTES and (data := await reader.read(_READ)):
+            while dropped <= LINGER_BYTES and (data := await reader.read(_READ)):
                 dropped += len(data)
             await writer.drain()
     except (OSError, TimeoutError, RuntimeError):

@@ -35,7 +35,7 @@ class TlsHooks:
         self._connecting: SSL.Context | None = None
 
     async def tls_start_client(self, connection: InspectedConnection, data: TlsData) -> None:
-        if not isinstance(data.conn, Client) or connection.tunnel is None or connection.tunnel.decision.host is None:
+        if not isinstance(data.conn, Client) or connection.tunnel.decision.host is None:
             raise TypeError("TLS that no CONNECT was granted for")
         authority = self._authority()
         if self._accepting is None:

@@ -17,6 +17,7 @@ from cloned_proxy.proxy.body import BodyError, Buffer, OversizeError, SizedBody,
 from cloned_proxy.proxy.connection import ClientConnection, answer_to_head
 from cloned_proxy.proxy.enforcer import Grant, Refusal
 from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
+from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.plain.exchange import Exchange
 from cloned_proxy.proxy.plain.upstream import Pool
 from cloned_proxy.proxy.relay import reset
@@ -28,8 +29,6 @@ _BACKLOG: Final = 65_536
 """Bytes of a body that waits for its upstream, or of pipelined requests; at more the client is not read."""
 _SMALL_BODY: Final = 65_536
 """The body of a refused request that is read and thrown away, so that the connection can be kept."""
-_LINGER_SECONDS: Final = 2.0
-_LINGER_BYTES: Final = 1_048_576
 _NEVER: Final = float("inf")
 
 
@@ -333,10 +332,10 @@ class PlainClient(asyncio.Protocol):
             self.transport.close()
             return
         slow = self.transport.get_write_buffer_size() > 0
-        self.deadline = time.monotonic() + (self.parts.settings.idle_timeout if slow else _LINGER_SECONDS)
+        self.deadline = time.monotonic() + (self.parts.settings.idle_timeout if slow else LINGER_SECONDS)
         self.transport.write_eof()
 
     def _drop(self, data: bytes) -> None:
         self._dropped += len(data)
-        if self._dropped > _LINGER_BYTES:
+        if self._dropped > LINGER_BYTES:
             self.transport.abort()

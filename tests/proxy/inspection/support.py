@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import ssl
 from collections.abc import Awaitable, Callable
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trustme
+from prometheus_client import CollectorRegistry
 
 from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.model import (
@@ -18,16 +20,19 @@ from cloned_proxy.policy.model import (
     Host,
     HostIndex,
     Inject,
-    PathPattern,
     Policy,
     Principal,
+    Request,
     Rule,
     Scope,
 )
 from cloned_proxy.policy.path import parse_path_pattern
-from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.budget import Budgets
+from cloned_proxy.proxy.enforcer import Enforcer, Grant
 from cloned_proxy.proxy.inspection.engine import MitmInspector
-from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd
+from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
+from cloned_proxy.telemetry.metrics import Metrics
 
 KEY = b"k" * 32
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
@@ -36,20 +41,32 @@ LOOPBACK = ipaddress.ip_address("127.0.0.1")
 @dataclass
 class Audit:
     events: list[Event] = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """A request waits to be committed."""
+    free: asyncio.Event = field(default_factory=asyncio.Event)
 
     def record(self, event: Event) -> None:
         self.events.append(event)
 
     async def commit(self, event: Event, *, uses: int | None = None) -> None:
+        if isinstance(event, DecisionEvent) and event.kind is Kind.INSPECTED_REQUEST:
+            self.asked.set()
+            await self.free.wait()
         self.events.append(event)
 
     @property
+    def requests(self) -> list[DecisionEvent]:
+        """Without their CONNECTs."""
+        return [e for e in self.events if isinstance(e, DecisionEvent) and e.kind is Kind.INSPECTED_REQUEST]
+
+    @property
     def reasons(self) -> list[str]:
-        return [str(e.reason) for e in self.events if isinstance(e, DecisionEvent)]
+        return [str(request.reason) for request in self.requests]
 
     @property
     def ends(self) -> list[FlowEnd]:
-        return [e for e in self.events if isinstance(e, FlowEnd)]
+        requests = {request.id for request in self.requests}
+        return [e for e in self.events if isinstance(e, FlowEnd) and e.decision in requests]
 
 
 class Leases:
@@ -65,14 +82,13 @@ class Leases:
 class Resolver:
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.answers: dict[str, tuple[Address, ...]] = {}
 
     def known(self, host: Host) -> tuple[Address, ...] | None:
         return None
 
     async def resolve(self, host: Host) -> tuple[Address, ...]:
         self.asked.append(host.text)
-        return self.answers.get(host.text, (LOOPBACK,))
+        return (LOOPBACK,)
 
 
 @dataclass
@@ -94,16 +110,19 @@ class Upstream:
         self.port = 0
         self.reply: Reply = self.answer_each_head
         self.response = OK
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self, context: ssl.SSLContext | None = None) -> asyncio.Server:
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
+        server = await asyncio.start_server(functools.partial(self._serve, context), "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         return server
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+    async def _serve(
+        self, context: ssl.SSLContext | None, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.connections += 1  # a dial is one too many, whatever becomes of its handshake
         with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            if context is not None:
+                await writer.start_tls(context)
             await self.reply(reader, writer)
         writer.transport.abort()
 
@@ -126,71 +145,123 @@ def rule(
     port: int,
     *,
     scope: str = "global",
-    methods: frozenset[str] | None = None,
-    paths: tuple[str, ...] | None = None,
+    paths: tuple[str, ...] = ("/**",),
     inject: Inject | None = None,
 ) -> Rule:
-    compiled: tuple[PathPattern, ...] | None = tuple(map(parse_path_pattern, paths)) if paths else None
+    """One that wants to see inside."""
     return Rule(
         id=f"r-{scope}-{pattern}-{port}-{paths}",
         scope=scope,
         denies=False,
         pattern=parse_pattern(pattern),
         ports=frozenset({port}),
-        methods=methods,
-        paths=compiled,
+        methods=frozenset({"GET", "POST"}),
+        paths=tuple(map(parse_path_pattern, paths)),
         private_addresses=True,
         inject=inject,
     )
 
 
+NAMES = ("api.test", "xn--bcher-kva.test")
+"""What the certificate of the upstream is for."""
+
+
 @dataclass
 class World:
-    """The inspector between real sockets: `port` takes plain HTTP, `tls_port` what follows a granted CONNECT."""
+    """The inspector between real sockets with real TLS on both; `port` takes what follows a granted CONNECT."""
 
     policies: Policies
     audit: Audit
     resolver: Resolver
     enforcer: Enforcer
     inspector: MitmInspector
+    settings: ProxySettings
+    metrics: Metrics
     upstream: Upstream
-    secure: Upstream
     ca: trustme.CA
     directory: Path
     port: int = 0
-    tls_port: int = 0
-    listener: Principal | None = ANONYMOUS
-    tunnel_host: str = "api.test"
+    caller: Principal = ANONYMOUS
+    host: str = "api.test"
+    """Of the CONNECT; its port is that of the upstream."""
+
+    @classmethod
+    def make(cls, directory: Path, settings: ProxySettings) -> World:
+        ca = trustme.CA()
+        ca.cert_pem.write_to_path(str(directory / "upstream-ca.pem"))
+        policies, audit, resolver, metrics = Policies(), Audit(), Resolver(), Metrics(CollectorRegistry())
+        enforcer = Enforcer(
+            policies=policies,
+            resolver=resolver,  # type: ignore[arg-type]  # a fake with the two methods
+            budgets=Budgets(asyncio.get_running_loop().time),
+            leases=Leases(),
+            audit=audit,
+            metrics=metrics,
+            own_listeners=frozenset(),
+        )
+        inspector = MitmInspector(
+            enforcer=enforcer,
+            settings=settings,
+            metrics=metrics,
+            ca_directory=directory / "ca",
+            extra_ca=directory / "upstream-ca.pem",
+        )
+        return cls(policies, audit, resolver, enforcer, inspector, settings, metrics, Upstream(), ca, directory)
+
+    def server_tls(self, *names: str, ca: trustme.CA | None = None) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        (ca or self.ca).issue_cert(*(names or NAMES)).configure_cert(context)
+        return context
+
+    async def start(self) -> asyncio.Server:
+        """The upstream, and a policy that allows it."""
+        server = await self.upstream.start(self.server_tls())
+        self.allow(rule("api.test", self.upstream.port))
+        return server
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What the gate does with a CONNECT that it has answered."""
+        grant = await self.enforcer.authorise(self.caller, Request(self.host, self.upstream.port), Kind.TUNNEL)
+        assert isinstance(grant, Grant)
+        try:
+            await self.inspector.serve_tunnel(grant, reader, writer)
+        finally:
+            self.enforcer.finish(grant, "closed")
 
     def allow(self, *rules: Rule, tools: dict[str, Scope] | None = None) -> None:
         scope = Scope(allow=HostIndex(rules))
         self.policies.current = Policy("v", anonymous=Anonymous.GLOBAL, global_scope=scope, tools=tools or {})
 
+    def hold_decisions(self) -> None:
+        """From now on every request waits for `audit.free` before it has its grant."""
+        self.enforcer._strict_durability = True
+
     @property
     def authority(self) -> str:
-        return f"api.test:{self.upstream.port}"
+        return f"{self.host}:{self.upstream.port}"
+
+    @property
+    def in_use(self) -> int:
+        """Grants that are out, of CONNECTs and of requests."""
+        return self.enforcer._budgets.usage(self.caller.tool).concurrent
 
     def get(self, path: str = "/", extra: str = "", *, method: str = "GET", version: str = "1.1") -> bytes:
-        return (
-            f"{method} http://{self.authority}{path} HTTP/{version}\r\nHost: {self.authority}\r\n{extra}\r\n"
-        ).encode("latin-1")
-
-    async def talk(self, data: bytes, *, piece: int = 0, eof: bool = False, seconds: float = 5) -> bytes:
-        """Sends `data` and reads until the proxy closes or falls silent."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        return await exchange(reader, writer, data, piece=piece, seconds=seconds)
+        return f"{method} {path} HTTP/{version}\r\nHost: {self.authority}\r\n{extra}\r\n".encode("latin-1")
 
     def client_tls(self) -> ssl.SSLContext:
+        self.inspector._open_authority()
         context = ssl.create_default_context(cafile=str(self.directory / "ca" / "cloned-proxy-ca.pem"))
         context.set_alpn_protocols(["h2", "http/1.1"])
         return context
 
-    async def talk_tls(self, data: bytes, *, seconds: float = 5) -> bytes:
-        self.inspector._open_authority()
-        reader, writer = await asyncio.open_connection(
-            "127.0.0.1", self.tls_port, ssl=self.client_tls(), server_hostname=self.tunnel_host
+    async def connect(self, port: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(
+            "127.0.0.1", port or self.port, ssl=self.client_tls(), server_hostname=self.host
         )
-        return await exchange(reader, writer, data, seconds=seconds)
+
+    async def talk(self, data: bytes, *, piece: int = 0, seconds: float = 5) -> bytes:
+        """Sends `data` inside the TLS and reads until the proxy closes or falls silent."""
+        return await exchange(*await self.connect(), data, piece=piece, seconds=seconds)
 
 
 async def exchange(

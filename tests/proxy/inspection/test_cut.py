@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.policy.model import ANONYMOUS, Address, Host
 from cloned_proxy.proxy.dial import dial
 from tests.proxy.inspection.support import World
 
@@ -28,10 +27,10 @@ async def test_a_request_that_is_cut_during_its_dial_never_reaches_the_upstream(
     serving: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving.append(asyncio.create_task(world.inspector.serve_http(reader, writer, ANONYMOUS)))
+        serving.append(asyncio.create_task(world.serve(reader, writer)))
 
     front = await asyncio.start_server(serve, "127.0.0.1", 0)
-    _, client = await asyncio.open_connection(*front.sockets[0].getsockname())
+    _, client = await world.connect(front.sockets[0].getsockname()[1])
     client.write(world.get("/secret"))
     async with asyncio.timeout(5):
         await dialling.wait()
@@ -48,37 +47,26 @@ async def test_a_request_that_is_cut_during_its_dial_never_reaches_the_upstream(
 
 
 @pytest.mark.parametrize("how", ["cut", "client gone"])
-async def test_a_grant_that_comes_after_the_end_is_given_back(
-    world: World, how: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    resolving, resolved = asyncio.Event(), asyncio.Event()
-    real = world.resolver.resolve
-
-    async def slow(host: Host) -> tuple[Address, ...]:
-        resolving.set()
-        await resolved.wait()
-        return await real(host)
-
-    monkeypatch.setattr(world.resolver, "resolve", slow)
+async def test_a_grant_that_comes_after_the_end_is_given_back(world: World, how: str) -> None:
+    world.hold_decisions()
     serving: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serving.append(asyncio.create_task(world.inspector.serve_http(reader, writer, ANONYMOUS)))
+        serving.append(asyncio.create_task(world.serve(reader, writer)))
 
     front = await asyncio.start_server(serve, "127.0.0.1", 0)
-    _, client = await asyncio.open_connection(*front.sockets[0].getsockname())
+    _, client = await world.connect(front.sockets[0].getsockname()[1])
     client.write(world.get("/secret"))
     async with asyncio.timeout(5):
-        await resolving.wait()
+        await world.audit.asked.wait()
     client.transport.abort()
     if how == "cut":
         serving[0].cancel()
     await asyncio.sleep(0.1)
-    resolved.set()
+    world.audit.free.set()
     async with asyncio.timeout(5):
         await asyncio.gather(*serving, return_exceptions=True)
     await asyncio.sleep(0.2)
     front.close()
-    # Who only went away has asked for it while the grant stood; a cut takes back what was asked.
-    assert world.upstream.connections == (0 if how == "cut" else 1)
-    assert world.enforcer._budgets.usage(None).concurrent == 0
+    assert world.upstream.connections == 0
+    assert world.in_use == 0

@@ -11,10 +11,9 @@ from mitmproxy.connection import Server
 from mitmproxy.exceptions import AddonHalt
 from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHookData
 
-from cloned_proxy.policy.model import Address, Host
-from cloned_proxy.proxy.inspection.connection import UndecidedError
+from cloned_proxy.proxy.inspection.hooks import UndecidedError
 from cloned_proxy.proxy.inspection.responses import InterimHttp1Client
-from tests.proxy.inspection.support import World
+from tests.proxy.inspection.support import Upstream, World
 
 type Handler = Callable[..., Any]
 
@@ -99,20 +98,33 @@ async def test_without_the_addon_nothing_is_forwarded(world: World, addon: objec
 
 async def test_a_dial_to_anything_but_the_granted_target_is_refused(world: World) -> None:
     addon: Any = world.inspector.parts.addon
+    other = Upstream()
 
     async def redirecting(connection: Any, flow: Any) -> None:
         await addon.requestheaders(connection, flow)
-        flow.request.data.port = world.secure.port
+        flow.request.data.port = other.port
 
     world.inspector.parts.addon = Broken(addon, "requestheaders", redirecting)
+    async with await other.start(world.server_tls()):
+        assert (await world.talk(world.get())).startswith(b"HTTP/1.1 503 ")
+    assert not world.upstream.connections
+    assert not other.connections
+
+
+async def test_a_dial_without_tls_is_refused(world: World) -> None:
+    addon: Any = world.inspector.parts.addon
+
+    async def in_clear(connection: Any, flow: Any) -> None:
+        await addon.requestheaders(connection, flow)
+        flow.request.data.scheme = b"http"
+
+    world.inspector.parts.addon = Broken(addon, "requestheaders", in_clear)
     assert (await world.talk(world.get())).startswith(b"HTTP/1.1 503 ")
     assert not world.upstream.connections
-    assert not world.secure.connections
 
 
 async def test_a_dial_without_any_exchange_is_refused(world: World) -> None:
-    _, writer = await asyncio.open_connection("127.0.0.1", world.port)
-    await asyncio.sleep(0.1)
+    _, writer = await world.connect()
     (connection,) = world.inspector._connections
     server = Server(address=("127.0.0.1", world.upstream.port))
     hook = ServerConnectHook(ServerConnectionHookData(server=server, client=connection.client))
@@ -146,24 +158,19 @@ async def test_a_crash_inside_a_layer_does_not_leave_the_client_hanging(
 async def test_every_grant_comes_back_when_a_hook_breaks(world: World) -> None:
     world.inspector.parts.addon = Broken(world.inspector.parts.addon, "response", raising(RuntimeError()))
     await world.talk(world.get(), seconds=2)
-    assert world.enforcer._budgets.usage(None).concurrent == 0
+    await asyncio.sleep(0.1)
+    assert world.in_use == 0
 
 
 async def test_a_grant_that_comes_after_its_connection_has_ended_is_given_back(world: World) -> None:
-    decided = asyncio.Event()
-    resolve = world.resolver.resolve
-
-    async def slow(host: Host) -> tuple[Address, ...]:
-        await decided.wait()
-        return await resolve(host)
-
-    world.resolver.resolve = slow  # type: ignore[method-assign]  # a slow answer
+    world.hold_decisions()
     client = asyncio.create_task(world.talk(world.get(), seconds=3))
-    await asyncio.sleep(0.2)
+    async with asyncio.timeout(5):
+        await world.audit.asked.wait()
     await world.inspector.close()
-    decided.set()
+    world.audit.free.set()
     await client
     await asyncio.sleep(0.1)
     assert world.audit.reasons == ["allowed"]
-    assert world.enforcer._budgets.usage(None).concurrent == 0
+    assert world.in_use == 0
     assert not world.upstream.connections

@@ -9,21 +9,20 @@ import pytest
 from tests.proxy.inspection.support import World
 
 HEADS = {
-    "bare-lf": "GET http://{a}/ HTTP/1.1\nHost: {a}\n\n",
-    "bare-cr": "GET http://{a}/ HTTP/1.1\r\nHost: {a}\r\nX: a\rb\r\n\r\n",
-    "obs-fold": "GET http://{a}/ HTTP/1.1\r\nHost: {a}\r\nX: a\r\n b\r\n\r\n",
-    "two-hosts": "GET http://{a}/ HTTP/1.1\r\nHost: {a}\r\nHost: evil.test\r\n\r\n",
-    "other-host": "GET http://{a}/ HTTP/1.1\r\nHost: evil.test\r\n\r\n",
-    "no-host": "GET http://{a}/ HTTP/1.1\r\n\r\n",
-    "origin-form": "GET / HTTP/1.1\r\nHost: {a}\r\n\r\n",
-    "cl-and-te": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nContent-Length: 1\r\n"
-    "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "two-cl": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
-    "te-not-chunked": "POST http://{a}/ HTTP/1.1\r\nHost: {a}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "http-9": "GET http://{a}/ HTTP/9.9\r\nHost: {a}\r\n\r\n",
+    "bare-lf": "GET / HTTP/1.1\nHost: {a}\n\n",
+    "bare-cr": "GET / HTTP/1.1\r\nHost: {a}\r\nX: a\rb\r\n\r\n",
+    "obs-fold": "GET / HTTP/1.1\r\nHost: {a}\r\nX: a\r\n b\r\n\r\n",
+    "two-hosts": "GET / HTTP/1.1\r\nHost: {a}\r\nHost: evil.test\r\n\r\n",
+    "other-host": "GET / HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+    "no-host": "GET / HTTP/1.1\r\n\r\n",
+    "absolute-form": "GET http://{a}/ HTTP/1.1\r\nHost: {a}\r\n\r\n",
+    "cl-and-te": "POST / HTTP/1.1\r\nHost: {a}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "two-cl": "POST / HTTP/1.1\r\nHost: {a}\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\na",
+    "te-not-chunked": "POST / HTTP/1.1\r\nHost: {a}\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "http-9": "GET / HTTP/9.9\r\nHost: {a}\r\n\r\n",
     "h2-preface": "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "space-before-colon": "GET http://{a}/ HTTP/1.1\r\nHost: {a}\r\nX : a\r\n\r\n",
-    "userinfo": "GET http://evil.test@{a}/ HTTP/1.1\r\nHost: {a}\r\n\r\n",
+    "space-before-colon": "GET / HTTP/1.1\r\nHost: {a}\r\nX : a\r\n\r\n",
+    "userinfo": "GET / HTTP/1.1\r\nHost: evil.test@{a}\r\n\r\n",
     "garbage": "\x16\x03\x01 hello\r\n\r\n",
     "connect-later": "CONNECT {a} HTTP/1.1\r\nHost: {a}\r\n\r\n",
 }
@@ -84,14 +83,23 @@ async def test_a_giant_head_is_refused_with_431(world: World, size: int) -> None
     assert not world.upstream.connections
 
 
-async def test_a_head_that_never_ends_is_answered_408(world: World) -> None:
-    answer = await world.talk(b"GET http://api.test/ HTTP/1.1\r\nHost:", seconds=4)
-    assert answer.startswith(b"HTTP/1.1 408 ")
+async def test_a_head_that_never_ends_is_recorded_and_its_client_closed(world: World) -> None:
+    async with asyncio.timeout(5):
+        assert await world.talk(b"GET / HTTP/1.1\r\nHost:", seconds=20) == b""
+    assert world.audit.reasons == ["malformed_request"]
 
 
 async def test_a_silent_client_is_closed(world: World) -> None:
     async with asyncio.timeout(5):
         assert await world.talk(b"", seconds=20) == b""
+
+
+async def test_a_client_that_never_finishes_its_handshake_is_closed(world: World) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", world.port)
+    writer.write(b"\x16\x03\x01\x02\x00\x01")
+    async with asyncio.timeout(5):
+        assert await reader.read() == b""
+    writer.transport.abort()
 
 
 async def test_one_byte_segments_change_nothing(world: World) -> None:
