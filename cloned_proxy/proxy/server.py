@@ -30,7 +30,7 @@ from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import BindError, Listener, OwnListeners, bind_tcp
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
-from cloned_proxy.proxy.slot_api import SlotApi
+from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
@@ -132,7 +132,11 @@ class Server:
             ca_for=self._ca_for,
             address=lambda: host.name,
         )
-        slots.start()
+        try:
+            slots.start()
+        except AnotherServesError as error:
+            _log.warning("sandboxes of this workspace connect to the other proxy, not to this one", reason=str(error))
+            return
         self._running.parts.push_async_callback(slots.close)
 
     async def stop(self) -> None:

@@ -37,6 +37,10 @@ _MAX_RUNNERS: Final = 256
 _BACKLOG: Final = 64
 
 
+class AnotherServesError(BindError):
+    """A running `serve` of this workspace takes its sandboxes already."""
+
+
 class RunMetrics(Protocol):
     """Where the end of a run is counted."""
 
@@ -66,7 +70,7 @@ class SlotApi:
         self._runners: set[_Runner] = set()
 
     def start(self) -> None:
-        """Listens. Raises BindError when another process of this workspace serves already."""
+        """Listens. Raises BindError, AnotherServesError when another process of this workspace does already."""
         loop = asyncio.get_running_loop()
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path.parent.chmod(0o700)
@@ -268,4 +272,4 @@ def _clear_stale(path: Path, name: str) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
-    raise BindError(f"{path} is in use: another `cloned-proxy serve` runs in this workspace; stop it first")
+    raise AnotherServesError(f"{path} is in use: another `cloned-proxy serve` runs in this workspace")
