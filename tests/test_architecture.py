@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.checkout  # it reads the source where it is written
+
 PACKAGE = Path(__file__).parents[1] / "cloned_proxy"
 LAYERS = ("cli", "control", "runner", "proxy", "store", "telemetry", "policy")
 PURE = {"__future__", "cloned_proxy", "idna", "pydantic", "pydantic_core", "publicsuffixlist", "base64", "binascii",

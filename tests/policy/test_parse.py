@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 import yaml
 
 from cloned_proxy.policy.pack import read_pack
 from cloned_proxy.policy.parse import PolicyError, failed_tests, parse_policy
+from cloned_proxy.share import share_path
 from tests.policy.tables import policy_of
 
-CONFIG = Path(__file__).parents[2] / "config"
+CONFIG = share_path("config")
 LINES = {(): 1, ("tools", "x@v1"): 5, ("tools", "x@v1", "allow", 0): 7, ("tools", "x@v1", "allow", 1): 8}
 
 

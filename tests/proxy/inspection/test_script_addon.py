@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.share import share_path
 from tests.proxy.inspection.support import Upstream, exchange
-
-ROOT = Path(__file__).parents[3]
 
 
 def free_port() -> int:
@@ -42,7 +41,7 @@ async def mitmdump(tmp_path: Path) -> AsyncIterator[tuple[int, Upstream]]:
         "-p",
         str(port),
         "-s",
-        str(ROOT / "addons" / "egress.py"),
+        str(share_path("addons", "egress.py")),
         env={**os.environ, "CLONED_POLICY": str(policy)},
     )
     for _ in range(300):
