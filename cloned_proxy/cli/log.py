@@ -34,7 +34,7 @@ def log(
         start = time.time() - parse_duration(since) if since is not None else None
     except ValueError as error:
         raise CommandError(f"--since: {error}") from error
-    types = ("decision",) if denied or tool is not None else ("decision", "policy")
+    types = ("decision",) if denied or tool is not None else ("decision", "policy", "approval")
     seen = 0
     with AuditLog(existing_workspace(workspace).state_db) as audit:
         try:
@@ -61,6 +61,10 @@ def line(body: dict[str, Any]) -> str:
         why = f" ({body['why']})" if body["why"] else ""
         text = f"{body['actor']}: {body['summary']}{why}"
         return f"{at}  {paint('policy', 'bold')}  {body['action']}  {visible(text)}"
+    if body["type"] == "approval":
+        why = f" ({body['why']})" if body["why"] else ""
+        text = f"{body['actor']}: {body['approval']} {body['summary']}{why}"
+        return f"{at}  {paint('request', 'bold')}  {body['action']}  {visible(text)}"
     verdict = paint(f"{body['verdict']:<6}", _STYLES[body["verdict"]])
     host = f"[{body['host']}]" if ":" in body["host"] else body["host"]
     asked = (

@@ -26,6 +26,8 @@ class Intent:
     actor: str
     reason: str
     rules: tuple[str, ...]
+    summary: str
+    """What is granted, with its terms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,11 @@ def asked_since(database: sqlite3.Connection, asker: str, since: float) -> list[
 
 def set_intent(database: sqlite3.Connection, approval_id: str, intent: Intent | None) -> bool:
     """Writes down a yes that is about to reach the file, or takes it back; False when it is too late for that."""
-    text = None if intent is None else json.dumps([intent.version, intent.actor, intent.reason, intent.rules])
+    text = (
+        None
+        if intent is None
+        else json.dumps([intent.version, intent.actor, intent.reason, intent.rules, intent.summary])
+    )
     query = "UPDATE approvals SET intent = ? WHERE id = ? AND state = 'pending'"
     return database.execute(query, (text, approval_id)).rowcount == 1
 
@@ -149,7 +155,7 @@ def _row(values: tuple[Any, ...]) -> Row:
     return Row(
         approval,
         Deadline(created, expires, boot, uptime),
-        None if begun is None else Intent(begun[0], begun[1], begun[2], tuple(begun[3])),
+        None if begun is None else Intent(begun[0], begun[1], begun[2], tuple(begun[3]), begun[4]),
     )
 
 

@@ -219,7 +219,8 @@ class ApprovalService:
             try:
                 addition = self._addition(approval, yes)
                 planned = self._edit(addition, yes, dry_run=True)
-                self._ledger.begin(approval, Intent(planned.version, actor, yes.reason, planned.rule_ids))
+                intent = Intent(planned.version, actor, yes.reason, planned.rule_ids, str(addition))
+                self._ledger.begin(approval, intent)
                 result = self._edit(addition, yes, dry_run=False)
             except ConflictError:
                 self._ledger.take_back(approval, conflict_with=actor)
@@ -227,18 +228,15 @@ class ApprovalService:
             except BaseException:
                 self._ledger.take_back(approval)
                 raise
-            version, rules = result.version, result.rule_ids
-            decided = self._ledger.settle(
-                approval, "approved", actor=actor, reason=yes.reason, version=version, rules=rules
-            )
-        return Granted(decided, addition, version, result.changed)
+            decided = self._ledger.approve(approval, replace(intent, version=result.version))
+        return Granted(decided, addition, result.version, result.changed)
 
     def reject(self, approval_id: str, *, actor: str, reason: str = "") -> Approval:
         """Says no; the policy is not touched. Raises UnknownApprovalError, DecidedError, StoreError."""
         with self._deciding():
             self._recover()
             approval = self._ledger.open_request(approval_id)
-            return self._ledger.settle(approval, "rejected", actor=actor, reason=redact(reason))
+            return self._ledger.reject(approval, actor=actor, reason=redact(reason))
 
     def expire(self) -> int:
         """Ends what nobody decided in time, and settles what a crash left half-decided; how many ended.
@@ -282,14 +280,7 @@ class ApprovalService:
         """Settles requests whose approval a crash cut off, under the lock. The file says what had happened."""
         for approval, intent in self._ledger.begun():
             if self._has(intent):
-                self._ledger.settle(
-                    approval,
-                    "approved",
-                    actor=intent.actor,
-                    reason=intent.reason,
-                    version=intent.version,
-                    rules=intent.rules,
-                )
+                self._ledger.approve(approval, intent)
             else:
                 self._ledger.take_back(approval)
 

@@ -326,7 +326,7 @@ def test_a_crash_behind_the_edit_counts_as_the_yes_that_it_was(scene: Scene, mon
     asked = scene.ask()
     service = scene.service()
     with monkeypatch.context() as broken:
-        broken.setattr(service._ledger, "settle", _crash)
+        broken.setattr(service._ledger, "approve", _crash)
         broken.setattr(service._ledger, "take_back", _crash)
         with pytest.raises(Crash):
             service.approve(asked.id, actor=ACTOR)
