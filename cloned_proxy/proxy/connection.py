@@ -192,6 +192,16 @@ class ClientConnection(asyncio.Protocol):
         self.transport.resume_reading()
         self._arm(LINGER_SECONDS, self.transport.abort)
 
+    # For a call that waits for a person.
+
+    @property
+    def gone(self) -> bool:
+        return self.eof or self.lost
+
+    def watch(self) -> None:
+        # Not read while a task decides, a connection would not be seen to end. What comes stops the reading again.
+        self.transport.resume_reading()
+
     # For the gate.
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -40,6 +40,13 @@ class ApprovalLedger:
         with self.reading() as database:
             found = table.rows(database, pending=pending, limit=limit)
         return [row.seen(now=now, up=up) for row in found]
+
+    def states(self, ids: Sequence[str]) -> dict[str, ApprovalState]:
+        """Of those that there are."""
+        now, up = self._clock(), self._uptime()
+        with self.reading() as database:
+            found = [row for approval_id in ids if (row := table.find(database, approval_id)) is not None]
+        return {row.approval.id: row.seen(now=now, up=up).state for row in found}
 
     def begun(self) -> list[tuple[Approval, Intent]]:
         """Pending requests with a yes that may or may not have reached the policy file."""

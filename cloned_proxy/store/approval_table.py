@@ -98,6 +98,12 @@ def asked_since(database: sqlite3.Connection, asker: str, since: float) -> list[
     return [at for (at,) in database.execute(query, (asker, since))]
 
 
+def rejected_since(database: sqlite3.Connection, key: str, since: float) -> bool:
+    """Whether a request with this key was rejected after then (Unix seconds)."""
+    query = "SELECT 1 FROM approvals WHERE key = ? AND state = 'rejected' AND decided_at > ? LIMIT 1"
+    return database.execute(query, (key, since)).fetchone() is not None
+
+
 def set_intent(database: sqlite3.Connection, approval_id: str, intent: Intent | None) -> bool:
     """Writes down a yes that is about to reach the file, or takes it back; False when it is too late for that."""
     text = (

@@ -12,7 +12,7 @@ import math
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -24,9 +24,9 @@ from cloned_proxy.policy.redact import redact
 from cloned_proxy.store import approval_table as table
 from cloned_proxy.store import deadline
 from cloned_proxy.store.approval import Approval, ApprovalState, Origin, Proposal
-from cloned_proxy.store.approval_errors import NeverAllowedError, TooManyRequestsError
+from cloned_proxy.store.approval_errors import InForceError, NeverAllowedError, RejectedError, TooManyRequestsError
 from cloned_proxy.store.approval_ledger import ApprovalLedger
-from cloned_proxy.store.approval_rules import check_permission, checked, key_of
+from cloned_proxy.store.approval_rules import check_permission, checked, in_force, key_of
 from cloned_proxy.store.approval_table import Intent
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.config import ApprovalSettings
@@ -118,6 +118,8 @@ class ApprovalService:
         proposal, rules = checked(proposal)
         if origin != "host":
             check_permission(policy, asker, proposal)
+        if in_force(policy, proposal, rules):
+            raise InForceError("the policy says so already, without an end; nothing has to be asked")
         key = key_of(asker, origin, rules)
         with self._ledger.writing() as database:
             self._ledger.expire_due(database)
@@ -125,6 +127,8 @@ class ApprovalService:
                 table.raise_count(database, known.approval.id, count)
                 return replace(known.approval, denied_count=known.approval.denied_count + count)
             now, up = self._clock(), self._uptime()
+            if origin == "denied" and table.rejected_since(database, key, now - self._settings.timeout):
+                raise RejectedError(f"{asker}: the same was rejected a moment ago")
             self._check_room(database, asker, now)
             ends = Deadline.after(self._settings.timeout, now=now, up=up)
             approval = Approval(
@@ -148,10 +152,13 @@ class ApprovalService:
             self._ledger.record(database, approval, "asked", actor=actor, why=proposal.reason, version=policy.version)
         return approval
 
-    def count(self, approval_id: str, by: int) -> None:
-        """So many more calls met the same denial. Without effect on a request that is decided."""
-        with self._ledger.writing() as database:
-            table.raise_count(database, approval_id, by)
+    def follow(self, ids: Sequence[str], more: Mapping[str, int]) -> dict[str, ApprovalState]:
+        """The states of requests; `more` calls of some met the same denial meanwhile."""
+        if more:
+            with self._ledger.writing() as database:
+                for approval_id, by in more.items():
+                    table.raise_count(database, approval_id, by)
+        return self._ledger.states(ids)
 
     def _check_room(self, database: sqlite3.Connection, asker: str, now: float) -> None:
         settings = self._settings
@@ -243,8 +250,9 @@ class ApprovalService:
 
         `serve` calls it each second. A decision under way in another process is left alone.
         """
-        with contextlib.suppress(StoreError), self._deciding(seconds=0):
-            self._recover()
+        if self._ledger.begun():
+            with contextlib.suppress(StoreError), self._deciding(seconds=0):
+                self._recover()
         if not self._ledger.any_due():
             return 0
         with self._ledger.writing() as database:

@@ -58,6 +58,7 @@ CREATE TABLE IF NOT EXISTS approvals (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX IF NOT EXISTS approvals_pending ON approvals (key) WHERE state = 'pending';
 CREATE INDEX IF NOT EXISTS approvals_created ON approvals (created);
+CREATE INDEX IF NOT EXISTS approvals_key ON approvals (key);
 """
 
 

@@ -17,6 +17,7 @@ from cloned_proxy.policy.model import (
     ANONYMOUS,
     EMPTY_SCOPE,
     Anonymous,
+    Decision,
     HostIndex,
     PatternKind,
     Policy,
@@ -225,6 +226,19 @@ def narrowest(denied: Iterable[RecordedCall]) -> tuple[Entry, ...]:
         named = tuple(sorted(methods)) if all(map(_METHOD.fullmatch, methods)) else ()
         entries.append(Entry(host, (port,), named, listed))
     return tuple(entries)
+
+
+def narrowest_entry(decision: Decision) -> Entry:
+    """The narrowest entry that covers one denied call. Raises ValueError for a host that could not be read."""
+    host, request = decision.host, decision.request
+    if host is None:
+        raise ValueError("a denied call without a readable host")
+    if request.method is None:
+        return Entry(host.text, (request.port,))
+    path = (request.path or "/").partition("?")[0]
+    paths = (path,) if _can_stand_in_a_rule(path) else ()
+    methods = (request.method,) if _METHOD.fullmatch(request.method) else ()
+    return Entry(host.text, (request.port,), methods, paths)
 
 
 def _can_stand_in_a_rule(path: str) -> bool:

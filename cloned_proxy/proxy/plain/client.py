@@ -127,6 +127,15 @@ class PlainClient(asyncio.Protocol):
             self._exchange.client_drained()
         self._serve()
 
+    # For a call that waits for a person.
+
+    @property
+    def gone(self) -> bool:
+        return self.eof
+
+    def watch(self) -> None:
+        """It is read all the time, up to the bound of its buffer."""
+
     # For the exchange.
 
     def balance(self) -> None:
@@ -283,7 +292,7 @@ class PlainClient(asyncio.Protocol):
 
     async def _decide(self, head: Head, caller: Caller, request: Request) -> None:
         try:
-            outcome = await self.parts.enforcer.authorise(caller, request, Kind.HTTP)
+            outcome = await self.parts.enforcer.authorise(caller, request, Kind.HTTP, client=self)
             self._task = None
             self._decided(head, outcome)
             self._serve()
