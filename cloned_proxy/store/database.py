@@ -36,6 +36,27 @@ INSERT INTO meta VALUES
 PRAGMA application_id = {_APPLICATION_ID};
 """  # noqa: S608  constants of this module, no input
 
+# Made on opening where it is missing, so that a file of an older program of this schema version gains it.
+_ADDED: Final = {
+    "policy_versions": """
+        CREATE TABLE IF NOT EXISTS policy_versions (
+            seq     INTEGER PRIMARY KEY AUTOINCREMENT,
+            source  TEXT NOT NULL,
+            version TEXT NOT NULL,
+            at      REAL NOT NULL,
+            actor   TEXT NOT NULL,
+            why     TEXT NOT NULL,
+            summary TEXT NOT NULL
+        )""",
+    "policy_texts": """
+        CREATE TABLE IF NOT EXISTS policy_texts (version TEXT PRIMARY KEY, text BLOB NOT NULL)""",
+    "rule_seen": """
+        CREATE TABLE IF NOT EXISTS rule_seen (
+            source TEXT NOT NULL, rule TEXT NOT NULL, first REAL NOT NULL, PRIMARY KEY (source, rule)
+        ) WITHOUT ROWID""",
+}
+"""Statements by the name of what they make. Each table has one module of this package that owns it."""
+
 
 def open_database(path: Path) -> sqlite3.Connection:
     """A connection to the state database, made (0600) where there is none.
@@ -58,6 +79,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         if empty:
             _create_schema(connection)
             _check_schema(connection, path)
+        _add_missing(connection)
     except sqlite3.Error as error:
         connection.close()
         raise StoreError(f"{path}: {_explain(path, error)}") from error
@@ -94,6 +116,21 @@ def _create_schema(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _add_missing(connection: sqlite3.Connection) -> None:
+    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    missing = [statement for name, statement in _ADDED.items() if name not in found]
+    if not missing:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in missing:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
