@@ -23,6 +23,7 @@ from cloned_proxy.cli import (
     run,
     serve,
     token,
+    vault,
     verify,
 )
 
@@ -64,6 +65,7 @@ app.command("log")(log.log)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
+app.add_typer(vault.app, name="vault")
 app.command("proxy")(proxy.proxy)
 app.command("token")(token.token)
 app.command("doctor")(doctor.doctor)

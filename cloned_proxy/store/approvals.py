@@ -12,12 +12,10 @@ import math
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
-
-from filelock import FileLock, Timeout
 
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.redact import redact
@@ -31,9 +29,11 @@ from cloned_proxy.store.approval_table import Intent
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.config import ApprovalSettings
 from cloned_proxy.store.deadline import Deadline
+from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.evidence import Evidence, RecordedCall, weigh
-from cloned_proxy.store.policy_edit import Addition, EditResult, PolicyEditor
+from cloned_proxy.store.lock import locked
+from cloned_proxy.store.policy_edit import Addition, EditResult
 from cloned_proxy.store.policy_file import load_policy, policy_from_bytes, read_policy_bytes, version_of
 from cloned_proxy.store.workspace import Workspace
 
@@ -42,7 +42,6 @@ type Choice = Literal["proposed", "narrowest"]
 _EVIDENCE_SECONDS: Final = 7 * 86_400.0
 _MINUTE: Final = 60.0
 _DAY: Final = 86_400.0
-_LOCK_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +89,9 @@ class ApprovalService:
         """`settings` None reads config.yaml; `clock` gives Unix seconds, `uptime` seconds since boot."""
         self._path = workspace.state_db
         self._ledger = ApprovalLedger(workspace.state_db, clock, uptime)
-        self._lock_file = workspace.root / ".approvals.lock"
-        self._policy_file = workspace.policy_path(policy_file)
+        self._lock = workspace.root / "approvals"
+        self._edits = EditService(workspace, policy_file, clock=clock)
+        self._policy_file = self._edits.path
         self._settings = workspace.config().approvals if settings is None else settings
         self._clock = clock
         self._uptime = uptime
@@ -220,15 +220,15 @@ class ApprovalService:
         Raises UnknownApprovalError, DecidedError, NeverAllowedError, PolicyError, StoreError.
         """
         yes = _Yes(actor, choice, for_seconds, uses, redact(reason), expected_version, seen)
-        with self._deciding():
+        with locked(self._lock):
             self._recover()
             approval = self._ledger.open_request(approval_id)
             try:
                 addition = self._addition(approval, yes)
-                planned = self._edit(addition, yes, dry_run=True)
+                planned = self._edit(approval, addition, yes, dry_run=True)
                 intent = Intent(planned.version, actor, yes.reason, planned.rule_ids, str(addition))
                 self._ledger.begin(approval, intent)
-                result = self._edit(addition, yes, dry_run=False)
+                result = self._edit(approval, addition, yes, dry_run=False)
             except ConflictError:
                 self._ledger.take_back(approval, conflict_with=actor)
                 raise
@@ -240,7 +240,7 @@ class ApprovalService:
 
     def reject(self, approval_id: str, *, actor: str, reason: str = "") -> Approval:
         """Says no; the policy is not touched. Raises UnknownApprovalError, DecidedError, StoreError."""
-        with self._deciding():
+        with locked(self._lock):
             self._recover()
             approval = self._ledger.open_request(approval_id)
             return self._ledger.reject(approval, actor=actor, reason=redact(reason))
@@ -251,7 +251,7 @@ class ApprovalService:
         `serve` calls it each second. A decision under way in another process is left alone.
         """
         if self._ledger.begun():
-            with contextlib.suppress(StoreError), self._deciding(seconds=0):
+            with contextlib.suppress(StoreError), locked(self._lock, seconds=0):
                 self._recover()
         if not self._ledger.any_due():
             return 0
@@ -278,11 +278,14 @@ class ApprovalService:
         entries = (replace(entry, expires=expires, max_uses=proposal.uses, reason=why) for entry in proposal.entries)
         return Addition(tuple(entries), proposal.tool, proposal.action)
 
-    def _edit(self, addition: Addition, yes: _Yes, *, dry_run: bool) -> EditResult:
-        version = version_of(read_policy_bytes(self._policy_file))
-        if yes.expected_version is not None and version != yes.expected_version:
-            raise ConflictError(f"{self._policy_file}: changed since you looked: version {version} now")
-        return PolicyEditor(self._policy_file, clock=self._clock).add([addition], dry_run=dry_run)
+    def _edit(self, approval: Approval, addition: Addition, yes: _Yes, *, dry_run: bool) -> EditResult:
+        return self._edits.add(
+            [addition],
+            actor=yes.actor,
+            why=f"request {approval.id}" + (f": {yes.reason}" if yes.reason else ""),
+            expected_version=yes.expected_version,
+            dry_run=dry_run,
+        )
 
     def _recover(self) -> None:
         """Settles requests whose approval a crash cut off, under the lock. The file says what had happened."""
@@ -296,25 +299,11 @@ class ApprovalService:
         raw = read_policy_bytes(self._policy_file)
         if version_of(raw) == intent.version:
             return True
-        # Edited once more since. A rule that was there before the yes counts as well: it is what the yes was for.
+        if any(known.version == intent.version for known in self._edits.history()):
+            return True
+        # Edited once more since, unseen. A rule that was there before the yes counts, too: it is what the yes was for.
         policy = policy_from_bytes(raw, source=str(self._policy_file), now=self._clock())
         return set(intent.rules) <= {rule.id for rule in policy.rules}
-
-    @contextlib.contextmanager
-    def _deciding(self, seconds: float = _LOCK_SECONDS) -> Iterator[None]:
-        lock = FileLock(self._lock_file, timeout=seconds, mode=0o600)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise StoreError(
-                f"{self._lock_file}: another decision holds the lock for {seconds:.0f} s; end it"
-            ) from error
-        except OSError as error:
-            raise StoreError(f"{self._lock_file}: {error.strerror}; make the workspace writable") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def list(self, state: ApprovalState | None = None, *, limit: int = 1000) -> list[Approval]:
         """The newest first; of one state, or all."""
