@@ -22,6 +22,7 @@ from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import OwnListeners
+from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.store.approvals import ApprovalService
@@ -76,8 +77,9 @@ async def assemble(
     own = OwnListeners()
     budgets = Budgets(time.monotonic, cells)
     share = fair_share(config.proxy.max_connections)
+    approvals = ApprovalService(workspace, policy_file, settings=config.approvals, clock=clock)
     asking = Asking(
-        ApprovalService(workspace, policy_file, settings=config.approvals, clock=clock),
+        approvals,
         config.approvals,
         policies=follower.live,
         leases=state.leases,
@@ -115,6 +117,7 @@ async def assemble(
         inspector=inspector,
         clock=clock,
         cells=cells,
+        requests=RequestsApi(approvals, asking, policies=follower.live, audit=state.audit, clock=clock),
     )
 
     def sweep() -> None:
