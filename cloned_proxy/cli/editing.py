@@ -121,11 +121,12 @@ def _finish(place: Workspace, result: EditResult, summary: str, *, why: str, dry
             say("nothing to change: the policy says so already")
         return
     with AuditLog(place.state_db) as log:
-        log.append(PolicyEvent(time.time(), "edit", _actor(), summary, why, result.version))
+        log.append(PolicyEvent(time.time(), "edit", actor(), summary, why, result.version))
     say(f"done: {summary} (policy version {result.version})")
 
 
-def _actor() -> str:
+def actor() -> str:
+    """Who edits, for the record."""
     try:
         return f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
     except KeyError:  # a uid without a passwd entry, as in many containers

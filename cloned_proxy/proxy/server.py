@@ -54,6 +54,8 @@ class ServeOptions:
     listen: tuple[str, int] = ("127.0.0.1", 8081)
     metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
     policy_file: Path | None = None
+    control: tuple[str, int] | None = None
+    """Where the control process listens, if there is one: nobody is let through to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,8 @@ class Server:
         )
         cells = SharedCells(seat.directory, own=seat.number, workers=seat.of) if seat is not None else OwnCells()
         own = OwnListeners()
+        if self._options.control is not None:
+            own.add_address(*self._options.control)
         enforcer = Enforcer(
             policies=follower.live,
             resolver=resolver,

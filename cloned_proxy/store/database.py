@@ -36,6 +36,20 @@ INSERT INTO meta VALUES
 PRAGMA application_id = {_APPLICATION_ID};
 """  # noqa: S608  constants of this module, no input
 
+# Tables that came later: an existing file gains them when it is opened.
+_DEVICES: Final = """
+CREATE TABLE IF NOT EXISTS devices (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, token TEXT NOT NULL UNIQUE,
+    created REAL NOT NULL, expires REAL NOT NULL, seen REAL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pairing_codes (
+    hash TEXT PRIMARY KEY, name TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS pairing_lock (
+    id INTEGER PRIMARY KEY CHECK (id = 1), failures INTEGER NOT NULL, until REAL NOT NULL
+);
+"""
+
 
 def open_database(path: Path) -> sqlite3.Connection:
     """A connection to the state database, made (0600) where there is none.
@@ -58,6 +72,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         if empty:
             _create_schema(connection)
             _check_schema(connection, path)
+        for statement in _DEVICES.strip().split(";\n"):
+            connection.execute(statement)
     except sqlite3.Error as error:
         connection.close()
         raise StoreError(f"{path}: {_explain(path, error)}") from error

@@ -83,7 +83,21 @@ class PolicyEvent:
     """Version after the change."""
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """Who may use the control UI and API changed, or somebody tried codes until pairing was locked."""
+
+    at: float
+    action: str
+    """`paired`, `revoked`, `locked`."""
+    device: str
+    """Id of the device; "" for `locked`."""
+    name: str
+    actor: str
+    """`cli:<user>`, `device:<name>`, `pairing`."""
+
+
+type Event = DecisionEvent | FlowEnd | PolicyEvent | DeviceEvent
 
 
 class AuditUnavailableError(Exception):
