@@ -84,6 +84,26 @@ class PolicyEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalEvent:
+    """One step of a request for other rules: asked, approved, rejected, expired, or met a conflict."""
+
+    at: float
+    action: str
+    """`asked`, `approved`, `rejected`, `expired`, `conflict`."""
+    approval: str
+    """Id of the request."""
+    actor: str
+    """Who did this: `tool:<id>`, `cli:<user>`, `device:<name>`, `clock`."""
+    tool: str | None
+    """Who asked."""
+    summary: str
+    """What for: `allow api.example.com:443 for demo@v1`."""
+    why: str
+    policy: str
+    """Version of the policy after it; "" when that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceEvent:
     """Who may use the control UI and API changed, or somebody tried codes until pairing was locked."""
 
@@ -97,7 +117,7 @@ class DeviceEvent:
     """`cli:<user>`, `device:<name>`, `pairing`."""
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent | DeviceEvent
+type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | DeviceEvent
 
 
 class AuditUnavailableError(Exception):
