@@ -23,6 +23,7 @@ from cloned_proxy.cli import (
     run,
     serve,
     token,
+    vault,
     verify,
 )
 
@@ -63,6 +64,7 @@ app.command("explain")(explain.explain)
 app.command("log")(log.log)
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
+app.add_typer(vault.app, name="vault")
 app.command("proxy")(proxy.proxy)
 app.command("token")(token.token)
 app.command("pair")(pair.pair)

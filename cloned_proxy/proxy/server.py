@@ -22,6 +22,7 @@ from cloned_proxy.proxy.control_channel import ControlChannel
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
+from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
@@ -31,6 +32,7 @@ from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
 from cloned_proxy.store.live_policy import LivePolicy
 from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.telemetry.events import ProbeEvent
 from cloned_proxy.telemetry.exposition import Exposition
 
 _log = structlog.get_logger(__name__)
@@ -112,7 +114,8 @@ class Server:
         slots = SlotApi(
             gate=core.gate,
             path=self.workspace.root.joinpath(*SOCKET_PLACE),
-            metrics=core.metrics,
+            on_run=SandboxRecord(core.state.audit, core.metrics).ran,
+            clock=self._clock,
             ca_for=self._ca_for,
             address=lambda: host.name,
         )
@@ -162,9 +165,10 @@ class Server:
         core.own.add(listener.socket)
         await core.gate.open(listener)
 
-    def probed(self, *, sealed: bool) -> None:
-        """Puts the outcome of an escape probe into the metrics."""
-        self._running.core.metrics.isolation_probed(sealed=sealed)
+    def probed(self, event: ProbeEvent) -> None:
+        """Puts the outcome of an escape probe on record and into the metrics."""
+        core = self._running.core
+        SandboxRecord(core.state.audit, core.metrics).probed(event)
 
     def _ca_for(self, tool: str) -> str | None:
         """The workspace CA in PEM form, when a rule that the tool may use opens TLS."""

@@ -13,7 +13,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cloned_proxy.telemetry.events import ApprovalEvent, DecisionEvent, DeviceEvent, Event, FlowEnd, PolicyEvent
+from cloned_proxy.telemetry.events import (
+    ApprovalEvent,
+    DecisionEvent,
+    DeviceEvent,
+    Event,
+    FlowEnd,
+    PolicyEvent,
+    ProbeEvent,
+    RunEvent,
+)
 
 GENESIS: Final = "0" * 64
 _TYPES: Final = {
@@ -21,6 +30,8 @@ _TYPES: Final = {
     FlowEnd: "flow_end",
     PolicyEvent: "policy",
     ApprovalEvent: "approval",
+    RunEvent: "run",
+    ProbeEvent: "probe",
     DeviceEvent: "device",
 }
 _FIELDS: Final = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _TYPES}
