@@ -8,10 +8,9 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
-from cloned_proxy.control.endpoints.terms import Duration, Reason, Uses, Version, conflict, unacceptable
+from cloned_proxy.control.endpoints.terms import Duration, Reason, Uses, Version, conflict
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
-from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.approval_errors import ApprovalError, DecidedError, UnknownApprovalError
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.edit_service import EditService
@@ -172,8 +171,6 @@ def _deciding(call: Call) -> Iterator[ApprovalService]:
         raise conflict(error, EditService(call.parts.workspace, call.parts.policy_file)) from error
     except ApprovalError as error:
         raise ApiError(422, str(error)) from error
-    except PolicyError as error:
-        raise unacceptable(error) from error
 
 
 def _answer(data: dict[str, Any]) -> ApprovalAnswer:

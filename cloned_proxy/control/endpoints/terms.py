@@ -8,10 +8,9 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from cloned_proxy.control.errors import ApiError, FieldProblem
+from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call
 from cloned_proxy.policy.documents import parse_duration
-from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.policy_file import read_policy_bytes, version_of
@@ -53,14 +52,12 @@ type Uses = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 @contextlib.contextmanager
 def editing(call: Call) -> Iterator[EditService]:
-    """The edit service; what it refuses becomes an answer of the API."""
+    """The edit service; a version that has moved on becomes an answer of the API."""
     service = EditService(call.parts.workspace, call.parts.policy_file, clock=call.parts.clock)
     try:
         yield service
     except ConflictError as error:
         raise conflict(error, service) from error
-    except PolicyError as error:
-        raise unacceptable(error) from error
 
 
 def conflict(error: ConflictError, service: EditService) -> ApiError:
@@ -68,9 +65,3 @@ def conflict(error: ConflictError, service: EditService) -> ApiError:
     with contextlib.suppress(StoreError):
         return ApiError(409, str(error), version=version_of(read_policy_bytes(service.path)))
     return ApiError(409, str(error))
-
-
-def unacceptable(error: PolicyError) -> ApiError:
-    """422, in the words of the policy's own parser."""
-    problems = [FieldProblem(path=problem.path, message=problem.message) for problem in error.problems][:20]
-    return ApiError(422, problems[0].message if problems else str(error), fields=problems)
