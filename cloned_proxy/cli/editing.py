@@ -9,10 +9,10 @@ from pathlib import Path
 
 import typer
 
-from cloned_proxy.cli.authority import split_port
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put
 from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.url import split_port
 from cloned_proxy.store.edit_service import EditService, removal_summary
 from cloned_proxy.store.policy_edit import Action, Addition, EditResult, Entry
 from cloned_proxy.store.workspace import Workspace

@@ -80,6 +80,28 @@ _ADDED: Final = {
         INSERT OR IGNORE INTO meta
             SELECT 'tally_next', value FROM meta WHERE key = 'anchor_seq' UNION
             SELECT 'tally_end', value FROM meta WHERE key = 'head_seq'""",
+    "approvals": """
+        CREATE TABLE IF NOT EXISTS approvals (
+            id             TEXT PRIMARY KEY,
+            key            TEXT NOT NULL,
+            state          TEXT NOT NULL,
+            asker          TEXT NOT NULL,
+            created        REAL NOT NULL,
+            expires        REAL NOT NULL,
+            boot           TEXT NOT NULL,
+            uptime         REAL NOT NULL,
+            body           TEXT NOT NULL,
+            count          INTEGER NOT NULL,
+            intent         TEXT,
+            decided_by     TEXT NOT NULL DEFAULT '',
+            decided_at     REAL,
+            decided_reason TEXT NOT NULL DEFAULT '',
+            rules          TEXT NOT NULL DEFAULT '[]'
+        ) WITHOUT ROWID""",
+    "approvals_pending": """
+        CREATE UNIQUE INDEX IF NOT EXISTS approvals_pending ON approvals (key) WHERE state = 'pending'""",
+    "approvals_created": """
+        CREATE INDEX IF NOT EXISTS approvals_created ON approvals (created)""",
 }
 """Statements by the name of what they make. Each table has one module of this package that owns it."""
 
@@ -108,7 +130,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         _add_missing(connection)
     except sqlite3.Error as error:
         connection.close()
-        raise StoreError(f"{path}: {_explain(path, error)}") from error
+        raise StoreError(f"{path}: {explain(path, error)}") from error
     except StoreError:
         connection.close()
         raise
@@ -171,7 +193,8 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _explain(path: Path, error: sqlite3.Error) -> str:
+def explain(path: Path, error: sqlite3.Error) -> str:
+    """What is wrong with the file, and the fix."""
     text = str(error)
     if "not a database" in text or "malformed" in text or "no such table" in text:
         return f"damaged ({text}); {_move_away(path)}"
