@@ -26,15 +26,15 @@ from cloned_proxy.store.approval_errors import InForceError, NeverAllowedError, 
 from cloned_proxy.store.approval_ledger import ApprovalLedger
 from cloned_proxy.store.approval_rules import check_permission, checked, in_force, key_of
 from cloned_proxy.store.approval_table import Intent
-from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.config import ApprovalSettings
 from cloned_proxy.store.deadline import Deadline
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.evidence import Evidence, RecordedCall, weigh
+from cloned_proxy.store.evidence import Evidence, weigh
 from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_edit import Addition, EditResult
 from cloned_proxy.store.policy_file import load_policy, policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.tally import EVERY_TOOL, RecordedCall, Tally
 from cloned_proxy.store.workspace import Workspace
 
 type Choice = Literal["proposed", "narrowest"]
@@ -189,15 +189,16 @@ class ApprovalService:
         since = now - _EVIDENCE_SECONDS
         return weigh(approval, self._calls(approval, since), policy, since=since, now=now)
 
-    def _calls(self, approval: Approval, since: float) -> list[RecordedCall]:
-        names = ("tool", "host", "port", "method", "path", "verdict", "reason")
-        with AuditLog(self._path) as log:
-            return [
-                RecordedCall(
-                    **{name: entry.body[name] for name in names}, count=1, first=entry.body["at"], last=entry.body["at"]
-                )
-                for entry in log.entries(tool=approval.tool, since=since)
-            ]
+    def _calls(self, approval: Approval, since: float) -> set[RecordedCall]:
+        """Recorded calls to what the request names, of whoever it concerns."""
+        concerns = EVERY_TOOL if approval.tool is None else approval.tool
+        with Tally(self._path) as tally:
+            return {
+                call
+                for host in {entry.host for entry in approval.entries}
+                for tool in {concerns, approval.asker}
+                for call in tally.calls(since=since, tool=tool, host=host)
+            }
 
     # Deciding.
 

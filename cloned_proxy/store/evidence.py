@@ -31,6 +31,7 @@ from cloned_proxy.policy.parse import parse_policy
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.store.approval import Approval, Proposal, entry_data
 from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.tally import RecordedCall
 
 MENDABLE: Final = frozenset(
     {
@@ -52,22 +53,6 @@ _METHOD: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
 _MAX_PATH: Final = 1024
 _MAX_PATHS: Final = 8
 """Paths of one host that are listed one by one; with more, the narrowest rule names the host and its ports."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedCall:
-    """Decisions that were alike."""
-
-    tool: str | None
-    host: str
-    port: int
-    method: str
-    path: str
-    verdict: str
-    reason: str
-    count: int
-    first: float
-    last: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cloned_proxy.store.approvals import ApprovalService
+from cloned_proxy.store.workspace import Workspace
 from tests.net.proxy_process import ProxyProcess
 
 REQUESTS = "http://cloned.internal/v1/egress/requests"
@@ -100,6 +102,10 @@ def decide(proxy: ProxyProcess, word: str, approval_id: str, *more: str) -> str:
     return done.stdout
 
 
-def pending(proxy: ProxyProcess, *more: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(proxy.command("approvals", "list", "--json", *more).stdout)
-    return found
+def requests_of(proxy: ProxyProcess) -> ApprovalService:
+    """The store itself, for what has to be looked at often; people's words go through `decide`."""
+    return ApprovalService(Workspace(proxy.files), proxy.policy)
+
+
+def pending(proxy: ProxyProcess) -> list[dict[str, Any]]:
+    return [approval.as_data() for approval in requests_of(proxy).list("pending")]
