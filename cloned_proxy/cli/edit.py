@@ -31,10 +31,10 @@ def allow(
     """Allow hosts, for everybody or for one tool."""
     import time
 
-    from cloned_proxy.cli.authority import split_port
     from cloned_proxy.cli.durations import parse_duration
     from cloned_proxy.cli.editing import add_entries
     from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.policy.url import split_port
     from cloned_proxy.store.policy_edit import Entry
 
     try:

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import typer
 
-from cloned_proxy.cli.authority import split_port
 from cloned_proxy.cli.context import rule_use
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import iso_time, put
 from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.url import split_port
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.policy_edit import Action, Addition, EditResult, Entry, PolicyEditor
 from cloned_proxy.store.workspace import Workspace

@@ -141,6 +141,8 @@ class ToolDocument(GlobalDocument):
     limits: LimitsDocument = LimitsDocument()
     on_deny: Literal["refuse", "ask"] = "refuse"
     hold: Annotated[float, BeforeValidator(_hold)] | None = None
+    may_request: list[str] = ["self"]
+    """For whom the tool may ask: `self`, `global`, other tools."""
 
 
 class TestDocument(_Document):

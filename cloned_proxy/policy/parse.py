@@ -28,6 +28,7 @@ from cloned_proxy.policy.model import (
     ANONYMOUS,
     DEFAULT_PORTS,
     GLOBAL_SCOPE,
+    OWN_RULES,
     Anonymous,
     HostIndex,
     HostPattern,
@@ -205,7 +206,20 @@ class _Reader:
             return Scope(allow, deny)
         if read.hold is not None and read.on_deny != "ask":
             self.problem((*path, "hold"), "'hold' waits for the answer to a question; add 'on_deny: ask'")
-        return Scope(allow, deny, read.inherit_global, _limits(read.limits), OnDeny(read.on_deny), read.hold or 0.0)
+        for index, whom in enumerate(read.may_request):
+            if whom not in (OWN_RULES, GLOBAL_SCOPE) and not valid_tool_id(whom):
+                self.problem(
+                    (*path, "may_request", index), f"{whom!r} is nobody to ask for; write self, global or a tool id"
+                )
+        return Scope(
+            allow,
+            deny,
+            read.inherit_global,
+            _limits(read.limits),
+            OnDeny(read.on_deny),
+            read.hold or 0.0,
+            frozenset(read.may_request),
+        )
 
     def rules(self, entries: Sequence[object], scope: str, path: DocumentPath, *, denies: bool) -> list[Rule]:
         rules: list[Rule] = []

@@ -37,6 +37,30 @@ PRAGMA application_id = {_APPLICATION_ID};
 """  # noqa: S608  constants of this module, no input
 
 
+# Tables that came later: an existing file gains them when it is opened.
+_APPROVALS: Final = """
+CREATE TABLE IF NOT EXISTS approvals (
+    id             TEXT PRIMARY KEY,
+    key            TEXT NOT NULL,
+    state          TEXT NOT NULL,
+    asker          TEXT NOT NULL,
+    created        REAL NOT NULL,
+    expires        REAL NOT NULL,
+    boot           TEXT NOT NULL,
+    uptime         REAL NOT NULL,
+    body           TEXT NOT NULL,
+    count          INTEGER NOT NULL,
+    intent         TEXT,
+    decided_by     TEXT NOT NULL DEFAULT '',
+    decided_at     REAL,
+    decided_reason TEXT NOT NULL DEFAULT '',
+    rules          TEXT NOT NULL DEFAULT '[]'
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX IF NOT EXISTS approvals_pending ON approvals (key) WHERE state = 'pending';
+CREATE INDEX IF NOT EXISTS approvals_created ON approvals (created);
+"""
+
+
 def open_database(path: Path) -> sqlite3.Connection:
     """A connection to the state database, made (0600) where there is none.
 
@@ -58,9 +82,11 @@ def open_database(path: Path) -> sqlite3.Connection:
         if empty:
             _create_schema(connection)
             _check_schema(connection, path)
+        for statement in _APPROVALS.split(";\n"):
+            connection.execute(statement)
     except sqlite3.Error as error:
         connection.close()
-        raise StoreError(f"{path}: {_explain(path, error)}") from error
+        raise StoreError(f"{path}: {explain(path, error)}") from error
     except StoreError:
         connection.close()
         raise
@@ -108,7 +134,8 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _explain(path: Path, error: sqlite3.Error) -> str:
+def explain(path: Path, error: sqlite3.Error) -> str:
+    """What is wrong with the file, and the fix."""
     text = str(error)
     if "not a database" in text or "malformed" in text or "no such table" in text:
         return f"damaged ({text}); {_move_away(path)}"

@@ -71,6 +71,17 @@ class Entry:
     def is_lease(self) -> bool:
         return self.expires is not None or self.max_uses is not None
 
+    def __str__(self) -> str:
+        """All that the entry says, on one line: in the record a narrow rule must not read like a broad one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        words = [":".join((host, *map(str, self.ports))), ",".join(self.methods), ",".join(self.paths)]
+        words += [*self.protocols, *self.addresses]
+        if self.max_uses is not None:
+            words.append(f"uses {self.max_uses}")
+        if self.expires is not None:
+            words.append(f"until {datetime.fromtimestamp(self.expires, UTC):%Y-%m-%dT%H:%M:%SZ}")
+        return " ".join(filter(None, words))
+
 
 @dataclass(frozen=True, slots=True)
 class Addition:
@@ -87,6 +98,10 @@ class Addition:
     @property
     def path(self) -> tuple[str, ...]:
         return (*self.scope_path, self.action)
+
+    def __str__(self) -> str:
+        for_whom = f" for {self.tool}" if self.tool is not None else ""
+        return f"{self.action} {', '.join(map(str, self.entries))}{for_whom}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,27 @@ class PolicyEvent:
     """Version after the change."""
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent
+@dataclass(frozen=True, slots=True)
+class ApprovalEvent:
+    """One step of a request for other rules: asked, approved, rejected, expired, or met a conflict."""
+
+    at: float
+    action: str
+    """`asked`, `approved`, `rejected`, `expired`, `conflict`."""
+    approval: str
+    """Id of the request."""
+    actor: str
+    """Who did this: `tool:<id>`, `cli:<user>`, `device:<name>`, `clock`."""
+    tool: str | None
+    """Who asked."""
+    summary: str
+    """What for: `allow api.example.com:443 for demo@v1`."""
+    why: str
+    policy: str
+    """Version of the policy after it; "" when that is not known."""
+
+
+type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent
 
 
 class AuditUnavailableError(Exception):
