@@ -16,12 +16,24 @@ from urllib.parse import quote, quote_plus
 REDACTED: Final = b"[redacted]"
 MIN_SEARCHED: Final = 6
 """Characters. A shorter secret turns up by chance, and calls that are in order would fail."""
+ECHOED: Final = "refused:secret_echoed"
+"""How the flow of such a response ends on record."""
 HELD_BYTES: Final = 1_048_576
 """A body of a known length up to this is held until it has been read whole, so that its refusal can be told."""
 
 
+REPEATED: Final = (
+    "the response repeats a secret that the proxy injected, and is not passed on; "
+    "`inject: {redact_echo: false}` in the rule would let it pass"
+)
+CODED: Final = (
+    "the response is compressed although it was asked for otherwise, and cannot be searched for the injected secret; "
+    "`inject: {redact_echo: false}` in the rule would let it pass"
+)
+
+
 class EchoError(Exception):
-    """A body holds a secret. The message does not."""
+    """A body holds a secret, or is coded so that nobody can tell. The message says what to do and holds no secret."""
 
 
 class EchoFilter:
@@ -31,8 +43,7 @@ class EchoFilter:
 
     def __init__(self, secrets: Iterable[str]) -> None:
         found = {needle for secret in secrets if len(secret) >= MIN_SEARCHED for needle in _spellings(secret)}
-        # The longest first: what is inside another one must not leave the rest of it standing.
-        self._needles: Final = tuple(sorted(found, key=lambda needle: (-len(needle), needle)))
+        self._needles: Final = tuple(sorted(found))
 
     def __repr__(self) -> str:
         return f"EchoFilter({len(self._needles)} spellings)"
@@ -40,12 +51,9 @@ class EchoFilter:
     def finds(self, data: bytes) -> bool:
         return any(needle in data for needle in self._needles)
 
-    def redacted(self, data: bytes) -> bytes:
-        """The data with every secret in it replaced."""
-        for needle in self._needles:
-            if needle in data:
-                data = data.replace(needle, REDACTED)
-        return data
+    def redacted(self, value: bytes) -> bytes:
+        """The value of a header; all of it replaced when a secret is in it, for what stands around may be a part."""
+        return REDACTED if self.finds(value) else value
 
     def pending(self, data: bytes) -> int:
         """How many bytes at the end of `data` may be the beginning of a secret."""
@@ -73,7 +81,7 @@ class EchoScanner:
         """What may go on now. Raises EchoError before the last byte of a secret would."""
         data = self._held + piece
         if self._filter.finds(data):
-            raise EchoError("the response repeats an injected secret")
+            raise EchoError(REPEATED)
         kept = self._filter.pending(data)
         self._held = data[len(data) - kept :]
         return data[: len(data) - kept]

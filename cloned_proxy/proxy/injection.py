@@ -6,12 +6,13 @@ without its header it is not the call that was allowed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import structlog
 
+from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.model import Reason
 from cloned_proxy.policy.secret import filled, references
 from cloned_proxy.proxy.echo import EchoFilter
@@ -19,12 +20,15 @@ from cloned_proxy.proxy.enforcer import Grant
 from cloned_proxy.proxy.fields import asks_for_websocket
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.telemetry.events import Kind
 
 _log = structlog.get_logger(__name__)
 
 _UNREADABLE: Final = frozenset({"accept-encoding", "range", "if-range"})
 """Request fields whose answers could not be searched: compressed, or a secret cut in two."""
 _MAX_FILTERS: Final = 256
+_HTTP_PORT: Final = 80
+_HTTPS_PORT: Final = 443
 
 
 class InjectionError(Exception):
@@ -77,15 +81,15 @@ class Injector:
         if rule is None or rule.inject is None:
             return None
         if asks_for_websocket(head):
-            _log.warning("a rule that injects carries no WebSocket: nobody reads what comes back", rule=rule.origin)
-            raise InjectionError("no WebSocket under a rule that injects", Reason.PROTOCOL_NOT_ALLOWED)
+            raise _refused(grant, "a WebSocket cannot be searched for its secret", Reason.PROTOCOL_NOT_ALLOWED)
+        if _in_the_clear(grant):
+            raise _refused(grant, "its secret would cross the network in the clear", Reason.PROTOCOL_NOT_ALLOWED)
         inject, used = rule.inject, {}
         try:
             for name in references(inject.value):
                 used[name] = self._secrets.value_of(name)
         except StoreError as error:
-            _log.error("a secret is missing; the call is refused", rule=rule.origin, decision=grant.id, problem=str(error))
-            raise InjectionError("a secret is missing", Reason.INTERNAL_ERROR) from None
+            raise _refused(grant, str(error), Reason.INTERNAL_ERROR) from None
         echo = self._filter(tuple(used.values())) if inject.redact_echo and used else None
         return Injection(inject.header.lower(), filled(inject.value, used.__getitem__), echo)
 
@@ -96,6 +100,25 @@ class Injector:
                 self._filters.clear()
             found = self._filters[values] = EchoFilter(values)
         return found
+
+
+def _refused(grant: Grant, problem: str, reason: Reason) -> InjectionError:
+    rule = grant.decision.rule
+    place = rule.origin if rule is not None else ""
+    _log.error("a call under a rule that injects is refused", problem=problem, rule=place, decision=grant.id)
+    return InjectionError(problem, reason)
+
+
+def _in_the_clear(grant: Grant) -> bool:
+    """Whether a plain request would carry the secret where a wire-tapper sits, and nobody has asked for that.
+
+    The caller chooses the scheme, the rule names only ports: 443 never speaks plain HTTP, 80 was named on purpose, and
+    on any other port it stays among addresses that are not public.
+    """
+    port = grant.decision.request.port
+    if grant.kind is not Kind.HTTP or port == _HTTP_PORT:
+        return False
+    return port == _HTTPS_PORT or any(classify(address) is AddressClass.PUBLIC for address in grant.addresses)
 
 
 class NoSecrets:

@@ -41,11 +41,14 @@ def test_the_usual_spellings_are_found(text: str) -> None:
 def test_a_body_in_pieces_is_stopped_before_the_secret_is_whole(text: str, size: int) -> None:
     data = f"before {text} after".encode()
     scanner, passed = EchoScanner(FILTER), b""
-    with pytest.raises(EchoError) as caught:
+    try:
         for at in range(0, len(data), size):
             passed += scanner.feed(data[at : at + size])
+    except EchoError:
+        pass
+    else:
+        raise AssertionError("the secret was not found")
     assert not FILTER.finds(passed)
-    assert SECRET not in str(caught.value)
     assert data.startswith(passed)
 
 
@@ -78,7 +81,9 @@ def test_a_secret_that_turns_up_by_chance_is_not_looked_for() -> None:
 
 
 def test_nothing_tells_the_secret() -> None:
-    assert SECRET not in repr(FILTER)
+    with pytest.raises(EchoError) as caught:
+        EchoScanner(FILTER).feed(SECRET.encode())
+    assert SECRET not in repr(FILTER) + str(caught.value)
 
 
 @pytest.mark.parametrize(
