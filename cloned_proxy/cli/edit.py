@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli.options import PolicyOption, ReasonOption, ToolOption, WorkspaceOption
-
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the change as a diff and make none.")]
+from cloned_proxy.cli.options import DryRunOption, PolicyOption, ReasonOption, ToolOption, WorkspaceOption
 
 
 def allow(

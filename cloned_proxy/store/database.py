@@ -36,29 +36,66 @@ INSERT INTO meta VALUES
 PRAGMA application_id = {_APPLICATION_ID};
 """  # noqa: S608  constants of this module, no input
 
-
-# Tables that came later: an existing file gains them when it is opened.
-_APPROVALS: Final = """
-CREATE TABLE IF NOT EXISTS approvals (
-    id             TEXT PRIMARY KEY,
-    key            TEXT NOT NULL,
-    state          TEXT NOT NULL,
-    asker          TEXT NOT NULL,
-    created        REAL NOT NULL,
-    expires        REAL NOT NULL,
-    boot           TEXT NOT NULL,
-    uptime         REAL NOT NULL,
-    body           TEXT NOT NULL,
-    count          INTEGER NOT NULL,
-    intent         TEXT,
-    decided_by     TEXT NOT NULL DEFAULT '',
-    decided_at     REAL,
-    decided_reason TEXT NOT NULL DEFAULT '',
-    rules          TEXT NOT NULL DEFAULT '[]'
-) WITHOUT ROWID;
-CREATE UNIQUE INDEX IF NOT EXISTS approvals_pending ON approvals (key) WHERE state = 'pending';
-CREATE INDEX IF NOT EXISTS approvals_created ON approvals (created);
-"""
+# Made on opening where it is missing, so that a file of an older program of this schema version gains it.
+_ADDED: Final = {
+    "policy_versions": """
+        CREATE TABLE IF NOT EXISTS policy_versions (
+            seq     INTEGER PRIMARY KEY AUTOINCREMENT,
+            source  TEXT NOT NULL,
+            version TEXT NOT NULL,
+            at      REAL NOT NULL,
+            actor   TEXT NOT NULL,
+            why     TEXT NOT NULL,
+            summary TEXT NOT NULL
+        )""",
+    "policy_texts": """
+        CREATE TABLE IF NOT EXISTS policy_texts (version TEXT PRIMARY KEY, text BLOB NOT NULL)""",
+    "rule_seen": """
+        CREATE TABLE IF NOT EXISTS rule_seen (
+            source TEXT NOT NULL, rule TEXT NOT NULL, first REAL NOT NULL, PRIMARY KEY (source, rule)
+        ) WITHOUT ROWID""",
+    "approvals": """
+        CREATE TABLE IF NOT EXISTS approvals (
+            id             TEXT PRIMARY KEY,
+            key            TEXT NOT NULL,
+            state          TEXT NOT NULL,
+            asker          TEXT NOT NULL,
+            created        REAL NOT NULL,
+            expires        REAL NOT NULL,
+            boot           TEXT NOT NULL,
+            uptime         REAL NOT NULL,
+            body           TEXT NOT NULL,
+            count          INTEGER NOT NULL,
+            intent         TEXT,
+            decided_by     TEXT NOT NULL DEFAULT '',
+            decided_at     REAL,
+            decided_reason TEXT NOT NULL DEFAULT '',
+            rules          TEXT NOT NULL DEFAULT '[]'
+        ) WITHOUT ROWID""",
+    "approvals_pending": """
+        CREATE UNIQUE INDEX IF NOT EXISTS approvals_pending ON approvals (key) WHERE state = 'pending'""",
+    "approvals_created": """
+        CREATE INDEX IF NOT EXISTS approvals_created ON approvals (created)""",
+    "devices": """
+        CREATE TABLE IF NOT EXISTS devices (
+            id      TEXT PRIMARY KEY,
+            name    TEXT NOT NULL UNIQUE,
+            kind    TEXT NOT NULL,
+            token   TEXT NOT NULL UNIQUE,
+            created REAL NOT NULL,
+            expires REAL NOT NULL,
+            seen    REAL
+        ) WITHOUT ROWID""",
+    "pairing_codes": """
+        CREATE TABLE IF NOT EXISTS pairing_codes (
+            hash TEXT PRIMARY KEY, name TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL
+        ) WITHOUT ROWID""",
+    "pairing_lock": """
+        CREATE TABLE IF NOT EXISTS pairing_lock (
+            id INTEGER PRIMARY KEY CHECK (id = 1), failures INTEGER NOT NULL, until REAL NOT NULL
+        )""",
+}
+"""Statements by the name of what they make. Each table has one module of this package that owns it."""
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -82,8 +119,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         if empty:
             _create_schema(connection)
             _check_schema(connection, path)
-        for statement in _APPROVALS.split(";\n"):
-            connection.execute(statement)
+        _add_missing(connection)
     except sqlite3.Error as error:
         connection.close()
         raise StoreError(f"{path}: {explain(path, error)}") from error
@@ -120,6 +156,21 @@ def _create_schema(connection: sqlite3.Connection) -> None:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def _add_missing(connection: sqlite3.Connection) -> None:
+    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    missing = [statement for name, statement in _ADDED.items() if name not in found]
+    if not missing:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in missing:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _check_schema(connection: sqlite3.Connection, path: Path) -> None:

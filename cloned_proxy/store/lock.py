@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -16,8 +17,9 @@ LOCK_SECONDS: Final = 10.0
 
 @contextlib.contextmanager
 def locked(path: Path, *, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Holds the lock that belongs to `path`, a file beside it. Raises StoreError when it cannot be had in time."""
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=seconds, mode=0o600)
+    """Holds the lock of `path`, a file beside what it links to. Raises StoreError when it cannot be had in time."""
+    target = Path(os.path.realpath(path))
+    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=seconds, mode=0o600)
     try:
         lock.acquire()
     except Timeout as error:
