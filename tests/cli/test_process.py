@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import ctypes
-import resource
 import subprocess
 import sys
 
@@ -21,6 +19,3 @@ def test_memory_is_private_for_a_process_and_what_it_forks() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.splitlines() == ["1", "0 (0, 0)", "0"]
-    # Nothing of it reaches this process, whose own memory may be looked at.
-    assert ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) == 1
-    assert resource.getrlimit(resource.RLIMIT_CORE)[1] != 0
