@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import gc
 import resource
@@ -33,7 +34,8 @@ def keep_memory_private() -> None:
     The limit alone does not bind a handler that core dumps are piped to (core(5)). Not dumpable means as well that
     other programs of the same user cannot read the memory through /proc or a debugger.
     """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError, ValueError):  # forbidden where the service manager has set it already
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 

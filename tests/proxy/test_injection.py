@@ -15,7 +15,10 @@ from structlog.testing import capture_logs
 
 from cloned_proxy.policy.model import Anonymous, HostIndex, Inject, Mode, Policy, Principal, Rule, Scope
 from cloned_proxy.policy.path import parse_path_pattern
-from cloned_proxy.proxy.echo import HELD_BYTES
+from cloned_proxy.proxy import injection
+from cloned_proxy.proxy.dial import DialError
+from cloned_proxy.proxy.echo import HELD_BYTES, EchoFilter, EchoScanner
+from cloned_proxy.proxy.injection import Injection, Injector
 from cloned_proxy.proxy.plain import outgoing
 from tests.proxy.plain import Message, answering, client, read_message, reply, request
 from tests.proxy.support import HOST, Handler, Secrets, Upstream, World, allow, upstream, world
@@ -284,3 +287,55 @@ async def test_a_held_body_that_breaks_off_is_502_and_no_part_of_it() -> None:
         message = await s.ask()
     assert message.status == 502
     assert b"only this" not in message.body
+
+
+# Each guard taken out: the attack that it stops is real.
+
+
+async def test_control_without_the_replacement_the_tools_header_goes_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Injection, "is_own", lambda self, name: False)
+    seen: list[Message] = []
+    async with scene(answering(reply(), seen=seen)) as s:
+        await s.ask(headers="Authorization: Bearer mine\r\n")
+    assert "Bearer mine" in seen[0].all("authorization")
+
+
+async def test_control_without_the_search_the_secret_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EchoFilter, "finds", lambda self, data: False)
+    async with scene(answering(reply(CANARY.encode(), headers=f"X-Seen: {CANARY}\r\n"))) as s:
+        message = await s.ask()
+    assert (message.all("x-seen"), message.body) == ([CANARY], CANARY.encode())
+
+
+async def test_control_without_the_hold_back_most_of_a_secret_gets_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EchoFilter, "pending", lambda self, data: 0)
+    scanner = EchoScanner(EchoFilter([CANARY]))
+    pieces = (CANARY[:-1].encode(), CANARY[-1:].encode())
+    assert b"".join(scanner.feed(piece) for piece in pieces) == CANARY.encode()
+
+
+async def test_control_without_the_refusal_the_call_goes_out_bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Injector, "injection_for", lambda self, grant, head: None)
+    seen: list[Message] = []
+    async with scene(answering(reply(), seen=seen)) as s:
+        s.secrets.values.clear()
+        assert (await s.ask()).status == 200
+    assert [m.all("authorization") for m in seen] == [[]]
+
+
+async def test_control_without_the_check_of_the_way_it_travels_in_the_clear(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(injection, "_in_the_clear", lambda grant: False)
+    dialled: list[object] = []
+
+    async def dial(*target: object, **_: object) -> None:
+        dialled.append(target)
+        raise DialError("connect")
+
+    monkeypatch.setattr(outgoing, "dial", dial)
+    async with (
+        world(injecting(443), secrets=vault(), addresses=(ipaddress.ip_address("8.8.8.8"),)) as w,
+        client(w) as (reader, writer),
+    ):
+        writer.write(request(443))
+        assert (await read_message(reader)).status == 502
+    assert len(dialled) == 1
