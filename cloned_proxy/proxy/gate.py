@@ -18,6 +18,7 @@ from cloned_proxy.proxy.injection import Injector, NoSecrets
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import BACKLOG, Listener
 from cloned_proxy.proxy.plain import PlainHttp
+from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
@@ -42,6 +43,7 @@ class Gate:
         clock: Callable[[], float] = time.time,
         spliced: bool = splice.AVAILABLE,
         cells: CellStore | None = None,
+        requests: RequestsApi | None = None,
     ) -> None:
         """Without an `injector` every rule that injects a secret refuses.
 
@@ -73,6 +75,7 @@ class Gate:
             clock=clock,
             tunnels=self.tunnels,
             splicer=self._splicer,
+            requests=requests,
             admit=self._admit,
             forget=self._forget,
             stopping=lambda: self._stopping,
