@@ -1,0 +1,71 @@
+"""What a name looks like when data leaves in it: long random labels, and many names for one use each.
+
+Signs, not proof. They only say what a person should look at before a rule is made of it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+_RUN: Final = re.compile(r"[a-z0-9]+")
+_UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_RANDOM_RUN: Final = 16
+_LONG_LABEL: Final = 40
+_BITS: Final = 3.2
+"""Entropy of a run, in bits a character: hexadecimal text of 32 digits has about 3.7, an English word of 16 about 3.3."""
+_FEW_VOWELS: Final = 0.22
+_BURST: Final = 10
+_USES: Final = 3.0
+
+
+def looks_random(label: str) -> bool:
+    """Whether one label (or path segment) looks like encoded data rather than a name that somebody chose."""
+    text = label.lower()
+    if _UUID.fullmatch(text):
+        return True
+    return any(_random_run(run) for run in _RUN.findall(text)) or (len(text) >= _LONG_LABEL and _entropy(text) > _BITS)
+
+
+def random_label(name: str) -> str | None:
+    """The first label of a host name that looks random; None for none."""
+    return next((label for label in name.split(".") if not label.startswith("xn--") and looks_random(label)), None)
+
+
+def bursts(names: Mapping[str, int]) -> dict[str, list[str]]:
+    """Names (with how often each was asked for) that are many under one parent and hardly ever asked for twice.
+
+    By parent, which is the name without its first label.
+    """
+    below: dict[str, list[str]] = {}
+    for name in names:
+        parent = name.partition(".")[2]
+        if "." in parent:
+            below.setdefault(parent, []).append(name)
+    return {
+        parent: sorted(children)
+        for parent, children in below.items()
+        if len(children) >= _BURST and _mean(names[child] for child in children) < _USES
+    }
+
+
+def _random_run(run: str) -> bool:
+    if len(run) < _RANDOM_RUN or _entropy(run) < _BITS:
+        return False
+    digits = sum(map(str.isdigit, run))
+    if 0 < digits < len(run):
+        # Digits between letters, not a number behind a word.
+        return sum(a.isdigit() != b.isdigit() for a, b in zip(run, run[1:], strict=False)) > 3  # noqa: PLR2004  see above
+    return digits == 0 and sum(letter in "aeiouy" for letter in run) / len(run) < _FEW_VOWELS
+
+
+def _entropy(text: str) -> float:
+    return -sum(n / len(text) * math.log2(n / len(text)) for n in Counter(text).values())
+
+
+def _mean(values: Iterable[int]) -> float:
+    numbers = list(values)
+    return sum(numbers) / len(numbers)
