@@ -69,7 +69,11 @@ def _globs(node: _Node, prefix: str) -> list[str]:
     if len(below) > _MANY:
         leaves = all(not child.below for child in below.values())
         # An empty last segment (`/repos/`) is none that `*` covers.
-        return [*globs, *([f"{prefix}/"] if leaves and "" in below else []), f"{prefix}/*" if leaves else f"{prefix}/**"]
+        return [
+            *globs,
+            *([f"{prefix}/"] if leaves and "" in below else []),
+            f"{prefix}/*" if leaves else f"{prefix}/**",
+        ]
     for segment, child in below.items():
         globs += _globs(child, f"{prefix}/{segment}")
     return globs

@@ -13,10 +13,12 @@ from typing import Final
 
 _RUN: Final = re.compile(r"[a-z0-9]+")
 _UUID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_HEX: Final = re.compile(r"[0-9a-f]{24,}")
 _RANDOM_RUN: Final = 16
+_TURNS: Final = 3
 _LONG_LABEL: Final = 40
 _BITS: Final = 3.2
-"""Entropy of a run, in bits a character: hexadecimal text of 32 digits has about 3.7, an English word of 16 about 3.3."""
+"""Entropy of a run, in bits a character: 32 hexadecimal digits have about 3.7, an English word of 16 letters 3.3."""
 _FEW_VOWELS: Final = 0.22
 _BURST: Final = 10
 _USES: Final = 3.0
@@ -55,11 +57,15 @@ def bursts(names: Mapping[str, int]) -> dict[str, list[str]]:
 def _random_run(run: str) -> bool:
     if len(run) < _RANDOM_RUN or _entropy(run) < _BITS:
         return False
-    digits = sum(map(str.isdigit, run))
-    if 0 < digits < len(run):
-        # Digits between letters, not a number behind a word.
-        return sum(a.isdigit() != b.isdigit() for a, b in zip(run, run[1:], strict=False)) > 3  # noqa: PLR2004  see above
-    return digits == 0 and sum(letter in "aeiouy" for letter in run) / len(run) < _FEW_VOWELS
+    letters = [character for character in run if character.isalpha()]
+    vowels = sum(letter in "aeiouy" for letter in letters)
+    if len(letters) > _RANDOM_RUN // 2 and vowels < _FEW_VOWELS * len(letters):
+        return True
+    if not 0 < len(letters) < len(run):
+        return False
+    # Digits between letters, not a number behind a word.
+    turns = sum(run[at].isdigit() != run[at - 1].isdigit() for at in range(1, len(run)))
+    return turns > _TURNS or _HEX.fullmatch(run) is not None
 
 
 def _entropy(text: str) -> float:
