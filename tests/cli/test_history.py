@@ -55,7 +55,7 @@ def test_a_suggestion_is_a_diff_that_nobody_wrote(workspace: Workspace) -> None:
     eventually(lambda: workspace.json("policy", "suggest")["suggested"])
     done = workspace.run("policy", "suggest", "--since", "1h")
     assert done.returncode == 0
-    assert "+    - {host: api.example.com, ports: [80], methods: [GET], paths: [\"/items/*\"]}" in done.stdout
+    assert '+    - {host: api.example.com, ports: [80], methods: [GET], paths: ["/items/*"]}' in done.stdout
     assert "3 denied" in done.stderr
     assert "localhost" not in done.stdout
     assert "localhost:80: a name of a local network" in done.stderr
