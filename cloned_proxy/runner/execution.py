@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloned_proxy.runner.containers import sweeper_container, tool_container
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError, SandboxError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.files import scratch_use
-from cloned_proxy.runner.spec import MIB, SandboxSpec, sweeper_container, tool_container
+from cloned_proxy.runner.spec import MIB, SandboxSpec
 from cloned_proxy.runner.stream import Attached, Stream, StreamTimeoutError
 
 _SCRATCH_POLL_SECONDS: Final = 0.25

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.proxy.slot_protocol import Handover, short_path
+from cloned_proxy.runner.containers import holder_container
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SlotError, ToolFailedError
 from cloned_proxy.runner.netns import Namespace, may_enter
-from cloned_proxy.runner.spec import HolderSpec, holder_container
+from cloned_proxy.runner.spec import HolderSpec
 from cloned_proxy.runner.stream import StreamTimeoutError
 
 _READY_SECONDS: Final = 10.0

@@ -26,9 +26,10 @@ from cloned_proxy.runner.errors import (
 )
 from cloned_proxy.runner.execution import Collected
 from cloned_proxy.runner.files import read_scratch
+from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.netns import Namespace, start_time
 from cloned_proxy.runner.networks import prepare_network
-from cloned_proxy.runner.runner import DockerContainerRunner, Job
+from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import Limits, Mount
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
 from tests.runner.conftest import Serving, leftovers
@@ -261,7 +262,7 @@ def _lost(container: str, seconds: float | None) -> int:
 def test_a_slot_in_which_something_went_wrong_is_thrown_away(module_serving: Serving) -> None:
     with DockerContainerRunner(workspace=module_serving.workspace) as runner:
         runner.warm_up(1)
-        pool = runner._pools["none"]
+        pool = runner._pools.of("none")
         first = pool._idle[0].id
         with pytest.raises(ToolTimeoutError):
             sh(runner, "sleep 60", timeout=0.5)
