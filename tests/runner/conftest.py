@@ -23,6 +23,7 @@ from cloned_proxy.runner.link import is_served
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
 from cloned_proxy.runner.worker import PYTHON_IMAGE
+from tests.e2e.conftest import world as world  # noqa: PLC0414  a fixture of these tests, too
 
 ENGINE_SCRIPT = Path(__file__).parents[1] / "engine.sh"
 SERVE = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "serve"]
