@@ -29,6 +29,7 @@ from tests.runner.jobs import sh
 
 pytestmark = [
     pytest.mark.docker,
+    pytest.mark.slow,
     pytest.mark.timeout(240),
     pytest.mark.skipif(
         os.geteuid() != 0 or shutil.which("dockerd") is None,

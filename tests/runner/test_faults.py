@@ -221,8 +221,8 @@ def test_what_a_killed_runner_left_is_removed_by_the_next(module_serving: Servin
     if child == 0:  # pragma: no cover
         runner = DockerContainerRunner(workspace=module_serving.workspace, engine=Engine.connect())
         runner.warm_up(2)
-        threading.Timer(1.0, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-        sh(runner, "sleep 60")
+        threading.Thread(target=_die_when_up, args=(module_serving.workspace,)).start()
+        sh(runner, "touch /sandbox/up; sleep 60")
         os._exit(1)
     os.waitpid(child, 0)
     mine = owner.owner_id()
@@ -230,8 +230,14 @@ def test_what_a_killed_runner_left_is_removed_by_the_next(module_serving: Servin
     assert len(dead) == 3
     with DockerContainerRunner(workspace=module_serving.workspace):
         pass
-    assert [c for c, mark in engine.owned("cloned.owner") if mark != mine] == []
+    assert [c for c, mark in engine.owned("cloned.owner") if owner.is_dead(mark)] == []
     assert [path for path in (module_serving.workspace / "run").glob("*.*.*.*") if path.name != mine] == []
+
+
+def _die_when_up(workspace: Path) -> None:
+    while not list(workspace.glob("run/*/scratch/*/up")):
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_the_living_are_not_taken_for_dead() -> None:
