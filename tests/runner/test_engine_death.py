@@ -15,16 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.proxy.slot_protocol import decode, encode
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError
 from cloned_proxy.runner.images import HOLDER_IMAGE
-from cloned_proxy.runner.link import connect
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import OWNER_LABEL
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 from cloned_proxy.store.audit_log import AuditLog
-from tests.runner.conftest import ENGINE_SCRIPT, start_serving, write_policy
+from tests.runner.conftest import ENGINE_SCRIPT, open_slots, start_serving, write_policy
 from tests.runner.jobs import sh
 
 pytestmark = [
@@ -100,7 +98,7 @@ def test_an_engine_killed_mid_run_is_named_and_the_next_run_cleans_up(
             with pytest.raises(EngineError, match=r"went away.*start it again"):
                 running.result(30)
             assert list((workspace / "run").glob("*/scratch/*")) == []
-            assert _slots(serving.workspace) == 0, "the proxy still listens for a run that has ended"
+            assert open_slots(serving.workspace) == 0, "the proxy still listens for a run that has ended"
             own.start()
             assert sh(runner, "echo again").out == "again\n"
         with contextlib.closing(Engine.connect()) as engine:
@@ -116,9 +114,3 @@ def _wait_for(workspace: Path) -> None:
     while not list(workspace.glob("run/*/scratch/*/up")):
         assert time.monotonic() < deadline, "the tool did not start"
         time.sleep(0.05)
-
-
-def _slots(workspace: Path) -> int:
-    with connect(workspace) as sock:
-        sock.send(encode(op="status", tool=""))
-        return int(decode(sock.recv(100_000))["slots"])
