@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import select
 import signal
 import socket
 import sys
@@ -20,7 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import structlog
 
@@ -28,6 +27,7 @@ from cloned_proxy.policy.model import Policy
 from cloned_proxy.proxy import worker
 from cloned_proxy.proxy.cells import clear_first_cells
 from cloned_proxy.proxy.listener import bind_tcp
+from cloned_proxy.proxy.pipes import SIGNALS, Pipes
 from cloned_proxy.proxy.seat import Seat, make_directory, remove_directory, vacate
 from cloned_proxy.proxy.server import ServeOptions, authority, find_policy
 from cloned_proxy.proxy.worker import CUT, Ties
@@ -46,7 +46,6 @@ _LONGEST_DELAY: Final = 30.0
 _OVERTIME_SECONDS: Final = 5.0
 """After the drain time and this, a child that has not stopped is killed."""
 _LOOK_SECONDS: Final = 1.0
-_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, CUT})
 
 
 @dataclass(slots=True, eq=False)
@@ -76,6 +75,17 @@ class _Post:
         self.due = now + delay
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A process beside the workers that the supervisor keeps alive as well."""
+
+    name: str
+    work: Callable[[str, Ties], None]
+    """Runs in the child; the text is the proxy's `host:port`."""
+    listening: socket.socket
+    """Its own, opened before the fork; no worker keeps it."""
+
+
 class Supervisor:
     """`serve --workers N`, from `run` to its end. To be made and run in a process without threads."""
 
@@ -86,6 +96,7 @@ class Supervisor:
         *,
         workers: int,
         loop_factory: Callable[[], asyncio.AbstractEventLoop],
+        companion: Companion | None = None,
     ) -> None:
         """Makes the workspace ready and opens the sockets. Raises StoreError, PolicyError and BindError."""
         with ExitStack() as opened:
@@ -106,11 +117,14 @@ class Supervisor:
             self._closing: Final = opened.pop_all()
         self.address: Final = authority(*self._listening.getsockname()[:2])
         self.metrics_address: Final = authority(*self._metrics.getsockname()[:2]) if self._metrics else None
+        self._companion: Final = companion
         self._kill_after: Final = config.proxy.drain_seconds + _OVERTIME_SECONDS
         self._workers: Final = [
             self._worker(number, workers, workspace, options, loop_factory) for number in range(workers)
         ]
         self._others: Final = [self._exposition(self._metrics, workers)] if self._metrics is not None else []
+        if companion is not None:
+            self._others.append(self._beside(companion))
         self._ready: Final[set[int]] = set()
         self._told = False
         self._stops = 0
@@ -124,7 +138,7 @@ class Supervisor:
         """
         gc.collect()
         gc.freeze()  # what is there now stays shared with the children, instead of being copied by their collectors
-        with self._closing, _Pipes() as pipes:
+        with self._closing, Pipes() as pipes:
             while True:
                 if not self._stops:
                     self._fill(pipes)
@@ -157,8 +171,8 @@ class Supervisor:
         seat = Seat(number, of, self._directory, self._listening, metrics)
 
         def work(ties: Ties) -> None:
-            if self._metrics is not None:
-                self._metrics.close()
+            for listening in self._not_for_workers():
+                listening.close()
             worker.serve(seat, ties, workspace, options, loop_factory)
 
         return _Post(f"worker {number}", work, partial(_clean_up, self._directory, number))
@@ -166,22 +180,37 @@ class Supervisor:
     def _exposition(self, listening: socket.socket, workers: int) -> _Post:
         def work(ties: Ties) -> None:
             self._listening.close()
+            if self._companion is not None:
+                self._companion.listening.close()
             worker.expose(listening, self._directory, workers, ties)
 
         return _Post("exposition", work, lambda: None)
 
-    def _fill(self, pipes: _Pipes) -> None:
+    def _beside(self, companion: Companion) -> _Post:
+        def work(ties: Ties) -> None:
+            self._listening.close()
+            if self._metrics is not None:
+                self._metrics.close()
+            companion.work(self.address, ties)
+
+        return _Post(companion.name, work, lambda: None)
+
+    def _not_for_workers(self) -> list[socket.socket]:
+        companion = [self._companion.listening] if self._companion is not None else []
+        return [*companion, *([self._metrics] if self._metrics is not None else [])]
+
+    def _fill(self, pipes: Pipes) -> None:
         now = time.monotonic()
         for post in self._posts:
             if not post.pid and post.due <= now:
                 self._start(post, pipes)
 
-    def _start(self, post: _Post, pipes: _Pipes) -> None:
+    def _start(self, post: _Post, pipes: Pipes) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         post.since = time.monotonic()
         # Blocked over the fork: a signal that comes before the child has its own handlers must wait, not vanish.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
@@ -191,7 +220,7 @@ class Supervisor:
             _log.error("a process could not be started; tried again", place=post.name, reason=str(error))
             post.died(post.since)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _patience(self) -> float:
         """Seconds until something is due, if no signal comes first."""
@@ -247,51 +276,7 @@ class Supervisor:
                 os.waitpid(post.pid, 0)
 
 
-class _Pipes:
-    """How signals and children reach the supervisor, and how its end reaches them."""
-
-    def __enter__(self) -> Self:
-        self._lifeline, self._alive = os.pipe()
-        self._ready, self._tell_ready = os.pipe()
-        self._woken, self._wake = os.pipe()
-        for descriptor in (self._ready, self._woken, self._wake):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(self._wake)
-        for number in _SIGNALS - {CUT}:
-            signal.signal(number, _noted)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.forget_signals()
-        for descriptor in (self._lifeline, self._alive, self._ready, self._tell_ready, self._woken, self._wake):
-            with suppress(OSError):
-                os.close(descriptor)
-
-    @staticmethod
-    def forget_signals() -> None:
-        """Back to what a program starts with."""
-        signal.set_wakeup_fd(-1)
-        for number in _SIGNALS - {CUT}:
-            signal.signal(number, signal.SIG_DFL)
-
-    def wait(self, seconds: float) -> None:
-        select.select([self._woken, self._ready], [], [], seconds)
-
-    def signals(self) -> bytes:
-        return _drain(self._woken)
-
-    def ready(self) -> bytes:
-        """Numbers of workers that have begun to serve."""
-        return _drain(self._ready)
-
-    def childs_ends(self) -> Ties:
-        """In a child: closes the supervisor's ends, of which the lifeline's must have no other holder."""
-        for descriptor in (self._alive, self._ready, self._woken, self._wake):
-            os.close(descriptor)
-        return Ties(self._lifeline, self._tell_ready, _SIGNALS)
-
-
-def _live(post: _Post, pipes: _Pipes) -> None:
+def _live(post: _Post, pipes: Pipes) -> None:
     """The whole life of a child. Never returns: the supervisor's stack above is not the child's to unwind."""
     code = 1
     try:
@@ -313,14 +298,3 @@ def _clean_up(directory: Path, number: int) -> None:
     vacate(directory, number)
     retire_metrics(directory, number)
     clear_first_cells(directory, number)
-
-
-def _noted(_number: int, _frame: object) -> None:
-    """The wake-up descriptor tells; a handler must be there for that."""
-
-
-def _drain(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 4096)
-    except BlockingIOError:
-        return b""

@@ -84,6 +84,26 @@ class PolicyEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalEvent:
+    """One step of a request for other rules: asked, approved, rejected, expired, or met a conflict."""
+
+    at: float
+    action: str
+    """`asked`, `approved`, `rejected`, `expired`, `conflict`."""
+    approval: str
+    """Id of the request."""
+    actor: str
+    """Who did this: `tool:<id>`, `cli:<user>`, `device:<name>`, `clock`."""
+    tool: str | None
+    """Who asked."""
+    summary: str
+    """What for: `allow api.example.com:443 for demo@v1`."""
+    why: str
+    policy: str
+    """Version of the policy after it; "" when that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunEvent:
     """A run of a sandboxed tool that ended, whether or not it asked for anything."""
 
@@ -116,7 +136,21 @@ class ProbeEvent:
     """Each attempt or control that did not end as it must."""
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent | RunEvent | ProbeEvent
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """Who may use the control UI and API changed, or somebody tried codes until pairing was locked."""
+
+    at: float
+    action: str
+    """`paired`, `revoked`, `locked`."""
+    device: str
+    """Id of the device; "" for `locked`."""
+    name: str
+    actor: str
+    """`cli:<user>`, `device:<name>`, `pairing`."""
+
+
+type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent
 
 
 class AuditUnavailableError(Exception):
