@@ -12,7 +12,7 @@ from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import ImageMissingError, SandboxInputError, ToolFailedError
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.worker import NODE_IMAGE, NODE_WORKER, PYTHON_IMAGE, WorkerKind
-from tests.runner.conftest import Serving, leftovers, start_serving, write_policy
+from tests.runner.conftest import Serving, leftovers
 from tests.runner.jobs import TOOL
 
 pytestmark = pytest.mark.docker
@@ -60,15 +60,10 @@ def node_image(images: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield NODE_IMAGE
 
 
-@pytest.fixture(scope="module")
-def serving(images: Engine, tmp_path_factory: pytest.TempPathFactory, origin: int) -> Iterator[Serving]:
-    workspace = tmp_path_factory.mktemp("node") / "code" / ".cloned"
-    workspace.mkdir(parents=True, mode=0o700)
-    write_policy(workspace, origin)
-    made = start_serving(workspace)
-    yield made
-    made.stop()
-    assert leftovers(images, workspace) == []
+@pytest.fixture
+def serving(module_serving: Serving, engine: Engine) -> Iterator[Serving]:
+    yield module_serving
+    assert leftovers(engine, module_serving.workspace) == []
 
 
 @pytest.fixture
