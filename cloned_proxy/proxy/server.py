@@ -69,12 +69,14 @@ class Server:
         options: ServeOptions | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        uptime: Callable[[], float] = uptime,
         seat: Seat | None = None,
     ) -> None:
-        """`clock` gives Unix seconds; `seat` is for one of several workers, whose exposition is not its own."""
+        """`clock` gives Unix seconds, `uptime` those since boot; `seat` is for one of several workers, whose exposition is not its own."""
         self.workspace: Final = workspace
         self._options: Final = options or ServeOptions()
         self._clock: Final = clock
+        self._uptime: Final = uptime
         self._seat: Final = seat
         self._up: _Running | None = None
         self._cut: Final = asyncio.Event()
@@ -89,7 +91,7 @@ class Server:
             self.workspace.create()
             config = self.workspace.config()
             policy_file = find_policy(self.workspace, config, self._options.policy_file)
-            core = await assemble(parts, self.workspace, config, policy_file, clock=self._clock, seat=self._seat)
+            core = await assemble(parts, self.workspace, config, policy_file, clock=self._clock, uptime=self._uptime, seat=self._seat)
             if self._options.control is not None:
                 core.own.add_address(*self._options.control)
             exposition = self._expose(parts, core)

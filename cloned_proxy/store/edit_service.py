@@ -17,7 +17,9 @@ from typing import Final
 from cloned_proxy.store import policy_history
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.lease_time import add_lease_ends, begun
 from cloned_proxy.store.list_edit import text_diff
 from cloned_proxy.store.policy_edit import Addition, Draft, EditResult, PolicyEditor
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
@@ -151,6 +153,7 @@ class EditService:
             with log.appending(event) as database:
                 for version in versions:
                     policy_history.remember(database, version)
+                add_lease_ends(database, begun(draft.policy.rules, now=now, up=uptime()))
                 yield
                 written = True
         except StoreError:
