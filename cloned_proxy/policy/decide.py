@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import (
+    OWN_HOST,
     Address,
     Anonymous,
     Caller,
@@ -77,6 +78,7 @@ def decide(
     request: Request,
     now: float,
     spent: Collection[str] = NOTHING_SPENT,
+    *,
     ended: Collection[str] = NOTHING_SPENT,
 ) -> Decision:
     """Whether `caller` may ask for `request` at `now` (Unix seconds).
@@ -93,7 +95,7 @@ def decide(
         return Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request)
 
 
-def _decide(
+def _decide(  # noqa: PLR0917  a value for them would cost as much as the decision
     policy: Policy, caller: Caller, request: Request, now: float, spent: Collection[str], ended: Collection[str]
 ) -> Decision:
     tool = _tool_of(caller)
@@ -104,8 +106,10 @@ def _decide(
     except HostError as error:
         # Not reportable even as `ip_literal`: a spelling such as 0x7f.1 has no canonical host to pass on.
         return Decision(Verdict.DENY, error.reason, request, tool, mode=mode)
-    if not 0 < request.port < _PORTS_END:
-        return Decision(Verdict.DENY, Reason.MALFORMED_REQUEST, request, tool, host, mode=mode)
+    if host.text == OWN_HOST or not 0 < request.port < _PORTS_END:
+        # Our own name in `report` mode and under any rule, too: nothing outside may answer in it.
+        reason = Reason.HOST_NOT_ALLOWED if host.text == OWN_HOST else Reason.MALFORMED_REQUEST
+        return Decision(Verdict.DENY, reason, request, tool, host, mode=mode)
     if (refusal := _identity_refusal(policy, caller)) is not None:
         return Decision(Verdict.DENY, refusal, request, tool, host, mode=mode)
 
@@ -145,7 +149,7 @@ def _denying_rule(scopes: Sequence[Scope], host: Host, now: float) -> Rule | Non
     return None
 
 
-def _search(
+def _search(  # noqa: PLR0917  as `_decide`
     scopes: Sequence[Scope],
     host: Host,
     request: Request,
@@ -193,9 +197,7 @@ def _allowing_scopes(policy: Policy, scope: Scope, caller: Principal | IdentityR
     return (scope, policy.global_scope) if scope.inherit_global else (scope,)
 
 
-def _miss_of(
-    rule: Rule, request: Request, now: float, spent: Collection[str], ended: Collection[str]
-) -> Reason | None:
+def _miss_of(rule: Rule, request: Request, now: float, spent: Collection[str], ended: Collection[str]) -> Reason | None:
     """Why an allow rule whose pattern covers the host does not allow the request; None when it does."""
     if request.port not in rule.ports:
         return Reason.PORT_NOT_ALLOWED

@@ -77,15 +77,17 @@ class EditService:
         ) as (editor, _):
             return editor.remove(hosts, tool=tool, dry_run=dry_run)
 
-    def remove_rule(self, rule_id: str, *, actor: str, why: str, expected_version: str | None = None) -> EditResult:
+    def remove_rule(
+        self, rule_id: str, *, actor: str, why: str, expected_version: str | None = None, dry_run: bool = False
+    ) -> EditResult:
         """Takes back one rule; an id that is not there is `missing` in the result."""
 
         def summary(result: EditResult) -> str:
             removed = [line[1:].strip() for line in result.diff.splitlines()[2:] if line.startswith("-")]
             return f"remove rule {rule_id}: {' '.join(removed)}"[:_MAX_SUMMARY]
 
-        with self._editor(actor, why, summary, expected_version, dry_run=False) as (editor, _):
-            return editor.remove_rule(rule_id)
+        with self._editor(actor, why, summary, expected_version, dry_run=dry_run) as (editor, _):
+            return editor.remove_rule(rule_id, dry_run=dry_run)
 
     def restore(
         self, version: str, *, actor: str, why: str, expected_version: str | None = None, dry_run: bool = False
