@@ -19,28 +19,8 @@ from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.lease_time import LeaseEnd
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.policy_history import rules_seen
+from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE, ProxyUrl
 from cloned_proxy.store.workspace import Workspace
-
-DEFAULT_PROXY: Final = "http://127.0.0.1:8081"
-PROXY_VARIABLE: Final = "CLONED_EGRESS_PROXY"
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyUrl:
-    """Where clients find the proxy, and who says so."""
-
-    workspace: str | None
-    environment: str | None
-
-    @property
-    def effective(self) -> str:
-        """Environment over file over default."""
-        return self.environment or self.workspace or DEFAULT_PROXY
-
-    @property
-    def authority(self) -> str:
-        """`host:port` of the effective URL."""
-        return urlsplit(self.effective).netloc
 
 
 def existing_workspace(directory: Path | None) -> Workspace:
