@@ -25,19 +25,11 @@ from cloned_proxy.store.workspace import Workspace
 _log = structlog.get_logger(__name__)
 
 
-def run_in_foreground(
-    *,
-    listen: tuple[str, int],
-    metrics: tuple[str, int] | None,
-    policy_file: Path | None,
-    directory: Path | None,
-    workers: int,
-) -> None:
+def run_in_foreground(options: ServeOptions, *, directory: Path | None, workers: int) -> None:
     """Serves until a signal. Raises StoreError, PolicyError, BindError or CommandError when it cannot start."""
     raise_open_files()
     # Libraries that log by the standard way say what is wrong and nothing else: decisions are on record already.
     logging.getLogger().setLevel(logging.WARNING)
-    options = ServeOptions(listen=listen, metrics=metrics, policy_file=policy_file)
     workspace = Workspace.find(directory)
     if workers > 1:
         _supervise(workspace, options, workers)

@@ -20,6 +20,12 @@ def serve(
     workers: Annotated[
         int, typer.Option("--workers", min=1, max=64, help="Processes that serve; more than one for more processors.")
     ] = 1,
+    slot: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slot", metavar="TOOL=SOCKET", help="A unix socket whose callers are that tool; may be repeated."
+        ),
+    ] = None,
     policy: PolicyOption = None,
     workspace: WorkspaceOption = None,
     log_format: Annotated[
@@ -30,6 +36,8 @@ def serve(
     from cloned_proxy.cli.authority import parse_listen
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.foreground import run_in_foreground
+    from cloned_proxy.cli.slots import parse_slot
+    from cloned_proxy.proxy.server import ServeOptions
     from cloned_proxy.telemetry.log import configure_logging
 
     try:
@@ -40,6 +48,6 @@ def serve(
     if proxy_address is None:
         raise CommandError("--listen cannot be off; write HOST:PORT such as 127.0.0.1:8081")
     configure_logging(log_format)
-    run_in_foreground(
-        listen=proxy_address, metrics=metrics_address, policy_file=policy, directory=workspace, workers=workers
-    )
+    slots = tuple(parse_slot(text) for text in slot or ())
+    options = ServeOptions(listen=proxy_address, metrics=metrics_address, policy_file=policy, slots=slots)
+    run_in_foreground(options, directory=workspace, workers=workers)

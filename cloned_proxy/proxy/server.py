@@ -32,6 +32,7 @@ from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
+from cloned_proxy.proxy.standing_slots import StandingSlot, open_standing_slots
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
@@ -54,6 +55,7 @@ class ServeOptions:
     listen: tuple[str, int] = ("127.0.0.1", 8081)
     metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
     policy_file: Path | None = None
+    slots: tuple[StandingSlot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class Server:
         try:
             await self.open(host)
             self._open_slot_api(core, host)
+            if self._seat is None or self._seat.leads:
+                await open_standing_slots(self._up.parts, core.gate, self._options.slots)
         except BaseException:
             self._cut.set()
             await self.stop()
