@@ -5,6 +5,7 @@
  *                             also forwards connections; says "ready" once it listens. FROM is PORT (on 127.0.0.1),
  *                             *:PORT (on every address) or the path of a unix socket, TO is PORT or such a path.
  *                             For engines beside which the proxy may not enter the namespace itself, and for Compose.
+ *   holder check TO           ends with 0 when somebody listens there: a health check
  *
  * Static, no library beyond libc, one thread, no heap: what is not here cannot go wrong here.
  */
@@ -24,7 +25,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PAIRS = 240, BUFFER = 16384, PORTS = 4, FIRST = 1 + PORTS }; /* two descriptors a pair, below nofile 1024 */
+enum { PAIRS = 240, BUFFER = 16384, PORTS = 8, FIRST = 1 + PORTS }; /* two descriptors a pair, below nofile 1024 */
 
 struct half { /* one direction of one connection */
   char data[BUFFER];
@@ -209,13 +210,19 @@ static void forward(int ports, char **words, int signal_fd) {
   }
 }
 
+static int check(const char *target) {
+  struct pollfd link = {.fd = dial(target), .events = POLLOUT};
+  return link.fd < 0 || poll(&link, 1, 1000) != 1 || (link.revents & (POLLERR | POLLHUP));
+}
+
 int main(int count, char **words) {
+  if (count == 3 && strcmp(words[1], "check") == 0) return check(words[2]);
   int signal_fd = signals();
   int ports = (count - 2) / 2;
   if (count > 3 && count % 2 == 0 && ports <= PORTS && strcmp(words[1], "forward") == 0)
     forward(ports, words + 2, signal_fd);
   if (count != 1) {
-    fputs("usage: holder [forward FROM TO [FROM TO]...]\n", stderr);
+    fputs("usage: holder [forward FROM TO [FROM TO]... | check TO]\n", stderr);
     return 2;
   }
   for (;;) {
