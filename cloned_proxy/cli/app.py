@@ -22,6 +22,7 @@ from cloned_proxy.cli import (
     run,
     serve,
     token,
+    vault,
     verify,
 )
 
@@ -62,6 +63,7 @@ app.command("explain")(explain.explain)
 app.command("log")(log.log)
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
+app.add_typer(vault.app, name="vault")
 app.command("proxy")(proxy.proxy)
 app.command("token")(token.token)
 app.command("doctor")(doctor.doctor)

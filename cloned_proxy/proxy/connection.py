@@ -27,8 +27,6 @@ from cloned_proxy.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
-"""What is still read after an answer, so that the reset of an unread socket does not destroy it on the way."""
-
 
 class _Phase(enum.Enum):
     HEAD = enum.auto()

@@ -7,8 +7,11 @@ than one listener is open, none may hold more than four fifths as connections (5
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
+from cloned_proxy.policy.model import NO_LIMITS, Limits
 from cloned_proxy.proxy.cells import CellStore
 from cloned_proxy.proxy.listener import Listener
 
@@ -18,6 +21,19 @@ _SHARE_FIFTHS: Final = 4
 def fair_share(places: int) -> int:
     """The most that one of several parties may hold of so many places."""
     return max(1, -(-places * _SHARE_FIFTHS // 5))
+
+
+def fair_limits(limits: Limits, share: int | None) -> Limits:
+    """A tool's limits with its fair share as the most that it may have open; None is no share."""
+    if share is None or (limits.concurrent is not None and limits.concurrent <= share):
+        return limits
+    return _only_share(share) if limits is NO_LIMITS else replace(limits, concurrent=share)
+
+
+@lru_cache(maxsize=1)
+def _only_share(share: int) -> Limits:
+    """Of the tools without limits of their own, which are most of them: made once."""
+    return Limits(concurrent=share)
 
 
 class Crowd:

@@ -10,20 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
-from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.model import (
-    NO_LIMITS,
     Address,
     Caller,
     Decision,
     Host,
     IdentityRefusal,
-    Limits,
     Policy,
     Principal,
     Reason,
@@ -31,21 +28,19 @@ from cloned_proxy.policy.model import (
     Verdict,
 )
 from cloned_proxy.proxy.budget import Budgets, Charge, LeaseLedger
+from cloned_proxy.proxy.crowd import fair_limits
+from cloned_proxy.proxy.record import Recorder
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
 from cloned_proxy.telemetry.events import (
     AuditSink,
     AuditUnavailableError,
-    DecisionEvent,
     FlowEnd,
     Kind,
     LeaseUsedUpError,
-    new_decision_id,
 )
 from cloned_proxy.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
-_MAX_RECORDED_HOST: Final = 255
-_MAX_RECORDED_PATH: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +118,11 @@ class Enforcer:
         self._resolver = resolver
         self._budgets = budgets
         self._leases = leases
-        self._audit = audit
-        self._metrics = metrics
+        self._records = Recorder(audit, metrics, clock)
         self._own_listeners = own_listeners
         self._clock = clock
         self._strict_durability = strict_durability
-        self._fair_limits = Limits(concurrent=flows_per_tool)
+        self._flows_per_tool = flows_per_tool
 
     async def authorise(
         self,
@@ -177,13 +171,14 @@ class Enforcer:
         if isinstance(outcome, Refusal):
             return outcome
         question, charge = outcome
-        event = self._event(caller, question.decision, question.kind, question.policy)
         try:
-            self._record(event, time.perf_counter() - question.started)
+            recorded = self._records.decided(
+                caller, question.decision, question.kind, question.policy, question.started
+            )
         except BaseException:
             charge.close()
             raise
-        return _grant(question, event, addresses, charge)
+        return _grant(question, recorded, addresses, charge)
 
     async def _authorise(
         self, caller: Caller, request: Request, kind: Kind, pinned: tuple[Address, ...] | None
@@ -196,11 +191,10 @@ class Enforcer:
             try:
                 pinned = await self._resolver.resolve(question.host)
             except ResolveError as error:
-                event = self._event(caller, question.decision, question.kind, question.policy)
                 # Nothing was dialled, so nothing is spent: a lease outlives a name server that does not answer.
-                event = replace(event, spends_use=False)
-                self._record(event, asked - question.started)
-                return Refusal(event.id, question.decision, phase="resolve", timed_out=error.timed_out)
+                decided_at = question.started + time.perf_counter() - asked
+                recorded = self._records.decided(caller, question.decision, question.kind, question.policy, decided_at)
+                return Refusal(recorded, question.decision, phase="resolve", timed_out=error.timed_out)
             # Waiting for the name is no part of deciding.
             question = question._replace(started=question.started + time.perf_counter() - asked)
         # The name may have taken seconds to resolve; the policy that decides is the one in force at the dial.
@@ -213,7 +207,7 @@ class Enforcer:
 
     async def _granted(self, question: _Question, charge: Charge, addresses: tuple[Address, ...]) -> Grant | Refusal:
         try:
-            event = await self._put_on_record(question)
+            recorded = await self._put_on_record(question)
         except LeaseUsedUpError:
             charge.close()
             refused = replace(question.decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
@@ -221,7 +215,7 @@ class Enforcer:
         except BaseException:
             charge.close()
             raise
-        grant = _grant(question, event, addresses, charge)
+        grant = _grant(question, recorded, addresses, charge)
         # The disk may have been slow, and what was revoked meanwhile is not dialled.
         if self._policies.current is not question.policy and not (now := self.review(grant)).passes:
             refusal = self.amend(grant, now)
@@ -244,7 +238,7 @@ class Enforcer:
         """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet."""
         caller, decision, _, kind, policy, started = question
         decision = decide_addresses(decision, addresses, self._own_listeners)
-        limits = self._fair(policy.scope_of(caller.tool).limits)
+        limits = fair_limits(policy.scope_of(caller.tool).limits, self._flows_per_tool)
         decision, charge = self._budgets.open(decision, caller.tool, limits)
         if charge is None:
             retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
@@ -290,85 +284,35 @@ class Enforcer:
         if not charge.close():
             return
         seconds = time.monotonic() - grant.since
-        tool = grant.caller.tool
-        self._metrics.bytes_passed(tool, up=charge.bytes_up, down=charge.bytes_down)
-        self._metrics.request_finished(grant.kind, seconds)
-        try:
-            self._audit.record(
-                FlowEnd(grant.id, self._clock(), tool, charge.bytes_up, charge.bytes_down, seconds, cause)
-            )
-        except AuditUnavailableError:
-            self._metrics.audit_dropped()
+        end = FlowEnd(grant.id, self._clock(), grant.caller.tool, charge.bytes_up, charge.bytes_down, seconds, cause)
+        self._records.finished(end, grant.kind)
 
-    async def _put_on_record(self, question: _Question) -> DecisionEvent:
+    async def _put_on_record(self, question: _Question) -> str:
         """Records what passes, durably where it must be. Raises LeaseUsedUpError and AuditUnavailableError."""
-        spends = question.spends_use
-        event = self._event(question.caller, question.decision, question.kind, question.policy, spends_use=spends)
-        rule = question.decision.rule
-        if spends and rule is not None:
+        caller, decision, _, kind, policy, started = question
+        rule = decision.rule
+        if question.spends_use and rule is not None:
             if not self._leases.take(rule):
                 raise LeaseUsedUpError(rule.id)
             try:
-                await self._audit.commit(event, uses=rule.max_uses)
+                return await self._records.committed(caller, decision, kind, policy, started, uses=rule.max_uses)
             except LeaseUsedUpError:
                 self._leases.exhaust(rule)
                 raise
-        elif self._strict_durability:
-            await self._audit.commit(event)
-        else:
-            self._record(event, time.perf_counter() - question.started)
-            return event
-        self._metrics.decided(event, time.perf_counter() - question.started)
-        return event
-
-    def _fair(self, limits: Limits) -> Limits:
-        """The limits, with the share of the proxy that any tool has at most."""
-        if limits is NO_LIMITS:
-            return self._fair_limits
-        share = self._fair_limits.concurrent
-        if share is None or (limits.concurrent is not None and limits.concurrent <= share):
-            return limits
-        return replace(limits, concurrent=share)
+        if self._strict_durability:
+            return await self._records.committed(caller, decision, kind, policy, started)
+        return self._records.decided(caller, decision, kind, policy, started)
 
     def _refused(
         self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float
     ) -> Refusal:
-        event = self._event(caller, decision, kind, policy)
-        self._record(event, time.perf_counter() - started)
-        return Refusal(event.id, decision)
+        return Refusal(self._records.decided(caller, decision, kind, policy, started), decision)
 
     def _unrecorded(self, caller: Caller, request: Request) -> Refusal:
-        self._metrics.audit_dropped()
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
-        return Refusal(new_decision_id(), Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request, tool))
-
-    def _record(self, event: DecisionEvent, seconds: float) -> None:
-        self._audit.record(event)
-        self._metrics.decided(event, seconds)
-
-    def _event(
-        self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, *, spends_use: bool = False
-    ) -> DecisionEvent:
-        request, rule = decision.request, decision.rule
-        return DecisionEvent(
-            id=new_decision_id(),
-            at=self._clock(),
-            kind=kind,
-            verdict=decision.verdict.name.lower(),
-            reason=decision.reason,
-            tool=decision.tool,
-            run=None if isinstance(caller, IdentityRefusal) else caller.run,
-            host=decision.host.text if decision.host is not None else request.host[:_MAX_RECORDED_HOST],
-            port=request.port,
-            method=request.method or ("CONNECT" if request.port else ""),
-            path=(request.path or "").partition("?")[0][:_MAX_RECORDED_PATH],
-            rule=rule.id if rule is not None else "",
-            policy=policy.version if policy is not None else "",
-            hint=hint(decision),
-            spends_use=spends_use,
-        )
+        return Refusal(self._records.lost(), Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request, tool))
 
 
-def _grant(question: _Question, event: DecisionEvent, addresses: tuple[Address, ...], charge: Charge) -> Grant:
+def _grant(question: _Question, recorded: str, addresses: tuple[Address, ...], charge: Charge) -> Grant:
     caller, decision, _, kind, policy, _ = question
-    return Grant(event.id, kind, decision, caller, addresses, policy, charge, time.monotonic())
+    return Grant(recorded, kind, decision, caller, addresses, policy, charge, time.monotonic())

@@ -8,27 +8,20 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
-from prometheus_client import CollectorRegistry
 
 from cloned_proxy.policy.model import ANONYMOUS, Policy
-from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.cells import OwnCells, SharedCells
-from cloned_proxy.proxy.crowd import fair_share
-from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.follower import PolicyFollower
-from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.assembly import Core, assemble
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
-from cloned_proxy.proxy.inspection.engine import MitmInspector
-from cloned_proxy.proxy.listener import BindError, Listener, OwnListeners, bind_tcp
-from cloned_proxy.proxy.resolver import Resolver
+from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
+from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
@@ -36,16 +29,11 @@ from cloned_proxy.proxy.standing_slots import StandingSlot, open_standing_slots
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
-from cloned_proxy.store.keys import load_or_create_key
-from cloned_proxy.store.state import State
 from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.telemetry.events import ProbeEvent
 from cloned_proxy.telemetry.exposition import Exposition
-from cloned_proxy.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
-
-_SWEEP_SECONDS: Final = 1.0
-"""Contract section 3: what time alone revokes is cut within a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +47,10 @@ class ServeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class _Core:
-    """The parts that decide and forward, before anything listens."""
-
-    state: State
-    follower: PolicyFollower
-    gate: Gate
-    own: OwnListeners
-    metrics: Metrics
-
-
-@dataclass(frozen=True, slots=True)
 class _Running:
     """A complete process, and how to take it apart."""
 
-    core: _Core
+    core: Core
     host: Listener
     exposition: Exposition | None
     parts: AsyncExitStack
@@ -108,7 +85,8 @@ class Server:
         async with AsyncExitStack() as parts:
             self.workspace.create()
             config = self.workspace.config()
-            core = await self._assemble(parts, config)
+            policy_file = find_policy(self.workspace, config, self._options.policy_file)
+            core = await assemble(parts, self.workspace, config, policy_file, clock=self._clock, seat=self._seat)
             exposition = self._expose(parts, core)
             listening = self._seat.listening if self._seat is not None else bind_tcp(*self._options.listen)
             parts.callback(listening.close)
@@ -125,14 +103,15 @@ class Server:
             await self.stop()
             raise
 
-    def _open_slot_api(self, core: _Core, host: Listener) -> None:
+    def _open_slot_api(self, core: Core, host: Listener) -> None:
         # One process takes the sandboxes of a workspace: of several workers, the one that leads.
         if self._seat is not None and not self._seat.leads:
             return
         slots = SlotApi(
             gate=core.gate,
             path=self.workspace.root.joinpath(*SOCKET_PLACE),
-            metrics=core.metrics,
+            on_run=SandboxRecord(core.state.audit, core.metrics).ran,
+            clock=self._clock,
             ca_for=self._ca_for,
             address=lambda: host.name,
         )
@@ -172,9 +151,10 @@ class Server:
         core.own.add(listener.socket)
         await core.gate.open(listener)
 
-    def probed(self, *, sealed: bool) -> None:
-        """Puts the outcome of an escape probe into the metrics."""
-        self._running.core.metrics.isolation_probed(sealed=sealed)
+    def probed(self, event: ProbeEvent) -> None:
+        """Puts the outcome of an escape probe on record and into the metrics."""
+        core = self._running.core
+        SandboxRecord(core.state.audit, core.metrics).probed(event)
 
     def _ca_for(self, tool: str) -> str | None:
         """The workspace CA in PEM form, when a rule that the tool may use opens TLS."""
@@ -224,69 +204,7 @@ class Server:
             raise RuntimeError("the server has not started")
         return self._up
 
-    async def _assemble(self, parts: AsyncExitStack, config: Config) -> _Core:
-        seat = self._seat
-        policy_file = find_policy(self.workspace, config, self._options.policy_file)
-        key = load_or_create_key(self.workspace.identity_key)
-        metrics = Metrics(CollectorRegistry())
-        state = State(self.workspace.state_db, config.audit, clock=self._clock, on_queue=metrics.audit_queue)
-        parts.push_async_callback(asyncio.to_thread, state.close)
-        resolver = Resolver(config.proxy)
-        parts.callback(resolver.close)
-        follower = PolicyFollower(
-            policy_file,
-            state=state,
-            metrics=metrics,
-            resolver=resolver,
-            clock=self._clock,
-            leads=seat is None or seat.leads,
-        )
-        cells = SharedCells(seat.directory, own=seat.number, workers=seat.of) if seat is not None else OwnCells()
-        own = OwnListeners()
-        enforcer = Enforcer(
-            policies=follower.live,
-            resolver=resolver,
-            budgets=Budgets(time.monotonic, cells),
-            leases=state.leases,
-            audit=state.audit,
-            metrics=metrics,
-            own_listeners=own,
-            clock=self._clock,
-            strict_durability=config.audit.durability == "strict",
-            flows_per_tool=fair_share(config.proxy.max_connections),
-        )
-        inspector = MitmInspector(
-            enforcer=enforcer,
-            settings=config.proxy,
-            metrics=metrics,
-            ca_directory=self.workspace.ca_directory,
-        )
-        parts.push_async_callback(inspector.close)
-        gate = Gate(
-            enforcer=enforcer,
-            identity_key=key,
-            settings=config.proxy,
-            metrics=metrics,
-            inspector=inspector,
-            clock=self._clock,
-            cells=cells,
-        )
-
-        def sweep() -> None:
-            gate.sweep()
-            inspector.sweep()
-
-        async def sweep_by_time() -> None:
-            sweep()
-
-        await follower.start(sweep)
-        parts.push_async_callback(follower.stop)
-        # Two tasks: a database that hangs must not keep tunnels open.
-        for task in (_each_second(sweep_by_time), _each_second(state.follow_leases)):
-            parts.push_async_callback(_end, asyncio.create_task(task))
-        return _Core(state, follower, gate, own, metrics)
-
-    def _expose(self, parts: AsyncExitStack, core: _Core) -> Exposition | None:
+    def _expose(self, parts: AsyncExitStack, core: Core) -> Exposition | None:
         if self._seat is not None:
             if self._seat.metrics is not None:
                 core.own.add_address(*self._seat.metrics)
@@ -313,20 +231,6 @@ def find_policy(workspace: Workspace, config: Config, asked_for: Path | None) ->
         write_atomically(path, share_path("config", "policy.yaml").read_bytes())
         _log.info("no policy in the workspace: the shipped default was copied there", path=str(path))
     return path
-
-
-async def _each_second(work: Callable[[], Awaitable[None]]) -> None:
-    while True:
-        await asyncio.sleep(_SWEEP_SECONDS)
-        try:
-            await work()
-        except Exception:  # noqa: BLE001  revocation by time must outlive one fault
-            _log.exception("a sweep failed; the next one follows in a second")
-
-
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 def _accepts(listening: socket.socket) -> bool:

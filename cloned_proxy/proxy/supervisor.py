@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import select
 import signal
 import socket
 import sys
@@ -20,7 +19,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Self
+from typing import Final
 
 import structlog
 
@@ -28,6 +27,7 @@ from cloned_proxy.policy.model import Policy
 from cloned_proxy.proxy import worker
 from cloned_proxy.proxy.cells import clear_first_cells
 from cloned_proxy.proxy.listener import bind_tcp
+from cloned_proxy.proxy.pipes import SIGNALS, Pipes
 from cloned_proxy.proxy.seat import Seat, make_directory, remove_directory, vacate
 from cloned_proxy.proxy.server import ServeOptions, authority, find_policy
 from cloned_proxy.proxy.worker import CUT, Ties
@@ -46,7 +46,6 @@ _LONGEST_DELAY: Final = 30.0
 _OVERTIME_SECONDS: Final = 5.0
 """After the drain time and this, a child that has not stopped is killed."""
 _LOOK_SECONDS: Final = 1.0
-_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, CUT})
 
 
 @dataclass(slots=True, eq=False)
@@ -124,7 +123,7 @@ class Supervisor:
         """
         gc.collect()
         gc.freeze()  # what is there now stays shared with the children, instead of being copied by their collectors
-        with self._closing, _Pipes() as pipes:
+        with self._closing, Pipes() as pipes:
             while True:
                 if not self._stops:
                     self._fill(pipes)
@@ -170,18 +169,18 @@ class Supervisor:
 
         return _Post("exposition", work, lambda: None)
 
-    def _fill(self, pipes: _Pipes) -> None:
+    def _fill(self, pipes: Pipes) -> None:
         now = time.monotonic()
         for post in self._posts:
             if not post.pid and post.due <= now:
                 self._start(post, pipes)
 
-    def _start(self, post: _Post, pipes: _Pipes) -> None:
+    def _start(self, post: _Post, pipes: Pipes) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         post.since = time.monotonic()
         # Blocked over the fork: a signal that comes before the child has its own handlers must wait, not vanish.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
@@ -191,7 +190,7 @@ class Supervisor:
             _log.error("a process could not be started; tried again", place=post.name, reason=str(error))
             post.died(post.since)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _patience(self) -> float:
         """Seconds until something is due, if no signal comes first."""
@@ -247,51 +246,7 @@ class Supervisor:
                 os.waitpid(post.pid, 0)
 
 
-class _Pipes:
-    """How signals and children reach the supervisor, and how its end reaches them."""
-
-    def __enter__(self) -> Self:
-        self._lifeline, self._alive = os.pipe()
-        self._ready, self._tell_ready = os.pipe()
-        self._woken, self._wake = os.pipe()
-        for descriptor in (self._ready, self._woken, self._wake):
-            os.set_blocking(descriptor, False)
-        signal.set_wakeup_fd(self._wake)
-        for number in _SIGNALS - {CUT}:
-            signal.signal(number, _noted)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.forget_signals()
-        for descriptor in (self._lifeline, self._alive, self._ready, self._tell_ready, self._woken, self._wake):
-            with suppress(OSError):
-                os.close(descriptor)
-
-    @staticmethod
-    def forget_signals() -> None:
-        """Back to what a program starts with."""
-        signal.set_wakeup_fd(-1)
-        for number in _SIGNALS - {CUT}:
-            signal.signal(number, signal.SIG_DFL)
-
-    def wait(self, seconds: float) -> None:
-        select.select([self._woken, self._ready], [], [], seconds)
-
-    def signals(self) -> bytes:
-        return _drain(self._woken)
-
-    def ready(self) -> bytes:
-        """Numbers of workers that have begun to serve."""
-        return _drain(self._ready)
-
-    def childs_ends(self) -> Ties:
-        """In a child: closes the supervisor's ends, of which the lifeline's must have no other holder."""
-        for descriptor in (self._alive, self._ready, self._woken, self._wake):
-            os.close(descriptor)
-        return Ties(self._lifeline, self._tell_ready, _SIGNALS)
-
-
-def _live(post: _Post, pipes: _Pipes) -> None:
+def _live(post: _Post, pipes: Pipes) -> None:
     """The whole life of a child. Never returns: the supervisor's stack above is not the child's to unwind."""
     code = 1
     try:
@@ -313,14 +268,3 @@ def _clean_up(directory: Path, number: int) -> None:
     vacate(directory, number)
     retire_metrics(directory, number)
     clear_first_cells(directory, number)
-
-
-def _noted(_number: int, _frame: object) -> None:
-    """The wake-up descriptor tells; a handler must be there for that."""
-
-
-def _drain(descriptor: int) -> bytes:
-    try:
-        return os.read(descriptor, 4096)
-    except BlockingIOError:
-        return b""

@@ -23,6 +23,7 @@ import structlog
 from cloned_proxy.store.audit_log import append_events, forget_rules, lease_use, newest_at, prune_entries
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.policy_history import Snapshot, remember
 from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, LeaseUsedUpError
 
 _log = structlog.get_logger(__name__)
@@ -65,7 +66,7 @@ class _Forget:
     rules: tuple[str, ...]
 
 
-type _Item = Event | _Awaited | _Forget
+type _Item = Event | _Awaited | _Forget | Snapshot
 
 
 class _RetentionClock:
@@ -142,6 +143,10 @@ class AuditWriter:
     def forget(self, rules: tuple[str, ...]) -> None:
         """Drops the lease counts of rules, after everything queued so far. Raises AuditUnavailableError."""
         self._accept(_Forget(rules))
+
+    def remember(self, snapshot: Snapshot) -> None:
+        """Queues a version of the policy for its history, unless it is there already. Raises AuditUnavailableError."""
+        self._accept(snapshot)
 
     def _retention_clock(self, clock: Callable[[], float]) -> _RetentionClock:
         try:
@@ -243,6 +248,8 @@ class AuditWriter:
                     append_events(self._database, events)
                     events, used = [], {}
                     forget_rules(self._database, item.rules)
+                elif isinstance(item, Snapshot):
+                    remember(self._database, item)
                 elif not isinstance(item, _Awaited):
                     events.append(item)
                 elif self._takes(item, used):

@@ -13,10 +13,25 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, PolicyEvent
+from cloned_proxy.telemetry.events import (
+    ApprovalEvent,
+    DecisionEvent,
+    Event,
+    FlowEnd,
+    PolicyEvent,
+    ProbeEvent,
+    RunEvent,
+)
 
 GENESIS: Final = "0" * 64
-_TYPES: Final = {DecisionEvent: "decision", FlowEnd: "flow_end", PolicyEvent: "policy"}
+_TYPES: Final = {
+    DecisionEvent: "decision",
+    FlowEnd: "flow_end",
+    PolicyEvent: "policy",
+    ApprovalEvent: "approval",
+    RunEvent: "run",
+    ProbeEvent: "probe",
+}
 _FIELDS: Final = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _TYPES}
 _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 """One encoder for all: `json.dumps` with options builds a new one for each call."""

@@ -135,7 +135,10 @@ class Workspace:
         new.chmod(0o600)
         new.rename(self.policy)
 
-    def run(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """`given` is what it reads from stdin."""
         return subprocess.run(
             [PROGRAM, *arguments],
             env=self.environment | (env or {}),
@@ -144,7 +147,7 @@ class Workspace:
             text=True,
             timeout=30,
             check=False,
-            stdin=subprocess.DEVNULL,
+            input=given,
         )
 
     def json(self, *arguments: str, code: int = 0) -> Any:

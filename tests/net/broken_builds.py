@@ -13,7 +13,7 @@ from typing import Any, Final
 from cloned_proxy.cli import main as command_line
 from cloned_proxy.policy import decide as deciding
 from cloned_proxy.policy.model import CallerSource, Principal
-from cloned_proxy.proxy import enforcer, listener, server
+from cloned_proxy.proxy import enforcer, listener, record, server
 from cloned_proxy.proxy.inspection import connection as inspected_connection
 from cloned_proxy.proxy.inspection import egress_addon
 from cloned_proxy.proxy.plain import client as plain_client
@@ -30,10 +30,10 @@ def _raising(*arguments: Any, **options: Any) -> Any:
 
 
 def _audit_is_full() -> None:
-    def record(self: Any, event: Any) -> None:
+    def refuse(self: Any, event: Any) -> None:
         raise AuditUnavailableError("broken on purpose")
 
-    replace_part(AuditWriter, "record", record)
+    replace_part(AuditWriter, "record", refuse)
 
 
 async def _doing_nothing(*arguments: Any, **options: Any) -> None:
@@ -92,7 +92,7 @@ FAULTS: Final[dict[str, Patch]] = {
     "the request's head raises": _beside_hooks(lambda: replace_part(plain_exchange, "encode_request", _raising)),
     "identification raises": lambda: everywhere_identify(lambda original: _raising),
     "the audit log is full": _audit_is_full,
-    "metrics raise": lambda: replace_part(enforcer.Enforcer, "_event", _raising),
+    "metrics raise": lambda: replace_part(record.Recorder, "_event", _raising),
 }
 
 OPEN: Final = ("the decision", "address classes", "own listeners", "SNI", "TLS in tunnels", "strict lines", "framing",

@@ -16,8 +16,10 @@ from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.host import parse_host
 from cloned_proxy.policy.model import Decision, Principal, Reason, Verdict
 from cloned_proxy.proxy import connect, connection, enforcer, fields, head, listener
+from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import client as plain_client
+from cloned_proxy.proxy.plain import heads as plain_heads
 from cloned_proxy.proxy.plain import response as plain_response
 from cloned_proxy.telemetry.events import AuditUnavailableError
 
@@ -118,7 +120,7 @@ def _no_tls_check() -> None:
 
 
 def _everywhere_parse_head(parse: Callable[..., Any]) -> None:
-    for module in (connection, http_layers, plain_client):
+    for module in (connection, http_layers, plain_heads):
         replace_part(module, "parse_head", parse)
 
 
@@ -240,7 +242,7 @@ def _no_upstream_verification() -> None:
 
 
 def _no_refusal_without_record() -> None:
-    original = enforcer.Enforcer._record
+    original = recording.Recorder._record
 
     def record(self: Any, event: Any, seconds: float) -> None:
         try:
@@ -248,7 +250,7 @@ def _no_refusal_without_record() -> None:
         except AuditUnavailableError:
             return
 
-    replace_part(enforcer.Enforcer, "_record", record)
+    replace_part(recording.Recorder, "_record", record)
 
 
 GUARDS: Final[dict[str, Patch]] = {

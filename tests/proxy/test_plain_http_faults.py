@@ -20,7 +20,7 @@ from websockets.uri import parse_uri
 
 from cloned_proxy.proxy import plain
 from cloned_proxy.proxy.plain import client as plain_client
-from cloned_proxy.proxy.plain import exchange
+from cloned_proxy.proxy.plain import exchange, incoming
 from cloned_proxy.proxy.plain import upstream as plain_upstream
 from tests.proxy.plain import answering, client, read_message, reply, request
 from tests.proxy.support import HOST, World, allow, policy, until, upstream, world
@@ -460,7 +460,7 @@ def raising(*args: object, **kwargs: object) -> object:
 BREAKABLE: dict[str, tuple[object, str]] = {
     "identify": (plain_client, "identify"),
     "the exchange": (plain_client, "Exchange"),
-    "the dial": (exchange, "dial"),
+    "the dial": (exchange, "reach"),
     "the head": (exchange, "encode_request"),
     "the client": (plain, "PlainClient"),
 }
@@ -483,7 +483,7 @@ async def test_a_broken_step_closes_and_forwards_nothing(
 async def test_a_broken_reader_of_responses_passes_nothing_for_whole(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, name, raising)
+    monkeypatch.setattr(incoming, name, raising)
     chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
     async with upstream(answering(chunks)) as server, world(allow(HOST, server.port)) as w, client(w) as (r, writer):
         writer.write(request(server.port))

@@ -174,7 +174,7 @@ async def test_a_listener_of_its_own_names_the_caller(workspace: Workspace, star
 async def test_a_change_of_the_policy_cuts_at_once_without_waiting_for_the_next_second(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloned_proxy.proxy.server._SWEEP_SECONDS", 3600)
+    monkeypatch.setattr("cloned_proxy.proxy.assembly._SWEEP_SECONDS", 3600)
     with socket.create_server(ANYWHERE) as upstream:
         port = upstream.getsockname()[1]
         rule = f"{{host: 127.0.0.1, ports: [{port}], protocols: [tcp]}}"

@@ -13,12 +13,13 @@ from cloned_proxy.policy.identity import identify
 from cloned_proxy.policy.model import Caller, Request
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
-from cloned_proxy.proxy.body import BodyError, Buffer, OversizeError, SizedBody, take_head
+from cloned_proxy.proxy.body import BodyError, Buffer, SizedBody
 from cloned_proxy.proxy.connection import ClientConnection, answer_to_head
 from cloned_proxy.proxy.enforcer import Grant, Refusal
-from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
+from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.plain.exchange import Exchange
+from cloned_proxy.proxy.plain.heads import next_head
 from cloned_proxy.proxy.plain.upstream import Pool
 from cloned_proxy.proxy.relay import reset
 from cloned_proxy.telemetry.events import Kind
@@ -241,30 +242,13 @@ class PlainClient(asyncio.Protocol):
                 self._phase = _Phase.HEAD
             return piece is None
         try:
-            head = self._read_head()
+            head = next_head(self.buffer, self.parts.settings)
         except HeadError as error:
             self.refuse_head(error)
             return False
         if head is not None:
             self._begin(head)
         return head is not None
-
-    def _read_head(self) -> Head | None:
-        buffer, settings = self.buffer, self.parts.settings
-        if not len(buffer):
-            return None
-        if not buffer.starts_with(FIRST_OF_TOKEN):
-            raise HeadError("these bytes are not an HTTP request")
-        try:
-            data = take_head(buffer, settings.max_head_bytes)
-        except OversizeError as error:
-            raise HeadError(str(error), status=431) from error
-        if data is None:
-            return None
-        head = parse_head(data, max_fields=settings.max_head_fields)
-        if head.method == "CONNECT":
-            raise HeadError("CONNECT must be the first request of its connection")
-        return head
 
     def _wait_for_more(self) -> None:
         if self.eof:

@@ -1,0 +1,130 @@
+"""The parts that decide and forward, put together in order: everything of a process but its listeners."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from cloned_proxy.proxy.budget import Budgets
+from cloned_proxy.proxy.cells import OwnCells, SharedCells
+from cloned_proxy.proxy.crowd import fair_share
+from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.follower import PolicyFollower
+from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.listener import OwnListeners
+from cloned_proxy.proxy.resolver import Resolver
+from cloned_proxy.proxy.seat import Seat
+from cloned_proxy.store.config import Config
+from cloned_proxy.store.keys import load_or_create_key
+from cloned_proxy.store.state import State
+from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+_SWEEP_SECONDS: Final = 1.0
+"""Contract section 3: what time alone revokes is cut within a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The parts that decide and forward, before anything listens."""
+
+    state: State
+    follower: PolicyFollower
+    gate: Gate
+    own: OwnListeners
+    metrics: Metrics
+
+
+async def assemble(
+    parts: AsyncExitStack,
+    workspace: Workspace,
+    config: Config,
+    policy_file: Path,
+    *,
+    clock: Callable[[], float],
+    seat: Seat | None,
+) -> Core:
+    """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError."""
+    key = load_or_create_key(workspace.identity_key)
+    metrics = Metrics(CollectorRegistry())
+    state = State(workspace.state_db, config.audit, clock=clock, on_queue=metrics.audit_queue)
+    parts.push_async_callback(asyncio.to_thread, state.close)
+    resolver = Resolver(config.proxy)
+    parts.callback(resolver.close)
+    follower = PolicyFollower(
+        policy_file,
+        state=state,
+        metrics=metrics,
+        resolver=resolver,
+        clock=clock,
+        leads=seat is None or seat.leads,
+    )
+    cells = SharedCells(seat.directory, own=seat.number, workers=seat.of) if seat is not None else OwnCells()
+    own = OwnListeners()
+    enforcer = Enforcer(
+        policies=follower.live,
+        resolver=resolver,
+        budgets=Budgets(time.monotonic, cells),
+        leases=state.leases,
+        audit=state.audit,
+        metrics=metrics,
+        own_listeners=own,
+        clock=clock,
+        strict_durability=config.audit.durability == "strict",
+        flows_per_tool=fair_share(config.proxy.max_connections),
+    )
+    inspector = MitmInspector(
+        enforcer=enforcer,
+        settings=config.proxy,
+        metrics=metrics,
+        ca_directory=workspace.ca_directory,
+    )
+    parts.push_async_callback(inspector.close)
+    gate = Gate(
+        enforcer=enforcer,
+        identity_key=key,
+        settings=config.proxy,
+        metrics=metrics,
+        inspector=inspector,
+        clock=clock,
+        cells=cells,
+    )
+
+    def sweep() -> None:
+        gate.sweep()
+        inspector.sweep()
+
+    async def sweep_by_time() -> None:
+        sweep()
+
+    await follower.start(sweep)
+    parts.push_async_callback(follower.stop)
+    # Two tasks: a database that hangs must not keep tunnels open.
+    for task in (_each_second(sweep_by_time), _each_second(state.follow_leases)):
+        parts.push_async_callback(_end, asyncio.create_task(task))
+    return Core(state, follower, gate, own, metrics)
+
+
+async def _each_second(work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(_SWEEP_SECONDS)
+        try:
+            await work()
+        except Exception:  # noqa: BLE001  revocation by time must outlive one fault
+            _log.exception("a sweep failed; the next one follows in a second")
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

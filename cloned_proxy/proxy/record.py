@@ -1,0 +1,101 @@
+"""Decisions and the ends of flows on record: the audit log first, and the metrics once it has taken them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from cloned_proxy.policy.hint import hint
+from cloned_proxy.policy.model import Caller, Decision, IdentityRefusal, Policy
+from cloned_proxy.telemetry.events import (
+    AuditSink,
+    AuditUnavailableError,
+    DecisionEvent,
+    FlowEnd,
+    Kind,
+    new_decision_id,
+)
+from cloned_proxy.telemetry.metrics import Metrics
+
+_MAX_RECORDED_HOST: Final = 255
+_MAX_RECORDED_PATH: Final = 1024
+
+
+class Recorder:
+    """What the enforcer tells about what it did. `clock` gives Unix seconds."""
+
+    __slots__ = ("_audit", "_clock", "_metrics")
+
+    def __init__(self, audit: AuditSink, metrics: Metrics, clock: Callable[[], float]) -> None:
+        self._audit = audit
+        self._metrics = metrics
+        self._clock = clock
+
+    def decided(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float) -> str:
+        """Records a decision, and returns the id under which it is. Raises AuditUnavailableError.
+
+        `started` is on `time.perf_counter`.
+        """
+        event = self._event(caller, decision, kind, policy)
+        self._record(event, time.perf_counter() - started)
+        return event.id
+
+    async def committed(
+        self,
+        caller: Caller,
+        decision: Decision,
+        kind: Kind,
+        policy: Policy,
+        started: float,
+        *,
+        uses: int | None = None,
+    ) -> str:
+        """As `decided`, and the event is on disk at the return; with `uses` it takes one of its rule's.
+
+        Raises LeaseUsedUpError and AuditUnavailableError.
+        """
+        event = self._event(caller, decision, kind, policy, spends_use=uses is not None)
+        await self._audit.commit(event, uses=uses)
+        self._metrics.decided(event, time.perf_counter() - started)
+        return event.id
+
+    def finished(self, end: FlowEnd, kind: Kind) -> None:
+        """Records the end of a flow that was granted. One that the log does not take is counted."""
+        self._metrics.bytes_passed(end.tool, up=end.bytes_up, down=end.bytes_down)
+        self._metrics.request_finished(kind, end.seconds)
+        try:
+            self._audit.record(end)
+        except AuditUnavailableError:
+            self._metrics.audit_dropped()
+
+    def lost(self) -> str:
+        """An id for what could not be recorded, which is counted."""
+        self._metrics.audit_dropped()
+        return new_decision_id()
+
+    def _record(self, event: DecisionEvent, seconds: float) -> None:
+        self._audit.record(event)
+        self._metrics.decided(event, seconds)
+
+    def _event(
+        self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, *, spends_use: bool = False
+    ) -> DecisionEvent:
+        request, rule = decision.request, decision.rule
+        return DecisionEvent(
+            id=new_decision_id(),
+            at=self._clock(),
+            kind=kind,
+            verdict=decision.verdict.name.lower(),
+            reason=decision.reason,
+            tool=decision.tool,
+            run=None if isinstance(caller, IdentityRefusal) else caller.run,
+            host=decision.host.text if decision.host is not None else request.host[:_MAX_RECORDED_HOST],
+            port=request.port,
+            method=request.method or ("CONNECT" if request.port else ""),
+            path=(request.path or "").partition("?")[0][:_MAX_RECORDED_PATH],
+            rule=rule.id if rule is not None else "",
+            policy=policy.version if policy is not None else "",
+            hint=hint(decision),
+            spends_use=spends_use,
+        )
