@@ -107,6 +107,7 @@ async def assemble(
 
     async def sweep_by_time() -> None:
         sweep()
+        metrics.leases.review(clock())
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)
