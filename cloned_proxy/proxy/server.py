@@ -111,6 +111,7 @@ class Server:
             gate=core.gate,
             path=self.workspace.root.joinpath(*SOCKET_PLACE),
             on_run=SandboxRecord(core.state.audit, core.metrics).ran,
+            on_slots=core.metrics.slots_open,
             clock=self._clock,
             ca_for=self._ca_for,
             address=lambda: host.name,

@@ -1,4 +1,4 @@
-"""When the leases that tools really use run out: a number a tool, because a label a rule would grow with every lease."""
+"""When the leases that tools really use run out: a number a tool; one a rule would grow with each lease."""
 
 from __future__ import annotations
 

@@ -129,6 +129,10 @@ class Metrics:
             buckets=_START_BUCKETS,
             registry=registry,
         )
+        self._slots = Gauge(
+            "cloned_proxy_sandbox_slots", "Sandboxes that are connected now.",
+            registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
         # Made by the first probe: before that, nothing is known, and a 0 would raise an alarm.
         self._probe: Gauge | None = None
 
@@ -226,6 +230,10 @@ class Metrics:
         self._runs.labels(self._tool(tool), result if result in RUN_RESULTS else OTHER_LABEL).inc()
         if start_seconds is not None:
             self._run_start_seconds.observe(start_seconds)
+
+    def slots_open(self, count: int) -> None:
+        """How many sandboxes are connected."""
+        self._slots.set(count)
 
     def isolation_probed(self, *, sealed: bool) -> None:
         """The escape probe ended: whether everything was sealed."""

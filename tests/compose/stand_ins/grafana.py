@@ -1,7 +1,7 @@
 """Stands in for Grafana, which cannot be had here: reads the provisioning files as it would, and asks what they name.
 
-GET /api/health, /api/search (the provisioned dashboards), /prometheus?query=… and /control/<path>, each through the data
-source of its kind, with its address and its credential.
+GET /api/health, /api/search (the provisioned dashboards), /prometheus?query=… and /control/<path>, each through the
+data source of its kind, with its address and its credential.
 """
 
 from __future__ import annotations
