@@ -16,6 +16,7 @@ from cloned_proxy.cli import (
     image,
     llm,
     log,
+    pair,
     policy,
     proxy,
     rules,
@@ -66,6 +67,8 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(vault.app, name="vault")
 app.command("proxy")(proxy.proxy)
 app.command("token")(token.token)
+app.command("pair")(pair.pair)
+app.add_typer(pair.app, name="devices")
 app.command("doctor")(doctor.doctor)
 app.command("ca")(ca.ca)
 app.command("exec")(exec_tool.exec_tool)

@@ -14,6 +14,9 @@ def serve(
     listen: Annotated[
         str, typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect; port 0 takes a free one.")
     ] = "127.0.0.1:8081",
+    control: Annotated[
+        str, typer.Option("--control", metavar="HOST:PORT|off", help="The control UI and API, on loopback only.")
+    ] = "127.0.0.1:8082",
     metrics: Annotated[
         str, typer.Option("--metrics", metavar="HOST:PORT|off", help="/metrics, /healthz and /readyz.")
     ] = "127.0.0.1:8083",
@@ -42,6 +45,7 @@ def serve(
 
     try:
         proxy_address = parse_listen(listen, "--listen")
+        control_address = parse_listen(control, "--control")
         metrics_address = parse_listen(metrics, "--metrics")
     except ValueError as error:
         raise CommandError(str(error)) from error
@@ -49,5 +53,7 @@ def serve(
         raise CommandError("--listen cannot be off; write HOST:PORT such as 127.0.0.1:8081")
     configure_logging(log_format)
     slots = tuple(parse_slot(text) for text in slot or ())
-    options = ServeOptions(listen=proxy_address, metrics=metrics_address, policy_file=policy, slots=slots)
-    run_in_foreground(options, directory=workspace, workers=workers)
+    options = ServeOptions(
+        listen=proxy_address, metrics=metrics_address, policy_file=policy, slots=slots, control=control_address
+    )
+    run_in_foreground(options, directory=workspace, workers=workers, log_format=log_format)

@@ -44,6 +44,8 @@ class ServeOptions:
     metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
     policy_file: Path | None = None
     slots: tuple[StandingSlot, ...] = ()
+    control: tuple[str, int] | None = None
+    """Where the control process listens, if there is one: nobody is let through to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class Server:
             config = self.workspace.config()
             policy_file = find_policy(self.workspace, config, self._options.policy_file)
             core = await assemble(parts, self.workspace, config, policy_file, clock=self._clock, seat=self._seat)
+            if self._options.control is not None:
+                core.own.add_address(*self._options.control)
             exposition = self._expose(parts, core)
             listening = self._seat.listening if self._seat is not None else bind_tcp(*self._options.listen)
             parts.callback(listening.close)
