@@ -73,5 +73,5 @@ def test_a_killed_proxy_leaves_a_socket_that_the_next_one_replaces(
 def test_a_slot_that_cannot_be_opened_is_told_before_anything_listens(
     workspace: Workspace, text: str, told: str
 ) -> None:
-    done = workspace.run("serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--slot", text)
+    done = workspace.run("serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off", "--slot", text)
     assert (done.returncode, told in done.stderr) == (2, True), done.stderr
