@@ -14,12 +14,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cloned_proxy.control.errors import ApiError
+from cloned_proxy.control.errors import ApiError, FieldProblem
 from cloned_proxy.control.guard import Guard, check_proof
+from cloned_proxy.control.openapi import openapi
 from cloned_proxy.control.operation import Call, Operation, read_body, read_query, run
 from cloned_proxy.control.pages import INDEX, PAIR, Pages
 from cloned_proxy.control.parts import ControlParts
 from cloned_proxy.control.sessions import device_of
+from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.devices import Device
 from cloned_proxy.store.errors import StoreError
 
@@ -37,7 +39,9 @@ class ControlApp:
     def __init__(self, parts: ControlParts, operations: Iterable[Operation], pages: Pages) -> None:
         self._parts = parts
         self._pages = pages
-        self._routes = [(_pattern(operation), operation) for operation in operations]
+        described = [*operations, Operation("GET", "/openapi.json", "This description", self._describe, None)]
+        self._routes = [(_pattern(operation), operation) for operation in described]
+        self._description = openapi(described, prefix=API, cookie=parts.cookie)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -103,10 +107,22 @@ class ControlApp:
             check_proof(request.headers)
         query = read_query(request, operation.query)
         body = await read_body(request, operation.body) if operation.changes else None
-        outcome = await run(operation, Call(request, self._parts, device, found.groupdict(), query, body))
+        call = Call(request, self._parts, device, found.groupdict(), query, body)
+        try:
+            outcome = await run(operation, call)
+        except StoreError as error:
+            if device is None:
+                raise
+            # A paired device is the owner's: it may read which file is in the way, and why.
+            raise ApiError(503, str(error), headers={"retry-after": "1"}) from error
+        except PolicyError as error:
+            raise _not_accepted(error, asked_for=operation.changes) from error
         if isinstance(outcome, BaseModel):
             return Response(outcome.model_dump_json(), operation.status, media_type="application/json")
         return outcome
+
+    def _describe(self, _call: Call) -> Response:
+        return JSONResponse(self._description)
 
     async def _device(self, request: Request, *, changes: bool) -> Device:
         return await anyio.to_thread.run_sync(partial(device_of, request.headers, self._parts, changes=changes))
@@ -115,6 +131,13 @@ class ControlApp:
 def make_app(parts: ControlParts, operations: Iterable[Operation], pages: Pages | None = None) -> ASGIApp:
     """The whole application, guard included."""
     return Guard(ControlApp(parts, operations, pages or Pages.load()), parts.authorities)
+
+
+def _not_accepted(error: PolicyError, *, asked_for: bool) -> ApiError:
+    """In the words of the policy's own parser; whoever only reads has met a file that somebody else broke."""
+    problems = [FieldProblem(path=problem.path, message=problem.message) for problem in error.problems][:20]
+    message = problems[0].message if problems else str(error)
+    return ApiError(422, message, fields=problems) if asked_for else ApiError(503, str(error), fields=problems)
 
 
 def _refusal(refusal: ApiError) -> Response:

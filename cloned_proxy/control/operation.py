@@ -39,6 +39,10 @@ class NoQuery(Query):
     """Nothing after the question mark."""
 
 
+class Nothing(Strict):
+    """The body of a POST that has nothing to say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request, checked."""
@@ -79,6 +83,7 @@ class Operation:
     """Statuses beyond those that every operation has."""
     status: int = 200
     paired: bool = True
+    media_type: str = "application/json"
 
     @property
     def changes(self) -> bool:
@@ -86,12 +91,17 @@ class Operation:
 
 
 async def read_body(request: Request, model: type[Strict] | None) -> Strict | None:
-    """The body as `model`; without one it must be empty. Raises ApiError with 400, 408, 413, 415 or 422."""
+    """The body as `model`; without one it must be empty, and one without fields may be.
+
+    Raises ApiError with 400, 408, 413, 415 or 422.
+    """
     raw = await _read(request, MAX_BODY)
     if model is None:
         if raw:
             raise ApiError(400, "this takes no body")
         return None
+    if not raw and not model.model_fields:
+        return model()
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "send `Content-Type: application/json`")

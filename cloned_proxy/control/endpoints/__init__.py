@@ -4,6 +4,26 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloned_proxy.control.endpoints import decisions, devices, stream
+from cloned_proxy.control.endpoints import (
+    approvals,
+    decisions,
+    devices,
+    history,
+    overview,
+    rules,
+    runs,
+    stream,
+    tunnels,
+)
 
-ALL: Final = (*devices.OPERATIONS, *decisions.OPERATIONS, *stream.OPERATIONS)
+ALL: Final = (
+    *devices.OPERATIONS,
+    *overview.OPERATIONS,
+    *decisions.OPERATIONS,
+    *stream.OPERATIONS,
+    *rules.OPERATIONS,
+    *history.OPERATIONS,
+    *approvals.OPERATIONS,
+    *tunnels.OPERATIONS,
+    *runs.OPERATIONS,
+)

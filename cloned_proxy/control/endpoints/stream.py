@@ -94,5 +94,13 @@ async def _still_paired(call: Call) -> bool:
 
 
 OPERATIONS: Final = (
-    Operation("GET", "/stream", "Decisions and changes as they happen", _stream, None, query=StreamQuery),
+    Operation(
+        "GET",
+        "/stream",
+        "Decisions and changes as they happen",
+        _stream,
+        None,
+        query=StreamQuery,
+        media_type="text/event-stream",
+    ),
 )
