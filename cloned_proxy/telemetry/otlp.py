@@ -123,6 +123,6 @@ class Collector:
         try:
             answer = self._client.post(self._url, content=content, headers=headers)
         except httpx.HTTPError as error:
-            raise ExportError(f"{self._url}: {error or type(error).__name__}") from error
+            raise ExportError(f"{self._url}: {str(error) or type(error).__name__}") from error
         if answer.status_code != _OK:
             raise ExportError(f"{self._url} answered {answer.status_code}")

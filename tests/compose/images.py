@@ -69,8 +69,8 @@ def build_all(engine: Engine) -> None:
     arguments = [f"--build-arg=BASE={BASE}", f"--build-arg=TOOLCHAIN={TOOLCHAIN}"]
     _docker("--network=none", "--file", str(ROOT / "compose/Dockerfile"), *arguments, "--tag", PROXY, str(ROOT))
     with tempfile.TemporaryDirectory() as directory:
-        program = shutil.which("prometheus")
-        for file in (*STAND_INS.iterdir(), ROOT / "tests/runner/localai_stand_in.py", Path(str(program))):
+        prometheus = Path(str(shutil.which("prometheus")))
+        for file in (*STAND_INS.iterdir(), ROOT / "tests/runner/localai_stand_in.py", prometheus):
             if file.is_file():
                 shutil.copy(file, directory)
         for name, tag in TAGS.items():

@@ -145,7 +145,7 @@ def test_the_compose_schema_and_its_linter_find_nothing(tmp_path: Path) -> None:
     if done.returncode != 0:
         absent("dclint", f"npm could not install it: {done.stderr[-300:]}")
     linter = tmp_path / "node_modules/.bin/dclint"
-    words = [linter, "--config", COMPOSE / ".dclintrc.yaml", "--max-warnings", "0", COMPOSE]
+    words = [str(linter), "--config", str(COMPOSE / ".dclintrc.yaml"), "--max-warnings", "0", str(COMPOSE)]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -176,6 +176,7 @@ def test_hadolint_finds_nothing(tmp_path: Path) -> None:
 def pins(path: Path) -> dict[str, set[str]]:
     """`name==version` and its hashes."""
     found: dict[str, set[str]] = {}
+    hashes: set[str] = set()
     for line in path.read_text().splitlines():
         if match := re.match(r"([\w.-]+==\S+)", line):
             hashes = found.setdefault(match[1], set())

@@ -89,12 +89,12 @@ def test_the_proxys_image_is_small_and_no_root(stack: Stack) -> None:
 
 
 def test_everything_becomes_healthy(stack: Stack) -> None:
-    for service in ("gateway", "proxy", "model-slot", "localai", "tool-slot", "desk", "prometheus", "grafana"):
-        eventually(
-            lambda service=service: stack.inspect(service)["State"]["Health"]["Status"] == "healthy",
-            f"{service} healthy",
-            60,
-        )
+    waiting = {"gateway", "proxy", "model-slot", "localai", "tool-slot", "desk", "prometheus", "grafana"}
+
+    def healthy() -> bool:
+        return all(stack.inspect(service)["State"]["Health"]["Status"] == "healthy" for service in waiting)
+
+    eventually(healthy, "every service healthy", 90)
     assert stack.inspect("pairing")["State"]["ExitCode"] == 0
 
 
