@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cloned_proxy.runner.errors import SandboxError, ToolFailedError
+from cloned_proxy.runner.job import ToolResult
 from cloned_proxy.runner.pipeline import Pipeline, Step, complete_inputs, resolve
-from cloned_proxy.runner.runner import ToolResult
 from cloned_proxy.store.atomic import write_atomically
 
 ARTIFACT: Final = "artifact.md"

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cloned_proxy.runner.errors import SandboxInputError, ToolFailedError
+from cloned_proxy.runner.job import ToolResult
 from cloned_proxy.runner.pipeline import complete_inputs, load_pipeline, parse_pipeline, resolve
 from cloned_proxy.runner.pipeline_run import StepError, keep_artifact, run_pipeline, settings_of
-from cloned_proxy.runner.runner import ToolResult
 
 HEAD = "version: 1\nid: p\ninputs: {topic: {required: true}, n: {default: 3}}\nsteps:\n"
 TWO = (
