@@ -57,7 +57,7 @@ async def assemble(
 ) -> Core:
     """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError."""
     key = load_or_create_key(workspace.identity_key)
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(CollectorRegistry(), shared=seat is not None)
     state = State(workspace.state_db, config.audit, clock=clock, on_queue=metrics.audit_queue)
     parts.push_async_callback(asyncio.to_thread, state.close)
     resolver = Resolver(config.proxy)
