@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from socket import socket as Socket  # noqa: N812  the type, beside variables of that name
 from typing import Final
 
-from cloned_proxy.policy.decide import decide_tunnel
+from cloned_proxy.policy.decide import decide_tunnel, needs_hello
 from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Decision, Reason, Request, Verdict
+from cloned_proxy.policy.model import Caller, Decision, Mode, Reason, Request, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
 from cloned_proxy.proxy.connection import ClientConnection
-from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial
+from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError
 from cloned_proxy.proxy.enforcer import Grant, Refusal
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.relay import Relay, reset
@@ -35,25 +37,30 @@ _REPORTED_SILENCE: Final = 1.0
 """Seconds that a silent tunnel waits for its ClientHello in report mode."""
 
 
-async def serve(connection: ClientConnection, head: Head) -> None:
-    """Serves a CONNECT. Ends with the connection answered, closed, relaying, or at the end of its inspection."""
-    if connection.parts.stopping():
-        connection.answer(answers.unavailable())
-    else:
-        await _serve_connect(connection, head)
-
-
-async def _serve_connect(connection: ClientConnection, head: Head) -> None:
+def serve(connection: ClientConnection, head: Head) -> None:
+    """Serves a CONNECT. Ends with the connection answered, closed, relaying, or with somebody who will see to it."""
     parts = connection.parts
+    if parts.stopping():
+        connection.answer(answers.unavailable())
+        return
     caller = identify(head.fields, key=parts.identity_key, now=parts.clock(), listener=connection.listener.principal)
     request = Request(head.host, head.port)
     granted = parts.enforcer.authorise_now(caller, request, Kind.TUNNEL)
     if granted is None:
-        granted = await parts.enforcer.authorise(caller, request, Kind.TUNNEL)
+        connection.run(_authorise(connection, caller, request))
+    else:
+        _decided(connection, granted)
+
+
+async def _authorise(connection: ClientConnection, caller: Caller, request: Request) -> None:
+    _decided(connection, await connection.parts.enforcer.authorise(caller, request, Kind.TUNNEL))
+
+
+def _decided(connection: ClientConnection, granted: Grant | Refusal) -> None:
     if isinstance(granted, Refusal):
         connection.answer(answers.refused(granted))
     else:
-        await _Passage(connection, granted).run()
+        _Passage(connection, granted).begin()
 
 
 class _EndedError(Exception):
@@ -61,9 +68,13 @@ class _EndedError(Exception):
 
 
 class _Passage:
-    """One granted CONNECT, until its relay or its inspection ends. The grant goes back exactly once."""
+    """One granted CONNECT, until its relay or its inspection ends. The grant goes back exactly once.
 
-    __slots__ = ("_connection", "_counted", "_established", "_grant", "_parts", "_since", "_tunnel")
+    Steps, not a task: nearly every tunnel waits for nothing but its dial and its ClientHello.
+    """
+
+    __slots__ = ("_connection", "_counted", "_dial", "_dialled_at", "_established", "_grant", "_joining", "_over",
+                 "_parts", "_reader", "_seen", "_since", "_tunnel", "_upstream")  # fmt: skip
 
     def __init__(self, connection: ClientConnection, grant: Grant) -> None:
         self._connection = connection
@@ -72,122 +83,206 @@ class _Passage:
         self._since = time.monotonic()
         self._established = False
         self._counted = False
+        self._over = False
+        self._dial: Dial | None = None
+        self._dialled_at = 0.0
+        self._upstream: Socket | None = None
+        """Connected, and not in a relay yet."""
+        self._reader: ClientHelloReader | None = None
+        """While the ClientHello is waited for."""
+        self._seen = 0
+        self._joining: asyncio.Task[None] | None = None
         self._tunnel = Tunnel(grant, connection.cut, self._last_byte)
 
-    async def run(self) -> None:
-        connection = self._connection
-        cause = Reason.INTERNAL_ERROR.value
+    def begin(self) -> None:
         self._parts.tunnels.add(self._tunnel)
+        self._connection.settling = self
+        self._take(self._begin_inspected if self._grant.decision.inspect else self._begin_dial)
+
+    def _take(self, step: Callable[[], None]) -> None:
+        """Takes one step. Whatever goes wrong in it ends the tunnel, and nothing is left open."""
+        if self._over:
+            return
         try:
-            cause = await (self._inspected() if self._grant.decision.inspect else self._relayed())
+            step()
         except _EndedError as ended:
-            cause = str(ended)
-        except asyncio.CancelledError:
-            cause = connection.cause or "client_reset"
-            raise
-        finally:
-            if cause:
-                self._end(cause)
+            self._give_up(str(ended))
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
+            self._give_up(Reason.INTERNAL_ERROR.value)
+            self._connection.failed()
 
-    async def _relayed(self) -> str:
-        """Returns "" once the relay has taken over and will end the tunnel."""
-        upstream = await self._dial()
-        try:
-            self._establish()
-            # Where nothing can turn out wrong, nothing is waited for: the server may be the one who speaks first.
-            if decide_tunnel(self._grant.decision, None) is self._grant.decision:
-                self._tunnel.server_names = Unread.NOT_TLS
-            else:
-                await self._read_hello()
-            return await self._relay(upstream)
-        except BaseException:
-            upstream.close()
-            raise
+    # The dial.
 
-    async def _inspected(self) -> str:
-        inspector, rule = self._parts.inspector, self._grant.decision.rule
-        if inspector is None or (rule is not None and rule.inject is not None):
-            # Without the vault there is nothing to inject, and a call without its header is not what was allowed.
-            raise self._refused_as(_faulty(self._grant.decision))
-        self._establish()
-        await self._read_hello()
-        if self._tunnel.server_names is Unread.NOT_TLS:
-            # Passed in report mode only. There is no TLS to open, so it is a tunnel like any other.
-            return await self._relay(await self._dial())
-        self._count()
-        reader, writer = self._connection.hand_over()
-        try:
-            await inspector.serve_tunnel(self._grant, reader, writer)
-        finally:
-            self._connection.release()
-        return self._connection.cause or "closed"
-
-    async def _dial(self) -> Socket:
+    def _begin_dial(self) -> None:
         grant = self._grant
-        started = time.perf_counter()
-        try:
-            upstream = await dial(
-                grant.addresses, grant.decision.request.port, seconds=self._parts.settings.connect_timeout
-            )
-        except DialError as error:
-            failure = UpstreamFailure(error.phase, error.timed_out)
-            self._turn_away(answers.failed(failure, grant.decision, grant.id))
-            raise _EndedError(f"upstream_error:{error.phase}") from error
-        except ExhaustedError as error:
-            raise self._refused_as(_faulty(grant.decision)) from error
-        self._parts.metrics.upstream_connected(time.perf_counter() - started)
-        return upstream
+        self._dialled_at = time.perf_counter()
+        self._dial = Dial(
+            grant.addresses,
+            grant.decision.request.port,
+            seconds=self._parts.settings.connect_timeout,
+            on_end=self._dial_ended,
+        )
+        self._dial.start()
 
-    async def _read_hello(self) -> None:
-        """Waits for a whole ClientHello or for what cannot be one. Raises _EndedError when it does not pass."""
+    def _dial_ended(self, outcome: DialOutcome) -> None:
+        self._dial = None
+        self._take(partial(self._dialled, outcome))
+
+    def _dialled(self, outcome: DialOutcome) -> None:
+        grant = self._grant
+        if isinstance(outcome, DialError):
+            failure = UpstreamFailure(outcome.phase, outcome.timed_out)
+            self._turn_away(answers.failed(failure, grant.decision, grant.id))
+            raise _EndedError(f"upstream_error:{outcome.phase}")
+        if isinstance(outcome, ExhaustedError):
+            raise self._refused_as(_faulty(grant.decision))
+        self._upstream = outcome
+        self._parts.metrics.upstream_connected(time.perf_counter() - self._dialled_at)
+        if self._established:
+            # Inspected, but without TLS to open (passed in report mode only): a tunnel like any other.
+            self._relay()
+            return
+        self._establish()
+        # Where nothing can turn out wrong, nothing is waited for: the server may be the one who speaks first.
+        if needs_hello(grant.decision):
+            self._begin_hello()
+        else:
+            self._tunnel.server_names = Unread.NOT_TLS
+            self._relay()
+
+    # The ClientHello.
+
+    def _begin_hello(self) -> None:
         connection = self._connection
-        reader = ClientHelloReader()
-        fresh = connection.peek()
-        seen = len(fresh)
-        outcome: ServerNames | Unread = reader.feed(fresh)
-        try:
-            async with asyncio.timeout(self._hello_seconds()):
-                while outcome is Unread.NEED_MORE:
-                    if not await connection.more(seen):
-                        if not seen:
-                            connection.transport.close()
-                            raise _EndedError("closed")
-                        outcome = Unread.NOT_TLS
-                        break
-                    fresh = connection.peek(seen)
-                    seen += len(fresh)
-                    outcome = reader.feed(fresh)
-        except TimeoutError:
-            outcome = Unread.NOT_TLS
+        self._reader = ClientHelloReader()
+        self._read_hello()
+        if self._reader is not None:
+            connection.arm(self._hello_seconds(), self._hello_timed_out)
+            if connection.eof:
+                self._hello_missing()
+            else:
+                connection.read_on()
+
+    def _read_hello(self) -> None:
+        reader, fresh = self._reader, self._connection.peek(self._seen)
+        if reader is None or not fresh:
+            return
+        self._seen += len(fresh)
+        outcome = reader.feed(fresh)
+        if outcome is not Unread.NEED_MORE:
+            self._hello_read(outcome)
+
+    def _hello_read(self, outcome: ServerNames | Unread) -> None:
+        """A whole ClientHello is there, or what cannot be one."""
+        self._reader = None
+        self._connection.disarm()
         self._tunnel.server_names = outcome
         decision = decide_tunnel(self._grant.decision, None if isinstance(outcome, Unread) else outcome)
         if not decision.passes:
             raise self._refused_as(decision)
         self._parts.enforcer.amend(self._grant, decision)
+        if self._upstream is not None:
+            self._relay()
+        elif outcome is Unread.NOT_TLS:
+            self._begin_dial()
+        else:
+            self._connection.run(self._inspect())
+
+    def _hello_missing(self) -> None:
+        """FIN before the end of a hello: a client that changed its mind, or one that speaks something else."""
+        if not self._seen:
+            self._connection.transport.close()
+            raise _EndedError("closed")
+        self._hello_read(Unread.NOT_TLS)
+
+    def _hello_timed_out(self) -> None:
+        self._take(partial(self._hello_read, Unread.NOT_TLS))
 
     def _hello_seconds(self) -> float:
         seconds = self._parts.settings.client_hello_timeout
+        if self._grant.decision.mode is Mode.ENFORCE:
+            return seconds
         # Where silence will pass anyway, a protocol whose server speaks first must not wait for long to be recorded.
         return min(seconds, _REPORTED_SILENCE) if decide_tunnel(self._grant.decision, None).passes else seconds
 
-    async def _relay(self, upstream: Socket) -> str:
-        connection = self._connection
+    # The client meanwhile.
+
+    def client_sent(self) -> bool:
+        if self._reader is not None:
+            self._take(self._read_hello)
+        return self._reader is not None
+
+    def client_ended(self) -> None:
+        if self._reader is not None:
+            self._take(self._hello_missing)
+
+    def client_lost(self) -> None:
+        self._give_up(self._connection.cause or "client_reset")
+
+    # What becomes of it.
+
+    def _begin_inspected(self) -> None:
+        inspector, rule = self._parts.inspector, self._grant.decision.rule
+        if inspector is None or (rule is not None and rule.inject is not None):
+            # Without the vault there is nothing to inject, and a call without its header is not what was allowed.
+            raise self._refused_as(_faulty(self._grant.decision))
+        self._establish()
+        self._begin_hello()
+
+    async def _inspect(self) -> None:
+        connection, inspector = self._connection, self._parts.inspector
+        if inspector is None:
+            raise ValueError("an inspection without an inspector")
+        connection.settling = None
+        cause = Reason.INTERNAL_ERROR.value
+        try:
+            self._count()
+            reader, writer = connection.hand_over()
+            try:
+                await inspector.serve_tunnel(self._grant, reader, writer)
+            finally:
+                connection.release()
+            cause = connection.cause or "closed"
+        except asyncio.CancelledError:
+            cause = connection.cause or "client_reset"
+            raise
+        finally:
+            self._end(cause)
+
+    def _relay(self) -> None:
+        connection, upstream = self._connection, self._upstream
+        if upstream is None:
+            raise ValueError("a relay without an upstream")
         relay = Relay(
             connection.transport,
-            connection.take(),
+            connection.take,
             self._grant.charge,
             on_end=self._relay_ended,
             clock=time.monotonic,
             splicer=self._parts.splicer,
         )
-        connection.relay = relay
         self._count()
-        await asyncio.get_running_loop().create_connection(lambda: relay.upstream, sock=upstream)
+        self._upstream = None
+        connection.relay = relay
+        # Not the connection's task, which ends with the client: half-way, nobody could say whose the socket is.
+        self._joining = asyncio.Task(self._join(relay, upstream), loop=asyncio.get_running_loop(), eager_start=True)
+
+    async def _join(self, relay: Relay, upstream: Socket) -> None:
+        """Gives the upstream's socket to the loop, which takes it over at its next turn, and with it the relay."""
+        connection = self._connection
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: relay.upstream, sock=upstream)
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
+            upstream.close()
+            self._give_up(Reason.INTERNAL_ERROR.value)
+            connection.failed()
+            return
+        self._joining = None
+        connection.settling = None
         if not relay.started:
-            raise _EndedError(connection.cause or "client_reset")
-        if connection.eof:
+            self._give_up(connection.cause or "client_reset")
+        elif connection.eof:
             relay.client.eof_received()  # the loop told it to the connection, and will not tell it again
-        return ""
 
     def _relay_ended(self, cause: str) -> None:
         try:
@@ -218,6 +313,21 @@ class _Passage:
     def _count(self) -> None:
         self._counted = True
         self._parts.metrics.tunnel_opened(self._grant.caller.tool)
+
+    def _give_up(self, cause: str) -> None:
+        """Ends what has not become a relay or an inspection. Once; the client was told, or is gone."""
+        if self._over:
+            return
+        self._over = True
+        self._reader = None
+        self._connection.settling = None
+        dial, self._dial = self._dial, None
+        if dial is not None:
+            dial.cancel()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.close()
+        self._end(cause)
 
     def _end(self, cause: str) -> None:
         self._parts.tunnels.discard(self._tunnel)

@@ -597,7 +597,7 @@ BREAKABLE: dict[str, tuple[object, str]] = {
     "identify": (connect, "identify"),
     "decide_tunnel": (connect, "decide_tunnel"),
     "the hello reader": (connect, "ClientHelloReader"),
-    "dial": (connect, "dial"),
+    "dial": (connect, "Dial"),
     "the relay": (connect, "Relay"),
     "the head parser": (connection, "parse_head"),
 }

@@ -103,12 +103,13 @@ async def reach(parts: GateParts, pool: Pool, grant: Grant, conversation: Conver
     """A new connection to one of the grant's addresses. Raises DialError and ExhaustedError."""
     started = time.perf_counter()
     sock = await dial(grant.addresses, grant.decision.request.port, seconds=parts.settings.connect_timeout)
+    upstream = Upstream(pool, grant, conversation)
+    joining = asyncio.ensure_future(asyncio.get_running_loop().create_connection(lambda: upstream, sock=sock))
     try:
-        _, upstream = await asyncio.get_running_loop().create_connection(
-            lambda: Upstream(pool, grant, conversation), sock=sock
-        )
-    except BaseException:
-        sock.close()
+        await asyncio.shield(joining)
+    except asyncio.CancelledError:
+        # Not called off half-way, when nobody could say whose the socket is.
+        joining.add_done_callback(lambda _: upstream.give_up())
         raise
     parts.metrics.upstream_connected(time.perf_counter() - started)
     return upstream
