@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
-from typing import Final
+import time
+from typing import Any, Final
 
 import structlog
 
 from cloned_proxy.proxy.server import Server
+from cloned_proxy.telemetry.events import ProbeEvent
 
 _log = structlog.get_logger(__name__)
 
@@ -22,30 +25,51 @@ _PROGRAM: Final = "from cloned_proxy.cli import main; main()"
 async def probe_forever(server: Server, interval: float) -> None:
     """Probes each `interval` seconds until cancelled. A probe that cannot be run counts as one that failed."""
     while True:
-        sealed, said = await _probe()
-        server.probed(sealed=sealed)
-        if not sealed:
+        event = await _probe()
+        server.probed(event)
+        if not event.sealed:
+            said = "; ".join(event.failures)
             _log.error("the escape probe failed; `cloned-proxy verify` shows each attempt", said=said)
         await asyncio.sleep(max(interval, SHORTEST))
 
 
-async def _probe() -> tuple[bool, str]:
+async def _probe() -> ProbeEvent:
+    began = time.monotonic()
     # A process of its own: what it does with namespaces and containers must not be able to hurt this one.
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _PROGRAM, "verify"),
+        *(sys.executable, "-c", _PROGRAM, "verify", "--json"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+        stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "NO_COLOR": "1"},
     )
     try:
         async with asyncio.timeout(_LONGEST_PROBE):
-            output, _ = await process.communicate()
+            output, said = await process.communicate()
     except TimeoutError:
-        return False, f"no answer within {_LONGEST_PROBE:.0f} s"
+        return _blind(began, f"no answer within {_LONGEST_PROBE:.0f} s")
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    lines = output.decode(errors="replace").strip().splitlines() or ["no output"]
-    return process.returncode == 0, lines[-1]
+    try:
+        return probe_event(json.loads(output), sealed=process.returncode == 0)
+    except (ValueError, KeyError, TypeError):
+        return _blind(began, (said.decode(errors="replace").strip().splitlines() or ["no output"])[-1])
+
+
+def probe_event(report: dict[str, Any], *, sealed: bool) -> ProbeEvent:
+    """What `verify --json` said, for the record. Raises KeyError or TypeError for anything else."""
+    lines = [*report["attempts"], *report["controls"]]
+    return ProbeEvent(
+        at=time.time(),
+        sealed=sealed and report["sealed"] is True,
+        attempts=len(report["attempts"]),
+        controls=len(report["controls"]),
+        seconds=report["seconds"],
+        failures=tuple(f"{line['what']}: {line['result']}" for line in lines if line["result"] != "ok"),
+    )
+
+
+def _blind(began: float, why: str) -> ProbeEvent:
+    return ProbeEvent(time.time(), False, 0, 0, round(time.monotonic() - began, 2), (why,))

@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli.options import PolicyOption, ReasonOption, ToolOption, WorkspaceOption
-
-DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the change as a diff and make none.")]
+from cloned_proxy.cli.options import DryRunOption, PolicyOption, ReasonOption, ToolOption, WorkspaceOption
 
 
 def allow(
@@ -31,10 +29,10 @@ def allow(
     """Allow hosts, for everybody or for one tool."""
     import time
 
-    from cloned_proxy.cli.authority import split_port
     from cloned_proxy.cli.durations import parse_duration
     from cloned_proxy.cli.editing import add_entries
     from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.policy.url import split_port
     from cloned_proxy.store.policy_edit import Entry
 
     try:

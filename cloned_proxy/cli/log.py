@@ -1,4 +1,4 @@
-"""`log`: decisions and changes of the policy, as they were recorded, or as they happen."""
+"""`log`: decisions, runs, probes and changes of the policy, as they were recorded, or as they happen."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import typer
 from cloned_proxy.cli.options import JsonOption, ToolOption, WorkspaceOption
 
 _POLL_SECONDS: Final = 0.1
+_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "run", "probe")
+_TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "run")
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
 
 
@@ -21,7 +23,7 @@ def log(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print decisions and policy changes; --json is one object a line."""
+    """Print decisions, runs, probes and policy changes; --json is one object a line."""
     import time
 
     from cloned_proxy.cli.context import existing_workspace
@@ -34,7 +36,9 @@ def log(
         start = time.time() - parse_duration(since) if since is not None else None
     except ValueError as error:
         raise CommandError(f"--since: {error}") from error
-    types = ("decision",) if denied or tool is not None else ("decision", "policy")
+    types = _TYPES if tool is None else _TYPES_OF_TOOLS
+    if denied:
+        types = ("decision",)
     seen = 0
     with AuditLog(existing_workspace(workspace).state_db) as audit:
         try:
@@ -54,17 +58,54 @@ def log(
 
 def line(body: dict[str, Any]) -> str:
     """One entry for people. Every recorded text is made harmless for a terminal."""
-    from cloned_proxy.cli.output import iso_time, paint, visible
+    from cloned_proxy.cli.output import iso_time, paint
 
     at = paint(iso_time(body["at"]), "dim")
-    if body["type"] == "policy":
-        why = f" ({body['why']})" if body["why"] else ""
-        text = f"{body['actor']}: {body['summary']}{why}"
-        return f"{at}  {paint('policy', 'bold')}  {body['action']}  {visible(text)}"
+    match body["type"]:
+        case "policy":
+            return f"{at}  {_policy(body)}"
+        case "run":
+            return f"{at}  {_run(body)}"
+        case "probe":
+            return f"{at}  {_probe(body)}"
+        case _:
+            return f"{at}  {_decision(body)}"
+
+
+def _policy(body: dict[str, Any]) -> str:
+    from cloned_proxy.cli.output import paint, visible
+
+    why = f" ({body['why']})" if body["why"] else ""
+    text = f"{body['actor']}: {body['summary']}{why}"
+    return f"{paint('policy', 'bold')}  {body['action']}  {visible(text)}"
+
+
+def _run(body: dict[str, Any]) -> str:
+    from cloned_proxy.cli.output import paint, visible
+
+    dry = "  (dry run)" if body["dry_run"] else ""
+    reason = f"  {body['reason']}" if body["reason"] else ""
+    text = f"{body['tool']}  run {body['run']}  {body['result']} in {body['seconds']:.2f} s{dry}{reason}"
+    return f"{paint('run   ', 'bold')}  {visible(text)}"
+
+
+def _probe(body: dict[str, Any]) -> str:
+    from cloned_proxy.cli.output import paint, visible
+
+    found = paint("sealed", "green") if body["sealed"] else paint("NOT SEALED", "red")
+    counts = f"{body['attempts']} attempts, {body['controls']} controls, {body['seconds']:.1f} s"
+    return f"{paint('probe ', 'bold')}  {found}  {visible('; '.join((counts, *body['failures'])))}"
+
+
+def _decision(body: dict[str, Any]) -> str:
+    from cloned_proxy.cli.output import paint, visible
+    from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK
+
     verdict = paint(f"{body['verdict']:<6}", _STYLES[body["verdict"]])
     host = f"[{body['host']}]" if ":" in body["host"] else body["host"]
     asked = (
         f"{body['method']} {host}:{body['port']}{body['path']}" if body["method"] else "(a head that cannot be read)"
     )
     reason = "" if body["verdict"] == "allow" else f"  {body['reason']}"
-    return f"{at}  {verdict}  {visible(body['tool'] or '-')}  {visible(asked)}{reason}"
+    dry = "  (dry run)" if (body["run"] or "").startswith(DRY_RUN_MARK) else ""
+    return f"{verdict}  {visible(body['tool'] or '-')}  {visible(asked)}{reason}{dry}"

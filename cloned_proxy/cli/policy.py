@@ -1,4 +1,4 @@
-"""`policy`: check a file, compare it, import a pack."""
+"""`policy`: check a file, compare it, import a pack; and its earlier versions."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from cloned_proxy.cli import history
 from cloned_proxy.cli.errors import BAD_INPUT, say
-from cloned_proxy.cli.options import JsonOption, PolicyOption, WorkspaceOption
+from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, WorkspaceOption
 
-app = typer.Typer(help="Check, compare and import policy files.", no_args_is_help=True)
+app = typer.Typer(help="Check, compare and import policy files; go back to an earlier version.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -100,7 +101,7 @@ def diff(
 def import_pack(
     pack: Annotated[Path, typer.Argument(metavar="PACK.yaml", help="A Cloned policy pack.")],
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the change as a diff and make none.")] = False,
+    dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
 ) -> None:
@@ -130,3 +131,8 @@ def import_pack(
         workspace=workspace,
         policy_file=policy,
     )
+
+
+app.command("history")(history.history)
+app.command("show")(history.show)
+app.command("restore")(history.restore)

@@ -17,6 +17,8 @@ type Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 DEFAULT_PORTS: Final = frozenset({80, 443})
 GLOBAL_SCOPE: Final = "global"
+OWN_RULES: Final = "self"
+"""In `may_request`: the rules of the tool that asks."""
 
 
 class Verdict(enum.IntEnum):
@@ -122,6 +124,8 @@ class Inject:
 
     header: str
     value: str
+    redact_echo: bool = True
+    """Responses are searched for the secrets, which are taken out of heads and never passed on in bodies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +228,8 @@ class Scope:
     on_deny: OnDeny = OnDeny.REFUSE
     hold: float = 0.0
     """Seconds a denied call may wait for an answer."""
+    may_request: frozenset[str] = frozenset({OWN_RULES})
+    """For whom the tool may ask for other rules: `self`, `global`, and tool ids."""
 
 
 @dataclass(frozen=True, slots=True)

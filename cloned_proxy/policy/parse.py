@@ -28,6 +28,7 @@ from cloned_proxy.policy.model import (
     ANONYMOUS,
     DEFAULT_PORTS,
     GLOBAL_SCOPE,
+    OWN_RULES,
     Anonymous,
     HostIndex,
     HostPattern,
@@ -111,6 +112,10 @@ def failed_tests(policy: Policy, now: float) -> tuple[Problem, ...]:
 
 
 _RULE_LISTS: Final = ("allow", "deny")
+_INJECT_NEEDS_PORTS: Final = (
+    "a rule with 'inject' says its ports, because the usual ones hold 80, where the secret would travel in the clear; "
+    "add 'ports: [443]'"
+)
 
 
 def _kind(value: object) -> str:
@@ -201,7 +206,20 @@ class _Reader:
             return Scope(allow, deny)
         if read.hold is not None and read.on_deny != "ask":
             self.problem((*path, "hold"), "'hold' waits for the answer to a question; add 'on_deny: ask'")
-        return Scope(allow, deny, read.inherit_global, _limits(read.limits), OnDeny(read.on_deny), read.hold or 0.0)
+        for index, whom in enumerate(read.may_request):
+            if whom not in (OWN_RULES, GLOBAL_SCOPE) and not valid_tool_id(whom):
+                self.problem(
+                    (*path, "may_request", index), f"{whom!r} is nobody to ask for; write self, global or a tool id"
+                )
+        return Scope(
+            allow,
+            deny,
+            read.inherit_global,
+            _limits(read.limits),
+            OnDeny(read.on_deny),
+            read.hold or 0.0,
+            frozenset(read.may_request),
+        )
 
     def rules(self, entries: Sequence[object], scope: str, path: DocumentPath, *, denies: bool) -> list[Rule]:
         rules: list[Rule] = []
@@ -252,6 +270,8 @@ class _Reader:
             if raw_tcp and getattr(read, key) is not None:
                 message = f"'{key}' needs TLS to be opened, and 'protocols: [tcp]' says it may not be TLS; remove one"
                 self.problem((*path, key), message)
+        if read.inject is not None and read.ports is None and not raw_tcp:
+            self.problem((*path, "inject"), _INJECT_NEEDS_PORTS)
         if pattern is None:
             return None
         ports = DEFAULT_PORTS if read.ports is None else frozenset(read.ports)
@@ -312,7 +332,7 @@ def _limits(read: LimitsDocument) -> Limits:
 
 
 def _inject(read: InjectDocument | None) -> Inject | None:
-    return None if read is None else Inject(read.header, read.value)
+    return None if read is None else Inject(read.header, read.value, read.redact_echo)
 
 
 def _details(

@@ -1,4 +1,4 @@
-"""The decision for a whole URL, as the wire would make it: what `tests:`, `explain` and SafeFetch ask."""
+"""The decision for a whole URL, as the wire would make it: what `tests:`, `explain` and SafeFetch ask; `HOST:PORT`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _URL: Final = re.compile(
 _UNSAFE: Final = re.compile(r"[\x00-\x20\x7f]")
 _METHOD: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}", re.ASCII)
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
+_MAX_PORT: Final = 65_535
 
 
 def decide_url(  # noqa: PLR0917  the order of `decide`, which it stands in for
@@ -56,3 +57,27 @@ def _malformed(policy: Policy | None, caller: Caller, url: str) -> Decision:
     tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
     reason = Reason.POLICY_UNAVAILABLE if policy is None else Reason.MALFORMED_REQUEST
     return Decision(Verdict.DENY, reason, Request(url, 0), tool)
+
+
+def split_port(text: str) -> tuple[str, int | None]:
+    """`example.com:8443` as host and port; an IPv6 literal with a port stands in brackets. Raises ValueError."""
+    if "://" in text:  # what people paste first
+        raise ValueError(f"{text!r} is a URL; write the host alone: {text.partition('://')[2].partition('/')[0]}")
+    host, port = text, ""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{text!r} is not HOST:PORT; write an IPv6 address with a port as [2001:db8::1]:443")
+        port = rest[1:]
+        if rest == ":":
+            raise ValueError(f"{text!r} ends in a colon without a port; write the port or leave the colon out")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+        if not port:
+            raise ValueError(f"{text!r} ends in a colon without a port; write the port or leave the colon out")
+    if not port:
+        return host, None
+    # `isdecimal` alone would accept other scripts' digits, which `int` reads as well.
+    if not (port.isascii() and port.isdecimal()) or int(port) > _MAX_PORT:
+        raise ValueError(f"{text!r}: {port!r} is not a port; use a number from 0 to {_MAX_PORT}")
+    return host, int(port)

@@ -12,6 +12,7 @@ from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.live_policy import LivePolicy
+from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
 from cloned_proxy.store.state import State
 from cloned_proxy.telemetry.events import AuditUnavailableError, PolicyEvent
 from cloned_proxy.telemetry.metrics import Metrics
@@ -68,12 +69,24 @@ class PolicyFollower:
         except AuditUnavailableError as error:
             _log.warning("uses of rules that are gone stay counted", reason=str(error))
         self._sweep()
-        self._record("reload", f"{policy.source}: mode {policy.mode}, rules: {len(policy.rules)}", policy.version)
+        summary = f"{policy.source}: mode {policy.mode}, rules: {len(policy.rules)}"
+        self._record("reload", summary, policy.version)
+        self._remember(policy, summary)
 
     def _rejected(self, error: PolicyError | StoreError) -> None:
         self._metrics.policy_rejected(counts=self._leads)
         kept = self.live.current.version if self.live.current is not None else ""
         self._record("reject", str(error), kept)
+
+    def _remember(self, policy: Policy, summary: str) -> None:
+        """Into the history, so that a change by hand can be rolled back like any other."""
+        if not self._leads:
+            return
+        version = PolicyVersion(policy.version, self._clock(), "file", "", summary)
+        try:
+            self._state.audit.remember(Snapshot(version, policy.source, self.live.raw, policy.rules))
+        except AuditUnavailableError as error:
+            _log.warning("a version of the policy is missing in its history", reason=str(error))
 
     def _record(self, action: str, summary: str, version: str) -> None:
         if not self._leads:

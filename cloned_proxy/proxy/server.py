@@ -18,16 +18,21 @@ import structlog
 
 from cloned_proxy.policy.model import ANONYMOUS, Policy
 from cloned_proxy.proxy.assembly import Core, assemble
+from cloned_proxy.proxy.control_channel import ControlChannel
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
+from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
+from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
+from cloned_proxy.store.live_policy import LivePolicy
 from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.telemetry.events import ProbeEvent
 from cloned_proxy.telemetry.exposition import Exposition
 
 _log = structlog.get_logger(__name__)
@@ -40,6 +45,8 @@ class ServeOptions:
     listen: tuple[str, int] = ("127.0.0.1", 8081)
     metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
     policy_file: Path | None = None
+    control: tuple[str, int] | None = None
+    """Where the control process listens, if there is one: nobody is let through to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,8 @@ class Server:
             config = self.workspace.config()
             policy_file = find_policy(self.workspace, config, self._options.policy_file)
             core = await assemble(parts, self.workspace, config, policy_file, clock=self._clock, seat=self._seat)
+            if self._options.control is not None:
+                core.own.add_address(*self._options.control)
             exposition = self._expose(parts, core)
             listening = self._seat.listening if self._seat is not None else bind_tcp(*self._options.listen)
             parts.callback(listening.close)
@@ -92,6 +101,7 @@ class Server:
         try:
             await self.open(host)
             self._open_slot_api(core, host)
+            self._open_control_channel()
         except BaseException:
             self._cut.set()
             await self.stop()
@@ -104,7 +114,8 @@ class Server:
         slots = SlotApi(
             gate=core.gate,
             path=self.workspace.root.joinpath(*SOCKET_PLACE),
-            metrics=core.metrics,
+            on_run=SandboxRecord(core.state.audit, core.metrics).ran,
+            clock=self._clock,
             ca_for=self._ca_for,
             address=lambda: host.name,
         )
@@ -114,6 +125,16 @@ class Server:
             _log.warning("sandboxes of this workspace connect to the other proxy, not to this one", reason=str(error))
             return
         self._running.parts.push_async_callback(slots.close)
+
+    def _open_control_channel(self) -> None:
+        worker = self._seat.number if self._seat is not None else 0
+        channel = ControlChannel(self.workspace.root, self, worker=worker, clock=self._clock)
+        try:
+            channel.start()
+        except BindError as error:
+            _log.warning("the control UI cannot see this process", reason=str(error))
+            return
+        self._running.parts.push_async_callback(channel.close)
 
     async def stop(self) -> None:
         """Stops accepting, gives open flows the drain time (until `cut`), cuts the rest, and closes every part."""
@@ -144,9 +165,10 @@ class Server:
         core.own.add(listener.socket)
         await core.gate.open(listener)
 
-    def probed(self, *, sealed: bool) -> None:
-        """Puts the outcome of an escape probe into the metrics."""
-        self._running.core.metrics.isolation_probed(sealed=sealed)
+    def probed(self, event: ProbeEvent) -> None:
+        """Puts the outcome of an escape probe on record and into the metrics."""
+        core = self._running.core
+        SandboxRecord(core.state.audit, core.metrics).probed(event)
 
     def _ca_for(self, tool: str) -> str | None:
         """The workspace CA in PEM form, when a rule that the tool may use opens TLS."""
@@ -165,6 +187,16 @@ class Server:
         if policy is None:  # `start` raises rather than leave this so
             raise RuntimeError("no policy was loaded")
         return policy
+
+    @property
+    def live(self) -> LivePolicy:
+        """The policy, following its file."""
+        return self._running.core.follower.live
+
+    @property
+    def tunnels(self) -> Tunnels:
+        """What is open now."""
+        return self._running.core.gate.tunnels
 
     @property
     def address(self) -> str:

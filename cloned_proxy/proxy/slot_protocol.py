@@ -13,15 +13,18 @@ import struct
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 SOCKET_PLACE: Final = ("run", "slots.sock")
 """Below the workspace."""
 PROTOCOL_VERSION: Final = 1
+DRY_RUN_MARK: Final = "dry-"
+"""In front of the run's id, and with it on every entry of the log that the run causes."""
 MAX_MESSAGE: Final = 131_072
 MAX_DESCRIPTORS: Final = 4
+_LONGEST_REASON: Final = 500
 _LONGEST_ADDRESS: Final = 107
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
 """pid, uid, gid: `struct ucred`, unix(7)."""
@@ -64,6 +67,31 @@ class OpenSlot:
         if not (isinstance(tool, str) and isinstance(run, str) and tool and run):
             raise SlotProtocolError("a slot needs a tool and a run")
         return cls(tool, run, handovers)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnd:
+    """How a run ended, in the runner's words."""
+
+    result: str
+    seconds: float
+    start_seconds: float | None
+    """None when the container never started."""
+    reason: str
+    """Never the tool's own words. "" for a run that ended well."""
+
+    def encode(self, op: str, **more: str) -> bytes:
+        return encode(op=op, **asdict(self), **more)
+
+    @classmethod
+    def decode(cls, body: dict[str, Any]) -> RunEnd:
+        """Raises SlotProtocolError."""
+        try:
+            start = body["start_seconds"]
+            started = None if start is None else float(start)
+            return cls(str(body["result"]), float(body["seconds"]), started, str(body["reason"])[:_LONGEST_REASON])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SlotProtocolError("the message about the end of a run is incomplete") from error
 
 
 def _target(value: Any) -> tuple[str, int]:

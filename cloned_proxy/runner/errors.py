@@ -9,6 +9,11 @@ class SandboxError(Exception):
     result = "error"
     """The `result` label of `cloned_proxy_sandbox_runs_total`."""
 
+    @property
+    def on_record(self) -> str:
+        """The message as it may stand in the audit log."""
+        return str(self)
+
 
 class SandboxInputError(SandboxError):
     """Something that the caller wrote cannot be used: a tool id, a mount, a variable, a network."""
@@ -56,3 +61,8 @@ class ToolFailedError(SandboxError):
     """The tool ran and failed: it said so, or ended without the one JSON line that a worker owes."""
 
     result = "failed"
+
+    @property
+    def on_record(self) -> str:
+        """Not the message: it repeats what the tool said, and that may be a secret."""
+        return "the tool failed; what it said is not kept"

@@ -22,6 +22,7 @@ from cloned_proxy.proxy.slot_protocol import (
     SOCKET_PLACE,
     Handover,
     OpenSlot,
+    RunEnd,
     SlotProtocolError,
     decode,
     encode,
@@ -92,6 +93,16 @@ def proxy_status(workspace: Path, tool: str = "") -> ProxyStatus:
     return ProxyStatus(str(reply.get("address", "")), reply.get("ca"))
 
 
+def tell_end(workspace: Path, tool: str, run: str, end: RunEnd) -> None:
+    """Puts the end of a run without a slot on record. Raises ProxyLinkError."""
+    with connect(workspace) as sock:
+        try:
+            sock.send(end.encode("ran", tool=tool, run=run))
+        except OSError as error:
+            raise ProxyLinkError(f"the proxy of {workspace} does not answer: {error.strerror}; restart it") from error
+        _reply(sock)
+
+
 class ProxyLink:
     """One slot's listeners at the serving process, for the time of one run."""
 
@@ -114,8 +125,11 @@ class ProxyLink:
         self._watcher.start()
         return served
 
-    def close(self, result: str, start_seconds: float | None) -> None:
-        """Ends the slot; returns when the serving process has closed its sockets, or is gone."""
+    def close(self, end: RunEnd) -> None:
+        """Says how the run ended and ends the slot.
+
+        Returns when the serving process has closed its sockets, or is gone.
+        """
         self._ending.set()
         self._wake_writer.close()
         if self._watcher is not None:
@@ -124,7 +138,7 @@ class ProxyLink:
         if sock is not None:
             with contextlib.suppress(OSError, ProxyLinkError):
                 sock.settimeout(_REPLY_SECONDS)
-                sock.send(encode(op="done", result=result, start_seconds=start_seconds))
+                sock.send(end.encode("done"))
                 _reply(sock)
                 sock.send(encode(op="close"))
                 sock.recv(1)

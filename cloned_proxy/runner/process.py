@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from cloned_proxy.policy.identity import Claims, mint_token, proxy_url
-from cloned_proxy.runner.errors import ToolLimitError, ToolTimeoutError
+from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, RunEnd
+from cloned_proxy.runner.errors import ProxyLinkError, SandboxError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.files import read_scratch
-from cloned_proxy.runner.link import proxy_status
-from cloned_proxy.runner.runner import DEFAULT_TIMEOUT, DRY_RUN_MARK, ToolResult, write_ca
+from cloned_proxy.runner.link import proxy_status, tell_end
+from cloned_proxy.runner.runner import DEFAULT_TIMEOUT, ToolResult, write_ca
 from cloned_proxy.runner.spec import MIB, Limits, ca_environment, check_tool_id, proxy_environment
 from cloned_proxy.runner.worker import read_answer, request_line
 from cloned_proxy.share import share_path
@@ -56,7 +57,20 @@ class ProcessRunner:
         began = time.monotonic()
         line = request_line(tool_id, input, ctx)
         run = (DRY_RUN_MARK if dry_run else "") + secrets.token_hex(4)
-        seconds = timeout or self._timeout
+        result, reason, started = "error", "interrupted", None
+        try:
+            done = self._run(tool_id, line, run, timeout or self._timeout, files)
+            result, reason, started = "ok", "", done.start_seconds
+        except SandboxError as error:
+            result, reason = error.result, error.on_record
+            raise
+        finally:
+            with contextlib.suppress(ProxyLinkError):  # it went away during the run, and took no more requests either
+                tell_end(self.workspace, tool_id, run, RunEnd(result, time.monotonic() - began, started, reason))
+        return done
+
+    def _run(self, tool_id: str, line: bytes, run: str, seconds: float, files: tuple[str, ...]) -> ToolResult:
+        began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="cloned-tool-") as directory, contextlib.ExitStack() as stack:
             home = Path(directory)
             stdout, stderr = (stack.enter_context(tempfile.TemporaryFile()) for _ in range(2))

@@ -16,9 +16,9 @@ from typing import Any, Final, Self
 import certifi
 import structlog
 
-from cloned_proxy.proxy.slot_protocol import Handover
+from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, Handover, RunEnd
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import SandboxError, SandboxInputError
+from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolLimitError
 from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
 from cloned_proxy.runner.files import new_scratch, read_scratch, refuse_doors, remove_scratch
 from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
@@ -44,7 +44,6 @@ from cloned_proxy.store.workspace import Workspace
 _log = structlog.get_logger(__name__)
 
 DEFAULT_TIMEOUT: Final = 120.0
-DRY_RUN_MARK: Final = "dry-"
 NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
 _MAX_STDOUT: Final = 8 * 1024 * 1024
 LLM_PORT: Final = 8080
@@ -62,8 +61,8 @@ class Job:
     timeout: float | None = DEFAULT_TIMEOUT
     dry_run: bool = False
     """Marks the run's id, and with it every audit entry, with `dry-`."""
-    keep: Callable[[Path], None] | None = None
-    """Called with the scratch directory after the tool has ended and before it is removed."""
+    keep: Callable[[Path, Outcome], None] | None = None
+    """Called after the tool has ended and before its scratch directory is removed; what it raises ends the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,16 +164,22 @@ class DockerContainerRunner:
         began = time.monotonic()
         line = request_line(tool_id, input, ctx)
         collected = Collected(_MAX_STDOUT)
+        output: list[Any] = []
         brought: dict[str, bytes] = {}
+
+        def keep(scratch: Path, outcome: Outcome) -> None:
+            if outcome.out_of_memory:
+                raise ToolLimitError(f"{tool_id} used more than {self._limits.memory} bytes of memory and was killed")
+            output.append(read_answer(tool_id, bytes(collected.stdout), outcome.exit_code, bytes(collected.stderr)))
+            brought.update((name, read_scratch(scratch, name, limit=self._limits.scratch)) for name in files)
+
         job = Job(
             tool=tool_id,
             worker=choose_worker(self.project, self._worker, self._image_of(tool_id)),
             timeout=timeout or self._timeout,
             env=env or {},
             dry_run=dry_run,
-            keep=lambda scratch: brought.update(
-                (name, read_scratch(scratch, name, limit=self._limits.scratch)) for name in files
-            ),
+            keep=keep,
         )
 
         def feed(stream: Any) -> None:
@@ -182,12 +187,9 @@ class DockerContainerRunner:
             stream.end_input()
 
         run, outcome = self.run(job, feed=feed, output=collected)
-        stderr = bytes(collected.stderr)
-        if outcome.out_of_memory:
-            raise SandboxError(f"{tool_id} used more than {self._limits.memory} bytes of memory and was killed")
-        output = read_answer(tool_id, bytes(collected.stdout), outcome.exit_code, stderr)
         seconds = time.monotonic() - began
-        return ToolResult(output, stderr.decode(errors="replace"), seconds, outcome.start_seconds, run, brought)
+        said = collected.stderr.decode(errors="replace")
+        return ToolResult(output[0], said, seconds, outcome.start_seconds, run, brought)
 
     async def run_tool_async(self, tool_id: str, input: Any, ctx: Any = None, **options: Any) -> ToolResult:  # noqa: A002  as above
         """`run_tool` without blocking the event loop."""
@@ -209,7 +211,8 @@ class DockerContainerRunner:
     ) -> tuple[str, Outcome]:
         run = secrets.token_hex(4)
         recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
-        result, start_seconds = "error", None
+        began = time.monotonic()
+        result, reason, start_seconds = "error", "interrupted", None
         scratch = new_scratch(self._runs / self._owner / "scratch", run)
         spec: SandboxSpec | None = None
         link = ProxyLink(self.workspace, job.tool, recorded, slot.handovers, slot.open_sockets)
@@ -222,14 +225,14 @@ class DockerContainerRunner:
                 spec = replace(spec, with_ca=True)
             outcome = execute(self._engine, spec, feed=feed, output=output, timeout=job.timeout)
             start_seconds = outcome.start_seconds
-            result = "ok" if outcome.exit_code == 0 else "failed"
             if job.keep is not None:
-                job.keep(scratch)
+                job.keep(scratch, outcome)
+            result, reason = ("ok", "") if outcome.exit_code == 0 else ("failed", f"exit code {outcome.exit_code}")
         except SandboxError as error:
-            result = error.result
+            result, reason = error.result, error.on_record
             raise
         finally:
-            link.close(result, start_seconds)
+            link.close(RunEnd(result, time.monotonic() - began, start_seconds, reason))
             self._remove_scratch(scratch, spec)
         return run, outcome
 

@@ -16,7 +16,7 @@ from typing import Final
 
 from cloned_proxy.proxy.slot_protocol import Handover, short_path
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import SandboxError, SlotError
+from cloned_proxy.runner.errors import SandboxError, SlotError, ToolFailedError
 from cloned_proxy.runner.netns import Namespace, may_enter
 from cloned_proxy.runner.spec import HolderSpec, holder_container
 from cloned_proxy.runner.stream import StreamTimeoutError
@@ -106,11 +106,14 @@ class SlotPool:
 
     @contextlib.contextmanager
     def acquire(self) -> Iterator[Slot]:
-        """A slot for one run. It goes back into the pool only when the run ended without an exception."""
+        """A slot for one run. It goes back into the pool only when the tool ended by itself, well or not."""
         slot = self._take() or self._make()
         slot.runs += 1
         try:
             yield slot
+        except ToolFailedError:
+            self._put_back(slot)
+            raise
         except BaseException:
             # Whatever went wrong, the slot may hold something of it: thrown away, not shared with the next tool.
             self._remove(slot)

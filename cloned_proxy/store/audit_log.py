@@ -60,6 +60,22 @@ class AuditLog:
         with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
             append_events(self._database, [event])
 
+    @contextlib.contextmanager
+    def appending(self, event: Event) -> Iterator[sqlite3.Connection]:
+        """Puts one event on record together with what is done inside: both stand, or neither.
+
+        Other writers wait meanwhile. Raises StoreError, when the record cannot be made or kept.
+        """
+        with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
+            append_events(self._database, [event])
+            yield self._database
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The database as of one moment. Raises StoreError."""
+        with self._clear_errors(), _transaction(self._database, "DEFERRED"):
+            yield self._database
+
     def entries(
         self,
         *,

@@ -16,10 +16,27 @@ from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Final, NamedTuple
 
-from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, PolicyEvent
+from cloned_proxy.telemetry.events import (
+    ApprovalEvent,
+    DecisionEvent,
+    DeviceEvent,
+    Event,
+    FlowEnd,
+    PolicyEvent,
+    ProbeEvent,
+    RunEvent,
+)
 
 GENESIS: Final = "0" * 64
-_TYPES: Final = {DecisionEvent: "decision", FlowEnd: "flow_end", PolicyEvent: "policy"}
+_TYPES: Final = {
+    DecisionEvent: "decision",
+    FlowEnd: "flow_end",
+    PolicyEvent: "policy",
+    ApprovalEvent: "approval",
+    RunEvent: "run",
+    ProbeEvent: "probe",
+    DeviceEvent: "device",
+}
 _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 
 

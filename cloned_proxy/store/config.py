@@ -53,6 +53,22 @@ class AuditSettings(_Section):
     retention_days: int = Field(default=90, ge=1)
 
 
+class ApprovalSettings(_Section):
+    """Requests of tools for other rules. Bounds are for the whole workspace, whichever process is asked."""
+
+    timeout: Seconds = 900.0
+    """Seconds that a request waits for a person."""
+    requests_per_minute: int = Field(default=10, ge=1, le=10_000)
+    """New requests of one tool; more are answered 429."""
+    pending_per_tool: int = Field(default=20, ge=1, le=1000)
+    pending: int = Field(default=200, ge=1, le=10_000)
+    """Of all tools together."""
+    held_per_tool: int = Field(default=8, ge=1, le=1000)
+    """Calls of one tool that may wait for an answer at once, in each worker (`hold:`); more are refused at once."""
+    history_days: int = Field(default=90, ge=1)
+    """How long decided requests stay listed; the audit log has its own retention."""
+
+
 class SandboxSettings(_Section):
     """How tools are run (contract section 8)."""
 
@@ -71,6 +87,11 @@ class SandboxSettings(_Section):
     """Seconds between two escape probes of `serve` (the metric `isolation_probe_success`); 0: off. At least 30."""
 
 
+class VaultSettings(_Section):
+    key: Literal["auto", "file", "keyring", "credential"] = "auto"
+    """Where the vault's key is kept; `auto`: the systemd credential where there is one, else `.cloned/vault.key`."""
+
+
 class Config(_Section):
     policy: str | None = None
     """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it."""
@@ -78,7 +99,9 @@ class Config(_Section):
     """URL where this workspace's clients find the proxy; None: the default address."""
     proxy: ProxySettings = ProxySettings()
     audit: AuditSettings = AuditSettings()
+    approvals: ApprovalSettings = ApprovalSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    vault: VaultSettings = VaultSettings()
 
 
 class ConfigError(StoreError):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-from filelock import FileLock
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import load_config
 from cloned_proxy.store.files import read_regular_file
+from cloned_proxy.store.lock import locked
 from cloned_proxy.store.yaml_reader import MAX_BYTES
 
 
 def set_egress_proxy(path: Path, url: str | None) -> None:
     """Writes `egress_proxy`, or takes it out. Raises StoreError, for a file that is not valid as it stands too."""
-    with FileLock(path.with_name(f".{path.name}.lock"), timeout=10, mode=0o600):
+    with locked(path):
         load_config(path)
         yaml = YAML()
         yaml.preserve_quotes = True

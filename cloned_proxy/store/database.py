@@ -36,6 +36,93 @@ INSERT INTO meta VALUES
 PRAGMA application_id = {_APPLICATION_ID};
 """  # noqa: S608  constants of this module, no input
 
+# Made on opening where it is missing, so that a file of an older program of this schema version gains it.
+_ADDED: Final = {
+    "policy_versions": """
+        CREATE TABLE IF NOT EXISTS policy_versions (
+            seq     INTEGER PRIMARY KEY AUTOINCREMENT,
+            source  TEXT NOT NULL,
+            version TEXT NOT NULL,
+            at      REAL NOT NULL,
+            actor   TEXT NOT NULL,
+            why     TEXT NOT NULL,
+            summary TEXT NOT NULL
+        )""",
+    "policy_texts": """
+        CREATE TABLE IF NOT EXISTS policy_texts (version TEXT PRIMARY KEY, text BLOB NOT NULL)""",
+    "rule_seen": """
+        CREATE TABLE IF NOT EXISTS rule_seen (
+            source TEXT NOT NULL, rule TEXT NOT NULL, first REAL NOT NULL, PRIMARY KEY (source, rule)
+        ) WITHOUT ROWID""",
+    "tally_calls": """
+        CREATE TABLE IF NOT EXISTS tally_calls (
+            id      INTEGER PRIMARY KEY AUTOINCREMENT,
+            tool    TEXT NOT NULL,
+            host    TEXT NOT NULL,
+            port    INTEGER NOT NULL,
+            method  TEXT NOT NULL,
+            path    TEXT NOT NULL,
+            verdict TEXT NOT NULL,
+            reason  TEXT NOT NULL,
+            since   INTEGER NOT NULL,
+            UNIQUE (host, tool, port, method, path, verdict, reason)
+        )""",
+    "tally_new": "CREATE INDEX IF NOT EXISTS tally_new ON tally_calls (tool, since)",
+    "tally": """
+        CREATE TABLE IF NOT EXISTS tally (
+            call  INTEGER NOT NULL,
+            hour  INTEGER NOT NULL,
+            count INTEGER NOT NULL,
+            first REAL NOT NULL,
+            last  REAL NOT NULL,
+            PRIMARY KEY (call, hour)
+        ) WITHOUT ROWID;
+        INSERT OR IGNORE INTO meta
+            SELECT 'tally_next', value FROM meta WHERE key = 'anchor_seq' UNION
+            SELECT 'tally_end', value FROM meta WHERE key = 'head_seq'""",
+    "approvals": """
+        CREATE TABLE IF NOT EXISTS approvals (
+            id             TEXT PRIMARY KEY,
+            key            TEXT NOT NULL,
+            state          TEXT NOT NULL,
+            asker          TEXT NOT NULL,
+            created        REAL NOT NULL,
+            expires        REAL NOT NULL,
+            boot           TEXT NOT NULL,
+            uptime         REAL NOT NULL,
+            body           TEXT NOT NULL,
+            count          INTEGER NOT NULL,
+            intent         TEXT,
+            decided_by     TEXT NOT NULL DEFAULT '',
+            decided_at     REAL,
+            decided_reason TEXT NOT NULL DEFAULT '',
+            rules          TEXT NOT NULL DEFAULT '[]'
+        ) WITHOUT ROWID""",
+    "approvals_pending": """
+        CREATE UNIQUE INDEX IF NOT EXISTS approvals_pending ON approvals (key) WHERE state = 'pending'""",
+    "approvals_created": """
+        CREATE INDEX IF NOT EXISTS approvals_created ON approvals (created)""",
+    "devices": """
+        CREATE TABLE IF NOT EXISTS devices (
+            id      TEXT PRIMARY KEY,
+            name    TEXT NOT NULL UNIQUE,
+            kind    TEXT NOT NULL,
+            token   TEXT NOT NULL UNIQUE,
+            created REAL NOT NULL,
+            expires REAL NOT NULL,
+            seen    REAL
+        ) WITHOUT ROWID""",
+    "pairing_codes": """
+        CREATE TABLE IF NOT EXISTS pairing_codes (
+            hash TEXT PRIMARY KEY, name TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL
+        ) WITHOUT ROWID""",
+    "pairing_lock": """
+        CREATE TABLE IF NOT EXISTS pairing_lock (
+            id INTEGER PRIMARY KEY CHECK (id = 1), failures INTEGER NOT NULL, until REAL NOT NULL
+        )""",
+}
+"""Statements by the name of what they make. Each table has one module of this package that owns it."""
+
 
 def open_database(path: Path) -> sqlite3.Connection:
     """A connection to the state database, made (0600) where there is none.
@@ -58,9 +145,10 @@ def open_database(path: Path) -> sqlite3.Connection:
         if empty:
             _create_schema(connection)
             _check_schema(connection, path)
+        _add_missing(connection)
     except sqlite3.Error as error:
         connection.close()
-        raise StoreError(f"{path}: {_explain(path, error)}") from error
+        raise StoreError(f"{path}: {explain(path, error)}") from error
     except StoreError:
         connection.close()
         raise
@@ -96,6 +184,21 @@ def _create_schema(connection: sqlite3.Connection) -> None:
         raise
 
 
+def _add_missing(connection: sqlite3.Connection) -> None:
+    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    missing = [statement for name, statement in _ADDED.items() if name not in found]
+    if not missing:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in ";".join(missing).split(";"):
+            connection.execute(statement)
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+
+
 def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
     if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
         raise StoreError(f"{path}: not a state database of cloned-proxy; {_move_away(path)}")
@@ -108,7 +211,8 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def _explain(path: Path, error: sqlite3.Error) -> str:
+def explain(path: Path, error: sqlite3.Error) -> str:
+    """What is wrong with the file, and the fix."""
     text = str(error)
     if "not a database" in text or "malformed" in text or "no such table" in text:
         return f"damaged ({text}); {_move_away(path)}"

@@ -78,6 +78,8 @@ class LivePolicy:
         """Why the file as it is now is not in force; None while it is."""
         self.loaded_at: float | None = None
         """When `current` came into force (Unix seconds)."""
+        self.raw = b""
+        """The bytes of `current`'s file."""
         self._clock = clock
         self._on_change = on_change
         self._on_reject = on_reject
@@ -109,17 +111,17 @@ class LivePolicy:
             loop = asyncio.get_running_loop()
             try:
                 with _beside_traffic():
-                    policy = await loop.run_in_executor(self._executor, self._load)
+                    loaded = await loop.run_in_executor(self._executor, self._load)
             except (PolicyError, StoreError) as error:
                 self._reject(error)
             except Exception as error:  # noqa: BLE001  the last good policy stays; the watcher must not die
                 _log.exception("reading the policy file failed")
                 self._reject(StoreError(f"{self.path}: reading it failed: {error!r}; see the log"))
             else:
-                self._accept(policy)
+                self._accept(*loaded)
 
-    def _load(self) -> Policy | None:
-        """The policy of the file, None when its bytes are those already in force. Runs in the thread."""
+    def _load(self) -> tuple[Policy | None, bytes]:
+        """The policy of the file, None when its bytes are those already in force, and they. Runs in the thread."""
         self._seen = signature_of(self.path)
         raw = read_policy_bytes(self.path)
         if not raw.strip() and self.current is not None:
@@ -127,10 +129,10 @@ class LivePolicy:
             self._seen = signature_of(self.path)
             raw = read_policy_bytes(self.path)
         if self.current is not None and version_of(raw) == self.current.version:
-            return None
-        return policy_from_bytes(raw, source=str(self.path), now=self._clock())
+            return None, raw
+        return policy_from_bytes(raw, source=str(self.path), now=self._clock()), raw
 
-    def _accept(self, policy: Policy | None) -> None:
+    def _accept(self, policy: Policy | None, raw: bytes) -> None:
         if policy is None:
             if self.last_error is None:
                 return
@@ -140,6 +142,7 @@ class LivePolicy:
                 return
         self.last_error = None
         self.current = policy
+        self.raw = raw
         # Rules have no cycles and go by reference count: no later collection needs to walk through them.
         gc.freeze()
         self.loaded_at = self._clock()

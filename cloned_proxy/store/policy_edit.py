@@ -1,36 +1,35 @@
-"""The one way to edit a policy file: for the command line now, for the API and the approvals later.
+"""Editing the text of a policy file; `store.edit_service` puts the edits on record and is what everybody calls.
 
 An edit happens under a lock, on the text, and is validated by the same code that loads the file, `tests:` included,
-before one atomic rename. What does not validate changes nothing. The caller records the PolicyEvent.
+before one atomic rename. What does not validate changes nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from filelock import FileLock, Timeout
-
 from cloned_proxy.policy.host import HostError, parse_pattern
 from cloned_proxy.policy.model import GLOBAL_SCOPE, HostPattern, Policy, Rule
-from cloned_proxy.policy.parse import parse_policy
+from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.store.atomic import write_atomically
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.errors import ConflictError, StoreError
+from cloned_proxy.store.list_edit import change_list, list_at, read_value, remove_entry, text_diff
+from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_file import policy_from_bytes, read_policy_bytes, version_of
-from cloned_proxy.store.yaml_edit import Value, add_items, remove_item, render, replace_item, set_keys
+from cloned_proxy.store.yaml_edit import Value, add_items, replace_item, set_keys
 from cloned_proxy.store.yaml_reader import read_document
 
 type Action = Literal["allow", "deny"]
 
-_LOCK_SECONDS: Final = 10.0
 _NO_USES: Final[Mapping[str, int]] = {}
 
 
@@ -71,6 +70,17 @@ class Entry:
     def is_lease(self) -> bool:
         return self.expires is not None or self.max_uses is not None
 
+    def __str__(self) -> str:
+        """All that the entry says, on one line: in the record a narrow rule must not read like a broad one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        words = [":".join((host, *map(str, self.ports))), ",".join(self.methods), ",".join(self.paths)]
+        words += [*self.protocols, *self.addresses]
+        if self.max_uses is not None:
+            words.append(f"uses {self.max_uses}")
+        if self.expires is not None:
+            words.append(f"until {datetime.fromtimestamp(self.expires, UTC):%Y-%m-%dT%H:%M:%SZ}")
+        return " ".join(filter(None, words))
+
 
 @dataclass(frozen=True, slots=True)
 class Addition:
@@ -88,6 +98,10 @@ class Addition:
     def path(self) -> tuple[str, ...]:
         return (*self.scope_path, self.action)
 
+    def __str__(self) -> str:
+        for_whom = f" for {self.tool}" if self.tool is not None else ""
+        return f"{self.action} {', '.join(map(str, self.entries))}{for_whom}"
+
 
 @dataclass(frozen=True, slots=True)
 class EditResult:
@@ -102,12 +116,41 @@ class EditResult:
     """Hosts that `remove` did not find."""
 
 
-class PolicyEditor:
-    """Edits one policy file. Every method raises PolicyError or StoreError and then has changed nothing."""
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A version that was checked and is about to be written."""
 
-    def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
+    before: bytes | None
+    """The file as it is; None where there is none."""
+    previous: Policy | None
+    """What `before` says; None when that is nothing, or not valid."""
+    after: bytes
+    policy: Policy
+    result: EditResult
+
+
+type Recorder = Callable[[Draft], AbstractContextManager[None]]
+"""Entered before the file is written and left after it; raising at either end means that the file stays as it was."""
+
+
+class PolicyEditor:
+    """Edits one policy file. Every method raises PolicyError or StoreError and then has changed nothing.
+
+    With `expected`, the version that whoever asks has seen, another version of the file raises ConflictError.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        expected: str | None = None,
+        record: Recorder = lambda _draft: contextlib.nullcontext(),
+    ) -> None:
         self._path = path
         self._clock = clock
+        self._expected = expected
+        self._record = record
 
     def add(
         self, additions: Sequence[Addition], *, used: Mapping[str, int] = _NO_USES, dry_run: bool = False
@@ -119,31 +162,59 @@ class PolicyEditor:
         a lease for it changes nothing, and adding it without a term makes a lease permanent.
         """
         with self._locked(dry_run=dry_run):
-            text, policy = self._current()
-            edited, ids = text, []
+            before = self._before()
+            text, previous = self._current(before)
+            edited, policy, ids = text, previous, []
             for addition in additions:
                 wanted = _rules_of(addition)
                 ids += [rule.id for rule in wanted]
                 edited, policy = self._add(edited, policy, addition, wanted, used)
-            return self._finish(text, edited, tuple(ids), (), dry_run=dry_run)
+            return self._finish(before, previous, edited, tuple(ids), (), dry_run=dry_run)
 
     def remove(self, hosts: Sequence[str], *, tool: str | None = None, dry_run: bool = False) -> EditResult:
         """Takes back every allow and deny of these host patterns in one scope."""
+        patterns = {_pattern(host): host for host in hosts}
         with self._locked(dry_run=dry_run):
-            text, policy = self._current()
-            patterns = {_pattern(host): host for host in hosts}
-            edited, gone = text, []
-            scope = policy.global_scope if tool is None else policy.scope_of(tool)
-            for action, index in (("allow", scope.allow), ("deny", scope.deny)):
-                path = Addition((), tool, "deny" if action == "deny" else "allow").path
-                # From the end, so that the places of the earlier ones stay.
-                for position, rule in reversed(list(enumerate(index.rules))):
-                    if rule.pattern in patterns:
-                        edited = _remove(self._path, edited, path, position)
-                        gone.append(rule)
+            before = self._before()
+            text, policy = self._current(before)
+            edited, gone = self._without(text, policy, tool, lambda rule: rule.pattern in patterns)
             found = {rule.pattern for rule in gone}
             missing = tuple(host for pattern, host in patterns.items() if pattern not in found)
-            return self._finish(text, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
+            return self._finish(before, policy, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
+
+    def remove_rule(self, rule_id: str) -> EditResult:
+        """Takes back the one rule with this id; it is `missing` when there is none."""
+        with self._locked(dry_run=False):
+            before = self._before()
+            text, policy = self._current(before)
+            scope = next((rule.scope for rule in policy.rules if rule.id == rule_id), GLOBAL_SCOPE)
+            tool = None if scope == GLOBAL_SCOPE else scope
+            edited, gone = self._without(text, policy, tool, lambda rule: rule.id == rule_id)
+            missing = () if gone else (rule_id,)
+            return self._finish(before, policy, edited, tuple(rule.id for rule in gone), missing, dry_run=False)
+
+    def replace(self, text: str, *, dry_run: bool = False) -> EditResult:
+        """Another text for the whole file, which may be invalid as it stands."""
+        with self._locked(dry_run=dry_run):
+            before, previous = self._before(), None
+            with contextlib.suppress(PolicyError, StoreError):
+                previous = self._validate(before or b"")
+            return self._finish(before, previous, text, (), (), dry_run=dry_run)
+
+    def _without(
+        self, text: str, policy: Policy, tool: str | None, goes: Callable[[Rule], bool]
+    ) -> tuple[str, list[Rule]]:
+        edited = text
+        gone: list[Rule] = []
+        scope = policy.global_scope if tool is None else policy.scope_of(tool)
+        for action, index in (("allow", scope.allow), ("deny", scope.deny)):
+            path = Addition((), tool, "deny" if action == "deny" else "allow").path
+            # From the end, so that the places of the earlier ones stay.
+            for position, rule in reversed(list(enumerate(index.rules))):
+                if goes(rule):
+                    edited = remove_entry(self._path, edited, path, position)
+                    gone.append(rule)
+        return edited, gone
 
     def _add(
         self, text: str, policy: Policy, addition: Addition, wanted: Sequence[Rule], used: Mapping[str, int]
@@ -160,10 +231,9 @@ class PolicyEditor:
             text = self._renew(text, path, position, entry, old=old, used=used.get(rule.id, 0))
         if fresh:
             items = list(fresh.values())
-            text = _edit(
-                self._path, text, path, lambda t: add_items(t, path, items), lambda listed: listed.extend(_read(items))
-            )
-        return text, policy if not fresh else self._validate(text)
+            text = change_list(self._path, text, path, lambda t: add_items(t, path, items),
+                               lambda listed: listed.extend(read_value(items)))  # fmt: skip
+        return text, policy if not fresh else self._validate(text.encode())
 
     def _renew(self, text: str, path: tuple[str, ...], position: int, entry: Entry, *, old: Rule, used: int) -> str:
         was_lease = old.expires is not None or old.max_uses is not None
@@ -173,68 +243,67 @@ class PolicyEditor:
         if entry.max_uses is not None and "max_uses" in terms:
             terms["max_uses"] = entry.max_uses + used
         dropped = {name for name in ("expires", "max_uses") if was_lease and name not in terms}
-        item = _list_at(read_document(text.encode(), str(self._path)).data, path)[position]
+        item = list_at(read_document(text.encode(), str(self._path)).data, path)[position]
         body: dict[str, Any] = dict(item) if isinstance(item, dict) else {"host": item}
-        changes = {name: value for name, value in terms.items() if body.get(name) != _read(value)}
+        changes = {name: value for name, value in terms.items() if body.get(name) != read_value(value)}
         if dropped & body.keys():
             kept: dict[str, Value] = {name: value for name, value in {**body, **changes}.items() if name not in dropped}
             whole: Value = kept if len(kept) > 1 else body["host"]
-            return _edit(self._path, text, path, lambda t: replace_item(t, path, position, whole),
-                         lambda items: items.__setitem__(position, _read(whole)))  # fmt: skip
+            return change_list(self._path, text, path, lambda t: replace_item(t, path, position, whole),
+                         lambda items: items.__setitem__(position, read_value(whole)))  # fmt: skip
         if not changes:
             return text
-        return _edit(self._path, text, path, lambda t: set_keys(t, path, position, changes),
-                     lambda items: items.__setitem__(position, {**body, **_read(changes)}))  # fmt: skip
+        return change_list(self._path, text, path, lambda t: set_keys(t, path, position, changes),
+                     lambda items: items.__setitem__(position, {**body, **read_value(changes)}))  # fmt: skip
 
-    def _current(self) -> tuple[str, Policy]:
+    def _before(self) -> bytes | None:
+        """The file as it is; None where there is none. Raises ConflictError when it is not the expected version."""
+        raw = read_policy_bytes(self._path) if os.path.lexists(self._path) else None
+        if self._expected is not None and (found := version_of(raw or b"")) != self._expected:
+            raise ConflictError(
+                f"{self._path}: the policy is at version {found} now, not {self._expected}; "
+                "look at what changed and try again"
+            )
+        return raw
+
+    def _current(self, before: bytes | None) -> tuple[str, Policy]:
         """The text and its policy; a missing or empty file starts as the smallest valid one."""
-        raw = read_policy_bytes(self._path) if os.path.lexists(self._path) else b""
-        if not raw.strip():
+        if before is None or not before.strip():
             return "", parse_policy({"version": 1}, source=str(self._path), version="", lines={})
-        policy = policy_from_bytes(raw, source=str(self._path), now=self._clock())
-        return raw.decode("utf-8"), policy
+        return before.decode("utf-8"), self._validate(before)
 
-    def _validate(self, text: str) -> Policy:
-        return policy_from_bytes(text.encode(), source=str(self._path), now=self._clock())
+    def _validate(self, raw: bytes) -> Policy:
+        return policy_from_bytes(raw, source=str(self._path), now=self._clock())
 
     def _finish(
-        self, text: str, edited: str, ids: tuple[str, ...], missing: tuple[str, ...], *, dry_run: bool
+        self,
+        before: bytes | None,
+        previous: Policy | None,
+        edited: str,
+        ids: tuple[str, ...],
+        missing: tuple[str, ...],
+        *,
+        dry_run: bool,
     ) -> EditResult:
-        if edited == text:
-            return EditResult(False, version_of(text.encode()), ids, "", missing)
-        policy = self._validate(edited)
-        lines = difflib.unified_diff(
-            text.splitlines(keepends=True), edited.splitlines(keepends=True), str(self._path), str(self._path)
-        )
-        diff = "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+        old, new = before or b"", edited.encode()
+        if new == old or not (new or old.strip()):
+            return EditResult(False, version_of(old), ids, "", missing)
+        policy = self._validate(new)
+        diff = text_diff(old.decode("utf-8", "replace"), edited, str(self._path))
+        result = EditResult(True, policy.version, ids, diff, missing)
         if not dry_run:
-            write_atomically(self._path, edited.encode())
-        return EditResult(True, policy.version, ids, diff, missing)
+            with self._record(Draft(before, previous, new, policy, result)):
+                write_atomically(self._path, new)
+        return result
 
-    @contextlib.contextmanager
-    def _locked(self, *, dry_run: bool) -> Iterator[None]:
-        if dry_run:  # a rename cannot show half a file, so reading needs no lock, and no writable directory
-            yield
-            return
-        target = Path(os.path.realpath(self._path))
-        lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_SECONDS, mode=0o600)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise StoreError(f"{self._path}: another edit holds the lock for {_LOCK_SECONDS:.0f} s; end it") from error
-        except OSError as error:
-            raise StoreError(
-                f"{self._path}: cannot be locked for the edit: {error.strerror}; make its directory writable"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+    def _locked(self, *, dry_run: bool) -> AbstractContextManager[None]:
+        # A rename cannot show half a file, so reading needs no lock, and no writable directory.
+        return contextlib.nullcontext() if dry_run else locked(self._path)
 
 
 def _rules_of(addition: Addition) -> tuple[Rule, ...]:
     """The rules that the entries make, one each, in their order. Raises PolicyError."""
-    section: dict[str, Any] = {addition.action: [_read(entry.as_value()) for entry in addition.entries]}
+    section: dict[str, Any] = {addition.action: [read_value(entry.as_value()) for entry in addition.entries]}
     for key in reversed(addition.scope_path):
         section = {key: section}
     policy = parse_policy({"version": 1, **section}, source="new entry", version="", lines={})
@@ -248,37 +317,3 @@ def _pattern(host: str) -> HostPattern:
         return parse_pattern(host)
     except HostError as error:
         raise StoreError(f"{host}: {error}") from error
-
-
-def _read(value: Any) -> Any:
-    """A value as the reader will give it back."""
-    return read_document(render(value).encode(), "new entry").data
-
-
-def _edit(
-    path: Path, text: str, place: tuple[str, ...], change: Callable[[str], str], mean: Callable[[list[Any]], object]
-) -> str:
-    """Changes the text, and proves that its meaning changed as `mean` changes the list, and nowhere else."""
-    expected = read_document(text.encode(), str(path)).data
-    if expected is None:
-        expected, text = {"version": 1}, text + "version: 1\n"
-    mean(_list_at(expected, place))
-    try:
-        edited = change(text)
-        same = read_document(edited.encode(), str(path)).data == expected
-    except (ValueError, IndexError, StoreError) as error:
-        raise StoreError(f"{path}: its layout cannot be edited safely ({error}); edit it by hand") from error
-    if not same:
-        raise StoreError(f"{path}: its layout cannot be edited safely; edit it by hand")
-    return edited
-
-
-def _remove(path: Path, text: str, place: tuple[str, ...], position: int) -> str:
-    return _edit(path, text, place, lambda t: remove_item(t, place, position), lambda items: items.pop(position))
-
-
-def _list_at(document: Any, path: tuple[str, ...]) -> list[Any]:
-    for key in path[:-1]:
-        document = document.setdefault(key, {})
-    listed: list[Any] = document.setdefault(path[-1], [])
-    return listed

@@ -83,7 +83,74 @@ class PolicyEvent:
     """Version after the change."""
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent
+@dataclass(frozen=True, slots=True)
+class ApprovalEvent:
+    """One step of a request for other rules: asked, approved, rejected, expired, or met a conflict."""
+
+    at: float
+    action: str
+    """`asked`, `approved`, `rejected`, `expired`, `conflict`."""
+    approval: str
+    """Id of the request."""
+    actor: str
+    """Who did this: `tool:<id>`, `cli:<user>`, `device:<name>`, `clock`."""
+    tool: str | None
+    """Who asked."""
+    summary: str
+    """What for: `allow api.example.com:443 for demo@v1`."""
+    why: str
+    policy: str
+    """Version of the policy after it; "" when that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """A run of a sandboxed tool that ended, whether or not it asked for anything."""
+
+    at: float
+    """Unix seconds of its end."""
+    tool: str
+    run: str
+    """As in the decisions that the run caused."""
+    result: str
+    """One of `metrics.RUN_RESULTS`."""
+    seconds: float
+    start_seconds: float | None
+    """How long its container took to start; None when it never did."""
+    dry_run: bool
+    reason: str
+    """Why it did not end well, in the runner's words, never the tool's: those may be secrets. "" for `ok`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeEvent:
+    """An escape probe that the canary of `serve` made."""
+
+    at: float
+    sealed: bool
+    attempts: int
+    """0 when the probe could not be run; `failures` says why."""
+    controls: int
+    seconds: float
+    failures: tuple[str, ...]
+    """Each attempt or control that did not end as it must."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """Who may use the control UI and API changed, or somebody tried codes until pairing was locked."""
+
+    at: float
+    action: str
+    """`paired`, `revoked`, `locked`."""
+    device: str
+    """Id of the device; "" for `locked`."""
+    name: str
+    actor: str
+    """`cli:<user>`, `device:<name>`, `pairing`."""
+
+
+type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent
 
 
 class AuditUnavailableError(Exception):

@@ -8,8 +8,11 @@ import signal
 import sqlite3
 import subprocess
 from contextlib import closing
+from dataclasses import replace
 
 from cloned_proxy.share import share_path
+from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.telemetry.events import ProbeEvent, RunEvent
 from tests.cli.program import PROGRAM, TOOL, Origin, Workspace, eventually, literal, policy_text
 
 
@@ -44,14 +47,38 @@ def test_decisions_are_listed_and_filtered(workspace: Workspace, origin: Origin)
 KEYS = {
     "decision": "seq type id at kind verdict reason tool run host port method path rule policy hint spends_use",
     "policy": "seq type at action actor summary why policy",
+    "run": "seq type at tool run result seconds start_seconds dry_run reason",
+    "probe": "seq type at sealed attempts controls seconds failures",
 }
 """What scripts and log shippers rely on: a key may come, none may go."""
+
+
+RUN = RunEvent(1000.0, TOOL, "dry-cafe", "failed", 1.5, 0.25, True, "exit code 3 \x1b[31m")
+PROBE = ProbeEvent(1001.0, False, 74, 13, 3.5, ("host services: leak",))
+
+
+def test_runs_and_probes_are_shown_to_people_and_to_filters(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    with AuditLog(workspace.path / "state.db") as audit:
+        for event in (RUN, replace(RUN, tool="other@v1", run="beef", result="ok", dry_run=False, reason=""), PROBE):
+            audit.append(event)
+    assert workspace.run("log").stdout.splitlines() == [
+        f"1970-01-01T00:16:40Z  run     {TOOL}  run dry-cafe  failed in 1.50 s  (dry run)  exit code 3 \\x1b[31m",
+        "1970-01-01T00:16:40Z  run     other@v1  run beef  ok in 1.50 s",
+        "1970-01-01T00:16:41Z  probe   NOT SEALED  74 attempts, 13 controls, 3.5 s; host services: leak",
+    ]
+    assert [record["run"] for record in records(workspace, "--tool", TOOL)] == ["dry-cafe"]
+    assert records(workspace, "--denied") == []
+    assert workspace.run("audit", "verify").returncode == 0
 
 
 def test_each_type_of_record_has_its_stable_keys(workspace: Workspace, origin: Origin) -> None:
     workspace.write_policy(policy_text(allow=[literal(origin)]))
     serving = workspace.serve()
     answer = serving.get("http://denied.example/")
+    with AuditLog(workspace.path / "state.db") as audit:
+        audit.append(RUN)
+        audit.append(PROBE)
     eventually(lambda: {r["type"] for r in records(workspace)} == set(KEYS), 3, "a record of each type")
     found = records(workspace)
     for record in found:
@@ -82,7 +109,7 @@ def test_the_log_shipper_reads_keys_that_exist_and_labels_only_what_has_few_valu
         return {source or name for name, source in pairs}
 
     assert named("json") <= set(" ".join(KEYS.values()).split()) | {"level"}
-    assert named("labels") == {"level", "type", "verdict", "reason"}
+    assert named("labels") == {"level", "type", "verdict"}
     assert named("structured_metadata") | named("labels") == named("json")
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from cloned_proxy.cli.authority import parse_listen, split_port
+from cloned_proxy.cli.authority import parse_listen
 from cloned_proxy.cli.durations import format_seconds, parse_duration
 from cloned_proxy.cli.errors import say
 from cloned_proxy.cli.output import put_json, table, visible
+from cloned_proxy.policy.url import split_port
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_a_regular_result_is_brought_back(runner: DockerContainerRunner) -> None
 
 def _bring(runner: DockerContainerRunner, script: str, name: str) -> bytes:
     found: list[bytes] = []
-    sh(runner, script, keep=lambda scratch: found.append(read_scratch(scratch, name, limit=1000)))
+    sh(runner, script, keep=lambda scratch, _: found.append(read_scratch(scratch, name, limit=1000)))
     return found[0]
 
 

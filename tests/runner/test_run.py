@@ -99,6 +99,12 @@ def go(workspace: Path, stand_in: StandIn, *words: str, **more: str) -> subproce
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=90, env=env)
 
 
+def runs_of(workspace: Path) -> list[tuple[str, str, bool]]:
+    with AuditLog(workspace / "state.db") as audit:
+        bodies = [entry.body for entry in audit.entries(types=("run",))]
+    return [(body["tool"], body["result"], body["dry_run"]) for body in bodies]
+
+
 @pytest.mark.parametrize("sandbox", ["container", "process"])
 def test_a_report_from_stand_ins(workspace: Path, stand_in: StandIn, sandbox: str) -> None:
     done = go(workspace, stand_in, "--sandbox", sandbox, "--topic", "egress")
@@ -113,6 +119,9 @@ def test_a_report_from_stand_ins(workspace: Path, stand_in: StandIn, sandbox: st
         asked = [entry.body for entry in audit.entries()]
     assert {(body["tool"], body["verdict"]) for body in asked} == {(TOOLS[0], "allow"), (TOOLS[1], "allow")}
     assert {body["run"] for body in asked} <= {run["run"] for run in manifest["runs"].values()}
+    assert runs_of(workspace) == [(tool, "ok", False) for tool in TOOLS]
+    shown = subprocess.run([*PROGRAM, "log", "--workspace", workspace], capture_output=True, text=True, check=True)
+    assert all(tool in shown.stdout for tool in TOOLS)
 
 
 def test_sources_are_fenced_as_untrusted(workspace: Path, stand_in: StandIn) -> None:
@@ -136,6 +145,7 @@ def test_a_dry_run_runs_everything_keeps_nothing_and_marks_the_log(workspace: Pa
     assert len(stand_in.asked) == 3
     with AuditLog(workspace / "state.db") as audit:
         assert all(entry.body["run"].startswith("dry-") for entry in audit.entries())
+    assert runs_of(workspace) == [(tool, "ok", True) for tool in TOOLS]
 
 
 def test_brave_is_asked_when_there_is_a_key_and_only_search_gets_it(workspace: Path, stand_in: StandIn) -> None:
@@ -155,6 +165,9 @@ def test_a_refused_step_names_tool_reason_and_the_command_that_allows_it(workspa
     assert "step search failed: cloned.mcp.web.search@v1" in done.stderr
     assert "ip_literal" in done.stderr
     assert "cloned-proxy allow 127.0.0.1" in done.stderr
+    assert runs_of(workspace) == [(TOOLS[0], "failed", False)]
+    with AuditLog(workspace / "state.db") as audit:  # what the tool said stays out of the log: it may be a secret
+        assert "ip_literal" not in next(iter(audit.entries(types=("run",)))).body["reason"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,12 +12,15 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.link import is_served
 from cloned_proxy.runner.runner import DockerContainerRunner
+from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.errors import StoreError
 from tests.runner.conftest import SERVE
 from tests.runner.jobs import sh
 
@@ -38,7 +43,8 @@ def metrics(images: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     workspace.mkdir(mode=0o700)
     (workspace / "policy.yaml").write_text(POLICY)
     (workspace / "config.yaml").write_text("sandbox: {probe_interval: 3600}\n")
-    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--workspace", str(workspace)]
+    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--control", "off"]
+    words += ["--workspace", str(workspace)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         said = ""
@@ -77,6 +83,30 @@ def test_the_canary_says_that_this_machine_is_sealed(metrics: tuple[Path, str]) 
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert "cloned_proxy_isolation_probe_success 1.0" in text
+    with AuditLog(metrics[0] / "state.db") as audit:
+        (probe,) = [entry.body for entry in audit.entries(types=("probe",))]
+    assert (probe["sealed"], probe["failures"]) == (True, [])
+    assert probe["attempts"] > probe["controls"] > 0
+
+
+def test_a_canary_that_cannot_probe_says_so(tmp_path: Path) -> None:
+    env = os.environ | {"DOCKER_HOST": "unix:///nowhere/engine.sock"}
+    workspace = tmp_path / ".cloned"
+    workspace.mkdir(mode=0o700)
+    (workspace / "policy.yaml").write_text(POLICY)
+    (workspace / "config.yaml").write_text("sandbox: {probe_interval: 3600}\n")
+    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "off", "--workspace", str(workspace)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env) as process:
+        deadline = time.monotonic() + 60
+        found: list[dict[str, Any]] = []
+        while not found:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+            with contextlib.suppress(StoreError), AuditLog(workspace / "state.db") as audit:
+                found = [entry.body for entry in audit.entries(types=("probe",))]
+        process.terminate()
+    assert (found[0]["sealed"], found[0]["attempts"]) == (False, 0)
+    assert "no container engine answers" in found[0]["failures"][0]
 
 
 def test_a_tool_whose_rules_open_tls_trusts_the_workspaces_ca(metrics: tuple[Path, str]) -> None:

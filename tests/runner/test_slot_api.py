@@ -19,7 +19,8 @@ from cloned_proxy.proxy import slot_api
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import BindError, Listener
 from cloned_proxy.proxy.slot_api import SlotApi
-from cloned_proxy.proxy.slot_protocol import Handover, OpenSlot, encode, new_socket, short_path
+from cloned_proxy.proxy.slot_protocol import Handover, OpenSlot, RunEnd, encode, new_socket, short_path
+from cloned_proxy.telemetry.events import RunEvent
 
 
 class FakeGate:
@@ -36,23 +37,16 @@ class FakeGate:
         listener.socket.close()
 
 
-class FakeMetrics:
-    def __init__(self) -> None:
-        self.runs: list[tuple[str, str, float | None]] = []
-
-    def sandbox_finished(self, tool: str, result: str, start_seconds: float | None) -> None:
-        self.runs.append((tool, result, start_seconds))
-
-
 class Setup:
     def __init__(self, path: Path) -> None:
         self.gate = FakeGate()
-        self.metrics = FakeMetrics()
+        self.runs: list[RunEvent] = []
         self.path = path
         self.api = SlotApi(
             gate=cast("Gate", self.gate),
             path=path,
-            metrics=self.metrics,
+            on_run=self.runs.append,
+            clock=lambda: 1000.0,
             ca_for=lambda tool: "PEM" if tool == "inspected@v1" else None,
             address=lambda: "127.0.0.1:1234",
         )
@@ -126,14 +120,54 @@ async def test_close_answers_with_eof_when_the_listener_is_closed(setup: Setup) 
         assert setup.gate.opened == []
 
 
-async def test_the_end_of_a_run_is_counted_and_its_ca_handed_out(setup: Setup) -> None:
+async def test_the_workspaces_ca_is_handed_out_where_a_rule_opens_tls(setup: Setup) -> None:
     with setup.connect() as sock, listening() as given:
         reply = await setup.ask(sock, opening(tool="inspected@v1"), given)
-        assert reply is not None
-        assert reply["ca"] == "PEM"
-        await setup.ask(sock, encode(op="done", result="ok", start_seconds=0.25))
-        await setup.ask(sock, encode(op="done", result="ok", start_seconds="soon"))
-    assert setup.metrics.runs == [("inspected@v1", "ok", 0.25), ("inspected@v1", "ok", None)]
+    assert reply is not None
+    assert reply["ca"] == "PEM"
+
+
+ENDED = RunEnd("ok", 1.5, 0.25, "")
+
+
+@pytest.mark.parametrize(
+    ("end", "result", "reason"),
+    [
+        (ENDED, "ok", ""),
+        (RunEnd("timeout", 1.5, 0.25, "too slow"), "timeout", "too slow"),
+        (RunEnd("made up", 1.5, 0.25, "x" * 9000), "error", "x" * 500),
+    ],
+)
+async def test_the_end_of_a_run_goes_on_record_once(setup: Setup, end: RunEnd, result: str, reason: str) -> None:
+    with setup.connect() as sock, listening() as given:
+        await setup.ask(sock, OpenSlot("demo.tool@v1", "dry-cafe", (Handover(8081),)).encode(), given)
+        await setup.ask(sock, end.encode("done"))
+        assert (await setup.ask(sock, end.encode("done")) or {})["ok"] is False
+    await setup.settled(0)
+    assert setup.runs == [RunEvent(1000.0, "demo.tool@v1", "dry-cafe", result, 1.5, 0.25, True, reason)]
+
+
+async def test_a_run_without_a_slot_goes_on_record_too(setup: Setup) -> None:
+    with setup.connect() as sock:
+        await setup.ask(sock, ENDED.encode("ran", tool="demo.tool@v1", run="cafe"))
+        for refused in (ENDED.encode("ran", tool="demo.tool@v1"), ENDED.encode("done"), encode(op="ran", result="ok")):
+            assert (await setup.ask(sock, refused) or {})["ok"] is False
+    assert setup.runs == [RunEvent(1000.0, "demo.tool@v1", "cafe", "ok", 1.5, 0.25, False, "")]
+
+
+async def test_a_runner_that_goes_away_leaves_its_run_on_record(setup: Setup) -> None:
+    with setup.connect() as sock, listening() as given:
+        await setup.ask(sock, opening(), given)
+    await setup.settled(0)
+    ((tool, run, result),) = [(event.tool, event.run, event.result) for event in setup.runs]
+    assert (tool, run, result) == ("demo.tool@v1", "cafe", "abandoned")
+
+
+async def test_a_proxy_that_stops_says_nothing_of_runs_that_go_on(setup: Setup) -> None:
+    with setup.connect() as sock, listening() as given:
+        await setup.ask(sock, opening(), given)
+        await setup.api.close()
+    assert setup.runs == []
 
 
 async def test_status_says_where_credentials_are_taken(setup: Setup) -> None:

@@ -147,7 +147,7 @@ async def test_the_audit_log_beside_it_and_its_own_reading_cause_no_reading(foll
     reads = 0
     load = follower.live._load
 
-    def counted() -> Policy | None:
+    def counted() -> tuple[Policy | None, bytes]:
         nonlocal reads
         reads += 1
         return load()

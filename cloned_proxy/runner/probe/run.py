@@ -15,7 +15,7 @@ from typing import Any, Final
 from cloned_proxy.policy.identity import Claims, mint_token
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, ToolFailedError
-from cloned_proxy.runner.execution import Collected
+from cloned_proxy.runner.execution import Collected, Outcome
 from cloned_proxy.runner.files import read_scratch
 from cloned_proxy.runner.owner import owner_id
 from cloned_proxy.runner.probe.canary import Canaries, canaries, host_addresses
@@ -101,7 +101,7 @@ def _sealed(engine: Engine, workspace: Path, attempts: list[Attempt], options: P
     collected = Collected(_MAX_OUTPUT)
     followed: dict[str, str] = {}
 
-    def read_links(scratch: Path) -> None:
+    def read_links(scratch: Path, _outcome: Outcome) -> None:
         for number, name in enumerate(_LINKS, start=1):
             try:
                 read_scratch(scratch, name, limit=_MAX_OUTPUT)

@@ -1,0 +1,123 @@
+// Requests that wait for a person: who asks for what and why, what it would open, and the narrowest rule that would do.
+
+import { get, post } from "./api.js";
+import { ask, choice, reasonField, terms, termsOf } from "./dialogs.js";
+import { button, h, reconcile } from "./dom.js";
+import { ago, duration, hostname, number, plain, plural, toolname, until, visible } from "./format.js";
+
+const MOST = 20;
+
+/** The section, absent while nothing waits; `changed` is called after a decision. */
+export function approvals(changed) {
+  const list = h("ul", { class: "groups" });
+  const count = h("span", { class: "quiet" });
+  const section = {
+    version: null,
+    element: h("section", { class: "waiting", "aria-labelledby": "waiting", hidden: true },
+      h("div", { class: "head" }, h("h2", { id: "waiting" }, "Waiting for your answer"), count),
+      h("div", { class: "card" }, list)),
+    async load() {
+      const { items } = await get("/approvals", { state: "pending" });
+      const whole = await Promise.all(items.slice(0, MOST).map(withEvidence));
+      section.element.hidden = !items.length;
+      count.textContent = items.length > MOST ? `the first ${MOST} of ${number(items.length)}` : "";
+      reconcile(list, whole, ({ id }) => id, card);
+    },
+  };
+
+  function card(request) {
+    const about = `: ${request.entries.map((entry) => plain(entry.host)).join(", ")} for ${request.tool ?? "every tool"}`;
+    return h("li", { class: "group request" },
+      h("div", { class: "what" },
+        h("p", { class: "target" }, request.entries.map((entry) => [hostname(entry.host), narrowing(entry)]), request.action === "deny" && " (deny)"),
+        h("p", { class: "why" }, "for ", request.tool ? toolname(request.tool) : "every tool", asker(request), terms_(request)),
+        request.reason && h("blockquote", {}, visible(request.reason)),
+        h("p", { class: "quiet" }, "asked ", ago(request.created), " · ", until(request.expires), ` to answer · ${plural(request.denied_count ?? 0, "denied call")}`),
+        evidence(request.evidence)),
+      h("div", { class: "actions" },
+        button("Approve…", `${request.id} approve`, () => decide(request, approve), { kind: "small primary", about }),
+        button("Reject…", `${request.id} reject`, () => decide(request, reject), { kind: "small", about })));
+  }
+
+  async function decide(request, how) {
+    await how(request, section);
+    await changed().catch(() => {});
+  }
+
+  return section;
+}
+
+async function withEvidence(request) {
+  try {
+    return await get(`/approvals/${encodeURIComponent(request.id)}`);
+  } catch {
+    return request;
+  }
+}
+
+function narrowing(entry) {
+  const parts = [entry.ports && `port ${entry.ports.join(", ")}`, entry.methods?.map(plain).join(", "), entry.paths?.map(plain).join(", ")];
+  const text = parts.filter(Boolean).join(" · ");
+  return text && h("span", { class: "quiet" }, ` ${text} `);
+}
+
+const asker = (request) => request.asker && request.asker !== request.tool && [", asked by ", h("bdi", { class: "tool" }, visible(request.asker))];
+const terms_ = (request) => [request.for_seconds ? `, for ${duration(request.for_seconds)}` : ", with no end", request.uses ? `, ${plural(request.uses, "use")}` : ""];
+
+function evidence(found) {
+  if (!found) return null;
+  const matched = found.matched ?? [];
+  const calls = matched.reduce((sum, { count }) => sum + (count ?? 0), 0);
+  const reach = found.wildcard_reach ?? [];
+  return h("details", { open: true, class: "evidence" }, h("summary", {}, "What it would open"),
+    h("ul", {},
+      h("li", {}, calls ? `In the last 7 days it would have let ${plural(calls, "call")} through: ` : "It matches no call of the last 7 days. ",
+        matched.slice(0, 6).map(({ tool, host, count }, at) => [at ? ", " : "", hostname(host), ` ${number(count)}×`, tool ? [" by ", toolname(tool)] : ""]), matched.length > 6 && ` and ${matched.length - 6} more`),
+      hosts(reach).length > 0 && h("li", {}, h("strong", {}, "Its wildcard also reaches "), hosts(reach).slice(0, 8).map((host, at) => [at ? ", " : "", hostname(host)]), hosts(reach).length > 8 && ` and ${hosts(reach).length - 8} more`),
+      found.narrowest && h("li", {}, "The narrowest rule that covers what was denied: ", hostname(found.narrowest.host), narrowing(found.narrowest))));
+}
+
+const hosts = (reach) => (Array.isArray(reach) ? reach.map((entry) => entry.host ?? entry) : []);
+
+function approve(request, section) {
+  const narrowest = request.evidence?.narrowest;
+  const length = request.for_seconds ? shortest(request.for_seconds) : "30m";
+  return ask({
+    title: `Approve ${request.entries.map((entry) => plain(entry.host)).join(", ")}`,
+    body: [
+      narrowest
+        ? choice("Which rule", "choice", [["narrowest", `Narrowest: ${inLine(narrowest)}`], ["proposed", `As asked: ${request.entries.map(inLine).join("; ")}`]], "narrowest")
+        : h("p", {}, "The rule as it was asked for: ", h("code", { class: "rule" }, request.entries.map(inLine).join("; "))),
+      ...terms(length, request.uses ?? ""),
+    ],
+    label: "Approve",
+    done: "Approved.",
+    act: async (form) => {
+      const wanted = { choice: new FormData(form).get("choice") ?? "proposed", ...termsOf(form), expected_version: section.version };
+      await post(`/approvals/${encodeURIComponent(request.id)}/approve`, wanted).catch((error) => {
+        if (error.version) section.version = error.version;
+        throw error;
+      });
+    },
+  });
+}
+
+function reject(request) {
+  return ask({
+    title: `Reject ${request.entries.map((entry) => plain(entry.host)).join(", ")}`,
+    body: [h("p", {}, "The policy stays as it is. The tool is told no."), reasonField()],
+    label: "Reject",
+    kind: "danger",
+    done: "Rejected.",
+    act: (form) => post(`/approvals/${encodeURIComponent(request.id)}/reject`, { reason: new FormData(form).get("reason").trim() }).then(() => undefined),
+  });
+}
+
+function inLine(entry) {
+  return [plain(entry.host), entry.ports && `port ${entry.ports.join(", ")}`, entry.methods?.map(plain).join(", "), entry.paths?.map(plain).join(", ")].filter(Boolean).join(" · ");
+}
+
+function shortest(seconds) {
+  for (const [unit, size] of [["d", 86_400], ["h", 3600], ["m", 60]]) if (seconds % size === 0) return `${seconds / size}${unit}`;
+  return `${Math.round(seconds)}s`;
+}

@@ -1,0 +1,102 @@
+// Questions before something changes. <dialog> keeps the focus inside, Escape closes, focus goes back where it was.
+
+import { button, h, speak, toast } from "./dom.js";
+
+let serial = 0;
+
+/** Asks, then does: `act(form)` throws ApiError to stay open. Resolves to whether it was done. */
+export function ask({ title, body, label, act, kind = "primary", done = "" }) {
+  const id = `dialog-${++serial}`;
+  const problem = h("p", { class: "problem", role: "alert" });
+  const submit = h("button", { type: "submit", class: kind }, label);
+  const dialog = h("dialog", { "aria-labelledby": id });
+  const form = h(
+    "form",
+    { method: "dialog" },
+    h("h2", { id }, title),
+    body,
+    problem,
+    h("p", { class: "actions" }, button("Cancel", "cancel", () => dialog.close()), submit),
+  );
+  dialog.append(form);
+  document.body.append(dialog);
+  const before = document.activeElement;
+  let outcome = false;
+  return new Promise((resolve) => {
+    form.addEventListener("submit", async (event) => {
+      event.preventDefault();
+      submit.disabled = true;
+      problem.replaceChildren();
+      try {
+        const said = await act(form);
+        outcome = true;
+        dialog.close();
+        if (said ?? done) toast(said ?? done);
+      } catch (error) {
+        if (error.status === undefined) throw error;
+        problem.replaceChildren(...explain(error));
+      } finally {
+        submit.disabled = false;
+      }
+    });
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      const home = before?.isConnected ? before : document.querySelector("main h1");
+      home?.focus({ preventScroll: true });
+      resolve(outcome);
+    });
+    dialog.showModal();
+    speak("");
+  });
+}
+
+function explain(error) {
+  if (error.status === 409) return [h("strong", {}, "Nothing was changed. "), error.message];
+  const fields = (error.fields ?? []).map((field) => h("span", { class: "line" }, `${field.path || "request"}: ${field.message}`));
+  return [error.message, ...fields];
+}
+
+/** A labelled field; `input` gets the id. */
+export function field(label, input, help = "") {
+  const id = `field-${++serial}`;
+  input.id = id;
+  const note = help ? h("small", { id: `${id}-help`, class: "quiet" }, help) : null;
+  if (note) input.setAttribute("aria-describedby", note.id);
+  return h("p", { class: "field" }, h("label", { for: id }, label), input, note);
+}
+
+/** Radio buttons in a row: `options` are [value, label]. */
+export function choice(legend, name, options, chosen) {
+  const radios = options.map(([value, label]) =>
+    h("label", { class: "option" }, h("input", { type: "radio", name, value, checked: value === chosen }), h("span", {}, label)));
+  return h("fieldset", { class: "choice" }, h("legend", {}, legend), h("div", { class: "options" }, radios));
+}
+
+export const reasonField = (help = "It is recorded.") => field("Reason", h("input", { name: "reason", maxlength: 200, autocomplete: "off" }), help);
+
+const LENGTHS = [["5m", "5 min"], ["30m", "30 min"], ["2h", "2 h"], ["1d", "1 day"], ["", "No end"], ["other", "Other"]];
+
+/** How long, how often, and why: the terms of a rule. `termsOf` reads them. */
+export function terms(duration, uses = "") {
+  const known = LENGTHS.some(([value]) => value === duration);
+  const other = field("Other length", h("input", { name: "other", autocomplete: "off", placeholder: "45s, 10m, 3h, 2d", value: known ? "" : duration }));
+  const lengths = choice("For how long", "for", LENGTHS, known ? duration : "other");
+  const sync = () => { other.hidden = lengths.querySelector(":checked")?.value !== "other"; };
+  lengths.addEventListener("change", sync);
+  sync();
+  return [
+    lengths,
+    other,
+    h("div", { class: "pair" },
+      field("Most uses", h("input", { name: "uses", type: "number", min: 1, max: 1_000_000, step: 1, inputmode: "numeric", value: uses }), "Empty: any number."),
+      reasonField()),
+  ];
+}
+
+/** `{for, uses, reason}` without what is not set. */
+export function termsOf(form) {
+  const data = new FormData(form);
+  const length = data.get("for") === "other" ? data.get("other").trim() : data.get("for");
+  const made = { for: length || null, uses: data.get("uses") ? Number(data.get("uses")) : null, reason: data.get("reason").trim() };
+  return Object.fromEntries(Object.entries(made).filter(([, value]) => value !== null && value !== ""));
+}

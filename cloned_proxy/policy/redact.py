@@ -1,0 +1,66 @@
+"""What a tool wrote for a person to read, made harmless: no secrets in it, no control characters, one bounded line.
+
+A net, not a proof: it takes out what looks like a secret by its form. The text is shown to reviewers and kept in the
+audit log, where nothing can be taken out later, so a false alarm costs less than a miss.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from typing import Final
+
+REDACTED: Final = "[redacted]"
+MAX_TEXT: Final = 500
+"""Characters that are kept."""
+
+_PEM: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{1,40}-----.*?(?:-----END [A-Z0-9 ]{1,40}-----|\Z)", re.DOTALL)
+_USERINFO: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@]+@")
+_SCHEME: Final = re.compile(r"\b(bearer|basic|digest|negotiate)[ \t]+[^\s,;]+", re.IGNORECASE)
+_NAMED: Final = re.compile(
+    r"""(\b[\w-]*(?:api[_-]?key|apikey|secret|token|passw(?:or)?d|passphrase|pwd|credential|cookie|authorization)
+    ["']?\s*[:=]\s*["']?)([^\s"',;]+)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_KNOWN: Final = re.compile(
+    r"""\b(?:
+    sk-[A-Za-z0-9_-]{8,} | (?:sk|rk|pk)_(?:live|test)_[A-Za-z0-9]{8,}      # OpenAI, Anthropic; Stripe
+    | gh[pousr]_[A-Za-z0-9]{16,} | github_pat_[A-Za-z0-9_]{16,} | glpat-[A-Za-z0-9_-]{16,}
+    | xox[abeoprs]-[A-Za-z0-9-]{8,} | hf_[A-Za-z0-9]{16,} | npm_[A-Za-z0-9]{16,} | pypi-[A-Za-z0-9_-]{16,}
+    | (?:AKIA|ASIA)[A-Z0-9]{12,} | AIza[A-Za-z0-9_-]{20,} | ya29\.[A-Za-z0-9_-]{8,}
+    | AGE-SECRET-KEY-[A-Z0-9]{8,}
+    | eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]+){0,4}                        # a JSON Web Token
+    | v1\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}                           # one of our own
+    )""",
+    re.VERBOSE,
+)
+_LONG: Final = re.compile(r"[A-Za-z0-9+/_=-]{24,}")
+_RANDOM_BITS: Final = 3.2
+"""Entropy of a character from which a long word is taken for random; English words have about 2.5 to 3."""
+
+
+def redact(text: str) -> str:
+    """The text as one line of at most `MAX_TEXT` characters, with what looks like a secret replaced."""
+    text = _PEM.sub(REDACTED, text)
+    text = _one_line(text)
+    text = _USERINFO.sub(rf"\1{REDACTED}@", text)
+    text = _KNOWN.sub(REDACTED, text)
+    text = _SCHEME.sub(rf"\1 {REDACTED}", text)
+    text = _NAMED.sub(rf"\1{REDACTED}", text)
+    text = _LONG.sub(lambda match: REDACTED if _looks_random(match[0]) else match[0], text)
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+
+
+def _one_line(text: str) -> str:
+    # `isprintable` is false for control characters, line and paragraph separators, and the marks that turn the
+    # direction of writing round: none of them may reach a terminal or a page.
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _looks_random(word: str) -> bool:
+    if not any(c.isdigit() for c in word) and (word.islower() or word.isupper()):
+        return False
+    counts = Counter(word)
+    entropy = -sum(n / len(word) * math.log2(n / len(word)) for n in counts.values())
+    return entropy >= _RANDOM_BITS

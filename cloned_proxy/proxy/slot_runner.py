@@ -1,0 +1,182 @@
+"""One connection of a runner: the messages of `slot_protocol`, and the slot that lives as long as it does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+import structlog
+
+from cloned_proxy.policy.model import CallerSource, Principal
+from cloned_proxy.proxy.slot_protocol import (
+    MAX_DESCRIPTORS,
+    MAX_MESSAGE,
+    OpenSlot,
+    RunEnd,
+    SlotProtocolError,
+    decode,
+    encode,
+)
+
+_log = structlog.get_logger(__name__)
+
+
+class SlotHost(Protocol):
+    """What the serving process does for a runner; `slot_api.SlotApi` is the one there is."""
+
+    async def open_listener(self, principal: Principal, name: str, sock: socket.socket) -> Callable[[], None]: ...
+
+    async def open_service(
+        self, principal: Principal, name: str, sock: socket.socket, target: tuple[str, int]
+    ) -> Callable[[], None]: ...
+
+    def ca_for(self, tool: str) -> str | None: ...
+
+    def status(self, tool: str) -> bytes: ...
+
+    def ended(self, tool: str, run: str, end: RunEnd) -> None: ...
+
+    def forget(self, runner: SlotRunner) -> None: ...
+
+
+class SlotRunner:
+    """One connection of a runner, and the slot that lives as long as it does."""
+
+    def __init__(self, sock: socket.socket, api: SlotHost) -> None:
+        self._sock = sock
+        self._api = api
+        self._closers: list[Callable[[], None]] = []
+        self._slot: OpenSlot | None = None
+        """None before one is open, and behind the end of its run."""
+        self._opened = 0.0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    @property
+    def open(self) -> bool:
+        return bool(self._closers)
+
+    def start(self) -> None:
+        asyncio.get_running_loop().add_reader(self._sock.fileno(), self._readable)
+
+    def outlives_us(self) -> None:
+        """The serving process stops: the run goes on, and whoever serves next hears of its end."""
+        self._slot = None
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._slot is not None:
+            seconds = time.monotonic() - self._opened
+            self._end(RunEnd("abandoned", seconds, None, "the runner went away before the run had ended"))
+        asyncio.get_running_loop().remove_reader(self._sock.fileno())
+        # Closed before the connection: whoever waits for its end may then count on refused connections.
+        for closer in self._closers:
+            closer()
+        self._closers.clear()
+        self._sock.close()
+        self._api.forget(self)
+
+    def _readable(self) -> None:
+        descriptors: list[int] = []
+        try:
+            data, descriptors, flags, _ = socket.recv_fds(self._sock, MAX_MESSAGE, MAX_DESCRIPTORS)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, flags = b"", 0
+        sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+        for sock in sockets:
+            sock.set_inheritable(False)
+        if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            self._spawn(self._refuse_all(sockets))
+        else:
+            self._spawn(self._handle(data, sockets))
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _refuse_all(self, sockets: list[socket.socket]) -> None:
+        for sock in sockets:
+            sock.close()
+        await self.close()
+
+    async def _handle(self, data: bytes, sockets: list[socket.socket]) -> None:
+        try:
+            reply = await self._answer(decode(data), sockets)
+        except (SlotProtocolError, OSError, RuntimeError) as error:
+            for sock in sockets:
+                sock.close()
+            _log.warning("slot refused", problem=str(error))
+            reply = encode(ok=False, error=str(error))
+        if not self._closed:
+            with contextlib.suppress(OSError):
+                self._sock.send(reply)
+
+    async def _answer(self, body: dict[str, Any], sockets: list[socket.socket]) -> bytes:
+        match body.get("op"):
+            case "open":
+                return await self._open(OpenSlot.decode(body), sockets)
+            case "status":
+                return self._api.status(str(body.get("tool") or ""))
+            case "done":
+                self._end(RunEnd.decode(body))
+                return encode(ok=True)
+            case "ran":
+                # A run without a slot: `--sandbox process`.
+                self._api.ended(_text(body, "tool"), _text(body, "run"), RunEnd.decode(body))
+                return encode(ok=True)
+            case "close":
+                await self.close()
+                return b""
+            case other:
+                raise SlotProtocolError(f"unknown operation {other!r}")
+
+    async def _open(self, request: OpenSlot, sockets: list[socket.socket]) -> bytes:
+        if self._closers:
+            raise SlotProtocolError("one connection carries one slot")
+        if len(sockets) != len(request.handovers) or not sockets:
+            raise SlotProtocolError("as many descriptors as listeners, at least one")
+        for sock in sockets:
+            _check_listening(sock)
+        principal = Principal(tool=request.tool, run=request.run, source=CallerSource.LISTENER)
+        name = f"slot {request.run}"
+        for sock, handover in zip(sockets, request.handovers, strict=True):
+            sock.setblocking(False)
+            if handover.target is None:
+                closer = await self._api.open_listener(principal, name, sock)
+            else:
+                closer = await self._api.open_service(principal, f"{name}:{handover.port}", sock, handover.target)
+            self._closers.append(closer)
+        self._slot, self._opened = request, time.monotonic()
+        return encode(ok=True, ca=self._api.ca_for(request.tool))
+
+    def _end(self, end: RunEnd) -> None:
+        if self._slot is None:
+            raise SlotProtocolError("no run is under way here")
+        slot, self._slot = self._slot, None
+        self._api.ended(slot.tool, slot.run, end)
+
+
+def _text(body: dict[str, Any], name: str) -> str:
+    value = body.get(name)
+    if not isinstance(value, str) or not value:
+        raise SlotProtocolError(f"the message has no {name}")
+    return value
+
+
+def _check_listening(sock: socket.socket) -> None:
+    listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if not listening or sock.type != socket.SOCK_STREAM:
+        raise SlotProtocolError("a descriptor that is not a listening stream socket")
+    if sock.family == socket.AF_UNIX:
+        return
+    if sock.family != socket.AF_INET or not str(sock.getsockname()[0]).startswith("127."):
+        raise SlotProtocolError("a slot listens on loopback or on a unix socket, nowhere else")

@@ -1,0 +1,85 @@
+"""What may be asked for at all, and by whom."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from cloned_proxy.policy.address import AddressClass, classify
+from cloned_proxy.policy.model import GLOBAL_SCOPE, OWN_RULES, PatternKind, Policy, Rule
+from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.redact import redact
+from cloned_proxy.store.approval import Origin, Proposal
+from cloned_proxy.store.approval_errors import NeverAllowedError, NotAllowedToAskError
+from cloned_proxy.store.evidence import rules_of
+
+OWN_HOST: Final = "cloned.internal"
+"""Where the proxy itself answers; no rule opens it, because it is never dialled."""
+
+MAX_ENTRIES: Final = 20
+_MAX_SECONDS: Final = 10 * 365 * 86_400.0
+_MAX_USES: Final = 1_000_000
+_MAY_BE_NAMED: Final = (AddressClass.PUBLIC, AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.CGNAT)
+
+
+def checked(proposal: Proposal) -> tuple[Proposal, tuple[Rule, ...]]:
+    """The proposal with harmless text, and the rules it makes. Raises NeverAllowedError."""
+    proposal = replace(proposal, reason=redact(proposal.reason))
+    _check_terms(proposal)
+    try:
+        rules = rules_of(proposal)
+    except PolicyError as error:
+        raise NeverAllowedError("; ".join(problem.message for problem in error.problems)) from error
+    for rule in rules:
+        _check_place(rule)
+    return proposal, rules
+
+
+def _check_terms(proposal: Proposal) -> None:
+    if not 0 < len(proposal.entries) <= MAX_ENTRIES:
+        raise NeverAllowedError(f"a request names from 1 to {MAX_ENTRIES} hosts, not {len(proposal.entries)}")
+    if proposal.uses is not None and proposal.action == "deny":
+        raise NeverAllowedError("'uses' counts what is allowed; leave it out of a deny")
+    if proposal.uses is not None and not 0 < proposal.uses <= _MAX_USES:
+        raise NeverAllowedError(f"'uses' is a number from 1 to {_MAX_USES}")
+    if proposal.for_seconds is not None and not 1 <= proposal.for_seconds <= _MAX_SECONDS:
+        raise NeverAllowedError("'for' is a time from 1 second to 10 years")
+
+
+def _check_place(rule: Rule) -> None:
+    name = rule.pattern.value
+    if name == OWN_HOST:
+        raise NeverAllowedError(f"{name} is the proxy itself and needs no rule")
+    if rule.pattern.kind is PatternKind.ADDRESS and not rule.denies:
+        kind = classify(ipaddress.ip_address(name))
+        if kind not in _MAY_BE_NAMED:
+            raise NeverAllowedError(f"{name} is a {kind.value.replace('_', '-')} address; nobody can ask for those")
+
+
+def check_permission(policy: Policy, asker: str, proposal: Proposal) -> None:
+    """Whether the tool may ask for this scope (`may_request`). Raises NotAllowedToAskError with the fix."""
+    may = policy.scope_of(asker).may_request
+    if proposal.tool is None:
+        if GLOBAL_SCOPE not in may:
+            raise NotAllowedToAskError(_fix(asker, "the global rules", GLOBAL_SCOPE))
+    elif proposal.tool == asker:
+        if OWN_RULES not in may and asker not in may:
+            raise NotAllowedToAskError(_fix(asker, "other rules", OWN_RULES))
+    elif proposal.tool not in may:
+        raise NotAllowedToAskError(_fix(asker, f"the rules of {proposal.tool}", proposal.tool))
+
+
+def _fix(asker: str, what: str, word: str) -> str:
+    return f"{asker} may not ask for {what}; the policy says so: tools.{asker}.may_request would have to name {word}"
+
+
+def key_of(asker: str, origin: Origin, rules: Sequence[Rule]) -> str:
+    """What makes two requests the same one. Denied calls of one host and port are one, whatever their paths."""
+    if origin == "denied":
+        about = [f"{rule.scope} {rule.pattern} {sorted(rule.ports)}" for rule in rules]
+    else:
+        about = sorted(rule.id for rule in rules)  # the id is over scope, action, host and all that narrows it
+    return hashlib.sha256("\n".join((asker, origin, *about)).encode()).hexdigest()

@@ -1,0 +1,177 @@
+"""The one edit service: the command line, the API and the approvals change the policy here, and nowhere else.
+
+An edit and its record stand or fall together. Under the file's lock the audit entry and the new version are written
+first, inside a transaction; then the file is renamed into place; then the transaction is committed. What fails on the
+way leaves file and log as they were; a commit that fails puts the old file back. A crash between the rename and the
+commit leaves a file that the log does not name: `serve` puts it on record as a change by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.store import policy_history
+from cloned_proxy.store.atomic import write_atomically
+from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.list_edit import text_diff
+from cloned_proxy.store.policy_edit import Addition, Draft, EditResult, PolicyEditor
+from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
+from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.telemetry.events import PolicyEvent
+
+_MAX_SUMMARY: Final = 200
+
+type _Summary = Callable[[EditResult], str]
+
+
+class EditService:
+    """Edits one policy file and knows its history.
+
+    Methods that edit raise PolicyError, StoreError, or ConflictError when the file is not at `expected_version` any
+    more; then nothing has changed. `actor` is who (`cli:<user>`, `device:<name>`), `why` the reason given.
+    """
+
+    def __init__(
+        self, workspace: Workspace, policy_file: Path | None = None, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        """`policy_file` as for `--policy`. Raises StoreError for settings that cannot be read."""
+        self.workspace = workspace
+        self.path = workspace.policy_path(policy_file)
+        self._clock = clock
+
+    def add(
+        self,
+        additions: Sequence[Addition],
+        *,
+        actor: str,
+        why: str,
+        summary: str = "",
+        expected_version: str | None = None,
+        dry_run: bool = False,
+    ) -> EditResult:
+        """Adds or renews entries of several lists in one edit, or none. `summary` "" tells what they say."""
+        told = summary or "; ".join(map(str, additions))
+        with self._editor(actor, why, lambda _: told, expected_version, dry_run=dry_run) as (editor, uses):
+            return editor.add(additions, used=uses, dry_run=dry_run)
+
+    def remove(
+        self,
+        hosts: Sequence[str],
+        *,
+        tool: str | None,
+        actor: str,
+        why: str,
+        expected_version: str | None = None,
+        dry_run: bool = False,
+    ) -> EditResult:
+        """Takes back every rule for these hosts in one scope; hosts without one are `missing` in the result."""
+        with self._editor(
+            actor, why, lambda result: removal_summary(hosts, tool, result), expected_version, dry_run=dry_run
+        ) as (editor, _):
+            return editor.remove(hosts, tool=tool, dry_run=dry_run)
+
+    def remove_rule(self, rule_id: str, *, actor: str, why: str, expected_version: str | None = None) -> EditResult:
+        """Takes back one rule; an id that is not there is `missing` in the result."""
+
+        def summary(result: EditResult) -> str:
+            removed = [line[1:].strip() for line in result.diff.splitlines()[2:] if line.startswith("-")]
+            return f"remove rule {rule_id}: {' '.join(removed)}"[:_MAX_SUMMARY]
+
+        with self._editor(actor, why, summary, expected_version, dry_run=False) as (editor, _):
+            return editor.remove_rule(rule_id)
+
+    def restore(
+        self, version: str, *, actor: str, why: str, expected_version: str | None = None, dry_run: bool = False
+    ) -> EditResult:
+        """Puts the text of an earlier version back, as it was. It must be valid as of now, its `tests:` included."""
+        text = self.text_of(version)
+        told = f"restore version {version}"
+        with self._editor(actor, why, lambda _: told, expected_version, dry_run=dry_run) as (editor, _):
+            return editor.replace(text, dry_run=dry_run)
+
+    def history(self, limit: int = policy_history.MAX_VERSIONS) -> list[PolicyVersion]:
+        """The versions that came into force, the newest first. Raises StoreError."""
+        if not self.workspace.state_db.exists():
+            return []
+        with AuditLog(self.workspace.state_db) as log, log.reading() as database:
+            return policy_history.versions(database, str(self.path), limit)
+
+    def text_of(self, version: str) -> str:
+        """The whole text of one version. Raises StoreError, also for one that the history does not have."""
+        if not self.workspace.state_db.exists():
+            raise StoreError(f"{self.workspace.state_db}: there is no history here yet; `serve` begins one")
+        with AuditLog(self.workspace.state_db) as log, log.reading() as database:
+            return policy_history.text_of(database, str(self.path), version)
+
+    def diff(self, version: str) -> str:
+        """What one version changed, as a unified diff; against nothing for the oldest. Raises as `text_of`."""
+        text = self.text_of(version)
+        with AuditLog(self.workspace.state_db) as log, log.reading() as database:
+            before = policy_history.version_before(database, str(self.path), version)
+        return text_diff("" if before is None else self.text_of(before), text, str(self.path))
+
+    @contextlib.contextmanager
+    def _editor(
+        self, actor: str, why: str, summary: _Summary, expected_version: str | None, *, dry_run: bool
+    ) -> Iterator[tuple[PolicyEditor, dict[str, int]]]:
+        """An editor that puts its edit on record, and the uses that leases have spent."""
+        if dry_run and not self.workspace.state_db.exists():  # looking makes no file
+            yield PolicyEditor(self.path, clock=self._clock, expected=expected_version), {}
+            return
+        if not dry_run:
+            self.workspace.create()
+        with AuditLog(self.workspace.state_db) as log:
+            editor = PolicyEditor(
+                self.path,
+                clock=self._clock,
+                expected=expected_version,
+                record=lambda draft: self._on_record(log, draft, actor, why, summary(draft.result)),
+            )
+            yield editor, log.lease_uses()
+
+    @contextlib.contextmanager
+    def _on_record(self, log: AuditLog, draft: Draft, actor: str, why: str, summary: str) -> Iterator[None]:
+        now = self._clock()
+        event = PolicyEvent(now, "edit", actor, summary, why, draft.policy.version)
+        source = str(self.path)
+        versions = [
+            Snapshot(PolicyVersion(event.policy, now, actor, why, summary), source, draft.after, draft.policy.rules)
+        ]
+        if draft.before is not None and draft.previous is not None and draft.previous.version:
+            # It may have been changed by hand while nobody served, and a roll-back of this edit must find it.
+            found = PolicyVersion(draft.previous.version, now, "file", "", "found in the file")
+            versions.insert(0, Snapshot(found, source, draft.before, draft.previous.rules))
+        written = False
+        try:
+            with log.appending(event) as database:
+                for version in versions:
+                    policy_history.remember(database, version)
+                yield
+                written = True
+        except StoreError:
+            if written:
+                self._put_back(draft.before)
+            raise
+
+    def _put_back(self, before: bytes | None) -> None:
+        try:
+            if before is None:
+                self.path.unlink(missing_ok=True)
+            else:
+                write_atomically(self.path, before)
+        except (OSError, StoreError) as error:
+            raise StoreError(
+                f"{self.path}: the edit is in force but not on record, and could not be taken back ({error}); "
+                "look at the file, and free space"
+            ) from error
+
+
+def removal_summary(hosts: Sequence[str], tool: str | None, result: EditResult) -> str:
+    """What `remove` took back, for the record and for people."""
+    gone = [host for host in hosts if host not in result.missing]
+    return f"remove {' '.join(gone)}{f' for {tool}' if tool else ''}"

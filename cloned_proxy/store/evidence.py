@@ -1,0 +1,272 @@
+"""What a reviewer should know before a yes: what the proposed rules would have matched, reach beyond, and could be."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from cloned_proxy.policy.address import AddressClass, classify
+from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.host import HostError, parse_host
+from cloned_proxy.policy.model import (
+    ANONYMOUS,
+    EMPTY_SCOPE,
+    Anonymous,
+    HostIndex,
+    PatternKind,
+    Policy,
+    Principal,
+    Reason,
+    Request,
+    Rule,
+    Scope,
+)
+from cloned_proxy.policy.parse import parse_policy
+from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.store.approval import Approval, Proposal, entry_data
+from cloned_proxy.store.policy_edit import Entry
+
+MENDABLE: Final = frozenset(
+    {
+        Reason.HOST_NOT_ALLOWED,
+        Reason.PORT_NOT_ALLOWED,
+        Reason.METHOD_NOT_ALLOWED,
+        Reason.PATH_NOT_ALLOWED,
+        Reason.LEASE_EXPIRED,
+        Reason.LEASE_USED_UP,
+    }
+)
+"""Denials that another rule would mend. A deny, an identity, an address or a spelling is none of them."""
+
+_TOUCHED: Final = (Reason.ALLOWED, Reason.EXPLICIT_DENY)
+_OUTER: Final = ("", "CONNECT")
+"""Methods of calls whose inside nobody saw."""
+_SHOWN: Final = 50
+_METHOD: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
+_MAX_PATH: Final = 1024
+_MAX_PATHS: Final = 8
+"""Paths of one host that are listed one by one; with more, the narrowest rule names the host and its ports."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """Decisions that were alike."""
+
+    tool: str | None
+    host: str
+    port: int
+    method: str
+    path: str
+    verdict: str
+    reason: str
+    count: int
+    first: float
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Matched:
+    """Recorded calls of one tool to one host that the proposed rules cover."""
+
+    tool: str | None
+    host: str
+    passed: int
+    denied: int
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    since: float
+    """Unix seconds: what is older was not looked at."""
+    policy_version: str
+    """Of the policy now: what a reviewer decides on, to be given to `approve` as `expected_version`."""
+    matched: tuple[Matched, ...]
+    """The most frequent first."""
+    matched_more: int
+    """Pairs of tool and host beyond those listed."""
+    wildcard_reach: tuple[str, ...]
+    """Recorded names that a wildcard covers and that the asker was not denied."""
+    denied: tuple[RecordedCall, ...]
+    """What the asker was refused and these rules, or other ones for the same hosts, would mend."""
+    narrowest: tuple[Entry, ...]
+    """The narrowest rules that cover `denied`; empty when nothing was denied, or when the proposal is a deny."""
+    notes: tuple[str, ...]
+    """Plain statements: what a wildcard opens, what makes the rule useless or dangerous."""
+
+    @property
+    def digest(self) -> str:
+        """Of `narrowest`: given to `approve` as `seen`, it refuses when later denials have changed that."""
+        return hashlib.sha256(repr(self.narrowest).encode()).hexdigest()[:12]
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "since": self.since,
+            "policy_version": self.policy_version,
+            "matched": [
+                {"tool": m.tool, "host": m.host, "passed": m.passed, "denied": m.denied, "last": m.last}
+                for m in self.matched
+            ],
+            "matched_more": self.matched_more,
+            "wildcard_reach": list(self.wildcard_reach),
+            "denied": [
+                {"host": c.host, "port": c.port, "method": c.method, "path": c.path, "reason": c.reason,
+                 "count": c.count, "last": c.last}
+                for c in self.denied
+            ],
+            "narrowest": [entry_data(entry) for entry in self.narrowest],
+            "notes": list(self.notes),
+            "digest": self.digest,
+        }  # fmt: skip
+
+
+def rules_of(proposal: Proposal) -> tuple[Rule, ...]:
+    """The rules that the proposal makes, as the policy file would. Raises PolicyError with the parser's message."""
+    section: dict[str, Any] = {proposal.action: [entry.as_value() for entry in proposal.entries]}
+    for key in reversed(proposal.addition.scope_path):
+        section = {key: section}
+    policy = parse_policy({"version": 1, **section}, source="request", version="", lines={})
+    scope = policy.global_scope if proposal.tool is None else policy.scope_of(proposal.tool)
+    rules: tuple[Rule, ...] = getattr(scope, proposal.action).rules
+    return rules
+
+
+def weigh(approval: Approval, calls: Iterable[RecordedCall], policy: Policy, *, since: float, now: float) -> Evidence:
+    """The evidence for one request, out of recorded calls of all tools and the policy in force."""
+    proposal = approval.proposal
+    rules = rules_of(proposal)
+    covers = _Cover(proposal, rules, policy, now)
+    wide = _Cover(proposal, _for_hosts(rules), policy, now) if approval.origin == "denied" else covers
+    counts: dict[tuple[str | None, str], list[float]] = {}
+    denied: list[RecordedCall] = []
+    for call in calls:
+        if covers(call):
+            counted = counts.setdefault((call.tool, call.host), [0, 0, 0.0])
+            counted[call.verdict == "deny"] += call.count
+            counted[2] = max(counted[2], call.last)
+        if call.tool == approval.asker and call.verdict != "allow" and call.reason in MENDABLE and wide(call):
+            denied.append(call)
+    matched = sorted(
+        (Matched(tool, host, int(n[0]), int(n[1]), n[2]) for (tool, host), n in counts.items()),
+        key=lambda m: (-(m.passed + m.denied), m.host),
+    )
+    asked = {call.host for call in denied}
+    reach = sorted({m.host for m in matched} - asked) if any(_is_wildcard(rule) for rule in rules) else []
+    return Evidence(
+        since=since,
+        policy_version=policy.version,
+        matched=tuple(matched[:_SHOWN]),
+        matched_more=max(0, len(matched) - _SHOWN),
+        wildcard_reach=tuple(reach[:_SHOWN]),
+        denied=tuple(sorted(denied, key=lambda call: -call.count)[:_SHOWN]),
+        narrowest=narrowest(denied) if proposal.action == "allow" else (),
+        notes=tuple(_notes(proposal, rules, policy, now)),
+    )
+
+
+class _Cover:
+    """Whether the proposed rules cover a recorded call: `decide` says so, on a policy of nothing but them."""
+
+    def __init__(self, proposal: Proposal, rules: Iterable[Rule], policy: Policy, now: float) -> None:
+        scope = Scope(allow=HostIndex(rules)) if proposal.action == "allow" else Scope(deny=HostIndex(rules))
+        self._tool = proposal.tool
+        self._now = now
+        # Tools that do not inherit the global rules gain nothing from a new one.
+        tools = {name: Scope(inherit_global=False) for name, own in policy.tools.items() if not own.inherit_global}
+        if proposal.tool is not None:
+            tools = {proposal.tool: scope}
+        self._policy = Policy(
+            anonymous=Anonymous.GLOBAL,
+            global_scope=scope if proposal.tool is None else EMPTY_SCOPE,
+            tools=MappingProxyType(tools),
+        )
+
+    def __call__(self, call: RecordedCall) -> bool:
+        if self._tool is not None and call.tool != self._tool:
+            return False
+        caller = ANONYMOUS if call.tool is None else Principal(call.tool)
+        inner = call.method not in _OUTER
+        request = Request(call.host, call.port, call.method if inner else None, call.path if inner else None)
+        return decide(self._policy, caller, request, self._now).reason in _TOUCHED
+
+
+def _for_hosts(rules: Iterable[Rule]) -> list[Rule]:
+    """The same hosts and ports, whatever the method and path: what one denied call was about."""
+    return [Rule(r.id, r.scope, r.denies, r.pattern, r.ports) for r in rules]
+
+
+def _is_wildcard(rule: Rule) -> bool:
+    return rule.pattern.kind in (PatternKind.ONE_LABEL, PatternKind.ANY_DEPTH)
+
+
+def narrowest(denied: Iterable[RecordedCall]) -> tuple[Entry, ...]:
+    """The narrowest entries that cover every one of these calls.
+
+    Of a tunnel only host and port are known: naming methods there would have its TLS opened, which nobody asked for.
+    """
+    tunnels: dict[str, set[int]] = {}
+    inner: dict[tuple[str, int], tuple[set[str], set[str]]] = {}
+    for call in denied:
+        if call.method in _OUTER:
+            tunnels.setdefault(call.host, set()).add(call.port)
+        else:
+            methods, paths = inner.setdefault((call.host, call.port), (set(), set()))
+            methods.add(call.method)
+            paths.add(call.path)
+    entries = [Entry(host, tuple(sorted(ports))) for host, ports in sorted(tunnels.items())]
+    for (host, port), (methods, paths) in sorted(inner.items()):
+        listed = tuple(sorted(paths)) if len(paths) <= _MAX_PATHS and all(map(_can_stand_in_a_rule, paths)) else ()
+        named = tuple(sorted(methods)) if all(map(_METHOD.fullmatch, methods)) else ()
+        entries.append(Entry(host, (port,), named, listed))
+    return tuple(entries)
+
+
+def _can_stand_in_a_rule(path: str) -> bool:
+    """Whether a rule can name this path; one with a star in it would cover more."""
+    try:
+        parse_path_pattern(path)
+    except ValueError:
+        return False
+    # One of the longest recorded length may have been cut.
+    return "*" not in path and len(path) < _MAX_PATH
+
+
+def _notes(proposal: Proposal, rules: Iterable[Rule], policy: Policy, now: float) -> Iterable[str]:
+    if proposal.tool is None:
+        yield "this is for every tool that inherits the global rules, and for callers without a credential"
+    if proposal.action == "deny":
+        return
+    own = policy.scope_of(proposal.tool)
+    for rule in rules:
+        yield from _about(rule, (own, policy.global_scope), now)
+    if proposal.for_seconds is None and proposal.uses is None:
+        yield "it has no end: nothing takes the rule back by itself"
+
+
+def _about(rule: Rule, scopes: Iterable[Scope], now: float) -> Iterable[str]:
+    name = rule.pattern.value
+    match rule.pattern.kind:
+        case PatternKind.ONE_LABEL:
+            yield f"{rule.pattern} reaches every name with one more label in front of {name}, recorded or not"
+        case PatternKind.ANY_DEPTH:
+            yield f"{rule.pattern} reaches every name below {name} at any depth, recorded or not"
+        case PatternKind.ADDRESS:
+            kind = classify(ipaddress.ip_address(name))
+            if kind is not AddressClass.PUBLIC:
+                yield f"{name} is no public address ({kind.value}): it opens this machine or your own network"
+        case PatternKind.EXACT:
+            pass
+    try:
+        host = parse_host(name if not _is_wildcard(rule) else f"a.{name}")
+    except HostError:
+        return
+    for scope in scopes:
+        for deny in scope.deny.matching(host):
+            if deny.expires is None or now < deny.expires:
+                yield f"an explicit deny covers it and wins: {deny.origin}"

@@ -1,0 +1,54 @@
+"""One change of one list of a policy file's text, proven to mean that change and nothing else."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.yaml_edit import remove_item, render
+from cloned_proxy.store.yaml_reader import read_document
+
+
+def read_value(value: Any) -> Any:
+    """A value as the reader will give it back."""
+    return read_document(render(value).encode(), "new entry").data
+
+
+def change_list(
+    path: Path, text: str, place: tuple[str, ...], change: Callable[[str], str], mean: Callable[[list[Any]], object]
+) -> str:
+    """Changes the text, and proves that its meaning changed as `mean` changes the list, and nowhere else."""
+    expected = read_document(text.encode(), str(path)).data
+    if expected is None:
+        expected, text = {"version": 1}, text + "version: 1\n"
+    mean(list_at(expected, place))
+    try:
+        edited = change(text)
+        same = read_document(edited.encode(), str(path)).data == expected
+    except (ValueError, IndexError, StoreError) as error:
+        raise StoreError(f"{path}: its layout cannot be edited safely ({error}); edit it by hand") from error
+    if not same:
+        raise StoreError(f"{path}: its layout cannot be edited safely; edit it by hand")
+    return edited
+
+
+def remove_entry(path: Path, text: str, place: tuple[str, ...], position: int) -> str:
+    """Takes one item out of the list at `place`. Raises StoreError."""
+    return change_list(path, text, place, lambda t: remove_item(t, place, position), lambda items: items.pop(position))
+
+
+def list_at(document: Any, path: tuple[str, ...]) -> list[Any]:
+    """The list at `path`, made where there is none."""
+    for key in path[:-1]:
+        document = document.setdefault(key, {})
+    listed: list[Any] = document.setdefault(path[-1], [])
+    return listed
+
+
+def text_diff(old: str, new: str, name: str) -> str:
+    """A unified diff of two texts of one file; "" when they are the same."""
+    lines = difflib.unified_diff(old.splitlines(keepends=True), new.splitlines(keepends=True), name, name)
+    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)

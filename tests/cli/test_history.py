@@ -1,0 +1,45 @@
+"""policy history, show, restore: against a proxy that runs."""
+
+from __future__ import annotations
+
+import time
+
+from tests.cli.program import Origin, Workspace, eventually, literal, policy_text
+
+
+def test_a_roll_back_acts_on_a_running_proxy_and_hand_edits_are_in_the_history(
+    workspace: Workspace, origin: Origin
+) -> None:
+    open_text = policy_text(allow=[literal(origin)])
+    workspace.write_policy(policy_text())
+    serving = workspace.serve()
+    workspace.write_policy(open_text)  # as by hand
+    eventually(lambda: serving.get(origin.url()).status == 200)
+    assert workspace.run("remove", "127.0.0.1", "--reason", "too wide").returncode == 0
+    eventually(lambda: serving.get(origin.url()).status == 403)
+
+    history = workspace.json("policy", "history")
+    told = [(each["actor"].partition(":")[0], each["why"]) for each in history]
+    assert told == [("cli", "too wide"), ("file", ""), ("file", "")]
+    opened = history[1]["version"]
+    assert workspace.run("policy", "show", opened).stdout == open_text
+    assert "+    - {host: 127.0.0.1" in workspace.run("policy", "show", opened, "--diff").stdout
+
+    assert "127.0.0.1" in workspace.run("policy", "restore", opened, "--dry-run").stdout
+    assert serving.get(origin.url()).status == 403
+    assert workspace.run("policy", "restore", opened, "--reason", "needed").returncode == 0
+    eventually(lambda: serving.get(origin.url()).status == 200)
+    assert workspace.policy.read_text() == open_text
+    time.sleep(0.3)  # the proxy's own record of the reload adds no second version
+    history = workspace.json("policy", "history")
+    assert len(history) == 4
+    assert (history[0]["version"], history[0]["why"]) == (opened, "needed")
+
+
+def test_an_unknown_version_names_the_way_to_find_one(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    workspace.run("allow", "api.example.com")
+    for command in ("show", "restore"):
+        done = workspace.run("policy", command, "000000000000")
+        assert done.returncode == 2
+        assert "policy history" in done.stderr
