@@ -75,7 +75,8 @@ def _ratio(
     ours = _figure(results, key, OURS)
     theirs = [of(figure) for rival in rivals if (figure := _figure(results, key, rival)) is not None]
     best = max(theirs, default=0.0)
-    return Target(title, aim, of(ours) / best, "x") if ours is not None and best else None
+    # 0 is a cost too small for the clock to tell: no figure.
+    return Target(title, aim, of(ours) / best, "x") if ours is not None and of(ours) and best else None
 
 
 def _tail(results: Results) -> Target | None:
