@@ -5,25 +5,19 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import structlog
 
 from cloned_proxy.policy.model import IdentityRefusal, Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
-from cloned_proxy.proxy.bulk import Splicer
-from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, Head, HeadError, parse_head
-from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, HeadError, parse_head
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.listener import Listener
+from cloned_proxy.proxy.parts import GateParts, Settling, Successor
 from cloned_proxy.proxy.relay import Relay, reset
-from cloned_proxy.proxy.tunnels import Tunnels
-from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import Kind
-from cloned_proxy.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
@@ -35,53 +29,6 @@ class _Phase(enum.Enum):
     HANDED_OVER = enum.auto()
     """To the relay or the inspector: another protocol is on the transport."""
     LINGERING = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class GateParts:
-    """What every connection works with."""
-
-    enforcer: Enforcer
-    identity_key: bytes
-    settings: ProxySettings
-    metrics: Metrics
-    inspector: Inspector | None
-    clock: Callable[[], float]
-    """Wall clock, for the expiry of credentials."""
-    tunnels: Tunnels
-    splicer: Splicer | None
-    """None where bytes stay on the transports: `os.splice` is Linux only."""
-    admit: Callable[[ClientConnection], bool]
-    """Counts a new connection; False when it is one too many."""
-    forget: Callable[[ClientConnection], None]
-    """The connection and all that came of it are closed."""
-    stopping: Callable[[], bool]
-    serve: Callable[[ClientConnection, Head], None]
-    """What follows the head of a CONNECT: `connect.serve`."""
-    serve_plain: Callable[[ClientConnection, Head], None]
-    """What follows every other head: `PlainHttp.serve`."""
-
-
-class Successor(Protocol):
-    """Who has the transport of a connection whose requests are plain HTTP."""
-
-    @property
-    def quiet(self) -> bool: ...
-
-    def cut(self, cause: str) -> None: ...
-
-
-class Settling(Protocol):
-    """A granted CONNECT that is not a tunnel yet: told what its client does meanwhile."""
-
-    def client_sent(self) -> bool:
-        """The buffer holds more than before. Whether it is to grow on."""
-
-    def client_ended(self) -> None:
-        """FIN."""
-
-    def client_lost(self) -> None:
-        """The connection is closed."""
 
 
 class ClientConnection(asyncio.Protocol):
@@ -213,6 +160,16 @@ class ClientConnection(asyncio.Protocol):
         self.transport.write_eof()
         self.read_on()
         self.arm(LINGER_SECONDS, self.transport.abort)
+
+    # For a call that waits for a person.
+
+    @property
+    def gone(self) -> bool:
+        return self.eof or self.lost
+
+    def watch(self) -> None:
+        # Held, a connection would not be seen to end. What comes holds it again.
+        self.read_on()
 
     # For the gate.
 
