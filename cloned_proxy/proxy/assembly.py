@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -20,6 +21,7 @@ from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.requests_api import RequestsApi
@@ -29,7 +31,9 @@ from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.config import Config
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.keys import load_or_create_key
+from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.state import State
+from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -57,6 +61,7 @@ async def assemble(
     policy_file: Path,
     *,
     clock: Callable[[], float],
+    uptime: Callable[[], float],
     seat: Seat | None,
 ) -> Core:
     """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError."""
@@ -65,7 +70,14 @@ async def assemble(
     if config.telemetry.otlp_endpoint is not None and (seat is None or seat.leads):
         # Taken apart after the log is closed: then it has all there is to send.
         parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config.telemetry.otlp_endpoint, metrics))
-    state = State(workspace.state_db, config.audit, clock=clock, on_queue=metrics.audit_queue)
+    state = State(
+        workspace.state_db,
+        config.audit,
+        clock=clock,
+        uptime=uptime,
+        leads=seat is None or seat.leads,
+        on_queue=metrics.audit_queue,
+    )
     parts.push_async_callback(asyncio.to_thread, state.close)
     resolver = Resolver(config.proxy)
     parts.callback(resolver.close)
@@ -106,8 +118,12 @@ async def assemble(
         flows_per_tool=share,
         asking=asking,
     )
+    vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
+    await asyncio.to_thread(vault.open)
+    injector = Injector(vault)
     inspector = MitmInspector(
         enforcer=enforcer,
+        injector=injector,
         settings=config.proxy,
         metrics=metrics,
         ca_directory=workspace.ca_directory,
@@ -119,6 +135,7 @@ async def assemble(
         settings=config.proxy,
         metrics=metrics,
         inspector=inspector,
+        injector=injector,
         clock=clock,
         cells=cells,
         requests=RequestsApi(approvals, asking, policies=follower.live, audit=state.audit, clock=clock),
@@ -129,6 +146,7 @@ async def assemble(
         inspector.sweep()
 
     async def sweep_by_time() -> None:
+        state.leases.times.look()
         sweep()
         metrics.leases.review(clock())
 
