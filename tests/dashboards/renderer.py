@@ -92,7 +92,7 @@ def _number(value: float, unit: str) -> str:
         case "dateTimeFromNow":
             return f"{max(0, time.time() - value / 1000):.0f} s ago"
         case _:
-            return f"{value:g}" if value == round(value, 1) else f"{value:.0f}"
+            return f"{value:g}" if value == round(value, 2) else f"{value:.0f}"
 
 
 def _duration(seconds: float) -> str:
