@@ -60,12 +60,20 @@ async def assemble(
     policy_file: Path,
     *,
     clock: Callable[[], float],
+    uptime: Callable[[], float],
     seat: Seat | None,
 ) -> Core:
     """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError."""
     key = load_or_create_key(workspace.identity_key)
     metrics = Metrics(CollectorRegistry())
-    state = State(workspace.state_db, config.audit, clock=clock, on_queue=metrics.audit_queue)
+    state = State(
+        workspace.state_db,
+        config.audit,
+        clock=clock,
+        uptime=uptime,
+        leads=seat is None or seat.leads,
+        on_queue=metrics.audit_queue,
+    )
     parts.push_async_callback(asyncio.to_thread, state.close)
     resolver = Resolver(config.proxy)
     parts.callback(resolver.close)
@@ -134,6 +142,7 @@ async def assemble(
         inspector.sweep()
 
     async def sweep_by_time() -> None:
+        state.leases.times.look()
         sweep()
 
     await follower.start(sweep)

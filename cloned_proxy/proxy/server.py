@@ -30,6 +30,7 @@ from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
+from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.live_policy import LivePolicy
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import ProbeEvent
@@ -69,12 +70,17 @@ class Server:
         options: ServeOptions | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        uptime: Callable[[], float] = uptime,
         seat: Seat | None = None,
     ) -> None:
-        """`clock` gives Unix seconds; `seat` is for one of several workers, whose exposition is not its own."""
+        """`clock` gives Unix seconds, `uptime` those since boot.
+
+        `seat` is for one of several workers, whose exposition is not its own.
+        """
         self.workspace: Final = workspace
         self._options: Final = options or ServeOptions()
         self._clock: Final = clock
+        self._uptime: Final = uptime
         self._seat: Final = seat
         self._up: _Running | None = None
         self._cut: Final = asyncio.Event()
@@ -89,7 +95,9 @@ class Server:
             self.workspace.create()
             config = self.workspace.config()
             policy_file = find_policy(self.workspace, config, self._options.policy_file)
-            core = await assemble(parts, self.workspace, config, policy_file, clock=self._clock, seat=self._seat)
+            core = await assemble(
+                parts, self.workspace, config, policy_file, clock=self._clock, uptime=self._uptime, seat=self._seat
+            )
             if self._options.control is not None:
                 core.own.add_address(*self._options.control)
             exposition = self._expose(parts, core)
