@@ -26,6 +26,7 @@ from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
+from cloned_proxy.proxy.standing_slots import StandingSlot, open_standing_slots
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
@@ -46,6 +47,7 @@ class ServeOptions:
     listen: tuple[str, int] = ("127.0.0.1", 8081)
     metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
     policy_file: Path | None = None
+    slots: tuple[StandingSlot, ...] = ()
     control: tuple[str, int] | None = None
     """Where the control process listens, if there is one: nobody is let through to it."""
 
@@ -109,6 +111,8 @@ class Server:
         try:
             await self.open(host)
             self._open_slot_api(core, host)
+            if self._seat is None or self._seat.leads:
+                await open_standing_slots(self._up.parts, core.gate, self._options.slots)
             self._open_control_channel()
         except BaseException:
             self._cut.set()
@@ -123,6 +127,7 @@ class Server:
             gate=core.gate,
             path=self.workspace.root.joinpath(*SOCKET_PLACE),
             on_run=SandboxRecord(core.state.audit, core.metrics).ran,
+            on_slots=core.metrics.slots_open,
             clock=self._clock,
             ca_for=self._ca_for,
             address=lambda: host.name,
