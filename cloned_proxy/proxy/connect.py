@@ -49,7 +49,7 @@ async def _serve_connect(connection: ClientConnection, head: Head) -> None:
     request = Request(head.host, head.port)
     granted = parts.enforcer.authorise_now(caller, request, Kind.TUNNEL)
     if granted is None:
-        granted = await parts.enforcer.authorise(caller, request, Kind.TUNNEL)
+        granted = await parts.enforcer.authorise(caller, request, Kind.TUNNEL, client=connection)
     if isinstance(granted, Refusal):
         connection.answer(answers.refused(granted))
     else:
@@ -105,9 +105,8 @@ class _Passage:
             raise
 
     async def _inspected(self) -> str:
-        inspector, rule = self._parts.inspector, self._grant.decision.rule
-        if inspector is None or (rule is not None and rule.inject is not None):
-            # Without the vault there is nothing to inject, and a call without its header is not what was allowed.
+        inspector = self._parts.inspector
+        if inspector is None:
             raise self._refused_as(_faulty(self._grant.decision))
         self._establish()
         await self._read_hello()

@@ -14,9 +14,11 @@ from cloned_proxy.proxy.cells import CellStore, OwnCells
 from cloned_proxy.proxy.connection import ClientConnection, GateParts
 from cloned_proxy.proxy.crowd import Crowd
 from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.injection import Injector, NoSecrets
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import BACKLOG, Listener
 from cloned_proxy.proxy.plain import PlainHttp
+from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
@@ -37,11 +39,15 @@ class Gate:
         settings: ProxySettings,
         metrics: Metrics,
         inspector: Inspector | None,
+        injector: Injector | None = None,
         clock: Callable[[], float] = time.time,
         spliced: bool = splice.AVAILABLE,
         cells: CellStore | None = None,
+        requests: RequestsApi | None = None,
     ) -> None:
-        """`spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
+        """Without an `injector` every rule that injects a secret refuses.
+
+        `spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
 
         `cells` is where the workers count their connections; the cap holds for all of them together.
         """
@@ -65,9 +71,11 @@ class Gate:
             settings=settings,
             metrics=metrics,
             inspector=inspector,
+            injector=injector or Injector(NoSecrets()),
             clock=clock,
             tunnels=self.tunnels,
             splicer=self._splicer,
+            requests=requests,
             admit=self._admit,
             forget=self._forget,
             stopping=lambda: self._stopping,

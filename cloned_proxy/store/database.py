@@ -54,6 +54,7 @@ _ADDED: Final = {
         CREATE TABLE IF NOT EXISTS rule_seen (
             source TEXT NOT NULL, rule TEXT NOT NULL, first REAL NOT NULL, PRIMARY KEY (source, rule)
         ) WITHOUT ROWID""",
+    "entries_at": "CREATE INDEX IF NOT EXISTS entries_at ON entries (at)",
     "tally_calls": """
         CREATE TABLE IF NOT EXISTS tally_calls (
             id      INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -102,6 +103,8 @@ _ADDED: Final = {
         CREATE UNIQUE INDEX IF NOT EXISTS approvals_pending ON approvals (key) WHERE state = 'pending'""",
     "approvals_created": """
         CREATE INDEX IF NOT EXISTS approvals_created ON approvals (created)""",
+    "approvals_key": """
+        CREATE INDEX IF NOT EXISTS approvals_key ON approvals (key)""",
     "devices": """
         CREATE TABLE IF NOT EXISTS devices (
             id      TEXT PRIMARY KEY,
