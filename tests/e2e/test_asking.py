@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.net.asker import REQUESTS, Answer, Asker, Call, decide, pending, requests_of
+from tests.net.asker import ASKING_GUARDS, REQUESTS, Answer, Asker, Call, decide, pending, requests_of
 from tests.net.proxy_process import PROGRAM, ProxyOptions, ProxyProcess
 from tests.net.world import World
 
@@ -37,6 +37,11 @@ tools:
     allow: [{host: api.example.com, methods: [GET], paths: [/only]}]
   brief@v1: {on_deny: ask, hold: 300ms}
   narrow@v1: {on_deny: ask, hold: 60s, limits: {concurrent: 1}}
+  opened@v1:
+    on_deny: ask
+    hold: 60s
+    limits: {concurrent: 2}
+    allow: [{host: api.example.com, methods: [GET], paths: [/only]}]
 """
 
 
@@ -161,9 +166,9 @@ def test_a_connect_is_held_until_it_is_approved(world: World, clean: ProxyProces
 
 def test_a_request_inside_opened_tls_is_held_as_well(world: World, clean: ProxyProcess) -> None:
     tool, marker = Asker(clean, "holds@v1"), world.marker()
+    context = ssl.create_default_context(cafile=clean.command("ca", "path").stdout.strip())
     call = tool.begin("CONNECT", "api.example.com:443")
     assert call.answer("CONNECT").status == 200
-    context = ssl.create_default_context(cafile=clean.command("ca", "path").stdout.strip())
     with context.wrap_socket(call.connection, server_hostname="api.example.com") as inside:
         inside.settimeout(30)
         inside.sendall(f"GET /other/{marker} HTTP/1.1\r\nHost: api.example.com\r\n\r\n".encode())
@@ -225,6 +230,19 @@ def test_a_client_that_leaves_frees_its_place(clean: ProxyProcess, method: str) 
     assert call.waits()
     assert tool.get("http://free.example.com/").status == 429
     call.close()
+    eventually(lambda: tool.get("http://free.example.com/").status == 200)
+
+
+def test_a_client_that_leaves_opened_tls_frees_its_place(clean: ProxyProcess) -> None:
+    tool = Asker(clean, "opened@v1")
+    eventually(lambda: tool.get("http://free.example.com/").status == 200)
+    context = ssl.create_default_context(cafile=clean.command("ca", "path").stdout.strip())
+    call = tool.begin("CONNECT", "api.example.com:443")
+    assert call.answer("CONNECT").status == 200
+    with context.wrap_socket(call.connection, server_hostname="api.example.com") as inside:
+        inside.sendall(b"GET /left HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+        eventually(lambda: pending(clean))
+        assert tool.get("http://free.example.com/").status == 429
     eventually(lambda: tool.get("http://free.example.com/").status == 200)
 
 
@@ -442,3 +460,27 @@ def test_json_of_a_request_has_its_evidence(clean: ProxyProcess) -> None:
     evidence = json.loads(clean.command("approvals", "show", asked, "--json").stdout)["evidence"]
     assert {"host": "docs.example.com", "ports": [80], "methods": ["GET"], "paths": ["/a"]} in evidence["narrowest"]
     assert any("one more label" in note for note in evidence["notes"])
+
+
+@pytest.mark.parametrize("without", [(), ASKING_GUARDS], ids=["guarded", "guards removed"])
+def test_each_guard_stops_its_attack(world: World, without: tuple[str, ...]) -> None:
+    world.reset()
+    proxy = world.serve("version: 1\nmode: report\n", ProxyOptions(without=without, config=CONFIG))
+    try:
+        plain, other = Asker(proxy, "plain@v1"), Asker(proxy, "other@v1")
+        mine = plain.ask("docs.example.com", reason="password=hunter2CANARY").content["id"]
+        got_through = {
+            "who may ask": other.ask("docs.example.com", tool_id="plain@v1").status == 202,
+            "whose request it is": other.get(f"{REQUESTS}/{mine}").status == 200,
+            "our own name": other.call("CONNECT", "cloned.internal:443").status != 403
+            or "cloned.internal" in asked(world),
+            "redaction": any(b"CANARY" in file.read_bytes() for file in proxy.files.glob("state.db*")),
+        }
+    finally:
+        proxy.kill()
+    assert got_through == dict.fromkeys(ASKING_GUARDS, bool(without))
+
+
+def asked(world: World) -> str:
+    """The names that reached the DNS server."""
+    return " ".join(world.dns_names())
