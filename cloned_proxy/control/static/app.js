@@ -39,7 +39,7 @@ async function show(focus) {
   }
   document.title = `${view?.title ?? "Not found"} · cloned-proxy`;
   const heading = h("h1", { tabindex: "-1" }, view?.title ?? "Not found");
-  const body = h("div", { class: "view" });
+  const body = h("div", { class: "view", "aria-busy": "true" });
   main.replaceChildren(heading, body);
   if (focus) heading.focus();
   shown = view ? view.open(body, query) : { load: async () => body.append(empty("There is no such view.", "Choose one above.")) };
@@ -50,9 +50,8 @@ async function show(focus) {
 function follow(view) {
   line = listen(view.filter?.() ?? { verdict: "deny" }, {
     on: (kind, item) => view.on?.(kind, item),
-    state: (state, error) => {
+    state: (state) => {
       signal.replaceChildren(h("span", { class: `dot ${state}`, "aria-hidden": "true" }), state === "live" ? "live" : "not live");
-      if (state === "waiting" && !error) lost();
     },
   });
 }
@@ -72,6 +71,7 @@ async function reload(mine = visit) {
     const place = main.querySelector(".view");
     if (!place.childElementCount) place.append(empty("This could not be loaded.", error.message));
   }
+  main.querySelector(".view")?.setAttribute("aria-busy", "false");
 }
 
 let countdown = 0;

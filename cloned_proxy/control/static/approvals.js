@@ -67,35 +67,41 @@ const terms_ = (request) => [request.for_seconds ? `, for ${duration(request.for
 function evidence(found) {
   if (!found) return null;
   const matched = found.matched ?? [];
-  const calls = matched.reduce((sum, { count }) => sum + (count ?? 0), 0);
+  const calls = matched.reduce((sum, { passed, denied }) => sum + passed + denied, 0);
   const reach = found.wildcard_reach ?? [];
+  const narrowest = found.narrowest ?? [];
   return h("details", { open: true, class: "evidence" }, h("summary", {}, "What it would open"),
     h("ul", {},
-      h("li", {}, calls ? `In the last 7 days it would have let ${plural(calls, "call")} through: ` : "It matches no call of the last 7 days. ",
-        matched.slice(0, 6).map(({ tool, host, count }, at) => [at ? ", " : "", hostname(host), ` ${number(count)}×`, tool ? [" by ", toolname(tool)] : ""]), matched.length > 6 && ` and ${matched.length - 6} more`),
-      hosts(reach).length > 0 && h("li", {}, h("strong", {}, "Its wildcard also reaches "), hosts(reach).slice(0, 8).map((host, at) => [at ? ", " : "", hostname(host)]), hosts(reach).length > 8 && ` and ${hosts(reach).length - 8} more`),
-      found.narrowest && h("li", {}, "The narrowest rule that covers what was denied: ", hostname(found.narrowest.host), narrowing(found.narrowest))));
+      h("li", {}, calls ? `It covers ${plural(calls, "call")} of the last 7 days: ` : "It covers no call of the last 7 days.", some(matched, 6, match), found.matched_more > 0 && ` and ${number(found.matched_more)} more`),
+      reach.length > 0 && h("li", {}, h("strong", {}, "Its wildcard also reaches "), some(reach, 8, (host) => hostname(host))),
+      (found.notes ?? []).map((note) => h("li", {}, h("strong", {}, visible(note)))),
+      narrowest.length > 0 && h("li", {}, "The narrowest that covers what was denied: ", some(narrowest, 6, (entry) => [hostname(entry.host), narrowing(entry)]))));
 }
 
-const hosts = (reach) => (Array.isArray(reach) ? reach.map((entry) => entry.host ?? entry) : []);
+const match = ({ tool, host, passed, denied }) => [hostname(host), ` ${[denied && `${number(denied)} denied`, passed && `${number(passed)} passed`].filter(Boolean).join(", ")}`, tool ? [" (", toolname(tool), ")"] : ""];
+
+function some(items, most, show) {
+  return [items.slice(0, most).map((item, at) => [at ? ", " : "", show(item)]), items.length > most && ` and ${number(items.length - most)} more`];
+}
 
 function approve(request, section) {
-  const narrowest = request.evidence?.narrowest;
+  const narrowest = request.evidence?.narrowest ?? [];
+  let version = request.evidence?.policy_version ?? section.version;
   const length = request.for_seconds ? shortest(request.for_seconds) : "30m";
   return ask({
     title: `Approve ${request.entries.map((entry) => plain(entry.host)).join(", ")}`,
     body: [
-      narrowest
-        ? choice("Which rule", "choice", [["narrowest", `Narrowest: ${inLine(narrowest)}`], ["proposed", `As asked: ${request.entries.map(inLine).join("; ")}`]], "narrowest")
-        : h("p", {}, "The rule as it was asked for: ", h("code", { class: "rule" }, request.entries.map(inLine).join("; "))),
+      narrowest.length
+        ? choice("Which rule", "choice", [["narrowest", `Narrowest: ${inLines(narrowest)}`], ["proposed", `As asked: ${inLines(request.entries)}`]], "narrowest")
+        : h("p", {}, "The rule as it was asked for: ", h("code", { class: "rule" }, inLines(request.entries))),
       ...terms(length, request.uses ?? ""),
     ],
     label: "Approve",
     done: "Approved.",
     act: async (form) => {
-      const wanted = { choice: new FormData(form).get("choice") ?? "proposed", ...termsOf(form), expected_version: section.version };
+      const wanted = { choice: new FormData(form).get("choice") ?? "proposed", ...termsOf(form), expected_version: version };
       await post(`/approvals/${encodeURIComponent(request.id)}/approve`, wanted).catch((error) => {
-        if (error.version) section.version = error.version;
+        version = error.version ?? version;
         throw error;
       });
     },
@@ -116,6 +122,8 @@ function reject(request) {
 function inLine(entry) {
   return [plain(entry.host), entry.ports && `port ${entry.ports.join(", ")}`, entry.methods?.map(plain).join(", "), entry.paths?.map(plain).join(", ")].filter(Boolean).join(" · ");
 }
+
+const inLines = (entries) => entries.map(inLine).join("; ");
 
 function shortest(seconds) {
   for (const [unit, size] of [["d", 86_400], ["h", 3600], ["m", 60]]) if (seconds % size === 0) return `${seconds / size}${unit}`;
