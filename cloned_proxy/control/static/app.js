@@ -32,6 +32,7 @@ async function show(focus) {
   const view = VIEWS[name];
   const mine = ++visit;
   shown?.close?.();
+  document.querySelector("dialog")?.close(); // the way back leads out of it
   line?.stop();
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#/${name}`) link.setAttribute("aria-current", "page");

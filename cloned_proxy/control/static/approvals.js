@@ -12,7 +12,6 @@ export function approvals(changed) {
   const list = h("ul", { class: "groups" });
   const count = h("span", { class: "quiet" });
   const section = {
-    version: null,
     element: h("section", { class: "waiting", "aria-labelledby": "waiting", hidden: true },
       h("div", { class: "head" }, h("h2", { id: "waiting" }, "Waiting for your answer"), count),
       h("div", { class: "card" }, list)),
@@ -26,7 +25,7 @@ export function approvals(changed) {
   };
 
   function card(request) {
-    const about = `: ${request.entries.map((entry) => plain(entry.host)).join(", ")} for ${request.tool ?? "every tool"}`;
+    const about = `: ${hostsOf(request)} for ${request.tool ?? "every tool"}`;
     return h("li", { class: "group request" },
       h("div", { class: "what" },
         h("p", { class: "target" }, request.entries.map((entry) => [hostname(entry.host), narrowing(entry)]), request.action === "deny" && " (deny)"),
@@ -40,7 +39,7 @@ export function approvals(changed) {
   }
 
   async function decide(request, how) {
-    await how(request, section);
+    await how(request);
     await changed().catch(() => {});
   }
 
@@ -55,11 +54,17 @@ async function withEvidence(request) {
   }
 }
 
-function narrowing(entry) {
-  const parts = [entry.ports && `port ${entry.ports.join(", ")}`, entry.methods?.map(plain).join(", "), entry.paths?.map(plain).join(", ")];
-  const text = parts.filter(Boolean).join(" · ");
-  return text && h("span", { class: "quiet" }, ` ${text} `);
+/** What a rule says beside its host, in one line. */
+function narrowed(entry) {
+  const { ports = [], methods = [], paths = [], protocols = [], addresses = [] } = entry;
+  const extra = [...protocols.map((name) => `protocol ${name}`), ...addresses.map((name) => `${name} addresses`)];
+  return [ports.length && `port ${ports.join(", ")}`, methods.map(plain).join(", "), paths.map(plain).join(", "), ...extra].filter(Boolean).join(" · ");
 }
+
+const narrowing = (entry) => h("span", { class: "quiet" }, ` ${narrowed(entry)} `);
+const inLine = (entry) => [plain(entry.host), narrowed(entry)].filter(Boolean).join(" · ");
+const inLines = (entries) => entries.map(inLine).join("; ");
+const hostsOf = (request) => request.entries.map((entry) => plain(entry.host)).join(", ");
 
 const asker = (request) => request.asker && request.asker !== request.tool && [", asked by ", h("bdi", { class: "tool" }, visible(request.asker))];
 const terms_ = (request) => [request.for_seconds ? `, for ${duration(request.for_seconds)}` : ", with no end", request.uses ? `, ${plural(request.uses, "use")}` : ""];
@@ -84,48 +89,45 @@ function some(items, most, show) {
   return [items.slice(0, most).map((item, at) => [at ? ", " : "", show(item)]), items.length > most && ` and ${number(items.length - most)} more`];
 }
 
-function approve(request, section) {
+/** The rules to choose from, and what the choice was made on: a later denial or edit makes it another one. */
+function choices(request, place) {
   const narrowest = request.evidence?.narrowest ?? [];
-  let version = request.evidence?.policy_version ?? section.version;
-  const length = request.for_seconds ? shortest(request.for_seconds) : "30m";
+  const asked = inLines(request.entries);
+  place.replaceChildren(narrowest.length
+    ? choice("Which rule", "choice", [["narrowest", `Narrowest: ${inLines(narrowest)}`], ["proposed", `As asked: ${asked}`]], "narrowest")
+    : h("p", {}, "The rule as it was asked for: ", h("code", { class: "rule" }, asked)));
+  return { expected_version: request.evidence?.policy_version, seen: request.evidence?.digest };
+}
+
+function approve(request) {
+  const place = h("div", {});
+  const address = `/approvals/${encodeURIComponent(request.id)}`;
+  let basis = choices(request, place);
+  const lasting = request.for_seconds;
   return ask({
-    title: `Approve ${request.entries.map((entry) => plain(entry.host)).join(", ")}`,
-    body: [
-      narrowest.length
-        ? choice("Which rule", "choice", [["narrowest", `Narrowest: ${inLines(narrowest)}`], ["proposed", `As asked: ${inLines(request.entries)}`]], "narrowest")
-        : h("p", {}, "The rule as it was asked for: ", h("code", { class: "rule" }, inLines(request.entries))),
-      ...terms(length, request.uses ?? ""),
-    ],
+    title: `Approve ${hostsOf(request)}`,
+    body: [place, ...terms(lasting ? "" : "30m", request.uses ?? "", lasting ? `As asked: ${duration(lasting)}` : "No end")],
     label: "Approve",
     done: "Approved.",
     act: async (form) => {
-      const wanted = { choice: new FormData(form).get("choice") ?? "proposed", ...termsOf(form), expected_version: version };
-      await post(`/approvals/${encodeURIComponent(request.id)}/approve`, wanted).catch((error) => {
-        version = error.version ?? version;
+      const chosen = new FormData(form).get("choice") ?? "proposed";
+      try {
+        await post(`${address}/approve`, { choice: chosen, ...termsOf(form), ...basis });
+      } catch (error) {
+        if (error.status === 409) basis = choices(await get(address), place);
         throw error;
-      });
+      }
     },
   });
 }
 
 function reject(request) {
   return ask({
-    title: `Reject ${request.entries.map((entry) => plain(entry.host)).join(", ")}`,
-    body: [h("p", {}, "The policy stays as it is. The tool is told no."), reasonField()],
+    title: `Reject ${hostsOf(request)}`,
+    body: [h("p", {}, "The policy stays as it is, and the tool is told no."), reasonField()],
     label: "Reject",
     kind: "danger",
     done: "Rejected.",
     act: (form) => post(`/approvals/${encodeURIComponent(request.id)}/reject`, { reason: new FormData(form).get("reason").trim() }).then(() => undefined),
   });
-}
-
-function inLine(entry) {
-  return [plain(entry.host), entry.ports && `port ${entry.ports.join(", ")}`, entry.methods?.map(plain).join(", "), entry.paths?.map(plain).join(", ")].filter(Boolean).join(" · ");
-}
-
-const inLines = (entries) => entries.map(inLine).join("; ");
-
-function shortest(seconds) {
-  for (const [unit, size] of [["d", 86_400], ["h", 3600], ["m", 60]]) if (seconds % size === 0) return `${seconds / size}${unit}`;
-  return `${Math.round(seconds)}s`;
 }

@@ -34,3 +34,11 @@ def scene(request: pytest.FixtureRequest, browser: Browser, tmp_path: Path) -> I
     workspace.close()
     origin.close()
     assert made.complaints == []
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One loud line for what could not be tested here."""
+    skipped = [report for report in terminalreporter.getreports("skipped") if "no Chromium:" in str(report.longrepr)]
+    if skipped:
+        terminalreporter.section("NOT TESTED", red=True)
+        terminalreporter.line(f"{len(skipped)} tests of the control UI were skipped: there is no Chromium here")

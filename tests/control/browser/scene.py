@@ -16,9 +16,9 @@ from typing import Final
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, BrowserType, ConsoleMessage, Page, Request, expect
-from tests.control.support import Control, control_of
 
 from tests.cli.program import TOOL, Origin, Serving, Workspace, policy_text
+from tests.control.support import Control, control_of
 from tests.net.world import ROOT
 
 FLAGS: Final = (
@@ -50,7 +50,7 @@ def chromium() -> str:
     if found is None:
         if os.environ.get("CI") == "true":
             pytest.fail("Chromium is required in CI: apt-get install chromium")
-        pytest.skip("NO CHROMIUM, the control UI was not looked at: apt-get install chromium")
+        pytest.skip("no Chromium: apt-get install chromium")
     return found
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
-from tests.control.support import raw
 
 from tests.cli.program import TOOL, Origin
 from tests.control.browser.scene import VIEWS, WAIT, Scene, picture, show, tunnel, workspace_in
+from tests.control.support import raw
 
 pytestmark = pytest.mark.browser
 
