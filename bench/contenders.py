@@ -137,7 +137,7 @@ class Ours(Contender):
         self.metrics_port = free_port()
         command = [str(Path(sys.executable).with_name("cloned-proxy")), "serve"]
         command += ["--workspace", str(self.policy.parent), "--listen", f"127.0.0.1:{self.port}"]
-        command += ["--metrics", f"127.0.0.1:{self.metrics_port}"]
+        command += ["--metrics", f"127.0.0.1:{self.metrics_port}", "--control", "off"]
         return command + (["--workers", str(self.workers)] if self.workers > 1 else [])
 
 

@@ -68,6 +68,8 @@ def _serving(ports: dict[str, str], environment: dict[str, str], directory: Path
         "serve",
         "--listen",
         f"127.0.0.1:{ports['8081']}",
+        "--control",
+        f"127.0.0.1:{ports['8082']}",
         "--metrics",
         f"127.0.0.1:{ports['8083']}",
     ]
@@ -100,7 +102,7 @@ def _show(step: Step, command: str, output: str) -> None:
 
 def main() -> None:
     tour = list(steps(marked((ROOT / "README.md").read_text(), "transcript")))
-    ports = {shown: str(_port(int(shown))) for shown in ("8081", "8083", "9000")}
+    ports = {shown: str(_port(int(shown))) for shown in ("8081", "8082", "8083", "9000")}
     with ExitStack() as parts:
         directory = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="cloned-proxy-demo-")))
         environment = {**os.environ, "CLONED_WORKSPACE": str(directory / ".cloned")}

@@ -16,12 +16,14 @@ from cloned_proxy.cli import (
     image,
     llm,
     log,
+    pair,
     policy,
     proxy,
     rules,
     run,
     serve,
     token,
+    vault,
     verify,
 )
 
@@ -62,8 +64,11 @@ app.command("explain")(explain.explain)
 app.command("log")(log.log)
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
+app.add_typer(vault.app, name="vault")
 app.command("proxy")(proxy.proxy)
 app.command("token")(token.token)
+app.command("pair")(pair.pair)
+app.add_typer(pair.app, name="devices")
 app.command("doctor")(doctor.doctor)
 app.command("ca")(ca.ca)
 app.command("exec")(exec_tool.exec_tool)

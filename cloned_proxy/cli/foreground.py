@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,45 +13,48 @@ from urllib.parse import urlsplit
 import structlog
 
 from cloned_proxy.cli.canary import probe_forever
+from cloned_proxy.cli.control import Control
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
 from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled, tame_garbage_collector
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
 from cloned_proxy.policy.model import Anonymous
-from cloned_proxy.proxy.server import ServeOptions, Server
+from cloned_proxy.proxy.server import ServeOptions, Server, authority
 from cloned_proxy.proxy.supervisor import Supervisor
 from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.telemetry.log import LogFormat
 
 _log = structlog.get_logger(__name__)
 
 
 def run_in_foreground(
-    *,
-    listen: tuple[str, int],
-    metrics: tuple[str, int] | None,
-    policy_file: Path | None,
-    directory: Path | None,
-    workers: int,
+    options: ServeOptions, *, directory: Path | None, workers: int, log_format: LogFormat = "console"
 ) -> None:
-    """Serves until a signal. Raises StoreError, PolicyError, BindError or CommandError when it cannot start."""
+    """Serves until a signal. Raises StoreError, PolicyError, BindError or CommandError when it cannot start.
+
+    `options.control` is where the control process is to listen.
+    """
     raise_open_files()
     # Libraries that log by the standard way say what is wrong and nothing else: decisions are on record already.
     logging.getLogger().setLevel(logging.WARNING)
-    options = ServeOptions(listen=listen, metrics=metrics, policy_file=policy_file)
     workspace = Workspace.find(directory)
-    if workers > 1:
-        _supervise(workspace, options, workers)
-        return
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(Server(workspace, options)))
+    with Control.bind(workspace, options, log_format) as control:
+        options = replace(options, control=control.address)
+        if workers > 1:
+            _supervise(workspace, options, workers, control)
+            return
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            runner.run(_serve(Server(workspace, options), control))
 
 
-def _supervise(workspace: Workspace, options: ServeOptions, workers: int) -> None:
-    supervisor = Supervisor(workspace, options, workers=workers, loop_factory=new_event_loop)
+def _supervise(workspace: Workspace, options: ServeOptions, workers: int, control: Control) -> None:
+    supervisor = Supervisor(
+        workspace, options, workers=workers, loop_factory=new_event_loop, companion=control.companion()
+    )
 
     def ready() -> None:
-        _announce(supervisor)
+        _announce(supervisor, control)
         _warn_of_exposure(supervisor)
 
     tame_garbage_collector()  # the workers inherit it
@@ -58,7 +62,7 @@ def _supervise(workspace: Workspace, options: ServeOptions, workers: int) -> Non
         raise CommandError("not every worker could start; see the messages above", code=FAILED)
 
 
-async def _serve(server: Server) -> None:
+async def _serve(server: Server, control: Control) -> None:
     asked_to_stop = asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()
 
@@ -75,17 +79,18 @@ async def _serve(server: Server) -> None:
     await server.start()
     interval = server.workspace.config().sandbox.probe_interval
     canary = asyncio.create_task(probe_forever(server, interval)) if interval else None
+    beside = asyncio.create_task(control.keep_running(server.address))
     tame_garbage_collector()
     with signals_handled(stop=stop, reload=reload):
-        _announce(server)
+        _announce(server, control)
         _warn_of_exposure(server)
         notify(READY)
         watchdog = asyncio.create_task(tell_watchdog())
         await asked_to_stop.wait()
         notify(STOPPING)
-        if canary is not None:
-            canary.cancel()
-            await asyncio.gather(canary, return_exceptions=True)
+        for task in filter(None, (canary, beside)):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")
         await server.stop()
         watchdog.cancel()
@@ -99,11 +104,12 @@ def _warn_of_exposure(server: Server | Supervisor) -> None:
         _log.warning("other machines can reach this proxy", listen=server.address, without_credential=whom)
 
 
-def _announce(server: Server | Supervisor) -> None:
+def _announce(server: Server | Supervisor, control: Control) -> None:
     """The addresses, and two lines to try them with. On stdout: it is what the command was asked for."""
     policy = server.policy
     proxy = f"http://{server.address}"
     put(f"proxy    {proxy}")
+    put(f"control  http://{authority(*control.address)}" if control.address else "control  off")
     put(f"metrics  http://{server.metrics_address}/metrics" if server.metrics_address else "metrics  off")
     put(f"policy   {policy.source} (version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)})")
     put("")

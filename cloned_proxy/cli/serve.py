@@ -14,6 +14,9 @@ def serve(
     listen: Annotated[
         str, typer.Option("--listen", metavar="HOST:PORT", help="Where clients connect; port 0 takes a free one.")
     ] = "127.0.0.1:8081",
+    control: Annotated[
+        str, typer.Option("--control", metavar="HOST:PORT|off", help="The control UI and API, on loopback only.")
+    ] = "127.0.0.1:8082",
     metrics: Annotated[
         str, typer.Option("--metrics", metavar="HOST:PORT|off", help="/metrics, /healthz and /readyz.")
     ] = "127.0.0.1:8083",
@@ -30,10 +33,12 @@ def serve(
     from cloned_proxy.cli.authority import parse_listen
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.foreground import run_in_foreground
+    from cloned_proxy.proxy.server import ServeOptions
     from cloned_proxy.telemetry.log import configure_logging
 
     try:
         proxy_address = parse_listen(listen, "--listen")
+        control_address = parse_listen(control, "--control")
         metrics_address = parse_listen(metrics, "--metrics")
     except ValueError as error:
         raise CommandError(str(error)) from error
@@ -41,5 +46,8 @@ def serve(
         raise CommandError("--listen cannot be off; write HOST:PORT such as 127.0.0.1:8081")
     configure_logging(log_format)
     run_in_foreground(
-        listen=proxy_address, metrics=metrics_address, policy_file=policy, directory=workspace, workers=workers
+        ServeOptions(listen=proxy_address, metrics=metrics_address, policy_file=policy, control=control_address),
+        directory=workspace,
+        workers=workers,
+        log_format=log_format,
     )

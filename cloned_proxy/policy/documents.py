@@ -12,6 +12,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from cloned_proxy.policy.secret import check_injected_name, check_template
+
 MAX_HOLD: Final = 60.0
 """Seconds. Longer than this and clients give up before the answer comes."""
 
@@ -79,12 +81,14 @@ def _method(value: object) -> str:
 def _field_name(value: object) -> str:
     if not isinstance(value, str) or _FIELD_NAME.fullmatch(value) is None:
         raise ValueError(f"{value!r} is not a header name; write one such as Authorization")
+    check_injected_name(value)
     return value
 
 
 def _field_value(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable() or not value:
-        raise ValueError("a header value is one line of printable text; put secrets in the vault: ${vault:name}")
+    if not isinstance(value, str) or not (value.isprintable() and value.isascii() and value.strip(" ")):
+        raise ValueError("a header value is one line of printable ASCII; put secrets in the vault: ${vault:name}")
+    check_template(value)
     return value
 
 
@@ -95,6 +99,7 @@ class _Document(BaseModel):
 class InjectDocument(_Document):
     header: Annotated[str, BeforeValidator(_field_name)]
     value: Annotated[str, BeforeValidator(_field_value)]
+    redact_echo: bool = True
 
 
 class RuleDocument(_Document):

@@ -124,6 +124,8 @@ class Inject:
 
     header: str
     value: str
+    redact_echo: bool = True
+    """Responses are searched for the secrets, which are taken out of heads and never passed on in bodies."""
 
 
 @dataclass(frozen=True, slots=True)

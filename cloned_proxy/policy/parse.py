@@ -112,6 +112,10 @@ def failed_tests(policy: Policy, now: float) -> tuple[Problem, ...]:
 
 
 _RULE_LISTS: Final = ("allow", "deny")
+_INJECT_NEEDS_PORTS: Final = (
+    "a rule with 'inject' says its ports, because the usual ones hold 80, where the secret would travel in the clear; "
+    "add 'ports: [443]'"
+)
 
 
 def _kind(value: object) -> str:
@@ -266,6 +270,8 @@ class _Reader:
             if raw_tcp and getattr(read, key) is not None:
                 message = f"'{key}' needs TLS to be opened, and 'protocols: [tcp]' says it may not be TLS; remove one"
                 self.problem((*path, key), message)
+        if read.inject is not None and read.ports is None and not raw_tcp:
+            self.problem((*path, "inject"), _INJECT_NEEDS_PORTS)
         if pattern is None:
             return None
         ports = DEFAULT_PORTS if read.ports is None else frozenset(read.ports)
@@ -326,7 +332,7 @@ def _limits(read: LimitsDocument) -> Limits:
 
 
 def _inject(read: InjectDocument | None) -> Inject | None:
-    return None if read is None else Inject(read.header, read.value)
+    return None if read is None else Inject(read.header, read.value, read.redact_echo)
 
 
 def _details(

@@ -18,6 +18,7 @@ import structlog
 
 from cloned_proxy.policy.model import ANONYMOUS, Policy
 from cloned_proxy.proxy.assembly import Core, assemble
+from cloned_proxy.proxy.control_channel import ControlChannel
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
@@ -25,9 +26,11 @@ from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
+from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
+from cloned_proxy.store.live_policy import LivePolicy
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import ProbeEvent
 from cloned_proxy.telemetry.exposition import Exposition
@@ -42,6 +45,8 @@ class ServeOptions:
     listen: tuple[str, int] = ("127.0.0.1", 8081)
     metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
     policy_file: Path | None = None
+    control: tuple[str, int] | None = None
+    """Where the control process listens, if there is one: nobody is let through to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,8 @@ class Server:
             config = self.workspace.config()
             policy_file = find_policy(self.workspace, config, self._options.policy_file)
             core = await assemble(parts, self.workspace, config, policy_file, clock=self._clock, seat=self._seat)
+            if self._options.control is not None:
+                core.own.add_address(*self._options.control)
             exposition = self._expose(parts, core)
             listening = self._seat.listening if self._seat is not None else bind_tcp(*self._options.listen)
             parts.callback(listening.close)
@@ -94,6 +101,7 @@ class Server:
         try:
             await self.open(host)
             self._open_slot_api(core, host)
+            self._open_control_channel()
         except BaseException:
             self._cut.set()
             await self.stop()
@@ -117,6 +125,16 @@ class Server:
             _log.warning("sandboxes of this workspace connect to the other proxy, not to this one", reason=str(error))
             return
         self._running.parts.push_async_callback(slots.close)
+
+    def _open_control_channel(self) -> None:
+        worker = self._seat.number if self._seat is not None else 0
+        channel = ControlChannel(self.workspace.root, self, worker=worker, clock=self._clock)
+        try:
+            channel.start()
+        except BindError as error:
+            _log.warning("the control UI cannot see this process", reason=str(error))
+            return
+        self._running.parts.push_async_callback(channel.close)
 
     async def stop(self) -> None:
         """Stops accepting, gives open flows the drain time (until `cut`), cuts the rest, and closes every part."""
@@ -169,6 +187,16 @@ class Server:
         if policy is None:  # `start` raises rather than leave this so
             raise RuntimeError("no policy was loaded")
         return policy
+
+    @property
+    def live(self) -> LivePolicy:
+        """The policy, following its file."""
+        return self._running.core.follower.live
+
+    @property
+    def tunnels(self) -> Tunnels:
+        """What is open now."""
+        return self._running.core.gate.tunnels
 
     @property
     def address(self) -> str:

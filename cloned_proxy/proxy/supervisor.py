@@ -75,6 +75,17 @@ class _Post:
         self.due = now + delay
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A process beside the workers that the supervisor keeps alive as well."""
+
+    name: str
+    work: Callable[[str, Ties], None]
+    """Runs in the child; the text is the proxy's `host:port`."""
+    listening: socket.socket
+    """Its own, opened before the fork; no worker keeps it."""
+
+
 class Supervisor:
     """`serve --workers N`, from `run` to its end. To be made and run in a process without threads."""
 
@@ -85,6 +96,7 @@ class Supervisor:
         *,
         workers: int,
         loop_factory: Callable[[], asyncio.AbstractEventLoop],
+        companion: Companion | None = None,
     ) -> None:
         """Makes the workspace ready and opens the sockets. Raises StoreError, PolicyError and BindError."""
         with ExitStack() as opened:
@@ -105,11 +117,14 @@ class Supervisor:
             self._closing: Final = opened.pop_all()
         self.address: Final = authority(*self._listening.getsockname()[:2])
         self.metrics_address: Final = authority(*self._metrics.getsockname()[:2]) if self._metrics else None
+        self._companion: Final = companion
         self._kill_after: Final = config.proxy.drain_seconds + _OVERTIME_SECONDS
         self._workers: Final = [
             self._worker(number, workers, workspace, options, loop_factory) for number in range(workers)
         ]
         self._others: Final = [self._exposition(self._metrics, workers)] if self._metrics is not None else []
+        if companion is not None:
+            self._others.append(self._beside(companion))
         self._ready: Final[set[int]] = set()
         self._told = False
         self._stops = 0
@@ -156,8 +171,8 @@ class Supervisor:
         seat = Seat(number, of, self._directory, self._listening, metrics)
 
         def work(ties: Ties) -> None:
-            if self._metrics is not None:
-                self._metrics.close()
+            for listening in self._not_for_workers():
+                listening.close()
             worker.serve(seat, ties, workspace, options, loop_factory)
 
         return _Post(f"worker {number}", work, partial(_clean_up, self._directory, number))
@@ -165,9 +180,24 @@ class Supervisor:
     def _exposition(self, listening: socket.socket, workers: int) -> _Post:
         def work(ties: Ties) -> None:
             self._listening.close()
+            if self._companion is not None:
+                self._companion.listening.close()
             worker.expose(listening, self._directory, workers, ties)
 
         return _Post("exposition", work, lambda: None)
+
+    def _beside(self, companion: Companion) -> _Post:
+        def work(ties: Ties) -> None:
+            self._listening.close()
+            if self._metrics is not None:
+                self._metrics.close()
+            companion.work(self.address, ties)
+
+        return _Post(companion.name, work, lambda: None)
+
+    def _not_for_workers(self) -> list[socket.socket]:
+        companion = [self._companion.listening] if self._companion is not None else []
+        return [*companion, *([self._metrics] if self._metrics is not None else [])]
 
     def _fill(self, pipes: Pipes) -> None:
         now = time.monotonic()

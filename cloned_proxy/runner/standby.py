@@ -41,7 +41,7 @@ def proxy_for(workspace: Path, say: Callable[[str], None], *, policy: Path | Non
 
 
 def _start(workspace: Path, policy: Path | None, messages: IO[bytes]) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-c", _PROGRAM, "serve", "--listen", "127.0.0.1:0", "--metrics", "off"]
+    words = [sys.executable, "-c", _PROGRAM, "serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off"]
     words += ["--workspace", str(workspace), *(["--policy", str(policy)] if policy is not None else [])]
     # A session of its own: Ctrl-C is for the tool; the proxy stays until the tool has ended.
     process = subprocess.Popen(  # noqa: S603  this program, with words of our own

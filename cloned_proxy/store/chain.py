@@ -16,6 +16,7 @@ from typing import Final
 from cloned_proxy.telemetry.events import (
     ApprovalEvent,
     DecisionEvent,
+    DeviceEvent,
     Event,
     FlowEnd,
     PolicyEvent,
@@ -31,6 +32,7 @@ _TYPES: Final = {
     ApprovalEvent: "approval",
     RunEvent: "run",
     ProbeEvent: "probe",
+    DeviceEvent: "device",
 }
 _FIELDS: Final = {kind: tuple(field.name for field in dataclasses.fields(kind)) for kind in _TYPES}
 _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode

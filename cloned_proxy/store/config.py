@@ -87,6 +87,11 @@ class SandboxSettings(_Section):
     """Seconds between two escape probes of `serve` (the metric `isolation_probe_success`); 0: off. At least 30."""
 
 
+class VaultSettings(_Section):
+    key: Literal["auto", "file", "keyring", "credential"] = "auto"
+    """Where the vault's key is kept; `auto`: the systemd credential where there is one, else `.cloned/vault.key`."""
+
+
 class Config(_Section):
     policy: str | None = None
     """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it."""
@@ -96,6 +101,7 @@ class Config(_Section):
     audit: AuditSettings = AuditSettings()
     approvals: ApprovalSettings = ApprovalSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    vault: VaultSettings = VaultSettings()
 
 
 class ConfigError(StoreError):

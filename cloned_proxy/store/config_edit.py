@@ -10,13 +10,14 @@ from ruamel.yaml.comments import CommentedMap
 
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import load_config
-from cloned_proxy.store.files import edit_lock, read_regular_file
+from cloned_proxy.store.files import read_regular_file
+from cloned_proxy.store.lock import locked
 from cloned_proxy.store.yaml_reader import MAX_BYTES
 
 
 def set_egress_proxy(path: Path, url: str | None) -> None:
     """Writes `egress_proxy`, or takes it out. Raises StoreError, for a file that is not valid as it stands too."""
-    with edit_lock(path):
+    with locked(path):
         load_config(path)
         yaml = YAML()
         yaml.preserve_quotes = True

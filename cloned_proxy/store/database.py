@@ -76,6 +76,24 @@ _ADDED: Final = {
         CREATE UNIQUE INDEX IF NOT EXISTS approvals_pending ON approvals (key) WHERE state = 'pending'""",
     "approvals_created": """
         CREATE INDEX IF NOT EXISTS approvals_created ON approvals (created)""",
+    "devices": """
+        CREATE TABLE IF NOT EXISTS devices (
+            id      TEXT PRIMARY KEY,
+            name    TEXT NOT NULL UNIQUE,
+            kind    TEXT NOT NULL,
+            token   TEXT NOT NULL UNIQUE,
+            created REAL NOT NULL,
+            expires REAL NOT NULL,
+            seen    REAL
+        ) WITHOUT ROWID""",
+    "pairing_codes": """
+        CREATE TABLE IF NOT EXISTS pairing_codes (
+            hash TEXT PRIMARY KEY, name TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL
+        ) WITHOUT ROWID""",
+    "pairing_lock": """
+        CREATE TABLE IF NOT EXISTS pairing_lock (
+            id INTEGER PRIMARY KEY CHECK (id = 1), failures INTEGER NOT NULL, until REAL NOT NULL
+        )""",
 }
 """Statements by the name of what they make. Each table has one module of this package that owns it."""
 

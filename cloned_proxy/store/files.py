@@ -1,19 +1,12 @@
-"""Opening files that other people may have put there: regular, bounded, never a hang; and the lock of an edit."""
+"""Opening files that other people may have put there: regular, bounded, never a hang."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
-
-from filelock import FileLock, Timeout
 
 from cloned_proxy.store.errors import StoreError
-
-_LOCK_SECONDS: Final = 10.0
 
 type Signature = tuple[int, int, int, int, int]
 """Device, inode, size, mtime and ctime (ns): differs after every ordinary change of a file."""
@@ -51,22 +44,3 @@ def read_regular_file(path: Path, *, limit: int, what: str) -> bytes:
     if len(raw) > limit:
         raise StoreError(f"{path}: the {what} has more than {limit} bytes; shorten it")
     return raw
-
-
-@contextlib.contextmanager
-def edit_lock(path: Path) -> Iterator[None]:
-    """Held by one edit of the file at a time, of any process; links are followed. Raises StoreError."""
-    target = Path(os.path.realpath(path))
-    lock = FileLock(target.with_name(f".{target.name}.lock"), timeout=_LOCK_SECONDS, mode=0o600)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StoreError(f"{path}: another edit holds the lock for {_LOCK_SECONDS:.0f} s; end it") from error
-    except OSError as error:
-        raise StoreError(
-            f"{path}: cannot be locked for the edit: {error.strerror}; make its directory writable"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()

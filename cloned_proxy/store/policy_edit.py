@@ -22,8 +22,8 @@ from cloned_proxy.policy.model import GLOBAL_SCOPE, HostPattern, Policy, Rule
 from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.files import edit_lock
 from cloned_proxy.store.list_edit import change_list, list_at, read_value, remove_entry, text_diff
+from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_file import policy_from_bytes, read_policy_bytes, version_of
 from cloned_proxy.store.yaml_edit import Value, add_items, replace_item, set_keys
 from cloned_proxy.store.yaml_reader import read_document
@@ -298,7 +298,7 @@ class PolicyEditor:
 
     def _locked(self, *, dry_run: bool) -> AbstractContextManager[None]:
         # A rename cannot show half a file, so reading needs no lock, and no writable directory.
-        return contextlib.nullcontext() if dry_run else edit_lock(self._path)
+        return contextlib.nullcontext() if dry_run else locked(self._path)
 
 
 def _rules_of(addition: Addition) -> tuple[Rule, ...]:

@@ -136,7 +136,21 @@ class ProbeEvent:
     """Each attempt or control that did not end as it must."""
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """Who may use the control UI and API changed, or somebody tried codes until pairing was locked."""
+
+    at: float
+    action: str
+    """`paired`, `revoked`, `locked`."""
+    device: str
+    """Id of the device; "" for `locked`."""
+    name: str
+    actor: str
+    """`cli:<user>`, `device:<name>`, `pairing`."""
+
+
+type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent
 
 
 class AuditUnavailableError(Exception):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 PROGRAM = Path(sys.executable).with_name("cloned-proxy")
 TOOL = "demo.tool@v1"
@@ -83,6 +84,8 @@ class Serving:
     process: subprocess.Popen[str]
     port: int
     metrics_port: int
+    control_port: int
+    """0: off."""
     banner: list[str]
     errors: Path
 
@@ -135,7 +138,10 @@ class Workspace:
         new.chmod(0o600)
         new.rename(self.policy)
 
-    def run(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """`given` is what it reads from stdin."""
         return subprocess.run(
             [PROGRAM, *arguments],
             env=self.environment | (env or {}),
@@ -144,7 +150,7 @@ class Workspace:
             text=True,
             timeout=30,
             check=False,
-            stdin=subprocess.DEVNULL,
+            input=given,
         )
 
     def json(self, *arguments: str, code: int = 0) -> Any:
@@ -154,7 +160,8 @@ class Workspace:
 
     def serve(self, *arguments: str) -> Serving:
         errors = self.path.parent / f"serve-{len(self.running)}.log"
-        command = [str(PROGRAM), "serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *arguments]
+        control = () if "--control" in arguments else ("--control", "off")
+        command = [str(PROGRAM), "serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *control, *arguments]
         with errors.open("w") as log:
             process = subprocess.Popen(
                 command,
@@ -166,8 +173,9 @@ class Workspace:
                 text=True,
             )
         banner = _read_banner(process, errors)
-        ports = {line.split()[0]: int(line.split("//")[1].split("/")[0].split(":")[1]) for line in banner[:2]}
-        serving = Serving(process, ports["proxy"], ports["metrics"], banner, errors)
+        places = {line.split()[0]: line.split()[1] for line in banner[:3]}
+        ports = {name: urlsplit(url).port or 0 for name, url in places.items()}
+        serving = Serving(process, ports["proxy"], ports["metrics"], ports["control"], banner, errors)
         self.running.append(serving)
         return serving
 

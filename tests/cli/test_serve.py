@@ -22,7 +22,7 @@ from tests.cli.program import Answer, Origin, Workspace, eventually, literal, po
 def refused_start(workspace: Workspace, *arguments: str) -> str:
     """Runs a `serve` that must not start; returns its one line."""
     listen = () if "--listen" in arguments else ("--listen", "127.0.0.1:0")
-    done = workspace.run("serve", *listen, "--metrics", "off", *arguments)
+    done = workspace.run("serve", *listen, "--metrics", "off", "--control", "off", *arguments)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("cloned-proxy:")]
@@ -79,7 +79,7 @@ def test_a_metrics_port_in_use_leaves_no_listener_behind(workspace: Workspace, o
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     metrics = f"127.0.0.1:{origin.port}"
-    done = workspace.run("serve", "--listen", f"127.0.0.1:{port}", "--metrics", metrics)
+    done = workspace.run("serve", "--listen", f"127.0.0.1:{port}", "--metrics", metrics, "--control", "off")
     assert done.returncode == 2
     assert metrics in done.stderr
     assert done.stdout == ""

@@ -46,11 +46,14 @@ def test_the_supervisor_hears_of_the_start_the_life_and_the_stop(
         assert serving.wait() == 0
 
 
+_ALONE = ("--metrics", "off", "--control", "off")
+
+
 def test_a_proxy_that_cannot_start_is_never_ready(workspace: Workspace, tmp_path: Path) -> None:
     with supervisor(str(tmp_path / "notify")) as heard:
         workspace.write_policy("")
         environment = {"NOTIFY_SOCKET": str(tmp_path / "notify")}
-        assert workspace.run("serve", "--listen", "127.0.0.1:0", "--metrics", "off", env=environment).returncode == 2
+        assert workspace.run("serve", "--listen", "127.0.0.1:0", *_ALONE, env=environment).returncode == 2
         heard.settimeout(0.2)
         with pytest.raises(TimeoutError):
             heard.recv(100)

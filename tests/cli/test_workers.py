@@ -481,7 +481,8 @@ def test_a_port_in_use_is_one_line_and_starts_nothing(workspace: Workspace, orig
     workspace.write_policy(policy_text())
     place = f"127.0.0.1:{origin.port}"
     other = "metrics" if taken == "listen" else "listen"
-    done = workspace.run("serve", "--workers", "2", f"--{taken}", place, f"--{other}", "127.0.0.1:0")
+    places = (f"--{taken}", place, f"--{other}", "127.0.0.1:0", "--control", "off")
+    done = workspace.run("serve", "--workers", "2", *places)
     assert done.returncode == 2
     assert f"{place} is in use" in done.stderr
     assert done.stdout == ""
@@ -489,7 +490,7 @@ def test_a_port_in_use_is_one_line_and_starts_nothing(workspace: Workspace, orig
 
 def test_a_bad_policy_at_the_start_is_one_line_and_no_worker(workspace: Workspace) -> None:
     workspace.write_policy("version: 1\nmystery: 1\n")
-    done = workspace.run("serve", "--workers", "2", "--listen", "127.0.0.1:0", "--metrics", "off")
+    done = workspace.run("serve", "--workers", "2", "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off")
     assert done.returncode == 2
     assert "mystery" in done.stderr
     assert "worker" not in done.stderr

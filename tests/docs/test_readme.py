@@ -40,8 +40,9 @@ def comparable(text: str) -> list[str]:
 
 
 def test_the_transcript_is_what_a_terminal_shows(workspace: Workspace, origin: Origin) -> None:
-    serving: Serving = workspace.serve()
-    real = {"8081": str(serving.port), "8083": str(serving.metrics_port), "9000": str(origin.port)}
+    serving: Serving = workspace.serve("--control", "127.0.0.1:0")
+    ports = (serving.port, serving.control_port, serving.metrics_port, origin.port)
+    real = dict(zip(("8081", "8082", "8083", "9000"), map(str, ports), strict=True))
     shown = list(steps(marked(readme(), "transcript")))
     assert len(shown) > 8, "the transcript was not found"
     assert sum(bool(step.caption) for step in shown) > 2
@@ -90,7 +91,7 @@ def test_the_help_text_is_the_programs(workspace: Workspace) -> None:
 def test_every_command_that_the_readme_names_is_run_by_a_test() -> None:
     named = set(re.findall(r"cloned-proxy ((?:policy|audit|ca) [a-z-]+|[a-z]+)", readme()))
     assert "policy check" in named, "no command was found"
-    folders = (ROOT / "tests" / "cli", ROOT / "tests" / "runner")
+    folders = [ROOT / "tests" / name for name in ("cli", "runner", "control")]
     tests = "\n".join(path.read_text() for folder in folders for path in folder.glob("test_*.py"))
     missing = [name for name in named if ", ".join(f'"{word}"' for word in name.split()) not in tests]
     # `serve` has a method of its own in the tests, and `HOST` stands for a word in prose.

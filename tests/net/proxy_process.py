@@ -65,7 +65,7 @@ class ProxyProcess:
         replace(files / "policy.yaml", policy)
         if options.config:
             replace(files / "config.yaml", options.config)
-        addresses = ["--listen", f"127.0.0.1:{number}", "--metrics", f"127.0.0.1:{number + 5000}"]
+        addresses = ["--listen", f"127.0.0.1:{number}", "--metrics", f"127.0.0.1:{number + 5000}", "--control", "off"]
         arguments = ["--workspace", str(workspace), *addresses]
         log = world.directory / f"serve-{number}.log"
         process: subprocess.Popen[bytes] | Nursling

@@ -26,6 +26,10 @@ def _tool(**keys: object) -> dict[str, object]:
     return {"tools": {"x@v1": keys}}
 
 
+def _inject(header: str, value: str) -> dict[str, object]:
+    return _rule(ports=[443], inject={"header": header, "value": value})
+
+
 RULE = "tools.x@v1.allow[0]"
 PROBLEMS = [
     ({"globl": {}}, "globl", 1, "did you mean 'global'"),
@@ -65,6 +69,13 @@ PROBLEMS = [
     (_rule(protocols=["tcp"], methods=["GET"]), f"{RULE}.methods", 7, "remove one"),
     (_rule(protocols=["tcp"], inject={"header": "A", "value": "b"}), f"{RULE}.inject", 7, "remove one"),
     (_rule(inject={"header": "A", "value": "b\r\nc"}), f"{RULE}.inject.value", 7, "one line"),
+    (_rule(inject={"header": "A", "value": "b"}), f"{RULE}.inject", 7, "ports: [443]"),
+    (_inject("Content-Length", "b"), f"{RULE}.inject.header", 7, "frames the message"),
+    (_inject("Proxy-Authorization", "b"), f"{RULE}.inject.header", 7, "frames the message"),
+    (_inject("A", "Bearer ${vault:LLM}"), f"{RULE}.inject.value", 7, "llm.api_key"),
+    (_inject("A", "Bearer ${valut:llm.api_key}"), f"{RULE}.inject.value", 7, "begins a reference"),
+    (_inject("A", "${vault:llm.api_key"), f"{RULE}.inject.value", 7, "begins a reference"),
+    (_inject("A", "naïve"), f"{RULE}.inject.value", 7, "ASCII"),
     (_tool(limits={"bytes_per_hour": "5XB"}), "tools.x@v1.limits.bytes_per_hour", 5, "200MiB"),
     (_tool(on_deny=True), "tools.x@v1.on_deny", 5, "'refuse' or 'ask'"),
     (_tool(on_deny="ask", hold="61s"), "tools.x@v1.hold", 5, "60s"),

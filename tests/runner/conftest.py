@@ -77,7 +77,7 @@ class Serving:
 
 def start_serving(workspace: Path) -> Serving:
     log = (workspace.parent.parent / f"serve-{secrets.token_hex(3)}.log").open("wb")
-    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "off", "--workspace", str(workspace)]
+    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off", "--workspace", str(workspace)]
     process = subprocess.Popen(words, stdout=log, stderr=log)
     log.close()
     deadline = time.monotonic() + 20

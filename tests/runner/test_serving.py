@@ -43,7 +43,8 @@ def metrics(images: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     workspace.mkdir(mode=0o700)
     (workspace / "policy.yaml").write_text(POLICY)
     (workspace / "config.yaml").write_text("sandbox: {probe_interval: 3600}\n")
-    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--workspace", str(workspace)]
+    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--control", "off"]
+    words += ["--workspace", str(workspace)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         said = ""

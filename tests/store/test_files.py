@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.parse import PolicyError
-from cloned_proxy.store import keys
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.keys import load_key, load_or_create_key
 from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.private_file import create_private
 
 FORK = multiprocessing.get_context("fork")
 
@@ -159,5 +159,5 @@ def test_a_failing_test_in_the_file_rejects_it(tmp_path: Path) -> None:
 def test_a_key_that_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     path = tmp_path / "identity.key"
     first = load_or_create_key(path)
-    keys._create(path)
+    create_private(path, b"other")
     assert load_key(path) == first

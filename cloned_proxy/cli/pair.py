@@ -1,0 +1,101 @@
+"""`pair`, `devices`: who may use the control UI and API."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cloned_proxy.cli.options import JsonOption, WorkspaceOption
+
+
+def pair(
+    *,
+    name: Annotated[str, typer.Option("--name", metavar="NAME", help="What the log will call the device.")] = "",
+    api: Annotated[bool, typer.Option("--api", help="Print a bearer token for an API client instead.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print a one-time code that pairs a browser with the control UI."""
+    from cloned_proxy.cli.editing import actor
+    from cloned_proxy.cli.errors import FAILED, CommandError, say
+    from cloned_proxy.cli.output import iso_time, put, put_json
+    from cloned_proxy.store.devices import Devices, PairingLockedError, valid_device_name
+    from cloned_proxy.store.workspace import Workspace
+
+    if name and not valid_device_name(name):
+        raise CommandError(f"--name {name!r}: letters, digits, spaces and .()@+-_ only, at most 64, a letter first")
+    place = Workspace.find(workspace)
+    place.create()
+    devices = Devices(place.state_db)
+    if api:
+        paired = devices.issue(name, actor=actor())
+        if as_json:
+            put_json({"id": paired.device.id, "name": paired.device.name, "token": paired.token})
+            return
+        put(paired.token)
+        say(f"paired as {paired.device.name}; send it as `Authorization: Bearer …`; it is not shown again")
+        return
+    try:
+        code = devices.new_code(name)
+    except PairingLockedError as error:
+        raise CommandError(str(error), code=FAILED) from error
+    if as_json:
+        put_json({"code": code.text, "expires": iso_time(code.expires)})
+        return
+    put(code.text)
+    say("type it into the page that `serve` names as control; it works once, for five minutes")
+
+
+app = typer.Typer(help="Devices that are paired with the control UI and API.", invoke_without_command=True)
+
+
+@app.callback()
+def devices(context: typer.Context, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Print the paired devices; `devices revoke ID` ends one."""
+    from cloned_proxy.cli.context import existing_workspace
+    from cloned_proxy.cli.output import iso_time, put, put_json, table
+    from cloned_proxy.store.devices import Devices
+
+    if context.invoked_subcommand is not None:
+        return
+    found = Devices(existing_workspace(workspace).state_db).list()
+    if as_json:
+        put_json(
+            [
+                {
+                    "id": device.id,
+                    "name": device.name,
+                    "kind": device.kind,
+                    "created": iso_time(device.created),
+                    "expires": iso_time(device.expires),
+                    "seen": iso_time(device.seen) if device.seen is not None else None,
+                }
+                for device in found
+            ]
+        )
+        return
+    rows = [
+        (device.id, device.name, device.kind, iso_time(device.created), iso_time(device.seen), iso_time(device.expires))
+        for device in found
+    ]
+    for row in table(rows, ("ID", "NAME", "KIND", "PAIRED", "SEEN", "EXPIRES")):
+        put(row)
+
+
+@app.command("revoke")
+def revoke(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="As `devices` prints it.")],
+    *,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """End what a device may do, at once."""
+    from cloned_proxy.cli.context import existing_workspace
+    from cloned_proxy.cli.editing import actor
+    from cloned_proxy.cli.errors import FAILED, CommandError, say
+    from cloned_proxy.store.devices import Devices
+
+    device = Devices(existing_workspace(workspace).state_db).revoke(identifier, actor=actor())
+    if device is None:
+        raise CommandError(f"no device {identifier!r}; `cloned-proxy devices` lists them", code=FAILED)
+    say(f"done: {device.name} ({device.id}) may do nothing any more")

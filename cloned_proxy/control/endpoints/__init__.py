@@ -1,0 +1,29 @@
+"""The operations of the API, one module a subject."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cloned_proxy.control.endpoints import (
+    approvals,
+    decisions,
+    devices,
+    history,
+    overview,
+    rules,
+    runs,
+    stream,
+    tunnels,
+)
+
+ALL: Final = (
+    *devices.OPERATIONS,
+    *overview.OPERATIONS,
+    *decisions.OPERATIONS,
+    *stream.OPERATIONS,
+    *rules.OPERATIONS,
+    *history.OPERATIONS,
+    *approvals.OPERATIONS,
+    *tunnels.OPERATIONS,
+    *runs.OPERATIONS,
+)

@@ -1,0 +1,67 @@
+"""What requests for a rule have in common: how long, how often, why, and on which version of the policy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+
+from cloned_proxy.control.errors import ApiError
+from cloned_proxy.control.operation import Call
+from cloned_proxy.policy.documents import parse_duration
+from cloned_proxy.store.edit_service import EditService
+from cloned_proxy.store.errors import ConflictError, StoreError
+from cloned_proxy.store.policy_file import read_policy_bytes, version_of
+
+_LONGEST: Final = 10 * 365 * 86_400.0
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("one line of printable text")
+    return text
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        value = parse_duration(value)
+    if not 1 <= value <= _LONGEST:
+        raise ValueError("between a second and ten years")
+    return float(value)
+
+
+type Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^[1-9][0-9]{0,3}[smhd]$"},
+                {"type": "number", "minimum": 1, "maximum": _LONGEST},
+            ]
+        }
+    ),
+]
+"""Seconds, or a text such as `30m`."""
+type Reason = Annotated[str, Field(max_length=500), AfterValidator(_one_line)]
+type Version = Annotated[str, Field(pattern="^[0-9a-f]{12}$")]
+type Uses = Annotated[int, Field(ge=1, le=1_000_000_000)]
+
+
+@contextlib.contextmanager
+def editing(call: Call) -> Iterator[EditService]:
+    """The edit service; a version that has moved on becomes an answer of the API."""
+    service = EditService(call.parts.workspace, call.parts.policy_file, clock=call.parts.clock)
+    try:
+        yield service
+    except ConflictError as error:
+        raise conflict(error, service) from error
+
+
+def conflict(error: ConflictError, service: EditService) -> ApiError:
+    """409, with the version that is there now, so that whoever asked can look again."""
+    with contextlib.suppress(StoreError):
+        return ApiError(409, str(error), version=version_of(read_policy_bytes(service.path)))
+    return ApiError(409, str(error))

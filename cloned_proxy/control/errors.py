@@ -1,0 +1,71 @@
+"""Why a request of the control API is refused, and how that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+STATUSES: Final = {
+    400: "bad_request",
+    401: "not_paired",
+    403: "cross_origin",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    409: "conflict",
+    413: "too_large",
+    415: "not_json",
+    421: "wrong_host",
+    422: "invalid",
+    429: "locked",
+    500: "internal_error",
+    503: "unavailable",
+}
+
+
+class FieldProblem(BaseModel):
+    """One thing that is wrong with a body or a query."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str
+    """`uses`, `ports[1]`; "" for the whole."""
+    message: str
+
+
+class ErrorAnswer(BaseModel):
+    """What every refusal says. `error` is for programs, `message` for people, and it names the fix."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    error: str
+    message: str
+    fields: list[FieldProblem] | None = None
+    version: str | None = None
+    """With `conflict`: the version of the policy that is there now."""
+
+
+class ApiError(Exception):
+    """Ends a request with a status and an `ErrorAnswer`."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        fields: Sequence[FieldProblem] | None = None,
+        version: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status: Final = status
+        self.headers: Final[Mapping[str, str]] = headers or {}
+        self._fields = fields
+        self._version = version
+
+    def answer(self) -> dict[str, Any]:
+        fields = list(self._fields) if self._fields is not None else None
+        answer = ErrorAnswer(error=STATUSES[self.status], message=str(self), fields=fields, version=self._version)
+        return answer.model_dump(exclude_none=True)

@@ -1,0 +1,126 @@
+"""How `serve` starts the control process: a fresh interpreter that inherits a listening socket and little else."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from cloned_proxy.proxy.listener import BindError, bind_tcp
+from cloned_proxy.telemetry.log import LogFormat
+
+_log = structlog.get_logger(__name__)
+
+_KEPT: Final = frozenset({"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "NO_COLOR", "VIRTUAL_ENV"})
+_KEPT_FAMILIES: Final = ("LC_", "PYTHON", "CLONED_")
+_FIRST_DELAY: Final = 0.25
+_LONGEST_DELAY: Final = 30.0
+_STEADY_SECONDS: Final = 5.0
+"""One that lived so long is replaced at once when it dies; one that dies sooner, again and again, ever later."""
+_STOP_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ControlOptions:
+    """What the control process is told."""
+
+    workspace: Path
+    policy_file: Path | None
+    log_format: LogFormat = "console"
+
+    def command(self, listening: int, lifeline: int, proxy: str) -> list[str]:
+        """The words that start it; the descriptors are those that it inherits."""
+        # -P: what lies in the directory in which somebody typed `serve` is not ours to import.
+        words = [sys.executable, "-P", "-m", "cloned_proxy.control", "--fd", str(listening)]
+        words += ["--lifeline", str(lifeline), "--workspace", str(self.workspace), "--proxy", proxy]
+        words += ["--log-format", self.log_format]
+        return words if self.policy_file is None else [*words, "--policy", str(self.policy_file)]
+
+
+def bind_control(host: str, port: int) -> socket.socket:
+    """The listening socket, on loopback only. Raises BindError."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise BindError(
+            f"--control {host}:{port}: the control UI listens on loopback only; use 127.0.0.1:{port}, and from another "
+            f"machine `ssh -L {port}:127.0.0.1:{port} THIS_MACHINE`"
+        )
+    try:
+        return bind_tcp(host, port)
+    except BindError as error:
+        raise BindError(f"{error}; the control UI wants it: use --control HOST:PORT or --control off") from error
+
+
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What the process needs to run. The rest may hold keys, and it has no use for any."""
+    return {name: value for name, value in environ.items() if name in _KEPT or name.startswith(_KEPT_FAMILIES)}
+
+
+def become(options: ControlOptions, listening: socket.socket, lifeline: int, proxy: str) -> None:
+    """Replaces this (forked) process by the control process. Raises OSError."""
+    for descriptor in (listening.fileno(), lifeline):
+        os.set_inheritable(descriptor, True)
+    command = options.command(listening.fileno(), lifeline, proxy)
+    os.execve(command[0], command, environment(os.environ))  # noqa: S606  our own interpreter, no shell
+
+
+async def keep_running(options: ControlOptions, listening: socket.socket, proxy: str) -> None:
+    """Runs the control process and replaces it when it dies; until cancelled, and then it is gone.
+
+    What goes wrong in here is a line in the log: the proxy does not depend on it.
+    """
+    lifeline, alive = os.pipe()
+    try:
+        quick = 0
+        while True:
+            began = time.monotonic()
+            await _run_once(options, listening, lifeline, proxy)
+            if time.monotonic() - began >= _STEADY_SECONDS:
+                quick = 0
+            await asyncio.sleep(min(_FIRST_DELAY * 2**quick, _LONGEST_DELAY) if quick else 0)
+            quick += 1
+    finally:
+        os.close(alive)
+        os.close(lifeline)
+
+
+async def _run_once(options: ControlOptions, listening: socket.socket, lifeline: int, proxy: str) -> None:
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *options.command(listening.fileno(), lifeline, proxy),
+            stdin=asyncio.subprocess.DEVNULL,
+            env=environment(os.environ),
+            pass_fds=(listening.fileno(), lifeline),
+            start_new_session=True,  # Ctrl-C in the terminal is for `serve`, which ends this one
+        )
+    except OSError as error:
+        _log.error("the control process could not be started; tried again", reason=str(error))
+        return
+    try:
+        code = await process.wait()
+        _log.error("the control process died and is replaced", exit=code)
+    finally:
+        if process.returncode is None:
+            await _end(process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    process.terminate()
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()

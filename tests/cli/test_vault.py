@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import PROGRAM, Workspace
+
+CANARY = "sk-canary-77aa"
+
+
+def _set(
+    workspace: Workspace, name: str, value: str = CANARY, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return workspace.run("vault", "set", name, given=value, env=env)
+
+
+def test_set_list_remove(workspace: Workspace) -> None:
+    done = _set(workspace, "llm.api_key", f"{CANARY}\n")
+    assert (done.returncode, done.stdout) == (0, "")
+    listed = workspace.run("vault", "list")
+    assert listed.stdout.splitlines()[1].startswith("llm.api_key  20")
+    as_json = workspace.run("vault", "list", "--json")
+    assert [sorted(entry) for entry in json.loads(as_json.stdout)] == [["name", "set"]]
+    assert all(CANARY not in text for text in (done.stderr, listed.stdout, listed.stderr, as_json.stdout))
+    assert workspace.run("vault", "remove", "llm.api_key").returncode == 0
+    assert workspace.run("vault", "list", "--json").stdout == "[]\n"
+
+
+def test_a_prompt_shows_nothing_of_what_is_typed(workspace: Workspace) -> None:
+    parent, child = pty.openpty()
+    process = subprocess.Popen(
+        [PROGRAM, "vault", "set", "llm.api_key"],
+        env=workspace.environment,
+        stdin=child,
+        stdout=child,
+        stderr=child,
+        start_new_session=True,
+    )
+    os.close(child)
+    shown = b""
+    while b"not shown" not in shown:
+        shown += os.read(parent, 1024)
+    os.write(parent, f"{CANARY}\n".encode())
+    try:
+        while data := os.read(parent, 1024):
+            shown += data
+    except OSError:  # EIO: the other side is closed
+        pass
+    os.close(parent)
+    assert process.wait(20) == 0
+    assert CANARY.encode() not in shown
+    assert "llm.api_key" in workspace.run("vault", "list").stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("LLM", CANARY, "not the name of a secret"),
+        ("a", "", "empty"),
+        ("a", f"{CANARY}\nX-Evil: 1\n", "one line"),
+        ("a", f"{CANARY}é", "ASCII"),
+    ],
+)
+def test_bad_input_is_exit_2_and_one_line_that_does_not_tell_the_value(
+    workspace: Workspace, name: str, value: str, message: str
+) -> None:
+    done = _set(workspace, name, value)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert message in done.stderr
+    assert CANARY not in done.stderr
+    assert not (workspace.path / "vault.age").exists()
+
+
+def test_a_value_has_no_place_in_argv(workspace: Workspace) -> None:
+    done = workspace.run("vault", "set", "llm.api_key", CANARY)
+    assert done.returncode == 2
+    assert not workspace.path.exists()
+
+
+def test_what_is_not_there_cannot_be_removed(workspace: Workspace) -> None:
+    workspace.path.mkdir(mode=0o700)
+    assert "no vault yet" in workspace.run("vault", "remove", "a").stderr
+    _set(workspace, "b")
+    done = workspace.run("vault", "remove", "a")
+    assert (done.returncode, "vault list" in done.stderr) == (2, True)
+
+
+def test_the_key_can_live_in_a_keyring(workspace: Workspace, tmp_path: Path) -> None:
+    """The `keyring` package is real, its backend is a labelled stand-in."""
+    workspace.path.mkdir(mode=0o700)
+    (workspace.path / "config.yaml").write_text("vault: {key: keyring}\n")
+    environ = {
+        "PYTHON_KEYRING_BACKEND": "tests.store.keyring_stand_in.FileBackend",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "STAND_IN_KEYRING": str(tmp_path / "ring"),
+    }
+    done = _set(workspace, "llm.api_key", env=environ)
+    assert done.returncode == 0, done.stderr
+    assert "AGE-SECRET-KEY-1" in (tmp_path / "ring").read_text()
+    assert not (workspace.path / "vault.key").exists()
+    assert _set(workspace, "other", env=environ).returncode == 0
+    locked = _set(workspace, "third", env=environ | {"STAND_IN_KEYRING": "locked"})
+    assert (locked.returncode, "does not answer (RuntimeError)" in locked.stderr) == (2, True)
+    assert "AGE-SECRET" not in locked.stderr
+    (tmp_path / "ring").write_text("{}")
+    assert "there is no key" in _set(workspace, "third", env=environ).stderr

@@ -1,0 +1,225 @@
+"""The operations of the API against a real proxy: what they tell is true, and what they change acts."""
+
+from __future__ import annotations
+
+import socket
+import time
+
+import pytest
+
+from tests.cli.program import TOOL, Origin, Serving, Workspace, eventually, literal, policy_text
+from tests.control.support import Control, stream
+
+
+@pytest.fixture
+def open_policy(workspace: Workspace, origin: Origin, serving: Serving) -> str:
+    """A policy that allows the origin, raw tunnels included; returns its version."""
+    workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
+    eventually(lambda: serving.get(origin.url()).status == 200, what="the new policy")
+    return str(workspace.json("list")["version"])
+
+
+def test_a_denial_is_in_the_decisions_under_the_id_that_the_caller_saw(serving: Serving, browser: Control) -> None:
+    denied = serving.get("http://first.example/secret?token=canary")
+    told = browser_waits_for(browser, "first.example")
+    assert str(told["id"]) in denied.body
+    assert (told["verdict"], told["reason"], told["path"]) == ("deny", "host_not_allowed", "/secret")
+    assert told["hint"] == "cloned-proxy allow first.example"
+    assert browser.api(f"/decisions/{told['id']}") == told
+    assert "canary" not in browser.get("/api/v1/decisions").text
+
+
+def browser_waits_for(browser: Control, host: str) -> dict[str, object]:
+    eventually(lambda: browser.api(f"/decisions?host={host}")["items"], 10, "the decision")
+    return dict(browser.api(f"/decisions?host={host}")["items"][0])
+
+
+def test_decisions_are_filtered_and_paged_without_a_gap(serving: Serving, browser: Control) -> None:
+    for number in range(5):
+        serving.get(f"http://page-{number}.paged.example/")
+    eventually(lambda: len(browser.api("/decisions?host=paged.example")["items"]) == 5, 10)
+    seen, before = [], ""
+    while True:
+        page = browser.api(f"/decisions?host=paged.example&limit=2{before}")
+        seen += [item["host"] for item in page["items"]]
+        if page["next"] is None:
+            break
+        before = f"&before={page['next']}"
+    assert seen == [f"page-{number}.paged.example" for number in (4, 3, 2, 1, 0)]
+    assert browser.api("/decisions?host=aged.example")["items"] == []
+    assert browser.api("/decisions?verdict=allow&host=paged.example")["items"] == []
+    assert browser.api("/decisions?reason=ip_literal&host=paged.example")["items"] == []
+    assert browser.api("/decisions?tool=other@v1&host=paged.example")["items"] == []
+    assert browser.api(f"/decisions?host=paged.example&since={time.time() + 60}")["items"] == []
+    assert browser.send("GET", "/api/v1/decisions/0123456789abcdef01234567").status == 404
+
+
+def test_the_stream_tells_at_once_filters_and_resumes(serving: Serving, browser: Control) -> None:
+    with stream(browser, "?verdict=deny&host=live.example") as first:
+        serving.get("http://other.example/")
+        serving.get("http://a.live.example/")
+        kind, told, last = next(first.events())
+        assert (kind, told["host"], told["seq"]) == ("decision", "a.live.example", last)
+    serving.get("http://b.live.example/")
+    serving.get("http://c.live.example/")
+    with stream(browser, "?host=live.example", last=last) as second:
+        events = second.events()
+        assert [next(events)[1]["host"] for _ in range(2)] == ["b.live.example", "c.live.example"]
+
+
+def test_a_rule_of_the_api_acts_is_recorded_as_the_devices_and_is_taken_back(
+    serving: Serving, browser: Control, workspace: Workspace, origin: Origin
+) -> None:
+    workspace.write_policy(policy_text())
+    version = eventually_version(browser, workspace)
+    with stream(browser) as told:
+        asked = {"host": "127.0.0.1", "ports": [origin.port], "for": "30m", "reason": "try it"}
+        reply = browser.post("/rules", {**asked, "expected_version": version})
+        assert reply.status == 200, reply
+        edit = told.next("policy")
+    assert (edit["action"], edit["actor"], edit["why"]) == ("edit", "device:test browser", "try it")
+    eventually(lambda: serving.get(origin.url()).status == 200, what="the rule")
+    (rule,) = [rule for rule in browser.api("/rules")["items"] if rule["host"] == "127.0.0.1"]
+    assert rule["id"] in reply.json["rule_ids"]
+    assert 1700 < rule["expires"] - time.time() < 1802
+    eventually(lambda: rule_hits(browser, rule["id"]) == 1, what="the hit")
+    assert browser.delete(f"/rules/{rule['id']}?expected_version={version}").status == 409
+    now = browser.api("/rules")["version"]
+    assert browser.delete(f"/rules/{rule['id']}?expected_version={now}").status == 200
+    eventually(lambda: serving.get(origin.url()).status == 403, what="the end of the rule")
+    assert browser.delete(f"/rules/{rule['id']}").status == 404
+
+
+def rule_hits(browser: Control, identifier: str) -> int:
+    return sum(rule["hits"] for rule in browser.api("/rules")["items"] if rule["id"] == identifier)
+
+
+def eventually_version(browser: Control, workspace: Workspace) -> str:
+    wanted = str(workspace.json("list")["version"])
+    eventually(lambda: browser.api("/overview")["policy"]["version"] == wanted, what="the version in force")
+    return wanted
+
+
+def test_a_rule_for_a_tool_lands_in_its_own_list_in_every_detail(browser: Control, workspace: Workspace) -> None:
+    asked = {
+        "action": "allow",
+        "tool": TOOL,
+        "host": "api.example.com",
+        "ports": [443],
+        "methods": ["GET"],
+        "paths": ["/v1/**"],
+        "uses": 3,
+        "for": 90,
+        "reason": "narrow",
+    }
+    assert browser.post("/rules", asked).status == 200
+    (rule,) = browser.api(f"/rules?tool={TOOL}")["items"]
+    told = {name: rule[name] for name in ("scope", "host", "ports", "methods", "paths", "uses_left", "reason")}
+    assert told == {
+        "scope": TOOL,
+        "host": "api.example.com",
+        "ports": [443],
+        "methods": ["GET"],
+        "paths": ["/v1/**"],
+        "uses_left": 3,
+        "reason": "narrow",
+    }
+    assert browser.post("/rules", {"action": "deny", "host": "tracker.example.com"}).status == 200
+    assert "deny" in {rule["action"] for rule in browser.api("/rules")["items"]}
+
+
+def test_an_edit_by_hand_between_look_and_click_is_a_conflict(browser: Control, workspace: Workspace) -> None:
+    seen = browser.api("/rules")["version"]
+    workspace.write_policy(policy_text(allow=["by-hand.example"]))
+    before = workspace.policy.read_bytes()
+    reply = browser.post("/rules", {"host": "other.example", "expected_version": seen})
+    assert reply.status == 409
+    assert reply.json["version"] == workspace.json("list")["version"]
+    assert workspace.policy.read_bytes() == before
+
+
+def test_history_tells_who_and_what_and_goes_back(browser: Control, workspace: Workspace) -> None:
+    workspace.write_policy(policy_text(allow=["old.example"]))
+    old = eventually_version(browser, workspace)
+    text = workspace.policy.read_text()
+    assert browser.post("/rules", {"host": "new.example"}).status == 200
+    newest = browser.api("/history")["items"][0]
+    assert (newest["actor"], newest["current"]) == ("device:test browser", True)
+    assert "+    - new.example" in browser.api(f"/history/{newest['version']}")["diff"]
+    assert browser.api(f"/history/{old}")["text"] == text
+    stale = {"reason": "back", "expected_version": old}
+    assert browser.post(f"/history/{old}/restore", stale).status == 409
+    assert browser.post(f"/history/{old}/restore", {**stale, "expected_version": newest["version"]}).status == 200
+    assert workspace.policy.read_text() == text
+    assert browser.get("/api/v1/history/0123456789ab").status == 404
+    assert browser.post("/history/0123456789ab/restore", {}).status == 404
+
+
+def test_a_tunnel_is_listed_and_cut_and_the_cut_is_on_record(
+    serving: Serving, browser: Control, workspace: Workspace, origin: Origin, open_policy: str
+) -> None:
+    place = f"127.0.0.1:{origin.port}"
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as client:
+        client.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
+        assert client.recv(4096).startswith(b"HTTP/1.1 200")
+        client.sendall(b"GET / HTTP/1.1\r\nHost: o\r\n\r\n")
+        answer = b""
+        while b"reached" not in answer:
+            answer += client.recv(4096)
+        (tunnel,) = browser.api("/tunnels")["items"]
+        assert (tunnel["host"], tunnel["port"], tunnel["policy"]) == ("127.0.0.1", origin.port, open_policy)
+        assert abs(tunnel["since"] - time.time()) < 30
+        assert tunnel["bytes_up"] > 20
+        assert browser.api("/overview")["open_tunnels"] == 1
+        assert browser.post(f"/tunnels/{tunnel['id']}/cut", {}).json == {"cut": True}
+        with pytest.raises(ConnectionResetError):
+            client.recv(4096)
+    assert browser.api("/tunnels")["items"] == []
+    assert browser.post(f"/tunnels/{tunnel['id']}/cut", {}).status == 404
+    ends = eventually_ends(workspace, tunnel["id"])
+    assert ends == ["cut:device:test browser"]
+
+
+def eventually_ends(workspace: Workspace, decision: str) -> list[str]:
+    from cloned_proxy.store.audit_log import AuditLog  # noqa: PLC0415  the one test that reads past the API
+
+    def causes() -> list[str]:
+        with AuditLog(workspace.path / "state.db") as log:
+            ends = log.entries(types=("flow_end",))
+            return [entry.body["cause"] for entry in ends if entry.body["decision"] == decision]
+
+    eventually(causes, what="the end of the tunnel on record")
+    return causes()
+
+
+def test_the_overview_tells_of_a_file_that_is_not_accepted(browser: Control, workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    good = eventually_version(browser, workspace)
+    workspace.write_policy("version: 1\nmystery: 1\n")
+    eventually(lambda: browser.api("/overview")["policy"]["error"], what="the refusal")
+    overview = browser.api("/overview")
+    assert "mystery" in overview["policy"]["error"]
+    assert overview["policy"]["version"] == good
+    assert overview["serving"]["ready"] is False
+    reply = browser.get("/api/v1/rules")
+    assert reply.status == 503
+    assert "mystery" in reply.text
+    workspace.write_policy(policy_text())
+    eventually(lambda: browser.api("/overview")["serving"]["ready"], what="the good file")
+
+
+def test_the_overview_counts_the_last_hour(serving: Serving, browser: Control) -> None:
+    before = browser.api("/overview")["denied_last_hour"]
+    serving.get("http://counted.example/")
+    eventually(lambda: browser.api("/overview")["denied_last_hour"] == before + 1, what="the count")
+
+
+def test_every_operation_is_described_and_every_described_one_is_there(browser: Control) -> None:
+    document = browser.api("/openapi.json")
+    assert document["openapi"].startswith("3.1")
+    operations = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
+    assert len(operations) > 20
+    for method, path in operations:
+        other = "DELETE" if method == "GET" else "PATCH"
+        reply = browser.send(other, path.replace("{id}", "x").replace("{version}", "x"))
+        assert reply.status in (404, 405), (other, path, reply)

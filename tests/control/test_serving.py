@@ -1,0 +1,121 @@
+"""The control process beside the proxy: where it listens, that it dies alone, and that it ends with `serve`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.program import Origin, Serving, Workspace, eventually, literal, policy_text
+from tests.control.support import Control, control_of
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Iterator[Workspace]:
+    path = tmp_path / "ws"
+    secret = {"LLM_API_KEY": "canary-of-the-environment", "SOME_TOKEN": "canary-of-the-environment"}
+    found = Workspace(path, {"PATH": os.environ["PATH"], "CLONED_WORKSPACE": str(path), **secret})
+    yield found
+    found.close()
+
+
+def process_of(serving: Serving) -> int:
+    """The control process: the child that was told of a lifeline."""
+    pid = serving.process.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    found = [int(child) for child in children if b"--lifeline" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return found[0] if found else 0
+
+
+def answers(control: Control) -> bool:
+    try:
+        return control.get("/pair").status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_it_dies_alone_is_replaced_and_ends_with_serve(workspace: Workspace, origin: Origin, workers: str) -> None:
+    workspace.write_policy(policy_text(allow=[literal(origin)]))
+    serving = workspace.serve("--control", "127.0.0.1:0", "--workers", workers)
+    browser = control_of(workspace, serving).paired()
+    first = process_of(serving)
+    os.kill(first, signal.SIGKILL)
+    assert serving.get(origin.url()).status == 200, "traffic must not notice"
+    eventually(lambda: answers(browser), 20, "a new control process")
+    assert process_of(serving) != first
+    assert browser.get("/api/v1/session").status == 200, "a session outlives the process"
+    last = process_of(serving)
+    serving.signal(signal.SIGTERM)
+    assert serving.wait() == 0
+    assert not Path(f"/proc/{last}").exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_killed_serve_takes_it_along(workspace: Workspace, workers: str) -> None:
+    workspace.write_policy(policy_text())
+    serving = workspace.serve("--control", "127.0.0.1:0", "--workers", workers)
+    eventually(lambda: answers(control_of(workspace, serving)), 20, "the control process")
+    pid = process_of(serving)
+    serving.signal(signal.SIGKILL)
+    serving.wait()
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), 10, "the end of the control process")
+
+
+def test_it_gets_neither_keys_nor_secrets_of_the_environment(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    serving = workspace.serve("--control", "127.0.0.1:0")
+    eventually(lambda: answers(control_of(workspace, serving)), 20, "the control process")
+    environment = Path(f"/proc/{process_of(serving)}/environ").read_bytes()
+    assert b"CLONED_WORKSPACE" in environment
+    assert b"canary" not in environment
+
+
+@pytest.mark.parametrize("place", ["0.0.0.0:0", "192.0.2.1:0", "[::]:0", "example.com:0", "127.0.0.1.example.com:0"])
+def test_it_listens_on_loopback_only(workspace: Workspace, place: str) -> None:
+    workspace.write_policy(policy_text())
+    done = workspace.run("serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--control", place)
+    assert done.returncode == 2
+    assert "loopback only" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_port_in_use_is_one_line_with_the_fix(workspace: Workspace, origin: Origin) -> None:
+    workspace.write_policy(policy_text())
+    place = f"127.0.0.1:{origin.port}"
+    done = workspace.run("serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--control", place)
+    assert done.returncode == 2
+    assert f"{place} is in use" in done.stderr
+    assert "--control off" in done.stderr
+
+
+def test_it_can_be_off(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    serving = workspace.serve("--control", "off")
+    assert "control  off" in serving.banner
+    assert process_of(serving) == 0
+
+
+def test_it_listens_on_the_loopback_of_ipv6(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    serving = workspace.serve("--control", "[::1]:0")
+    port = serving.control_port
+    with socket.create_connection(("::1", port), timeout=20) as sock:
+        sock.sendall(f"GET /pair HTTP/1.1\r\nHost: [::1]:{port}\r\nConnection: close\r\n\r\n".encode())
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_no_rule_lets_a_tool_through_to_it(workspace: Workspace, workers: str) -> None:
+    workspace.write_policy(policy_text())
+    serving = workspace.serve("--control", "127.0.0.1:0", "--workers", workers)
+    place = f"127.0.0.1:{serving.control_port}"
+    allowed = [f"{{host: 127.0.0.1, ports: [{serving.control_port}]}}"]
+    allowed.append(f"{{host: localhost, ports: [{serving.control_port}], addresses: [private]}}")
+    workspace.write_policy(policy_text(allow=allowed))
+    eventually(lambda: serving.get(f"http://{place}/pair").reason == "address_not_allowed", 5, "the refusal")
+    assert serving.get(f"http://localhost:{serving.control_port}/pair").reason == "address_not_allowed"
