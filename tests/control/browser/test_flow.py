@@ -141,7 +141,7 @@ def test_rolls_back_a_version(scene: Scene) -> None:
     show(scene, page, "history")
     newest = page.get_by_role("listitem").filter(has_text="a mistake")
     newest.get_by_text("Difference").click()
-    expect(newest.locator(".added")).to_contain_text("example.com", timeout=WAIT)
+    expect(newest.locator(".diff")).to_contain_text("example.com", timeout=WAIT)
     page.get_by_role("button", name="Roll back to this").first.click()
     page.get_by_label("Reason").fill("undone")
     page.get_by_role("button", name="Roll back", exact=True).click()
