@@ -24,6 +24,7 @@ from cloned_proxy.store.audit_log import append_events, forget_rules, lease_use,
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_history import Snapshot, remember
+from cloned_proxy.store.tally_writer import TallyWriter, backfill, prune_tally
 from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, LeaseUsedUpError
 
 _log = structlog.get_logger(__name__)
@@ -103,6 +104,7 @@ class AuditWriter:
         self._on_queue = on_queue
         self._database = open_database(path)
         self._now = self._retention_clock(clock)
+        self._tally, self._older = TallyWriter(), TallyWriter()
         self._inode = path.stat().st_ino
         self._queue: deque[_Item] = deque()
         self._in_flight = 0
@@ -245,7 +247,7 @@ class AuditWriter:
             used: dict[str, int] = {}
             for item in batch:
                 if isinstance(item, _Forget):
-                    append_events(self._database, events)
+                    self._append(events)
                     events, used = [], {}
                     forget_rules(self._database, item.rules)
                 elif isinstance(item, Snapshot):
@@ -256,13 +258,18 @@ class AuditWriter:
                     events.append(item.event)
                 else:
                     too_late.append(item)
-            append_events(self._database, events)
+            self._append(events)
             self._database.execute("COMMIT")
         except BaseException:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
+            self._tally = TallyWriter()  # what it knew of rows may have been taken back
             raise
         return too_late
+
+    def _append(self, events: list[Event]) -> None:
+        append_events(self._database, events)
+        self._tally.add(self._database, events)
 
     def _takes(self, item: _Awaited, used: dict[str, int]) -> bool:
         """Whether the event may be written. `used` counts this group's uses, too: nobody else can take one now."""
@@ -284,8 +291,11 @@ class AuditWriter:
         if time.monotonic() < self._next_prune or self._failure is not None:
             return
         removed = 0
+        before = self._now() - self._retention
         try:
-            removed = prune_entries(self._database, before=self._now() - self._retention)
+            removed = prune_entries(self._database, before=before) or backfill(self._database, self._older)
+            if not removed:
+                prune_tally(self._database, before=before)
         except sqlite3.Error as error:
             _log.warning("old audit entries were not removed; tried again in an hour", reason=str(error))
         if removed:

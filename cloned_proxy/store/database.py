@@ -54,6 +54,32 @@ _ADDED: Final = {
         CREATE TABLE IF NOT EXISTS rule_seen (
             source TEXT NOT NULL, rule TEXT NOT NULL, first REAL NOT NULL, PRIMARY KEY (source, rule)
         ) WITHOUT ROWID""",
+    "tally_calls": """
+        CREATE TABLE IF NOT EXISTS tally_calls (
+            id      INTEGER PRIMARY KEY AUTOINCREMENT,
+            tool    TEXT NOT NULL,
+            host    TEXT NOT NULL,
+            port    INTEGER NOT NULL,
+            method  TEXT NOT NULL,
+            path    TEXT NOT NULL,
+            verdict TEXT NOT NULL,
+            reason  TEXT NOT NULL,
+            since   INTEGER NOT NULL,
+            UNIQUE (host, tool, port, method, path, verdict, reason)
+        )""",
+    "tally_new": "CREATE INDEX IF NOT EXISTS tally_new ON tally_calls (tool, since)",
+    "tally": """
+        CREATE TABLE IF NOT EXISTS tally (
+            call  INTEGER NOT NULL,
+            hour  INTEGER NOT NULL,
+            count INTEGER NOT NULL,
+            first REAL NOT NULL,
+            last  REAL NOT NULL,
+            PRIMARY KEY (call, hour)
+        ) WITHOUT ROWID;
+        INSERT OR IGNORE INTO meta
+            SELECT 'tally_next', value FROM meta WHERE key = 'anchor_seq' UNION
+            SELECT 'tally_end', value FROM meta WHERE key = 'head_seq'""",
     "approvals": """
         CREATE TABLE IF NOT EXISTS approvals (
             id             TEXT PRIMARY KEY,
@@ -165,7 +191,7 @@ def _add_missing(connection: sqlite3.Connection) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for statement in missing:
+        for statement in ";".join(missing).split(";"):
             connection.execute(statement)
         connection.execute("COMMIT")
     finally:

@@ -1,0 +1,199 @@
+"""The roll-up of recorded decisions: how often each tool asked for what, by the hour.
+
+Tables `tally_calls` and `tally` of state.db. Evidence, suggestions and the overview of blocked calls read them, not a
+million entries. It is a summary for people: the chained entries are the record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from cloned_proxy.policy.host import parse_pattern
+from cloned_proxy.policy.model import HostPattern, PatternKind
+from cloned_proxy.store.database import open_database
+from cloned_proxy.store.errors import StoreError
+
+HOUR: Final = 3600
+OTHER: Final = "_other"
+"""Stands for hosts (then with port 0), methods and paths over the bounds of `tally_writer`."""
+EVERY_TOOL: Final = "*"
+_SHOWN: Final = 20
+# In this order: from the calls, which a condition makes few, to their hours.
+_JOIN: Final = "tally_calls CROSS JOIN tally ON call = id"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """What was asked in one way, and how often. `host`, `method` and `path` may be OTHER."""
+
+    tool: str | None
+    host: str
+    port: int
+    method: str
+    """`CONNECT` for a tunnel; its path is ""."""
+    path: str
+    verdict: str
+    reason: str
+    count: int
+    first: float
+    """Unix seconds."""
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class BlockedGroup:
+    """All refusals of one destination."""
+
+    tool: str | None
+    host: str
+    port: int
+    count: int
+    first: float
+    """Unix seconds."""
+    last: float
+    reasons: tuple[tuple[str, int], ...]
+    """With their counts, the most frequent first."""
+    methods: tuple[str, ...]
+    paths: tuple[str, ...]
+    """At most 20 of each."""
+
+
+class Tally:
+    """Reads the roll-up. `since` and `until` are Unix seconds; an hour that `since` lies in is counted whole."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens state.db. Raises StoreError."""
+        self._path = path
+        self._database = open_database(path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._database.close()
+
+    def calls(
+        self,
+        *,
+        since: float,
+        until: float | None = None,
+        tool: str | None = EVERY_TOOL,
+        verdict: str | None = None,
+        host: str | None = None,
+    ) -> list[RecordedCall]:
+        """What was asked, summed up over the hours, the most frequent first.
+
+        `tool` None is the anonymous caller; `host` may be any host pattern of a rule. Raises StoreError, HostError.
+        """
+        where, values = _conditions(since, until, tool, verdict, host)
+        query = (
+            "SELECT nullif(tool, ''), host, port, method, path, verdict, reason, "  # noqa: S608  fixed parts
+            f"sum(count) AS times, min(first), max(last) FROM {_JOIN} WHERE {where} GROUP BY id ORDER BY times DESC"
+        )
+        with self._clear_errors():
+            return [RecordedCall(*row) for row in self._database.execute(query, values)]
+
+    def count(self, *, since: float, verdict: str | None = None, tool: str | None = EVERY_TOOL) -> int:
+        """How many decisions. Raises StoreError."""
+        where, values = _conditions(since, None, tool, verdict, None)
+        query = f"SELECT coalesce(sum(count), 0) FROM {_JOIN} WHERE {where}"  # noqa: S608  fixed parts
+        with self._clear_errors():
+            return int(self._database.execute(query, values).fetchone()[0])
+
+    def blocked(self, *, since: float, tool: str | None = EVERY_TOOL, limit: int = 500) -> list[BlockedGroup]:
+        """What was refused, by tool and destination, the latest first. Raises StoreError."""
+        where, values = _conditions(since, None, tool, "deny", None)
+        query = (
+            "SELECT tool, host, port, sum(count), min(first), max(last) "  # noqa: S608  fixed parts
+            f"FROM {_JOIN} WHERE {where} GROUP BY host, tool, port ORDER BY 6 DESC LIMIT ?"
+        )
+        with self._clear_errors():
+            groups = self._database.execute(query, (*values, limit)).fetchall()
+            details = self._details([group[:3] for group in groups], where, values)
+        return [_group(group, details[group[:3]]) for group in groups]
+
+    def _details(self, places: list[_Place], where: str, values: list[object]) -> dict[_Place, list[_Detail]]:
+        query = (
+            "SELECT tool, host, port, reason, method, path, sum(count) FROM (SELECT value AS place FROM json_each(?)) "  # noqa: S608  fixed parts
+            f"CROSS JOIN {_JOIN} WHERE (tool, host, port) = (place ->> 0, place ->> 1, place ->> 2) AND {where} "
+            "GROUP BY id ORDER BY 7 DESC"
+        )
+        details: dict[_Place, list[_Detail]] = {place: [] for place in places}
+        for tool, host, port, *detail in self._database.execute(query, (json.dumps(places), *values)):
+            details[tool, host, port].append((detail[0], detail[1], detail[2], detail[3]))
+        return details
+
+    @contextlib.contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
+
+
+type _Place = tuple[str, str, int]
+type _Detail = tuple[str, str, str, int]
+"""Reason, method, path and how often."""
+
+
+def _group(group: tuple[str, str, int, int, float, float], details: list[_Detail]) -> BlockedGroup:
+    tool, host, port, count, first, last = group
+    reasons: Counter[str] = Counter()
+    for reason, _, _, times in details:
+        reasons[reason] += times
+    return BlockedGroup(
+        tool=tool or None,
+        host=host,
+        port=port,
+        count=count,
+        first=first,
+        last=last,
+        reasons=tuple(reasons.most_common()),
+        methods=tuple(dict.fromkeys(method for _, method, _, _ in details))[:_SHOWN],
+        paths=tuple(dict.fromkeys(path for _, _, path, _ in details if path))[:_SHOWN],
+    )
+
+
+def _conditions(
+    since: float, until: float | None, tool: str | None, verdict: str | None, host: str | None
+) -> tuple[str, list[object]]:
+    """The WHERE of a query, and its values."""
+    where = ["hour >= ? AND last >= ?"]
+    values: list[object] = [int(since // HOUR), since]
+    if until is not None:
+        where.append("hour <= ? AND first <= ?")
+        values += [int(until // HOUR), until]
+    if verdict is not None:
+        where.append("verdict = ?")
+        values.append(verdict)
+    if tool != EVERY_TOOL:
+        where.append("tool = ?")
+        values.append(tool or "")
+    if host is not None:
+        condition, more = _host_condition(parse_pattern(host))
+        where.append(condition)
+        values += more
+    return " AND ".join(where), values
+
+
+def _host_condition(pattern: HostPattern) -> tuple[str, list[object]]:
+    suffix = f".{pattern.value}"
+    match pattern.kind:
+        case PatternKind.EXACT | PatternKind.ADDRESS:
+            return "host = ?", [pattern.value]
+        case PatternKind.ANY_DEPTH:
+            return "substr(host, ?) = ?", [-len(suffix), suffix]
+        case PatternKind.ONE_LABEL:
+            first_label = "instr(substr(host, 1, length(host) - ?), '.') = 0"
+            return f"substr(host, ?) = ? AND {first_label}", [-len(suffix), suffix, len(suffix)]
