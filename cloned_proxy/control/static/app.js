@@ -1,7 +1,7 @@
 // The shell: which view is shown, what it is told, and what stands above it when the server does not answer.
 
-import { get, health } from "./api.js";
-import { button, empty, h } from "./dom.js";
+import { ApiError, get, health } from "./api.js";
+import { button, empty, h, toast } from "./dom.js";
 import { devices } from "./devices.js";
 import { history } from "./history.js";
 import { live } from "./live.js";
@@ -107,6 +107,12 @@ health.addEventListener("down", (event) => lost(event.detail));
 health.addEventListener("up", () => {
   clearInterval(countdown);
   banner.hidden = true;
+});
+/** What a click asked for and did not get; of a server that is gone the banner speaks. */
+addEventListener("unhandledrejection", (event) => {
+  if (!(event.reason instanceof ApiError)) return;
+  event.preventDefault();
+  if (![0, 401, 429, 503].includes(event.reason.status)) toast(event.reason.message, "bad");
 });
 addEventListener("hashchange", () => show(true));
 document.addEventListener("visibilitychange", () => { if (!document.hidden) reload(); });

@@ -25,7 +25,7 @@ export function approvals(changed) {
   };
 
   function card(request) {
-    const about = `: ${hostsOf(request)} for ${request.tool ?? "every tool"}`;
+    const about = `${hostsOf(request)} for ${request.tool ?? "every tool"}`;
     return h("li", { class: "group request" },
       h("div", { class: "what" },
         h("p", { class: "target" }, request.entries.map((entry) => [hostname(entry.host), narrowing(entry)]), request.action === "deny" && " (deny)"),

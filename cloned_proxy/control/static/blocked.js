@@ -52,13 +52,13 @@ export function blocked(changed) {
   function row(group) {
     const about = `${authority(group.host, group.port)} for ${group.tool ?? "callers without a name"}`;
     const open = (more) => async () => { if (await allow(group, { version: section.version, ...more })) await changed(); };
-    const act = (label, options) => button(label, `${key(group)} ${label}`, open(options), { kind: "small", about: `: ${about}` });
+    const act = (label, options) => button(label, `${key(group)} ${label}`, open(options), { kind: "small", about });
     const actions = group.allowable
       ? [act("Allow this host", {}), group.paths?.some(Boolean) && act("Allow this path", { narrow: true }), act("For 30 min", { duration: "30m" })]
       : h("span", { class: "quiet" }, "No rule may allow this.");
     return h("li", { class: "group" },
       h("div", { class: "what" },
-        h("p", { class: "target" }, hostname(group.host, group.port), h("span", { class: "count" }, `${number(group.count)}×`)),
+        h("p", { class: "target" }, hostname(group.host, group.port), " ", h("span", { class: "count" }, `${number(group.count)}×`)),
         h("p", { class: "why" }, why(group.reasons ?? []), " ", h("span", { class: "quiet" }, ago(group.last))),
         group.allowable && group.hint && h("p", { class: "hint" }, h("code", {}, plain(group.hint)))),
       h("div", { class: "actions" }, actions),

@@ -19,7 +19,7 @@ function kept(children) {
 
 /** A button that does something on this page. `act` names it among its siblings, so that focus finds it again. */
 export function button(label, act, onclick, { kind = "", about = "" } = {}) {
-  return h("button", { type: "button", class: kind, "data-act": act, onclick }, label, about && h("span", { class: "unseen" }, about.startsWith(":") ? about : ` ${about}`));
+  return h("button", { type: "button", class: kind, "data-act": act, onclick }, label, about && h("span", { class: "unseen" }, ` ${about}`));
 }
 
 const prints = new WeakMap();

@@ -149,7 +149,7 @@ def show(scene: Scene, page: Page, view: str = "") -> None:
 
 def last_for(page: Page, length: str) -> None:
     """Chooses a length of one's own in the open dialog."""
-    page.get_by_text("Other", exact=True).click()
+    page.get_by_role("radio", name="Other").check()
     page.get_by_label("Other length").fill(length)
 
 

@@ -40,7 +40,7 @@ def test_pairs_sees_a_block_appear_allows_it_for_a_moment_and_sees_it_expire(sce
 
     assert scene.curl("/report") == 403
     row = row_of(page, scene)
-    expect(row).to_contain_text("No rule", timeout=WAIT)
+    expect(row).to_contain_text("An IP address that no rule names", timeout=WAIT)
     expect(row).to_contain_text("cloned-proxy allow")
     picture(page, "overview blocked")
 
@@ -154,7 +154,7 @@ def test_removes_a_rule(scene: Scene) -> None:
     eventually(lambda: scene.curl() == 200, 10, "the call that the rule allows")
     page = scene.page()
     show(scene, page, "rules")
-    page.get_by_role("button", name="Remove: 127.0.0.1").click()
+    page.get_by_role("button", name="Remove the rule for 127.0.0.1").click()
     page.get_by_role("button", name="Remove", exact=True).click()
     expect(page.get_by_text("everything is denied")).to_be_visible(timeout=WAIT)
     eventually(lambda: scene.curl() == 403, 10, "the call without its rule")

@@ -16,6 +16,7 @@ from tests.control.support import raw
 pytestmark = pytest.mark.browser
 
 POLICY = f"""version: 1
+anonymous: global
 global:
   allow: [{{host: 127.0.0.1, ports: [$PORT], protocols: [tcp], reason: the tour}}]
 tools:
