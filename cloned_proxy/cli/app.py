@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cloned_proxy.cli import (
+    approvals,
     audit,
     ca,
     doctor,
@@ -62,6 +63,7 @@ app.command("remove")(edit.remove)
 app.command("list")(rules.list_rules)
 app.command("explain")(explain.explain)
 app.command("log")(log.log)
+app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
 app.add_typer(vault.app, name="vault")

@@ -1,4 +1,4 @@
-"""`log`: decisions, runs, probes and changes of the policy, as they were recorded, or as they happen."""
+"""`log`: decisions, requests, runs, probes and changes of the policy, as they were recorded, or as they happen."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import typer
 from cloned_proxy.cli.options import JsonOption, ToolOption, WorkspaceOption
 
 _POLL_SECONDS: Final = 0.1
-_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "run", "probe")
-_TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "run")
+_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "approval", "run", "probe")
+_TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run")
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
 
 
@@ -23,7 +23,7 @@ def log(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print decisions, runs, probes and policy changes; --json is one object a line."""
+    """Print what is on record: decisions, requests, runs, edits; --json is one object a line."""
     import time
 
     from cloned_proxy.cli.context import existing_workspace
@@ -64,6 +64,8 @@ def line(body: dict[str, Any]) -> str:
     match body["type"]:
         case "policy":
             return f"{at}  {_policy(body)}"
+        case "approval":
+            return f"{at}  {_approval(body)}"
         case "run":
             return f"{at}  {_run(body)}"
         case "probe":
@@ -78,6 +80,14 @@ def _policy(body: dict[str, Any]) -> str:
     why = f" ({body['why']})" if body["why"] else ""
     text = f"{body['actor']}: {body['summary']}{why}"
     return f"{paint('policy', 'bold')}  {body['action']}  {visible(text)}"
+
+
+def _approval(body: dict[str, Any]) -> str:
+    from cloned_proxy.cli.output import paint, visible
+
+    why = f" ({body['why']})" if body["why"] else ""
+    text = " ".join(filter(None, (f"{body['actor']}:", body["approval"], body["summary"])))
+    return f"{paint('request', 'bold')}  {body['action']}  {visible(text + why)}"
 
 
 def _run(body: dict[str, Any]) -> str:

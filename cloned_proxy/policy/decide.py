@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import (
+    OWN_HOST,
     Address,
     Anonymous,
     Caller,
@@ -99,8 +100,10 @@ def _decide(policy: Policy, caller: Caller, request: Request, now: float, spent:
     except HostError as error:
         # Not reportable even as `ip_literal`: a spelling such as 0x7f.1 has no canonical host to pass on.
         return Decision(Verdict.DENY, error.reason, request, tool, mode=mode)
-    if not 0 < request.port < _PORTS_END:
-        return Decision(Verdict.DENY, Reason.MALFORMED_REQUEST, request, tool, host, mode=mode)
+    if host.text == OWN_HOST or not 0 < request.port < _PORTS_END:
+        # Our own name in `report` mode and under any rule, too: nothing outside may answer in it.
+        reason = Reason.HOST_NOT_ALLOWED if host.text == OWN_HOST else Reason.MALFORMED_REQUEST
+        return Decision(Verdict.DENY, reason, request, tool, host, mode=mode)
     if (refusal := _identity_refusal(policy, caller)) is not None:
         return Decision(Verdict.DENY, refusal, request, tool, host, mode=mode)
 

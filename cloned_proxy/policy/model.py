@@ -17,6 +17,8 @@ type Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 DEFAULT_PORTS: Final = frozenset({80, 443})
 GLOBAL_SCOPE: Final = "global"
+OWN_HOST: Final = "cloned.internal"
+"""Where the proxy itself answers, in plain HTTP. No rule opens it: it is never looked up and never dialled."""
 OWN_RULES: Final = "self"
 """In `may_request`: the rules of the tool that asks."""
 

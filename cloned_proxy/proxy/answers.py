@@ -73,12 +73,14 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
         extra.append(("Proxy-Authenticate", _CHALLENGE))
     if code is HTTPStatus.TOO_MANY_REQUESTS:
         extra.append(("Retry-After", str(refusal.retry_after or 1)))
-    content = {
+    content: dict[str, str | float | None] = {
         "error": _ERRORS.get(code, "egress_denied"),
         "reason": decision.reason.value,
         **_about(decision, refusal.id),
-        "hint": explanation or hint(decision),
+        "hint": explanation or _hint(refusal),
     }
+    if refusal.approval:
+        content["approval"] = refusal.approval
     return _answer(code, decision.reason.value, content, extra)
 
 
@@ -103,6 +105,21 @@ def unavailable() -> Answer:
     return _answer(HTTPStatus.SERVICE_UNAVAILABLE, reason, content, [("Retry-After", "1")])
 
 
+def own(
+    status: HTTPStatus, content: Mapping[str, str | float | None], *, retry_after: int | None = None, allow: str = ""
+) -> Answer:
+    """What the proxy says in its own name (`http://cloned.internal`)."""
+    extra = [("Retry-After", str(retry_after))] if retry_after is not None else []
+    extra += [("Allow", allow)] if allow else []
+    return _answer(status, "", content, extra)
+
+
+def _hint(refusal: Refusal) -> str:
+    if not refusal.approval:
+        return hint(refusal.decision)
+    return f"request {refusal.approval} waits for a person: cloned-proxy approvals approve {refusal.approval}"
+
+
 def _about(decision: Decision, decision_id: str) -> dict[str, str | int | None]:
     request = decision.request
     return {
@@ -116,7 +133,10 @@ def _about(decision: Decision, decision_id: str) -> dict[str, str | int | None]:
 
 
 def _answer(
-    status: HTTPStatus, reason: str, content: Mapping[str, str | int | None], extra: list[tuple[str, str]] | None = None
+    status: HTTPStatus,
+    reason: str,
+    content: Mapping[str, str | float | None],
+    extra: list[tuple[str, str]] | None = None,
 ) -> Answer:
     body = json.dumps(content, separators=(",", ":")).encode() + b"\n"
     fields = [

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from cloned_proxy.proxy.asking import Asking
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.cells import OwnCells, SharedCells
 from cloned_proxy.proxy.crowd import fair_share
@@ -21,8 +22,10 @@ from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import OwnListeners
+from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
+from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.config import Config
 from cloned_proxy.store.keys import load_or_create_key
 from cloned_proxy.store.state import State
@@ -72,17 +75,32 @@ async def assemble(
     )
     cells = SharedCells(seat.directory, own=seat.number, workers=seat.of) if seat is not None else OwnCells()
     own = OwnListeners()
+    budgets = Budgets(time.monotonic, cells)
+    share = fair_share(config.proxy.max_connections)
+    approvals = ApprovalService(workspace, policy_file, settings=config.approvals, clock=clock)
+    asking = Asking(
+        approvals,
+        config.approvals,
+        policies=follower.live,
+        leases=state.leases,
+        budgets=budgets,
+        clock=clock,
+        flows_per_tool=share,
+        leads=seat is None or seat.leads,
+    )
+    parts.callback(asking.close)
     enforcer = Enforcer(
         policies=follower.live,
         resolver=resolver,
-        budgets=Budgets(time.monotonic, cells),
+        budgets=budgets,
         leases=state.leases,
         audit=state.audit,
         metrics=metrics,
         own_listeners=own,
         clock=clock,
         strict_durability=config.audit.durability == "strict",
-        flows_per_tool=fair_share(config.proxy.max_connections),
+        flows_per_tool=share,
+        asking=asking,
     )
     inspector = MitmInspector(
         enforcer=enforcer,
@@ -99,6 +117,7 @@ async def assemble(
         inspector=inspector,
         clock=clock,
         cells=cells,
+        requests=RequestsApi(approvals, asking, policies=follower.live, audit=state.audit, clock=clock),
     )
 
     def sweep() -> None:
@@ -110,8 +129,8 @@ async def assemble(
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)
-    # Two tasks: a database that hangs must not keep tunnels open.
-    for task in (_each_second(sweep_by_time), _each_second(state.follow_leases)):
+    # Several tasks: a database that hangs must not keep tunnels open.
+    for task in (_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()):
         parts.push_async_callback(_end, asyncio.create_task(task))
     return Core(state, follower, gate, own, metrics)
 

@@ -49,7 +49,7 @@ async def _serve_connect(connection: ClientConnection, head: Head) -> None:
     request = Request(head.host, head.port)
     granted = parts.enforcer.authorise_now(caller, request, Kind.TUNNEL)
     if granted is None:
-        granted = await parts.enforcer.authorise(caller, request, Kind.TUNNEL)
+        granted = await parts.enforcer.authorise(caller, request, Kind.TUNNEL, client=connection)
     if isinstance(granted, Refusal):
         connection.answer(answers.refused(granted))
     else:

@@ -20,6 +20,7 @@ from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.relay import Relay, reset
+from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import Kind
@@ -51,6 +52,8 @@ class GateParts:
     tunnels: Tunnels
     splicer: Splicer | None
     """None where bytes stay on the transports: `os.splice` is Linux only."""
+    requests: RequestsApi | None
+    """What answers at `http://cloned.internal`; without it that name is refused like any other."""
     admit: Callable[[ClientConnection], bool]
     """Counts a new connection; False when it is one too many."""
     forget: Callable[[ClientConnection], None]
@@ -191,6 +194,16 @@ class ClientConnection(asyncio.Protocol):
         self.transport.write_eof()
         self.transport.resume_reading()
         self._arm(LINGER_SECONDS, self.transport.abort)
+
+    # For a call that waits for a person.
+
+    @property
+    def gone(self) -> bool:
+        return self.eof or self.lost
+
+    def watch(self) -> None:
+        # Not read while a task decides, a connection would not be seen to end. What comes stops the reading again.
+        self.transport.resume_reading()
 
     # For the gate.
 

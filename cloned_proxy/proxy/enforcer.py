@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -19,7 +18,6 @@ from cloned_proxy.policy.model import (
     Address,
     Caller,
     Decision,
-    Host,
     IdentityRefusal,
     Policy,
     Principal,
@@ -27,8 +25,10 @@ from cloned_proxy.policy.model import (
     Request,
     Verdict,
 )
+from cloned_proxy.proxy.asking import Asking, WaitingClient
 from cloned_proxy.proxy.budget import Budgets, Charge, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits
+from cloned_proxy.proxy.question import Denial, PolicySource, Question
 from cloned_proxy.proxy.record import Recorder
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
 from cloned_proxy.telemetry.events import (
@@ -69,31 +69,8 @@ class Refusal:
     timed_out: bool = False
     retry_after: int | None = None
     """Seconds, with `limit_exceeded`."""
-
-
-class PolicySource(Protocol):
-    """The live policy: one immutable value behind one reference; None before the first valid one."""
-
-    @property
-    def current(self) -> Policy | None: ...
-
-
-class _Question(NamedTuple):
-    """A request that its policy allows, before the rest is known. A tuple, because one is made for each request."""
-
-    caller: Principal
-    decision: Decision
-    host: Host
-    kind: Kind
-    policy: Policy
-    started: float
-    """On `time.perf_counter`, moved on by what was waited for."""
-
-    @property
-    def spends_use(self) -> bool:
-        """The requests inside an inspected tunnel spend uses, not the CONNECT that carries them."""
-        rule = self.decision.rule
-        return rule is not None and rule.max_uses is not None and self.kind is not Kind.INSPECTED_TUNNEL
+    approval: str = ""
+    """Id of the request that a person may approve."""
 
 
 class Enforcer:
@@ -112,8 +89,12 @@ class Enforcer:
         clock: Callable[[], float] = time.time,
         strict_durability: bool = False,
         flows_per_tool: int | None = None,
+        asking: Asking | None = None,
     ) -> None:
-        """`flows_per_tool` bounds what any one tool may have open, whatever the policy allows it (`fair_share`)."""
+        """`flows_per_tool` bounds what any one tool may have open, whatever the policy allows it (`fair_share`).
+
+        Without `asking`, `on_deny: ask` refuses.
+        """
         self._policies = policies
         self._resolver = resolver
         self._budgets = budgets
@@ -123,6 +104,7 @@ class Enforcer:
         self._clock = clock
         self._strict_durability = strict_durability
         self._flows_per_tool = flows_per_tool
+        self._asking = asking
 
     async def authorise(
         self,
@@ -131,14 +113,16 @@ class Enforcer:
         kind: Kind,
         *,
         pinned: tuple[Address, ...] | None = None,
+        client: WaitingClient | None = None,
     ) -> Grant | Refusal:
         """Decides one request and, if it passes, returns the only thing that permits a dial.
 
         `pinned` are the addresses of the CONNECT grant that an inspected request belongs to: they are checked again,
-        not resolved again. Raises nothing but cancellation; a fault is a refusal with `internal_error`.
+        not resolved again. `client` tells whether anybody still waits for an answer that the policy may have held
+        (`hold`). Raises nothing but cancellation; a fault is a refusal with `internal_error`.
         """
         try:
-            return await self._authorise(caller, request, kind, pinned)
+            return await self._authorise(caller, request, kind, pinned, client)
         except AuditUnavailableError:
             return self._unrecorded(caller, request)
         except Exception:  # noqa: BLE001  fail closed: whatever went wrong, no grant leaves here
@@ -148,7 +132,8 @@ class Enforcer:
     def authorise_now(self, caller: Caller, request: Request, kind: Kind) -> Grant | Refusal | None:
         """`authorise` without a task, for a request that nothing has to be waited for.
 
-        None, with nothing taken and nothing on record, when a name has to be looked up or a commit awaited.
+        None, with nothing taken and nothing on record, when a name has to be looked up, a commit awaited or a
+        person asked.
         """
         try:
             return self._authorise_now(caller, request, kind)
@@ -162,6 +147,8 @@ class Enforcer:
         question = self._ask(caller, request, kind)
         if isinstance(question, Refusal):
             return question
+        if isinstance(question, Denial):
+            return None
         if self._strict_durability or question.spends_use:
             return None
         addresses = self._resolver.known(question.host)
@@ -181,9 +168,16 @@ class Enforcer:
         return _grant(question, recorded, addresses, charge)
 
     async def _authorise(
-        self, caller: Caller, request: Request, kind: Kind, pinned: tuple[Address, ...] | None
+        self,
+        caller: Caller,
+        request: Request,
+        kind: Kind,
+        pinned: tuple[Address, ...] | None,
+        client: WaitingClient | None,
     ) -> Grant | Refusal:
         question = self._ask(caller, request, kind)
+        if isinstance(question, Denial):
+            question = await self._asked(question, client)
         if isinstance(question, Refusal):
             return question
         if pinned is None:
@@ -199,13 +193,13 @@ class Enforcer:
             question = question._replace(started=question.started + time.perf_counter() - asked)
         # The name may have taken seconds to resolve; the policy that decides is the one in force at the dial.
         if self._policies.current is not question.policy:
-            return await self._authorise(caller, request, kind, None)
+            return await self._authorise(caller, request, kind, None, client)
         outcome = self._answer(question, pinned)
         if isinstance(outcome, Refusal):
             return outcome
         return await self._granted(*outcome, pinned)
 
-    async def _granted(self, question: _Question, charge: Charge, addresses: tuple[Address, ...]) -> Grant | Refusal:
+    async def _granted(self, question: Question, charge: Charge, addresses: tuple[Address, ...]) -> Grant | Refusal:
         try:
             recorded = await self._put_on_record(question)
         except LeaseUsedUpError:
@@ -223,18 +217,37 @@ class Enforcer:
             return refusal or self._unrecorded(question.caller, now.request)
         return grant
 
-    def _ask(self, caller: Caller, request: Request, kind: Kind) -> _Question | Refusal:
+    async def _asked(self, denial: Denial, client: WaitingClient | None) -> Question | Refusal:
+        """Has a person asked, and waits for the answer if the policy says so."""
+        caller, decision, kind, policy, started = denial
+        refusal = self._refused(caller, decision, kind, policy, started)
+        if self._asking is None:
+            return refusal
+        answer = await self._asking.answer(denial, client)
+        if answer.passes and isinstance(again := self._ask(caller, decision.request, kind), Question):
+            return again
+        return replace(refusal, approval=answer.pending)
+
+    def _ask(self, caller: Caller, request: Request, kind: Kind) -> Question | Denial | Refusal:
         """The decision before the name is resolved, and what the rest of the way needs to know."""
         started = time.perf_counter()
         policy = self._policies.current
         decision = decide(policy, caller, request, self._clock(), self._leases.spent)
         if not decision.passes or policy is None or decision.host is None or isinstance(caller, IdentityRefusal):
+            asking = self._asking
+            if (
+                policy is not None
+                and isinstance(caller, Principal)
+                and asking is not None
+                and asking.concerns(policy, decision)
+            ):
+                return Denial(caller, decision, kind, policy, started)
             return self._refused(caller, decision, kind, policy, started)
         if decision.inspect and kind is Kind.TUNNEL:
             kind = Kind.INSPECTED_TUNNEL
-        return _Question(caller, decision, decision.host, kind, policy, started)
+        return Question(caller, decision, decision.host, kind, policy, started)
 
-    def _answer(self, question: _Question, addresses: tuple[Address, ...]) -> tuple[_Question, Charge] | Refusal:
+    def _answer(self, question: Question, addresses: tuple[Address, ...]) -> tuple[Question, Charge] | Refusal:
         """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet."""
         caller, decision, _, kind, policy, started = question
         decision = decide_addresses(decision, addresses, self._own_listeners)
@@ -287,7 +300,7 @@ class Enforcer:
         end = FlowEnd(grant.id, self._clock(), grant.caller.tool, charge.bytes_up, charge.bytes_down, seconds, cause)
         self._records.finished(end, grant.kind)
 
-    async def _put_on_record(self, question: _Question) -> str:
+    async def _put_on_record(self, question: Question) -> str:
         """Records what passes, durably where it must be. Raises LeaseUsedUpError and AuditUnavailableError."""
         caller, decision, _, kind, policy, started = question
         rule = decision.rule
@@ -313,6 +326,6 @@ class Enforcer:
         return Refusal(self._records.lost(), Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request, tool))
 
 
-def _grant(question: _Question, recorded: str, addresses: tuple[Address, ...], charge: Charge) -> Grant:
+def _grant(question: Question, recorded: str, addresses: tuple[Address, ...], charge: Charge) -> Grant:
     caller, decision, _, kind, policy, _ = question
     return Grant(recorded, kind, decision, caller, addresses, policy, charge, time.monotonic())

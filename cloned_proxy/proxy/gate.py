@@ -17,6 +17,7 @@ from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import BACKLOG, Listener
 from cloned_proxy.proxy.plain import PlainHttp
+from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
@@ -40,6 +41,7 @@ class Gate:
         clock: Callable[[], float] = time.time,
         spliced: bool = splice.AVAILABLE,
         cells: CellStore | None = None,
+        requests: RequestsApi | None = None,
     ) -> None:
         """`spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
 
@@ -68,6 +70,7 @@ class Gate:
             clock=clock,
             tunnels=self.tunnels,
             splicer=self._splicer,
+            requests=requests,
             admit=self._admit,
             forget=self._forget,
             stopping=lambda: self._stopping,

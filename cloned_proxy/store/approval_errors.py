@@ -26,6 +26,14 @@ class TooManyRequestsError(ApprovalError):
         """Seconds."""
 
 
+class RejectedError(ApprovalError):
+    """A person has just refused the same; `on_deny: ask` does not ask again for a while."""
+
+
+class InForceError(ApprovalError):
+    """The policy says so already."""
+
+
 class UnknownApprovalError(ApprovalError):
     """There is no such request."""
 

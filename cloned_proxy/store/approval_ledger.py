@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -41,6 +41,13 @@ class ApprovalLedger:
             found = table.rows(database, pending=pending, limit=limit)
         return [row.seen(now=now, up=up) for row in found]
 
+    def states(self, ids: Sequence[str]) -> dict[str, ApprovalState]:
+        """Of those that there are."""
+        now, up = self._clock(), self._uptime()
+        with self.reading() as database:
+            found = [row for approval_id in ids if (row := table.find(database, approval_id)) is not None]
+        return {row.approval.id: row.seen(now=now, up=up).state for row in found}
+
     def begun(self) -> list[tuple[Approval, Intent]]:
         """Pending requests with a yes that may or may not have reached the policy file."""
         with self.reading() as database:
@@ -75,29 +82,27 @@ class ApprovalLedger:
                 why = "what the reviewer had seen has changed"
                 self.record(database, approval, "conflict", actor=conflict_with, why=why)
 
-    def settle(
-        self,
-        approval: Approval,
-        state: ApprovalState,
-        *,
-        actor: str,
-        reason: str,
-        version: str = "",
-        rules: tuple[str, ...] = (),
-    ) -> Approval:
-        """Writes down the decision. Raises DecidedError when another one was faster."""
+    def approve(self, approval: Approval, intent: Intent) -> Approval:
+        """Settles a yes that has reached the policy file. Raises DecidedError."""
+        return self._settle(approval, "approved", intent)
+
+    def reject(self, approval: Approval, *, actor: str, reason: str) -> Approval:
+        """Settles a no. Raises DecidedError when another decision was faster."""
+        return self._settle(approval, "rejected", Intent("", actor, reason, (), str(approval.proposal.addition)))
+
+    def _settle(self, approval: Approval, state: ApprovalState, said: Intent) -> Approval:
         decided = replace(
             approval,
             state=state,
-            decided_by=actor,
+            decided_by=said.actor,
             decided_at=self._clock(),
-            decided_reason=reason,
-            rule_ids=rules,
+            decided_reason=said.reason,
+            rule_ids=said.rules,
         )
         with self.writing() as database:
             if not table.settle(database, decided):
                 raise DecidedError(_known(database, approval.id).approval)
-            self.record(database, decided, state, actor=actor, why=reason, version=version)
+            self._append(database, decided, state, said)
         return decided
 
     def expire_due(self, database: sqlite3.Connection) -> int:
@@ -116,11 +121,14 @@ class ApprovalLedger:
         self, database: sqlite3.Connection, approval: Approval, action: str, *, actor: str, why: str, version: str = ""
     ) -> None:
         """Puts one step on record, inside the caller's transaction."""
-        summary = str(approval.proposal.addition)
+        self._append(database, approval, action, Intent(version, actor, why, (), str(approval.proposal.addition)))
+
+    def _append(self, database: sqlite3.Connection, approval: Approval, action: str, said: Intent) -> None:
         asker = None if approval.origin == "host" else approval.asker
-        append_events(
-            database, [ApprovalEvent(self._clock(), action, approval.id, actor, asker, summary, why, version)]
+        event = ApprovalEvent(
+            self._clock(), action, approval.id, said.actor, asker, said.summary, said.reason, said.version
         )
+        append_events(database, [event])
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

@@ -9,15 +9,12 @@ from dataclasses import replace
 from typing import Final
 
 from cloned_proxy.policy.address import AddressClass, classify
-from cloned_proxy.policy.model import GLOBAL_SCOPE, OWN_RULES, PatternKind, Policy, Rule
+from cloned_proxy.policy.model import GLOBAL_SCOPE, OWN_HOST, OWN_RULES, PatternKind, Policy, Rule
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.store.approval import Origin, Proposal
 from cloned_proxy.store.approval_errors import NeverAllowedError, NotAllowedToAskError
 from cloned_proxy.store.evidence import rules_of
-
-OWN_HOST: Final = "cloned.internal"
-"""Where the proxy itself answers; no rule opens it, because it is never dialled."""
 
 MAX_ENTRIES: Final = 20
 _MAX_SECONDS: Final = 10 * 365 * 86_400.0
@@ -74,6 +71,14 @@ def check_permission(policy: Policy, asker: str, proposal: Proposal) -> None:
 
 def _fix(asker: str, what: str, word: str) -> str:
     return f"{asker} may not ask for {what}; the policy says so: tools.{asker}.may_request would have to name {word}"
+
+
+def in_force(policy: Policy, proposal: Proposal, rules: Sequence[Rule]) -> bool:
+    """Whether every one of the rules is in the policy already, for good: a lease may be asked for once more."""
+    scope = policy.global_scope if proposal.tool is None else policy.scope_of(proposal.tool)
+    index = scope.allow if proposal.action == "allow" else scope.deny
+    lasting = {rule.id for rule in index.rules if rule.expires is None and rule.max_uses is None}
+    return all(rule.id in lasting for rule in rules)
 
 
 def key_of(asker: str, origin: Origin, rules: Sequence[Rule]) -> str:

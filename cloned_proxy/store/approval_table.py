@@ -26,6 +26,8 @@ class Intent:
     actor: str
     reason: str
     rules: tuple[str, ...]
+    summary: str
+    """What is granted, with its terms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,19 @@ def asked_since(database: sqlite3.Connection, asker: str, since: float) -> list[
     return [at for (at,) in database.execute(query, (asker, since))]
 
 
+def rejected_since(database: sqlite3.Connection, key: str, since: float) -> bool:
+    """Whether a request with this key was rejected after then (Unix seconds)."""
+    query = "SELECT 1 FROM approvals WHERE key = ? AND state = 'rejected' AND decided_at > ? LIMIT 1"
+    return database.execute(query, (key, since)).fetchone() is not None
+
+
 def set_intent(database: sqlite3.Connection, approval_id: str, intent: Intent | None) -> bool:
     """Writes down a yes that is about to reach the file, or takes it back; False when it is too late for that."""
-    text = None if intent is None else json.dumps([intent.version, intent.actor, intent.reason, intent.rules])
+    text = (
+        None
+        if intent is None
+        else json.dumps([intent.version, intent.actor, intent.reason, intent.rules, intent.summary])
+    )
     query = "UPDATE approvals SET intent = ? WHERE id = ? AND state = 'pending'"
     return database.execute(query, (text, approval_id)).rowcount == 1
 
@@ -149,7 +161,7 @@ def _row(values: tuple[Any, ...]) -> Row:
     return Row(
         approval,
         Deadline(created, expires, boot, uptime),
-        None if begun is None else Intent(begun[0], begun[1], begun[2], tuple(begun[3])),
+        None if begun is None else Intent(begun[0], begun[1], begun[2], tuple(begun[3]), begun[4]),
     )
 
 

@@ -12,29 +12,29 @@ import math
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
-
-from filelock import FileLock, Timeout
 
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.store import approval_table as table
 from cloned_proxy.store import deadline
 from cloned_proxy.store.approval import Approval, ApprovalState, Origin, Proposal
-from cloned_proxy.store.approval_errors import NeverAllowedError, TooManyRequestsError
+from cloned_proxy.store.approval_errors import InForceError, NeverAllowedError, RejectedError, TooManyRequestsError
 from cloned_proxy.store.approval_ledger import ApprovalLedger
-from cloned_proxy.store.approval_rules import check_permission, checked, key_of
+from cloned_proxy.store.approval_rules import check_permission, checked, in_force, key_of
 from cloned_proxy.store.approval_table import Intent
-from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.config import ApprovalSettings
 from cloned_proxy.store.deadline import Deadline
+from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.evidence import Evidence, RecordedCall, weigh
-from cloned_proxy.store.policy_edit import Addition, EditResult, PolicyEditor
+from cloned_proxy.store.evidence import Evidence, weigh
+from cloned_proxy.store.lock import locked
+from cloned_proxy.store.policy_edit import Addition, EditResult
 from cloned_proxy.store.policy_file import load_policy, policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.tally import EVERY_TOOL, RecordedCall, Tally
 from cloned_proxy.store.workspace import Workspace
 
 type Choice = Literal["proposed", "narrowest"]
@@ -42,7 +42,6 @@ type Choice = Literal["proposed", "narrowest"]
 _EVIDENCE_SECONDS: Final = 7 * 86_400.0
 _MINUTE: Final = 60.0
 _DAY: Final = 86_400.0
-_LOCK_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +89,9 @@ class ApprovalService:
         """`settings` None reads config.yaml; `clock` gives Unix seconds, `uptime` seconds since boot."""
         self._path = workspace.state_db
         self._ledger = ApprovalLedger(workspace.state_db, clock, uptime)
-        self._lock_file = workspace.root / ".approvals.lock"
-        self._policy_file = workspace.policy_path(policy_file)
+        self._lock = workspace.root / "approvals"
+        self._edits = EditService(workspace, policy_file, clock=clock)
+        self._policy_file = self._edits.path
         self._settings = workspace.config().approvals if settings is None else settings
         self._clock = clock
         self._uptime = uptime
@@ -118,6 +118,8 @@ class ApprovalService:
         proposal, rules = checked(proposal)
         if origin != "host":
             check_permission(policy, asker, proposal)
+        if in_force(policy, proposal, rules):
+            raise InForceError("the policy says so already, without an end; nothing has to be asked")
         key = key_of(asker, origin, rules)
         with self._ledger.writing() as database:
             self._ledger.expire_due(database)
@@ -125,6 +127,8 @@ class ApprovalService:
                 table.raise_count(database, known.approval.id, count)
                 return replace(known.approval, denied_count=known.approval.denied_count + count)
             now, up = self._clock(), self._uptime()
+            if origin == "denied" and table.rejected_since(database, key, now - self._settings.timeout):
+                raise RejectedError(f"{asker}: the same was rejected a moment ago")
             self._check_room(database, asker, now)
             ends = Deadline.after(self._settings.timeout, now=now, up=up)
             approval = Approval(
@@ -148,10 +152,13 @@ class ApprovalService:
             self._ledger.record(database, approval, "asked", actor=actor, why=proposal.reason, version=policy.version)
         return approval
 
-    def count(self, approval_id: str, by: int) -> None:
-        """So many more calls met the same denial. Without effect on a request that is decided."""
-        with self._ledger.writing() as database:
-            table.raise_count(database, approval_id, by)
+    def follow(self, ids: Sequence[str], more: Mapping[str, int]) -> dict[str, ApprovalState]:
+        """The states of requests; `more` calls of some met the same denial meanwhile."""
+        if more:
+            with self._ledger.writing() as database:
+                for approval_id, by in more.items():
+                    table.raise_count(database, approval_id, by)
+        return self._ledger.states(ids)
 
     def _check_room(self, database: sqlite3.Connection, asker: str, now: float) -> None:
         settings = self._settings
@@ -182,15 +189,16 @@ class ApprovalService:
         since = now - _EVIDENCE_SECONDS
         return weigh(approval, self._calls(approval, since), policy, since=since, now=now)
 
-    def _calls(self, approval: Approval, since: float) -> list[RecordedCall]:
-        names = ("tool", "host", "port", "method", "path", "verdict", "reason")
-        with AuditLog(self._path) as log:
-            return [
-                RecordedCall(
-                    **{name: entry.body[name] for name in names}, count=1, first=entry.body["at"], last=entry.body["at"]
-                )
-                for entry in log.entries(tool=approval.tool, since=since)
-            ]
+    def _calls(self, approval: Approval, since: float) -> set[RecordedCall]:
+        """Recorded calls to what the request names, of whoever it concerns."""
+        concerns = EVERY_TOOL if approval.tool is None else approval.tool
+        with Tally(self._path) as tally:
+            return {
+                call
+                for host in {entry.host for entry in approval.entries}
+                for tool in {concerns, approval.asker}
+                for call in tally.calls(since=since, tool=tool, host=host)
+            }
 
     # Deciding.
 
@@ -213,40 +221,39 @@ class ApprovalService:
         Raises UnknownApprovalError, DecidedError, NeverAllowedError, PolicyError, StoreError.
         """
         yes = _Yes(actor, choice, for_seconds, uses, redact(reason), expected_version, seen)
-        with self._deciding():
+        with locked(self._lock):
             self._recover()
             approval = self._ledger.open_request(approval_id)
             try:
                 addition = self._addition(approval, yes)
-                planned = self._edit(addition, yes, dry_run=True)
-                self._ledger.begin(approval, Intent(planned.version, actor, yes.reason, planned.rule_ids))
-                result = self._edit(addition, yes, dry_run=False)
+                planned = self._edit(approval, addition, yes, dry_run=True)
+                intent = Intent(planned.version, actor, yes.reason, planned.rule_ids, str(addition))
+                self._ledger.begin(approval, intent)
+                result = self._edit(approval, addition, yes, dry_run=False)
             except ConflictError:
                 self._ledger.take_back(approval, conflict_with=actor)
                 raise
             except BaseException:
                 self._ledger.take_back(approval)
                 raise
-            version, rules = result.version, result.rule_ids
-            decided = self._ledger.settle(
-                approval, "approved", actor=actor, reason=yes.reason, version=version, rules=rules
-            )
-        return Granted(decided, addition, version, result.changed)
+            decided = self._ledger.approve(approval, replace(intent, version=result.version))
+        return Granted(decided, addition, result.version, result.changed)
 
     def reject(self, approval_id: str, *, actor: str, reason: str = "") -> Approval:
         """Says no; the policy is not touched. Raises UnknownApprovalError, DecidedError, StoreError."""
-        with self._deciding():
+        with locked(self._lock):
             self._recover()
             approval = self._ledger.open_request(approval_id)
-            return self._ledger.settle(approval, "rejected", actor=actor, reason=redact(reason))
+            return self._ledger.reject(approval, actor=actor, reason=redact(reason))
 
     def expire(self) -> int:
         """Ends what nobody decided in time, and settles what a crash left half-decided; how many ended.
 
         `serve` calls it each second. A decision under way in another process is left alone.
         """
-        with contextlib.suppress(StoreError), self._deciding(seconds=0):
-            self._recover()
+        if self._ledger.begun():
+            with contextlib.suppress(StoreError), locked(self._lock, seconds=0):
+                self._recover()
         if not self._ledger.any_due():
             return 0
         with self._ledger.writing() as database:
@@ -272,24 +279,20 @@ class ApprovalService:
         entries = (replace(entry, expires=expires, max_uses=proposal.uses, reason=why) for entry in proposal.entries)
         return Addition(tuple(entries), proposal.tool, proposal.action)
 
-    def _edit(self, addition: Addition, yes: _Yes, *, dry_run: bool) -> EditResult:
-        version = version_of(read_policy_bytes(self._policy_file))
-        if yes.expected_version is not None and version != yes.expected_version:
-            raise ConflictError(f"{self._policy_file}: changed since you looked: version {version} now")
-        return PolicyEditor(self._policy_file, clock=self._clock).add([addition], dry_run=dry_run)
+    def _edit(self, approval: Approval, addition: Addition, yes: _Yes, *, dry_run: bool) -> EditResult:
+        return self._edits.add(
+            [addition],
+            actor=yes.actor,
+            why=f"request {approval.id}" + (f": {yes.reason}" if yes.reason else ""),
+            expected_version=yes.expected_version,
+            dry_run=dry_run,
+        )
 
     def _recover(self) -> None:
         """Settles requests whose approval a crash cut off, under the lock. The file says what had happened."""
         for approval, intent in self._ledger.begun():
             if self._has(intent):
-                self._ledger.settle(
-                    approval,
-                    "approved",
-                    actor=intent.actor,
-                    reason=intent.reason,
-                    version=intent.version,
-                    rules=intent.rules,
-                )
+                self._ledger.approve(approval, intent)
             else:
                 self._ledger.take_back(approval)
 
@@ -297,25 +300,11 @@ class ApprovalService:
         raw = read_policy_bytes(self._policy_file)
         if version_of(raw) == intent.version:
             return True
-        # Edited once more since. A rule that was there before the yes counts as well: it is what the yes was for.
+        if any(known.version == intent.version for known in self._edits.history()):
+            return True
+        # Edited once more since, unseen. A rule that was there before the yes counts, too: it is what the yes was for.
         policy = policy_from_bytes(raw, source=str(self._policy_file), now=self._clock())
         return set(intent.rules) <= {rule.id for rule in policy.rules}
-
-    @contextlib.contextmanager
-    def _deciding(self, seconds: float = _LOCK_SECONDS) -> Iterator[None]:
-        lock = FileLock(self._lock_file, timeout=seconds, mode=0o600)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise StoreError(
-                f"{self._lock_file}: another decision holds the lock for {seconds:.0f} s; end it"
-            ) from error
-        except OSError as error:
-            raise StoreError(f"{self._lock_file}: {error.strerror}; make the workspace writable") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
     def list(self, state: ApprovalState | None = None, *, limit: int = 1000) -> list[Approval]:
         """The newest first; of one state, or all."""

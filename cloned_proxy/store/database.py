@@ -102,6 +102,8 @@ _ADDED: Final = {
         CREATE UNIQUE INDEX IF NOT EXISTS approvals_pending ON approvals (key) WHERE state = 'pending'""",
     "approvals_created": """
         CREATE INDEX IF NOT EXISTS approvals_created ON approvals (created)""",
+    "approvals_key": """
+        CREATE INDEX IF NOT EXISTS approvals_key ON approvals (key)""",
     "devices": """
         CREATE TABLE IF NOT EXISTS devices (
             id      TEXT PRIMARY KEY,

@@ -17,6 +17,7 @@ from cloned_proxy.policy.model import (
     ANONYMOUS,
     EMPTY_SCOPE,
     Anonymous,
+    Decision,
     HostIndex,
     PatternKind,
     Policy,
@@ -30,6 +31,7 @@ from cloned_proxy.policy.parse import parse_policy
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.store.approval import Approval, Proposal, entry_data
 from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.tally import RecordedCall
 
 MENDABLE: Final = frozenset(
     {
@@ -51,22 +53,6 @@ _METHOD: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
 _MAX_PATH: Final = 1024
 _MAX_PATHS: Final = 8
 """Paths of one host that are listed one by one; with more, the narrowest rule names the host and its ports."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedCall:
-    """Decisions that were alike."""
-
-    tool: str | None
-    host: str
-    port: int
-    method: str
-    path: str
-    verdict: str
-    reason: str
-    count: int
-    first: float
-    last: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +211,19 @@ def narrowest(denied: Iterable[RecordedCall]) -> tuple[Entry, ...]:
         named = tuple(sorted(methods)) if all(map(_METHOD.fullmatch, methods)) else ()
         entries.append(Entry(host, (port,), named, listed))
     return tuple(entries)
+
+
+def narrowest_entry(decision: Decision) -> Entry:
+    """The narrowest entry that covers one denied call. Raises ValueError for a host that could not be read."""
+    host, request = decision.host, decision.request
+    if host is None:
+        raise ValueError("a denied call without a readable host")
+    if request.method is None:
+        return Entry(host.text, (request.port,))
+    path = (request.path or "/").partition("?")[0]
+    paths = (path,) if _can_stand_in_a_rule(path) else ()
+    methods = (request.method,) if _METHOD.fullmatch(request.method) else ()
+    return Entry(host.text, (request.port,), methods, paths)
 
 
 def _can_stand_in_a_rule(path: str) -> bool:

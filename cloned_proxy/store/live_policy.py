@@ -61,7 +61,7 @@ def _beside_traffic() -> Iterator[None]:
 
 
 class LivePolicy:
-    """Implements `proxy.enforcer.PolicySource`. Callbacks run on the event loop; files are read in a thread."""
+    """Implements `proxy.question.PolicySource`. Callbacks run on the event loop; files are read in a thread."""
 
     def __init__(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 from cloned_proxy.store.approval import Approval, Proposal
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.store.config import ApprovalSettings
 from cloned_proxy.store.policy_edit import Entry
 from cloned_proxy.store.workspace import Workspace
@@ -60,9 +61,10 @@ class Scene:
             id="d", at=self.now, kind=Kind.TUNNEL, verdict="deny", reason="host_not_allowed", tool=tool, run=None,
             host=host, port=443, method="CONNECT", path="", rule="", policy="", hint="",
         )  # fmt: skip
-        with AuditLog(self.workspace.state_db) as log:
-            for _ in range(times):
-                log.append(replace(body, **fields))
+        writer = AuditWriter(self.workspace.state_db, clock=lambda: self.now)  # as `serve` does, roll-up included
+        for _ in range(times):
+            writer.record(replace(body, **fields))
+        writer.close()
 
 
 def asks(*hosts: str, tool: str | None = TOOL, **terms: Any) -> Proposal:

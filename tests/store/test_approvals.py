@@ -262,7 +262,7 @@ def test_a_hand_edit_between_view_and_yes_is_a_conflict_and_nothing_is_lost(scen
     seen = scene.service().evidence(asked.id).policy_version
     scene.policy_file.write_text("version: 1  # by hand\n")
     before = scene.file()
-    with pytest.raises(ConflictError, match="changed since you looked"):
+    with pytest.raises(ConflictError, match="look at what changed"):
         scene.service().approve(asked.id, actor=ACTOR, expected_version=seen)
     assert scene.file() == before
     assert scene.service().get(asked.id).state == "pending"
@@ -326,7 +326,7 @@ def test_a_crash_behind_the_edit_counts_as_the_yes_that_it_was(scene: Scene, mon
     asked = scene.ask()
     service = scene.service()
     with monkeypatch.context() as broken:
-        broken.setattr(service._ledger, "settle", _crash)
+        broken.setattr(service._ledger, "approve", _crash)
         broken.setattr(service._ledger, "take_back", _crash)
         with pytest.raises(Crash):
             service.approve(asked.id, actor=ACTOR)

@@ -20,6 +20,7 @@ from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.plain.exchange import Exchange
 from cloned_proxy.proxy.plain.heads import next_head
+from cloned_proxy.proxy.plain.own import OwnExchange, is_own
 from cloned_proxy.proxy.plain.upstream import Pool
 from cloned_proxy.proxy.relay import reset
 from cloned_proxy.telemetry.events import Kind
@@ -62,7 +63,7 @@ class PlainClient(asyncio.Protocol):
         """When the phase must have ended, monotonic; `check` looks at it once a second."""
         self._connection = connection
         self._phase = _Phase.HEAD
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | OwnExchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._discard = SizedBody(0)
         self._dropped = 0
@@ -126,6 +127,15 @@ class PlainClient(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.client_drained()
         self._serve()
+
+    # For a call that waits for a person.
+
+    @property
+    def gone(self) -> bool:
+        return self.eof
+
+    def watch(self) -> None:
+        """It is read all the time, up to the bound of its buffer."""
 
     # For the exchange.
 
@@ -273,6 +283,9 @@ class PlainClient(asyncio.Protocol):
         caller = identify(
             head.fields, key=parts.identity_key, now=parts.clock(), listener=self._connection.listener.principal
         )
+        if parts.requests is not None and is_own(head.host):
+            self._start(OwnExchange(self, head, caller, parts.requests))
+            return
         request = Request(head.host, head.port, head.method, head.path)
         outcome = parts.enforcer.authorise_now(caller, request, Kind.HTTP)
         if outcome is None:
@@ -283,7 +296,7 @@ class PlainClient(asyncio.Protocol):
 
     async def _decide(self, head: Head, caller: Caller, request: Request) -> None:
         try:
-            outcome = await self.parts.enforcer.authorise(caller, request, Kind.HTTP)
+            outcome = await self.parts.enforcer.authorise(caller, request, Kind.HTTP, client=self)
             self._task = None
             self._decided(head, outcome)
             self._serve()
@@ -296,8 +309,11 @@ class PlainClient(asyncio.Protocol):
             self._phase = _Phase.HEAD
             self.answer(head, answers.refused(outcome))
             return
+        self._start(Exchange(self, head, outcome))
+
+    def _start(self, exchange: Exchange | OwnExchange) -> None:
         self._phase = _Phase.EXCHANGE
-        self._exchange = exchange = Exchange(self, head, outcome)
+        self._exchange = exchange
         try:
             exchange.begin()
         except BodyError as error:

@@ -27,11 +27,7 @@ class Outgoing:
 
     def __init__(self, head: Head, buffer: Buffer, charge: Callable[[int], None], moved: Callable[[], None]) -> None:
         """`buffer` is the client's; `charge` is told the bytes that go upstream."""
-        self._body: BodyReader | None = None
-        if head.chunked:
-            self._body = ChunkedBody()
-        elif head.content_length:
-            self._body = SizedBody(head.content_length)
+        self._body = request_body(head)
         self._head = head
         self._buffer = buffer
         self._charge = charge
@@ -112,3 +108,10 @@ async def reach(parts: GateParts, pool: Pool, grant: Grant, conversation: Conver
         raise
     parts.metrics.upstream_connected(time.perf_counter() - started)
     return upstream
+
+
+def request_body(head: Head) -> BodyReader | None:
+    """The reader of a request's body; None for a request without one."""
+    if head.chunked:
+        return ChunkedBody()
+    return SizedBody(head.content_length) if head.content_length else None

@@ -10,6 +10,8 @@ import urllib.request
 from typing import Any
 
 MAX_ANSWER = 4 * 1024 * 1024
+OWN_HOST = "cloned.internal"
+"""Where the proxy itself answers."""
 LOCAL_MODEL = {("localhost", 8080), ("127.0.0.1", 8080)}
 
 
@@ -50,10 +52,12 @@ def _opener(parts: urllib.parse.SplitResult) -> urllib.request.OpenerDirector:
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:
-    if not error.headers.get("X-Cloned-Proxy-Reason"):
+    reason = error.headers.get("X-Cloned-Proxy-Reason", "")
+    own = urllib.parse.urlsplit(error.url).hostname == OWN_HOST
+    if not reason and not own:
         return ""
     try:
         answer = json.loads(error.read(65_536))
-        return f": {answer['reason']}; {answer['hint']}"
+        return f": {answer['message']}" if own else f": {answer['reason']}; {answer['hint']}"
     except (ValueError, KeyError, TypeError, OSError):
-        return f": {error.headers['X-Cloned-Proxy-Reason']}"
+        return f": {reason}" if reason else ""

@@ -1,0 +1,125 @@
+"""A request to `http://cloned.internal`: read to its end and answered here. Nothing of it is looked up or dialled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from cloned_proxy.policy.model import OWN_HOST, Caller, IdentityRefusal, Principal, Reason, Request
+from cloned_proxy.proxy import answers
+from cloned_proxy.proxy.answers import Answer
+from cloned_proxy.proxy.body import BodyError, BodyReader
+from cloned_proxy.proxy.head import Head, HeadError
+from cloned_proxy.proxy.plain.outgoing import request_body
+from cloned_proxy.proxy.requests_api import RequestsApi, too_large, too_slow
+from cloned_proxy.store.egress_request import MAX_BODY
+from cloned_proxy.telemetry.events import Kind
+
+if TYPE_CHECKING:
+    from cloned_proxy.proxy.plain.client import PlainClient
+
+_NEVER: Final = float("inf")
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LONGEST: Final = len(OWN_HOST) + 1
+
+
+def is_own(host: str) -> bool:
+    """Whether a host as written is ours: heads are ASCII, so only letter case and a trailing dot can differ."""
+    return len(host) in (_LONGEST - 1, _LONGEST) and host.lower().removesuffix(".") == OWN_HOST
+
+
+class OwnExchange:
+    """In the place of an `Exchange`, for the client connection that owns it."""
+
+    __slots__ = ("_api", "_body", "_caller", "_client", "_head", "_read", "_task", "due")
+
+    def __init__(self, client: PlainClient, head: Head, caller: Caller, api: RequestsApi) -> None:
+        self._client = client
+        self._head = head
+        self._caller = caller
+        self._api = api
+        self._body: BodyReader | None = request_body(head)
+        """None: the request has been read whole."""
+        self._read = bytearray()
+        self._task: asyncio.Task[None] | None = None
+        self.due = _NEVER
+        """When the request must have been read, monotonic."""
+
+    def begin(self) -> None:
+        head, refusal = self._head, self._refused_caller()
+        if refusal is None and isinstance(self._caller, Principal):
+            refusal = self._api.refusal(self._caller.tool or "", head.method, head.path, head.content_length)
+        if refusal is not None:
+            self._client.answer(head, refusal)
+            return
+        self.due = time.monotonic() + self._client.parts.settings.head_timeout
+        if self._body is not None and any(name == "expect" for name, _ in head.fields):
+            self._client.transport.write(_CONTINUE)
+        self.request_bytes()
+
+    def _refused_caller(self) -> Answer | None:
+        """Callers that nobody can name have nothing to ask; refused on record, as everywhere."""
+        caller, head = self._caller, self._head
+        if isinstance(caller, Principal) and caller.tool is not None:
+            return None
+        reason = caller.reason if isinstance(caller, IdentityRefusal) else Reason.IDENTITY_MISSING
+        request = Request(head.host, head.port, head.method, head.path)
+        return answers.refused(self._client.parts.enforcer.refuse(caller, request, Kind.HTTP, reason))
+
+    # What the client connection asks of an exchange.
+
+    @property
+    def sent(self) -> bool:
+        return self._body is None
+
+    def pass_request(self, data: bytes) -> bool:  # noqa: ARG002  nothing is passed by
+        return False
+
+    def request_bytes(self) -> None:
+        """Takes what there is of the body. Raises BodyError."""
+        body = self._body
+        if self._task is not None:
+            return
+        while body is not None and (piece := body.read(self._client.buffer)) is not None:
+            if not piece:
+                return
+            self._read += piece
+            if len(self._read) > MAX_BODY:
+                self._finish(too_large(), keep=False)
+                return
+        self._body = None
+        self.due = _NEVER
+        self._task = asyncio.get_running_loop().create_task(self._answer())
+
+    async def _answer(self) -> None:
+        caller, head = self._caller, self._head
+        try:
+            if isinstance(caller, Principal):
+                self._finish(await self._api.answer(caller, head.method, head.path, bytes(self._read)))
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
+            self._client.failed()
+
+    def _finish(self, answer: Answer, *, keep: bool = True) -> None:
+        client, head = self._client, self._head
+        self.due = _NEVER
+        keep = keep and head.keep_alive and not client.parts.stopping()
+        client.transport.write(answer.encode(with_body=head.method != "HEAD", keep_alive=keep))
+        client.exchange_ended(keep=keep)
+
+    def refuse_body(self, error: BodyError) -> None:
+        self._client.refuse_head(HeadError(str(error)))
+
+    def client_ended(self) -> None:
+        """The answer is on its way, in milliseconds."""
+
+    def client_drained(self) -> None:
+        """What is written is less than any buffer."""
+
+    def timed_out(self) -> None:
+        """The body did not come in time."""
+        self._finish(too_slow(), keep=False)
+
+    def cut(self, cause: str) -> None:  # noqa: ARG002  there is no flow to record the end of
+        if self._task is not None:
+            self._task.cancel()
