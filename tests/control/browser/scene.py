@@ -40,6 +40,8 @@ VIEWS: Final = {
     "devices": "Devices",
 }
 PICTURES: Final = ROOT / ".ci-artifacts"
+NETWORK_CHANGED: Final = "ERR_NETWORK_CHANGED"
+"""Chromium breaks off what it loads, of this machine as well, when a container's network comes or goes."""
 WAIT: Final = 20_000.0
 """Milliseconds until something that must appear is missing; far above what it takes."""
 
@@ -67,6 +69,7 @@ class Scene:
     origin: Origin
     browser: Browser
     contexts: list[BrowserContext] = field(default_factory=list)
+    tokens: dict[str, str] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
     """What a console said, and requests to anywhere else."""
 
@@ -97,10 +100,15 @@ class Scene:
         command = ["curl", "--silent", "--output", os.devnull, "--write-out", "%{http_code}", "--max-time", "20"]
         command += ["--proxy", f"http://127.0.0.1:{self.serving.port}"]
         if tool is not None:
-            credential = self.workspace.json("token", tool)["token"]
-            command += ["--proxy-header", f"Proxy-Authorization: Bearer {credential}"]
+            command += ["--proxy-header", f"Proxy-Authorization: Bearer {self.credential(tool)}"]
         done = subprocess.run([*command, url], capture_output=True, text=True, check=False, timeout=30)
         return int(done.stdout)
+
+    def credential(self, tool: str) -> str:
+        """Minted once for each tool."""
+        if tool not in self.tokens:
+            self.tokens[tool] = self.workspace.json("token", tool)["token"]
+        return self.tokens[tool]
 
     def recorded(self, verdict: str) -> int:
         """How many decisions with this verdict are on record."""
@@ -128,7 +136,7 @@ class Scene:
         return page
 
     def _listen(self, message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        if message.type in ("error", "warning") and NETWORK_CHANGED not in message.text:
             self.complaints.append(f"{message.type}: {message.text}")
 
     def _follow(self, request: Request) -> None:
@@ -143,7 +151,11 @@ class Scene:
 def show(scene: Scene, page: Page, view: str = "") -> None:
     """Goes to a view and waits until it has its content."""
     page.goto(f"{scene.url}/#/{view}")
-    expect(page.get_by_role("heading", level=1)).to_have_text(VIEWS[view], timeout=WAIT)
+    try:
+        expect(page.get_by_role("heading", level=1)).to_have_text(VIEWS[view], timeout=WAIT / 2)
+    except AssertionError:
+        page.reload()  # its scripts may have been broken off: NETWORK_CHANGED
+        expect(page.get_by_role("heading", level=1)).to_have_text(VIEWS[view], timeout=WAIT)
     expect(page.locator("main .view")).to_have_attribute("aria-busy", "false", timeout=WAIT)
 
 

@@ -12,7 +12,8 @@ from tests.control.browser.scene import WAIT, Scene, last_for, picture, show, tu
 
 pytestmark = pytest.mark.browser
 
-LEASE = "4s"
+LEASE = "8s"
+"""Long enough for a few calls, and a test may wait for its end."""
 ASKING = f"""version: 1
 tools:
   {TOOL}:

@@ -15,10 +15,11 @@ from tests.control.support import raw
 
 pytestmark = pytest.mark.browser
 
+TURNED = "for the \u202etropER"
 POLICY = f"""version: 1
 anonymous: global
 global:
-  allow: [{{host: 127.0.0.1, ports: [$PORT], protocols: [tcp], reason: the tour}}]
+  allow: [{{host: 127.0.0.1, ports: [$PORT], protocols: [tcp], reason: "{TURNED}"}}]
 tools:
   {TOOL}:
     inherit_global: false
@@ -28,7 +29,6 @@ tools:
     on_deny: ask
 """
 LONG = ".".join(["a-very-long-label-that-somebody-made-up-to-break-the-page"] * 4) + ".example"
-TURNED = "evil\u202egro.elpmaxe"
 SERIOUS = ("serious", "critical")
 
 
@@ -43,7 +43,7 @@ def full(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         scene.curl_to(f"http://{host}/v1/search")
         scene.curl_to(f"https://{host}/")
     scene.curl_to("http://127.0.0.9/", tool=None)
-    ask(scene, TURNED)
+    raw(scene.serving.port, b"GET http://evil\x80/ HTTP/1.1\r\n\r\n")
     workspace.run("allow", "files.example.com", "--for", "2h", "--reason", "until the meeting")
     with tunnel(scene):
         yield scene
@@ -68,8 +68,7 @@ def serious(page: Page) -> list[tuple[str, str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_axe_finds_nothing_serious_in_any_view(full: Scene, width: int, scheme: str) -> None:
     page = full.page(width=width, scheme=scheme)
     for view, title in VIEWS.items():
@@ -84,6 +83,14 @@ def test_axe_finds_nothing_serious_in_any_view(full: Scene, width: int, scheme: 
     expect(page.get_by_role("dialog")).to_be_visible()
     picture(page, f"dialog {width} {scheme}")
     assert serious(page) == []
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_the_other_pictures(full: Scene, width: int, scheme: str) -> None:
+    page = full.page(width=width, scheme=scheme)
+    for view, title in VIEWS.items():
+        show(full, page, view)
+        picture(page, f"{title} {width} {scheme}")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -106,13 +113,14 @@ def test_nothing_is_wider_than_a_small_phone(full: Scene) -> None:
         assert cut == [], title
 
 
-def test_a_name_that_turns_the_line_round_is_shown_for_what_it_is(full: Scene) -> None:
+def test_text_that_turns_the_line_round_is_shown_for_what_it_is(full: Scene) -> None:
+    """The proxy records no such host, but words of strangers come from elsewhere, too."""
     page = full.page()
-    for view in ("", "live"):
-        show(full, page, view)
-        text = page.evaluate("document.body.innerText")
-        assert "\\u{202e}" in text, view
-        assert "\u202e" not in page.content(), view
+    show(full, page, "rules")
+    expect(page.get_by_text("for the \\u{202e}tropER")).to_be_visible()
+    assert "\u202e" not in page.content()
+    show(full, page)
+    expect(page.get_by_text("(no readable host)").first).to_be_visible()
 
 
 def test_what_was_blocked_and_why_is_in_the_first_window(full: Scene) -> None:
