@@ -5,22 +5,26 @@ import { ask, choice, reasonField, terms, termsOf } from "./dialogs.js";
 import { button, h, reconcile } from "./dom.js";
 import { ago, duration, hostname, number, plain, plural, toolname, until, visible } from "./format.js";
 
+const FEW = 3; // requests shown at first: what was blocked must stay in the first window
 const MOST = 20;
 
 /** The section, absent while nothing waits; `changed` is called after a decision. */
 export function approvals(changed) {
   const list = h("ul", { class: "groups" });
   const count = h("span", { class: "quiet" });
+  const rest = h("p", { class: "rest" });
+  let shown = FEW;
   const section = {
     element: h("section", { class: "waiting", "aria-labelledby": "waiting", hidden: true },
       h("div", { class: "head" }, h("h2", { id: "waiting" }, "Waiting for your answer"), count),
-      h("div", { class: "card" }, list)),
+      h("div", { class: "card" }, list), rest),
     async load() {
       const { items } = await get("/approvals", { state: "pending" });
-      const whole = await Promise.all(items.slice(0, MOST).map(withEvidence));
+      const whole = await Promise.all(items.slice(0, shown).map(withEvidence));
       section.element.hidden = !items.length;
-      count.textContent = items.length > MOST ? `the first ${MOST} of ${number(items.length)}` : "";
-      reconcile(list, whole, ({ id }) => id, card);
+      count.textContent = items.length > shown ? `the newest ${shown} of ${number(items.length)}` : "";
+      rest.replaceChildren(...(items.length > shown && shown < MOST ? [button("Show more", "more", () => { shown = MOST; return section.load(); })] : []));
+      reconcile(list, whole.map((request) => ({ ...request, alone: whole.length === 1 })), ({ id }) => id, card);
     },
   };
 
@@ -31,8 +35,8 @@ export function approvals(changed) {
         h("p", { class: "target" }, request.entries.map((entry) => [hostname(entry.host), narrowing(entry)]), request.action === "deny" && " (deny)"),
         h("p", { class: "why" }, "for ", request.tool ? toolname(request.tool) : "every tool", asker(request), terms_(request)),
         request.reason && h("blockquote", {}, visible(request.reason)),
-        h("p", { class: "quiet" }, "asked ", ago(request.created), " · ", until(request.expires), ` to answer · ${plural(request.denied_count ?? 0, "denied call")}`),
-        evidence(request.evidence)),
+        h("p", { class: "terms" }, "asked ", ago(request.created), " · ", until(request.expires), ` to answer · ${plural(request.denied_count ?? 0, "denied call")}`),
+        evidence(request.evidence, request.alone)),
       h("div", { class: "actions" },
         button("Approve…", `${request.id} approve`, () => decide(request, approve), { kind: "small primary", about }),
         button("Reject…", `${request.id} reject`, () => decide(request, reject), { kind: "small", about })));
@@ -69,13 +73,13 @@ const hostsOf = (request) => request.entries.map((entry) => plain(entry.host)).j
 const asker = (request) => request.asker && request.asker !== request.tool && [", asked by ", h("bdi", { class: "tool" }, visible(request.asker))];
 const terms_ = (request) => [request.for_seconds ? `, for ${duration(request.for_seconds)}` : ", with no end", request.uses ? `, ${plural(request.uses, "use")}` : ""];
 
-function evidence(found) {
+function evidence(found, open) {
   if (!found) return null;
   const matched = found.matched ?? [];
   const calls = matched.reduce((sum, { passed, denied }) => sum + passed + denied, 0);
   const reach = found.wildcard_reach ?? [];
   const narrowest = found.narrowest ?? [];
-  return h("details", { open: true, class: "evidence" }, h("summary", {}, "What it would open"),
+  return h("details", { open, class: "evidence" }, h("summary", {}, "What it would open"),
     h("ul", {},
       h("li", {}, calls ? `It covers ${plural(calls, "call")} of the last 7 days: ` : "It covers no call of the last 7 days.", some(matched, 6, match), found.matched_more > 0 && ` and ${number(found.matched_more)} more`),
       reach.length > 0 && h("li", {}, h("strong", {}, "Its wildcard also reaches "), some(reach, 8, (host) => hostname(host))),
@@ -96,6 +100,7 @@ function choices(request, place) {
   place.replaceChildren(narrowest.length
     ? choice("Which rule", "choice", [["narrowest", `Narrowest: ${inLines(narrowest)}`], ["proposed", `As asked: ${asked}`]], "narrowest")
     : h("p", {}, "The rule as it was asked for: ", h("code", { class: "rule" }, asked)));
+  if (request.evidence) place.append(evidence(request.evidence, true));
   return { expected_version: request.evidence?.policy_version, seen: request.evidence?.digest };
 }
 
