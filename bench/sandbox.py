@@ -15,7 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cloned_proxy.runner.runner import DockerContainerRunner, Job
+from cloned_proxy.runner.job import Job
+from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.standby import proxy_for
 from cloned_proxy.runner.stream import Attached
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
@@ -54,7 +55,7 @@ def call(runner: DockerContainerRunner, *command: str) -> None:
 def listener_times(runner: DockerContainerRunner) -> list[float]:
     """From nothing to a socket that listens inside the slot."""
     times = []
-    with runner._pool("none").acquire() as slot:  # noqa: SLF001  the part under measurement
+    with runner._pools.of("none").acquire() as slot:  # noqa: SLF001  the part under measurement
         for _ in range(50):
             began = time.perf_counter()
             sockets = slot.open_sockets()

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from cloned_proxy.fetch.errors import EgressBlockedError
+    from cloned_proxy.fetch.safe_fetch import SafeFetch
     from cloned_proxy.runner.runner import DockerContainerRunner
     from cloned_proxy.store.egress_request import request_egress
 
-__all__ = ["DockerContainerRunner", "request_egress"]
+__all__ = ["DockerContainerRunner", "EgressBlockedError", "SafeFetch", "request_egress"]
+
+_PLACES: Final = {
+    "DockerContainerRunner": "cloned_proxy.runner.runner",
+    "EgressBlockedError": "cloned_proxy.fetch.errors",
+    "SafeFetch": "cloned_proxy.fetch.safe_fetch",
+    "request_egress": "cloned_proxy.store.egress_request",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is heavy (the engine's SDK, pydantic) when somebody asks for it, and not before."""
-    if name == "DockerContainerRunner":
-        from cloned_proxy.runner.runner import DockerContainerRunner  # noqa: PLC0415  lazy on purpose
-
-        return DockerContainerRunner
-    if name == "request_egress":
-        from cloned_proxy.store.egress_request import request_egress  # noqa: PLC0415  lazy on purpose
-
-        return request_egress
+    """Imports what is heavy (the engine's SDK, httpx, pydantic) when somebody asks for it, and not before."""
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -132,6 +132,11 @@ def _policy(workspace: Workspace, flag: Path | None) -> Check:
     detail = f"{path}: version {policy.version}, {len(policy.rules)} rules, mode {policy.mode}"
     if policy.mode == "report":
         return Check("policy", "warn", detail, "report lets everything pass; set `mode: enforce` to protect")
+    if policy.reporting:
+        what = f"{detail}; report for {', '.join(policy.reporting)}"
+        return Check(
+            "policy", "warn", what, "report lets everything pass; take `mode: report` out of the tool to protect"
+        )
     return Check("policy", "ok", detail)
 
 

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 from urllib.parse import urlsplit
 
 from cloned_proxy.cli.errors import CommandError, say
@@ -16,28 +15,8 @@ from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.audit_log import AuditLog, RuleHits
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE, ProxyUrl
 from cloned_proxy.store.workspace import Workspace
-
-DEFAULT_PROXY: Final = "http://127.0.0.1:8081"
-PROXY_VARIABLE: Final = "CLONED_EGRESS_PROXY"
-
-
-@dataclass(frozen=True, slots=True)
-class ProxyUrl:
-    """Where clients find the proxy, and who says so."""
-
-    workspace: str | None
-    environment: str | None
-
-    @property
-    def effective(self) -> str:
-        """Environment over file over default."""
-        return self.environment or self.workspace or DEFAULT_PROXY
-
-    @property
-    def authority(self) -> str:
-        """`host:port` of the effective URL."""
-        return urlsplit(self.effective).netloc
 
 
 def existing_workspace(directory: Path | None) -> Workspace:

@@ -92,8 +92,8 @@ def _variant(facts: EngineFacts) -> Check:
 
 def _runtimes(facts: EngineFacts) -> Iterator[Check]:
     if "runsc" in facts.runtimes:
-        detail = "gVisor (runsc) is there; its own loopback cannot hold a slot's listener"
-        yield Check("gvisor", "warn", detail, "use runc for sealed slots, or a named network with runsc")
+        detail = "gVisor (runsc) is there; the listener of a slot cannot be reached from its own network stack"
+        yield Check("gvisor", "warn", detail, "keep runc as the engine's default runtime: tools run by the default one")
     if Path("/run/podman/podman.sock").exists() and facts.name != "Podman":
         yield Check("podman", "ok", "its socket is there; DOCKER_HOST=unix:///run/podman/podman.sock uses it")
 

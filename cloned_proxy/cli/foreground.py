@@ -17,7 +17,13 @@ from cloned_proxy.cli.control import Control
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put
-from cloned_proxy.cli.process import new_event_loop, raise_open_files, signals_handled, tame_garbage_collector
+from cloned_proxy.cli.process import (
+    keep_memory_private,
+    new_event_loop,
+    raise_open_files,
+    signals_handled,
+    tame_garbage_collector,
+)
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
 from cloned_proxy.policy.model import Anonymous
 from cloned_proxy.proxy.server import ServeOptions, Server, authority
@@ -36,6 +42,7 @@ def run_in_foreground(
     `options.control` is where the control process is to listen.
     """
     raise_open_files()
+    keep_memory_private()
     # Libraries that log by the standard way say what is wrong and nothing else: decisions are on record already.
     logging.getLogger().setLevel(logging.WARNING)
     workspace = Workspace.find(directory)

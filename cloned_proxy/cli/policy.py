@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli import history
+from cloned_proxy.cli import history, suggest
 from cloned_proxy.cli.errors import BAD_INPUT, say
 from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, WorkspaceOption
 
-app = typer.Typer(help="Check, compare and import policy files; go back to an earlier version.", no_args_is_help=True)
+app = typer.Typer(
+    help="Check, compare, import and suggest policies; go back to an earlier version.", no_args_is_help=True
+)
 
 
 @app.command("check")
@@ -133,6 +135,7 @@ def import_pack(
     )
 
 
+app.command("suggest")(suggest.suggest)
 app.command("history")(history.history)
 app.command("show")(history.show)
 app.command("restore")(history.restore)

@@ -17,10 +17,11 @@ def proxy(
     as_json: JsonOption = False,
 ) -> None:
     """Print or set where this workspace finds its proxy."""
-    from cloned_proxy.cli.context import PROXY_VARIABLE, check_proxy_url, proxy_of
+    from cloned_proxy.cli.context import check_proxy_url, proxy_of
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.output import put, put_json
     from cloned_proxy.store.config_edit import set_egress_proxy
+    from cloned_proxy.store.proxy_url import PROXY_VARIABLE
     from cloned_proxy.store.workspace import Workspace
 
     if url is not None and clear:

@@ -14,7 +14,8 @@ from typing import Final
 
 from cloned_proxy.cli.errors import CommandError, say
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
-from cloned_proxy.runner.runner import DockerContainerRunner, Job
+from cloned_proxy.runner.job import Job
+from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import MIB, Mount, check_tool_id
 from cloned_proxy.runner.standby import proxy_for
 from cloned_proxy.runner.stream import Attached, Stream

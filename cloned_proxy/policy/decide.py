@@ -94,7 +94,8 @@ def decide(
 
 def _decide(policy: Policy, caller: Caller, request: Request, now: float, spent: Collection[str]) -> Decision:
     tool = _tool_of(caller)
-    mode = policy.mode
+    scope = policy.scope_of(tool)
+    mode = scope.mode or policy.mode
     try:
         host = parse_host(request.host)
     except HostError as error:
@@ -107,7 +108,6 @@ def _decide(policy: Policy, caller: Caller, request: Request, now: float, spent:
     if (refusal := _identity_refusal(policy, caller)) is not None:
         return Decision(Verdict.DENY, refusal, request, tool, host, mode=mode)
 
-    scope = policy.scope_of(tool)
     if (denying := _denying_rule((scope, policy.global_scope), host, now)) is not None:
         verdict = _verdict_of_refusal(mode, Reason.EXPLICIT_DENY)
         return Decision(verdict, Reason.EXPLICIT_DENY, request, tool, host, denying, mode=mode)

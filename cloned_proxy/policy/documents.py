@@ -139,6 +139,7 @@ class GlobalDocument(_Document):
 class ToolDocument(GlobalDocument):
     inherit_global: bool = True
     limits: LimitsDocument = LimitsDocument()
+    mode: Literal["enforce", "report"] | None = None
     on_deny: Literal["refuse", "ask"] = "refuse"
     hold: Annotated[float, BeforeValidator(_hold)] | None = None
     may_request: list[str] = ["self"]

@@ -196,7 +196,7 @@ def _wildcard(text: str, suffix: str, kind: PatternKind) -> HostPattern:
     host = parse_host(suffix)
     if host.address is not None:
         raise ValueError(f"{text!r}: an IP address has no subdomains; write the address itself")
-    if _is_public_suffix(host.text):
+    if is_public_suffix(host.text):
         raise ValueError(
             f"{text!r} is too broad: anyone can have a name under {suffix!r}; use '{kind.value}example.{suffix}' "
             "with the name of the one owner you mean"
@@ -204,7 +204,7 @@ def _wildcard(text: str, suffix: str, kind: PatternKind) -> HostPattern:
     return HostPattern(kind, host.text)
 
 
-def _is_public_suffix(name: str) -> bool:
+def is_public_suffix(name: str) -> bool:
     """Whether strangers register names directly under `name`.
 
     The list's private section counts too: the owner of `x.github.io` or `x.s3.amazonaws.com` is as much a stranger

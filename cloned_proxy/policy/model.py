@@ -230,6 +230,8 @@ class Scope:
     on_deny: OnDeny = OnDeny.REFUSE
     hold: float = 0.0
     """Seconds a denied call may wait for an answer."""
+    mode: Mode | None = None
+    """The tool's own; None: that of the policy."""
     may_request: frozenset[str] = frozenset({OWN_RULES})
     """For whom the tool may ask for other rules: `self`, `global`, and tool ids."""
 
@@ -263,6 +265,13 @@ class Policy:
     def scope_of(self, tool: str | None) -> Scope:
         """The rules of a tool; one that the policy does not name has none of its own and inherits the global ones."""
         return self.tools.get(tool, EMPTY_SCOPE) if tool is not None else EMPTY_SCOPE
+
+    @property
+    def reporting(self) -> tuple[str, ...]:
+        """The tools whose own mode lets pass what the policy would deny."""
+        if self.mode is Mode.REPORT:
+            return ()
+        return tuple(tool for tool, scope in self.tools.items() if scope.mode is Mode.REPORT)
 
     @property
     def rules(self) -> tuple[Rule, ...]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from cloned_proxy.policy.documents import (
     DenyDocument,
@@ -24,6 +21,7 @@ from cloned_proxy.policy.documents import (
 )
 from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.messages import explain, kind_of, not_a_host
 from cloned_proxy.policy.model import (
     ANONYMOUS,
     DEFAULT_PORTS,
@@ -44,6 +42,7 @@ from cloned_proxy.policy.model import (
     Scope,
 )
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule_id import details_of, rule_id
 from cloned_proxy.policy.url import decide_url
 
 type DocumentPath = tuple[str | int, ...]
@@ -82,7 +81,7 @@ def parse_policy(
     if document is None or document == {}:
         reader.problem((), "the file is empty; start with 'version: 1'")
     elif not isinstance(document, dict):
-        reader.problem((), f"a policy is a mapping that starts with 'version: 1', not {_kind(document)}")
+        reader.problem((), f"a policy is a mapping that starts with 'version: 1', not {kind_of(document)}")
     else:
         read = reader.struct(PolicyDocument, document, ())
         policy = reader.policy(document, read, version)
@@ -116,17 +115,6 @@ _INJECT_NEEDS_PORTS: Final = (
     "a rule with 'inject' says its ports, because the usual ones hold 80, where the secret would travel in the clear; "
     "add 'ports: [443]'"
 )
-
-
-def _kind(value: object) -> str:
-    return {
-        list: "a list",
-        str: "a text",
-        bool: "yes or no",
-        int: "a number",
-        float: "a number",
-        dict: "a mapping",
-    }.get(type(value), "nothing" if value is None else f"a {type(value).__name__}")
 
 
 def _path_text(path: DocumentPath) -> str:
@@ -165,7 +153,7 @@ class _Reader:
         except ValidationError as error:
             for detail in error.errors(include_url=False, include_context=True):
                 where = tuple(step for step in detail["loc"] if step != "[key]")
-                self.problem((*path, *where), _explain(detail, model, where))
+                self.problem((*path, *where), explain(detail, model, where))
             return None
 
     def policy(self, document: Mapping[object, object], read: PolicyDocument | None, version: str) -> Policy | None:
@@ -214,11 +202,12 @@ class _Reader:
         return Scope(
             allow,
             deny,
-            read.inherit_global,
-            _limits(read.limits),
-            OnDeny(read.on_deny),
-            read.hold or 0.0,
-            frozenset(read.may_request),
+            inherit_global=read.inherit_global,
+            limits=_limits(read.limits),
+            mode=None if read.mode is None else Mode(read.mode),
+            on_deny=OnDeny(read.on_deny),
+            hold=read.hold or 0.0,
+            may_request=frozenset(read.may_request),
         )
 
     def rules(self, entries: Sequence[object], scope: str, path: DocumentPath, *, denies: bool) -> list[Rule]:
@@ -243,7 +232,7 @@ class _Reader:
             pattern = self.pattern(entry, path)
             if pattern is None:
                 return None
-            return Rule(_rule_id(scope, pattern, denies=denies), scope, denies, pattern, origin=origin)
+            return Rule(rule_id(scope, pattern, denies=denies), scope, denies, pattern, origin=origin)
         if not isinstance(entry, dict):
             self.pattern(entry, path)
             return None
@@ -256,8 +245,15 @@ class _Reader:
         pattern = self.pattern(read.host, (*path, "host")) if read is not None else None
         if read is None or pattern is None:
             return None
-        rule_id = _rule_id(scope, pattern, denies=True)
-        return Rule(rule_id, scope, True, pattern, expires=read.expires, reason=read.reason, origin=origin)
+        return Rule(
+            rule_id(scope, pattern, denies=True),
+            scope,
+            True,
+            pattern,
+            expires=read.expires,
+            reason=read.reason,
+            origin=origin,
+        )
 
     def allow_rule(self, entry: object, scope: str, path: DocumentPath, origin: str) -> Rule | None:
         read = self.struct(RuleDocument, entry, path)
@@ -276,9 +272,9 @@ class _Reader:
             return None
         ports = DEFAULT_PORTS if read.ports is None else frozenset(read.ports)
         methods = None if read.methods is None else frozenset(read.methods)
-        details = _details(ports, methods, paths, read, raw_tcp=raw_tcp)
+        details = details_of(ports, methods, paths, read, raw_tcp=raw_tcp)
         return Rule(
-            id=_rule_id(scope, pattern, denies=False, details=details),
+            id=rule_id(scope, pattern, denies=False, details=details),
             scope=scope,
             denies=False,
             pattern=pattern,
@@ -296,7 +292,7 @@ class _Reader:
 
     def pattern(self, value: object, path: DocumentPath) -> HostPattern | None:
         if not isinstance(value, str):
-            self.problem(path, _not_a_host(value))
+            self.problem(path, not_a_host(value))
             return None
         try:
             return parse_pattern(value)
@@ -319,97 +315,9 @@ class _Reader:
         return PolicyTest(read.tool, tuple(read.allow), tuple(read.deny), f"{_path_text(path)}:{self.line(path) or ''}")
 
 
-def _not_a_host(value: object) -> str:
-    if isinstance(value, bool):
-        return "YAML reads on, off, yes and no as true and false; quote the host: 'on'"
-    if isinstance(value, int | float):
-        return f"{value!r} is a number, not a host; quote it if it is a name, and write addresses as '192.0.2.1'"
-    return f"a host is a text such as api.example.com, not {_kind(value)}"
-
-
 def _limits(read: LimitsDocument) -> Limits:
     return Limits(read.concurrent, read.requests_per_minute, read.bytes_per_hour)
 
 
 def _inject(read: InjectDocument | None) -> Inject | None:
     return None if read is None else Inject(read.header, read.value, read.redact_echo)
-
-
-def _details(
-    ports: frozenset[int],
-    methods: frozenset[str] | None,
-    paths: tuple[PathPattern, ...] | None,
-    read: RuleDocument,
-    *,
-    raw_tcp: bool,
-) -> str:
-    """What makes an allow rule differ from the plain one for its host; "" for the plain one."""
-    parts: list[object] = []
-    if ports != DEFAULT_PORTS:
-        parts.append(["ports", *sorted(ports)])
-    if methods is not None:
-        parts.append(["methods", *sorted(methods)])
-    if paths is not None:
-        parts.append(["paths", *sorted(pattern.text for pattern in paths)])
-    if raw_tcp:
-        parts.append("tcp")
-    if read.addresses is not None:
-        parts.append("private")
-    if read.inject is not None:
-        parts.append(["inject", read.inject.header.lower()])
-    return repr(parts) if parts else ""
-
-
-def _rule_id(scope: str, pattern: HostPattern, *, denies: bool, details: str = "") -> str:
-    text = f"{scope}\n{'deny' if denies else 'allow'}\n{pattern.kind.value}\n{pattern.value}\n{details}"
-    return "r-" + hashlib.sha256(text.encode()).hexdigest()[:10]
-
-
-def _explain(detail: ErrorDetails, model: type[BaseModel], where: DocumentPath) -> str:  # noqa: PLR0911  a table of messages
-    """A pydantic error in the words of the file, with what to write instead."""
-    key = where[-1] if where else ""
-    value = detail["input"]
-    match detail["type"]:
-        case "extra_forbidden":
-            return _unknown_key(str(key), _known_keys(model, where[:-1]))
-        case "missing":
-            return "write 'version: 1' first" if key == "version" else f"'{key}' is missing; add '{key}: ...'"
-        case "literal_error":
-            allowed = detail.get("ctx", {}).get("expected", "")
-            quote = "; YAML reads on, off, yes and no as true and false" if isinstance(value, bool) else ""
-            return f"{value!r} is not known here; write {allowed}{quote}"
-        case "value_error":
-            return detail["msg"].removeprefix("Value error, ")
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"this is a mapping (key: value), not {_kind(value)}"
-        case "list_type":
-            return f"this is a list, not {_kind(value)}; write [...] or one '- ' line for each entry"
-        case "string_type":
-            return f"this is a text, not {_kind(value)}; quote it: '{value}'"
-        case "bool_type":
-            return f"write true or false, not {value!r}"
-        case "int_type":
-            return f"this is a whole number, not {_kind(value)}"
-        case _:
-            return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"
-
-
-def _unknown_key(key: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    meant = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
-    return f"unknown key '{key}'; {meant}"
-
-
-_NESTED: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
-    {"global": GlobalDocument, "limits": LimitsDocument, "inject": InjectDocument}
-)
-
-
-def _known_keys(model: type[BaseModel], where: DocumentPath) -> list[str]:
-    """The keys of the struct at `where` below `model`."""
-    if where[:1] == ("tools",):
-        model = ToolDocument
-    elif where[:1] == ("tests",):
-        model = TestDocument
-    model = _NESTED.get(str(where[-1]), model) if where else model
-    return [info.alias or name for name, info in model.model_fields.items()]

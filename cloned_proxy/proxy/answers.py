@@ -91,6 +91,12 @@ def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> An
     return _answer(code, "", {"error": error, "phase": failure.phase, **_about(decision, decision_id)})
 
 
+def echoed(explanation: str, decision: Decision, decision_id: str) -> Answer:
+    """502 for a response that the caller must not see, because an injected secret is or may be in it."""
+    content = {"error": "secret_echoed", "phase": "response", **_about(decision, decision_id), "hint": explanation}
+    return _answer(HTTPStatus.BAD_GATEWAY, "", content)
+
+
 def overloaded() -> Answer:
     """To a client over the connection cap: nothing of it was read, so there is nothing to tell about its request."""
     reason = Reason.LIMIT_EXCEEDED.value

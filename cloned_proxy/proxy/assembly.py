@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -20,6 +21,7 @@ from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.requests_api import RequestsApi
@@ -28,7 +30,9 @@ from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.config import Config
 from cloned_proxy.store.keys import load_or_create_key
+from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.state import State
+from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -102,8 +106,12 @@ async def assemble(
         flows_per_tool=share,
         asking=asking,
     )
+    vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
+    await asyncio.to_thread(vault.open)
+    injector = Injector(vault)
     inspector = MitmInspector(
         enforcer=enforcer,
+        injector=injector,
         settings=config.proxy,
         metrics=metrics,
         ca_directory=workspace.ca_directory,
@@ -115,6 +123,7 @@ async def assemble(
         settings=config.proxy,
         metrics=metrics,
         inspector=inspector,
+        injector=injector,
         clock=clock,
         cells=cells,
         requests=RequestsApi(approvals, asking, policies=follower.live, audit=state.audit, clock=clock),

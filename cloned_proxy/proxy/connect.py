@@ -105,9 +105,8 @@ class _Passage:
             raise
 
     async def _inspected(self) -> str:
-        inspector, rule = self._parts.inspector, self._grant.decision.rule
-        if inspector is None or (rule is not None and rule.inject is not None):
-            # Without the vault there is nothing to inject, and a call without its header is not what was allowed.
+        inspector = self._parts.inspector
+        if inspector is None:
             raise self._refused_as(_faulty(self._grant.decision))
         self._establish()
         await self._read_hello()

@@ -16,6 +16,7 @@ from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, Head, HeadError, parse_head
+from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.listener import Listener
@@ -47,6 +48,7 @@ class GateParts:
     settings: ProxySettings
     metrics: Metrics
     inspector: Inspector | None
+    injector: Injector
     clock: Callable[[], float]
     """Wall clock, for the expiry of credentials."""
     tunnels: Tunnels

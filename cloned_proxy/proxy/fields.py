@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cloned_proxy.policy.model import Host
 from cloned_proxy.proxy.head import Head
+
+if TYPE_CHECKING:
+    from cloned_proxy.proxy.injection import Injection
 
 VIA: Final = "Via: 1.1 cloned-proxy\r\n"
 """RFC 9110, section 7.6.3. A pseudonym, the same everywhere: it tells no host, no version and no tool."""
@@ -42,21 +45,22 @@ def asks_for_websocket(head: Head) -> bool:
     )
 
 
-def request_fields(head: Head, host: Host, *, default_port: int) -> RawFields:
+def request_fields(head: Head, host: Host, *, default_port: int, injection: Injection | None = None) -> RawFields:
     """What is sent upstream: Host rewritten to the target that was decided on, end-to-end fields in their order."""
-    kept = _kept(head, host, default_port)
+    kept = _kept(head, host, default_port, injection)
     return tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in kept)
 
 
-def encode_request(head: Head, host: Host) -> bytes:
+def encode_request(head: Head, host: Host, injection: Injection | None = None) -> bytes:
     """The whole head of a plain request as it goes upstream."""
-    lines = [f"{head.method} {head.path} HTTP/1.1", *(f"{name}: {value}" for name, value in _kept(head, host, 80))]
+    kept = _kept(head, host, 80, injection)
+    lines = [f"{head.method} {head.path} HTTP/1.1", *(f"{name}: {value}" for name, value in kept)]
     if any(name == "te" and _TRAILERS.search(value) for name, value in head.fields):
         lines.append("te: trailers\r\nconnection: te")
     return "\r\n".join((*lines, VIA, "")).encode("latin-1")
 
 
-def _kept(head: Head, host: Host, default_port: int) -> list[tuple[str, str]]:
+def _kept(head: Head, host: Host, default_port: int, injection: Injection | None) -> list[tuple[str, str]]:
     # A connection option must not remove what the proxy relies on: framing is decided by the head, Host by the policy.
     named = options_of(head.fields) - _FRAMING
     kept = [("host", authority(host, head.port, default_port=default_port))]
@@ -64,7 +68,7 @@ def _kept(head: Head, host: Host, default_port: int) -> list[tuple[str, str]]:
     kept += [("expect", value) for name, value in head.fields if name == "expect" and value.lower() == "100-continue"]
     if asks_for_websocket(head):
         kept += [("connection", "Upgrade"), ("upgrade", "websocket")]
-    return kept
+    return kept if injection is None else injection.applied(kept)
 
 
 def passes(name: str, named: frozenset[str]) -> bool:

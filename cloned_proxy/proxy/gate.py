@@ -14,6 +14,7 @@ from cloned_proxy.proxy.cells import CellStore, OwnCells
 from cloned_proxy.proxy.connection import ClientConnection, GateParts
 from cloned_proxy.proxy.crowd import Crowd
 from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.injection import Injector, NoSecrets
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import BACKLOG, Listener
 from cloned_proxy.proxy.plain import PlainHttp
@@ -38,12 +39,15 @@ class Gate:
         settings: ProxySettings,
         metrics: Metrics,
         inspector: Inspector | None,
+        injector: Injector | None = None,
         clock: Callable[[], float] = time.time,
         spliced: bool = splice.AVAILABLE,
         cells: CellStore | None = None,
         requests: RequestsApi | None = None,
     ) -> None:
-        """`spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
+        """Without an `injector` every rule that injects a secret refuses.
+
+        `spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
 
         `cells` is where the workers count their connections; the cap holds for all of them together.
         """
@@ -67,6 +71,7 @@ class Gate:
             settings=settings,
             metrics=metrics,
             inspector=inspector,
+            injector=injector or Injector(NoSecrets()),
             clock=clock,
             tunnels=self.tunnels,
             splicer=self._splicer,

@@ -60,11 +60,13 @@ class Engine:
 
     def __init__(self, client: Any) -> None:
         self._api = client
+        self._owed: set[str] = set()
+        """Containers that were to be removed while the engine was away."""
 
     @classmethod
     def connect(cls) -> Self:
         """Raises EngineError when no engine answers."""
-        host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        host = _host()
         try:
             _try_socket(host)
             client = docker.APIClient(**_from_environment(), version="auto", timeout=_TIMEOUT)
@@ -76,6 +78,8 @@ class Engine:
         return cls(client)
 
     def close(self) -> None:
+        """Ends the connection, and once more tries to remove what could not be removed."""
+        self._settle()
         self._api.close()
 
     def facts(self) -> EngineFacts:
@@ -106,6 +110,7 @@ class Engine:
 
     def create(self, name: str, config: dict[str, Any]) -> str:
         """Creates a container and returns its id. A holder that is gone is the usual reason for a failure."""
+        self._settle()
         try:
             with _explained(f"create {name}"):
                 return str(self._api.create_container_from_config(config, name)["Id"])
@@ -160,6 +165,7 @@ class Engine:
 
     def wait(self, container: str, seconds: float | None) -> int | None:
         """The exit code, or None when it still runs after `seconds`."""
+        self._knock()  # a tool's stream ends with the engine, too
         try:
             with _explained("wait for the container", passing=(requests.exceptions.ReadTimeout,)):
                 return int(self._api.wait(container, timeout=seconds)["StatusCode"])
@@ -167,6 +173,7 @@ class Engine:
             return None
         except EngineError:
             # requests reports a read timeout on a keep-alive connection as a connection error: ask what is true.
+            self._knock()
             return None if self.state(container).running else self.state(container).exit_code
 
     def kill(self, container: str) -> None:
@@ -178,6 +185,25 @@ class Engine:
         """Removes it, running or not. One that is gone already is fine."""
         with contextlib.suppress(GoneError), _explained("remove the container"):
             self._api.remove_container(container, force=True, v=True)
+
+    def discard(self, container: str) -> None:
+        """Removes it, running or not; when the engine is away, as soon as it answers again. Never raises."""
+        self._owed.add(container)
+        self._settle()
+
+    def _knock(self) -> None:
+        """Raises EngineError when nobody is at the socket; the SDK would leave a socket of its own open then."""
+        with _explained("answer"):
+            _try_socket(_host())
+
+    def _settle(self) -> None:
+        for container in tuple(self._owed):
+            try:
+                self._knock()
+                self.remove(container)
+            except EngineError:
+                return
+            self._owed.discard(container)
 
     def owned(self, label: str) -> Iterator[tuple[str, str]]:
         """(container id, value of `label`) of every container that carries the label, running or not."""
@@ -233,6 +259,10 @@ class Engine:
             for line in lines:
                 if "error" in line:
                     raise EngineError(f"building {tag} failed: {str(line['error']).strip()}")
+
+
+def _host() -> str:
+    return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 
 
 def _try_socket(host: str) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloned_proxy.runner.containers import sweeper_container, tool_container
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import EngineError, SandboxError, ToolLimitError, ToolTimeoutError
+from cloned_proxy.runner.errors import SandboxError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.files import scratch_use
-from cloned_proxy.runner.spec import MIB, SandboxSpec, sweeper_container, tool_container
+from cloned_proxy.runner.spec import MIB, SandboxSpec
 from cloned_proxy.runner.stream import Attached, Stream, StreamTimeoutError
 
 _SCRATCH_POLL_SECONDS: Final = 0.25
@@ -61,8 +62,7 @@ def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, ti
         return Outcome(code, engine.state(container).oom_killed, started)
     finally:
         # Removing kills as well: the tool has ended when this returns, and with it everything it had started.
-        with contextlib.suppress(EngineError):
-            engine.remove(container)
+        engine.discard(container)
 
 
 def sweep(engine: Engine, spec: SandboxSpec) -> None:
@@ -72,7 +72,7 @@ def sweep(engine: Engine, spec: SandboxSpec) -> None:
         engine.start(container)
         engine.wait(container, _SWEEP_SECONDS)
     finally:
-        engine.remove(container)
+        engine.discard(container)
 
 
 def _feed(feed: Feed, stream: Attached) -> None:

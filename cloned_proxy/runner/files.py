@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from cloned_proxy.runner.errors import SandboxInputError, ToolFailedError
+from cloned_proxy.runner.spec import Mount
 
 _MAX_ENTRIES: Final = 1_000_000
 _SHOWN: Final = 5
@@ -62,6 +63,18 @@ def _walk(root: Path, masked: frozenset[Path]) -> Iterator[tuple[str, os.DirEntr
             ) from error
         except FileNotFoundError:
             continue  # removed while we walked
+
+
+def check_source(mount: Mount) -> None:
+    """Raises SandboxInputError unless the mount's source is a file, or a directory without doors."""
+    source = Path(mount.source)
+    if not source.exists():
+        raise SandboxInputError(f"--mount {mount.source}: does not exist on this machine")
+    real = source.resolve()
+    if real.is_dir():
+        refuse_doors(real)
+    elif not real.is_file():
+        raise SandboxInputError(f"--mount {mount.source}: neither a file nor a directory; sockets and devices stay out")
 
 
 def scratch_use(root: Path) -> tuple[int, int]:

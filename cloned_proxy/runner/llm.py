@@ -13,21 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cloned_proxy.runner.containers import bind_mount, hardening, holder_container
 from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.environment import PROXY_URL, proxy_environment
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, SlotError
 from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.netns import Namespace, may_enter, start_time
-from cloned_proxy.runner.spec import (
-    DEFAULT_USER,
-    MIB,
-    PROXY_URL,
-    HolderSpec,
-    Limits,
-    bind_mount,
-    hardening,
-    holder_container,
-    proxy_environment,
-)
+from cloned_proxy.runner.spec import DEFAULT_USER, MIB, HolderSpec, Limits
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
 

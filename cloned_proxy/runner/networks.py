@@ -1,6 +1,8 @@
 """Named networks: possible, and labelled with what they leave open (design section 3).
 
-The proxy listens inside the slot as always; what is added is whatever the network itself reaches.
+The proxy is not on the network: it listens on loopback inside the slot, as always. A second foot in it would give the
+host an address there, every container on it a way to the proxy, and the proxy's listener a caller that it could only
+tell by a token. So the listener stays the identity, and what is added is whatever the network itself reaches.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Network:
 def prepare_network(engine: Engine, name: str, tool: str) -> Network:
     """The network that a tool's slot joins. Ours (`cloned_…`) is made when missing, one a tool.
 
-    Raises SandboxInputError for a network that does not exist or must never be used.
+    Raises SandboxInputError for a network that does not exist, must never be used, or has our name and is not ours.
     """
     if name == SEALED:
         return Network(SEALED, own=False, warnings=())
@@ -38,15 +40,27 @@ def prepare_network(engine: Engine, name: str, tool: str) -> Network:
         )
     if name.startswith(OWN_PREFIX):
         own = f"{name}_{hashlib.sha256(tool.encode()).hexdigest()[:8]}"
-        if engine.network(own) is None:
+        existing = engine.network(own)
+        if existing is None:
             engine.create_network(own, options={_INHIBIT: "true"}, labels={OWN_LABEL: tool})
-        return Network(own, own=True, warnings=(f"network {own}: weaker than the sealed default (a bridge exists)",))
+        elif not _is_ours(existing, tool):
+            raise SandboxInputError(
+                f"network {own} is not as cloned-proxy makes it: `docker network rm {own}`, and run the command again"
+            )
+        left = "an interface, the names of the engine's DNS, and other runs of this tool that are on it now"
+        return Network(own, own=True, warnings=(f"network {own} leaves open: {left}; the default (none) does not",))
     facts = engine.network(name)
     if facts is None:
         raise SandboxInputError(
             f"network {name} does not exist: `docker network create --internal {name}`, or leave --network out (sealed)"
         )
     return Network(name, own=False, warnings=tuple(_open_doors(name, facts)))
+
+
+def _is_ours(facts: dict[str, Any], tool: str) -> bool:
+    labelled = (facts.get("Labels") or {}).get(OWN_LABEL) == tool
+    inhibited = (facts.get("Options") or {}).get(_INHIBIT) == "true"
+    return labelled and inhibited and bool(facts.get("Internal")) and not facts.get("EnableIPv6")
 
 
 def _open_doors(name: str, facts: dict[str, Any]) -> list[str]:

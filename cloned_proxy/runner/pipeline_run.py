@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from cloned_proxy.runner.errors import SandboxError, ToolFailedError
+from cloned_proxy.runner.job import ToolResult
 from cloned_proxy.runner.pipeline import Pipeline, Step, complete_inputs, resolve
-from cloned_proxy.runner.runner import ToolResult
 from cloned_proxy.store.atomic import write_atomically
 
 ARTIFACT: Final = "artifact.md"
@@ -22,11 +22,13 @@ _SETTINGS: Final = {
     "cloned.mcp.web.search@v1": {"brave_api_key": "BRAVE_API_KEY", "search_api_base": "SEARCH_API_BASE"},
     "cloned.internal.synthesis@v1": {
         "llm_api_base": "LLM_API_BASE",
-        "llm_api_key": "LLM_API_KEY",
         "llm_model": "LLM_MODEL",
     },
 }
-"""Tool to setting to the variable of this process: each tool gets its own, and nothing else of the environment."""
+"""Tool to setting to the variable of this process: each tool gets its own, and nothing else of the environment.
+
+`LLM_API_KEY` is none of them: it stays with the proxy, which adds it where a rule says `inject`.
+"""
 
 
 class ToolRunner(Protocol):

@@ -19,11 +19,13 @@ from typing import IO, Any, Final
 
 from cloned_proxy.policy.identity import Claims, mint_token, proxy_url
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, RunEnd
+from cloned_proxy.runner.environment import ca_environment, proxy_environment
 from cloned_proxy.runner.errors import ProxyLinkError, SandboxError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.files import read_scratch
+from cloned_proxy.runner.job import DEFAULT_TIMEOUT, ToolResult
 from cloned_proxy.runner.link import proxy_status, tell_end
-from cloned_proxy.runner.runner import DEFAULT_TIMEOUT, ToolResult, write_ca
-from cloned_proxy.runner.spec import MIB, Limits, ca_environment, check_tool_id, proxy_environment
+from cloned_proxy.runner.spec import MIB, Limits, check_tool_id
+from cloned_proxy.runner.trust import write_ca
 from cloned_proxy.runner.worker import read_answer, request_line
 from cloned_proxy.share import share_path
 from cloned_proxy.store.keys import load_or_create_key

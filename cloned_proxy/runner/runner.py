@@ -6,75 +6,43 @@ import asyncio
 import contextlib
 import os
 import secrets
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-import certifi
 import structlog
 
-from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, Handover, RunEnd
+from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, RunEnd
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolLimitError
+from cloned_proxy.runner.errors import SandboxError, ToolLimitError
 from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
-from cloned_proxy.runner.files import new_scratch, read_scratch, refuse_doors, remove_scratch
-from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.files import check_source, new_scratch, read_scratch, refuse_doors, remove_scratch
+from cloned_proxy.runner.images import check_current
+from cloned_proxy.runner.job import Job, ToolResult
 from cloned_proxy.runner.link import ProxyLink
-from cloned_proxy.runner.networks import SEALED, prepare_network
+from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
-from cloned_proxy.runner.slots import Slot, SlotPool
+from cloned_proxy.runner.pools import Pools
+from cloned_proxy.runner.slots import Slot
 from cloned_proxy.runner.spec import (
-    CA_FILE,
     MIB,
-    PROXY_PORT,
     Limits,
-    Mount,
     SandboxSpec,
     check_mount,
     check_tool_id,
     workspace_mark,
 )
-from cloned_proxy.runner.worker import Worker, WorkerKind, choose_worker, read_answer, request_line, user_of
+from cloned_proxy.runner.trust import write_ca
+from cloned_proxy.runner.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
 from cloned_proxy.store.workspace import Workspace
 
 _log = structlog.get_logger(__name__)
 
-DEFAULT_TIMEOUT: Final = 120.0
 NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
 _MAX_STDOUT: Final = 8 * 1024 * 1024
-LLM_PORT: Final = 8080
-_HANDOVERS: Final = (Handover(PROXY_PORT), Handover(LLM_PORT, ("127.0.0.1", LLM_PORT)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What to run: a command in an image, with what was explicitly added to it."""
-
-    tool: str
-    worker: Worker
-    env: Mapping[str, str] = field(default_factory=dict)
-    mounts: tuple[Mount, ...] = ()
-    timeout: float | None = DEFAULT_TIMEOUT
-    dry_run: bool = False
-    """Marks the run's id, and with it every audit entry, with `dry-`."""
-    keep: Callable[[Path, Outcome], None] | None = None
-    """Called after the tool has ended and before its scratch directory is removed; what it raises ends the run."""
-
-
-@dataclass(frozen=True, slots=True)
-class ToolResult:
-    output: Any
-    """The worker's `output`."""
-    stderr: str
-    seconds: float
-    start_seconds: float
-    run: str
-    files: Mapping[str, bytes]
-    """The files of /sandbox that were asked for."""
 
 
 class DockerContainerRunner:
@@ -111,17 +79,20 @@ class DockerContainerRunner:
         self._limits = replace(Limits(), cpus=cpus or settings.cpus, memory=memory or settings.memory_mib * MIB)
         self._worker = worker or WorkerKind(settings.worker)
         self._timeout = timeout or settings.timeout
-        self._spare = spare_slots
-        self._enter = enter_namespaces
         self._engine = engine or Engine.connect()
         self._own_engine = engine is None
         self._owner = owner_id()
         self._runs = self.workspace / "run"
         self._seccomp = share_path("sandbox", "seccomp.json").read_text(encoding="utf-8")
-        self._pools: dict[str, SlotPool] = {}
-        self._own_networks: set[str] = set()
         self._users: dict[str, str] = {}
-        self._lock = threading.Lock()
+        self._pools = Pools(
+            self._engine,
+            workspace=self.workspace,
+            owner=self._owner,
+            seccomp=self._seccomp,
+            spare=spare_slots,
+            enter=enter_namespaces,
+        )
         remove_leftovers(self._engine, self._runs)
 
     def __enter__(self) -> Self:
@@ -132,19 +103,13 @@ class DockerContainerRunner:
 
     def close(self) -> None:
         """Removes every idle slot and the networks made for tools."""
-        with self._lock:
-            pools, self._pools = list(self._pools.values()), {}
-        for pool in pools:
-            pool.close()
-        for network in self._own_networks:
-            with contextlib.suppress(SandboxError):  # another process's slot may be on it; the last one removes it
-                self._engine.remove_network(network)
+        self._pools.close()
         if self._own_engine:
             self._engine.close()
 
     def warm_up(self, count: int = 1) -> None:
         """Makes sealed slots ahead of need. Raises SandboxError."""
-        self._pool(SEALED).warm_up(count)
+        self._pools.of(SEALED).warm_up(count)
 
     def run_tool(
         self,
@@ -201,9 +166,9 @@ class DockerContainerRunner:
         masked = self._check_workspace()
         for mount in job.mounts:
             check_mount(mount)
-            _check_source(mount)
+            check_source(mount)
         user = self._user_of(job.worker.image)
-        with self._pool(self._network_of(job.tool)).acquire() as slot:
+        with self._pools.for_tool(self._network, job.tool).acquire() as slot:
             return self._run_in(slot, job, feed, output, masked=masked, user=user)
 
     def _run_in(
@@ -276,14 +241,6 @@ class DockerContainerRunner:
         refuse_doors(project, masked=frozenset({secret}))
         return (f"/workspace/{secret.relative_to(project)}",) if inside else ()
 
-    def _network_of(self, tool: str) -> str:
-        network = prepare_network(self._engine, self._network, tool)
-        for warning in network.warnings:
-            _log.warning(warning)
-        if network.own:
-            self._own_networks.add(network.name)
-        return network.name
-
     def _image_of(self, tool: str) -> str | None:
         return self._image or self._settings.images.get(tool) or self._settings.image
 
@@ -292,41 +249,3 @@ class DockerContainerRunner:
         if found is None:
             found = self._users[image] = user_of(image, check_current(self._engine, image))
         return found
-
-    def _pool(self, network: str) -> SlotPool:
-        with self._lock:
-            pool = self._pools.get(network)
-            if pool is None:
-                check_current(self._engine, HOLDER_IMAGE)
-                pool = self._pools[network] = SlotPool(
-                    self._engine,
-                    run_directory=self._runs,
-                    owner=self._owner,
-                    workspace_mark=workspace_mark(self.workspace),
-                    image=HOLDER_IMAGE,
-                    seccomp=self._seccomp,
-                    network=network,
-                    handovers=_HANDOVERS,
-                    spare=self._spare,
-                    enter=self._enter,
-                )
-            return pool
-
-
-def _check_source(mount: Mount) -> None:
-    source = Path(mount.source)
-    if not source.exists():
-        raise SandboxInputError(f"--mount {mount.source}: does not exist on this machine")
-    real = source.resolve()
-    if real.is_dir():
-        refuse_doors(real)
-    elif not real.is_file():
-        raise SandboxInputError(f"--mount {mount.source}: neither a file nor a directory; sockets and devices stay out")
-
-
-def write_ca(scratch: Path, workspace_ca: str) -> Path:
-    """The public roots and the workspace's own, in one file that every client's variable can name."""
-    path = scratch / Path(CA_FILE).name
-    path.write_text(Path(certifi.where()).read_text(encoding="ascii") + "\n" + workspace_ca, encoding="ascii")
-    path.chmod(0o444)
-    return path

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.proxy.slot_protocol import Handover, short_path
+from cloned_proxy.runner.containers import holder_container
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SlotError, ToolFailedError
 from cloned_proxy.runner.netns import Namespace, may_enter
-from cloned_proxy.runner.spec import HolderSpec, holder_container
+from cloned_proxy.runner.spec import HolderSpec
 from cloned_proxy.runner.stream import StreamTimeoutError
 
 _READY_SECONDS: Final = 10.0
@@ -161,8 +162,7 @@ class SlotPool:
     def _remove(self, slot: Slot) -> None:
         if slot.namespace is not None:
             slot.namespace.close()
-        with contextlib.suppress(SandboxError):  # the engine may be gone; the next start removes it by its label
-            self._engine.remove(slot.holder)
+        self._engine.discard(slot.holder)
         shutil.rmtree(slot.directory, ignore_errors=True)
 
     def _make(self) -> Slot:
@@ -197,8 +197,7 @@ class SlotPool:
         try:
             namespace = self._start(holder, forwarding=bool(forwards))
         except BaseException:
-            with contextlib.suppress(SandboxError):
-                self._engine.remove(holder)
+            self._engine.discard(holder)
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return Slot(slot_id, holder, self._network, self._handovers, namespace, directory)

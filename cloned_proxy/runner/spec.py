@@ -1,8 +1,4 @@
-"""What a sandbox is, as a value, and the container that the engine is asked for. Pure: no engine, file or clock.
-
-The words are the Engine API's own (they are what `docker inspect` shows), so that this file can be read beside
-contract section 8 line by line.
-"""
+"""What a sandbox is, as values that check themselves. Pure: no engine, file or clock. `containers` asks for them."""
 
 from __future__ import annotations
 
@@ -13,13 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
+from cloned_proxy.runner.environment import PROXY_URL, RESERVED
 from cloned_proxy.runner.errors import SandboxInputError
 
 MIB: Final = 1024 * 1024
-PROXY_PORT: Final = 8081
-PROXY_URL: Final = f"http://127.0.0.1:{PROXY_PORT}"
 DEFAULT_USER: Final = "65532:65532"
 TOOL_LABEL: Final = "cloned.tool"
 RUN_LABEL: Final = "cloned.run"
@@ -28,15 +23,6 @@ OWNER_LABEL: Final = "cloned.owner"
 
 WORKSPACE_LABEL: Final = "cloned.workspace"
 
-_PROXY_NAMES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_CA_NAMES: Final = (
-    "SSL_CERT_FILE",
-    "CURL_CA_BUNDLE",
-    "REQUESTS_CA_BUNDLE",
-    "NODE_EXTRA_CA_CERTS",
-    "GIT_SSL_CAINFO",
-    "PIP_CERT",
-)
 CA_FILE: Final = "/sandbox/.cloned-ca.pem"
 _OWN_TARGETS: Final = ("/workspace", "/sandbox", "/tmp", "/proc", "/sys", "/dev")  # noqa: S108  paths in the container
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -97,7 +83,7 @@ class SandboxSpec:
 
     def __post_init__(self) -> None:
         check_tool_id(self.tool)
-        _check_name(self.name)
+        check_name(self.name)
         _check_user(self.user)
         _check_env(self.env)
         for mount in self.mounts:
@@ -134,144 +120,8 @@ def check_tool_id(tool: str) -> None:
         raise SandboxInputError(f"{tool!r} is not a tool id; use letters, digits and ._@+-, as in my.tool@v1")
 
 
-def tool_container(spec: SandboxSpec) -> dict[str, Any]:
-    """The body of the engine's create request for a tool."""
-    return {
-        "Image": spec.image,
-        "Entrypoint": [],
-        "Cmd": list(spec.command),
-        "User": spec.user,
-        "WorkingDir": "/workspace",
-        "Env": [f"{name}={value}" for name, value in tool_environment(spec).items()],
-        "Labels": {
-            TOOL_LABEL: spec.tool,
-            RUN_LABEL: spec.run,
-            OWNER_LABEL: spec.owner,
-            WORKSPACE_LABEL: spec.workspace_mark,
-        },
-        "OpenStdin": True,
-        "StdinOnce": True,
-        "AttachStdin": True,
-        "AttachStdout": True,
-        "AttachStderr": True,
-        "Tty": False,
-        "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": {
-            **hardening(spec.seccomp, spec.limits),
-            "NetworkMode": f"container:{spec.holder}",
-            "Init": True,
-            "Tmpfs": {
-                "/tmp": f"rw,noexec,nosuid,nodev,size={spec.limits.tmp // MIB}m",  # noqa: S108  in the container
-                **dict.fromkeys(spec.masked, "ro,noexec,nosuid,nodev,size=4k,mode=000"),
-            },
-            "Mounts": [
-                bind_mount(spec.workspace, "/workspace", read_only=True),
-                bind_mount(spec.scratch, "/sandbox", read_only=False),
-                *(bind_mount(mount.source, mount.target, read_only=mount.read_only) for mount in spec.mounts),
-            ],
-        },
-    }
-
-
-def sweeper_container(spec: SandboxSpec) -> dict[str, Any]:
-    """A container that empties a scratch directory as the tool's own user, where the runner's user may not."""
-    script = "chmod -R u+rwX /sandbox/* /sandbox/.[!.]*; rm -rf /sandbox/* /sandbox/.[!.]* /sandbox/..?*"
-    return {
-        "Image": spec.image,
-        "Entrypoint": [],
-        "Cmd": ["sh", "-c", f"{{ {script}; }} 2>/dev/null"],
-        "User": spec.user,
-        "Labels": {OWNER_LABEL: spec.owner, WORKSPACE_LABEL: spec.workspace_mark},
-        "HostConfig": {
-            **hardening(spec.seccomp, spec.limits),
-            "NetworkMode": "none",
-            "Mounts": [bind_mount(spec.scratch, "/sandbox", read_only=False)],
-        },
-    }
-
-
-def holder_container(spec: HolderSpec) -> dict[str, Any]:
-    """The body of the engine's create request for a slot's holder: as hard as a tool, and far smaller."""
-    _check_name(spec.name)
-    words = [word for port, name in spec.forwards for word in (str(port), f"/run/cloned/{name}")]
-    mounts = [bind_mount(spec.socket_dir, "/run/cloned", read_only=True)] if spec.forwards else []
-    tiny = Limits(cpus=1.0, memory=16 * MIB, pids=8)
-    return {
-        "Image": spec.image,
-        "Entrypoint": ["/holder"],
-        "Cmd": ["forward", *words] if words else [],
-        "User": DEFAULT_USER,
-        "Env": [],
-        "Hostname": "sandbox",
-        "Labels": {OWNER_LABEL: spec.owner, WORKSPACE_LABEL: spec.workspace_mark},
-        "AttachStdout": bool(words),
-        "HostConfig": {
-            **hardening(spec.seccomp, tiny),
-            "NetworkMode": spec.network,
-            # Nothing answers there: a name is asked of the proxy, or of nobody.
-            "Dns": ["127.0.0.1"],
-            "DnsOptions": ["timeout:1", "attempts:1"],
-            "DnsSearch": ["."],
-            "Mounts": mounts,
-        },
-    }
-
-
-def tool_environment(spec: SandboxSpec) -> dict[str, str]:
-    """Every variable of the tool; nothing of the host's own environment is in it."""
-    env = proxy_environment(spec.proxy_url) | {
-        "HOME": "/tmp",  # noqa: S108  in the container: its tmpfs
-        "CLONED_SANDBOX": "1",
-        "CLONED_TOOL": spec.tool,
-        "CLONED_CONTAINER_NAME": spec.name,
-    }
-    if spec.with_ca:
-        env |= ca_environment(CA_FILE)
-    return {**env, **spec.env}
-
-
-def proxy_environment(url: str) -> dict[str, str]:
-    """The variables by which clients find the proxy, in both cases, and none that lets them leave it out."""
-    env = dict.fromkeys((*_PROXY_NAMES, *(name.lower() for name in _PROXY_NAMES)), url)
-    return env | {"NO_PROXY": "", "no_proxy": "", "NODE_USE_ENV_PROXY": "1"}
-
-
-def ca_environment(path: str) -> dict[str, str]:
-    """The variables by which clients find the roots that they trust."""
-    return dict.fromkeys(_CA_NAMES, path)
-
-
-def hardening(seccomp: str, limits: Limits) -> dict[str, Any]:
-    """What every container of ours has in its HostConfig."""
-    return {
-        "ReadonlyRootfs": True,
-        "Privileged": False,
-        "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges:true", f"seccomp={seccomp}"],
-        "PidsLimit": limits.pids,
-        "Memory": limits.memory,
-        "MemorySwap": limits.memory,
-        "NanoCpus": int(limits.cpus * 1_000_000_000),
-        "Ulimits": [
-            {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
-            {"Name": "core", "Soft": 0, "Hard": 0},
-            {"Name": "fsize", "Soft": limits.scratch, "Hard": limits.scratch},
-        ],
-        "IpcMode": "private",
-        "CgroupnsMode": "private",
-        "RestartPolicy": {"Name": "no"},
-        "AutoRemove": False,
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}},
-    }
-
-
-def bind_mount(source: str, target: str, *, read_only: bool) -> dict[str, Any]:
-    """A bind mount into which the host's later mounts do not show through."""
-    options = {"Propagation": "rprivate"}
-    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only, "BindOptions": options}
-
-
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raises SandboxInputError unless it is a container name of ours."""
     if not _CONTAINER_NAME.fullmatch(name):
         raise SandboxInputError(f"{name!r} is not a container name of ours (cloned_tool_ and 8 hex digits)")
 
@@ -282,11 +132,10 @@ def _check_user(user: str) -> None:
 
 
 def _check_env(env: Mapping[str, str]) -> None:
-    reserved = {name.upper() for name in (*_PROXY_NAMES, *_CA_NAMES, "NO_PROXY", "NODE_USE_ENV_PROXY")}
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise SandboxInputError(f"--env {name!r} is not NAME=VALUE")
-        if name.upper() in reserved or name.startswith("CLONED_"):
+        if name.upper() in RESERVED or name.startswith("CLONED_"):
             raise SandboxInputError(f"--env {name} is set by the sandbox itself; leave it out")
 
 

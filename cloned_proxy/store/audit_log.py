@@ -92,8 +92,13 @@ class AuditLog:
         Raises StoreError.
         """
         marks = ",".join("?" * len(types))
-        where, values = [f"seq > ? AND type IN ({marks})"], [after, *types]
-        for condition, value in (("tool = ?", tool), ("at >= ?", since), ("verdict = ?", "deny" if denied else None)):
+        where = [f"seq > ? AND type IN ({marks})"]
+        values: list[object] = [after, *types]
+        if since is not None:
+            # By the index to the first one; from there on each is looked at, because a clock may have been set back.
+            where.append("seq >= (SELECT min(seq) FROM entries INDEXED BY entries_at WHERE at >= ?) AND at >= ?")
+            values += [since, since]
+        for condition, value in (("tool = ?", tool), ("verdict = ?", "deny" if denied else None)):
             if value is not None:
                 where.append(condition)
                 values.append(value)
@@ -103,6 +108,19 @@ class AuditLog:
         with self._clear_errors():
             for seq, digest, body in self._database.execute(query, values):
                 yield Entry(seq, digest, json.loads(body))
+
+    def decision(self, decision_id: str) -> Entry | None:
+        """The decision with this id; None for none. The newest are looked at first. Raises StoreError.
+
+        There is no index for it: random ids would double what each entry costs the writer.
+        """
+        query = "SELECT seq, hash, body FROM entries WHERE type = 'decision' AND instr(body, ?) > 0 ORDER BY seq DESC"
+        with self._clear_errors():
+            for seq, digest, body in self._database.execute(query, (f'"id":{json.dumps(decision_id)}',)):
+                entry = Entry(seq, digest, json.loads(body))
+                if entry.body.get("id") == decision_id:
+                    return entry
+        return None
 
     def verify(self) -> ChainReport:
         """Checks the chain from the anchor to the head, as of one moment."""

@@ -54,6 +54,7 @@ _ADDED: Final = {
         CREATE TABLE IF NOT EXISTS rule_seen (
             source TEXT NOT NULL, rule TEXT NOT NULL, first REAL NOT NULL, PRIMARY KEY (source, rule)
         ) WITHOUT ROWID""",
+    "entries_at": "CREATE INDEX IF NOT EXISTS entries_at ON entries (at)",
     "tally_calls": """
         CREATE TABLE IF NOT EXISTS tally_calls (
             id      INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -31,6 +31,10 @@ class LiveVault:
     def __repr__(self) -> str:
         return f"LiveVault({self._vault.path})"
 
+    def open(self) -> None:
+        """Reads the vault now: its key may take a while to come, and no call should have to wait for it."""
+        self._refresh()
+
     def value_of(self, name: str) -> str:
         """The secret's value. Raises VaultError: none of that name, or a vault that cannot be opened."""
         given = self._given.get(name)

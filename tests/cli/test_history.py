@@ -43,3 +43,22 @@ def test_an_unknown_version_names_the_way_to_find_one(workspace: Workspace) -> N
         done = workspace.run("policy", command, "000000000000")
         assert done.returncode == 2
         assert "policy history" in done.stderr
+
+
+def test_a_suggestion_is_a_diff_that_nobody_wrote(workspace: Workspace) -> None:
+    workspace.write_policy("# ours\n" + policy_text())
+    serving = workspace.serve()
+    for number in range(3):
+        assert serving.get(f"http://api.example.com/items/{number}").status == 403
+    serving.get("http://localhost/")
+    before = workspace.policy.read_text()
+    eventually(lambda: workspace.json("policy", "suggest")["suggested"])
+    done = workspace.run("policy", "suggest", "--since", "1h")
+    assert done.returncode == 0
+    assert '+    - {host: api.example.com, ports: [80], methods: [GET], paths: ["/items/*"]}' in done.stdout
+    assert "3 denied" in done.stderr
+    assert "localhost" not in done.stdout
+    assert "localhost:80: a name of a local network" in done.stderr
+    assert workspace.policy.read_text() == before
+    assert workspace.run("policy", "suggest", "--tool", "nobody@v1").stdout == ""
+    assert workspace.run("policy", "suggest", "--since", "soon").returncode == 2

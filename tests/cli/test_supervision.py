@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.share import share_path
+from cloned_proxy.store.vault_key import CREDENTIAL
 from tests.cli.program import PROGRAM, Origin, Workspace, literal, policy_text
 
 UNIT = share_path("config", "systemd", "cloned-proxy.service")
@@ -106,3 +107,7 @@ def test_the_unit_is_as_closed_as_its_head_says() -> None:
 def test_the_unit_leaves_inspection_the_memory_that_it_needs() -> None:
     """With it pyOpenSSL has no callbacks, and every tunnel whose rule names methods or paths is closed."""
     assert "MemoryDenyWriteExecute" not in settings()
+
+
+def test_the_unit_asks_for_the_vaults_key_where_the_vault_looks_for_it() -> None:
+    assert settings()["LoadCredential"] == CREDENTIAL

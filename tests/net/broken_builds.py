@@ -17,7 +17,7 @@ from cloned_proxy.proxy import enforcer, listener, record, server
 from cloned_proxy.proxy.inspection import connection as inspected_connection
 from cloned_proxy.proxy.inspection import egress_addon
 from cloned_proxy.proxy.plain import client as plain_client
-from cloned_proxy.proxy.plain import exchange as plain_exchange
+from cloned_proxy.proxy.plain import outgoing as plain_outgoing
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.telemetry.events import AuditUnavailableError
 from tests.net.guards import GUARDS, Patch, everywhere_identify, replace_part
@@ -89,7 +89,7 @@ FAULTS: Final[dict[str, Patch]] = {
     "the hook is gone": _beside_plain(lambda: delattr(egress_addon.EgressAddon, "requestheaders")),
     "the dial hook raises": _beside_plain(lambda: replace_part(egress_addon.EgressAddon, "server_connect", _raising)),
     "the inspection raises": _beside_plain(lambda: replace_part(inspected_connection, "make_layers", _raising)),
-    "the request's head raises": _beside_hooks(lambda: replace_part(plain_exchange, "encode_request", _raising)),
+    "the request's head raises": _beside_hooks(lambda: replace_part(plain_outgoing, "encode_request", _raising)),
     "identification raises": lambda: everywhere_identify(lambda original: _raising),
     "the audit log is full": _audit_is_full,
     "metrics raise": lambda: replace_part(record.Recorder, "_event", _raising),

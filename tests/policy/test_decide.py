@@ -321,3 +321,43 @@ def test_a_reported_deny_of_a_private_literal_is_still_not_dialled() -> None:
     decision = decide(policy, ANONYMOUS, Request("10.0.0.1", 443), NOW)
     after = decide_addresses(decision, [ip_address("10.0.0.1")], ())
     assert (decision.verdict, after.verdict) == (Verdict.REPORT, Verdict.DENY)
+
+
+LEARNING = policy_of(
+    global_={"allow": ["shared.example.com"]},
+    tools={"new@v1": {"mode": "report", "deny": ["evil.example.org"]}, "other@v1": {}},
+)
+CAREFUL = policy_of(mode="report", tools={"strict@v1": {"mode": "enforce"}})
+
+MODES = [
+    (LEARNING, Principal("new@v1"), "unknown.example.net", Verdict.REPORT, Reason.HOST_NOT_ALLOWED),
+    (LEARNING, Principal("new@v1"), "shared.example.com", Verdict.ALLOW, Reason.ALLOWED),
+    (LEARNING, Principal("new@v1"), "evil.example.org", Verdict.REPORT, Reason.EXPLICIT_DENY),
+    (LEARNING, Principal("new@v1"), "0x7f.1", Verdict.DENY, Reason.IP_LITERAL),
+    (LEARNING, Principal("new@v1"), "a b", Verdict.DENY, Reason.MALFORMED_REQUEST),
+    (LEARNING, IdentityRefusal(Reason.IDENTITY_EXPIRED, "new@v1"), "a.test", Verdict.DENY, Reason.IDENTITY_EXPIRED),
+    (LEARNING, Principal("other@v1"), "unknown.example.net", Verdict.DENY, Reason.HOST_NOT_ALLOWED),
+    (LEARNING, Principal("unnamed@v1"), "unknown.example.net", Verdict.DENY, Reason.HOST_NOT_ALLOWED),
+    (LEARNING, ANONYMOUS, "unknown.example.net", Verdict.DENY, Reason.HOST_NOT_ALLOWED),
+    (CAREFUL, Principal("strict@v1"), "unknown.example.net", Verdict.DENY, Reason.HOST_NOT_ALLOWED),
+    (CAREFUL, Principal("other@v1"), "unknown.example.net", Verdict.REPORT, Reason.HOST_NOT_ALLOWED),
+    (CAREFUL, ANONYMOUS, "unknown.example.net", Verdict.REPORT, Reason.HOST_NOT_ALLOWED),
+]
+
+
+@pytest.mark.parametrize(("policy", "caller", "host", "verdict", "reason"), MODES)
+def test_a_tool_may_have_its_own_mode(
+    policy: Policy, caller: Principal, host: str, verdict: Verdict, reason: Reason
+) -> None:
+    decision = decide(policy, caller, Request(host, 443), NOW)
+    assert (decision.verdict, decision.reason) == (verdict, reason)
+
+
+def test_a_tool_in_report_mode_reaches_no_address_that_the_policy_refuses() -> None:
+    decision = decide(LEARNING, Principal("new@v1"), Request("rebound.example.net", 443), NOW)
+    assert decision.verdict is Verdict.REPORT
+    for address in ("10.0.0.1", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.1"):
+        assert decide_addresses(decision, [ip_address(address)], ()).verdict is Verdict.DENY
+    over = decide_limits(decision, Limits(concurrent=1), Usage(1, 0, 0))
+    assert (over.verdict, over.reason) == (Verdict.REPORT, Reason.LIMIT_EXCEEDED)
+    assert LEARNING.reporting == ("new@v1",)

@@ -30,10 +30,12 @@ from cloned_proxy.proxy import splice
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import Listener, OwnListeners, bind_tcp, bind_unix
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
 from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, FlowEnd
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -108,6 +110,18 @@ class Audit:
     @property
     def ends(self) -> list[FlowEnd]:
         return [event for event in self.events if isinstance(event, FlowEnd)]
+
+
+class Secrets:
+    """A vault whose content a test sets."""
+
+    def __init__(self, **values: str) -> None:
+        self.values = values
+
+    def value_of(self, name: str) -> str:
+        if name not in self.values:
+            raise StoreError(f"holds no {name!r}")
+        return self.values[name]
 
 
 class RecordingMetrics(Metrics):
@@ -292,6 +306,7 @@ async def world(
     current: Policy | None = None,
     principal: Principal | None = ANONYMOUS,
     inspector: Inspector | None = None,
+    secrets: Secrets | None = None,
     unix: Path | None = None,
     addresses: tuple[Address, ...] = (LOOPBACK,),
     settings: dict[str, float] | None = None,
@@ -316,6 +331,7 @@ async def world(
         settings=ProxySettings(**(settings or {}), **more),  # type: ignore[arg-type]
         metrics=metrics,
         inspector=inspector,
+        injector=Injector(secrets) if secrets is not None else None,
         spliced=spliced,
     )
     sock = bind_unix(unix) if unix is not None else bind_tcp("127.0.0.1", 0)

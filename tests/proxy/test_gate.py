@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import CallerSource, Inject, Limits, Mode, Policy, Principal
+from cloned_proxy.policy.model import CallerSource, Limits, Mode, Policy, Principal
 from cloned_proxy.proxy import connect, connection
 from cloned_proxy.proxy.enforcer import Grant
 from cloned_proxy.proxy.listener import Listener, bind_tcp
@@ -577,13 +577,6 @@ async def test_without_an_inspection_what_needs_it_is_503() -> None:
     async with world(INSPECTED) as w:
         reply = await w.ask(connect_head(443))
         assert (reply.status, reply.json["reason"]) == (503, "internal_error")
-
-
-async def test_a_rule_that_injects_is_refused_while_there_is_no_vault() -> None:
-    inspector = FakeInspector()
-    async with world(allow(HOST, 443, inject=Inject("Authorization", "x")), inspector=inspector) as w:
-        assert (await w.ask(connect_head(443))).status == 503
-    assert inspector.tunnels == []
 
 
 # Breaking the hooks: whatever fails, nothing goes up.

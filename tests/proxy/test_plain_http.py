@@ -402,7 +402,7 @@ async def test_many_pipelined_refusals_are_no_recursion() -> None:
 
 async def test_a_rule_that_injects_is_refused_while_there_is_no_vault() -> None:
     async with upstream() as server:
-        async with world(allow(HOST, server.port, inject=Inject("Authorization", "x"))) as w:
+        async with world(allow(HOST, server.port, inject=Inject("Authorization", "${vault:x}"))) as w:
             async with client(w) as (reader, writer):
                 writer.write(request(server.port))
                 assert (await read_message(reader)).status == 503

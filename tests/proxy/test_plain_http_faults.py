@@ -20,7 +20,7 @@ from websockets.uri import parse_uri
 
 from cloned_proxy.proxy import plain
 from cloned_proxy.proxy.plain import client as plain_client
-from cloned_proxy.proxy.plain import exchange, incoming
+from cloned_proxy.proxy.plain import exchange, incoming, outgoing
 from cloned_proxy.proxy.plain import upstream as plain_upstream
 from tests.proxy.plain import answering, client, read_message, reply, request
 from tests.proxy.support import HOST, World, allow, policy, until, upstream, world
@@ -461,7 +461,7 @@ BREAKABLE: dict[str, tuple[object, str]] = {
     "identify": (plain_client, "identify"),
     "the exchange": (plain_client, "Exchange"),
     "the dial": (exchange, "reach"),
-    "the head": (exchange, "encode_request"),
+    "the head": (outgoing, "encode_request"),
     "the client": (plain, "PlainClient"),
 }
 

@@ -16,13 +16,15 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.proxy.slot_protocol import decode, encode
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
 from cloned_proxy.runner.images import HOLDER_IMAGE, build_images, check_current
-from cloned_proxy.runner.link import is_served
+from cloned_proxy.runner.link import connect, is_served
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
 from cloned_proxy.runner.worker import PYTHON_IMAGE
+from tests.e2e.conftest import world as world  # noqa: PLC0414  a fixture of these tests, too
 
 ENGINE_SCRIPT = Path(__file__).parents[1] / "engine.sh"
 SERVE = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "serve"]
@@ -150,11 +152,19 @@ def leftovers(engine: Engine, workspace: Path) -> list[str]:
     return names
 
 
+def open_slots(workspace: Path) -> int:
+    """How many runs the proxy of a workspace listens for."""
+    with connect(workspace) as sock:
+        sock.send(encode(op="status", tool=""))
+        return int(decode(sock.recv(100_000))["slots"])
+
+
 @pytest.fixture
 def runner(module_runner: DockerContainerRunner, engine: Engine) -> Iterator[DockerContainerRunner]:
-    """The module's runner; a test fails when its runs leave a container or a scratch directory."""
+    """The module's runner; a test fails when its runs leave a container, a scratch directory or a listener."""
     yield module_runner
     assert leftovers(engine, module_runner.workspace) == []
+    assert open_slots(module_runner.workspace) == 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

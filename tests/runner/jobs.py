@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cloned_proxy.runner.runner import DockerContainerRunner, Job
+from cloned_proxy.runner.job import Job
+from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.stream import Attached, Stream
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
 

@@ -13,6 +13,7 @@ from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import GoneError
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import TOOL_LABEL
+from cloned_proxy.share import share_path
 from tests.runner.jobs import TOOL, run, sh
 
 pytestmark = pytest.mark.docker
@@ -82,13 +83,15 @@ def test_seccomp_and_no_new_privileges(inspected: dict[str, Any]) -> None:
     options = inspected["HostConfig"]["SecurityOpt"]
     assert "no-new-privileges:true" in options
     profile = next(option for option in options if option.startswith("seccomp="))
-    assert json.loads(profile.removeprefix("seccomp="))["defaultAction"] == "SCMP_ACT_ERRNO"
+    found = json.loads(profile.removeprefix("seccomp="))
+    assert found["defaultAction"] == "SCMP_ACT_ERRNO"
+    assert found == json.loads(share_path("sandbox", "seccomp.json").read_text())
 
 
 def test_limits_and_log(inspected: dict[str, Any]) -> None:
-    limits = {limit["Name"]: limit["Hard"] for limit in inspected["HostConfig"]["Ulimits"]}
-    assert (limits["nofile"], limits["core"]) == (1024, 0)
-    assert inspected["HostConfig"]["LogConfig"]["Config"]["max-size"] == "1m"
+    limits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in inspected["HostConfig"]["Ulimits"]}
+    assert (limits["nofile"], limits["core"]) == ((1024, 1024), (0, 0))
+    assert inspected["HostConfig"]["LogConfig"]["Config"] == {"max-size": "1m", "max-file": "1"}
 
 
 def test_a_user_that_is_not_root(inspected: dict[str, Any]) -> None:
@@ -101,6 +104,18 @@ def test_the_environment_is_the_contracts_and_the_images_path(inspected: dict[st
         "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy", "NO_PROXY", "no_proxy",
         "NODE_USE_ENV_PROXY", "HOME", "CLONED_SANDBOX", "CLONED_TOOL", "CLONED_CONTAINER_NAME", "PATH",
     }  # fmt: skip
+    values = dict(line.split("=", 1) for line in inspected["Config"]["Env"])
+    assert {values[name] for name in names if name.lower().endswith("_proxy") and name.lower() != "no_proxy"} == {
+        "http://127.0.0.1:8081"
+    }
+    assert (values["NO_PROXY"], values["no_proxy"], values["NODE_USE_ENV_PROXY"], values["HOME"]) == (
+        "",
+        "",
+        "1",
+        "/tmp",
+    )
+    assert (values["CLONED_SANDBOX"], values["CLONED_TOOL"]) == ("1", TOOL)
+    assert f"/{values['CLONED_CONTAINER_NAME']}" == inspected["Name"]
     assert "HTTP_PROXY=http://127.0.0.1:8081\n" in inspected["seen_env"]
 
 

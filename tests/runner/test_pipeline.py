@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from cloned_proxy.runner.errors import SandboxInputError, ToolFailedError
+from cloned_proxy.runner.job import ToolResult
 from cloned_proxy.runner.pipeline import complete_inputs, load_pipeline, parse_pipeline, resolve
 from cloned_proxy.runner.pipeline_run import StepError, keep_artifact, run_pipeline, settings_of
-from cloned_proxy.runner.runner import ToolResult
 
 HEAD = "version: 1\nid: p\ninputs: {topic: {required: true}, n: {default: 3}}\nsteps:\n"
 TWO = (
@@ -82,7 +82,7 @@ def test_inputs() -> None:
 def test_each_tool_gets_its_own_settings_and_nothing_else() -> None:
     environ = {"BRAVE_API_KEY": "b", "LLM_API_KEY": "l", "AWS_SECRET_ACCESS_KEY": "s", "LLM_MODEL": ""}
     assert settings_of("cloned.mcp.web.search@v1", environ) == {"brave_api_key": "b"}
-    assert settings_of("cloned.internal.synthesis@v1", environ) == {"llm_api_key": "l"}
+    assert settings_of("cloned.internal.synthesis@v1", environ | {"LLM_MODEL": "m"}) == {"llm_model": "m"}
     assert settings_of("other@v1", environ) == {}
 
 

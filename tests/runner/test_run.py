@@ -148,7 +148,14 @@ def test_a_dry_run_runs_everything_keeps_nothing_and_marks_the_log(workspace: Pa
     assert runs_of(workspace) == [(tool, "ok", True) for tool in TOOLS]
 
 
-def test_brave_is_asked_when_there_is_a_key_and_only_search_gets_it(workspace: Path, stand_in: StandIn) -> None:
+def test_brave_is_asked_when_there_is_a_key_and_the_models_key_stays_with_the_proxy(
+    workspace: Path, stand_in: StandIn
+) -> None:
+    rule = f"host: 127.0.0.1, ports: [{stand_in.port}]"
+    inject = 'inject: {header: Authorization, value: "Bearer ${vault:llm.api_key}"}'
+    (workspace / "policy.yaml").write_text(
+        f"version: 1\ntools:\n  {TOOLS[0]}: {{allow: [{{{rule}}}]}}\n  {TOOLS[1]}: {{allow: [{{{rule}, {inject}}}]}}\n"
+    )
     done = go(workspace, stand_in, "--topic", "egress", BRAVE_API_KEY="k3y", LLM_API_KEY="m0del", LLM_MODEL="named")
     assert done.returncode == 0, done.stderr
     search = next(headers for path, headers, _ in stand_in.asked if path.startswith("/res/v1/web/search"))
@@ -156,6 +163,7 @@ def test_brave_is_asked_when_there_is_a_key_and_only_search_gets_it(workspace: P
     path, headers, body = stand_in.asked[-1]
     assert (path, headers["authorization"], body["model"]) == ("/v1/chat/completions", "Bearer m0del", "named")
     assert "k3y" not in json.dumps([headers, body])
+    assert "m0del" not in search.values()
 
 
 def test_a_refused_step_names_tool_reason_and_the_command_that_allows_it(workspace: Path, stand_in: StandIn) -> None:

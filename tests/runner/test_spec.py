@@ -9,17 +9,9 @@ from typing import Any
 
 import pytest
 
+from cloned_proxy.runner.containers import holder_container, tool_container, tool_environment
 from cloned_proxy.runner.errors import SandboxInputError
-from cloned_proxy.runner.spec import (
-    CA_FILE,
-    HolderSpec,
-    Limits,
-    Mount,
-    SandboxSpec,
-    holder_container,
-    tool_container,
-    tool_environment,
-)
+from cloned_proxy.runner.spec import CA_FILE, HolderSpec, Limits, Mount, SandboxSpec
 from cloned_proxy.share import share_path
 
 SPEC = SandboxSpec(

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from cloned_proxy.runner import execution
+from cloned_proxy.runner.containers import tool_container
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.probe import run as probe
 from cloned_proxy.runner.probe.plan import Attempt, Targets, plan
 from cloned_proxy.runner.probe.report import Report, Result, judge_controls, judge_sealed
-from cloned_proxy.runner.spec import OWNER_LABEL, SandboxSpec, tool_container
+from cloned_proxy.runner.spec import OWNER_LABEL, SandboxSpec
 
 docker = pytest.mark.docker
 GROUPS = {

@@ -408,3 +408,23 @@ def test_a_long_pruning_goes_on_in_small_groups(path: Path, monkeypatch: pytest.
         _wait(lambda: log.verify().entries == 2)
         assert log.verify().holds
     writer.close()
+
+
+def test_a_decision_is_found_by_its_id_and_by_nothing_else(tmp_path: Path) -> None:
+    events = [replace(EVENT, id="aa1"), replace(EVENT, id="aa2")]
+    with AuditLog(tmp_path / "state.db") as log:
+        for event in events:
+            log.append(event)
+        found = log.decision(events[0].id)
+        assert found is not None
+        assert (found.seq, found.body["id"]) == (1, events[0].id)
+        for other in ("", events[0].id[:-1], f'{events[0].id}","kind":"', "%"):
+            assert log.decision(other) is None
+
+
+def test_since_is_exact_though_a_clock_was_set_back(tmp_path: Path) -> None:
+    with AuditLog(tmp_path / "state.db") as log:
+        for at in (100.0, 200.0, 150.0, 90.0, 300.0):
+            log.append(PolicyEvent(at, "reload", "file", "", "", ""))
+        assert [entry.body["at"] for entry in log.entries(types=("policy",), since=150)] == [200.0, 150.0, 300.0]
+        assert list(log.entries(types=("policy",), since=301)) == []

@@ -18,9 +18,12 @@ from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import Reason, Request, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
+from cloned_proxy.proxy.echo import EchoFilter
 from cloned_proxy.proxy.enforcer import Enforcer, Grant, Refusal
 from cloned_proxy.proxy.fields import asks_for_websocket, options_of, passes, request_fields
 from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.injection import InjectionError, Injector
+from cloned_proxy.proxy.inspection import screen
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.exchange import Exchange
 from cloned_proxy.telemetry.events import Kind
@@ -33,8 +36,9 @@ _HTTPS_PORT: Final = 443
 class EgressAddon:
     """One for each process; all state is in the connection that a hook belongs to."""
 
-    def __init__(self, enforcer: Enforcer) -> None:
+    def __init__(self, enforcer: Enforcer, injector: Injector) -> None:
         self._enforcer = enforcer
+        self._injector = injector
 
     async def requestheaders(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
         """Decides, and writes the request that may go upstream; or prepares the refusal."""
@@ -45,6 +49,12 @@ class EgressAddon:
             _kill(flow)
             return
         exchange.grant = granted
+        try:
+            exchange.injection = self._injector.injection_for(granted, exchange.head)
+        except InjectionError as error:
+            self._take_back(exchange, granted, error.reason)
+            _kill(flow)
+            return
         self._write_request(exchange, granted, flow)
 
     async def _authorise(self, tunnel: Grant, head: Head) -> Grant | Refusal:
@@ -53,14 +63,14 @@ class EgressAddon:
         request = Request(head.host, head.port, head.method, head.path)
         if not _same_target(head, tunnel):
             return self._enforcer.refuse(caller, request, kind, Reason.HOST_HEADER_MISMATCH)
-        granted = await self._enforcer.authorise(caller, request, kind, pinned=tunnel.addresses)
-        if isinstance(granted, Refusal) or granted.decision.rule is None or granted.decision.rule.inject is None:
-            return granted
-        # Without the vault there is nothing to inject, and a call without its header is not what was allowed.
-        faulty = replace(granted.decision, verdict=Verdict.DENY, reason=Reason.INTERNAL_ERROR)
-        refusal = self._enforcer.amend(granted, faulty)
-        self._enforcer.finish(granted, f"refused:{faulty.reason.value}")
-        return refusal or Refusal(granted.id, faulty)
+        return await self._enforcer.authorise(caller, request, kind, pinned=tunnel.addresses)
+
+    def _take_back(self, exchange: Exchange, granted: Grant, reason: Reason) -> None:
+        exchange.grant = None
+        refused = replace(granted.decision, verdict=Verdict.DENY, reason=reason)
+        refusal = self._enforcer.amend(granted, refused)
+        self._enforcer.finish(granted, f"refused:{reason.value}")
+        exchange.answer = answers.refused(refusal or Refusal(granted.id, refused))
 
     @staticmethod
     def _write_request(exchange: Exchange, grant: Grant, flow: http.HTTPFlow) -> None:
@@ -70,7 +80,8 @@ class EgressAddon:
         data = flow.request.data
         # mitmproxy's names go through IDNA 2003; here only the A-label that the policy matched goes on.
         data.host, data.port = host.text, head.port
-        data.headers = http.Headers(request_fields(head, host, default_port=_HTTPS_PORT))
+        fields = request_fields(head, host, default_port=_HTTPS_PORT, injection=exchange.injection)
+        data.headers = http.Headers(fields)
 
         def count(piece: bytes) -> bytes:
             grant.charge.up(len(piece))
@@ -108,13 +119,19 @@ class EgressAddon:
         connection.response_came()
         if _closes(response):
             connection.retire_after(flow.server_conn)
+        if (secrets := _secrets_of(exchange)) is not None:
+            if not screen.begin(exchange, secrets, response, connection.cut):
+                _kill(flow)
+                connection.retire(flow.server_conn)
+                return
+        else:
+
+            def count(piece: bytes) -> bytes:
+                grant.charge.down(len(piece))
+                return piece
+
+            response.stream = count
         self._write_response(exchange, response)
-
-        def count(piece: bytes) -> bytes:
-            grant.charge.down(len(piece))
-            return piece
-
-        response.stream = count
 
     @staticmethod
     def _write_response(exchange: Exchange, response: http.Response) -> None:
@@ -128,15 +145,26 @@ class EgressAddon:
             kept.append((b"Connection", b"close"))
         if exchange.head.minor == 0:
             kept = [(name, value) for name, value in kept if name.lower() != b"transfer-encoding"]
-        response.headers = http.Headers(kept)
+        secrets = _secrets_of(exchange)
+        response.headers = http.Headers(kept if secrets is None else screen.cleared(secrets, kept))
 
-    async def response(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:  # noqa: ARG002  a hook
-        """The response has been passed on to its end; of an upgraded one only the head."""
-        if not connection.current.upgraded:
+    async def response(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
+        """The response has been passed on to its end, unless it was held; of an upgraded one only the head."""
+        exchange, response = connection.current, flow.response
+        secrets = _secrets_of(exchange)
+        if secrets is not None and response is not None and not response.stream:  # noqa: SIM102  held, then looked at
+            if not screen.passes(exchange, secrets, response):
+                _kill(flow)
+        if not exchange.upgraded:
             connection.finish("closed")
 
     async def error(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:  # noqa: ARG002  a hook
         connection.finish_failed()
+
+
+def _secrets_of(exchange: Exchange) -> EchoFilter | None:
+    """What the response must not hold; None when it need not be looked at."""
+    return exchange.injection.echo if exchange.injection is not None else None
 
 
 def _kill(flow: http.HTTPFlow) -> None:

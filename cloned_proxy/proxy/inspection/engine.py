@@ -12,6 +12,7 @@ from mitmproxy import http, options
 from mitmproxy.net import tls as net_tls
 
 from cloned_proxy.proxy.enforcer import Enforcer, Grant
+from cloned_proxy.proxy.injection import Injector, NoSecrets
 from cloned_proxy.proxy.inspection import responses
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.bundle import refresh_bundle
@@ -48,12 +49,16 @@ class MitmInspector:
         self,
         *,
         enforcer: Enforcer,
+        injector: Injector | None = None,
         settings: ProxySettings,
         metrics: Metrics,
         ca_directory: Path,
         extra_ca: Path | None = None,
     ) -> None:
-        """`extra_ca`: a PEM file of certificates that upstreams may chain to, beside the system's."""
+        """Without an `injector` every rule that injects a secret refuses.
+
+        `extra_ca`: a PEM file of certificates that upstreams may chain to, beside the system's.
+        """
         self._ca_directory = ca_directory
         self._authority: Authority | None = None
         self._options = _make_options()
@@ -63,7 +68,7 @@ class MitmInspector:
         self._none_open.set()
         self.parts: Final = InspectionParts(
             enforcer=enforcer,
-            addon=EgressAddon(enforcer),
+            addon=EgressAddon(enforcer, injector or Injector(NoSecrets())),
             tls=TlsHooks(self._open_authority, extra_ca=extra_ca),
             settings=settings,
             metrics=metrics,

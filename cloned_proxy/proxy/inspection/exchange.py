@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.enforcer import Grant
 from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.injection import Injection
 
 
 @dataclass(slots=True, eq=False)
@@ -16,6 +17,8 @@ class Exchange:
     """Whether the client connection closes behind it."""
     grant: Grant | None = None
     """Without one nothing is dialled and nothing sent."""
+    injection: Injection | None = None
+    """What the rule of the grant adds to the request; its response is searched for it."""
     answer: Answer | None = None
     """What the client is told instead of a response."""
     failure: UpstreamFailure | None = None

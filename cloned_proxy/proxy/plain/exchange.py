@@ -12,9 +12,10 @@ from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.body import BodyError, OversizeError
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
+from cloned_proxy.proxy.echo import ECHOED, EchoError
 from cloned_proxy.proxy.enforcer import Grant
-from cloned_proxy.proxy.fields import encode_request
 from cloned_proxy.proxy.head import Head, HeadError
+from cloned_proxy.proxy.injection import InjectionError
 from cloned_proxy.proxy.plain.incoming import Incoming
 from cloned_proxy.proxy.plain.outgoing import Outgoing, reach
 from cloned_proxy.proxy.plain.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
@@ -58,11 +59,15 @@ class Exchange:
     def begin(self) -> None:
         parts = self._client.parts
         parts.tunnels.add(self.tunnel)
-        rule = self._grant.decision.rule
-        if rule is not None and rule.inject is not None:
-            # Without the vault there is nothing to inject, and a call without its header is not what was allowed.
-            self._refuse_as_faulty()
+        try:
+            injection = parts.injector.injection_for(self._grant, self._head)
+        except InjectionError as error:
+            self._refuse(error.reason)
             return
+        if injection is not None:
+            self._outgoing.injection = injection
+            if injection.echo is not None:
+                self._incoming.look_for(injection.echo)
         upstream = self._client.pool.take(self._grant)
         if upstream is None:
             self._dial()
@@ -89,7 +94,7 @@ class Exchange:
         host = self._grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
-        self._outgoing.send(upstream, encode_request(self._head, host))
+        self._outgoing.send(upstream, host)
 
     def _request_moved(self) -> None:
         self._last_byte = now = time.monotonic()
@@ -139,7 +144,7 @@ class Exchange:
         except DialError as error:
             self._fail(UpstreamFailure(error.phase, error.timed_out))
         except ExhaustedError:
-            self._refuse_as_faulty()
+            self._refuse(Reason.INTERNAL_ERROR)
         return None
 
     # The response.
@@ -150,6 +155,10 @@ class Exchange:
         except (ResponseError, OversizeError, BodyError) as error:
             self._client.log_bad_response(str(error), self._grant.id)
             self._fail(UpstreamFailure("response"))
+        except EchoError as error:
+            self._client.log_bad_response(str(error), self._grant.id)
+            self._end(ECHOED)
+            self._answer(answers.echoed(str(error), self._grant.decision, self._grant.id))
         except Exception:  # noqa: BLE001  logged there; whatever it was, nothing of it may go on
             self._client.failed()
 
@@ -159,7 +168,7 @@ class Exchange:
         out: list[bytes] = []
         incoming.add(data, out)
         ended = (incoming.head is not None or self._begin_response(out)) and incoming.read_body(out)
-        self._write_down(out)
+        self._write_down(incoming.released(out, ended=ended))
         if ended:
             self._received()
 
@@ -236,7 +245,7 @@ class Exchange:
         """By the sweep: a client that has got nothing yet is told why, like one that comes a moment later."""
         enforcer = self._client.parts.enforcer
         decision = enforcer.review(self._grant)
-        if self._incoming.started or self._incoming.head is not None or decision.passes:
+        if self._incoming.started or self._incoming.told or decision.passes:
             self._client.cut(cause)
             return
         refusal = enforcer.amend(self._grant, decision)
@@ -246,7 +255,7 @@ class Exchange:
     def refuse_body(self, error: BodyError) -> None:
         """The request's body is malformed: what has gone upstream of it stays incomplete."""
         self._end(f"refused:{Reason.MALFORMED_REQUEST.value}")
-        if self._incoming.head is None:
+        if not self._incoming.told:
             self._client.refuse_head(HeadError(str(error)))
         else:
             self._client.reset()
@@ -255,14 +264,14 @@ class Exchange:
         self._end(f"upstream_error:{failure.phase}")
         self._answer(answers.failed(failure, self._grant.decision, self._grant.id))
 
-    def _refuse_as_faulty(self) -> None:
-        faulty = replace(self._grant.decision, verdict=Verdict.DENY, reason=Reason.INTERNAL_ERROR)
-        refusal = self._client.parts.enforcer.amend(self._grant, faulty)
-        self._end(f"refused:{faulty.reason.value}")
+    def _refuse(self, reason: Reason) -> None:
+        refused = replace(self._grant.decision, verdict=Verdict.DENY, reason=reason)
+        refusal = self._client.parts.enforcer.amend(self._grant, refused)
+        self._end(f"refused:{reason.value}")
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
     def _answer(self, answer: answers.Answer) -> None:
-        if self._incoming.head is not None:
+        if self._incoming.told:
             # The client has a part of the response: it must not mistake the cut for the end.
             self._client.reset()
         else:

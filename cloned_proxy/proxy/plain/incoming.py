@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from cloned_proxy.proxy.body import BodyReader, Buffer, ChunkedBody, SizedBody, UnsizedBody, take_head
+from cloned_proxy.proxy.echo import EchoFilter
 from cloned_proxy.proxy.fields import asks_for_websocket
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.plain.response import (
@@ -15,6 +16,7 @@ from cloned_proxy.proxy.plain.response import (
     parse_response,
     trailers_of,
 )
+from cloned_proxy.proxy.plain.screen import Screen
 from cloned_proxy.store.config import ProxySettings
 
 LAST_CHUNK: Final = b"0\r\n"
@@ -23,7 +25,7 @@ LAST_CHUNK: Final = b"0\r\n"
 class Incoming:
     """The response to one request. What goes to the client is appended to the caller's `out`, piece by piece."""
 
-    __slots__ = ("_body", "_buffer", "_rechunks", "_request", "_settings", "head", "started")
+    __slots__ = ("_body", "_buffer", "_rechunks", "_request", "_screen", "_settings", "head", "started", "told")
 
     def __init__(self, request: Head, settings: ProxySettings) -> None:
         self._request = request
@@ -32,10 +34,17 @@ class Incoming:
         """What the upstream sent and nobody has read yet."""
         self._body: BodyReader | None = None
         self._rechunks = False
+        self._screen: Screen | None = None
         self.head: ResponseHead | None = None
         """The final one."""
         self.started = False
         """Whether anything of the upstream's answer, an interim response included, has been read."""
+        self.told = False
+        """Whether a part of the final response is for the client to see."""
+
+    def look_for(self, secrets: EchoFilter) -> None:
+        """No secret in the response will get to the client: `read_head`, `begin` and `read_body` raise EchoError."""
+        self._screen = Screen(secrets)
 
     @property
     def untouched(self) -> bool:
@@ -59,7 +68,7 @@ class Incoming:
     def add(self, data: bytes, out: list[bytes]) -> None:
         """Takes in what the upstream sent; bulk of a body goes straight to `out`."""
         body = self._body
-        if body is not None and not len(self._buffer) and body.pass_by(data):
+        if body is not None and self._screen is None and not len(self._buffer) and body.pass_by(data):
             out.append(chunk(data) if self._rechunks else data)
         else:
             self._buffer += data
@@ -83,6 +92,8 @@ class Incoming:
                 if response.upgrade != b"websocket" or not asks_for_websocket(request):
                     raise ResponseError("101 for an upgrade that nobody asked for (RFC 9110, section 15.2.2)")
                 return response
+            if self._screen is not None:
+                response = self._screen.cleared(response)
             if request.minor:
                 out.append(response.encode(None, minor=1, close=False))
         return None
@@ -93,24 +104,44 @@ class Incoming:
         minor = self._request.minor
         self._body = body = head.body(self._request.method)
         self._rechunks = body is not None and not isinstance(body, SizedBody) and minor == 1
+        self.told = self._screen is None
+        if self._screen is not None:
+            head = self._screen.begin(head, body)
         out.append(head.encode(body, minor=minor, close=close))
 
     def read_body(self, out: list[bytes]) -> bool:
         """Whether the response is complete. Raises BodyError."""
-        body = self._body
+        body, screen = self._body, self._screen
         if body is None:
             return True
         while piece := body.read(self._buffer):
-            out.append(chunk(piece) if self._rechunks else piece)
+            self._pass(piece if screen is None else screen.feed(piece), out)
         if piece is not None:
             return False
+        if screen is not None:
+            self._pass(screen.rest(), out)
         if isinstance(body, ChunkedBody) and self._rechunks:
-            out += (LAST_CHUNK, trailers_of(body), b"\r\n")
+            trailers = trailers_of(body)
+            out += (LAST_CHUNK, trailers if screen is None else screen.trailers(trailers), b"\r\n")
         return True
+
+    def _pass(self, piece: bytes, out: list[bytes]) -> None:
+        if piece:
+            out.append(chunk(piece) if self._rechunks else piece)
+
+    def released(self, out: list[bytes], *, ended: bool) -> list[bytes]:
+        """What of `out` the client gets now: nothing while the whole body has to be seen first."""
+        if self._screen is not None:
+            out = self._screen.released(out, ended=ended)
+            self.told = self.told or (self.head is not None and bool(out))
+        return out
 
     def end_with_connection(self) -> list[bytes]:
         """What the client gets at the end of a body that `ends_with_connection`."""
-        return [LAST_CHUNK, b"\r\n"] if self._rechunks else []
+        out: list[bytes] = []
+        if self._screen is not None:
+            self._pass(self._screen.rest(), out)
+        return [*out, LAST_CHUNK, b"\r\n"] if self._rechunks else out
 
 
 def chunk(piece: bytes) -> bytes:

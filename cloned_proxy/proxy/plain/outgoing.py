@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from cloned_proxy.policy.model import Host
 from cloned_proxy.proxy.body import BodyReader, Buffer, ChunkedBody, SizedBody
 from cloned_proxy.proxy.connection import GateParts
 from cloned_proxy.proxy.dial import dial
 from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.fields import encode_request
 from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.injection import Injection
 from cloned_proxy.proxy.plain.incoming import LAST_CHUNK, chunk
 from cloned_proxy.proxy.plain.response import trailers_of
 from cloned_proxy.proxy.plain.upstream import Conversation, Pool, Upstream
@@ -23,7 +26,7 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 class Outgoing:
     """One request. `moved` is called when a part of it has been written, and when it is found to be complete."""
 
-    __slots__ = ("_body", "_buffer", "_charge", "_head", "_moved", "upstream")
+    __slots__ = ("_body", "_buffer", "_charge", "_head", "_moved", "injection", "upstream")
 
     def __init__(self, head: Head, buffer: Buffer, charge: Callable[[int], None], moved: Callable[[], None]) -> None:
         """`buffer` is the client's; `charge` is told the bytes that go upstream."""
@@ -32,6 +35,8 @@ class Outgoing:
         self._buffer = buffer
         self._charge = charge
         self._moved = moved
+        self.injection: Injection | None = None
+        """What its rule adds to it, and takes out of it."""
         self.upstream: Upstream | None = None
         """Where it goes, from `send` on."""
 
@@ -53,10 +58,10 @@ class Outgoing:
         reused = upstream is not None and upstream.reused
         return reused and head.method in _SAFE and not head.chunked and not head.content_length
 
-    def send(self, upstream: Upstream, encoded_head: bytes) -> None:
+    def send(self, upstream: Upstream, host: Host) -> None:
         """Writes the head, and what has come of the body. Raises BodyError."""
         self.upstream = upstream
-        self._write(upstream, [encoded_head])
+        self._write(upstream, [encode_request(self._head, host, self.injection)])
 
     def more(self) -> None:
         """The client's buffer holds more of the body, or the upstream takes more of it. Raises BodyError."""
@@ -74,7 +79,7 @@ class Outgoing:
 
     def _write(self, upstream: Upstream, out: list[bytes]) -> None:
         body = self._body
-        if body is not None and _take_body(body, self._buffer, out):
+        if body is not None and self._take_body(body, out):
             self._body = None
         if out:
             data = b"".join(out)
@@ -82,17 +87,18 @@ class Outgoing:
             upstream.transport.write(data)
         self._moved()
 
-
-def _take_body(body: BodyReader, buffer: Buffer, out: list[bytes]) -> bool:
-    """Moves what there is of the body from the client's buffer to `out`; True at its end."""
-    chunked = isinstance(body, ChunkedBody)
-    while piece := body.read(buffer):
-        out.append(chunk(piece) if chunked else piece)
-    if piece is not None:
-        return False
-    if isinstance(body, ChunkedBody):
-        out += (LAST_CHUNK, trailers_of(body), b"\r\n")
-    return True
+    def _take_body(self, body: BodyReader, out: list[bytes]) -> bool:
+        """Moves what there is of the body from the client's buffer to `out`; True at its end."""
+        chunked = isinstance(body, ChunkedBody)
+        while piece := body.read(self._buffer):
+            out.append(chunk(piece) if chunked else piece)
+        if piece is not None:
+            return False
+        if isinstance(body, ChunkedBody):
+            injection = self.injection
+            trailers = trailers_of(body) if injection is None else trailers_of(body, but=injection.is_own)
+            out += (LAST_CHUNK, trailers, b"\r\n")
+        return True
 
 
 async def reach(parts: GateParts, pool: Pool, grant: Grant, conversation: Conversation) -> Upstream:

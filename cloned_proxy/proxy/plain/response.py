@@ -7,6 +7,7 @@ take the rest for the response to another request. Lines are checked and passed 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from cloned_proxy.proxy.body import BodyReader, ChunkedBody, SizedBody, UnsizedBody
@@ -142,9 +143,14 @@ _NEVER_TRAILERS: Final = frozenset(
 """RFC 9110, section 6.5.1: what routes, frames, authenticates or controls must not come behind the body."""
 
 
-def trailers_of(body: ChunkedBody) -> bytes:
-    """The trailer lines that may go on. A reader that merges them into the head must not learn anything new by it."""
-    return b"".join(line for line in body.trailers if _is_trailer(line.partition(b":")[0].decode("ascii").lower()))
+def trailers_of(body: ChunkedBody, *, but: Callable[[str], bool] = lambda _name: False) -> bytes:
+    """The trailer lines that may go on, `but` not those that the caller names (lower case).
+
+    A reader that merges them into the head must not learn anything new by it.
+    """
+    names = [line.partition(b":")[0].decode("ascii").lower() for line in body.trailers]
+    lines = zip(names, body.trailers, strict=True)
+    return b"".join(line for name, line in lines if _is_trailer(name) and not but(name))
 
 
 def _is_trailer(name: str) -> bool:

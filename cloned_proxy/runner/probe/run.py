@@ -17,11 +17,12 @@ from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, ToolFailedError
 from cloned_proxy.runner.execution import Collected, Outcome
 from cloned_proxy.runner.files import read_scratch
+from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.owner import owner_id
 from cloned_proxy.runner.probe.canary import Canaries, canaries, host_addresses
 from cloned_proxy.runner.probe.plan import DENIED_NAME, OTHER_TOOL, PROBE_TOOL, Attempt, Targets, plan
 from cloned_proxy.runner.probe.report import Line, Report, Result, judge_controls, judge_sealed
-from cloned_proxy.runner.runner import DockerContainerRunner, Job
+from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import OWNER_LABEL, TOOL_LABEL
 from cloned_proxy.runner.standby import proxy_for
 from cloned_proxy.runner.stream import Attached

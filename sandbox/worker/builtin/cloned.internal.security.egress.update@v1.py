@@ -1,7 +1,8 @@
 """Asks a person for a change of the egress policy. Nothing changes before somebody has approved it.
 
-Input {"scope": "tool"|"global", "tool_id"?, "domains": [...], "action"?: "allow"|"deny", "for"?, "uses"?, "reason"?}; output is
-the request: {"id", "state": "pending", "expires", ...}. For whom this tool may ask is `may_request` of its own rules.
+Input {"scope": "tool"|"global", "tool_id"?, "domains": [...], "action"?: "allow"|"deny", "for"?, "uses"?, "reason"?};
+output is the request: {"id", "state": "pending", "expires", ...}. For whom this tool may ask is `may_request` of its
+own rules.
 """
 
 from __future__ import annotations

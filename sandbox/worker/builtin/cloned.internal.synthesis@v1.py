@@ -4,7 +4,8 @@ Input {"topic", "sources": [{"title", "url", "snippet"}]}; output {"text", "mode
 
 Sources come from the open web and may contain instructions for a model. They are fenced with a mark that nobody can
 know beforehand, and the model is told that what is inside is data. That lowers the odds; the wall is elsewhere: this
-tool can reach the model and nothing else.
+tool can reach the model and nothing else. Where the model wants a key, the proxy adds it (`inject` in the policy): this
+tool never has one.
 """
 
 from __future__ import annotations
@@ -26,11 +27,9 @@ def run(tool_input: Any, ctx: Any) -> dict[str, Any]:
     sources = [source for source in tool_input.get("sources") or [] if isinstance(source, dict)][:MAX_SOURCES]
     settings = (ctx or {}).get("settings", {})
     base = str(settings.get("llm_api_base") or DEFAULT_BASE).rstrip("/")
-    key = settings.get("llm_api_key")
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    model = settings.get("llm_model") or first_model(base, headers)
+    model = settings.get("llm_model") or first_model(base)
     body = {"model": model, "messages": messages(str(tool_input["topic"]), sources), "temperature": 0.2}
-    answer = fetch_json(f"{base}/chat/completions", headers=headers, body=body, timeout=TIMEOUT)
+    answer = fetch_json(f"{base}/chat/completions", body=body, timeout=TIMEOUT)
     try:
         text = str(answer["choices"][0]["message"]["content"]).strip()
     except (KeyError, IndexError, TypeError) as error:
@@ -40,9 +39,9 @@ def run(tool_input: Any, ctx: Any) -> dict[str, Any]:
     return {"text": text, "model": model, "sources": [source.get("url") for source in sources]}
 
 
-def first_model(base: str, headers: dict[str, str]) -> str:
+def first_model(base: str) -> str:
     """The name of the first model that the server has."""
-    models = fetch_json(f"{base}/models", headers=headers).get("data") or []
+    models = fetch_json(f"{base}/models").get("data") or []
     if not models:
         raise ValueError(f"{base} has no model; set LLM_MODEL or install one")
     return str(models[0]["id"])

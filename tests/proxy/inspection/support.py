@@ -29,10 +29,12 @@ from cloned_proxy.policy.model import (
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer, Grant
+from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
+from tests.proxy.support import Secrets
 
 KEY = b"k" * 32
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
@@ -184,12 +186,15 @@ class World:
     caller: Principal = ANONYMOUS
     host: str = "api.test"
     """Of the CONNECT; its port is that of the upstream."""
+    secrets: Secrets = field(default_factory=Secrets)
+    """What the vault holds."""
 
     @classmethod
     def make(cls, directory: Path, settings: ProxySettings) -> World:
         ca = trustme.CA()
         ca.cert_pem.write_to_path(str(directory / "upstream-ca.pem"))
         policies, audit, resolver, metrics = Policies(), Audit(), Resolver(), Metrics(CollectorRegistry())
+        secrets = Secrets()
         enforcer = Enforcer(
             policies=policies,
             resolver=resolver,  # type: ignore[arg-type]  # a fake with the two methods
@@ -201,12 +206,25 @@ class World:
         )
         inspector = MitmInspector(
             enforcer=enforcer,
+            injector=Injector(secrets),
             settings=settings,
             metrics=metrics,
             ca_directory=directory / "ca",
             extra_ca=directory / "upstream-ca.pem",
         )
-        return cls(policies, audit, resolver, enforcer, inspector, settings, metrics, Upstream(), ca, directory)
+        return cls(
+            policies,
+            audit,
+            resolver,
+            enforcer,
+            inspector,
+            settings,
+            metrics,
+            Upstream(),
+            ca,
+            directory,
+            secrets=secrets,
+        )
 
     def server_tls(self, *names: str, ca: trustme.CA | None = None) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -118,7 +118,7 @@ async def test_a_response_cannot_speak_for_the_proxy(world: World) -> None:
 
 
 async def test_a_rule_that_injects_is_refused_until_there_is_a_vault(world: World) -> None:
-    world.allow(rule("api.test", world.upstream.port, inject=Inject("authorization", "Bearer x")))
+    world.allow(rule("api.test", world.upstream.port, inject=Inject("authorization", "Bearer ${vault:x}")))
     answer = await world.talk(world.get())
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert not world.upstream.connections

@@ -1,0 +1,39 @@
+"""What makes two rules the same one: its id, which survives a move in the file and a renewed lease."""
+
+from __future__ import annotations
+
+import hashlib
+
+from cloned_proxy.policy.documents import RuleDocument
+from cloned_proxy.policy.model import DEFAULT_PORTS, HostPattern, PathPattern
+
+
+def details_of(
+    ports: frozenset[int],
+    methods: frozenset[str] | None,
+    paths: tuple[PathPattern, ...] | None,
+    read: RuleDocument,
+    *,
+    raw_tcp: bool,
+) -> str:
+    """What makes an allow rule differ from the plain one for its host; "" for the plain one."""
+    parts: list[object] = []
+    if ports != DEFAULT_PORTS:
+        parts.append(["ports", *sorted(ports)])
+    if methods is not None:
+        parts.append(["methods", *sorted(methods)])
+    if paths is not None:
+        parts.append(["paths", *sorted(pattern.text for pattern in paths)])
+    if raw_tcp:
+        parts.append("tcp")
+    if read.addresses is not None:
+        parts.append("private")
+    if read.inject is not None:
+        parts.append(["inject", read.inject.header.lower()])
+    return repr(parts) if parts else ""
+
+
+def rule_id(scope: str, pattern: HostPattern, *, denies: bool, details: str = "") -> str:
+    """See `Rule.id`; `details` is what `details_of` says."""
+    text = f"{scope}\n{'deny' if denies else 'allow'}\n{pattern.kind.value}\n{pattern.value}\n{details}"
+    return "r-" + hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -1,0 +1,150 @@
+"""The containers that the engine is asked for. Pure.
+
+The words are the Engine API's own (they are what `docker inspect` shows), so that this file can be read beside
+contract section 8 line by line.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloned_proxy.runner.environment import ca_environment, proxy_environment
+from cloned_proxy.runner.spec import (
+    CA_FILE,
+    DEFAULT_USER,
+    MIB,
+    OWNER_LABEL,
+    RUN_LABEL,
+    TOOL_LABEL,
+    WORKSPACE_LABEL,
+    HolderSpec,
+    Limits,
+    SandboxSpec,
+    check_name,
+)
+
+
+def tool_container(spec: SandboxSpec) -> dict[str, Any]:
+    """The body of the engine's create request for a tool."""
+    return {
+        "Image": spec.image,
+        "Entrypoint": [],
+        "Cmd": list(spec.command),
+        "User": spec.user,
+        "WorkingDir": "/workspace",
+        "Env": [f"{name}={value}" for name, value in tool_environment(spec).items()],
+        "Labels": {
+            TOOL_LABEL: spec.tool,
+            RUN_LABEL: spec.run,
+            OWNER_LABEL: spec.owner,
+            WORKSPACE_LABEL: spec.workspace_mark,
+        },
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "Tty": False,
+        "Healthcheck": {"Test": ["NONE"]},
+        "HostConfig": {
+            **hardening(spec.seccomp, spec.limits),
+            "NetworkMode": f"container:{spec.holder}",
+            "Init": True,
+            "Tmpfs": {
+                "/tmp": f"rw,noexec,nosuid,nodev,size={spec.limits.tmp // MIB}m",  # noqa: S108  in the container
+                **dict.fromkeys(spec.masked, "ro,noexec,nosuid,nodev,size=4k,mode=000"),
+            },
+            "Mounts": [
+                bind_mount(spec.workspace, "/workspace", read_only=True),
+                bind_mount(spec.scratch, "/sandbox", read_only=False),
+                *(bind_mount(mount.source, mount.target, read_only=mount.read_only) for mount in spec.mounts),
+            ],
+        },
+    }
+
+
+def sweeper_container(spec: SandboxSpec) -> dict[str, Any]:
+    """A container that empties a scratch directory as the tool's own user, where the runner's user may not."""
+    script = "chmod -R u+rwX /sandbox/* /sandbox/.[!.]*; rm -rf /sandbox/* /sandbox/.[!.]* /sandbox/..?*"
+    return {
+        "Image": spec.image,
+        "Entrypoint": [],
+        "Cmd": ["sh", "-c", f"{{ {script}; }} 2>/dev/null"],
+        "User": spec.user,
+        "Labels": {OWNER_LABEL: spec.owner, WORKSPACE_LABEL: spec.workspace_mark},
+        "HostConfig": {
+            **hardening(spec.seccomp, spec.limits),
+            "NetworkMode": "none",
+            "Mounts": [bind_mount(spec.scratch, "/sandbox", read_only=False)],
+        },
+    }
+
+
+def holder_container(spec: HolderSpec) -> dict[str, Any]:
+    """The body of the engine's create request for a slot's holder: as hard as a tool, and far smaller."""
+    check_name(spec.name)
+    words = [word for port, name in spec.forwards for word in (str(port), f"/run/cloned/{name}")]
+    mounts = [bind_mount(spec.socket_dir, "/run/cloned", read_only=True)] if spec.forwards else []
+    tiny = Limits(cpus=1.0, memory=16 * MIB, pids=8)
+    return {
+        "Image": spec.image,
+        "Entrypoint": ["/holder"],
+        "Cmd": ["forward", *words] if words else [],
+        "User": DEFAULT_USER,
+        "Env": [],
+        "Hostname": "sandbox",
+        "Labels": {OWNER_LABEL: spec.owner, WORKSPACE_LABEL: spec.workspace_mark},
+        "AttachStdout": bool(words),
+        "HostConfig": {
+            **hardening(spec.seccomp, tiny),
+            "NetworkMode": spec.network,
+            # Nothing answers there: a name is asked of the proxy, or of nobody.
+            "Dns": ["127.0.0.1"],
+            "DnsOptions": ["timeout:1", "attempts:1"],
+            "DnsSearch": ["."],
+            "Mounts": mounts,
+        },
+    }
+
+
+def tool_environment(spec: SandboxSpec) -> dict[str, str]:
+    """Every variable of the tool; nothing of the host's own environment is in it."""
+    env = proxy_environment(spec.proxy_url) | {
+        "HOME": "/tmp",  # noqa: S108  in the container: its tmpfs
+        "CLONED_SANDBOX": "1",
+        "CLONED_TOOL": spec.tool,
+        "CLONED_CONTAINER_NAME": spec.name,
+    }
+    if spec.with_ca:
+        env |= ca_environment(CA_FILE)
+    return {**env, **spec.env}
+
+
+def hardening(seccomp: str, limits: Limits) -> dict[str, Any]:
+    """What every container of ours has in its HostConfig."""
+    return {
+        "ReadonlyRootfs": True,
+        "Privileged": False,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true", f"seccomp={seccomp}"],
+        "PidsLimit": limits.pids,
+        "Memory": limits.memory,
+        "MemorySwap": limits.memory,
+        "NanoCpus": int(limits.cpus * 1_000_000_000),
+        "Ulimits": [
+            {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+            {"Name": "fsize", "Soft": limits.scratch, "Hard": limits.scratch},
+        ],
+        "IpcMode": "private",
+        "CgroupnsMode": "private",
+        "RestartPolicy": {"Name": "no"},
+        "AutoRemove": False,
+        "LogConfig": {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}},
+    }
+
+
+def bind_mount(source: str, target: str, *, read_only: bool) -> dict[str, Any]:
+    """A bind mount into which the host's later mounts do not show through."""
+    options = {"Propagation": "rprivate"}
+    return {"Type": "bind", "Source": source, "Target": target, "ReadOnly": read_only, "BindOptions": options}

@@ -1,0 +1,41 @@
+"""What is asked of a runner and what comes back, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cloned_proxy.runner.execution import Outcome
+from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.worker import Worker
+
+DEFAULT_TIMEOUT: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What to run: a command in an image, with what was explicitly added to it."""
+
+    tool: str
+    worker: Worker
+    env: Mapping[str, str] = field(default_factory=dict)
+    mounts: tuple[Mount, ...] = ()
+    timeout: float | None = DEFAULT_TIMEOUT
+    dry_run: bool = False
+    """Marks the run's id, and with it every audit entry, with `dry-`."""
+    keep: Callable[[Path, Outcome], None] | None = None
+    """Called after the tool has ended and before its scratch directory is removed; what it raises ends the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    output: Any
+    """The worker's `output`."""
+    stderr: str
+    seconds: float
+    start_seconds: float
+    run: str
+    files: Mapping[str, bytes]
+    """The files of /sandbox that were asked for."""
