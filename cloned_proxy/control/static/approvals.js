@@ -83,7 +83,7 @@ function evidence(found, open) {
     h("ul", {},
       h("li", {}, calls ? `It covers ${plural(calls, "call")} of the last 7 days: ` : "It covers no call of the last 7 days.", some(matched, 6, match), found.matched_more > 0 && ` and ${number(found.matched_more)} more`),
       reach.length > 0 && h("li", {}, h("strong", {}, "Its wildcard also reaches "), some(reach, 8, (host) => hostname(host))),
-      (found.notes ?? []).map((note) => h("li", {}, h("strong", {}, visible(note)))),
+      (found.notes ?? []).map((note) => h("li", {}, h("strong", {}, visible(note.charAt(0).toUpperCase() + note.slice(1)), "."))),
       narrowest.length > 0 && h("li", {}, "The narrowest that covers what was denied: ", some(narrowest, 6, (entry) => [hostname(entry.host), narrowing(entry)]))));
 }
 

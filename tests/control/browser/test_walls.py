@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.control.browser.scene import ROOT, Scene, launch
+from tests.control.browser.scene import Scene, launch
 from tests.net.clients import installed, needed
+from tests.net.world import ROOT
 
 pytestmark = pytest.mark.browser
 
