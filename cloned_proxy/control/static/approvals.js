@@ -5,28 +5,31 @@ import { ask, choice, reasonField, terms, termsOf } from "./dialogs.js";
 import { button, h, reconcile } from "./dom.js";
 import { ago, duration, hostname, number, plain, plural, toolname, until, visible } from "./format.js";
 
-const FEW = 3; // requests shown at first: what was blocked must stay in the first window
+const FEW = 2; // requests shown at first: what was blocked must stay in the first window
 const MOST = 20;
 
 /** The section, absent while nothing waits; `changed` is called after a decision. */
 export function approvals(changed) {
   const list = h("ul", { class: "groups" });
-  const count = h("span", { class: "quiet" });
-  const rest = h("p", { class: "rest" });
+  const rest = h("p", { class: "actions" });
   let shown = FEW;
   const section = {
     element: h("section", { class: "waiting", "aria-labelledby": "waiting", hidden: true },
-      h("div", { class: "head" }, h("h2", { id: "waiting" }, "Waiting for your answer"), count),
-      h("div", { class: "card" }, list), rest),
+      h("div", { class: "head" }, h("h2", { id: "waiting" }, "Waiting for your answer"), rest),
+      h("div", { class: "card" }, list)),
     async load() {
       const { items } = await get("/approvals", { state: "pending" });
       const whole = await Promise.all(items.slice(0, shown).map(withEvidence));
       section.element.hidden = !items.length;
-      count.textContent = items.length > shown ? `the newest ${shown} of ${number(items.length)}` : "";
-      rest.replaceChildren(...(items.length > shown && shown < MOST ? [button("Show more", "more", () => { shown = MOST; return section.load(); })] : []));
+      rest.replaceChildren(...(items.length > shown ? more(items.length) : []));
       reconcile(list, whole.map((request) => ({ ...request, alone: whole.length === 1 })), ({ id }) => id, card);
     },
   };
+
+  function more(count) {
+    const words = h("span", { class: "quiet" }, `the newest ${shown} of ${number(count)}`);
+    return shown < MOST ? [words, button("Show more", "more", () => { shown = MOST; return section.load(); }, { kind: "small" })] : [words];
+  }
 
   function card(request) {
     const about = `${hostsOf(request)} for ${request.tool ?? "every tool"}`;
