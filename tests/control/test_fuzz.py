@@ -38,7 +38,18 @@ def fuzz(
         "--no-shrink",
     ]
     words += ["--header", f"Authorization: Bearer {client.bearer}", "--header", f"Origin: {client.origin}"]
-    words += ["--phases", "coverage,fuzzing", "--max-examples", "3", "--warnings", "off", "--checks", "all"]
+    words += [
+        "--workers",
+        "2",
+        "--phases",
+        "coverage,fuzzing",
+        "--max-examples",
+        "3",
+        "--warnings",
+        "off",
+        "--checks",
+        "all",
+    ]
     # Which text is a host, a path or a tool is the policy's own grammar, which no JSON schema can say.
     words += ["--exclude-checks", "positive_data_acceptance", "--request-timeout", "30"]
     return subprocess.run([*words, *arguments], cwd=directory, capture_output=True, text=True, timeout=240, check=False)

@@ -82,6 +82,7 @@ class Policies:
 
 class Leases:
     spent: frozenset[str] = frozenset()
+    ended: frozenset[str] = frozenset()
 
     def take(self, rule: Rule) -> bool:
         return True

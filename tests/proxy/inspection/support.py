@@ -73,6 +73,7 @@ class Audit:
 
 class Leases:
     spent: frozenset[str] = frozenset()
+    ended: frozenset[str] = frozenset()
 
     def take(self, rule: Rule) -> bool:
         return True
