@@ -8,7 +8,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup serve demo test test-wheel check bench dashboards lock wheel wheels clean
+.PHONY: help setup serve demo test test-wheel check bench dashboards pictures lock wheel wheels clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench: setup ## speed beside other proxies, same work, one run
 
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards
+
+pictures: setup ## draw the dashboards from real data, two minutes of it
+	@$(PY) -m tests.dashboards.pictures
 
 # The image of the proxy gets what runs, and what builds its wheel: both are parts of the one lock.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-emit-index-url \
