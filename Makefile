@@ -40,7 +40,7 @@ demo: setup ## the tour of the README in one terminal, a minute long, without in
 	@$(PY) -m demo
 
 test: setup ## the whole test suite
-	@tests/engine.sh install
+	@tests/install.sh
 	@$(PY) -m pytest
 
 check: setup ## lint, types, dead links, help text
