@@ -8,7 +8,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup serve demo test test-wheel check bench dashboards lock wheel clean
+.PHONY: help setup serve demo test test-wheel check bench dashboards lock wheel wheels clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,10 +66,18 @@ bench: setup ## speed beside other proxies, same work, one run
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards
 
+# The image of the proxy gets what runs, and what builds its wheel: both are parts of the one lock.
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-emit-index-url \
+  --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 lock: $(UV) ## resolve the newest versions that fit and pin them with hashes
-	@$(UV) pip compile --quiet --upgrade pyproject.toml --group dev --universal --python-version 3.13 \
-	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate \
-	  --custom-compile-command "make lock" --output-file requirements.lock
+	@$(COMPILE) --upgrade pyproject.toml --group dev --output-file requirements.lock
+	@$(COMPILE) --upgrade pyproject.toml --extra otlp --constraint requirements.lock --output-file compose/requirements.lock
+	@echo hatchling | $(COMPILE) --upgrade - --constraint requirements.lock --output-file compose/build.lock
+
+wheels: ## what the proxy's image is built from where the build reaches no index
+	@mkdir -p build/wheels
+	@python3 -m pip download --quiet --disable-pip-version-check --require-hashes --only-binary :all: --python-version 3.13 \
+	  --dest build/wheels --requirement compose/requirements.lock --requirement compose/build.lock
 
 clean: ## remove what set-up and the tests made
 	rm -rf .uv .venv .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,6 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.kit import board, graph, grown, number, rows
+from dashboards.records import denied_calls
 
 DENIALS = 'cloned_proxy_decisions_total{tool=~"$tool",verdict="deny",reason=~"$reason"}'
 BLOCKED = 'cloned_proxy_blocked_hosts_total{tool=~"$tool"}'
@@ -14,8 +15,8 @@ def blocked_calls() -> Dashboard:
     made = board(
         "cloned-proxy-blocked",
         "cloned-proxy: blocked calls",
-        "What was refused in the chosen time, by tool, reason and host. Built from Prometheus alone: single calls are "
-        "in `cloned-proxy log --denied`, found by the decision id that the diamonds in the graph carry.",
+        "What was refused in the chosen time, by tool, reason and host, and each single call with what would allow it. "
+        "The calls come from the control API (data source Infinity), everything else from Prometheus.",
         labels=(("tool", "cloned_proxy_decisions_total"), ("reason", "cloned_proxy_decisions_total")),
     )
     everything = grown(DENIALS, "$__range")
@@ -48,7 +49,14 @@ def blocked_calls() -> Dashboard:
         rows(
             "By tool and host", [(f"sum by (tool, host) ({grown(BLOCKED, '$__range')}) > 0", "Refused")],
             "In the chosen time. `_other` is every host after a tool's first hundred, and every malformed one.",
-            width=12,
+            width=12, links={"host": ("Its calls in the control UI", "live?verdict=deny&host=${__value.raw}")},
         )
     )  # fmt: skip
+    made.with_panel(
+        denied_calls(
+            "Calls",
+            "The newest 500 of the chosen time. The decision leads to the control UI; the hint is what would allow "
+            "the call. Tools that the policy does not know have their own names here, not `_unknown`.",
+        )
+    )
     return made

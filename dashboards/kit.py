@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from grafana_foundation_sdk.builders import dashboard as build
@@ -10,6 +11,7 @@ from grafana_foundation_sdk.builders import heatmap, prometheus, stat, statetime
 from grafana_foundation_sdk.builders.common import ReduceDataOptions, StackingConfig, VizLegendOptions
 from grafana_foundation_sdk.models.common import DataSourceRef, GraphDrawStyle, LegendDisplayMode, StackingMode
 from grafana_foundation_sdk.models.dashboard import (
+    DashboardLinkType,
     DataTransformerConfig,
     DynamicConfigValue,
     MappingType,
@@ -28,6 +30,9 @@ _HEIGHT: Final = 8
 _STAT_HEIGHT: Final = 4
 COLUMNS: Final = 24
 """Grafana's grid; at 1280 px a column is about 50 px, so nothing here is narrower than 4."""
+
+CONTROL: Final = "http://127.0.0.1:8082"
+"""The control UI and its API: the only name to which they answer."""
 
 type Query = tuple[str, str]
 """(PromQL, legend)"""
@@ -150,10 +155,24 @@ def states(
     return panel.mappings([mapping])
 
 
+def control_link(title: str, view: str) -> dict[str, str | bool]:
+    """A link of a table's cell into the control UI; `view` is what follows `#/`."""
+    return {"title": title, "url": f"{CONTROL}/#/{view}", "targetBlank": True}
+
+
 def rows(
-    title: str, queries: Sequence[Query], told: str, *, dates: Sequence[str] = (), width: int = COLUMNS
+    title: str,
+    queries: Sequence[Query],
+    told: str,
+    *,
+    units: Mapping[str, str] = MappingProxyType({}),
+    links: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+    width: int = COLUMNS,
 ) -> table.Panel:
-    """A table with a column for each label and one for each query, named by its legend; sorted by the first."""
+    """A table with a column for each label and one for each query, named by its legend; sorted by the first.
+
+    `units` is by column; `links` too: a title and the view of the control UI to which a cell leads.
+    """
     panel = table.Panel().title(title).description(told).datasource(SOURCE).span(width).height(_HEIGHT + 2)
     names: dict[str, str] = {}
     for place, (expr, name) in enumerate(queries):
@@ -167,8 +186,10 @@ def rows(
     panel.with_transformation(
         DataTransformerConfig(id_val="sortBy", options={"sort": [{"field": queries[0][1], "desc": True}]})
     )
-    for name in dates:
-        panel.override_by_name(name, [DynamicConfigValue(id_val="unit", value="dateTimeFromNow")])
+    for name, unit in units.items():
+        panel.override_by_name(name, [DynamicConfigValue(id_val="unit", value=unit)])
+    for name, (text, view) in links.items():
+        panel.override_by_name(name, [DynamicConfigValue(id_val="links", value=[control_link(text, view)])])
     return panel
 
 
@@ -183,6 +204,7 @@ def board(uid: str, title: str, told: str, *, labels: Sequence[tuple[str, str]])
         .time("now-1h", "now")
         .timezone("browser")
         .link(build.DashboardLink("cloned-proxy").tags(["cloned-proxy"]).as_dropdown(True).keep_time(True))
+        .link(build.DashboardLink("Control UI").type(DashboardLinkType.LINK).url(f"{CONTROL}/").target_blank(True))
         .with_variable(build.DatasourceVariable("datasource").label("Data source").type("prometheus"))
     )
     for label, metric in labels:

@@ -8,6 +8,9 @@ from dashboards.kit import GREEN, ORANGE, RED, board, graph, heat, number, rows,
 
 DECISIONS = 'cloned_proxy_decisions_total{tool=~"$tool"}'
 DENIALS = 'cloned_proxy_decisions_total{tool=~"$tool",verdict="deny",reason=~"$reason"}'
+LEASES = 'cloned_proxy_lease_expires_timestamp_seconds{tool=~"$tool"}'
+YEARS = 10 * 365 * 86_400
+"""Seconds: what is later than that is the +Inf of a tool without a lease."""
 BLOCKED = 'cloned_proxy_blocked_hosts_total{tool=~"$tool"}'
 # The steps at which a count had changed or begun since the step before; the newest is when the host was last refused.
 LAST_SEEN = (
@@ -80,7 +83,8 @@ def _traffic(made: Dashboard) -> None:
             [(f"topk(50, sum by (tool, host) ({BLOCKED}))", "Refused"), (LAST_SEEN, "Last seen")],
             "Since the proxy started; last seen within the last hour. A tool has at most 100 hosts here, then "
             "`_other`; `cloned-proxy log --denied` has them all.",
-            dates=["Last seen"], width=14,
+            units={"Last seen": "dateTimeFromNow"}, width=14,
+            links={"host": ("Its calls in the control UI", "live?verdict=deny&host=${__value.raw}")},
         )
     )  # fmt: skip
     made.with_panel(
@@ -114,6 +118,13 @@ def _traffic(made: Dashboard) -> None:
     made.with_panel(
         graph(
             "Time to decide", [(cost.format(q="0.5"), "p50"), (cost.format(q="0.99"), "p99")],
-            "Without name resolution.", unit="s", width=24,
+            "Without name resolution.", unit="s",
+        )
+    )  # fmt: skip
+    made.with_panel(
+        rows(
+            "Leases in use", [(f"min by (tool) ({LEASES} - time()) < {YEARS}", "Ends in")],
+            "When the first lease ends that the tool used within an hour; `cloned-proxy list --tool TOOL` shows them.",
+            units={"Ends in": "s"}, links={"tool": ("The rules in the control UI", "rules")}, width=12,
         )
     )  # fmt: skip

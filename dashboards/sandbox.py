@@ -30,13 +30,16 @@ def sandbox_and_isolation() -> Dashboard:
             mapping=words(_1=("up", GREEN), _0=("down", RED)), width=6,
         )
     )  # fmt: skip
-    made.with_panel(number("Runs", f"sum({grown(RUNS, '$__range')})", "In the chosen time.", width=6))
+    made.with_panel(number("Runs", f"sum({grown(RUNS, '$__range')})", "In the chosen time."))
     made.with_panel(
         number(
             "Failures", f"sum({grown(FAILURES, '$__range')}) or vector(0)", "Runs that did not end with ok.",
-            levels=steps((None, GREEN), (1, RED)), width=6,
+            levels=steps((None, GREEN), (1, RED)), width=4,
         )
     )  # fmt: skip
+    made.with_panel(
+        number("Slots", "sum(cloned_proxy_sandbox_slots)", "Sandboxes that are connected to the proxy now.")
+    )
     made.with_panel(
         graph(
             "Runs by result", [(f"sum by (result) (rate({RUNS}[$__rate_interval]))", "{{result}}")],
@@ -50,6 +53,12 @@ def sandbox_and_isolation() -> Dashboard:
         )
     )  # fmt: skip
     made.with_panel(
+        states(
+            "LocalAI over time", [('up{job="localai"}', "{{instance}}")], "Since when it answers its scrape.",
+            words(_1=("up", GREEN), _0=("down", RED)),
+        )
+    )  # fmt: skip
+    made.with_panel(
         heat(
             "Time to start", "cloned_proxy_sandbox_start_duration_seconds_bucket",
             "From the request for a tool's container to its start.",
@@ -58,7 +67,7 @@ def sandbox_and_isolation() -> Dashboard:
     made.with_panel(
         rows(
             "Failures by tool", [(f"sum by (tool, result) ({grown(FAILURES, '$__range')}) > 0", "Runs")],
-            "In the chosen time.", width=12,
+            "In the chosen time.",
         )
     )  # fmt: skip
     return made

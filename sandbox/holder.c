@@ -1,9 +1,11 @@
 /* The holder keeps one network namespace alive while tools come and go in it, and is nothing else a tool could use.
  *
  *   holder                    sleeps, reaps, ends on SIGTERM
- *   holder forward PORT PATH [PORT PATH]...
- *                             also forwards 127.0.0.1:PORT to the unix socket PATH; says "ready" once it listens.
- *                             For engines beside which the proxy may not enter the namespace itself.
+ *   holder forward FROM TO [FROM TO]...
+ *                             also forwards connections; says "ready" once it listens. FROM is PORT (on 127.0.0.1),
+ *                             *:PORT (on every address) or the path of a unix socket, TO is PORT or such a path.
+ *                             For engines beside which the proxy may not enter the namespace itself, and for Compose.
+ *   holder check TO           ends with 0 when somebody listens there: a health check
  *
  * Static, no library beyond libc, one thread, no heap: what is not here cannot go wrong here.
  */
@@ -18,11 +20,12 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PAIRS = 240, BUFFER = 16384, PORTS = 4, FIRST = 1 + PORTS }; /* two descriptors a pair, below nofile 1024 */
+enum { PAIRS = 240, BUFFER = 16384, PORTS = 8, FIRST = 1 + PORTS }; /* two descriptors a pair, below nofile 1024 */
 
 struct half { /* one direction of one connection */
   char data[BUFFER];
@@ -63,41 +66,70 @@ static void handle_signal(int fd) {
   }
 }
 
-static int listen_on(const char *port) {
+union address {
+  struct sockaddr any;
+  struct sockaddr_in tcp;
+  struct sockaddr_un local;
+};
+
+/* What a word of the command line names: an address, and its length. */
+static socklen_t address_of(const char *word, union address *found) {
+  memset(found, 0, sizeof *found);
+  if (word[0] == '/' && strlen(word) < sizeof found->local.sun_path) {
+    found->local.sun_family = AF_UNIX;
+    strcpy(found->local.sun_path, word);
+    return sizeof found->local;
+  }
+  int open = strncmp(word, "*:", 2) == 0;
+  const char *port = open ? word + 2 : word;
   char *end;
   long number = strtol(port, &end, 10);
   if (*end != '\0' || number < 1 || number > 65535) {
-    fprintf(stderr, "holder: %s is not a port\n", port);
+    fprintf(stderr, "holder: %s is neither a port nor a path\n", word);
     exit(2);
   }
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((unsigned short)number)};
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  int one = 1, fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  found->tcp.sin_family = AF_INET;
+  found->tcp.sin_port = htons((unsigned short)number);
+  found->tcp.sin_addr.s_addr = htonl(open ? INADDR_ANY : INADDR_LOOPBACK);
+  return sizeof found->tcp;
+}
+
+static int new_socket(const union address *address) {
+  return socket(address->any.sa_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+}
+
+static int listen_on(const char *word) {
+  union address address;
+  socklen_t length = address_of(word, &address);
+  int one = 1, fd = new_socket(&address);
   if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0) fail("socket");
-  if (bind(fd, (struct sockaddr *)&address, sizeof address) != 0) fail("bind");
+  if (address.any.sa_family == AF_UNIX) {
+    unlink(word); /* of a holder that was killed */
+    umask(0077);
+  }
+  if (bind(fd, &address.any, length) != 0) fail("bind");
   if (listen(fd, 128) != 0) fail("listen");
   return fd;
 }
 
-static int dial(const char *path) {
-  struct sockaddr_un address = {.sun_family = AF_UNIX};
-  if (strlen(path) >= sizeof address.sun_path) return -1;
-  strcpy(address.sun_path, path);
-  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
-    close(fd); /* no proxy behind the socket: the tool sees its connection closed, never another way out */
+static int dial(const char *word) {
+  union address address;
+  socklen_t length = address_of(word, &address);
+  int fd = new_socket(&address);
+  if (fd >= 0 && connect(fd, &address.any, length) != 0 && errno != EINPROGRESS) {
+    close(fd); /* nobody behind it: the caller sees its connection closed, never another way out */
     fd = -1;
   }
   return fd;
 }
 
-static void accept_one(int listener, const char *path) {
+static void accept_one(int listener, const char *target) {
   int tool = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (tool < 0) return;
   struct pair *free_pair = NULL;
   for (int i = 0; i < PAIRS && !free_pair; i++)
     if (pairs[i].fd[0] < 0) free_pair = &pairs[i];
-  int proxy = free_pair ? dial(path) : -1;
+  int proxy = free_pair ? dial(target) : -1;
   if (proxy < 0) {
     close(tool);
     return;
@@ -150,6 +182,8 @@ static short wanted(const struct pair *pair, int i) {
 
 static void forward(int ports, char **words, int signal_fd) {
   int listeners[PORTS];
+  union address target;
+  for (int i = 0; i < ports; i++) address_of(words[2 * i + 1], &target); /* said now, not at the first connection */
   for (int i = 0; i < PORTS; i++) listeners[i] = i < ports ? listen_on(words[2 * i]) : -1;
   for (int i = 0; i < PAIRS; i++) pairs[i].fd[0] = pairs[i].fd[1] = -1;
   if (write(STDOUT_FILENO, "ready\n", 6) != 6) fail("write");
@@ -176,13 +210,19 @@ static void forward(int ports, char **words, int signal_fd) {
   }
 }
 
+static int check(const char *target) {
+  struct pollfd link = {.fd = dial(target), .events = POLLOUT};
+  return link.fd < 0 || poll(&link, 1, 1000) != 1 || (link.revents & (POLLERR | POLLHUP));
+}
+
 int main(int count, char **words) {
+  if (count == 3 && strcmp(words[1], "check") == 0) return check(words[2]);
   int signal_fd = signals();
   int ports = (count - 2) / 2;
   if (count > 3 && count % 2 == 0 && ports <= PORTS && strcmp(words[1], "forward") == 0)
     forward(ports, words + 2, signal_fd);
   if (count != 1) {
-    fputs("usage: holder [forward PORT PATH [PORT PATH]...]\n", stderr);
+    fputs("usage: holder [forward FROM TO [FROM TO]... | check TO]\n", stderr);
     return 2;
   }
   for (;;) {

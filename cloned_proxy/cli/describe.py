@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Iterable
 from typing import Any
 
+from cloned_proxy.cli.context import NOTHING_USED, RuleUse
 from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.output import iso_time
-from cloned_proxy.policy.model import Rule
+from cloned_proxy.policy.model import GLOBAL_SCOPE, Rule
 
-HEADINGS = ("ID", "SCOPE", "RULE", "EXPIRES", "USES LEFT", "LAST HIT", "ORIGIN")
+HEADINGS = ("ID", "SCOPE", "RULE", "EXPIRES", "USES LEFT", "HITS", "LAST HIT", "ORIGIN")
 
 
-def rule_data(rule: Rule, *, used: int = 0, last_hit: float | None = None) -> dict[str, Any]:
+def rule_data(rule: Rule, use: RuleUse = NOTHING_USED) -> dict[str, Any]:
     """Every field of a rule under the name that the policy file has for it, and what the state knows of its use."""
     return {
         "id": rule.id,
@@ -24,24 +27,40 @@ def rule_data(rule: Rule, *, used: int = 0, last_hit: float | None = None) -> di
         "paths": [path.text for path in rule.paths] if rule.paths is not None else None,
         "protocols": ["tcp"] if rule.raw_tcp else None,
         "addresses": ["private"] if rule.private_addresses else None,
-        "expires": iso_time(rule.expires) if rule.expires is not None else None,
+        "expires": _time(rule.expires),
         "max_uses": rule.max_uses,
-        "uses_left": max(0, rule.max_uses - used) if rule.max_uses is not None else None,
+        "seconds_left": None if (left := use.left(rule)) is None else max(0, round(left)),
+        "uses_left": max(0, rule.max_uses - use.used(rule)) if rule.max_uses is not None else None,
         "reason": rule.reason,
         "origin": rule.origin,
-        "last_hit": iso_time(last_hit) if last_hit is not None else None,
+        "hits": use.hit_count(rule),
+        "last_hit": _time(use.last_hit(rule)),
+        "since": _time(use.seen.get(rule.id)),
     }
 
 
-def rule_row(rule: Rule, *, used: int = 0, last_hit: float | None = None) -> tuple[str, ...]:
+def rule_row(rule: Rule, use: RuleUse) -> tuple[str, ...]:
     """One line of `list`, under HEADINGS."""
-    now = time.time()
     expires = "never"
-    if rule.expires is not None:
-        expires = "expired" if rule.expires <= now else f"in {format_seconds(rule.expires - now)}"
-    uses = "-" if rule.max_uses is None else str(max(0, rule.max_uses - used))
-    hit = "never" if last_hit is None else f"{format_seconds(now - last_hit)} ago"
-    return (rule.id, rule.scope, rule_text(rule), expires, uses, hit, rule.origin)
+    if (left := use.left(rule)) is not None:
+        expires = "expired" if left <= 0 else f"in {format_seconds(left)}"
+    uses = "-" if rule.max_uses is None else str(max(0, rule.max_uses - use.used(rule)))
+    last_hit = use.last_hit(rule)
+    hit = "never" if last_hit is None else f"{format_seconds(time.time() - last_hit)} ago"
+    return (rule.id, rule.scope, rule_text(rule), expires, uses, str(use.hit_count(rule)), hit, rule.origin)
+
+
+def removal(rule: Rule, others: Iterable[Rule]) -> str:
+    """The command that takes this rule back, and none of the `others`."""
+    shares = any(other.scope == rule.scope and other.pattern == rule.pattern for other in others)
+    if shares:
+        return shlex.join(["cloned-proxy", "remove", rule.id])
+    tool = [] if rule.scope == GLOBAL_SCOPE else ["--tool", rule.scope]
+    return shlex.join(["cloned-proxy", "remove", str(rule.pattern), *tool])
+
+
+def _time(at: float | None) -> str | None:
+    return None if at is None else iso_time(at)
 
 
 def rule_text(rule: Rule) -> str:

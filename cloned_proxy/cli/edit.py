@@ -76,7 +76,7 @@ def deny(
 
 
 def remove(
-    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="As it stands in the rule.")],
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="As it stands in the rule; or one rule id.")],
     *,
     tool: ToolOption = None,
     reason: ReasonOption = "",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import typer
 
@@ -16,6 +18,8 @@ from cloned_proxy.policy.url import split_port
 from cloned_proxy.store.edit_service import EditService, removal_summary
 from cloned_proxy.store.policy_edit import Action, Addition, EditResult, Entry
 from cloned_proxy.store.workspace import Workspace
+
+_RULE_ID: Final = re.compile(r"r-[0-9a-f]{10}")
 
 
 def add_entries(
@@ -63,13 +67,24 @@ def remove_hosts(
     place = Workspace.find(workspace)
     if not place.root.is_dir():
         raise CommandError(f"{place.root}: there is no workspace here; nothing to remove, or name it by --workspace")
-    names = hosts_only(hosts)
     service = EditService(place, policy_file)
+    if len(hosts) == 1 and _RULE_ID.fullmatch(hosts[0]):
+        _remove_rule(service, hosts[0], why=why, dry_run=dry_run)
+        return
+    names = hosts_only(hosts)
     result = service.remove(names, tool=tool, actor=actor(), why=why, dry_run=dry_run)
     tell(result, removal_summary(names, tool, result), dry_run=dry_run)
     if result.missing:
         where = f"tool {tool}" if tool else "the global rules (use --tool for a tool's own)"
         say(f"cloned-proxy: no rule for {', '.join(result.missing)} in {where}; `cloned-proxy list` shows them all")
+        raise typer.Exit(FAILED)
+
+
+def _remove_rule(service: EditService, rule_id: str, *, why: str, dry_run: bool) -> None:
+    result = service.remove_rule(rule_id, actor=actor(), why=why, dry_run=dry_run)
+    tell(result, f"remove rule {rule_id}", dry_run=dry_run)
+    if result.missing:
+        say(f"cloned-proxy: no rule has the id {rule_id}; `cloned-proxy list` shows them all")
         raise typer.Exit(FAILED)
 
 

@@ -9,7 +9,7 @@ import typer
 from cloned_proxy.cli.options import JsonOption, ToolOption, WorkspaceOption
 
 _POLL_SECONDS: Final = 0.1
-_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "approval", "run", "probe")
+_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "approval", "run", "probe", "device")
 _TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run")
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
 
@@ -70,6 +70,8 @@ def line(body: dict[str, Any]) -> str:
             return f"{at}  {_run(body)}"
         case "probe":
             return f"{at}  {_probe(body)}"
+        case "device":
+            return f"{at}  {_device(body)}"
         case _:
             return f"{at}  {_decision(body)}"
 
@@ -105,6 +107,13 @@ def _probe(body: dict[str, Any]) -> str:
     found = paint("sealed", "green") if body["sealed"] else paint("NOT SEALED", "red")
     counts = f"{body['attempts']} attempts, {body['controls']} controls, {body['seconds']:.1f} s"
     return f"{paint('probe ', 'bold')}  {found}  {visible('; '.join((counts, *body['failures'])))}"
+
+
+def _device(body: dict[str, Any]) -> str:
+    from cloned_proxy.cli.output import paint, visible
+
+    text = " ".join(filter(None, (f"{body['actor']}:", body["name"], body["device"])))
+    return f"{paint('device', 'bold')}  {body['action']}  {visible(text)}"
 
 
 def _decision(body: dict[str, Any]) -> str:

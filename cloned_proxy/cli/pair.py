@@ -13,6 +13,7 @@ def pair(
     *,
     name: Annotated[str, typer.Option("--name", metavar="NAME", help="What the log will call the device.")] = "",
     api: Annotated[bool, typer.Option("--api", help="Print a bearer token for an API client instead.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="With --api: a token that changes nothing.")] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -25,11 +26,13 @@ def pair(
 
     if name and not valid_device_name(name):
         raise CommandError(f"--name {name!r}: letters, digits, spaces and .()@+-_ only, at most 64, a letter first")
+    if read_only and not api:
+        raise CommandError("--read-only is for --api: a browser is paired to decide")
     place = Workspace.find(workspace)
     place.create()
     devices = Devices(place.state_db)
     if api:
-        paired = devices.issue(name, actor=actor())
+        paired = devices.issue(name, actor=actor(), read_only=read_only)
         if as_json:
             put_json({"id": paired.device.id, "name": paired.device.name, "token": paired.token})
             return

@@ -1,13 +1,27 @@
-"""`list`: the effective rules, and how they have been used."""
+"""`list`: the effective rules, how they have been used, and which have not."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from cloned_proxy.cli.options import JsonOption, PolicyOption, ToolOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from cloned_proxy.cli.context import RuleUse
+    from cloned_proxy.policy.model import Policy, Rule
 
 
 def list_rules(
     *,
     tool: ToolOption = None,
+    stale: Annotated[
+        str | None,
+        typer.Option(
+            "--stale", metavar="DURATION", help="Only allow rules unused for so long, as commands to remove them."
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
     as_json: JsonOption = False,
@@ -19,13 +33,11 @@ def list_rules(
 
     place = existing_workspace(workspace)
     path, found = policy_in(place, policy)
-    scope = found.scope_of(tool)
-    if tool is None:
-        rules = found.rules
-    else:
-        inherited = found.global_scope.allow.rules if scope.inherit_global else ()
-        rules = (*scope.deny.rules, *found.global_scope.deny.rules, *scope.allow.rules, *inherited)
-    use = rule_use(place)
+    rules = _effective(found, tool)
+    use = rule_use(place, path)
+    if stale is not None:
+        _propose(rules, found, use, _oldest(stale), as_json=as_json)
+        return
     if as_json:
         put_json(
             {
@@ -33,9 +45,52 @@ def list_rules(
                 "version": found.version,
                 "mode": found.mode.value,
                 "anonymous": found.anonymous.value,
-                "rules": [rule_data(rule, used=use.used(rule), last_hit=use.last_hit(rule)) for rule in rules],
+                "rules": [rule_data(rule, use) for rule in rules],
             }
         )
         return
-    for row in table([rule_row(rule, used=use.used(rule), last_hit=use.last_hit(rule)) for rule in rules], HEADINGS):
+    for row in table([rule_row(rule, use) for rule in rules], HEADINGS):
         put(row)
+
+
+def _effective(policy: Policy, tool: str | None) -> tuple[Rule, ...]:
+    if tool is None:
+        return policy.rules
+    scope = policy.scope_of(tool)
+    inherited = policy.global_scope.allow.rules if scope.inherit_global else ()
+    return (*scope.deny.rules, *policy.global_scope.deny.rules, *scope.allow.rules, *inherited)
+
+
+def _oldest(stale: str) -> float:
+    """Unix seconds; rules that decided since then are in use."""
+    import time
+
+    from cloned_proxy.cli.durations import parse_duration
+    from cloned_proxy.cli.errors import CommandError
+
+    try:
+        return time.time() - parse_duration(stale)
+    except ValueError as error:
+        raise CommandError(f"--stale: {error}") from error
+
+
+def _propose(rules: tuple[Rule, ...], policy: Policy, use: RuleUse, oldest: float, *, as_json: bool) -> None:
+    """The removals, as commands. A deny that nothing runs into does what it is for, so it is never stale."""
+    from cloned_proxy.cli.describe import removal, rule_data
+    from cloned_proxy.cli.errors import say
+    from cloned_proxy.cli.output import iso_time, put, put_json
+
+    allows = [rule for rule in rules if not rule.denies]
+    idle = {rule.id: use.idle_since(rule) for rule in allows}
+    found = [rule for rule in allows if (since := idle[rule.id]) is not None and since <= oldest]
+    kept = [rule for rule in policy.rules if rule not in found]
+    commands = [removal(rule, kept) for rule in found]
+    if as_json:
+        put_json([{**rule_data(rule, use), "remove": command} for rule, command in zip(found, commands, strict=True)])
+        return
+    for rule, command in zip(found, commands, strict=True):
+        what = "last hit" if use.last_hit(rule) == idle[rule.id] else "not hit since it is there,"
+        put(f"{command}  # {what} {iso_time(idle[rule.id])}; hits: {use.hit_count(rule)}")
+    if unknown := sum(since is None for since in idle.values()):
+        say(f"not known since when they are there, so not judged: {unknown} rules; `serve` begins to count")
+    say("nothing removed; run the lines that you agree with" if found else "no stale rules")

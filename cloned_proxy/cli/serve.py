@@ -23,6 +23,12 @@ def serve(
     workers: Annotated[
         int, typer.Option("--workers", min=1, max=64, help="Processes that serve; more than one for more processors.")
     ] = 1,
+    slot: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slot", metavar="TOOL=SOCKET", help="A unix socket whose callers are that tool; may be repeated."
+        ),
+    ] = None,
     policy: PolicyOption = None,
     workspace: WorkspaceOption = None,
     log_format: Annotated[
@@ -33,6 +39,7 @@ def serve(
     from cloned_proxy.cli.authority import parse_listen
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.foreground import run_in_foreground
+    from cloned_proxy.cli.slots import parse_slot
     from cloned_proxy.proxy.server import ServeOptions
     from cloned_proxy.telemetry.log import configure_logging
 
@@ -45,9 +52,8 @@ def serve(
     if proxy_address is None:
         raise CommandError("--listen cannot be off; write HOST:PORT such as 127.0.0.1:8081")
     configure_logging(log_format)
-    run_in_foreground(
-        ServeOptions(listen=proxy_address, metrics=metrics_address, policy_file=policy, control=control_address),
-        directory=workspace,
-        workers=workers,
-        log_format=log_format,
+    slots = tuple(parse_slot(text) for text in slot or ())
+    options = ServeOptions(
+        listen=proxy_address, metrics=metrics_address, policy_file=policy, slots=slots, control=control_address
     )
+    run_in_foreground(options, directory=workspace, workers=workers, log_format=log_format)

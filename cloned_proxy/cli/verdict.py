@@ -27,7 +27,8 @@ def explained(
     if tool is not None and not valid_tool_id(tool):
         raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
     caller = ANONYMOUS if tool is None else Principal(tool)
-    decision = decide_url(policy, caller, url, method, time.time(), rule_use(place).spent(policy))
+    use = rule_use(place)
+    decision = decide_url(policy, caller, url, method, time.time(), use.spent(policy), ended=use.ended(policy))
     if decision.host is not None and decision.host.address is not None:
         # A literal needs no resolver, so what the proxy says about its address class can be told here as well.
         decision = decide_addresses(decision, (decision.host.address,), frozenset())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -14,12 +15,14 @@ from pathlib import Path
 
 from cloned_proxy.control.app import make_app
 from cloned_proxy.control.endpoints import ALL
+from cloned_proxy.control.endpoints.overview import HOUR
 from cloned_proxy.control.feed import Feed
 from cloned_proxy.control.guard import authorities_of
 from cloned_proxy.control.http import serve
 from cloned_proxy.control.parts import ControlParts
 from cloned_proxy.control.record import Record
 from cloned_proxy.store.devices import Devices
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.log import configure_logging
 
@@ -44,7 +47,16 @@ def main() -> None:
 
 async def _serve(listening: socket.socket, given: argparse.Namespace) -> None:
     parts = make_parts(listening, given)
+    warming = asyncio.create_task(asyncio.to_thread(_warm, parts))
     await serve(make_app(parts, ALL), parts.feed, listening, given.lifeline)
+    warming.cancel()
+
+
+def _warm(parts: ControlParts) -> None:
+    """Looks through the log once, before anybody waits for that."""
+    with contextlib.suppress(StoreError):
+        parts.record.newest("probe")
+        parts.record.counts(parts.clock() - HOUR)
 
 
 def make_parts(listening: socket.socket, given: argparse.Namespace) -> ControlParts:

@@ -32,6 +32,7 @@ HEADERS: Final = (
 PROOF_HEADER: Final = "x-cloned-request"
 """A form cannot send it, and a script of another origin may not without asking first, which is never granted."""
 _FROM_HERE: Final = frozenset({"same-origin", "none"})
+_PAGES: Final = frozenset({"/", "/pair"})
 _HTTP_PORT: Final = 80
 
 
@@ -59,7 +60,8 @@ class Guard:
             await send(message)
 
         try:
-            check_source(Headers(scope=scope), self._authorities)
+            headers = Headers(scope=scope)
+            check_source(headers, self._authorities, opened=_opens_a_page(scope, headers))
         except ApiError as refusal:
             answer = JSONResponse(refusal.answer(), refusal.status, headers={"connection": "close"})
             await answer(scope, receive, send_strictly)
@@ -67,15 +69,25 @@ class Guard:
         await self._app(scope, receive, send_strictly)
 
 
-def check_source(headers: Headers, authorities: Collection[str]) -> None:
-    """Raises ApiError for a request that a page of another origin may have caused."""
+def _opens_a_page(scope: Scope, headers: Headers) -> bool:
+    """Whether a person follows a link to a page, as from Grafana: shown in a window of its own, it does nothing."""
+    return (
+        scope["method"] == "GET"
+        and scope["path"] in _PAGES
+        and headers.getlist("sec-fetch-mode") == ["navigate"]
+        and headers.getlist("sec-fetch-dest") == ["document"]
+    )
+
+
+def check_source(headers: Headers, authorities: Collection[str], *, opened: bool = False) -> None:
+    """Raises ApiError for what a page of another origin may have caused, unless it `opened` a page of ours."""
     hosts = headers.getlist("host")
     if len(hosts) != 1 or hosts[0].lower() not in authorities:
         raise ApiError(421, f"this is {' or '.join(sorted(authorities))}; open it by that name")
     origins = headers.getlist("origin")
     if origins and origins != [f"http://{hosts[0].lower()}"]:
         raise ApiError(403, "a page of another origin may not ask here")
-    if any(value not in _FROM_HERE for value in headers.getlist("sec-fetch-site")):
+    if not opened and any(value not in _FROM_HERE for value in headers.getlist("sec-fetch-site")):
         raise ApiError(403, "a page of another site may not ask here; type the address into the browser")
 
 

@@ -77,9 +77,10 @@ def _described(operation: Operation, refs: dict[type[BaseModel], dict[str, Any]]
 
 
 def _success(operation: Operation, refs: dict[type[BaseModel], dict[str, Any]]) -> dict[str, Any]:
-    if operation.answer is None:
-        return _content(operation.media_type, {"type": "string"}, "Done")
-    return _content(operation.media_type, refs[operation.answer], "Done")
+    if operation.answer is not None:
+        return _content(operation.media_type, refs[operation.answer], "Done")
+    kind = "object" if operation.media_type == "application/json" else "string"
+    return _content(operation.media_type, {"type": kind}, "Done")
 
 
 def _content(media_type: str, schema: dict[str, Any], description: str) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,8 +14,8 @@ from typing import Any, Final
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
 
-_MOST_SCANNED: Final = 50_000
-"""Entries looked at for one page: about a tenth of a second. What was not looked at is on the next page."""
+_MOST_SCANNED: Final = 100_000
+"""Entries looked at for one page: some fifty milliseconds. What was not looked at is on the next page."""
 _VERDICTS: Final = ("allow", "deny", "report")
 
 
@@ -26,6 +27,16 @@ class Wanted:
     host: str | None = None
     verdict: str | None = None
     reason: str | None = None
+
+    @property
+    def needles(self) -> list[str]:
+        """Texts that stand in the stored body of every entry that matches: the rest need not be read as JSON.
+
+        Bodies are canonical JSON, so a quote inside a value is escaped and these can only be the fields themselves.
+        """
+        fields = {"tool": self.tool, "verdict": self.verdict, "reason": self.reason}
+        found = [f'"{name}":{json.dumps(value)}' for name, value in fields.items() if value is not None]
+        return found if self.host is None else [*found, f'{json.dumps(self.host)[1:-1]}"']
 
     def matches(self, body: dict[str, Any]) -> bool:
         return (
@@ -55,16 +66,20 @@ class Record:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._newest: dict[str, tuple[int, dict[str, Any] | None]] = {}
+        """By type: up to which entry was looked, and what was found."""
+        self._minutes = _Minutes()
+        self._lock = threading.Lock()
 
     def decisions(
         self, wanted: Wanted, *, before: int | None = None, since: float | None = None, limit: int = 100
     ) -> Found:
         """Decisions, the newest first."""
-        return self._walk("decision", wanted.matches, before=before, since=since, limit=limit)
+        return self._walk("decision", wanted, before=before, since=since, limit=limit)
 
     def events(self, kind: str, *, before: int | None = None, limit: int = 100) -> Found:
         """Entries of one type, such as `run`, the newest first."""
-        return self._walk(kind, lambda _body: True, before=before, since=None, limit=limit)
+        return self._walk(kind, Wanted(), before=before, since=None, limit=limit)
 
     def decision(self, identifier: str) -> tuple[int, dict[str, Any]] | None:
         """The decision with this id."""
@@ -76,28 +91,27 @@ class Record:
         return (row[0], json.loads(row[1])) if row is not None else None
 
     def newest(self, kind: str) -> dict[str, Any] | None:
-        """The last entry of one type."""
-        with self._open() as database:
+        """The last entry of one type. Looks at each entry once, however often it is asked."""
+        with self._lock, self._open() as database:
+            seen, known = self._newest.get(kind, (0, None))
+            head = _head(database)
             row = database.execute(
-                "SELECT body FROM entries WHERE instr(body, ?) > 0 ORDER BY seq DESC LIMIT 1", (f'"type":"{kind}"',)
+                "SELECT body FROM entries WHERE seq > ? AND seq <= ? AND instr(body, ?) > 0 ORDER BY seq DESC LIMIT 1",
+                (seen if seen <= head else 0, head, f'"type":"{kind}"'),
             ).fetchone()
-        return json.loads(row[0]) if row is not None else None
+            found = json.loads(row[0]) if row is not None else known if seen <= head else None
+            self._newest[kind] = (head, found)
+        return found
 
     def counts(self, since: float) -> Counts:
-        """Decisions since then (Unix seconds)."""
-        with self._open() as database:
-            # Looked for as text: quotes inside a value are escaped, so these words can only be the fields themselves.
-            rows = database.execute(
-                'SELECT count(*), coalesce(sum(instr(body, \'"verdict":"deny"\') > 0), 0) FROM entries '
-                'WHERE seq >= ? AND instr(body, \'"type":"decision"\') > 0',
-                (_first_since(database, since),),
-            ).fetchone()
-        return Counts(allowed=rows[0] - rows[1], denied=rows[1])
+        """Decisions since then (Unix seconds), to the minute."""
+        with self._lock, self._open() as database:
+            return self._minutes.counts(database, since)
 
     def _walk(
         self,
         kind: str,
-        matches: Callable[[dict[str, Any]], bool],
+        wanted: Wanted,
         *,
         before: int | None,
         since: float | None,
@@ -105,18 +119,20 @@ class Record:
     ) -> Found:
         found: list[tuple[int, dict[str, Any]]] = []
         with self._open() as database:
-            head = database.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0]
+            head = _head(database)
             top = head + 1 if before is None else min(before, head + 1)
             floor = max(top - _MOST_SCANNED, 0)
+            needles = [f'"type":"{kind}"', *wanted.needles]
+            conditions = " AND instr(body, ?) > 0" * len(needles)
             rows = database.execute(
-                "SELECT seq, body FROM entries WHERE seq < ? AND seq >= ? AND instr(body, ?) > 0 ORDER BY seq DESC",
-                (top, floor, f'"type":"{kind}"'),
+                f"SELECT seq, body FROM entries WHERE seq < ? AND seq >= ?{conditions} ORDER BY seq DESC",  # noqa: S608  fixed parts
+                (top, floor, *needles),
             )
             for seq, text in rows:
                 body = json.loads(text)
                 if since is not None and body["at"] < since:
                     return Found(found, None)
-                if matches(body):
+                if wanted.matches(body):
                     found.append((seq, body))
                 if len(found) == limit:
                     return Found(found, seq)
@@ -132,6 +148,41 @@ class Record:
             raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
         finally:
             database.close()
+
+
+class _Minutes:
+    """Decisions by the minute. Looks at each entry once, and at none that was too old at the first question."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._minutes: dict[int, Counts] = {}
+
+    def counts(self, database: sqlite3.Connection, since: float) -> Counts:
+        head = _head(database)
+        if not self._seen or self._seen > head:  # the first question, or another log
+            self._seen = _first_since(database, since) - 1
+            self._minutes.clear()
+        # `at` is the first field of a decision, so that it can be read without reading the rest.
+        rows = database.execute(
+            "SELECT CAST(substr(body, 7, 20) AS REAL) / 60 AS minute, count(*), "
+            'sum(instr(body, \'"verdict":"deny"\') > 0) FROM entries '
+            'WHERE seq > ? AND seq <= ? AND instr(body, \'"type":"decision"\') > 0 GROUP BY CAST(minute AS INTEGER)',
+            (self._seen, head),
+        )
+        for minute, count, denied in rows:
+            before = self._minutes.get(int(minute), Counts(0, 0))
+            self._minutes[int(minute)] = Counts(before.allowed + count - denied, before.denied + denied)
+        self._seen = head
+        first = int(since // 60)
+        self._minutes = {minute: counts for minute, counts in self._minutes.items() if minute >= first}
+        return Counts(
+            sum(counts.allowed for counts in self._minutes.values()),
+            sum(counts.denied for counts in self._minutes.values()),
+        )
+
+
+def _head(database: sqlite3.Connection) -> int:
+    return int(database.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0])
 
 
 def _first_since(database: sqlite3.Connection, since: float) -> int:

@@ -21,7 +21,9 @@ def device_of(headers: Headers, parts: ControlParts, *, changes: bool) -> Device
         kind, _, token = credentials[0].partition(" ")
         if len(credentials) != 1 or kind.lower() != "bearer":
             raise ApiError(401, "write `Authorization: Bearer TOKEN`, once", headers={"www-authenticate": "Bearer"})
-        device = parts.devices.find(token.strip(), "api")
+        device = parts.devices.find(token.strip(), "api") or parts.devices.find(token.strip(), "reader")
+        if device is not None and device.kind == "reader" and changes:
+            raise ApiError(403, "this token may only read: `cloned-proxy pair --api` prints one that may change")
     else:
         device = parts.devices.find(_cookie(headers, parts.cookie), "browser")
         if device is not None and changes:

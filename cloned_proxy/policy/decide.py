@@ -78,21 +78,26 @@ def decide(
     request: Request,
     now: float,
     spent: Collection[str] = NOTHING_SPENT,
+    *,
+    ended: Collection[str] = NOTHING_SPENT,
 ) -> Decision:
     """Whether `caller` may ask for `request` at `now` (Unix seconds).
 
-    `policy` None means that no valid policy was ever loaded. `spent` holds the ids of rules whose uses are used up.
+    `policy` None means that no valid policy was ever loaded. `spent` holds the ids of rules whose uses are used up,
+    `ended` those of rules whose time is over by another clock than `now`.
     Never raises; an unexpected fault is `internal_error`.
     """
     try:
         if policy is None:
             return Decision(Verdict.DENY, Reason.POLICY_UNAVAILABLE, request, _tool_of(caller))
-        return _decide(policy, caller, request, now, spent)
+        return _decide(policy, caller, request, now, spent, ended)
     except Exception:  # noqa: BLE001  the decision point is total: a fault in it must deny, not unwind into a hook
         return Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request)
 
 
-def _decide(policy: Policy, caller: Caller, request: Request, now: float, spent: Collection[str]) -> Decision:
+def _decide(  # noqa: PLR0917  a value for them would cost as much as the decision
+    policy: Policy, caller: Caller, request: Request, now: float, spent: Collection[str], ended: Collection[str]
+) -> Decision:
     tool = _tool_of(caller)
     scope = policy.scope_of(tool)
     mode = scope.mode or policy.mode
@@ -111,7 +116,7 @@ def _decide(policy: Policy, caller: Caller, request: Request, now: float, spent:
     if (denying := _denying_rule((scope, policy.global_scope), host, now)) is not None:
         verdict = _verdict_of_refusal(mode, Reason.EXPLICIT_DENY)
         return Decision(verdict, Reason.EXPLICIT_DENY, request, tool, host, denying, mode=mode)
-    found = _search(_allowing_scopes(policy, scope, caller), host, request, now, spent)
+    found = _search(_allowing_scopes(policy, scope, caller), host, request, now, spent, ended)
     if isinstance(found, _Match):
         return Decision(Verdict.ALLOW, Reason.ALLOWED, request, tool, host, found.rule, found.inspect, mode)
     verdict = _verdict_of_refusal(mode, found.reason)
@@ -144,8 +149,13 @@ def _denying_rule(scopes: Sequence[Scope], host: Host, now: float) -> Rule | Non
     return None
 
 
-def _search(
-    scopes: Sequence[Scope], host: Host, request: Request, now: float, spent: Collection[str]
+def _search(  # noqa: PLR0917  as `_decide`
+    scopes: Sequence[Scope],
+    host: Host,
+    request: Request,
+    now: float,
+    spent: Collection[str],
+    ended: Collection[str],
 ) -> _Match | _Miss:
     """The rule of the first scope that allows the request, or the miss that came furthest over all scopes."""
     miss = _NAME_MISS if host.address is None else _LITERAL_MISS
@@ -153,7 +163,7 @@ def _search(
         first: Rule | None = None
         inspect = False
         for rule in scope.allow.matching(host) if scope.allow.rules else ():
-            reason = _miss_of(rule, request, now, spent)
+            reason = _miss_of(rule, request, now, spent, ended)
             if reason is None:
                 first = first or rule
                 inspect = inspect or (request.method is None and rule.needs_inspection)
@@ -187,13 +197,13 @@ def _allowing_scopes(policy: Policy, scope: Scope, caller: Principal | IdentityR
     return (scope, policy.global_scope) if scope.inherit_global else (scope,)
 
 
-def _miss_of(rule: Rule, request: Request, now: float, spent: Collection[str]) -> Reason | None:
+def _miss_of(rule: Rule, request: Request, now: float, spent: Collection[str], ended: Collection[str]) -> Reason | None:
     """Why an allow rule whose pattern covers the host does not allow the request; None when it does."""
     if request.port not in rule.ports:
         return Reason.PORT_NOT_ALLOWED
     if request.method is not None and (reason := _inner_miss_of(rule, request.method, request.path or "")) is not None:
         return reason
-    if rule.expires is not None and now >= rule.expires:
+    if rule.expires is not None and (now >= rule.expires or rule.id in ended):
         return Reason.LEASE_EXPIRED
     return Reason.LEASE_USED_UP if rule.id in spent else None
 

@@ -26,7 +26,7 @@ _SENTENCES: Final = {
     Reason.POLICY_UNAVAILABLE: "no valid policy is loaded: `cloned-proxy policy check` says why",
     Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log says more",
 }
-_ALLOWABLE: Final = frozenset(
+ALLOWABLE: Final = frozenset(
     {
         Reason.HOST_NOT_ALLOWED,
         Reason.PORT_NOT_ALLOWED,
@@ -49,7 +49,7 @@ def hint(decision: Decision) -> str:
         return "write the address as four plain decimals, e.g. 192.0.2.1; other spellings are never allowed"
     if decision.reason is Reason.EXPLICIT_DENY and decision.rule is not None:
         return _remove(decision)
-    if decision.reason in _ALLOWABLE and decision.host is not None:
+    if decision.reason in ALLOWABLE and decision.host is not None:
         return _allow(decision)
     return _SENTENCES.get(decision.reason, "")
 

@@ -30,6 +30,8 @@ def decide_url(  # noqa: PLR0917  the order of `decide`, which it stands in for
     method: str | None,
     now: float,
     spent: Collection[str] = NOTHING_SPENT,
+    *,
+    ended: Collection[str] = NOTHING_SPENT,
 ) -> Decision:
     """The decision for `method` (default GET) on `url`; never raises.
 
@@ -48,9 +50,9 @@ def decide_url(  # noqa: PLR0917  the order of `decide`, which it stands in for
     port = int(match["port"]) if match["port"] else _DEFAULT_PORT[scheme]
     request = Request(host, port, verb, (match["path"] or "/") + (match["query"] or ""))
     if scheme == "http":
-        return decide(policy, caller, request, now, spent)
-    tunnel = decide(policy, caller, replace(request, method=None, path=None), now, spent)
-    return decide(policy, caller, request, now, spent) if tunnel.passes and tunnel.inspect else tunnel
+        return decide(policy, caller, request, now, spent, ended=ended)
+    tunnel = decide(policy, caller, replace(request, method=None, path=None), now, spent, ended=ended)
+    return decide(policy, caller, request, now, spent, ended=ended) if tunnel.passes and tunnel.inspect else tunnel
 
 
 def _malformed(policy: Policy | None, caller: Caller, url: str) -> Decision:

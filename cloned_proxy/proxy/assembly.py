@@ -29,6 +29,7 @@ from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.config import Config
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.keys import load_or_create_key
 from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.state import State
@@ -60,12 +61,23 @@ async def assemble(
     policy_file: Path,
     *,
     clock: Callable[[], float],
+    uptime: Callable[[], float],
     seat: Seat | None,
 ) -> Core:
     """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError."""
     key = load_or_create_key(workspace.identity_key)
     metrics = Metrics(CollectorRegistry(), shared=seat is not None)
-    state = State(workspace.state_db, config.audit, clock=clock, on_queue=metrics.audit_queue)
+    if config.telemetry.otlp_endpoint is not None and (seat is None or seat.leads):
+        # Taken apart after the log is closed: then it has all there is to send.
+        parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config.telemetry.otlp_endpoint, metrics))
+    state = State(
+        workspace.state_db,
+        config.audit,
+        clock=clock,
+        uptime=uptime,
+        leads=seat is None or seat.leads,
+        on_queue=metrics.audit_queue,
+    )
     parts.push_async_callback(asyncio.to_thread, state.close)
     resolver = Resolver(config.proxy)
     parts.callback(resolver.close)
@@ -134,7 +146,9 @@ async def assemble(
         inspector.sweep()
 
     async def sweep_by_time() -> None:
+        state.leases.times.look()
         sweep()
+        metrics.leases.review(clock())
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)
@@ -142,6 +156,17 @@ async def assemble(
     for task in (_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()):
         parts.push_async_callback(_end, asyncio.create_task(task))
     return Core(state, follower, gate, own, metrics)
+
+
+def _start_export(workspace: Workspace, endpoint: str, metrics: Metrics) -> Callable[[], None]:
+    """Exports the log from now on; returns what ends it. Raises StoreError without the extra."""
+    try:
+        from cloned_proxy.store.otlp_export import OtlpExport  # noqa: PLC0415  optional, and half a second to import
+    except ModuleNotFoundError as error:
+        raise StoreError(f"telemetry.otlp_endpoint needs {error.name}: pip install 'cloned-proxy[otlp]'") from error
+    export = OtlpExport(workspace.root, workspace.state_db, endpoint, metrics.registry)
+    export.start()
+    return export.close
 
 
 async def _each_second(work: Callable[[], Awaitable[None]]) -> None:

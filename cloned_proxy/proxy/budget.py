@@ -25,6 +25,10 @@ class LeaseLedger(Protocol):
     def spent(self) -> Collection[str]:
         """Ids of rules whose uses are used up; a live view."""
 
+    @property
+    def ended(self) -> Collection[str]:
+        """Ids of rules whose time is over, though `expires` may lie ahead: the clock was set back. A live view."""
+
     def take(self, rule: Rule) -> bool:
         """Takes one use as far as this process knows; False when none is left. The commit of its event decides."""
 

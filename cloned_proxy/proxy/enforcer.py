@@ -183,7 +183,7 @@ class Enforcer:
         if pinned is None:
             asked = time.perf_counter()
             try:
-                pinned = await self._resolver.resolve(question.host)
+                pinned = await self._resolver.resolve(question.host, question.caller.tool)
             except ResolveError as error:
                 # Nothing was dialled, so nothing is spent: a lease outlives a name server that does not answer.
                 decided_at = question.started + time.perf_counter() - asked
@@ -232,7 +232,7 @@ class Enforcer:
         """The decision before the name is resolved, and what the rest of the way needs to know."""
         started = time.perf_counter()
         policy = self._policies.current
-        decision = decide(policy, caller, request, self._clock(), self._leases.spent)
+        decision = decide(policy, caller, request, self._clock(), self._leases.spent, ended=self._leases.ended)
         if not decision.passes or policy is None or decision.host is None or isinstance(caller, IdentityRefusal):
             asking = self._asking
             if (
@@ -283,7 +283,7 @@ class Enforcer:
         # The flow holds the use it took: it is not cut because it was the last one.
         spent = [used for used in self._leases.spent if rule is None or used != rule.id]
         policy = self._policies.current
-        decision = decide(policy, grant.caller, grant.decision.request, self._clock(), spent)
+        decision = decide(policy, grant.caller, grant.decision.request, self._clock(), spent, ended=self._leases.ended)
         decision = decide_addresses(decision, grant.addresses, self._own_listeners)
         if policy is not None and decision.passes:
             # An open flow already counts as a request and as concurrent; only its bytes go on.

@@ -63,6 +63,7 @@ class PolicyFollower:
     def _changed(self, policy: Policy) -> None:
         self._resolver.forget()
         self._metrics.know_tools(policy.tools)
+        self._metrics.leases.know({rule.id: rule.expires for rule in policy.rules if rule.expires is not None})
         self._metrics.policy_loaded(rules=len(policy.rules), at=self._clock(), counts=self._leads)
         try:
             self._state.leases.keep(policy.rules, forget=self._leads)

@@ -26,10 +26,12 @@ from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
+from cloned_proxy.proxy.standing_slots import StandingSlot, open_standing_slots
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.share import share_path
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
+from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.live_policy import LivePolicy
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import ProbeEvent
@@ -45,6 +47,7 @@ class ServeOptions:
     listen: tuple[str, int] = ("127.0.0.1", 8081)
     metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
     policy_file: Path | None = None
+    slots: tuple[StandingSlot, ...] = ()
     control: tuple[str, int] | None = None
     """Where the control process listens, if there is one: nobody is let through to it."""
 
@@ -69,12 +72,17 @@ class Server:
         options: ServeOptions | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        uptime: Callable[[], float] = uptime,
         seat: Seat | None = None,
     ) -> None:
-        """`clock` gives Unix seconds; `seat` is for one of several workers, whose exposition is not its own."""
+        """`clock` gives Unix seconds, `uptime` those since boot.
+
+        `seat` is for one of several workers, whose exposition is not its own.
+        """
         self.workspace: Final = workspace
         self._options: Final = options or ServeOptions()
         self._clock: Final = clock
+        self._uptime: Final = uptime
         self._seat: Final = seat
         self._up: _Running | None = None
         self._cut: Final = asyncio.Event()
@@ -89,7 +97,9 @@ class Server:
             self.workspace.create()
             config = self.workspace.config()
             policy_file = find_policy(self.workspace, config, self._options.policy_file)
-            core = await assemble(parts, self.workspace, config, policy_file, clock=self._clock, seat=self._seat)
+            core = await assemble(
+                parts, self.workspace, config, policy_file, clock=self._clock, uptime=self._uptime, seat=self._seat
+            )
             if self._options.control is not None:
                 core.own.add_address(*self._options.control)
             exposition = self._expose(parts, core)
@@ -101,6 +111,8 @@ class Server:
         try:
             await self.open(host)
             self._open_slot_api(core, host)
+            if self._seat is None or self._seat.leads:
+                await open_standing_slots(self._up.parts, core.gate, self._options.slots)
             self._open_control_channel()
         except BaseException:
             self._cut.set()
@@ -115,6 +127,7 @@ class Server:
             gate=core.gate,
             path=self.workspace.root.joinpath(*SOCKET_PLACE),
             on_run=SandboxRecord(core.state.audit, core.metrics).ran,
+            on_slots=core.metrics.slots_open,
             clock=self._clock,
             ca_for=self._ca_for,
             address=lambda: host.name,

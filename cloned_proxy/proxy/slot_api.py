@@ -43,6 +43,7 @@ class SlotApi:
         gate: Gate,
         path: Path,
         on_run: Callable[[RunEvent], None],
+        on_slots: Callable[[int], None] = lambda _open: None,
         clock: Callable[[], float] = time.time,
         ca_for: Callable[[str], str | None] = lambda _tool: None,
         address: Callable[[], str] = lambda: "",
@@ -51,6 +52,8 @@ class SlotApi:
         self._path = path
         self._on_run = on_run
         """Puts the end of a run on record."""
+        self._on_slots = on_slots
+        """Told how many slots are open whenever that changes."""
         self._clock = clock
         self._ca_for = ca_for
         """The workspace CA in PEM form, if a rule of the tool opens TLS."""
@@ -111,8 +114,13 @@ class SlotApi:
         self._runners.add(runner)
         runner.start()
 
+    def changed(self) -> None:
+        """A slot was opened or closed."""
+        self._on_slots(self.open_slots)
+
     def forget(self, runner: SlotRunner) -> None:
         self._runners.discard(runner)
+        self.changed()
 
     async def open_listener(self, principal: Principal, name: str, sock: socket.socket) -> Callable[[], None]:
         """Opens the proxy's own port of a slot; returns what closes it."""

@@ -40,6 +40,8 @@ class SlotHost(Protocol):
 
     def ended(self, tool: str, run: str, end: RunEnd) -> None: ...
 
+    def changed(self) -> None: ...
+
     def forget(self, runner: SlotRunner) -> None: ...
 
 
@@ -156,6 +158,7 @@ class SlotRunner:
                 closer = await self._api.open_service(principal, f"{name}:{handover.port}", sock, handover.target)
             self._closers.append(closer)
         self._slot, self._opened = request, time.monotonic()
+        self._api.changed()
         return encode(ok=True, ca=self._api.ca_for(request.tool))
 
     def _end(self, end: RunEnd) -> None:

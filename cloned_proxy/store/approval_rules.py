@@ -22,10 +22,10 @@ _MAX_USES: Final = 1_000_000
 _MAY_BE_NAMED: Final = (AddressClass.PUBLIC, AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.CGNAT)
 
 
-def checked(proposal: Proposal) -> tuple[Proposal, tuple[Rule, ...]]:
+def checked(proposal: Proposal, *, most: int = MAX_ENTRIES) -> tuple[Proposal, tuple[Rule, ...]]:
     """The proposal with harmless text, and the rules it makes. Raises NeverAllowedError."""
     proposal = replace(proposal, reason=redact(proposal.reason))
-    _check_terms(proposal)
+    _check_terms(proposal, most)
     try:
         rules = rules_of(proposal)
     except PolicyError as error:
@@ -35,9 +35,9 @@ def checked(proposal: Proposal) -> tuple[Proposal, tuple[Rule, ...]]:
     return proposal, rules
 
 
-def _check_terms(proposal: Proposal) -> None:
-    if not 0 < len(proposal.entries) <= MAX_ENTRIES:
-        raise NeverAllowedError(f"a request names from 1 to {MAX_ENTRIES} hosts, not {len(proposal.entries)}")
+def _check_terms(proposal: Proposal, most: int) -> None:
+    if not 0 < len(proposal.entries) <= most:
+        raise NeverAllowedError(f"a request names from 1 to {most} hosts, not {len(proposal.entries)}")
     if proposal.uses is not None and proposal.action == "deny":
         raise NeverAllowedError("'uses' counts what is allowed; leave it out of a deny")
     if proposal.uses is not None and not 0 < proposal.uses <= _MAX_USES:

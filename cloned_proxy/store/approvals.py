@@ -30,7 +30,7 @@ from cloned_proxy.store.config import ApprovalSettings
 from cloned_proxy.store.deadline import Deadline
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.evidence import Evidence, weigh
+from cloned_proxy.store.evidence import MAX_NARROWEST, Evidence, weigh
 from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_edit import Addition, EditResult
 from cloned_proxy.store.policy_file import load_policy, policy_from_bytes, read_policy_bytes, version_of
@@ -272,7 +272,7 @@ class ApprovalService:
                 proposal = replace(proposal, entries=evidence.narrowest)
         seconds = proposal.for_seconds if yes.for_seconds is None else yes.for_seconds
         proposal = replace(proposal, for_seconds=seconds, uses=proposal.uses if yes.uses is None else yes.uses)
-        checked(proposal)
+        checked(proposal, most=MAX_NARROWEST)
         said = yes.reason or proposal.reason
         why = f"request {approval.id}: {said}" if said else f"request {approval.id}"
         expires = None if seconds is None else self._clock() + seconds

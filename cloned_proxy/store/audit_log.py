@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 from cloned_proxy.store.chain import ChainReport, Link, canonical_json, next_link, verify_chain
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.lease_time import LeaseEnd, keep_lease_ends, lease_ends
 from cloned_proxy.telemetry.events import DecisionEvent, Event
 
 _PRUNE_GROUP: Final = 5000
@@ -143,6 +144,16 @@ class AuditLog:
         """Uses taken from rules with `max_uses`, by rule id. Raises StoreError."""
         with self._clear_errors():
             return lease_uses(self._database)
+
+    def lease_ends(self) -> list[LeaseEnd]:
+        """What was left of leases with an end when it was last kept. Raises StoreError."""
+        with self._clear_errors():
+            return lease_ends(self._database)
+
+    def keep_lease_ends(self, ends: Collection[LeaseEnd]) -> None:
+        """Keeps what is left of the leases in force. Raises StoreError."""
+        with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
+            keep_lease_ends(self._database, ends)
 
     @contextlib.contextmanager
     def _clear_errors(self) -> Iterator[None]:

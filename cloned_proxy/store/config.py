@@ -92,6 +92,11 @@ class VaultSettings(_Section):
     """Where the vault's key is kept; `auto`: the systemd credential where there is one, else `.cloned/vault.key`."""
 
 
+class TelemetrySettings(_Section):
+    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+/?$")] | None = None
+    """Base URL of a collector for OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `otlp`. None: off."""
+
+
 class Config(_Section):
     policy: str | None = None
     """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it."""
@@ -101,6 +106,7 @@ class Config(_Section):
     audit: AuditSettings = AuditSettings()
     approvals: ApprovalSettings = ApprovalSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     vault: VaultSettings = VaultSettings()
 
 

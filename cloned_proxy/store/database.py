@@ -54,6 +54,14 @@ _ADDED: Final = {
         CREATE TABLE IF NOT EXISTS rule_seen (
             source TEXT NOT NULL, rule TEXT NOT NULL, first REAL NOT NULL, PRIMARY KEY (source, rule)
         ) WITHOUT ROWID""",
+    "lease_ends": """
+        CREATE TABLE IF NOT EXISTS lease_ends (
+            rule    TEXT PRIMARY KEY,
+            expires REAL NOT NULL,
+            left    REAL NOT NULL,
+            boot    TEXT NOT NULL,
+            uptime  REAL NOT NULL
+        ) WITHOUT ROWID""",
     "entries_at": "CREATE INDEX IF NOT EXISTS entries_at ON entries (at)",
     "tally_calls": """
         CREATE TABLE IF NOT EXISTS tally_calls (

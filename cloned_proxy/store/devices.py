@@ -27,7 +27,8 @@ from cloned_proxy.telemetry.events import DeviceEvent
 
 _log = structlog.get_logger(__name__)
 
-type Kind = Literal["browser", "api"]
+type Kind = Literal["browser", "api", "reader"]
+"""`reader`: an API client that changes nothing, such as a dashboard."""
 
 CODE_SECONDS: Final = 300.0
 MAX_FAILURES: Final = 10
@@ -134,10 +135,11 @@ class Devices:
             _log.warning("pairing is locked after too many wrong codes", seconds=failure.retry_after)
         raise failure
 
-    def issue(self, name: str, *, actor: str) -> Paired:
+    def issue(self, name: str, *, actor: str, read_only: bool = False) -> Paired:
         """A bearer token for an API client, without a code: for whoever owns the workspace anyway."""
+        kind: Kind = "reader" if read_only else "api"
         with self._transaction() as database:
-            return _add(database, name or "api", "api", actor, self._clock())
+            return _add(database, name or kind, kind, actor, self._clock())
 
     def find(self, token: str, kind: Kind) -> Device | None:
         """Whose token this is; None for an unknown, expired or revoked one."""

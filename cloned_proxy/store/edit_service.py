@@ -17,7 +17,9 @@ from typing import Final
 from cloned_proxy.store import policy_history
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.lease_time import add_lease_ends, begun
 from cloned_proxy.store.list_edit import text_diff
 from cloned_proxy.store.policy_edit import Addition, Draft, EditResult, PolicyEditor
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
@@ -75,15 +77,17 @@ class EditService:
         ) as (editor, _):
             return editor.remove(hosts, tool=tool, dry_run=dry_run)
 
-    def remove_rule(self, rule_id: str, *, actor: str, why: str, expected_version: str | None = None) -> EditResult:
+    def remove_rule(
+        self, rule_id: str, *, actor: str, why: str, expected_version: str | None = None, dry_run: bool = False
+    ) -> EditResult:
         """Takes back one rule; an id that is not there is `missing` in the result."""
 
         def summary(result: EditResult) -> str:
             removed = [line[1:].strip() for line in result.diff.splitlines()[2:] if line.startswith("-")]
             return f"remove rule {rule_id}: {' '.join(removed)}"[:_MAX_SUMMARY]
 
-        with self._editor(actor, why, summary, expected_version, dry_run=False) as (editor, _):
-            return editor.remove_rule(rule_id)
+        with self._editor(actor, why, summary, expected_version, dry_run=dry_run) as (editor, _):
+            return editor.remove_rule(rule_id, dry_run=dry_run)
 
     def restore(
         self, version: str, *, actor: str, why: str, expected_version: str | None = None, dry_run: bool = False
@@ -151,6 +155,7 @@ class EditService:
             with log.appending(event) as database:
                 for version in versions:
                     policy_history.remember(database, version)
+                add_lease_ends(database, begun(draft.policy.rules, now=now, up=uptime()))
                 yield
                 written = True
         except StoreError:

@@ -49,6 +49,9 @@ _TOUCHED: Final = (Reason.ALLOWED, Reason.EXPLICIT_DENY)
 _OUTER: Final = ("", "CONNECT")
 """Methods of calls whose inside nobody saw."""
 _SHOWN: Final = 50
+MAX_NARROWEST: Final = 50
+"""Entries; a longer list is nothing that a person reads before a yes."""
+_TOO_MANY: Final = f"more than {MAX_NARROWEST} hosts were denied, so no narrower rules are proposed"
 _METHOD: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
 _MAX_PATH: Final = 1024
 _MAX_PATHS: Final = 8
@@ -142,6 +145,7 @@ def weigh(approval: Approval, calls: Iterable[RecordedCall], policy: Policy, *, 
         (Matched(tool, host, int(n[0]), int(n[1]), n[2]) for (tool, host), n in counts.items()),
         key=lambda m: (-(m.passed + m.denied), m.host),
     )
+    narrower = narrowest(denied) if proposal.action == "allow" else ()
     asked = {call.host for call in denied}
     reach = sorted({m.host for m in matched} - asked) if any(_is_wildcard(rule) for rule in rules) else []
     return Evidence(
@@ -151,8 +155,8 @@ def weigh(approval: Approval, calls: Iterable[RecordedCall], policy: Policy, *, 
         matched_more=max(0, len(matched) - _SHOWN),
         wildcard_reach=tuple(reach[:_SHOWN]),
         denied=tuple(sorted(denied, key=lambda call: -call.count)[:_SHOWN]),
-        narrowest=narrowest(denied) if proposal.action == "allow" else (),
-        notes=tuple(_notes(proposal, rules, policy, now)),
+        narrowest=narrower if len(narrower) <= MAX_NARROWEST else (),
+        notes=(*_notes(proposal, rules, policy, now), *([_TOO_MANY] if len(narrower) > MAX_NARROWEST else [])),
     )
 
 
@@ -172,10 +176,22 @@ class _Cover:
             global_scope=scope if proposal.tool is None else EMPTY_SCOPE,
             tools=MappingProxyType(tools),
         )
+        # Rules for whole hosts give one answer for a host and port, however many paths of it are on record.
+        self._alike = not any(rule.needs_inspection for rule in self._policy.rules)
+        self._found: dict[tuple[str | None, str, int, bool], bool] = {}
 
     def __call__(self, call: RecordedCall) -> bool:
         if self._tool is not None and call.tool != self._tool:
             return False
+        if not self._alike:
+            return self._decide(call)
+        key = (call.tool, call.host, call.port, call.method in _OUTER)
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = self._decide(call)
+        return found
+
+    def _decide(self, call: RecordedCall) -> bool:
         caller = ANONYMOUS if call.tool is None else Principal(call.tool)
         inner = call.method not in _OUTER
         request = Request(call.host, call.port, call.method if inner else None, call.path if inner else None)

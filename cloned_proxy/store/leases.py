@@ -1,4 +1,4 @@
-"""Uses taken from rules with `max_uses`: what this process knows of them between two looks into the database.
+"""Leases: uses taken from rules with `max_uses`, as this process knows them between two looks into the database.
 
 A use is taken for good in the transaction that records its decision (`AuditWriter.commit`), where every process sees
 the same count. The ledger spares the others the way there, and tells the open tunnels.
@@ -9,12 +9,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 
 from cloned_proxy.policy.model import Rule
+from cloned_proxy.store.lease_time import LeaseTimes
 
 
 class LeaseLedger:
     """Implements `proxy.budget.LeaseLedger`."""
 
-    def __init__(self, used: Mapping[str, int], forget: Callable[[tuple[str, ...]], None]) -> None:
+    def __init__(
+        self,
+        used: Mapping[str, int],
+        forget: Callable[[tuple[str, ...]], None],
+        times: LeaseTimes | None = None,
+    ) -> None:
+        self.times = times or LeaseTimes()
         self._used = dict(used)
         self._forget = forget
         self._leased: dict[str, int] = {}
@@ -24,6 +31,11 @@ class LeaseLedger:
     def spent(self) -> Collection[str]:
         """Ids of rules with no use left; a live view."""
         return self._spent
+
+    @property
+    def ended(self) -> Collection[str]:
+        """Ids of rules whose time is over by any clock; a live view."""
+        return self.times.ended
 
     def used(self, rule: str) -> int:
         """Uses taken from a rule so far."""
@@ -65,6 +77,8 @@ class LeaseLedger:
         `forget` False leaves the database to another worker: a late one must not take back uses of a rule that has
         returned meanwhile. Raises AuditUnavailableError when the counts that go cannot be removed from the database.
         """
+        rules = tuple(rules)
+        self.times.follow(rules)
         self._leased = {rule.id: rule.max_uses for rule in rules if rule.max_uses is not None}
         gone = tuple(rule for rule in self._used if rule not in self._leased)
         for rule in gone:

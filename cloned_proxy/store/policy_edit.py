@@ -182,16 +182,16 @@ class PolicyEditor:
             missing = tuple(host for pattern, host in patterns.items() if pattern not in found)
             return self._finish(before, policy, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
 
-    def remove_rule(self, rule_id: str) -> EditResult:
+    def remove_rule(self, rule_id: str, *, dry_run: bool = False) -> EditResult:
         """Takes back the one rule with this id; it is `missing` when there is none."""
-        with self._locked(dry_run=False):
+        with self._locked(dry_run=dry_run):
             before = self._before()
             text, policy = self._current(before)
             scope = next((rule.scope for rule in policy.rules if rule.id == rule_id), GLOBAL_SCOPE)
             tool = None if scope == GLOBAL_SCOPE else scope
             edited, gone = self._without(text, policy, tool, lambda rule: rule.id == rule_id)
             missing = () if gone else (rule_id,)
-            return self._finish(before, policy, edited, tuple(rule.id for rule in gone), missing, dry_run=False)
+            return self._finish(before, policy, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
 
     def replace(self, text: str, *, dry_run: bool = False) -> EditResult:
         """Another text for the whole file, which may be invalid as it stands."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.store.config import AuditSettings
+from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.lease_time import LeaseTimes
 from cloned_proxy.store.leases import LeaseLedger
 
 
@@ -23,25 +25,36 @@ class State:
         settings: AuditSettings | None = None,
         *,
         clock: Callable[[], float] = time.time,
+        uptime: Callable[[], float] = uptime,
+        leads: bool = True,
         on_queue: Callable[[int], None] | None = None,
     ) -> None:
-        """`on_queue` is told the length of the queue before and after each group is written, on the writer's thread."""
+        """One of several workers `leads`: it keeps what is left of leases.
+
+        `on_queue` is told the length of the queue before and after each group is written, on the writer's thread.
+        """
         settings = settings or AuditSettings()
         self._log = AuditLog(path)
         try:
-            used = self._log.lease_uses()
+            used, ends = self._log.lease_uses(), self._log.lease_ends()
         except StoreError:
             self._log.close()
             raise
         self.audit = AuditWriter(
             path, queue=settings.queue, retention_days=settings.retention_days, clock=clock, on_queue=on_queue
         )
-        self.leases = LeaseLedger(used, self.audit.forget)
+        self._leads = leads
+        self.leases = LeaseLedger(used, self.audit.forget, LeaseTimes(ends, clock=clock, uptime=uptime))
 
     async def follow_leases(self) -> None:
-        """Learns the uses that other processes took; to be called each second. Raises StoreError."""
+        """Learns what other processes know of leases; to be called each second. Raises StoreError."""
         if self.leases.watches:
             self.leases.learn(await asyncio.to_thread(self._log.lease_uses))
+        times = self.leases.times
+        if (ends := times.due()) is not None:
+            times.learn(await asyncio.to_thread(self._log.lease_ends))
+            if self._leads:
+                await asyncio.to_thread(self._log.keep_lease_ends, ends)
 
     def close(self) -> None:
         """Writes what is queued and closes the database."""

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from cloned_proxy.policy.model import Reason, Verdict
 from cloned_proxy.telemetry.counts import Count, Counts, Level, Spread
 from cloned_proxy.telemetry.events import DecisionEvent
+from cloned_proxy.telemetry.lease_metrics import LeaseMetrics
 
 ANONYMOUS_LABEL: Final = "_anonymous"
 UNKNOWN_LABEL: Final = "_unknown"
@@ -52,6 +53,7 @@ class Metrics:
         self._make_traffic(registry)
         self._make_policy(registry)
         self._make_sandbox(registry)
+        self.leases: Final = LeaseMetrics(registry)
         self._audit_queue = Gauge(
             "cloned_proxy_audit_queue", "Audit events waiting for the writer.",
             registry=registry, multiprocess_mode="livesum",
@@ -133,6 +135,10 @@ class Metrics:
             buckets=_START_BUCKETS,
             registry=registry,
         )
+        self._slots = Gauge(
+            "cloned_proxy_sandbox_slots", "Sandboxes that are connected now.",
+            registry=registry, multiprocess_mode="livesum",
+        )  # fmt: skip
         # Made by the first probe: before that, nothing is known, and a 0 would raise an alarm.
         self._probe: Gauge | None = None
 
@@ -151,6 +157,8 @@ class Metrics:
         self._decision_seconds.observe(seconds)
         if event.verdict == _DENY:
             self._count_blocked(tool, event)
+        else:
+            self.leases.passed(tool, event.rule, event.at)
 
     def _count_blocked(self, tool: str, event: DecisionEvent) -> None:
         # A malformed host is free text; only canonical names may take one of the hundred places.
@@ -229,6 +237,10 @@ class Metrics:
         self._runs.labels(self._tool(tool), result if result in RUN_RESULTS else OTHER_LABEL).inc()
         if start_seconds is not None:
             self._run_start_seconds.observe(start_seconds)
+
+    def slots_open(self, count: int) -> None:
+        """How many sandboxes are connected."""
+        self._slots.set(count)
 
     def isolation_probed(self, *, sealed: bool) -> None:
         """The escape probe ended: whether everything was sealed."""

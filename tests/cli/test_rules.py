@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from datetime import datetime
 
 import pytest
 
-from tests.cli.program import TOOL, Workspace, policy_text
+from tests.cli.program import TOOL, Origin, Workspace, eventually, literal, policy_text
 
 COMMENTED = """\
 # why this file is as it is
@@ -138,3 +139,59 @@ def test_a_workspace_that_others_can_write_is_not_read(workspace: Workspace, com
     done = workspace.run(*command)
     assert done.returncode == 2
     assert "chmod 700" in done.stderr
+
+
+def test_stale_rules_come_as_commands_and_nothing_is_removed_by_itself(workspace: Workspace, origin: Origin) -> None:
+    workspace.write_policy(policy_text(allow=[literal(origin)], tool_allow=["old.example.com"]))
+    serving = workspace.serve()
+    assert serving.get(origin.url()).status == 200
+    narrow = ("--method", "GET", "--path", "/v1/**")
+    assert workspace.run("allow", "twice.example.com", "--tool", TOOL).returncode == 0
+    assert workspace.run("allow", "twice.example.com", "--tool", TOOL, *narrow).returncode == 0
+    assert workspace.run("deny", "tracker.example.com").returncode == 0
+    eventually(lambda: any(rule["hits"] for rule in workspace.json("list")["rules"]))
+    assert workspace.json("list", "--stale", "1h") == [], "an hour has not gone by"
+
+    database = sqlite3.connect(workspace.path / "state.db", isolation_level=None)
+    database.execute("UPDATE rule_seen SET first = first - 40 * 86400")
+    database.execute("UPDATE rule_hits SET last = last - 2 * 86400")
+    (narrow_id,) = [rule["id"] for rule in workspace.json("list")["rules"] if rule["paths"]]
+    database.execute("INSERT INTO rule_hits VALUES (?, 7, ?)", (narrow_id, time.time()))
+    database.close()
+    done = workspace.run("list", "--stale", "30d")
+    assert done.returncode == 0
+    (wide_id,) = [
+        rule["id"]
+        for rule in workspace.json("list")["rules"]
+        if rule["host"] == "twice.example.com" and rule["id"] != narrow_id
+    ]
+    commands = [line.partition("  #")[0] for line in done.stdout.splitlines()]
+    assert commands == [f"cloned-proxy remove old.example.com --tool {TOOL}", f"cloned-proxy remove {wide_id}"]
+    assert "hits: 0" in done.stdout
+    before = workspace.policy.read_text()
+    assert "old.example.com" in before
+    told = workspace.json("list", "--stale", "30d")
+    assert [rule["remove"] for rule in told] == commands
+    for command in commands:
+        assert workspace.run(*command.split()[1:]).returncode == 0
+    text = workspace.policy.read_text()
+    assert "old.example.com" not in text
+    assert "/v1/**" in text, "the rule that is in use stays"
+    assert workspace.run("list", "--stale", "30d").stdout == ""
+    assert workspace.run("remove", wide_id).returncode == 1
+    assert workspace.run("list", "--stale", "soon").returncode == 2
+
+
+def test_list_says_what_is_left_of_a_lease_by_the_clock_that_comes_first(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    assert workspace.run("allow", "api.example.com", "--for", "30m").returncode == 0
+    (rule,) = workspace.json("list")["rules"]
+    assert 1700 < rule["seconds_left"] <= 1801
+    assert workspace.run("explain", "https://api.example.com/").returncode == 0
+    database = sqlite3.connect(workspace.path / "state.db", isolation_level=None)
+    database.execute("UPDATE lease_ends SET left = left - 1900")  # as after 1900 seconds with the wall clock set back
+    database.close()
+    (rule,) = workspace.json("list")["rules"]
+    assert rule["seconds_left"] == 0
+    assert "expired" in workspace.run("list").stdout
+    assert workspace.json("explain", "https://api.example.com/", code=1)["reason"] == "lease_expired"

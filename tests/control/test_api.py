@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import pytest
 
+from cloned_proxy.store.approval import Proposal
+from cloned_proxy.store.approvals import ApprovalService
+from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.workspace import Workspace as StoreWorkspace
+from cloned_proxy.telemetry.events import ProbeEvent, RunEvent
 from tests.cli.program import TOOL, Origin, Serving, Workspace, eventually, literal, policy_text
 from tests.control.support import Control, stream
 
@@ -181,8 +190,6 @@ def test_a_tunnel_is_listed_and_cut_and_the_cut_is_on_record(
 
 
 def eventually_ends(workspace: Workspace, decision: str) -> list[str]:
-    from cloned_proxy.store.audit_log import AuditLog  # noqa: PLC0415  the one test that reads past the API
-
     def causes() -> list[str]:
         with AuditLog(workspace.path / "state.db") as log:
             ends = log.entries(types=("flow_end",))
@@ -223,3 +230,95 @@ def test_every_operation_is_described_and_every_described_one_is_there(browser: 
         other = "DELETE" if method == "GET" else "PATCH"
         reply = browser.send(other, path.replace("{id}", "x").replace("{version}", "x"))
         assert reply.status in (404, 405), (other, path, reply)
+
+
+def test_what_was_blocked_is_grouped_with_what_would_allow_it(
+    serving: Serving, browser: Control, workspace: Workspace
+) -> None:
+    workspace.write_policy(policy_text().replace("global:", "global:\n  deny: [tracker.example]"))
+    eventually_version(browser, workspace)
+    for _ in range(3):
+        serving.get("http://grouped.example/a/path")
+    serving.get("http://grouped.example:8080/")
+    serving.get("http://tracker.example/")
+    serving.get("http://0x7f.1/")
+
+    def groups() -> dict[tuple[str, int], dict[str, object]]:
+        return {(group["host"], group["port"]): group for group in browser.api("/blocked")["groups"]}
+
+    eventually(lambda: ("0x7f.1", 80) in groups(), 10, "the groups")
+    found = groups()
+    first = found["grouped.example", 80]
+    assert (first["count"], first["tool"], first["allowable"]) == (3, None, True)
+    assert first["reasons"] == [{"reason": "host_not_allowed", "count": 3}]
+    assert (first["methods"], first["paths"]) == (["GET"], ["/a/path"])
+    assert first["entry"] == {"host": "grouped.example", "ports": [80, 443]}
+    assert first["hint"] == "cloned-proxy allow grouped.example"
+    assert found["grouped.example", 8080]["hint"] == "cloned-proxy allow grouped.example:8080"
+    assert (found["tracker.example", 80]["allowable"], found["0x7f.1", 80]["allowable"]) == (False, False)
+    assert found["tracker.example", 80]["hint"] == "cloned-proxy remove tracker.example"
+    assert browser.api("/blocked?tool=nobody@v1")["groups"] == []
+    assert browser.post("/rules", {"host": "grouped.example"}).status == 200
+    assert groups()["grouped.example", 80]["allowed_now"] is True
+
+
+def test_an_approval_is_decided_once_by_the_device_that_said_so(browser: Control, workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    service = ApprovalService(StoreWorkspace(workspace.path), workspace.policy)
+    ids = [
+        service.ask(TOOL, Proposal((Entry(f"wanted-{number}.example"),), TOOL, reason="the report"), origin="tool").id
+        for number in range(3)
+    ]
+    assert {item["id"] for item in browser.api("/approvals?state=pending")["items"]} >= set(ids)
+    assert browser.api("/overview")["pending"] >= 3
+    detail = browser.api(f"/approvals/{ids[0]}")
+    assert detail["entries"][0]["host"] == "wanted-0.example"
+    seen = detail["evidence"]["policy_version"]
+
+    yes = {"choice": "proposed", "for": "1m", "reason": "looks fine", "expected_version": seen}
+    with ThreadPoolExecutor(4) as pool:
+        statuses = sorted(pool.map(lambda _: browser.post(f"/approvals/{ids[0]}/approve", yes).status, range(4)))
+    assert statuses == [200, 409, 409, 409]
+    assert "wanted-0.example" in workspace.policy.read_text()
+    decided = browser.api(f"/approvals/{ids[0]}")
+    assert (decided["state"], decided["decided_by"]) == ("approved", "device:test browser")
+
+    before = workspace.policy.read_bytes()
+    reply = browser.post(f"/approvals/{ids[1]}/approve", {"expected_version": seen})
+    assert reply.status == 409, "the policy has moved on since the look"
+    assert reply.json["version"] != seen
+    assert browser.post(f"/approvals/{ids[1]}/reject", {"reason": "no"}).json["state"] == "rejected"
+    assert browser.post(f"/approvals/{ids[1]}/approve", {}).status == 409
+    assert browser.post(f"/approvals/{ids[2]}/approve", {"choice": "narrowest"}).status == 422
+    assert browser.get("/api/v1/approvals/a-0000000000").status == 404
+    assert workspace.policy.read_bytes() == before
+
+
+def test_runs_and_the_probe_are_told_as_recorded(browser: Control, workspace: Workspace) -> None:
+    with AuditLog(workspace.path / "state.db") as log:
+        log.append(RunEvent(time.time(), TOOL, "run-1", "ok", 1.5, 0.3, False, ""))
+        log.append(ProbeEvent(time.time(), True, 74, 13, 3.5, ()))
+    (run,) = browser.api("/runs")["items"]
+    assert (run["tool"], run["run"], run["seconds"]) == (TOOL, "run-1", 1.5)
+    assert browser.api("/probe")["probe"]["attempts"] == 74
+    assert browser.api("/overview")["probe"]["sealed"] is True
+
+
+@pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN EXCLUSIVE"])
+def test_a_locked_state_is_told_and_nothing_is_half_applied(
+    control: Control, browser: Control, workspace: Workspace, begin: str
+) -> None:
+    code, before = control.code(), workspace.policy.read_bytes()
+    with closing(sqlite3.connect(workspace.path / "state.db", isolation_level=None)) as other:
+        other.execute(begin)
+        assert browser.get("/api/v1/decisions").status == 200, "reading does not wait for a writer"
+        with ThreadPoolExecutor(2) as pool:
+            paired = pool.submit(control.post, "/pair", {"code": code})
+            added = pool.submit(browser.post, "/rules", {"host": "while-locked.example"})
+        for reply in (paired.result(), added.result()):
+            assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert "state.db" in added.result().json["message"]
+        assert "state.db" not in paired.result().text, "a stranger learns no path"
+        other.execute("ROLLBACK")
+    assert workspace.policy.read_bytes() == before
+    assert control.post("/pair", {"code": code}).status == 200, "the code was not used up"

@@ -129,6 +129,7 @@ def test_a_browser_pairs_and_its_cookie_is_out_of_reach(control: Control, worksp
     browser = Control(workspace, control.port, cookie=cookie)
     assert browser.api("/session")["device"]["name"] == "desk"
     assert "desk" in workspace.run("devices").stdout
+    assert "device  paired  pairing: desk" in workspace.run("log").stdout
 
 
 def test_a_cookie_is_no_bearer_token_and_a_token_no_cookie(browser: Control, client: Control) -> None:

@@ -30,10 +30,19 @@ def document(dashboard: str) -> Any:
     return json.loads(share_path("dashboards", f"{dashboard}.json").read_text())
 
 
+def api_targets() -> Iterator[dict[str, Any]]:
+    """What the panels ask of the control API, as the data source keeps it."""
+    for dashboard in DASHBOARDS:
+        for panel in document(dashboard)["panels"]:
+            yield from (target for target in panel["targets"] if "url" in target)
+
+
 def targets() -> Iterator[Target]:
     for dashboard in DASHBOARDS:
         for panel in document(dashboard)["panels"]:
             for target in panel["targets"]:
+                if "url" in target:
+                    continue
                 expr = target["expr"]
                 for variable, value in _FILLED_IN.items():
                     expr = expr.replace(variable, value)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from urllib.parse import quote
@@ -60,6 +61,8 @@ class SandboxStandIn(StandIn):
         registry = self.registry
         self.runs = Counter("cloned_proxy_sandbox_runs", "Stand-in.", ("tool", "result"), registry=registry)
         self.started = Histogram("cloned_proxy_sandbox_start_duration_seconds", "Stand-in.", registry=registry)
+        self.slots = Gauge("cloned_proxy_sandbox_slots", "Stand-in.", registry=registry)
+        self.slots.set(2)
         self.sealed = Gauge("cloned_proxy_isolation_probe_success", "Stand-in.", registry=registry)
         self.sealed.set(1)
 
@@ -134,11 +137,15 @@ class Scene:
             assert b" 403 " in stream.recv(4096)
 
 
+def _in_an_hour() -> str:
+    return (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def policy(origin: Origin, echo: Echo) -> str:
     return (
         "version: 1\nanonymous: global\nglobal: {allow: []}\n"
         f"tools:\n  {OTHER}: {{allow: []}}\n  {TOOL}:\n    allow:\n"
-        f"      - {{host: 127.0.0.1, ports: [{origin.port}]}}\n"
+        f"      - {{host: 127.0.0.1, ports: [{origin.port}], expires: {_in_an_hour()}}}\n"
         f"      - {{host: 127.0.0.1, ports: [{echo.port}], protocols: [tcp]}}\n"
         f"      - {{host: 127.0.0.1, ports: [{origin.port + 1}], methods: [GET]}}\n"
     )

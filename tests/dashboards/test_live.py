@@ -68,6 +68,7 @@ EXPECTED: dict[tuple[str, str, str], dict[str, Expected]] = {
     ("egress-overview", "Time of a flow", "A"): {"+Inf": some},
     ("egress-overview", "Time to decide", "A"): {"": lambda seconds: 0 < seconds < 0.1},
     ("egress-overview", "Time to decide", "B"): {"": lambda seconds: 0 < seconds <= 1},
+    ("egress-overview", "Leases in use", "A"): {TOOL: lambda seconds: 3000 < seconds <= 3600},
     ("blocked-calls", "Refused", "A"): {"": ROUNDS * sum(REASONS.values())},
     ("blocked-calls", "Tools refused", "A"): {"": 3},
     ("blocked-calls", "Reasons", "A"): {"": 4},
@@ -81,6 +82,8 @@ EXPECTED: dict[tuple[str, str, str], dict[str, Expected]] = {
     ("sandbox-and-isolation", "Failures", "A"): {"": ROUNDS},
     ("sandbox-and-isolation", "Runs by result", "A"): {"ok": some, "timeout": some},
     ("sandbox-and-isolation", "Isolation over time", "A"): {"": 1},
+    ("sandbox-and-isolation", "Slots", "A"): {"": 2},
+    ("sandbox-and-isolation", "LocalAI over time", "A"): {"": 1},
     ("sandbox-and-isolation", "Time to start", "A"): {"+Inf": some},
     ("sandbox-and-isolation", "Failures by tool", "A"): {f"timeout {TOOL}": ROUNDS},
 }

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.net.asker import REQUESTS, Answer, Asker, Call, decide, pending, requests_of
+from tests.net.asker import ASKING_GUARDS, REQUESTS, Answer, Asker, Call, decide, pending, requests_of
 from tests.net.proxy_process import PROGRAM, ProxyOptions, ProxyProcess
 from tests.net.world import World
 
@@ -442,3 +442,27 @@ def test_json_of_a_request_has_its_evidence(clean: ProxyProcess) -> None:
     evidence = json.loads(clean.command("approvals", "show", asked, "--json").stdout)["evidence"]
     assert {"host": "docs.example.com", "ports": [80], "methods": ["GET"], "paths": ["/a"]} in evidence["narrowest"]
     assert any("one more label" in note for note in evidence["notes"])
+
+
+@pytest.mark.parametrize("without", [(), ASKING_GUARDS], ids=["guarded", "guards removed"])
+def test_each_guard_stops_its_attack(world: World, without: tuple[str, ...]) -> None:
+    world.reset()
+    proxy = world.serve("version: 1\nmode: report\n", ProxyOptions(without=without, config=CONFIG))
+    try:
+        plain, other = Asker(proxy, "plain@v1"), Asker(proxy, "other@v1")
+        mine = plain.ask("docs.example.com", reason="password=hunter2CANARY").content["id"]
+        got_through = {
+            "who may ask": other.ask("docs.example.com", tool_id="plain@v1").status == 202,
+            "whose request it is": other.get(f"{REQUESTS}/{mine}").status == 200,
+            "our own name": other.call("CONNECT", "cloned.internal:443").status != 403
+            or "cloned.internal" in asked(world),
+            "redaction": any(b"CANARY" in file.read_bytes() for file in proxy.files.glob("state.db*")),
+        }
+    finally:
+        proxy.kill()
+    assert got_through == dict.fromkeys(ASKING_GUARDS, bool(without))
+
+
+def asked(world: World) -> str:
+    """The names that reached the DNS server."""
+    return " ".join(world.dns_names())

@@ -18,6 +18,9 @@ from tests.net.proxy_process import ProxyProcess
 
 REQUESTS = "http://cloned.internal/v1/egress/requests"
 
+ASKING_GUARDS = ("who may ask", "whose request it is", "our own name", "redaction")
+"""What `test_asking.py` takes out."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:

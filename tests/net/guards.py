@@ -6,6 +6,7 @@ A patch that finds nothing to replace raises: a guard that has moved must not le
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from typing import Any, Final
 
 from OpenSSL import SSL
@@ -15,12 +16,23 @@ from cloned_proxy.policy import identity
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.host import parse_host
 from cloned_proxy.policy.model import Decision, Principal, Reason, Verdict
-from cloned_proxy.proxy import connect, connection, enforcer, fields, head, listener, passage
+from cloned_proxy.proxy import (
+    answers,
+    connect,
+    connection,
+    enforcer,
+    fields,
+    head,
+    listener,
+    passage,
+    requests_api,
+)
 from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import client as plain_client
 from cloned_proxy.proxy.plain import heads as plain_heads
 from cloned_proxy.proxy.plain import response as plain_response
+from cloned_proxy.store import approval_rules, approvals
 from cloned_proxy.telemetry.events import AuditUnavailableError
 
 type Patch = Callable[[], None]
@@ -253,6 +265,29 @@ def _no_refusal_without_record() -> None:
     replace_part(recording.Recorder, "_record", record)
 
 
+# Asking for more ---------------------------------------------------------------------------------------------------
+
+
+def _ask_for_anybody() -> None:
+    replace_part(approvals, "check_permission", lambda *_: None)
+
+
+def _look_at_any_request() -> None:
+    async def look(self: Any, tool: str, approval_id: str) -> Any:
+        approval = await self._asking.run(lambda: self._service.get(approval_id))
+        return answers.own(HTTPStatus.OK, requests_api._about(approval))
+
+    replace_part(requests_api.RequestsApi, "_look", look)
+
+
+def _our_name_is_a_name_like_others() -> None:
+    replace_part(deciding, "OWN_HOST", "")
+
+
+def _keep_what_is_written() -> None:
+    replace_part(approval_rules, "redact", lambda text: text)
+
+
 GUARDS: Final[dict[str, Patch]] = {
     "the decision": _no_decision,
     "deny rules": _no_deny_rules,
@@ -279,4 +314,8 @@ GUARDS: Final[dict[str, Patch]] = {
     "anonymous": _anonymous_is_fine,
     "upstream verification": _no_upstream_verification,
     "no record, no request": _no_refusal_without_record,
+    "who may ask": _ask_for_anybody,
+    "whose request it is": _look_at_any_request,
+    "our own name": _our_name_is_a_name_like_others,
+    "redaction": _keep_what_is_written,
 }

@@ -16,6 +16,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == HEALTH:
             self._answer(200, {})
+        elif self.path == "/metrics":
+            self._answer(200, None, "# TYPE api_call histogram\n")
         elif self.path == "/v1/models":
             self._answer(200, {"object": "list", "data": [{"id": "stand-in", "object": "model"}]})
         else:
@@ -27,10 +29,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         text = f"{body['messages'][-1]['content']} ({key})"
         self._answer(200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}}]})
 
-    def _answer(self, status: int, value: object) -> None:
-        data = json.dumps(value).encode()
+    def _answer(self, status: int, value: object, text: str | None = None) -> None:
+        data = (json.dumps(value) if text is None else text).encode()
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", "application/json" if text is None else "text/plain; version=0.0.4")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         self.wfile.write(data)

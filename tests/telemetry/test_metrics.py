@@ -36,7 +36,9 @@ CONTRACT = {
     "cloned_proxy_audit_dropped_total": set(),
     "cloned_proxy_sandbox_runs_total": {"tool", "result"},
     "cloned_proxy_sandbox_start_duration_seconds": set(),
+    "cloned_proxy_sandbox_slots": set(),
     "cloned_proxy_isolation_probe_success": set(),
+    "cloned_proxy_lease_expires_timestamp_seconds": {"tool"},
     "cloned_proxy_build_info": {"version", "python"},
 }
 
@@ -58,7 +60,10 @@ def _use_all(metrics: Metrics) -> None:
     metrics.audit_queue(4)
     metrics.audit_dropped()
     metrics.sandbox_finished("demo@v1", "ok", 0.2)
+    metrics.slots_open(1)
     metrics.isolation_probed(sealed=True)
+    metrics.leases.know({"r-lease": 2000.0})
+    metrics.decided(replace(EVENT, verdict="allow", rule="r-lease"), 0.0)
 
 
 def test_names_and_labels_are_exactly_those_of_the_contract(metrics: Metrics) -> None:

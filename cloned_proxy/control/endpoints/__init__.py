@@ -6,6 +6,7 @@ from typing import Final
 
 from cloned_proxy.control.endpoints import (
     approvals,
+    blocked,
     decisions,
     devices,
     history,
@@ -21,6 +22,7 @@ ALL: Final = (
     *overview.OPERATIONS,
     *decisions.OPERATIONS,
     *stream.OPERATIONS,
+    *blocked.OPERATIONS,
     *rules.OPERATIONS,
     *history.OPERATIONS,
     *approvals.OPERATIONS,

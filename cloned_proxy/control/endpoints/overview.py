@@ -9,7 +9,7 @@ from cloned_proxy.control.operation import Call, Operation, Strict
 from cloned_proxy.proxy.control_channel import ask_all
 from cloned_proxy.store.approvals import ApprovalService
 
-_HOUR: Final = 3600.0
+HOUR: Final = 3600.0
 
 
 class PolicyState(Strict):
@@ -45,7 +45,7 @@ class OverviewAnswer(Strict):
 def _overview(call: Call) -> OverviewAnswer:
     parts = call.parts
     answers = ask_all(parts.workspace.root, {"op": "status"})
-    counts = parts.record.counts(parts.clock() - _HOUR)
+    counts = parts.record.counts(parts.clock() - HOUR)
     service = ApprovalService(parts.workspace, parts.policy_file, clock=parts.clock)
     problems = [f"worker {answer['worker']}: {text}" for answer in answers for text in answer["problems"]]
     return OverviewAnswer(

@@ -51,6 +51,14 @@ function open(place, query) {
     list.replaceChildren(...answer.items.map(row));
     older.hidden = !next;
     say();
+    await linked();
+  }
+
+  /** `#/live?decision=ID`, as Grafana links to it: that decision in full, once. */
+  async function linked() {
+    const id = query.get("decision");
+    query.delete("decision");
+    if (/^[0-9a-f]{24}$/.test(id ?? "")) detail(await get(`/decisions/${id}`));
   }
 
   async function more() {

@@ -1,0 +1,109 @@
+"""What was refused, by tool and host: with what would allow it, where a rule may."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final
+
+from pydantic import Field
+
+from cloned_proxy.control.endpoints.decisions import Tool
+from cloned_proxy.control.operation import Call, Operation, Query, Strict
+from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.hint import ALLOWABLE, hint
+from cloned_proxy.policy.host import HostError, parse_host
+from cloned_proxy.policy.model import ANONYMOUS, DEFAULT_PORTS, Policy, Principal, Reason, Request
+from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.tally import EVERY_TOOL, OTHER, BlockedGroup, Tally
+
+_DAY: Final = 86_400.0
+
+
+class BlockedQuery(Query):
+    since: Annotated[float, Field(ge=0, le=1e11)] | None = None
+    """Unix seconds; the hour that it lies in is counted whole. None: the last day."""
+    tool: Tool | None = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 200
+
+
+class ReasonCount(Strict):
+    reason: str
+    count: int
+
+
+class EntryHint(Strict):
+    """What a rule would name, at the least."""
+
+    host: str
+    ports: list[int]
+
+
+class GroupAnswer(Strict):
+    tool: str | None
+    host: str
+    port: int
+    count: int
+    first: float
+    last: float
+    reasons: list[ReasonCount]
+    methods: list[str]
+    paths: list[str]
+    allowable: bool
+    """Whether a new rule would let such calls pass: not what is denied by name, malformed, or about identity."""
+    allowed_now: bool
+    """Whether the policy lets them pass by now."""
+    entry: EntryHint | None
+    hint: str
+
+
+class BlockedAnswer(Strict):
+    groups: list[GroupAnswer]
+
+
+def _blocked(call: Call) -> BlockedAnswer:
+    parts, query = call.parts, call.query
+    since = parts.clock() - _DAY if query.since is None else query.since
+    with Tally(parts.workspace.state_db) as tally:
+        groups = tally.blocked(since=since, tool=query.tool or EVERY_TOOL, limit=query.limit)
+    policy = load_policy(parts.workspace.policy_path(parts.policy_file), parts.clock())
+    return BlockedAnswer(groups=[_answer(group, policy, parts.clock()) for group in groups])
+
+
+def _answer(group: BlockedGroup, policy: Policy, now: float) -> GroupAnswer:
+    names = group.host != OTHER and _is_host(group.host)
+    allowable = names and any(Reason(reason) in ALLOWABLE for reason, _ in group.reasons)
+    caller = ANONYMOUS if group.tool is None else Principal(group.tool)
+    method = next((method for method in group.methods if method not in ("", "CONNECT")), None)
+    path = next(iter(group.paths), None) if method is not None else None
+    decision = decide(policy, caller, Request(group.host, group.port, method, path), now)
+    return GroupAnswer(
+        tool=group.tool,
+        host=group.host,
+        port=group.port,
+        count=group.count,
+        first=group.first,
+        last=group.last,
+        reasons=[ReasonCount(reason=reason, count=count) for reason, count in group.reasons],
+        methods=list(group.methods),
+        paths=list(group.paths),
+        allowable=allowable,
+        allowed_now=names and decision.passes,
+        entry=EntryHint(host=group.host, ports=_ports(group.port)) if allowable else None,
+        hint=hint(decision) if names else "",
+    )
+
+
+def _ports(port: int) -> list[int]:
+    return sorted(DEFAULT_PORTS) if port in DEFAULT_PORTS else [port]
+
+
+def _is_host(text: str) -> bool:
+    try:
+        parse_host(text)
+    except HostError:
+        return False
+    return True
+
+
+OPERATIONS: Final = (
+    Operation("GET", "/blocked", "What was refused, by tool and host", _blocked, BlockedAnswer, query=BlockedQuery),
+)
