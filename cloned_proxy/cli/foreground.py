@@ -95,12 +95,14 @@ async def _serve(server: Server, control: Control) -> None:
         watchdog = asyncio.create_task(tell_watchdog())
         await asked_to_stop.wait()
         notify(STOPPING)
-        for task in filter(None, (canary, beside)):
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        if canary is not None:
+            canary.cancel()
+            await asyncio.gather(canary, return_exceptions=True)
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")
         await server.stop()
         watchdog.cancel()
+        beside.cancel()
+        await asyncio.gather(beside, return_exceptions=True)
         _log.info("stopped")
 
 

@@ -12,6 +12,10 @@ import logging
 import signal
 import socket
 from pathlib import Path
+from typing import Final
+
+import anyio
+import anyio.to_thread
 
 from cloned_proxy.control.app import make_app
 from cloned_proxy.control.endpoints import ALL
@@ -25,6 +29,9 @@ from cloned_proxy.store.devices import Devices
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.log import configure_logging
+
+_THREADS: Final = 16
+"""Requests that read files or the database at one time."""
 
 
 def main() -> None:
@@ -40,12 +47,15 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal sends it to everybody; `serve` alone decides
     configure_logging(given.log_format)
     logging.getLogger().setLevel(logging.WARNING)
+    # The application tells of its own faults; the rest is what any client can cause, line by line.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     listening = socket.socket(fileno=given.fd)
     listening.setblocking(False)
     asyncio.run(_serve(listening, given))
 
 
 async def _serve(listening: socket.socket, given: argparse.Namespace) -> None:
+    anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
     parts = make_parts(listening, given)
     warming = asyncio.create_task(asyncio.to_thread(_warm, parts))
     await serve(make_app(parts, ALL), parts.feed, listening, given.lifeline)

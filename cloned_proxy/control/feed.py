@@ -59,6 +59,7 @@ class Feed:
         self._starting = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._database: sqlite3.Connection | None = None
+        self._failed = False
         self.closed = False
 
     @property
@@ -100,23 +101,32 @@ class Feed:
         return await anyio.to_thread.run_sync(self._backlog, after, limit)
 
     async def _follow(self) -> None:
-        complained = False
-        while self._listeners and not self.closed:
-            try:
-                pieces, at = await anyio.to_thread.run_sync(self._read, self._at)
-                complained = False
-            except (StoreError, sqlite3.Error, ValueError) as error:
-                if not complained:
-                    _log.warning("the live feed cannot read the log; tried again", reason=str(error))
-                complained, pieces, at = True, [], self._at
-                self._forget_database()
-            if at != self._at:
-                async with self._news:
-                    self._window.extend(pieces)
-                    self._at = at
-                    self._news.notify_all()
-            await asyncio.sleep(_POLL_SECONDS)
-        self._forget_database()
+        try:
+            while self._listeners and not self.closed:
+                behind = await self._look()
+                await asyncio.sleep(0 if behind else _POLL_SECONDS)
+        finally:
+            self._forget_database()
+
+    async def _look(self) -> bool:
+        """Takes in what is new; whether there is more at once."""
+        try:
+            pieces, at = await anyio.to_thread.run_sync(self._read, self._at)
+        except (StoreError, sqlite3.Error, ValueError) as error:
+            if not self._failed:
+                _log.warning("the live feed cannot read the log; tried again", reason=str(error))
+            self._failed = True
+            self._forget_database()
+            return False
+        self._failed = False
+        if at == self._at:
+            return False
+        behind = at - self._at >= _GROUP
+        async with self._news:
+            self._window.extend(pieces)
+            self._at = at
+            self._news.notify_all()
+        return behind
 
     # What follows runs in a thread, one call at a time.
 

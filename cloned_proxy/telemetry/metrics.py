@@ -26,7 +26,7 @@ _DECISION_BUCKETS: Final = (
 )
 _CONNECT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _REQUEST_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
-_START_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
+START_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 RUN_RESULTS: Final = frozenset(
     {"ok", "failed", "error", "timeout", "limit", "engine", "slot", "proxy", "bad_input", "abandoned"}
 )
@@ -132,7 +132,7 @@ class Metrics:
         self._run_start_seconds = Histogram(
             "cloned_proxy_sandbox_start_duration_seconds",
             "Time from the request for a tool's container to its start.",
-            buckets=_START_BUCKETS,
+            buckets=START_BUCKETS,
             registry=registry,
         )
         self._slots = Gauge(

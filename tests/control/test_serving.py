@@ -6,12 +6,13 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.cli.program import Origin, Serving, Workspace, eventually, literal, policy_text
-from tests.control.support import Control, control_of
+from tests.control.support import Control, control_of, stream
 
 
 @pytest.fixture
@@ -64,6 +65,43 @@ def test_a_killed_serve_takes_it_along(workspace: Workspace, workers: str) -> No
     serving.signal(signal.SIGKILL)
     serving.wait()
     eventually(lambda: not Path(f"/proc/{pid}").exists(), 10, "the end of the control process")
+
+
+def test_tunnels_of_every_worker_are_listed_and_cut(workspace: Workspace, origin: Origin) -> None:
+    workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
+    serving = workspace.serve("--control", "127.0.0.1:0", "--workers", "2")
+    browser = control_of(workspace, serving).paired()
+    place = f"127.0.0.1:{origin.port}"
+    with ExitStack() as opened:
+        clients = [opened.enter_context(socket.create_connection(("127.0.0.1", serving.port), 10)) for _ in range(12)]
+        for client in clients:
+            client.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+        tunnels = browser.api("/tunnels")["items"]
+        assert len(tunnels) == 12
+        assert {tunnel["worker"] for tunnel in tunnels} == {0, 1}
+        assert browser.api("/overview")["serving"]["workers"] == 2
+        for tunnel in tunnels:
+            assert browser.post(f"/tunnels/{tunnel['id']}/cut", {}).status == 200
+        assert [client for client in clients if not is_cut(client)] == []
+
+
+def is_cut(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+def test_an_open_stream_does_not_hold_up_the_end(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    serving = workspace.serve("--control", "127.0.0.1:0")
+    browser = control_of(workspace, serving).paired()
+    with stream(browser) as opened:
+        serving.signal(signal.SIGTERM)
+        assert serving.wait() == 0
+        assert list(opened.events()) == []
+    assert "Traceback" not in serving.log()
 
 
 def test_it_gets_neither_keys_nor_secrets_of_the_environment(workspace: Workspace) -> None:

@@ -37,6 +37,11 @@ tools:
     allow: [{host: api.example.com, methods: [GET], paths: [/only]}]
   brief@v1: {on_deny: ask, hold: 300ms}
   narrow@v1: {on_deny: ask, hold: 60s, limits: {concurrent: 1}}
+  opened@v1:
+    on_deny: ask
+    hold: 60s
+    limits: {concurrent: 2}
+    allow: [{host: api.example.com, methods: [GET], paths: [/only]}]
 """
 
 
@@ -161,9 +166,9 @@ def test_a_connect_is_held_until_it_is_approved(world: World, clean: ProxyProces
 
 def test_a_request_inside_opened_tls_is_held_as_well(world: World, clean: ProxyProcess) -> None:
     tool, marker = Asker(clean, "holds@v1"), world.marker()
+    context = ssl.create_default_context(cafile=clean.command("ca", "path").stdout.strip())
     call = tool.begin("CONNECT", "api.example.com:443")
     assert call.answer("CONNECT").status == 200
-    context = ssl.create_default_context(cafile=clean.command("ca", "path").stdout.strip())
     with context.wrap_socket(call.connection, server_hostname="api.example.com") as inside:
         inside.settimeout(30)
         inside.sendall(f"GET /other/{marker} HTTP/1.1\r\nHost: api.example.com\r\n\r\n".encode())
@@ -225,6 +230,19 @@ def test_a_client_that_leaves_frees_its_place(clean: ProxyProcess, method: str) 
     assert call.waits()
     assert tool.get("http://free.example.com/").status == 429
     call.close()
+    eventually(lambda: tool.get("http://free.example.com/").status == 200)
+
+
+def test_a_client_that_leaves_opened_tls_frees_its_place(clean: ProxyProcess) -> None:
+    tool = Asker(clean, "opened@v1")
+    eventually(lambda: tool.get("http://free.example.com/").status == 200)
+    context = ssl.create_default_context(cafile=clean.command("ca", "path").stdout.strip())
+    call = tool.begin("CONNECT", "api.example.com:443")
+    assert call.answer("CONNECT").status == 200
+    with context.wrap_socket(call.connection, server_hostname="api.example.com") as inside:
+        inside.sendall(b"GET /left HTTP/1.1\r\nHost: api.example.com\r\n\r\n")
+        eventually(lambda: pending(clean))
+        assert tool.get("http://free.example.com/").status == 429
     eventually(lambda: tool.get("http://free.example.com/").status == 200)
 
 

@@ -115,14 +115,14 @@ def _resolve_again_for_the_dial() -> None:
 
 
 def _no_sni_check() -> None:
-    original = passage.decide_tunnel  # perhaps without the other guard already
+    original = vars(passage)["decide_tunnel"]  # perhaps without the other guard already
     replace_part(
         passage, "decide_tunnel", lambda decision, names: original(decision, names) if names is None else decision
     )
 
 
 def _no_tls_check() -> None:
-    original = passage.decide_tunnel  # perhaps without the other guard already
+    original = vars(passage)["decide_tunnel"]  # perhaps without the other guard already
     replace_part(
         passage, "decide_tunnel", lambda decision, names: decision if names is None else original(decision, names)
     )

@@ -71,6 +71,15 @@ class InspectedConnection(FailClosedHandler):
     def open_grant(self) -> Grant | None:
         return self._exchange.grant if self._exchange is not None else None
 
+    # For a request that waits for a person.
+
+    @property
+    def gone(self) -> bool:
+        return self._reader.ended
+
+    def watch(self) -> None:
+        """The stream behind the reader is filled all the time, up to its bound."""
+
     # Events, and what bounds them.
 
     async def server_event(self, event: events.Event) -> None:

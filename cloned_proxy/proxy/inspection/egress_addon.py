@@ -43,7 +43,7 @@ class EgressAddon:
     async def requestheaders(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
         """Decides, and writes the request that may go upstream; or prepares the refusal."""
         exchange = connection.current
-        granted = await self._authorise(connection.tunnel, exchange.head)
+        granted = await self._authorise(connection, exchange.head)
         if isinstance(granted, Refusal):
             exchange.answer = answers.refused(granted)
             _kill(flow)
@@ -57,13 +57,14 @@ class EgressAddon:
             return
         self._write_request(exchange, granted, flow)
 
-    async def _authorise(self, tunnel: Grant, head: Head) -> Grant | Refusal:
+    async def _authorise(self, connection: InspectedConnection, head: Head) -> Grant | Refusal:
         """The caller is that of the CONNECT: no field inside the TLS can change it."""
+        tunnel = connection.tunnel
         caller, kind = tunnel.caller, Kind.INSPECTED_REQUEST
         request = Request(head.host, head.port, head.method, head.path)
         if not _same_target(head, tunnel):
             return self._enforcer.refuse(caller, request, kind, Reason.HOST_HEADER_MISMATCH)
-        return await self._enforcer.authorise(caller, request, kind, pinned=tunnel.addresses)
+        return await self._enforcer.authorise(caller, request, kind, pinned=tunnel.addresses, client=connection)
 
     def _take_back(self, exchange: Exchange, granted: Grant, reason: Reason) -> None:
         exchange.grant = None

@@ -27,6 +27,11 @@ class ClientReader:
         else:
             self._free.set()
 
+    @property
+    def ended(self) -> bool:
+        """Whether the client is known to be gone; bytes that nobody has read yet hide that."""
+        return self._aborted or self._reader.at_eof() or self._reader.exception() is not None
+
     def abort(self) -> None:
         """Ends it, for a reader on hold as well."""
         self._aborted = True
