@@ -183,7 +183,7 @@ class Enforcer:
         if pinned is None:
             asked = time.perf_counter()
             try:
-                pinned = await self._resolver.resolve(question.host)
+                pinned = await self._resolver.resolve(question.host, question.caller.tool)
             except ResolveError as error:
                 # Nothing was dialled, so nothing is spent: a lease outlives a name server that does not answer.
                 decided_at = question.started + time.perf_counter() - asked

@@ -79,10 +79,14 @@ class Resolver:
         self._threads: Final = ThreadPoolExecutor(settings.resolver_threads, thread_name_prefix="resolver")
         self._cache: OrderedDict[str, _Answer] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
+        self._share: Final = max(1, settings.resolver_threads // 2)
+        self._turns: dict[str | None, asyncio.Semaphore] = {}
+        """By tool: the look-ups that it may have on the threads. Tools are few, and no caller can make one up."""
 
-    async def resolve(self, host: Host) -> Addresses:
+    async def resolve(self, host: Host, tool: str | None = None) -> Addresses:
         """All addresses of the host, IPv6 and IPv4 in the order the system prefers; a literal is itself.
 
+        `tool` is on whose behalf: one tool's dead names occupy at most half of the threads, so that they starve nobody.
         Raises ResolveError. Cancelling one caller does not cancel the look-up that others wait for.
         """
         if (known := self.known(host)) is not None:
@@ -91,23 +95,38 @@ class Resolver:
         answer = self._cache.get(name)
         if answer is not None and self._clock() < answer.expires:
             raise ResolveError("the name did not resolve")
-        flight = self._flights.get(name) or self._take_off(name)
-        flight.waiting += 1
         try:
             async with asyncio.timeout(self._timeout):
-                addresses = await asyncio.shield(flight.answer)
+                addresses = await self._arrival(self._flights.get(name) or await self._departure(name, tool), name)
         except TimeoutError as error:
             raise ResolveError("the name did not resolve in time", timed_out=True) from error
         except OSError as error:
             raise ResolveError("the name did not resolve") from error
+        if not addresses:
+            raise ResolveError("the name has no address")
+        return addresses
+
+    async def _departure(self, name: str, tool: str | None) -> _Flight:
+        """A look-up of the name, once one of the tool's turns is free."""
+        turn = self._turns.setdefault(tool, asyncio.Semaphore(self._share))
+        await turn.acquire()
+        if (flight := self._flights.get(name)) is not None:  # somebody else's, begun meanwhile
+            turn.release()
+            return flight
+        flight = self._take_off(name)
+        # Until the thread is free again, which may be long after everybody has stopped to wait.
+        flight.answer.add_done_callback(lambda _: turn.release())
+        return flight
+
+    async def _arrival(self, flight: _Flight, name: str) -> Addresses:
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.answer)
         finally:
             flight.waiting -= 1
             # Nobody waits: a look-up that is still queued is taken out, so that a queue of dead ones cannot build up.
             if flight.waiting == 0 and flight.job.cancel() and self._flights.get(name) is flight:
                 del self._flights[name]
-        if not addresses:
-            raise ResolveError("the name has no address")
-        return addresses
 
     def known(self, host: Host) -> Addresses | None:
         """What `resolve` would return at once; None when it would have to wait, or raise."""

@@ -63,6 +63,14 @@ def vacate(directory: Path, number: int) -> None:
         _status(directory, number).unlink()
 
 
+def silent_seconds(directory: Path, number: int) -> float:
+    """For how long a worker has not reported; 0 for one that has not begun to, or whose report cannot be read."""
+    try:
+        return time.monotonic() - float(json.loads(_status(directory, number).read_text())["at"])
+    except (OSError, ValueError, KeyError):
+        return 0.0
+
+
 def problems_of(directory: Path, workers: int) -> tuple[str, ...]:
     """Why not every worker should get traffic now; empty when all are ready."""
     return tuple(problem for number in range(workers) for problem in _problems_of_one(directory, number))

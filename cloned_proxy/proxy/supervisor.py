@@ -28,7 +28,7 @@ from cloned_proxy.proxy import worker
 from cloned_proxy.proxy.cells import clear_first_cells
 from cloned_proxy.proxy.listener import bind_tcp
 from cloned_proxy.proxy.pipes import SIGNALS, Pipes
-from cloned_proxy.proxy.seat import Seat, make_directory, remove_directory, vacate
+from cloned_proxy.proxy.seat import Seat, make_directory, remove_directory, silent_seconds, vacate
 from cloned_proxy.proxy.server import ServeOptions, authority, find_policy
 from cloned_proxy.proxy.worker import CUT, Ties
 from cloned_proxy.store.audit_log import AuditLog
@@ -46,6 +46,8 @@ _LONGEST_DELAY: Final = 30.0
 _OVERTIME_SECONDS: Final = 5.0
 """After the drain time and this, a child that has not stopped is killed."""
 _LOOK_SECONDS: Final = 1.0
+_HUNG_SECONDS: Final = 15.0
+"""Workers report each second; a reload of the largest policy stalls one for a fraction of that."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +59,8 @@ class _Post:
     """Runs in the child."""
     vacated: Callable[[], None]
     """Cleans up behind a child that is no more."""
+    silent: Callable[[], float] = lambda: 0.0
+    """Seconds since the child was last heard of."""
     pid: int = 0
     """0: nobody."""
     since: float = 0.0
@@ -175,7 +179,12 @@ class Supervisor:
                 listening.close()
             worker.serve(seat, ties, workspace, options, loop_factory)
 
-        return _Post(f"worker {number}", work, partial(_clean_up, self._directory, number))
+        return _Post(
+            f"worker {number}",
+            work,
+            partial(_clean_up, self._directory, number),
+            partial(silent_seconds, self._directory, number),
+        )
 
     def _exposition(self, listening: socket.socket, workers: int) -> _Post:
         def work(ties: Ties) -> None:
@@ -259,6 +268,7 @@ class Supervisor:
                 continue
             pid, status = os.waitpid(post.pid, os.WNOHANG)
             if not pid:
+                self._end_if_hung(post)
                 continue
             post.died(now)
             if self._stops:
@@ -268,6 +278,13 @@ class Supervisor:
                 # At the very start that is no accident: what stops one stops the next.
                 self._failed = True
                 self._stop()
+
+    def _end_if_hung(self, post: _Post) -> None:
+        """A worker whose loop stands still keeps its clients waiting; killed, it is replaced like one that died."""
+        if self._stops or post.silent() < _HUNG_SECONDS:
+            return
+        _log.error("a process does not respond and is killed", place=post.name)
+        os.kill(post.pid, signal.SIGKILL)
 
     def _end_others(self) -> None:
         for post in self._others:

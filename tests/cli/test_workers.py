@@ -156,6 +156,15 @@ def test_a_killed_worker_takes_only_its_own_tunnels_and_is_back_within_a_second(
         assert decisions(serving) == counted + 1
 
 
+def test_a_hung_worker_is_replaced(workspace: Workspace, origin: Origin) -> None:
+    workspace.write_policy(policy_text(allow=[literal(origin)]))
+    serving = serve(workspace)
+    victim = workers(serving)[1]
+    os.kill(victim, signal.SIGSTOP)
+    eventually(lambda: restarted(serving, victim), 30, "the new worker")
+    assert serving.get(origin.url()).status == 200
+
+
 def test_counters_never_fall_while_workers_are_killed_under_load(workspace: Workspace, origin: Origin) -> None:
     workspace.write_policy(policy_text(allow=[literal(origin)]))
     serving = serve(workspace)

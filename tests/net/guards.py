@@ -16,7 +16,17 @@ from cloned_proxy.policy import identity
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.host import parse_host
 from cloned_proxy.policy.model import Decision, Principal, Reason, Verdict
-from cloned_proxy.proxy import answers, connect, connection, enforcer, fields, head, listener, passage, requests_api
+from cloned_proxy.proxy import (
+    answers,
+    connect,
+    connection,
+    enforcer,
+    fields,
+    head,
+    listener,
+    passage,
+    requests_api,
+)
 from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import client as plain_client
@@ -38,7 +48,7 @@ def replace_part(target: Any, name: str, value: Any) -> None:
 
 
 def _no_decision() -> None:
-    def allow(policy: Any, caller: Any, request: Any, now: float, spent: Any = ()) -> Decision:
+    def allow(policy: Any, caller: Any, request: Any, now: float, spent: Any = (), **_: Any) -> Decision:
         return Decision(Verdict.ALLOW, Reason.ALLOWED, request, caller.tool, parse_host(request.host))
 
     replace_part(enforcer, "decide", allow)
@@ -105,14 +115,14 @@ def _resolve_again_for_the_dial() -> None:
 
 
 def _no_sni_check() -> None:
-    original = deciding.decide_tunnel
+    original = vars(passage)["decide_tunnel"]  # perhaps without the other guard already
     replace_part(
         passage, "decide_tunnel", lambda decision, names: original(decision, names) if names is None else decision
     )
 
 
 def _no_tls_check() -> None:
-    original = deciding.decide_tunnel
+    original = vars(passage)["decide_tunnel"]  # perhaps without the other guard already
     replace_part(
         passage, "decide_tunnel", lambda decision, names: decision if names is None else original(decision, names)
     )

@@ -163,7 +163,7 @@ class TableResolver(Resolver):
     def known(self, host: Host) -> tuple[Address, ...] | None:
         return (host.address,) if host.address is not None else None
 
-    async def resolve(self, host: Host) -> tuple[Address, ...]:
+    async def resolve(self, host: Host, tool: str | None = None) -> tuple[Address, ...]:
         if host.address is not None:
             return (host.address,)
         self.asked.append(host.text)

@@ -57,6 +57,32 @@ async def test_answers_are_cached_until_they_expire() -> None:
     assert len(names.asked) == 2
 
 
+async def test_the_dead_names_of_one_tool_leave_room_for_the_others() -> None:
+    names = SlowNames()
+    names.slow = {f"dead{number}.example.com" for number in range(8)}
+    resolver = make(names, resolver_threads=4, resolve_timeout=5.0)
+    waiting = [asyncio.ensure_future(resolver.resolve(Host(name), "greedy@v1")) for name in sorted(names.slow)]
+    await asyncio.sleep(0.05)
+    assert len(names.asked) == 2
+    async with asyncio.timeout(4):
+        assert await resolver.resolve(NAME, "other@v1") == ONE
+    names.release.set()
+    assert await asyncio.gather(*waiting) == [ONE] * 8
+
+
+async def test_a_turn_is_held_until_its_thread_is_free_and_no_longer() -> None:
+    names = SlowNames()
+    names.slow = {"a.example.com", "b.example.com"}
+    resolver = make(names, resolver_threads=2, resolve_timeout=0.2)
+    for name in ("a.example.com", "b.example.com"):
+        with pytest.raises(ResolveError):
+            await resolver.resolve(Host(name), "greedy@v1")
+    assert names.asked == ["a.example.com"]  # nobody waits for it any more, and its thread is still busy with it
+    names.release.set()
+    await asyncio.sleep(0.05)
+    assert await resolver.resolve(NAME, "greedy@v1") == ONE
+
+
 async def test_failures_are_remembered_for_a_moment_only() -> None:
     names, now = SlowNames(), [0.0]
     names.error = socket.gaierror(socket.EAI_NONAME, "no such name")

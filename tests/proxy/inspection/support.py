@@ -89,7 +89,7 @@ class Resolver:
     def known(self, host: Host) -> tuple[Address, ...] | None:
         return None
 
-    async def resolve(self, host: Host) -> tuple[Address, ...]:
+    async def resolve(self, host: Host, tool: str | None = None) -> tuple[Address, ...]:
         self.asked.append(host.text)
         return (LOOPBACK,)
 
