@@ -60,8 +60,9 @@ test-wheel: wheel ## the tests against the built wheel, in an environment of its
 	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo pyproject.toml "$$away" && \
 	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && "$$python" -m pytest -q -m "not checkout and not net and not slow"
 
-bench: setup ## speed beside other proxies, same work, one run
+bench: setup ## speed beside other proxies and `docker run`, same work, one run
 	@$(PY) -m bench
+	@$(PY) -m bench.sandbox
 
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards

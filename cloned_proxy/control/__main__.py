@@ -47,6 +47,8 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal sends it to everybody; `serve` alone decides
     configure_logging(given.log_format)
     logging.getLogger().setLevel(logging.WARNING)
+    # The application tells of its own faults; the rest is what any client can cause, line by line.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     listening = socket.socket(fileno=given.fd)
     listening.setblocking(False)
     asyncio.run(_serve(listening, given))

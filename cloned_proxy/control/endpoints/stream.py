@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 import anyio
+import structlog
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
@@ -16,6 +17,8 @@ from cloned_proxy.control.feed import TooSlowError, wants
 from cloned_proxy.control.operation import Call, Operation, Query
 from cloned_proxy.control.record import Wanted
 from cloned_proxy.store.errors import StoreError
+
+_log = structlog.get_logger(__name__)
 
 _MAX_LISTENERS: Final = 32
 _MAX_BACKLOG: Final = 1000
@@ -44,7 +47,9 @@ class _Stream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send_or_drop)
         except TimeoutError:
-            return
+            _log.info("a listener of the stream took nothing any more, and was dropped")
+        except Exception:  # noqa: BLE001  the answer has begun: it can only end, and be told here
+            _log.exception("a stream failed")
 
 
 async def _stream(call: Call) -> Response:
