@@ -5,6 +5,7 @@ import { h } from "./dom.js";
 const MINUTE = 60;
 const HOUR = 60 * MINUTE;
 const DAY = 24 * HOUR;
+const YEAR = 365 * DAY;
 const clock = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "medium" });
 const wholes = new Intl.NumberFormat();
 
@@ -18,6 +19,7 @@ export function duration(seconds) {
   if (whole < MINUTE) return `${whole} s`;
   if (whole < HOUR) return `${Math.floor(whole / MINUTE)} min${whole < 10 * MINUTE && whole % MINUTE ? ` ${whole % MINUTE} s` : ""}`;
   if (whole < DAY) return pair(Math.floor(whole / HOUR), "h", Math.floor((whole % HOUR) / MINUTE), "min");
+  if (whole >= YEAR) return pair(Math.floor(whole / YEAR), "y", Math.floor((whole % YEAR) / DAY), "d");
   return pair(Math.floor(whole / DAY), "d", Math.floor((whole % DAY) / HOUR), "h");
 }
 
