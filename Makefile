@@ -8,7 +8,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup serve demo test test-wheel check bench dashboards lock wheel wheels clean
+.PHONY: help setup serve demo test test-wheel check bench dashboards pictures lock wheel wheels clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ demo: setup ## the tour of the README in one terminal, a minute long, without in
 	@$(PY) -m demo
 
 test: setup ## the whole test suite
-	@tests/engine.sh install
+	@tests/install.sh
 	@$(PY) -m pytest
 
 check: setup ## lint, types, dead links, help text
@@ -60,11 +60,15 @@ test-wheel: wheel ## the tests against the built wheel, in an environment of its
 	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo pyproject.toml "$$away" && \
 	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && "$$python" -m pytest -q -m "not checkout and not net and not slow"
 
-bench: setup ## speed beside other proxies, same work, one run
+bench: setup ## speed beside other proxies and `docker run`, same work, one run
 	@$(PY) -m bench
+	@$(PY) -m bench.sandbox
 
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards
+
+pictures: setup ## draw the dashboards from real data, two minutes of it
+	@$(PY) -m tests.dashboards.pictures
 
 # The image of the proxy gets what runs, and what builds its wheel: both are parts of the one lock.
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-emit-index-url \

@@ -6,11 +6,13 @@ import contextlib
 import importlib.metadata
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, ClassVar, Final
 
@@ -18,6 +20,8 @@ from bench.wire import HOST, marked_bytes, marked_hello, real_hello
 
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
+_INSTALL_SECONDS: Final = 300.0
+_SERVICE_POLICY: Final = Path("/usr/sbin/policy-rc.d")
 _HELLO: Final = real_hello()
 
 
@@ -79,8 +83,14 @@ class Contender(ABC):
         command = self.command()
         self._log = (self.directory / "output.log").open("wb")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("CLONED_")}
+        # A session of its own: whatever it starts can be ended with it.
         self._process = subprocess.Popen(
-            command, stdout=self._log, stderr=subprocess.STDOUT, cwd=self.directory, env=environment
+            command,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self.directory,
+            env=environment,
+            start_new_session=True,
         )
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
@@ -101,6 +111,8 @@ class Contender(ABC):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)  # its group holds only what it left behind
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -252,6 +264,28 @@ def install_missing() -> None:
     if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     print(f"installing {' and '.join(missing)} from Debian", flush=True)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}  # RUNLEVEL: start no service
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing]
-    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    with _no_services(), contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run(
+            command,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            timeout=_INSTALL_SECONDS,
+        )
+
+
+@contextlib.contextmanager
+def _no_services() -> Iterator[None]:
+    """The packages' own services must not start: Debian asks this file, and 101 says no."""
+    if _SERVICE_POLICY.exists():
+        yield
+        return
+    _SERVICE_POLICY.write_text("#!/bin/sh\nexit 101\n")
+    _SERVICE_POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        _SERVICE_POLICY.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from typing import Final
 
 from bench.chart import Bars, draw
 from bench.measure import Sample, median, percentile
+from bench.targets import rows, targets_of
 
 REFERENCE: Final = "mitmdump"
 _OURS: Final = "cloned-proxy"
@@ -53,6 +54,11 @@ class Results:
     """Milliseconds."""
     memory: list[float] = field(default_factory=list)
     """Resident MB along the long run."""
+    many_tunnels: dict[str, float] = field(default_factory=dict)
+    """How many were open, and the resident MB of the whole proxy."""
+    sandbox: dict[str, float] = field(default_factory=dict)
+    """As `bench.sandbox` prints them."""
+    failures: list[str] = field(default_factory=list)
 
 
 def summarise(contender: str, samples: Sequence[Sample]) -> Figure:
@@ -87,8 +93,14 @@ def markdown(results: Results) -> str:
     lines = [f"Made by `{results.command}`.", ""]
     lines += [f"- {key}: {value}" for key, value in results.machine.items()]
     lines += [f"- {name} {version}" for name, version in results.versions.items()]
+    if results.failures:
+        lines += ["", "### What failed", "", *(f"- {failure}" for failure in results.failures)]
+    lines += ["", "### Targets", "", *rows(targets_of(results))]
     for table in results.tables:
         lines += ["", f"### {table.title}", "", *_rows(table)]
+    if results.many_tunnels:
+        many = results.many_tunnels
+        lines += ["", "### Many tunnels", "", f"{many['open']:.0f} open at once: {many['MB']:.0f} MB RSS in all."]
     if results.micro:
         lines += ["", "### One call", "", "| | µs, median |", "|---|---:|"]
         lines += [f"| {name} | {value:.2f} |" for name, value in results.micro.items()]
@@ -98,6 +110,9 @@ def markdown(results: Results) -> str:
     if results.memory:
         steps = " → ".join(f"{size:.0f}" for size in results.memory)
         lines += ["", "### Resident memory over the long run", "", f"{steps} MB"]
+    if results.sandbox:
+        lines += ["", "### A sandboxed call", "", "| | |", "|---|---:|"]
+        lines += [f"| {name.replace('_', ' ')} | {value} |" for name, value in results.sandbox.items()]
     return "\n".join(lines) + "\n"
 
 

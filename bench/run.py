@@ -1,37 +1,48 @@
 """`make bench`: us beside Squid, tinyproxy and stock mitmdump; the same work, one run, rounds interleaved.
 
-`BENCH=quick` takes about two minutes and shows that everything runs; only the full run's figures are worth quoting,
-and only from a machine that does nothing else.
+`BENCH=quick` takes about two minutes and shows that everything runs; only the figures of the full run (ten minutes) are
+worth quoting, and only from a machine that does nothing else. `python -m bench --readme` puts them into the README.
+A contender that fails is left out and named at the end; the exit code is then 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import json
 import os
 import resource
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
-from bench.contenders import CONTENDERS, Contender, ContenderError, Ours, install_missing
+from bench.contenders import CONTENDERS, Contender, ContenderError, Mitmdump, Ours, OursTwice, install_missing
 from bench.lasting import memory_over, reload_figures
 from bench.measure import Sample, machine_facts
 from bench.micro import SIZES, run_micro
+from bench.readme import write_readme
 from bench.report import Figure, Results, Table, summarise, write
-from bench.workloads import SET_UP, WORKLOADS, idle_memory
+from bench.workloads import SET_UP, WORKLOADS, Download, Workload, idle_memory
+from cloned_proxy.runner.worker import PYTHON_IMAGE
 
 _RESULTS: Final = Path(__file__).parent / "results"
+_README: Final = Path(__file__).parents[1] / "README.md"
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _FEW_RULES: Final = 10
 _BIG_POLICY: Final = 20_000
-_PARTS: Final = ("micro", "load", "idle", "rules", "reload", "memory")
+_PARTS: Final = ("micro", "load", "idle", "tunnels", "rules", "reload", "memory", "sandbox")
+_PATIENCE: Final = 60.0
+"""Seconds over its own time that a workload may take before it is given up."""
+_SANDBOX_SECONDS: Final = 240.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +54,15 @@ class Plan:
     seconds: float
     """Of one workload against one contender in one round."""
     idle_tunnels: int
+    many_tunnels: int
+    """Open at once in one proxy of ours."""
     reloads: int
     requests: int
     """Of the long run; 0 leaves it out."""
 
 
-_FULL: Final = Plan("full", rounds=3, seconds=4.0, idle_tunnels=2_000, reloads=5, requests=200_000)
-_QUICK: Final = Plan("quick", rounds=1, seconds=1.0, idle_tunnels=500, reloads=2, requests=0)
+_FULL: Final = Plan("full", rounds=3, seconds=2.5, idle_tunnels=1_000, many_tunnels=10_000, reloads=3, requests=60_000)
+_QUICK: Final = Plan("quick", rounds=1, seconds=1.0, idle_tunnels=500, many_tunnels=2_000, reloads=2, requests=0)
 
 
 class Bench:
@@ -68,15 +81,30 @@ class Bench:
             "micro": self._micro,
             "load": self._load,
             "idle": self._idle,
+            "tunnels": self._tunnels,
             "rules": self._rules,
             "reload": self._reload,
             "memory": self._memory,
+            "sandbox": self._sandbox,
         }
+        if (task := asyncio.current_task()) is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         with _upstream(self._directory) as ports:
             self._ports = ports
             for part in parts:
                 print(f"{part}:", flush=True)
-                await steps[part]()
+                with self._reported(part):
+                    await steps[part]()
+
+    @contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        """A failure ends what it happened in, is told, and leaves the rest of the run alone."""
+        try:
+            yield
+        except (ContenderError, OSError, TimeoutError, RuntimeError, subprocess.SubprocessError) as error:
+            problem = f"{what}: {str(error) or type(error).__name__}"
+            print(f"  FAILED  {problem}", flush=True)
+            self._results.failures.append(problem.splitlines()[0])
 
     @asynccontextmanager
     async def _running(self, kind: type[Contender], rules: int = _FEW_RULES) -> AsyncIterator[Contender]:
@@ -99,34 +127,49 @@ class Bench:
         for number in range(self._plan.rounds):
             turn = number % len(self._kinds)
             for kind in self._kinds[turn:] + self._kinds[:turn]:
-                async with self._running(kind) as contender:
-                    for workload in WORKLOADS:
-                        sample = await workload.run(contender, self._plan.seconds)
-                        samples.setdefault((workload.key, kind.name), []).append(sample)
-                        _say(number, kind.name, workload.title, sample, workload.unit)
+                with self._reported(f"round {number + 1}, {kind.name}"):
+                    async with self._running(kind) as contender:
+                        for workload in WORKLOADS:
+                            sample = await self._measured(workload, contender)
+                            samples.setdefault((workload.key, kind.name), []).append(sample)
+                            _say(number, kind.name, workload.title, sample, workload.unit)
         for workload in WORKLOADS:
-            figures = [summarise(kind.name, samples[workload.key, kind.name]) for kind in self._kinds]
+            figures = [summarise(k.name, samples.get((workload.key, k.name), [])) for k in self._kinds]
             self._results.tables.append(Table(workload.key, workload.title, workload.unit, tuple(figures)))
+
+    async def _measured(self, workload: Workload | Download, contender: Contender) -> Sample:
+        async with asyncio.timeout(self._plan.seconds + _PATIENCE):
+            return await workload.run(contender, self._plan.seconds)
 
     async def _idle(self) -> None:
         figures: list[Figure] = []
         for kind in self._kinds:
-            async with self._running(kind) as contender:
-                sample = await idle_memory(contender, self._plan.idle_tunnels)
-            figures.append(summarise(kind.name, [sample]))
-            print(f"  {kind.name}: {sample.rate:.1f} MB per 1000 idle tunnels, {sample.errors} failed", flush=True)
+            with self._reported(f"idle tunnels, {kind.name}"):
+                async with self._running(kind) as contender:
+                    found = await idle_memory(contender, self._plan.idle_tunnels)
+                figures.append(Figure(kind.name, found.per_thousand, 0.0, errors=found.failed))
+                print(f"  {kind.name}: {found.per_thousand:.1f} MB per 1000, {found.failed} failed", flush=True)
         table = Table("idle", "Memory of idle tunnels", "MB RSS per 1000", tuple(figures), lower_is_better=True)
         self._results.tables.append(table)
 
+    async def _tunnels(self) -> None:
+        async with self._running(Ours) as ours:
+            found = await idle_memory(ours, self._plan.many_tunnels)
+        self._results.many_tunnels = {"open": found.held, "MB": found.whole}
+        print(f"  {found.held} tunnels open: {found.whole:.0f} MB in all, {found.failed} failed", flush=True)
+
     async def _rules(self) -> None:
+        """The proxies whose cost could depend on the rules; one worker of ours stands for both."""
+        kinds = [kind for kind in self._kinds if kind not in (OursTwice, Mitmdump)]
         for rules in SIZES:
-            samples: dict[str, list[Sample]] = {kind.name: [] for kind in self._kinds}
+            samples: dict[str, list[Sample]] = {kind.name: [] for kind in kinds}
             for number in range(self._plan.rounds):
-                for kind in self._kinds:
-                    async with self._running(kind, rules) as contender:
-                        sample = await SET_UP.run(contender, self._plan.seconds)
-                    samples[kind.name].append(sample)
-                    _say(number, kind.name, f"{rules} rules", sample, SET_UP.unit)
+                for kind in kinds:
+                    with self._reported(f"{rules} rules, {kind.name}"):
+                        async with self._running(kind, rules) as contender:
+                            sample = await self._measured(SET_UP, contender)
+                        samples[kind.name].append(sample)
+                        _say(number, kind.name, f"{rules} rules", sample, SET_UP.unit)
             figures = tuple(summarise(name, taken) for name, taken in samples.items())
             self._results.tables.append(Table(f"rules{rules}", f"{SET_UP.title}: {rules} rules", SET_UP.unit, figures))
 
@@ -144,6 +187,34 @@ class Bench:
             async with self._running(Ours) as ours:
                 assert isinstance(ours, Ours)
                 self._results.memory = await memory_over(ours, self._plan.requests, 10)
+
+    async def _sandbox(self) -> None:
+        """A script of its own: it needs an engine and the images."""
+        if not _images_here():
+            print("  left out: no engine, or no images (`cloned-proxy image build`)", flush=True)
+            return
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bench.sandbox", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+        try:
+            async with asyncio.timeout(_SANDBOX_SECONDS):
+                said, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+        if process.returncode:
+            raise ContenderError("python -m bench.sandbox failed; run it alone to see why")
+        self._results.sandbox = json.loads(said)
+        for name, value in self._results.sandbox.items():
+            print(f"  {name}: {value}", flush=True)
+
+
+def _images_here() -> bool:
+    if (docker := shutil.which("docker")) is None:
+        return False
+    asked = subprocess.run([docker, "image", "inspect", PYTHON_IMAGE], capture_output=True, check=False, timeout=30)
+    return asked.returncode == 0
 
 
 class _upstream:  # noqa: N801  used as a context manager only
@@ -182,7 +253,10 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=_PARTS, help="this part alone; may be repeated")
     parser.add_argument("--contender", action="append", help="this one alone; may be repeated")
     parser.add_argument("--results", type=Path, default=_RESULTS)
+    parser.add_argument("--readme", action="store_true", help="measure nothing: put the results into the README")
     chosen = parser.parse_args()
+    if chosen.readme:
+        return write_readme(_README, chosen.results)
     install_missing()
     kinds, versions = _available(chosen.contender)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -197,7 +271,9 @@ def main() -> int:
         uvloop.run(Bench(plan, kinds, directory, results).run(chosen.only or list(_PARTS)))
     for path in write(results, chosen.results, plan.name):
         print(path.name)
-    return 0
+    for failure in results.failures:
+        print(f"failed: {failure}", flush=True)
+    return 1 if results.failures else 0
 
 
 def _available(wanted: list[str] | None) -> tuple[list[type[Contender]], dict[str, str]]:

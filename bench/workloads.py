@@ -17,7 +17,7 @@ _WARM_UP_SECONDS: Final = 0.2
 _NO_LIMIT: Final = 10_000_000
 _BULK_BYTES: Final = 3 * 1024**3
 """More than any tunnel carries in one sample; the time ends it."""
-_IDLE_SECONDS: Final = 20.0
+_IDLE_SECONDS: Final = 45.0
 _SETTLE_SECONDS: Final = 1.0
 
 
@@ -115,8 +115,18 @@ WORKLOADS: Final[tuple[Workload | Download, ...]] = (
 SET_UP: Final = WORKLOADS[1]
 
 
-async def idle_memory(contender: Contender, tunnels: int) -> Sample:
-    """Resident bytes that each idle tunnel adds, as MB per 1000 of them, on a contender that has served a few."""
+@dataclass(frozen=True, slots=True)
+class IdleMemory:
+    per_thousand: float
+    """Resident MB that a thousand idle tunnels add."""
+    whole: float
+    """Resident MB of the proxy with all of them open."""
+    held: int
+    failed: int
+
+
+async def idle_memory(contender: Contender, tunnels: int) -> IdleMemory:
+    """What idle tunnels cost a contender that has served a few."""
 
     class Idle(IdleTunnel):
         port = contender.ports[1]
@@ -132,11 +142,10 @@ async def idle_memory(contender: Contender, tunnels: int) -> Sample:
         load = Load(contender.address, until, tunnels)
         opened += await asyncio.gather(*(connect(load, Idle) for _ in range(min(_CLIENTS, tunnels - len(opened)))))
     await asyncio.sleep(_SETTLE_SECONDS)
-    grown = rss_bytes(contender.pid) - before
+    after = rss_bytes(contender.pid)
     held = sum(1 for client in opened if client is not None)
     _close(opened)
-    # Reported as a rate of one second, so that it is a sample like every other.
-    return Sample(grown / 1e6 * 1000 / max(held, 1), 1.0, 0.0, errors=len(opened) - held)
+    return IdleMemory((after - before) / 1e6 * 1000 / max(held, 1), after / 1e6, held, tunnels - held)
 
 
 def _close(clients: list[Client | None]) -> None:

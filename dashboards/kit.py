@@ -93,6 +93,8 @@ def number(
         .thresholds(levels or steps((None, GREEN)))
         .with_target(_query(expr).instant())
     )
+    if unit == "short":
+        panel.decimals(0)  # counts: `increase` extrapolates, and nobody was refused 256.8 times
     return panel.mappings([mapping]) if mapping is not None else panel
 
 
@@ -168,12 +170,14 @@ def rows(
     units: Mapping[str, str] = MappingProxyType({}),
     links: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     width: int = COLUMNS,
+    beside_graph: bool = False,
 ) -> table.Panel:
     """A table with a column for each label and one for each query, named by its legend; sorted by the first.
 
     `units` is by column; `links` too: a title and the view of the control UI to which a cell leads.
     """
-    panel = table.Panel().title(title).description(told).datasource(SOURCE).span(width).height(_HEIGHT + 2)
+    panel = table.Panel().title(title).description(told).datasource(SOURCE).span(width)
+    panel.height(_HEIGHT if beside_graph else _HEIGHT + 2)
     names: dict[str, str] = {}
     for place, (expr, name) in enumerate(queries):
         ref = chr(ord("A") + place)
@@ -186,8 +190,9 @@ def rows(
     panel.with_transformation(
         DataTransformerConfig(id_val="sortBy", options={"sort": [{"field": queries[0][1], "desc": True}]})
     )
-    for name, unit in units.items():
-        panel.override_by_name(name, [DynamicConfigValue(id_val="unit", value=unit)])
+    for _, name in queries:
+        shown = [DynamicConfigValue(id_val="unit", value=units[name])] if name in units else []
+        panel.override_by_name(name, shown or [DynamicConfigValue(id_val="decimals", value=0)])
     for name, (text, view) in links.items():
         panel.override_by_name(name, [DynamicConfigValue(id_val="links", value=[control_link(text, view)])])
     return panel

@@ -83,7 +83,7 @@ def _traffic(made: Dashboard) -> None:
             [(f"topk(50, sum by (tool, host) ({BLOCKED}))", "Refused"), (LAST_SEEN, "Last seen")],
             "Since the proxy started; last seen within the last hour. A tool has at most 100 hosts here, then "
             "`_other`; `cloned-proxy log --denied` has them all.",
-            units={"Last seen": "dateTimeFromNow"}, width=14,
+            units={"Last seen": "dateTimeFromNow"}, width=14, beside_graph=True,
             links={"host": ("Its calls in the control UI", "live?verdict=deny&host=${__value.raw}")},
         )
     )  # fmt: skip
@@ -126,5 +126,6 @@ def _traffic(made: Dashboard) -> None:
             "Leases in use", [(f"min by (tool) ({LEASES} - time()) < {YEARS}", "Ends in")],
             "When the first lease ends that the tool used within an hour; `cloned-proxy list --tool TOOL` shows them.",
             units={"Ends in": "s"}, links={"tool": ("The rules in the control UI", "rules")}, width=12,
+            beside_graph=True,
         )
     )  # fmt: skip

@@ -15,6 +15,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import SandboxError
+from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.worker import PYTHON_IMAGE
 from demo.tour import ROOT, START, Step, in_shell, marked, steps, with_ports
 
 _PAUSE: Final = float(os.environ.get("DEMO_PAUSE", "4"))
@@ -100,6 +104,31 @@ def _show(step: Step, command: str, output: str) -> None:
     time.sleep(_PAUSE)
 
 
+def _play_sandboxed(environment: dict[str, str], directory: Path) -> None:
+    """The escape attempts of the README, where there is an engine with our images."""
+    if reason := _no_sandbox():
+        print(f"\n# No sandboxed tool is shown: {reason}")
+        return
+    for step in steps(marked((ROOT / "README.md").read_text(), "sandbox")):
+        _show(
+            step, step.command, in_shell(step.command, program=_PROGRAM, environment=environment, directory=directory)
+        )
+
+
+def _no_sandbox() -> str:
+    """Why no tool can be run in a container here; "" when one can."""
+    try:
+        engine = Engine.connect()
+        try:
+            for image in (HOLDER_IMAGE, PYTHON_IMAGE):
+                check_current(engine, image)
+        finally:
+            engine.close()
+    except SandboxError as error:
+        return str(error)
+    return ""
+
+
 def main() -> None:
     tour = list(steps(marked((ROOT / "README.md").read_text(), "transcript")))
     ports = {shown: str(_port(int(shown))) for shown in ("8081", "8082", "8083", "9000")}
@@ -115,6 +144,7 @@ def main() -> None:
                 command = with_ports(step.command, ports)
                 output = in_shell(command, program=_PROGRAM, environment=environment, directory=directory)
             _show(step, command, output.replace(str(directory / ".cloned"), ".cloned"))
+        _play_sandboxed(environment, directory)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def in_shell(command: str, *, program: Path, environment: Mapping[str, str], dir
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     return done.stdout

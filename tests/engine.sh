@@ -3,31 +3,13 @@
 #
 #   tests/engine.sh start DIR     starts one if none runs for DIR, prints DOCKER_HOST=unix://DIR/engine.sock
 #   tests/engine.sh stop DIR      ends it and takes back what it mounted
-#   tests/engine.sh install       as root on Debian or Ubuntu: the engine's packages, where no engine answers
 #
 # It must leave the host as it was: no bridge, no packet filter rules, no forwarding, no masquerading. ip_forward is
 # compared before and after all the same, because a changed host is worse than a missing test.
 set -eu
 
-usage() { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 
-install() {
-  docker version >/dev/null 2>&1 && return
-  command -v dockerd >/dev/null && command -v mmdebstrap >/dev/null && return
-  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 0  # the tests say how many they skip
-  # The package's own service must not start: it would change the packet filter and forwarding of this host.
-  policy=/usr/sbin/policy-rc.d
-  if [ ! -e "$policy" ]; then
-    printf '#!/bin/sh\nexit 101\n' >"$policy"
-    chmod +x "$policy"
-    trap 'rm -f "$policy"' EXIT
-  fi
-  echo "no container engine answers: installing the distribution's (docker.io, mmdebstrap)" >&2
-  apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
-    apt-get install -qq -y --no-install-recommends docker.io mmdebstrap >/dev/null
-}
-
-if [ "$#" -eq 1 ] && [ "$1" = install ]; then install; exit; fi
 [ $# -eq 2 ] || usage
 action=$1
 mkdir -p "$2"

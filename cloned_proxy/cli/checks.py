@@ -20,9 +20,12 @@ from typing import Final, Literal
 from cloned_proxy.cli.context import proxy_of
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.secret import references
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.keys import load_key
+from cloned_proxy.store.live_vault import ENVIRONMENT
 from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
 
 type Status = Literal["ok", "warn", "fail"]
@@ -50,6 +53,7 @@ def run_checks(directory: Path | None, policy_flag: Path | None) -> list[Check]:
             _guarded("settings", lambda: _settings(workspace)),
             _guarded("policy", lambda: _policy(workspace, policy_flag)),
             _guarded("identity", lambda: _identity(workspace)),
+            _guarded("vault", lambda: _vault(workspace, policy_flag)),
             _state(workspace),
             _guarded("proxy", lambda: _proxy(workspace)),
         ]
@@ -145,6 +149,21 @@ def _identity(workspace: Workspace) -> Check:
         return Check("identity", "ok", "no key yet; made on first use")
     load_key(workspace.identity_key)
     return Check("identity", "ok", "the key is private")
+
+
+def _vault(workspace: Workspace, flag: Path | None) -> Check:
+    vault = Vault(workspace, workspace.config().vault.key)
+    held = vault.secrets()
+    path = workspace.policy_path(flag)
+    rules = load_policy(path, time.time()).rules if path.exists() else ()
+    injecting = [(rule, rule.inject) for rule in rules if rule.inject is not None]
+    given = {name for name, variable in ENVIRONMENT.items() if os.environ.get(variable)}
+    for rule, inject in injecting:
+        missing = [name for name in references(inject.value) if name not in held and name not in given]
+        if missing:
+            detail = f"{rule.origin} injects {missing[0]}, which is not there: its calls are refused"
+            return Check("vault", "warn", detail, f"`cloned-proxy vault set {missing[0]}`")
+    return Check("vault", "ok", f"secrets: {len(held)}, rules that inject: {len(injecting)}")
 
 
 def _state(workspace: Workspace) -> Check:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,10 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.cli.errors import CommandError, say
+from cloned_proxy.cli.refusals import newest, refusals
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
+from cloned_proxy.runner.execution import Outcome
 from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.spec import MIB, Mount, check_tool_id
+from cloned_proxy.runner.spec import Mount, check_tool_id
 from cloned_proxy.runner.standby import proxy_for
 from cloned_proxy.runner.stream import Attached, Stream
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
@@ -26,9 +27,6 @@ TIMED_OUT: Final = 124
 """As timeout(1)."""
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
-_SIZE: Final = re.compile(r"([1-9][0-9]*)([kmg]?)b?", re.IGNORECASE)
-_UNITS: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
-_SMALLEST: Final = 16 * 1024**2
 _CHUNK: Final = 65_536
 
 
@@ -51,27 +49,7 @@ class ExecOptions:
 def run_command(options: ExecOptions) -> int:
     """Runs it and returns the exit code to pass on. Raises CommandError."""
     try:
-        check_tool_id(options.tool)
-        env = dict(_variable(text) for text in options.env)
-        mounts = tuple(parse_mount(text) for text in options.mounts)
-        workspace = Workspace.find(options.workspace)
-        workspace.create()
-        settings = workspace.config().sandbox
-        with (
-            _interruptible(),
-            proxy_for(workspace.root, say, policy=options.policy),
-            DockerContainerRunner(
-                workspace=workspace.root,
-                network=options.network or settings.network,
-                cpus=options.cpus or settings.cpus,
-                memory=parse_size(options.memory) if options.memory else settings.memory_mib * MIB,
-                spare_slots=0,
-            ) as runner,
-        ):
-            image = options.image or settings.images.get(options.tool) or settings.image or PYTHON_IMAGE
-            worker = Worker(image, options.command)
-            job = Job(tool=options.tool, worker=worker, env=env, mounts=mounts, timeout=options.timeout)
-            _, outcome = runner.run(job, feed=_feed_stdin, output=_print)
+        outcome = _execute(options)
     except ToolTimeoutError as error:
         say(f"cloned-proxy: {error}")
         return TIMED_OUT
@@ -86,13 +64,32 @@ def run_command(options: ExecOptions) -> int:
     return outcome.exit_code
 
 
-def parse_size(text: str) -> int:
-    """Bytes of `512m`. Raises CommandError."""
-    match = _SIZE.fullmatch(text)
-    size = int(match[1]) * _UNITS[match[2].lower()] if match is not None else 0
-    if size < _SMALLEST:
-        raise CommandError(f"--memory {text!r}: write a size from 16m on, such as 512m or 2g")
-    return size
+def _execute(options: ExecOptions) -> Outcome:
+    check_tool_id(options.tool)
+    env = dict(_variable(text) for text in options.env)
+    mounts = tuple(parse_mount(text) for text in options.mounts)
+    workspace = Workspace.find(options.workspace)
+    workspace.create()
+    settings = workspace.config().sandbox
+    with (
+        _interruptible(),
+        proxy_for(workspace.root, say, policy=options.policy),
+        DockerContainerRunner(
+            workspace=workspace.root,
+            network=options.network,
+            cpus=options.cpus,
+            memory=options.memory,
+            spare_slots=0,
+        ) as runner,
+    ):
+        image = options.image or settings.images.get(options.tool) or settings.image or PYTHON_IMAGE
+        worker = Worker(image, options.command)
+        job = Job(tool=options.tool, worker=worker, env=env, mounts=mounts, timeout=options.timeout)
+        before = newest(workspace.state_db)
+        run, outcome = runner.run(job, feed=_feed_stdin, output=_print)
+        for line in refusals(workspace.state_db, run, after=before):
+            say(line)
+    return outcome
 
 
 def parse_mount(text: str) -> Mount:

@@ -19,7 +19,6 @@ from cloned_proxy.fetch.guide import TOKEN_SECONDS, Guide
 from cloned_proxy.fetch.journey import Journey
 
 _RENEW_SECONDS: Final = TOKEN_SECONDS / 2
-"""A credential is replaced long before it expires; what is under way keeps the old one."""
 
 
 class SafeFetch:
@@ -46,8 +45,9 @@ class SafeFetch:
         """
         self._guide = Guide(tool, workspace=workspace, policy=policy, proxy=proxy, extra_ca=extra_ca)
         self._timeout = timeout
-        self._clients: dict[bool, tuple[float, httpx.Client]] = {}
-        self._async_clients: dict[bool, tuple[float, httpx.AsyncClient]] = {}
+        # By whether TLS is opened, the newest last: a tunnel needs other roots than a host that is inspected.
+        self._clients: dict[bool, list[tuple[float, httpx.Client]]] = {False: [], True: []}
+        self._async_clients: dict[bool, list[tuple[float, httpx.AsyncClient]]] = {False: [], True: []}
 
     # Waiting.
 
@@ -89,9 +89,9 @@ class SafeFetch:
 
     def close(self) -> None:
         """Closes the connections of `get` and its kin."""
-        for _, client in self._clients.values():
-            client.close()
-        self._clients.clear()
+        for made in self._clients.values():
+            while made:
+                made.pop()[1].close()
 
     def __enter__(self) -> Self:
         return self
@@ -138,9 +138,9 @@ class SafeFetch:
 
     async def aclose(self) -> None:
         """Closes the connections of `aget` and its kin."""
-        for _, client in self._async_clients.values():
-            await client.aclose()
-        self._async_clients.clear()
+        for made in self._async_clients.values():
+            while made:
+                await made.pop()[1].aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -150,21 +150,19 @@ class SafeFetch:
     ) -> None:
         await self.aclose()
 
-    # Clients: one for tunnels, one for hosts whose TLS the proxy opens, each with the roots that it needs.
+    # A client is replaced before its credential expires; what is under way on the old one goes on.
 
     def _client(self, *, inspected: bool) -> httpx.Client:
-        made, client = self._clients.get(inspected, (0.0, None))
-        if client is None or time.monotonic() - made > _RENEW_SECONDS:
-            client = httpx.Client(**self._settings(inspected=inspected))
-            self._clients[inspected] = (time.monotonic(), client)
-        return client
+        made = self._clients[inspected]
+        if not made or time.monotonic() - made[-1][0] > _RENEW_SECONDS:
+            made.append((time.monotonic(), httpx.Client(**self._settings(inspected=inspected))))
+        return made[-1][1]
 
     def _async_client(self, *, inspected: bool) -> httpx.AsyncClient:
-        made, client = self._async_clients.get(inspected, (0.0, None))
-        if client is None or time.monotonic() - made > _RENEW_SECONDS:
-            client = httpx.AsyncClient(**self._settings(inspected=inspected))
-            self._async_clients[inspected] = (time.monotonic(), client)
-        return client
+        made = self._async_clients[inspected]
+        if not made or time.monotonic() - made[-1][0] > _RENEW_SECONDS:
+            made.append((time.monotonic(), httpx.AsyncClient(**self._settings(inspected=inspected))))
+        return made[-1][1]
 
     def _settings(self, *, inspected: bool) -> dict[str, Any]:
         return {

@@ -291,7 +291,7 @@ def decide_tunnel(decision: Decision, server_names: Sequence[str] | None) -> Dec
     The SNI must be the CONNECT host, exactly once (contract section 3). A tunnel to an allowed IP literal may leave
     it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is still a mismatch.
     """
-    if not decision.passes or (decision.rule is not None and decision.rule.raw_tcp):
+    if not decision.passes or not needs_hello(decision):
         return decision
     if server_names is None:
         return _refused(decision, Reason.PROTOCOL_NOT_ALLOWED)
@@ -305,6 +305,11 @@ def decide_tunnel(decision: Decision, server_names: Sequence[str] | None) -> Dec
         if len(server_names) == 1 and _same_name(server_names[0], host)
         else _refused(decision, Reason.SNI_MISMATCH)
     )
+
+
+def needs_hello(decision: Decision) -> bool:
+    """Whether the first bytes of a tunnel can change anything about the decision: raw TCP passes whatever it says."""
+    return not (decision.rule is not None and decision.rule.raw_tcp)
 
 
 def _same_name(server_name: str, host: Host) -> bool:

@@ -32,6 +32,9 @@ _STATUS: Final = {
 }
 """Everything that is not here is a denial: 403."""
 
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_STATUS_LINES: Final = {status: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+
 _ERRORS: Final = {
     HTTPStatus.BAD_REQUEST: "bad_request",
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: "bad_request",
@@ -57,9 +60,9 @@ class Answer:
 
     def encode(self, *, with_body: bool = True, keep_alive: bool = False) -> bytes:
         """The response as it goes over the wire; `with_body` False answers HEAD (RFC 9110, section 9.3.2)."""
-        fields = (f"{name}: {value}" for name, value in self.fields if not keep_alive or name != "Connection")
-        lines = [f"HTTP/1.1 {self.status.value} {self.status.phrase}", *fields, "", ""]
-        return "\r\n".join(lines).encode("latin-1") + (self.body if with_body else b"")
+        fields = [f"{name}: {value}\r\n" for name, value in self.fields if not keep_alive or name != "Connection"]
+        head = f"{_STATUS_LINES[self.status]}{''.join(fields)}\r\n".encode("latin-1")
+        return head + self.body if with_body else head
 
 
 def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "") -> Answer:
@@ -67,7 +70,8 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
     if refusal.phase:
         return failed(UpstreamFailure(refusal.phase, refusal.timed_out), refusal.decision, refusal.id)
     decision = refusal.decision
-    code = HTTPStatus(status) if status is not None else _STATUS.get(decision.reason, HTTPStatus.FORBIDDEN)
+    reason = decision.reason
+    code = HTTPStatus(status) if status is not None else _STATUS.get(reason, HTTPStatus.FORBIDDEN)
     extra: list[tuple[str, str]] = []
     if code is HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         extra.append(("Proxy-Authenticate", _CHALLENGE))
@@ -75,13 +79,13 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
         extra.append(("Retry-After", str(refusal.retry_after or 1)))
     content: dict[str, str | float | None] = {
         "error": _ERRORS.get(code, "egress_denied"),
-        "reason": decision.reason.value,
+        "reason": str(reason),
         **_about(decision, refusal.id),
         "hint": explanation or _hint(refusal),
     }
     if refusal.approval:
         content["approval"] = refusal.approval
-    return _answer(code, decision.reason.value, content, extra)
+    return _answer(code, str(reason), content, extra)
 
 
 def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> Answer:
@@ -144,7 +148,7 @@ def _answer(
     content: Mapping[str, str | float | None],
     extra: list[tuple[str, str]] | None = None,
 ) -> Answer:
-    body = json.dumps(content, separators=(",", ":")).encode() + b"\n"
+    body = f"{_encode(content)}\n".encode("ascii")
     fields = [
         ("Content-Type", "application/json"),
         ("Content-Length", str(len(body))),

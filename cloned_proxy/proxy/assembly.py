@@ -66,7 +66,7 @@ async def assemble(
 ) -> Core:
     """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError."""
     key = load_or_create_key(workspace.identity_key)
-    metrics = Metrics(CollectorRegistry())
+    metrics = Metrics(CollectorRegistry(), shared=seat is not None)
     if config.telemetry.otlp_endpoint is not None and (seat is None or seat.leads):
         # Taken apart after the log is closed: then it has all there is to send.
         parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config.telemetry.otlp_endpoint, metrics))

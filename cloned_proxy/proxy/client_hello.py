@@ -8,7 +8,6 @@ An encrypted ClientHello (ECH) changes nothing: the outer name is the one the up
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 from typing import Final
 
 MAX_HELLO_BYTES: Final = 16_384
@@ -61,17 +60,17 @@ class ClientHelloReader:
 
     def _read_records(self) -> ServerNames | Unread:
         while True:
-            header = self._bytes[self._at : self._at + _RECORD_HEADER]
-            _check_record_header(header)
-            if len(header) < _RECORD_HEADER:
+            data, at = self._bytes, self._at
+            start = at + _RECORD_HEADER
+            _check_record_header(data[at:start])
+            if len(data) < start:
                 return Unread.NEED_MORE
-            start = self._at + _RECORD_HEADER
-            end = start + int.from_bytes(header[3:5])
+            end = start + (data[at + 3] << 8 | data[at + 4])
             # RFC 8446, section 5.1: no empty handshake records.
             _require(start < end <= MAX_HELLO_BYTES)
-            if len(self._bytes) < end:
+            if len(data) < end:
                 return Unread.NEED_MORE
-            self._message += self._bytes[start:end]
+            self._message += data[start:end]
             self._at = end
             if (names := self._read_message()) is not None:
                 return names
@@ -88,7 +87,7 @@ class ClientHelloReader:
             return None
         # A second handshake message in the same record cannot be: the client has nothing to say before the answer.
         _require(len(message) == end)
-        return _server_names(_Cursor(bytes(message[_HANDSHAKE_HEADER:])))
+        return _server_names(bytes(message[_HANDSHAKE_HEADER:]))
 
 
 class _MalformedError(Exception):
@@ -109,77 +108,45 @@ def _check_record_header(header: bytearray) -> None:
     )
 
 
-class _Cursor:
-    """Length-prefixed vectors (RFC 8446, section 3.4), read to their exact ends."""
-
-    __slots__ = ("_at", "_data")
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-
-    @property
-    def exhausted(self) -> bool:
-        return self._at == len(self._data)
-
-    @property
-    def rest(self) -> bytes:
-        return self._data[self._at :]
-
-    def take(self, count: int) -> bytes:
-        end = self._at + count
-        _require(end <= len(self._data))
-        taken = self._data[self._at : end]
-        self._at = end
-        return taken
-
-    def number(self, width: int) -> int:
-        return int.from_bytes(self.take(width))
-
-    def vector(self, width: int) -> _Cursor:
-        return _Cursor(self.take(self.number(width)))
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-
-def _server_names(body: _Cursor) -> ServerNames:
-    """RFC 8446, section 4.1.2."""
-    _require(body.number(1) == _SSL_3_MAJOR)
-    body.take(1 + _RANDOM_BYTES)
-    _require(len(body.vector(1)) <= _MAX_SESSION_ID)
-    suites = len(body.vector(2))
-    _require(suites > 0 and suites % 2 == 0)
-    _require(len(body.vector(1)) > 0)  # compression methods
+def _server_names(data: bytes) -> ServerNames:
+    """RFC 8446, section 4.1.2. Plain indices: this is read once for each tunnel, and only one extension counts."""
+    end = len(data)
+    at = 2 + _RANDOM_BYTES
+    _require(at < end and data[0] == _SSL_3_MAJOR and data[at] <= _MAX_SESSION_ID)
+    at += 1 + data[at]
+    _require(at + 2 <= end)
+    suites = data[at] << 8 | data[at + 1]
+    at += 2 + suites
+    _require(suites > 0 and suites % 2 == 0 and at < end)
+    compressions = data[at]
+    at += 1 + compressions
+    _require(compressions > 0 and at <= end)
+    if at == end:  # RFC 5246, section 7.4.1.2: before TLS 1.3, extensions may be missing altogether
+        return ()
+    _require(at + 2 <= end and at + 2 + (data[at] << 8 | data[at + 1]) == end)
     names: list[str] = []
-    if not body.exhausted:  # RFC 5246, section 7.4.1.2: before TLS 1.3, extensions may be missing altogether
-        extensions = body.vector(2)
-        _require(body.exhausted)
-        for content in _extensions(extensions.rest, _SERVER_NAME):
-            names += _host_names(_Cursor(content))
-    return tuple(names)
-
-
-def _extensions(data: bytes, wanted: int) -> Iterator[bytes]:
-    """The contents of all extensions of one kind. Plain indices: a browser sends some sixteen, and only one counts."""
-    at, end = 0, len(data)
+    at += 2
     while at < end:
         start = at + _EXTENSION_HEADER
         _require(start <= end)
         kind = data[at] << 8 | data[at + 1]
         at = start + (data[at + 2] << 8 | data[at + 3])
         _require(at <= end)
-        if kind == wanted:
-            yield data[start:at]
+        if kind == _SERVER_NAME:
+            names += _host_names(data, start, at)
+    return tuple(names)
 
 
-def _host_names(extension: _Cursor) -> list[str]:
-    entries = extension.vector(2)
-    _require(extension.exhausted and len(entries) > 0)
+def _host_names(data: bytes, at: int, end: int) -> list[str]:
+    """RFC 6066, section 3: one list of (type, name), and nothing behind it."""
+    _require(at + 2 < end and at + 2 + (data[at] << 8 | data[at + 1]) == end)
+    at += 2
     names: list[str] = []
-    while not entries.exhausted:
-        _require(entries.number(1) == _HOST_NAME)
-        name = entries.take(entries.number(2))
-        _require(len(name) > 0 and name.isascii())
+    while at < end:
+        start = at + 3
+        _require(start < end and data[at] == _HOST_NAME)
+        at = start + (data[at + 1] << 8 | data[at + 2])
+        name = data[start:at]
+        _require(start < at <= end and name.isascii())
         names.append(name.decode("ascii"))
     return names

@@ -5,27 +5,19 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import structlog
 
 from cloned_proxy.policy.model import IdentityRefusal, Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
-from cloned_proxy.proxy.bulk import Splicer
-from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, Head, HeadError, parse_head
-from cloned_proxy.proxy.injection import Injector
-from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, HeadError, parse_head
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.listener import Listener
+from cloned_proxy.proxy.parts import GateParts, Settling, Successor
 from cloned_proxy.proxy.relay import Relay, reset
-from cloned_proxy.proxy.requests_api import RequestsApi
-from cloned_proxy.proxy.tunnels import Tunnels
-from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import Kind
-from cloned_proxy.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
@@ -33,59 +25,23 @@ _log = structlog.get_logger(__name__)
 class _Phase(enum.Enum):
     HEAD = enum.auto()
     DECIDING = enum.auto()
-    """A task owns the connection; bytes that come wait in the buffer."""
+    """What becomes of a CONNECT is being settled; bytes that come wait in the buffer."""
     HANDED_OVER = enum.auto()
     """To the relay or the inspector: another protocol is on the transport."""
     LINGERING = enum.auto()
 
 
-@dataclass(frozen=True, slots=True)
-class GateParts:
-    """What every connection works with."""
-
-    enforcer: Enforcer
-    identity_key: bytes
-    settings: ProxySettings
-    metrics: Metrics
-    inspector: Inspector | None
-    injector: Injector
-    clock: Callable[[], float]
-    """Wall clock, for the expiry of credentials."""
-    tunnels: Tunnels
-    splicer: Splicer | None
-    """None where bytes stay on the transports: `os.splice` is Linux only."""
-    requests: RequestsApi | None
-    """What answers at `http://cloned.internal`; without it that name is refused like any other."""
-    admit: Callable[[ClientConnection], bool]
-    """Counts a new connection; False when it is one too many."""
-    forget: Callable[[ClientConnection], None]
-    """The connection and all that came of it are closed."""
-    stopping: Callable[[], bool]
-    serve: Callable[[ClientConnection, Head], Coroutine[None, None, None]]
-    """What follows the head of a CONNECT: `connect.serve`."""
-    serve_plain: Callable[[ClientConnection, Head], None]
-    """What follows every other head: `PlainHttp.serve`."""
-
-
-class Successor(Protocol):
-    """Who has the transport of a connection whose requests are plain HTTP."""
-
-    @property
-    def quiet(self) -> bool: ...
-
-    def cut(self, cause: str) -> None: ...
-
-
 class ClientConnection(asyncio.Protocol):
     """Reads one head strictly. Whatever goes wrong in here ends the connection and forwards nothing."""
 
-    __slots__ = ("_buffer", "_dropped", "_loop", "_phase", "_searched", "_task", "_timer", "_waiter",
-                 "cause", "eof", "listener", "lost", "parts", "plain", "relay", "transport")  # fmt: skip
+    __slots__ = ("_buffer", "_deadline", "_dropped", "_due", "_held", "_loop", "_phase", "_searched", "_task", "_timer",
+                 "cause", "eof", "listener", "lost", "parts", "plain", "relay", "settling", "transport")  # fmt: skip
 
     def __init__(self, parts: GateParts, listener: Listener) -> None:
         self.parts = parts
         self.listener = listener
         self.transport: asyncio.Transport
+        self.settling: Settling | None = None
         self.relay: Relay | None = None
         self.plain: Successor | None = None
         self.lost = False
@@ -99,9 +55,12 @@ class ClientConnection(asyncio.Protocol):
         self._buffer = bytearray()
         self._searched = 0
         self._dropped = 0
+        self._held = False
+        """The client is not read."""
         self._timer: asyncio.TimerHandle | None = None
+        self._deadline = 0.0
+        self._due: Callable[[], None] | None = None
         self._task: asyncio.Task[None] | None = None
-        self._waiter: asyncio.Future[bool] | None = None
 
     # The transport's side.
 
@@ -109,7 +68,7 @@ class ClientConnection(asyncio.Protocol):
         # Not an instance in the eyes of Python with uvloop, whose transports share only the interface.
         self.transport = cast(asyncio.Transport, transport)
         if self.parts.admit(self):
-            self._arm(self.parts.settings.head_timeout, self._head_timed_out)
+            self.arm(self.parts.settings.head_timeout, self._head_timed_out)
         else:
             self.answer(answers.overloaded())
 
@@ -118,26 +77,27 @@ class ClientConnection(asyncio.Protocol):
             if self._phase is _Phase.LINGERING:
                 self._drop(data)
                 return
-            if self._phase is _Phase.HEAD and not self._buffer:
-                self._arm(self.parts.settings.head_timeout, self._head_timed_out)
+            begun = bool(self._buffer)
             self._buffer += data
-            if self._phase is _Phase.HEAD:
-                self._look_for_head()
-            else:
-                self.transport.pause_reading()
-                self._wake(more=True)
+            if self._phase is not _Phase.HEAD:
+                self._more_arrived()
+            elif not self._look_for_head() and not begun:
+                self.arm(self.parts.settings.head_timeout, self._head_timed_out)
         except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
-            self._failed()
+            self.failed()
 
     def eof_received(self) -> bool:
         self.eof = True
-        self._wake(more=False)
-        # While a task decides, the connection stays: a client may send all that it has to say, and then FIN.
+        if self.settling is not None:
+            self.settling.client_ended()
+        # Meanwhile the connection stays: a client may send all that it has to say, and then FIN.
         return self._phase is _Phase.DECIDING
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's interface
         self.lost = True
-        self._disarm()
+        self.disarm()
+        if self.settling is not None:
+            self.settling.client_lost()
         if self._task is not None:
             self._task.cancel()
         else:
@@ -145,16 +105,20 @@ class ClientConnection(asyncio.Protocol):
 
     # For `connect`, which decides what becomes of the connection.
 
-    async def more(self, seen: int) -> bool:
-        """Waits until the client has sent more than `seen` bytes of its tunnel; False at its FIN."""
-        if self.eof or len(self._buffer) > seen:
-            return len(self._buffer) > seen
-        self._waiter = self._loop.create_future()
-        self.transport.resume_reading()
-        try:
-            return await self._waiter
-        finally:
-            self._waiter = None
+    def run(self, work: Coroutine[None, None, None]) -> None:
+        """Runs what has to wait, as the connection's one task: no exception leaves it, and none leaves anything open.
+
+        Begun here and now: up to the first thing that is waited for it costs no turn of the loop.
+        """
+        task = asyncio.Task(self._guard(work), loop=self._loop, eager_start=True)
+        if not task.done():
+            self._task = task
+
+    def read_on(self) -> None:
+        """Takes more of the client, which was held while its bytes were of no use."""
+        if self._held and not self.transport.is_closing():
+            self._held = False
+            self.transport.resume_reading()
 
     def peek(self, start: int = 0) -> bytes:
         """What the client has sent behind its CONNECT head and nobody has taken."""
@@ -162,7 +126,7 @@ class ClientConnection(asyncio.Protocol):
 
     def take(self) -> bytes:
         taken = bytes(self._buffer)
-        self._buffer.clear()
+        self._buffer = bytearray()  # a cleared one keeps its memory, for as long as a tunnel lasts
         return taken
 
     def hand_over(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -173,7 +137,7 @@ class ClientConnection(asyncio.Protocol):
         self.transport.set_protocol(protocol)
         protocol.connection_made(self.transport)
         # Running again before the bytes are fed: a full reader pauses the transport by itself.
-        self.transport.resume_reading()
+        self.read_on()
         reader.feed_data(self.take())
         return reader, asyncio.StreamWriter(self.transport, protocol, reader, self._loop)
 
@@ -194,8 +158,8 @@ class ClientConnection(asyncio.Protocol):
             return
         self.transport.write(last)
         self.transport.write_eof()
-        self.transport.resume_reading()
-        self._arm(LINGER_SECONDS, self.transport.abort)
+        self.read_on()
+        self.arm(LINGER_SECONDS, self.transport.abort)
 
     # For a call that waits for a person.
 
@@ -204,8 +168,8 @@ class ClientConnection(asyncio.Protocol):
         return self.eof or self.lost
 
     def watch(self) -> None:
-        # Not read while a task decides, a connection would not be seen to end. What comes stops the reading again.
-        self.transport.resume_reading()
+        # Held, a connection would not be seen to end. What comes holds it again.
+        self.read_on()
 
     # For the gate.
 
@@ -231,7 +195,8 @@ class ClientConnection(asyncio.Protocol):
 
     # The head.
 
-    def _look_for_head(self) -> None:
+    def _look_for_head(self) -> bool:
+        """Whether it is settled what the bytes so far are."""
         buffer, limit = self._buffer, self.parts.settings.max_head_bytes
         found = EMPTY_LINE.search(buffer, max(0, self._searched - 2))
         self._searched = len(buffer)
@@ -241,9 +206,12 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_head(HeadError(f"a request head of more than {limit} bytes", status=431))
         elif found is not None:
             self._read_head(bytes(buffer[: found.end()]))
+        else:
+            return False
+        return True
 
     def _read_head(self, data: bytes) -> None:
-        self._disarm()
+        self._due = None
         try:
             head = parse_head(data, max_fields=self.parts.settings.max_head_fields)
         except HeadError as error:
@@ -252,23 +220,26 @@ class ClientConnection(asyncio.Protocol):
         del self._buffer[: len(data)]
         if head.method != "CONNECT":
             self._phase = _Phase.HANDED_OVER
+            self.disarm()
             self.parts.serve_plain(self, head)
             return
         self._phase = _Phase.DECIDING
-        self.transport.pause_reading()
-        # Begun here and now: a refusal, and all up to the dial, costs no turn of the loop.
-        task = asyncio.Task(self._serve(head), loop=self._loop, eager_start=True)
-        if not task.done():
-            self._task = task
+        self.parts.serve(self, head)
 
-    async def _serve(self, head: Head) -> None:
-        """The connection's one task: no exception leaves it, and none leaves anything open."""
+    def _more_arrived(self) -> None:
+        """Behind a head that is still being settled: it is kept, and what nobody waits for stays with the kernel."""
+        wanted = self.settling is not None and self.settling.client_sent()
+        if not wanted and self._phase is _Phase.DECIDING and not self._held and not self.transport.is_closing():
+            self._held = True
+            self.transport.pause_reading()
+
+    async def _guard(self, work: Coroutine[None, None, None]) -> None:
         try:
-            await self.parts.serve(self, head)
+            await work
         except asyncio.CancelledError:
             self.transport.abort()
         except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
-            self._failed()
+            self.failed()
         finally:
             self._task = None
             if self.lost or (self._phase is _Phase.HANDED_OVER and self.relay is None):
@@ -281,30 +252,44 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self.transport.abort()
         except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
-            self._failed()
+            self.failed()
 
     def _refuse_head(self, error: HeadError) -> None:
         kind = Kind.TUNNEL if self._buffer.startswith(b"CONNECT ") else Kind.HTTP
         self.answer(answer_to_head(self.parts, self.listener, error, kind))
 
-    def _failed(self) -> None:
+    def failed(self) -> None:
+        """Called while an unexpected exception is handled."""
         _log.exception("a client connection failed and is closed", listener=self.listener.name)
         reset(self.transport)
 
     # Small parts.
 
-    def _arm(self, seconds: float, then: Callable[[], None]) -> None:
-        self._disarm()
-        self._timer = self._loop.call_later(seconds, then)
+    def arm(self, seconds: float, then: Callable[[], None]) -> None:
+        """Calls `then` once, unless it is armed anew before. One timer serves a connection: most never ring."""
+        self._due = then
+        self._deadline = deadline = self._loop.time() + seconds
+        if self._timer is not None:
+            if self._timer.when() <= deadline:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._ring)
 
-    def _disarm(self) -> None:
+    def disarm(self) -> None:
+        self._due = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _wake(self, *, more: bool) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(more)
+    def _ring(self) -> None:
+        due, self._timer = self._due, None
+        if due is None:
+            return
+        if self._loop.time() < self._deadline:
+            self._timer = self._loop.call_at(self._deadline, self._ring)
+            return
+        self._due = None
+        due()
 
     def _drop(self, data: bytes) -> None:
         self._dropped += len(data)

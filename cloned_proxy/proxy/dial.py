@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import Final
 
@@ -17,6 +17,10 @@ ATTEMPT_DELAY: Final = 0.25
 """Seconds between two attempts (RFC 8305, section 5)."""
 
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_UNDER_WAY: Final = frozenset({errno.EINPROGRESS, errno.EALREADY})
+_CONNECTED: Final = frozenset({0, errno.EISCONN})
+_STREAM: Final = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
+"""Non-blocking from birth where the system can do that: one call less."""
 
 
 class DialError(Exception):
@@ -33,23 +37,118 @@ class ExhaustedError(Exception):
     """No file descriptor is left in this process: our own fault (503), not the upstream's."""
 
 
-async def dial(addresses: Sequence[Address], port: int, *, seconds: float) -> socket.socket:
-    """A connected, non-blocking socket. `seconds` bound all attempts together.
+type DialOutcome = socket.socket | DialError | ExhaustedError
 
-    Raises DialError, or ExhaustedError when no socket can be made at all.
+
+class Dial:
+    """One connection to whichever of the addresses answers first. Callbacks, not tasks: each tunnel makes one of these.
+
+    `on_end` is called once, perhaps within `start`, with a connected, non-blocking socket or with what went wrong.
     """
+
+    __slots__ = (
+        "_attempts",
+        "_deadline",
+        "_failure",
+        "_loop",
+        "_next_timer",
+        "_on_end",
+        "_port",
+        "_seconds",
+        "_waiting",
+    )
+
+    def __init__(
+        self, addresses: Sequence[Address], port: int, *, seconds: float, on_end: Callable[[DialOutcome], None]
+    ) -> None:
+        """`seconds` bound all attempts together."""
+        self._waiting = deque(addresses) if len(addresses) == 1 else _interleaved(addresses)
+        self._port = port
+        self._seconds = seconds
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._attempts: list[socket.socket] = []
+        """Under way; each is watched by the loop."""
+        self._failure: OSError | None = None
+        self._next_timer: asyncio.TimerHandle | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._try_next()
+        if self._attempts:
+            self._deadline = self._loop.call_later(self._seconds, self._timed_out)
+
+    def cancel(self) -> None:
+        """Drops every attempt; `on_end` will not be called."""
+        for timer in (self._next_timer, self._deadline):
+            if timer is not None:
+                timer.cancel()
+        self._waiting.clear()
+        while self._attempts:
+            self._drop(self._attempts[-1]).close()
+
+    def _try_next(self) -> None:
+        """Begins attempts until one is under way, has connected, or none is left."""
+        self._next_timer = None
+        while self._waiting:
+            address = self._waiting.popleft()
+            try:
+                sock, connected = _begin(address, self._port)
+            except OSError as error:
+                self._failure = error
+                continue
+            if connected:
+                self._end(sock)
+                return
+            self._attempts.append(sock)
+            self._loop.add_writer(sock, self._answered, sock)
+            if self._waiting:
+                self._next_timer = self._loop.call_later(ATTEMPT_DELAY, self._try_next)
+            return
+        if not self._attempts:
+            self._end(_error_of(self._failure or OSError(errno.ENETUNREACH, "no address to connect to")))
+
+    def _answered(self, sock: socket.socket) -> None:
+        """The outcome of one attempt is there."""
+        self._drop(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not code:
+            self._end(sock)
+            return
+        sock.close()
+        self._failure = OSError(code, os.strerror(code))
+        if self._next_timer is not None:
+            self._next_timer.cancel()
+        self._try_next()
+
+    def _timed_out(self) -> None:
+        self._end(DialError("the upstream did not answer in time", timed_out=True))
+
+    def _drop(self, sock: socket.socket) -> socket.socket:
+        self._loop.remove_writer(sock)
+        self._attempts.remove(sock)
+        return sock
+
+    def _end(self, outcome: DialOutcome) -> None:
+        self.cancel()
+        self._on_end(outcome)
+
+
+async def dial(addresses: Sequence[Address], port: int, *, seconds: float) -> socket.socket:
+    """`Dial` for those who wait. Raises DialError, or ExhaustedError when no socket can be made at all."""
+    ended: asyncio.Future[DialOutcome] = asyncio.get_running_loop().create_future()
+    attempt = Dial(addresses, port, seconds=seconds, on_end=ended.set_result)
+    attempt.start()
     try:
-        async with asyncio.timeout(seconds):
-            if len(addresses) == 1:
-                return await _connect(addresses[0], port)
-            return await _race(_interleaved(addresses), port)
-    except TimeoutError as error:
-        raise DialError("the upstream did not answer in time", timed_out=True) from error
-    except OSError as error:
-        if error.errno in _OUT_OF_RESOURCES:
-            raise ExhaustedError("no file descriptor is left") from error
-        # The loop's own message would name the address.
-        raise DialError("the upstream cannot be reached", timed_out=error.errno == errno.ETIMEDOUT) from error
+        outcome = await ended
+    except BaseException:
+        attempt.cancel()
+        if ended.done() and not ended.cancelled() and isinstance(connected := ended.result(), socket.socket):
+            connected.close()
+        raise
+    if not isinstance(outcome, socket.socket):
+        raise outcome
+    return outcome
 
 
 def _interleaved(addresses: Sequence[Address]) -> deque[Address]:
@@ -61,69 +160,32 @@ def _interleaved(addresses: Sequence[Address]) -> deque[Address]:
     return deque(address for address in pairs if address is not None)
 
 
-async def _race(waiting: deque[Address], port: int) -> socket.socket:
-    """The first connection that stands; the others are closed, whatever state they are in."""
-    attempts: list[asyncio.Task[socket.socket]] = []
-    pending: set[asyncio.Task[socket.socket]] = set()
-    winner: asyncio.Task[socket.socket] | None = None
-    failure: BaseException | None = None
-    try:
-        while winner is None and (waiting or pending):
-            if waiting:
-                attempt = asyncio.ensure_future(_connect(waiting.popleft(), port))
-                attempts.append(attempt)
-                pending.add(attempt)
-            delay = ATTEMPT_DELAY if waiting else None
-            done, pending = await asyncio.wait(pending, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
-            for attempt in done:
-                failure = attempt.exception() or failure
-                if attempt.exception() is None:
-                    winner = attempt
-    finally:
-        for attempt in attempts:
-            if attempt is not winner:
-                _discard(attempt)
-    if winner is None:
-        raise failure or OSError(errno.ENETUNREACH, "no address to connect to")
-    return winner.result()
-
-
-def _discard(attempt: asyncio.Task[socket.socket]) -> None:
-    if not attempt.done():
-        attempt.cancel()
-    elif not attempt.cancelled() and attempt.exception() is None:
-        attempt.result().close()
-
-
-async def _connect(address: Address, port: int) -> socket.socket:
+def _begin(address: Address, port: int) -> tuple[socket.socket, bool]:
+    """A socket that connects, and whether it has connected already. Raises OSError."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004  the IP version
-    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    sock = socket.socket(family, _STREAM)
     try:
-        sock.setblocking(False)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if sock.getblocking():
+            sock.setblocking(False)
         # Not `loop.sock_connect`: uvloop's asks a thread to resolve even a literal, and so doubles the price.
-        outcome = sock.connect_ex((str(address), port))
-        if outcome == errno.EINPROGRESS:
-            await _writable(sock)
-            outcome = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if outcome:
-            raise OSError(outcome, os.strerror(outcome))  # noqa: TRY301  the socket is closed below, as for any failure
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        place = (str(address), port)
+        code = sock.connect_ex(place)
+        if code == errno.EINPROGRESS:
+            # Asked a second time it tells whether it has connected: an upstream of this machine has by now.
+            code = sock.connect_ex(place)
+        if code not in _CONNECTED and code not in _UNDER_WAY:
+            raise OSError(code, os.strerror(code))  # noqa: TRY301  the socket is closed below, as for any failure
     except BaseException:
         sock.close()
         raise
-    return sock
+    return sock, code in _CONNECTED
 
 
-async def _writable(sock: socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    writable = loop.create_future()
-    loop.add_writer(sock, _wake, writable)
-    try:
-        await writable
-    finally:
-        loop.remove_writer(sock)
-
-
-def _wake(writable: asyncio.Future[None]) -> None:
-    if not writable.done():
-        writable.set_result(None)
+def _error_of(error: OSError) -> DialError | ExhaustedError:
+    if error.errno in _OUT_OF_RESOURCES:
+        return ExhaustedError("no file descriptor is left")
+    # The system's own message would name the address.
+    failure = DialError("the upstream cannot be reached", timed_out=error.errno == errno.ETIMEDOUT)
+    failure.__cause__ = error
+    return failure

@@ -11,12 +11,13 @@ from typing import Final
 from cloned_proxy.proxy import connect, splice
 from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.cells import CellStore, OwnCells
-from cloned_proxy.proxy.connection import ClientConnection, GateParts
+from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.crowd import Crowd
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.injection import Injector, NoSecrets
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import BACKLOG, Listener
+from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.plain import PlainHttp
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.tunnels import Tunnels

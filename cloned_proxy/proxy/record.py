@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cloned_proxy.policy.hint import hint
-from cloned_proxy.policy.model import Caller, Decision, IdentityRefusal, Policy
+from cloned_proxy.policy.model import Caller, Decision, IdentityRefusal, Policy, Verdict
 from cloned_proxy.telemetry.events import (
     AuditSink,
     AuditUnavailableError,
@@ -20,6 +20,7 @@ from cloned_proxy.telemetry.metrics import Metrics
 
 _MAX_RECORDED_HOST: Final = 255
 _MAX_RECORDED_PATH: Final = 1024
+_VERDICTS: Final = {verdict: verdict.name.lower() for verdict in Verdict}
 
 
 class Recorder:
@@ -86,14 +87,14 @@ class Recorder:
             id=new_decision_id(),
             at=self._clock(),
             kind=kind,
-            verdict=decision.verdict.name.lower(),
+            verdict=_VERDICTS[decision.verdict],
             reason=decision.reason,
             tool=decision.tool,
             run=None if isinstance(caller, IdentityRefusal) else caller.run,
             host=decision.host.text if decision.host is not None else request.host[:_MAX_RECORDED_HOST],
             port=request.port,
             method=request.method or ("CONNECT" if request.port else ""),
-            path=(request.path or "").partition("?")[0][:_MAX_RECORDED_PATH],
+            path=request.path.partition("?")[0][:_MAX_RECORDED_PATH] if request.path else "",
             rule=rule.id if rule is not None else "",
             policy=policy.version if policy is not None else "",
             hint=hint(decision),

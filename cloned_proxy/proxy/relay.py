@@ -29,18 +29,18 @@ def reset(transport: asyncio.Transport) -> None:
 class Relay:
     """One open tunnel, from the moment its upstream transport exists.
 
-    `first` is what the client sent before; `client` may be paused and loses its old protocol. `on_end` gets the cause
-    once, when both sides are closed: `closed`, `client_reset`, `upstream_error:response`, or what `cut` was given.
+    `unread` takes what the client has sent before; `client` may be paused and loses its old protocol. `on_end` gets
+    the cause once, when both sides are closed: `closed`, `client_reset`, `upstream_error:response`, or that of `cut`.
     Without a `splicer` every byte goes through the transports.
     """
 
-    __slots__ = ("_charge", "_clock", "_first", "_on_end", "_open_ends", "cause", "client", "last_byte", "splicer",
+    __slots__ = ("_charge", "_clock", "_on_end", "_open_ends", "_unread", "cause", "client", "last_byte", "splicer",
                  "upstream")  # fmt: skip
 
     def __init__(
         self,
         client: asyncio.Transport,
-        first: bytes,
+        unread: Callable[[], bytes],
         charge: Charge,
         *,
         on_end: Callable[[str], None],
@@ -48,7 +48,7 @@ class Relay:
         splicer: Splicer | None = None,
     ) -> None:
         self.splicer = splicer
-        self._first = first
+        self._unread = unread
         self._charge = charge
         self._on_end = on_end
         self._clock = clock
@@ -78,8 +78,7 @@ class Relay:
         self.upstream.transport = upstream
         self._open_ends = 2
         client.set_protocol(self.client)
-        first, self._first = self._first, b""
-        if first:
+        if first := self._unread():
             self._charge.up(len(first))
             upstream.write(first)
         if not self.upstream.full:

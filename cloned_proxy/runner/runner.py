@@ -32,6 +32,7 @@ from cloned_proxy.runner.spec import (
     SandboxSpec,
     check_mount,
     check_tool_id,
+    parse_size,
     workspace_mark,
 )
 from cloned_proxy.runner.trust import write_ca
@@ -58,14 +59,16 @@ class DockerContainerRunner:
         network: str | None = None,
         image: str | None = None,
         cpus: float | None = None,
-        memory: int | None = None,
+        memory: int | str | None = None,
         worker: WorkerKind | None = None,
         timeout: float | None = None,
         spare_slots: int = 2,
         engine: Engine | None = None,
         enter_namespaces: bool | None = None,
     ) -> None:
-        """What is None is taken from config.yaml. `memory` is bytes; `enter_namespaces` None: if this process may.
+        """What is None is taken from config.yaml. `memory` is bytes, or a size such as `512m`.
+
+        `enter_namespaces` None: if this process may.
 
         Raises EngineError without an engine, StoreError for a config.yaml that is not accepted.
         """
@@ -76,7 +79,8 @@ class DockerContainerRunner:
         self._network = network or os.environ.get(NETWORK_VARIABLE) or settings.network or SEALED
         self._image = image
         self._settings = settings
-        self._limits = replace(Limits(), cpus=cpus or settings.cpus, memory=memory or settings.memory_mib * MIB)
+        size = parse_size(memory) if isinstance(memory, str) else memory
+        self._limits = replace(Limits(), cpus=cpus or settings.cpus, memory=size or settings.memory_mib * MIB)
         self._worker = worker or WorkerKind(settings.worker)
         self._timeout = timeout or settings.timeout
         self._engine = engine or Engine.connect()

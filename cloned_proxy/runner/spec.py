@@ -26,6 +26,9 @@ WORKSPACE_LABEL: Final = "cloned.workspace"
 CA_FILE: Final = "/sandbox/.cloned-ca.pem"
 _OWN_TARGETS: Final = ("/workspace", "/sandbox", "/tmp", "/proc", "/sys", "/dev")  # noqa: S108  paths in the container
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SIZE: Final = re.compile(r"([1-9][0-9]*)([kmg]?)b?", re.IGNORECASE)
+_UNITS: Final = {"": 1, "k": 1024, "m": MIB, "g": 1024 * MIB}
+_SMALLEST: Final = 16 * MIB
 _TOOL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 _CONTAINER_NAME: Final = re.compile(r"cloned_(?:tool|slot)_[0-9a-f]{8}")
 
@@ -107,6 +110,15 @@ class HolderSpec:
     """(port, socket name): the holder itself forwards, because the proxy may not enter the namespace."""
     socket_dir: str = ""
     """Host directory of those sockets; only this holder mounts it."""
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `512m`. Raises SandboxInputError."""
+    match = _SIZE.fullmatch(text)
+    size = int(match[1]) * _UNITS[match[2].lower()] if match is not None else 0
+    if size < _SMALLEST:
+        raise SandboxInputError(f"memory {text!r}: write a size from 16m on, such as 512m or 2g")
+    return size
 
 
 def workspace_mark(workspace: PurePath) -> str:

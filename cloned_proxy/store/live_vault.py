@@ -64,4 +64,5 @@ class LiveVault:
             self._secrets, self._problem = {}, error
             _log.error("the vault cannot be opened; rules that inject refuse until it can", reason=str(error))
         else:
-            _log.info("vault opened", secrets=len(self._secrets))
+            if self._secrets:
+                _log.info("vault opened", secrets=len(self._secrets))

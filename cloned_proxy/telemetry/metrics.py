@@ -10,6 +10,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from cloned_proxy.policy.model import Reason, Verdict
+from cloned_proxy.telemetry.counts import Count, Counts, Level, Spread
 from cloned_proxy.telemetry.events import DecisionEvent
 from cloned_proxy.telemetry.lease_metrics import LeaseMetrics
 
@@ -25,7 +26,7 @@ _DECISION_BUCKETS: Final = (
 )
 _CONNECT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _REQUEST_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
-_START_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
+START_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 RUN_RESULTS: Final = frozenset(
     {"ok", "failed", "error", "timeout", "limit", "engine", "slot", "proxy", "bad_input", "abandoned"}
 )
@@ -34,18 +35,21 @@ _DENY: Final = Verdict.DENY.name.lower()
 
 
 class Metrics:
-    """One for each process. Cheap enough for the hot path: label children are cached."""
+    """One for each process. What a request counts are plain numbers of the event loop, carried over at a scrape."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, shared: bool = False) -> None:
+        """`shared`: this is one of several workers, whose metrics `telemetry.shared` keeps."""
         self.registry = registry
         self._known: Container[str] = frozenset()
         self._hosts: dict[str, set[str]] = {}
-        self._decision_children: dict[tuple[str, str, str], Counter] = {}
-        self._blocked_children: dict[tuple[str, str], Counter] = {}
-        self._byte_children: dict[str, tuple[Counter, Counter]] = {}
-        self._tunnel_children: dict[str, Gauge] = {}
-        self._open_tunnels: dict[str | None, tuple[Gauge, int]] = {}
-        self._request_children: dict[str, Histogram] = {}
+        self._counts: Final = Counts(at_once=shared)
+        registry.register(self._counts)
+        self._decided: dict[tuple[str, str, str], Count] = {}
+        self._blocked_by_host: dict[tuple[str, str], Count] = {}
+        self._bytes_of: dict[str, tuple[Count, Count]] = {}
+        self._tunnels_of: dict[str, Level] = {}
+        self._open_tunnels: dict[str | None, tuple[Level, int]] = {}
+        self._requests_of: dict[str, Spread] = {}
         self._make_traffic(registry)
         self._make_policy(registry)
         self._make_sandbox(registry)
@@ -70,18 +74,20 @@ class Metrics:
         self._blocked = Counter(
             "cloned_proxy_blocked_hosts", "Denied requests by host.", ("tool", "host"), registry=registry
         )
-        self._decision_seconds = Histogram(
+        decision_seconds = Histogram(
             "cloned_proxy_decision_duration_seconds",
             "Time to decide, without name resolution.",
             buckets=_DECISION_BUCKETS,
             registry=registry,
         )
-        self._connect_seconds = Histogram(
+        self._decision_seconds = self._counts.spread(decision_seconds)
+        connect_seconds = Histogram(
             "cloned_proxy_upstream_connect_duration_seconds",
             "Time to connect to an upstream.",
             buckets=_CONNECT_BUCKETS,
             registry=registry,
         )
+        self._connect_seconds = self._counts.spread(connect_seconds)
         self._request_seconds = Histogram(
             "cloned_proxy_request_duration_seconds",
             "Time from the grant of a request or tunnel to its end.",
@@ -126,7 +132,7 @@ class Metrics:
         self._run_start_seconds = Histogram(
             "cloned_proxy_sandbox_start_duration_seconds",
             "Time from the request for a tool's container to its start.",
-            buckets=_START_BUCKETS,
+            buckets=START_BUCKETS,
             registry=registry,
         )
         self._slots = Gauge(
@@ -144,11 +150,10 @@ class Metrics:
         """One decision: `decisions_total`, `decision_duration_seconds`, and `blocked_hosts_total` for a denial."""
         tool = self._tool(event.tool)
         key = (tool, event.verdict, event.reason)
-        child = self._decision_children.get(key)
-        if child is None:
-            child = self._decision_children[key] = self._decisions.labels(*key)
-        # Only the OpenMetrics form shows it: from a point of a graph to the entry of the log.
-        child.inc(exemplar={"decision_id": event.id})
+        count = self._decided.get(key)
+        if count is None:
+            count = self._decided[key] = self._counts.count(self._decisions.labels(*key))
+        count.add(1, event.id)  # from a point of a graph to the entry of the log
         self._decision_seconds.observe(seconds)
         if event.verdict == _DENY:
             self._count_blocked(tool, event)
@@ -164,10 +169,11 @@ class Metrics:
                 host = OTHER_LABEL
             elif host != OTHER_LABEL:
                 hosts.add(host)
-        child = self._blocked_children.get((tool, host))
-        if child is None:
-            child = self._blocked_children[tool, host] = self._blocked.labels(tool, host)
-        child.inc()
+        count = self._blocked_by_host.get((tool, host))
+        if count is None:
+            count = self._counts.count(self._blocked.labels(tool, host))
+            self._blocked_by_host[tool, host] = count
+        count.add(1)
 
     def upstream_connected(self, seconds: float) -> None:
         """One successful connect to an upstream."""
@@ -175,33 +181,34 @@ class Metrics:
 
     def request_finished(self, kind: str, seconds: float) -> None:
         """The end of an allowed flow; `kind` is one of `events.Kind`."""
-        child = self._request_children.get(kind)
-        if child is None:
-            child = self._request_children[kind] = self._request_seconds.labels(kind)
-        child.observe(seconds)
+        spread = self._requests_of.get(kind)
+        if spread is None:
+            spread = self._requests_of[kind] = self._counts.spread(self._request_seconds.labels(kind))
+        spread.observe(seconds)
 
     def tunnel_opened(self, tool: str | None) -> None:
         """A tunnel begins to relay."""
-        child, open_now = self._open_tunnels.get(tool) or (self._tunnel(self._tool(tool)), 0)
-        self._open_tunnels[tool] = child, open_now + 1
-        child.inc()
+        level, open_now = self._open_tunnels.get(tool) or (self._tunnel(self._tool(tool)), 0)
+        self._open_tunnels[tool] = level, open_now + 1
+        level.add(1)
 
     def tunnel_closed(self, tool: str | None) -> None:
         """A tunnel that `tunnel_opened` counted ended. It leaves the gauge under the label it came in with."""
         # The policy may know the tool by now, or no longer; and a tool without tunnels must not take up memory.
-        child, open_now = self._open_tunnels.pop(tool)
+        level, open_now = self._open_tunnels.pop(tool)
         if open_now > 1:
-            self._open_tunnels[tool] = child, open_now - 1
-        child.dec()
+            self._open_tunnels[tool] = level, open_now - 1
+        level.add(-1)
 
     def bytes_passed(self, tool: str | None, *, up: int, down: int) -> None:
         """Bytes of one flow: `up` from the caller, `down` to it."""
         label = self._tool(tool)
-        children = self._byte_children.get(label)
-        if children is None:
-            children = self._byte_children[label] = (self._bytes.labels(label, "up"), self._bytes.labels(label, "down"))
-        children[0].inc(up)
-        children[1].inc(down)
+        counts = self._bytes_of.get(label)
+        if counts is None:
+            each = (self._counts.count(self._bytes.labels(label, direction)) for direction in ("up", "down"))
+            counts = self._bytes_of[label] = (next(each), next(each))
+        counts[0].add(up)
+        counts[1].add(down)
 
     def policy_loaded(self, *, rules: int, at: float, counts: bool = True) -> None:
         """A policy came into force at `at` (Unix seconds). One of several workers `counts` it as a reload."""
@@ -251,11 +258,11 @@ class Metrics:
             return ANONYMOUS_LABEL
         return tool if tool in self._known else UNKNOWN_LABEL
 
-    def _tunnel(self, label: str) -> Gauge:
-        child = self._tunnel_children.get(label)
-        if child is None:
-            child = self._tunnel_children[label] = self._tunnels.labels(label)
-        return child
+    def _tunnel(self, label: str) -> Level:
+        level = self._tunnels_of.get(label)
+        if level is None:
+            level = self._tunnels_of[label] = self._counts.level(self._tunnels.labels(label))
+        return level
 
 
 def _own_version() -> str:

@@ -214,8 +214,11 @@ def _ask(head: str) -> tuple[socket.socket, str]:
     return sock, sock.recv(4096).decode("latin-1")
 
 
-def proxy(head: str, refusals: list[int]) -> Seen:
-    """What the proxy answers; anything but one of `refusals` or a closed connection is open."""
+def proxy(head: str, refusals: list[int], reason: str = "") -> Seen:
+    """What the proxy answers; anything but one of `refusals` or a closed connection is open.
+
+    With `reason`, any other one is open, too: a name that is refused for its address has been resolved.
+    """
     try:
         sock, answer = _ask(head)
         sock.close()
@@ -226,14 +229,13 @@ def proxy(head: str, refusals: list[int]) -> Seen:
     if not answer:
         return "blocked", "connection closed"
     status = int(answer.split(" ", 2)[1])
-    reason = next(
-        (line.split(": ")[1] for line in answer.split("\r\n") if line.startswith("X-Cloned-Proxy-Reason")), ""
-    )
-    return ("blocked" if status in refusals else "open"), f"{status} {reason}".strip()
+    given = next((line.split(": ")[1] for line in answer.split("\r\n") if line.startswith("X-Cloned-Proxy-Reason")), "")
+    refused = status in refusals and reason in ("", given)
+    return ("blocked" if refused else "open"), f"{status} {given}".strip()
 
 
-def front(head: str, server_name: str) -> Seen:
-    """A tunnel to an allowed name, and another name in its TLS."""
+def front(head: str, server_name: str | None) -> Seen:
+    """A tunnel to an allowed name, and another name, or none, in its TLS."""
     try:
         sock, answer = _ask(head)
     except OSError as error:
@@ -250,12 +252,14 @@ def front(head: str, server_name: str) -> Seen:
             return "open", "the tunnel stayed open"
         if not reply or reply[0] == TLS_ALERT:
             return "blocked", "an alert" if reply else "closed behind the ClientHello"
-        return "open", f"an answer for {server_name}"
+        return "open", f"an answer for {server_name or 'no name'}"
 
 
-def _client_hello(server_name: str) -> bytes:
+def _client_hello(server_name: str | None) -> bytes:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    tls = ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname=server_name)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no roots to load: nothing is ever verified here
+    context.check_hostname = server_name is not None
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=server_name)
     with contextlib.suppress(ssl.SSLWantReadError):
         tls.do_handshake()
     return outgoing.read()

@@ -109,3 +109,25 @@ def test_the_key_can_live_in_a_keyring(workspace: Workspace, tmp_path: Path) -> 
     assert "AGE-SECRET" not in locked.stderr
     (tmp_path / "ring").write_text("{}")
     assert "there is no key" in _set(workspace, "third", env=environ).stderr
+
+
+def _vault_check(workspace: Workspace, **env: str) -> dict[str, str]:
+    done = workspace.run("doctor", "--json", env=env)
+    (check,) = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "vault"]
+    return dict(check)
+
+
+def test_doctor_names_the_secret_that_a_rule_misses_and_a_vault_that_does_not_open(workspace: Workspace) -> None:
+    inject = '{header: Authorization, value: "Bearer ${vault:llm.api_key}"}'
+    workspace.write_policy(
+        f"version: 1\nglobal: {{allow: [{{host: a.example.com, ports: [443], inject: {inject}}}]}}\n"
+    )
+    missing = _vault_check(workspace)
+    assert (missing["status"], missing["fix"]) == ("warn", "`cloned-proxy vault set llm.api_key`")
+    assert "policy.yaml:2 global.allow[0] injects llm.api_key" in missing["detail"]
+    assert _vault_check(workspace, LLM_API_KEY=CANARY)["status"] == "ok"
+    _set(workspace, "llm.api_key")
+    assert _vault_check(workspace)["detail"] == "secrets: 1, rules that inject: 1"
+    (workspace.path / "vault.key").chmod(0o644)
+    broken = _vault_check(workspace)
+    assert (broken["status"], broken["fix"].startswith("run `chmod 600")) == ("fail", True)

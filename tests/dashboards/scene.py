@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from cloned_proxy.telemetry.metrics import START_BUCKETS
 from tests.cli.program import TOOL, Origin, Serving, Workspace
 from tests.dashboards.server import Prometheus, running
 
@@ -60,7 +61,8 @@ class SandboxStandIn(StandIn):
         super().__init__()
         registry = self.registry
         self.runs = Counter("cloned_proxy_sandbox_runs", "Stand-in.", ("tool", "result"), registry=registry)
-        self.started = Histogram("cloned_proxy_sandbox_start_duration_seconds", "Stand-in.", registry=registry)
+        name, buckets = "cloned_proxy_sandbox_start_duration_seconds", START_BUCKETS
+        self.started = Histogram(name, "Stand-in.", registry=registry, buckets=buckets)
         self.slots = Gauge("cloned_proxy_sandbox_slots", "Stand-in.", registry=registry)
         self.slots.set(2)
         self.sealed = Gauge("cloned_proxy_isolation_probe_success", "Stand-in.", registry=registry)
@@ -152,7 +154,7 @@ def policy(origin: Origin, echo: Echo) -> str:
 
 
 @contextmanager
-def playing(workspace: Workspace, directory: Path) -> Iterator[Scene]:
+def playing(workspace: Workspace, directory: Path, *arguments: str) -> Iterator[Scene]:
     """Everything is up and was scraped once; the traffic is the test's."""
     with ExitStack() as parts:
         origin, echo = Origin(), Echo()
@@ -164,7 +166,7 @@ def playing(workspace: Workspace, directory: Path) -> Iterator[Scene]:
         parts.callback(sandbox.close)
         parts.callback(local_ai.close)
         workspace.write_policy(policy(origin, echo))
-        serving = workspace.serve()
+        serving = workspace.serve(*arguments)
         jobs = {"cloned-proxy": serving.metrics_port, "localai": local_ai.port, "sandbox-stand-in": sandbox.port}
         prometheus = parts.enter_context(running(directory, jobs))
         tokens = {tool: workspace.json("token", tool)["token"] for tool in (TOOL, OTHER)}

@@ -95,3 +95,13 @@ def test_promtool_accepts_the_scrape_configuration() -> None:
         [need("promtool"), "check", "config", config], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.checkout
+@pytest.mark.parametrize("dashboard", DASHBOARDS)
+def test_each_dashboard_has_a_small_picture_that_the_readme_shows(dashboard: str) -> None:
+    picture = share_path("dashboards", "pictures", f"{dashboard}.png").read_bytes()
+    assert picture[:8] == b"\x89PNG\r\n\x1a\n"
+    assert int.from_bytes(picture[16:20], "big") == 1280
+    assert len(picture) < 150_000, "run `make pictures`"
+    assert f"(dashboards/pictures/{dashboard}.png)" in share_path("README.md").read_text()

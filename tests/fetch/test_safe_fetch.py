@@ -195,3 +195,12 @@ def test_the_package_imports_httpx_only_when_it_is_asked_for() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_a_credential_is_renewed_before_it_expires(s: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    s.workspace.serve()
+    monkeypatch.setattr("cloned_proxy.fetch.safe_fetch._RENEW_SECONDS", -1)
+    with s.fetch() as fetch:
+        assert [fetch.get(f"{s.plain.url}/a").text for _ in range(2)] == ["reached"] * 2
+        assert len(fetch._clients[False]) > 2
+    assert fetch._clients[False] == []

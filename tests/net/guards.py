@@ -16,7 +16,7 @@ from cloned_proxy.policy import identity
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.host import parse_host
 from cloned_proxy.policy.model import Decision, Principal, Reason, Verdict
-from cloned_proxy.proxy import answers, connect, connection, enforcer, fields, head, listener, requests_api
+from cloned_proxy.proxy import answers, connect, connection, enforcer, fields, head, listener, passage, requests_api
 from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import client as plain_client
@@ -107,14 +107,14 @@ def _resolve_again_for_the_dial() -> None:
 def _no_sni_check() -> None:
     original = deciding.decide_tunnel
     replace_part(
-        connect, "decide_tunnel", lambda decision, names: original(decision, names) if names is None else decision
+        passage, "decide_tunnel", lambda decision, names: original(decision, names) if names is None else decision
     )
 
 
 def _no_tls_check() -> None:
     original = deciding.decide_tunnel
     replace_part(
-        connect, "decide_tunnel", lambda decision, names: decision if names is None else original(decision, names)
+        passage, "decide_tunnel", lambda decision, names: decision if names is None else original(decision, names)
     )
 
 

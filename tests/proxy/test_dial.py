@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import socket
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from cloned_proxy.policy.model import Address
 from cloned_proxy.proxy import dial as module
 from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial
 from tests.proxy.support import LOOPBACK, upstream
@@ -32,32 +36,52 @@ async def test_an_address_that_refuses_gives_way_to_the_next_at_once() -> None:
         assert time.monotonic() - started < module.ATTEMPT_DELAY
 
 
-async def test_an_address_that_says_nothing_gives_way_after_the_attempt_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    connect = module._connect
+def descriptors() -> int:
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
-    async def hanging(address: object, port: int) -> socket.socket:
-        if address == SILENT:
-            await asyncio.sleep(60)
-        return await connect(LOOPBACK, port)
 
-    monkeypatch.setattr(module, "_connect", hanging)
+@contextlib.contextmanager
+def deaf(address: Address, port: int = 0) -> Iterator[int]:
+    """A port of that address whose connects stay without an answer: its queue is full, and nobody accepts."""
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server((str(address), port), backlog=0))
+        place = listening.getsockname()
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(place)
+        yield place[1]
+
+
+async def test_an_address_that_says_nothing_gives_way_after_the_attempt_delay() -> None:
     async with upstream() as server:
-        started = time.monotonic()
-        (await dial((SILENT, LOOPBACK), server.port, seconds=5)).close()
-        assert 0.2 < time.monotonic() - started < 2
+        with deaf(SILENT, server.port):
+            started = time.monotonic()
+            with await dial((SILENT, LOOPBACK), server.port, seconds=5) as sock:
+                assert sock.getpeername()[0] == "127.0.0.1"
+            assert 0.2 < time.monotonic() - started < 2
 
 
-async def test_no_answer_at_all_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def hanging(*_: object) -> socket.socket:
-        await asyncio.sleep(60)
-        raise AssertionError
+async def test_no_answer_at_all_times_out_and_leaves_nothing_open() -> None:
+    with deaf(SILENT) as port:
+        for addresses in ((SILENT,), (SILENT, SILENT)):
+            before = descriptors()
+            with pytest.raises(DialError) as caught:
+                await dial(addresses, port, seconds=0.4)
+            assert caught.value.timed_out
+            assert caught.value.phase == "connect"
+            assert descriptors() == before
 
-    monkeypatch.setattr(module, "_connect", hanging)
-    for addresses in ((LOOPBACK,), (SILENT, LOOPBACK)):
-        with pytest.raises(DialError) as caught:
-            await dial(addresses, 443, seconds=0.1)
-        assert caught.value.timed_out
-        assert caught.value.phase == "connect"
+
+async def test_a_dial_that_is_called_off_leaves_nothing_open() -> None:
+    with deaf(SILENT) as port:
+        before = descriptors()
+        dialling = asyncio.create_task(dial((SILENT, SILENT), port, seconds=5))
+        await asyncio.sleep(0.3)
+        assert descriptors() == before + 2
+        dialling.cancel()
+        await asyncio.gather(dialling, return_exceptions=True)
+        assert descriptors() == before
 
 
 async def test_every_address_refusing_is_no_timeout_and_names_no_address() -> None:
@@ -71,10 +95,10 @@ async def test_every_address_refusing_is_no_timeout_and_names_no_address() -> No
 
 
 async def test_running_out_of_descriptors_is_our_own_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def exhausted(*_: object) -> socket.socket:
+    def exhausted(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(module, "_connect", exhausted)
+    monkeypatch.setattr(module, "_begin", exhausted)
     for addresses in ((LOOPBACK,), (SILENT, LOOPBACK)):
         with pytest.raises(ExhaustedError):
             await dial(addresses, 443, seconds=1)

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.proxy import connect
-from cloned_proxy.proxy.dial import ExhaustedError
+from cloned_proxy.proxy import dial
 from tests.proxy.support import HOST, allow, connect_head, hello, upstream, world
 
 
@@ -22,12 +21,12 @@ def highest_descriptor() -> int:
 
 
 async def test_no_descriptor_for_the_upstream_is_503_and_passes() -> None:
-    async def exhausted(*_: object, **__: object) -> object:
-        raise ExhaustedError(os.strerror(errno.EMFILE))
+    def exhausted(*_: object) -> object:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     async with upstream() as server, world(allow(HOST, server.port)) as w:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(connect, "dial", exhausted)
+            patch.setattr(dial, "_begin", exhausted)
             reply = await w.ask(connect_head(server.port))
             assert (reply.status, reply.json["reason"]) == (503, "internal_error")
         reader, writer = await w.tunnel(server.port)

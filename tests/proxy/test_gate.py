@@ -13,7 +13,7 @@ import pytest
 
 from cloned_proxy.policy.identity import Claims, mint_token
 from cloned_proxy.policy.model import CallerSource, Limits, Mode, Policy, Principal
-from cloned_proxy.proxy import connect, connection
+from cloned_proxy.proxy import connect, connection, passage
 from cloned_proxy.proxy.enforcer import Grant
 from cloned_proxy.proxy.listener import Listener, bind_tcp
 from tests.proxy.support import (
@@ -588,10 +588,10 @@ def raising(*args: object, **kwargs: object) -> object:
 
 BREAKABLE: dict[str, tuple[object, str]] = {
     "identify": (connect, "identify"),
-    "decide_tunnel": (connect, "decide_tunnel"),
-    "the hello reader": (connect, "ClientHelloReader"),
-    "dial": (connect, "dial"),
-    "the relay": (connect, "Relay"),
+    "decide_tunnel": (passage, "decide_tunnel"),
+    "the hello reader": (passage, "ClientHelloReader"),
+    "dial": (passage, "Dial"),
+    "the relay": (passage, "Relay"),
     "the head parser": (connection, "parse_head"),
 }
 

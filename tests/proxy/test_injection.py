@@ -274,6 +274,18 @@ async def test_what_repeats_nothing_arrives_as_it_is(size: int) -> None:
         assert all(end.bytes_down > size for end in s.world.audit.ends)
 
 
+@pytest.mark.parametrize("framing", ["chunked", "unsized"])
+async def test_what_has_no_length_and_repeats_nothing_arrives_as_it_is(framing: str) -> None:
+    body = b"ends like a secret: " + CANARY[:-1].encode()
+    answers = {
+        "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+        "unsized": b"HTTP/1.1 200 OK\r\n\r\n" + body,
+    }
+    async with scene(answering(answers[framing], close=framing == "unsized")) as s:
+        for _ in range(2):
+            assert (await s.ask()).body == body
+
+
 async def test_without_redact_echo_the_answer_is_the_upstreams() -> None:
     seen: list[Message] = []
     answer = reply(CANARY.encode(), headers="Content-Encoding: gzip\r\n")

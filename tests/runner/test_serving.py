@@ -84,7 +84,10 @@ def test_the_canary_says_that_this_machine_is_sealed(metrics: tuple[Path, str]) 
         time.sleep(0.2)
     assert "cloned_proxy_isolation_probe_success 1.0" in text
     with AuditLog(metrics[0] / "state.db") as audit:
-        (probe,) = [entry.body for entry in audit.entries(types=("probe",))]
+        while not (found := [entry.body for entry in audit.entries(types=("probe",))]):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)  # on disk within 50 ms, which is behind the metric
+    (probe,) = found
     assert (probe["sealed"], probe["failures"]) == (True, [])
     assert probe["attempts"] > probe["controls"] > 0
 

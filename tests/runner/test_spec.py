@@ -11,7 +11,7 @@ import pytest
 
 from cloned_proxy.runner.containers import holder_container, tool_container, tool_environment
 from cloned_proxy.runner.errors import SandboxInputError
-from cloned_proxy.runner.spec import CA_FILE, HolderSpec, Limits, Mount, SandboxSpec
+from cloned_proxy.runner.spec import CA_FILE, HolderSpec, Limits, Mount, SandboxSpec, parse_size
 from cloned_proxy.share import share_path
 
 SPEC = SandboxSpec(
@@ -183,3 +183,11 @@ def test_only_four_socket_families_are_allowed() -> None:
     rules = [rule for rule in PROFILE["syscalls"] if "socket" in rule["names"]]
     assert sorted(rule["args"][0]["value"] for rule in rules) == [1, 2, 10, 16]
     assert all(rule["args"][0]["op"] == "SCMP_CMP_EQ" for rule in rules)
+
+
+def test_sizes() -> None:
+    assert parse_size("512m") == 512 * 1024**2
+    assert parse_size("2GB") == 2 * 1024**3
+    for text in ("1m", "0", "-5m", "x", ""):
+        with pytest.raises(SandboxInputError, match="512m"):
+            parse_size(text)

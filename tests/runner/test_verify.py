@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import runpy
+import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
 from typing import Any
 
@@ -17,6 +20,7 @@ from cloned_proxy.runner.probe import run as probe
 from cloned_proxy.runner.probe.plan import Attempt, Targets, plan
 from cloned_proxy.runner.probe.report import Report, Result, judge_controls, judge_sealed
 from cloned_proxy.runner.spec import OWNER_LABEL, SandboxSpec
+from cloned_proxy.share import share_path
 
 docker = pytest.mark.docker
 GROUPS = {
@@ -68,6 +72,29 @@ def test_a_control_that_sees_nothing_is_blind(outcome: str | None, result: Resul
     assert line.result is result
     (good,) = judge_sealed([BLOCKED], {"a": {"outcome": "blocked", "detail": "", "seconds": 0}})
     assert Report((good,), (line,), 0).sealed is (result is Result.OK)
+
+
+@pytest.mark.parametrize(
+    ("reason", "outcome"), [("host_not_allowed", "blocked"), ("address_not_allowed", "open"), ("sni_missing", "open")]
+)
+def test_a_name_that_is_refused_for_its_address_has_been_resolved(
+    monkeypatch: pytest.MonkeyPatch, reason: str, outcome: str
+) -> None:
+    program = runpy.run_path(str(share_path("sandbox", "worker", "probe.py")))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setitem(program["_ask"].__globals__, "PROXY", server.getsockname())
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(f"HTTP/1.1 403 No\r\nX-Cloned-Proxy-Reason: {reason}\r\n\r\n".encode())
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        seen = program["proxy"]("CONNECT denied.example:443 HTTP/1.1", [403], reason="host_not_allowed")
+        answering.join()
+    assert seen == (outcome, f"403 {reason}")
 
 
 def test_no_attempts_is_no_proof() -> None:

@@ -19,7 +19,7 @@ from cloned_proxy.telemetry.events import DecisionEvent, Kind
 from cloned_proxy.telemetry.metrics import Metrics
 from cloned_proxy.telemetry.shared import share_metrics
 share_metrics(Path(sys.argv[1]), int(sys.argv[2]))
-metrics = Metrics(CollectorRegistry())
+metrics = Metrics(CollectorRegistry(), shared=True)
 def deny(host):
     metrics.decided(DecisionEvent("d", 1.0, Kind.TUNNEL, "deny", "host_not_allowed", None, None, host, 443, "CONNECT",
                                   "", "", "", ""), 0.001)

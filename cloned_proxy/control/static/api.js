@@ -2,6 +2,8 @@
 
 const BASE = "/api/v1";
 const TIMEOUT = 15_000; // milliseconds
+const AGAIN = 300; // milliseconds
+const GONE = "The control server does not answer.";
 
 export class ApiError extends Error {
   /** `status` 0: nobody answered. `wait`: seconds of Retry-After, or null. `fields`: what is wrong with which of them. */
@@ -25,26 +27,30 @@ export function search(query) {
 }
 
 async function ask(method, path, body) {
-  let response;
-  try {
-    response = await fetch(BASE + path, {
-      method,
-      headers: headers(method, body),
-      body: body === undefined ? undefined : JSON.stringify(body),
-      credentials: "same-origin",
-      cache: "no-store",
-      redirect: "error",
-      signal: AbortSignal.timeout(TIMEOUT),
-    });
-  } catch {
-    throw failed(new ApiError(0, "The control server does not answer."));
-  }
+  const response = await send(method, path, body).catch(async () => {
+    // A change of the machine's network breaks off requests to this very machine, too: reading is tried once more.
+    await new Promise((done) => setTimeout(done, AGAIN));
+    if (method !== "GET") throw failed(new ApiError(0, GONE));
+    return send(method, path, body).catch(() => { throw failed(new ApiError(0, GONE)); });
+  });
   const answer = await read(response);
   if (response.ok) {
     health.dispatchEvent(new Event("up"));
     return answer;
   }
   throw failed(errorOf(response, answer));
+}
+
+function send(method, path, body) {
+  return fetch(BASE + path, {
+    method,
+    headers: headers(method, body),
+    body: body === undefined ? undefined : JSON.stringify(body),
+    credentials: "same-origin",
+    cache: "no-store",
+    redirect: "error",
+    signal: AbortSignal.timeout(TIMEOUT),
+  });
 }
 
 function headers(method, body) {

@@ -1,7 +1,7 @@
 // The shell: which view is shown, what it is told, and what stands above it when the server does not answer.
 
-import { get, health } from "./api.js";
-import { button, empty, h } from "./dom.js";
+import { ApiError, get, health } from "./api.js";
+import { button, empty, h, toast } from "./dom.js";
 import { devices } from "./devices.js";
 import { history } from "./history.js";
 import { live } from "./live.js";
@@ -32,6 +32,7 @@ async function show(focus) {
   const view = VIEWS[name];
   const mine = ++visit;
   shown?.close?.();
+  document.querySelector("dialog")?.close(); // the way back leads out of it
   line?.stop();
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#/${name}`) link.setAttribute("aria-current", "page");
@@ -39,7 +40,7 @@ async function show(focus) {
   }
   document.title = `${view?.title ?? "Not found"} · cloned-proxy`;
   const heading = h("h1", { tabindex: "-1" }, view?.title ?? "Not found");
-  const body = h("div", { class: "view" });
+  const body = h("div", { class: "view", "aria-busy": "true" });
   main.replaceChildren(heading, body);
   if (focus) heading.focus();
   shown = view ? view.open(body, query) : { load: async () => body.append(empty("There is no such view.", "Choose one above.")) };
@@ -50,9 +51,8 @@ async function show(focus) {
 function follow(view) {
   line = listen(view.filter?.() ?? { verdict: "deny" }, {
     on: (kind, item) => view.on?.(kind, item),
-    state: (state, error) => {
+    state: (state) => {
       signal.replaceChildren(h("span", { class: `dot ${state}`, "aria-hidden": "true" }), state === "live" ? "live" : "not live");
-      if (state === "waiting" && !error) lost();
     },
   });
 }
@@ -72,6 +72,7 @@ async function reload(mine = visit) {
     const place = main.querySelector(".view");
     if (!place.childElementCount) place.append(empty("This could not be loaded.", error.message));
   }
+  main.querySelector(".view")?.setAttribute("aria-busy", "false");
 }
 
 let countdown = 0;
@@ -106,6 +107,12 @@ health.addEventListener("down", (event) => lost(event.detail));
 health.addEventListener("up", () => {
   clearInterval(countdown);
   banner.hidden = true;
+});
+/** What a click asked for and did not get; of a server that is gone the banner speaks. */
+addEventListener("unhandledrejection", (event) => {
+  if (!(event.reason instanceof ApiError)) return;
+  event.preventDefault();
+  if (![0, 401, 429, 503].includes(event.reason.status)) toast(event.reason.message, "bad");
 });
 addEventListener("hashchange", () => show(true));
 document.addEventListener("visibilitychange", () => { if (!document.hidden) reload(); });

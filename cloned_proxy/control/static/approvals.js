@@ -5,42 +5,48 @@ import { ask, choice, reasonField, terms, termsOf } from "./dialogs.js";
 import { button, h, reconcile } from "./dom.js";
 import { ago, duration, hostname, number, plain, plural, toolname, until, visible } from "./format.js";
 
+const FEW = 2; // requests shown at first: what was blocked must stay in the first window
 const MOST = 20;
 
 /** The section, absent while nothing waits; `changed` is called after a decision. */
 export function approvals(changed) {
   const list = h("ul", { class: "groups" });
-  const count = h("span", { class: "quiet" });
+  const rest = h("p", { class: "actions" });
+  let shown = FEW;
   const section = {
-    version: null,
     element: h("section", { class: "waiting", "aria-labelledby": "waiting", hidden: true },
-      h("div", { class: "head" }, h("h2", { id: "waiting" }, "Waiting for your answer"), count),
+      h("div", { class: "head" }, h("h2", { id: "waiting" }, "Waiting for your answer"), rest),
       h("div", { class: "card" }, list)),
     async load() {
       const { items } = await get("/approvals", { state: "pending" });
-      const whole = await Promise.all(items.slice(0, MOST).map(withEvidence));
+      const whole = await Promise.all(items.slice(0, shown).map(withEvidence));
       section.element.hidden = !items.length;
-      count.textContent = items.length > MOST ? `the first ${MOST} of ${number(items.length)}` : "";
-      reconcile(list, whole, ({ id }) => id, card);
+      rest.replaceChildren(...(items.length > shown ? more(items.length) : []));
+      reconcile(list, whole.map((request) => ({ ...request, alone: whole.length === 1 })), ({ id }) => id, card);
     },
   };
 
+  function more(count) {
+    const words = h("span", { class: "quiet" }, `the newest ${shown} of ${number(count)}`);
+    return shown < MOST ? [words, button("Show more", "more", () => { shown = MOST; return section.load(); }, { kind: "small" })] : [words];
+  }
+
   function card(request) {
-    const about = `: ${request.entries.map((entry) => plain(entry.host)).join(", ")} for ${request.tool ?? "every tool"}`;
+    const about = `${hostsOf(request)} for ${request.tool ?? "every tool"}`;
     return h("li", { class: "group request" },
       h("div", { class: "what" },
         h("p", { class: "target" }, request.entries.map((entry) => [hostname(entry.host), narrowing(entry)]), request.action === "deny" && " (deny)"),
         h("p", { class: "why" }, "for ", request.tool ? toolname(request.tool) : "every tool", asker(request), terms_(request)),
         request.reason && h("blockquote", {}, visible(request.reason)),
-        h("p", { class: "quiet" }, "asked ", ago(request.created), " · ", until(request.expires), ` to answer · ${plural(request.denied_count ?? 0, "denied call")}`),
-        evidence(request.evidence)),
+        h("p", { class: "terms" }, "asked ", ago(request.created), " · ", until(request.expires), ` to answer · ${plural(request.denied_count ?? 0, "denied call")}`),
+        evidence(request.evidence, request.alone)),
       h("div", { class: "actions" },
         button("Approve…", `${request.id} approve`, () => decide(request, approve), { kind: "small primary", about }),
         button("Reject…", `${request.id} reject`, () => decide(request, reject), { kind: "small", about })));
   }
 
   async function decide(request, how) {
-    await how(request, section);
+    await how(request);
     await changed().catch(() => {});
   }
 
@@ -55,69 +61,81 @@ async function withEvidence(request) {
   }
 }
 
-function narrowing(entry) {
-  const parts = [entry.ports && `port ${entry.ports.join(", ")}`, entry.methods?.map(plain).join(", "), entry.paths?.map(plain).join(", ")];
-  const text = parts.filter(Boolean).join(" · ");
-  return text && h("span", { class: "quiet" }, ` ${text} `);
+/** What a rule says beside its host, in one line. */
+function narrowed(entry) {
+  const { ports = [], methods = [], paths = [], protocols = [], addresses = [] } = entry;
+  const extra = [...protocols.map((name) => `protocol ${name}`), ...addresses.map((name) => `${name} addresses`)];
+  return [ports.length && `port ${ports.join(", ")}`, methods.map(plain).join(", "), paths.map(plain).join(", "), ...extra].filter(Boolean).join(" · ");
 }
+
+const narrowing = (entry) => h("span", { class: "quiet" }, ` ${narrowed(entry)} `);
+const inLine = (entry) => [plain(entry.host), narrowed(entry)].filter(Boolean).join(" · ");
+const inLines = (entries) => entries.map(inLine).join("; ");
+const hostsOf = (request) => request.entries.map((entry) => plain(entry.host)).join(", ");
 
 const asker = (request) => request.asker && request.asker !== request.tool && [", asked by ", h("bdi", { class: "tool" }, visible(request.asker))];
 const terms_ = (request) => [request.for_seconds ? `, for ${duration(request.for_seconds)}` : ", with no end", request.uses ? `, ${plural(request.uses, "use")}` : ""];
 
-function evidence(found) {
+function evidence(found, open) {
   if (!found) return null;
   const matched = found.matched ?? [];
-  const calls = matched.reduce((sum, { count }) => sum + (count ?? 0), 0);
+  const calls = matched.reduce((sum, { passed, denied }) => sum + passed + denied, 0);
   const reach = found.wildcard_reach ?? [];
-  return h("details", { open: true, class: "evidence" }, h("summary", {}, "What it would open"),
+  const narrowest = found.narrowest ?? [];
+  return h("details", { open, class: "evidence" }, h("summary", {}, "What it would open"),
     h("ul", {},
-      h("li", {}, calls ? `In the last 7 days it would have let ${plural(calls, "call")} through: ` : "It matches no call of the last 7 days. ",
-        matched.slice(0, 6).map(({ tool, host, count }, at) => [at ? ", " : "", hostname(host), ` ${number(count)}×`, tool ? [" by ", toolname(tool)] : ""]), matched.length > 6 && ` and ${matched.length - 6} more`),
-      hosts(reach).length > 0 && h("li", {}, h("strong", {}, "Its wildcard also reaches "), hosts(reach).slice(0, 8).map((host, at) => [at ? ", " : "", hostname(host)]), hosts(reach).length > 8 && ` and ${hosts(reach).length - 8} more`),
-      found.narrowest && h("li", {}, "The narrowest rule that covers what was denied: ", hostname(found.narrowest.host), narrowing(found.narrowest))));
+      h("li", {}, calls ? `It covers ${plural(calls, "call")} of the last 7 days: ` : "It covers no call of the last 7 days.", some(matched, 6, match), found.matched_more > 0 && ` and ${number(found.matched_more)} more`),
+      reach.length > 0 && h("li", {}, h("strong", {}, "Its wildcard also reaches "), some(reach, 8, (host) => hostname(host))),
+      (found.notes ?? []).map((note) => h("li", {}, h("strong", {}, visible(note.charAt(0).toUpperCase() + note.slice(1)), "."))),
+      narrowest.length > 0 && h("li", {}, "The narrowest that covers what was denied: ", some(narrowest, 6, (entry) => [hostname(entry.host), narrowing(entry)]))));
 }
 
-const hosts = (reach) => (Array.isArray(reach) ? reach.map((entry) => entry.host ?? entry) : []);
+const match = ({ tool, host, passed, denied }) => [hostname(host), ` ${[denied && `${number(denied)} denied`, passed && `${number(passed)} passed`].filter(Boolean).join(", ")}`, tool ? [" (", toolname(tool), ")"] : ""];
 
-function approve(request, section) {
-  const narrowest = request.evidence?.narrowest;
-  const length = request.for_seconds ? shortest(request.for_seconds) : "30m";
+function some(items, most, show) {
+  return [items.slice(0, most).map((item, at) => [at ? ", " : "", show(item)]), items.length > most && ` and ${number(items.length - most)} more`];
+}
+
+/** The rules to choose from, and what the choice was made on: a later denial or edit makes it another one. */
+function choices(request, place) {
+  const narrowest = request.evidence?.narrowest ?? [];
+  const asked = inLines(request.entries);
+  place.replaceChildren(narrowest.length
+    ? choice("Which rule", "choice", [["narrowest", `Narrowest: ${inLines(narrowest)}`], ["proposed", `As asked: ${asked}`]], "narrowest")
+    : h("p", {}, "The rule as it was asked for: ", h("code", { class: "rule" }, asked)));
+  if (request.evidence) place.append(evidence(request.evidence, true));
+  return { expected_version: request.evidence?.policy_version, seen: request.evidence?.digest };
+}
+
+function approve(request) {
+  const place = h("div", {});
+  const address = `/approvals/${encodeURIComponent(request.id)}`;
+  let basis = choices(request, place);
+  const lasting = request.for_seconds;
   return ask({
-    title: `Approve ${request.entries.map((entry) => plain(entry.host)).join(", ")}`,
-    body: [
-      narrowest
-        ? choice("Which rule", "choice", [["narrowest", `Narrowest: ${inLine(narrowest)}`], ["proposed", `As asked: ${request.entries.map(inLine).join("; ")}`]], "narrowest")
-        : h("p", {}, "The rule as it was asked for: ", h("code", { class: "rule" }, request.entries.map(inLine).join("; "))),
-      ...terms(length, request.uses ?? ""),
-    ],
+    title: `Approve ${hostsOf(request)}`,
+    body: [place, ...terms(lasting ? "" : "30m", request.uses ?? "", lasting ? `As asked: ${duration(lasting)}` : "No end")],
     label: "Approve",
     done: "Approved.",
     act: async (form) => {
-      const wanted = { choice: new FormData(form).get("choice") ?? "proposed", ...termsOf(form), expected_version: section.version };
-      await post(`/approvals/${encodeURIComponent(request.id)}/approve`, wanted).catch((error) => {
-        if (error.version) section.version = error.version;
+      const chosen = new FormData(form).get("choice") ?? "proposed";
+      try {
+        await post(`${address}/approve`, { choice: chosen, ...termsOf(form), ...basis });
+      } catch (error) {
+        if (error.status === 409) basis = choices(await get(address), place);
         throw error;
-      });
+      }
     },
   });
 }
 
 function reject(request) {
   return ask({
-    title: `Reject ${request.entries.map((entry) => plain(entry.host)).join(", ")}`,
-    body: [h("p", {}, "The policy stays as it is. The tool is told no."), reasonField()],
+    title: `Reject ${hostsOf(request)}`,
+    body: [h("p", {}, "The policy stays as it is, and the tool is told no."), reasonField()],
     label: "Reject",
     kind: "danger",
     done: "Rejected.",
     act: (form) => post(`/approvals/${encodeURIComponent(request.id)}/reject`, { reason: new FormData(form).get("reason").trim() }).then(() => undefined),
   });
-}
-
-function inLine(entry) {
-  return [plain(entry.host), entry.ports && `port ${entry.ports.join(", ")}`, entry.methods?.map(plain).join(", "), entry.paths?.map(plain).join(", ")].filter(Boolean).join(" · ");
-}
-
-function shortest(seconds) {
-  for (const [unit, size] of [["d", 86_400], ["h", 3600], ["m", 60]]) if (seconds % size === 0) return `${seconds / size}${unit}`;
-  return `${Math.round(seconds)}s`;
 }

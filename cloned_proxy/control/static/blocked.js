@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { button, command, empty, h, reconcile } from "./dom.js";
-import { ago, authority, hostname, now, number, plain, plural, toolname } from "./format.js";
+import { ago, authority, badge, hostname, now, number, plain, plural, toolname } from "./format.js";
 import { inWords } from "./reasons.js";
 import { allow } from "./rule_dialog.js";
 
@@ -24,7 +24,7 @@ export function blocked(changed) {
       h("div", { class: "head" }, h("h2", { id: "blocked" }, "Blocked calls"), h("div", { class: "filters" }, find, span)), place, rest),
     async load() {
       const hours = Number(span.value);
-      groups = (await get("/blocked", { since: Math.floor(now() - hours * 3600) })).groups;
+      groups = (await get("/blocked", { since: Math.floor(now() - hours * 3600) })).groups.map(named);
       draw();
     },
   };
@@ -52,13 +52,13 @@ export function blocked(changed) {
   function row(group) {
     const about = `${authority(group.host, group.port)} for ${group.tool ?? "callers without a name"}`;
     const open = (more) => async () => { if (await allow(group, { version: section.version, ...more })) await changed(); };
-    const act = (label, options) => button(label, `${key(group)} ${label}`, open(options), { kind: "small", about: `: ${about}` });
-    const actions = group.allowable
-      ? [act("Allow this host", {}), group.paths?.some(Boolean) && act("Allow this path", { narrow: true }), act("For 30 min", { duration: "30m" })]
+    const act = (label, options) => button(label, `${key(group)} ${label}`, open(options), { kind: "small", about });
+    const actions = group.allowed_now ? badge("ok", "allowed by now") : group.allowable
+      ? [act("Allow this host", {}), group.paths.length > 0 && act("Allow this path", { narrow: true }), act("For 30 min", { duration: "30m" })]
       : h("span", { class: "quiet" }, "No rule may allow this.");
     return h("li", { class: "group" },
       h("div", { class: "what" },
-        h("p", { class: "target" }, hostname(group.host, group.port), h("span", { class: "count" }, `${number(group.count)}×`)),
+        h("p", { class: "target" }, hostname(group.host, group.port), " ", h("span", { class: "count" }, `${number(group.count)}×`)),
         h("p", { class: "why" }, why(group.reasons ?? []), " ", h("span", { class: "quiet" }, ago(group.last))),
         group.allowable && group.hint && h("p", { class: "hint" }, h("code", {}, plain(group.hint)))),
       h("div", { class: "actions" }, actions),
@@ -73,6 +73,10 @@ function why(reasons) {
   return `${[first, ...others.slice(0, 1).map((words) => words[0].toLowerCase() + words.slice(1))].join("; ")}.`;
 }
 
+/** Without what stands for "and others" in the roll-up. */
+const named = (group) => ({ ...group, methods: group.methods.filter(isName), paths: group.paths.filter(isName) });
+const isName = (text) => text && text !== "_other";
+
 const key = (group) => `${group.tool ?? ""} ${group.host}:${group.port}`;
 
 function nothing() {
@@ -86,12 +90,12 @@ function byTool(groups) {
 }
 
 function details(group) {
-  const paths = (group.paths ?? []).filter(Boolean);
+  const { paths } = group;
   const lines = [
     ["Port", String(group.port)],
     ["First seen", ago(group.first)],
     ["Reasons", (group.reasons ?? []).map(({ reason, count }) => `${reason} (${number(count)})`).join(", ")],
-    ["Methods", (group.methods ?? []).map(plain).join(", ")],
+    ["Methods", group.methods.map(plain).join(", ")],
     ["Paths", paths.length ? h("ul", { class: "paths" }, paths.slice(0, 10).map((path) => h("li", {}, plain(path)))) : "not visible: TLS was not opened"],
     ["All of them", h("a", { href: `#/live?${new URLSearchParams({ verdict: "deny", host: group.host, ...(group.tool ? { tool: group.tool } : {}) })}` }, "in the live view")],
   ];

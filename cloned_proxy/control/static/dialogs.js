@@ -74,14 +74,16 @@ export function choice(legend, name, options, chosen) {
 
 export const reasonField = (help = "It is recorded.") => field("Reason", h("input", { name: "reason", maxlength: 200, autocomplete: "off" }), help);
 
-const LENGTHS = [["5m", "5 min"], ["30m", "30 min"], ["2h", "2 h"], ["1d", "1 day"], ["", "No end"], ["other", "Other"]];
+const LENGTHS = [["5m", "5 min"], ["30m", "30 min"], ["2h", "2 h"], ["1d", "1 day"]];
 
-/** How long, how often, and why: the terms of a rule. `termsOf` reads them. */
-export function terms(duration, uses = "") {
-  const known = LENGTHS.some(([value]) => value === duration);
-  const other = field("Other length", h("input", { name: "other", autocomplete: "off", placeholder: "45s, 10m, 3h, 2d", value: known ? "" : duration }));
-  const lengths = choice("For how long", "for", LENGTHS, known ? duration : "other");
-  const sync = () => { other.hidden = lengths.querySelector(":checked")?.value !== "other"; };
+/** How long, how often, and why: the terms of a rule. `termsOf` reads them; `unset` is what no length means. */
+export function terms(duration, uses = "", unset = "No end") {
+  const other = field("Other length", h("input", { name: "other", autocomplete: "off", placeholder: "45s, 10m, 3h, 2d", maxlength: 12 }));
+  const lengths = choice("For how long", "for", [...LENGTHS, ["", unset], ["other", "Other"]], duration);
+  const sync = () => {
+    other.hidden = lengths.querySelector(":checked")?.value !== "other";
+    other.querySelector("input").required = !other.hidden;
+  };
   lengths.addEventListener("change", sync);
   sync();
   return [

@@ -81,6 +81,8 @@ export const plain = (text) => String(text ?? "").replace(BEYOND_ASCII, escaped)
 
 /** `host`, with the port where it is not the one of https or http. */
 export function authority(host, port) {
+  if (!host) return "(no readable host)";
+  if (host === "_other") return "(further hosts)";
   const name = plain(host);
   const written = name.includes(":") && !name.startsWith("[") ? `[${name}]` : name;
   return port && port !== 443 && port !== 80 ? `${written}:${port}` : written;

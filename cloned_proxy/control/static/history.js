@@ -16,8 +16,9 @@ function open(place) {
 
   async function load() {
     const { items } = await get("/history");
-    newest = items[0]?.version ?? null;
-    reconcile(list, items.map((item, at) => ({ ...item, current: at === 0 })), ({ version, at }) => `${version} ${at}`, row);
+    const current = items.find((item) => item.current) ?? null;
+    newest = current?.version ?? undefined;
+    reconcile(list, items.map((item) => ({ ...item, current: item === current })), ({ version, at }) => `${version} ${at}`, row);
     if (!items.length) list.replaceChildren(h("li", {}, empty("No version is on record yet.", "The first edit makes one.")));
   }
 

@@ -25,7 +25,7 @@ function open(place) {
       calls.load(),
       waiting.load(),
     ]);
-    calls.version = waiting.version = state.policy.version;
+    calls.version = state.policy.version || null;
   }
 
   function show(state) {
@@ -68,12 +68,12 @@ function cells(state) {
 const cell = (term, value, more = "") => h("div", { class: "cell" }, h("dt", {}, term), h("dd", {}, h("span", { class: "value" }, value), h("span", { class: "more" }, more)));
 
 function policyState(policy) {
-  if (policy.error) return badge("bad", "not loaded");
+  if (policy.error) return badge("bad", policy.version ? "file is broken" : "not serving");
   return policy.mode === "report" ? badge("warn", "report only") : badge("ok", "enforcing");
 }
 
 function policyMore(policy) {
-  if (policy.error) return `${visible(policy.error)} The last good version is in force.`;
+  if (policy.error) return visible(policy.error) + (policy.version ? ` (version ${policy.version} stays in force)` : "");
   return [h("a", { href: "#/history", class: "mono" }, visible(policy.version ?? "none").slice(0, 12)), ` · ${plural(policy.rules, "rule")} · `, ago(policy.loaded_at)];
 }
 

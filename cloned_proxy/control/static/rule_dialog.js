@@ -35,7 +35,7 @@ export async function allow(group, { narrow = false, duration = "", version: see
     label: "Write this rule",
     act: async (form) => {
       try {
-        await post("/rules", { ...requestOf(form, group), expected_version: version });
+        await post("/rules", { ...requestOf(form, group), expected_version: version || undefined });
       } catch (error) {
         if (error.status === 409) {
           version = error.version ?? (await currentVersion());

@@ -26,7 +26,7 @@ function open(place) {
     { label: "Hits", kind: "number", cell: (rule) => number(rule.hits) },
     { label: "Last hit", cell: (rule) => ago(rule.last_hit) },
     { label: "Origin", cell: (rule) => [rule.reason && h("span", { class: "line" }, visible(rule.reason)), h("span", { class: "quiet mono" }, visible(rule.origin))] },
-    { label: "", kind: "act", cell: (rule) => button("Remove", "remove", () => takeBack(rule), { kind: "small", about: `: ${authority(rule.host)} for ${rule.scope}` }) },
+    { label: "", kind: "act", cell: (rule) => button("Remove", "remove", () => takeBack(rule), { kind: "small", about: `the rule for ${authority(rule.host)} (${rule.scope})` }) },
   ], ({ id }) => id);
 
   function draw() {

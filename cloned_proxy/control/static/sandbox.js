@@ -7,7 +7,7 @@ import { orEmpty, table } from "./table.js";
 
 export const sandbox = { title: "Sandbox", open };
 
-const RESULTS = { ok: "ok", done: "ok", success: "ok" };
+const RESULTS = { ok: "ok" };
 
 function open(place) {
   const probe = h("div", { class: "card probe" });
@@ -21,14 +21,14 @@ function open(place) {
     { label: "Tool", cell: (run) => toolname(run.tool) },
     { label: "When", cell: (run) => ago(run.at) },
     { label: "Took", kind: "number", cell: (run) => took(run.seconds) },
-    { label: "Start", kind: "number", cell: (run) => `${number(Math.round((run.start_seconds ?? 0) * 1000))} ms` },
+    { label: "Start", kind: "number", cell: (run) => (run.start_seconds === null ? "–" : `${number(Math.round(run.start_seconds * 1000))} ms`) },
     { label: "Run", cell: (run) => h("span", { class: "mono quiet" }, visible(run.run)) },
     { label: "Why", cell: (run) => visible(run.reason) },
   ], (run) => `${run.run} ${run.at}`);
 
   async function load() {
     const [state, { items }] = await Promise.all([get("/probe"), get("/runs")]);
-    showProbe(probe, state?.probe === undefined ? state : state.probe);
+    showProbe(probe, state.probe);
     orEmpty(rows, list, items.slice(0, 200), () => empty("Nothing ran in a sandbox yet.", "Any command can:", command("cloned-proxy exec demo.tool@v1 -- curl https://example.com/")));
   }
 

@@ -1,12 +1,12 @@
 // The live stream (text/event-stream), read with fetch: unlike EventSource it tells a revoked session from a server
 // that is gone, and takes up where it stopped although the filters are part of the address.
 
-import { ApiError, errorOf, failed, search } from "./api.js";
+import { ApiError, errorOf, failed, health, search } from "./api.js";
 
 const FIRST_WAIT = 1000; // milliseconds, doubled up to
 const LAST_WAIT = 15_000;
 
-/** Listens until `stop()`. `on(kind, item)` gets each entry, `state("live" | "waiting", error)` what became of the line. */
+/** Listens until `stop()`. `on(kind, item)` gets each entry, `state("live" | "waiting")` what became of the line. */
 export function listen(query, { on, state }) {
   const ended = new AbortController();
   let last = null;
@@ -19,6 +19,7 @@ export function listen(query, { on, state }) {
         const response = await open(query, last, ended.signal);
         wait = FIRST_WAIT;
         state("live");
+        health.dispatchEvent(new Event("up"));
         await read(response, (kind, id, data) => {
           last = id || last;
           const item = parse(data);
@@ -30,7 +31,7 @@ export function listen(query, { on, state }) {
         if (retry?.status === 401) return;
       }
       if (ended.signal.aborted) return;
-      state("waiting", retry);
+      state("waiting");
       await pause(retry?.wait ? retry.wait * 1000 : wait, ended.signal);
       wait = Math.min(wait * 2, LAST_WAIT);
     }
@@ -43,7 +44,13 @@ export function listen(query, { on, state }) {
 async function open(query, last, signal) {
   const headers = { Accept: "text/event-stream" };
   if (last) headers["Last-Event-ID"] = last;
-  const response = await fetch(`/api/v1/stream${search(query)}`, { headers, credentials: "same-origin", cache: "no-store", signal });
+  let response;
+  try {
+    response = await fetch(`/api/v1/stream${search(query)}`, { headers, credentials: "same-origin", cache: "no-store", signal });
+  } catch (error) {
+    if (signal.aborted) throw error;
+    throw failed(new ApiError(0, "The control server does not answer."));
+  }
   if (!response.ok) throw failed(errorOf(response, await response.json().catch(() => null)));
   return response;
 }

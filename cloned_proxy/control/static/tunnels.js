@@ -5,6 +5,7 @@ import { button, empty, h, toast } from "./dom.js";
 import { ago, authority, badge, bytes, hostname, toolname, visible } from "./format.js";
 import { orEmpty, table } from "./table.js";
 
+const size = (count) => (count === null ? "per request" : bytes(count));
 const EVERY = 3000; // milliseconds
 
 export const tunnels = { title: "Tunnels", open };
@@ -16,8 +17,8 @@ function open(place) {
     { label: "Host", cell: (tunnel) => [hostname(tunnel.host, tunnel.port), tunnel.inspected ? [" ", badge("report", "TLS opened")] : ""] },
     { label: "Tool", cell: (tunnel) => toolname(tunnel.tool) },
     { label: "Open since", cell: (tunnel) => ago(tunnel.since) },
-    { label: "Sent", kind: "number", cell: (tunnel) => bytes(tunnel.bytes_up) },
-    { label: "Received", kind: "number", cell: (tunnel) => bytes(tunnel.bytes_down) },
+    { label: "Sent", kind: "number", cell: (tunnel) => size(tunnel.bytes_up) },
+    { label: "Received", kind: "number", cell: (tunnel) => size(tunnel.bytes_down) },
     { label: "Rule", cell: (tunnel) => h("span", { class: "mono quiet whole" }, visible(tunnel.rule)) },
     { label: "", kind: "act", cell: (tunnel) => button("Cut", "cut", () => cut(tunnel), { kind: "small danger", about: `the tunnel to ${authority(tunnel.host, tunnel.port)}` }) },
   ], ({ id }) => id);

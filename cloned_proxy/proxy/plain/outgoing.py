@@ -9,12 +9,12 @@ from typing import Final
 
 from cloned_proxy.policy.model import Host
 from cloned_proxy.proxy.body import BodyReader, Buffer, ChunkedBody, SizedBody
-from cloned_proxy.proxy.connection import GateParts
 from cloned_proxy.proxy.dial import dial
 from cloned_proxy.proxy.enforcer import Grant
 from cloned_proxy.proxy.fields import encode_request
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injection
+from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.plain.incoming import LAST_CHUNK, chunk
 from cloned_proxy.proxy.plain.response import trailers_of
 from cloned_proxy.proxy.plain.upstream import Conversation, Pool, Upstream
@@ -105,12 +105,13 @@ async def reach(parts: GateParts, pool: Pool, grant: Grant, conversation: Conver
     """A new connection to one of the grant's addresses. Raises DialError and ExhaustedError."""
     started = time.perf_counter()
     sock = await dial(grant.addresses, grant.decision.request.port, seconds=parts.settings.connect_timeout)
+    upstream = Upstream(pool, grant, conversation)
+    joining = asyncio.ensure_future(asyncio.get_running_loop().create_connection(lambda: upstream, sock=sock))
     try:
-        _, upstream = await asyncio.get_running_loop().create_connection(
-            lambda: Upstream(pool, grant, conversation), sock=sock
-        )
-    except BaseException:
-        sock.close()
+        await asyncio.shield(joining)
+    except asyncio.CancelledError:
+        # Not called off half-way, when nobody could say whose the socket is.
+        joining.add_done_callback(lambda _: upstream.give_up())
         raise
     parts.metrics.upstream_connected(time.perf_counter() - started)
     return upstream

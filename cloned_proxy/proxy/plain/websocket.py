@@ -25,7 +25,7 @@ def join(
 
     `on_end` is not called for a relay that is not `started`: the client was gone.
     """
-    relay = Relay(client, unread.take(len(unread)), charge, on_end=on_end, clock=time.monotonic)
+    relay = Relay(client, lambda: unread.take(len(unread)), charge, on_end=on_end, clock=time.monotonic)
     relay.client.full = full
     upstream.hand_over(relay.upstream)
     return relay

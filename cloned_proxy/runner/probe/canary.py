@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Final
 
 _INTERFACE_REQUEST: Final = struct.Struct("16s16x8x")
+_PATIENCE: Final = 10.0
+"""Seconds for a ClientHello: a container that makes seventy attempts on one busy processor takes its time."""
 _SIOCGIFADDR: Final = 0x8915
 """netdevice(7)."""
 
@@ -64,7 +66,7 @@ class Canary:
                 return
             self._count()
             with connection, contextlib.suppress(OSError):
-                connection.settimeout(1)
+                connection.settimeout(_PATIENCE)
                 if self._listens:
                     self.heard += connection.recv(4096)
                 connection.sendall(b"canary\n")

@@ -15,6 +15,8 @@ _NET_3: Final = "203.0.113.9"
 _V6: Final = "2001:db8::7"
 DENIED_NAME: Final = "denied.example"
 _REFUSED: Final = (400, 403, 407)
+_UNRESOLVED: Final = "host_not_allowed"
+"""Decided by the name alone; every later reason takes its addresses."""
 _VSOCK: Final = 40
 _BLUETOOTH: Final = 31
 _ALG: Final = 38
@@ -124,7 +126,8 @@ def _metadata() -> Iterator[Attempt]:
     yield Attempt("metadata-2", group, "fd00:ec2::254 direct", "tcp", {"host": "fd00:ec2::254", "port": 80})
     for number, host in enumerate(("169.254.169.254", "metadata.google.internal")):
         head = f"GET http://{host}/latest/ HTTP/1.1\nHost: {host}"
-        yield _asked(f"metadata-{number + 3}", group, f"{host} through the proxy", head)
+        reason = "ip_literal" if host[0].isdigit() else _UNRESOLVED
+        yield _asked(f"metadata-{number + 3}", group, f"{host} through the proxy", head, reason=reason)
 
 
 def _engine(t: Targets) -> Iterator[Attempt]:
@@ -166,8 +169,9 @@ def _workspace() -> Iterator[Attempt]:
         yield Attempt(f"scratch-{number + 1}", group, f"a planted link to {target} is followed", "plant", arguments)
 
 
-def _asked(name: str, group: str, what: str, head: str, *, expected: str = "blocked") -> Attempt:
-    return Attempt(name, group, what, "proxy", {"head": head, "refusals": list(_REFUSED)}, expected=expected)
+def _asked(name: str, group: str, what: str, head: str, *, expected: str = "blocked", reason: str = "") -> Attempt:
+    arguments = {"head": head, "refusals": list(_REFUSED), "reason": reason}
+    return Attempt(name, group, what, "proxy", arguments, expected=expected)
 
 
 def _connect(host: str, port: int, *extra: str) -> str:
@@ -177,8 +181,11 @@ def _connect(host: str, port: int, *extra: str) -> str:
 def _proxy(t: Targets) -> Iterator[Attempt]:
     group = "proxy abuse"
     yield _asked("proxy-ok", group, "the one allowed way is open", _connect("localhost", t.raw), expected="open")
-    yield _asked("proxy-name", group, "a denied name (must not be resolved)", _connect(DENIED_NAME, 443))
-    yield _asked("proxy-doh", group, "DNS over HTTPS", _connect("dns.denied.example", 443))
+    for name, what, host in (
+        ("proxy-name", "a denied name (must not be resolved)", DENIED_NAME),
+        ("proxy-doh", "DNS over HTTPS at a denied host", "dns.denied.example"),
+    ):
+        yield _asked(name, group, what, _connect(host, 443), reason=_UNRESOLVED)
     yield _asked("proxy-ssh", group, "port 22 of an allowed name", _connect("localhost", 22))
     spellings = ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "127.1", "0x7f000001", "2130706433", "0.0.0.0")  # noqa: S104  a target
     for number, host in enumerate((*spellings, *t.host_addresses[:1])):
@@ -203,6 +210,8 @@ def _proxy(t: Targets) -> Iterator[Attempt]:
     named = {"head": _connect("localhost", t.tls), "server_name": "localhost"}
     yield Attempt("front-ok", group, "TLS under the tunnel's own name passes", "front", named, expected="open")
     yield Attempt("front-sni", group, "another name in the TLS of an allowed tunnel", "front", front)
+    nameless = {"head": _connect("localhost", t.tls), "server_name": None}
+    yield Attempt("front-none", group, "no name in the TLS of an allowed tunnel", "front", nameless)
     header = f"CONNECT {DENIED_NAME}:443 HTTP/1.1\nHost: localhost:{t.tls}"
     yield _asked("front-host", group, "an allowed name in Host only", header)
     line = f"GET http://{DENIED_NAME}/ HTTP/1.1\nHost: localhost:{t.tls}"

@@ -1,0 +1,110 @@
+"""What the project set out to reach, and what a run reached: the same words in the results and in the README."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.report import Figure, Results
+
+OURS = "cloned-proxy"
+TWO_WORKERS = "cloned-proxy, 2 workers"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    title: str
+    aim: float
+    found: float
+    unit: str
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.found <= self.aim if self.at_most else self.found >= self.aim
+
+    @property
+    def row(self) -> str:
+        sign = "at most" if self.at_most else "at least"
+        verdict = "met" if self.met else "missed"
+        return f"| {self.title} | {sign} {self.aim:g}{self.unit} | {self.found:.2f}{self.unit} | {verdict} |"
+
+
+def targets_of(results: Results) -> list[Target]:
+    """Those for which the run has both sides."""
+    found: list[Target | None] = [
+        _ratio(results, "setup", ("Squid", "tinyproxy"), "CONNECT set-ups, of the better of Squid and tinyproxy", 1.0),
+        _ratio(results, "download1", ("Squid",), "Bytes through one tunnel, of Squid", 2.5),
+        _ratio(results, "download8", ("Squid",), "Bytes through eight tunnels, of Squid", 2.5),
+        _ratio(results, "http", ("Squid",), "Plain HTTP requests, of Squid", 0.6),
+        _ratio(results, "denied", ("Squid",), "Denials, of Squid", 1.0),
+        _ratio(results, "http", ("mitmdump",), "Plain HTTP, of stock mitmdump (wall clock)", 1.5, of=lambda f: f.rate),
+        _ratio(results, "setup", ("mitmdump",), "Set-ups, of stock mitmdump (wall clock)", 10.0, of=lambda f: f.rate),
+        _tail(results),
+        _workers(results, "http", "Two workers, plain HTTP, of one (wall clock)"),
+        _workers(results, "setup", "Two workers, set-ups, of one (wall clock)"),
+        _idle(results),
+        _many(results),
+        _rules(results),
+    ]
+    return [target for target in found if target is not None]
+
+
+def rows(targets: Iterable[Target]) -> list[str]:
+    """A Markdown table."""
+    return ["| | target | this run | |", "|---|---:|---:|---|", *(target.row for target in targets)]
+
+
+def _figure(results: Results, key: str, contender: str) -> Figure | None:
+    table = next((table for table in results.tables if table.key == key), None)
+    return table.of(contender) if table is not None else None
+
+
+def _ratio(
+    results: Results,
+    key: str,
+    rivals: tuple[str, ...],
+    title: str,
+    aim: float,
+    *,
+    of: Callable[[Figure], float] = lambda figure: figure.per_cpu,
+) -> Target | None:
+    """Ours, of the best of the rivals. Per CPU-second unless it says otherwise."""
+    ours = _figure(results, key, OURS)
+    theirs = [of(figure) for rival in rivals if (figure := _figure(results, key, rival)) is not None]
+    best = max(theirs, default=0.0)
+    # 0 is a cost too small for the clock to tell: no figure.
+    return Target(title, aim, of(ours) / best, "x") if ours is not None and of(ours) and best else None
+
+
+def _tail(results: Results) -> Target | None:
+    ours, squid = _figure(results, "setup", OURS), _figure(results, "setup", "Squid")
+    if ours is None or squid is None or not squid.p99:
+        return None
+    return Target("p99 of a set-up, of Squid's", 1.0, ours.p99 / squid.p99, "x", at_most=True)
+
+
+def _workers(results: Results, key: str, title: str) -> Target | None:
+    one, two = _figure(results, key, OURS), _figure(results, key, TWO_WORKERS)
+    return Target(title, 1.8, two.rate / one.rate, "x") if one is not None and two is not None and one.rate else None
+
+
+def _idle(results: Results) -> Target | None:
+    ours = _figure(results, "idle", OURS)
+    return Target("Memory of 1000 idle tunnels", 3.0, ours.rate, " MB", at_most=True) if ours is not None else None
+
+
+def _many(results: Results) -> Target | None:
+    many = results.many_tunnels
+    if not many:
+        return None
+    return Target(f"Memory in all, {many['open']:.0f} tunnels open", 150.0, many["MB"], " MB", at_most=True)
+
+
+def _rules(results: Results) -> Target | None:
+    few, most = _figure(results, "rules10", OURS), _figure(results, "rules20000", OURS)
+    if few is None or most is None or not few.per_cpu:
+        return None
+    return Target("Set-ups with 20,000 rules, of those with 10", 0.95, most.per_cpu / few.per_cpu, "x")

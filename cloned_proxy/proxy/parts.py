@@ -1,0 +1,70 @@
+"""What the connections of a gate share, and what they hand themselves over to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from cloned_proxy.proxy.bulk import Splicer
+from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.injection import Injector
+from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.requests_api import RequestsApi
+from cloned_proxy.proxy.tunnels import Tunnels
+from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from cloned_proxy.proxy.connection import ClientConnection
+
+
+@dataclass(frozen=True, slots=True)
+class GateParts:
+    """What every connection works with."""
+
+    enforcer: Enforcer
+    identity_key: bytes
+    settings: ProxySettings
+    metrics: Metrics
+    inspector: Inspector | None
+    injector: Injector
+    clock: Callable[[], float]
+    """Wall clock, for the expiry of credentials."""
+    tunnels: Tunnels
+    splicer: Splicer | None
+    """None where bytes stay on the transports: `os.splice` is Linux only."""
+    requests: RequestsApi | None
+    """What answers at `http://cloned.internal`; without it that name is refused like any other."""
+    admit: Callable[[ClientConnection], bool]
+    """Counts a new connection; False when it is one too many."""
+    forget: Callable[[ClientConnection], None]
+    """The connection and all that came of it are closed."""
+    stopping: Callable[[], bool]
+    serve: Callable[[ClientConnection, Head], None]
+    """What follows the head of a CONNECT: `connect.serve`."""
+    serve_plain: Callable[[ClientConnection, Head], None]
+    """What follows every other head: `PlainHttp.serve`."""
+
+
+class Successor(Protocol):
+    """Who has the transport of a connection whose requests are plain HTTP."""
+
+    @property
+    def quiet(self) -> bool: ...
+
+    def cut(self, cause: str) -> None: ...
+
+
+class Settling(Protocol):
+    """A granted CONNECT that is not a tunnel yet: told what its client does meanwhile."""
+
+    def client_sent(self) -> bool:
+        """The buffer holds more than before. Whether it is to grow on."""
+
+    def client_ended(self) -> None:
+        """FIN."""
+
+    def client_lost(self) -> None:
+        """The connection is closed."""

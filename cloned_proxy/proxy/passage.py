@@ -1,0 +1,317 @@
+"""A granted CONNECT on its way to a tunnel or to the inspection.
+
+The order of a tunnel: identify, authorise, dial a checked address, 200, read the whole ClientHello, `decide_tunnel`,
+and only then the first client byte goes upstream. The dial comes before the 200 because a 502 can be told only then;
+it is the one thing that a grant permits before the hello is seen. An inspected tunnel dials nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from socket import socket as Socket  # noqa: N812  the type, beside variables of that name
+from typing import Final
+
+from cloned_proxy.policy.decide import decide_tunnel, needs_hello
+from cloned_proxy.policy.model import Decision, Mode, Reason, Verdict
+from cloned_proxy.proxy import answers
+from cloned_proxy.proxy.answers import Answer, UpstreamFailure
+from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
+from cloned_proxy.proxy.connection import ClientConnection
+from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError
+from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.relay import Relay, reset
+from cloned_proxy.proxy.tunnels import Tunnel
+
+_ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
+_ACCESS_DENIED: Final = b"\x15\x03\x03\x00\x02\x02\x31"
+"""A fatal `access_denied` alert (RFC 8446, section 6.2): a TLS client says so instead of "connection reset"."""
+
+_REPORTED_SILENCE: Final = 1.0
+"""Seconds that a silent tunnel waits for its ClientHello in report mode."""
+
+
+class _EndedError(Exception):
+    """The tunnel is not to be; the client was told. The message is the cause that goes on record."""
+
+
+class Passage:
+    """One granted CONNECT, until its relay or its inspection ends. The grant goes back exactly once.
+
+    Steps, not a task: nearly every tunnel waits for nothing but its dial and its ClientHello.
+    """
+
+    __slots__ = ("_connection", "_counted", "_dial", "_dialled_at", "_established", "_grant", "_joining", "_over",
+                 "_parts", "_reader", "_seen", "_since", "_tunnel", "_upstream")  # fmt: skip
+
+    def __init__(self, connection: ClientConnection, grant: Grant) -> None:
+        self._connection = connection
+        self._parts = connection.parts
+        self._grant = grant
+        self._since = time.monotonic()
+        self._established = False
+        self._counted = False
+        self._over = False
+        self._dial: Dial | None = None
+        self._dialled_at = 0.0
+        self._upstream: Socket | None = None
+        """Connected, and not in a relay yet."""
+        self._reader: ClientHelloReader | None = None
+        """While the ClientHello is waited for."""
+        self._seen = 0
+        self._joining: asyncio.Task[None] | None = None
+        self._tunnel = Tunnel(grant, connection.cut, self._last_byte)
+
+    def begin(self) -> None:
+        self._parts.tunnels.add(self._tunnel)
+        self._connection.settling = self
+        self._take(self._begin_inspected if self._grant.decision.inspect else self._begin_dial)
+
+    def _take(self, step: Callable[[], None]) -> None:
+        """Takes one step. Whatever goes wrong in it ends the tunnel, and nothing is left open."""
+        if self._over:
+            return
+        try:
+            step()
+        except _EndedError as ended:
+            self._give_up(str(ended))
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
+            self._give_up(Reason.INTERNAL_ERROR.value)
+            self._connection.failed()
+
+    # The dial.
+
+    def _begin_dial(self) -> None:
+        grant = self._grant
+        self._dialled_at = time.perf_counter()
+        self._dial = Dial(
+            grant.addresses,
+            grant.decision.request.port,
+            seconds=self._parts.settings.connect_timeout,
+            on_end=self._dial_ended,
+        )
+        self._dial.start()
+
+    def _dial_ended(self, outcome: DialOutcome) -> None:
+        self._dial = None
+        self._take(partial(self._dialled, outcome))
+
+    def _dialled(self, outcome: DialOutcome) -> None:
+        grant = self._grant
+        if isinstance(outcome, DialError):
+            failure = UpstreamFailure(outcome.phase, outcome.timed_out)
+            self._turn_away(answers.failed(failure, grant.decision, grant.id))
+            raise _EndedError(f"upstream_error:{outcome.phase}")
+        if isinstance(outcome, ExhaustedError):
+            raise self._refused_as(_faulty(grant.decision))
+        self._upstream = outcome
+        self._parts.metrics.upstream_connected(time.perf_counter() - self._dialled_at)
+        if self._established:
+            # Inspected, but without TLS to open (passed in report mode only): a tunnel like any other.
+            self._relay()
+            return
+        self._establish()
+        # Where nothing can turn out wrong, nothing is waited for: the server may be the one who speaks first.
+        if needs_hello(grant.decision):
+            self._begin_hello()
+        else:
+            self._tunnel.server_names = Unread.NOT_TLS
+            self._relay()
+
+    # The ClientHello.
+
+    def _begin_hello(self) -> None:
+        connection = self._connection
+        self._reader = ClientHelloReader()
+        self._read_hello()
+        if self._reader is not None:
+            connection.arm(self._hello_seconds(), self._hello_timed_out)
+            if connection.eof:
+                self._hello_missing()
+            else:
+                connection.read_on()
+
+    def _read_hello(self) -> None:
+        reader, fresh = self._reader, self._connection.peek(self._seen)
+        if reader is None or not fresh:
+            return
+        self._seen += len(fresh)
+        outcome = reader.feed(fresh)
+        if outcome is not Unread.NEED_MORE:
+            self._hello_read(outcome)
+
+    def _hello_read(self, outcome: ServerNames | Unread) -> None:
+        """A whole ClientHello is there, or what cannot be one."""
+        self._reader = None
+        self._connection.disarm()
+        self._tunnel.server_names = outcome
+        decision = decide_tunnel(self._grant.decision, None if isinstance(outcome, Unread) else outcome)
+        if not decision.passes:
+            raise self._refused_as(decision)
+        self._parts.enforcer.amend(self._grant, decision)
+        if self._upstream is not None:
+            self._relay()
+        elif outcome is Unread.NOT_TLS:
+            self._begin_dial()
+        else:
+            self._connection.run(self._inspect())
+
+    def _hello_missing(self) -> None:
+        """FIN before the end of a hello: a client that changed its mind, or one that speaks something else."""
+        if not self._seen:
+            self._connection.transport.close()
+            raise _EndedError("closed")
+        self._hello_read(Unread.NOT_TLS)
+
+    def _hello_timed_out(self) -> None:
+        self._take(partial(self._hello_read, Unread.NOT_TLS))
+
+    def _hello_seconds(self) -> float:
+        seconds = self._parts.settings.client_hello_timeout
+        if self._grant.decision.mode is Mode.ENFORCE:
+            return seconds
+        # Where silence will pass anyway, a protocol whose server speaks first must not wait for long to be recorded.
+        return min(seconds, _REPORTED_SILENCE) if decide_tunnel(self._grant.decision, None).passes else seconds
+
+    # The client meanwhile.
+
+    def client_sent(self) -> bool:
+        if self._reader is not None:
+            self._take(self._read_hello)
+        return self._reader is not None
+
+    def client_ended(self) -> None:
+        if self._reader is not None:
+            self._take(self._hello_missing)
+
+    def client_lost(self) -> None:
+        self._give_up(self._connection.cause or "client_reset")
+
+    # What becomes of it.
+
+    def _begin_inspected(self) -> None:
+        if self._parts.inspector is None:
+            raise self._refused_as(_faulty(self._grant.decision))
+        self._establish()
+        self._begin_hello()
+
+    async def _inspect(self) -> None:
+        connection, inspector = self._connection, self._parts.inspector
+        if inspector is None:
+            raise ValueError("an inspection without an inspector")
+        connection.settling = None
+        cause = Reason.INTERNAL_ERROR.value
+        try:
+            self._count()
+            reader, writer = connection.hand_over()
+            try:
+                await inspector.serve_tunnel(self._grant, reader, writer)
+            finally:
+                connection.release()
+            cause = connection.cause or "closed"
+        except asyncio.CancelledError:
+            cause = connection.cause or "client_reset"
+            raise
+        finally:
+            self._end(cause)
+
+    def _relay(self) -> None:
+        connection, upstream = self._connection, self._upstream
+        if upstream is None:
+            raise ValueError("a relay without an upstream")
+        relay = Relay(
+            connection.transport,
+            connection.take,
+            self._grant.charge,
+            on_end=self._relay_ended,
+            clock=time.monotonic,
+            splicer=self._parts.splicer,
+        )
+        self._count()
+        self._upstream = None
+        connection.relay = relay
+        # Not the connection's task, which ends with the client: half-way, nobody could say whose the socket is.
+        self._joining = asyncio.Task(self._join(relay, upstream), loop=asyncio.get_running_loop(), eager_start=True)
+
+    async def _join(self, relay: Relay, upstream: Socket) -> None:
+        """Gives the upstream's socket to the loop, which takes it over at its next turn, and with it the relay."""
+        connection = self._connection
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: relay.upstream, sock=upstream)
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
+            upstream.close()
+            self._give_up(Reason.INTERNAL_ERROR.value)
+            connection.failed()
+            return
+        self._joining = None
+        connection.settling = None
+        if not relay.started:
+            self._give_up(connection.cause or "client_reset")
+        elif connection.eof:
+            relay.client.eof_received()  # the loop told it to the connection, and will not tell it again
+
+    def _relay_ended(self, cause: str) -> None:
+        try:
+            self._end(cause)
+        finally:
+            self._parts.forget(self._connection)
+
+    def _refused_as(self, decision: Decision) -> _EndedError:
+        """Puts the refusal on record, tells the client, and returns what ends the tunnel."""
+        refusal = self._parts.enforcer.amend(self._grant, decision)
+        answer = answers.refused(refusal) if refusal is not None else answers.unavailable()
+        self._turn_away(answer)
+        return _EndedError(f"refused:{decision.reason.value}")
+
+    def _turn_away(self, answer: Answer) -> None:
+        connection = self._connection
+        if not self._established:
+            connection.answer(answer)
+        elif isinstance(self._tunnel.server_names, tuple):
+            connection.close_after(_ACCESS_DENIED)
+        else:
+            reset(connection.transport)
+
+    def _establish(self) -> None:
+        self._established = True
+        self._connection.transport.write(_ESTABLISHED)
+
+    def _count(self) -> None:
+        self._counted = True
+        self._parts.metrics.tunnel_opened(self._grant.caller.tool)
+
+    def _give_up(self, cause: str) -> None:
+        """Ends what has not become a relay or an inspection. Once; the client was told, or is gone."""
+        if self._over:
+            return
+        self._over = True
+        self._reader = None
+        self._connection.settling = None
+        dial, self._dial = self._dial, None
+        if dial is not None:
+            dial.cancel()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.close()
+        self._end(cause)
+
+    def _end(self, cause: str) -> None:
+        self._parts.tunnels.discard(self._tunnel)
+        if self._counted:
+            self._counted = False
+            self._parts.metrics.tunnel_closed(self._grant.caller.tool)
+        self._parts.enforcer.finish(self._grant, cause)
+
+    def _last_byte(self) -> float:
+        relay = self._connection.relay
+        if relay is not None:
+            return relay.last_byte
+        # Before the relay the deadlines of the hello and the dial hold; an inspection watches its own flow.
+        return time.monotonic() if self._counted else self._since
+
+
+def _faulty(decision: Decision) -> Decision:
+    return replace(decision, verdict=Verdict.DENY, reason=Reason.INTERNAL_ERROR)

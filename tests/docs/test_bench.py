@@ -1,0 +1,53 @@
+"""The speed figures of the README are those of the results that lie beside them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.readme import block_of, with_block, write_readme
+from bench.report import Figure, Results, Table, write
+from bench.targets import targets_of
+
+ROOT = Path(__file__).parents[2]
+MACHINE = {"cores": "2", "cpu": "a processor", "python": "3.13.0"}
+
+
+def some_results(ours: float) -> Results:
+    figures = (Figure("cloned-proxy", ours, ours, 1.0, 9.0), Figure("Squid", 90.0, 100.0, 1.0, 10.0))
+    results = Results("make bench", MACHINE, {"Squid": "1.0"})
+    results.tables.append(Table("setup", "Set-ups", "set-ups/s", figures))
+    results.many_tunnels = {"open": 10_000.0, "MB": 140.0}
+    return results
+
+
+def test_the_readme_shows_the_results_that_are_in_the_repository() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert with_block(text, block_of(ROOT / "bench" / "results")) == text, "run `python -m bench --readme`"
+
+
+def test_the_block_is_rewritten_in_place_and_only_once(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text((ROOT / "README.md").read_text())
+    write(some_results(110.0), tmp_path, "full")
+    assert write_readme(readme, tmp_path) == 0
+    first = readme.read_text()
+    assert "| Set-ups (set-ups) | 110 | 100 | n/a | n/a |" in first
+    assert write_readme(readme, tmp_path) == 0
+    assert readme.read_text() == first
+
+
+def test_a_readme_without_the_marks_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing here\n")
+    assert write_readme(readme, tmp_path) == 1
+    assert readme.read_text() == "nothing here\n"
+    assert "no place" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ours", "verdict"), [(99.0, "missed"), (100.0, "met")])
+def test_a_target_says_whether_it_was_met(ours: float, verdict: str) -> None:
+    row = targets_of(some_results(ours))[0].row
+    assert re.search(rf"\| at least 1x \| [0-9.]+x \| {verdict} \|$", row)
