@@ -181,8 +181,8 @@ devices._take_code = lambda database, code, now: take(database, code, now - 3600
 """
 
 CASES: Sequence[tuple[str, Callable[[Target], bool]]] = (
-    (f"{_GUARD} guard.check_source = lambda headers, authorities: None", rebinding),
-    (f"{_GUARD} guard.check_source = lambda headers, authorities: None", cross_origin),
+    (f"{_GUARD} guard.check_source = lambda *args, **options: None", rebinding),
+    (f"{_GUARD} guard.check_source = lambda *args, **options: None", cross_origin),
     (f"{_NO_PROOF}{_ANY_KIND}", form),
     (f"{_SESSIONS} app.device_of = lambda headers, parts, changes: None", stranger),
     (_KEEPS_CODES, replayed),
