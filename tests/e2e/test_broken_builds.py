@@ -98,7 +98,7 @@ def test_without_its_guard_the_attack_gets_through(
         by_policy.setdefault(ATTACKS[name].policy, []).append(ATTACKS[name])
     stopped = []
     for policy, group in by_policy.items():
-        proxy = world.serve(POLICIES[policy], ProxyOptions(without=guards, config=CONFIG))
+        proxy = world.serve(POLICIES["gate"][policy], ProxyOptions(without=guards, config=CONFIG))
         stopped += [attack.name for attack in group if not Attempt(world, proxy, patience=0.5).carry_out(attack)]
         proxy.kill()
     assert not stopped, "these attacks fail even without their guard, so their tests prove nothing"
@@ -113,7 +113,7 @@ def test_every_guard_has_its_attack() -> None:
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "the audit log is full"])
 def test_a_broken_part_lets_nothing_pass(world: World, fault: str) -> None:
-    proxy = world.serve(POLICIES["base"], ProxyOptions(without=(fault,), config=CONFIG))
+    proxy = world.serve(POLICIES["gate"]["base"], ProxyOptions(without=(fault,), config=CONFIG))
     attempt = Attempt(world, proxy, patience=0.5)
     assert attempt.carry_out(Attack("calls that the policy allows", _allowed_calls)) == []
     proxy.kill()
@@ -122,7 +122,7 @@ def test_a_broken_part_lets_nothing_pass(world: World, fault: str) -> None:
 @pytest.mark.parametrize(("guarded", "passes"), [(True, False), (False, True)], ids=["guarded", "guard removed"])
 def test_what_cannot_be_recorded_does_not_pass(world: World, guarded: bool, passes: bool) -> None:
     without = ("the audit log is full",) if guarded else ("the audit log is full", "no record, no request")
-    proxy = world.serve(POLICIES["base"], ProxyOptions(without=without, config=CONFIG))
+    proxy = world.serve(POLICIES["gate"]["base"], ProxyOptions(without=without, config=CONFIG))
     assert permitted_call_passes(world, proxy) is passes
     proxy.kill()
 
@@ -138,7 +138,7 @@ def _as_beta(attempt: Attempt) -> None:
 
 @pytest.mark.parametrize("without", [(), ("listener-bound identity",)], ids=["guarded", "guard removed"])
 def test_a_listener_that_is_a_tool_cannot_be_another(world: World, without: tuple[str, ...]) -> None:
-    proxy = world.serve(POLICIES["base"], ProxyOptions(without=(SLOT, *without), config=CONFIG))
+    proxy = world.serve(POLICIES["gate"]["base"], ProxyOptions(without=(SLOT, *without), config=CONFIG))
     proxy.port += SLOT_OFFSET
     attack = Attack("as beta", _as_beta, (("beta.example.com", 80), ("beta.example.com", 443)))
     assert bool(Attempt(world, proxy).carry_out(attack)) is bool(without)
@@ -158,6 +158,6 @@ def _allowed_calls(attempt: Attempt) -> None:
 
 
 def test_a_whole_build_lets_the_same_calls_pass(world: World) -> None:
-    proxy = world.serve(POLICIES["base"], ProxyOptions(config=CONFIG))
+    proxy = world.serve(POLICIES["gate"]["base"], ProxyOptions(config=CONFIG))
     assert len(Attempt(world, proxy).carry_out(Attack("calls that the policy allows", _allowed_calls))) == 2
     proxy.kill()
