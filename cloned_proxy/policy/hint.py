@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Final
 
-from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, OWN_HOST, Decision, Host, Reason
+from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, Decision, Reason
+from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
 
 _SENTENCES: Final = {
@@ -43,7 +44,7 @@ def hint(decision: Decision) -> str:
     """For `host_not_allowed` and the like the `cloned-proxy allow …` command, quoted for a shell; "" for a pass."""
     if decision.reason is Reason.ALLOWED:
         return ""
-    if decision.host is not None and (never := _never(decision.host)):
+    if decision.host is not None and (never := why_not_offered(decision.host)):
         return never
     if decision.host is None and decision.reason is Reason.IP_LITERAL:
         return "write the address as four plain decimals, e.g. 192.0.2.1; other spellings are never allowed"
@@ -52,15 +53,6 @@ def hint(decision: Decision) -> str:
     if decision.reason in ALLOWABLE and decision.host is not None:
         return _allow(decision)
     return _SENTENCES.get(decision.reason, "")
-
-
-def _never(host: Host) -> str:
-    """Why no rule could ever open this host; "" where one could."""
-    if host.text == OWN_HOST:
-        return f"the proxy itself answers there, in plain HTTP: POST http://{OWN_HOST}/v1/egress/requests"
-    if host.address is not None and host.address.is_unspecified:
-        return "this address means the machine itself and is never dialled; name the host"
-    return ""
 
 
 def _remove(decision: Decision) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from cloned_proxy.policy.address import AddressClass, classify
-from cloned_proxy.policy.model import GLOBAL_SCOPE, OWN_HOST, OWN_RULES, PatternKind, Policy, Rule
+from cloned_proxy.policy.model import GLOBAL_SCOPE, OWN_RULES, Policy, Rule
+from cloned_proxy.policy.offer import host_of, why_not_offered
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.store.approval import Origin, Proposal
@@ -19,7 +18,6 @@ from cloned_proxy.store.evidence import rules_of
 MAX_ENTRIES: Final = 20
 _MAX_SECONDS: Final = 10 * 365 * 86_400.0
 _MAX_USES: Final = 1_000_000
-_MAY_BE_NAMED: Final = (AddressClass.PUBLIC, AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.CGNAT)
 
 
 def checked(proposal: Proposal, *, most: int = MAX_ENTRIES) -> tuple[Proposal, tuple[Rule, ...]]:
@@ -47,13 +45,10 @@ def _check_terms(proposal: Proposal, most: int) -> None:
 
 
 def _check_place(rule: Rule) -> None:
-    name = rule.pattern.value
-    if name == OWN_HOST:
-        raise NeverAllowedError(f"{name} is the proxy itself and needs no rule")
-    if rule.pattern.kind is PatternKind.ADDRESS and not rule.denies:
-        kind = classify(ipaddress.ip_address(name))
-        if kind not in _MAY_BE_NAMED:
-            raise NeverAllowedError(f"{name} is a {kind.value.replace('_', '-')} address; nobody can ask for those")
+    host = host_of(rule.pattern)
+    # A deny of such an address is as good as any other.
+    if (why := why_not_offered(host)) and not (rule.denies and host.address is not None):
+        raise NeverAllowedError(why)
 
 
 def check_permission(policy: Policy, asker: str, proposal: Proposal) -> None:

@@ -16,6 +16,7 @@ from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.host import HostError, is_public_suffix, parse_host
 from cloned_proxy.policy.model import ANONYMOUS, DEFAULT_PORTS, Policy, Principal, Reason, Request
+from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path_shape import path_globs, plain_path
 from cloned_proxy.policy.suspicion import bursts, random_label
 from cloned_proxy.store.policy_edit import Addition, Entry
@@ -159,6 +160,8 @@ def _why_no_host(call: RecordedCall) -> str | None:
         host = parse_host(call.host)
     except HostError as error:
         return "an address in a spelling that is never allowed" if error.reason is Reason.IP_LITERAL else ""
+    if never := why_not_offered(host):
+        return never
     if host.address is None:
         return _why_no_name(host.text)
     kind = classify(host.address)

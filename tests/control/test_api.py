@@ -242,6 +242,7 @@ def test_what_was_blocked_is_grouped_with_what_would_allow_it(
     serving.get("http://grouped.example:8080/")
     serving.get("http://tracker.example/")
     serving.get("http://0x7f.1/")
+    serving.get("http://169.254.169.254/latest/meta-data/")
 
     def groups() -> dict[tuple[str, int], dict[str, object]]:
         return {(group["host"], group["port"]): group for group in browser.api("/blocked")["groups"]}
@@ -257,6 +258,10 @@ def test_what_was_blocked_is_grouped_with_what_would_allow_it(
     assert found["grouped.example", 8080]["hint"] == "cloned-proxy allow grouped.example:8080"
     assert (found["tracker.example", 80]["allowable"], found["0x7f.1", 80]["allowable"]) == (False, False)
     assert found["tracker.example", 80]["hint"] == "cloned-proxy remove tracker.example"
+    eventually(lambda: ("169.254.169.254", 80) in groups(), 10, "the metadata service")
+    metadata = groups()["169.254.169.254", 80]
+    assert (metadata["allowable"], metadata["entry"]) == (False, None)
+    assert metadata["hint"] == "169.254.169.254 is a metadata address; nobody can ask for those"
     assert browser.api("/blocked?tool=nobody@v1")["groups"] == []
     assert browser.post("/rules", {"host": "grouped.example"}).status == 200
     assert groups()["grouped.example", 80]["allowed_now"] is True

@@ -11,7 +11,8 @@ from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.hint import ALLOWABLE, hint
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import ANONYMOUS, DEFAULT_PORTS, Policy, Principal, Reason, Request
+from cloned_proxy.policy.model import ANONYMOUS, DEFAULT_PORTS, Host, Policy, Principal, Reason, Request
+from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.tally import EVERY_TOOL, OTHER, BlockedGroup, Tally
 
@@ -48,7 +49,8 @@ class GroupAnswer(Strict):
     methods: list[str]
     paths: list[str]
     allowable: bool
-    """Whether a new rule would let such calls pass: not what is denied by name, malformed, or about identity."""
+    """Whether a new rule is offered: not for what is denied by name, malformed, or about identity, nor for addresses
+    such as the metadata service's."""
     allowed_now: bool
     """Whether the policy lets them pass by now."""
     entry: EntryHint | None
@@ -69,8 +71,9 @@ def _blocked(call: Call) -> BlockedAnswer:
 
 
 def _answer(group: BlockedGroup, policy: Policy, now: float) -> GroupAnswer:
-    names = group.host != OTHER and _is_host(group.host)
-    allowable = names and any(Reason(reason) in ALLOWABLE for reason, _ in group.reasons)
+    host = _host(group.host)
+    reasons = {Reason(reason) for reason, _ in group.reasons}
+    allowable = host is not None and not why_not_offered(host) and not reasons.isdisjoint(ALLOWABLE)
     caller = ANONYMOUS if group.tool is None else Principal(group.tool)
     method = next((method for method in group.methods if method not in ("", "CONNECT")), None)
     path = next(iter(group.paths), None) if method is not None else None
@@ -86,9 +89,9 @@ def _answer(group: BlockedGroup, policy: Policy, now: float) -> GroupAnswer:
         methods=list(group.methods),
         paths=list(group.paths),
         allowable=allowable,
-        allowed_now=names and decision.passes,
+        allowed_now=host is not None and decision.passes,
         entry=EntryHint(host=group.host, ports=_ports(group.port)) if allowable else None,
-        hint=hint(decision) if names else "",
+        hint=hint(decision) if host is not None else "",
     )
 
 
@@ -96,12 +99,12 @@ def _ports(port: int) -> list[int]:
     return sorted(DEFAULT_PORTS) if port in DEFAULT_PORTS else [port]
 
 
-def _is_host(text: str) -> bool:
+def _host(text: str) -> Host | None:
+    """None for what could not be read, and for the hosts that the roll-up does not tell apart."""
     try:
-        parse_host(text)
+        return None if text == OTHER else parse_host(text)
     except HostError:
-        return False
-    return True
+        return None
 
 
 OPERATIONS: Final = (
