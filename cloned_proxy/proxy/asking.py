@@ -27,8 +27,9 @@ from cloned_proxy.store.approval import Approval, Proposal
 from cloned_proxy.store.approval_errors import ApprovalError, RejectedError, TooManyRequestsError
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.config import ApprovalSettings
+from cloned_proxy.store.covered_calls import MENDABLE
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.evidence import MENDABLE, narrowest_entry
+from cloned_proxy.store.evidence import narrowest_entry
 
 _log = structlog.get_logger(__name__)
 

@@ -34,7 +34,7 @@ from cloned_proxy.store.evidence import MAX_NARROWEST, Evidence, weigh
 from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_edit import Addition, EditResult
 from cloned_proxy.store.policy_file import load_policy, policy_from_bytes, read_policy_bytes, version_of
-from cloned_proxy.store.tally import EVERY_TOOL, RecordedCall, Tally
+from cloned_proxy.store.tally import Tally
 from cloned_proxy.store.workspace import Workspace
 
 type Choice = Literal["proposed", "narrowest"]
@@ -187,18 +187,8 @@ class ApprovalService:
         approval = self.get(approval_id)
         policy = load_policy(self._policy_file, now)
         since = now - _EVIDENCE_SECONDS
-        return weigh(approval, self._calls(approval, since), policy, since=since, now=now)
-
-    def _calls(self, approval: Approval, since: float) -> set[RecordedCall]:
-        """Recorded calls to what the request names, of whoever it concerns."""
-        concerns = EVERY_TOOL if approval.tool is None else approval.tool
         with Tally(self._path) as tally:
-            return {
-                call
-                for host in {entry.host for entry in approval.entries}
-                for tool in {concerns, approval.asker}
-                for call in tally.calls(since=since, tool=tool, host=host)
-            }
+            return weigh(approval, tally, policy, since=since, now=now)
 
     # Deciding.
 

@@ -7,47 +7,24 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, Final
 
 from cloned_proxy.policy.address import AddressClass, classify
-from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import (
-    ANONYMOUS,
-    EMPTY_SCOPE,
-    Anonymous,
     Decision,
-    HostIndex,
     PatternKind,
     Policy,
-    Principal,
-    Reason,
-    Request,
     Rule,
     Scope,
 )
 from cloned_proxy.policy.parse import parse_policy
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.store.approval import Approval, Proposal, entry_data
+from cloned_proxy.store.covered_calls import OUTER, CoveredCalls, Matched
 from cloned_proxy.store.policy_edit import Entry
-from cloned_proxy.store.tally import RecordedCall
+from cloned_proxy.store.tally import RecordedCall, Tally
 
-MENDABLE: Final = frozenset(
-    {
-        Reason.HOST_NOT_ALLOWED,
-        Reason.PORT_NOT_ALLOWED,
-        Reason.METHOD_NOT_ALLOWED,
-        Reason.PATH_NOT_ALLOWED,
-        Reason.LEASE_EXPIRED,
-        Reason.LEASE_USED_UP,
-    }
-)
-"""Denials that another rule would mend. A deny, an identity, an address or a spelling is none of them."""
-
-_TOUCHED: Final = (Reason.ALLOWED, Reason.EXPLICIT_DENY)
-_OUTER: Final = ("", "CONNECT")
-"""Methods of calls whose inside nobody saw."""
 _SHOWN: Final = 50
 MAX_NARROWEST: Final = 50
 """Entries; a longer list is nothing that a person reads before a yes."""
@@ -56,17 +33,6 @@ _METHOD: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
 _MAX_PATH: Final = 1024
 _MAX_PATHS: Final = 8
 """Paths of one host that are listed one by one; with more, the narrowest rule names the host and its ports."""
-
-
-@dataclass(frozen=True, slots=True)
-class Matched:
-    """Recorded calls of one tool to one host that the proposed rules cover."""
-
-    tool: str | None
-    host: str
-    passed: int
-    denied: int
-    last: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,81 +92,30 @@ def rules_of(proposal: Proposal) -> tuple[Rule, ...]:
     return rules
 
 
-def weigh(approval: Approval, calls: Iterable[RecordedCall], policy: Policy, *, since: float, now: float) -> Evidence:
-    """The evidence for one request, out of recorded calls of all tools and the policy in force."""
+def weigh(approval: Approval, tally: Tally, policy: Policy, *, since: float, now: float) -> Evidence:
+    """The evidence for one request, out of the recorded calls and the policy in force. Raises StoreError."""
     proposal = approval.proposal
     rules = rules_of(proposal)
-    covers = _Cover(proposal, rules, policy, now)
-    wide = _Cover(proposal, _for_hosts(rules), policy, now) if approval.origin == "denied" else covers
-    counts: dict[tuple[str | None, str], list[float]] = {}
-    denied: list[RecordedCall] = []
-    for call in calls:
-        if covers(call):
-            counted = counts.setdefault((call.tool, call.host), [0, 0, 0.0])
-            counted[call.verdict == "deny"] += call.count
-            counted[2] = max(counted[2], call.last)
-        if call.tool == approval.asker and call.verdict != "allow" and call.reason in MENDABLE and wide(call):
-            denied.append(call)
-    matched = sorted(
-        (Matched(tool, host, int(n[0]), int(n[1]), n[2]) for (tool, host), n in counts.items()),
-        key=lambda m: (-(m.passed + m.denied), m.host),
-    )
-    narrower = narrowest(denied) if proposal.action == "allow" else ()
-    asked = {call.host for call in denied}
-    reach = sorted({m.host for m in matched} - asked) if any(_is_wildcard(rule) for rule in rules) else []
+    calls = CoveredCalls(tally, proposal, rules, policy, since=since, asker=approval.asker)
+    matched, pairs = calls.matched(_SHOWN)
+    # One denied call says what its host is wanted for, not yet how.
+    whole_hosts = approval.origin == "denied"
+    hosts = calls.denied_hosts(MAX_NARROWEST + 1, whole_hosts=whole_hosts)
+    # Each of a few hosts has a bounded number of calls on record, and all of them count for the narrowest rules.
+    few = len(hosts) <= MAX_NARROWEST
+    denied = calls.denied(-1 if few else _SHOWN, whole_hosts=whole_hosts) if hosts else []
+    narrower = narrowest(denied) if few and proposal.action == "allow" else ()
+    too_many = proposal.action == "allow" and (not few or len(narrower) > MAX_NARROWEST)
     return Evidence(
         since=since,
         policy_version=policy.version,
-        matched=tuple(matched[:_SHOWN]),
-        matched_more=max(0, len(matched) - _SHOWN),
-        wildcard_reach=tuple(reach[:_SHOWN]),
-        denied=tuple(sorted(denied, key=lambda call: -call.count)[:_SHOWN]),
-        narrowest=narrower if len(narrower) <= MAX_NARROWEST else (),
-        notes=(*_notes(proposal, rules, policy, now), *([_TOO_MANY] if len(narrower) > MAX_NARROWEST else [])),
+        matched=tuple(matched),
+        matched_more=pairs - len(matched),
+        wildcard_reach=tuple(calls.reached(_SHOWN)) if any(map(_is_wildcard, rules)) else (),
+        denied=tuple(denied[:_SHOWN]),
+        narrowest=() if too_many else narrower,
+        notes=(*_notes(proposal, rules, policy, now), *([_TOO_MANY] if too_many else [])),
     )
-
-
-class _Cover:
-    """Whether the proposed rules cover a recorded call: `decide` says so, on a policy of nothing but them."""
-
-    def __init__(self, proposal: Proposal, rules: Iterable[Rule], policy: Policy, now: float) -> None:
-        scope = Scope(allow=HostIndex(rules)) if proposal.action == "allow" else Scope(deny=HostIndex(rules))
-        self._tool = proposal.tool
-        self._now = now
-        # Tools that do not inherit the global rules gain nothing from a new one.
-        tools = {name: Scope(inherit_global=False) for name, own in policy.tools.items() if not own.inherit_global}
-        if proposal.tool is not None:
-            tools = {proposal.tool: scope}
-        self._policy = Policy(
-            anonymous=Anonymous.GLOBAL,
-            global_scope=scope if proposal.tool is None else EMPTY_SCOPE,
-            tools=MappingProxyType(tools),
-        )
-        # Rules for whole hosts give one answer for a host and port, however many paths of it are on record.
-        self._alike = not any(rule.needs_inspection for rule in self._policy.rules)
-        self._found: dict[tuple[str | None, str, int, bool], bool] = {}
-
-    def __call__(self, call: RecordedCall) -> bool:
-        if self._tool is not None and call.tool != self._tool:
-            return False
-        if not self._alike:
-            return self._decide(call)
-        key = (call.tool, call.host, call.port, call.method in _OUTER)
-        found = self._found.get(key)
-        if found is None:
-            found = self._found[key] = self._decide(call)
-        return found
-
-    def _decide(self, call: RecordedCall) -> bool:
-        caller = ANONYMOUS if call.tool is None else Principal(call.tool)
-        inner = call.method not in _OUTER
-        request = Request(call.host, call.port, call.method if inner else None, call.path if inner else None)
-        return decide(self._policy, caller, request, self._now).reason in _TOUCHED
-
-
-def _for_hosts(rules: Iterable[Rule]) -> list[Rule]:
-    """The same hosts and ports, whatever the method and path: what one denied call was about."""
-    return [Rule(r.id, r.scope, r.denies, r.pattern, r.ports) for r in rules]
 
 
 def _is_wildcard(rule: Rule) -> bool:
@@ -215,7 +130,7 @@ def narrowest(denied: Iterable[RecordedCall]) -> tuple[Entry, ...]:
     tunnels: dict[str, set[int]] = {}
     inner: dict[tuple[str, int], tuple[set[str], set[str]]] = {}
     for call in denied:
-        if call.method in _OUTER:
+        if call.method in OUTER:
             tunnels.setdefault(call.host, set()).add(call.port)
         else:
             methods, paths = inner.setdefault((call.host, call.port), (set(), set()))

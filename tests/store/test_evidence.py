@@ -116,6 +116,30 @@ def test_denials_behind_the_reviewers_back_do_not_widen_what_was_looked_at(scene
     assert scene.steps()[-1] == ("conflict", ACTOR)
 
 
+def test_a_flood_of_names_is_counted_exactly_and_listed_in_part(scene: Scene) -> None:
+    for number in range(60):
+        scene.denied(f"h{number:02}.example.com")
+        scene.denied(f"t{number:02}.example.com", tool=TOOL, verdict="allow", reason="allowed", times=2)
+    scene.denied("bad_name!.example.com", reason="malformed_request")
+    evidence = scene.service().evidence(scene.ask("*.example.com").id)
+    assert (len(evidence.matched), evidence.matched_more) == (50, 70)
+    assert (evidence.matched[0].host, evidence.matched[0].passed) == ("t00.example.com", 2)
+    assert evidence.wildcard_reach == tuple(f"t{number:02}.example.com" for number in range(50))
+    assert (len(evidence.denied), evidence.narrowest) == (50, ())
+    assert any("more than 50 hosts were denied" in note for note in evidence.notes)
+
+
+def test_a_rule_for_some_calls_counts_only_those(scene: Scene) -> None:
+    web: dict[str, Any] = {"kind": Kind.HTTP, "port": 80}
+    scene.denied("api.example.com", method="GET", path="/v1/a", **web)
+    scene.denied("api.example.com", method="GET", path="/v2/a", **web)
+    scene.denied("api.example.com", method="POST", path="/v1/a", **web)
+    scene.denied("api.example.com")
+    proposal = Proposal((Entry("api.example.com", (80, 443), ("GET",), ("/v1/**",)),), TOOL)
+    evidence = scene.service().evidence(scene.service().ask(TOOL, proposal).id)
+    assert [(m.host, m.denied) for m in evidence.matched] == [("api.example.com", 2)]  # the tunnel's inside is unknown
+
+
 def test_where_nothing_was_denied_nothing_is_narrower(scene: Scene) -> None:
     asked = scene.ask()
     with pytest.raises(NeverAllowedError, match="nothing is narrower"):
