@@ -102,7 +102,14 @@ def test_the_environment_is_the_contracts_and_the_images_path(inspected: dict[st
     values = dict(line.split("=", 1) for line in inspected["Config"]["Env"])
     words = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     proxies = {name: "http://127.0.0.1:8081" for word in words for name in (word, word.lower())}
-    named = {"NO_PROXY": "", "no_proxy": "", "NODE_USE_ENV_PROXY": "1", "HOME": "/tmp", "CLONED_SANDBOX": "1"}
+    named = {
+        "NO_PROXY": "",
+        "no_proxy": "",
+        "NODE_USE_ENV_PROXY": "1",
+        "HOME": "/tmp",
+        "CLONED_SANDBOX": "1",
+        "CLONED_TOOL": TOOL,
+    }
     free = {"CLONED_CONTAINER_NAME", "PATH"}
     assert values.keys() >= free
     assert {name: value for name, value in values.items() if name not in free} == proxies | named | {
