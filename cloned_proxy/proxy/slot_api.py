@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.policy.model import Principal
+from cloned_proxy.policy.caller import Principal
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import BindError, Listener
 from cloned_proxy.proxy.private_socket import accept_own_user, listen_privately

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from cloned_proxy.policy.model import CallerSource
+from cloned_proxy.policy.caller import CallerSource
 from cloned_proxy.proxy import private_socket
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import BindError, Listener
