@@ -8,7 +8,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup serve demo test test-wheel check bench dashboards pictures lock wheel wheels clean
+.PHONY: help setup serve demo test test-wheel check fuzz bench dashboards pictures lock wheel wheels clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ test-wheel: wheel ## the tests against the built wheel, in an environment of its
 	@$(UV) pip install --quiet --python $(WHEEL_ENV)/bin/python --no-deps dist/*.whl
 	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo pyproject.toml "$$away" && \
 	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && "$$python" -m pytest -q -m "not checkout and not net and not slow"
+
+fuzz: setup ## a million mutated heads and a million ClientHellos against other readers
+	@$(PY) -m tests.proxy.fuzz
 
 bench: setup ## speed beside other proxies and `docker run`, same work, one run
 	@$(PY) -m bench

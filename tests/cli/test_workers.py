@@ -156,6 +156,33 @@ def test_a_killed_worker_takes_only_its_own_tunnels_and_is_back_within_a_second(
         assert decisions(serving) == counted + 1
 
 
+def test_a_worker_that_is_killed_under_load_takes_only_its_own_tunnels(workspace: Workspace, origin: Origin) -> None:
+    """Every tunnel is busy at the moment of the kill; those of the other workers lose not one exchange."""
+    workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
+    serving = serve(workspace)
+    victim = workers(serving)[1]
+    before = open_sockets(victim)
+    stop = threading.Event()
+
+    def ask_all_the_time(client: socket.socket) -> bool:
+        """Whether every exchange came to its end."""
+        while not stop.is_set():
+            if not asks_through(client):
+                return False
+        return True
+
+    with ExitStack() as stack, ThreadPoolExecutor(40) as pool:
+        stack.callback(stop.set)
+        tunnels = list(pool.map(lambda _: stack.enter_context(tunnel(serving, origin)), range(40)))
+        held = (open_sockets(victim) - before) // 2
+        assert 0 < held < 40
+        asking = [pool.submit(ask_all_the_time, client) for client in tunnels]
+        os.kill(victim, signal.SIGKILL)
+        eventually(lambda: restarted(serving, victim), 30, "the new worker")
+        stop.set()
+        assert sum(future.result(30) for future in asking) == 40 - held
+
+
 def test_a_hung_worker_is_replaced(workspace: Workspace, origin: Origin) -> None:
     workspace.write_policy(policy_text(allow=[literal(origin)]))
     serving = serve(workspace)

@@ -14,18 +14,18 @@ from tests.net.world import World
 
 pytestmark = pytest.mark.net
 
-type Proxies = Callable[[str], ProxyProcess]
+type Proxies = Callable[..., ProxyProcess]
 
 
 @pytest.fixture(scope="module")
 def proxies(world: World) -> Iterator[Proxies]:
-    """One running proxy for each policy, started when first asked for."""
-    running: dict[str, ProxyProcess] = {}
+    """One running proxy for each policy and each path of the proxy, started when first asked for."""
+    running: dict[tuple[str, str], ProxyProcess] = {}
 
-    def proxy(policy: str) -> ProxyProcess:
-        if policy not in running:
-            running[policy] = world.serve(POLICIES[policy], ProxyOptions(config=CONFIG))
-        return running[policy]
+    def proxy(policy: str, path: str = "gate") -> ProxyProcess:
+        if (policy, path) not in running:
+            running[policy, path] = world.serve(POLICIES[path][policy], ProxyOptions(config=CONFIG))
+        return running[policy, path]
 
     yield proxy
     for process in running.values():
@@ -45,46 +45,55 @@ def named(attacks: tuple[Attack, ...]) -> Mapping[str, Attack]:
     return table
 
 
+def over(table: Mapping[str, Attack]) -> pytest.MarkDecorator:
+    """Each attack on each path of the proxy where it makes sense: the verdict is the same."""
+    cases = [(path, name) for path in POLICIES for name, attack in table.items() if path in attack.paths]
+    return pytest.mark.parametrize(("path", "name"), cases)
+
+
 DESTINATIONS = named(destinations.ATTACKS)
 TUNNELS = named(tunnels.ATTACKS)
-FRAMING = named(framing.ATTACKS)
+FRAMING = named((*framing.ATTACKS, *framing.INSIDE))
 IDENTITY = named(identity.ATTACKS)
 HEADERS = named(headers.ATTACKS)
 INSPECTED = named(inspected.ATTACKS)
 PERMITTED = {**named(tunnels.PERMITTED), **named(inspected.PERMITTED)}
 
 
-@pytest.mark.parametrize("name", DESTINATIONS)
-def test_a_destination_that_is_not_allowed_is_not_reached(world: World, proxies: Proxies, name: str) -> None:
+@over(DESTINATIONS)
+def test_a_destination_that_is_not_allowed_is_not_reached(world: World, proxies: Proxies, path: str, name: str) -> None:
     attack = DESTINATIONS[name]
-    carry_out(world, proxies(attack.policy), attack)
+    carry_out(world, proxies(attack.policy, path), attack)
 
 
-@pytest.mark.parametrize("name", TUNNELS)
-def test_a_tunnel_carries_only_tls_for_its_host(world: World, proxies: Proxies, name: str) -> None:
-    carry_out(world, proxies("base"), TUNNELS[name])
+@over(TUNNELS)
+def test_a_tunnel_carries_only_tls_for_its_host(world: World, proxies: Proxies, path: str, name: str) -> None:
+    carry_out(world, proxies("base", path), TUNNELS[name])
 
 
-@pytest.mark.parametrize("name", FRAMING)
-def test_a_request_that_can_be_read_in_two_ways_is_not_forwarded(world: World, proxies: Proxies, name: str) -> None:
-    carry_out(world, proxies("base"), FRAMING[name])
+@over(FRAMING)
+def test_a_request_that_can_be_read_in_two_ways_is_not_forwarded(
+    world: World, proxies: Proxies, path: str, name: str
+) -> None:
+    carry_out(world, proxies("base", path), FRAMING[name])
 
 
-@pytest.mark.parametrize("name", IDENTITY)
-def test_a_tool_cannot_be_impersonated(world: World, proxies: Proxies, name: str) -> None:
+@over(IDENTITY)
+def test_a_tool_cannot_be_impersonated(world: World, proxies: Proxies, path: str, name: str) -> None:
     attack = IDENTITY[name]
-    carry_out(world, proxies(attack.policy), attack)
+    carry_out(world, proxies(attack.policy, path), attack)
 
 
-def test_the_tool_itself_reaches_its_host(world: World, proxies: Proxies) -> None:
-    attempt = Attempt(world, proxies("base"))
+@pytest.mark.parametrize("path", POLICIES)
+def test_the_tool_itself_reaches_its_host(world: World, proxies: Proxies, path: str) -> None:
+    attempt = Attempt(world, proxies("base", path))
     leaks = attempt.carry_out(Attack("the tool itself", identity.permitted))
     assert len(leaks) == 2
 
 
-@pytest.mark.parametrize("name", HEADERS)
-def test_what_is_meant_for_the_proxy_does_not_go_upstream(world: World, proxies: Proxies, name: str) -> None:
-    carry_out(world, proxies("base"), HEADERS[name])
+@over(HEADERS)
+def test_what_is_meant_for_the_proxy_does_not_go_upstream(world: World, proxies: Proxies, path: str, name: str) -> None:
+    carry_out(world, proxies("base", path), HEADERS[name])
 
 
 @pytest.mark.parametrize("name", INSPECTED)
@@ -92,6 +101,8 @@ def test_each_request_in_an_opened_tunnel_is_decided(world: World, proxies: Prox
     carry_out(world, proxies("base"), INSPECTED[name])
 
 
-@pytest.mark.parametrize("name", PERMITTED)
-def test_what_is_odd_but_right_passes(world: World, proxies: Proxies, name: str) -> None:
-    assert Attempt(world, proxies("base"), patience=0.5).carry_out(PERMITTED[name]), proxies("base").said()[-2000:]
+@over(PERMITTED)
+def test_what_is_odd_but_right_passes(world: World, proxies: Proxies, path: str, name: str) -> None:
+    assert Attempt(world, proxies("base", path), patience=0.5).carry_out(PERMITTED[name]), proxies("base", path).said()[
+        -2000:
+    ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,43 +25,79 @@ anonymous: deny
 tools:
   client@v1:
     allow:
-      - api.example.com
-      - files.example.com
-      - {host: inspected.example.com, methods: [GET]}
+      - {host: api.example.com$INSIDE}
+      - {host: files.example.com$INSIDE}
       - {host: shell.example.com, ports: [80], protocols: [tcp]}
 """
-_MANY = 2 * 1024**3
+_PATHS = {"gate": "", "inspected": ", methods: [GET, PUT]"}
+"""What the rules add on each path of the proxy: the first leaves TLS closed, the second opens it."""
+_WAYS = pytest.mark.parametrize(("path", "scheme"), [("gate", "http"), ("gate", "https"), ("inspected", "https")])
+_BOTH = pytest.mark.parametrize("path", _PATHS)
+
+_MANY = {"gate": 2 * 1024**3, "inspected": 256 * 1024**2}
 _FLAT = 48 * 1024**2
 """Bytes by which the proxy may grow while gigabytes pass."""
 
 
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One path of the proxy, and what a client needs to take it."""
+
+    proxy: ProxyProcess
+    authorities: Path
+    """CA certificates: the world's, and the workspace's where TLS is opened."""
+    environment: Mapping[str, str]
+    """What `cloned-proxy token` hands to a tool, and on the inspected path what a sandbox sets so that it trusts us."""
+
+
+def _side(world: World, path: str, directory: Path) -> Side:
+    proxy = world.serve(_POLICY.replace("$INSIDE", _PATHS[path]))
+    plain = proxy_environment(proxy.tool_url(_TOOL))
+    if path == "gate":
+        return Side(proxy, world.certificate, plain)
+    bundle, wgetrc = directory / "both.pem", directory / "wgetrc"
+    ca = Path(proxy.command("ca", "path").stdout.strip())
+    bundle.write_text(world.certificate.read_text() + ca.read_text())
+    wgetrc.write_text(f"ca_certificate = {bundle}\n")
+    names = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO")
+    return Side(proxy, bundle, {**plain, **dict.fromkeys(names, str(bundle)), "WGETRC": str(wgetrc)})
+
+
 @pytest.fixture(scope="module")
-def proxy(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProxyProcess]:
+def sides(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Side]]:
     content.add_python_package(world.content, "demo-package")
     content.add_node_package(world.content, "demo-module")
-    running = world.serve(_POLICY)
-    yield running
-    running.stop()
+    running: dict[str, Side] = {}
+
+    def side(path: str) -> Side:
+        if path not in running:
+            running[path] = _side(world, path, tmp_path_factory.mktemp("side"))
+        return running[path]
+
+    yield side
+    for one in running.values():
+        one.proxy.stop()
 
 
-@pytest.fixture(scope="module")
-def environment(proxy: ProxyProcess) -> dict[str, str]:
-    """What `cloned-proxy token` hands to a tool."""
-    return proxy_environment(proxy.tool_url(_TOOL))
+@pytest.fixture
+def path() -> str:
+    """The path of the proxy where a test does not say."""
+    return "gate"
 
 
-@pytest.fixture(scope="module")
-def inspected_environment(
-    proxy: ProxyProcess, environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, str]:
-    """The same, trusting the workspace's CA beside the world's."""
-    bundle = tmp_path_factory.mktemp("bundle") / "both.pem"
-    ca = Path(proxy.command("ca", "path").stdout.strip())
-    bundle.write_text(proxy.world.certificate.read_text() + ca.read_text())
-    trust = dict.fromkeys(("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"), str(bundle))
-    wgetrc = bundle.with_name("wgetrc")
-    wgetrc.write_text(f"ca_certificate = {bundle}\n")
-    return {**environment, **trust, "WGETRC": str(wgetrc)}
+@pytest.fixture
+def proxy(sides: Callable[[str], Side], path: str) -> ProxyProcess:
+    return sides(path).proxy
+
+
+@pytest.fixture
+def authorities(sides: Callable[[str], Side], path: str) -> Path:
+    return sides(path).authorities
+
+
+@pytest.fixture
+def environment(sides: Callable[[str], Side], path: str) -> dict[str, str]:
+    return dict(sides(path).environment)
 
 
 def call(world: World, client: Client, url: str, environment: dict[str, str]) -> tuple[int, str]:
@@ -70,10 +107,10 @@ def call(world: World, client: Client, url: str, environment: dict[str, str]) ->
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@_WAYS
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 def test_a_client_reaches_what_is_allowed_and_nothing_else(
-    fresh_world: World, proxy: ProxyProcess, environment: dict[str, str], client: Client, scheme: str
+    fresh_world: World, proxy: ProxyProcess, environment: dict[str, str], *, client: Client, path: str, scheme: str
 ) -> None:
     marker = fresh_world.marker()
     denied, _ = call(fresh_world, client, f"{scheme}://evil.example.net/{marker}", environment)
@@ -84,21 +121,14 @@ def test_a_client_reaches_what_is_allowed_and_nothing_else(
     host = "shell.example.com" if scheme == "http" and client.name.startswith("node") else "api.example.com"
     allowed, said = call(fresh_world, client, f"{scheme}://{host}/{marker}", environment)
     assert allowed == 0, said + proxy.said()[-2000:]
-    assert fresh_world.saw(marker)
+    assert {port for _, port in fresh_world.saw(marker)} == {443 if scheme == "https" else 80}
     assert marker in said
+    if path == "inspected":
+        request = next(entry for entry in proxy.log() if entry.get("path") == f"/{marker}")
+        assert (request["verdict"], request["kind"], request["method"]) == ("allow", "inspected_request", "GET")
 
 
-@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
-def test_a_client_that_trusts_the_workspace_ca_is_inspected(
-    fresh_world: World, proxy: ProxyProcess, inspected_environment: dict[str, str], client: Client
-) -> None:
-    marker = fresh_world.marker()
-    allowed, said = call(fresh_world, client, f"https://inspected.example.com/{marker}", inspected_environment)
-    assert allowed == 0, said + proxy.said()[-2000:]
-    assert [port for _, port in fresh_world.saw(marker)] == [443]
-    assert any(entry["method"] == "GET" for entry in proxy.log() if entry.get("host") == "inspected.example.com")
-
-
+@_BOTH
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 def test_a_client_without_a_credential_reaches_nothing(fresh_world: World, proxy: ProxyProcess, client: Client) -> None:
     marker = fresh_world.marker()
@@ -107,6 +137,7 @@ def test_a_client_without_a_credential_reaches_nothing(fresh_world: World, proxy
     assert not fresh_world.touched("api.example.com")
 
 
+@_BOTH
 def test_a_redirect_to_a_denied_host_ends_there(fresh_world: World, environment: dict[str, str]) -> None:
     url = "https://api.example.com/to/https://evil.example.net/x"
     done = fresh_world.run([needed("curl"), "-sSL", "--fail", url], env=environment)
@@ -115,6 +146,7 @@ def test_a_redirect_to_a_denied_host_ends_there(fresh_world: World, environment:
     assert not fresh_world.touched("evil.example.net")
 
 
+@_BOTH
 def test_git_clones_over_https(fresh_world: World, environment: dict[str, str], tmp_path: Path) -> None:
     git = needed("git")
     if not (fresh_world.content / "git").exists():
@@ -130,13 +162,13 @@ def test_git_clones_over_https(fresh_world: World, environment: dict[str, str], 
     assert fresh_world.touched("files.example.com", 443)
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@_WAYS
 def test_pip_installs_from_an_allowed_index(
-    fresh_world: World, environment: dict[str, str], tmp_path: Path, scheme: str
+    fresh_world: World, environment: dict[str, str], authorities: Path, tmp_path: Path, scheme: str
 ) -> None:
-    clean = {**environment, "PIP_CONFIG_FILE": "/dev/null", "PIP_CERT": str(fresh_world.certificate)}
+    clean = {**environment, "PIP_CONFIG_FILE": "/dev/null", "PIP_CERT": str(authorities)}
     common = [*pip(), "--isolated", "--disable-pip-version-check", "install", "--no-cache-dir", "--retries", "0"]
-    common += ["--cert", str(fresh_world.certificate), "--trusted-host", "files.example.com"]
+    common += ["--cert", str(authorities), "--trusted-host", "files.example.com"]
     common += ["--proxy", environment["HTTP_PROXY"], "demo-package"]
     denied = fresh_world.run(
         [*common, "--target", str(tmp_path / "no"), "--index-url", f"{scheme}://evil.example.net/simple/"], env=clean
@@ -150,7 +182,10 @@ def test_pip_installs_from_an_allowed_index(
     assert (tmp_path / "yes" / "demo_package.py").exists()
 
 
-def test_npm_installs_from_an_allowed_registry(fresh_world: World, environment: dict[str, str], tmp_path: Path) -> None:
+@_BOTH
+def test_npm_installs_from_an_allowed_registry(
+    fresh_world: World, environment: dict[str, str], authorities: Path, tmp_path: Path
+) -> None:
     clean = {key: value for key, value in os.environ.items() if key.lower().startswith("npm_")}
     env = {
         **dict.fromkeys(clean, ""),
@@ -162,7 +197,7 @@ def test_npm_installs_from_an_allowed_registry(fresh_world: World, environment: 
         (tmp_path / name).write_text("")
     common = [needed("npm"), "install", "demo-module", "--no-audit", "--no-fund", "--fetch-retries=0"]
     common += ["--userconfig", str(tmp_path / "user"), "--globalconfig", str(tmp_path / "global")]
-    common += ["--cafile", str(fresh_world.certificate), "--prefix", str(tmp_path)]
+    common += ["--cafile", str(authorities), "--prefix", str(tmp_path)]
     denied = fresh_world.run([*common, "--registry", "https://evil.example.net/npm/"], env=env)
     assert denied.returncode != 0
     assert not fresh_world.touched("evil.example.net")
@@ -181,8 +216,9 @@ print(json.dumps([[text for text, _ in came], came[-1][1] - came[0][1]]))
 """
 
 
-@pytest.mark.parametrize("url", ["http://api.example.com/sse", "https://api.example.com/sse"])
-def test_server_sent_events_come_one_by_one(fresh_world: World, environment: dict[str, str], url: str) -> None:
+@_WAYS
+def test_server_sent_events_come_one_by_one(fresh_world: World, environment: dict[str, str], scheme: str) -> None:
+    url = f"{scheme}://api.example.com/sse"
     done = fresh_world.run([sys.executable, "-c", _READ_EVENTS, url], env=environment)
     assert done.returncode == 0, done.stderr
     events, seconds = json.loads(done.stdout)
@@ -216,37 +252,42 @@ asyncio.run(main())
 """
 
 
+_SECURE = ("wss://api.example.com", "wss://evil.example.net")
+
+
 @pytest.mark.parametrize(
-    ("code", "allowed", "denied"),
+    ("path", "code", "allowed", "denied"),
     [
-        pytest.param(_WEBSOCKETS, "wss://api.example.com/ws", "wss://evil.example.net/ws", id="websockets, tunnel"),
-        pytest.param(_AIOHTTP, "wss://api.example.com/ws", "wss://evil.example.net/ws", id="aiohttp, tunnel"),
-        pytest.param(_AIOHTTP, "http://api.example.com/ws", "http://evil.example.net/ws", id="aiohttp, plain"),
+        pytest.param("gate", _WEBSOCKETS, *_SECURE, id="websockets, tunnel"),
+        pytest.param("gate", _AIOHTTP, *_SECURE, id="aiohttp, tunnel"),
+        pytest.param("inspected", _WEBSOCKETS, *_SECURE, id="websockets, opened"),
+        pytest.param("inspected", _AIOHTTP, *_SECURE, id="aiohttp, opened"),
+        pytest.param("gate", _AIOHTTP, "http://api.example.com", "http://evil.example.net", id="aiohttp, plain"),
         # This client tunnels ws:// too; bytes that are not TLS need a rule that says so.
-        pytest.param(_WEBSOCKETS, "ws://shell.example.com/ws", "ws://api.example.com/ws", id="websockets, raw tunnel"),
+        pytest.param("gate", _WEBSOCKETS, "ws://shell.example.com", "ws://api.example.com", id="websockets, raw"),
     ],
 )  # fmt: skip
 def test_websockets_pass_where_allowed(
     fresh_world: World, environment: dict[str, str], code: str, allowed: str, denied: str
 ) -> None:
-    refused = fresh_world.run([sys.executable, "-W", "ignore", "-c", code, denied], env=environment)
+    refused = fresh_world.run([sys.executable, "-W", "ignore", "-c", code, f"{denied}/ws"], env=environment)
     assert refused.returncode != 0
     assert fresh_world.bytes_at(denied.split("/")[2], 443 if denied.startswith("wss") else 80) == 0
-    done = fresh_world.run([sys.executable, "-W", "ignore", "-c", code, allowed], env=environment)
+    done = fresh_world.run([sys.executable, "-W", "ignore", "-c", code, f"{allowed}/ws"], env=environment)
     assert done.stdout.strip() == "echoed", done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["http", "https"])
+@_WAYS
 @pytest.mark.parametrize("direction", ["download", "upload"])
-def test_two_gigabytes_pass_in_flat_memory(
-    fresh_world: World, proxy: ProxyProcess, environment: dict[str, str], scheme: str, direction: str
+def test_gigabytes_pass_in_flat_memory(
+    fresh_world: World, proxy: ProxyProcess, environment: dict[str, str], *, path: str, scheme: str, direction: str
 ) -> None:
-    curl = needed("curl")
+    curl, size = needed("curl"), _MANY[path]
     if direction == "download":
-        command = f"{curl} -sS --fail {scheme}://files.example.com/bytes/{_MANY} | wc -c"
+        command = f"{curl} -sS --fail {scheme}://files.example.com/bytes/{size} | wc -c"
     else:
-        command = f"head -c {_MANY} /dev/zero | {curl} -sS --fail -T - {scheme}://files.example.com/upload"
+        command = f"head -c {size} /dev/zero | {curl} -sS --fail -T - {scheme}://files.example.com/upload"
     before = proxy.resident()
     with (fresh_world.directory / "bulk.out").open("wb") as out:
         process = fresh_world.spawn(["sh", "-c", command], env=environment, stdout=out, stderr=out)
@@ -255,5 +296,5 @@ def test_two_gigabytes_pass_in_flat_memory(
         highest = max(highest, proxy.resident())
         fresh_world.settle()
     said = (fresh_world.directory / "bulk.out").read_text()
-    assert str(_MANY) in said, said
+    assert str(size) in said, said
     assert highest - before < _FLAT, f"grew by {(highest - before) >> 20} MiB"

@@ -33,7 +33,7 @@ ATTACKS = [
 @pytest.fixture(scope="module")
 def open_proxy(world: World) -> Iterator[ProxyProcess]:
     program = (sys.executable, str(ROOT / "tests" / "net" / "open_proxy.py"))
-    proxy = world.serve(POLICIES["base"], ProxyOptions(program=program, config=CONFIG))
+    proxy = world.serve(POLICIES["gate"]["base"], ProxyOptions(program=program, config=CONFIG))
     yield proxy
     proxy.stop()
 

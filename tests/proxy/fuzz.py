@@ -1,8 +1,8 @@
 """A mutational fuzzer of the two parsers at the edge, with independent readers as oracles.
 
 What `parse_head` accepts, h11 and http.server read the same way; what `ClientHelloReader` names, OpenSSL names, too.
-`python -m tests.proxy.fuzz --seconds 60` runs it for long; an input that fails is kept in tests/proxy/corpus, and
-`test_fuzz.py` tries the corpus and a few thousand fresh inputs each time.
+`make fuzz` tries a million inputs on each; an input that fails is kept in tests/proxy/corpus, and `test_fuzz.py` tries
+the corpus and a few thousand fresh inputs each time.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import hashlib
 import io
 import random
 import ssl
+import sys
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
@@ -299,13 +300,13 @@ def hellos(rng: random.Random) -> bytes:
 # The long run.
 
 
-def run(kind: str, seconds: float, seed: int) -> tuple[int, int, int]:
-    """Inputs, accepted inputs, and failures, which are kept in the corpus."""
+def run(kind: str, inputs: int, seconds: float, seed: int) -> tuple[int, int, int]:
+    """Inputs, accepted inputs, and failures, which are kept in the corpus. Ends at whichever bound comes first."""
     rng = random.Random(seed)
     make: Callable[[random.Random], bytes] = heads if kind == "head" else hellos
     done = accepted = failed = 0
     end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    while done < inputs and time.monotonic() < end:
         cpu = time.process_time()
         data = make(rng)
         try:
@@ -327,15 +328,21 @@ def keep(kind: str, data: bytes) -> None:
     (folder / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
 
 
-def main() -> None:
+def main() -> int:
+    """1 when an input failed or the time was up before all inputs were tried."""
     parser = argparse.ArgumentParser(prog="python -m tests.proxy.fuzz", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each parser")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--inputs", type=int, default=1_000_000, help="for each parser")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="for each parser, at most")
+    parser.add_argument("--seed", type=int, default=None, help="repeats a run; a new one each time without it")
     chosen = parser.parse_args()
+    seed = random.randrange(1 << 32) if chosen.seed is None else chosen.seed
+    good = True
     for kind in ("head", "hello"):
-        done, accepted, failed = run(kind, chosen.seconds, chosen.seed)
-        print(f"{kind}: {done} inputs, {accepted} accepted, {failed} failed")  # noqa: T201  a command
+        done, accepted, failed = run(kind, chosen.inputs, chosen.seconds, seed)
+        print(f"{kind}: {done} inputs, {accepted} accepted, {failed} failed, seed {seed}", flush=True)  # noqa: T201  a command
+        good = good and not failed and done == chosen.inputs
+    return 0 if good else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

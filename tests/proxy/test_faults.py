@@ -1,4 +1,4 @@
-"""Running out of file descriptors: refuse, recover, and do not spin."""
+"""Running out of file descriptors: refuse, recover, and do not spin. And an upstream that never says a word."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Limits
 from cloned_proxy.proxy import dial
-from tests.proxy.support import HOST, allow, connect_head, hello, upstream, world
+from tests.proxy.support import HOST, allow, connect_head, hello, policy, upstream, world
 
 
 def highest_descriptor() -> int:
@@ -65,3 +67,25 @@ async def test_no_descriptor_to_accept_with_does_not_spin_and_recovers() -> None
         async with asyncio.timeout(5):
             assert (await w.ask(connect_head(443, "other.example"))).status == 403
         writer.close()
+
+
+async def test_an_upstream_that_accepts_and_says_nothing_holds_its_place_until_it_is_idle_too_long() -> None:
+    async def mute(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        while await reader.read(65_536):
+            pass
+
+    limited = Limits(concurrent=1)
+    async with upstream(mute) as server:
+        current = policy(allow(HOST, server.port), limits=limited)
+        async with world(current=current, principal=Principal("demo@v1"), idle_timeout=0.15) as w:
+            reader, writer = await w.tunnel(server.port)
+            assert (await w.ask(connect_head(server.port))).status == 429
+            await asyncio.sleep(0.2)
+            w.gate.sweep()
+            with pytest.raises(ConnectionResetError):
+                await reader.readexactly(1)
+            writer.transport.abort()
+            await w.settled()
+            assert w.audit.ends[0].cause == "idle"
+            _, writer = await w.tunnel(server.port)
+            writer.transport.abort()

@@ -13,10 +13,11 @@ import pytest
 
 from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import Limits, Mode, Policy
+from cloned_proxy.policy.model import Address, Limits, Mode, Policy
 from cloned_proxy.proxy import connect, connection, passage
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.listener import Listener, bind_tcp
+from cloned_proxy.proxy.resolver import ResolveError
 from tests.proxy.support import (
     HOST,
     KEY,
@@ -355,11 +356,18 @@ async def test_an_upstream_that_refuses_is_502_and_names_the_phase_only() -> Non
         assert [end.cause for end in w.audit.ends] == ["upstream_error:connect"]
 
 
-async def test_a_name_that_does_not_resolve_is_502() -> None:
+@pytest.mark.parametrize(("timed_out", "status"), [(False, 502), (True, 504)])
+async def test_a_name_that_does_not_resolve_is_502_and_one_that_takes_too_long_504(
+    *, timed_out: bool, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with world(allow(HOST, 443)) as w:
-        w.resolver.table.clear()
+
+        async def fails(*_: object) -> tuple[Address, ...]:
+            raise ResolveError("no answer", timed_out=timed_out)
+
+        monkeypatch.setattr(w.resolver, "resolve", fails)
         reply = await w.ask(connect_head(443))
-        assert (reply.status, reply.json["phase"]) == (502, "resolve")
+        assert (reply.status, reply.json["phase"]) == (status, "resolve")
 
 
 async def test_the_concurrent_limit_is_429_and_comes_back() -> None:

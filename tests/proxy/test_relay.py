@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
 import random
+import signal
 import socket
-from contextlib import AbstractAsyncContextManager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
 from typing import Protocol
 
 import pytest
 
-from cloned_proxy.policy.model import Rule
-from cloned_proxy.proxy import relay, splice
+from cloned_proxy.policy.model import Address, Rule
+from cloned_proxy.proxy import dial, relay, splice
 from tests.proxy import support
 from tests.proxy.support import HOST, World, allow, until, upstream
 
@@ -35,8 +40,8 @@ def world(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ma
     return partial(support.world, spliced=spliced)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_random_sizes_and_segments_arrive_unchanged_both_ways(seed: int, world: MakeWorld) -> None:
+async def random_bytes_both_ways(seed: int, world: MakeWorld) -> None:
+    """Random sizes and segments, compared by hash; every byte is counted, too."""
     rng = random.Random(seed)
     up, down = rng.randbytes(3_000_000 + seed), rng.randbytes(2_000_000 + seed)
 
@@ -67,6 +72,75 @@ async def test_random_sizes_and_segments_arrive_unchanged_both_ways(seed: int, w
     assert hashlib.sha256(received).digest() == hashlib.sha256(down).digest()
     assert digests == [hashlib.sha256(up).hexdigest()]
     assert [(end.bytes_up, end.bytes_down) for end in w.audit.ends] == [(len(up), len(down))]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_random_sizes_and_segments_arrive_unchanged_both_ways(seed: int, world: MakeWorld) -> None:
+    await random_bytes_both_ways(seed, world)
+
+
+@contextmanager
+def storm_of_signals() -> Iterator[list[int]]:
+    """Signals to the thread of the loop, thousands a second: each may end a system call with EINTR."""
+    came: list[int] = []
+    over = threading.Event()
+    loops = threading.get_ident()
+
+    def send() -> None:
+        while not over.wait(0.0002):
+            signal.pthread_kill(loops, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda number, _: came.append(number))
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        yield came
+    finally:
+        over.set()
+        sender.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+async def test_a_storm_of_signals_costs_no_byte(world: MakeWorld) -> None:
+    with storm_of_signals() as came:
+        await random_bytes_both_ways(4, world)
+    assert len(came) > 20
+
+
+async def test_a_storm_of_eagain_costs_no_byte(world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel says "ready" and then takes or gives nothing; and its buffers are as small as they can be."""
+    rng = random.Random(5)
+    refused = 0
+
+    def moody[**P, R](call: Callable[P, R]) -> Callable[P, R]:
+        def made(*args: P.args, **more: P.kwargs) -> R:
+            nonlocal refused
+            if rng.random() < 0.5:
+                refused += 1
+                raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+            return call(*args, **more)
+
+        return made
+
+    class Moody(socket.socket):
+        recv, recv_into = moody(socket.socket.recv), moody(socket.socket.recv_into)
+        send, sendmsg = moody(socket.socket.send), moody(socket.socket.sendmsg)
+
+    begin = dial._begin
+
+    def begin_moody(address: Address, port: int) -> tuple[socket.socket, bool]:
+        plain, connected = begin(address, port)
+        sock = Moody(fileno=plain.detach())
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+        return sock, connected
+
+    monkeypatch.setattr(dial, "_begin", begin_moody)
+    if splice.AVAILABLE:
+        monkeypatch.setattr(os, "splice", moody(os.splice))
+    await random_bytes_both_ways(5, world)
+    # uvloop's transports make their calls in C: there the small buffers alone make the storm.
+    in_python = isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
+    assert refused > 20 or not in_python
 
 
 async def test_after_the_clients_fin_the_answer_still_comes(world: MakeWorld) -> None:

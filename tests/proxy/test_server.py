@@ -13,6 +13,7 @@ import pytest
 
 from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp, bind_unix
 from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.store.errors import StoreError
@@ -113,6 +114,21 @@ async def test_a_port_in_use_is_a_bind_error_and_frees_the_other(workspace: Work
             await Server(workspace, options).start()
         with socket.create_server(free):
             pass
+
+
+async def test_a_gate_that_does_not_open_gives_its_port_back(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound: list[socket.socket] = []
+
+    async def fails(_: Gate, listener: Listener) -> None:
+        bound.append(listener.socket)
+        raise RuntimeError("no more listeners")
+
+    monkeypatch.setattr(Gate, "open", fails)
+    with pytest.raises(RuntimeError, match="no more listeners"):
+        await Server(workspace, ServeOptions(ANYWHERE, ANYWHERE)).start()
+    assert [one.fileno() for one in bound] == [-1]
 
 
 async def test_the_proxy_never_dials_its_own_listeners(workspace: Workspace) -> None:

@@ -138,6 +138,19 @@ async def test_a_reset_names_the_side_that_failed(rig: Rig) -> None:
     assert await rig.ended is PumpEnd.SINK_FAILED
 
 
+async def test_an_end_of_file_that_cannot_be_passed_on_is_the_sinks_failure(rig: Rig) -> None:
+    """A sink that was reset cannot be shut down; called EOF, the flow would be on record as ended in good order."""
+    loop = asyncio.get_running_loop()
+    rig.upstream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    rig.upstream.close()
+    with pytest.raises(ConnectionResetError):
+        await loop.sock_recv(rig.sink, 1)
+    rig.pump().start()
+    rig.caller.shutdown(socket.SHUT_WR)
+    async with asyncio.timeout(5):
+        assert await rig.ended is PumpEnd.SINK_FAILED
+
+
 async def test_an_idle_flow_holds_no_pipe(rig: Rig) -> None:
     loop = asyncio.get_running_loop()
     before = open_descriptors()

@@ -37,6 +37,8 @@ class Attack:
     policy: str = "base"
     marker_is_leak: bool = True
     """False where the marker may arrive, and only contacts and names count."""
+    paths: tuple[str, ...] = ("gate", "inspected")
+    """The paths of the proxy on which it makes sense: a closed tunnel, and one whose TLS the proxy opens."""
 
 
 class Attempt:

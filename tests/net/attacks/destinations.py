@@ -143,7 +143,9 @@ def _attack(place: _Place, way: str) -> Attack:
         else:
             attempt.fetch(place.host, port)
 
-    return Attack(f"{way}: {place.what}", act, tuple(contacts), (place.secret,) if place.secret else (), place.policy)
+    paths = ("gate",) if way == "http" else ("gate", "inspected")
+    secrets = (place.secret,) if place.secret else ()
+    return Attack(f"{way}: {place.what}", act, tuple(contacts), secrets, place.policy, paths=paths)
 
 
 def _rebinding(attempt: Attempt) -> None:

@@ -1,13 +1,13 @@
-"""Attacks on how a plain HTTP request is written: whatever two readers could read in two ways."""
+"""Attacks on how a request is written, in clear and inside an opened tunnel: what two readers could read in two ways."""
 # ruff: noqa: E501  one request a line, as it goes over the wire
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from tests.net.attacks.attempt import Attack, Attempt
+from tests.net.attacks.attempt import Attack, Attempt, read_all, read_some
 
 _DENIED: Final = "evil.example.net"
 
@@ -20,13 +20,14 @@ class _Form:
     wire: bytes
     contacts: tuple[tuple[str, int], ...] = ()
     names: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ("gate", "inspected")
 
 
 _GET: Final = b"GET http://api.example.com/$M HTTP/1.1\r\n"
 _HOST: Final = b"Host: api.example.com\r\n"
 _INNER: Final = b"GET http://evil.example.net/$M HTTP/1.1\r\nHost: evil.example.net\r\nConnection: close\r\n\r\n"
 _POST: Final = b"POST http://api.example.com/$M HTTP/1.1\r\nHost: api.example.com\r\n"
-_TO_DENIED: Final = ((_DENIED, 80),)
+_TO_DENIED: Final = ((_DENIED, 80), (_DENIED, 443))
 
 _FORMS: Final = (
     _Form("two Hosts", _GET + _HOST + b"Host: evil.example.net\r\n\r\n"),
@@ -39,7 +40,7 @@ _FORMS: Final = (
     _Form("no Host", _GET + b"\r\n"),
     _Form("an empty Host", _GET + b"Host:\r\n\r\n"),
     _Form("a denied target behind an allowed Host", b"GET http://evil.example.net/$M HTTP/1.1\r\n" + _HOST + b"\r\n", _TO_DENIED, (_DENIED,)),
-    _Form("origin form", b"GET /$M HTTP/1.1\r\n" + _HOST + b"\r\n"),
+    _Form("origin form", b"GET /$M HTTP/1.1\r\n" + _HOST + b"\r\n", paths=("gate",)),  # inside, it is the right one
     _Form("origin form with two slashes", b"GET //evil.example.net/$M HTTP/1.1\r\n" + _HOST + b"\r\n"),
     _Form("asterisk form", b"OPTIONS * HTTP/1.1\r\n" + _HOST + b"X: $M\r\n\r\n"),
     _Form("authority form without CONNECT", b"GET api.example.com:80 HTTP/1.1\r\n" + _HOST + b"X: $M\r\n\r\n"),
@@ -107,33 +108,58 @@ _CHUNKED: Final = (
 )
 
 
-def _send(wire: bytes) -> Callable[[Attempt], None]:
+def _plain(attempt: Attempt, *wires: bytes) -> None:
+    attempt.send(*wires, wait_for=b"200 OK")
+
+
+def _inside(attempt: Attempt, *wires: bytes) -> None:
+    """The same in a tunnel that the proxy opens, where a request to an origin has the origin form."""
+    with attempt.tls("api.example.com:443", "api.example.com") as secure:
+        for wire in wires:
+            secure.sendall(wire.replace(b" http://api.example.com/", b" /"))
+            if wire is not wires[-1]:
+                read_some(secure)
+        read_all(secure)
+
+
+type _Way = Callable[..., None]
+
+
+def _send(way: _Way, wire: bytes) -> Callable[[Attempt], None]:
     def act(attempt: Attempt) -> None:
-        attempt.send(wire.replace(b"$M", attempt.marker.encode()))
+        way(attempt, wire.replace(b"$M", attempt.marker.encode()))
 
     return act
 
 
-def _second_request(attempt: Attempt) -> None:
+def _second_request(way: _Way) -> Callable[[Attempt], None]:
     """A permitted request, its answer, and then a denied one on the same connection."""
-    first = _GET.replace(b"$M", b"first") + _HOST + b"\r\n"
-    attempt.send(first, _INNER.replace(b"$M", attempt.marker.encode()), wait_for=b"200 OK")
+
+    def act(attempt: Attempt) -> None:
+        first = _GET.replace(b"$M", b"first") + _HOST + b"\r\n"
+        way(attempt, first, _INNER.replace(b"$M", attempt.marker.encode()))
+
+    return act
 
 
-def _huge_head(attempt: Attempt) -> None:
-    filler = b"X-Filler: " + b"y" * 1000 + b"\r\n"
-    attempt.send(_GET.replace(b"$M", attempt.marker.encode()) + _HOST + filler * 1000 + b"\r\n")
+_HUGE: Final = _GET + _HOST + (b"X-Filler: " + b"y" * 1000 + b"\r\n") * 1000 + b"\r\n"
+_MANY: Final = _GET + _HOST + b"".join(b"X-%d: y\r\n" % number for number in range(5000)) + b"\r\n"
 
 
-def _many_fields(attempt: Attempt) -> None:
-    fields = b"".join(b"X-%d: y\r\n" % number for number in range(5000))
-    attempt.send(_GET.replace(b"$M", attempt.marker.encode()) + _HOST + fields + b"\r\n")
+def _attacks(path: str, way: _Way, before: str = "") -> Iterator[Attack]:
+    for form in _FORMS:
+        if path in form.paths:
+            yield Attack(before + form.name, _send(way, form.wire), form.contacts, form.names, paths=(path,))
+    for name, wire in (
+        *((name, _CHUNKED + body) for name, body in _CHUNKS),
+        ("a head of a megabyte", _HUGE),
+        ("a head of 5000 fields", _MANY),
+    ):
+        yield Attack(before + name, _send(way, wire), paths=(path,))
+    yield Attack(
+        before + "a second request for a denied host", _second_request(way), _TO_DENIED, (_DENIED,), paths=(path,)
+    )
 
 
-ATTACKS: Final = (
-    *(Attack(form.name, _send(form.wire), form.contacts, form.names) for form in _FORMS),
-    *(Attack(name, _send(_CHUNKED + wire)) for name, wire in _CHUNKS),
-    Attack("a second request for a denied host", _second_request, _TO_DENIED, (_DENIED,)),
-    Attack("a head of a megabyte", _huge_head),
-    Attack("a head of 5000 fields", _many_fields),
-)
+ATTACKS: Final = tuple(_attacks("gate", _plain))
+INSIDE: Final = tuple(_attacks("inspected", _inside, "inside: "))

@@ -54,7 +54,7 @@ def _credential(attempt: Attempt) -> str | None:
 
 
 ATTACKS: Final = (
-    *(Attack(f"http: {name}", _plain(name, value)) for name, value in _FIELDS),
-    *(Attack(f"inspected: {name}", _inside(name, value)) for name, value in _FIELDS),
+    *(Attack(f"http: {name}", _plain(name, value), paths=("gate",)) for name, value in _FIELDS),
+    *(Attack(f"inspected: {name}", _inside(name, value), paths=("inspected",)) for name, value in _FIELDS),
     Attack("a tool's credential", _credential, marker_is_leak=False),
 )

@@ -1,4 +1,4 @@
-"""The policies under attack. `$PORT` and `$METRICS` become the proxy's own ports."""
+"""The policies under attack. `$PORT` and `$METRICS` become the ports of the proxy, `$INSIDE` the path of a tunnel."""
 
 from __future__ import annotations
 
@@ -19,41 +19,49 @@ proxy:
 _RULES: Final = """
 global:
   allow:
-    - api.example.com
-    - other.example.com
-    - "*.wild.example.org"
-    - xn--mnchen-3ya.de
-    - rebind.example.com
-    - mixed.example.com
-    - mixed6.example.com
-    - alias.example.com
-    - private.example.com
-    - loopback.example.com
-    - loopback6.example.com
-    - this-network.example.com
-    - metadata.example.com
-    - cgnat.example.com
-    - reserved.example.com
-    - anycast-relay.example.com
-    - ula.example.com
-    - mapped.example.com
-    - compatible.example.com
-    - sixtofour.example.com
-    - nat64.example.com
-    - teredo.example.com
-    - {host: own.loopback.example.com, ports: [$PORT, $METRICS], addresses: [private]}
+    - {host: api.example.com$INSIDE}
+    - {host: other.example.com$INSIDE}
+    - {host: "*.wild.example.org"$INSIDE}
+    - {host: xn--mnchen-3ya.de$INSIDE}
+    - {host: rebind.example.com$INSIDE}
+    - {host: mixed.example.com$INSIDE}
+    - {host: mixed6.example.com$INSIDE}
+    - {host: alias.example.com$INSIDE}
+    - {host: private.example.com$INSIDE}
+    - {host: loopback.example.com$INSIDE}
+    - {host: loopback6.example.com$INSIDE}
+    - {host: this-network.example.com$INSIDE}
+    - {host: metadata.example.com$INSIDE}
+    - {host: cgnat.example.com$INSIDE}
+    - {host: reserved.example.com$INSIDE}
+    - {host: anycast-relay.example.com$INSIDE}
+    - {host: ula.example.com$INSIDE}
+    - {host: mapped.example.com$INSIDE}
+    - {host: compatible.example.com$INSIDE}
+    - {host: sixtofour.example.com$INSIDE}
+    - {host: nat64.example.com$INSIDE}
+    - {host: teredo.example.com$INSIDE}
+    - {host: own.loopback.example.com, ports: [$PORT, $METRICS], addresses: [private]$INSIDE}
     - {host: inspected.example.com, methods: [GET], paths: ["/ok/**"]}
     - {host: bad-certificate.example.com, methods: [GET]}
   deny:
     - blocked.wild.example.org
 tools:
   control@v1: {}
-  alpha@v1: {inherit_global: false, allow: [alpha.example.com]}
-  beta@v1: {inherit_global: false, allow: [beta.example.com]}
+  alpha@v1: {inherit_global: false, allow: [{host: alpha.example.com$INSIDE}]}
+  beta@v1: {inherit_global: false, allow: [{host: beta.example.com$INSIDE}]}
 """
 
-POLICIES: Final = {
-    "base": "version: 1\nmode: enforce\nanonymous: global\n" + _RULES,
-    "report": "version: 1\nmode: report\nanonymous: global\n" + _RULES,
-    "named callers only": "version: 1\nmode: enforce\nanonymous: deny\n" + _RULES,
+_MODES: Final = {
+    "base": "version: 1\nmode: enforce\nanonymous: global\n",
+    "report": "version: 1\nmode: report\nanonymous: global\n",
+    "named callers only": "version: 1\nmode: enforce\nanonymous: deny\n",
 }
+_INSIDE: Final = {"gate": "", "inspected": ', paths: ["/**"]'}
+"""What a rule adds so that a tunnel takes this path: every path is allowed, but only who looks inside can tell."""
+
+POLICIES: Final = {
+    way: {name: head + _RULES.replace("$INSIDE", inside) for name, head in _MODES.items()}
+    for way, inside in _INSIDE.items()
+}
+"""By the path of the proxy, then by name: the same verdicts of the same rules."""

@@ -17,6 +17,9 @@ from tests.proxy.inspection.support import Upstream, World
 
 type Handler = Callable[..., Any]
 
+_PATIENCE = 20.0
+"""Seconds after which a client counts as left hanging; a loaded machine may take some."""
+
 
 class Unforeseen(BaseException):
     pass
@@ -123,6 +126,19 @@ async def test_a_dial_without_tls_is_refused(world: World) -> None:
     assert not world.upstream.connections
 
 
+async def test_a_dial_whose_grant_was_given_back_in_between_is_refused(world: World) -> None:
+    addon: Any = world.inspector.parts.addon
+
+    async def too_late(connection: Any, flow: Any) -> None:
+        await addon.requestheaders(connection, flow)
+        world.enforcer.finish(connection.current.grant, "revoked:host_not_allowed")
+
+    world.inspector.parts.addon = Broken(addon, "requestheaders", too_late)
+    await world.talk(world.get(), seconds=2)
+    assert not world.upstream.connections
+    assert [end.cause for end in world.audit.ends] == ["revoked:host_not_allowed"]
+
+
 async def test_a_dial_without_any_exchange_is_refused(world: World) -> None:
     _, writer = await world.connect()
     (connection,) = world.inspector._connections
@@ -138,8 +154,8 @@ async def test_a_dial_without_any_exchange_is_refused(world: World) -> None:
 @pytest.mark.parametrize("handler", BROKEN)
 async def test_a_broken_response_hook_closes_the_client(world: World, handler: Handler) -> None:
     world.inspector.parts.addon = Broken(world.inspector.parts.addon, "responseheaders", handler)
-    async with asyncio.timeout(3):
-        answer = await world.talk(world.get(), seconds=10)
+    async with asyncio.timeout(_PATIENCE):
+        answer = await world.talk(world.get(), seconds=2 * _PATIENCE)
     assert b"200 OK" not in answer
 
 
@@ -150,8 +166,8 @@ async def test_a_crash_inside_a_layer_does_not_leave_the_client_hanging(
         raise RuntimeError
 
     monkeypatch.setattr(InterimHttp1Client, "read_headers", crashes)
-    async with asyncio.timeout(3):
-        answer = await world.talk(world.get(), seconds=10)
+    async with asyncio.timeout(_PATIENCE):
+        answer = await world.talk(world.get(), seconds=2 * _PATIENCE)
     assert b"200 OK" not in answer
 
 
