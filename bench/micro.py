@@ -10,9 +10,10 @@ from typing import Final
 from bench.contenders import rule_hosts
 from bench.measure import median
 from bench.wire import HOST, real_hello
+from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.identity import Claims, identify, mint_token
-from cloned_proxy.policy.model import ANONYMOUS, Policy, Request
+from cloned_proxy.policy.model import Policy, Request
 from cloned_proxy.proxy.client_hello import ClientHelloReader
 from cloned_proxy.proxy.head import parse_head
 from cloned_proxy.store.policy_file import policy_from_bytes

@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Iterator
 from typing import Final
 
+from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.model import ANONYMOUS, PatternKind, Policy, Request, Rule
+from cloned_proxy.policy.model import PatternKind, Policy, Request, Rule
 
 _ORDINARY_HOSTS: Final = ("example.com", "example.net", "example.org")
 _HTTPS: Final = 443

@@ -9,10 +9,11 @@ from typing import Any, Final
 from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.output import paint, visible
+from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide_addresses
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.identity import valid_tool_id
-from cloned_proxy.policy.model import ANONYMOUS, Decision, Principal, Reason, Verdict
+from cloned_proxy.policy.model import Decision, Reason, Verdict
 from cloned_proxy.policy.url import decide_url
 
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}

@@ -19,20 +19,17 @@ from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
 from cloned_proxy.policy.address import AddressClass, classify
+from cloned_proxy.policy.caller import Caller, CallerSource, IdentityRefusal, Principal
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import (
     OWN_HOST,
     Address,
     Anonymous,
-    Caller,
-    CallerSource,
     Decision,
     Host,
-    IdentityRefusal,
     Limits,
     Mode,
     Policy,
-    Principal,
     Reason,
     Request,
     Rule,

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote
 
-from cloned_proxy.policy.model import GLOBAL_SCOPE, Caller, IdentityRefusal, Principal, Reason
+from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
+from cloned_proxy.policy.model import GLOBAL_SCOPE, Reason
 
 MIN_KEY_BYTES: Final = 32
 """RFC 2104, section 3: a key shorter than the hash's output weakens it."""

@@ -280,35 +280,6 @@ class Policy:
         return tuple(rule for scope in scopes for rule in (*scope.deny.rules, *scope.allow.rules))
 
 
-class CallerSource(enum.StrEnum):
-    ANONYMOUS = "anonymous"
-    CREDENTIAL = "credential"
-    LISTENER = "listener"
-
-
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """Who is asking, as a credential or the listener proves; `tool` None is an unnamed caller of the host listener."""
-
-    tool: str | None
-    run: str | None = None
-    source: CallerSource = CallerSource.CREDENTIAL
-
-
-ANONYMOUS: Final = Principal(tool=None, source=CallerSource.ANONYMOUS)
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityRefusal:
-    """A caller that could not be named; `claimed` is the tool of a credential that is genuine but not accepted here."""
-
-    reason: Reason
-    claimed: str | None = None
-
-
-type Caller = Principal | IdentityRefusal
-
-
 @dataclass(frozen=True, slots=True)
 class Request:
     """What one head asks for, as written by the caller: nothing in it is trusted or normalised yet."""

@@ -23,7 +23,6 @@ from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.messages import explain, kind_of, not_a_host
 from cloned_proxy.policy.model import (
-    ANONYMOUS,
     DEFAULT_PORTS,
     GLOBAL_SCOPE,
     OWN_RULES,
@@ -37,13 +36,11 @@ from cloned_proxy.policy.model import (
     PathPattern,
     Policy,
     PolicyTest,
-    Principal,
     Rule,
     Scope,
 )
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.rule_id import details_of, rule_id
-from cloned_proxy.policy.url import decide_url
 
 type DocumentPath = tuple[str | int, ...]
 
@@ -88,26 +85,6 @@ def parse_policy(
         if policy is not None and not reader.problems:
             return policy
     raise PolicyError(reader.in_file_order(), source)
-
-
-def failed_tests(policy: Policy, now: float) -> tuple[Problem, ...]:
-    """Runs the file's `tests:` against the policy itself; an empty tuple means that all of them hold."""
-    failures: list[Problem] = []
-    for test in policy.tests:
-        caller = ANONYMOUS if test.tool is None else Principal(test.tool)
-        for wanted, urls in (("allow", test.allow), ("deny", test.deny)):
-            for index, url in enumerate(urls):
-                decision = decide_url(policy, caller, url, "GET", now)
-                # In report mode everything passes; what the rules themselves say is the reason.
-                allowed = decision.passes and decision.reason == "allowed"
-                if allowed != (wanted == "allow"):
-                    place, _, line = test.origin.rpartition(":")
-                    said = "allowed" if allowed else f"denied ({decision.reason})"
-                    message = f"{url!r} should be {'allowed' if wanted == 'allow' else 'denied'} and is {said}"
-                    failures.append(
-                        Problem(f"{place}.{wanted}[{index}]", int(line) if line.isdigit() else None, message)
-                    )
-    return tuple(failures)
 
 
 _RULE_LISTS: Final = ("allow", "deny")

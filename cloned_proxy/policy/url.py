@@ -7,8 +7,9 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Final
 
+from cloned_proxy.policy.caller import Caller, IdentityRefusal
 from cloned_proxy.policy.decide import NOTHING_SPENT, decide
-from cloned_proxy.policy.model import Caller, Decision, IdentityRefusal, Policy, Reason, Request, Verdict
+from cloned_proxy.policy.model import Decision, Policy, Reason, Request, Verdict
 
 # Raw text on purpose: `urllib.parse` strips tabs and newlines and lower-cases, and a test of the policy must see
 # what a caller would send. User information (`user@`) is refused, because it is how one host is dressed as another.

@@ -14,7 +14,7 @@ from typing import Final
 
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.model import Decision, Reason
-from cloned_proxy.proxy.enforcer import Refusal
+from cloned_proxy.proxy.grant import Refusal
 
 REASON_FIELD: Final = "X-Cloned-Proxy-Reason"
 _CHALLENGE: Final = 'Basic realm="cloned-proxy"'

@@ -17,8 +17,9 @@ from typing import Final, NamedTuple, Protocol
 
 import structlog
 
+from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.model import Decision, OnDeny, Policy, Principal, Verdict
+from cloned_proxy.policy.model import Decision, OnDeny, Policy, Verdict
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.proxy.budget import Budgets, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from cloned_proxy.policy.caller import Caller
 from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Caller, Request
+from cloned_proxy.policy.model import Request
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.connection import ClientConnection
-from cloned_proxy.proxy.enforcer import Grant, Refusal
+from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.passage import Passage
 from cloned_proxy.telemetry.events import Kind

@@ -9,7 +9,8 @@ from typing import cast
 
 import structlog
 
-from cloned_proxy.policy.model import IdentityRefusal, Reason
+from cloned_proxy.policy.caller import IdentityRefusal
+from cloned_proxy.policy.model import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, HeadError, parse_head

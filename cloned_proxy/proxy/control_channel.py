@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from cloned_proxy.proxy.listener import BindError
+from cloned_proxy.proxy.private_socket import accept_own_user, listen_privately
 from cloned_proxy.proxy.slot_protocol import peer_user, short_path
 from cloned_proxy.proxy.tunnels import Tunnel, Tunnels
 from cloned_proxy.store.live_policy import LivePolicy
@@ -66,18 +66,7 @@ class ControlChannel:
     def start(self) -> None:
         """Listens. Raises BindError."""
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._directory.chmod(0o700)
-            clear_stale(self._directory)
-            with short_path(self._path) as name:
-                sock.bind(name)
-            self._path.chmod(0o600)
-            sock.listen(_BACKLOG)
-            sock.setblocking(False)
-        except OSError as error:
-            sock.close()
-            raise BindError(f"{self._path} cannot be opened: {error.strerror}; make the workspace writable") from error
+        listen_privately(sock, self._path, backlog=_BACKLOG, clear=lambda: clear_stale(self._directory))
         self._sock = sock
         asyncio.get_running_loop().add_reader(sock.fileno(), self._accept)
 
@@ -94,14 +83,8 @@ class ControlChannel:
     def _accept(self) -> None:
         if self._sock is None:
             return
-        try:
-            sock, _ = self._sock.accept()
-        except OSError:
-            return
-        sock.setblocking(False)
-        if peer_user(sock) not in (os.geteuid(), 0) or len(self._peers) >= _MAX_PEERS:
-            _log.warning("control connection refused", user=peer_user(sock), open=len(self._peers))
-            sock.close()
+        sock = accept_own_user(self._sock, connected=len(self._peers), most=_MAX_PEERS)
+        if sock is None:
             return
         task = asyncio.get_running_loop().create_task(self._serve(sock))
         self._peers.add(task)

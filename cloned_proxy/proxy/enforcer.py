@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import structlog
 
+from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
-from cloned_proxy.policy.model import (
-    Address,
-    Caller,
-    Decision,
-    IdentityRefusal,
-    Policy,
-    Principal,
-    Reason,
-    Request,
-    Verdict,
-)
+from cloned_proxy.policy.model import Address, Decision, Policy, Reason, Request, Verdict
 from cloned_proxy.proxy.asking import Asking, WaitingClient
 from cloned_proxy.proxy.budget import Budgets, Charge, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits
+from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.question import Denial, PolicySource, Question
 from cloned_proxy.proxy.record import Recorder
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
@@ -41,36 +33,6 @@ from cloned_proxy.telemetry.events import (
 from cloned_proxy.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """Permission to dial, for one request. Goes back through `Enforcer.finish` when its flow ends."""
-
-    id: str
-    kind: Kind
-    decision: Decision
-    caller: Principal
-    addresses: tuple[Address, ...]
-    """All checked; the port is the request's."""
-    policy: Policy
-    charge: Charge
-    since: float
-    """Monotonic seconds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """No. `phase` is `resolve` when the policy allowed a name that did not resolve (502, or 504 if `timed_out`)."""
-
-    id: str
-    decision: Decision
-    phase: str = ""
-    timed_out: bool = False
-    retry_after: int | None = None
-    """Seconds, with `limit_exceeded`."""
-    approval: str = ""
-    """Id of the request that a person may approve."""
 
 
 class Enforcer:

@@ -16,8 +16,8 @@ from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.model import Reason
 from cloned_proxy.policy.secret import filled, references
 from cloned_proxy.proxy.echo import EchoFilter
-from cloned_proxy.proxy.enforcer import Grant
 from cloned_proxy.proxy.fields import asks_for_websocket
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.events import Kind

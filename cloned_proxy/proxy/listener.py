@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.policy.model import Address, Principal
+from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Address
 
 BACKLOG: Final = 4096
 _OWNER_ONLY: Final = 0o600

@@ -22,7 +22,7 @@ from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError
-from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.relay import Relay, reset
 from cloned_proxy.proxy.tunnels import Tunnel
 

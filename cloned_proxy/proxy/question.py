@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from cloned_proxy.policy.model import Decision, Host, Policy, Principal
+from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Decision, Host, Policy
 from cloned_proxy.telemetry.events import Kind
 
 

@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from cloned_proxy.policy.caller import Caller, IdentityRefusal
 from cloned_proxy.policy.hint import hint
-from cloned_proxy.policy.model import Caller, Decision, IdentityRefusal, Policy, Verdict
+from cloned_proxy.policy.model import Decision, Policy, Verdict
 from cloned_proxy.telemetry.events import (
     AuditSink,
     AuditUnavailableError,

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import structlog
 
-from cloned_proxy.policy.model import Policy, Principal
+from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.proxy.answers import Answer, own
 from cloned_proxy.proxy.asking import Asking, told

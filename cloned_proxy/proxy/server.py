@@ -16,7 +16,8 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.policy.model import ANONYMOUS, Policy
+from cloned_proxy.policy.caller import ANONYMOUS
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.proxy.assembly import Core, assemble
 from cloned_proxy.proxy.control_channel import ControlChannel
 from cloned_proxy.proxy.inspection.authority import Authority

@@ -14,18 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import structlog
-
-from cloned_proxy.policy.model import Principal
+from cloned_proxy.policy.caller import Principal
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import BindError, Listener
+from cloned_proxy.proxy.private_socket import accept_own_user, listen_privately
 from cloned_proxy.proxy.service_relay import ServiceRelay
-from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, RunEnd, encode, new_socket, peer_user, short_path
+from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, RunEnd, encode, new_socket, short_path
 from cloned_proxy.proxy.slot_runner import SlotRunner
 from cloned_proxy.telemetry.events import RunEvent
 from cloned_proxy.telemetry.metrics import RUN_RESULTS
 
-_log = structlog.get_logger(__name__)
 _MAX_RUNNERS: Final = 256
 _BACKLOG: Final = 64
 
@@ -65,21 +63,8 @@ class SlotApi:
     def start(self) -> None:
         """Listens. Raises BindError, AnotherServesError when another process of this workspace does already."""
         loop = asyncio.get_running_loop()
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._path.parent.chmod(0o700)
         sock = new_socket()
-        try:
-            with short_path(self._path) as name:
-                _clear_stale(self._path, name)
-                sock.bind(name)
-            self._path.chmod(0o600)
-            sock.listen(_BACKLOG)
-            sock.setblocking(False)
-        except (OSError, BindError) as error:
-            sock.close()
-            if isinstance(error, BindError):
-                raise
-            raise BindError(f"{self._path} cannot be opened: {error.strerror}") from error
+        listen_privately(sock, self._path, backlog=_BACKLOG, clear=lambda: _clear_stale(self._path))
         self._sock = sock
         loop.add_reader(sock.fileno(), self._accept)
 
@@ -101,14 +86,8 @@ class SlotApi:
     def _accept(self) -> None:
         if self._sock is None:
             return
-        try:
-            sock, _ = self._sock.accept()
-        except OSError:
-            return
-        sock.setblocking(False)
-        if peer_user(sock) not in (os.geteuid(), 0) or len(self._runners) >= _MAX_RUNNERS:
-            _log.warning("slot connection refused", user=peer_user(sock), runners=len(self._runners))
-            sock.close()
+        sock = accept_own_user(self._sock, connected=len(self._runners), most=_MAX_RUNNERS)
+        if sock is None:
             return
         runner = SlotRunner(sock, self)
         self._runners.add(runner)
@@ -158,10 +137,10 @@ class SlotApi:
         )
 
 
-def _clear_stale(path: Path, name: str) -> None:
+def _clear_stale(path: Path) -> None:
     if not path.is_socket():
         return
-    with new_socket() as probe:
+    with new_socket() as probe, short_path(path) as name:
         try:
             probe.connect(name)
         except ConnectionRefusedError:

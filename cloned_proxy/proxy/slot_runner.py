@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from cloned_proxy.policy.model import CallerSource, Principal
+from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.proxy.slot_protocol import (
     MAX_DESCRIPTORS,
     MAX_MESSAGE,

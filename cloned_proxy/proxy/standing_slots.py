@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.policy.model import CallerSource, Principal
+from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import Listener, bind_unix
 

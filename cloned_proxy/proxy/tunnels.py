@@ -8,10 +8,11 @@ from typing import Final
 
 import structlog
 
+from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decide import decide_tunnel
-from cloned_proxy.policy.model import Address, Decision, Principal, Reason, Request
+from cloned_proxy.policy.model import Address, Decision, Reason, Request
 from cloned_proxy.proxy.client_hello import ServerNames, Unread
-from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.grant import Grant
 
 _log = structlog.get_logger(__name__)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.parse import PolicyError, failed_tests, parse_policy
+from cloned_proxy.policy.parse import PolicyError, parse_policy
+from cloned_proxy.policy.self_test import failed_tests
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cloned_proxy.cli import main as command_line
 from cloned_proxy.policy import decide as deciding
-from cloned_proxy.policy.model import CallerSource, Principal
+from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.proxy import enforcer, listener, record, server
 from cloned_proxy.proxy.inspection import connection as inspected_connection
 from cloned_proxy.proxy.inspection import egress_addon

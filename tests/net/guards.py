@@ -14,14 +14,16 @@ from OpenSSL import SSL
 from cloned_proxy.policy import decide as deciding
 from cloned_proxy.policy import identity
 from cloned_proxy.policy.address import AddressClass
+from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.host import parse_host
-from cloned_proxy.policy.model import Decision, Principal, Reason, Verdict
+from cloned_proxy.policy.model import Decision, Reason, Verdict
 from cloned_proxy.proxy import (
     answers,
     connect,
     connection,
     enforcer,
     fields,
+    grant,
     head,
     listener,
     passage,
@@ -104,7 +106,7 @@ def _resolve_again_for_the_dial() -> None:
 
     async def authorise(self: Any, *arguments: Any, **options: Any) -> Any:
         granted = await original(self, *arguments, **options)
-        if isinstance(granted, enforcer.Grant) and granted.decision.host is not None:
+        if isinstance(granted, grant.Grant) and granted.decision.host is not None:
             return replace(granted, addresses=await self._resolver.resolve(granted.decision.host))
         return granted
 

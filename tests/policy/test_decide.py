@@ -8,20 +8,10 @@ from ipaddress import ip_address
 
 import pytest
 
+from cloned_proxy.policy.caller import ANONYMOUS, IdentityRefusal, Principal
 from cloned_proxy.policy.decide import Usage, decide, decide_addresses, decide_limits, decide_tunnel
 from cloned_proxy.policy.hint import hint
-from cloned_proxy.policy.model import (
-    ANONYMOUS,
-    Decision,
-    IdentityRefusal,
-    Limits,
-    Mode,
-    Policy,
-    Principal,
-    Reason,
-    Request,
-    Verdict,
-)
+from cloned_proxy.policy.model import Decision, Limits, Mode, Policy, Reason, Request, Verdict
 from tests.policy.tables import policy_of
 
 NOW = 1_800_000_000.0

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from cloned_proxy.policy.pack import read_pack
-from cloned_proxy.policy.parse import PolicyError, failed_tests, parse_policy
+from cloned_proxy.policy.parse import PolicyError, parse_policy
+from cloned_proxy.policy.self_test import failed_tests
 from cloned_proxy.share import share_path
 from tests.policy.tables import policy_of
 

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.model import (
-    ANONYMOUS,
     Address,
     Anonymous,
     Host,
@@ -22,7 +22,6 @@ from cloned_proxy.policy.model import (
     Mode,
     PatternKind,
     Policy,
-    Principal,
     Rule,
     Scope,
 )

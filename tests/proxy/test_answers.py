@@ -7,7 +7,7 @@ import pytest
 from cloned_proxy.policy.model import Decision, Reason, Request, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
-from cloned_proxy.proxy.enforcer import Refusal
+from cloned_proxy.proxy.grant import Refusal
 
 STATUS = {
     **dict.fromkeys(

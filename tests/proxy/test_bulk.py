@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.model import Limits, Principal
+from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Limits
 from cloned_proxy.proxy import bulk, relay, splice
 from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.splice import Pipe, PipePool

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.model import ANONYMOUS
+from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.proxy.cells import OwnCells, SharedCells, clear_first_cells
 from cloned_proxy.proxy.crowd import Crowd, fair_share
 from cloned_proxy.proxy.listener import Listener, bind_unix

@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from cloned_proxy.policy.model import ANONYMOUS, Reason, Request
-from cloned_proxy.proxy.enforcer import Grant, Refusal
+from cloned_proxy.policy.caller import ANONYMOUS
+from cloned_proxy.policy.model import Reason, Request
+from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, Kind, LeaseUsedUpError
 from tests.proxy.support import HOST, World, allow, world
 

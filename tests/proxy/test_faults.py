@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.model import Limits, Principal
+from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Limits
 from cloned_proxy.proxy import dial
 from tests.proxy.support import HOST, allow, connect_head, hello, policy, upstream, world
 

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import Address, CallerSource, Limits, Mode, Policy, Principal
+from cloned_proxy.policy.model import Address, Limits, Mode, Policy
 from cloned_proxy.proxy import connect, connection, passage
-from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.listener import Listener, bind_tcp
 from cloned_proxy.proxy.resolver import ResolveError
 from tests.proxy.support import (

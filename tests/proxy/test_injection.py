@@ -13,7 +13,8 @@ from urllib.parse import quote
 import pytest
 from structlog.testing import capture_logs
 
-from cloned_proxy.policy.model import Anonymous, HostIndex, Inject, Mode, Policy, Principal, Rule, Scope
+from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Anonymous, HostIndex, Inject, Mode, Policy, Rule, Scope
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.proxy import injection
 from cloned_proxy.proxy.dial import DialError

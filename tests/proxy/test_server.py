@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.model import CallerSource, Principal
+from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp, bind_unix

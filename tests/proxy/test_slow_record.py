@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
 
-from cloned_proxy.policy.model import Address, Limits, Policy, Principal, Reason, Request
+from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Address, Limits, Policy, Reason, Request
 from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.enforcer import Enforcer, Grant, Refusal
+from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.leases import LeaseLedger

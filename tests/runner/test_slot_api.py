@@ -14,8 +14,8 @@ from typing import Any, cast
 
 import pytest
 
-from cloned_proxy.policy.model import CallerSource
-from cloned_proxy.proxy import slot_api
+from cloned_proxy.policy.caller import CallerSource
+from cloned_proxy.proxy import private_socket
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import BindError, Listener
 from cloned_proxy.proxy.slot_api import SlotApi
@@ -236,7 +236,7 @@ async def test_one_connection_carries_one_slot(setup: Setup) -> None:
 
 
 async def test_another_users_process_is_turned_away(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slot_api, "peer_user", lambda _sock: 12345)
+    monkeypatch.setattr(private_socket, "peer_user", lambda _sock: 12345)
     with setup.connect() as sock, listening() as given:
         assert await setup.ask(sock, opening(), given) is None
     assert setup.gate.opened == []

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.policy.model import Principal
+from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.url import decide_url
 from cloned_proxy.store.approval import Proposal
 from cloned_proxy.store.approval_errors import NeverAllowedError

@@ -8,10 +8,11 @@ from pydantic import Field
 
 from cloned_proxy.control.endpoints.decisions import Tool
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
+from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.hint import ALLOWABLE, hint
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import ANONYMOUS, DEFAULT_PORTS, Host, Policy, Principal, Reason, Request
+from cloned_proxy.policy.model import DEFAULT_PORTS, Host, Policy, Reason, Request
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.tally import EVERY_TOOL, OTHER, BlockedGroup, Tally

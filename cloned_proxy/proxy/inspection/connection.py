@@ -19,7 +19,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHook
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial
-from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.inspection.exchange import Exchange
 from cloned_proxy.proxy.inspection.hooks import FailClosedHandler, UndecidedError

@@ -19,8 +19,9 @@ from cloned_proxy.policy.model import Reason, Request, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.echo import EchoFilter
-from cloned_proxy.proxy.enforcer import Enforcer, Grant, Refusal
+from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.fields import asks_for_websocket, options_of, passes, request_fields
+from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import InjectionError, Injector
 from cloned_proxy.proxy.inspection import screen

@@ -11,7 +11,8 @@ import structlog
 from mitmproxy import http, options
 from mitmproxy.net import tls as net_tls
 
-from cloned_proxy.proxy.enforcer import Enforcer, Grant
+from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector, NoSecrets
 from cloned_proxy.proxy.inspection import responses
 from cloned_proxy.proxy.inspection.authority import Authority

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
-from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injection
 

@@ -10,7 +10,8 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator, Layer
 from mitmproxy.proxy.layers import ClientTLSLayer
 
-from cloned_proxy.proxy.enforcer import Enforcer, Grant
+from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.inspection.http_layers import Session, StrictHttpLayer
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics

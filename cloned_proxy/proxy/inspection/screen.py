@@ -19,7 +19,7 @@ from cloned_proxy.proxy.echo import (
     EchoScanner,
     is_encoded,
 )
-from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.inspection.exchange import Exchange
 
 _log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from typing import Final
 
 from cloned_proxy.policy.model import Decision
 from cloned_proxy.proxy.connection import ClientConnection
-from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.plain.client import PlainClient
 from cloned_proxy.proxy.plain.upstream import Pool

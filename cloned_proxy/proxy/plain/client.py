@@ -9,13 +9,14 @@ from typing import Final
 
 import structlog
 
+from cloned_proxy.policy.caller import Caller
 from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Caller, Request
+from cloned_proxy.policy.model import Request
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.body import BodyError, Buffer, SizedBody
 from cloned_proxy.proxy.connection import ClientConnection, answer_to_head
-from cloned_proxy.proxy.enforcer import Grant, Refusal
+from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.plain.exchange import Exchange

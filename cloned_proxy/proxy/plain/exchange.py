@@ -13,7 +13,7 @@ from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.body import BodyError, OversizeError
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.echo import ECHOED, EchoError
-from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.injection import InjectionError
 from cloned_proxy.proxy.plain.incoming import Incoming

@@ -10,8 +10,8 @@ from typing import Final
 from cloned_proxy.policy.model import Host
 from cloned_proxy.proxy.body import BodyReader, Buffer, ChunkedBody, SizedBody
 from cloned_proxy.proxy.dial import dial
-from cloned_proxy.proxy.enforcer import Grant
 from cloned_proxy.proxy.fields import encode_request
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injection
 from cloned_proxy.proxy.parts import GateParts

@@ -10,8 +10,9 @@ from typing import Final, Protocol, cast
 
 import structlog
 
-from cloned_proxy.policy.model import Address, Decision, Principal
-from cloned_proxy.proxy.enforcer import Grant
+from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Address, Decision
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.relay import reset
 
 _log = structlog.get_logger(__name__)

@@ -12,23 +12,13 @@ from pathlib import Path
 import trustme
 from prometheus_client import CollectorRegistry
 
+from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.host import parse_pattern
-from cloned_proxy.policy.model import (
-    ANONYMOUS,
-    Address,
-    Anonymous,
-    Host,
-    HostIndex,
-    Inject,
-    Policy,
-    Principal,
-    Request,
-    Rule,
-    Scope,
-)
+from cloned_proxy.policy.model import Address, Anonymous, Host, HostIndex, Inject, Policy, Request, Rule, Scope
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.enforcer import Enforcer, Grant
+from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.store.config import ProxySettings

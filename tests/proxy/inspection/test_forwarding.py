@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import HostIndex, Inject, Policy, Principal, Scope
+from cloned_proxy.policy.model import HostIndex, Inject, Policy, Scope
 from cloned_proxy.proxy.inspection import connection as connection_module
 from tests.proxy.inspection.support import KEY, OK, World, rule
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from cloned_proxy.policy.model import ANONYMOUS
+from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import Listener, bind_tcp, bind_unix
 from cloned_proxy.store.config import ProxySettings

@@ -1,0 +1,40 @@
+"""What comes of asking the enforcer: the permission to dial, or a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Address, Decision, Policy
+from cloned_proxy.proxy.budget import Charge
+from cloned_proxy.telemetry.events import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Permission to dial, for one request. Goes back through `Enforcer.finish` when its flow ends."""
+
+    id: str
+    kind: Kind
+    decision: Decision
+    caller: Principal
+    addresses: tuple[Address, ...]
+    """All checked; the port is the request's."""
+    policy: Policy
+    charge: Charge
+    since: float
+    """Monotonic seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """No. `phase` is `resolve` when the policy allowed a name that did not resolve (502, or 504 if `timed_out`)."""
+
+    id: str
+    decision: Decision
+    phase: str = ""
+    timed_out: bool = False
+    retry_after: int | None = None
+    """Seconds, with `limit_exceeded`."""
+    approval: str = ""
+    """Id of the request that a person may approve."""
