@@ -151,6 +151,19 @@ async def dial(addresses: Sequence[Address], port: int, *, seconds: float) -> so
     return outcome
 
 
+async def join(sock: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
+    """Gives a connected socket to the loop, which owns it from then on. Not to be cancelled half-way.
+
+    uvloop takes the descriptor first and the Python object a turn later. A transport that was closed in that turn has
+    closed the descriptor, and the forgotten object would close it once more: by then it may be the socket of another
+    flow, and libuv aborts the process when it finds a socket gone that it watches.
+    """
+    transport: object
+    transport, _ = await asyncio.get_running_loop().create_connection(protocol, sock=sock)
+    if not isinstance(transport, asyncio.Transport):  # uvloop's; one of asyncio's own goes on with the object itself
+        sock.detach()
+
+
 def _interleaved(addresses: Sequence[Address]) -> deque[Address]:
     """RFC 8305, section 4: alternating families, starting with the one that the system prefers."""
     preferred = addresses[0].version

@@ -21,7 +21,7 @@ from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
 from cloned_proxy.proxy.connection import ClientConnection
-from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError
+from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError, join
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.relay import Relay, reset
 from cloned_proxy.proxy.tunnels import Tunnel
@@ -240,7 +240,7 @@ class Passage:
         """Gives the upstream's socket to the loop, which takes it over at its next turn, and with it the relay."""
         connection = self._connection
         try:
-            await asyncio.get_running_loop().create_connection(lambda: relay.upstream, sock=upstream)
+            await join(upstream, lambda: relay.upstream)
         except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
             upstream.close()
             self._give_up(Reason.INTERNAL_ERROR.value)

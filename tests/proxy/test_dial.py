@@ -3,17 +3,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import ipaddress
+import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
+import uvloop
 
 from cloned_proxy.policy.model import Address
 from cloned_proxy.proxy import dial as module
-from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial
+from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial, join
 from tests.proxy.support import LOOPBACK, upstream
 
 SILENT = ipaddress.ip_address("127.0.0.2")
@@ -108,3 +112,28 @@ def test_families_alternate_and_the_preferred_one_comes_first() -> None:
     four = [ipaddress.ip_address(f"192.0.2.{i}") for i in (1, 2, 3)]
     assert list(module._interleaved((SIX, *four))) == [SIX, *four]
     assert list(module._interleaved((four[0], four[1], SIX, four[2]))) == [four[0], SIX, four[1], four[2]]
+
+
+class _Aborting(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).abort()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_socket_cut_while_it_is_joined_is_closed_once(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def joined_and_cut() -> None:
+        async with upstream() as server:
+            sock = await dial((LOOPBACK,), server.port, seconds=2)
+            number = sock.fileno()
+            await join(sock, _Aborting)
+            await asyncio.sleep(0.01)
+            other = os.open(os.devnull, os.O_RDONLY)  # another flow gets the number
+            if other != number:
+                os.dup2(other, number)
+                os.close(other)
+            del sock
+            gc.collect()
+            os.close(number)  # fails when the first flow's object has closed it
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(joined_and_cut())

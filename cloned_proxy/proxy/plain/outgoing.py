@@ -9,7 +9,7 @@ from typing import Final
 
 from cloned_proxy.policy.model import Host
 from cloned_proxy.proxy.body import BodyReader, Buffer, ChunkedBody, SizedBody
-from cloned_proxy.proxy.dial import dial
+from cloned_proxy.proxy.dial import dial, join
 from cloned_proxy.proxy.fields import encode_request
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
@@ -106,7 +106,7 @@ async def reach(parts: GateParts, pool: Pool, grant: Grant, conversation: Conver
     started = time.perf_counter()
     sock = await dial(grant.addresses, grant.decision.request.port, seconds=parts.settings.connect_timeout)
     upstream = Upstream(pool, grant, conversation)
-    joining = asyncio.ensure_future(asyncio.get_running_loop().create_connection(lambda: upstream, sock=sock))
+    joining = asyncio.ensure_future(join(sock, lambda: upstream))
     try:
         await asyncio.shield(joining)
     except asyncio.CancelledError:
