@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,5 +27,6 @@ def _with_children(processes: list[int]) -> list[int]:
     found = list(processes)
     for pid in found:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            found += [int(child) for child in (task / "children").read_text().split()]
+            with contextlib.suppress(OSError):  # a thread may end meanwhile: opening says ENOENT, reading ESRCH
+                found += [int(child) for child in (task / "children").read_text().split()]
     return found

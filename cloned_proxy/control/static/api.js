@@ -5,6 +5,8 @@ const TIMEOUT = 15_000; // milliseconds
 const AGAIN = 300; // milliseconds
 const GONE = "The control server does not answer.";
 
+let leaving = false;
+
 export class ApiError extends Error {
   /** `status` 0: nobody answered. `wait`: seconds of Retry-After, or null. `fields`: what is wrong with which of them. */
   constructor(status, message, { wait = null, fields = [], version = null } = {}) {
@@ -78,7 +80,10 @@ export function errorOf(response, answer) {
 
 /** Passes the error on; a session that is gone leads to the pairing page. */
 export function failed(error) {
-  if (error.status === 401 && location.pathname !== "/pair") location.replace("/pair");
+  if (error.status === 401 && !leaving && location.pathname !== "/pair") {
+    leaving = true; // one call after the other finds out, and setting out twice breaks off the first time
+    location.replace("/pair");
+  }
   if ([0, 429, 503].includes(error.status)) health.dispatchEvent(new CustomEvent("down", { detail: error }));
   return error;
 }
