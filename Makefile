@@ -57,7 +57,7 @@ test-wheel: wheel ## the tests against the built wheel, in an environment of its
 	@test -x $(WHEEL_ENV)/bin/python || $(WITH_PYENV) $(UV) venv --quiet $(WHEEL_ENV)
 	@$(UV) pip sync --quiet --python $(WHEEL_ENV)/bin/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(WHEEL_ENV)/bin/python --no-deps dist/*.whl
-	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo pyproject.toml "$$away" && \
+	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo bench pyproject.toml "$$away" && \
 	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && "$$python" -m pytest -q -m "not checkout and not net and not slow"
 
 fuzz: setup ## a million mutated heads and a million ClientHellos against other readers

@@ -11,6 +11,8 @@ from bench.readme import block_of, with_block, write_readme
 from bench.report import Figure, Results, Table, write
 from bench.targets import targets_of
 
+pytestmark = pytest.mark.checkout  # the README and the results are not in the wheel
+
 ROOT = Path(__file__).parents[2]
 MACHINE = {"cores": "2", "cpu": "a processor", "python": "3.13.0"}
 
