@@ -165,6 +165,7 @@ def hadolint(tmp_path: Path) -> list[str]:
     return [str(venv / "bin/hadolint")]
 
 
+@pytest.mark.checkout  # its uv fetches the program
 def test_hadolint_finds_nothing(tmp_path: Path) -> None:
     files = [COMPOSE / "Dockerfile", COMPOSE / "grafana/Dockerfile", share_path("sandbox", "Dockerfile")]
     stand_ins = Path(__file__).parent / "stand_ins/Dockerfile"
