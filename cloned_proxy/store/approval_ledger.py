@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,8 +14,7 @@ from cloned_proxy.store.approval import Approval, ApprovalState
 from cloned_proxy.store.approval_errors import DecidedError, UnknownApprovalError
 from cloned_proxy.store.approval_table import Intent, Row
 from cloned_proxy.store.audit_log import append_events
-from cloned_proxy.store.database import explain, open_database
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.database import reading, writing
 from cloned_proxy.telemetry.events import ApprovalEvent
 
 _BY_TIME: Final = "clock"
@@ -130,26 +129,11 @@ class ApprovalLedger:
         )
         append_events(database, [event])
 
-    @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        database = open_database(self._path)
-        try:
-            yield database
-        except sqlite3.Error as error:
-            raise StoreError(f"{self._path}: {explain(self._path, error)}") from error
-        finally:
-            database.close()
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        return reading(self._path)
 
-    @contextlib.contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        with self.reading() as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-                database.execute("COMMIT")
-            finally:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
+    def writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        return writing(self._path)
 
 
 def _known(database: sqlite3.Connection, approval_id: str) -> Row:

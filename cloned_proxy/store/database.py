@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -164,6 +166,31 @@ def open_database(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection for one look. Raises StoreError, for what SQLite says inside too."""
+    database = open_database(path)
+    try:
+        yield database
+    except sqlite3.Error as error:
+        raise StoreError(f"{path}: {explain(path, error)}") from error
+    finally:
+        database.close()
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection in one transaction, committed at the end and rolled back on any exception. Raises StoreError."""
+    with reading(path) as database:
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield database
+            database.execute("COMMIT")
+        finally:
+            if database.in_transaction:
+                database.execute("ROLLBACK")
 
 
 def _check_file(path: Path) -> None:

@@ -6,14 +6,13 @@ ones lock pairing and void every code. What a device is allowed ends the moment 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import hmac
 import re
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -21,8 +20,7 @@ from typing import Final, Literal
 import structlog
 
 from cloned_proxy.store.audit_log import append_events
-from cloned_proxy.store.database import open_database
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.database import reading, writing
 from cloned_proxy.telemetry.events import DeviceEvent
 
 _log = structlog.get_logger(__name__)
@@ -107,7 +105,7 @@ class Devices:
         """
         text = "".join(secrets.choice(_ALPHABET) for _ in range(_CODE_LENGTH))
         now = self._clock()
-        with self._transaction() as database:
+        with writing(self._path) as database:
             _refuse_while_locked(database, now)
             database.execute("DELETE FROM pairing_codes WHERE expires <= ?", (now,))
             database.execute(
@@ -123,7 +121,7 @@ class Devices:
     def exchange(self, code: str, name: str = "") -> Paired:
         """A device for a code, once. Raises PairingError for a wrong one, PairingLockedError after ten of them."""
         now = self._clock()
-        with self._transaction() as database:
+        with writing(self._path) as database:
             _refuse_while_locked(database, now)
             row = _take_code(database, code, now)
             if row is None:
@@ -138,12 +136,12 @@ class Devices:
     def issue(self, name: str, *, actor: str, read_only: bool = False) -> Paired:
         """A bearer token for an API client, without a code: for whoever owns the workspace anyway."""
         kind: Kind = "reader" if read_only else "api"
-        with self._transaction() as database:
+        with writing(self._path) as database:
             return _add(database, name or kind, kind, actor, self._clock())
 
     def find(self, token: str, kind: Kind) -> Device | None:
         """Whose token this is; None for an unknown, expired or revoked one."""
-        with self._open() as database:
+        with reading(self._path) as database:
             row = database.execute(
                 "SELECT id, name, kind, created, expires, seen FROM devices WHERE token = ? AND kind = ? "
                 "AND expires > ?",
@@ -153,7 +151,7 @@ class Devices:
 
     def valid(self, device: Device) -> bool:
         """Whether the device is still there: for what began while it was."""
-        with self._open() as database:
+        with reading(self._path) as database:
             query = "SELECT 1 FROM devices WHERE id = ? AND expires > ?"
             return database.execute(query, (device.id, self._clock())).fetchone() is not None
 
@@ -162,12 +160,12 @@ class Devices:
         now = self._clock()
         if device.seen is not None and 0 <= now - device.seen < _SEEN_SECONDS:
             return
-        with self._open() as database:
+        with reading(self._path) as database:
             database.execute("UPDATE devices SET seen = ? WHERE id = ?", (now, device.id))
 
     def list(self) -> list[Device]:
         """All of them, the oldest first."""
-        with self._open() as database:
+        with reading(self._path) as database:
             rows = database.execute(
                 "SELECT id, name, kind, created, expires, seen FROM devices WHERE expires > ? ORDER BY created, id",
                 (self._clock(),),
@@ -176,7 +174,7 @@ class Devices:
 
     def revoke(self, identifier: str, *, actor: str) -> Device | None:
         """Ends what the device may do, at once; None when there is no such device. On record in the same moment."""
-        with self._transaction() as database:
+        with writing(self._path) as database:
             row = database.execute(
                 "DELETE FROM devices WHERE id = ? RETURNING id, name, kind, created, expires, seen", (identifier,)
             ).fetchone()
@@ -185,27 +183,6 @@ class Devices:
             device = Device(*row)
             append_events(database, [DeviceEvent(self._clock(), "revoked", device.id, device.name, actor)])
             return device
-
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        database = open_database(self._path)
-        try:
-            yield database
-        except sqlite3.Error as error:
-            raise StoreError(f"{self._path}: {error}; make the workspace writable, or end what locks it") from error
-        finally:
-            database.close()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._open() as database:
-            database.execute("BEGIN IMMEDIATE")
-            try:
-                yield database
-                database.execute("COMMIT")
-            finally:
-                if database.in_transaction:
-                    database.execute("ROLLBACK")
 
 
 def _hash(secret: str) -> str:

@@ -9,8 +9,8 @@ from cloned_proxy.policy.suspicion import bursts, random_label
 CHOSEN = """
 d111111abcdef8.cloudfront.net my-company-production-assets.s3.amazonaws.com raw.githubusercontent.com
 generativelanguage.googleapis.com ec2-203-0-113-25.compute-1.amazonaws.com objects-origin.githubusercontent.com
-internationalization.example.com files.pythonhosted.org login.microsoftonline.com rr3---sn-4g5ednsl.googlevideo.com
-registry-1.docker.io pkg-containers.githubusercontent.com production.cloudflare.docker.com oauth2.googleapis.com
+internationalization.example.com files.packages.org login.microsoftonline.com rr3---sn-4g5ednsl.googlevideo.com
+registry-1.images.example.org pkg-containers.githubusercontent.com production.cloudflare.docker.com oauth2.googleapis.com
 cdn-lfs-us-1.huggingface.co storage2024archive.example.com strengthsfinder-growth.example.com
 xn--fiqs8s.example transcontinental.example.com 192.0.2.1
 """
