@@ -10,7 +10,7 @@ CHOSEN = """
 d111111abcdef8.cloudfront.net my-company-production-assets.s3.amazonaws.com raw.githubusercontent.com
 generativelanguage.googleapis.com ec2-203-0-113-25.compute-1.amazonaws.com objects-origin.githubusercontent.com
 internationalization.example.com files.packages.org login.microsoftonline.com rr3---sn-4g5ednsl.googlevideo.com
-registry-1.images.example.org pkg-containers.githubusercontent.com production.cloudflare.docker.com oauth2.googleapis.com
+registry-1.example.org pkg-containers.githubusercontent.com production.cloudflare.docker.com oauth2.googleapis.com
 cdn-lfs-us-1.huggingface.co storage2024archive.example.com strengthsfinder-growth.example.com
 xn--fiqs8s.example transcontinental.example.com 192.0.2.1
 """
