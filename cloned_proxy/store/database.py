@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from cloned_proxy.store.errors import StoreError
 
 SCHEMA_VERSION: Final = 1
 BUSY_SECONDS: Final = 5.0
+_RETRY_SECONDS: Final = 0.01
 _APPLICATION_ID: Final = 0x436C5078  # "ClPx": tells our file from any other SQLite database
 
 # What queries filter by is computed from the hashed body, so it cannot be changed without breaking the chain.
@@ -153,7 +155,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
         if not empty:
             _check_schema(connection, path)
-        connection.execute("PRAGMA journal_mode = WAL")
+        _log_ahead(connection)
         connection.execute("PRAGMA synchronous = FULL")
         if empty:
             _create_schema(connection)
@@ -207,6 +209,23 @@ def _check_file(path: Path) -> None:
         raise StoreError(f"{path}: not a regular file; move it away")
     if info.st_mode & 0o077:
         raise StoreError(f"{path}: others can read the audit log; run `chmod 600 {path}`")
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Turns on WAL. Of processes that open a new file at the same moment each has to wait for the one that does it.
+
+    SQLite itself does not wait there: with two that read and both want to write, waiting would be a deadlock.
+    """
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline:
+                raise
+            time.sleep(_RETRY_SECONDS)
+        else:
+            return
 
 
 def _create_schema(connection: sqlite3.Connection) -> None:

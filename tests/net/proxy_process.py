@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from cloned_proxy.policy.identity import Claims, mint_token
 from tests.net.nursery import Nursling, order
+from tests.proxy.support import resident_bytes
 
 if TYPE_CHECKING:
     from tests.net.world import World
@@ -135,8 +135,7 @@ class ProxyProcess:
 
     def resident(self) -> int:
         """Resident memory of the process in bytes."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return resident_bytes(self.process.pid)
 
     def write_policy(self, text: str) -> None:
         replace(self.policy, text)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import resource
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -270,9 +271,14 @@ class World:
         await until(lambda: self.gate.idle)
 
 
+def resident_bytes(pid: int | None = None) -> int:
+    """Memory of a process, by default this one, that is not swapped out."""
+    return int(Path(f"/proc/{pid or 'self'}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 async def until(condition: Callable[[], bool]) -> None:
-    """Waits for something that has no event of its own; fails after five seconds."""
-    async with asyncio.timeout(5):
+    """Waits for something that has no event of its own; fails after half a minute."""
+    async with asyncio.timeout(30):
         while not condition():  # noqa: ASYNC110  see above
             await asyncio.sleep(0.005)
 

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import resource
-from pathlib import Path
 
 import pytest
 
@@ -12,6 +10,7 @@ from cloned_proxy.policy.identity import Claims, mint_token
 from cloned_proxy.policy.model import HostIndex, Inject, Policy, Scope
 from cloned_proxy.proxy.inspection import connection as connection_module
 from tests.proxy.inspection.support import KEY, OK, World, rule
+from tests.proxy.support import resident_bytes
 
 
 def credential(tool: str) -> str:
@@ -173,22 +172,18 @@ async def test_a_revoked_request_is_cut_in_the_middle_of_its_response(world: Wor
     assert [end.cause for end in world.audit.ends] == ["revoked:host_not_allowed"]
 
 
-def _rss() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-
 SIZE = 48 * 1024 * 1024
 
 
 async def _upload(world: World, head: bytes, size: int) -> tuple[bytes, int]:
     reader, writer = await world.connect()
-    before, peak, block = _rss(), 0, b"x" * 262_144
+    before, peak, block = resident_bytes(), 0, b"x" * 262_144
     writer.write(head)
     try:
         for _ in range(size // len(block)):
             writer.write(block)
             await writer.drain()
-            peak = max(peak, _rss() - before)
+            peak = max(peak, resident_bytes() - before)
     except ConnectionError:
         pass
     answer = b""
@@ -255,13 +250,13 @@ async def test_a_download_streams_with_flat_memory_and_is_counted(world: World) 
     world.upstream.reply = source
     reader, writer = await world.connect()
     writer.write(world.get())
-    before, peak, got = _rss(), 0, 0
+    before, peak, got = resident_bytes(), 0, 0
     await reader.readuntil(b"\r\n\r\n")
     while got < SIZE:
         data = await reader.read(65536)
         assert data
         got += len(data)
-        peak = max(peak, _rss() - before)
+        peak = max(peak, resident_bytes() - before)
     assert peak < 24 * 1024 * 1024
     await asyncio.sleep(0.1)
     assert world.audit.ends[0].bytes_down == SIZE
