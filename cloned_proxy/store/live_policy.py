@@ -2,7 +2,8 @@
 
 The parent directory is watched, not the file: editors, `kubectl` and our own edits replace a file, and a watch on the
 old inode sees nothing. Any event means "read again and compare the hash"; a slow poll catches what no event told
-(a network file system, a link whose target lies elsewhere, a directory that was itself replaced).
+(a network file system, a link whose target lies elsewhere, a directory that was itself replaced, a writer that does
+not close the file).
 """
 
 from __future__ import annotations
@@ -18,7 +19,16 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from watchdog.events import FileSystemEvent, FileSystemEventHandler
+from watchdog.events import (
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileDeletedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
@@ -36,8 +46,12 @@ _SETTLE_SECONDS: Final = 0.1
 worth an alarm."""
 _POLL_SECONDS: Final = 1.0
 _SWITCH_SECONDS: Final = 0.002
-_READ_ONLY_EVENTS: Final = frozenset({"opened", "closed_no_write"})  # our own reading must not wake us
-_NOISE: Final = ("state.db",)  # the audit log beside it changes twenty times a second
+# Not each write and not our own reading: the audit log in the same directory is written fifty times a second, and each
+# event would wake three threads beside the event loop. The kernel leaves out what is not asked for.
+_EVENTS: Final[list[type[FileSystemEvent]]] = [
+    FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent,
+]  # fmt: skip
+_NOISE: Final = ("state.db",)
 
 type LoadError = PolicyError | StoreError
 
@@ -176,7 +190,7 @@ class LivePolicy:
 
 
 class _DirectoryWatch(FileSystemEventHandler):
-    """Sets `dirty` on the loop for each event in one directory, also after that directory was replaced."""
+    """Sets `dirty` on the loop for each change in one directory, also after that directory was replaced."""
 
     def __init__(self, directory: Path, dirty: asyncio.Event) -> None:
         self._directory = directory
@@ -200,7 +214,7 @@ class _DirectoryWatch(FileSystemEventHandler):
         self.stop()
         observer = Observer()
         try:
-            observer.schedule(self, str(self._directory))
+            observer.schedule(self, str(self._directory), event_filter=_EVENTS)
             observer.start()
         except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
             _log.warning("the policy directory cannot be watched; changes take a second", reason=str(error))
@@ -226,10 +240,7 @@ class _DirectoryWatch(FileSystemEventHandler):
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         """Called by watchdog, on its own thread."""
-        place = Path(str(event.src_path))
-        if event.event_type in _READ_ONLY_EVENTS or place.name.startswith(_NOISE) or self._loop is None:
+        if Path(str(event.src_path)).name.startswith(_NOISE) or self._loop is None:
             return
-        if event.event_type == "modified" and place == self._directory:
-            return  # watchdog adds one for the directory to each event of a file in it
         with contextlib.suppress(RuntimeError):  # the loop is closed: the process is going down
             self._loop.call_soon_threadsafe(self._dirty.set)
