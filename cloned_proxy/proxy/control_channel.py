@@ -152,7 +152,7 @@ class ControlChannel:
     def _cut(self, identifier: str, cause: str) -> bool:
         found = [tunnel for tunnel in self._view.tunnels if tunnel.grant.id == identifier]
         for tunnel in found:
-            tunnel.cut(cause)
+            tunnel.cut_off(cause)
         return bool(found)
 
 

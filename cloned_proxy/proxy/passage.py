@@ -24,7 +24,6 @@ from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError, join
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.relay import Relay, reset
-from cloned_proxy.proxy.tunnels import Tunnel
 
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _ACCESS_DENIED: Final = b"\x15\x03\x03\x00\x02\x02\x31"
@@ -39,18 +38,19 @@ class _EndedError(Exception):
 
 
 class Passage:
-    """One granted CONNECT, until its relay or its inspection ends. The grant goes back exactly once.
+    """One granted CONNECT, until its relay or its inspection ends: a `Tunnel`. The grant goes back exactly once.
 
     Steps, not a task: nearly every tunnel waits for nothing but its dial and its ClientHello.
     """
 
-    __slots__ = ("_connection", "_counted", "_dial", "_dialled_at", "_established", "_grant", "_joining", "_over",
-                 "_parts", "_reader", "_seen", "_since", "_tunnel", "_upstream")  # fmt: skip
+    __slots__ = ("_connection", "_counted", "_dial", "_dialled_at", "_established", "_joining", "_over", "_parts",
+                 "_reader", "_seen", "_since", "_upstream", "grant", "server_names")  # fmt: skip
 
     def __init__(self, connection: ClientConnection, grant: Grant) -> None:
         self._connection = connection
         self._parts = connection.parts
-        self._grant = grant
+        self.grant = grant
+        self.server_names: ServerNames | Unread = Unread.NEED_MORE
         self._since = time.monotonic()
         self._established = False
         self._counted = False
@@ -63,12 +63,11 @@ class Passage:
         """While the ClientHello is waited for."""
         self._seen = 0
         self._joining: asyncio.Task[None] | None = None
-        self._tunnel = Tunnel(grant, connection.cut, self._last_byte)
 
     def begin(self) -> None:
-        self._parts.tunnels.add(self._tunnel)
+        self._parts.tunnels.add(self)
         self._connection.settling = self
-        self._take(self._begin_inspected if self._grant.decision.inspect else self._begin_dial)
+        self._take(self._begin_inspected if self.grant.decision.inspect else self._begin_dial)
 
     def _take(self, step: Callable[[], None]) -> None:
         """Takes one step. Whatever goes wrong in it ends the tunnel, and nothing is left open."""
@@ -85,7 +84,7 @@ class Passage:
     # The dial.
 
     def _begin_dial(self) -> None:
-        grant = self._grant
+        grant = self.grant
         self._dialled_at = time.perf_counter()
         self._dial = Dial(
             grant.addresses,
@@ -100,7 +99,7 @@ class Passage:
         self._take(partial(self._dialled, outcome))
 
     def _dialled(self, outcome: DialOutcome) -> None:
-        grant = self._grant
+        grant = self.grant
         if isinstance(outcome, DialError):
             failure = UpstreamFailure(outcome.phase, outcome.timed_out)
             self._turn_away(answers.failed(failure, grant.decision, grant.id))
@@ -118,7 +117,7 @@ class Passage:
         if needs_hello(grant.decision):
             self._begin_hello()
         else:
-            self._tunnel.server_names = Unread.NOT_TLS
+            self.server_names = Unread.NOT_TLS
             self._relay()
 
     # The ClientHello.
@@ -147,11 +146,11 @@ class Passage:
         """A whole ClientHello is there, or what cannot be one."""
         self._reader = None
         self._connection.disarm()
-        self._tunnel.server_names = outcome
-        decision = decide_tunnel(self._grant.decision, None if isinstance(outcome, Unread) else outcome)
+        self.server_names = outcome
+        decision = decide_tunnel(self.grant.decision, None if isinstance(outcome, Unread) else outcome)
         if not decision.passes:
             raise self._refused_as(decision)
-        self._parts.enforcer.amend(self._grant, decision)
+        self._parts.enforcer.amend(self.grant, decision)
         if self._upstream is not None:
             self._relay()
         elif outcome is Unread.NOT_TLS:
@@ -171,10 +170,10 @@ class Passage:
 
     def _hello_seconds(self) -> float:
         seconds = self._parts.settings.client_hello_timeout
-        if self._grant.decision.mode is Mode.ENFORCE:
+        if self.grant.decision.mode is Mode.ENFORCE:
             return seconds
         # Where silence will pass anyway, a protocol whose server speaks first must not wait for long to be recorded.
-        return min(seconds, _REPORTED_SILENCE) if decide_tunnel(self._grant.decision, None).passes else seconds
+        return min(seconds, _REPORTED_SILENCE) if decide_tunnel(self.grant.decision, None).passes else seconds
 
     # The client meanwhile.
 
@@ -194,7 +193,7 @@ class Passage:
 
     def _begin_inspected(self) -> None:
         if self._parts.inspector is None:
-            raise self._refused_as(_faulty(self._grant.decision))
+            raise self._refused_as(_faulty(self.grant.decision))
         self._establish()
         self._begin_hello()
 
@@ -208,7 +207,7 @@ class Passage:
             self._count()
             reader, writer = connection.hand_over()
             try:
-                await inspector.serve_tunnel(self._grant, reader, writer)
+                await inspector.serve_tunnel(self.grant, reader, writer)
             finally:
                 connection.release()
             cause = connection.cause or "closed"
@@ -225,7 +224,7 @@ class Passage:
         relay = Relay(
             connection.transport,
             connection.take,
-            self._grant.charge,
+            self.grant.charge,
             on_end=self._relay_ended,
             clock=time.monotonic,
             splicer=self._parts.splicer,
@@ -254,6 +253,7 @@ class Passage:
             relay.client.eof_received()  # the loop told it to the connection, and will not tell it again
 
     def _relay_ended(self, cause: str) -> None:
+        self._connection.relay = None
         try:
             self._end(cause)
         finally:
@@ -261,7 +261,7 @@ class Passage:
 
     def _refused_as(self, decision: Decision) -> _EndedError:
         """Puts the refusal on record, tells the client, and returns what ends the tunnel."""
-        refusal = self._parts.enforcer.amend(self._grant, decision)
+        refusal = self._parts.enforcer.amend(self.grant, decision)
         answer = answers.refused(refusal) if refusal is not None else answers.unavailable()
         self._turn_away(answer)
         return _EndedError(f"refused:{decision.reason.value}")
@@ -270,7 +270,7 @@ class Passage:
         connection = self._connection
         if not self._established:
             connection.answer(answer)
-        elif isinstance(self._tunnel.server_names, tuple):
+        elif isinstance(self.server_names, tuple):
             connection.close_after(_ACCESS_DENIED)
         else:
             reset(connection.transport)
@@ -281,7 +281,7 @@ class Passage:
 
     def _count(self) -> None:
         self._counted = True
-        self._parts.metrics.tunnel_opened(self._grant.caller.tool)
+        self._parts.metrics.tunnel_opened(self.grant.caller.tool)
 
     def _give_up(self, cause: str) -> None:
         """Ends what has not become a relay or an inspection. Once; the client was told, or is gone."""
@@ -299,13 +299,18 @@ class Passage:
         self._end(cause)
 
     def _end(self, cause: str) -> None:
-        self._parts.tunnels.discard(self._tunnel)
+        self._parts.tunnels.discard(self)
         if self._counted:
             self._counted = False
-            self._parts.metrics.tunnel_closed(self._grant.caller.tool)
-        self._parts.enforcer.finish(self._grant, cause)
+            self._parts.metrics.tunnel_closed(self.grant.caller.tool)
+        self._parts.enforcer.finish(self.grant, cause)
 
-    def _last_byte(self) -> float:
+    # For the registry of tunnels.
+
+    def cut_off(self, cause: str) -> None:
+        self._connection.cut(cause)
+
+    def last_byte(self) -> float:
         relay = self._connection.relay
         if relay is not None:
             return relay.last_byte

@@ -103,6 +103,7 @@ class Relay:
 
     def end_closed(self, end: RelayEnd, error: Exception | None) -> None:
         if not self.started:
+            self._untie()
             return
         if not self.cause and error is not None:
             self.cause = self.cause_of(end)
@@ -112,11 +113,20 @@ class Relay:
         self._open_ends -= 1
         other = end.other.transport
         if self._open_ends == 0:
+            self._untie()
             self._on_end(self.cause or "closed")
         elif other is not None and error is not None:
             reset(other)
         elif other is not None:
             other.close()  # what is buffered for it still goes out
+
+    def _untie(self) -> None:
+        """Nothing calls in here any more. Without its cycles a relay is freed now.
+
+        Else by the collector, which would find thousands of them at a time and stop every tunnel for that.
+        """
+        for end in (self.client, self.upstream):
+            end.untie()
 
 
 class RelayEnd(asyncio.Protocol):
@@ -196,6 +206,9 @@ class RelayEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._relay.end_closed(self, exc)
+
+    def untie(self) -> None:
+        del self.other, self._relay
 
     # Bulk.
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
@@ -17,17 +16,21 @@ from cloned_proxy.proxy.grant import Grant
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class Tunnel:
+class Tunnel(Protocol):
     """From the grant on, so that a change of the policy finds a tunnel before its first byte, too."""
 
-    grant: Grant
-    cut: Callable[[str], None]
-    """Resets both sides at once; the argument is the cause that goes on record."""
-    last_byte: Callable[[], float]
-    """On the clock of `Tunnels`."""
-    server_names: ServerNames | Unread = Unread.NEED_MORE
-    """What its first bytes were: NEED_MORE before they came, NOT_TLS when they were not (or need not be) a hello."""
+    @property
+    def grant(self) -> Grant: ...
+
+    @property
+    def server_names(self) -> ServerNames | Unread:
+        """What its first bytes are: NEED_MORE before they came, NOT_TLS where they are not (or need not be) a hello."""
+
+    def cut_off(self, cause: str) -> None:
+        """Resets both sides at once; the cause goes on record."""
+
+    def last_byte(self) -> float:
+        """When the last byte passed, on the clock of `Tunnels`."""
 
 
 type _Case = tuple[Principal, Request, str, bool, tuple[Address, ...], ServerNames | Unread]
@@ -80,11 +83,11 @@ class Tunnels:
             if not cause and now - tunnel.grant.since >= self._max:
                 cause = "lifetime"
             if cause:
-                tunnel.cut(cause)
+                tunnel.cut_off(cause)
 
     def cut_all(self, cause: str) -> None:
         for tunnel in tuple(self._open):
-            tunnel.cut(cause)
+            tunnel.cut_off(cause)
 
     def _revocation(self, tunnel: Tunnel) -> str:
         """`revoked:<reason>`, or "" when the tunnel still passes. A review that fails revokes."""

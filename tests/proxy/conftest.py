@@ -14,6 +14,7 @@ _ON_BOTH_LOOPS = {
     "test_dial.py",
     "test_faults.py",
     "test_bulk.py",
+    "test_garbage.py",
 }
 """Files whose behaviour the event loop could change: they run on the one we use and on the portable one."""
 

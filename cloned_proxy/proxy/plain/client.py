@@ -200,6 +200,7 @@ class PlainClient(asyncio.Protocol):
 
     def forget(self) -> None:
         self.home.discard(self)
+        self._connection.plain = None
         self.parts.forget(self._connection)
 
     # For the gate.

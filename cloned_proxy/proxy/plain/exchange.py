@@ -11,6 +11,7 @@ from cloned_proxy.policy.model import Reason, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.body import BodyError, OversizeError
+from cloned_proxy.proxy.client_hello import Unread
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.echo import ECHOED, EchoError
 from cloned_proxy.proxy.grant import Grant
@@ -22,7 +23,6 @@ from cloned_proxy.proxy.plain.response import SWITCHING_PROTOCOLS, ResponseError
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.plain.websocket import join
 from cloned_proxy.proxy.relay import Relay
-from cloned_proxy.proxy.tunnels import Tunnel
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient
@@ -33,16 +33,21 @@ _AFTER_FIN: Final = 5.0
 
 
 class Exchange:
-    """Owned by its client connection, and the conversation of the upstream connection that it holds."""
+    """Owned by its client connection, and the conversation of the upstream connection that it holds.
 
-    __slots__ = ("_client", "_grant", "_head", "_incoming", "_last_byte", "_outgoing", "_over", "_relay", "_task",
-                 "due", "last", "received", "tunnel")  # fmt: skip
+    For the sweep it is a `Tunnel`, whose first bytes are nobody's question.
+    """
+
+    __slots__ = ("_client", "_head", "_incoming", "_last_byte", "_outgoing", "_over", "_relay", "_task", "due", "grant",
+                 "last", "received")  # fmt: skip
+
+    server_names: Final = Unread.NEED_MORE
 
     def __init__(self, client: PlainClient, head: Head, grant: Grant) -> None:
         self._client = client
         self._head = head
-        self._grant = grant
-        self._outgoing = Outgoing(head, client.buffer, grant.charge.up, self._request_moved)
+        self.grant = grant
+        self._outgoing = Outgoing(head, client.buffer, grant.charge.up)
         self._incoming = Incoming(head, client.parts.settings)
         self._over = False
         self.last = False
@@ -54,13 +59,12 @@ class Exchange:
         self.due = _NEVER
         """When the response must have begun, monotonic."""
         self._last_byte = time.monotonic()
-        self.tunnel = Tunnel(grant, self._cut_from_outside, self._last_byte_at)
 
     def begin(self) -> None:
         parts = self._client.parts
-        parts.tunnels.add(self.tunnel)
+        parts.tunnels.add(self)
         try:
-            injection = parts.injector.injection_for(self._grant, self._head)
+            injection = parts.injector.injection_for(self.grant, self._head)
         except InjectionError as error:
             self._refuse(error.reason)
             return
@@ -68,7 +72,7 @@ class Exchange:
             self._outgoing.injection = injection
             if injection.echo is not None:
                 self._incoming.look_for(injection.echo)
-        upstream = self._client.pool.take(self._grant)
+        upstream = self._client.pool.take(self.grant)
         if upstream is None:
             self._dial()
             return
@@ -84,19 +88,25 @@ class Exchange:
 
     def request_bytes(self) -> None:
         """The client's buffer holds more of the body. Raises BodyError."""
-        self._outgoing.more()
+        if self._outgoing.more():
+            self._request_moved()
 
     def pass_request(self, data: bytes) -> bool:
         """The short way of `request_bytes` for bulk: False when `data` has to go through the client's buffer."""
-        return self._outgoing.pass_by(data)
+        passed = self._outgoing.pass_by(data)
+        if passed:
+            self._request_moved()
+        return passed
 
     def _send(self, upstream: Upstream) -> None:
-        host = self._grant.decision.host
+        host = self.grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
         self._outgoing.send(upstream, host)
+        self._request_moved()
 
     def _request_moved(self) -> None:
+        """A part of it has been written, or it was found to be complete."""
         self._last_byte = now = time.monotonic()
         if not self._outgoing.sent:
             return
@@ -140,7 +150,7 @@ class Exchange:
         """A new connection, or None when the client was told why there is none."""
         client = self._client
         try:
-            return await reach(client.parts, client.pool, self._grant, self)
+            return await reach(client.parts, client.pool, self.grant, self)
         except DialError as error:
             self._fail(UpstreamFailure(error.phase, error.timed_out))
         except ExhaustedError:
@@ -153,12 +163,12 @@ class Exchange:
         try:
             self._pass_response(data)
         except (ResponseError, OversizeError, BodyError) as error:
-            self._client.log_bad_response(str(error), self._grant.id)
+            self._client.log_bad_response(str(error), self.grant.id)
             self._fail(UpstreamFailure("response"))
         except EchoError as error:
-            self._client.log_bad_response(str(error), self._grant.id)
+            self._client.log_bad_response(str(error), self.grant.id)
             self._end(ECHOED)
-            self._answer(answers.echoed(str(error), self._grant.decision, self._grant.id))
+            self._answer(answers.echoed(str(error), self.grant.decision, self.grant.id))
         except Exception:  # noqa: BLE001  logged there; whatever it was, nothing of it may go on
             self._client.failed()
 
@@ -192,7 +202,7 @@ class Exchange:
         if not out:
             return
         data = b"".join(out)
-        self._grant.charge.down(len(data))
+        self.grant.charge.down(len(data))
         self._client.transport.write(data)
         if self._client.full and self._outgoing.upstream is not None and not self._outgoing.upstream.ended:
             self._outgoing.upstream.transport.pause_reading()
@@ -241,14 +251,14 @@ class Exchange:
         else:
             self._end(cause)
 
-    def _cut_from_outside(self, cause: str) -> None:
+    def cut_off(self, cause: str) -> None:
         """By the sweep: a client that has got nothing yet is told why, like one that comes a moment later."""
         enforcer = self._client.parts.enforcer
-        decision = enforcer.review(self._grant)
+        decision = enforcer.review(self.grant)
         if self._incoming.started or self._incoming.told or decision.passes:
             self._client.cut(cause)
             return
-        refusal = enforcer.amend(self._grant, decision)
+        refusal = enforcer.amend(self.grant, decision)
         self._end(cause)
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
@@ -262,11 +272,11 @@ class Exchange:
 
     def _fail(self, failure: UpstreamFailure) -> None:
         self._end(f"upstream_error:{failure.phase}")
-        self._answer(answers.failed(failure, self._grant.decision, self._grant.id))
+        self._answer(answers.failed(failure, self.grant.decision, self.grant.id))
 
     def _refuse(self, reason: Reason) -> None:
-        refused = replace(self._grant.decision, verdict=Verdict.DENY, reason=reason)
-        refusal = self._client.parts.enforcer.amend(self._grant, refused)
+        refused = replace(self.grant.decision, verdict=Verdict.DENY, reason=reason)
+        refusal = self._client.parts.enforcer.amend(self.grant, refused)
         self._end(f"refused:{reason.value}")
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
@@ -292,8 +302,8 @@ class Exchange:
         if self._task is not None:
             self._task.cancel()
         parts = self._client.parts
-        parts.tunnels.discard(self.tunnel)
-        parts.enforcer.finish(self._grant, cause)
+        parts.tunnels.discard(self)
+        parts.enforcer.finish(self.grant, cause)
         upstream = self._outgoing.upstream
         if upstream is None or upstream.ended:
             return
@@ -309,7 +319,7 @@ class Exchange:
     # WebSocket.
 
     def _switch(self, response: ResponseHead) -> None:
-        client, upstream, grant = self._client, self._outgoing.upstream, self._grant
+        client, upstream, grant = self._client, self._outgoing.upstream, self.grant
         if upstream is None:
             raise ValueError("a response without an upstream")
         self.due = _NEVER
@@ -324,11 +334,11 @@ class Exchange:
             relay.client.eof_received()  # the loop told it to the old protocol, and will not tell it again
 
     def _relay_ended(self, cause: str) -> None:
-        client = self._client
-        client.parts.metrics.tunnel_closed(self._grant.caller.tool)
+        client, self._relay = self._client, None
+        client.parts.metrics.tunnel_closed(self.grant.caller.tool)
         self._outgoing.upstream = None
         self._end(cause)
         client.forget()
 
-    def _last_byte_at(self) -> float:
+    def last_byte(self) -> float:
         return self._last_byte if self._relay is None else self._relay.last_byte

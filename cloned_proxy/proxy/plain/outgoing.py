@@ -24,17 +24,16 @@ _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 
 class Outgoing:
-    """One request. `moved` is called when a part of it has been written, and when it is found to be complete."""
+    """One request."""
 
-    __slots__ = ("_body", "_buffer", "_charge", "_head", "_moved", "injection", "upstream")
+    __slots__ = ("_body", "_buffer", "_charge", "_head", "injection", "upstream")
 
-    def __init__(self, head: Head, buffer: Buffer, charge: Callable[[int], None], moved: Callable[[], None]) -> None:
+    def __init__(self, head: Head, buffer: Buffer, charge: Callable[[int], None]) -> None:
         """`buffer` is the client's; `charge` is told the bytes that go upstream."""
         self._body = request_body(head)
         self._head = head
         self._buffer = buffer
         self._charge = charge
-        self._moved = moved
         self.injection: Injection | None = None
         """What its rule adds to it, and takes out of it."""
         self.upstream: Upstream | None = None
@@ -63,11 +62,16 @@ class Outgoing:
         self.upstream = upstream
         self._write(upstream, [encode_request(self._head, host, self.injection)])
 
-    def more(self) -> None:
-        """The client's buffer holds more of the body, or the upstream takes more of it. Raises BodyError."""
+    def more(self) -> bool:
+        """The client's buffer holds more of the body, or the upstream takes more of it: whether any of it could go on.
+
+        Raises BodyError.
+        """
         upstream = self.upstream
-        if self._body is not None and upstream is not None and not upstream.full:
-            self._write(upstream, [])
+        if self._body is None or upstream is None or upstream.full:
+            return False
+        self._write(upstream, [])
+        return True
 
     def pass_by(self, data: bytes) -> bool:
         """The short way of `more` for bulk: False when `data` has to go through the client's buffer."""
@@ -85,7 +89,6 @@ class Outgoing:
             data = b"".join(out)
             self._charge(len(data))
             upstream.transport.write(data)
-        self._moved()
 
     def _take_body(self, body: BodyReader, out: list[bytes]) -> bool:
         """Moves what there is of the body from the client's buffer to `out`; True at its end."""
