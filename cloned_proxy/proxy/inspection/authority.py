@@ -8,7 +8,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Final
 
-import filelock
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cloned_proxy.proxy.inspection.ca import certificate_path, key_path
 from cloned_proxy.store.atomic import write_atomically
+from cloned_proxy.store.lock import locked
 
 NAME: Final = "cloned-proxy"
 _CA_DAYS: Final = 3650
@@ -42,7 +42,7 @@ class Authority:
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Two workers may need it at the same moment.
-        with filelock.FileLock(directory / ".lock", mode=0o600):
+        with locked(directory):
             if not key_path(directory).exists() or not certificate_path(directory).exists():
                 _create(directory)
         _check_private(key_path(directory))
