@@ -28,23 +28,20 @@ class AddressClass(enum.StrEnum):
     """IPv4 inside IPv6: mapped, compatible, 6to4, NAT64, Teredo, whatever the inner address is."""
 
 
-_METADATA: Final = frozenset(
-    map(
-        ipaddress.ip_address,
-        (
-            "169.254.169.254",  # AWS, Azure, GCP, DigitalOcean, OpenStack, Oracle
-            "169.254.170.2",  # AWS ECS task credentials
-            "169.254.170.23",  # AWS EKS pod identity
-            "169.254.42.42",  # Scaleway
-            "100.100.100.200",  # Alibaba
-            "168.63.129.16",  # Azure wire server, in public space
-            "192.0.0.192",  # Oracle, older images
-            "fd00:ec2::254",  # AWS
-            "fd00:ec2::23",  # AWS EKS pod identity
-            "fd20:ce::254",  # GCP
-            "fd00:42::42",  # Scaleway
-        ),
-    )
+_METADATA_IPV4: Final = (
+    "169.254.169.254",  # AWS, Azure, GCP, DigitalOcean, OpenStack, Oracle
+    "169.254.170.2",  # AWS ECS task credentials
+    "169.254.170.23",  # AWS EKS pod identity
+    "169.254.42.42",  # Scaleway
+    "100.100.100.200",  # Alibaba
+    "168.63.129.16",  # Azure wire server, in public space
+    "192.0.0.192",  # Oracle, older images
+)
+_METADATA_IPV6: Final = (
+    "fd00:ec2::254",  # AWS
+    "fd00:ec2::23",  # AWS EKS pod identity
+    "fd20:ce::254",  # GCP
+    "fd00:42::42",  # Scaleway
 )
 
 _IPV4: Final = (
@@ -97,19 +94,24 @@ def _ranges(table: tuple[tuple[str, AddressClass], ...]) -> tuple[_Range, ...]:
 
 _IPV4_RANGES: Final = _ranges(_IPV4)
 _IPV6_RANGES: Final = _ranges(_IPV6)
+# As numbers: an address object takes a microsecond to hash, and each tunnel asks.
+_METADATA: Final = {
+    version: frozenset(int(ipaddress.ip_address(text)) for text in texts)
+    for version, texts in ((4, _METADATA_IPV4), (6, _METADATA_IPV6))
+}
 _GLOBAL_UNICAST: Final = 0b001  # 2000::/3, all that IANA has ever opened for global unicast
 _ISATAP: Final = frozenset({0x0000_5EFE, 0x0200_5EFE})  # RFC 5214, section 6.1: an IPv4 address in the interface id
 
 
 def classify(address: Address) -> AddressClass:
     """The class of an address; anything that is not plainly public is something else."""
-    if address in _METADATA:
+    number, version = int(address), address.version
+    if number in _METADATA[version]:
         return AddressClass.METADATA
-    number = int(address)
-    for first, last, kind in _IPV4_RANGES if address.version == 4 else _IPV6_RANGES:  # noqa: PLR2004  the IP version
+    for first, last, kind in _IPV4_RANGES if version == 4 else _IPV6_RANGES:  # noqa: PLR2004  the IP version
         if first <= number <= last:
             return kind
-    if address.version == 4:  # noqa: PLR2004  the IP version
+    if version == 4:  # noqa: PLR2004  the IP version
         return AddressClass.PUBLIC
     if (number >> 32) & 0xFFFF_FFFF in _ISATAP:
         return AddressClass.EMBEDDED_IPV4

@@ -105,6 +105,8 @@ class OwnListeners:
     def __init__(self) -> None:
         self._bound: set[tuple[Address, int]] = set()
         self._wildcard_ports: set[int] = set()
+        self._ports: set[int] = set()
+        """All of them: most dials go to another port, and need not be looked at more closely."""
 
     def add(self, sock: socket.socket) -> None:
         """Registers a bound socket; unix sockets cannot be dialled through the proxy and are left out."""
@@ -118,6 +120,7 @@ class OwnListeners:
             self._wildcard_ports.add(port)
         else:
             self._bound.add((address, port))
+        self._ports.add(port)
 
     def remove(self, sock: socket.socket) -> None:
         """Takes back `add`; the socket must still be open."""
@@ -127,11 +130,12 @@ class OwnListeners:
             self._bound.discard((address, port))
             if address.is_unspecified:
                 self._wildcard_ports.discard(port)
+            self._ports = self._wildcard_ports.union(bound for _, bound in self._bound)
 
     def __contains__(self, item: object) -> bool:
         match item:
             case (ipaddress.IPv4Address() | ipaddress.IPv6Address() as address, int(port)):
-                return self._reaches(_plain(address), port)
+                return port in self._ports and self._reaches(_plain(address), port)
             case _:
                 return False
 

@@ -14,14 +14,16 @@ import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from json.encoder import encode_basestring_ascii as _quote
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from cloned_proxy.policy.model import Reason
 from cloned_proxy.telemetry.events import (
     ApprovalEvent,
     DecisionEvent,
     DeviceEvent,
     Event,
     FlowEnd,
+    Kind,
     PolicyEvent,
     ProbeEvent,
     RunEvent,
@@ -82,17 +84,22 @@ class ChainReport:
 def canonical_json(event: Event) -> str:
     """One event as it is stored and hashed: sorted keys, no spaces, ASCII only, a `type` beside the fields."""
     form = _FORMS[type(event)]
-    return form.text % tuple([_quote(v) if isinstance(v, str) else _encode_other(v) for v in form.values(event)])
+    return form.text % tuple([_WRITERS.get(type(value), _encode)(value) for value in form.values(event)])
 
 
-def _encode_other(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        return repr(value)
-    return _encode(value)
+def _number(value: float) -> str:
+    return repr(value) if math.isfinite(value) else _encode(value)
+
+
+_WRITERS: Final[Mapping[type, Callable[[Any], str]]] = {
+    str: _quote,
+    Kind: _quote,
+    Reason: _quote,
+    int: repr,
+    float: _number,
+    type(None): lambda _: "null",
+}
+"""What is written often; the encoder writes the rest, and all of it as the encoder would."""
 
 
 def next_link(previous: Link, body: str) -> Link:
