@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 PROGRAM = Path(sys.executable).with_name("cloned-proxy")
@@ -215,8 +215,12 @@ def literal(origin: Origin, **extra: str) -> str:
     return f"{{host: 127.0.0.1, ports: [{origin.port}]{more}}}"
 
 
-def eventually(condition: Callable[[], object], seconds: float = 5.0, what: str = "the condition") -> float:
-    """Waits until the condition holds; returns how long that took."""
+A_SECOND: Final = 5.0
+"""The contract's second, on a machine that has other things to do as well. The figures belong to the bench."""
+
+
+def eventually(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> float:
+    """Waits until the condition holds; returns how long that took. `seconds` only bound what never comes true."""
     started = time.monotonic()
     while not condition():
         if time.monotonic() - started > seconds:

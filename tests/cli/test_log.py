@@ -29,7 +29,7 @@ def test_decisions_are_listed_and_filtered(workspace: Workspace, origin: Origin)
     serving.get(origin.url("/a?secret=1"))
     serving.get("http://denied.example/")
     serving.get("http://tool.example/", headers={"Proxy-Authorization": f"Bearer {token}"})
-    eventually(lambda: len(records(workspace, "--denied")) == 2, 3, "the records")
+    eventually(lambda: len(records(workspace, "--denied")) == 2, what="the records")
 
     decisions = [record for record in records(workspace) if record.get("verdict")]
     assert [(d["verdict"], d["reason"], d["host"]) for d in decisions] == [
@@ -79,7 +79,7 @@ def test_each_type_of_record_has_its_stable_keys(workspace: Workspace, origin: O
     with AuditLog(workspace.path / "state.db") as audit:
         audit.append(RUN)
         audit.append(PROBE)
-    eventually(lambda: {r["type"] for r in records(workspace)} == set(KEYS), 3, "a record of each type")
+    eventually(lambda: {r["type"] for r in records(workspace)} == set(KEYS), what="a record of each type")
     found = records(workspace)
     for record in found:
         assert set(record) == set(KEYS[str(record["type"])].split()), record
@@ -91,7 +91,7 @@ def test_every_message_of_serve_is_one_object_a_line_when_asked(workspace: Works
     workspace.write_policy(policy_text())
     serving = workspace.serve("--log-format", "json")
     workspace.write_policy("broken: [")
-    eventually(lambda: "not accepted" in serving.log(), 3, "the message about the broken policy")
+    eventually(lambda: "not accepted" in serving.log(), what="the message about the broken policy")
     serving.signal(signal.SIGTERM)
     serving.wait()
     messages = [json.loads(line) for line in serving.log().splitlines()]
@@ -137,7 +137,7 @@ def test_a_touched_record_is_named(workspace: Workspace) -> None:
     serving = workspace.serve()
     for number in range(5):
         serving.get(f"http://host{number}.example/")
-    eventually(lambda: len(records(workspace, "--denied")) == 5, 3, "the records")
+    eventually(lambda: len(records(workspace, "--denied")) == 5, what="the records")
     serving.process.terminate()
     serving.wait()
     intact = workspace.run("audit", "verify")

@@ -148,7 +148,7 @@ def test_sigterm_refuses_new_callers_and_lets_open_requests_finish(workspace: Wo
     asking.start()
     assert origin.slow.wait(10)
     serving.signal(signal.SIGTERM)
-    eventually(lambda: refuses_connections(serving.port), 3, "the closed listener")
+    eventually(lambda: refuses_connections(serving.port), what="the closed listener")
     assert serving.process.poll() is None
     origin.release.set()
     asking.join(10)
@@ -171,7 +171,7 @@ def test_a_second_signal_cuts_at_once(workspace: Workspace, origin: Origin) -> N
     asking.start()
     assert origin.slow.wait(10)
     serving.signal(signal.SIGTERM)
-    eventually(lambda: refuses_connections(serving.port), 3, "the closed listener")
+    eventually(lambda: refuses_connections(serving.port), what="the closed listener")
     serving.signal(signal.SIGTERM)
     assert serving.wait(5) == 0
     asking.join(10)
@@ -214,7 +214,7 @@ def test_nothing_is_forwarded_when_the_audit_log_cannot_be_written(workspace: Wo
             if not table.startswith("sqlite_"):
                 thief.execute(f'DROP TABLE IF EXISTS "{table}"')
     serving.get(origin.url())
-    eventually(lambda: serving.page("/readyz").status == 503, 10, "the dead writer's alarm")
+    eventually(lambda: serving.page("/readyz").status == 503, what="the dead writer's alarm")
     before = len(origin.seen)
     assert serving.get(origin.url()).status == 503
     assert len(origin.seen) == before

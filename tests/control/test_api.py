@@ -39,14 +39,14 @@ def test_a_denial_is_in_the_decisions_under_the_id_that_the_caller_saw(serving: 
 
 
 def browser_waits_for(browser: Control, host: str) -> dict[str, object]:
-    eventually(lambda: browser.api(f"/decisions?host={host}")["items"], 10, "the decision")
+    eventually(lambda: browser.api(f"/decisions?host={host}")["items"], what="the decision")
     return dict(browser.api(f"/decisions?host={host}")["items"][0])
 
 
 def test_decisions_are_filtered_and_paged_without_a_gap(serving: Serving, browser: Control) -> None:
     for number in range(5):
         serving.get(f"http://page-{number}.paged.example/")
-    eventually(lambda: len(browser.api("/decisions?host=paged.example")["items"]) == 5, 10)
+    eventually(lambda: len(browser.api("/decisions?host=paged.example")["items"]) == 5)
     seen, before = [], ""
     while True:
         page = browser.api(f"/decisions?host=paged.example&limit=2{before}")
@@ -255,7 +255,7 @@ def test_what_was_blocked_is_grouped_with_what_would_allow_it(
     def groups() -> dict[tuple[str, int], dict[str, object]]:
         return {(group["host"], group["port"]): group for group in browser.api("/blocked")["groups"]}
 
-    eventually(lambda: ("0x7f.1", 80) in groups(), 10, "the groups")
+    eventually(lambda: ("0x7f.1", 80) in groups(), what="the groups")
     found = groups()
     first = found["grouped.example", 80]
     assert (first["count"], first["tool"], first["allowable"]) == (3, None, True)
@@ -266,7 +266,7 @@ def test_what_was_blocked_is_grouped_with_what_would_allow_it(
     assert found["grouped.example", 8080]["hint"] == "cloned-proxy allow grouped.example:8080"
     assert (found["tracker.example", 80]["allowable"], found["0x7f.1", 80]["allowable"]) == (False, False)
     assert found["tracker.example", 80]["hint"] == "cloned-proxy remove tracker.example"
-    eventually(lambda: ("169.254.169.254", 80) in groups(), 10, "the metadata service")
+    eventually(lambda: ("169.254.169.254", 80) in groups(), what="the metadata service")
     metadata = groups()["169.254.169.254", 80]
     assert (metadata["allowable"], metadata["entry"]) == (False, None)
     assert metadata["hint"] == "169.254.169.254 is a metadata address; nobody can ask for those"

@@ -59,7 +59,7 @@ def control_process(directory: Path, broken: str) -> Iterator[Target]:
         )
         control = Control(workspace, listening.getsockname()[1])
     try:
-        eventually(lambda: answers(control), 30, "the control process")
+        eventually(lambda: answers(control), what="the control process")
         paired = devices.exchange(devices.new_code("victim").text)
         browser = Control(workspace, control.port, cookie=f"cloned_control_{control.port}={paired.token}")
         yield Target(control, browser, devices)

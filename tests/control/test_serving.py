@@ -47,7 +47,7 @@ def test_it_dies_alone_is_replaced_and_ends_with_serve(workspace: Workspace, ori
     first = process_of(serving)
     os.kill(first, signal.SIGKILL)
     assert serving.get(origin.url()).status == 200, "traffic must not notice"
-    eventually(lambda: answers(browser), 20, "a new control process")
+    eventually(lambda: answers(browser), what="a new control process")
     assert process_of(serving) != first
     assert browser.get("/api/v1/session").status == 200, "a session outlives the process"
     last = process_of(serving)
@@ -60,11 +60,11 @@ def test_it_dies_alone_is_replaced_and_ends_with_serve(workspace: Workspace, ori
 def test_a_killed_serve_takes_it_along(workspace: Workspace, workers: str) -> None:
     workspace.write_policy(policy_text())
     serving = workspace.serve("--control", "127.0.0.1:0", "--workers", workers)
-    eventually(lambda: answers(control_of(workspace, serving)), 20, "the control process")
+    eventually(lambda: answers(control_of(workspace, serving)), what="the control process")
     pid = process_of(serving)
     serving.signal(signal.SIGKILL)
     serving.wait()
-    eventually(lambda: not Path(f"/proc/{pid}").exists(), 10, "the end of the control process")
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), what="the end of the control process")
 
 
 def test_tunnels_of_every_worker_are_listed_and_cut(workspace: Workspace, origin: Origin) -> None:
@@ -107,7 +107,7 @@ def test_an_open_stream_does_not_hold_up_the_end(workspace: Workspace) -> None:
 def test_it_gets_neither_keys_nor_secrets_of_the_environment(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     serving = workspace.serve("--control", "127.0.0.1:0")
-    eventually(lambda: answers(control_of(workspace, serving)), 20, "the control process")
+    eventually(lambda: answers(control_of(workspace, serving)), what="the control process")
     environment = Path(f"/proc/{process_of(serving)}/environ").read_bytes()
     assert b"CLONED_WORKSPACE" in environment
     assert b"canary" not in environment
@@ -155,5 +155,5 @@ def test_no_rule_lets_a_tool_through_to_it(workspace: Workspace, workers: str) -
     allowed = [f"{{host: 127.0.0.1, ports: [{serving.control_port}]}}"]
     allowed.append(f"{{host: localhost, ports: [{serving.control_port}], addresses: [private]}}")
     workspace.write_policy(policy_text(allow=allowed))
-    eventually(lambda: serving.get(f"http://{place}/pair").reason == "address_not_allowed", 5, "the refusal")
+    eventually(lambda: serving.get(f"http://{place}/pair").reason == "address_not_allowed", what="the refusal")
     assert serving.get(f"http://localhost:{serving.control_port}/pair").reason == "address_not_allowed"

@@ -64,7 +64,7 @@ def clean(world: World, proxy: ProxyProcess) -> ProxyProcess:
     return proxy
 
 
-def eventually(condition: object, seconds: float = 15.0) -> None:
+def eventually(condition: object, seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]  # any callable
         assert time.monotonic() < deadline, "it did not come true"

@@ -243,9 +243,9 @@ async def test_a_slow_head_is_bounded_from_its_first_byte() -> None:
             if answer.done():
                 break
             writer.write(bytes((byte,)))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
         assert Reply.read(await answer).status == 408
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 5  # all of it takes more than seven
         writer.transport.abort()
 
 

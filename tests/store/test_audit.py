@@ -67,7 +67,7 @@ def test_recorded_events_keep_their_order_and_are_on_disk_soon(writer: AuditWrit
         writer.record(replace(EVENT, id=str(number), at=1000.0 - number))  # a clock that runs backwards
     with AuditLog(path) as log:
         _wait(lambda: len(list(log.entries())) == 50)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 2  # 50 ms on a machine that does nothing else
         assert [entry.body["id"] for entry in log.entries()] == [str(number) for number in range(50)]
 
 

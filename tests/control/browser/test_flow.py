@@ -54,13 +54,13 @@ def test_pairs_sees_a_block_appear_allows_it_for_a_moment_and_sees_it_expire(sce
     page.get_by_role("button", name="Write this rule").click()
     expect(page.locator("dialog")).to_have_count(0, timeout=WAIT)
 
-    eventually(lambda: scene.curl("/report") == 200, 10, "the call that the rule allows")
+    eventually(lambda: scene.curl("/report") == 200, what="the call that the rule allows")
     assert [path for _, path, _ in scene.origin.seen] == ["/report"]
     edit = next(entry for entry in scene.workspace.run("log", "--json").stdout.splitlines() if "weekly report" in entry)
     assert "device:desk" in edit
     show(scene, page, "rules")
     expect(page.get_by_role("row", name="127.0.0.1")).to_contain_text("left")
-    eventually(lambda: scene.curl("/report") == 403, 20, "the end of the lease")
+    eventually(lambda: scene.curl("/report") == 403, what="the end of the lease")
     expect(page.get_by_role("row", name="127.0.0.1")).to_contain_text("expired", timeout=WAIT)
     page.get_by_role("link", name="Overview").click()
     expect(row).to_contain_text("has expired", timeout=WAIT)
@@ -81,9 +81,9 @@ def test_approves_the_narrowest_rule_for_a_moment_and_sees_it_end(scene: Scene) 
     page.get_by_label("Reason").fill("once")
     page.get_by_role("button", name="Approve", exact=True).click()
     expect(request).to_have_count(0, timeout=WAIT)
-    eventually(lambda: scene.curl("/report") == 200, 10, "the approved call")
+    eventually(lambda: scene.curl("/report") == 200, what="the approved call")
     assert scene.curl("/other") == 403, "the narrowest rule names one path"
-    eventually(lambda: scene.curl("/report") == 403, 20, "the end of the approval")
+    eventually(lambda: scene.curl("/report") == 403, what="the end of the approval")
     expect(row_of(page, scene)).to_contain_text("has expired", timeout=WAIT)
     decided = scene.workspace.json("approvals", "list", "--all")
     assert "device:window 1280" in str(decided)
@@ -131,7 +131,7 @@ def test_a_hand_edit_between_look_and_click_is_a_conflict_that_is_shown(scene: S
     page.get_by_role("button", name="Write this rule").click()
     expect(page.locator("dialog")).to_have_count(0, timeout=WAIT)
     assert "example.com" in scene.workspace.policy.read_text()
-    eventually(lambda: scene.curl() == 200, 10, "the call that the rule allows")
+    eventually(lambda: scene.curl() == 200, what="the call that the rule allows")
     scene.complaints[:] = [text for text in scene.complaints if "409" not in text]
 
 
@@ -152,18 +152,18 @@ def test_rolls_back_a_version(scene: Scene) -> None:
 
 def test_removes_a_rule(scene: Scene) -> None:
     assert scene.workspace.run("allow", scene.target, "--tool", TOOL).returncode == 0
-    eventually(lambda: scene.curl() == 200, 10, "the call that the rule allows")
+    eventually(lambda: scene.curl() == 200, what="the call that the rule allows")
     page = scene.page()
     show(scene, page, "rules")
     page.get_by_role("button", name="Remove the rule for 127.0.0.1").click()
     page.get_by_role("button", name="Remove", exact=True).click()
     expect(page.get_by_text("everything is denied")).to_be_visible(timeout=WAIT)
-    eventually(lambda: scene.curl() == 403, 10, "the call without its rule")
+    eventually(lambda: scene.curl() == 403, what="the call without its rule")
 
 
 def test_the_live_view_follows_and_filters_what_happens(scene: Scene) -> None:
     assert scene.workspace.run("allow", scene.target).returncode == 0
-    eventually(lambda: scene.curl("/first") == 200, 10, "the call that the rule allows")
+    eventually(lambda: scene.curl("/first") == 200, what="the call that the rule allows")
     page = scene.page()
     show(scene, page, "live")
     items = page.locator(".decisions li")
@@ -232,7 +232,7 @@ def test_the_main_way_works_with_the_keyboard_alone(scene: Scene) -> None:
     tab_to(page, "Write this rule")
     keys.press("Enter")
     expect(page.get_by_role("dialog")).to_have_count(0, timeout=WAIT)
-    eventually(lambda: scene.curl() == 200, 10, "the call that the rule allows")
+    eventually(lambda: scene.curl() == 200, what="the call that the rule allows")
 
 
 def focused(page: Page) -> str:
