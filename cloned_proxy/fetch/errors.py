@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from cloned_proxy.policy.hint import hint
-from cloned_proxy.policy.model import Decision, Reason, Verdict
+from cloned_proxy.policy.model import Decision, Reason
 
 REASON_FIELD = "x-cloned-proxy-reason"
 
@@ -44,7 +43,7 @@ def blocked_by_proxy(decision: Decision, headers: Mapping[str, str], body: bytes
     except ValueError:
         return None
     said = _json(body)
-    refused = replace(decision, verdict=Verdict.DENY, reason=reason)
+    refused = decision.denied(reason)
     return EgressBlockedError(
         refused, by_proxy=True, decision_id=said.get("decision_id"), advice=str(said.get("hint") or "")
     )

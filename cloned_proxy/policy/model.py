@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -312,3 +312,7 @@ class Decision:
     @property
     def passes(self) -> bool:
         return self.verdict is not Verdict.DENY
+
+    def denied(self, reason: Reason) -> Decision:
+        """What a later stage makes of it."""
+        return replace(self, verdict=Verdict.DENY, reason=reason)

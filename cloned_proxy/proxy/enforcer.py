@@ -166,7 +166,7 @@ class Enforcer:
             recorded = await self._put_on_record(question)
         except LeaseUsedUpError:
             charge.close()
-            refused = replace(question.decision, verdict=Verdict.DENY, reason=Reason.LEASE_USED_UP)
+            refused = question.decision.denied(Reason.LEASE_USED_UP)
             return self._refused(question.caller, refused, question.kind, question.policy, question.started)
         except BaseException:
             charge.close()

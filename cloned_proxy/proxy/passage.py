@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from socket import socket as Socket  # noqa: N812  the type, beside variables of that name
 from typing import Final
 
 from cloned_proxy.policy.decide import decide_tunnel, needs_hello
-from cloned_proxy.policy.model import Decision, Mode, Reason, Verdict
+from cloned_proxy.policy.model import Decision, Mode, Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
@@ -105,7 +104,7 @@ class Passage:
             self._turn_away(answers.failed(failure, grant.decision, grant.id))
             raise _EndedError(f"upstream_error:{outcome.phase}")
         if isinstance(outcome, ExhaustedError):
-            raise self._refused_as(_faulty(grant.decision))
+            raise self._refused_as(grant.decision.denied(Reason.INTERNAL_ERROR))
         self._upstream = outcome
         self._parts.metrics.upstream_connected(time.perf_counter() - self._dialled_at)
         if self._established:
@@ -193,7 +192,7 @@ class Passage:
 
     def _begin_inspected(self) -> None:
         if self._parts.inspector is None:
-            raise self._refused_as(_faulty(self.grant.decision))
+            raise self._refused_as(self.grant.decision.denied(Reason.INTERNAL_ERROR))
         self._establish()
         self._begin_hello()
 
@@ -316,7 +315,3 @@ class Passage:
             return relay.last_byte
         # Before the relay the deadlines of the hello and the dial hold; an inspection watches its own flow.
         return time.monotonic() if self._counted else self._since
-
-
-def _faulty(decision: Decision) -> Decision:
-    return replace(decision, verdict=Verdict.DENY, reason=Reason.INTERNAL_ERROR)

@@ -6,7 +6,6 @@ dispatch logs an exception in a handler and lets the request go on.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Final
 
 from mitmproxy import http
@@ -15,7 +14,7 @@ from mitmproxy.net.http import http1
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import Reason, Request, Verdict
+from cloned_proxy.policy.model import Reason, Request
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.echo import EchoFilter
@@ -69,7 +68,7 @@ class EgressAddon:
 
     def _take_back(self, exchange: Exchange, granted: Grant, reason: Reason) -> None:
         exchange.grant = None
-        refused = replace(granted.decision, verdict=Verdict.DENY, reason=reason)
+        refused = granted.decision.denied(reason)
         refusal = self._enforcer.amend(granted, refused)
         self._enforcer.finish(granted, f"refused:{reason.value}")
         exchange.answer = answers.refused(refusal or Refusal(granted.id, refused))

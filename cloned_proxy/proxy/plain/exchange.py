@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.policy.model import Reason, Verdict
+from cloned_proxy.policy.model import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.body import BodyError, OversizeError
@@ -275,8 +274,7 @@ class Exchange:
         self._answer(answers.failed(failure, self.grant.decision, self.grant.id))
 
     def _refuse(self, reason: Reason) -> None:
-        refused = replace(self.grant.decision, verdict=Verdict.DENY, reason=reason)
-        refusal = self._client.parts.enforcer.amend(self.grant, refused)
+        refusal = self._client.parts.enforcer.amend(self.grant, self.grant.decision.denied(reason))
         self._end(f"refused:{reason.value}")
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
