@@ -42,6 +42,7 @@ _BIG_POLICY: Final = 20_000
 _PARTS: Final = ("micro", "load", "idle", "tunnels", "rules", "reload", "memory", "sandbox")
 _PATIENCE: Final = 60.0
 """Seconds over its own time that a workload may take before it is given up."""
+_OTHER_FILES: Final = 200
 _SANDBOX_SECONDS: Final = 240.0
 
 
@@ -153,24 +154,30 @@ class Bench:
         self._results.tables.append(table)
 
     async def _tunnels(self) -> None:
+        _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+        tunnels = min(self._plan.many_tunnels, (most_files - _OTHER_FILES) // 2)  # each takes two descriptors
         async with self._running(Ours) as ours:
-            found = await idle_memory(ours, self._plan.many_tunnels)
+            found = await idle_memory(ours, tunnels)
         self._results.many_tunnels = {"open": found.held, "MB": found.whole}
         print(f"  {found.held} tunnels open: {found.whole:.0f} MB in all, {found.failed} failed", flush=True)
 
     async def _rules(self) -> None:
-        """The proxies whose cost could depend on the rules; one worker of ours stands for both."""
+        """The proxies whose cost could depend on the rules; one worker of ours stands for both.
+
+        Every size in every round: a machine that slows down meanwhile slows them all.
+        """
         kinds = [kind for kind in self._kinds if kind not in (OursTwice, Mitmdump)]
-        for rules in SIZES:
-            samples: dict[str, list[Sample]] = {kind.name: [] for kind in kinds}
-            for number in range(self._plan.rounds):
-                for kind in kinds:
+        samples: dict[tuple[int, str], list[Sample]] = {(rules, kind.name): [] for rules in SIZES for kind in kinds}
+        for number in range(self._plan.rounds):
+            for kind in kinds:
+                for rules in SIZES:
                     with self._reported(f"{rules} rules, {kind.name}"):
                         async with self._running(kind, rules) as contender:
                             sample = await self._measured(SET_UP, contender)
-                        samples[kind.name].append(sample)
+                        samples[rules, kind.name].append(sample)
                         _say(number, kind.name, f"{rules} rules", sample, SET_UP.unit)
-            figures = tuple(summarise(name, taken) for name, taken in samples.items())
+        for rules in SIZES:
+            figures = tuple(summarise(kind.name, samples[rules, kind.name]) for kind in kinds)
             self._results.tables.append(Table(f"rules{rules}", f"{SET_UP.title}: {rules} rules", SET_UP.unit, figures))
 
     async def _reload(self) -> None:
