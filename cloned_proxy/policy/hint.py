@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import lru_cache
 from typing import Final
 
 from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, Decision, Reason
@@ -60,7 +61,7 @@ def _remove(decision: Decision) -> str:
     if rule is None:
         return ""
     tool = None if rule.scope == GLOBAL_SCOPE else rule.scope
-    return shlex.join(["cloned-proxy", "remove", str(rule.pattern), *_tool(tool)])
+    return _command("remove", str(rule.pattern), *_tool(tool))
 
 
 def _allow(decision: Decision) -> str:
@@ -68,13 +69,18 @@ def _allow(decision: Decision) -> str:
     if host is None:
         return ""
     target = host.authority if request.port in DEFAULT_PORTS else f"{host.authority}:{request.port}"
-    words = ["cloned-proxy", "allow", target, *_tool(decision.tool)]
+    words = ["allow", target, *_tool(decision.tool)]
     if decision.reason in (Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED) and request.method is not None:
         path = (request.path or "/").partition("?")[0]
         if not _can_stand_in_a_rule(request.method, path):
             return _SENTENCES[Reason.MALFORMED_REQUEST]
         words += ["--method", request.method, "--path", path]
-    return shlex.join(words)
+    return _command(*words)
+
+
+@lru_cache(maxsize=512)  # a tool that is denied asks for the same again, and each denial needs it twice
+def _command(*words: str) -> str:
+    return shlex.join(("cloned-proxy", *words))
 
 
 def _can_stand_in_a_rule(method: str, path: str) -> bool:

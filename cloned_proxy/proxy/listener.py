@@ -21,7 +21,7 @@ class BindError(Exception):
     """A listener that cannot be opened; the message names it and says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Listener:
     """A bound socket and whoever connects to it: a tool's principal, ANONYMOUS, or None (credentials only)."""
 
