@@ -288,7 +288,7 @@ class Passage:
             return
         self._over = True
         self._reader = None
-        self._connection.settling = None
+        self._connection.settling = self._connection.relay = None
         dial, self._dial = self._dial, None
         if dial is not None:
             dial.cancel()
