@@ -502,6 +502,7 @@ def test_a_worker_that_cannot_start_again_shows_and_comes_back_when_it_can(works
 def test_a_dead_exposition_is_replaced_on_the_same_port(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     serving = serve(workspace)
+    eventually(lambda: len(workers(serving)) == WORKERS, what="every worker")
     (exposition,) = set(children(serving.process.pid)) - set(workers(serving))
     os.kill(exposition, signal.SIGKILL)
 

@@ -98,11 +98,12 @@ def test_a_canary_that_cannot_probe_says_so(tmp_path: Path) -> None:
     workspace.mkdir(mode=0o700)
     (workspace / "policy.yaml").write_text(POLICY)
     (workspace / "config.yaml").write_text("sandbox: {probe_interval: 3600}\n")
-    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "off", "--workspace", str(workspace)]
+    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off", "--workspace", str(workspace)]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=env) as process:
         deadline = time.monotonic() + 60
         found: list[dict[str, Any]] = []
         while not found:
+            assert process.poll() is None, "the proxy has ended"
             assert time.monotonic() < deadline
             time.sleep(0.2)
             with contextlib.suppress(StoreError), AuditLog(workspace / "state.db") as audit:
