@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { button, command, empty, h, reconcile } from "./dom.js";
 import { ago, authority, badge, hostname, now, number, plain, plural, toolname } from "./format.js";
 import { inWords } from "./reasons.js";
-import { allow } from "./rule_dialog.js";
+import { allow, literal } from "./rule_dialog.js";
 
 const SPANS = [[1, "last hour"], [24, "last day"], [168, "last week"]];
 const STEP = 40; // groups shown at once
@@ -54,7 +54,7 @@ export function blocked(changed) {
     const open = (more) => async () => { if (await allow(group, { version: section.version, ...more })) await changed(); };
     const act = (label, options) => button(label, `${key(group)} ${label}`, open(options), { kind: "small", about });
     const actions = group.allowed_now ? badge("ok", "allowed by now") : group.allowable
-      ? [act("Allow this host", {}), group.paths.length > 0 && act("Allow this path", { narrow: true }), act("For 30 min", { duration: "30m" })]
+      ? [act("Allow this host", {}), group.paths.some(literal) && act("Allow this path", { narrow: true }), act("For 30 min", { duration: "30m" })]
       : h("span", { class: "quiet" }, "No rule may allow this.");
     return h("li", { class: "group" },
       h("div", { class: "what" },

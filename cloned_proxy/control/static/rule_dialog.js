@@ -8,8 +8,9 @@ import { authority, hostname, plain, visible } from "./format.js";
 /** `group`: a group of blocked calls. `narrow`: begin with its path. `version`: of the policy that was looked at. Resolves to whether a rule was written. */
 export async function allow(group, { narrow = false, duration = "", version: seen = null } = {}) {
   let version = seen ?? (await currentVersion());
-  const paths = (group.paths ?? []).filter(Boolean);
-  const path = h("input", { name: "path", class: "mono", maxlength: 1024, autocomplete: "off", spellcheck: "false", value: paths[0] ?? "/" });
+  const askedFor = (group.paths ?? []).filter(Boolean);
+  const start = askedFor.length ? askedFor.find(literal) ?? "" : "/";
+  const path = h("input", { name: "path", class: "mono", maxlength: 1024, autocomplete: "off", spellcheck: "false", value: start });
   const pathField = field("Path", path, "/v1/** covers all below /v1/, /v1/* one step.");
   const scopes = group.tool ? [["tool", "Only this tool"], ["global", "Every tool"]] : [["global", "Every tool, and callers without a name"]];
   const written = h("code", { class: "rule", "aria-live": "polite" });
@@ -51,6 +52,9 @@ export async function allow(group, { narrow = false, duration = "", version: see
   sync(form);
   return asked;
 }
+
+/** Whether a rule with this path allows it and nothing else: a caller that asks for a star must not get a pattern. */
+export const literal = (path) => Boolean(path) && !path.includes("*");
 
 const currentVersion = async () => (await get("/overview")).policy.version;
 

@@ -21,6 +21,7 @@ tools:
       - {{host: 127.0.0.1, ports: [$PORT], methods: [GET], paths: ["/open"]}}
     on_deny: ask
 """
+NARROW = ASKING.replace("    on_deny: ask\n", "")
 TUNNELS = "version: 1\nanonymous: global\nglobal:\n  allow: [{host: 127.0.0.1, ports: [$PORT], protocols: [tcp]}]\n"
 
 
@@ -87,6 +88,24 @@ def test_approves_the_narrowest_rule_for_a_moment_and_sees_it_end(scene: Scene) 
     expect(row_of(page, scene)).to_contain_text("has expired", timeout=WAIT)
     decided = scene.workspace.json("approvals", "list", "--all")
     assert "device:window 1280" in str(decided)
+
+
+@pytest.mark.parametrize("scene", [NARROW], indirect=True)
+def test_a_path_with_a_star_is_never_offered_as_a_pattern(scene: Scene) -> None:
+    page = scene.page()
+    assert scene.curl("/**") == 403
+    show(scene, page)
+    row = row_of(page, scene)
+    expect(row.get_by_role("button", name="Allow this host")).to_be_visible(timeout=WAIT)
+    expect(row.get_by_role("button", name="Allow this path")).to_have_count(0)
+    row.get_by_role("button", name="Allow this host").click()
+    page.get_by_label("This path only").check()
+    expect(page.get_by_label("Path", exact=True)).to_have_value("")
+    page.get_by_role("button", name="Cancel").click()
+
+    assert scene.curl("/report") == 403
+    row.get_by_role("button", name="Allow this path").click(timeout=WAIT)
+    expect(page.get_by_label("Path", exact=True)).to_have_value("/report")
 
 
 @pytest.mark.parametrize("scene", [ASKING], indirect=True)
