@@ -240,7 +240,17 @@ class Enforcer:
         return None if decision.passes else refusal
 
     def review(self, grant: Grant) -> Decision:
-        """What the policy in force says now about an open flow; the caller cuts it when that no longer passes."""
+        """What the policy in force says now about an open flow; the caller cuts it when that no longer passes.
+
+        Never raises: a flow that nobody can vouch for goes, and does not keep the others from being looked at.
+        """
+        try:
+            return self._review(grant)
+        except Exception:  # noqa: BLE001  logged; a fault refuses
+            _log.exception("an open flow could not be reviewed and is cut")
+            return grant.decision.denied(Reason.INTERNAL_ERROR)
+
+    def _review(self, grant: Grant) -> Decision:
         rule = grant.decision.rule
         # The flow holds the use it took: it is not cut because it was the last one.
         spent = [used for used in self._leases.spent if rule is None or used != rule.id]

@@ -69,10 +69,12 @@ class PolicyFollower:
             self._state.leases.keep(policy.rules, forget=self._leads)
         except AuditUnavailableError as error:
             _log.warning("uses of rules that are gone stay counted", reason=str(error))
-        self._sweep()
-        summary = f"{policy.source}: mode {policy.mode}, rules: {len(policy.rules)}"
-        self._record("reload", summary, policy.version)
-        self._remember(policy, summary)
+        try:
+            self._sweep()
+        finally:  # whatever it stumbled over, the change is on record
+            summary = f"{policy.source}: mode {policy.mode}, rules: {len(policy.rules)}"
+            self._record("reload", summary, policy.version)
+            self._remember(policy, summary)
 
     def _rejected(self, error: PolicyError | StoreError) -> None:
         self._metrics.policy_rejected(counts=self._leads)

@@ -122,16 +122,6 @@ class OwnListeners:
             self._bound.add((address, port))
         self._ports.add(port)
 
-    def remove(self, sock: socket.socket) -> None:
-        """Takes back `add`; the socket must still be open."""
-        if sock.family in (socket.AF_INET, socket.AF_INET6):
-            host, port = sock.getsockname()[:2]
-            address = _plain(ipaddress.ip_address(host))
-            self._bound.discard((address, port))
-            if address.is_unspecified:
-                self._wildcard_ports.discard(port)
-            self._ports = self._wildcard_ports.union(bound for _, bound in self._bound)
-
     def __contains__(self, item: object) -> bool:
         match item:
             case (ipaddress.IPv4Address() | ipaddress.IPv6Address() as address, int(port)):
@@ -157,9 +147,9 @@ def _plain(address: Address) -> Address:
 def _is_local(address: Address) -> bool:
     """Whether the address is this machine's: only those can be bound. When in doubt, yes."""
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004  the IP version
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((str(address), 0))
-        except OSError as error:
-            return error.errno != errno.EADDRNOTAVAIL
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
     return True

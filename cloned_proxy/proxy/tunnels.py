@@ -83,11 +83,7 @@ class Tunnels:
             if not cause and now - tunnel.grant.since >= self._max:
                 cause = "lifetime"
             if cause:
-                tunnel.cut_off(cause)
-
-    def cut_all(self, cause: str) -> None:
-        for tunnel in tuple(self._open):
-            tunnel.cut_off(cause)
+                _cut_off(tunnel, cause)
 
     def _revocation(self, tunnel: Tunnel) -> str:
         """`revoked:<reason>`, or "" when the tunnel still passes. A review that fails revokes."""
@@ -106,6 +102,13 @@ class Tunnels:
             # A narrower rule wants to see inside a tunnel that is closed to us: the client must come again.
             return f"revoked:{Reason.PROTOCOL_NOT_ALLOWED.value}"
         return ""
+
+
+def _cut_off(tunnel: Tunnel, cause: str) -> None:
+    try:
+        tunnel.cut_off(cause)
+    except Exception:  # noqa: BLE001  logged; the others that are to go must not stay for it
+        _log.exception("a tunnel could not be cut; the next sweep tries again", cause=cause)
 
 
 def _case_of(tunnel: Tunnel) -> _Case:

@@ -9,8 +9,9 @@ import pytest
 from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.model import Reason, Request
 from cloned_proxy.proxy.grant import Grant, Refusal
+from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, Kind, LeaseUsedUpError
-from tests.proxy.support import HOST, World, allow, world
+from tests.proxy.support import HOST, World, allow, upstream, world
 
 PORT = 443
 REQUEST = Request(HOST, PORT)
@@ -69,3 +70,17 @@ async def test_a_name_that_does_not_resolve_spends_no_use() -> None:
         assert isinstance(refused, Refusal)
         assert refused.phase == "resolve"
         assert [event.spends_use for event in w.audit.events if isinstance(event, DecisionEvent)] == [False]
+
+
+async def test_a_flow_that_cannot_be_reviewed_no_longer_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with upstream() as server, world(allow(HOST, server.port)) as w:
+        grant = await w.enforcer.authorise(ANONYMOUS, Request(HOST, server.port), Kind.TUNNEL)
+        assert isinstance(grant, Grant)
+        assert w.enforcer.review(grant).passes
+
+        def broken(*_: object) -> bool:
+            raise OSError("no descriptor left")
+
+        monkeypatch.setattr(OwnListeners, "__contains__", broken)
+        assert w.enforcer.review(grant).reason is Reason.INTERNAL_ERROR
+        w.enforcer.finish(grant, "closed")

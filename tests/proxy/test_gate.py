@@ -464,6 +464,29 @@ async def test_a_review_that_fails_cuts(monkeypatch: pytest.MonkeyPatch) -> None
         assert w.audit.ends[0].cause == "revoked:internal_error"
 
 
+async def test_a_cut_that_fails_keeps_no_other_tunnel_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off, failed = passage.Passage.cut_off, list[passage.Passage]()
+
+    def fails_once(self: passage.Passage, cause: str) -> None:
+        if not failed:
+            failed.append(self)
+            raise RuntimeError("broken on purpose")
+        cut_off(self, cause)
+
+    monkeypatch.setattr(passage.Passage, "cut_off", fails_once)
+    async with upstream() as server, world(allow(HOST, server.port)) as w:
+        clients = [await w.tunnel(server.port) for _ in range(3)]
+        for reader, _ in clients:
+            await reader.readexactly(len(hello()))
+        w.policies.current = policy()
+        w.gate.sweep()
+        await until(lambda: len(w.gate.tunnels) == 1)
+        w.gate.sweep()
+        await until(lambda: len(w.gate.tunnels) == 0)
+        for _, writer in clients:
+            writer.transport.abort()
+
+
 @pytest.mark.parametrize(("setting", "cause"), [("idle_timeout", "idle"), ("max_tunnel_seconds", "lifetime")])
 async def test_a_tunnel_that_is_idle_or_old_is_cut(setting: str, cause: str) -> None:
     async with upstream() as server, world(allow(HOST, server.port), settings={setting: 0.15}) as w:

@@ -102,8 +102,12 @@ class MitmInspector:
         """Cuts every open request that the policy in force, or a limit, no longer lets pass."""
         for connection in tuple(self._connections):
             grant = connection.open_grant
-            if grant is not None and not (decision := self._enforcer.review(grant)).passes:
+            if grant is None or (decision := self._enforcer.review(grant)).passes:
+                continue
+            try:
                 connection.cut(f"revoked:{decision.reason.value}")
+            except Exception:  # noqa: BLE001  logged; the others that are to go must not stay for it
+                _log.exception("an inspected connection could not be cut; the next sweep tries again")
 
     async def close(self) -> None:
         for connection, transport in tuple(self._connections.items()):

@@ -252,6 +252,12 @@ class Exchange:
 
     def cut_off(self, cause: str) -> None:
         """By the sweep: a client that has got nothing yet is told why, like one that comes a moment later."""
+        try:
+            self._cut_off(cause)
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on
+            self._client.failed()
+
+    def _cut_off(self, cause: str) -> None:
         enforcer = self._client.parts.enforcer
         decision = enforcer.review(self.grant)
         if self._incoming.started or self._incoming.told or decision.passes:
