@@ -98,6 +98,12 @@ def test_everything_becomes_healthy(stack: Stack) -> None:
     assert stack.inspect("pairing")["State"]["ExitCode"] == 0
 
 
+def test_grafana_has_a_password_that_nobody_knows_beforehand(stack: Stack) -> None:
+    file = stack.compose("exec", "-T", "grafana", "printenv", "GF_SECURITY_ADMIN_PASSWORD__FILE").stdout.strip()
+    assert len(stack.compose("exec", "-T", "grafana", "cat", file).stdout) >= 32
+    assert stack.compose("exec", "-T", "grafana", "stat", "-c", "%a", file).stdout.strip() == "640"
+
+
 def test_a_denied_call_of_a_sandboxed_tool_is_found_everywhere(stack: Stack) -> None:
     """The promise of the README, with the clock running."""
     host = f"nobody-{os.getpid()}.example"

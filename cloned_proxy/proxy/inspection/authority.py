@@ -41,10 +41,10 @@ class Authority:
         Raises StoreError, OSError, ValueError.
         """
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Two workers may need it at the same moment.
-        with locked(directory):
-            if not key_path(directory).exists() or not certificate_path(directory).exists():
-                _create(directory)
+        if not _made(directory):
+            with locked(directory):  # two workers may need it at the same moment
+                if not _made(directory):
+                    _create(directory)
         _check_private(key_path(directory))
         key = serialization.load_pem_private_key(key_path(directory).read_bytes(), None)
         if not isinstance(key, ec.EllipticCurvePrivateKey):
@@ -85,6 +85,10 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())
         )
+
+
+def _made(directory: Path) -> bool:
+    return key_path(directory).exists() and certificate_path(directory).exists()
 
 
 def _create(directory: Path) -> None:
