@@ -123,11 +123,12 @@ static int dial(const char *word) {
   return fd;
 }
 
-static void accept_one(int listener, const char *target) {
+/* Forward `number` of `ports` has every `ports`-th pair to itself: one that is full takes nothing from the others. */
+static void accept_one(int listener, int number, int ports, const char *target) {
   int tool = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (tool < 0) return;
   struct pair *free_pair = NULL;
-  for (int i = 0; i < PAIRS && !free_pair; i++)
+  for (int i = number; i < PAIRS && !free_pair; i += ports)
     if (pairs[i].fd[0] < 0) free_pair = &pairs[i];
   int proxy = free_pair ? dial(target) : -1;
   if (proxy < 0) {
@@ -206,7 +207,7 @@ static void forward(int ports, char **words, int signal_fd) {
       if (pairs[i].fd[0] >= 0 && (tool | proxy)) serve_pair(&pairs[i], tool, proxy);
     }
     for (int i = 0; i < ports; i++)
-      if (polled[1 + i].revents) accept_one(listeners[i], words[2 * i + 1]);
+      if (polled[1 + i].revents) accept_one(listeners[i], i, ports, words[2 * i + 1]);
   }
 }
 
