@@ -76,6 +76,9 @@ class OtlpExport:
         self._ending.set()
         self._thread.join(_CLOSE_SECONDS)
 
+    def _move_cursor(self, seq: int) -> None:
+        write_atomically(self._cursor, f"{seq}\n".encode())
+
     # Everything below runs on the exporter's thread.
 
     def _run(self) -> None:
@@ -151,9 +154,6 @@ class OtlpExport:
         self._move_cursor(seq)
         self._dropped.inc()
         _log.warning("an entry of the log cannot be exported and is left out", seq=seq, reason=why)
-
-    def _move_cursor(self, seq: int) -> None:
-        write_atomically(self._cursor, f"{seq}\n".encode())
 
     def _read_cursor(self, newest: int) -> int:
         """The last entry that was taken; with a cursor that cannot be read everything that is there counts as old."""
