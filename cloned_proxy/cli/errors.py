@@ -6,6 +6,8 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
+from itertools import takewhile
 from typing import Final
 
 FAILED: Final = 1
@@ -32,6 +34,7 @@ def main() -> None:
     from cloned_proxy.cli.app import app
 
     try:
+        _check_encoding(sys.argv[1:])
         app(prog_name="cloned-proxy")
     except BrokenPipeError:
         # The reader went away (`| head`): not an error, and the interpreter must not complain about it at exit.
@@ -40,6 +43,19 @@ def main() -> None:
         sys.exit(FAILED)
     except Exception as error:  # noqa: BLE001  a user gets a line and an exit code, never a traceback
         sys.exit(report(error))
+
+
+def _check_encoding(words: Sequence[str]) -> None:
+    """Refuses bytes that are no text, once for every option: no policy, log or answer could hold them.
+
+    What stands behind `--` is a tool's own command, for which any bytes may have a meaning.
+    """
+    for number, word in enumerate(takewhile(lambda word: word != "--", words), start=1):
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(word).decode(errors="backslashreplace")
+            raise CommandError(f"argument {number}, '{shown}', is not UTF-8; write it in UTF-8") from error
 
 
 def report(error: Exception) -> int:

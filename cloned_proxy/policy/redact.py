@@ -16,10 +16,12 @@ MAX_TEXT: Final = 500
 """Characters that are kept."""
 
 _PEM: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{1,40}-----.*?(?:-----END [A-Z0-9 ]{1,40}-----|\Z)", re.DOTALL)
-_USERINFO: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@]+@")
+# What a word begins with is looked for at its beginning alone, here and in `_NAMED`: tried at every place of a long
+# word, the same search would take seconds, and a tool can have it made as often as it asks.
+_USERINFO: Final = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://)[^\s/?#]+@")
 _SCHEME: Final = re.compile(r"\b(bearer|basic|digest|negotiate)[ \t]+[^\s,;]+", re.IGNORECASE)
 _NAMED: Final = re.compile(
-    r"""(\b[\w-]*(?:api[_-]?key|apikey|secret|token|passw(?:or)?d|passphrase|pwd|credential|cookie|authorization)
+    r"""((?<![\w-])[\w-]*(?:api[_-]?key|apikey|secret|token|passw(?:or)?d|passphrase|pwd|credential|cookie|authorization)
     ["']?\s*[:=]\s*["']?)([^\s"',;]+)""",
     re.IGNORECASE | re.VERBOSE,
 )
@@ -38,6 +40,15 @@ _KNOWN: Final = re.compile(
 _LONG: Final = re.compile(r"[A-Za-z0-9+/_=-]{24,}")
 _RANDOM_BITS: Final = 3.2
 """Entropy of a character from which a long word is taken for random; English words have about 2.5 to 3."""
+
+
+def bounded(text: str, most: int = MAX_TEXT) -> str:
+    """The text as one printable line of at most `most` characters, with nothing taken out.
+
+    A word that does not fit is left out whole: half of a secret would not look like one to `redact`.
+    """
+    line = _one_line(text)
+    return line if len(line) <= most else f"{line[: most - 1].rpartition(' ')[0]} …".lstrip()
 
 
 def redact(text: str) -> str:

@@ -64,8 +64,12 @@ def _malformed(policy: Policy | None, caller: Caller, url: str) -> Decision:
 
 def split_port(text: str) -> tuple[str, int | None]:
     """`example.com:8443` as host and port; an IPv6 literal with a port stands in brackets. Raises ValueError."""
-    if "://" in text:  # what people paste first
-        raise ValueError(f"{text!r} is a URL; write the host alone: {text.partition('://')[2].partition('/')[0]}")
+    scheme, is_url, rest = text.partition("://")
+    authority = (rest if is_url else scheme).partition("/")[0]
+    if "@" in authority:  # not quoted: what stands before it may be a password, and messages go on record
+        raise ValueError(f"nothing may stand before a host, as with '@'; write {authority.rpartition('@')[2]}")
+    if is_url:  # what people paste first
+        raise ValueError(f"{text!r} is a URL; write the host alone: {authority}")
     host, port = text, ""
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")

@@ -17,6 +17,7 @@ import structlog
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.redact import redact
 from cloned_proxy.proxy.answers import Answer, own
 from cloned_proxy.proxy.asking import Asking, told
 from cloned_proxy.proxy.question import PolicySource
@@ -136,7 +137,9 @@ class RequestsApi:
         calls.append(now)
         return None
 
-    def _record_refusal(self, caller: Principal, code: str, why: str) -> None:
+    def _record_refusal(self, caller: Principal, code: str, said: str) -> None:
+        """`said` may quote what the tool wrote; it goes on record as harmless as a reason does."""
+        why = redact(said)
         try:
             self._audit.record(
                 ApprovalEvent(self._clock(), "refused", "", f"tool:{caller.tool}", caller.tool, code, why, "")

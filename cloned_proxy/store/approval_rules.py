@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.model import GLOBAL_SCOPE, OWN_RULES, Policy, Rule
 from cloned_proxy.policy.offer import host_of, why_not_offered
 from cloned_proxy.policy.parse import PolicyError
@@ -14,6 +15,7 @@ from cloned_proxy.policy.redact import redact
 from cloned_proxy.store.approval import Origin, Proposal
 from cloned_proxy.store.approval_errors import NeverAllowedError, NotAllowedToAskError
 from cloned_proxy.store.evidence import rules_of
+from cloned_proxy.store.policy_edit import Entry
 
 MAX_ENTRIES: Final = 20
 _MAX_SECONDS: Final = 10 * 365 * 86_400.0
@@ -21,7 +23,7 @@ _MAX_USES: Final = 1_000_000
 
 
 def checked(proposal: Proposal, *, most: int = MAX_ENTRIES) -> tuple[Proposal, tuple[Rule, ...]]:
-    """The proposal with harmless text, and the rules it makes. Raises NeverAllowedError."""
+    """The proposal with harmless text and hosts, and the rules it makes. Raises NeverAllowedError."""
     proposal = replace(proposal, reason=redact(proposal.reason))
     _check_terms(proposal, most)
     try:
@@ -30,7 +32,12 @@ def checked(proposal: Proposal, *, most: int = MAX_ENTRIES) -> tuple[Proposal, t
         raise NeverAllowedError("; ".join(problem.message for problem in error.problems)) from error
     for rule in rules:
         _check_place(rule)
-    return proposal, rules
+    return replace(proposal, entries=tuple(map(_as_seen, proposal.entries))), rules
+
+
+def _as_seen(entry: Entry) -> Entry:
+    """An international name as its A-label: characters that nobody sees, or takes for others, stay off the record."""
+    return entry if entry.host.isascii() else replace(entry, host=str(parse_pattern(entry.host)))
 
 
 def _check_terms(proposal: Proposal, most: int) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from cloned_proxy.policy.parse import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
@@ -14,6 +15,9 @@ from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
 
 type Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+_BASE_URL: Final = re.compile(r"https?://[^\s/?#@]+/?")
+_MAX_PORT: Final = 65_535
 
 
 class _Section(BaseModel):
@@ -92,8 +96,24 @@ class VaultSettings(_Section):
     """Where the vault's key is kept; `auto`: the systemd credential where there is one, else `.cloned/vault.key`."""
 
 
+def _base_url(text: str) -> str:
+    import httpx  # noqa: PLC0415  most workspaces have no collector, and `--help` need not wait for its import
+
+    try:  # the same reader as the export's, so that what passes here can be called there
+        url = httpx.URL(text)
+        usable = _BASE_URL.fullmatch(text) is not None and url.host and (url.port is None or 0 < url.port <= _MAX_PORT)
+    except (httpx.InvalidURL, ValueError):  # the second one for a host that IDNA does not know
+        usable = False
+    if not usable:  # not quoted: people put passwords into URLs
+        raise ValueError(
+            "this is not the base URL of a collector: scheme, host and at most a port; "
+            "write one such as http://127.0.0.1:4318"
+        )
+    return text
+
+
 class TelemetrySettings(_Section):
-    otlp_endpoint: Annotated[str, Field(pattern=r"^https?://[^\s/?#@]+/?$")] | None = None
+    otlp_endpoint: Annotated[str, AfterValidator(_base_url)] | None = None
     """Base URL of a collector for OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `otlp`. None: off."""
 
 
@@ -133,7 +153,11 @@ def load_config(path: Path) -> Config:
 
 
 def _problem(place: DocumentPath, kind: str, message: str, lines: dict[DocumentPath, int]) -> Problem:
-    text = "unknown setting" + _nearest(place) if kind == "extra_forbidden" else message.removeprefix("Input ")
+    text = (
+        "unknown setting" + _nearest(place)
+        if kind == "extra_forbidden"
+        else message.removeprefix("Input ").removeprefix("Value error, ")
+    )
     known = place
     while known and known not in lines:
         known = known[:-1]

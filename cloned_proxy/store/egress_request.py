@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from cloned_proxy.policy.documents import parse_duration
 from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.redact import MAX_TEXT, bounded
 from cloned_proxy.policy.url import split_port
 from cloned_proxy.store.approval import Approval, Proposal
 from cloned_proxy.store.approval_errors import ApprovalError
@@ -26,11 +27,15 @@ UPDATE_TOOL: Final = "cloned.internal.security.egress.update@v1"
 MAX_BODY: Final = 16 * 1024
 _MAX_DOMAIN: Final = 300
 _MAX_REASON: Final = 4000
+_MOST_TOLD: Final = 5
+"""Problems of one body that a refusal names."""
+_MAX_PLACE: Final = 40
+"""Characters of a key that a refusal repeats."""
 _POLL_SECONDS: Final = 0.5
 
 
 class MalformedRequestError(ApprovalError):
-    """The input is not what the tool takes; one line, all problems."""
+    """The input is not what the tool takes; one line, with its first problems."""
 
 
 def _seconds(value: object) -> float:
@@ -70,7 +75,7 @@ def proposal_of(document: object, asker: str | None) -> Proposal:
     try:
         read = EgressUpdate.model_validate(document)
     except ValidationError as error:
-        raise MalformedRequestError("; ".join(map(_told, error.errors(include_url=False)))) from error
+        raise MalformedRequestError(_problems(error)) from error
     tool = None if read.scope == "global" else read.tool_id or asker
     if read.scope == "global" and read.tool_id is not None:
         raise MalformedRequestError("tool_id: leave it out with scope 'global', which is for every tool")
@@ -107,8 +112,15 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
+def _problems(error: ValidationError) -> str:
+    """One line of at most `MAX_TEXT` characters: a body can hold thousands of problems, and refusals are recorded."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    more = f"; and {len(found) - _MOST_TOLD} more" if len(found) > _MOST_TOLD else ""
+    return bounded("; ".join(map(_told, found[:_MOST_TOLD])), MAX_TEXT - len(more)) + more
+
+
 def _told(detail: Mapping[str, Any]) -> str:
-    place = ".".join(map(str, detail["loc"])) or "body"
+    place = bounded(".".join(map(str, detail["loc"])), _MAX_PLACE) or "body"
     if detail["type"] == "extra_forbidden":
         return f"{place}: unknown; known are scope, tool_id, domains, action, for, uses, reason"
     return f"{place}: {str(detail['msg']).removeprefix('Value error, ')}"

@@ -98,6 +98,36 @@ def test_bad_usage_and_bad_input_exit_2_with_a_message_and_no_data(
     assert "internal error" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("allow", "api.example.com", "--reason", "\udcff"),
+        ("allow", "api.example.com", "--path=/\udcff/**"),
+        ("deny", "\udcff.example.com"),
+        ("remove", "api.example.com", "--reason", "\udcff"),
+        ("list", "--tool", "\udcff"),
+        ("approvals", "reject", "a-0123456789", "--reason", "\udcff"),
+        ("pair", "--name", "\udcff"),
+        ("log", "--workspace", "\udcff"),
+        ("exec", "\udcff", "--", "true"),
+    ],
+    ids=lambda arguments: ascii(" ".join(arguments)),
+)
+def test_bytes_that_are_no_text_are_bad_usage_everywhere(workspace: Workspace, arguments: tuple[str, ...]) -> None:
+    workspace.write_policy(policy_text())
+    before = workspace.policy.read_bytes()
+    done = workspace.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"cloned-proxy: argument \d, '.*\\xff.*', is not UTF-8; write it in UTF-8\n", done.stderr)
+    assert workspace.policy.read_bytes() == before
+
+
+def test_the_words_of_a_tools_own_command_may_be_any_bytes(workspace: Workspace) -> None:
+    done = workspace.run("exec", "no tool", "--", "cat", "\udcff")
+    assert (done.returncode, "UTF-8" in done.stderr) == (2, False), done.stderr
+    assert "no tool" in done.stderr
+
+
 def test_the_version_is_printed() -> None:
     done = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, timeout=30, check=True)
     assert re.fullmatch(r"cloned-proxy \d+\.\d+\.\d+\S*\n", done.stdout)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
-from cloned_proxy.policy.redact import MAX_TEXT, REDACTED, redact
+from cloned_proxy.policy.redact import MAX_TEXT, REDACTED, bounded, redact
 
 # Made up for these tests; none of them opens anything.
 SECRETS = [
@@ -12,6 +14,7 @@ SECRETS = [
     pytest.param("Authorization: Bearer abc.def-ghi", "abc.def-ghi", id="a bearer token"),
     pytest.param("authorization=basic dXNlcjpwYXNz", "dXNlcjpwYXNz", id="basic credentials"),
     pytest.param("see https://user:hunter2@example.com/x", "hunter2", id="credentials in a URL"),
+    pytest.param("see https://user:hunt@hunter2@example.com/x", "hunter2", id="a password with an at sign"),
     pytest.param("see https://tokenonly@example.com/x", "tokenonly", id="a token in a URL"),
     pytest.param("api_key=short1", "short1", id="a named key"),
     pytest.param('{"password": "hunter2"}', "hunter2", id="a named password in JSON"),
@@ -57,3 +60,18 @@ def test_a_text_is_one_printable_bounded_line() -> None:
 def test_redacting_twice_changes_nothing() -> None:
     once = redact("Bearer abcdefgh and password=x and https://u:p@h/")
     assert redact(once) == once
+
+
+@pytest.mark.parametrize("part", ["a-", "a", "a.", "secret", "token-", "http://a", "a:", "v1."])
+def test_no_text_makes_it_slow(part: str) -> None:
+    began = time.process_time()
+    redact(part * (16_384 // len(part)))
+    assert time.process_time() - began < 0.15  # tried at each place of a long word it took up to 25 s
+
+
+@pytest.mark.parametrize("text", ["word " * 200, "x" * 999, "short", "a\x1b[2J\u202e\nb"])
+def test_a_bounded_text_is_one_line_of_whole_words(text: str) -> None:
+    told = bounded(text, 50)
+    assert told.isprintable()
+    assert len(told) <= 50
+    assert set(told.replace("…", "").split()) <= set(text.replace("\x1b", " ").replace("\u202e", " ").split())

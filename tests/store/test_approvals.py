@@ -99,6 +99,17 @@ def test_the_same_request_is_one_and_counts(scene: Scene) -> None:
     assert scene.ask("api.example.com", "b.example.com").id != first.id
 
 
+@pytest.mark.parametrize(
+    "host", ["b\u200b.example.com", "b\u00ad.example.com", "\uff42.example.com", "b.example.com\u3002"]
+)
+def test_a_host_is_shown_and_recorded_without_what_nobody_sees(scene: Scene, host: str) -> None:
+    asked = scene.ask(host)
+    assert [entry.host for entry in asked.entries] == ["b.example.com"]
+    with AuditLog(scene.workspace.state_db) as log:
+        (step,) = log.entries(types=("approval",))
+    assert step.body["summary"] == f"allow b.example.com for {TOOL}"
+
+
 def test_denied_calls_of_one_host_and_port_are_one_request(scene: Scene) -> None:
     service = scene.service()
 
