@@ -26,7 +26,13 @@ def verify(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) ->
         report = log.verify()
     if as_json:
         put_json(
-            {"ok": report.holds, "entries": report.entries, "first_broken": report.broken, "problem": report.problem}
+            {
+                "ok": report.holds,
+                "entries": report.entries,
+                "first_broken": report.broken,
+                "problem": report.problem,
+                "last_hash": report.last_hash,
+            }
         )
     elif report.holds:
         put(f"ok  {report.entries} entries, the chain holds from end to end")

@@ -32,7 +32,7 @@ type Status = Literal["ok", "warn", "fail"]
 
 _OPEN_FILES: Final = 65_536
 _NEEDED_PYTHON: Final = (3, 12)
-_PORTS: Final = (("proxy port", 8081), ("metrics port", 8083))
+_PORTS: Final = (("proxy port", 8081), ("control port", 8082), ("metrics port", 8083))
 
 
 @dataclass(frozen=True, slots=True)

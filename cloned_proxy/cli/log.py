@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Final
 
 import typer
@@ -9,8 +10,10 @@ import typer
 from cloned_proxy.cli.options import JsonOption, ToolOption, WorkspaceOption
 
 _POLL_SECONDS: Final = 0.1
-_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "approval", "run", "probe", "device")
-_TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run")
+_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "approval", "run", "probe", "device", "flow_end")
+_TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run", "flow_end")
+_CUTS: Final = ("cut:", "revoked:")
+"""Causes of the ends of flows that are shown: by a person, or because a rule went. The others are no news."""
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
 
 
@@ -45,6 +48,8 @@ def log(
             while True:
                 for entry in audit.entries(after=seen, types=types, denied=denied, tool=tool, since=start):
                     seen = entry.seq
+                    if entry.body["type"] == "flow_end" and not entry.body["cause"].startswith(_CUTS):
+                        continue
                     if as_json:
                         put_json({"seq": entry.seq, **entry.body}, one_line=True)
                     else:
@@ -61,19 +66,8 @@ def line(body: dict[str, Any]) -> str:
     from cloned_proxy.cli.output import iso_time, paint
 
     at = paint(iso_time(body["at"]), "dim")
-    match body["type"]:
-        case "policy":
-            return f"{at}  {_policy(body)}"
-        case "approval":
-            return f"{at}  {_approval(body)}"
-        case "run":
-            return f"{at}  {_run(body)}"
-        case "probe":
-            return f"{at}  {_probe(body)}"
-        case "device":
-            return f"{at}  {_device(body)}"
-        case _:
-            return f"{at}  {_decision(body)}"
+    told = _TOLD.get(body["type"], _decision)
+    return f"{at}  {told(body)}"
 
 
 def _policy(body: dict[str, Any]) -> str:
@@ -82,6 +76,14 @@ def _policy(body: dict[str, Any]) -> str:
     why = f" ({body['why']})" if body["why"] else ""
     text = f"{body['actor']}: {body['summary']}{why}"
     return f"{paint('policy', 'bold')}  {body['action']}  {visible(text)}"
+
+
+def _cut(body: dict[str, Any]) -> str:
+    from cloned_proxy.cli.output import paint, visible
+
+    passed = f"{body['bytes_up']} bytes up, {body['bytes_down']} down"
+    text = f"{body['tool'] or '-'}  {body['decision']}  {body['cause']}"
+    return f"{paint('cut', 'bold')}     {visible(text)}  {passed}"
 
 
 def _approval(body: dict[str, Any]) -> str:
@@ -128,3 +130,14 @@ def _decision(body: dict[str, Any]) -> str:
     reason = "" if body["verdict"] == "allow" else f"  {body['reason']}"
     dry = "  (dry run)" if (body["run"] or "").startswith(DRY_RUN_MARK) else ""
     return f"{verdict}  {visible(body['tool'] or '-')}  {visible(asked)}{reason}{dry}"
+
+
+_TOLD: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = {
+    "policy": _policy,
+    "approval": _approval,
+    "run": _run,
+    "probe": _probe,
+    "device": _device,
+    "flow_end": _cut,
+}
+"""How an entry of each type is told, other than a decision."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cloned_proxy.cli.errors import CommandError, say
+from cloned_proxy.cli.interruption import INTERRUPTED, interruptible
 from cloned_proxy.cli.refusals import newest, refusals
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
@@ -25,8 +23,6 @@ from cloned_proxy.store.workspace import Workspace
 
 TIMED_OUT: Final = 124
 """As timeout(1)."""
-INTERRUPTED: Final = 130
-TERMINATED: Final = 143
 _CHUNK: Final = 65_536
 
 
@@ -72,7 +68,7 @@ def _execute(options: ExecOptions) -> Outcome:
     workspace.create()
     settings = workspace.config().sandbox
     with (
-        _interruptible(),
+        interruptible(),
         proxy_for(workspace.root, say, policy=options.policy),
         DockerContainerRunner(
             workspace=workspace.root,
@@ -121,17 +117,3 @@ def _print(kind: Stream, piece: bytes) -> None:
     target = sys.stderr if kind is Stream.STDERR else sys.stdout
     target.buffer.write(piece)
     target.buffer.flush()
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does: the container is removed on the way out."""
-
-    def stop(_number: int, _frame: object) -> None:
-        raise SystemExit(TERMINATED)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -9,6 +9,8 @@ import typer
 from cloned_proxy.cli.options import JsonOption, PolicyOption, ToolOption, WorkspaceOption
 
 if TYPE_CHECKING:
+    from cloned_proxy.store.edit_service import EditService
+    from cloned_proxy.store.policy_edit import EditResult
     from cloned_proxy.store.suggest import Seen, Suggestion, Withheld
 
 
@@ -25,7 +27,6 @@ def suggest(
 
     from cloned_proxy.cli.context import existing_workspace, policy_in
     from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import CommandError, say
     from cloned_proxy.cli.output import iso_time, put, put_json
     from cloned_proxy.store.edit_service import EditService
@@ -41,8 +42,7 @@ def suggest(
     _, found = policy_in(place, policy)
     with Tally(place.state_db) as tally:
         calls = tally.calls(since=start, tool=EVERY_TOOL if tool is None else tool)
-    suggestion = suggest_rules(calls, found, now)
-    edit = EditService(place, policy).add(suggestion.additions, actor=actor(), why="", dry_run=True)
+    suggestion, edit = _tried(suggest_rules(calls, found, now), EditService(place, policy))
     if as_json:
         put_json({"since": iso_time(start), **_data(suggestion), "diff": edit.diff})
         return
@@ -54,6 +54,33 @@ def suggest(
         say("nothing written; review the diff, then pipe it into `patch FILE`, or use `cloned-proxy allow`")
     else:
         say(f"nothing to suggest since {iso_time(start)}")
+
+
+def _tried(suggestion: Suggestion, service: EditService) -> tuple[Suggestion, EditResult]:
+    """The edit that would make the rules, without those that a test of the policy file forbids: they are refused."""
+    from dataclasses import replace
+
+    from cloned_proxy.cli.editing import actor
+    from cloned_proxy.policy.parse import PolicyError
+    from cloned_proxy.store.suggest import Suggested, Withheld
+
+    def edit(*entries: Suggested) -> EditResult:
+        return service.add(replace(suggestion, entries=entries).additions, actor=actor(), why="", dry_run=True)
+
+    try:
+        return suggestion, edit(*suggestion.entries)
+    except PolicyError:
+        kept: list[Suggested] = []
+        refused = list(suggestion.refused)
+    for each in suggestion.entries:
+        try:
+            edit(each)
+        except PolicyError as error:
+            why = f"the policy says that it must not: {error.problems[0].message}"
+            refused.append(Withheld(each.tool, each.entry.host, why, each.seen))
+        else:
+            kept.append(each)
+    return replace(suggestion, entries=tuple(kept), refused=tuple(refused)), edit(*kept)
 
 
 def _data(suggestion: Suggestion) -> dict[str, Any]:

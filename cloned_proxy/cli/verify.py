@@ -24,6 +24,7 @@ def verify(
 
     from cloned_proxy.cli.durations import parse_duration
     from cloned_proxy.cli.errors import FAILED, CommandError
+    from cloned_proxy.cli.interruption import interruptible
     from cloned_proxy.cli.probe_report import show
     from cloned_proxy.runner.errors import SandboxError
     from cloned_proxy.runner.probe.run import ProbeOptions, run_probe
@@ -35,7 +36,8 @@ def verify(
         raise CommandError(f"--watch: {error}") from error
     while True:
         try:
-            report = run_probe(lambda _message: None, options)
+            with interruptible():
+                report = run_probe(lambda _message: None, options)
         except SandboxError as error:
             raise CommandError(str(error), code=FAILED) from error
         show(report, as_json=json_output, one_line=pause is not None)

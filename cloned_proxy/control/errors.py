@@ -58,14 +58,17 @@ class ApiError(Exception):
         fields: Sequence[FieldProblem] | None = None,
         version: str | None = None,
         headers: Mapping[str, str] | None = None,
+        code: str | None = None,
     ) -> None:
+        """`code` is the answer's `error` where the status alone does not say it."""
         super().__init__(message)
         self.status: Final = status
+        self._code = code or STATUSES[status]
         self.headers: Final[Mapping[str, str]] = headers or {}
         self._fields = fields
         self._version = version
 
     def answer(self) -> dict[str, Any]:
         fields = list(self._fields) if self._fields is not None else None
-        answer = ErrorAnswer(error=STATUSES[self.status], message=str(self), fields=fields, version=self._version)
+        answer = ErrorAnswer(error=self._code, message=str(self), fields=fields, version=self._version)
         return answer.model_dump(exclude_none=True)

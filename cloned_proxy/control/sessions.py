@@ -23,7 +23,9 @@ def device_of(headers: Headers, parts: ControlParts, *, changes: bool) -> Device
             raise ApiError(401, "write `Authorization: Bearer TOKEN`, once", headers={"www-authenticate": "Bearer"})
         device = parts.devices.find(token.strip(), "api") or parts.devices.find(token.strip(), "reader")
         if device is not None and device.kind == "reader" and changes:
-            raise ApiError(403, "this token may only read: `cloned-proxy pair --api` prints one that may change")
+            raise ApiError(
+                403, "this token may only read: `cloned-proxy pair --api` prints one that may change", code="read_only"
+            )
     else:
         device = parts.devices.find(_cookie(headers, parts.cookie), "browser")
         if device is not None and changes:

@@ -70,7 +70,9 @@ def _method(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a method; quote it: 'GET'")  # noqa: TRY004  as in parse_expiry
     if _TOKEN.fullmatch(value) is None:
-        raise ValueError(f"{value!r} is not a method; methods are upper-case words such as {value.upper()[:32]!r}")
+        meant = value.upper()
+        example = meant if _TOKEN.fullmatch(meant) is not None else "GET"
+        raise ValueError(f"{value!r} is not a method; methods are upper-case words such as {example[:32]!r}")
     if value == "CONNECT":
         raise ValueError(
             "'CONNECT' opens tunnels and is decided by host and port; name the methods used inside, e.g. GET"

@@ -72,8 +72,8 @@ class Engine:
             client = docker.APIClient(**_from_environment(), version="auto", timeout=_TIMEOUT)
         except (docker.errors.DockerException, *_LOST) as error:
             raise EngineError(
-                f"no container engine answers at {host}: start it (`sudo systemctl start docker`), install it "
-                "(`sudo apt-get install docker.io`), or use `--sandbox process` where that is enough"
+                f"no container engine answers at {host}: start it (`sudo systemctl start docker`), or install it "
+                "(`sudo apt-get install docker.io`); `run` can do without one (`--sandbox process`)"
             ) from error
         return cls(client)
 

@@ -69,7 +69,7 @@ class StepError(SandboxError):
 
     def __init__(self, step: Step, cause: SandboxError, hint: str) -> None:
         reason = str(cause).removeprefix(f"{step.tool}: ")
-        super().__init__(f"step {step.id} failed: {step.tool}: {reason}" + (f"\n  hint: {hint}" if hint else ""))
+        super().__init__(f"step {step.id} failed: {step.tool}: {reason}" + (f"; hint: {hint}" if hint else ""))
         self.result = cause.result
 
 

@@ -75,6 +75,8 @@ class ChainReport:
     broken: int | None
     """The first entry that does not hold; None when none does not."""
     problem: str
+    last_hash: str = ""
+    """Of the last entry, when the chain holds: a copy kept elsewhere shows a log that was rewritten as a whole."""
 
     @property
     def holds(self) -> bool:
@@ -126,4 +128,4 @@ def verify_chain(anchor: Link, entries: Iterable[tuple[int, str, str]], head: Li
         broken = min(last.seq + 1, head.seq) if last.seq != head.seq else last.seq
         problem = f"the log ends at entry {last.seq}, but entry {head.seq} was written: the tail was cut or replaced"
         return ChainReport(last.seq - anchor.seq, broken, problem)
-    return ChainReport(last.seq - anchor.seq, None, "")
+    return ChainReport(last.seq - anchor.seq, None, "", last.hash)

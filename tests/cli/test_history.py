@@ -62,3 +62,18 @@ def test_a_suggestion_is_a_diff_that_nobody_wrote(workspace: Workspace) -> None:
     assert workspace.policy.read_text() == before
     assert workspace.run("policy", "suggest", "--tool", "nobody@v1").stdout == ""
     assert workspace.run("policy", "suggest", "--since", "soon").returncode == 2
+
+
+def test_what_a_test_of_the_policy_forbids_is_refused_and_the_rest_suggested(workspace: Workspace) -> None:
+    forbids = "tests:\n  - deny: ['http://never.example.com/']\n"
+    workspace.write_policy(policy_text() + forbids)
+    serving = workspace.serve()
+    for host in ("never.example.com", "api.example.com"):
+        assert serving.get(f"http://{host}/").status == 403
+    eventually(lambda: len(workspace.json("policy", "suggest")["suggested"]) == 1)
+    found = workspace.json("policy", "suggest")
+    assert [each["entry"]["host"] for each in found["suggested"]] == ["api.example.com"]
+    (refused,) = found["refused"]
+    assert (refused["what"], "should be denied" in refused["why"]) == ("never.example.com", True)
+    assert "api.example.com" in found["diff"]
+    assert "never.example.com" not in found["diff"]

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from cloned_proxy.share import share_path
 from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.telemetry.events import ProbeEvent, RunEvent
+from cloned_proxy.telemetry.events import FlowEnd, ProbeEvent, RunEvent
 from tests.cli.program import PROGRAM, TOOL, Origin, Workspace, eventually, literal, policy_text
 
 
@@ -70,6 +70,21 @@ def test_runs_and_probes_are_shown_to_people_and_to_filters(workspace: Workspace
     assert [record["run"] for record in records(workspace, "--tool", TOOL)] == ["dry-cafe"]
     assert records(workspace, "--denied") == []
     assert workspace.run("audit", "verify").returncode == 0
+
+
+def test_a_flow_that_was_cut_is_shown_and_one_that_ended_is_not(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    with AuditLog(workspace.path / "state.db") as audit:
+        for cause in ("closed", "cut:device:desk", "idle", "revoked:host_not_allowed"):
+            audit.append(FlowEnd("cafe", 1000.0, TOOL, 10, 2000, 1.5, cause))
+    assert workspace.run("log").stdout.splitlines() == [
+        f"1970-01-01T00:16:40Z  cut     {TOOL}  cafe  cut:device:desk  10 bytes up, 2000 down",
+        f"1970-01-01T00:16:40Z  cut     {TOOL}  cafe  revoked:host_not_allowed  10 bytes up, 2000 down",
+    ]
+    assert [record["cause"] for record in records(workspace, "--tool", TOOL)] == [
+        "cut:device:desk", "revoked:host_not_allowed",
+    ]  # fmt: skip
+    assert records(workspace, "--denied") == []
 
 
 def test_each_type_of_record_has_its_stable_keys(workspace: Workspace, origin: Origin) -> None:
@@ -142,7 +157,11 @@ def test_a_touched_record_is_named(workspace: Workspace) -> None:
     serving.wait()
     intact = workspace.run("audit", "verify")
     assert intact.returncode == 0, intact.stderr
-    assert workspace.json("audit", "verify")["ok"] is True
+    checked = workspace.json("audit", "verify")
+    assert checked["ok"] is True
+    with closing(sqlite3.connect(workspace.path / "state.db")) as database:
+        (newest,) = database.execute("SELECT hash FROM entries ORDER BY seq DESC LIMIT 1").fetchone()
+    assert checked["last_hash"] == newest
 
     with closing(sqlite3.connect(workspace.path / "state.db")) as state, state:
         changed = 0

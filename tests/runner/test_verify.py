@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from cloned_proxy.cli.interruption import TERMINATED
 from cloned_proxy.runner import execution
 from cloned_proxy.runner.containers import tool_container
 from cloned_proxy.runner.engine import Engine
@@ -21,6 +22,7 @@ from cloned_proxy.runner.probe.plan import Attempt, Targets, plan
 from cloned_proxy.runner.probe.report import Report, Result, judge_controls, judge_sealed
 from cloned_proxy.runner.spec import OWNER_LABEL, SandboxSpec
 from cloned_proxy.share import share_path
+from tests.cli.program import eventually
 
 docker = pytest.mark.docker
 GROUPS = {
@@ -165,3 +167,19 @@ def test_a_blind_probe_is_found_out(images: Engine, monkeypatch: pytest.MonkeyPa
     report = probe.run_probe(lambda _: None)
     assert {"loopback-1", "host-1"} <= {line.id for line in report.controls if line.result is Result.BLIND}
     assert not report.sealed
+
+
+@docker
+def test_a_probe_that_is_terminated_leaves_nothing(images: Engine) -> None:
+    before = set(images.names())
+    program = "from cloned_proxy.cli import main; main()"
+    with subprocess.Popen([sys.executable, "-c", program, "verify"], stdout=subprocess.DEVNULL) as process:
+        eventually(lambda: set(images.names()) - before, 60, "the containers of the probe")
+        process.terminate()
+        assert process.wait(60) == TERMINATED
+    assert set(images.names()) <= before
+    assert not [line for line in _processes() if "cloned-probe" in line]
+
+
+def _processes() -> list[str]:
+    return subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()

@@ -66,7 +66,7 @@ def _pair(call: Call) -> Response:
     except PairingLockedError as error:
         raise ApiError(429, str(error), headers={"retry-after": str(error.retry_after)}) from error
     except PairingError as error:
-        raise ApiError(403, str(error)) from error
+        raise ApiError(403, str(error), code="wrong_code") from error
     answer = SessionAnswer(device=DeviceName(id=paired.device.id, name=paired.device.name))
     cookie = session_cookie(call.parts.cookie, paired.token, DEVICE_SECONDS)
     return Response(answer.model_dump_json(), media_type="application/json", headers={"set-cookie": cookie})

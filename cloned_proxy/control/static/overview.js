@@ -78,7 +78,7 @@ function policyMore(policy) {
 }
 
 function probeState(probe) {
-  if (!probe) return [badge("unknown", "not probed"), h("code", {}, "cloned-proxy verify")];
+  if (!probe) return [badge("unknown", "not probed"), h("code", {}, "sandbox: {probe_interval: 3600}"), " in config.yaml"];
   const when = [plural(probe.attempts, "attempt"), " · ", ago(probe.at)];
   return [h("a", { href: "#/sandbox" }, probe.sealed ? badge("ok", "sealed") : badge("bad", "LEAK FOUND")), when];
 }

@@ -37,7 +37,7 @@ function open(place) {
 
 function showProbe(place, state) {
   if (!state || !state.at) {
-    place.replaceChildren(h("p", {}, badge("unknown", "not probed"), " Whether a tool could get round the proxy has not been tried on this machine."), command("cloned-proxy verify"));
+    place.replaceChildren(h("p", {}, badge("unknown", "not probed"), " No probe of this proxy is on record. With sandbox: {probe_interval: 3600} in config.yaml it tries to get round itself every hour; at once, in the terminal:"), command("cloned-proxy verify"));
     return;
   }
   const failures = state.failures ?? [];
