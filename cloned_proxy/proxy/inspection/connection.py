@@ -107,7 +107,9 @@ class InspectedConnection(FailClosedHandler):
         self._exchange = Exchange(head, last=not head.keep_alive or self._requests >= MAX_REQUESTS)
 
     def refuse_head(self, error: HeadError) -> None:
-        """A head or a body that is refused for its form alone."""
+        """A head or a body that is refused for its form alone; a cut, which ends it anywhere, is no fault in it."""
+        if self.doomed:
+            return
         refusal = self.parts.enforcer.refuse(self.tunnel.caller, error.request, Kind.INSPECTED_REQUEST, error.reason)
         status = error.status if refusal.decision.reason is error.reason else None
         answer = answers.refused(refusal, status=status, explanation=str(error))
@@ -120,12 +122,15 @@ class InspectedConnection(FailClosedHandler):
     def response_began(self) -> None:
         self.current.began = True
 
+    def response_ended_early(self) -> None:
+        self.current.received = True
+
     def last_words(self) -> bytes:
         exchange = self._exchange
         if exchange is None:
             return self._orphan.encode() if self._orphan is not None else b""
         if exchange.began:
-            self.doomed = not exchange.upgraded
+            self.doomed = not (exchange.upgraded or exchange.received)
             return b""
         answer = exchange.answer
         if answer is None and exchange.failure is not None and exchange.grant is not None:

@@ -150,14 +150,13 @@ class EgressAddon:
         response.headers = http.Headers(kept if secrets is None else screen.cleared(secrets, kept))
 
     async def response(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
-        """The response has been passed on to its end, unless it was held; of an upgraded one only the head."""
+        """The response has been read to its end. Its grant stays out: the request may still be on its way."""
         exchange, response = connection.current, flow.response
         secrets = _secrets_of(exchange)
         if secrets is not None and response is not None and not response.stream:  # noqa: SIM102  held, then looked at
             if not screen.passes(exchange, secrets, response):
                 _kill(flow)
-        if not exchange.upgraded:
-            connection.finish("closed")
+                connection.finish_failed()
 
     async def error(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:  # noqa: ARG002  a hook
         connection.finish_failed()

@@ -53,12 +53,22 @@ class Session(Protocol):
 
     def response_began(self) -> None: ...
 
+    def response_ended_early(self) -> None:
+        """The client has the whole of it while its request is still on its way."""
+
     def exchange_ended(self) -> None: ...
 
     def last_words(self) -> bytes:
         """What the client is told before it is closed; `b""` when it has already been sent a part of a response."""
 
     def upgraded_bytes(self, count: int, *, up: bool) -> None: ...
+
+
+class EarlyEndOfMessage(ResponseEndOfMessage):
+    """A response is complete and its request is not (RFC 9112, section 9.5): the client need not wait for its end.
+
+    mitmproxy holds that back until the request has been read, and with it the last chunk.
+    """
 
 
 class StrictHttpServer(Http1Server):
@@ -71,6 +81,7 @@ class StrictHttpServer(Http1Server):
         self.buf = Buffer()
         self._session = session
         self._began = False
+        self._ended_early = False
         self._body: BodyReader = SizedBody(0)
 
     @property
@@ -139,7 +150,23 @@ class StrictHttpServer(Http1Server):
             status = event.response.status_code
             if status == _SWITCHING or status >= _FIRST_FINAL:
                 self._session.response_began()
-        yield from super().send(event)
+        if isinstance(event, EarlyEndOfMessage):
+            self._session.response_ended_early()
+            self._ended_early = True
+            yield from self._send_last_chunk()
+        elif isinstance(event, ResponseEndOfMessage):
+            if not self._ended_early:
+                yield from self._send_last_chunk()
+            self._ended_early = False
+            yield from self.mark_done(response=True)
+        else:
+            yield from super().send(event)
+
+    def _send_last_chunk(self) -> Commands:
+        if self.request is None or self.response is None:
+            raise ValueError("the end of a response that nobody asked for")
+        if self.request.method != "HEAD" and "transfer-encoding" in self.response.headers:
+            yield commands.SendData(self.conn, b"0\r\n\r\n")
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:
         if (self.request_done or request) and (self.response_done or response):
@@ -166,6 +193,11 @@ class StrictHttpStream(HttpStream):
     def waiting(self) -> bool:
         """Whether it waits for a decision or a dial: what arrives meanwhile would pile up without bound."""
         return self._paused is not None
+
+    def send_response(self, already_streamed: bool = False) -> Commands:
+        yield from super().send_response(already_streamed)
+        if self.server_state == self.state_done and self.client_state == self.state_stream_request_body:
+            yield SendHttp(EarlyEndOfMessage(self.stream_id), self.context.client)
 
     def flow_done(self) -> Commands:
         response = self.flow.response

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import h11
 from h11._readers import ChunkedReader
+from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.layers import http
 from mitmproxy.proxy.layers.http import _http1
@@ -25,6 +26,14 @@ class InterimHttp1Client(_http1.Http1Client):
         while self.request is not None and _INTERIM.match(bytes(self.buf)):
             self.buf.maybe_extract_lines()
         yield from super().read_headers(event)
+
+    def mark_done(self, *, request: bool = False, response: bool = False) -> layer.CommandGenerator[None]:
+        yield from super().mark_done(request=request, response=response)
+        if self.response_done and not self.request_done:
+            # An early answer: no more is read, and when the upstream has gone nobody takes the rest of the request.
+            self.state = self.wait
+            if not self.conn.state & ConnectionState.CAN_READ:
+                yield from self.wait(events.ConnectionClosed(self.conn))
 
 
 class _WithoutTrailers(ChunkedReader):
