@@ -9,6 +9,7 @@ import asyncio
 import time
 from typing import Any, Final
 
+import structlog
 from mitmproxy import options
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events
@@ -28,12 +29,14 @@ from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
 from cloned_proxy.telemetry.events import Kind
 
+_log = structlog.get_logger(__name__)
+
 MAX_REQUESTS: Final = 1000
 """On one client connection; then it is closed politely. mitmproxy keeps a little of each, for ever."""
 _MAX_BACKLOG: Final = 65_536
 """Pipelined bytes that wait for their turn before the client is no longer read."""
 _MAX_UPSTREAM_BUFFER: Final = 262_144
-"""Bytes of an upstream's response head or chunk line; mitmproxy itself has no bound."""
+"""Bytes that an upstream sends behind an early response, which nobody reads."""
 
 
 class InspectedConnection(FailClosedHandler):
@@ -121,6 +124,14 @@ class InspectedConnection(FailClosedHandler):
 
     def response_began(self) -> None:
         self.current.began = True
+
+    def response_failed(self, problem: str) -> None:
+        exchange = self._exchange
+        if exchange is None or self.doomed or exchange.cause or exchange.failure is not None:
+            return  # the connection was closed from here, for a reason that is known
+        exchange.failure = UpstreamFailure("response")
+        decision = exchange.grant.id if exchange.grant is not None else None
+        _log.info("an upstream's response was refused", problem=problem, decision=decision)
 
     def response_ended_early(self) -> None:
         self.current.received = True
@@ -214,7 +225,6 @@ class InspectedConnection(FailClosedHandler):
             exchange.answer = answers.unavailable()
             return None
         self.parts.metrics.upstream_connected(time.perf_counter() - started)
-        exchange.failure = UpstreamFailure("response")  # what it will have been, unless a response comes
         return await asyncio.open_connection(sock=sock)
 
     def retire(self, server: Connection) -> None:

@@ -53,6 +53,9 @@ class Session(Protocol):
 
     def response_began(self) -> None: ...
 
+    def response_failed(self, problem: str) -> None:
+        """The upstream broke off, or what it sent is refused."""
+
     def response_ended_early(self) -> None:
         """The client has the whole of it while its request is still on its way."""
 
@@ -227,13 +230,13 @@ class StrictHttpLayer(HttpLayer):
 
     def __init__(self, context: Context, session: Session) -> None:
         super().__init__(context, HTTPMode.transparent)
-        self._session = session
+        self.session: Final = session
         self.server = StrictHttpServer(context.fork(), session)
         # HttpLayer keeps a reader that is already there, whatever ALPN says: no byte reaches another one.
         self.connections[context.client] = self.server
 
     def make_stream(self, stream_id: int) -> Commands:
-        stream = self.streams[stream_id] = StrictHttpStream(self.context.fork(), stream_id, self._session)
+        stream = self.streams[stream_id] = StrictHttpStream(self.context.fork(), stream_id, self.session)
         yield from self.event_to_child(stream, events.Start())
 
 

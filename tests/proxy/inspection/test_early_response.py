@@ -87,7 +87,7 @@ async def test_an_upstream_that_answers_and_closes_leaves_the_response_whole(wor
     reader, writer = await world.connect()
     writer.write(world.get("/", f"Content-Length: {SIZE}\r\n", method="POST"))
     async with asyncio.timeout(5):
-        assert (await reader.read()).endswith(response[-7:])
+        assert (await reader.read()).endswith(b"\r\n\r\nok" if response is OK else b"\r\n2\r\nok\r\n0\r\n\r\n")
     writer.transport.abort()
     await until(lambda: world.in_use == 0)
     assert [end.cause for end in world.audit.ends] == ["closed"]
