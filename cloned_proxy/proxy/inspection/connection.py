@@ -264,6 +264,13 @@ class InspectedConnection(FailClosedHandler):
     def wait_for_first_head(self) -> None:
         self._arm(self.parts.settings.head_timeout, self._quiet_too_long)
 
+    async def on_timeout(self) -> None:
+        """No byte has passed for too long, the name is mitmproxy's. What has begun must not look whole."""
+        if self.open_grant is not None:
+            self.cut("idle")
+        else:
+            await super().on_timeout()
+
     def _response_late(self) -> None:
         for connection in list(self.transports):
             if isinstance(connection, Server):

@@ -41,6 +41,8 @@ _FIRST_FINAL: Final = 200
 class Session(Protocol):
     """What the layers ask of the connection that they belong to."""
 
+    doomed: bool
+    """Ends in a reset instead of a polite close."""
     max_head_bytes: int
     max_head_fields: int
 
@@ -94,7 +96,7 @@ class StrictHttpServer(Http1Server):
 
     def read_headers(self, event: events.Event) -> Commands:
         if isinstance(event, events.ConnectionClosed):
-            yield commands.CloseConnection(self.conn)
+            yield from self._say_last_words()
             return
         if self.buf and not self._began:
             self._began = True
