@@ -110,9 +110,7 @@ class InspectedConnection(FailClosedHandler):
         self._exchange = Exchange(head, last=not head.keep_alive or self._requests >= MAX_REQUESTS)
 
     def refuse_head(self, error: HeadError) -> None:
-        """A head or a body that is refused for its form alone; a cut, which ends it anywhere, is no fault in it."""
-        if self.doomed:
-            return
+        """A head or a body that is refused for its form alone."""
         refusal = self.parts.enforcer.refuse(self.tunnel.caller, error.request, Kind.INSPECTED_REQUEST, error.reason)
         status = error.status if refusal.decision.reason is error.reason else None
         answer = answers.refused(refusal, status=status, explanation=str(error))

@@ -132,9 +132,14 @@ class StrictHttpServer(Http1Server):
         return parse_head(data, tunnelled=True, max_fields=self._session.max_head_fields)
 
     def read_body(self, event: events.Event) -> Commands:
+        if isinstance(event, events.ConnectionClosed):
+            # The client has left, or was cut off: nobody is there to be told anything, and nothing was malformed.
+            self.state = self.done
+            self._session.doomed = True
+            yield ReceiveHttp(RequestProtocolError(self.stream_id, "client gone", ErrorCode.CLIENT_DISCONNECTED))
+            yield commands.CloseConnection(self.conn)
+            return
         try:
-            if isinstance(event, events.ConnectionClosed):
-                raise BodyError("the client closed the connection inside a request")  # noqa: TRY301  one way out
             while (piece := self._body.read(self.buf)) is not None:
                 if not piece:
                     return

@@ -27,7 +27,8 @@ async def begin(world: World, response: bytes = OK) -> tuple[asyncio.StreamReade
     reader, writer = await world.connect()
     writer.write(world.get("/", f"Content-Length: {SIZE}\r\n", method="POST"))
     async with asyncio.timeout(5):
-        await reader.readuntil(response.rpartition(b"\r\n\r\n")[2] or response[-7:])
+        if response:
+            await reader.readuntil(response[-7:])
     await asyncio.sleep(0.1)
     return reader, writer
 
@@ -58,6 +59,17 @@ async def test_its_revocation_is_on_record_as_one(world: World) -> None:
     assert [(end.cause, end.bytes_up) for end in world.audit.ends] == [("revoked:host_not_allowed", len(PART))]
     assert len(world.audit.requests) == 1
     writer.transport.abort()
+
+
+@pytest.mark.parametrize("early", [False, True])
+async def test_a_client_that_gives_its_upload_up_has_sent_nothing_malformed(world: World, *, early: bool) -> None:
+    _, writer = await begin(world, OK if early else b"")
+    writer.write(PART)
+    await until(lambda: len(world.upstream.received) == len(PART))
+    writer.transport.abort()
+    await until(lambda: world.in_use == 0)
+    assert [(end.cause, end.bytes_up) for end in world.audit.ends] == [("client_reset", len(PART))]
+    assert world.audit.reasons == ["allowed"]
 
 
 async def test_a_chunked_one_reaches_the_client_to_its_last_chunk(world: World) -> None:
