@@ -13,7 +13,6 @@ import structlog
 from mitmproxy import options
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events
-from mitmproxy.proxy.layers.http._http1 import Http1Client
 from mitmproxy.proxy.server import ConnectionIO
 from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHookData
 
@@ -35,8 +34,6 @@ MAX_REQUESTS: Final = 1000
 """On one client connection; then it is closed politely. mitmproxy keeps a little of each, for ever."""
 _MAX_BACKLOG: Final = 65_536
 """Pipelined bytes that wait for their turn before the client is no longer read."""
-_MAX_UPSTREAM_BUFFER: Final = 262_144
-"""Bytes that an upstream sends behind an early response, which nobody reads."""
 
 
 class InspectedConnection(FailClosedHandler):
@@ -90,14 +87,6 @@ class InspectedConnection(FailClosedHandler):
         # While a stream waits for a decision or a dial, and while enough is pipelined, the client is not read.
         waiting = any(stream.waiting for stream in self._http.streams.values())
         self._reader.hold(waiting or self._http.server.backlog > _MAX_BACKLOG)
-        if isinstance(event, events.DataReceived) and isinstance(event.connection, Server):
-            self._bound_upstream(event.connection)
-
-    def _bound_upstream(self, server: Server) -> None:
-        top = self._http.connections.get(server)
-        reader = top.context.layers[-1] if top is not None else None
-        if isinstance(reader, Http1Client) and len(reader.buf) > _MAX_UPSTREAM_BUFFER:
-            self._give_up(server, UpstreamFailure("response"))
 
     # The exchange, as the layers tell it.
 
@@ -139,7 +128,7 @@ class InspectedConnection(FailClosedHandler):
         if exchange is None:
             return self._orphan.encode() if self._orphan is not None else b""
         if exchange.began:
-            self.doomed = not (exchange.upgraded or exchange.received)
+            self.doomed |= not (exchange.upgraded or exchange.received)
             return b""
         answer = exchange.answer
         if answer is None and exchange.failure is not None and exchange.grant is not None:
@@ -263,7 +252,7 @@ class InspectedConnection(FailClosedHandler):
         self._arm(self.parts.settings.head_timeout, self._quiet_too_long)
 
     async def on_timeout(self) -> None:
-        """No byte has passed for too long, the name is mitmproxy's. What has begun must not look whole."""
+        """When no byte has passed for too long; the name is mitmproxy's. What has begun must not look whole."""
         if self.open_grant is not None:
             self.cut("idle")
         else:

@@ -135,10 +135,17 @@ class StrictHttpClient(Http1Client):
     def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:
         yield from super().mark_done(request=request, response=response)
         if self.response_done and not self.request_done:
-            # An early answer: no more is read, and when the upstream has gone nobody takes the rest of the request.
+            # An early answer: when the upstream has gone nobody takes the rest of the request.
             self.state = self.wait
             if not self.conn.state & ConnectionState.CAN_READ:
                 yield from self.wait(events.ConnectionClosed(self.conn))
+
+    def wait(self, event: events.Event) -> Commands:
+        """For the end of the request. Bytes behind the response belong to nothing, and are not collected."""
+        if isinstance(event, events.DataReceived):
+            yield commands.CloseConnection(self.conn)
+        else:
+            yield from super().wait(event)
 
 
 def _response_of(head: ResponseHead, body: BodyReader | None) -> mitmhttp.Response:

@@ -49,8 +49,27 @@ async def test_the_rest_of_the_upload_holds_its_place_and_is_counted(world: Worl
     writer.transport.abort()
 
 
+async def test_what_comes_behind_it_is_not_collected(world: World) -> None:
+    async def pours(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(OK)
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            writer.write(OK)
+            await writer.drain()
+
+    world.upstream.reply = pours
+    reader, writer = await world.connect()
+    writer.write(world.get("/", f"Content-Length: {SIZE}\r\n", method="POST"))
+    async with asyncio.timeout(5):
+        assert await reader.read() == OK
+    writer.transport.abort()
+    await until(lambda: world.in_use == 0)
+    assert [end.cause for end in world.audit.ends] == ["closed"]
+
+
 async def test_its_revocation_is_on_record_as_one(world: World) -> None:
-    _, writer = await begin(world)
+    reader, writer = await begin(world)
     writer.write(PART)
     await until(lambda: len(world.upstream.received) == len(PART))
     world.allow(rule("other.test", world.upstream.port))
@@ -58,6 +77,8 @@ async def test_its_revocation_is_on_record_as_one(world: World) -> None:
     await until(lambda: world.in_use == 0)
     assert [(end.cause, end.bytes_up) for end in world.audit.ends] == [("revoked:host_not_allowed", len(PART))]
     assert len(world.audit.requests) == 1
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
     writer.transport.abort()
 
 
