@@ -16,7 +16,7 @@ from cloned_proxy.proxy.splice import PumpEnd
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
 
 
-def reset(transport: asyncio.Transport) -> None:
+def reset(transport: asyncio.WriteTransport) -> None:
     """Closes at once and sends RST: the peer must not mistake a cut for the end of the data."""
     sock = transport.get_extra_info("socket")
     if sock is not None:

@@ -9,10 +9,10 @@ import asyncio
 import time
 from typing import Any, Final
 
+import structlog
 from mitmproxy import options
 from mitmproxy.connection import Connection, ConnectionState, Server
 from mitmproxy.proxy import commands, events
-from mitmproxy.proxy.layers.http._http1 import Http1Client
 from mitmproxy.proxy.server import ConnectionIO
 from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHookData
 
@@ -28,12 +28,12 @@ from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
 from cloned_proxy.telemetry.events import Kind
 
+_log = structlog.get_logger(__name__)
+
 MAX_REQUESTS: Final = 1000
 """On one client connection; then it is closed politely. mitmproxy keeps a little of each, for ever."""
 _MAX_BACKLOG: Final = 65_536
 """Pipelined bytes that wait for their turn before the client is no longer read."""
-_MAX_UPSTREAM_BUFFER: Final = 262_144
-"""Bytes of an upstream's response head or chunk line; mitmproxy itself has no bound."""
 
 
 class InspectedConnection(FailClosedHandler):
@@ -87,14 +87,6 @@ class InspectedConnection(FailClosedHandler):
         # While a stream waits for a decision or a dial, and while enough is pipelined, the client is not read.
         waiting = any(stream.waiting for stream in self._http.streams.values())
         self._reader.hold(waiting or self._http.server.backlog > _MAX_BACKLOG)
-        if isinstance(event, events.DataReceived) and isinstance(event.connection, Server):
-            self._bound_upstream(event.connection)
-
-    def _bound_upstream(self, server: Server) -> None:
-        top = self._http.connections.get(server)
-        reader = top.context.layers[-1] if top is not None else None
-        if isinstance(reader, Http1Client) and len(reader.buf) > _MAX_UPSTREAM_BUFFER:
-            self._give_up(server, UpstreamFailure("response"))
 
     # The exchange, as the layers tell it.
 
@@ -120,12 +112,23 @@ class InspectedConnection(FailClosedHandler):
     def response_began(self) -> None:
         self.current.began = True
 
+    def response_failed(self, problem: str) -> None:
+        exchange = self._exchange
+        if exchange is None or self.doomed or exchange.cause or exchange.failure is not None:
+            return  # the connection was closed from here, for a reason that is known
+        exchange.failure = UpstreamFailure("response")
+        decision = exchange.grant.id if exchange.grant is not None else None
+        _log.info("an upstream's response was refused", problem=problem, decision=decision)
+
+    def response_ended_early(self) -> None:
+        self.current.received = True
+
     def last_words(self) -> bytes:
         exchange = self._exchange
         if exchange is None:
             return self._orphan.encode() if self._orphan is not None else b""
         if exchange.began:
-            self.doomed = not exchange.upgraded
+            self.doomed |= not (exchange.upgraded or exchange.received)
             return b""
         answer = exchange.answer
         if answer is None and exchange.failure is not None and exchange.grant is not None:
@@ -209,7 +212,6 @@ class InspectedConnection(FailClosedHandler):
             exchange.answer = answers.unavailable()
             return None
         self.parts.metrics.upstream_connected(time.perf_counter() - started)
-        exchange.failure = UpstreamFailure("response")  # what it will have been, unless a response comes
         return await asyncio.open_connection(sock=sock)
 
     def retire(self, server: Connection) -> None:
@@ -248,6 +250,13 @@ class InspectedConnection(FailClosedHandler):
 
     def wait_for_first_head(self) -> None:
         self._arm(self.parts.settings.head_timeout, self._quiet_too_long)
+
+    async def on_timeout(self) -> None:
+        """When no byte has passed for too long; the name is mitmproxy's. What has begun must not look whole."""
+        if self.open_grant is not None:
+            self.cut("idle")
+        else:
+            await super().on_timeout()
 
     def _response_late(self) -> None:
         for connection in list(self.transports):

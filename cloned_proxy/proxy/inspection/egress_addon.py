@@ -10,7 +10,6 @@ from typing import Final
 
 from mitmproxy import http
 from mitmproxy.flow import Error
-from mitmproxy.net.http import http1
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from cloned_proxy.policy.host import HostError, parse_host
@@ -19,7 +18,7 @@ from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.echo import EchoFilter
 from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.fields import asks_for_websocket, options_of, passes, request_fields
+from cloned_proxy.proxy.fields import asks_for_websocket, request_fields
 from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import InjectionError, Injector
@@ -112,13 +111,13 @@ class EgressAddon:
         if response.status_code < _FIRST_FINAL:
             exchange.upgraded = response.status_code == _SWITCHING and asks_for_websocket(exchange.head)
             if not exchange.upgraded:
-                # mitmproxy takes every 1xx for the final response, and an upgrade that nobody asked for is a tunnel.
+                # mitmproxy takes a 101 for the final response, and an upgrade that nobody asked for is a tunnel.
                 exchange.failure = UpstreamFailure("response")
                 _kill(flow)
                 connection.retire(flow.server_conn)
                 return
         connection.response_came()
-        if _closes(response):
+        if "connection" in response.headers:  # the one option that the reader leaves there: close
             connection.retire_after(flow.server_conn)
         if (secrets := _secrets_of(exchange)) is not None:
             if not screen.begin(exchange, secrets, response, connection.cut):
@@ -136,10 +135,7 @@ class EgressAddon:
 
     @staticmethod
     def _write_response(exchange: Exchange, response: http.Response) -> None:
-        response.data.http_version = b"HTTP/1.1"
-        fields = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in response.headers.fields]
-        named = options_of(fields) - {"content-length", "transfer-encoding"}
-        kept = [raw for raw, (name, _) in zip(response.headers.fields, fields, strict=True) if passes(name, named)]
+        kept = [(name, value) for name, value in response.headers.fields if name.lower() != b"connection"]
         if exchange.upgraded:
             kept += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         elif exchange.last:
@@ -150,14 +146,13 @@ class EgressAddon:
         response.headers = http.Headers(kept if secrets is None else screen.cleared(secrets, kept))
 
     async def response(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:
-        """The response has been passed on to its end, unless it was held; of an upgraded one only the head."""
+        """The response has been read to its end. Its grant stays out: the request may still be on its way."""
         exchange, response = connection.current, flow.response
         secrets = _secrets_of(exchange)
         if secrets is not None and response is not None and not response.stream:  # noqa: SIM102  held, then looked at
             if not screen.passes(exchange, secrets, response):
                 _kill(flow)
-        if not exchange.upgraded:
-            connection.finish("closed")
+                connection.finish_failed()
 
     async def error(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:  # noqa: ARG002  a hook
         connection.finish_failed()
@@ -170,11 +165,6 @@ def _secrets_of(exchange: Exchange) -> EchoFilter | None:
 
 def _kill(flow: http.HTTPFlow) -> None:
     flow.error = Error(Error.KILLED_MESSAGE)
-
-
-def _closes(response: http.Response) -> bool:
-    """RFC 9112, section 9.3."""
-    return bool(http1.connection_close(response.http_version, response.headers))  # type: ignore[no-untyped-call]
 
 
 def _same_target(head: Head, tunnel: Grant) -> bool:

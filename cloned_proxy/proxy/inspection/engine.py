@@ -22,6 +22,7 @@ from cloned_proxy.proxy.inspection.egress_addon import EgressAddon
 from cloned_proxy.proxy.inspection.parts import InspectionParts
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, linger
 from cloned_proxy.proxy.inspection.tls import TlsHooks
+from cloned_proxy.proxy.relay import reset
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.metrics import Metrics
@@ -92,6 +93,8 @@ class MitmInspector:
                     await linger(reader, writer)
             finally:
                 connection.end()
+                if connection.doomed:
+                    reset(transport)
                 del self._connections[connection]
                 if not self._connections:
                     self._none_open.set()
@@ -112,7 +115,7 @@ class MitmInspector:
     async def close(self) -> None:
         for connection, transport in tuple(self._connections.items()):
             connection.cut("drained")
-            transport.abort()
+            reset(transport)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._none_open.wait()

@@ -26,6 +26,8 @@ class Exchange:
     """Whether the request has been read to its end."""
     began: bool = False
     """Whether a part of the response has been sent."""
+    received: bool = False
+    """Whether the response has been sent to its end with the request still on its way."""
     upgraded: bool = False
     cause: str = ""
     """Why it ended early, for the record."""

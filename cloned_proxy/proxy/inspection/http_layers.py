@@ -41,6 +41,8 @@ _FIRST_FINAL: Final = 200
 class Session(Protocol):
     """What the layers ask of the connection that they belong to."""
 
+    doomed: bool
+    """Ends in a reset instead of a polite close."""
     max_head_bytes: int
     max_head_fields: int
 
@@ -53,12 +55,25 @@ class Session(Protocol):
 
     def response_began(self) -> None: ...
 
+    def response_failed(self, problem: str) -> None:
+        """The upstream broke off, or what it sent is refused."""
+
+    def response_ended_early(self) -> None:
+        """The client has the whole of it while its request is still on its way."""
+
     def exchange_ended(self) -> None: ...
 
     def last_words(self) -> bytes:
         """What the client is told before it is closed; `b""` when it has already been sent a part of a response."""
 
     def upgraded_bytes(self, count: int, *, up: bool) -> None: ...
+
+
+class EarlyEndOfMessage(ResponseEndOfMessage):
+    """A response is complete and its request is not (RFC 9112, section 9.5): the client need not wait for its end.
+
+    mitmproxy holds that back until the request has been read, and with it the last chunk.
+    """
 
 
 class StrictHttpServer(Http1Server):
@@ -71,6 +86,7 @@ class StrictHttpServer(Http1Server):
         self.buf = Buffer()
         self._session = session
         self._began = False
+        self._ended_early = False
         self._body: BodyReader = SizedBody(0)
 
     @property
@@ -80,7 +96,7 @@ class StrictHttpServer(Http1Server):
 
     def read_headers(self, event: events.Event) -> Commands:
         if isinstance(event, events.ConnectionClosed):
-            yield commands.CloseConnection(self.conn)
+            yield from self._say_last_words()
             return
         if self.buf and not self._began:
             self._began = True
@@ -116,9 +132,14 @@ class StrictHttpServer(Http1Server):
         return parse_head(data, tunnelled=True, max_fields=self._session.max_head_fields)
 
     def read_body(self, event: events.Event) -> Commands:
+        if isinstance(event, events.ConnectionClosed):
+            # The client has left, or was cut off: nobody is there to be told anything, and nothing was malformed.
+            self.state = self.done
+            self._session.doomed = True
+            yield ReceiveHttp(RequestProtocolError(self.stream_id, "client gone", ErrorCode.CLIENT_DISCONNECTED))
+            yield commands.CloseConnection(self.conn)
+            return
         try:
-            if isinstance(event, events.ConnectionClosed):
-                raise BodyError("the client closed the connection inside a request")  # noqa: TRY301  one way out
             while (piece := self._body.read(self.buf)) is not None:
                 if not piece:
                     return
@@ -139,7 +160,23 @@ class StrictHttpServer(Http1Server):
             status = event.response.status_code
             if status == _SWITCHING or status >= _FIRST_FINAL:
                 self._session.response_began()
-        yield from super().send(event)
+        if isinstance(event, EarlyEndOfMessage):
+            self._session.response_ended_early()
+            self._ended_early = True
+            yield from self._send_last_chunk()
+        elif isinstance(event, ResponseEndOfMessage):
+            if not self._ended_early:
+                yield from self._send_last_chunk()
+            self._ended_early = False
+            yield from self.mark_done(response=True)
+        else:
+            yield from super().send(event)
+
+    def _send_last_chunk(self) -> Commands:
+        if self.request is None or self.response is None:
+            raise ValueError("the end of a response that nobody asked for")
+        if self.request.method != "HEAD" and "transfer-encoding" in self.response.headers:
+            yield commands.SendData(self.conn, b"0\r\n\r\n")
 
     def mark_done(self, *, request: bool = False, response: bool = False) -> Commands:
         if (self.request_done or request) and (self.response_done or response):
@@ -166,6 +203,11 @@ class StrictHttpStream(HttpStream):
     def waiting(self) -> bool:
         """Whether it waits for a decision or a dial: what arrives meanwhile would pile up without bound."""
         return self._paused is not None
+
+    def send_response(self, already_streamed: bool = False) -> Commands:
+        yield from super().send_response(already_streamed)
+        if self.server_state == self.state_done and self.client_state == self.state_stream_request_body:
+            yield SendHttp(EarlyEndOfMessage(self.stream_id), self.context.client)
 
     def flow_done(self) -> Commands:
         response = self.flow.response
@@ -195,13 +237,13 @@ class StrictHttpLayer(HttpLayer):
 
     def __init__(self, context: Context, session: Session) -> None:
         super().__init__(context, HTTPMode.transparent)
-        self._session = session
+        self.session: Final = session
         self.server = StrictHttpServer(context.fork(), session)
         # HttpLayer keeps a reader that is already there, whatever ALPN says: no byte reaches another one.
         self.connections[context.client] = self.server
 
     def make_stream(self, stream_id: int) -> Commands:
-        stream = self.streams[stream_id] = StrictHttpStream(self.context.fork(), stream_id, self._session)
+        stream = self.streams[stream_id] = StrictHttpStream(self.context.fork(), stream_id, self.session)
         yield from self.event_to_child(stream, events.Start())
 
 

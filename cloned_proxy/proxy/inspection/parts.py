@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mitmproxy.connection import Server
-from mitmproxy.proxy import events
+from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layer import CommandGenerator, Layer
 from mitmproxy.proxy.layers import ClientTLSLayer
+from mitmproxy.proxy.tunnel import TunnelState
+from OpenSSL import SSL
 
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
@@ -36,9 +39,23 @@ def make_layers(context: Context, session: Session, tunnel: Grant) -> tuple[Laye
     # The CONNECT target, whatever the client says later. Its TLS is opened when the first request has been granted.
     context.server = Server(address=(host.text, tunnel.decision.request.port), sni=host.text, tls=True)
     top = _Root(context)
-    opened = top.child = ClientTLSLayer(context)
+    opened = top.child = _OpenedTLS(context, session)
     opened.child_layer = inner = StrictHttpLayer(context, session)
     return top, inner
+
+
+class _OpenedTLS(ClientTLSLayer):
+    def __init__(self, context: Context, session: Session) -> None:
+        super().__init__(context)
+        self._session = session
+
+    def send_close(self, command: commands.CloseConnection) -> CommandGenerator[None]:
+        """Says that this is the end (RFC 8446, section 6.1), except where it is a cut. mitmproxy never does."""
+        if self.tunnel_state is TunnelState.OPEN and not self._session.doomed:
+            with suppress(SSL.Error):
+                self.tls.shutdown()
+            yield from self.tls_interact()
+        yield from super().send_close(command)
 
 
 class _Root(Layer):

@@ -46,8 +46,9 @@ async def test_a_request_that_is_cut_during_its_dial_never_reaches_the_upstream(
     assert [task for task in asyncio.all_tasks() - before if not task.done()] == []
 
 
+@pytest.mark.parametrize("upload", [False, True])
 @pytest.mark.parametrize("how", ["cut", "client gone"])
-async def test_a_grant_that_comes_after_the_end_is_given_back(world: World, how: str) -> None:
+async def test_a_grant_that_comes_after_the_end_is_given_back(world: World, how: str, *, upload: bool) -> None:
     world.hold_decisions()
     serving: list[asyncio.Task[None]] = []
 
@@ -56,7 +57,7 @@ async def test_a_grant_that_comes_after_the_end_is_given_back(world: World, how:
 
     front = await asyncio.start_server(serve, "127.0.0.1", 0)
     _, client = await world.connect(front.sockets[0].getsockname()[1])
-    client.write(world.get("/secret"))
+    client.write(world.get("/secret", "Content-Length: 9\r\n" * upload, method="POST" if upload else "GET"))
     async with asyncio.timeout(5):
         await world.audit.asked.wait()
     client.transport.abort()

@@ -12,7 +12,7 @@ from mitmproxy.exceptions import AddonHalt
 from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHookData
 
 from cloned_proxy.proxy.inspection.hooks import UndecidedError
-from cloned_proxy.proxy.inspection.responses import InterimHttp1Client
+from cloned_proxy.proxy.inspection.responses import StrictHttpClient
 from tests.proxy.inspection.support import Upstream, World
 
 type Handler = Callable[..., Any]
@@ -165,7 +165,7 @@ async def test_a_crash_inside_a_layer_does_not_leave_the_client_hanging(
     def crashes(*_: object) -> Any:
         raise RuntimeError
 
-    monkeypatch.setattr(InterimHttp1Client, "read_headers", crashes)
+    monkeypatch.setattr(StrictHttpClient, "read_headers", crashes)
     async with asyncio.timeout(_PATIENCE):
         answer = await world.talk(world.get(), seconds=2 * _PATIENCE)
     assert b"200 OK" not in answer

@@ -47,6 +47,87 @@ async def test_an_upstream_reset_in_the_middle_of_a_body_leaves_it_visibly_cut(
     assert [end.cause for end in world.audit.ends] == ["upstream_error:response"]
 
 
+async def until_the_end(world: World, version: str) -> tuple[bytes, str]:
+    """What a client that minds the end of its TLS (RFC 8446, section 6.1) gets, and how it ended."""
+
+    def talk(context: ssl.SSLContext) -> tuple[bytes, str]:
+        received = b""
+        with (
+            socket.create_connection(("127.0.0.1", world.port), timeout=10) as plain,
+            context.wrap_socket(plain, server_hostname=world.host, suppress_ragged_eofs=False) as opened,
+        ):
+            opened.sendall(world.get(version=version))
+            try:
+                while data := opened.recv(65_536):
+                    received += data
+            except ssl.SSLEOFError:
+                return received, "ragged"
+            except ConnectionResetError:
+                return received, "reset"
+            return received, "close_notify"
+
+    return await asyncio.to_thread(talk, world.client_tls())
+
+
+UNTIL_CLOSE = b"HTTP/1.1 200 OK\r\n\r\npart"
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("end", ["RST", "FIN"])
+async def test_a_body_that_ends_with_its_connection_is_whole_only_behind_a_close_notify(
+    world: World, end: str, version: str
+) -> None:
+    async def breaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(UNTIL_CLOSE)
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        if end == "RST":
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+
+    world.upstream.reply = breaks
+    received, how = await until_the_end(world, version)
+    assert how == "reset"
+    assert not received.endswith(b"0\r\n\r\n")
+    await until(lambda: bool(world.audit.ends))
+    assert [end.cause for end in world.audit.ends] == ["upstream_error:response"]
+
+
+@pytest.mark.parametrize(("version", "whole"), [("1.0", b"part"), ("1.1", b"4\r\npart\r\n0\r\n\r\n")])
+async def test_a_whole_one_ends_with_a_close_notify_for_the_client_too(
+    world: World, version: str, whole: bytes
+) -> None:
+    async def ends(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(UNTIL_CLOSE)
+        writer.close()
+        await writer.wait_closed()
+
+    world.upstream.reply = ends
+    received, how = await until_the_end(world, version)  # of HTTP/1.1 the keep-alive timeout is the end
+    assert how == "close_notify"
+    assert received.endswith(b"\r\n\r\n" + whole)
+    await until(lambda: bool(world.audit.ends))
+    assert [end.cause for end in world.audit.ends] == ["closed"]
+
+
+@pytest.mark.parametrize("framing", [b"", b"Content-Length: 10\r\n"], ids=["until-close", "length"])
+async def test_an_upstream_that_falls_silent_in_the_middle_of_a_body_is_cut_as_idle(
+    world: World, monkeypatch: pytest.MonkeyPatch, framing: bytes
+) -> None:
+    async def stalls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\npart")
+        await reader.read()
+
+    monkeypatch.setattr(world.inspector.parts, "settings", world.settings.model_copy(update={"idle_timeout": 0.5}))
+    world.upstream.reply = stalls
+    _, how = await until_the_end(world, "1.0")
+    assert how == "reset"
+    await until(lambda: bool(world.audit.ends))
+    assert [end.cause for end in world.audit.ends] == ["idle"]
+
+
 @pytest.mark.parametrize("hard", [True, False], ids=["reset", "FIN"])
 async def test_a_client_that_vanishes_in_the_middle_of_a_body_takes_its_upstream_with_it(
     world: World, *, hard: bool
@@ -74,6 +155,7 @@ async def test_a_client_that_vanishes_in_the_middle_of_a_body_takes_its_upstream
     async with asyncio.timeout(20):
         await gone.wait()
     await until(lambda: world.in_use == 0)
+    assert [end.cause for end in world.audit.ends] == ["client_reset"]
 
 
 @pytest.mark.parametrize("slow_side", ["client", "upstream"])

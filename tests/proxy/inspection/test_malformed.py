@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.proxy.inspection.support import World
+from tests.proxy.inspection.support import OK, World
 
 HEADS = {
     "bare-lf": "GET / HTTP/1.1\nHost: {a}\n\n",
@@ -83,10 +83,12 @@ async def test_a_giant_head_is_refused_with_431(world: World, size: int) -> None
     assert not world.upstream.connections
 
 
-async def test_a_head_that_never_ends_is_recorded_and_its_client_closed(world: World) -> None:
+@pytest.mark.parametrize("before", [0, 1], ids=["first", "second"])
+async def test_a_head_that_never_ends_is_recorded_and_answered_with_408(world: World, before: int) -> None:
     async with asyncio.timeout(5):
-        assert await world.talk(b"GET / HTTP/1.1\r\nHost:", seconds=20) == b""
-    assert world.audit.reasons == ["malformed_request"]
+        answer = await world.talk(world.get() * before + b"GET / HTTP/1.1\r\nHost:", seconds=20)
+    assert answer.startswith(OK * before + b"HTTP/1.1 408 ")
+    assert world.audit.reasons == [*["allowed"] * before, "malformed_request"]
 
 
 async def test_a_silent_client_is_closed(world: World) -> None:
