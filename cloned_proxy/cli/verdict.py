@@ -51,8 +51,9 @@ def _told(url: str, method: str, version: str, decision: Decision) -> dict[str, 
         "rule": None
         if rule is None
         else {"id": rule.id, "scope": rule.scope, "origin": rule.origin, "inject": injected(rule)},
-        "inspected": decision.inspect
-        or (rule is not None and rule.needs_inspection and url.lower().startswith("https")),
+        # A refused CONNECT is never opened, although its decision carries the mark for a near miss.
+        "inspected": decision.passes
+        and (decision.inspect or (rule is not None and rule.needs_inspection and url.lower().startswith("https"))),
         "hint": hint(decision),
         "policy": version,
     }

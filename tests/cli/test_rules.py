@@ -214,3 +214,12 @@ def test_that_a_rule_injects_a_secret_is_shown_and_the_secret_is_not(workspace: 
     for told in (listed, explained, *(workspace.run(*words, "--json").stdout for words in (("list",), explain))):
         assert "llm.api_key" not in told
         assert "Bearer" not in told
+
+
+def test_only_tls_that_would_be_opened_is_told_to_be_opened(workspace: Workspace) -> None:
+    rule = "{host: api.example.com, ports: [8443], methods: [GET]}"
+    workspace.write_policy(policy_text(allow=[rule]))
+    assert workspace.json("explain", "https://api.example.com:8443/")["inspected"] is True
+    for refused in (("https://api.example.com/",), ("https://api.example.com:8443/", "--method", "POST")):
+        assert workspace.json("explain", *refused, code=1)["inspected"] is False
+        assert "tls " not in workspace.run("explain", *refused).stdout
