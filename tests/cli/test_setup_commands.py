@@ -173,3 +173,13 @@ def test_the_ca_is_printed_for_clients_to_trust(workspace: Workspace) -> None:
     assert path.read_text().startswith("-----BEGIN CERTIFICATE-----")
     assert "PRIVATE" not in path.read_text()
     assert str(path) in workspace.run("ca", "install-hint").stdout
+
+
+def test_where_the_ca_is_comes_as_json(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    path = workspace.run("ca", "path").stdout.strip()
+    assert workspace.json("ca", "path") == {"certificate": path}
+    told = workspace.json("ca", "install-hint")
+    assert told["certificate"] == path
+    assert Path(told["bundle"]).is_file()
+    assert told["hint"] == workspace.run("ca", "install-hint").stdout.rstrip("\n")
