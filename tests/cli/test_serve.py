@@ -66,6 +66,16 @@ def test_health_readiness_and_metrics_are_served_beside_the_proxy(workspace: Wor
     assert "cloned_proxy_policy_rules 1.0" in metrics
 
 
+@pytest.mark.parametrize(("anonymous", "helps"), [("deny", "cloned-proxy token"), ("global", "cloned-proxy allow")])
+def test_where_nothing_passes_the_banner_names_what_helps(workspace: Workspace, anonymous: str, helps: str) -> None:
+    """Under `anonymous: deny` no rule opens anything to a caller without a credential."""
+    allow = ["a.example.com"] if anonymous == "deny" else []
+    workspace.write_policy(policy_text(anonymous=anonymous, allow=allow))
+    (line,) = [line for line in workspace.serve().banner if line.startswith("allowed")]
+    assert helps in line
+    assert ("`anonymous: global`" in line) is (anonymous == "deny")
+
+
 def test_a_port_in_use_is_one_line_with_the_fix(workspace: Workspace, origin: Origin) -> None:
     workspace.write_policy(policy_text())
     line = refused_start(workspace, "--listen", f"127.0.0.1:{origin.port}", code=1)
