@@ -27,6 +27,7 @@ def rule_data(rule: Rule, use: RuleUse = NOTHING_USED) -> dict[str, Any]:
         "paths": [path.text for path in rule.paths] if rule.paths is not None else None,
         "protocols": ["tcp"] if rule.raw_tcp else None,
         "addresses": ["private"] if rule.private_addresses else None,
+        "inject": injected(rule),
         "expires": _time(rule.expires),
         "max_uses": rule.max_uses,
         "seconds_left": None if (left := use.left(rule)) is None else max(0, round(left)),
@@ -59,6 +60,11 @@ def removal(rule: Rule, others: Iterable[Rule]) -> str:
     return shlex.join(["cloned-proxy", "remove", str(rule.pattern), *tool])
 
 
+def injected(rule: Rule) -> str | None:
+    """The header that the rule adds. Not its value: that names secrets, and may hold text that is one."""
+    return None if rule.inject is None else rule.inject.header
+
+
 def _time(at: float | None) -> str | None:
     return None if at is None else iso_time(at)
 
@@ -76,4 +82,6 @@ def rule_text(rule: Rule) -> str:
         parts.append("tcp")
     if rule.private_addresses:
         parts.append("private")
+    if header := injected(rule):
+        parts.append(f"inject {header}")
     return " ".join(parts)

@@ -63,10 +63,10 @@ def report(error: Exception) -> int:
     if isinstance(error, CommandError):
         say(f"cloned-proxy: {error}")
         return error.code
-    if _is_bad_input(error):
+    if (code := _known(error)) is not None:
         for line in str(error).splitlines() or [type(error).__name__]:
             say(f"cloned-proxy: {line}")
-        return BAD_INPUT
+        return code
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         say(f"cloned-proxy: {place}{error.strerror or error}; check that the path exists and that you may use it")
@@ -77,11 +77,19 @@ def report(error: Exception) -> int:
     return FAILED
 
 
-def _is_bad_input(error: Exception) -> bool:
-    """Whether the parts below raised it for something that a person wrote or set up: their messages carry the fix."""
+def _known(error: Exception) -> int | None:
+    """The exit code of what the parts below raise with the fix in the message; None for anything else.
+
+    What a person wrote or set up is bad input. A port that is taken, and a policy that somebody else has just edited,
+    are not: the same words may do at another time.
+    """
     # Imported here, after something was raised: `--help` must not pay for these.
     from cloned_proxy.policy.parse import PolicyError
-    from cloned_proxy.proxy.listener import BindError
-    from cloned_proxy.store.errors import StoreError
+    from cloned_proxy.proxy.listener import BadAddressError, BindError
+    from cloned_proxy.store.errors import ConflictError, StoreError
 
-    return isinstance(error, (PolicyError, StoreError, BindError))
+    if isinstance(error, (PolicyError, BadAddressError)):
+        return BAD_INPUT
+    if isinstance(error, (BindError, ConflictError)):
+        return FAILED
+    return BAD_INPUT if isinstance(error, StoreError) else None

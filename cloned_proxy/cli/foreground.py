@@ -25,7 +25,7 @@ from cloned_proxy.cli.process import (
     tame_garbage_collector,
 )
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
-from cloned_proxy.policy.model import Anonymous
+from cloned_proxy.policy.model import Anonymous, Policy
 from cloned_proxy.proxy.server import ServeOptions, Server, authority
 from cloned_proxy.proxy.supervisor import Supervisor
 from cloned_proxy.store.workspace import Workspace
@@ -124,5 +124,12 @@ def _announce(server: Server | Supervisor, control: Control) -> None:
     put("")
     now = time.time()
     allowed = allowed_example(policy, proxy, now)
-    put(f"allowed  {allowed or 'nothing without a credential; try: cloned-proxy allow HOST'}")
+    put(f"allowed  {allowed or f'nothing without a credential; try: {_what_opens(policy)}'}")
     put(f"denied   {denied_example(policy, proxy, now) or 'nothing: report mode records what it would deny'}")
+
+
+def _what_opens(policy: Policy) -> str:
+    """The next step where no example passes: under `anonymous: deny` no rule helps a caller without a credential."""
+    if policy.anonymous is Anonymous.DENY:
+        return "cloned-proxy token TOOL for one, or `anonymous: global` in the policy file"
+    return "cloned-proxy allow HOST"

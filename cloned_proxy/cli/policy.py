@@ -65,38 +65,25 @@ def diff(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which rules would come and go with FILE."""
+    """Show which rules would come and go with FILE, and which settings would change."""
     import time
 
     from cloned_proxy.cli.context import policy_in
-    from cloned_proxy.cli.describe import rule_data, rule_text
-    from cloned_proxy.cli.output import paint, put, put_json, visible
+    from cloned_proxy.cli.output import put, put_json
+    from cloned_proxy.cli.policy_diff import compare
     from cloned_proxy.store.policy_file import load_policy
     from cloned_proxy.store.workspace import Workspace
 
     _, now_in_use = policy_in(Workspace.find(workspace), policy)
-    other = load_policy(file, time.time())
-    # By id: a rule that only moved in the file is the same rule.
-    old, new = ({rule.id: rule for rule in each.rules} for each in (now_in_use, other))
-    added = [rule for rule_id, rule in new.items() if rule_id not in old]
-    removed = [rule for rule_id, rule in old.items() if rule_id not in new]
-    settings = {
-        name: [getattr(now_in_use, name).value, getattr(other, name).value]
-        for name in ("mode", "anonymous")
-        if getattr(now_in_use, name) != getattr(other, name)
-    }
+    found = compare(now_in_use, load_policy(file, time.time()))
     if as_json:
-        put_json(
-            {"added": [rule_data(r) for r in added], "removed": [rule_data(r) for r in removed], "settings": settings}
-        )
+        put_json(found.as_data())
         return
-    for name, (before, after) in settings.items():
-        put(f"~ {name}: {before} -> {after}")
-    for sign, style, rules in (("-", "red", removed), ("+", "green", added)):
-        for rule in rules:
-            put(paint(f"{sign} {rule.scope}: {visible(rule_text(rule))}", style))
-    if not (settings or added or removed):
-        say("no difference in rules")
+    lines = list(found.lines())
+    for line in lines:
+        put(line)
+    if not lines:
+        say("no difference in what the policy says")
 
 
 @app.command("import")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
+from cloned_proxy.cli.describe import injected
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.output import paint, visible
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
@@ -17,6 +18,7 @@ from cloned_proxy.policy.model import Decision, Reason, Verdict
 from cloned_proxy.policy.url import decide_url
 
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
+_REFUSED: Final = Verdict.DENY.name.lower()
 
 
 def explained(
@@ -46,9 +48,12 @@ def _told(url: str, method: str, version: str, decision: Decision) -> dict[str, 
         "tool": decision.tool,
         "verdict": decision.verdict.name.lower(),
         "reason": decision.reason.value,
-        "rule": None if rule is None else {"id": rule.id, "scope": rule.scope, "origin": rule.origin},
-        "inspected": decision.inspect
-        or (rule is not None and rule.needs_inspection and url.lower().startswith("https")),
+        "rule": None
+        if rule is None
+        else {"id": rule.id, "scope": rule.scope, "origin": rule.origin, "inject": injected(rule)},
+        # A refused CONNECT is never opened, although its decision carries the mark for a near miss.
+        "inspected": decision.passes
+        and (decision.inspect or (rule is not None and rule.needs_inspection and url.lower().startswith("https"))),
         "hint": hint(decision),
         "policy": version,
     }
@@ -62,6 +67,8 @@ def lines(told: dict[str, Any]) -> list[str]:
     if verdict != Verdict.ALLOW.name.lower():
         shown.append(f"reason  {told['reason']}")
     shown.append(f"rule    {rule['id']}  {rule['origin']}" if rule else "rule    none covers it")
+    if rule and rule["inject"] and verdict != _REFUSED:
+        shown.append(f"inject  {rule['inject']}, which the proxy adds to the request")
     if told["inspected"]:
         shown.append("tls     opened with the workspace CA, each request in it decided again")
     if told["hint"]:

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.proxy.listener import BindError, bind_tcp
+from cloned_proxy.proxy.listener import BadAddressError, BindError, bind_tcp
 from cloned_proxy.telemetry.log import LogFormat
 
 _log = structlog.get_logger(__name__)
@@ -53,7 +53,7 @@ def bind_control(host: str, port: int) -> socket.socket:
     except ValueError:
         loopback = False
     if not loopback:
-        raise BindError(
+        raise BadAddressError(
             f"--control {host}:{port}: the control UI listens on loopback only; use 127.0.0.1:{port}, and from another "
             f"machine `ssh -L {port}:127.0.0.1:{port} THIS_MACHINE`"
         )

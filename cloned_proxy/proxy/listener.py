@@ -21,6 +21,10 @@ class BindError(Exception):
     """A listener that cannot be opened; the message names it and says what to do."""
 
 
+class BadAddressError(BindError):
+    """The address itself is at fault: it cannot be listened on whatever else runs on this machine."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Listener:
     """A bound socket and whoever connects to it: a tool's principal, ANONYMOUS, or None (credentials only)."""
@@ -39,7 +43,7 @@ def bind_tcp(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_NUMERICSERV
         )[0]
     except OSError as error:
-        raise BindError(f"{where} is not an address of this machine: {error.strerror}") from error
+        raise BadAddressError(f"{where} is not an address of this machine: {error.strerror}") from error
     # The protocol is spelled out because asyncio sets TCP_NODELAY only where it reads "TCP" there.
     sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     try:

@@ -195,3 +195,31 @@ def test_list_says_what_is_left_of_a_lease_by_the_clock_that_comes_first(workspa
     assert rule["seconds_left"] == 0
     assert "expired" in workspace.run("list").stdout
     assert workspace.json("explain", "https://api.example.com/", code=1)["reason"] == "lease_expired"
+
+
+def test_that_a_rule_injects_a_secret_is_shown_and_the_secret_is_not(workspace: Workspace) -> None:
+    inject = 'inject: {header: Authorization, value: "Bearer ${vault:llm.api_key}"}'
+    workspace.write_policy(
+        policy_text(allow=["plain.example.com", f"{{host: api.example.com, ports: [443], methods: [GET], {inject}}}"])
+    )
+    explain = ("explain", "https://api.example.com/v1")
+    injected = {rule["host"]: rule["inject"] for rule in workspace.json("list")["rules"]}
+    assert injected == {"plain.example.com": None, "api.example.com": "Authorization"}
+    assert workspace.json(*explain)["rule"]["inject"] == "Authorization"
+    assert workspace.json("explain", "https://plain.example.com/")["rule"]["inject"] is None
+    listed, explained = workspace.run("list").stdout, workspace.run(*explain).stdout
+    assert "allow api.example.com:443 GET inject Authorization" in listed
+    assert "inject  Authorization" in explained
+    assert "inject" not in workspace.run(*explain, "--method", "POST").stdout, "a refused request gets no header"
+    for told in (listed, explained, *(workspace.run(*words, "--json").stdout for words in (("list",), explain))):
+        assert "llm.api_key" not in told
+        assert "Bearer" not in told
+
+
+def test_only_tls_that_would_be_opened_is_told_to_be_opened(workspace: Workspace) -> None:
+    rule = "{host: api.example.com, ports: [8443], methods: [GET]}"
+    workspace.write_policy(policy_text(allow=[rule]))
+    assert workspace.json("explain", "https://api.example.com:8443/")["inspected"] is True
+    for refused in (("https://api.example.com/",), ("https://api.example.com:8443/", "--method", "POST")):
+        assert workspace.json("explain", *refused, code=1)["inspected"] is False
+        assert "tls " not in workspace.run("explain", *refused).stdout

@@ -19,11 +19,11 @@ import pytest
 from tests.cli.program import Answer, Origin, Workspace, eventually, literal, policy_text
 
 
-def refused_start(workspace: Workspace, *arguments: str) -> str:
+def refused_start(workspace: Workspace, *arguments: str, code: int = 2) -> str:
     """Runs a `serve` that must not start; returns its one line."""
     listen = () if "--listen" in arguments else ("--listen", "127.0.0.1:0")
     done = workspace.run("serve", *listen, "--metrics", "off", "--control", "off", *arguments)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("cloned-proxy:")]
     assert lines, done.stderr
@@ -66,9 +66,19 @@ def test_health_readiness_and_metrics_are_served_beside_the_proxy(workspace: Wor
     assert "cloned_proxy_policy_rules 1.0" in metrics
 
 
+@pytest.mark.parametrize(("anonymous", "helps"), [("deny", "cloned-proxy token"), ("global", "cloned-proxy allow")])
+def test_where_nothing_passes_the_banner_names_what_helps(workspace: Workspace, anonymous: str, helps: str) -> None:
+    """Under `anonymous: deny` no rule opens anything to a caller without a credential."""
+    allow = ["a.example.com"] if anonymous == "deny" else []
+    workspace.write_policy(policy_text(anonymous=anonymous, allow=allow))
+    (line,) = [line for line in workspace.serve().banner if line.startswith("allowed")]
+    assert helps in line
+    assert ("`anonymous: global`" in line) is (anonymous == "deny")
+
+
 def test_a_port_in_use_is_one_line_with_the_fix(workspace: Workspace, origin: Origin) -> None:
     workspace.write_policy(policy_text())
-    line = refused_start(workspace, "--listen", f"127.0.0.1:{origin.port}")
+    line = refused_start(workspace, "--listen", f"127.0.0.1:{origin.port}", code=1)
     assert f"127.0.0.1:{origin.port} is in use" in line
     assert line.count("\n") == 0
 
@@ -80,7 +90,7 @@ def test_a_metrics_port_in_use_leaves_no_listener_behind(workspace: Workspace, o
         port = probe.getsockname()[1]
     metrics = f"127.0.0.1:{origin.port}"
     done = workspace.run("serve", "--listen", f"127.0.0.1:{port}", "--metrics", metrics, "--control", "off")
-    assert done.returncode == 2
+    assert done.returncode == 1
     assert metrics in done.stderr
     assert done.stdout == ""
 

@@ -42,6 +42,76 @@ def test_diff_shows_what_a_file_would_change(workspace: Workspace, tmp_path: Pat
     assert "stays.example.com" not in text
 
 
+QUIET = """\
+version: 1
+anonymous: deny
+global:
+  allow:
+    - {host: api.example.com, ports: [443], inject: {header: Authorization, value: "Bearer ${vault:old}"}}
+    - {host: plain.example.com, ports: [443], inject: {header: Authorization, value: "${vault:old}"}}
+tools:
+  demo.tool@v1:
+    inherit_global: false
+    allow: [{host: lease.example.com, max_uses: 1}]
+    limits: {concurrent: 2}
+tests:
+  - {tool: demo.tool@v1, deny: ["https://example.net/"]}
+"""
+OPEN = """\
+version: 1
+anonymous: deny
+global:
+  allow:
+    - host: api.example.com
+      ports: [443]
+      inject: {header: Authorization, value: "Bearer ${vault:new}", redact_echo: false}
+    - {host: plain.example.com, ports: [443]}
+tools:
+  demo.tool@v1:
+    mode: report
+    on_deny: ask
+    hold: 20s
+    may_request: [self, global]
+    allow: [{host: lease.example.com, max_uses: 9}]
+"""
+
+
+def test_diff_tells_every_change_that_opens_something(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.write_policy(QUIET)
+    other = tmp_path / "other.yaml"
+    other.write_text(OPEN)
+    rule = "global: allow api.example.com:443 inject Authorization"
+    assert workspace.json("policy", "diff", str(other))["settings"] == {
+        "tools.demo.tool@v1.mode": [None, "report"],
+        "tools.demo.tool@v1.inherit_global": [False, True],
+        "tools.demo.tool@v1.on_deny": ["refuse", "ask"],
+        "tools.demo.tool@v1.hold": [0.0, 20.0],
+        "tools.demo.tool@v1.may_request": [["self"], ["global", "self"]],
+        "tools.demo.tool@v1.limits.concurrent": [2, None],
+        f"{rule}: inject.redact_echo": [True, False],
+        f"{rule}: inject.value": ["the one in use", "another"],
+        "demo.tool@v1: allow lease.example.com: max_uses": [1, 9],
+        "tests": [[{"tool": "demo.tool@v1", "allow": [], "deny": ["https://example.net/"]}], []],
+    }
+    text = workspace.run("policy", "diff", str(other)).stdout
+    assert "~ tools.demo.tool@v1.limits.concurrent: 2 -> not set\n" in text
+    assert "vault" not in text, "a value may hold a secret"
+    changes = [line[2:] for line in text.splitlines() if line[0] in "+-"]
+    assert changes == [
+        "global: allow plain.example.com:443 inject Authorization",
+        "global: allow plain.example.com:443",
+    ]
+
+
+def test_diff_of_the_same_policy_is_empty(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.write_policy(OPEN)
+    other = tmp_path / "other.yaml"
+    other.write_text(f"# only a comment\n{OPEN}")
+    done = workspace.run("policy", "diff", str(other))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "no difference" in done.stderr
+
+
 def test_import_reads_a_policy_pack(workspace: Workspace, tmp_path: Path) -> None:
     workspace.write_policy(policy_text())
     pack = tmp_path / "pack.yaml"
@@ -103,3 +173,13 @@ def test_the_ca_is_printed_for_clients_to_trust(workspace: Workspace) -> None:
     assert path.read_text().startswith("-----BEGIN CERTIFICATE-----")
     assert "PRIVATE" not in path.read_text()
     assert str(path) in workspace.run("ca", "install-hint").stdout
+
+
+def test_where_the_ca_is_comes_as_json(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    path = workspace.run("ca", "path").stdout.strip()
+    assert workspace.json("ca", "path") == {"certificate": path}
+    told = workspace.json("ca", "install-hint")
+    assert told["certificate"] == path
+    assert Path(told["bundle"]).is_file()
+    assert told["hint"] == workspace.run("ca", "install-hint").stdout.rstrip("\n")
