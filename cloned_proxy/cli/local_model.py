@@ -102,7 +102,7 @@ def _listen() -> socket.socket:
         sock.listen(128)
     except OSError as error:
         sock.close()
-        raise SandboxInputError(
+        raise SandboxError(
             f"127.0.0.1:{PORT} is taken ({error.strerror}): stop what listens there, perhaps the Compose variant"
         ) from error
     return sock
