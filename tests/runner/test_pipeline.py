@@ -133,7 +133,7 @@ def test_a_failed_step_names_its_tool_the_reason_and_the_hint(tmp_path: Path) ->
             progress=lambda _: None,
             hint_for=lambda tool, _since: f"cloned-proxy allow x --tool {tool}",
         )
-    assert str(caught.value) == ("step one failed: a@v1: the model is asleep\n  hint: cloned-proxy allow x --tool a@v1")
+    assert str(caught.value) == "step one failed: a@v1: the model is asleep; hint: cloned-proxy allow x --tool a@v1"
 
 
 def _saved(text: bytes, manifest: bytes) -> ToolResult:
