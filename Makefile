@@ -65,7 +65,6 @@ fuzz: setup ## a million mutated heads and a million ClientHellos against other 
 
 bench: setup ## speed beside other proxies and `docker run`, same work, one run
 	@$(PY) -m bench
-	@$(PY) -m bench.sandbox
 
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards
