@@ -35,7 +35,7 @@ def test_two_hundred_runs_leave_nothing_behind(module_serving: Serving, engine: 
             before = _descriptors(os.getpid()), _descriptors(server), threading.active_count()
             assert list(pool.map(one, range(RUNS))) == [number % 3 for number in range(RUNS)]
             after = _descriptors(os.getpid()), _descriptors(server), threading.active_count()
-        # The engine's client keeps a few connections more or less; what is lost with each run would show two hundred times.
+        # The engine's client keeps some connections more or less; what each run lost would show two hundred times.
         assert all(now <= then + RUNS // 20 for then, now in zip(before, after, strict=True)), (before, after)
         assert leftovers(engine, module_serving.workspace) == []
     assert leftovers(engine, module_serving.workspace) == []
