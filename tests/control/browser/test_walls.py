@@ -162,4 +162,5 @@ def test_a_form_and_a_script_of_another_origin_change_nothing(scene: Scene, host
     page.goto(hostile.url)
     assert page.frames[1].evaluate("document.body.innerText").find("Overview") < 0
     assert scene.workspace.policy.read_bytes() == before
+    page.close()  # what it still loads is refused as well, and would be told later
     scene.complaints.clear()
