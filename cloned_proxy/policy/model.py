@@ -147,8 +147,8 @@ class Rule:
     paths: tuple[PathPattern, ...] | None = None
     raw_tcp: bool = False
     """`protocols: [tcp]`: a tunnel may carry anything, not only TLS for the CONNECT host."""
-    private_addresses: bool = False
-    """`addresses: [private]`: the name may resolve to loopback, private and CGNAT addresses."""
+    addresses: frozenset[str] = frozenset()
+    """Words of `policy.address.AddressWord`: what the name may resolve to beside public addresses."""
     expires: float | None = None
     """Unix seconds."""
     max_uses: int | None = None
@@ -162,11 +162,16 @@ class Rule:
         """Whether TLS must be opened for this rule to be enforced."""
         return self.methods is not None or self.paths is not None or self.inject is not None
 
+    @property
+    def is_lease(self) -> bool:
+        """Whether it ends by itself."""
+        return self.expires is not None or self.max_uses is not None
 
-def _specific_first(rule: Rule) -> tuple[bool, bool, bool]:
-    # Inspected rules first, so that a broad rule beside one cannot skip its header injection; rules that count
-    # their uses last, so that a use is spent only where nothing permanent covers the request.
-    return (not rule.needs_inspection, rule.max_uses is not None or rule.expires is not None, not rule.raw_tcp)
+
+def _specific_first(rule: Rule) -> tuple[bool, int, bool, bool]:
+    # Inspected rules first, so that a broad rule beside one cannot skip its header injection; then those that open
+    # addresses, which a plain one must not hide; leases last, so that a use is spent only where nothing lasts.
+    return (not rule.needs_inspection, -len(rule.addresses), rule.is_lease, not rule.raw_tcp)
 
 
 class HostIndex:
@@ -308,6 +313,8 @@ class Decision:
     inspect: bool = False
     """TLS of this tunnel must be opened, and each request in it decided again."""
     mode: Mode = Mode.ENFORCE
+    refused_address: Address | None = None
+    """With `address_not_allowed`: the one that refused it. Never told to a caller who did not send it."""
 
     @property
     def passes(self) -> bool:

@@ -100,4 +100,5 @@ class Recorder:
             policy=policy.version if policy is not None else "",
             hint=hint(decision),
             spends_use=spends_use,
+            refused_address="" if decision.refused_address is None else str(decision.refused_address),
         )
