@@ -19,8 +19,7 @@ DEFAULT_PORTS: Final = frozenset({80, 443})
 GLOBAL_SCOPE: Final = "global"
 OWN_HOST: Final = "cloned.internal"
 """Where the proxy itself answers, in plain HTTP. No rule opens it: it is never looked up and never dialled."""
-OWN_RULES: Final = "self"
-"""In `may_request`: the rules of the tool that asks."""
+OWN_RULES: Final = "self"  # in `may_request`: the rules of the tool that asks
 
 
 class Verdict(enum.IntEnum):
@@ -28,8 +27,7 @@ class Verdict(enum.IntEnum):
 
     DENY = 0
     ALLOW = 1
-    REPORT = 2
-    """Passes only because the policy is in `report` mode; recorded with the reason that would have denied it."""
+    REPORT = 2  # passes only because of `report` mode; recorded with the reason that would have denied it
 
 
 class Reason(enum.StrEnum):
@@ -78,12 +76,9 @@ class OnDeny(enum.StrEnum):
 
 class PatternKind(enum.Enum):
     EXACT = "exact"
-    ONE_LABEL = "*."
-    """`*.example.com`: exactly one more label, never the apex."""
-    ANY_DEPTH = "**."
-    """`**.example.com`: one or more labels, never the apex."""
-    ADDRESS = "address"
-    """An IP literal; matches only the same literal in a request, never a name that resolves to it."""
+    ONE_LABEL = "*."  # `*.example.com`: exactly one more label, never the apex
+    ANY_DEPTH = "**."  # `**.example.com`: one or more labels, never the apex
+    ADDRESS = "address"  # an IP literal: only the same literal in a request, never a name that resolves to it
 
 
 @dataclass(frozen=True, slots=True)
