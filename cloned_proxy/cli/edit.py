@@ -28,6 +28,16 @@ def allow(
         list[str] | None, typer.Option("--method", metavar="METHOD", help="Only this; repeatable.")
     ] = None,
     path: Annotated[list[str] | None, typer.Option("--path", metavar="GLOB", help="Only '/v1/**'; repeatable.")] = None,
+    port: Annotated[
+        list[int] | None, typer.Option("--port", metavar="PORT", min=1, max=65535, help="As HOST:PORT; repeatable.")
+    ] = None,
+    tcp: Annotated[bool, typer.Option("--tcp", help="A tunnel may carry anything, not only TLS.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="The name may resolve to loopback and private addresses.")
+    ] = False,
+    reserved: Annotated[
+        bool, typer.Option("--reserved", help="The name may resolve to addresses that IANA reserves.")
+    ] = False,
     reason: ReasonOption = "",
     update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
@@ -37,31 +47,34 @@ def allow(
     """Allow hosts, for everybody or for one tool."""
     import time
 
+    from cloned_proxy.cli.allowing import allow_hosts
     from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.editing import EditOptions, add_entries
+    from cloned_proxy.cli.editing import EditOptions
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.policy.url import split_port
     from cloned_proxy.store.policy_entry import Entry
 
     try:
         expires = time.time() + parse_duration(lasting) if lasting is not None else None
-        entries = []
-        for text in hosts:
-            host, port = split_port(text)
-            entries.append(
-                Entry(
-                    host,
-                    ports=() if port is None else (port,),
-                    methods=tuple(name.upper() for name in method or ()),
-                    paths=tuple(path or ()),
-                    expires=expires,
-                    max_uses=uses,
-                    reason=reason,
-                )
-            )
+        places = [split_port(text) for text in hosts]
     except ValueError as error:
         raise CommandError(str(error)) from error
-    add_entries("allow", entries, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))
+    words = {"private": private, "reserved": reserved}
+    entries = [
+        Entry(
+            host,
+            ports=tuple(dict.fromkeys((*(() if given is None else (given,)), *(port or ())))),
+            methods=tuple(name.upper() for name in method or ()),
+            paths=tuple(path or ()),
+            protocols=("tcp",) if tcp else (),
+            addresses=tuple(word for word, wanted in words.items() if wanted),
+            expires=expires,
+            max_uses=uses,
+            reason=reason,
+        )
+        for host, given in places
+    ]
+    allow_hosts(entries, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))
 
 
 def deny(

@@ -37,10 +37,19 @@ ALLOWABLE: Final = frozenset(
 )
 
 
-def hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
+def hint(decision: Decision, decision_id: str = "") -> str:
+    """For whoever asked: as `owner_hint`, but for an address that was not in the request, or the class of one."""
+    literal = decision.host is not None and decision.host.address is not None
+    if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
+        next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
+        return f"the name resolves to an address that its rule does not open: {next_step}"
+    return owner_hint(decision)
+
+
+def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
     """For `host_not_allowed` and the like the `cloned-proxy allow …` command, quoted for a shell; "" for a pass.
 
-    For the owner of the policy, so it may name an address that the caller did not send: see `hint_for_caller`.
+    For the owner of the policy and the log: it may name an address that the caller did not send.
     """
     if decision.reason is Reason.ALLOWED:
         return ""
@@ -59,27 +68,19 @@ def hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
     return _SENTENCES.get(decision.reason, "")
 
 
-def hint_for_caller(decision: Decision, decision_id: str) -> str:
-    """As `hint`, for whoever asked: it holds no address that the caller did not send, nor the class of one."""
-    literal = decision.host is not None and decision.host.address is not None
-    if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
-        return f"the name resolves to an address that its rule does not open: cloned-proxy explain {decision_id}"
-    return hint(decision)
-
-
 def _open_address(decision: Decision) -> str:
     """How the rule comes to open the address that refused the name, or why no rule can."""
     host, address, rule = decision.host, decision.refused_address, decision.rule
     if host is None or address is None:
         return "the name has no address"
     kind = classify(address)
-    told = f"{host.text} resolves to {address}, a {kind.value.replace('_', '-')} address"
+    told = f"{host.text} resolves to {address} ({kind.value.replace('_', '-')})"
     word = OPENED_BY.get(kind)
     if word is None:
-        return f"{told}; no rule opens those"
+        return f"{told}; no rule opens that class"
     opened = frozenset() if rule is None or rule.denies else rule.addresses
     if word in opened or address.is_unspecified or host.address is not None:
-        return f"{told} at which this proxy itself listens, or that means the machine itself; nothing opens those"
+        return f"{told}, where this proxy itself listens; it never dials itself"
     if rule is not None and not rule.denies and (rule.inject is not None or rule.is_lease):
         return f"{told}; put `addresses: [{', '.join(sorted({word, *opened}))}]` into its rule ({rule.origin})"
     return _again(decision, *(f"--{each}" for each in sorted({word, *opened})))

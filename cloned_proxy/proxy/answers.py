@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from cloned_proxy.policy.hint import hint_for_caller
+from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.model import Decision, Reason
 from cloned_proxy.proxy.grant import Refusal
 
@@ -126,7 +126,7 @@ def own(
 
 def _hint(refusal: Refusal) -> str:
     if not refusal.approval:
-        return hint_for_caller(refusal.decision, refusal.id)
+        return hint(refusal.decision, refusal.id)
     return f"request {refusal.approval} waits for a person: cloned-proxy approvals approve {refusal.approval}"
 
 

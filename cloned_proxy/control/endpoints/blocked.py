@@ -10,7 +10,7 @@ from cloned_proxy.control.endpoints.decisions import Tool
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.hint import ALLOWABLE, hint
+from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import DEFAULT_PORTS, Host, Policy, Reason, Request
 from cloned_proxy.policy.offer import why_not_offered
@@ -92,7 +92,7 @@ def _answer(group: BlockedGroup, policy: Policy, now: float) -> GroupAnswer:
         allowable=allowable,
         allowed_now=host is not None and decision.passes,
         entry=EntryHint(host=group.host, ports=_ports(group.port)) if allowable else None,
-        hint=hint(decision) if host is not None else "",
+        hint=owner_hint(decision) if host is not None else "",
     )
 
 

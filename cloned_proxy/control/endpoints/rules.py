@@ -148,6 +148,8 @@ def _add(call: Call) -> EditAnswer:
         max_uses=body.uses,
         reason=reason,
     )
+    if body.action == "allow":
+        entry = entry.opened_for_its_name()
     addition = Addition((entry,), body.tool, body.action)
     with editing(call) as service:
         result = service.add(
