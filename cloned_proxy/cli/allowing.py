@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from cloned_proxy.cli.context import policy_in
 from cloned_proxy.cli.editing import EditOptions, add_entries
 from cloned_proxy.cli.errors import say
-from cloned_proxy.cli.resolved import as_enforced
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.hint import owner_hint
 from cloned_proxy.policy.model import DEFAULT_PORTS, Policy, Reason, Request
+from cloned_proxy.proxy.enforced import as_enforced, listeners_of
 from cloned_proxy.store.policy_entry import Entry
 from cloned_proxy.store.workspace import Workspace
 
@@ -36,7 +36,7 @@ def _refused_by_address(entry: Entry, tool: str | None, policy: Policy, place: W
     """What to add where the hosts file says already that the name leads to an address that the rule does not open."""
     caller = ANONYMOUS if tool is None else Principal(tool)
     request = Request(entry.host, min(entry.ports or DEFAULT_PORTS))
-    found = as_enforced(decide(policy, caller, request, time.time()), place, ask=False).decision
+    found = as_enforced(decide(policy, caller, request, time.time()), listeners_of(place), ask=False).decision
     if found.reason is not Reason.ADDRESS_NOT_ALLOWED:
         return ""
     return f"a call will still be refused, because {entry.host} is {found.refused_address} here: {owner_hint(found)}"

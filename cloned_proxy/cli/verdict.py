@@ -12,7 +12,6 @@ from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
 from cloned_proxy.cli.describe import injected
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.output import iso_time, paint, visible
-from cloned_proxy.cli.resolved import Enforced, as_enforced
 from cloned_proxy.policy.address import classify
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
@@ -20,6 +19,7 @@ from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Policy, Reason, Request, Verdict
 from cloned_proxy.policy.url import decide_url
+from cloned_proxy.proxy.enforced import Enforced, as_enforced, listeners_of
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.workspace import Workspace
 
@@ -48,7 +48,7 @@ def explained(
     decision = decide_url(policy, caller, url, verb, time.time(), use.spent(policy), ended=use.ended(policy))
     if decision.reason is Reason.MALFORMED_REQUEST:
         raise CommandError(f"{what!r} is not a request that a client could send; write http(s)://HOST[:PORT]/PATH")
-    told = _told(as_enforced(decision, place, ask=resolve), https=url.lower().startswith("https"))
+    told = _told(as_enforced(decision, listeners_of(place), ask=resolve), https=url.lower().startswith("https"))
     return {"url": url, "method": verb, **told, "policy": policy.version}
 
 
@@ -102,7 +102,7 @@ def _again(body: dict[str, Any], place: Workspace, policy: Policy, *, resolve: b
     decision = decide(policy, caller, request, time.time(), use.spent(policy), ended=use.ended(policy))
     address = body.get("refused_address", "")
     known = (ipaddress.ip_address(address),) if address and not resolve else None
-    return as_enforced(decision, place, ask=resolve, known=known)
+    return as_enforced(decision, listeners_of(place), ask=resolve, known=known)
 
 
 def _target(body: dict[str, Any]) -> str:

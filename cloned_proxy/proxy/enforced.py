@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cloned_proxy.policy.decide import decide_addresses
 from cloned_proxy.policy.host import is_loopback_name
-from cloned_proxy.policy.model import Decision, Host
+from cloned_proxy.policy.model import Address, Decision, Host
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.lookup import Addresses, in_hosts_file, look_up
 from cloned_proxy.store.serving import server_of
@@ -25,8 +26,10 @@ class Enforced:
     """Why the name has no address: the proxy answers 502 or 504."""
 
 
-def as_enforced(decision: Decision, workspace: Workspace, *, ask: bool, known: Addresses | None = None) -> Enforced:
-    """The decision with the addresses of its host taken into account.
+def as_enforced(
+    decision: Decision, own: Container[tuple[Address, int]], *, ask: bool, known: Addresses | None = None
+) -> Enforced:
+    """The decision with the addresses of its host taken into account; `own` are the listeners of the proxy.
 
     Literals, loopback names and names of the hosts file cost nothing to look up; others are asked for in DNS, from
     here, only with `ask`. `known` are those of a name that is not to be looked up.
@@ -40,7 +43,7 @@ def as_enforced(decision: Decision, workspace: Workspace, *, ask: bool, known: A
         return Enforced(decision, failure=f"{host.text} does not resolve: {error.strerror or error}")
     if addresses is None:
         return Enforced(decision)
-    return Enforced(decide_addresses(decision, addresses, _own_listeners(workspace)), addresses)
+    return Enforced(decide_addresses(decision, addresses, own), addresses)
 
 
 def _addresses_of(host: Host, *, ask: bool) -> Addresses | None:
@@ -51,8 +54,8 @@ def _addresses_of(host: Host, *, ask: bool) -> Addresses | None:
     return in_hosts_file(host.text) or None
 
 
-def _own_listeners(workspace: Workspace) -> OwnListeners:
-    """Where the proxy of this workspace listens: it never dials itself."""
+def listeners_of(workspace: Workspace) -> OwnListeners:
+    """Where the proxy that serves this workspace listens: it never dials itself. Nowhere while nothing serves it."""
     own = OwnListeners()
     serving = server_of(workspace.root)
     for place in (serving.proxy, serving.control, serving.metrics) if serving is not None else ():
