@@ -22,6 +22,6 @@ def origin() -> Iterator[Origin]:
 def workspace(tmp_path: Path) -> Iterator[Workspace]:
     path = tmp_path / "ws"
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
-    found = Workspace(path, kept | {"CLONED_WORKSPACE": str(path)})
+    found = Workspace(path, kept | {"CLONED_WORKSPACE": str(path), "XDG_RUNTIME_DIR": str(tmp_path)})
     yield found
     found.close()
