@@ -5,8 +5,17 @@ from __future__ import annotations
 import sys
 from typing import Final
 
+# What the program exits with, beside 0 for done and the exit code of a sandboxed command, which is passed on.
 FAILED: Final = 1
+"""It failed, or was denied: the same words may do at another time."""
 BAD_INPUT: Final = 2
+"""What a person wrote or set up is wrong."""
+TIMED_OUT: Final = 124
+"""A sandboxed command ran longer than it may; as in `timeout(1)`."""
+INTERRUPTED: Final = 130
+"""Ctrl-C; 128 and the number of SIGINT, as shells have it."""
+TERMINATED: Final = 143
+"""The same for SIGTERM."""
 
 
 class CommandError(Exception):

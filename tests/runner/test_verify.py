@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.cli.interruption import TERMINATED
+from cloned_proxy.cli.errors import TERMINATED
 from cloned_proxy.runner import execution
 from cloned_proxy.runner.containers import tool_container
 from cloned_proxy.runner.engine import Engine
