@@ -31,6 +31,7 @@ from cloned_proxy.proxy import (
 )
 from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
+from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
 from cloned_proxy.proxy.plain import intake as plain_intake
 from cloned_proxy.proxy.plain import response as plain_response
@@ -193,7 +194,7 @@ def _no_stripping() -> None:
 
 
 def everywhere_identify(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    for module in (connect, plain_client):
+    for module in (connect, plain_admission):
         replace_part(module, "identify", make(module.identify))
 
 
@@ -235,14 +236,14 @@ def _believe_credentials_over_listeners() -> None:
 
 
 def _identify_once_a_connection() -> None:
-    begin = plain_client.PlainClient._begin
+    admit = vars(plain_client)["admit"]
     first: dict[Any, Any] = {}
 
-    def begin_with_first(self: Any, asked: Any) -> None:
-        asked = replace(asked, fields=first.setdefault(self, asked).fields)
-        begin(self, asked)
+    def admit_as_the_first(client: Any, asked: Any) -> None:
+        asked = replace(asked, fields=first.setdefault(client, asked).fields)
+        admit(client, asked)
 
-    replace_part(plain_client.PlainClient, "_begin", begin_with_first)
+    replace_part(plain_client, "admit", admit_as_the_first)
 
 
 def _anonymous_is_fine() -> None:
@@ -269,9 +270,9 @@ def _no_upstream_verification() -> None:
 def _no_refusal_without_record() -> None:
     original = recording.Recorder._record
 
-    def record(self: Any, event: Any, seconds: float) -> None:
+    def record(self: Any, event: Any, seconds: float, owner: str | None) -> None:
         try:
-            original(self, event, seconds)
+            original(self, event, seconds, owner)
         except AuditUnavailableError:
             return
 

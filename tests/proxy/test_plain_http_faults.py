@@ -19,8 +19,7 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from cloned_proxy.proxy import plain
-from cloned_proxy.proxy.plain import client as plain_client
-from cloned_proxy.proxy.plain import incoming, outgoing, reach
+from cloned_proxy.proxy.plain import admission, incoming, outgoing, reach
 from cloned_proxy.proxy.plain import upstream as plain_upstream
 from tests.proxy.plain import answering, client, read_message, reply, request
 from tests.proxy.support import HOST, World, allow, gone, policy, until, upstream, world
@@ -472,8 +471,8 @@ def raising(*args: object, **kwargs: object) -> object:
 
 
 BREAKABLE: dict[str, tuple[object, str]] = {
-    "identify": (plain_client, "identify"),
-    "the exchange": (plain_client, "Exchange"),
+    "identify": (admission, "identify"),
+    "the exchange": (admission, "Exchange"),
     "the dial": (reach, "connect"),
     "the head": (outgoing, "encode_request"),
     "the client": (plain, "PlainClient"),

@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
+from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Final
 
 import structlog
 
-from cloned_proxy.policy.caller import Caller
-from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Request
-from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.body import BodyError
-from cloned_proxy.proxy.connection import ClientConnection, answer_to_head
-from cloned_proxy.proxy.grant import Grant, Refusal
+from cloned_proxy.proxy.connection import ClientConnection, answer_to_head, head_caller
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
+from cloned_proxy.proxy.plain.admission import admit, after_breath
 from cloned_proxy.proxy.plain.exchange import Exchange
 from cloned_proxy.proxy.plain.intake import Intake
-from cloned_proxy.proxy.plain.own import OwnExchange, is_own
+from cloned_proxy.proxy.plain.own import OwnExchange
 from cloned_proxy.proxy.plain.upstream import Pool
 from cloned_proxy.proxy.relay import reset
 from cloned_proxy.telemetry.events import Kind
@@ -29,6 +27,8 @@ from cloned_proxy.telemetry.events import Kind
 _log = structlog.get_logger(__name__)
 
 _NEVER: Final = float("inf")
+
+type Work = Callable[[], Coroutine[None, None, Callable[[], None]]]
 
 
 class _Phase(enum.Enum):
@@ -44,10 +44,11 @@ class PlainClient(asyncio.Protocol):
     """Serves one request after the other; pipelined bytes wait. Each request is identified and authorised anew."""
 
     __slots__ = ("_connection", "_dropped", "_exchange", "_head_began", "_phase", "_serving", "_task", "deadline",
-                 "eof", "full", "home", "intake", "parts", "pool", "transport")  # fmt: skip
+                 "eof", "full", "home", "intake", "listener", "parts", "pool", "transport")  # fmt: skip
 
     def __init__(self, home: set[PlainClient], pool: Pool, connection: ClientConnection) -> None:
         self.parts = connection.parts
+        self.listener = connection.listener
         self.pool = pool
         self.home = home
         self.transport = connection.transport
@@ -70,7 +71,7 @@ class PlainClient(asyncio.Protocol):
         self.home.add(self)
         self.intake.add(self._connection.take())
         self.transport.set_protocol(self)
-        self._begin(head)
+        self._admit(head)
         self._serve()
 
     # The transport's side.
@@ -156,7 +157,10 @@ class PlainClient(asyncio.Protocol):
 
     def refuse_head(self, error: HeadError) -> None:
         self._exchange = None
-        answer = answer_to_head(self.parts, self._connection.listener, error, Kind.HTTP)
+        after_breath(self, head_caller(self.listener), partial(self._answer_head, error))
+
+    def _answer_head(self, error: HeadError) -> None:
+        answer = answer_to_head(self.parts, self.listener, error, Kind.HTTP)
         self.transport.write(answer.encode())
         self._close()
 
@@ -167,7 +171,7 @@ class PlainClient(asyncio.Protocol):
 
     def failed(self) -> None:
         """Called while an unexpected exception is handled."""
-        _log.exception("a client connection failed and is closed", listener=self._connection.listener.name)
+        _log.exception("a client connection failed and is closed", listener=self.listener.name)
         if self._exchange is not None:
             self._exchange.cut("internal_error")
         self.reset()
@@ -217,13 +221,18 @@ class PlainClient(asyncio.Protocol):
         self._serving = True
         try:
             while self._phase is _Phase.HEAD and not self.full and (head := self.intake.next_head()) is not None:
-                self._begin(head)
+                self._admit(head)
         except HeadError as error:
             self.refuse_head(error)
         finally:
             self._serving = False
         if self._phase is _Phase.HEAD:
             self._wait_for_more()
+
+    def _admit(self, head: Head) -> None:
+        self.intake.begin(head)
+        self.deadline = _NEVER
+        admit(self, head)
 
     def _wait_for_more(self) -> None:
         if self.eof:
@@ -237,47 +246,24 @@ class PlainClient(asyncio.Protocol):
             self.deadline = time.monotonic() + settings.head_timeout
         self._head_began = began
 
-    # Decisions.
+    # For `admission`.
 
-    def _begin(self, head: Head) -> None:
-        parts = self.parts
-        self.intake.begin(head)
-        self.deadline = _NEVER
-        if parts.stopping():
-            self.answer(head, answers.unavailable(), keep=False)
-            return
-        caller = identify(
-            head.fields, key=parts.identity_key, now=parts.clock(), listener=self._connection.listener.principal
-        )
-        if parts.requests is not None and is_own(head.host):
-            self._start(OwnExchange(self, head, caller, parts.requests))
-            return
-        request = Request(head.host, head.port, head.method, head.path)
-        outcome = parts.enforcer.authorise_now(caller, request, Kind.HTTP)
-        if outcome is None:
-            self._phase = _Phase.DECIDING
-            self._task = asyncio.get_running_loop().create_task(self._decide(head, caller, request))
-        else:
-            self._decided(head, outcome)
+    def wait_for(self, work: Work) -> None:
+        """What `work` returns is done when it has ended; until then what the client sends is kept."""
+        self._phase = _Phase.DECIDING
+        self._task = asyncio.get_running_loop().create_task(self._waited_for(work))
 
-    async def _decide(self, head: Head, caller: Caller, request: Request) -> None:
+    async def _waited_for(self, work: Work) -> None:
         try:
-            outcome = await self.parts.enforcer.authorise(caller, request, Kind.HTTP, client=self)
+            then = await work()
             self._task = None
-            self._decided(head, outcome)
+            then()
             self._serve()
             self.balance()
         except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
             self.failed()
 
-    def _decided(self, head: Head, outcome: Grant | Refusal) -> None:
-        if isinstance(outcome, Refusal):
-            self._phase = _Phase.HEAD
-            self.answer(head, answers.refused(outcome))
-            return
-        self._start(Exchange(self, head, outcome))
-
-    def _start(self, exchange: Exchange | OwnExchange) -> None:
+    def begin(self, exchange: Exchange | OwnExchange) -> None:
         self._phase = _Phase.EXCHANGE
         self._exchange = exchange
         try:

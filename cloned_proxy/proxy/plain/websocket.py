@@ -26,9 +26,7 @@ def join(client: PlainClient, upstream: Upstream, grant: Grant, *, on_end: Calla
         on_end(cause)
 
     metrics.tunnel_opened(tool)
-    relay = Relay(
-        client.transport, lambda: buffer.take(len(buffer)), grant.charge, on_end=ended, clock=time.monotonic
-    )
+    relay = Relay(client.transport, lambda: buffer.take(len(buffer)), grant.charge, on_end=ended, clock=time.monotonic)
     relay.client.full = client.full
     upstream.hand_over(relay.upstream)
     if not relay.started:
