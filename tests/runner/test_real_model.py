@@ -23,7 +23,7 @@ from tests.runner.jobs import TOOL, sh
 from tests.runner.real_model import IMAGE, real_model
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
-PROGRAM = [sys.executable, "-c", "from cloned_proxy.cli import main; main()"]
+PROGRAM = [sys.executable, "-m", "cloned_proxy"]
 KEY = "s3aled-k3y"
 SYNTHESIS = "cloned.internal.synthesis@v1"
 INJECTED = 'inject: {header: Authorization, value: "Bearer ${vault:llm.api_key}"}'

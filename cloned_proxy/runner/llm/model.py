@@ -84,7 +84,7 @@ def start_relay(listening: int, namespace: Namespace, port: int) -> subprocess.P
         descriptors = (listening, namespace.descriptor, holder)
         numbers = ", ".join(map(str, (*descriptors, port)))
         return subprocess.Popen(  # noqa: S603  this program, with numbers of our own
-            [sys.executable, "-c", f"from cloned_proxy.runner.llm.relay import main; main({numbers})"],
+            [sys.executable, "-P", "-c", f"from cloned_proxy.runner.llm.relay import main; main({numbers})"],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
