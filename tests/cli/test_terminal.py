@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 from contextlib import closing
 
 import pytest
 
-from cloned_proxy.cli import tables
 from cloned_proxy.cli.tables import Cell, ago, show_table, until
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
@@ -25,7 +25,7 @@ global:
 tools:
   {TOOL}:
     allow:
-      - {{host: api.github.com, ports: [443], methods: [GET, HEAD], paths: ["/repos/**"], expires: 2126-12-01T00:00:00Z}}
+      - {{host: api.github.com, ports: [443], methods: [GET], paths: ["/repos/**"], expires: 2126-12-01T00:00:00Z}}
       - files.pythonhosted.org
       - a-name-of-some-length.release-assets.of-a-place-with-a-long-name.example.com
 """
@@ -69,7 +69,7 @@ def test_an_empty_answer_says_so_on_stderr(workspace: Workspace, command: tuple[
 def test_columns_without_a_word_go_and_groups_get_a_title(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(tables.sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "40")
     rows = [("1", "a", "-", "some words that are wrapped at spaces"), ("2", "b", "", "x" * 45)]
@@ -111,7 +111,7 @@ def test_log_at_a_terminal_names_the_fix_and_the_decision(workspace: Workspace) 
     shown = at_terminal(workspace, "log", "--denied")
     assert plain(shown).splitlines() == [
         f"1h ago    deny    {TOOL}  CONNECT evil\\x1b]0;x\\x07.example:443",
-        "                  host_not_allowed",
+        "          host_not_allowed",
         f"          fix: cloned-proxy allow evil\\x1b]0;x\\x07.example --tool {TOOL}",
         "          id: 000000000000000000000002",
         f"1h ago    deny    {TOOL}  CONNECT example.org:443  host_not_allowed  3x",
