@@ -19,6 +19,7 @@ from cloned_proxy.cli import (
     log,
     pair,
     policy,
+    preset,
     proxy,
     rules,
     run,
@@ -66,6 +67,7 @@ app.command("log")(log.log)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
+app.add_typer(preset.app, name="preset")
 app.add_typer(vault.app, name="vault")
 app.command("proxy")(proxy.proxy)
 app.command("token")(token.token)

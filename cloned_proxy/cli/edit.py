@@ -6,15 +6,23 @@ from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli.options import DryRunOption, PolicyOption, ReasonOption, ToolOption, WorkspaceOption
+from cloned_proxy.cli.options import (
+    DryRunOption,
+    PolicyOption,
+    PresetOption,
+    ReasonOption,
+    ToolOption,
+    WorkspaceOption,
+)
 
 
 def allow(
     hosts: Annotated[
-        list[str], typer.Argument(metavar="HOST[:PORT]...", help="example.com, *.example.com, 192.0.2.1:8080")
-    ],
+        list[str] | None, typer.Argument(metavar="HOST[:PORT]...", help="example.com, *.example.com, 192.0.2.1:8080")
+    ] = None,
     *,
     tool: ToolOption = None,
+    preset: PresetOption = None,
     lasting: Annotated[str | None, typer.Option("--for", metavar="DURATION", help="Until then, such as 30m.")] = None,
     uses: Annotated[int | None, typer.Option("--uses", metavar="N", min=1, help="That many requests.")] = None,
     method: Annotated[
@@ -35,6 +43,17 @@ def allow(
     from cloned_proxy.policy.url import split_port
     from cloned_proxy.store.policy_edit import Entry
 
+    if preset:
+        from cloned_proxy.cli.presets import allow_presets
+
+        if hosts or lasting or uses or method or path:
+            raise CommandError(
+                "--preset stands alone and brings its own hosts; allow others by another command"
+            )
+        allow_presets(preset, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+        return
+    if not hosts:
+        raise CommandError("name a HOST, or a --preset; `cloned-proxy preset list` shows the presets")
     try:
         expires = time.time() + parse_duration(lasting) if lasting is not None else None
         entries = []
@@ -76,9 +95,12 @@ def deny(
 
 
 def remove(
-    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="As it stands in the rule; or one rule id.")],
+    hosts: Annotated[
+        list[str] | None, typer.Argument(metavar="HOST...", help="As it stands in the rule; or one rule id.")
+    ] = None,
     *,
     tool: ToolOption = None,
+    preset: PresetOption = None,
     reason: ReasonOption = "",
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
@@ -86,5 +108,15 @@ def remove(
 ) -> None:
     """Take back an allow or a deny, with every port and path of it."""
     from cloned_proxy.cli.editing import remove_hosts
+    from cloned_proxy.cli.errors import CommandError
 
+    if preset:
+        from cloned_proxy.cli.presets import remove_presets
+
+        if hosts:
+            raise CommandError("--preset stands alone; remove hosts by another command")
+        remove_presets(preset, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+        return
+    if not hosts:
+        raise CommandError("name a HOST, a rule id, or a --preset; `cloned-proxy list` shows what there is")
     remove_hosts(hosts, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)

@@ -13,6 +13,7 @@ import typer
 
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put
+from cloned_proxy.cli.presets import tell_of_presets
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.url import split_port
 from cloned_proxy.store.edit_service import EditService, removal_summary
@@ -77,6 +78,7 @@ def remove_hosts(
     if result.missing:
         where = f"tool {tool}" if tool else "the global rules (use --tool for a tool's own)"
         say(f"cloned-proxy: no rule for {', '.join(result.missing)} in {where}; `cloned-proxy list` shows them all")
+        tell_of_presets(service, result.missing, tool)
         raise typer.Exit(FAILED)
 
 
@@ -84,7 +86,8 @@ def _remove_rule(service: EditService, rule_id: str, *, why: str, dry_run: bool)
     result = service.remove_rule(rule_id, actor=actor(), why=why, dry_run=dry_run)
     tell(result, f"remove rule {rule_id}", dry_run=dry_run)
     if result.missing:
-        say(f"cloned-proxy: no rule has the id {rule_id}; `cloned-proxy list` shows them all")
+        say(f"cloned-proxy: no rule of the file has the id {rule_id}; `cloned-proxy list` shows them all")
+        tell_of_presets(service, [rule_id])
         raise typer.Exit(FAILED)
 
 

@@ -9,6 +9,7 @@ commit leaves a file that the log does not name: `serve` puts it on record as a 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,15 +19,17 @@ from cloned_proxy.store import policy_history
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.deadline import uptime
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.lease_time import add_lease_ends, begun
 from cloned_proxy.store.list_edit import text_diff
 from cloned_proxy.store.policy_edit import Addition, Draft, EditResult, PolicyEditor
+from cloned_proxy.store.policy_file import read_policy_bytes, version_of
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import PolicyEvent
 
 _MAX_SUMMARY: Final = 200
+_RETRIES: Final = 3
 
 type _Summary = Callable[[EditResult], str]
 
@@ -44,6 +47,8 @@ class EditService:
         """`policy_file` as for `--policy`. Raises StoreError for settings that cannot be read."""
         self.workspace = workspace
         self.path = workspace.policy_path(policy_file)
+        self.presets = workspace.presets
+        """What the names in `use` stand for when an edit is checked."""
         self._clock = clock
 
     def add(
@@ -98,6 +103,24 @@ class EditService:
         with self._editor(actor, why, lambda _: told, expected_version, dry_run=dry_run) as (editor, _):
             return editor.replace(text, dry_run=dry_run)
 
+    def rewrite(
+        self, change: Callable[[bytes], str], *, summary: str, actor: str, why: str, dry_run: bool = False
+    ) -> EditResult:
+        """Another text for the whole file, made from the one that is there (b"" for none).
+
+        `change` raises StoreError for what it cannot do; it is called again when somebody else edits meanwhile.
+        """
+        for last in (*(False,) * _RETRIES, True):
+            before = read_policy_bytes(self.path) if os.path.lexists(self.path) else b""
+            text = change(before)
+            try:
+                with self._editor(actor, why, lambda _: summary, version_of(before), dry_run=dry_run) as (editor, _):
+                    return editor.replace(text, dry_run=dry_run)
+            except ConflictError:
+                if last:
+                    raise
+        raise AssertionError("the last round returns or raises")
+
     def history(self, limit: int = policy_history.MAX_VERSIONS) -> list[PolicyVersion]:
         """The versions that came into force, the newest first. Raises StoreError."""
         if not self.workspace.state_db.exists():
@@ -125,13 +148,14 @@ class EditService:
     ) -> Iterator[tuple[PolicyEditor, dict[str, int]]]:
         """An editor that puts its edit on record, and the uses that leases have spent."""
         if dry_run and not self.workspace.state_db.exists():  # looking makes no file
-            yield PolicyEditor(self.path, clock=self._clock, expected=expected_version), {}
+            yield PolicyEditor(self.path, presets=self.presets, clock=self._clock, expected=expected_version), {}
             return
         if not dry_run:
             self.workspace.create()
         with AuditLog(self.workspace.state_db) as log:
             editor = PolicyEditor(
                 self.path,
+                presets=self.presets,
                 clock=self._clock,
                 expected=expected_version,
                 record=lambda draft: self._on_record(log, draft, actor, why, summary(draft.result)),

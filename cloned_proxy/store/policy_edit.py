@@ -25,6 +25,7 @@ from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.list_edit import change_list, list_at, read_value, remove_entry, text_diff
 from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_file import policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.presets import SHIPPED, PresetShelf
 from cloned_proxy.store.yaml_edit import Value, add_items, replace_item, set_keys
 from cloned_proxy.store.yaml_reader import read_document
 
@@ -143,11 +144,13 @@ class PolicyEditor:
         self,
         path: Path,
         *,
+        presets: PresetShelf = SHIPPED,
         clock: Callable[[], float] = time.time,
         expected: str | None = None,
         record: Recorder = lambda _draft: contextlib.nullcontext(),
     ) -> None:
         self._path = path
+        self._presets = presets
         self._clock = clock
         self._expected = expected
         self._record = record
@@ -211,7 +214,7 @@ class PolicyEditor:
             path = Addition((), tool, "deny" if action == "deny" else "allow").path
             # From the end, so that the places of the earlier ones stay.
             for position, rule in reversed(list(enumerate(index.rules))):
-                if goes(rule):
+                if goes(rule) and not rule.preset:
                     edited = remove_entry(self._path, edited, path, position)
                     gone.append(rule)
         return edited, gone
@@ -228,6 +231,8 @@ class PolicyEditor:
                 fresh[rule.id] = entry.as_value()
                 continue
             position, old = existing[rule.id]
+            if old.preset:  # it says so already, without an end
+                continue
             text = self._renew(text, path, position, entry, old=old, used=used.get(rule.id, 0))
         if fresh:
             items = list(fresh.values())
@@ -273,7 +278,7 @@ class PolicyEditor:
         return before.decode("utf-8"), self._validate(before)
 
     def _validate(self, raw: bytes) -> Policy:
-        return policy_from_bytes(raw, source=str(self._path), now=self._clock())
+        return policy_from_bytes(raw, source=str(self._path), now=self._clock(), presets=self._presets)
 
     def _finish(
         self,
