@@ -47,9 +47,7 @@ def allow(
         from cloned_proxy.cli.presets import allow_presets
 
         if hosts or lasting or uses or method or path:
-            raise CommandError(
-                "--preset stands alone and brings its own hosts; allow others by another command"
-            )
+            raise CommandError("--preset stands alone and brings its own hosts; allow others by another command")
         allow_presets(preset, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
         return
     if not hosts:

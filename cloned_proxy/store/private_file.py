@@ -59,4 +59,4 @@ def create_private(path: Path, content: bytes) -> None:
             draft.unlink(missing_ok=True)
         fsync_directory(path.parent)
     except OSError as error:
-        raise StoreError(f"{path}: no key could be written: {error.strerror}; {fix_for(error)}") from error
+        raise StoreError(f"{path}: the file cannot be written: {error.strerror}; {fix_for(error)}") from error

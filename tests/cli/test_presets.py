@@ -17,21 +17,21 @@ def put(workspace: Workspace, hosts: str, checked: str = "2026-11-27") -> None:
 
 
 def test_a_preset_from_the_list_to_its_removal(workspace: Workspace) -> None:
-    names = {entry["name"]: entry for entry in json.loads(workspace.run("preset", "list", "--json").stdout)}
+    names = {entry["name"]: entry for entry in json.loads(workspace.call("preset", "list", "--json").stdout)}
     assert names["openai"]["hosts"] == ["api.openai.com"]
     assert names["pypi"]["from"] == "derived"
-    shown = workspace.run("preset", "show", "openai").stdout
+    shown = workspace.call("preset", "show", "openai").stdout
     assert "allow    api.openai.com:443" in shown
     assert "source   https://" in shown
-    assert workspace.run("allow", "--preset", "openai", "--tool", TOOL).returncode == 0
-    (rule,) = json.loads(workspace.run("list", "--tool", TOOL, "--json").stdout)["rules"]
+    assert workspace.call("allow", "--preset", "openai", "--tool", TOOL).returncode == 0
+    (rule,) = json.loads(workspace.call("list", "--tool", TOOL, "--json").stdout)["rules"]
     assert (rule["host"], rule["origin"]) == ("api.openai.com", "preset openai")
-    assert workspace.run("explain", "https://api.openai.com/", "--tool", TOOL).returncode == 0
-    refused = workspace.run("remove", "api.openai.com", "--tool", TOOL)
+    assert workspace.call("explain", "https://api.openai.com/", "--tool", TOOL).returncode == 0
+    refused = workspace.call("remove", "api.openai.com", "--tool", TOOL)
     assert refused.returncode == 1
     assert f"`cloned-proxy remove --preset openai --tool {TOOL}`" in refused.stderr
-    assert workspace.run("remove", "--preset", "openai", "--tool", TOOL).returncode == 0
-    again = workspace.run("remove", "--preset", "openai", "--tool", TOOL)
+    assert workspace.call("remove", "--preset", "openai", "--tool", TOOL).returncode == 0
+    again = workspace.call("remove", "--preset", "openai", "--tool", TOOL)
     assert again.returncode == 1
     assert "does not use openai" in again.stderr
 
@@ -45,7 +45,7 @@ def test_bad_input_is_told_with_its_fix(workspace: Workspace) -> None:
         (("allow", "--preset", "openai", "--for", "5m"), "stands alone"),
         (("preset", "show", "../policy"), "there is no preset"),
     ):
-        done = workspace.run(*words)
+        done = workspace.call(*words)
         assert done.returncode == 2, words
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
@@ -55,17 +55,17 @@ def test_check_warns_of_an_old_one_and_refuses_a_broken_one(workspace: Workspace
     year_ago = (datetime.now(UTC) - timedelta(days=400)).date().isoformat()
     put(workspace, "a.example.com", checked=year_ago)
     workspace.write_policy("version: 1\nglobal: {use: [mine]}\n")
-    told = workspace.run("policy", "check", "--json")
+    told = workspace.call("policy", "check", "--json")
     assert told.returncode == 0
     (warning,) = json.loads(told.stdout)["warnings"]
     assert "checked 400 days ago" in warning
     assert warning in told.stderr
     put(workspace, "10.0.0.1")
-    refused = workspace.run("policy", "check")
+    refused = workspace.call("policy", "check")
     assert refused.returncode == 2
     assert "global.use[0]" in refused.stderr
     assert "presets/mine.yaml" in refused.stderr
-    (entry,) = (e for e in json.loads(workspace.run("preset", "list", "--json").stdout) if e["name"] == "mine")
+    (entry,) = (e for e in json.loads(workspace.call("preset", "list", "--json").stdout) if e["name"] == "mine")
     assert "never addresses" in entry["about"]
 
 

@@ -122,9 +122,9 @@ async def test_no_policy_is_503() -> None:
         assert (reply.status, reply.json["reason"]) == (503, "policy_unavailable")
 
 
-async def test_a_full_audit_queue_refuses_with_503_and_dials_nothing() -> None:
+async def test_a_log_that_fails_refuses_with_503_and_dials_nothing() -> None:
     async with upstream() as server, world(allow(HOST, server.port)) as w:
-        w.audit.full = True
+        w.audit.broken = True
         assert (await w.ask(connect_head(server.port))).status == 503
         assert server.connections == 0
         assert w.metrics.dropped
