@@ -15,6 +15,7 @@ from cloned_proxy.cli import (
     exec_tool,
     explain,
     image,
+    init,
     llm,
     log,
     pair,
@@ -57,6 +58,7 @@ def _program(
     pass
 
 
+app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("allow")(edit.allow)
 app.command("deny")(edit.deny)

@@ -87,7 +87,7 @@ def use_presets(
     known = dict.fromkeys(names)
     summary = f"use {', '.join(known)}{f' for {tool}' if tool else ''}"
     texts = {each.name: each.text for each in derived}
-    with _written(service, texts, actor=actor, why=why, now=now, dry_run=dry_run):
+    with presets_written(service, texts, actor=actor, why=why, now=now, dry_run=dry_run):
         result = service.rewrite(
             lambda text: _with(service.path, text, known, tool),
             summary=summary,
@@ -143,7 +143,7 @@ def _scope(tool: str | None) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _written(
+def presets_written(
     service: EditService, texts: Mapping[str, str], *, actor: str, why: str, now: float, dry_run: bool
 ) -> Iterator[None]:
     """The derived presets in their place while the policy is edited; as they were, should that fail."""
