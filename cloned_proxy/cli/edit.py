@@ -12,6 +12,7 @@ from cloned_proxy.cli.options import (
     PresetOption,
     ReasonOption,
     ToolOption,
+    UpdateTestsOption,
     WorkspaceOption,
 )
 
@@ -30,6 +31,7 @@ def allow(
     ] = None,
     path: Annotated[list[str] | None, typer.Option("--path", metavar="GLOB", help="Only '/v1/**'; repeatable.")] = None,
     reason: ReasonOption = "",
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
@@ -38,17 +40,18 @@ def allow(
     import time
 
     from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.editing import add_entries
+    from cloned_proxy.cli.editing import EditOptions, add_entries
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.policy.url import split_port
-    from cloned_proxy.store.policy_edit import Entry
+    from cloned_proxy.store.policy_entry import Entry
 
+    options = EditOptions(workspace, policy, reason, dry_run, update_tests)
     if preset:
         from cloned_proxy.cli.presets import allow_presets
 
         if hosts or lasting or uses or method or path:
             raise CommandError("--preset stands alone and brings its own hosts; allow others by another command")
-        allow_presets(preset, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+        allow_presets(preset, tool=tool, options=options)
         return
     if not hosts:
         raise CommandError("name a HOST, or a --preset; `cloned-proxy preset list` shows the presets")
@@ -70,7 +73,7 @@ def allow(
             )
     except ValueError as error:
         raise CommandError(str(error)) from error
-    add_entries("allow", entries, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+    add_entries("allow", entries, tool=tool, options=options)
 
 
 def deny(
@@ -80,16 +83,17 @@ def deny(
     *,
     tool: ToolOption = None,
     reason: ReasonOption = "",
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
 ) -> None:
     """Deny hosts; an explicit deny wins over every allow."""
-    from cloned_proxy.cli.editing import add_entries, hosts_only
-    from cloned_proxy.store.policy_edit import Entry
+    from cloned_proxy.cli.editing import EditOptions, add_entries, hosts_only
+    from cloned_proxy.store.policy_entry import Entry
 
     entries = [Entry(host, reason=reason) for host in hosts_only(hosts)]
-    add_entries("deny", entries, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+    add_entries("deny", entries, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))
 
 
 def remove(
@@ -100,21 +104,23 @@ def remove(
     tool: ToolOption = None,
     preset: PresetOption = None,
     reason: ReasonOption = "",
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
 ) -> None:
     """Take back an allow or a deny, with every port and path of it."""
-    from cloned_proxy.cli.editing import remove_hosts
+    from cloned_proxy.cli.editing import EditOptions, remove_hosts
     from cloned_proxy.cli.errors import CommandError
 
+    options = EditOptions(workspace, policy, reason, dry_run, update_tests)
     if preset:
         from cloned_proxy.cli.presets import remove_presets
 
         if hosts:
             raise CommandError("--preset stands alone; remove hosts by another command")
-        remove_presets(preset, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+        remove_presets(preset, tool=tool, options=options)
         return
     if not hosts:
         raise CommandError("name a HOST, a rule id, or a --preset; `cloned-proxy list` shows what there is")
-    remove_hosts(hosts, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+    remove_hosts(hosts, tool=tool, options=options)

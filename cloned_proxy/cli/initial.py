@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.cli.errors import FAILED, CommandError
-from cloned_proxy.share import share_path
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.preset_edit import Pinned, is_pinned, pinned, presets_written
 from cloned_proxy.store.presets import DERIVED
+from cloned_proxy.store.shipped_policy import head_text
 from cloned_proxy.store.workspace import DIRECTORY_NAME, Workspace
 from cloned_proxy.store.yaml_edit import render
 
@@ -155,12 +155,12 @@ def write(answers: Answers, place: Workspace, policy_file: Path | None, *, dry_r
 
 
 def policy_text(answers: Answers) -> str:
-    """The policy file: the head of the shipped one, and a section for each tool."""
-    head = share_path("config", "policy.yaml").read_text().partition("\nglobal:")[0].rstrip()
-    lines = [head, "", "global:", "  allow: []", "  deny: []", "", "tools:"]
+    """The policy file: the shipped one without its rules, and a section for each tool."""
+    lines = ["tools:"]
     for tool in answers.tools:
         lines += [f"  {render(tool.id)}:", f"    use: {render(answers.use_of(tool))}"]
         lines += ["    allow: []", "    deny: []"]
-    lines += ["", "tests:                 # checked before a new version is accepted"]
-    lines += ['  - {deny: ["http://169.254.169.254/"]}  # where clouds hand out credentials']
-    return "\n".join((*lines, ""))
+    head, tools, tests = head_text().partition("tools: {}\n")
+    if not tools:
+        raise ValueError("the shipped policy has no empty `tools: {}` to put tools into")
+    return "\n".join((head + lines[0], *lines[1:], tests))

@@ -31,4 +31,7 @@ PresetOption = Annotated[
     typer.Option("--preset", metavar="NAME", help="A named set of hosts (`preset list`); repeatable, stands alone."),
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; goes into the file and the log.")]
+UpdateTestsOption = Annotated[
+    bool, typer.Option("--update-tests", help="Take out of the policy's `tests:` what the edit breaks.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the change as a diff and make none.")]

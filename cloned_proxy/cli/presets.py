@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from cloned_proxy.cli.errors import FAILED, CommandError, say
-from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.cli.errors import FAILED, say
 from cloned_proxy.policy.model import GLOBAL_SCOPE, Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.preset import Preset
@@ -21,6 +19,7 @@ from cloned_proxy.store.presets import DERIVED
 from cloned_proxy.store.workspace import Workspace
 
 if TYPE_CHECKING:
+    from cloned_proxy.cli.editing import EditOptions
     from cloned_proxy.store.preset_edit import Pinned
 
 _OLD_DAYS: Final = 365
@@ -91,25 +90,35 @@ def preset_lines(told: dict[str, Any]) -> Iterator[str]:
         yield visible(f"quiet    {host}  # refused without an alarm")
 
 
-def allow_presets(
-    names: Sequence[str], *, tool: str | None, why: str, dry_run: bool, workspace: Path | None, policy_file: Path | None
-) -> None:
+def allow_presets(names: Sequence[str], *, tool: str | None, options: EditOptions) -> None:
     """Takes presets into use and says what they open. Raises CommandError, PolicyError or StoreError."""
-    from cloned_proxy.cli.editing import actor, tell
+    from cloned_proxy.cli.editing import actor, check_tool, tell
+    from cloned_proxy.cli.place import say_if_unserved, workspace_to_write
     from cloned_proxy.store.preset_edit import use_presets
 
-    _check_tool(tool)
-    service = EditService(Workspace.find(workspace), policy_file)
+    check_tool(tool)
+    place = workspace_to_write(options.workspace)
+    service = options.service(place)
     for name in names:
         if name not in DERIVED:
             service.presets.read(name)  # its own error is clearer than that of the edit which would use it
-    result, derived = use_presets(service, names, tool=tool, actor=actor(), why=why, now=time.time(), dry_run=dry_run)
+    result, derived = use_presets(
+        service,
+        names,
+        tool=tool,
+        actor=actor(),
+        why=options.why,
+        now=time.time(),
+        dry_run=options.dry_run,
+        update_tests=options.update_tests,
+    )
     for each in derived:
         tell_of(each)
-    if not dry_run and not result.changed and derived:
+    if not options.dry_run and not result.changed and derived:
         say(f"the policy uses {', '.join(names)} already; what is derived was looked up anew")
-        return
-    tell(result, f"use {', '.join(names)}{f' for {tool}' if tool else ''}", dry_run=dry_run)
+    else:
+        tell(result, f"use {', '.join(names)}{f' for {tool}' if tool else ''}", dry_run=options.dry_run)
+    say_if_unserved(place)
 
 
 def tell_of(derived: Pinned) -> None:
@@ -118,27 +127,32 @@ def tell_of(derived: Pinned) -> None:
         say(f"preset {derived.name}: {each.host}:{each.port}, from {each.where}")
 
 
-def remove_presets(
-    names: Sequence[str], *, tool: str | None, why: str, dry_run: bool, workspace: Path | None, policy_file: Path | None
-) -> None:
+def remove_presets(names: Sequence[str], *, tool: str | None, options: EditOptions) -> None:
     """Takes presets out of use; exit 1 when one was not in use. Raises as `allow_presets`."""
-    from cloned_proxy.cli.editing import actor, tell
+    from cloned_proxy.cli.context import existing_workspace
+    from cloned_proxy.cli.editing import actor, check_tool, tell
+    from cloned_proxy.cli.place import say_if_unserved
     from cloned_proxy.store.preset_edit import drop_presets
 
-    _check_tool(tool)
-    place = Workspace.find(workspace)
-    if not place.root.is_dir():
-        raise CommandError(f"{place.root}: there is no workspace here; nothing to remove, or name it by --workspace")
+    check_tool(tool)
+    place = existing_workspace(options.workspace)
     result, missing = drop_presets(
-        EditService(place, policy_file), names, tool=tool, actor=actor(), why=why, dry_run=dry_run
+        options.service(place),
+        names,
+        tool=tool,
+        actor=actor(),
+        why=options.why,
+        dry_run=options.dry_run,
+        update_tests=options.update_tests,
     )
     gone = [name for name in names if name not in missing]
-    if gone or not missing:
-        tell(result, f"no longer use {', '.join(gone)}{f' for {tool}' if tool else ''}", dry_run=dry_run)
+    if gone:
+        tell(result, f"no longer use {', '.join(gone)}{f' for {tool}' if tool else ''}", dry_run=options.dry_run)
     if missing:
         where = f"tool {tool}" if tool else "the global scope (use --tool for a tool's own)"
         say(f"cloned-proxy: {where} does not use {', '.join(missing)}")
         raise typer.Exit(FAILED)
+    say_if_unserved(place)
 
 
 def tell_of_presets(service: EditService, wanted: Sequence[str], tool: str | None = None) -> None:
@@ -191,8 +205,3 @@ def _age_in_days(preset: Preset) -> int:
     from datetime import UTC, datetime
 
     return (datetime.now(UTC).date() - preset.checked).days
-
-
-def _check_tool(tool: str | None) -> None:
-    if tool is not None and not valid_tool_id(tool):
-        raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")

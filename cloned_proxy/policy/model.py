@@ -249,7 +249,7 @@ class PolicyTest:
     tool: str | None
     allow: tuple[str, ...]
     deny: tuple[str, ...]
-    origin: str
+    line: int | None
 
 
 EMPTY_SCOPE: Final = Scope()

@@ -37,14 +37,19 @@ def version_of(raw: bytes) -> str:
 
 def policy_from_bytes(raw: bytes, *, source: str, now: float, presets: PresetShelf = SHIPPED) -> Policy:
     """The one way from text to rules, for the watcher, the edit service and `policy check`. Raises as `load_policy`."""
+    policy = parse_bytes(raw, source=source, presets=presets)
+    if failed := failed_tests(policy, now):
+        raise PolicyError(tuple(test.problem for test in failed), source)
+    return policy
+
+
+def parse_bytes(raw: bytes, *, source: str, presets: PresetShelf = SHIPPED) -> Policy:
+    """What the text says, whether or not its `tests:` hold. Raises PolicyError, StoreError."""
     document = read_document(raw, source)
-    policy = parse_policy(
+    return parse_policy(
         document.data,
         source=source,
         version=version_of(raw),
         lines=document.lines,
         presets=presets.load(used_names(document.data)),
     )
-    if problems := failed_tests(policy, now):
-        raise PolicyError(problems, source)
-    return policy

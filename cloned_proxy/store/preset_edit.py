@@ -18,6 +18,7 @@ from cloned_proxy.store.policy_edit import EditResult
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.presets import DERIVED
 from cloned_proxy.store.registries import Clients, Found, client_of, derive
+from cloned_proxy.store.shipped_policy import head_text
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.store.yaml_edit import add_items, render
 from cloned_proxy.store.yaml_reader import read_document
@@ -74,6 +75,7 @@ def use_presets(
     why: str,
     now: float,
     dry_run: bool = False,
+    update_tests: bool = False,
     clients: Clients | None = None,
 ) -> tuple[EditResult, tuple[Pinned, ...]]:
     """Puts presets into `use` of one scope; derived ones are looked up and written first. All of it, or nothing.
@@ -94,6 +96,7 @@ def use_presets(
             actor=actor,
             why=why,
             dry_run=dry_run,
+            update_tests=update_tests,
         )
         if not result.changed:  # what a preset says anew may be what the policy's own tests forbid
             load_policy(service.path, now, service.presets)
@@ -101,7 +104,14 @@ def use_presets(
 
 
 def drop_presets(
-    service: EditService, names: Sequence[str], *, tool: str | None, actor: str, why: str, dry_run: bool = False
+    service: EditService,
+    names: Sequence[str],
+    *,
+    tool: str | None,
+    actor: str,
+    why: str,
+    dry_run: bool = False,
+    update_tests: bool = False,
 ) -> tuple[EditResult, tuple[str, ...]]:
     """Takes presets out of `use` of one scope; the names that were not there are returned. Raises as `use_presets`."""
     missing: list[str] = []
@@ -118,12 +128,13 @@ def drop_presets(
         return text
 
     summary = f"no longer use {', '.join(names)}{f' for {tool}' if tool else ''}"
-    result = service.rewrite(change, summary=summary, actor=actor, why=why, dry_run=dry_run)
+    result = service.rewrite(change, summary=summary, actor=actor, why=why, dry_run=dry_run, update_tests=update_tests)
     return result, tuple(missing)
 
 
 def _with(path: Path, raw: bytes, names: Mapping[str, None], tool: str | None) -> str:
-    text, place = raw.decode(), (*_scope(tool), "use")
+    empty = read_document(raw, str(path)).data is None
+    text, place = head_text() if empty else raw.decode(), (*_scope(tool), "use")
     new = [name for name in names if name not in _listed(path, text, place)]
     if not new:
         return text

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cloned_proxy.__main__ import main
+from cloned_proxy.program_name import program_name
 
 PROGRAM = Path(sys.executable).with_name("cloned-proxy")
 TOOL = "demo.tool@v1"
@@ -168,14 +169,16 @@ class Workspace:
                 patch.delenv(name)
             for name, value in self.environment.items():
                 patch.setenv(name, value)
-            patch.setattr(sys, "argv", ["cloned-proxy", *arguments])
+            patch.setattr(sys, "argv", [str(PROGRAM), *arguments])
             patch.setattr(sys, "stdin", io.StringIO(given))
+            program_name.cache_clear()  # it depends on PATH and directory, which are this test's
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
                 try:
                     main()
                     code = 0
                 except SystemExit as end:
                     code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        program_name.cache_clear()
         return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
 
     def json(self, *arguments: str, code: int = 0) -> Any:

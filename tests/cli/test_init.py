@@ -19,7 +19,7 @@ from tests.cli.program import PROGRAM, Workspace
 def nothing_installed(workspace: Workspace, tmp_path: Path) -> Workspace:
     """No agent on PATH, so that the default is the same on every machine."""
     (tmp_path / "bin").mkdir()
-    workspace.environment["PATH"] = str(tmp_path / "bin")
+    workspace.environment["PATH"] = f"{PROGRAM.parent}:{tmp_path / 'bin'}"
     return workspace
 
 

@@ -353,7 +353,7 @@ def test_a_dry_run_writes_nothing(workspace: Workspace, tmp_path: Path) -> None:
 
 
 def test_hosts_of_a_preset_are_neither_edited_nor_made_leases(workspace: Workspace) -> None:
-    from cloned_proxy.store.policy_edit import Addition, Entry  # noqa: PLC0415  used here alone
+    from cloned_proxy.store.policy_entry import Addition, Entry  # noqa: PLC0415  used here alone
 
     used(workspace, "openai")
     service, before = EditService(workspace), workspace.policy_file.read_text()
