@@ -28,6 +28,7 @@ from cloned_proxy.cli.process import (
 )
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
 from cloned_proxy.policy.model import Anonymous, Policy
+from cloned_proxy.program_name import NAME, program_name
 from cloned_proxy.proxy.server import ServeOptions, Server, authority
 from cloned_proxy.proxy.supervisor import Supervisor
 from cloned_proxy.store.errors import StoreError
@@ -152,10 +153,12 @@ def _announce(server: Server | Supervisor, control: Control) -> None:
     allowed = allowed_example(policy, proxy, now)
     put(f"allowed  {allowed or f'nothing without a credential; try: {_what_opens(policy)}'}")
     put(f"denied   {denied_example(policy, proxy, now) or 'nothing: report mode records what it would deny'}")
+    if program_name() != NAME:
+        put(f"program  {program_name()} is what hints call {NAME}; in a checkout, `make install` puts it on the PATH")
 
 
 def _what_opens(policy: Policy) -> str:
     """The next step where no example passes: under `anonymous: deny` no rule helps a caller without a credential."""
     if policy.anonymous is Anonymous.DENY:
-        return "cloned-proxy token TOOL for one, or `anonymous: global` in the policy file"
-    return "cloned-proxy allow HOST"
+        return f"{program_name()} token TOOL for one, or `anonymous: global` in the policy file"
+    return f"{program_name()} allow HOST"

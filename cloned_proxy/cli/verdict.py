@@ -19,6 +19,7 @@ from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Policy, Reason, Request, Verdict
 from cloned_proxy.policy.url import decide_url
+from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.enforced import Enforced, as_enforced, listeners_of
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.workspace import Workspace
@@ -161,7 +162,7 @@ def lines(told: dict[str, Any]) -> list[str]:
     if now := told.get("now"):
         shown.append(f"now     {paint(now['verdict'], _STYLES[now['verdict']])}{_why_now(now)}")
     if told["hint"]:
-        shown.append(f"to do   {told['hint']}")
+        shown.append(f"to do   {in_this_shell(told['hint'])}")
     return shown
 
 

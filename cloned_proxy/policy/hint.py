@@ -64,7 +64,7 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
     if decision.reason is Reason.ADDRESS_NOT_ALLOWED:
         return _open_address(decision)
     if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
-        return f"a tunnel carries TLS only; `{_again(decision, '--tcp')}` lets this one carry anything"
+        return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
     return _SENTENCES.get(decision.reason, "")
 
 

@@ -76,8 +76,9 @@ def _blocked(call: Call) -> BlockedAnswer:
     since = parts.clock() - _DAY if query.since is None else query.since
     with Tally(parts.workspace.state_db) as tally:
         groups = tally.blocked(since=since, tool=query.tool or EVERY_TOOL, limit=query.limit)
-    policy = load_policy(parts.workspace.policy_path(parts.policy_file), parts.clock())
-    own = listeners_of(parts.workspace)
+    place = parts.workspace
+    policy = load_policy(place.policy_path(parts.policy_file), parts.clock(), place.presets)
+    own = listeners_of(place)
     return BlockedAnswer(
         groups=[_answer(group, policy, parts.clock(), own, _refused_at(parts.record, group)) for group in groups]
     )
