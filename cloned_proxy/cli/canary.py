@@ -19,7 +19,6 @@ _log = structlog.get_logger(__name__)
 SHORTEST: Final = 30.0
 """Seconds: a probe takes about five of them, and starts containers."""
 _LONGEST_PROBE: Final = 120.0
-_PROGRAM: Final = "from cloned_proxy.cli import main; main()"
 
 
 async def probe_forever(server: Server, interval: float) -> None:
@@ -36,8 +35,9 @@ async def probe_forever(server: Server, interval: float) -> None:
 async def _probe() -> ProbeEvent:
     began = time.monotonic()
     # A process of its own: what it does with namespaces and containers must not be able to hurt this one.
+    # -P: what lies in the directory in which somebody typed `serve` is not ours to import.
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _PROGRAM, "verify", "--json"),
+        *(sys.executable, "-P", "-m", "cloned_proxy", "verify", "--json"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
