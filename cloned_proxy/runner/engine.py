@@ -9,7 +9,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from typing import Any, Final, Self
 
@@ -20,6 +19,7 @@ import requests.exceptions
 from cloned_proxy.runner.engine_answers import ContainerState, EngineFacts
 from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
 from cloned_proxy.runner.stream import Attached
+from cloned_proxy.runner.uninterrupted import to_its_end
 
 _TIMEOUT: Final = 60.0
 """Seconds for one call; only `wait` may take longer."""
@@ -86,9 +86,7 @@ class Engine:
         exception only after the engine has answered; `discard(name)` then finds what it made.
         """
         self._settle()
-        # A thread of its own, because an exception of a signal handler would end the request in the main thread.
-        with ThreadPoolExecutor(1, thread_name_prefix="create") as requesting:
-            return requesting.submit(self._create, name, config).result()
+        return to_its_end(lambda: self._create(name, config))
 
     def _create(self, name: str, config: dict[str, Any]) -> str:
         try:

@@ -19,7 +19,7 @@ import docker.errors
 import pytest
 import requests
 
-from cloned_proxy.cli.interruption import TERMINATED
+from cloned_proxy.cli.errors import TERMINATED
 from cloned_proxy.runner import execution
 from cloned_proxy.runner import runner as runner_module
 from cloned_proxy.runner.engine import Engine
@@ -27,6 +27,7 @@ from cloned_proxy.runner.errors import EngineError, ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import WORKSPACE_LABEL, SandboxSpec, workspace_mark
+from cloned_proxy.runner.uninterrupted import to_its_end
 from tests.runner.conftest import Serving, leftovers
 from tests.runner.jobs import sh
 
@@ -104,6 +105,30 @@ def test_a_removal_that_fails_is_said_and_owed(reachable: None) -> None:
         engine.remove("mine")
     engine.discard("mine")
     assert engine._owed == {"mine"}
+
+
+def test_an_interruption_is_raised_when_the_work_has_ended() -> None:
+    class InterruptionError(Exception): ...
+
+    def interrupt(_number: int, _frame: object) -> None:
+        interrupted.set()
+        raise InterruptionError
+
+    interrupted = threading.Event()
+    done: list[str] = []
+
+    def work() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        interrupted.wait(60)
+        done.append("ended")
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with pytest.raises(InterruptionError):
+            to_its_end(work)
+        assert done == ["ended"]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 @pytest.mark.docker
@@ -184,7 +209,7 @@ def test_a_signal_while_the_engine_still_creates_leaves_no_container(
 ) -> None:
     """The request cannot be taken back: the engine makes the container after the command was told to end."""
     real = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
-    words = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "exec", "demo.tool@v1"]
+    words = [sys.executable, "-m", "cloned_proxy", "exec", "demo.tool@v1"]
     words += ["--workspace", str(module_serving.workspace), "--", "sleep", "600"]
     seen, go_on = threading.Event(), threading.Event()
     with relay(tmp_path / "r.sock", real, b"/containers/create?name=cloned_" + kind.encode(), seen, go_on):
