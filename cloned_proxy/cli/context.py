@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cloned_proxy.cli.errors import CommandError, say
+from cloned_proxy.cli.place import nowhere
 from cloned_proxy.policy.model import Policy, Rule
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.audit_log import AuditLog, RuleHits
@@ -20,6 +21,7 @@ from cloned_proxy.store.lease_time import LeaseEnd
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.policy_history import rules_seen
 from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE, ProxyUrl
+from cloned_proxy.store.serving import serving_now
 from cloned_proxy.store.workspace import Workspace
 
 
@@ -27,7 +29,7 @@ def existing_workspace(directory: Path | None) -> Workspace:
     """The workspace, for commands that read. Raises CommandError for none, StoreError for somebody else's."""
     workspace = Workspace.find(directory)
     if not workspace.root.is_dir():
-        raise CommandError(f"{workspace.root}: there is no workspace here; start one with `cloned-proxy serve`")
+        raise CommandError(nowhere(workspace, serving_now()))
     workspace.check_owner()
     return workspace
 
@@ -119,10 +121,10 @@ def proxy_of(workspace: Workspace) -> ProxyUrl:
 
 def serving_url(workspace: Workspace) -> str | None:
     """Where clients on this machine reach the proxy that serves the workspace; None when none does."""
-    from cloned_proxy.cli.serving import serving_in
+    from cloned_proxy.cli.live import live_proxy
 
-    serving = serving_in(workspace)
-    return serving.url("proxy") if serving is not None else None
+    live = live_proxy(workspace)
+    return live.url("proxy") if live is not None else None
 
 
 def check_proxy_url(text: str, where: str) -> None:

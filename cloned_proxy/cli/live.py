@@ -1,4 +1,8 @@
-"""What serves a workspace now, in its own words."""
+"""What serves a workspace now, in its own words.
+
+Asked through the workspace itself: the user's runtime directory, where other workspaces are found, need not be the one
+of the proxy (a service has a /tmp of its own, a container has everything of its own but the workspace).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  co
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class LiveProxy:
     """The answers of all its processes, put together."""
 
     addresses: dict[str, str | None]
@@ -34,13 +38,13 @@ class Serving:
         return f"http://{_REACHED_AT.get(host, host)}:{port}"
 
 
-def serving_in(workspace: Workspace) -> Serving | None:
+def live_proxy(workspace: Workspace) -> LiveProxy | None:
     """None when no process answers."""
     answers = ask_all(workspace.root, {"op": "status"})
     if not answers:
         return None
     first = answers[0]
-    return Serving(
+    return LiveProxy(
         addresses=first.get("addresses", {}),
         workers=len(answers),
         problems=tuple(dict.fromkeys(text for answer in answers for text in answer["problems"])),
