@@ -23,7 +23,7 @@ def up(
     wait: Annotated[float, typer.Option("--wait", metavar="SECONDS", help="For the model to be ready.")] = 120.0,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Start LocalAI in a slot without any way out, and a relay to it on 127.0.0.1:8080."""
+    """Start LocalAI without any way out. A relay on 127.0.0.1:8080 leads to it."""
     from cloned_proxy.cli.local_model import bring_up
 
     bring_up(workspace, models, wait)
