@@ -1,5 +1,5 @@
 #!/bin/sh
-# pip before 23.3 (Debian 12 has 23.0.1) looks for the dependencies of a wheel before it compares Requires-Python.
+# pip 23.0.1 (of Debian 12; 23.2.1 as well) looks for the dependencies of a wheel before it compares Requires-Python.
 #
 # Expected: a wheel for a newer Python is refused with one line that says so. Seen with pip 23.0.1: if a dependency has
 # no version for this Python, its search fails first, and the message is about that dependency alone. A marker on it

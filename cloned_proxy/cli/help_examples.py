@@ -16,6 +16,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "allow api.example.com --for 30m  # acts at once",
         "log -f --denied  # refusals, as they happen",
     ),
+    "init": (
+        "init  # asks three questions at most",
+        "init --run claude-code --preset github-read --yes",
+        "init --yes --dry-run",
+    ),
     "serve": (
         "serve  # on 127.0.0.1:8081",
         "serve --listen 127.0.0.1:0 --metrics off",
@@ -25,7 +30,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "allow api.example.com",
         "allow '*.example.com' --tool demo.tool@v1 --for 30m",
         "allow api.example.com --method GET --path '/v1/**' --dry-run",
+        "allow --preset github-read --tool demo.tool@v1",
     ),
+    "preset": ("preset list", "preset show github-read"),
+    "preset list": ("preset list", "preset list --json"),
+    "preset show": ("preset show github-read", "preset show github-read --json"),
     "deny": (
         "deny tracker.example.com  # every port of it, for everybody",
         "deny '**.example.net' --tool demo.tool@v1 --reason spam",

@@ -52,7 +52,7 @@ def test_an_example_is_a_command_line_that_the_program_takes(line: str) -> None:
     parse(PROGRAM, "cloned-proxy", words)
 
 
-@pytest.mark.parametrize("line", ["allow", "allow a.example --for", "serve --workers none", "nonsense", "list extra"])
+@pytest.mark.parametrize("line", ["deny", "allow a.example --for", "serve --workers none", "nonsense", "list extra"])
 def test_a_wrong_line_would_be_found(line: str) -> None:
     with pytest.raises(Exception, match=r"Missing|requires|valid|No such command|unexpected"):
         parse(PROGRAM, "cloned-proxy", shlex.split(line))
