@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cloned_proxy.cli import history, suggest
 from cloned_proxy.cli.errors import BAD_INPUT, say
-from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, WorkspaceOption
+from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, UpdateTestsOption, WorkspaceOption
 
 app = typer.Typer(
     help="Check, compare, import and suggest policies; go back to an earlier version.", no_args_is_help=True
@@ -28,13 +28,15 @@ def check(
     import time
 
     from cloned_proxy.cli.output import put, put_json
+    from cloned_proxy.cli.presets import warnings_about
     from cloned_proxy.policy.parse import PolicyError
     from cloned_proxy.store.policy_file import load_policy
     from cloned_proxy.store.workspace import Workspace
 
-    path = file or Workspace.find(workspace).policy_path(policy)
+    place = Workspace.find(workspace)
+    path = file or place.policy_path(policy)
     try:
-        found = load_policy(path, time.time())
+        found = load_policy(path, time.time(), place.presets)
     except PolicyError as error:
         for line in str(error).splitlines():
             say(line)
@@ -42,14 +44,17 @@ def check(
             problems = [{"path": p.path, "line": p.line, "message": p.message} for p in error.problems]
             put_json({"ok": False, "source": str(path), "problems": problems})
         raise typer.Exit(BAD_INPUT) from None
-    told = {
+    told: dict[str, Any] = {
         "ok": True,
         "source": str(path),
         "version": found.version,
         "mode": found.mode.value,
         "rules": len(found.rules),
         "tests": len(found.tests),
+        "warnings": warnings_about(found, place),
     }
+    for warning in told["warnings"]:
+        say(f"cloned-proxy: {warning}")
     if as_json:
         put_json(told)
     else:
@@ -74,8 +79,9 @@ def diff(
     from cloned_proxy.store.policy_file import load_policy
     from cloned_proxy.store.workspace import Workspace
 
-    _, now_in_use = policy_in(Workspace.find(workspace), policy)
-    found = compare(now_in_use, load_policy(file, time.time()))
+    place = Workspace.find(workspace)
+    _, now_in_use = policy_in(place, policy)
+    found = compare(now_in_use, load_policy(file, time.time(), place.presets))
     if as_json:
         put_json(found.as_data())
         return
@@ -90,17 +96,18 @@ def diff(
 def import_pack(
     pack: Annotated[Path, typer.Argument(metavar="PACK.yaml", help="A Cloned policy pack.")],
     *,
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
 ) -> None:
     """Add what a pack allows: egress_domains, egress_by_tool, egress_by_connector."""
-    from cloned_proxy.cli.editing import apply_additions
+    from cloned_proxy.cli.editing import EditOptions, apply_additions
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.policy.model import GLOBAL_SCOPE
     from cloned_proxy.policy.pack import read_pack
     from cloned_proxy.store.files import read_regular_file
-    from cloned_proxy.store.policy_edit import Addition, Entry
+    from cloned_proxy.store.policy_entry import Addition, Entry
     from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
 
     document = read_document(read_regular_file(pack, limit=MAX_BYTES, what="policy pack"), str(pack))
@@ -112,14 +119,8 @@ def import_pack(
         entries.setdefault(addition.scope, []).append(Entry(str(addition.pattern)))
     additions = [Addition(tuple(e), None if scope == GLOBAL_SCOPE else scope) for scope, e in entries.items()]
     count = sum(len(each) for each in entries.values())
-    apply_additions(
-        additions,
-        f"import {pack.name}: {count} hosts",
-        why="",
-        dry_run=dry_run,
-        workspace=workspace,
-        policy_file=policy,
-    )
+    options = EditOptions(workspace, policy, dry_run=dry_run, update_tests=update_tests)
+    apply_additions(additions, f"import {pack.name}: {count} hosts", options)
 
 
 app.command("suggest")(suggest.suggest)

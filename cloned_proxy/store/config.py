@@ -58,6 +58,8 @@ class AuditSettings(_Section):
     queue: int = Field(default=10_000, ge=10)
     """Events that may wait for the disk. From half of it on, whoever has more than an equal share waits, too."""
     retention_days: int = Field(default=90, ge=1)
+    max_mib: int = Field(default=2048, ge=16)
+    """Mebibytes that state.db may take up; over it the oldest entries go before their time."""
 
 
 class ApprovalSettings(_Section):

@@ -11,6 +11,7 @@ from typing import Final
 
 from cloned_proxy.store.config import Config, load_config
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.presets import PresetShelf
 from cloned_proxy.store.private_file import create_private
 
 DIRECTORY_NAME: Final = ".cloned"
@@ -48,6 +49,11 @@ class Workspace:
     @property
     def policy_file(self) -> Path:
         return self.root / "policy.yaml"
+
+    @property
+    def presets(self) -> PresetShelf:
+        """The presets that a policy of this workspace may name."""
+        return PresetShelf(self.root / "presets")
 
     @property
     def state_db(self) -> Path:
@@ -96,7 +102,7 @@ class Workspace:
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StoreError(f"{self.root}: the workspace is read-only; mount it writable, or use --workspace DIR")
         if ours and not self.git_ignore.exists():
-            create_private(self.git_ignore, _IGNORES)
+            create_private(self.git_ignore, _IGNORES, what="file")
 
     def check_owner(self) -> None:
         """Raises StoreError for a directory that somebody else made or can write: one planted in /tmp, for example."""

@@ -14,7 +14,8 @@ from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Rule
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.store.audit_log import AuditLog, RuleHits
-from cloned_proxy.store.policy_edit import Addition, Entry
+from cloned_proxy.store.policy_edit import EditResult
+from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.policy_file import load_policy
 
 RULE_ID: Final = "r-[0-9a-f]{10}"
@@ -77,6 +78,8 @@ class NewRule(Strict):
     uses: Uses | None = None
     reason: Reason = ""
     expected_version: Version | None = None
+    update_tests: bool = False
+    """After `forbidden_by_test`: takes out of the file's `tests:` what the edit breaks."""
 
 
 class EditAnswer(Strict):
@@ -85,16 +88,20 @@ class EditAnswer(Strict):
     version: str
     rule_ids: list[str]
     diff: str
+    tests: list[str]
+    """What was taken out of the file's `tests:`."""
 
 
 class RemoveQuery(Query):
     expected_version: Version | None = None
     reason: Reason = ""
+    update_tests: bool = False
 
 
 def _rules(call: Call) -> RulesAnswer:
     parts, query = call.parts, call.query
-    policy = load_policy(parts.workspace.policy_path(parts.policy_file), parts.clock())
+    place = parts.workspace
+    policy = load_policy(place.policy_path(parts.policy_file), parts.clock(), place.presets)
     with AuditLog(parts.workspace.state_db) as log:
         hits, uses = log.rule_hits(), log.lease_uses()
     rules = [rule for rule in policy.rules if query.tool in (None, rule.scope)]
@@ -140,19 +147,40 @@ def _add(call: Call) -> EditAnswer:
     )
     addition = Addition((entry,), body.tool, body.action)
     with editing(call) as service:
-        result = service.add([addition], actor=call.actor, why=reason, expected_version=body.expected_version)
-    return EditAnswer(changed=result.changed, version=result.version, rule_ids=list(result.rule_ids), diff=result.diff)
+        result = service.add(
+            [addition],
+            actor=call.actor,
+            why=reason,
+            expected_version=body.expected_version,
+            update_tests=body.update_tests,
+        )
+    return edit_answer(result)
 
 
 def _remove(call: Call) -> EditAnswer:
     query: RemoveQuery = call.query
     with editing(call) as service:
         result = service.remove_rule(
-            call.path["id"], actor=call.actor, why=redact(query.reason), expected_version=query.expected_version
+            call.path["id"],
+            actor=call.actor,
+            why=redact(query.reason),
+            expected_version=query.expected_version,
+            update_tests=query.update_tests,
         )
     if result.missing:
         raise ApiError(404, "there is no such rule in the file any more")
-    return EditAnswer(changed=result.changed, version=result.version, rule_ids=list(result.rule_ids), diff=result.diff)
+    return edit_answer(result)
+
+
+def edit_answer(result: EditResult) -> EditAnswer:
+    """What an edit of the policy answers, whichever it was."""
+    return EditAnswer(
+        changed=result.changed,
+        version=result.version,
+        rule_ids=list(result.rule_ids),
+        diff=result.diff,
+        tests=list(result.tests),
+    )
 
 
 OPERATIONS: Final = (
