@@ -60,7 +60,7 @@ test-wheel: wheel ## the tests against the built wheel, in an environment of its
 	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo bench pyproject.toml "$$away" && \
 	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && "$$python" -m pytest -q -m "not checkout and not net and not slow"
 
-fuzz: setup ## a million mutated heads and a million ClientHellos against other readers
+fuzz: setup ## a million mutated heads and ClientHellos against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz
 
 bench: setup ## speed beside other proxies and `docker run`, same work, one run
