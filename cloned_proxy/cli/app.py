@@ -15,10 +15,12 @@ from cloned_proxy.cli import (
     exec_tool,
     explain,
     image,
+    init,
     llm,
     log,
     pair,
     policy,
+    preset,
     proxy,
     rules,
     run,
@@ -61,6 +63,7 @@ def _program(
         show_next_step()
 
 
+app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("status")(status.status)
 app.command("allow")(edit.allow)
@@ -72,6 +75,7 @@ app.command("log")(log.log)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
+app.add_typer(preset.app, name="preset")
 app.add_typer(vault.app, name="vault")
 app.command("proxy")(proxy.proxy)
 app.command("token")(token.token)

@@ -94,7 +94,7 @@ def policy_in(workspace: Workspace, flag: Path | None) -> tuple[Path, Policy]:
     """The policy file and what it says now. Raises PolicyError or StoreError, after saying what stays in force."""
     path = workspace.policy_path(flag)
     try:
-        return path, load_policy(path, time.time())
+        return path, load_policy(path, time.time(), workspace.presets)
     except (PolicyError, StoreError):
         in_force = last_version_in_force(workspace)
         if in_force is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,13 +28,15 @@ def check(
     import time
 
     from cloned_proxy.cli.output import put, put_json
+    from cloned_proxy.cli.presets import warnings_about
     from cloned_proxy.policy.parse import PolicyError
     from cloned_proxy.store.policy_file import load_policy
     from cloned_proxy.store.workspace import Workspace
 
-    path = file or Workspace.find(workspace).policy_path(policy)
+    place = Workspace.find(workspace)
+    path = file or place.policy_path(policy)
     try:
-        found = load_policy(path, time.time())
+        found = load_policy(path, time.time(), place.presets)
     except PolicyError as error:
         for line in str(error).splitlines():
             say(line)
@@ -42,14 +44,17 @@ def check(
             problems = [{"path": p.path, "line": p.line, "message": p.message} for p in error.problems]
             put_json({"ok": False, "source": str(path), "problems": problems})
         raise typer.Exit(BAD_INPUT) from None
-    told = {
+    told: dict[str, Any] = {
         "ok": True,
         "source": str(path),
         "version": found.version,
         "mode": found.mode.value,
         "rules": len(found.rules),
         "tests": len(found.tests),
+        "warnings": warnings_about(found, place),
     }
+    for warning in told["warnings"]:
+        say(f"cloned-proxy: {warning}")
     if as_json:
         put_json(told)
     else:
@@ -74,8 +79,9 @@ def diff(
     from cloned_proxy.store.policy_file import load_policy
     from cloned_proxy.store.workspace import Workspace
 
-    _, now_in_use = policy_in(Workspace.find(workspace), policy)
-    found = compare(now_in_use, load_policy(file, time.time()))
+    place = Workspace.find(workspace)
+    _, now_in_use = policy_in(place, policy)
+    found = compare(now_in_use, load_policy(file, time.time(), place.presets))
     if as_json:
         put_json(found.as_data())
         return

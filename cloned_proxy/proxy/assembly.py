@@ -84,6 +84,7 @@ async def assemble(
     parts.callback(resolver.close)
     follower = PolicyFollower(
         policy_file,
+        presets=workspace.presets,
         state=state,
         metrics=metrics,
         resolver=resolver,

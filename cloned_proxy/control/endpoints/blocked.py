@@ -67,7 +67,8 @@ def _blocked(call: Call) -> BlockedAnswer:
     since = parts.clock() - _DAY if query.since is None else query.since
     with Tally(parts.workspace.state_db) as tally:
         groups = tally.blocked(since=since, tool=query.tool or EVERY_TOOL, limit=query.limit)
-    policy = load_policy(parts.workspace.policy_path(parts.policy_file), parts.clock())
+    place = parts.workspace
+    policy = load_policy(place.policy_path(parts.policy_file), parts.clock(), place.presets)
     return BlockedAnswer(groups=[_answer(group, policy, parts.clock()) for group in groups])
 
 

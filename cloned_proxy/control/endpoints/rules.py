@@ -100,7 +100,8 @@ class RemoveQuery(Query):
 
 def _rules(call: Call) -> RulesAnswer:
     parts, query = call.parts, call.query
-    policy = load_policy(parts.workspace.policy_path(parts.policy_file), parts.clock())
+    place = parts.workspace
+    policy = load_policy(place.policy_path(parts.policy_file), parts.clock(), place.presets)
     with AuditLog(parts.workspace.state_db) as log:
         hits, uses = log.rule_hits(), log.lease_uses()
     rules = [rule for rule in policy.rules if query.tool in (None, rule.scope)]
