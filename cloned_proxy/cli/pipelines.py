@@ -16,7 +16,7 @@ from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put, put_json, visible
 from cloned_proxy.runner.artifacts import StepReport
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
-from cloned_proxy.runner.pipeline import load_pipeline
+from cloned_proxy.runner.pipeline import defaults_used, how_to_give, load_pipeline
 from cloned_proxy.runner.pipeline_run import PipelineReport, ToolRunner, run_pipeline
 from cloned_proxy.runner.process import ProcessRunner
 from cloned_proxy.runner.runner import DockerContainerRunner
@@ -50,6 +50,8 @@ def run_and_report(options: RunOptions) -> None:
         workspace.create()
         pipeline = load_pipeline(options.pipeline, workspace.root)
         inputs = _inputs(options)
+        for name, value in defaults_used(pipeline, inputs).items():
+            say(f"{name}: {value} (the default; another: {how_to_give(name)})")
         with proxy_for(workspace.root, say, policy=options.policy), _runner(options, workspace) as runner:
             report = run_pipeline(
                 pipeline,

@@ -25,6 +25,7 @@ class _Part(BaseModel):
 
 class Input(_Part):
     required: bool = False
+    """Neither missing nor empty."""
     default: Any = None
 
 
@@ -95,9 +96,20 @@ def complete_inputs(pipeline: Pipeline, given: Mapping[str, Any]) -> dict[str, A
     values = {name: given.get(name, spec.default) for name, spec in pipeline.inputs.items()}
     for name, spec in pipeline.inputs.items():
         if spec.required and values[name] in (None, ""):
-            fix = "--topic TEXT" if name == "topic" else f"--input '{{\"{name}\": …}}'"
-            raise SandboxInputError(f"{pipeline.id} needs {name}: give it with {fix}")
+            raise SandboxInputError(f"{pipeline.id} needs {name}: give it with {how_to_give(name)}")
     return values
+
+
+def defaults_used(pipeline: Pipeline, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that nobody gave and that have a default."""
+    return {
+        name: spec.default for name, spec in pipeline.inputs.items() if name not in given and spec.default is not None
+    }
+
+
+def how_to_give(name: str) -> str:
+    """The option that gives an input to `run`."""
+    return "--topic TEXT" if name == "topic" else f"--input '{{\"{name}\": …}}'"
 
 
 def resolve(value: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:

@@ -183,6 +183,7 @@ def test_a_refused_step_names_tool_reason_and_the_command_that_allows_it(workspa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--topic", ""], "--topic TEXT"),
         (["--input", "{"], "not JSON"),
         (["--input", "[]"], "write an object"),
         (["--input", '{"tpoic": 1}'], "known: topic"),
