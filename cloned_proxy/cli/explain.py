@@ -29,7 +29,7 @@ def explain(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the verdict on a URL or a recorded decision, and why; exit 1 when denied."""
+    """Print the verdict on a URL or a decision; exit 1 when denied."""
     from cloned_proxy.cli.output import put, put_json
     from cloned_proxy.cli.verdict import explained, lines
 
