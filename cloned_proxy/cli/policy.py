@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloned_proxy.cli import history, suggest
+from cloned_proxy.cli import history, prune, suggest
 from cloned_proxy.cli.errors import BAD_INPUT, say
 from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, UpdateTestsOption, WorkspaceOption
 
@@ -126,6 +126,7 @@ def import_hosts(
         raise typer.Exit(FAILED)
 
 
+app.command("prune")(prune.prune)
 app.command("suggest")(suggest.suggest)
 app.command("history")(history.history)
 app.command("show")(history.show)
