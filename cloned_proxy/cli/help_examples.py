@@ -44,6 +44,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "remove r-0123456789  # one rule, as `list` shows it",
         "remove api.example.com --tool demo.tool@v1 --dry-run",
     ),
+    "status": ("status", "status --json"),
     "list": (
         "list",
         "list --tool demo.tool@v1 --json",
