@@ -29,6 +29,7 @@ from cloned_proxy.cli import (
     vault,
     verify,
 )
+from cloned_proxy.cli.help_examples import add_examples
 
 # Typer's rich rendering doubles the time of `--help` and draws frames that no script wants to read.
 app = typer.Typer(
@@ -82,3 +83,4 @@ app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
 app.add_typer(llm.app, name="llm")
+add_examples(app)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.cli.checks import Check
-from cloned_proxy.runner.engine import Engine, EngineFacts
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.engine_answers import EngineFacts
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.llm.gpu import GpuHost, look

@@ -29,7 +29,7 @@ def log(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print what is on record: decisions, requests, runs, edits; --json is one object a line."""
+    """Print what is on record: decisions, requests, runs, edits. --json is one object a line."""
     import time
 
     from cloned_proxy.cli.context import existing_workspace

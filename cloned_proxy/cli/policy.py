@@ -11,9 +11,7 @@ from cloned_proxy.cli import history, suggest
 from cloned_proxy.cli.errors import BAD_INPUT, say
 from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, UpdateTestsOption, WorkspaceOption
 
-app = typer.Typer(
-    help="Check, compare, import and suggest policies; go back to an earlier version.", no_args_is_help=True
-)
+app = typer.Typer(help="Check, compare, import, suggest and restore policies.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -24,7 +22,7 @@ def check(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Validate a policy file and run its tests; exit 2 with every problem in it."""
+    """Validate a policy file and run its tests. Exit 2 with every problem in it."""
     import time
 
     from cloned_proxy.cli.output import put, put_json
@@ -70,7 +68,7 @@ def diff(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which rules would come and go with FILE, and which settings would change."""
+    """Show which rules and settings would change with FILE."""
     import time
 
     from cloned_proxy.cli.context import policy_in
@@ -105,7 +103,7 @@ def import_hosts(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take over an allowlist: a Cloned pack, a Squid dstdomain list, a smokescreen ACL, Claude Code's settings, a HAR.
+    """Take over an allowlist. It is a Cloned pack, or Squid's, smokescreen's, Claude Code's, or a HAR file.
 
     Every entry is told: added, present already, or refused and why; exit 1 when one was refused.
     """

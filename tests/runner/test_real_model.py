@@ -115,6 +115,37 @@ def test_a_tool_that_ends_ends_the_generation(model: Model) -> None:
     assert now["llamacpp:requests_processing"] == 0
 
 
+def test_a_folder_is_summarised_with_no_network_and_a_cut_answer_says_so(model: Model) -> None:
+    folder = model.workspace.parent / "notes"
+    folder.mkdir()
+    (folder / "a.txt").write_text("The harbour of Kiel is closed on Monday.\n")
+    (folder / ".secret").write_text("hunter2")
+    words = {"folder": "notes", "max_tokens": 24}
+    done = model.program("run", "pipeline.folder.summary", "--watch", "--input", json.dumps(words))
+    assert done.returncode == 0, done.stderr
+    assert "finish_reason: length" in done.stderr
+    artifact = Path(done.stdout.strip())
+    text = artifact.read_text()
+    assert "> The model did not come to an end" in text
+    assert "UNTRUSTED" not in text
+    manifest = json.loads((artifact.parent / "manifest.json").read_text())
+    assert (manifest["finish_reason"], manifest["truncated"]) == ("length", True)
+    assert (manifest["costs"]["completion_tokens"], manifest["sources"]) == (24, ["notes/a.txt"])
+    assert manifest["costs"]["prompt_tokens"] > 50
+    assert manifest["costs"]["seconds"] >= manifest["runs"]["synthesis"]["model_seconds"] > 0
+    first = text.splitlines()[4].split()[0]
+    assert first in done.stderr.partition("2/3 synthesis")[2].partition("2/3 synthesis done")[0], (
+        "--watch shows the words"
+    )
+    asked = [json.loads(line) for line in model.program("log", "--json").stdout.splitlines()]
+    runs = {run["run"] for run in manifest["runs"].values()}
+    reached = {(row["tool"], row["host"]) for row in asked if row.get("run") in runs and "host" in row}
+    assert reached == {(SYNTHESIS, "127.0.0.1")}, "the model and nobody else was asked"
+    shown = model.program("run", "show", "--json")
+    assert json.loads(shown.stdout)["sha256"] == manifest["sha256"]
+    assert artifact.parent.name in model.program("run", "list").stdout
+
+
 def test_it_fits_and_is_sealed(model: Model, images: Engine) -> None:
     facts = images.inspect(CONTAINER)
     assert facts["HostConfig"]["Memory"] == 512 * 1024 * 1024
