@@ -8,7 +8,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup serve demo test test-wheel check fuzz bench dashboards pictures lock wheel wheels clean
+.PHONY: help setup install uninstall serve demo test test-wheel check fuzz bench dashboards pictures lock wheel wheels clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,10 +33,16 @@ $(STAMP): $(UV) requirements.lock pyproject.toml .python-version
 
 setup: $(STAMP) ## the virtual environment with the locked dependencies, nothing else
 
+install: wheel ## the program on your PATH, in an environment of its own; again to upgrade
+	@packaging/user-install.sh install
+
+uninstall: ## take away what `make install` put there
+	@packaging/user-install.sh uninstall
+
 serve: setup ## start the proxy with the shipped default policy
 	@.venv/bin/cloned-proxy serve
 
-demo: setup ## the tour of the README in one terminal, a minute long, without internet
+demo: setup ## the tour of the README in one terminal, 45 seconds, without internet
 	@$(PY) -m demo
 
 test: setup ## the whole test suite

@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cloned_proxy.cli.errors import CommandError, say
+from cloned_proxy.cli.place import nowhere
 from cloned_proxy.policy.model import Policy, Rule
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.audit_log import AuditLog, RuleHits
@@ -20,6 +21,7 @@ from cloned_proxy.store.lease_time import LeaseEnd
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.policy_history import rules_seen
 from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE, ProxyUrl
+from cloned_proxy.store.serving import serving_now
 from cloned_proxy.store.workspace import Workspace
 
 
@@ -27,7 +29,7 @@ def existing_workspace(directory: Path | None) -> Workspace:
     """The workspace, for commands that read. Raises CommandError for none, StoreError for somebody else's."""
     workspace = Workspace.find(directory)
     if not workspace.root.is_dir():
-        raise CommandError(f"{workspace.root}: there is no workspace here; start one with `cloned-proxy serve`")
+        raise CommandError(nowhere(workspace, serving_now()))
     workspace.check_owner()
     return workspace
 
@@ -92,7 +94,7 @@ def policy_in(workspace: Workspace, flag: Path | None) -> tuple[Path, Policy]:
     """The policy file and what it says now. Raises PolicyError or StoreError, after saying what stays in force."""
     path = workspace.policy_path(flag)
     try:
-        return path, load_policy(path, time.time())
+        return path, load_policy(path, time.time(), workspace.presets)
     except (PolicyError, StoreError):
         in_force = last_version_in_force(workspace)
         if in_force is not None:
@@ -110,11 +112,19 @@ def last_version_in_force(workspace: Workspace) -> str | None:
 
 
 def proxy_of(workspace: Workspace) -> ProxyUrl:
-    """The workspace's proxy, and the override in the environment. Raises CommandError for one that is no URL."""
+    """The workspace's proxy, the override in the environment, and the one that serves. Raises CommandError."""
     override = os.environ.get(PROXY_VARIABLE) or None
     if override is not None:
         check_proxy_url(override, PROXY_VARIABLE)
-    return ProxyUrl(workspace.config().egress_proxy, override)
+    return ProxyUrl(workspace.config().egress_proxy, override, serving_url(workspace))
+
+
+def serving_url(workspace: Workspace) -> str | None:
+    """Where clients on this machine reach the proxy that serves the workspace; None when none does."""
+    from cloned_proxy.cli.live import live_proxy
+
+    live = live_proxy(workspace)
+    return live.url("proxy") if live is not None else None
 
 
 def check_proxy_url(text: str, where: str) -> None:

@@ -6,22 +6,42 @@ from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli.options import DryRunOption, PolicyOption, ReasonOption, ToolOption, WorkspaceOption
+from cloned_proxy.cli.options import (
+    DryRunOption,
+    PolicyOption,
+    PresetOption,
+    ReasonOption,
+    ToolOption,
+    UpdateTestsOption,
+    WorkspaceOption,
+)
 
 
 def allow(
     hosts: Annotated[
-        list[str], typer.Argument(metavar="HOST[:PORT]...", help="example.com, *.example.com, 192.0.2.1:8080")
-    ],
+        list[str] | None, typer.Argument(metavar="HOST[:PORT]...", help="example.com, *.example.com, 192.0.2.1:8080")
+    ] = None,
     *,
     tool: ToolOption = None,
+    preset: PresetOption = None,
     lasting: Annotated[str | None, typer.Option("--for", metavar="DURATION", help="Until then, such as 30m.")] = None,
     uses: Annotated[int | None, typer.Option("--uses", metavar="N", min=1, help="That many requests.")] = None,
     method: Annotated[
         list[str] | None, typer.Option("--method", metavar="METHOD", help="Only this; repeatable.")
     ] = None,
     path: Annotated[list[str] | None, typer.Option("--path", metavar="GLOB", help="Only '/v1/**'; repeatable.")] = None,
+    port: Annotated[
+        list[int] | None, typer.Option("--port", metavar="PORT", min=1, max=65535, help="As HOST:PORT; repeatable.")
+    ] = None,
+    tcp: Annotated[bool, typer.Option("--tcp", help="A tunnel may carry anything, not only TLS.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="The name may resolve to loopback and private addresses.")
+    ] = False,
+    reserved: Annotated[
+        bool, typer.Option("--reserved", help="The name may resolve to addresses that IANA reserves.")
+    ] = False,
     reason: ReasonOption = "",
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
@@ -29,31 +49,44 @@ def allow(
     """Allow hosts, for everybody or for one tool."""
     import time
 
+    from cloned_proxy.cli.allowing import allow_hosts
     from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.editing import add_entries
+    from cloned_proxy.cli.editing import EditOptions
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.policy.url import split_port
-    from cloned_proxy.store.policy_edit import Entry
+    from cloned_proxy.store.policy_entry import Entry
 
+    options = EditOptions(workspace, policy, reason, dry_run, update_tests)
+    if preset:
+        from cloned_proxy.cli.presets import allow_presets
+
+        if hosts or lasting or uses or method or path or port or tcp or private or reserved:
+            raise CommandError("--preset stands alone and brings its own hosts; allow others by another command")
+        allow_presets(preset, tool=tool, options=options)
+        return
+    if not hosts:
+        raise CommandError("name a HOST, or a --preset; `cloned-proxy preset list` shows the presets")
     try:
         expires = time.time() + parse_duration(lasting) if lasting is not None else None
-        entries = []
-        for text in hosts:
-            host, port = split_port(text)
-            entries.append(
-                Entry(
-                    host,
-                    ports=() if port is None else (port,),
-                    methods=tuple(name.upper() for name in method or ()),
-                    paths=tuple(path or ()),
-                    expires=expires,
-                    max_uses=uses,
-                    reason=reason,
-                )
-            )
+        places = [split_port(text) for text in hosts]
     except ValueError as error:
         raise CommandError(str(error)) from error
-    add_entries("allow", entries, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+    words = {"private": private, "reserved": reserved}
+    entries = [
+        Entry(
+            host,
+            ports=tuple(dict.fromkeys((*(() if given is None else (given,)), *(port or ())))),
+            methods=tuple(name.upper() for name in method or ()),
+            paths=tuple(path or ()),
+            protocols=("tcp",) if tcp else (),
+            addresses=tuple(word for word, wanted in words.items() if wanted),
+            expires=expires,
+            max_uses=uses,
+            reason=reason,
+        )
+        for host, given in places
+    ]
+    allow_hosts(entries, tool=tool, options=options)
 
 
 def deny(
@@ -63,28 +96,44 @@ def deny(
     *,
     tool: ToolOption = None,
     reason: ReasonOption = "",
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
 ) -> None:
     """Deny hosts; an explicit deny wins over every allow."""
-    from cloned_proxy.cli.editing import add_entries, hosts_only
-    from cloned_proxy.store.policy_edit import Entry
+    from cloned_proxy.cli.editing import EditOptions, add_entries, hosts_only
+    from cloned_proxy.store.policy_entry import Entry
 
     entries = [Entry(host, reason=reason) for host in hosts_only(hosts)]
-    add_entries("deny", entries, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+    add_entries("deny", entries, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))
 
 
 def remove(
-    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="As it stands in the rule; or one rule id.")],
+    hosts: Annotated[
+        list[str] | None, typer.Argument(metavar="HOST...", help="As it stands in the rule; or one rule id.")
+    ] = None,
     *,
     tool: ToolOption = None,
+    preset: PresetOption = None,
     reason: ReasonOption = "",
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
 ) -> None:
     """Take back an allow or a deny, with every port and path of it."""
-    from cloned_proxy.cli.editing import remove_hosts
+    from cloned_proxy.cli.editing import EditOptions, remove_hosts
+    from cloned_proxy.cli.errors import CommandError
 
-    remove_hosts(hosts, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+    options = EditOptions(workspace, policy, reason, dry_run, update_tests)
+    if preset:
+        from cloned_proxy.cli.presets import remove_presets
+
+        if hosts:
+            raise CommandError("--preset stands alone; remove hosts by another command")
+        remove_presets(preset, tool=tool, options=options)
+        return
+    if not hosts:
+        raise CommandError("name a HOST, a rule id, or a --preset; `cloned-proxy list` shows what there is")
+    remove_hosts(hosts, tool=tool, options=options)

@@ -27,7 +27,11 @@ class CommandError(Exception):
 
 
 def say(message: str) -> None:
-    """A message for people, on stderr: data alone goes to stdout. What it quotes cannot drive the terminal."""
-    from cloned_proxy.cli.output import visible
+    """A message for people, on stderr: data alone goes to stdout. What it quotes cannot drive the terminal.
 
-    print(visible(message), file=sys.stderr)  # noqa: T201  this is where a program's messages are printed
+    Commands of ours are spelled as they can be typed here.
+    """
+    from cloned_proxy.cli.output import visible
+    from cloned_proxy.program_name import in_this_shell
+
+    print(visible(in_this_shell(message)), file=sys.stderr)  # noqa: T201  this is where a program's messages are printed

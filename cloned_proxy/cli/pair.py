@@ -17,19 +17,20 @@ def pair(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a one-time code that pairs a browser with the control UI."""
+    """Print a one-time code, and a link with it, that pairs a browser."""
     from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import FAILED, CommandError, say
+    from cloned_proxy.cli.live import live_proxy
     from cloned_proxy.cli.output import iso_time, put, put_json
+    from cloned_proxy.cli.place import workspace_to_write
+    from cloned_proxy.cli.qr import show_qr
     from cloned_proxy.store.devices import Devices, PairingLockedError, valid_device_name
-    from cloned_proxy.store.workspace import Workspace
 
     if name and not valid_device_name(name):
         raise CommandError(f"--name {name!r}: letters, digits, spaces and .()@+-_ only, at most 64, a letter first")
     if read_only and not api:
         raise CommandError("--read-only is for --api: a browser is paired to decide")
-    place = Workspace.find(workspace)
-    place.create()
+    place = workspace_to_write(workspace)
     devices = Devices(place.state_db)
     if api:
         paired = devices.issue(name, actor=actor(), read_only=read_only)
@@ -43,11 +44,20 @@ def pair(
         code = devices.new_code(name)
     except PairingLockedError as error:
         raise CommandError(str(error), code=FAILED) from error
+    live = live_proxy(place)
+    page = live.url("control") if live is not None else None
+    link = f"{page}/pair#code={code.text}" if page is not None else None
     if as_json:
-        put_json({"code": code.text, "expires": iso_time(code.expires)})
+        put_json({"code": code.text, "expires": iso_time(code.expires), "page": page, "link": link})
         return
     put(code.text)
-    say("type it into the page that `serve` names as control; it works once, for five minutes")
+    if link is None:
+        why = "the control UI is off" if live is not None else "nothing serves this workspace yet"
+        say(f"type it into the page that `serve` names as control ({why}); it works once, for five minutes")
+        return
+    say(f"type it into {page}, or open {link}")
+    say("it works once, for five minutes")
+    show_qr(link)
 
 
 app = typer.Typer(help="Devices that are paired with the control UI and API.", invoke_without_command=True)
@@ -57,7 +67,9 @@ app = typer.Typer(help="Devices that are paired with the control UI and API.", i
 def devices(context: typer.Context, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Print the paired devices; `devices revoke ID` ends one."""
     from cloned_proxy.cli.context import existing_workspace
-    from cloned_proxy.cli.output import iso_time, put, put_json, table
+    from cloned_proxy.cli.errors import say
+    from cloned_proxy.cli.output import iso_time, put_json
+    from cloned_proxy.cli.tables import ago, show_table, until
     from cloned_proxy.store.devices import Devices
 
     if context.invoked_subcommand is not None:
@@ -78,12 +90,21 @@ def devices(context: typer.Context, workspace: WorkspaceOption = None, as_json: 
             ]
         )
         return
+    if not found:
+        say("no device is paired; `cloned-proxy pair` pairs one")
+        return
     rows = [
-        (device.id, device.name, device.kind, iso_time(device.created), iso_time(device.seen), iso_time(device.expires))
+        (
+            device.id,
+            device.name,
+            device.kind,
+            ago(device.created),
+            ago(device.seen, never="never"),
+            until(device.expires),
+        )
         for device in found
     ]
-    for row in table(rows, ("ID", "NAME", "KIND", "PAIRED", "SEEN", "EXPIRES")):
-        put(row)
+    show_table(rows, ("ID", "NAME", "KIND", "PAIRED", "SEEN", "EXPIRES"))
 
 
 @app.command("revoke")

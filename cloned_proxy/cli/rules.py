@@ -27,9 +27,13 @@ def list_rules(
     as_json: JsonOption = False,
 ) -> None:
     """Print the effective rules, and how they have been used."""
+    import sys
+
     from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
     from cloned_proxy.cli.describe import HEADINGS, rule_data, rule_row
-    from cloned_proxy.cli.output import put, put_json, table
+    from cloned_proxy.cli.errors import say
+    from cloned_proxy.cli.output import paint, put, put_json, short_path
+    from cloned_proxy.cli.tables import show_table
 
     place = existing_workspace(workspace)
     path, found = policy_in(place, policy)
@@ -49,8 +53,12 @@ def list_rules(
             }
         )
         return
-    for row in table([rule_row(rule, use) for rule in rules], HEADINGS):
-        put(row)
+    if not rules:
+        say(f"no rules in {short_path(str(path))}{f' for {tool}' if tool else ''}; `cloned-proxy allow HOST` makes one")
+        return
+    if sys.stdout.isatty():
+        put(paint(f"{short_path(str(path))}, version {found.version}, mode {found.mode}", "dim"))
+    show_table([rule_row(rule, use, path) for rule in rules], HEADINGS, group_by=HEADINGS.index("SCOPE"))
 
 
 def _effective(policy: Policy, tool: str | None) -> tuple[Rule, ...]:
@@ -79,6 +87,7 @@ def _propose(rules: tuple[Rule, ...], policy: Policy, use: RuleUse, oldest: floa
     from cloned_proxy.cli.describe import removal, rule_data
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import iso_time, put, put_json
+    from cloned_proxy.program_name import in_this_shell
 
     allows = [rule for rule in rules if not rule.denies]
     idle = {rule.id: use.idle_since(rule) for rule in allows}
@@ -90,7 +99,7 @@ def _propose(rules: tuple[Rule, ...], policy: Policy, use: RuleUse, oldest: floa
         return
     for rule, command in zip(found, commands, strict=True):
         what = "last hit" if use.last_hit(rule) == idle[rule.id] else "not hit since it is there,"
-        put(f"{command}  # {what} {iso_time(idle[rule.id])}; hits: {use.hit_count(rule)}")
+        put(f"{in_this_shell(command)}  # {what} {iso_time(idle[rule.id])}; hits: {use.hit_count(rule)}")
     if unknown := sum(since is None for since in idle.values()):
         say(f"not known since when they are there, so not judged: {unknown} rules; `serve` begins to count")
     say("nothing removed; run the lines that you agree with" if found else "no stale rules")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.hint import hint
+from cloned_proxy.policy.hint import owner_hint
 from cloned_proxy.policy.model import Decision, Policy, Verdict
 from cloned_proxy.telemetry.events import (
     AuditSink,
@@ -34,12 +34,21 @@ class Recorder:
         self._metrics = metrics
         self._clock = clock
 
-    def decided(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float) -> str:
+    def decided(
+        self,
+        caller: Caller,
+        decision: Decision,
+        kind: Kind,
+        policy: Policy | None,
+        started: float,
+        *,
+        amends: str = "",
+    ) -> str:
         """Records a decision, and returns the id under which it is. Raises AuditUnavailableError.
 
-        `started` is on `time.perf_counter`.
+        `started` is on `time.perf_counter`; `amends` is the id of the decision that it replaces.
         """
-        event = self._event(caller, decision, kind, policy)
+        event = self._event(caller, decision, kind, policy, amends=amends)
         self._record(event, time.perf_counter() - started, _owner(caller))
         return event.id
 
@@ -89,7 +98,14 @@ class Recorder:
         await self._audit.caught_up()
 
     def _event(
-        self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, *, spends_use: bool = False
+        self,
+        caller: Caller,
+        decision: Decision,
+        kind: Kind,
+        policy: Policy | None,
+        *,
+        spends_use: bool = False,
+        amends: str = "",
     ) -> DecisionEvent:
         request, rule = decision.request, decision.rule
         return DecisionEvent(
@@ -106,8 +122,10 @@ class Recorder:
             path=request.path.partition("?")[0][:_MAX_RECORDED_PATH] if request.path else "",
             rule=rule.id if rule is not None else "",
             policy=policy.version if policy is not None else "",
-            hint=hint(decision),
+            hint=owner_hint(decision),
             spends_use=spends_use,
+            refused_address="" if decision.refused_address is None else str(decision.refused_address),
+            amends=amends,
         )
 
 

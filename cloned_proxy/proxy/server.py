@@ -23,17 +23,17 @@ from cloned_proxy.proxy.control_channel import ControlChannel
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
+from cloned_proxy.proxy.notifier import start_notifier
 from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
 from cloned_proxy.proxy.standing_slots import StandingSlot, open_standing_slots
 from cloned_proxy.proxy.tunnels import Tunnels
-from cloned_proxy.share import share_path
-from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
 from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.live_policy import LivePolicy
+from cloned_proxy.store.shipped_policy import create_policy
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import ProbeEvent
 from cloned_proxy.telemetry.exposition import Exposition
@@ -49,6 +49,8 @@ class ServeOptions:
     metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
     policy_file: Path | None = None
     slots: tuple[StandingSlot, ...] = ()
+    log_format: str = "console"
+    """Of the processes that are started beside this one."""
     control: tuple[str, int] | None = None
     """Where the control process listens, if there is one: nobody is let through to it."""
 
@@ -115,6 +117,8 @@ class Server:
             if self._seat is None or self._seat.leads:
                 await open_standing_slots(self._up.parts, core.gate, self._options.slots)
             self._open_control_channel()
+            if self._seat is None or self._seat.leads:
+                start_notifier(self._running.parts, self.workspace, policy_file, self._options.log_format)
         except BaseException:
             self._cut.set()
             await self.stop()
@@ -223,6 +227,17 @@ class Server:
         exposition = self._running.exposition
         return authority(*exposition.address) if exposition is not None else None
 
+    @property
+    def addresses(self) -> dict[str, str | None]:
+        """`host:port` of `proxy`, `control` and `metrics`; None for what is off."""
+        shared = self._seat.metrics if self._seat is not None else None
+        control = self._options.control
+        return {
+            "proxy": self.address,
+            "control": authority(*control) if control is not None else None,
+            "metrics": authority(*shared) if shared is not None else self.metrics_address,
+        }
+
     def problems(self) -> tuple[str, ...]:
         """Why this process should get no traffic now; empty when it is ready. Called from another thread, too."""
         if self._stopping:
@@ -265,8 +280,7 @@ class Server:
 def find_policy(workspace: Workspace, config: Config, asked_for: Path | None) -> Path:
     """The policy file to follow. A workspace without one gets the shipped default; a broken one is never replaced."""
     path = workspace.policy_path(asked_for, config=config)
-    if path == workspace.policy_file and not path.exists(follow_symlinks=False):
-        write_atomically(path, share_path("config", "policy.yaml").read_bytes())
+    if path == workspace.policy_file and create_policy(path):
         _log.info("no policy in the workspace: the shipped default was copied there", path=str(path))
     return path
 

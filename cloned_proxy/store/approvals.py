@@ -32,7 +32,8 @@ from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.evidence import MAX_NARROWEST, Evidence, weigh
 from cloned_proxy.store.lock import locked
-from cloned_proxy.store.policy_edit import Addition, EditResult
+from cloned_proxy.store.policy_edit import EditResult
+from cloned_proxy.store.policy_entry import Addition
 from cloned_proxy.store.policy_file import load_policy, policy_from_bytes, read_policy_bytes, version_of
 from cloned_proxy.store.tally import Tally
 from cloned_proxy.store.workspace import Workspace
@@ -68,6 +69,7 @@ class _Yes:
     reason: str
     expected_version: str | None
     seen: str | None
+    update_tests: bool
 
 
 class ApprovalService:
@@ -92,6 +94,7 @@ class ApprovalService:
         self._lock = workspace.root / "approvals"
         self._edits = EditService(workspace, policy_file, clock=clock)
         self._policy_file = self._edits.path
+        self._presets = workspace.presets
         self._settings = workspace.config().approvals if settings is None else settings
         self._clock = clock
         self._uptime = uptime
@@ -114,7 +117,7 @@ class ApprovalService:
         NeverAllowedError, TooManyRequestsError, PolicyError, StoreError.
         """
         if policy is None:
-            policy = load_policy(self._policy_file, self._clock())
+            policy = load_policy(self._policy_file, self._clock(), self._presets)
         proposal, rules = checked(proposal)
         if origin != "host":
             check_permission(policy, asker, proposal)
@@ -185,7 +188,7 @@ class ApprovalService:
         """What is on record about the request. Raises UnknownApprovalError."""
         now = self._clock()
         approval = self.get(approval_id)
-        policy = load_policy(self._policy_file, now)
+        policy = load_policy(self._policy_file, now, self._presets)
         since = now - _EVIDENCE_SECONDS
         with Tally(self._path) as tally:
             return weigh(approval, tally, policy, since=since, now=now)
@@ -203,6 +206,7 @@ class ApprovalService:
         reason: str = "",
         expected_version: str | None = None,
         seen: str | None = None,
+        update_tests: bool = False,
     ) -> Granted:
         """Puts the rules into the policy file and settles the request.
 
@@ -210,7 +214,7 @@ class ApprovalService:
         seen and `seen` the digest of the evidence: a difference raises ConflictError, and the request stays pending.
         Raises UnknownApprovalError, DecidedError, NeverAllowedError, PolicyError, StoreError.
         """
-        yes = _Yes(actor, choice, for_seconds, uses, redact(reason), expected_version, seen)
+        yes = _Yes(actor, choice, for_seconds, uses, redact(reason), expected_version, seen, update_tests)
         with locked(self._lock):
             self._recover()
             approval = self._ledger.open_request(approval_id)
@@ -276,6 +280,7 @@ class ApprovalService:
             why=f"request {approval.id}" + (f": {yes.reason}" if yes.reason else ""),
             expected_version=yes.expected_version,
             dry_run=dry_run,
+            update_tests=yes.update_tests,
         )
 
     def _recover(self) -> None:
@@ -293,7 +298,7 @@ class ApprovalService:
         if any(known.version == intent.version for known in self._edits.history()):
             return True
         # Edited once more since, unseen. A rule that was there before the yes counts, too: it is what the yes was for.
-        policy = policy_from_bytes(raw, source=str(self._policy_file), now=self._clock())
+        policy = policy_from_bytes(raw, source=str(self._policy_file), now=self._clock(), presets=self._presets)
         return set(intent.rules) <= {rule.id for rule in policy.rules}
 
     def list(self, state: ApprovalState | None = None, *, limit: int = 1000) -> list[Approval]:

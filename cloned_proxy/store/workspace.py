@@ -7,10 +7,13 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.store.config import Config, load_config
 from cloned_proxy.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from cloned_proxy.store.config import Config
+    from cloned_proxy.store.presets import PresetShelf
 from cloned_proxy.store.private_file import create_private
 
 DIRECTORY_NAME: Final = ".cloned"
@@ -48,6 +51,13 @@ class Workspace:
     @property
     def policy_file(self) -> Path:
         return self.root / "policy.yaml"
+
+    @property
+    def presets(self) -> PresetShelf:
+        """The presets that a policy of this workspace may name."""
+        from cloned_proxy.store.presets import PresetShelf  # noqa: PLC0415  as in `config`
+
+        return PresetShelf(self.root / "presets")
 
     @property
     def state_db(self) -> Path:
@@ -108,6 +118,8 @@ class Workspace:
 
     def config(self) -> Config:
         """The settings; all defaults without a file. Raises StoreError."""
+        from cloned_proxy.store.config import load_config  # noqa: PLC0415  its models cost more than most commands do
+
         return load_config(self.config_file)
 
     def policy_path(
@@ -119,6 +131,8 @@ class Workspace:
             return flag.expanduser().absolute()
         if environ.get("CLONED_POLICY"):
             return Path(environ["CLONED_POLICY"]).expanduser().absolute()
+        if config is None and not self.config_file.exists():
+            return self.policy_file  # without the time that the settings take
         configured = (self.config() if config is None else config).policy
         if configured is not None:
             return self.root / Path(configured).expanduser()

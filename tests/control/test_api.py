@@ -13,7 +13,7 @@ import pytest
 from cloned_proxy.store.approval import Proposal
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.policy_entry import Entry
 from cloned_proxy.store.workspace import Workspace as StoreWorkspace
 from cloned_proxy.telemetry.events import ProbeEvent, RunEvent
 from tests.cli.program import TOOL, Origin, Serving, Workspace, eventually, literal, policy_text
@@ -243,12 +243,14 @@ def test_every_operation_is_described_and_every_described_one_is_there(browser: 
 def test_what_was_blocked_is_grouped_with_what_would_allow_it(
     serving: Serving, browser: Control, workspace: Workspace
 ) -> None:
-    workspace.write_policy(policy_text().replace("global:", "global:\n  deny: [tracker.example]"))
+    plain = policy_text(allow=["{host: localhost, ports: [9]}"])
+    workspace.write_policy(plain.replace("global:", "global:\n  deny: [tracker.example]"))
     eventually_version(browser, workspace)
     for _ in range(3):
         serving.get("http://grouped.example/a/path")
     serving.get("http://grouped.example:8080/")
     serving.get("http://tracker.example/")
+    serving.get("http://localhost:9/")
     serving.get("http://0x7f.1/")
     serving.get("http://169.254.169.254/latest/meta-data/")
 
@@ -266,12 +268,17 @@ def test_what_was_blocked_is_grouped_with_what_would_allow_it(
     assert found["grouped.example", 8080]["hint"] == "cloned-proxy allow grouped.example:8080"
     assert (found["tracker.example", 80]["allowable"], found["0x7f.1", 80]["allowable"]) == (False, False)
     assert found["tracker.example", 80]["hint"] == "cloned-proxy remove tracker.example"
+    local = found["localhost", 9]
+    assert (local["allowed_now"], local["refused_class"]) == (False, "loopback")
+    assert local["hint"] == "cloned-proxy allow localhost:9 --private"
     eventually(lambda: ("169.254.169.254", 80) in groups(), what="the metadata service")
     metadata = groups()["169.254.169.254", 80]
     assert (metadata["allowable"], metadata["entry"]) == (False, None)
     assert metadata["hint"] == "169.254.169.254 is a metadata address; nobody can ask for those"
     assert browser.api("/blocked?tool=nobody@v1")["groups"] == []
     assert browser.post("/rules", {"host": "grouped.example"}).status == 200
+    assert browser.post("/rules", {"host": "localhost", "ports": [9]}).status == 200
+    assert groups()["localhost", 9]["allowed_now"] is True
     assert groups()["grouped.example", 80]["allowed_now"] is True
 
 
@@ -334,3 +341,26 @@ def test_a_locked_state_is_told_and_nothing_is_half_applied(
         other.execute("ROLLBACK")
     assert workspace.policy.read_bytes() == before
     assert control.post("/pair", {"code": code}).status == 200, "the code was not used up"
+
+
+def test_a_test_of_the_file_forbids_an_edit_and_can_be_changed_with_it(browser: Control, workspace: Workspace) -> None:
+    tests = "tests: [{allow: ['https://kept.example/'], deny: ['https://x.example/']}]\n"
+    tested = policy_text(allow=["kept.example"]) + tests
+    workspace.write_policy(tested)
+    refused = browser.post("/rules", {"host": "x.example"})
+    line = tested.count("\n")
+    assert (refused.status, refused.json["error"]) == (422, "forbidden_by_test")
+    assert refused.json["fields"] == [
+        {
+            "path": "tests[0].deny[0]",
+            "message": "a test of the file forbids this: 'https://x.example/' should be denied",
+            "line": line,
+        }
+    ]
+    assert "x.example" not in refused.json["message"], "the whole error is told once"
+    added = browser.post("/rules", {"host": "x.example", "update_tests": True})
+    assert (added.status, added.json["tests"]) == (200, ["tests[0].deny[0] 'https://x.example/'"])
+    rules = {rule["host"]: rule["id"] for rule in browser.api("/rules")["items"]}
+    assert browser.delete(f"/rules/{rules['kept.example']}").json["error"] == "forbidden_by_test"
+    assert browser.delete(f"/rules/{rules['kept.example']}?update_tests=true").status == 200
+    assert "tests: []" in workspace.policy.read_text()

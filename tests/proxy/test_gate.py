@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import ipaddress
 import time
 from collections.abc import Callable
@@ -114,6 +116,21 @@ async def test_own_listeners_are_never_dialled() -> None:
         w.policies.current = policy(allow(HOST, own_port), allow("127.0.0.1", own_port))
         for host in (HOST, "127.0.0.1"):
             assert (await w.ask(connect_head(own_port, host))).json["reason"] == "address_not_allowed"
+
+
+async def test_a_client_that_drops_the_body_of_a_refused_connect_still_shows_why() -> None:
+    async with world() as w:
+        host, port = w.listener.socket.getsockname()
+
+        def ask() -> str:
+            client = http.client.HTTPSConnection(host, port, timeout=10)
+            client.set_tunnel("evil.example.net", 443)
+            with contextlib.closing(client), pytest.raises(OSError, match="Tunnel") as failed:
+                client.request("GET", "/")
+            return str(failed.value)
+
+        said = await asyncio.to_thread(ask)
+    assert said == "Tunnel connection failed: 403 host_not_allowed: cloned-proxy allow evil.example.net"
 
 
 async def test_no_policy_is_503() -> None:

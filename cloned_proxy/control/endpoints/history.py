@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from cloned_proxy.control.endpoints.rules import EditAnswer
+from cloned_proxy.control.endpoints.rules import EditAnswer, edit_answer
 from cloned_proxy.control.endpoints.terms import Reason, Version, editing
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
@@ -46,6 +46,8 @@ class TextAnswer(Strict):
 class RestoreRequest(Strict):
     reason: Reason = ""
     expected_version: Version | None = None
+    update_tests: bool = False
+    """As in a new rule."""
 
 
 def _history(call: Call) -> HistoryAnswer:
@@ -76,9 +78,13 @@ def _restore(call: Call) -> EditAnswer:
     _, version = _service_that_has(call)
     with editing(call) as service:
         result = service.restore(
-            version, actor=call.actor, why=redact(body.reason), expected_version=body.expected_version
+            version,
+            actor=call.actor,
+            why=redact(body.reason),
+            expected_version=body.expected_version,
+            update_tests=body.update_tests,
         )
-    return EditAnswer(changed=result.changed, version=result.version, rule_ids=list(result.rule_ids), diff=result.diff)
+    return edit_answer(result)
 
 
 def _service_that_has(call: Call) -> tuple[EditService, str]:

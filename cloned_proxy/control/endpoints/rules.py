@@ -14,7 +14,8 @@ from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Rule
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.store.audit_log import AuditLog, RuleHits
-from cloned_proxy.store.policy_edit import Addition, Entry
+from cloned_proxy.store.policy_edit import EditResult
+from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.policy_file import load_policy
 
 RULE_ID: Final = "r-[0-9a-f]{10}"
@@ -73,10 +74,14 @@ class NewRule(Strict):
     ports: Annotated[list[Annotated[int, Field(ge=1, le=65535)]], Field(default_factory=list, max_length=_MANY)]
     methods: Annotated[list[Annotated[str, Field(max_length=32)]], Field(default_factory=list, max_length=_MANY)]
     paths: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(default_factory=list, max_length=_MANY)]
+    protocols: Annotated[list[Literal["tls", "tcp"]], Field(default_factory=list, max_length=2)]
+    addresses: Annotated[list[Literal["private", "reserved"]], Field(default_factory=list, max_length=2)]
     lasting: Annotated[Duration | None, Field(alias="for")] = None
     uses: Uses | None = None
     reason: Reason = ""
     expected_version: Version | None = None
+    update_tests: bool = False
+    """After `forbidden_by_test`: takes out of the file's `tests:` what the edit breaks."""
 
 
 class EditAnswer(Strict):
@@ -85,16 +90,20 @@ class EditAnswer(Strict):
     version: str
     rule_ids: list[str]
     diff: str
+    tests: list[str]
+    """What was taken out of the file's `tests:`."""
 
 
 class RemoveQuery(Query):
     expected_version: Version | None = None
     reason: Reason = ""
+    update_tests: bool = False
 
 
 def _rules(call: Call) -> RulesAnswer:
     parts, query = call.parts, call.query
-    policy = load_policy(parts.workspace.policy_path(parts.policy_file), parts.clock())
+    place = parts.workspace
+    policy = load_policy(place.policy_path(parts.policy_file), parts.clock(), place.presets)
     with AuditLog(parts.workspace.state_db) as log:
         hits, uses = log.rule_hits(), log.lease_uses()
     rules = [rule for rule in policy.rules if query.tool in (None, rule.scope)]
@@ -113,7 +122,7 @@ def _answer(rule: Rule, hits: RuleHits | None, used: int) -> RuleAnswer:
         methods=sorted(rule.methods) if rule.methods is not None else None,
         paths=[path.text for path in rule.paths] if rule.paths is not None else None,
         protocols=["tcp"] if rule.raw_tcp else None,
-        addresses=["private"] if rule.private_addresses else None,
+        addresses=sorted(rule.addresses) or None,
         inject_header=rule.inject.header if rule.inject is not None else None,
         expires=rule.expires,
         max_uses=rule.max_uses,
@@ -134,25 +143,50 @@ def _add(call: Call) -> EditAnswer:
         ports=tuple(body.ports),
         methods=tuple(body.methods),
         paths=tuple(body.paths),
+        protocols=tuple(body.protocols),
+        addresses=tuple(body.addresses),
         expires=call.parts.clock() + seconds if seconds is not None else None,
         max_uses=body.uses,
         reason=reason,
     )
+    if body.action == "allow":
+        entry = entry.opened_for_its_name()
     addition = Addition((entry,), body.tool, body.action)
     with editing(call) as service:
-        result = service.add([addition], actor=call.actor, why=reason, expected_version=body.expected_version)
-    return EditAnswer(changed=result.changed, version=result.version, rule_ids=list(result.rule_ids), diff=result.diff)
+        result = service.add(
+            [addition],
+            actor=call.actor,
+            why=reason,
+            expected_version=body.expected_version,
+            update_tests=body.update_tests,
+        )
+    return edit_answer(result)
 
 
 def _remove(call: Call) -> EditAnswer:
     query: RemoveQuery = call.query
     with editing(call) as service:
         result = service.remove_rule(
-            call.path["id"], actor=call.actor, why=redact(query.reason), expected_version=query.expected_version
+            call.path["id"],
+            actor=call.actor,
+            why=redact(query.reason),
+            expected_version=query.expected_version,
+            update_tests=query.update_tests,
         )
     if result.missing:
         raise ApiError(404, "there is no such rule in the file any more")
-    return EditAnswer(changed=result.changed, version=result.version, rule_ids=list(result.rule_ids), diff=result.diff)
+    return edit_answer(result)
+
+
+def edit_answer(result: EditResult) -> EditAnswer:
+    """What an edit of the policy answers, whichever it was."""
+    return EditAnswer(
+        changed=result.changed,
+        version=result.version,
+        rule_ids=list(result.rule_ids),
+        diff=result.diff,
+        tests=list(result.tests),
+    )
 
 
 OPERATIONS: Final = (

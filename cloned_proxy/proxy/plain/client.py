@@ -27,6 +27,8 @@ from cloned_proxy.telemetry.events import Kind
 _log = structlog.get_logger(__name__)
 
 _NEVER: Final = float("inf")
+_TURN: Final = 8
+"""Pipelined requests that are answered before the other connections have their turn."""
 
 type Work = Callable[[], Coroutine[None, None, Callable[[], None]]]
 
@@ -215,13 +217,18 @@ class PlainClient(asyncio.Protocol):
     # Heads.
 
     def _serve(self) -> None:
-        """Reads and begins requests until one has to be waited for."""
+        """Reads and begins requests until one has to be waited for, or it is another connection's turn."""
         if self._serving:
             return
         self._serving = True
         try:
-            while self._phase is _Phase.HEAD and not self.full and (head := self.intake.next_head()) is not None:
+            for _ in range(_TURN):
+                if self._phase is not _Phase.HEAD or self.full or (head := self.intake.next_head()) is None:
+                    break
                 self._admit(head)
+            else:
+                asyncio.get_running_loop().call_soon(self._serve)
+                return
         except HeadError as error:
             self.refuse_head(error)
         finally:
