@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli.errors import FAILED
 from cloned_proxy.cli.options import JsonOption, PolicyOption, ToolOption, WorkspaceOption
 
 
@@ -20,14 +19,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Print the verdict on a URL, and why; exit 1 when denied."""
-    from cloned_proxy.cli.output import put, put_json
-    from cloned_proxy.cli.verdict import explained, lines
+    from cloned_proxy.cli.verdict import print_verdict
 
-    told: dict[str, Any] = explained(url, tool=tool, method=method.upper(), workspace=workspace, policy_file=policy)
-    if as_json:
-        put_json(told)
-    else:
-        for line in lines(told):
-            put(line)
-    if told["verdict"] == "deny":
-        raise typer.Exit(FAILED)
+    if code := print_verdict(url, tool=tool, method=method, workspace=workspace, policy=policy, as_json=as_json):
+        raise typer.Exit(code)

@@ -105,8 +105,9 @@ def import_pack(
     from cloned_proxy.policy.model import GLOBAL_SCOPE
     from cloned_proxy.policy.pack import read_pack
     from cloned_proxy.store.files import read_regular_file
+    from cloned_proxy.store.policy_bytes import MAX_BYTES
     from cloned_proxy.store.policy_entry import Addition, Entry
-    from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
+    from cloned_proxy.store.yaml_reader import read_document
 
     document = read_document(read_regular_file(pack, limit=MAX_BYTES, what="policy pack"), str(pack))
     found = read_pack(document.data)

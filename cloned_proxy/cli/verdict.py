@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
 from cloned_proxy.cli.describe import injected
-from cloned_proxy.cli.errors import CommandError
-from cloned_proxy.cli.output import paint, visible
+from cloned_proxy.cli.errors import FAILED, CommandError
+from cloned_proxy.cli.output import paint, put, put_json, visible
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide_addresses
 from cloned_proxy.policy.hint import hint
@@ -20,6 +20,25 @@ from cloned_proxy.program_name import in_this_shell
 
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
 _REFUSED: Final = Verdict.DENY.name.lower()
+
+
+def print_verdict(
+    url: str,
+    *,
+    tool: str | None = None,
+    method: str = "GET",
+    workspace: Path | None = None,
+    policy: Path | None = None,
+    as_json: bool = False,
+) -> int:
+    """As `explain --help` says; returns the exit code. Raises CommandError, PolicyError or StoreError."""
+    told = explained(url, tool=tool, method=method.upper(), workspace=workspace, policy_file=policy)
+    if as_json:
+        put_json(told)
+    else:
+        for line in lines(told):
+            put(line)
+    return FAILED if told["verdict"] == _REFUSED else 0
 
 
 def explained(
