@@ -48,7 +48,9 @@ COMMANDS: Final[Mapping[str, Quick]] = {
         {**_TOOL, "--since": "since"},
         {**_JSON, "--denied": "denied", "-f": "follow", "--follow": "follow"},
     ),
-    "explain": Quick(_explain, {**_TOOL, **_PLACES, "--method": "method"}, _JSON, argument="url"),
+    "explain": Quick(
+        _explain, {**_TOOL, **_PLACES, "--method": "method"}, {**_JSON, "--resolve": "resolve"}, argument="what"
+    ),
 }
 
 

@@ -106,7 +106,7 @@ class Workspace:
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StoreError(f"{self.root}: the workspace is read-only; mount it writable, or use --workspace DIR")
         if ours and not self.git_ignore.exists():
-            create_private(self.git_ignore, _IGNORES, what="file")
+            create_private(self.git_ignore, _IGNORES)
 
     def check_owner(self) -> None:
         """Raises StoreError for a directory that somebody else made or can write: one planted in /tmp, for example."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from cloned_proxy.cli import context
 from cloned_proxy.cli.app import app
 from cloned_proxy.cli.context import policy_in
 from cloned_proxy.cli.quick import COMMANDS, quick_call
@@ -137,7 +137,7 @@ def test_the_tests_of_a_policy_that_is_known_are_run_again(
     monkeypatch.setenv("XDG_CACHE_HOME", workspace.environment["XDG_CACHE_HOME"])
     place = Place(workspace.path)
     assert policy_in(place, None)[1].rules == policy_in(place, None)[1].rules
-    monkeypatch.setattr(context.time, "time", lambda: 5_000_000_000.0)
+    monkeypatch.setattr(time, "time", lambda: 5_000_000_000.0)
     with pytest.raises(PolicyError, match="should be allowed"):
         policy_in(place, None)
 
