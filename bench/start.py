@@ -75,7 +75,7 @@ def measure(rounds: int = ROUNDS) -> dict[str, float]:
 def _until_ready(environment: Mapping[str, str]) -> None:
     """What `make serve` does, on free ports: the set-up that is there already, then the proxy until it says so."""
     subprocess.run(["make", "--silent", "setup"], cwd=_ROOT, check=True, timeout=60)
-    words = [_PROGRAM, *_SERVE]
+    words: list[str | Path] = [_PROGRAM, *_SERVE]
     with subprocess.Popen(
         words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as serving:
