@@ -165,7 +165,24 @@ class DeviceEvent:
     """`cli:<user>`, `device:<name>`, `pairing`."""
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent
+@dataclass(frozen=True, slots=True)
+class NotifyEvent:
+    """A notification of a person that did not arrive."""
+
+    at: float
+    channel: str
+    """`desktop` or `webhook`."""
+    occasion: str
+    """`denial` or `request`."""
+    about: str
+    """Id of the decision or the request."""
+    reason: str
+    """In our own words: neither the receiver's URL nor its answer, which may be secrets."""
+    dropped: int
+    """How many others were not tried, because too many were waiting."""
+
+
+type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent | NotifyEvent
 
 
 class AuditUnavailableError(Exception):
