@@ -34,6 +34,7 @@ def list_rules(
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import paint, put, put_json, short_path
     from cloned_proxy.cli.tables import show_table
+    from cloned_proxy.policy.model import Mode
 
     place = existing_workspace(workspace)
     path, found = policy_in(place, policy)
@@ -57,7 +58,8 @@ def list_rules(
         say(f"no rules in {short_path(str(path))}{f' for {tool}' if tool else ''}; `cloned-proxy allow HOST` makes one")
         return
     if sys.stdout.isatty():
-        put(paint(f"{short_path(str(path))}, version {found.version}, mode {found.mode}", "dim"))
+        mode = paint(f"mode {found.mode}", "yellow" if found.mode is Mode.REPORT else "dim")
+        put(f"{paint(f'{short_path(str(path))}, version {found.version}, ', 'dim')}{mode}")
     show_table([rule_row(rule, use, path) for rule in rules], HEADINGS, group_by=HEADINGS.index("SCOPE"))
 
 

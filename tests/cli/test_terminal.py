@@ -9,7 +9,7 @@ from contextlib import closing
 
 import pytest
 
-from cloned_proxy.cli.tables import Cell, ago, show_table, until
+from cloned_proxy.cli.tables import Cell, ago, put_indented, show_table, until
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
 from tests.cli.program import TOOL, Workspace
@@ -81,6 +81,22 @@ def test_columns_without_a_word_go_and_groups_get_a_title(
         "    spaces",
         "b",
         f"2  {'x' * 45}",
+    ]
+
+
+def test_long_lines_go_on_behind_their_margin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    put_indented("head  ", "some words, and more", margin=6)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    put_indented("head  ", "some words, and more", margin=6)
+    put_indented("head  ", "", margin=6)
+    assert capsys.readouterr().out.splitlines() == [
+        "head  some words, and more",
+        "head  some words,",
+        "      and more",
+        "head  ",
     ]
 
 
