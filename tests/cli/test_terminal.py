@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
 import time
@@ -9,6 +10,7 @@ from contextlib import closing
 
 import pytest
 
+from cloned_proxy import request_egress
 from cloned_proxy.cli.tables import Cell, ago, put_indented, show_table, until
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
@@ -117,6 +119,31 @@ def _denial(number: int, host: str = "example.org", **other: object) -> Decision
         "path": "", "rule": "", "policy": "v", "hint": f"cloned-proxy allow {host} --tool {TOOL}",
     }  # fmt: skip
     return DecisionEvent(**(base | other))  # type: ignore[arg-type]
+
+
+def epochs(value: object) -> list[object]:
+    """Numbers that can only be Unix seconds."""
+    if isinstance(value, dict):
+        return [each for found in value.values() for each in epochs(found)]
+    if isinstance(value, list):
+        return [each for found in value for each in epochs(found)]
+    return [value] if isinstance(value, (int, float)) and 1e9 < value < 2.5e9 else []
+
+
+def test_no_json_has_unix_seconds(workspace: Workspace) -> None:
+    workspace.write_policy(POLICY)
+    request_egress(["new.example.com"], tool_id=TOOL, lasting="30m", workspace=workspace.path)
+    with AuditLog(workspace.path / "state.db") as audit:
+        audit.append(_denial(1))
+    assert workspace.run("allow", "other.example.com", "--for", "1h").returncode == 0
+    (pending,) = workspace.json("approvals", "list")
+    one = pending["id"]
+    commands = ["list", "devices", "policy history", f"approvals show {one}", f"approvals reject {one}"]
+    told = [workspace.json(*command.split()) for command in commands]
+    told += [workspace.json("status", code=1)]
+    told += [json.loads(line) for line in workspace.run("log", "--json").stdout.splitlines()]
+    assert pending["created"].endswith("Z")
+    assert epochs(told) == []
 
 
 def test_log_at_a_terminal_names_the_fix_and_the_decision(workspace: Workspace) -> None:
