@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, paint, short_path, visible
 from cloned_proxy.cli.tables import passed, wrapped
+from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK
 
 _LABEL: Final = 6
@@ -30,7 +31,7 @@ def lines(body: dict[str, Any], *, times: int = 1, clock: bool = False) -> list[
     """
     told = _TELLERS.get(body["type"], _decision)(body)
     text = visible(told.text if times == 1 else f"{told.text}  {times}x")
-    notes = list(map(visible, told.notes))
+    notes = [visible(in_this_shell(note)) for note in told.notes]
     label = f"{told.label:<{_LABEL}}"
     if not sys.stdout.isatty():
         return ["  ".join((iso_time(body["at"]), label, text, *notes))]
