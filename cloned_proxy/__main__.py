@@ -60,6 +60,9 @@ def report(error: Exception) -> int:
     if (code := _known(error)) is not None:
         for line in str(error).splitlines() or [type(error).__name__]:
             say(f"cloned-proxy: {line}")
+        if shown := getattr(error, "shown", ""):  # of a DocumentError: the line of the file
+            for line in shown.splitlines():
+                say(line)
         return code
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
