@@ -99,7 +99,8 @@ def _run(body: dict[str, Any]) -> str:
 
     dry = "  (dry run)" if body["dry_run"] else ""
     reason = f"  {body['reason']}" if body["reason"] else ""
-    text = f"{body['tool']}  run {body['run']}  {body['result']} in {body['seconds']:.2f} s{dry}{reason}"
+    command = f"  {body['command']}" if body.get("command") else ""  # entries of earlier versions have none
+    text = f"{body['tool']}  run {body['run']}  {body['result']} in {body['seconds']:.2f} s{dry}{reason}{command}"
     return f"{paint('run   ', 'bold')}  {visible(text)}"
 
 

@@ -131,11 +131,13 @@ class RunEvent:
     dry_run: bool
     reason: str
     """Why it did not end well, in the runner's words, never the tool's: those may be secrets. "" for `ok`."""
+    command: str = ""
+    """What ran, bounded and with what looks like a secret taken out; "" where nobody said."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeEvent:
-    """An escape probe that the canary of `serve` made."""
+    """An escape probe, whoever made it."""
 
     at: float
     sealed: bool
@@ -145,6 +147,8 @@ class ProbeEvent:
     seconds: float
     failures: tuple[str, ...]
     """Each attempt or control that did not end as it must."""
+    actor: str = "canary"
+    """`canary` of `serve`, `cli:<user>` for `verify` in a terminal, `device:<name>` for the control UI's button."""
 
 
 @dataclass(frozen=True, slots=True)
