@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from cloned_proxy.cli.context import NOTHING_USED, RuleUse
 from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.output import iso_time
 from cloned_proxy.policy.model import GLOBAL_SCOPE, Rule
+from cloned_proxy.store.rule_use import NOTHING_USED, RuleUse
 
 HEADINGS = ("ID", "SCOPE", "RULE", "EXPIRES", "USES LEFT", "HITS", "LAST HIT", "ORIGIN")
 

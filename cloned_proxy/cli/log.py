@@ -10,7 +10,7 @@ import typer
 from cloned_proxy.cli.options import JsonOption, ToolOption, WorkspaceOption
 
 _POLL_SECONDS: Final = 0.1
-_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "approval", "run", "probe", "device", "flow_end")
+_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "approval", "run", "probe", "device", "ignore", "flow_end")
 _TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run", "flow_end")
 _CUTS: Final = ("cut:", "revoked:")
 """Causes of the ends of flows that are shown: by a person, or because a rule went. The others are no news."""
@@ -119,6 +119,13 @@ def _device(body: dict[str, Any]) -> str:
     return f"{paint('device', 'bold')}  {body['action']}  {visible(text)}"
 
 
+def _ignore(body: dict[str, Any]) -> str:
+    from cloned_proxy.cli.output import paint, visible
+
+    text = f"{body['actor']}: {body['host']} for {body['tool'] or 'callers without a name'}"
+    return f"{paint('ignore', 'bold')}  {body['action']}  {visible(text)}"
+
+
 def _decision(body: dict[str, Any]) -> str:
     from cloned_proxy.cli.output import paint, visible
     from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK
@@ -139,6 +146,7 @@ _TOLD: Final[Mapping[str, Callable[[dict[str, Any]], str]]] = {
     "run": _run,
     "probe": _probe,
     "device": _device,
+    "ignore": _ignore,
     "flow_end": _cut,
 }
 """How an entry of each type is told, other than a decision."""

@@ -9,8 +9,8 @@ import typer
 from cloned_proxy.cli.options import JsonOption, PolicyOption, ToolOption, WorkspaceOption
 
 if TYPE_CHECKING:
-    from cloned_proxy.cli.context import RuleUse
     from cloned_proxy.policy.model import Policy, Rule
+    from cloned_proxy.store.rule_use import RuleUse
 
 
 def list_rules(
@@ -27,13 +27,15 @@ def list_rules(
     as_json: JsonOption = False,
 ) -> None:
     """Print the effective rules, and how they have been used."""
-    from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
+    from cloned_proxy.cli.context import existing_workspace, policy_in
     from cloned_proxy.cli.describe import HEADINGS, rule_data, rule_row
     from cloned_proxy.cli.output import put, put_json, table
 
     place = existing_workspace(workspace)
     path, found = policy_in(place, policy)
     rules = _effective(found, tool)
+    from cloned_proxy.store.rule_use import rule_use
+
     use = rule_use(place, path)
     if stale is not None:
         _propose(rules, found, use, _oldest(stale), as_json=as_json)

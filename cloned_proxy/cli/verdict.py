@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
+from cloned_proxy.cli.context import existing_workspace, policy_in
 from cloned_proxy.cli.describe import injected
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.output import paint, visible
@@ -16,6 +16,7 @@ from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Decision, Reason, Verdict
 from cloned_proxy.policy.url import decide_url
+from cloned_proxy.store.rule_use import rule_use
 
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
 _REFUSED: Final = Verdict.DENY.name.lower()

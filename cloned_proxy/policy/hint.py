@@ -6,7 +6,7 @@ import shlex
 from functools import lru_cache
 from typing import Final
 
-from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, Decision, Reason
+from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, Decision, Host, Reason
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
 
@@ -64,12 +64,21 @@ def _remove(decision: Decision) -> str:
     return _command("remove", str(rule.pattern), *_tool(tool))
 
 
+def allow_command(host: Host, port: int, tool: str | None) -> str:
+    """The command that allows a host: on the default ports where `port` is one of them, and on `port` otherwise."""
+    return _command(*_allow_words(host, port, tool))
+
+
+def _allow_words(host: Host, port: int, tool: str | None) -> list[str]:
+    target = host.authority if port in DEFAULT_PORTS else f"{host.authority}:{port}"
+    return ["allow", target, *_tool(tool)]
+
+
 def _allow(decision: Decision) -> str:
     host, request = decision.host, decision.request
     if host is None:
         return ""
-    target = host.authority if request.port in DEFAULT_PORTS else f"{host.authority}:{request.port}"
-    words = ["allow", target, *_tool(decision.tool)]
+    words = _allow_words(host, request.port, decision.tool)
     if decision.reason in (Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED) and request.method is not None:
         path = (request.path or "/").partition("?")[0]
         if not _can_stand_in_a_rule(request.method, path):

@@ -23,6 +23,7 @@ from cloned_proxy.store.lease_time import add_lease_ends, begun
 from cloned_proxy.store.list_edit import text_diff
 from cloned_proxy.store.policy_edit import Addition, Draft, EditResult, PolicyEditor
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
+from cloned_proxy.store.rule_change import RuleChange, change_rule
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import PolicyEvent
 
@@ -88,6 +89,24 @@ class EditService:
 
         with self._editor(actor, why, summary, expected_version, dry_run=dry_run) as (editor, _):
             return editor.remove_rule(rule_id, dry_run=dry_run)
+
+    def change_rule(
+        self,
+        rule_id: str,
+        change: RuleChange,
+        *,
+        actor: str,
+        why: str,
+        expected_version: str | None = None,
+        dry_run: bool = False,
+    ) -> EditResult:
+        """Changes what one rule says, where it stands. Raises StoreError for no such rule, as well."""
+        told = f"change rule {rule_id}: {change}"[:_MAX_SUMMARY]
+        with self._editor(actor, why, lambda _: told, expected_version, dry_run=dry_run) as (editor, uses):
+            used = uses.get(rule_id, 0)
+            return editor.edit(
+                lambda text, policy: change_rule(text, policy, rule_id, change, used=used), (rule_id,), dry_run=dry_run
+            )
 
     def restore(
         self, version: str, *, actor: str, why: str, expected_version: str | None = None, dry_run: bool = False

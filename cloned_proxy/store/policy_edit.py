@@ -22,11 +22,10 @@ from cloned_proxy.policy.model import GLOBAL_SCOPE, HostPattern, Policy, Rule
 from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.list_edit import change_list, list_at, read_value, remove_entry, text_diff
+from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, text_diff
 from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_file import policy_from_bytes, read_policy_bytes, version_of
-from cloned_proxy.store.yaml_edit import Value, add_items, replace_item, set_keys
-from cloned_proxy.store.yaml_reader import read_document
+from cloned_proxy.store.yaml_edit import Value, add_items
 
 type Action = Literal["allow", "deny"]
 
@@ -201,6 +200,15 @@ class PolicyEditor:
                 previous = self._validate(before or b"")
             return self._finish(before, previous, text, (), (), dry_run=dry_run)
 
+    def edit(
+        self, change: Callable[[str, Policy], str], rule_ids: tuple[str, ...], *, dry_run: bool = False
+    ) -> EditResult:
+        """Another text, made by `change` of the one that is there and of what that says; it is about these rules."""
+        with self._locked(dry_run=dry_run):
+            before = self._before()
+            text, policy = self._current(before)
+            return self._finish(before, policy, change(text, policy), rule_ids, (), dry_run=dry_run)
+
     def _without(
         self, text: str, policy: Policy, tool: str | None, goes: Callable[[Rule], bool]
     ) -> tuple[str, list[Rule]]:
@@ -243,18 +251,7 @@ class PolicyEditor:
         if entry.max_uses is not None and "max_uses" in terms:
             terms["max_uses"] = entry.max_uses + used
         dropped = {name for name in ("expires", "max_uses") if was_lease and name not in terms}
-        item = list_at(read_document(text.encode(), str(self._path)).data, path)[position]
-        body: dict[str, Any] = dict(item) if isinstance(item, dict) else {"host": item}
-        changes = {name: value for name, value in terms.items() if body.get(name) != read_value(value)}
-        if dropped & body.keys():
-            kept: dict[str, Value] = {name: value for name, value in {**body, **changes}.items() if name not in dropped}
-            whole: Value = kept if len(kept) > 1 else body["host"]
-            return change_list(self._path, text, path, lambda t: replace_item(t, path, position, whole),
-                         lambda items: items.__setitem__(position, read_value(whole)))  # fmt: skip
-        if not changes:
-            return text
-        return change_list(self._path, text, path, lambda t: set_keys(t, path, position, changes),
-                     lambda items: items.__setitem__(position, {**body, **read_value(changes)}))  # fmt: skip
+        return rewrite_entry(self._path, text, path, position, changes=terms, dropped=dropped)
 
     def _before(self) -> bytes | None:
         """The file as it is; None where there is none. Raises ConflictError when it is not the expected version."""

@@ -165,7 +165,21 @@ class DeviceEvent:
     """`cli:<user>`, `device:<name>`, `pairing`."""
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent
+@dataclass(frozen=True, slots=True)
+class IgnoreEvent:
+    """A person took a host out of the overview of a tool's blocked calls, or back into it. It opens nothing."""
+
+    at: float
+    action: str
+    """`ignored`, `shown`."""
+    tool: str | None
+    host: str
+    actor: str
+    """`device:<name>`."""
+    why: str
+
+
+type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent | IgnoreEvent
 
 
 class AuditUnavailableError(Exception):

@@ -46,6 +46,8 @@ class TextAnswer(Strict):
 class RestoreRequest(Strict):
     reason: Reason = ""
     expected_version: Version | None = None
+    dry_run: bool = False
+    """Only tells, in `diff`, what it would change in the file as it is now."""
 
 
 def _history(call: Call) -> HistoryAnswer:
@@ -76,7 +78,11 @@ def _restore(call: Call) -> EditAnswer:
     _, version = _service_that_has(call)
     with editing(call) as service:
         result = service.restore(
-            version, actor=call.actor, why=redact(body.reason), expected_version=body.expected_version
+            version,
+            actor=call.actor,
+            why=redact(body.reason),
+            expected_version=body.expected_version,
+            dry_run=body.dry_run,
         )
     return EditAnswer(changed=result.changed, version=result.version, rule_ids=list(result.rule_ids), diff=result.diff)
 
