@@ -38,7 +38,7 @@ export function approvals(changed) {
         h("p", { class: "target" }, request.entries.map((entry) => [hostname(entry.host), narrowing(entry)]), request.action === "deny" && " (deny)"),
         h("p", { class: "why" }, "for ", request.tool ? toolname(request.tool) : "every tool", asker(request), terms_(request)),
         request.reason && h("blockquote", {}, visible(request.reason)),
-        h("p", { class: "terms" }, "asked ", ago(request.created), " · ", until(request.expires), ` to answer · ${plural(request.denied_count ?? 0, "denied call")}`),
+        h("p", { class: "terms" }, "asked ", ago(request.created), " · ", until(request.expires), ` to answer`, deniedCalls(request.evidence)),
         evidence(request.evidence, request.alone)),
       h("div", { class: "actions" },
         button("Approve…", `${request.id} approve`, () => decide(request, approve), { kind: "small primary", about }),
@@ -51,6 +51,13 @@ export function approvals(changed) {
   }
 
   return section;
+}
+
+/** Calls that were refused and that it would let pass, by the record; how often somebody asked is another number. */
+function deniedCalls(evidence) {
+  if (!evidence) return "";
+  const count = evidence.denied.reduce((sum, call) => sum + call.count, 0);
+  return count ? ` · ${plural(count, "denied call")}` : " · no denied call so far";
 }
 
 async function withEvidence(request) {

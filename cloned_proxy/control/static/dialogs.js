@@ -52,8 +52,8 @@ export function ask({ title, body, label, act, kind = "primary", done = "" }) {
 
 function explain(error) {
   if (error.status === 409) return [h("strong", {}, "Nothing was changed. "), error.message];
-  const fields = (error.fields ?? []).map((field) => h("span", { class: "line" }, `${field.path || "request"}: ${field.message}`));
-  return [error.message, ...fields];
+  const fields = (error.fields ?? []).filter((field) => field.path).map((field) => h("span", { class: "line" }, `${field.path}: ${field.message}`));
+  return fields.length ? fields : [error.message]; // the message is the first of them
 }
 
 /** A labelled field; `input` gets the id. */
