@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from cloned_proxy.runner.runner import DockerContainerRunner
     from cloned_proxy.store.egress_request import request_egress
 
-__all__ = ["DockerContainerRunner", "EgressBlockedError", "SafeFetch", "request_egress"]
+__all__ = ["DockerContainerRunner", "EgressBlockedError", "SafeFetch", "__version__", "request_egress"]
+
+__version__ = "0.1.0"
+"""The one place where it is written; the wheel's own is read from here."""
 
 _PLACES: Final = {
     "DockerContainerRunner": "cloned_proxy.runner.runner",

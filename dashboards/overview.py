@@ -56,7 +56,7 @@ def _state(made: Dashboard) -> None:
     made.with_panel(
         number(
             "Audit queue", "max(cloned_proxy_audit_queue)",
-            "Entries of the log that are not yet on disk. A full queue refuses requests.",
+            "Entries of the log that are not yet on disk. While it is long, whoever fills it waits.",
             levels=steps((None, GREEN), (1000, ORANGE), (5000, RED)),
         )
     )  # fmt: skip

@@ -59,3 +59,21 @@ def test_no_clock_is_read_through_datetime() -> None:
         if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today"}
     ]
     assert calls == []
+
+
+def _exit_literals(file: Path) -> Iterator[str]:
+    """Numbers where an exit code is said: in a call that ends the program, or as `code=` of an error."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        said = [keyword.value for keyword in node.keywords if keyword.arg == "code"]
+        if name in {"Exit", "exit", "_exit", "SystemExit"}:
+            said += node.args
+        yield from (
+            f"{file.name}:{node.lineno}" for each in said if isinstance(each, ast.Constant) and type(each.value) is int
+        )
+
+
+def test_exit_codes_have_names() -> None:
+    assert [found for layer in LAYERS for file in _files(layer) for found in _exit_literals(file)] == []

@@ -40,9 +40,9 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from cloned_proxy.cli.version import print_version
 
-        typer.echo(f"cloned-proxy {version('cloned-proxy')}")
+        print_version()
         raise typer.Exit
 
 

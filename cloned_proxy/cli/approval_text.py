@@ -12,6 +12,7 @@ from cloned_proxy.cli.context import existing_workspace
 from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.output import iso_time, paint, table, visible
+from cloned_proxy.program_name import program_name
 from cloned_proxy.store.approval import Approval
 from cloned_proxy.store.approval_errors import ApprovalError, DecidedError
 from cloned_proxy.store.approvals import ApprovalService
@@ -68,8 +69,8 @@ def lines(approval: Approval, evidence: Evidence) -> list[str]:
         return shown
     shown.append(f"policy    version {evidence.policy_version}")
     narrower = " [--narrowest]" if evidence.narrowest else ""
-    shown.append(f"to do     cloned-proxy approvals approve {approval.id}{narrower} [--for 30m]")
-    shown.append(f"          cloned-proxy approvals reject {approval.id}")
+    shown.append(f"to do     {program_name()} approvals approve {approval.id}{narrower} [--for 30m]")
+    shown.append(f"          {program_name()} approvals reject {approval.id}")
     shown.append(f"time left {format_seconds(approval.expires - time.time())}")
     return shown
 

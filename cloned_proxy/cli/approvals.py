@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli.options import JsonOption, PolicyOption, WorkspaceOption
+from cloned_proxy.cli.options import JsonOption, PolicyOption, UpdateTestsOption, WorkspaceOption
 
 app = typer.Typer(help="What tools ask for: look, approve, reject.", no_args_is_help=True)
 
@@ -76,6 +76,7 @@ def approve(
         str | None,
         typer.Option("--expected-version", metavar="VERSION", help="Refuse if the policy is not this one any more."),
     ] = None,
+    update_tests: UpdateTestsOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
     as_json: JsonOption = False,
@@ -100,6 +101,7 @@ def approve(
             uses=uses,
             reason=reason,
             expected_version=expected,
+            update_tests=update_tests,
         )
     if as_json:
         put_json({**granted.approval.as_data(), "rule": str(granted.addition), "version": granted.version})

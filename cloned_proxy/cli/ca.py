@@ -24,13 +24,12 @@ def ca(
     """Print where the workspace CA is, or how clients come to trust it."""
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import put, put_json
+    from cloned_proxy.cli.place import workspace_to_write
     from cloned_proxy.proxy.inspection.authority import Authority
     from cloned_proxy.proxy.inspection.bundle import refresh_bundle
     from cloned_proxy.proxy.inspection.ca import bundle_path, certificate_path, install_hint
-    from cloned_proxy.store.workspace import Workspace
 
-    place = Workspace.find(workspace)
-    place.create()
+    place = workspace_to_write(workspace)
     Authority.open(place.ca_directory)
     certificate = str(certificate_path(place.ca_directory))
     if what is What.PATH:

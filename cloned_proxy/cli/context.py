@@ -8,12 +8,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cloned_proxy.cli.errors import CommandError, say
+from cloned_proxy.cli.place import nowhere
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE, ProxyUrl
+from cloned_proxy.store.serving import serving_now
 from cloned_proxy.store.workspace import Workspace
 
 
@@ -21,7 +23,7 @@ def existing_workspace(directory: Path | None) -> Workspace:
     """The workspace, for commands that read. Raises CommandError for none, StoreError for somebody else's."""
     workspace = Workspace.find(directory)
     if not workspace.root.is_dir():
-        raise CommandError(f"{workspace.root}: there is no workspace here; start one with `cloned-proxy serve`")
+        raise CommandError(nowhere(workspace, serving_now()))
     workspace.check_owner()
     return workspace
 

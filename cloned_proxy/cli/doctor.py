@@ -17,6 +17,7 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
     from cloned_proxy.cli.checks import run_checks
     from cloned_proxy.cli.engine_checks import engine_checks
     from cloned_proxy.cli.output import paint, put, put_json, visible
+    from cloned_proxy.program_name import in_this_shell
 
     checks = run_checks(workspace, policy) + engine_checks()
     failed = any(check.status == "fail" for check in checks)
@@ -31,6 +32,6 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
         for check in checks:
             put(f"{paint(f'{check.status:<4}', _STYLES[check.status])}  {check.name:<12}  {visible(check.detail)}")
             if check.fix:
-                put(f"      {'':<12}  fix: {visible(check.fix)}")
+                put(f"      {'':<12}  fix: {visible(in_this_shell(check.fix))}")
     if failed:
         raise typer.Exit(FAILED)

@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli.options import DryRunOption, PolicyOption, ReasonOption, ToolOption, WorkspaceOption
+from cloned_proxy.cli.options import (
+    DryRunOption,
+    PolicyOption,
+    ReasonOption,
+    ToolOption,
+    UpdateTestsOption,
+    WorkspaceOption,
+)
 
 
 def allow(
@@ -22,6 +29,7 @@ def allow(
     ] = None,
     path: Annotated[list[str] | None, typer.Option("--path", metavar="GLOB", help="Only '/v1/**'; repeatable.")] = None,
     reason: ReasonOption = "",
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
@@ -30,10 +38,10 @@ def allow(
     import time
 
     from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.editing import add_entries
+    from cloned_proxy.cli.editing import EditOptions, add_entries
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.policy.url import split_port
-    from cloned_proxy.store.policy_edit import Entry
+    from cloned_proxy.store.policy_entry import Entry
 
     try:
         expires = time.time() + parse_duration(lasting) if lasting is not None else None
@@ -53,7 +61,7 @@ def allow(
             )
     except ValueError as error:
         raise CommandError(str(error)) from error
-    add_entries("allow", entries, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+    add_entries("allow", entries, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))
 
 
 def deny(
@@ -63,16 +71,17 @@ def deny(
     *,
     tool: ToolOption = None,
     reason: ReasonOption = "",
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
 ) -> None:
     """Deny hosts; an explicit deny wins over every allow."""
-    from cloned_proxy.cli.editing import add_entries, hosts_only
-    from cloned_proxy.store.policy_edit import Entry
+    from cloned_proxy.cli.editing import EditOptions, add_entries, hosts_only
+    from cloned_proxy.store.policy_entry import Entry
 
     entries = [Entry(host, reason=reason) for host in hosts_only(hosts)]
-    add_entries("deny", entries, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+    add_entries("deny", entries, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))
 
 
 def remove(
@@ -80,11 +89,12 @@ def remove(
     *,
     tool: ToolOption = None,
     reason: ReasonOption = "",
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
 ) -> None:
     """Take back an allow or a deny, with every port and path of it."""
-    from cloned_proxy.cli.editing import remove_hosts
+    from cloned_proxy.cli.editing import EditOptions, remove_hosts
 
-    remove_hosts(hosts, tool=tool, why=reason, dry_run=dry_run, workspace=workspace, policy_file=policy)
+    remove_hosts(hosts, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))

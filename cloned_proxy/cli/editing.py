@@ -6,86 +6,84 @@ import os
 import pwd
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import typer
 
+from cloned_proxy.cli.context import existing_workspace
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put
+from cloned_proxy.cli.place import policy_to_edit, say_if_unserved, workspace_to_write
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.url import split_port
 from cloned_proxy.store.edit_service import EditService, removal_summary
-from cloned_proxy.store.policy_edit import Action, Addition, EditResult, Entry
+from cloned_proxy.store.policy_edit import EditResult
+from cloned_proxy.store.policy_entry import Action, Addition, Entry
 from cloned_proxy.store.workspace import Workspace
 
 _RULE_ID: Final = re.compile(r"r-[0-9a-f]{10}")
 
 
-def add_entries(
-    action: Action,
-    entries: Sequence[Entry],
-    *,
-    tool: str | None,
-    why: str,
-    dry_run: bool,
-    workspace: Path | None,
-    policy_file: Path | None,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class EditOptions:
+    """What the editing commands take beside what they edit."""
+
+    workspace: Path | None
+    policy_file: Path | None
+    why: str = ""
+    dry_run: bool = False
+    update_tests: bool = False
+
+    def service(self, place: Workspace) -> EditService:
+        """Raises CommandError where the edit would change nothing for the proxy that runs."""
+        return EditService(place, policy_to_edit(place, self.policy_file))
+
+
+def add_entries(action: Action, entries: Sequence[Entry], *, tool: str | None, options: EditOptions) -> None:
     """Adds or renews entries of one list and records it. Raises CommandError, PolicyError or StoreError."""
     _check_tool(tool)
     addition = Addition(tuple(entries), tool, action)
-    apply_additions([addition], str(addition), why=why, dry_run=dry_run, workspace=workspace, policy_file=policy_file)
+    apply_additions([addition], str(addition), options)
 
 
-def apply_additions(
-    additions: Sequence[Addition],
-    summary: str,
-    *,
-    why: str,
-    dry_run: bool,
-    workspace: Path | None,
-    policy_file: Path | None,
-) -> None:
+def apply_additions(additions: Sequence[Addition], summary: str, options: EditOptions) -> None:
     """Several lists in one edit, or none. Raises as `add_entries`."""
-    service = EditService(Workspace.find(workspace), policy_file)
-    result = service.add(additions, actor=actor(), why=why, summary=summary, dry_run=dry_run)
-    tell(result, summary, dry_run=dry_run)
+    place = workspace_to_write(options.workspace)
+    result = options.service(place).add(
+        additions,
+        actor=actor(),
+        why=options.why,
+        summary=summary,
+        dry_run=options.dry_run,
+        update_tests=options.update_tests,
+    )
+    tell(result, summary, dry_run=options.dry_run)
+    say_if_unserved(place)
 
 
-def remove_hosts(
-    hosts: Sequence[str],
-    *,
-    tool: str | None,
-    why: str,
-    dry_run: bool,
-    workspace: Path | None,
-    policy_file: Path | None,
-) -> None:
+def remove_hosts(hosts: Sequence[str], *, tool: str | None, options: EditOptions) -> None:
     """Takes rules back and records it; exit 1 when one was not there. Raises as `add_entries`."""
     _check_tool(tool)
-    place = Workspace.find(workspace)
-    if not place.root.is_dir():
-        raise CommandError(f"{place.root}: there is no workspace here; nothing to remove, or name it by --workspace")
-    service = EditService(place, policy_file)
+    place = existing_workspace(options.workspace)
+    service = options.service(place)
+    asked: dict[str, Any] = {
+        "actor": actor(), "why": options.why, "dry_run": options.dry_run, "update_tests": options.update_tests,
+    }  # fmt: skip
     if len(hosts) == 1 and _RULE_ID.fullmatch(hosts[0]):
-        _remove_rule(service, hosts[0], why=why, dry_run=dry_run)
-        return
-    names = hosts_only(hosts)
-    result = service.remove(names, tool=tool, actor=actor(), why=why, dry_run=dry_run)
-    tell(result, removal_summary(names, tool, result), dry_run=dry_run)
-    if result.missing:
+        result = service.remove_rule(hosts[0], **asked)
+        told, missing = f"remove rule {hosts[0]}", f"no rule has the id {hosts[0]}"
+    else:
+        names = hosts_only(hosts)
+        result = service.remove(names, tool=tool, **asked)
         where = f"tool {tool}" if tool else "the global rules (use --tool for a tool's own)"
-        say(f"cloned-proxy: no rule for {', '.join(result.missing)} in {where}; `cloned-proxy list` shows them all")
-        raise typer.Exit(FAILED)
-
-
-def _remove_rule(service: EditService, rule_id: str, *, why: str, dry_run: bool) -> None:
-    result = service.remove_rule(rule_id, actor=actor(), why=why, dry_run=dry_run)
-    tell(result, f"remove rule {rule_id}", dry_run=dry_run)
+        told, missing = removal_summary(names, tool, result), f"no rule for {', '.join(result.missing)} in {where}"
+    tell(result, told, dry_run=options.dry_run)
     if result.missing:
-        say(f"cloned-proxy: no rule has the id {rule_id}; `cloned-proxy list` shows them all")
+        say(f"cloned-proxy: {missing}; `cloned-proxy list` shows them all")
         raise typer.Exit(FAILED)
+    say_if_unserved(place)
 
 
 def hosts_only(hosts: Sequence[str]) -> list[str]:
@@ -115,6 +113,8 @@ def tell(result: EditResult, summary: str, *, dry_run: bool) -> None:
         say("nothing written (--dry-run)")
     elif result.changed:
         say(f"done: {summary} (policy version {result.version})")
+        for test in result.tests:
+            say(f"no longer tested: {test}")
     elif not result.missing:
         say("nothing to change: the policy says so already")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -27,8 +29,11 @@ from cloned_proxy.cli.process import (
 )
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
 from cloned_proxy.policy.model import Anonymous, Policy
+from cloned_proxy.program_name import NAME, program_name
 from cloned_proxy.proxy.server import ServeOptions, Server, authority
 from cloned_proxy.proxy.supervisor import Supervisor
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.serving import Serving, announced
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.log import LogFormat
 
@@ -61,13 +66,17 @@ def _supervise(workspace: Workspace, options: ServeOptions, workers: int, contro
         workspace, options, workers=workers, loop_factory=new_event_loop, companion=control.companion()
     )
 
+    announcement = ExitStack()
+
     def ready() -> None:
+        _tell_other_commands(announcement, supervisor, control)
         _announce(supervisor, control)
         _warn_of_exposure(supervisor)
 
     tame_garbage_collector()  # the workers inherit it
-    if not supervisor.run(on_ready=ready):
-        raise CommandError("not every worker could start; see the messages above", code=FAILED)
+    with announcement:
+        if not supervisor.run(on_ready=ready):
+            raise CommandError("not every worker could start; see the messages above", code=FAILED)
 
 
 async def _serve(server: Server, control: Control) -> None:
@@ -89,7 +98,8 @@ async def _serve(server: Server, control: Control) -> None:
     canary = asyncio.create_task(probe_forever(prober, interval)) if interval and prober is not None else None
     beside = asyncio.create_task(control.keep_running(server.address))
     tame_garbage_collector()
-    with signals_handled(stop=stop, reload=reload):
+    with signals_handled(stop=stop, reload=reload), ExitStack() as announcement:
+        _tell_other_commands(announcement, server, control)
         _announce(server, control)
         _warn_of_exposure(server)
         notify(READY)
@@ -105,6 +115,23 @@ async def _serve(server: Server, control: Control) -> None:
         beside.cancel()
         await asyncio.gather(beside, return_exceptions=True)
         _log.info("stopped")
+
+
+def _tell_other_commands(announcement: ExitStack, server: Server | Supervisor, control: Control) -> None:
+    """So that `allow` or `token` in another directory find this proxy. It serves without that, too."""
+    serving = Serving(
+        workspace=server.workspace.root,
+        policy=Path(server.policy.source),
+        proxy=server.address,
+        control=authority(*control.address) if control.address else None,
+        metrics=server.metrics_address,
+        pid=os.getpid(),
+        since=time.time(),
+    )
+    try:
+        announcement.enter_context(announced(serving))
+    except StoreError as error:
+        _log.warning("commands in other directories cannot find this proxy", reason=str(error))
 
 
 def _warn_of_exposure(server: Server | Supervisor) -> None:
@@ -127,10 +154,12 @@ def _announce(server: Server | Supervisor, control: Control) -> None:
     allowed = allowed_example(policy, proxy, now)
     put(f"allowed  {allowed or f'nothing without a credential; try: {_what_opens(policy)}'}")
     put(f"denied   {denied_example(policy, proxy, now) or 'nothing: report mode records what it would deny'}")
+    if program_name() != NAME:
+        put(f"program  {program_name()} is what hints call {NAME}; in a checkout, `make install` puts it on the PATH")
 
 
 def _what_opens(policy: Policy) -> str:
     """The next step where no example passes: under `anonymous: deny` no rule helps a caller without a credential."""
     if policy.anonymous is Anonymous.DENY:
-        return "cloned-proxy token TOOL for one, or `anonymous: global` in the policy file"
-    return "cloned-proxy allow HOST"
+        return f"{program_name()} token TOOL for one, or `anonymous: global` in the policy file"
+    return f"{program_name()} allow HOST"

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, WorkspaceOption
+from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, UpdateTestsOption, WorkspaceOption
 
 VersionArgument = Annotated[str, typer.Argument(metavar="VERSION", help="As `policy history` prints it.")]
 
@@ -57,6 +57,7 @@ def restore(
     version: VersionArgument,
     *,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; goes into the log.")] = "",
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
@@ -64,8 +65,10 @@ def restore(
     """Put an earlier version back; it acts on a running proxy at once."""
     from cloned_proxy.cli.context import existing_workspace
     from cloned_proxy.cli.editing import actor, tell
+    from cloned_proxy.cli.place import policy_to_edit
     from cloned_proxy.store.edit_service import EditService
 
-    service = EditService(existing_workspace(workspace), policy)
-    result = service.restore(version, actor=actor(), why=reason, dry_run=dry_run)
+    place = existing_workspace(workspace)
+    service = EditService(place, policy_to_edit(place, policy))
+    result = service.restore(version, actor=actor(), why=reason, dry_run=dry_run, update_tests=update_tests)
     tell(result, f"restore version {version}", dry_run=dry_run)

@@ -23,7 +23,7 @@ def build(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Install the packages anew.")] = False,
 ) -> None:
     """Build the worker and holder images from Debian packages; needs mmdebstrap, but no registry."""
-    from cloned_proxy.cli.errors import CommandError, say
+    from cloned_proxy.cli.errors import FAILED, CommandError, say
     from cloned_proxy.runner.engine import Engine
     from cloned_proxy.runner.errors import SandboxError
     from cloned_proxy.runner.images import build_images
@@ -31,4 +31,4 @@ def build(
     try:
         build_images(Engine.connect(), say, suite=suite, rebuild=rebuild)
     except SandboxError as error:
-        raise CommandError(str(error), code=1) from error
+        raise CommandError(str(error), code=FAILED) from error

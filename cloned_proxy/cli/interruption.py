@@ -5,10 +5,8 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
-INTERRUPTED: Final = 130
-TERMINATED: Final = 143
+from cloned_proxy.cli.errors import TERMINATED
 
 
 @contextmanager

@@ -112,7 +112,7 @@ def _start_relay(listening: socket.socket, namespace: Namespace) -> subprocess.P
     descriptors = (listening.fileno(), namespace.descriptor)
     words = f"from cloned_proxy.runner.llm_relay import main; main({descriptors[0]}, {descriptors[1]}, {PORT})"
     return subprocess.Popen(  # noqa: S603  this program, with numbers of our own
-        [sys.executable, "-c", words],
+        [sys.executable, "-P", "-c", words],
         pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

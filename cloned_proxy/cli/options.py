@@ -27,4 +27,7 @@ ToolOption = Annotated[
     str | None, typer.Option("--tool", metavar="TOOL", help="Tool id, such as cloned.mcp.web.search@v1.")
 ]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; goes into the file and the log.")]
+UpdateTestsOption = Annotated[
+    bool, typer.Option("--update-tests", help="Take out of the policy's `tests:` what the edit breaks.")
+]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the change as a diff and make none.")]

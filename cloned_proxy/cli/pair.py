@@ -21,15 +21,14 @@ def pair(
     from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import FAILED, CommandError, say
     from cloned_proxy.cli.output import iso_time, put, put_json
+    from cloned_proxy.cli.place import workspace_to_write
     from cloned_proxy.store.devices import Devices, PairingLockedError, valid_device_name
-    from cloned_proxy.store.workspace import Workspace
 
     if name and not valid_device_name(name):
         raise CommandError(f"--name {name!r}: letters, digits, spaces and .()@+-_ only, at most 64, a letter first")
     if read_only and not api:
         raise CommandError("--read-only is for --api: a browser is paired to decide")
-    place = Workspace.find(workspace)
-    place.create()
+    place = workspace_to_write(workspace)
     devices = Devices(place.state_db)
     if api:
         paired = devices.issue(name, actor=actor(), read_only=read_only)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.cli.errors import CommandError, say
+from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put, put_json
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.pipeline import load_pipeline
@@ -60,7 +60,7 @@ def run_and_report(options: RunOptions) -> None:
     except SandboxInputError as error:
         raise CommandError(str(error)) from error
     except SandboxError as error:
-        raise CommandError(str(error), code=1) from error
+        raise CommandError(str(error), code=FAILED) from error
     _show(report, options)
 
 

@@ -9,7 +9,7 @@ import typer
 
 from cloned_proxy.cli import history, suggest
 from cloned_proxy.cli.errors import BAD_INPUT, say
-from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, WorkspaceOption
+from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, UpdateTestsOption, WorkspaceOption
 
 app = typer.Typer(
     help="Check, compare, import and suggest policies; go back to an earlier version.", no_args_is_help=True
@@ -90,17 +90,18 @@ def diff(
 def import_pack(
     pack: Annotated[Path, typer.Argument(metavar="PACK.yaml", help="A Cloned policy pack.")],
     *,
+    update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
 ) -> None:
     """Add what a pack allows: egress_domains, egress_by_tool, egress_by_connector."""
-    from cloned_proxy.cli.editing import apply_additions
+    from cloned_proxy.cli.editing import EditOptions, apply_additions
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.policy.model import GLOBAL_SCOPE
     from cloned_proxy.policy.pack import read_pack
     from cloned_proxy.store.files import read_regular_file
-    from cloned_proxy.store.policy_edit import Addition, Entry
+    from cloned_proxy.store.policy_entry import Addition, Entry
     from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
 
     document = read_document(read_regular_file(pack, limit=MAX_BYTES, what="policy pack"), str(pack))
@@ -112,14 +113,8 @@ def import_pack(
         entries.setdefault(addition.scope, []).append(Entry(str(addition.pattern)))
     additions = [Addition(tuple(e), None if scope == GLOBAL_SCOPE else scope) for scope, e in entries.items()]
     count = sum(len(each) for each in entries.values())
-    apply_additions(
-        additions,
-        f"import {pack.name}: {count} hosts",
-        why="",
-        dry_run=dry_run,
-        workspace=workspace,
-        policy_file=policy,
-    )
+    options = EditOptions(workspace, policy, dry_run=dry_run, update_tests=update_tests)
+    apply_additions(additions, f"import {pack.name}: {count} hosts", options)
 
 
 app.command("suggest")(suggest.suggest)

@@ -73,7 +73,8 @@ async def probe_apart(actor: str, tell: Callable[[str], None]) -> ProbeEvent:
 async def _spoken(tell: Callable[[str], None]) -> tuple[bytes, str]:
     """What the process wrote on stdout, and the last line of its stderr. Raises OSError or ValueError."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", _PROGRAM),
+        # -P: what lies in the directory in which somebody typed `serve` is not ours to import.
+        *(sys.executable, "-P", "-c", _PROGRAM),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -20,17 +20,18 @@ def proxy(
     from cloned_proxy.cli.context import check_proxy_url, proxy_of
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.output import put, put_json
+    from cloned_proxy.cli.place import workspace_to_write
     from cloned_proxy.store.config_edit import set_egress_proxy
     from cloned_proxy.store.proxy_url import PROXY_VARIABLE
     from cloned_proxy.store.workspace import Workspace
 
     if url is not None and clear:
         raise CommandError("--set and --clear exclude each other; use one of them")
-    place = Workspace.find(workspace)
     if url is not None:
         check_proxy_url(url, "--set")
-    if url is not None or clear:
-        place.create()
+    changes = url is not None or clear
+    place = workspace_to_write(workspace) if changes else Workspace.find(workspace)
+    if changes:
         set_egress_proxy(place.config_file, url)
     known = proxy_of(place)
     if as_json:

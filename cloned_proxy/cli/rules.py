@@ -81,6 +81,7 @@ def _propose(rules: tuple[Rule, ...], policy: Policy, use: RuleUse, oldest: floa
     from cloned_proxy.cli.describe import removal, rule_data
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import iso_time, put, put_json
+    from cloned_proxy.program_name import in_this_shell
 
     allows = [rule for rule in rules if not rule.denies]
     idle = {rule.id: use.idle_since(rule) for rule in allows}
@@ -92,7 +93,7 @@ def _propose(rules: tuple[Rule, ...], policy: Policy, use: RuleUse, oldest: floa
         return
     for rule, command in zip(found, commands, strict=True):
         what = "last hit" if use.last_hit(rule) == idle[rule.id] else "not hit since it is there,"
-        put(f"{command}  # {what} {iso_time(idle[rule.id])}; hits: {use.hit_count(rule)}")
+        put(f"{in_this_shell(command)}  # {what} {iso_time(idle[rule.id])}; hits: {use.hit_count(rule)}")
     if unknown := sum(since is None for since in idle.values()):
         say(f"not known since when they are there, so not judged: {unknown} rules; `serve` begins to count")
     say("nothing removed; run the lines that you agree with" if found else "no stale rules")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.cli.errors import CommandError, say
-from cloned_proxy.cli.interruption import INTERRUPTED, interruptible
+from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
+from cloned_proxy.cli.interruption import interruptible
 from cloned_proxy.cli.refusals import newest, refusals
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
@@ -21,8 +21,6 @@ from cloned_proxy.runner.stream import Attached, Stream
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
 from cloned_proxy.store.workspace import Workspace
 
-TIMED_OUT: Final = 124
-"""As timeout(1)."""
 _CHUNK: Final = 65_536
 
 
@@ -54,7 +52,7 @@ def run_command(options: ExecOptions) -> int:
     except SandboxInputError as error:
         raise CommandError(str(error)) from error
     except SandboxError as error:
-        raise CommandError(str(error), code=1) from error
+        raise CommandError(str(error), code=FAILED) from error
     if outcome.out_of_memory:
         say(f"cloned-proxy: {options.tool} used more memory than it may; raise --memory")
     return outcome.exit_code

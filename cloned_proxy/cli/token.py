@@ -24,9 +24,9 @@ def token(
     from cloned_proxy.cli.durations import parse_duration
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.output import iso_time, put, put_json
+    from cloned_proxy.cli.place import workspace_to_write
     from cloned_proxy.policy.identity import Claims, mint_token, proxy_url, valid_tool_id
     from cloned_proxy.store.keys import load_or_create_key
-    from cloned_proxy.store.workspace import Workspace
 
     try:
         expires = time.time() + parse_duration(ttl)
@@ -34,8 +34,7 @@ def token(
         raise CommandError(f"--ttl: {error}") from error
     if not valid_tool_id(tool):
         raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
-    place = Workspace.find(workspace)
-    place.create()
+    place = workspace_to_write(workspace)
     run = f"cli-{secrets.token_hex(4)}"
     minted = mint_token(load_or_create_key(place.identity_key), Claims(tool, run, expires))
     url = proxy_url(tool, minted, proxy_of(place).authority)

@@ -62,14 +62,10 @@ def remove_secret(name: _NameArgument, *, workspace: WorkspaceOption = None) -> 
 
 def _vault(directory: Path | None, *, create: bool = False) -> Vault:
     from cloned_proxy.cli.context import existing_workspace
+    from cloned_proxy.cli.place import workspace_to_write
     from cloned_proxy.store.vault import Vault
-    from cloned_proxy.store.workspace import Workspace
 
-    if create:
-        place = Workspace.find(directory)
-        place.create()
-    else:
-        place = existing_workspace(directory)
+    place = workspace_to_write(directory) if create else existing_workspace(directory)
     return Vault(place, place.config().vault.key)
 
 

@@ -16,6 +16,7 @@ from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Decision, Reason, Verdict
 from cloned_proxy.policy.url import decide_url
+from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.store.rule_use import rule_use
 
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
@@ -73,5 +74,5 @@ def lines(told: dict[str, Any]) -> list[str]:
     if told["inspected"]:
         shown.append("tls     opened with the workspace CA, each request in it decided again")
     if told["hint"]:
-        shown.append(f"to do   {told['hint']}")
+        shown.append(f"to do   {in_this_shell(told['hint'])}")
     return shown

@@ -24,6 +24,7 @@ from cloned_proxy.control.sessions import device_of
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.devices import Device
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError
 
 _log = structlog.get_logger(__name__)
 
@@ -135,7 +136,10 @@ def make_app(parts: ControlParts, operations: Iterable[Operation], pages: Pages 
 
 def _not_accepted(error: PolicyError, *, asked_for: bool) -> ApiError:
     """In the words of the policy's own parser; whoever only reads has met a file that somebody else broke."""
-    problems = [FieldProblem(path=problem.path, message=problem.message) for problem in error.problems][:20]
+    problems = [FieldProblem(path=p.path, message=p.message, line=p.line) for p in error.problems[:20]]
+    if isinstance(error, ForbiddenByTestsError):
+        message = "the policy file's own `tests:` forbid this; `update_tests` takes that out of them in the same edit"
+        return ApiError(422, message, fields=problems, code="forbidden_by_test")
     message = problems[0].message if problems else str(error)
     return ApiError(422, message, fields=problems) if asked_for else ApiError(503, str(error), fields=problems)
 

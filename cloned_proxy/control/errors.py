@@ -31,8 +31,10 @@ class FieldProblem(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     path: str
-    """`uses`, `ports[1]`; "" for the whole."""
+    """`uses`, `ports[1]`; "" for the whole. With `forbidden_by_test`: of the policy file."""
     message: str
+    line: int | None = None
+    """Of the policy file, 1-based, where it is about a line of it."""
 
 
 class ErrorAnswer(BaseModel):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from importlib.metadata import version
 from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from cloned_proxy import __version__
 from cloned_proxy.control.errors import ErrorAnswer
 from cloned_proxy.control.guard import PROOF_HEADER
 from cloned_proxy.control.operation import Operation
@@ -36,7 +36,7 @@ def openapi(operations: Iterable[Operation], *, prefix: str, cookie: str) -> dic
         path[operation.method.lower()] = _described(operation, refs)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "cloned-proxy control API", "version": version("cloned-proxy")},
+        "info": {"title": "cloned-proxy control API", "version": __version__},
         "paths": paths,
         "components": {
             "schemas": schemas,

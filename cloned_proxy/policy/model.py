@@ -243,7 +243,7 @@ class PolicyTest:
     tool: str | None
     allow: tuple[str, ...]
     deny: tuple[str, ...]
-    origin: str
+    line: int | None
 
 
 EMPTY_SCOPE: Final = Scope()

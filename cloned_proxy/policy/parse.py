@@ -58,9 +58,13 @@ class PolicyError(Exception):
     """A policy that is not accepted. Holds every problem found, in file order."""
 
     def __init__(self, problems: tuple[Problem, ...], source: str) -> None:
-        super().__init__("\n".join(f"{source}:{p.line or 1}: {p.path}: {p.message}" for p in problems))
+        super().__init__("\n".join(f"{_place_of(p, source)}: {p.path}: {p.message}" for p in problems))
         self.problems = problems
         self.source = source
+
+
+def _place_of(problem: Problem, source: str) -> str:
+    return source if problem.line is None else f"{source}:{problem.line}"
 
 
 def parse_policy(
@@ -289,7 +293,7 @@ class _Reader:
     def test(self, read: TestDocument, path: DocumentPath) -> PolicyTest:
         if not read.allow and not read.deny:
             self.problem(path, "a test without URLs tests nothing; add 'allow: [...]' or 'deny: [...]'")
-        return PolicyTest(read.tool, tuple(read.allow), tuple(read.deny), f"{_path_text(path)}:{self.line(path) or ''}")
+        return PolicyTest(read.tool, tuple(read.allow), tuple(read.deny), self.line(path))
 
 
 def _limits(read: LimitsDocument) -> Limits:

@@ -7,8 +7,9 @@ behind it, unless nothing of the refused request can be left in it to be read as
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Final
 
@@ -33,7 +34,10 @@ _STATUS: Final = {
 """Everything that is not here is a denial: 403."""
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
-_STATUS_LINES: Final = {status: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_MAX_PHRASE: Final = 200
+"""Characters. Clients print the phrase in one line, and some cut a long one off."""
+_NOT_IN_A_PHRASE: Final = re.compile(r"[^ -~]")
+_ASK_INSIDE: Final = "ask with POST http://cloned.internal/v1/egress/requests"
 
 _ERRORS: Final = {
     HTTPStatus.BAD_REQUEST: "bad_request",
@@ -57,11 +61,14 @@ class Answer:
     fields: tuple[tuple[str, str], ...]
     """All of them, Content-Length and `Connection: close` included."""
     body: bytes
+    phrase: str = ""
+    """Instead of the status's own: printable ASCII. Most clients show nothing else of a refused CONNECT."""
 
     def encode(self, *, with_body: bool = True, keep_alive: bool = False) -> bytes:
         """The response as it goes over the wire; `with_body` False answers HEAD (RFC 9110, section 9.3.2)."""
         fields = [f"{name}: {value}\r\n" for name, value in self.fields if not keep_alive or name != "Connection"]
-        head = f"{_STATUS_LINES[self.status]}{''.join(fields)}\r\n".encode("latin-1")
+        status_line = f"HTTP/1.1 {self.status.value} {self.phrase or self.status.phrase}\r\n"
+        head = f"{status_line}{''.join(fields)}\r\n".encode("latin-1")
         return head + self.body if with_body else head
 
 
@@ -85,7 +92,8 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
     }
     if refusal.approval:
         content["approval"] = refusal.approval
-    return _answer(code, str(reason), content, extra)
+    answer = _answer(code, str(reason), content, extra)
+    return replace(answer, phrase=_phrase(refusal)) if code is HTTPStatus.FORBIDDEN else answer
 
 
 def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> Answer:
@@ -122,6 +130,15 @@ def own(
     extra = [("Retry-After", str(retry_after))] if retry_after is not None else []
     extra += [("Allow", allow)] if allow else []
     return _answer(status, "", content, extra)
+
+
+def _phrase(refusal: Refusal) -> str:
+    """The reason and the fix; for a tool inside a sandbox what the tool itself can do."""
+    reason = str(refusal.decision.reason)
+    fix = _ASK_INSIDE if refusal.inside and not refusal.approval else _hint(refusal)
+    phrase = f"{reason}: {fix}"
+    fits = fix and len(phrase) <= _MAX_PHRASE and _NOT_IN_A_PHRASE.search(phrase) is None
+    return phrase if fits else reason
 
 
 def _hint(refusal: Refusal) -> str:

@@ -9,7 +9,7 @@ from typing import cast
 
 import structlog
 
-from cloned_proxy.policy.caller import IdentityRefusal
+from cloned_proxy.policy.caller import Caller, IdentityRefusal
 from cloned_proxy.policy.model import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
@@ -257,6 +257,15 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse_head(self, error: HeadError) -> None:
         kind = Kind.TUNNEL if self._buffer.startswith(b"CONNECT ") else Kind.HTTP
+        if self.parts.enforcer.behind(head_caller(self.listener)):
+            self._phase = _Phase.DECIDING
+            self.disarm()
+            self.run(self._refuse_head_later(error, kind))
+        else:
+            self.answer(answer_to_head(self.parts, self.listener, error, kind))
+
+    async def _refuse_head_later(self, error: HeadError, kind: Kind) -> None:
+        await self.parts.enforcer.breath(head_caller(self.listener))
         self.answer(answer_to_head(self.parts, self.listener, error, kind))
 
     def failed(self) -> None:
@@ -300,7 +309,11 @@ class ClientConnection(asyncio.Protocol):
 
 def answer_to_head(parts: GateParts, listener: Listener, error: HeadError, kind: Kind) -> Answer:
     """Puts the refusal of a head on record and says what to mend."""
-    caller = listener.principal or IdentityRefusal(Reason.IDENTITY_MISSING)
-    refusal = parts.enforcer.refuse(caller, error.request, kind, error.reason)
+    refusal = parts.enforcer.refuse(head_caller(listener), error.request, kind, error.reason)
     status = error.status if refusal.decision.reason is error.reason else None
     return answers.refused(refusal, status=status, explanation=str(error))
+
+
+def head_caller(listener: Listener) -> Caller:
+    """Who sent a head that could not be read: only the listener can tell."""
+    return listener.principal or IdentityRefusal(Reason.IDENTITY_MISSING)

@@ -7,13 +7,14 @@ without which nothing is dialled.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Container
 from dataclasses import replace
 
 import structlog
 
-from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
+from cloned_proxy.policy.caller import Caller, CallerSource, IdentityRefusal, Principal
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
 from cloned_proxy.policy.model import Address, Decision, Policy, Reason, Request, Verdict
 from cloned_proxy.proxy.asking import Asking, WaitingClient
@@ -84,6 +85,7 @@ class Enforcer:
         (`hold`). Raises nothing but cancellation; a fault is a refusal with `internal_error`.
         """
         try:
+            await self.breath(caller)
             return await self._authorise(caller, request, kind, pinned, client)
         except AuditUnavailableError:
             return self._unrecorded(caller, request)
@@ -94,16 +96,29 @@ class Enforcer:
     def authorise_now(self, caller: Caller, request: Request, kind: Kind) -> Grant | Refusal | None:
         """`authorise` without a task, for a request that nothing has to be waited for.
 
-        None, with nothing taken and nothing on record, when a name has to be looked up, a commit awaited or a
-        person asked.
+        None, with nothing taken and nothing on record, when a name has to be looked up, a commit awaited, a person
+        asked, or the log waited for.
         """
         try:
-            return self._authorise_now(caller, request, kind)
+            return None if self._records.behind(caller) else self._authorise_now(caller, request, kind)
         except AuditUnavailableError:
             return self._unrecorded(caller, request)
         except Exception:  # noqa: BLE001  logged; a fault refuses
             _log.exception("authorise failed; the request is refused")
             return self._unrecorded(caller, request)
+
+    def behind(self, caller: Caller) -> bool:
+        """Whether the log is slow and this caller has had its share of it: `breath` waits."""
+        return self._records.behind(caller)
+
+    async def breath(self, caller: Caller) -> None:
+        """Waits while the caller is behind, before anything of its request is decided. Overload refuses nobody.
+
+        Returns at once when the log fails: what follows cannot be recorded then, and is refused for that.
+        """
+        with contextlib.suppress(AuditUnavailableError):
+            while self._records.behind(caller):
+                await self._records.caught_up()
 
     def _authorise_now(self, caller: Caller, request: Request, kind: Kind) -> Grant | Refusal | None:
         question = self._ask(caller, request, kind)
@@ -291,7 +306,8 @@ class Enforcer:
     def _refused(
         self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float
     ) -> Refusal:
-        return Refusal(self._records.decided(caller, decision, kind, policy, started), decision)
+        inside = isinstance(caller, Principal) and caller.source is CallerSource.LISTENER
+        return Refusal(self._records.decided(caller, decision, kind, policy, started), decision, inside=inside)
 
     def _unrecorded(self, caller: Caller, request: Request) -> Refusal:
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool

@@ -38,3 +38,5 @@ class Refusal:
     """Seconds, with `limit_exceeded`."""
     approval: str = ""
     """Id of the request that a person may approve."""
+    inside: bool = False
+    """The caller is a tool in a sandbox, where nobody can run `cloned-proxy`."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from cloned_proxy.policy.caller import Caller, IdentityRefusal
+from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.model import Decision, Policy, Verdict
 from cloned_proxy.telemetry.events import (
@@ -40,7 +40,7 @@ class Recorder:
         `started` is on `time.perf_counter`.
         """
         event = self._event(caller, decision, kind, policy)
-        self._record(event, time.perf_counter() - started)
+        self._record(event, time.perf_counter() - started, _owner(caller))
         return event.id
 
     async def committed(
@@ -58,7 +58,7 @@ class Recorder:
         Raises LeaseUsedUpError and AuditUnavailableError.
         """
         event = self._event(caller, decision, kind, policy, spends_use=uses is not None)
-        await self._audit.commit(event, uses=uses)
+        await self._audit.commit(event, uses=uses, owner=_owner(caller))
         self._metrics.decided(event, time.perf_counter() - started)
         return event.id
 
@@ -67,7 +67,7 @@ class Recorder:
         self._metrics.bytes_passed(end.tool, up=end.bytes_up, down=end.bytes_down)
         self._metrics.request_finished(kind, end.seconds)
         try:
-            self._audit.record(end)
+            self._audit.record(end, owner=end.tool)
         except AuditUnavailableError:
             self._metrics.audit_dropped()
 
@@ -76,9 +76,17 @@ class Recorder:
         self._metrics.audit_dropped()
         return new_decision_id()
 
-    def _record(self, event: DecisionEvent, seconds: float) -> None:
-        self._audit.record(event)
+    def _record(self, event: DecisionEvent, seconds: float, owner: str | None) -> None:
+        self._audit.record(event, owner=owner)
         self._metrics.decided(event, seconds)
+
+    def behind(self, caller: Caller) -> bool:
+        """Whether the caller is to wait, by `caught_up`, before its next request is decided."""
+        return self._audit.behind(_owner(caller))
+
+    async def caught_up(self) -> None:
+        """Returns when all that was recorded before is on disk. Raises AuditUnavailableError."""
+        await self._audit.caught_up()
 
     def _event(
         self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, *, spends_use: bool = False
@@ -101,3 +109,8 @@ class Recorder:
             hint=hint(decision),
             spends_use=spends_use,
         )
+
+
+def _owner(caller: Caller) -> str | None:
+    """Whose share of the log a request takes. A name that is only claimed takes nothing from the tool of that name."""
+    return caller.tool if isinstance(caller, Principal) else None

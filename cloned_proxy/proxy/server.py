@@ -30,11 +30,10 @@ from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
 from cloned_proxy.proxy.standing_slots import StandingSlot, open_standing_slots
 from cloned_proxy.proxy.tunnels import Tunnels
-from cloned_proxy.share import share_path
-from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import Config
 from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.live_policy import LivePolicy
+from cloned_proxy.store.shipped_policy import create_policy
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.exposition import Exposition
 
@@ -274,8 +273,7 @@ class Server:
 def find_policy(workspace: Workspace, config: Config, asked_for: Path | None) -> Path:
     """The policy file to follow. A workspace without one gets the shipped default; a broken one is never replaced."""
     path = workspace.policy_path(asked_for, config=config)
-    if path == workspace.policy_file and not path.exists(follow_symlinks=False):
-        write_atomically(path, share_path("config", "policy.yaml").read_bytes())
+    if path == workspace.policy_file and create_policy(path):
         _log.info("no policy in the workspace: the shipped default was copied there", path=str(path))
     return path
 

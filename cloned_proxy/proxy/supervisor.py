@@ -107,6 +107,7 @@ class Supervisor:
             workspace.create()
             config = workspace.config()
             policy_file = find_policy(workspace, config, options.policy_file)
+            self.workspace: Final = workspace
             # Read here as well, so that a bad file is one line on a terminal and not a worker that dies.
             self.policy: Final[Policy] = load_policy(policy_file, now=time.time())
             load_or_create_key(workspace.identity_key)

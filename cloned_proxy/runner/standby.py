@@ -16,7 +16,6 @@ from cloned_proxy.runner.link import is_served
 
 _START_SECONDS: Final = 20.0
 _STOP_SECONDS: Final = 15.0
-_PROGRAM: Final = "from cloned_proxy.cli import main; main()"
 
 
 @contextlib.contextmanager
@@ -41,7 +40,9 @@ def proxy_for(workspace: Path, say: Callable[[str], None], *, policy: Path | Non
 
 
 def _start(workspace: Path, policy: Path | None, messages: IO[bytes]) -> subprocess.Popen[bytes]:
-    words = [sys.executable, "-c", _PROGRAM, "serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off"]
+    # -P: what lies in the directory in which somebody typed `exec` is not ours to import.
+    words = [sys.executable, "-P", "-m", "cloned_proxy", "serve", "--listen", "127.0.0.1:0"]
+    words += ["--metrics", "off", "--control", "off"]
     words += ["--workspace", str(workspace), *(["--policy", str(policy)] if policy is not None else [])]
     # A session of its own: Ctrl-C is for the tool; the proxy stays until the tool has ended.
     process = subprocess.Popen(  # noqa: S603  this program, with words of our own

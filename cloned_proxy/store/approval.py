@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from cloned_proxy.store.policy_edit import Action, Addition, Entry
+from cloned_proxy.store.policy_entry import Action, Addition, Entry
 
 type ApprovalState = Literal["pending", "approved", "rejected", "expired"]
 """A conflict with a changed policy decides nothing, so it is no state: the request stays pending."""

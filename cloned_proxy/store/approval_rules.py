@@ -14,8 +14,7 @@ from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.store.approval import Origin, Proposal
 from cloned_proxy.store.approval_errors import NeverAllowedError, NotAllowedToAskError
-from cloned_proxy.store.evidence import rules_of
-from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.policy_entry import Entry, rules_of
 
 MAX_ENTRIES: Final = 20
 _MAX_SECONDS: Final = 10 * 365 * 86_400.0
@@ -27,7 +26,7 @@ def checked(proposal: Proposal, *, most: int = MAX_ENTRIES) -> tuple[Proposal, t
     proposal = replace(proposal, reason=redact(proposal.reason))
     _check_terms(proposal, most)
     try:
-        rules = rules_of(proposal)
+        rules = rules_of(proposal.addition)
     except PolicyError as error:
         raise NeverAllowedError("; ".join(problem.message for problem in error.problems)) from error
     for rule in rules:

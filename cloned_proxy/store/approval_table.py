@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from cloned_proxy.store.approval import Approval, Proposal, entry_data
 from cloned_proxy.store.deadline import Deadline
-from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.policy_entry import Entry
 
 _COLUMNS: Final = (
     "id, state, asker, created, expires, boot, uptime, body, count, intent, "

@@ -32,7 +32,8 @@ from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.evidence import MAX_NARROWEST, Evidence, weigh
 from cloned_proxy.store.lock import locked
-from cloned_proxy.store.policy_edit import Addition, EditResult
+from cloned_proxy.store.policy_edit import EditResult
+from cloned_proxy.store.policy_entry import Addition
 from cloned_proxy.store.policy_file import load_policy, policy_from_bytes, read_policy_bytes, version_of
 from cloned_proxy.store.tally import Tally
 from cloned_proxy.store.workspace import Workspace
@@ -68,6 +69,7 @@ class _Yes:
     reason: str
     expected_version: str | None
     seen: str | None
+    update_tests: bool
 
 
 class ApprovalService:
@@ -203,6 +205,7 @@ class ApprovalService:
         reason: str = "",
         expected_version: str | None = None,
         seen: str | None = None,
+        update_tests: bool = False,
     ) -> Granted:
         """Puts the rules into the policy file and settles the request.
 
@@ -210,7 +213,7 @@ class ApprovalService:
         seen and `seen` the digest of the evidence: a difference raises ConflictError, and the request stays pending.
         Raises UnknownApprovalError, DecidedError, NeverAllowedError, PolicyError, StoreError.
         """
-        yes = _Yes(actor, choice, for_seconds, uses, redact(reason), expected_version, seen)
+        yes = _Yes(actor, choice, for_seconds, uses, redact(reason), expected_version, seen, update_tests)
         with locked(self._lock):
             self._recover()
             approval = self._ledger.open_request(approval_id)
@@ -276,6 +279,7 @@ class ApprovalService:
             why=f"request {approval.id}" + (f": {yes.reason}" if yes.reason else ""),
             expected_version=yes.expected_version,
             dry_run=dry_run,
+            update_tests=yes.update_tests,
         )
 
     def _recover(self) -> None:

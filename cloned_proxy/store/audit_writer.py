@@ -1,7 +1,8 @@
 """The audit writer: the one thread of this process that writes state.db.
 
-The event loop only appends to a queue; JSON, hashing and fsync happen here, in groups. When the queue is full or the
-disk refuses, `record` raises, and the enforcer refuses the request: nothing passes that is not on record.
+The event loop only appends to a queue; JSON, hashing and fsync happen here, in groups. When the disk refuses, `record`
+raises, and the enforcer refuses the request: nothing passes that is not on record. When the disk is merely slow,
+callers wait (`store/audit_backlog.py`): overload refuses nobody.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Final
 
 import structlog
 
+from cloned_proxy.store.audit_backlog import Backlog, Owner
 from cloned_proxy.store.audit_log import append_events, forget_rules, lease_use, newest_at, prune_entries
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
@@ -39,9 +41,9 @@ _CLOSE_SECONDS: Final = 10.0
 
 @dataclass(frozen=True, slots=True)
 class _Awaited:
-    """An event whose request waits until it is on disk."""
+    """An event whose request waits until it is on disk; without one, until all that came before is."""
 
-    event: Event
+    event: Event | None
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[None]
     uses: int | None = None
@@ -98,16 +100,16 @@ class AuditWriter:
         clock: Callable[[], float] = time.time,
         on_queue: Callable[[int], None] | None = None,
     ) -> None:
+        """`queue` is how many events may wait for the disk before callers do: see `Backlog`."""
         self._path = path
-        self._limit = queue
+        self._backlog = Backlog(queue)
         self._retention = retention_days * _DAY
         self._on_queue = on_queue
         self._database = open_database(path)
         self._now = self._retention_clock(clock)
         self._tally, self._older = TallyWriter(), TallyWriter()
         self._inode = path.stat().st_ino
-        self._queue: deque[_Item] = deque()
-        self._in_flight = 0
+        self._queue: deque[tuple[_Item, Owner]] = deque()
         self._failure: str | None = None
         self._closed = False
         self._wake = threading.Event()
@@ -127,20 +129,27 @@ class AuditWriter:
     def healthy(self) -> bool:
         return self.failure is None
 
-    def record(self, event: Event) -> None:
-        """Queues one event; about a microsecond. Raises AuditUnavailableError."""
-        self._accept(event)
+    def record(self, event: Event, *, owner: Owner = None) -> None:
+        """Queues one event; about a microsecond. Raises AuditUnavailableError.
 
-    async def commit(self, event: Event, *, uses: int | None = None) -> None:
+        It counts against the share of its `owner`, who is asked to wait by `behind`, never here.
+        """
+        self._accept(event, owner)
+
+    async def commit(self, event: Event, *, uses: int | None = None, owner: Owner = None) -> None:
         """Queues one event and returns when it is on disk, with one of its rule's `uses` taken if that says a number.
 
         Raises LeaseUsedUpError when no use is left, and AuditUnavailableError.
         """
-        loop = asyncio.get_running_loop()
-        awaited = _Awaited(event, loop, loop.create_future(), uses)
-        self._accept(awaited)
-        self._urgent.set()
-        await awaited.future
+        await self._settled(event, uses, owner)
+
+    def behind(self, owner: Owner) -> bool:
+        """Whether this caller has more than its share of a long queue, and should wait for `caught_up` first."""
+        return self._backlog.behind(owner)
+
+    async def caught_up(self) -> None:
+        """Returns when everything that was queued before is on disk. Raises AuditUnavailableError."""
+        await self._settled(None, None, None)
 
     def forget(self, rules: tuple[str, ...]) -> None:
         """Drops the lease counts of rules, after everything queued so far. Raises AuditUnavailableError."""
@@ -164,19 +173,25 @@ class AuditWriter:
         self._wake.set()
         self._thread.join(timeout=_CLOSE_SECONDS)
 
-    def _accept(self, item: _Item) -> None:
+    async def _settled(self, event: Event | None, uses: int | None, owner: Owner) -> None:
+        loop = asyncio.get_running_loop()
+        awaited = _Awaited(event, loop, loop.create_future(), uses)
+        self._accept(awaited, owner)
+        self._urgent.set()
+        await awaited.future
+
+    def _accept(self, item: _Item, owner: Owner = None) -> None:
         if self._failure is not None or self._closed or not self._thread.is_alive():
             raise AuditUnavailableError(self.failure or "the audit writer is closed")
-        if len(self._queue) + self._in_flight >= self._limit:
-            raise AuditUnavailableError(f"the audit queue is full ({self._limit} events)")
-        self._queue.append(item)
+        self._backlog.grew(owner)
+        self._queue.append((item, owner))
         if not self._wake.is_set():
             self._wake.set()
 
     # Everything below runs on the writer's thread.
 
     def _run(self) -> None:
-        batch: list[_Item] = []
+        batch: list[tuple[_Item, Owner]] = []
         try:
             while True:
                 self._prune_when_due()
@@ -196,40 +211,39 @@ class AuditWriter:
             self._fail(f"the audit writer died: {error!r}")
             raise
         finally:
-            self._refuse([*batch, *self._queue])
+            self._refuse([item for item, _ in (*batch, *self._queue)])
             self._database.close()
 
-    def _take(self) -> list[_Item]:
+    def _take(self) -> list[tuple[_Item, Owner]]:
         self._wake.clear()
         self._urgent.clear()
-        # Counted as in flight before they leave the queue, so that the bound holds at every moment.
-        self._in_flight = count = len(self._queue)
+        count = len(self._queue)
         if self._on_queue is not None:
             self._on_queue(count)
         return [self._queue.popleft() for _ in range(count)]
 
-    def _write(self, batch: list[_Item]) -> list[_Item]:
+    def _write(self, batch: list[tuple[_Item, Owner]]) -> list[tuple[_Item, Owner]]:
         """Writes one group; returns what must be tried again."""
+        items = [item for item, _ in batch]
         try:
             self._check_file()
-            too_late = self._transact(batch)
+            too_late = self._transact(items)
         except (sqlite3.Error, OSError) as error:
             self._fail(f"{self._path}: the audit log cannot be written: {error}")
             # A request that waited is refused now, so its event must not appear as a pass later.
-            self._refuse(batch)
-            remaining: list[_Item] = [item for item in batch if not isinstance(item, _Awaited)]
-            self._in_flight = len(remaining)
+            self._refuse(items)
+            self._backlog.shrank(owner for item, owner in batch if isinstance(item, _Awaited))
             self._wake.set()
-            return remaining
+            return [(item, owner) for item, owner in batch if not isinstance(item, _Awaited)]
         if self._failure is not None:
             _log.info("the audit log is writable again")
             self._failure = None
-        self._in_flight = 0
+        self._backlog.shrank(owner for _, owner in batch)
         if self._on_queue is not None:
             self._on_queue(len(self._queue))
         for late in too_late:
             late.settle(LeaseUsedUpError())
-        for item in batch:
+        for item in items:
             if isinstance(item, _Awaited):  # settled already: without effect
                 item.settle(None)
         return []
@@ -254,7 +268,9 @@ class AuditWriter:
                     remember(self._database, item)
                 elif not isinstance(item, _Awaited):
                     events.append(item)
-                elif self._takes(item, used):
+                elif item.event is None:
+                    pass
+                elif self._takes(item, item.event, used):
                     events.append(item.event)
                 else:
                     too_late.append(item)
@@ -271,9 +287,8 @@ class AuditWriter:
         append_events(self._database, events)
         self._tally.add(self._database, events)
 
-    def _takes(self, item: _Awaited, used: dict[str, int]) -> bool:
+    def _takes(self, item: _Awaited, event: Event, used: dict[str, int]) -> bool:
         """Whether the event may be written. `used` counts this group's uses, too: nobody else can take one now."""
-        event = item.event
         if item.uses is None or not isinstance(event, DecisionEvent):
             return True
         taken = used.get(event.rule)

@@ -53,7 +53,7 @@ class AuditSettings(_Section):
     durability: Literal["grouped", "strict"] = "grouped"
     """`strict` commits each decision before the dial."""
     queue: int = Field(default=10_000, ge=10)
-    """Events waiting for the writer; more refuse new requests with 503."""
+    """Events that may wait for the disk. From half of it on, whoever has more than an equal share waits, too."""
     retention_days: int = Field(default=90, ge=1)
 
 

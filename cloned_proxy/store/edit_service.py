@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,8 @@ from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.lease_time import add_lease_ends, begun
 from cloned_proxy.store.list_edit import text_diff
-from cloned_proxy.store.policy_edit import Addition, Draft, EditResult, PolicyEditor
+from cloned_proxy.store.policy_edit import Draft, EditResult, PolicyEditor, Recorder
+from cloned_proxy.store.policy_entry import Addition
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
 from cloned_proxy.store.rule_change import RuleChange, change_rule
 from cloned_proxy.store.workspace import Workspace
@@ -32,11 +34,24 @@ _MAX_SUMMARY: Final = 200
 type _Summary = Callable[[EditResult], str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """Who asks for an edit, and under which conditions."""
+
+    actor: str
+    why: str
+    summary: _Summary
+    expected_version: str | None
+    dry_run: bool
+    update_tests: bool
+
+
 class EditService:
     """Edits one policy file and knows its history.
 
     Methods that edit raise PolicyError, StoreError, or ConflictError when the file is not at `expected_version` any
-    more; then nothing has changed. `actor` is who (`cli:<user>`, `device:<name>`), `why` the reason given.
+    more; then nothing has changed. `actor` is who (`cli:<user>`, `device:<name>`), `why` the reason given. What the
+    file's own `tests:` forbid raises ForbiddenByTestsError, or changes them with `update_tests`.
     """
 
     def __init__(
@@ -56,10 +71,12 @@ class EditService:
         summary: str = "",
         expected_version: str | None = None,
         dry_run: bool = False,
+        update_tests: bool = False,
     ) -> EditResult:
         """Adds or renews entries of several lists in one edit, or none. `summary` "" tells what they say."""
         told = summary or "; ".join(map(str, additions))
-        with self._editor(actor, why, lambda _: told, expected_version, dry_run=dry_run) as (editor, uses):
+        order = _Order(actor, why, lambda _: told, expected_version, dry_run, update_tests)
+        with self._editor(order) as (editor, uses):
             return editor.add(additions, used=uses, dry_run=dry_run)
 
     def remove(
@@ -71,15 +88,25 @@ class EditService:
         why: str,
         expected_version: str | None = None,
         dry_run: bool = False,
+        update_tests: bool = False,
     ) -> EditResult:
         """Takes back every rule for these hosts in one scope; hosts without one are `missing` in the result."""
         with self._editor(
-            actor, why, lambda result: removal_summary(hosts, tool, result), expected_version, dry_run=dry_run
+            _Order(
+                actor, why, lambda result: removal_summary(hosts, tool, result), expected_version, dry_run, update_tests
+            )
         ) as (editor, _):
             return editor.remove(hosts, tool=tool, dry_run=dry_run)
 
     def remove_rule(
-        self, rule_id: str, *, actor: str, why: str, expected_version: str | None = None, dry_run: bool = False
+        self,
+        rule_id: str,
+        *,
+        actor: str,
+        why: str,
+        expected_version: str | None = None,
+        dry_run: bool = False,
+        update_tests: bool = False,
     ) -> EditResult:
         """Takes back one rule; an id that is not there is `missing` in the result."""
 
@@ -87,7 +114,7 @@ class EditService:
             removed = [line[1:].strip() for line in result.diff.splitlines()[2:] if line.startswith("-")]
             return f"remove rule {rule_id}: {' '.join(removed)}"[:_MAX_SUMMARY]
 
-        with self._editor(actor, why, summary, expected_version, dry_run=dry_run) as (editor, _):
+        with self._editor(_Order(actor, why, summary, expected_version, dry_run, update_tests)) as (editor, _):
             return editor.remove_rule(rule_id, dry_run=dry_run)
 
     def change_rule(
@@ -99,22 +126,31 @@ class EditService:
         why: str,
         expected_version: str | None = None,
         dry_run: bool = False,
+        update_tests: bool = False,
     ) -> EditResult:
         """Changes what one rule says, where it stands. Raises StoreError for no such rule, as well."""
         told = f"change rule {rule_id}: {change}"[:_MAX_SUMMARY]
-        with self._editor(actor, why, lambda _: told, expected_version, dry_run=dry_run) as (editor, uses):
+        order = _Order(actor, why, lambda _: told, expected_version, dry_run, update_tests)
+        with self._editor(order) as (editor, uses):
             used = uses.get(rule_id, 0)
             return editor.edit(
                 lambda text, policy: change_rule(text, policy, rule_id, change, used=used), (rule_id,), dry_run=dry_run
             )
 
     def restore(
-        self, version: str, *, actor: str, why: str, expected_version: str | None = None, dry_run: bool = False
+        self,
+        version: str,
+        *,
+        actor: str,
+        why: str,
+        expected_version: str | None = None,
+        dry_run: bool = False,
+        update_tests: bool = False,
     ) -> EditResult:
         """Puts the text of an earlier version back, as it was. It must be valid as of now, its `tests:` included."""
         text = self.text_of(version)
         told = f"restore version {version}"
-        with self._editor(actor, why, lambda _: told, expected_version, dry_run=dry_run) as (editor, _):
+        with self._editor(_Order(actor, why, lambda _: told, expected_version, dry_run, update_tests)) as (editor, _):
             return editor.replace(text, dry_run=dry_run)
 
     def history(self, limit: int = policy_history.MAX_VERSIONS) -> list[PolicyVersion]:
@@ -139,27 +175,31 @@ class EditService:
         return text_diff("" if before is None else self.text_of(before), text, str(self.path))
 
     @contextlib.contextmanager
-    def _editor(
-        self, actor: str, why: str, summary: _Summary, expected_version: str | None, *, dry_run: bool
-    ) -> Iterator[tuple[PolicyEditor, dict[str, int]]]:
+    def _editor(self, order: _Order) -> Iterator[tuple[PolicyEditor, dict[str, int]]]:
         """An editor that puts its edit on record, and the uses that leases have spent."""
-        if dry_run and not self.workspace.state_db.exists():  # looking makes no file
-            yield PolicyEditor(self.path, clock=self._clock, expected=expected_version), {}
+        if order.dry_run and not self.workspace.state_db.exists():  # looking makes no file
+            yield self._made(order), {}
             return
-        if not dry_run:
+        if not order.dry_run:
             self.workspace.create()
         with AuditLog(self.workspace.state_db) as log:
-            editor = PolicyEditor(
-                self.path,
-                clock=self._clock,
-                expected=expected_version,
-                record=lambda draft: self._on_record(log, draft, actor, why, summary(draft.result)),
-            )
-            yield editor, log.lease_uses()
+            yield self._made(order, lambda draft: self._on_record(log, draft, order)), log.lease_uses()
+
+    def _made(self, order: _Order, record: Recorder = lambda _draft: contextlib.nullcontext()) -> PolicyEditor:
+        return PolicyEditor(
+            self.path,
+            clock=self._clock,
+            expected=order.expected_version,
+            update_tests=order.update_tests,
+            record=record,
+        )
 
     @contextlib.contextmanager
-    def _on_record(self, log: AuditLog, draft: Draft, actor: str, why: str, summary: str) -> Iterator[None]:
-        now = self._clock()
+    def _on_record(self, log: AuditLog, draft: Draft, order: _Order) -> Iterator[None]:
+        now, actor, why = self._clock(), order.actor, order.why
+        summary = order.summary(draft.result)
+        if draft.result.tests:
+            summary = f"{summary}; no longer tested: {', '.join(draft.result.tests)}"
         event = PolicyEvent(now, "edit", actor, summary, why, draft.policy.version)
         source = str(self.path)
         versions = [

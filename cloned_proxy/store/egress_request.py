@@ -20,7 +20,7 @@ from cloned_proxy.store.approval import Approval, Proposal
 from cloned_proxy.store.approval_errors import ApprovalError
 from cloned_proxy.store.approval_rules import MAX_ENTRIES
 from cloned_proxy.store.approvals import ApprovalService
-from cloned_proxy.store.policy_edit import Action, Entry
+from cloned_proxy.store.policy_entry import Action, Entry
 from cloned_proxy.store.workspace import Workspace
 
 UPDATE_TOOL: Final = "cloned.internal.security.egress.update@v1"

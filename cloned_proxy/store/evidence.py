@@ -18,11 +18,10 @@ from cloned_proxy.policy.model import (
     Rule,
     Scope,
 )
-from cloned_proxy.policy.parse import parse_policy
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.store.approval import Approval, Proposal, entry_data
 from cloned_proxy.store.covered_calls import OUTER, CoveredCalls, Matched
-from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.policy_entry import Entry, rules_of
 from cloned_proxy.store.tally import RecordedCall, Tally
 
 _SHOWN: Final = 50
@@ -81,21 +80,10 @@ class Evidence:
         }  # fmt: skip
 
 
-def rules_of(proposal: Proposal) -> tuple[Rule, ...]:
-    """The rules that the proposal makes, as the policy file would. Raises PolicyError with the parser's message."""
-    section: dict[str, Any] = {proposal.action: [entry.as_value() for entry in proposal.entries]}
-    for key in reversed(proposal.addition.scope_path):
-        section = {key: section}
-    policy = parse_policy({"version": 1, **section}, source="request", version="", lines={})
-    scope = policy.global_scope if proposal.tool is None else policy.scope_of(proposal.tool)
-    rules: tuple[Rule, ...] = getattr(scope, proposal.action).rules
-    return rules
-
-
 def weigh(approval: Approval, tally: Tally, policy: Policy, *, since: float, now: float) -> Evidence:
     """The evidence for one request, out of the recorded calls and the policy in force. Raises StoreError."""
     proposal = approval.proposal
-    rules = rules_of(proposal)
+    rules = rules_of(proposal.addition)
     calls = CoveredCalls(tally, proposal, rules, policy, since=since, asker=approval.asker)
     matched, pairs = calls.matched(_SHOWN)
     # One denied call says what its host is wanted for, not yet how.

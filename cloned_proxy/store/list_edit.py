@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from cloned_proxy.policy.parse import DocumentPath
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.yaml_edit import Value, remove_item, render, replace_item, set_keys
 from cloned_proxy.store.yaml_reader import read_document
@@ -18,7 +19,7 @@ def read_value(value: Any) -> Any:
 
 
 def change_list(
-    path: Path, text: str, place: tuple[str, ...], change: Callable[[str], str], mean: Callable[[list[Any]], object]
+    path: Path, text: str, place: DocumentPath, change: Callable[[str], str], mean: Callable[[list[Any]], object]
 ) -> str:
     """Changes the text, and proves that its meaning changed as `mean` changes the list, and nowhere else."""
     expected = read_document(text.encode(), str(path)).data
@@ -35,7 +36,7 @@ def change_list(
     return edited
 
 
-def remove_entry(path: Path, text: str, place: tuple[str, ...], position: int) -> str:
+def remove_entry(path: Path, text: str, place: DocumentPath, position: int) -> str:
     """Takes one item out of the list at `place`. Raises StoreError."""
     return change_list(path, text, place, lambda t: remove_item(t, place, position), lambda items: items.pop(position))
 
@@ -64,10 +65,10 @@ def rewrite_entry(
                  lambda items: items.__setitem__(position, {**body, **read_value(changes)}))  # fmt: skip
 
 
-def list_at(document: Any, path: tuple[str, ...]) -> list[Any]:
+def list_at(document: Any, path: DocumentPath) -> list[Any]:
     """The list at `path`, made where there is none."""
     for key in path[:-1]:
-        document = document.setdefault(key, {})
+        document = document[key] if isinstance(key, int) else document.setdefault(key, {})
     listed: list[Any] = document.setdefault(path[-1], [])
     return listed
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Sequence
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
+from cloned_proxy import __version__
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.errors import StoreError
@@ -52,7 +52,7 @@ class OtlpExport:
         self._cursor = root.joinpath(*CURSOR_PLACE)
         self._state_db = state_db
         self._endpoint = endpoint
-        self._version = version("cloned-proxy")
+        self._version = __version__
         self._sent = Counter("cloned_proxy_otlp_exported", "Entries that the collector took.", registry=registry)
         self._dropped = Counter(
             "cloned_proxy_otlp_dropped",

@@ -7,99 +7,30 @@ before one atomic rename. What does not validate changes nothing.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, NamedTuple
 
 from cloned_proxy.policy.host import HostError, parse_pattern
 from cloned_proxy.policy.model import GLOBAL_SCOPE, HostPattern, Policy, Rule
-from cloned_proxy.policy.parse import PolicyError, parse_policy
+from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.self_test import failed_tests
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, text_diff
 from cloned_proxy.store.lock import locked
-from cloned_proxy.store.policy_file import policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.policy_entry import Addition, Entry, rules_of
+from cloned_proxy.store.policy_file import parse_bytes, policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.shipped_policy import head_text
+from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError, lines_of_tests, without_tests
 from cloned_proxy.store.yaml_edit import Value, add_items
-
-type Action = Literal["allow", "deny"]
+from cloned_proxy.store.yaml_reader import read_document
 
 _NO_USES: Final[Mapping[str, int]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry to write, in the words of the file; it is checked by the policy parser like any other."""
-
-    host: str
-    ports: tuple[int, ...] = ()
-    methods: tuple[str, ...] = ()
-    paths: tuple[str, ...] = ()
-    protocols: tuple[str, ...] = ()
-    addresses: tuple[str, ...] = ()
-    expires: float | None = None
-    """Unix seconds; written to the second, rounded up."""
-    max_uses: int | None = None
-    reason: str = ""
-
-    def as_value(self) -> Value:
-        """A plain string when there is only a host, a mapping otherwise."""
-        lists = {name: list(getattr(self, name)) for name in ("ports", "methods", "paths", "protocols", "addresses")}
-        body = {"host": self.host, **{name: items for name, items in lists.items() if items}, **self.terms}
-        return body if len(body) > 1 else self.host
-
-    @property
-    def terms(self) -> dict[str, Value]:
-        """What may change while the rule stays the same one."""
-        terms: dict[str, Value] = {}
-        if self.expires is not None:
-            terms["expires"] = datetime.fromtimestamp(math.ceil(self.expires), UTC)
-        if self.max_uses is not None:
-            terms["max_uses"] = self.max_uses
-        if self.reason:
-            terms["reason"] = self.reason
-        return terms
-
-    @property
-    def is_lease(self) -> bool:
-        return self.expires is not None or self.max_uses is not None
-
-    def __str__(self) -> str:
-        """All that the entry says, on one line: in the record a narrow rule must not read like a broad one."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        words = [":".join((host, *map(str, self.ports))), ",".join(self.methods), ",".join(self.paths)]
-        words += [*self.protocols, *self.addresses]
-        if self.max_uses is not None:
-            words.append(f"uses {self.max_uses}")
-        if self.expires is not None:
-            words.append(f"until {datetime.fromtimestamp(self.expires, UTC):%Y-%m-%dT%H:%M:%SZ}")
-        return " ".join(filter(None, words))
-
-
-@dataclass(frozen=True, slots=True)
-class Addition:
-    """Entries for one list. `tool` None is the global scope."""
-
-    entries: tuple[Entry, ...]
-    tool: str | None = None
-    action: Action = "allow"
-
-    @property
-    def scope_path(self) -> tuple[str, ...]:
-        return (GLOBAL_SCOPE,) if self.tool is None else ("tools", self.tool)
-
-    @property
-    def path(self) -> tuple[str, ...]:
-        return (*self.scope_path, self.action)
-
-    def __str__(self) -> str:
-        for_whom = f" for {self.tool}" if self.tool is not None else ""
-        return f"{self.action} {', '.join(map(str, self.entries))}{for_whom}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +44,19 @@ class EditResult:
     """Unified diff; "" when nothing changed."""
     missing: tuple[str, ...] = ()
     """Hosts that `remove` did not find."""
+    tests: tuple[str, ...] = ()
+    """What was taken out of the file's `tests:`, because the edit and it cannot both be: `tests[0].deny[0] 'URL'`."""
+
+
+class _Start(NamedTuple):
+    """What an edit begins with."""
+
+    before: bytes | None
+    """The file as it is; None where there is none."""
+    text: str
+    """What is edited: the file, or the head of a new one."""
+    policy: Policy
+    """What the text says; without a version where that is nothing that was in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +88,14 @@ class PolicyEditor:
         *,
         clock: Callable[[], float] = time.time,
         expected: str | None = None,
+        update_tests: bool = False,
         record: Recorder = lambda _draft: contextlib.nullcontext(),
     ) -> None:
+        """`update_tests` takes out of the file's `tests:` what the edit breaks; without it they forbid the edit."""
         self._path = path
         self._clock = clock
         self._expected = expected
+        self._update_tests = update_tests
         self._record = record
 
     def add(
@@ -161,53 +108,50 @@ class PolicyEditor:
         a lease for it changes nothing, and adding it without a term makes a lease permanent.
         """
         with self._locked(dry_run=dry_run):
-            before = self._before()
-            text, previous = self._current(before)
-            edited, policy, ids = text, previous, []
+            start = self._begin()
+            edited, policy, ids = start.text, start.policy, []
             for addition in additions:
-                wanted = _rules_of(addition)
+                wanted = rules_of(addition)
                 ids += [rule.id for rule in wanted]
                 edited, policy = self._add(edited, policy, addition, wanted, used)
-            return self._finish(before, previous, edited, tuple(ids), (), dry_run=dry_run)
+            return self._finish(start, edited, tuple(ids), (), dry_run=dry_run)
 
     def remove(self, hosts: Sequence[str], *, tool: str | None = None, dry_run: bool = False) -> EditResult:
         """Takes back every allow and deny of these host patterns in one scope."""
         patterns = {_pattern(host): host for host in hosts}
         with self._locked(dry_run=dry_run):
-            before = self._before()
-            text, policy = self._current(before)
-            edited, gone = self._without(text, policy, tool, lambda rule: rule.pattern in patterns)
+            start = self._begin()
+            edited, gone = self._without(start.text, start.policy, tool, lambda rule: rule.pattern in patterns)
             found = {rule.pattern for rule in gone}
             missing = tuple(host for pattern, host in patterns.items() if pattern not in found)
-            return self._finish(before, policy, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
+            return self._finish(start, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
 
     def remove_rule(self, rule_id: str, *, dry_run: bool = False) -> EditResult:
         """Takes back the one rule with this id; it is `missing` when there is none."""
         with self._locked(dry_run=dry_run):
-            before = self._before()
-            text, policy = self._current(before)
-            scope = next((rule.scope for rule in policy.rules if rule.id == rule_id), GLOBAL_SCOPE)
+            start = self._begin()
+            scope = next((rule.scope for rule in start.policy.rules if rule.id == rule_id), GLOBAL_SCOPE)
             tool = None if scope == GLOBAL_SCOPE else scope
-            edited, gone = self._without(text, policy, tool, lambda rule: rule.id == rule_id)
+            edited, gone = self._without(start.text, start.policy, tool, lambda rule: rule.id == rule_id)
             missing = () if gone else (rule_id,)
-            return self._finish(before, policy, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
+            return self._finish(start, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
 
     def replace(self, text: str, *, dry_run: bool = False) -> EditResult:
         """Another text for the whole file, which may be invalid as it stands."""
         with self._locked(dry_run=dry_run):
-            before, previous = self._before(), None
+            before, policy = self._before(), Policy()
             with contextlib.suppress(PolicyError, StoreError):
-                previous = self._validate(before or b"")
-            return self._finish(before, previous, text, (), (), dry_run=dry_run)
+                policy = self._parse(before or b"")
+            start = _Start(before, (before or b"").decode("utf-8", "replace"), policy)
+            return self._finish(start, text, (), (), dry_run=dry_run)
 
     def edit(
         self, change: Callable[[str, Policy], str], rule_ids: tuple[str, ...], *, dry_run: bool = False
     ) -> EditResult:
         """Another text, made by `change` of the one that is there and of what that says; it is about these rules."""
         with self._locked(dry_run=dry_run):
-            before = self._before()
-            text, policy = self._current(before)
-            return self._finish(before, policy, change(text, policy), rule_ids, (), dry_run=dry_run)
+            start = self._begin()
+            return self._finish(start, change(start.text, start.policy), rule_ids, (), dry_run=dry_run)
 
     def _without(
         self, text: str, policy: Policy, tool: str | None, goes: Callable[[Rule], bool]
@@ -241,7 +185,7 @@ class PolicyEditor:
             items = list(fresh.values())
             text = change_list(self._path, text, path, lambda t: add_items(t, path, items),
                                lambda listed: listed.extend(read_value(items)))  # fmt: skip
-        return text, policy if not fresh else self._validate(text.encode())
+        return text, policy if not fresh else self._parse(text.encode())
 
     def _renew(self, text: str, path: tuple[str, ...], position: int, entry: Entry, *, old: Rule, used: int) -> str:
         was_lease = old.expires is not None or old.max_uses is not None
@@ -263,50 +207,52 @@ class PolicyEditor:
             )
         return raw
 
-    def _current(self, before: bytes | None) -> tuple[str, Policy]:
-        """The text and its policy; a missing or empty file starts as the smallest valid one."""
-        if before is None or not before.strip():
-            return "", parse_policy({"version": 1}, source=str(self._path), version="", lines={})
-        return before.decode("utf-8"), self._validate(before)
+    def _begin(self) -> _Start:
+        """The file as the edit finds it; one without a word of its own starts with the head of the shipped one.
 
-    def _validate(self, raw: bytes) -> Policy:
-        return policy_from_bytes(raw, source=str(self._path), now=self._clock())
+        Its `tests:` are not asked here: an edit may be what mends them.
+        """
+        before = self._before()
+        raw = before or b""
+        if read_document(raw, str(self._path)).data is not None:
+            return _Start(before, raw.decode("utf-8"), self._parse(raw))
+        kept = raw.decode("utf-8").rstrip()
+        text = f"{kept}\n\n{head_text()}" if kept else head_text()
+        # Without a version: nothing of this was ever in force.
+        return _Start(before, text, replace(self._parse(text.encode()), version=""))
+
+    def _parse(self, raw: bytes) -> Policy:
+        return parse_bytes(raw, source=str(self._path))
 
     def _finish(
-        self,
-        before: bytes | None,
-        previous: Policy | None,
-        edited: str,
-        ids: tuple[str, ...],
-        missing: tuple[str, ...],
-        *,
-        dry_run: bool,
+        self, start: _Start, edited: str, ids: tuple[str, ...], missing: tuple[str, ...], *, dry_run: bool
     ) -> EditResult:
-        old, new = before or b"", edited.encode()
-        if new == old or not (new or old.strip()):
+        old = start.before or b""
+        if edited == start.text:
             return EditResult(False, version_of(old), ids, "", missing)
-        policy = self._validate(new)
+        edited, changed_tests = self._keeping_tests(old, edited)
+        policy = policy_from_bytes(edited.encode(), source=str(self._path), now=self._clock())
         diff = text_diff(old.decode("utf-8", "replace"), edited, str(self._path))
-        result = EditResult(True, policy.version, ids, diff, missing)
+        result = EditResult(True, policy.version, ids, diff, missing, changed_tests)
         if not dry_run:
-            with self._record(Draft(before, previous, new, policy, result)):
-                write_atomically(self._path, new)
+            previous = start.policy if start.policy.version else None
+            with self._record(Draft(start.before, previous, edited.encode(), policy, result)):
+                write_atomically(self._path, edited.encode())
         return result
+
+    def _keeping_tests(self, old: bytes, edited: str) -> tuple[str, tuple[str, ...]]:
+        """The text with which the file's `tests:` hold, and what of them had to go. Raises ForbiddenByTestsError."""
+        policy = self._parse(edited.encode())
+        failed = failed_tests(policy, self._clock())
+        if not failed:
+            return edited, ()
+        if not self._update_tests:
+            raise ForbiddenByTestsError(failed, str(self._path), lines_of_tests(old, edited, failed))
+        return without_tests(self._path, edited, failed), tuple(map(str, failed))
 
     def _locked(self, *, dry_run: bool) -> AbstractContextManager[None]:
         # A rename cannot show half a file, so reading needs no lock, and no writable directory.
         return contextlib.nullcontext() if dry_run else locked(self._path)
-
-
-def _rules_of(addition: Addition) -> tuple[Rule, ...]:
-    """The rules that the entries make, one each, in their order. Raises PolicyError."""
-    section: dict[str, Any] = {addition.action: [read_value(entry.as_value()) for entry in addition.entries]}
-    for key in reversed(addition.scope_path):
-        section = {key: section}
-    policy = parse_policy({"version": 1, **section}, source="new entry", version="", lines={})
-    scope = policy.global_scope if addition.tool is None else policy.scope_of(addition.tool)
-    rules: tuple[Rule, ...] = getattr(scope, addition.action).rules
-    return rules
 
 
 def _pattern(host: str) -> HostPattern:

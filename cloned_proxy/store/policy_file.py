@@ -32,8 +32,13 @@ def version_of(raw: bytes) -> str:
 
 def policy_from_bytes(raw: bytes, *, source: str, now: float) -> Policy:
     """The one way from text to rules, for the watcher, the edit service and `policy check`. Raises as `load_policy`."""
-    document = read_document(raw, source)
-    policy = parse_policy(document.data, source=source, version=version_of(raw), lines=document.lines)
-    if problems := failed_tests(policy, now):
-        raise PolicyError(problems, source)
+    policy = parse_bytes(raw, source=source)
+    if failed := failed_tests(policy, now):
+        raise PolicyError(tuple(test.problem for test in failed), source)
     return policy
+
+
+def parse_bytes(raw: bytes, *, source: str) -> Policy:
+    """What the text says, whether or not its `tests:` hold. Raises PolicyError, StoreError."""
+    document = read_document(raw, source)
+    return parse_policy(document.data, source=source, version=version_of(raw), lines=document.lines)

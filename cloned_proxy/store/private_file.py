@@ -1,4 +1,4 @@
-"""Small files that hold keys: made once, readable by their owner only, never through a link."""
+"""Small files, keys above all: made once, readable by their owner only, never through a link."""
 
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ def _check(path: Path, info: os.stat_result, replace: str) -> None:
         raise StoreError(f"{path}: others can read the key; run `chmod 600 {path}`")
 
 
-def create_private(path: Path, content: bytes) -> None:
-    """Makes the file (0600) unless one is there: of two processes that try at once, one wins. Raises StoreError."""
+def create_private(path: Path, content: bytes, *, what: str = "key") -> bool:
+    """Makes the file (0600) unless one is there: of two processes that try at once, one wins; False for the other.
+
+    `what` is what the file holds, for the message. Raises StoreError.
+    """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -54,9 +57,10 @@ def create_private(path: Path, content: bytes) -> None:
             # A hard link fails when the name exists, where a rename would replace the key another process just made.
             os.link(draft, path, follow_symlinks=False)
         except FileExistsError:
-            return
+            return False
         finally:
             draft.unlink(missing_ok=True)
         fsync_directory(path.parent)
     except OSError as error:
-        raise StoreError(f"{path}: no key could be written: {error.strerror}; {fix_for(error)}") from error
+        raise StoreError(f"{path}: no {what} could be written: {error.strerror}; {fix_for(error)}") from error
+    return True

@@ -20,7 +20,7 @@ from cloned_proxy.policy.model import DEFAULT_PORTS, Policy, Reason, Request
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path_shape import path_globs, plain_path
 from cloned_proxy.policy.suspicion import bursts, random_label
-from cloned_proxy.store.policy_edit import Addition, Entry
+from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.tally import OTHER, RecordedCall
 
 _MENDABLE: Final = frozenset(

@@ -11,8 +11,13 @@ from typing import Final
 
 from cloned_proxy.store.config import Config, load_config
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.private_file import create_private
 
 DIRECTORY_NAME: Final = ".cloned"
+_IGNORES: Final = b"""\
+# The workspace holds keys, secrets and the log, so git sees none of it. A line `!policy.yaml` below keeps the policy.
+*
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,20 @@ class Workspace:
         return self.root / "ca"
 
     @property
+    def git_ignore(self) -> Path:
+        return self.root / ".gitignore"
+
+    @property
     def artifacts_directory(self) -> Path:
         return self.root / "artifacts"
 
     def create(self) -> None:
-        """Makes the directory (0700) where it is missing, and checks that it can be used. Raises StoreError."""
+        """Makes the directory (0700) where it is missing, and checks that it can be used. Raises StoreError.
+
+        It hides itself from git. A directory of another name that was there before may be a project with files of its
+        own (`--workspace .`), and is left as it is.
+        """
+        ours = self.root.name == DIRECTORY_NAME or not self.root.exists()
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         except FileExistsError as error:
@@ -81,6 +95,8 @@ class Workspace:
         self.check_owner()
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StoreError(f"{self.root}: the workspace is read-only; mount it writable, or use --workspace DIR")
+        if ours and not self.git_ignore.exists():
+            create_private(self.git_ignore, _IGNORES, what="file")
 
     def check_owner(self) -> None:
         """Raises StoreError for a directory that somebody else made or can write: one planted in /tmp, for example."""

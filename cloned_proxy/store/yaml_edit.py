@@ -15,6 +15,7 @@ from typing import Final
 
 import yaml
 
+from cloned_proxy.policy.parse import DocumentPath
 from cloned_proxy.store.yaml_reader import reads_as_text
 
 type Value = str | int | datetime | Sequence[Value] | Mapping[str, Value]
@@ -84,11 +85,11 @@ def replace_item(text: str, path: Sequence[str], index: int, value: Value) -> st
     return text[: _start(item)] + render(value) + text[_end(text, item) :]
 
 
-def remove_item(text: str, path: Sequence[str], index: int) -> str:
+def remove_item(text: str, path: DocumentPath, index: int) -> str:
     """Takes one item out of the list at `path`; an emptied list stays as `[]`."""
     place = _find(text, path)
     if place is None or place.missing or not isinstance(place.node, yaml.SequenceNode):
-        raise ValueError(f"{'.'.join(path)} is not a list")
+        raise ValueError(f"{path} is not a list")
     items = place.node.value
     start, end = _start(items[index]), _end(text, items[index])
     if place.node.flow_style:
@@ -118,7 +119,7 @@ class _Place:
 type _Node = yaml.ScalarNode | yaml.CollectionNode
 
 
-def _find(text: str, path: Sequence[str]) -> _Place | None:
+def _find(text: str, path: Sequence[str | int]) -> _Place | None:
     node: _Node | None = yaml.compose(text, Loader=_PARSER)  # type: ignore[assignment]  # nodes are of these two kinds
     if node is None:
         return None
@@ -126,9 +127,12 @@ def _find(text: str, path: Sequence[str]) -> _Place | None:
     in_flow = False
     for depth, name in enumerate(path):
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()
-        found = next((pair for pair in pairs if pair[0].value == name), None)
+        if isinstance(name, int):
+            found = (None, node.value[name]) if isinstance(node, yaml.SequenceNode) else None
+        else:
+            found = next((pair for pair in pairs if pair[0].value == name), None)
         if found is None:
-            return _Place(node, key, in_flow, tuple(path[depth:]))
+            return _Place(node, key, in_flow, tuple(map(str, path[depth:])))
         in_flow = in_flow or (isinstance(node, yaml.CollectionNode) and bool(node.flow_style))
         key, node = found
     return _Place(node, key, in_flow, ())

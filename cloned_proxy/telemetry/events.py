@@ -183,7 +183,7 @@ type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | 
 
 
 class AuditUnavailableError(Exception):
-    """The event cannot be recorded (queue full, writer dead): the caller must refuse the request with 503."""
+    """The event cannot be recorded (disk fails, writer dead): the caller must refuse the request with 503."""
 
 
 class LeaseUsedUpError(Exception):
@@ -191,14 +191,24 @@ class LeaseUsedUpError(Exception):
 
 
 class AuditSink(Protocol):
-    """Where events go. Called on the event loop; neither method blocks it."""
+    """Where events go. Called on the event loop; no method blocks it.
 
-    def record(self, event: Event) -> None:
+    `owner` is the tool whose request caused the event, None for a caller without a proven name. Nobody is refused
+    because the log is slow: before a request is decided its owner is asked to wait, if it is `behind`.
+    """
+
+    def record(self, event: Event, *, owner: str | None = None) -> None:
         """Queues the event, to be durable within 50 ms. Raises AuditUnavailableError."""
 
-    async def commit(self, event: Event, *, uses: int | None = None) -> None:
+    async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         """As `record`, and returns when the event is durable on disk.
 
         With `uses` (the rule's `max_uses`) the event takes one of them in the same transaction. Raises
         LeaseUsedUpError when none is left, and AuditUnavailableError.
         """
+
+    def behind(self, owner: str | None) -> bool:
+        """Whether the owner has more than its share of the events that wait for the disk."""
+
+    async def caught_up(self) -> None:
+        """Returns when what was queued before is durable. Raises AuditUnavailableError."""

@@ -9,6 +9,8 @@ from typing import Literal
 
 import structlog
 
+from cloned_proxy.program_name import in_this_shell
+
 type LogFormat = Literal["console", "json"]
 
 
@@ -26,7 +28,10 @@ def configure_logging(style: LogFormat = "console", *, level: int = logging.INFO
         last = [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer()]
     else:
         colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        last = [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+        last = [
+            _typeable,
+            structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
+        ]
     structlog.configure(
         processors=shared + last,
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -34,6 +39,13 @@ def configure_logging(style: LogFormat = "console", *, level: int = logging.INFO
         cache_logger_on_first_use=False,  # a logger made at import must follow this call
     )
     _route_standard_logging(shared, last)
+
+
+def _typeable(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Commands of ours as the reader of this terminal can type them."""
+    if isinstance(event["event"], str):
+        event["event"] = in_this_shell(event["event"])
+    return event
 
 
 def _route_standard_logging(shared: list[structlog.typing.Processor], last: list[structlog.typing.Processor]) -> None:

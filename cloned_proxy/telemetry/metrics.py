@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Container
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from cloned_proxy import __version__
 from cloned_proxy.policy.model import Reason, Verdict
 from cloned_proxy.telemetry.counts import Count, Counts, Level, Spread
 from cloned_proxy.telemetry.events import DecisionEvent
@@ -65,7 +65,7 @@ class Metrics:
             "cloned_proxy_build_info", "Always 1; the labels tell the build.", ("version", "python"),
             registry=registry, multiprocess_mode="max",
         )  # fmt: skip
-        build.labels(_own_version(), platform.python_version()).set(1)
+        build.labels(__version__, platform.python_version()).set(1)
 
     def _make_traffic(self, registry: CollectorRegistry) -> None:
         self._decisions = Counter(
@@ -263,10 +263,3 @@ class Metrics:
         if level is None:
             level = self._tunnels_of[label] = self._counts.level(self._tunnels.labels(label))
         return level
-
-
-def _own_version() -> str:
-    try:
-        return version("cloned-proxy")
-    except PackageNotFoundError:  # a source tree on the path, not installed
-        return "unknown"

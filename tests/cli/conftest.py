@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.program import Origin, Workspace
+from tests.cli.program import PROGRAM, Origin, Workspace
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def origin() -> Iterator[Origin]:
 def workspace(tmp_path: Path) -> Iterator[Workspace]:
     path = tmp_path / "ws"
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
-    found = Workspace(path, kept | {"CLONED_WORKSPACE": str(path)})
+    kept["PATH"] = f"{PROGRAM.parent}{os.pathsep}{kept['PATH']}"  # as after `make install`; hints depend on it
+    found = Workspace(path, kept | {"CLONED_WORKSPACE": str(path), "XDG_RUNTIME_DIR": str(tmp_path)})
     yield found
     found.close()

@@ -41,14 +41,24 @@ COMMANDS = (
 )
 
 
-def test_help_imports_nothing_heavy() -> None:
-    code = "import sys; sys.argv[1:] = ['--help']; from cloned_proxy.cli import main; main()"
+def imported_by(*words: str) -> set[str]:
+    """The modules that `cloned-proxy WORDS` imports, by their first name, and by their full one."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, timeout=30, check=True
+        [sys.executable, "-X", "importtime", PROGRAM, *words], capture_output=True, text=True, timeout=30, check=True
     )
-    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    names = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "cloned_proxy.__main__" in names, "the list of imports was not read"
+    return names | {name.split(".")[0] for name in names}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    imported = imported_by("--help")
     assert imported & set(HEAVY) == set()
-    assert "typer" in imported, "the list of imports was not read"
+    assert "typer" in imported
+
+
+def test_the_version_is_told_before_the_commands_are_imported() -> None:
+    assert imported_by("--version") & {*HEAVY, "typer", "importlib.metadata", "cloned_proxy.cli.app"} == set()
 
 
 def test_help_names_every_command(workspace: Workspace) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import pytest
 
+from cloned_proxy.share import share_path
 from tests.cli.program import TOOL, Origin, Workspace, eventually, literal, policy_text
 
 COMMENTED = """\
@@ -112,7 +113,7 @@ def test_reading_without_a_workspace_names_the_fix(workspace: Workspace, command
     arguments = [command, "https://example.com/"] if command == "explain" else [command]
     done = workspace.run(*arguments)
     assert done.returncode == 2
-    assert "cloned-proxy serve" in done.stderr or "allow" in done.stderr
+    assert "cloned-proxy init" in done.stderr
 
 
 def test_an_edit_is_in_the_log_with_who_and_why(workspace: Workspace) -> None:
@@ -223,3 +224,39 @@ def test_only_tls_that_would_be_opened_is_told_to_be_opened(workspace: Workspace
     for refused in (("https://api.example.com/",), ("https://api.example.com:8443/", "--method", "POST")):
         assert workspace.json("explain", *refused, code=1)["inspected"] is False
         assert "tls " not in workspace.run("explain", *refused).stdout
+
+
+@pytest.mark.parametrize("words", [("allow", "example.net"), ("remove", "example.com"), ("deny", "example.com")])
+def test_the_shipped_policy_can_be_edited(workspace: Workspace, words: tuple[str, ...]) -> None:
+    workspace.write_policy(share_path("config", "policy.yaml").read_text())
+    done = workspace.run(*words)
+    assert (done.returncode, done.stderr.partition(":")[0]) == (0, "done")
+
+
+def test_a_test_of_the_file_that_forbids_an_edit_is_named_once_and_goes_where_that_is_wanted(
+    workspace: Workspace,
+) -> None:
+    workspace.write_policy(share_path("config", "policy.yaml").read_text())
+    line = (
+        workspace.policy.read_text()
+        .splitlines()
+        .index('  - {deny: ["http://169.254.169.254/"]}   # the cloud\'s metadata service, which hands out credentials')
+    )
+    done = workspace.run("allow", "169.254.169.254")
+    assert done.returncode == 2
+    why = "a test of the file forbids this: 'http://169.254.169.254/' should be denied"
+    assert done.stderr.splitlines() == [
+        f"cloned-proxy: {workspace.policy}:{line + 1}: tests[0].deny[0]: {why}",
+        "cloned-proxy: add --update-tests to take that out of the tests in the same edit",
+    ]
+    done = workspace.run("allow", "169.254.169.254", "--update-tests")
+    assert done.returncode == 0
+    assert "no longer tested: tests[0].deny[0] 'http://169.254.169.254/'" in done.stderr
+    assert workspace.run("policy", "check").returncode == 0
+
+
+def test_an_error_in_a_new_entry_names_no_file_that_was_never_written(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    done = workspace.run("allow", "*.com")
+    assert done.returncode == 2
+    assert done.stderr.startswith("cloned-proxy: '*.com' is too broad")

@@ -14,7 +14,7 @@ import pytest
 from cloned_proxy.store.approval import Proposal
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.policy_entry import Entry
 from cloned_proxy.store.workspace import Workspace as StoreWorkspace
 from cloned_proxy.telemetry.events import ProbeEvent, RunEvent
 from tests.cli.program import TOOL, Origin, Serving, Workspace, eventually, literal, policy_text
@@ -445,3 +445,26 @@ def test_a_locked_state_is_told_and_nothing_is_half_applied(
         other.execute("ROLLBACK")
     assert workspace.policy.read_bytes() == before
     assert control.post("/pair", {"code": code}).status == 200, "the code was not used up"
+
+
+def test_a_test_of_the_file_forbids_an_edit_and_can_be_changed_with_it(browser: Control, workspace: Workspace) -> None:
+    tests = "tests: [{allow: ['https://kept.example/'], deny: ['https://x.example/']}]\n"
+    tested = policy_text(allow=["kept.example"]) + tests
+    workspace.write_policy(tested)
+    refused = browser.post("/rules", {"host": "x.example"})
+    line = tested.count("\n")
+    assert (refused.status, refused.json["error"]) == (422, "forbidden_by_test")
+    assert refused.json["fields"] == [
+        {
+            "path": "tests[0].deny[0]",
+            "message": "a test of the file forbids this: 'https://x.example/' should be denied",
+            "line": line,
+        }
+    ]
+    assert "x.example" not in refused.json["message"], "the whole error is told once"
+    added = browser.post("/rules", {"host": "x.example", "update_tests": True})
+    assert (added.status, added.json["tests"]) == (200, ["tests[0].deny[0] 'https://x.example/'"])
+    rules = {rule["host"]: rule["id"] for rule in browser.api("/rules")["items"]}
+    assert browser.delete(f"/rules/{rules['kept.example']}").json["error"] == "forbidden_by_test"
+    assert browser.delete(f"/rules/{rules['kept.example']}?update_tests=true").status == 200
+    assert "tests: []" in workspace.policy.read_text()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Final
 
-from cloned_proxy.cli import main as command_line
+from cloned_proxy.__main__ import main as command_line
 from cloned_proxy.policy import decide as deciding
 from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.proxy import enforcer, listener, record, server

@@ -258,9 +258,9 @@ def _no_upstream_verification() -> None:
 def _no_refusal_without_record() -> None:
     original = recording.Recorder._record
 
-    def record(self: Any, event: Any, seconds: float) -> None:
+    def record(self: Any, event: Any, seconds: float, owner: str | None) -> None:
         try:
-            original(self, event, seconds)
+            original(self, event, seconds, owner)
         except AuditUnavailableError:
             return
 

@@ -129,7 +129,7 @@ def test_tests_in_the_file_are_run() -> None:
         global_={"allow": ["a.example.com"]},
         tests=[{"allow": ["https://a.example.com/", "https://b.example.com/"], "deny": ["http://a.example.com/"]}],
     )
-    assert [p.path for p in failed_tests(policy, 0.0)] == ["tests[0].allow[1]", "tests[0].deny[0]"]
+    assert [test.place for test in failed_tests(policy, 0.0)] == ["tests[0].allow[1]", "tests[0].deny[0]"]
 
 
 def test_the_shipped_policy_holds_its_own_tests() -> None:

@@ -94,15 +94,28 @@ class Leases:
 class Audit:
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.full = False
+        self.broken = False
+        self.slow_for: set[str | None] = set()
+        """Callers who are behind until `disk` is set."""
+        self.waiting = 0
+        self.disk = asyncio.Event()
 
-    def record(self, event: Event) -> None:
-        if self.full:
+    def record(self, event: Event, *, owner: str | None = None) -> None:
+        if self.broken:
             raise AuditUnavailableError
         self.events.append(event)
 
-    async def commit(self, event: Event, *, uses: int | None = None) -> None:
+    async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         self.record(event)
+
+    def behind(self, owner: str | None) -> bool:
+        return owner in self.slow_for and not self.disk.is_set()
+
+    async def caught_up(self) -> None:
+        self.waiting += 1
+        await self.disk.wait()
+        if self.broken:
+            raise AuditUnavailableError
 
     @property
     def verdicts(self) -> list[tuple[str, str]]:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from cloned_proxy.policy.host import parse_host
 from cloned_proxy.policy.model import Decision, Reason, Request, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
@@ -75,3 +77,36 @@ def test_the_explanation_of_a_malformed_head_is_its_hint() -> None:
 def test_a_host_that_a_caller_made_long_is_echoed_only_in_part() -> None:
     long = Decision(Verdict.DENY, Reason.MALFORMED_REQUEST, Request("a" * 5000, 443))
     assert len(json.loads(answers.refused(Refusal("id-1", long)).body)["host"]) == 255
+
+
+def phrase(refusal: Refusal) -> str:
+    return answers.refused(refusal).encode().partition(b"\r\n")[0].decode("ascii").removeprefix("HTTP/1.1 ")
+
+
+def denied(host: str = "api.example.com", tool: str | None = None) -> Decision:
+    name = parse_host(host)
+    return replace(decision(Reason.HOST_NOT_ALLOWED), host=name, tool=tool, request=Request(host, 443))
+
+
+def test_the_reason_phrase_says_why_and_what_to_do() -> None:
+    assert phrase(Refusal("id-1", denied())) == "403 host_not_allowed: cloned-proxy allow api.example.com"
+    waits = Refusal("id-1", denied(), approval="a-1", inside=True)
+    assert phrase(waits).startswith("403 host_not_allowed: request a-1 waits for a person")
+
+
+def test_a_tool_inside_is_not_told_a_command_that_it_cannot_run() -> None:
+    told = phrase(Refusal("id-1", denied(tool="demo@v1"), inside=True))
+    assert told == "403 host_not_allowed: ask with POST http://cloned.internal/v1/egress/requests"
+
+
+def test_what_would_not_fit_into_a_phrase_is_left_out_of_it() -> None:
+    long = ".".join(["a" * 60] * 4)
+    assert phrase(Refusal("id-1", denied(long))) == "403 host_not_allowed"
+    request = Request("api.example.com", 443, "GET", "/caf\xe9")
+    odd = replace(denied(), reason=Reason.PATH_NOT_ALLOWED, request=request)
+    assert phrase(Refusal("id-1", odd)).isascii()
+
+
+def test_only_a_denial_has_a_phrase_of_ours() -> None:
+    assert phrase(Refusal("id-1", decision(Reason.IDENTITY_MISSING))) == "407 Proxy Authentication Required"
+    assert phrase(Refusal("id-1", decision(Reason.LIMIT_EXCEEDED))) == "429 Too Many Requests"

@@ -22,7 +22,7 @@ def concurrent(w: World) -> int:
 
 
 def failing(error: Exception) -> Callable[..., object]:
-    async def commit(event: Event, *, uses: int | None = None) -> None:
+    async def commit(event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         raise error
 
     return commit
@@ -46,9 +46,9 @@ async def test_a_request_that_is_refused_at_its_record_holds_no_place(error: Exc
         assert concurrent(w) == 0
 
 
-async def test_a_full_audit_queue_takes_no_place() -> None:
+async def test_a_log_that_fails_takes_no_place() -> None:
     async with world(allow(HOST, PORT)) as w:
-        w.audit.full = True
+        w.audit.broken = True
         refused = await w.enforcer.authorise(ANONYMOUS, REQUEST, Kind.TUNNEL)
         assert isinstance(refused, Refusal)
         assert concurrent(w) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
 import ipaddress
 import time
 from collections.abc import Callable
@@ -115,6 +117,21 @@ async def test_own_listeners_are_never_dialled() -> None:
             assert (await w.ask(connect_head(own_port, host))).json["reason"] == "address_not_allowed"
 
 
+async def test_a_client_that_drops_the_body_of_a_refused_connect_still_shows_why() -> None:
+    async with world() as w:
+        host, port = w.listener.socket.getsockname()
+
+        def ask() -> str:
+            client = http.client.HTTPSConnection(host, port, timeout=10)
+            client.set_tunnel("evil.example.net", 443)
+            with contextlib.closing(client), pytest.raises(OSError, match="Tunnel") as failed:
+                client.request("GET", "/")
+            return str(failed.value)
+
+        said = await asyncio.to_thread(ask)
+    assert said == "Tunnel connection failed: 403 host_not_allowed: cloned-proxy allow evil.example.net"
+
+
 async def test_no_policy_is_503() -> None:
     async with world() as w:
         w.policies.current = None
@@ -122,9 +139,9 @@ async def test_no_policy_is_503() -> None:
         assert (reply.status, reply.json["reason"]) == (503, "policy_unavailable")
 
 
-async def test_a_full_audit_queue_refuses_with_503_and_dials_nothing() -> None:
+async def test_a_log_that_fails_refuses_with_503_and_dials_nothing() -> None:
     async with upstream() as server, world(allow(HOST, server.port)) as w:
-        w.audit.full = True
+        w.audit.broken = True
         assert (await w.ask(connect_head(server.port))).status == 503
         assert server.connections == 0
         assert w.metrics.dropped

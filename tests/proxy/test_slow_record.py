@@ -33,15 +33,21 @@ class SlowAudit:
         self.disk = asyncio.Event()
         self.broken = False
 
-    def record(self, event: Event) -> None:
+    def record(self, event: Event, *, owner: str | None = None) -> None:
         self.events.append(event)
 
-    async def commit(self, event: Event, *, uses: int | None = None) -> None:
+    async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         self.waiting += 1
         await self.disk.wait()
         if self.broken:
             raise AuditUnavailableError
         self.events.append(event)
+
+    def behind(self, owner: str | None) -> bool:
+        return False
+
+    async def caught_up(self) -> None:
+        pass
 
     @property
     def decisions(self) -> list[DecisionEvent]:

@@ -27,7 +27,7 @@ from cloned_proxy.runner.worker import PYTHON_IMAGE
 from tests.e2e.conftest import world as world  # noqa: PLC0414  a fixture of these tests, too
 
 ENGINE_SCRIPT = Path(__file__).parents[1] / "engine.sh"
-SERVE = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "serve"]
+SERVE = [sys.executable, "-m", "cloned_proxy", "serve"]
 
 
 @pytest.fixture(scope="session")

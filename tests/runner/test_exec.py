@@ -19,7 +19,7 @@ from cloned_proxy.runner.engine import Engine
 from tests.runner.conftest import Serving, leftovers
 from tests.runner.jobs import TOOL
 
-PROGRAM = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "exec"]
+PROGRAM = [sys.executable, "-m", "cloned_proxy", "exec"]
 docker = pytest.mark.docker
 
 

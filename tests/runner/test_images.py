@@ -48,7 +48,7 @@ def test_the_mirror_is_read_from_apts_own_sources(text: str, found: list[Mirror]
 
 @pytest.mark.docker
 def test_building_again_takes_what_is_there(images: Engine) -> None:
-    program = [sys.executable, "-c", "from cloned_proxy.cli import main; main()"]
+    program = [sys.executable, "-m", "cloned_proxy"]
     done = subprocess.run([*program, "image", "build"], capture_output=True, text=True, check=False, timeout=100)
     assert (done.returncode, "mmdebstrap" in done.stderr) == (0, False), done.stderr
     assert "building cloned-worker:latest" in done.stderr

@@ -27,7 +27,7 @@ docker = pytest.mark.docker
 COMPOSE = share_path("compose", "compose.local-llm.yaml")
 SERVICE: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]["localai"]
 STAND_IN = "cloned-localai-stand-in:latest"
-PROGRAM = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "llm"]
+PROGRAM = [sys.executable, "-m", "cloned_proxy", "llm"]
 
 HARDENING: list[tuple[str, Any]] = [
     ("container_name", "cloned-localai"),

@@ -21,7 +21,7 @@ from tests.runner.jobs import TOOL
 pytestmark = pytest.mark.docker
 
 CANARY = "sk-canary/9a31+sandboxed"
-PROGRAM = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "exec"]
+PROGRAM = [sys.executable, "-m", "cloned_proxy", "exec"]
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ def test_a_tool_whose_rules_open_tls_trusts_the_workspaces_ca(metrics: tuple[Pat
 
 
 def test_doctor_names_engine_seccomp_variant_and_images(images: Engine, tmp_path: Path) -> None:
-    program = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "doctor", "--json"]
+    program = [sys.executable, "-m", "cloned_proxy", "doctor", "--json"]
     done = subprocess.run([*program, "--workspace", str(tmp_path)], capture_output=True, check=False)
     found = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert {"engine", "storage", "seccomp", "user ns", "slots", "image"} <= found.keys()
@@ -137,7 +137,7 @@ def test_doctor_without_an_engine_warns_and_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/engine.sock")
-    program = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "doctor", "--json"]
+    program = [sys.executable, "-m", "cloned_proxy", "doctor", "--json"]
     done = subprocess.run([*program, "--workspace", str(tmp_path)], capture_output=True, check=False)
     (engine,) = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "engine"]
     assert (engine["status"], "install it" in engine["fix"]) == ("warn", True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.cli.interruption import TERMINATED
+from cloned_proxy.cli.errors import TERMINATED
 from cloned_proxy.runner import execution
 from cloned_proxy.runner.containers import tool_container
 from cloned_proxy.runner.engine import Engine
@@ -109,7 +109,7 @@ def test_no_attempts_is_no_proof() -> None:
 @docker
 @pytest.mark.parametrize("variant", [[], ["--forwarder"]])
 def test_this_machine_is_sealed_in_under_20_seconds(images: Engine, variant: list[str]) -> None:
-    program = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "verify", "--json", *variant]
+    program = [sys.executable, "-m", "cloned_proxy", "verify", "--json", *variant]
     done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
     report = json.loads(done.stdout)
     bad = [line for line in (*report["attempts"], *report["controls"]) if line["result"] != "ok"]
@@ -194,8 +194,7 @@ def test_a_blind_probe_is_found_out(images: Engine, monkeypatch: pytest.MonkeyPa
 @docker
 def test_a_probe_that_is_terminated_leaves_nothing(images: Engine) -> None:
     before = set(images.names())
-    program = "from cloned_proxy.cli import main; main()"
-    with subprocess.Popen([sys.executable, "-c", program, "verify"], stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen([sys.executable, "-m", "cloned_proxy", "verify"], stdout=subprocess.DEVNULL) as process:
         eventually(lambda: set(images.names()) - before, 60, "the containers of the probe")
         process.terminate()
         assert process.wait(60) == TERMINATED

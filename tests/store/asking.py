@@ -11,7 +11,7 @@ from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.store.config import ApprovalSettings
-from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.policy_entry import Entry
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
 

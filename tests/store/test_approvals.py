@@ -25,7 +25,7 @@ from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.config import ApprovalSettings
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.policy_entry import Entry
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.workspace import Workspace
 from tests.store.asking import ACTOR, NOW, OTHER, TOOL, Scene, asks

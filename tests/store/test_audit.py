@@ -141,22 +141,29 @@ def test_queries_filter_and_follow(path: Path) -> None:
         assert (hits.hits, hits.last) == (2, 5.0)
 
 
-def test_a_full_queue_refuses(path: Path) -> None:
+async def test_who_fills_the_queue_waits_for_the_disk_and_nobody_else_does(path: Path) -> None:
     writer = AuditWriter(path, queue=20, retention_days=100_000)
     with sqlite3.connect(path, autocommit=True) as blocker:
         blocker.execute("BEGIN IMMEDIATE")
-        for _ in range(20):
-            writer.record(EVENT)
-        with pytest.raises(AuditUnavailableError, match="full"):
-            writer.record(EVENT)
-        time.sleep(0.1)  # the group is taken off the queue, but not written: still no place
-        with pytest.raises(AuditUnavailableError, match="full"):
-            writer.record(EVENT)
+        for _ in range(9):
+            writer.record(EVENT, owner="loud@v1")
+        assert not writer.behind("loud@v1")
+        for _ in range(100):
+            writer.record(EVENT, owner="loud@v1")  # whoever does not ask is not refused either
+        assert writer.behind("loud@v1")
+        writer.record(EVENT, owner="quiet@v1")
+        assert not writer.behind("quiet@v1")
+        assert not writer.behind(None)
+        caught_up = asyncio.create_task(writer.caught_up())
+        await asyncio.sleep(0)
+        assert not caught_up.done()
         blocker.execute("ROLLBACK")
     blocker.close()
-    writer.close()
+    await caught_up
+    assert not writer.behind("loud@v1")
     with AuditLog(path) as log:
-        assert log.verify().entries == 20
+        assert log.verify().entries == 110
+    writer.close()
 
 
 async def test_a_broken_database_refuses_until_it_works_again(writer: AuditWriter, path: Path) -> None:

@@ -17,9 +17,11 @@ from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.policy_edit import Addition, EditResult, Entry
+from cloned_proxy.store.policy_edit import EditResult
+from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.policy_file import version_of
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot, remember
+from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import PolicyEvent
 
@@ -40,7 +42,7 @@ def _service(place: Workspace) -> EditService:
     return EditService(place, place.policy_file, clock=lambda: NOW)
 
 
-def _allow(service: EditService, host: str, **options: str) -> EditResult:
+def _allow(service: EditService, host: str, **options: str | bool) -> EditResult:
     return service.add([Addition((Entry(host),))], actor="cli:me", why="ticket 7", **options)  # type: ignore[arg-type]
 
 
@@ -133,7 +135,7 @@ def test_one_rule_goes_by_its_id(place: Workspace) -> None:
 
 
 def test_a_dry_run_leaves_nothing_behind(place: Workspace) -> None:
-    assert "new.test" in _allow(_service(place), "new.test", dry_run=True).diff  # type: ignore[arg-type]
+    assert "new.test" in _allow(_service(place), "new.test", dry_run=True).diff
     assert [file.name for file in place.root.iterdir()] == ["policy.yaml"]
 
 
@@ -239,3 +241,27 @@ def test_a_database_of_an_older_program_gains_the_tables(place: Workspace) -> No
     database.close()
     _allow(_service(place), "new.test")
     assert len(_service(place).history()) == 2
+
+
+def test_what_is_no_longer_tested_is_on_record(place: Workspace) -> None:
+    place.policy_file.write_text(f"{BY_HAND}anonymous: global\ntests: [{{deny: ['https://new.test/']}}]\n")
+    with pytest.raises(ForbiddenByTestsError):
+        _allow(_service(place), "new.test")
+    _allow(_service(place), "new.test", update_tests=True)
+    told = "allow new.test; no longer tested: tests[0].deny[0] 'https://new.test/'"
+    assert _edits(place) == [told]
+    assert _service(place).history()[0].summary == told
+
+
+def test_a_version_whose_tests_fail_by_now_is_restored_without_them(place: Workspace) -> None:
+    tested = f"{BY_HAND}anonymous: global\ntests: [{{allow: ['https://lease.test/']}}]\n"
+    lease = tested.replace("[old.test]", "[{host: lease.test, expires: 2001-09-09T02:00:00Z}]")
+    place.policy_file.write_text(lease)
+    version = _version(place)
+    _allow(_service(place), "new.test")
+    later = EditService(place, place.policy_file, clock=lambda: NOW + 86_400)
+    with pytest.raises(ForbiddenByTestsError) as caught:
+        later.restore(version, actor="cli:me", why="")
+    assert caught.value.problems[0].line == 6, "the same tests are in the file as it is"
+    assert later.restore(version, actor="cli:me", why="", update_tests=True).changed
+    assert "tests: []" in place.policy_file.read_text()

@@ -13,7 +13,7 @@ from cloned_proxy.policy.url import decide_url
 from cloned_proxy.store.approval import Proposal
 from cloned_proxy.store.approval_errors import NeverAllowedError
 from cloned_proxy.store.errors import ConflictError
-from cloned_proxy.store.policy_edit import Entry
+from cloned_proxy.store.policy_entry import Entry
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.telemetry.events import Kind
 from tests.store.asking import ACTOR, OTHER, TOOL, Scene, asks

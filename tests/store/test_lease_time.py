@@ -12,7 +12,7 @@ from cloned_proxy.store import lease_time
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.lease_time import LeaseEnd, LeaseTimes
-from cloned_proxy.store.policy_edit import Addition, Entry
+from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.state import State
 from cloned_proxy.store.workspace import Workspace
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.share import share_path
 from cloned_proxy.store import policy_edit
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.policy_edit import Addition, Entry, PolicyEditor
+from cloned_proxy.store.policy_edit import EditResult, PolicyEditor
+from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError
 
 FORK = multiprocessing.get_context("fork")
 NOW = 1_000_000_000.0
@@ -24,8 +28,19 @@ def _allow(*hosts: str, tool: str | None = None) -> list[Addition]:
     return [Addition(tuple(Entry(host) for host in hosts), tool)]
 
 
+def _begun(host: str) -> str:
+    """The shipped file with this host in place of its own example: what an edit makes of no file."""
+    example = "    - example.com      # for the first try: curl -x http://127.0.0.1:8081 https://example.com/\n"
+    shipped = share_path("config", "policy.yaml").read_text()
+    assert example in shipped
+    return shipped.replace(example, f"    - {host}\n")
+
+
 LAYOUTS = [
-    pytest.param("", "version: 1\nglobal:\n  allow:\n    - new.test\n", id="empty file"),
+    pytest.param("", _begun("new.test"), id="empty file"),
+    pytest.param(
+        "# closed for now\n#global:\n", f"# closed for now\n#global:\n\n{_begun('new.test')}", id="only comments"
+    ),
     pytest.param("version: 1", "version: 1\nglobal:\n  allow:\n    - new.test\n", id="no final newline"),
     pytest.param(
         "version: 1\nglobal:\n  allow: [a.test]  # few\n",
@@ -72,7 +87,7 @@ def test_an_addition_changes_nothing_else(tmp_path: Path, before: str, after: st
     assert result.rule_ids[0] in {rule.id for rule in load_policy(path, NOW).rules}
 
 
-@pytest.mark.parametrize(("before", "after"), LAYOUTS[1:])
+@pytest.mark.parametrize(("before", "after"), LAYOUTS[2:])
 def test_taking_it_back_leaves_the_rest(tmp_path: Path, before: str, after: str) -> None:
     path = tmp_path / "policy.yaml"
     path.write_bytes(after.encode())
@@ -194,3 +209,93 @@ def test_a_text_change_that_means_more_than_the_edit_is_refused(
     with pytest.raises(StoreError, match="edit it by hand"):
         _editor(path).add(_allow("a.test"))
     assert path.read_text() == "version: 1\n"
+
+
+TESTED = """\
+version: 1
+anonymous: global
+global:
+  allow: [example.com]
+
+tests:  # the rules of the house
+  - {allow: ["https://example.com/"], deny: ["https://example.net/", "https://example.org/"]}  # the first
+  - deny:
+      - https://example.net/  # the second
+"""
+
+
+def test_a_test_of_the_file_forbids_an_edit_and_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(TESTED)
+    with pytest.raises(ForbiddenByTestsError) as caught:
+        _editor(path).add(_allow("example.net", "example.org"))
+    assert [(problem.path, problem.line) for problem in caught.value.problems] == [
+        ("tests[0].deny[0]", 7),
+        ("tests[0].deny[1]", 7),
+        ("tests[1].deny[0]", 9),
+    ]
+    told = str(caught.value).splitlines()
+    assert told[0] == (
+        f"{path}:7: tests[0].deny[0]: a test of the file forbids this: 'https://example.net/' should be denied"
+    )
+    assert "--update-tests" in told[-1]
+    assert path.read_text() == TESTED
+
+
+@pytest.mark.parametrize(
+    ("change", "left"),
+    [
+        pytest.param(
+            lambda editor: editor.add(_allow("example.net")),
+            'tests:  # the rules of the house\n  - {allow: ["https://example.com/"], deny: ["https://example.org/"]}'
+            "  # the first\n",
+            id="one of several, and a whole test",
+        ),
+        pytest.param(
+            lambda editor: editor.remove(["example.com"]),
+            'tests:  # the rules of the house\n  - {allow: [], deny: ["https://example.net/", "https://example.org/"]}'
+            "  # the first\n  - deny:\n      - https://example.net/  # the second\n",
+            id="the only one of its list",
+        ),
+        pytest.param(
+            lambda editor: editor.add([Addition((Entry("**.example.com"), Entry("example.com")), action="deny")]),
+            'tests:  # the rules of the house\n  - {allow: [], deny: ["https://example.net/", "https://example.org/"]}'
+            "  # the first\n  - deny:\n      - https://example.net/  # the second\n",
+            id="a deny",
+        ),
+    ],
+)
+def test_what_an_edit_breaks_can_go_with_it(
+    tmp_path: Path, change: Callable[[PolicyEditor], EditResult], left: str
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(TESTED)
+    result = change(PolicyEditor(path, clock=lambda: NOW, update_tests=True))
+    assert path.read_text().endswith(left)
+    assert result.version == load_policy(path, NOW).version
+    assert result.tests
+
+
+def test_an_emptied_list_of_tests_stays_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\ntests:\n  - {deny: ['https://example.net/']}\nanonymous: global\n")
+    editor = PolicyEditor(path, clock=lambda: NOW, update_tests=True)
+    assert editor.add(_allow("example.net")).tests == ("tests[0].deny[0] 'https://example.net/'",)
+    assert "tests: []\n" in path.read_text()
+
+
+def test_a_test_that_fails_already_does_not_stand_in_the_way_of_its_own_repair(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(TESTED.replace("allow: [example.com]", "allow: [other.test]"))
+    with pytest.raises(ForbiddenByTestsError):
+        _editor(path).add(_allow("x.test"))
+    assert _editor(path).add(_allow("example.com")).changed
+
+
+def test_an_entry_that_no_policy_takes_is_named_without_a_place_that_nobody_wrote(tmp_path: Path) -> None:
+    entries = (Entry("*.com"), Entry("a.test", methods=("get",)), Entry("b.test", ports=(70000,)))
+    with pytest.raises(PolicyError) as caught:
+        _editor(tmp_path / "policy.yaml").add([Addition(entries)])
+    lines = str(caught.value).splitlines()
+    assert [line.partition(" ")[0] for line in lines] == ["'*.com'", "a.test:", "b.test:"]
+    assert [problem.path for problem in caught.value.problems] == ["", "methods[0]", "ports[0]"]

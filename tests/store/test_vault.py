@@ -48,6 +48,7 @@ def test_what_is_set_is_there_for_another_process(place: Workspace, vault: Vault
 
 def test_both_files_are_private_and_no_file_holds_the_value(place: Workspace, vault: Vault) -> None:
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in place.root.iterdir()} == {
+        ".gitignore": 0o600,
         ".vault.age.lock": 0o600,
         "vault.age": 0o600,
         "vault.key": 0o600,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,45 @@ def test_made_for_its_owner_only(tmp_path: Path) -> None:
     place.create()
     place.create()
     assert stat.S_IMODE(place.root.stat().st_mode) == 0o700
+
+
+def _staged(project: Path) -> str:
+    """What `git add --all` would put on record."""
+
+    def git(*words: str) -> str:
+        environment = {"PATH": os.environ["PATH"]}
+        done = subprocess.run(["git", *words], cwd=project, env=environment, capture_output=True, text=True, check=True)
+        return done.stdout
+
+    git("init", "--quiet")
+    git("add", "--all")
+    return git("ls-files")
+
+
+def test_git_does_not_see_the_workspace(tmp_path: Path) -> None:
+    place = Workspace(tmp_path / ".cloned")
+    place.create()
+    (place.root / "identity.key").write_text("secret")
+    assert _staged(tmp_path) == ""
+
+
+def test_an_edited_gitignore_stays_and_can_keep_the_policy(tmp_path: Path) -> None:
+    place = Workspace(tmp_path / ".cloned")
+    place.create()
+    with place.git_ignore.open("a") as file:
+        file.write("!policy.yaml\n")
+    place.create()
+    for name in ("identity.key", "policy.yaml"):
+        (place.root / name).write_text("")
+    assert _staged(tmp_path) == ".cloned/policy.yaml\n"
+
+
+def test_an_older_workspace_gets_a_gitignore_and_a_project_does_not(tmp_path: Path) -> None:
+    (tmp_path / ".cloned").mkdir(mode=0o700)
+    for place in (Workspace(tmp_path / ".cloned"), Workspace(tmp_path), Workspace(tmp_path / "named")):
+        place.create()
+    found = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob(".gitignore"))
+    assert found == [".cloned/.gitignore", "named/.gitignore"]
 
 
 def test_refused_where_a_file_stands(tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ class Approve(Strict):
     expected_version: Version | None = None
     seen: Version | None = None
     """`digest` of the evidence that was looked at: newer denials then are a conflict."""
+    update_tests: bool = False
+    """As in a new rule."""
 
 
 class Reject(Strict):
@@ -144,6 +146,7 @@ def _approve(call: Call) -> ApprovedAnswer:
             reason=body.reason,
             expected_version=body.expected_version,
             seen=body.seen,
+            update_tests=body.update_tests,
         )
     return ApprovedAnswer(
         approval=_answer(granted.approval.as_data()), changed=granted.changed, version=granted.version

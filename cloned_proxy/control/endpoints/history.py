@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from pydantic import Field
 
-from cloned_proxy.control.endpoints.rules import EditAnswer
+from cloned_proxy.control.endpoints.rules import EditAnswer, edit_answer
 from cloned_proxy.control.endpoints.terms import Reason, Version, editing
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
@@ -48,6 +48,8 @@ class RestoreRequest(Strict):
     expected_version: Version | None = None
     dry_run: bool = False
     """Only tells, in `diff`, what it would change in the file as it is now."""
+    update_tests: bool = False
+    """As in a new rule."""
 
 
 def _history(call: Call) -> HistoryAnswer:
@@ -83,8 +85,9 @@ def _restore(call: Call) -> EditAnswer:
             why=redact(body.reason),
             expected_version=body.expected_version,
             dry_run=body.dry_run,
+            update_tests=body.update_tests,
         )
-    return EditAnswer(changed=result.changed, version=result.version, rule_ids=list(result.rule_ids), diff=result.diff)
+    return edit_answer(result)
 
 
 def _service_that_has(call: Call) -> tuple[EditService, str]:

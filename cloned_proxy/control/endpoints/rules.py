@@ -15,7 +15,8 @@ from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Rule
 from cloned_proxy.policy.redact import redact
-from cloned_proxy.store.policy_edit import Addition, Entry
+from cloned_proxy.store.policy_edit import EditResult
+from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.rule_change import RuleChange
 from cloned_proxy.store.rule_use import RuleUse, rule_use
@@ -85,6 +86,8 @@ class NewRule(Strict):
     uses: Uses | None = None
     reason: Reason = ""
     expected_version: Version | None = None
+    update_tests: bool = False
+    """After `forbidden_by_test`: takes out of the file's `tests:` what the edit breaks."""
 
 
 class EditAnswer(Strict):
@@ -93,6 +96,8 @@ class EditAnswer(Strict):
     version: str
     rule_ids: list[str]
     diff: str
+    tests: list[str]
+    """What was taken out of the file's `tests:`."""
 
 
 class ChangeRule(Strict):
@@ -107,10 +112,12 @@ class ChangeRule(Strict):
     """From now on."""
     reason: Reason | None = None
     expected_version: Version | None = None
+    update_tests: bool = False
+    """As in a new rule."""
 
     def as_change(self, now: float) -> RuleChange:
         """In the words of the policy file."""
-        sent = {name: getattr(self, name) for name in self.model_fields_set - {"expected_version"}}
+        sent = {name: getattr(self, name) for name in self.model_fields_set - {"expected_version", "update_tests"}}
         words = {_WORDS.get(name, name): value for name, value in sent.items()}
         terms = {name: value for name, value in words.items() if value not in (None, "", [])}
         if isinstance(lasting := terms.get("expires"), float):
@@ -124,6 +131,7 @@ _WORDS: Final = {"lasting": "expires", "uses": "max_uses"}
 class RemoveQuery(Query):
     expected_version: Version | None = None
     reason: Reason = ""
+    update_tests: bool = False
 
 
 def _rules(call: Call) -> RulesAnswer:
@@ -173,8 +181,14 @@ def _add(call: Call) -> EditAnswer:
     )
     addition = Addition((entry,), body.tool, body.action)
     with editing(call) as service:
-        result = service.add([addition], actor=call.actor, why=reason, expected_version=body.expected_version)
-    return EditAnswer(changed=result.changed, version=result.version, rule_ids=list(result.rule_ids), diff=result.diff)
+        result = service.add(
+            [addition],
+            actor=call.actor,
+            why=reason,
+            expected_version=body.expected_version,
+            update_tests=body.update_tests,
+        )
+    return edit_answer(result)
 
 
 def _change(call: Call) -> EditAnswer:
@@ -191,19 +205,35 @@ def _change(call: Call) -> EditAnswer:
             actor=call.actor,
             why=redact(body.reason or ""),
             expected_version=body.expected_version,
+            update_tests=body.update_tests,
         )
-    return EditAnswer(changed=result.changed, version=result.version, rule_ids=list(result.rule_ids), diff=result.diff)
+    return edit_answer(result)
 
 
 def _remove(call: Call) -> EditAnswer:
     query: RemoveQuery = call.query
     with editing(call) as service:
         result = service.remove_rule(
-            call.path["id"], actor=call.actor, why=redact(query.reason), expected_version=query.expected_version
+            call.path["id"],
+            actor=call.actor,
+            why=redact(query.reason),
+            expected_version=query.expected_version,
+            update_tests=query.update_tests,
         )
     if result.missing:
         raise ApiError(404, "there is no such rule in the file any more")
-    return EditAnswer(changed=result.changed, version=result.version, rule_ids=list(result.rule_ids), diff=result.diff)
+    return edit_answer(result)
+
+
+def edit_answer(result: EditResult) -> EditAnswer:
+    """What an edit of the policy answers, whichever it was."""
+    return EditAnswer(
+        changed=result.changed,
+        version=result.version,
+        rule_ids=list(result.rule_ids),
+        diff=result.diff,
+        tests=list(result.tests),
+    )
 
 
 OPERATIONS: Final = (

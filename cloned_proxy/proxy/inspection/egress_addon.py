@@ -62,6 +62,7 @@ class EgressAddon:
         caller, kind = tunnel.caller, Kind.INSPECTED_REQUEST
         request = Request(head.host, head.port, head.method, head.path)
         if not _same_target(head, tunnel):
+            await self._enforcer.breath(caller)
             return self._enforcer.refuse(caller, request, kind, Reason.HOST_HEADER_MISMATCH)
         return await self._enforcer.authorise(caller, request, kind, pinned=tunnel.addresses, client=connection)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -15,7 +17,7 @@ from cloned_proxy.policy.model import Request
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.body import BodyError, Buffer, SizedBody
-from cloned_proxy.proxy.connection import ClientConnection, answer_to_head
+from cloned_proxy.proxy.connection import ClientConnection, answer_to_head, head_caller
 from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
@@ -178,6 +180,28 @@ class PlainClient(asyncio.Protocol):
 
     def refuse_head(self, error: HeadError) -> None:
         self._exchange = None
+        caller = head_caller(self._connection.listener)
+        if self.parts.enforcer.behind(caller):
+            self._after_breath(caller, partial(self._answer_head, error))
+        else:
+            self._answer_head(error)
+
+    def _after_breath(self, caller: Caller, then: Callable[[], None]) -> None:
+        """The log is slow, and this caller has had its share of it: the connection waits, and is not refused."""
+        self._phase = _Phase.DECIDING
+        self._task = asyncio.get_running_loop().create_task(self._wait_for_breath(caller, then))
+
+    async def _wait_for_breath(self, caller: Caller, then: Callable[[], None]) -> None:
+        try:
+            await self.parts.enforcer.breath(caller)
+            self._task = None
+            then()
+            self._serve()
+            self.balance()
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
+            self.failed()
+
+    def _answer_head(self, error: HeadError) -> None:
         answer = answer_to_head(self.parts, self._connection.listener, error, Kind.HTTP)
         self.transport.write(answer.encode())
         self._close()
@@ -286,7 +310,11 @@ class PlainClient(asyncio.Protocol):
             head.fields, key=parts.identity_key, now=parts.clock(), listener=self._connection.listener.principal
         )
         if parts.requests is not None and is_own(head.host):
-            self._start(OwnExchange(self, head, caller, parts.requests))
+            exchange = OwnExchange(self, head, caller, parts.requests)
+            if parts.enforcer.behind(caller):
+                self._after_breath(caller, partial(self._start, exchange))
+            else:
+                self._start(exchange)
             return
         request = Request(head.host, head.port, head.method, head.path)
         outcome = parts.enforcer.authorise_now(caller, request, Kind.HTTP)

@@ -37,14 +37,20 @@ class Audit:
     """A request waits to be committed."""
     free: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def record(self, event: Event) -> None:
+    def record(self, event: Event, *, owner: str | None = None) -> None:
         self.events.append(event)
 
-    async def commit(self, event: Event, *, uses: int | None = None) -> None:
+    async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         if isinstance(event, DecisionEvent) and event.kind is Kind.INSPECTED_REQUEST:
             self.asked.set()
             await self.free.wait()
         self.events.append(event)
+
+    def behind(self, owner: str | None) -> bool:
+        return False
+
+    async def caught_up(self) -> None:
+        pass
 
     @property
     def requests(self) -> list[DecisionEvent]:
