@@ -218,6 +218,7 @@ def test_the_overview_tells_of_a_file_that_is_not_accepted(browser: Control, wor
     assert overview["policy"]["version"] == good
     assert overview["serving"]["ready"] is False
     assert overview["serving"]["problems"] == [], "the error is told once"
+    assert browser.get("/api/v1/blocked").status == 200, "what was refused is told by the version in force"
     reply = browser.get("/api/v1/rules")
     assert reply.status == 503
     assert "mystery" in reply.text

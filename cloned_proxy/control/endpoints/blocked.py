@@ -9,6 +9,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field
 
 from cloned_proxy.control.endpoints.decisions import Tool
+from cloned_proxy.control.endpoints.terms import in_force
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.control.outlook import Outlook
 from cloned_proxy.policy.hint import ALLOWABLE, allow_command, hint
@@ -16,7 +17,6 @@ from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import DEFAULT_PORTS, Host
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.store.ignored import IgnoredHosts
-from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.rule_use import rule_use
 from cloned_proxy.store.tally import EVERY_TOOL, OTHER, BlockedCall, BlockedGroup, Tally
 
@@ -89,8 +89,7 @@ def _blocked(call: Call) -> BlockedAnswer:
         groups = tally.blocked(since=since, tool=query.tool or EVERY_TOOL, limit=query.limit + len(ignored))
     hidden = [group for group in groups if (group.tool, group.host) in ignored]
     shown = hidden if query.ignored else [group for group in groups if (group.tool, group.host) not in ignored]
-    policy = load_policy(parts.workspace.policy_path(parts.policy_file), parts.clock())
-    outlook = Outlook(policy, rule_use(parts.workspace), parts.clock())
+    outlook = Outlook(in_force(call), rule_use(parts.workspace), parts.clock())
     return BlockedAnswer(groups=[_answer(group, outlook) for group in shown[: query.limit]], ignored=len(hidden))
 
 

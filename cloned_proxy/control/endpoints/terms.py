@@ -11,9 +11,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call
 from cloned_proxy.policy.documents import parse_duration
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.policy_file import read_policy_bytes, version_of
+from cloned_proxy.store.policy_file import load_policy, parse_bytes, read_policy_bytes, version_of
 
 _LONGEST: Final = 10 * 365 * 86_400.0
 
@@ -58,6 +60,18 @@ def editing(call: Call) -> Iterator[EditService]:
         yield service
     except ConflictError as error:
         raise conflict(error, service) from error
+
+
+def in_force(call: Call) -> Policy:
+    """The policy of the file, or the last version that was accepted while the file as it is now is not."""
+    service = EditService(call.parts.workspace, call.parts.policy_file, clock=call.parts.clock)
+    try:
+        return load_policy(service.path, call.parts.clock())
+    except PolicyError:
+        newest = service.history(limit=1)
+        if not newest:
+            raise
+        return parse_bytes(service.text_of(newest[0].version).encode(), source=str(service.path))
 
 
 def conflict(error: ConflictError, service: EditService) -> ApiError:

@@ -1,7 +1,7 @@
 // Requests that wait for a person: who asks for what and why, what it would open, and the narrowest rule that would do.
 
 import { get, post } from "./api.js";
-import { ask, choice, reasonField, terms, termsOf } from "./dialogs.js";
+import { ask, choice, editing, reasonField, terms, termsOf } from "./dialogs.js";
 import { button, h, reconcile } from "./dom.js";
 import { ago, duration, hostname, number, plain, plural, toolname, until, visible } from "./format.js";
 
@@ -124,15 +124,12 @@ function approve(request) {
     body: [place, ...terms(lasting ? "" : "30m", request.uses ?? "", lasting ? `As asked: ${duration(lasting)}` : "No end")],
     label: "Approve",
     done: "Approved.",
-    act: async (form) => {
+    act: editing(null, async () => {
+      basis = choices(await get(address), place);
+    }, async (form, { update_tests }) => {
       const chosen = new FormData(form).get("choice") ?? "proposed";
-      try {
-        await post(`${address}/approve`, { choice: chosen, ...termsOf(form), ...basis });
-      } catch (error) {
-        if (error.status === 409) basis = choices(await get(address), place);
-        throw error;
-      }
-    },
+      await post(`${address}/approve`, { choice: chosen, ...termsOf(form), ...basis, update_tests });
+    }),
   });
 }
 

@@ -67,7 +67,7 @@ function fresh(node, key, item, had) {
   node.dataset.key = key;
   prints.set(node, JSON.stringify(item));
   if (had?.querySelector("details[open]")) node.querySelector("details")?.setAttribute("open", "");
-  if (had?.querySelector("[aria-expanded=true]")) node.querySelector("[aria-expanded]")?.click();
+  for (const opened of had?.querySelectorAll("[aria-expanded=true]") ?? []) counterpart(node, opened)?.click();
   return node;
 }
 

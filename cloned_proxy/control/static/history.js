@@ -1,7 +1,7 @@
 // The versions of the policy: who changed what and why, the difference, and the way back.
 
 import { get, post } from "./api.js";
-import { ask, reasonField } from "./dialogs.js";
+import { ask, editing, reasonField } from "./dialogs.js";
 import { button, empty, h, reconcile, toast } from "./dom.js";
 import { ago, visible } from "./format.js";
 
@@ -54,14 +54,10 @@ function open(place) {
       label: "Roll back",
       kind: "danger",
       done: "Rolled back.",
-      act: async (form) => {
-        try {
-          await post(address, { reason: new FormData(form).get("reason").trim(), expected_version: newest });
-        } catch (error) {
-          if (error.status === 409) await Promise.all([load(), look()]); // looked at again, before it is pressed again
-          throw error;
-        }
-      },
+      act: editing(newest, async () => {
+        await Promise.all([load(), look()]); // looked at again, before it is pressed again
+        return newest;
+      }, async (form, more) => { await post(address, { reason: new FormData(form).get("reason").trim(), ...more }); }),
     });
     if (done) await load();
   }

@@ -72,7 +72,7 @@ function cells(state) {
     cell("Policy", policyState(state), policyMore(state)),
     cell("Isolation", h("a", { href: "#/sandbox" }, probeBadge(state.probe)), state.probe ? ago(state.probe.at) : h("a", { href: "#/sandbox" }, "Probe it now")),
     cell("Waiting for you", number(state.pending), state.pending === 1 ? "request" : "requests"),
-    cell("Denied, last hour", [h("a", { href: "#/live?verdict=deny" }, number(state.denied_last_hour)), spark(state.denied_by_hour)], `${trend(state.denied_by_hour)} · ${number(state.allowed_last_hour)} allowed`),
+    cell("Denied, last hour", [h("a", { href: "#/live?verdict=deny" }, number(state.denied_last_hour)), spark(state.denied_by_hour)], [trend(state.denied_by_hour), ` · ${number(state.allowed_last_hour)} allowed`]),
     cell("Open tunnels", h("a", { href: "#/tunnels" }, number(state.open_tunnels)), workers(state.serving)),
   ];
 }
@@ -93,11 +93,11 @@ function policyMore({ policy, serving }) {
 
 const spark = (hours) => sparkline(hours, `Denied calls by the hour, the last day: ${hours.join(", ")}`);
 
-/** The last hour beside the one before, in a word and a sign. */
+/** The last hour beside the one before, as a sign; the words are its title, and for who cannot see it. */
 function trend(hours) {
   const [before, last] = hours.slice(-2);
-  if (last === before) return last ? "as in the hour before" : "quiet";
-  return last > before ? `▲ ${number(last - before)} more than before` : `▼ ${number(before - last)} fewer than before`;
+  const [sign, words] = last > before ? ["▲", "more than in the hour before"] : last < before ? ["▼", "fewer than in the hour before"] : ["=", "as in the hour before"];
+  return h("span", { title: words, class: last > before ? "rising" : "" }, `${sign} ${number(Math.abs(last - before))}`, h("span", { class: "unseen" }, ` ${words}`));
 }
 
 const workers = ({ workers: count }) => (count ? `through ${plural(count, "worker")}` : "nothing serves");

@@ -43,3 +43,6 @@ export function portsInWords(ports) {
 
 /** What POST /rules is told: the default ports are left out, as the command line does. */
 export const portsToWrite = (ports) => (ports.length === 2 && ports.includes(80) && ports.includes(443) ? [] : ports);
+
+/** What somebody typed with commas or spaces between. */
+export const words = (text) => text.split(/[\s,]+/).filter(Boolean);

@@ -1,10 +1,11 @@
 // The rules in force, by tool: where each comes from, what is left of it, and how much it is used.
 
 import { get, remove } from "./api.js";
-import { ask } from "./dialogs.js";
+import { ask, editing } from "./dialogs.js";
 import { button, command, empty, h, reconcile } from "./dom.js";
 import { ago, authority, badge, hostname, number, plain, plural, toolname, until, visible } from "./format.js";
-import { add, edit, extend } from "./rule_edit.js";
+import { add } from "./rule_dialog.js";
+import { edit, extend } from "./rule_edit.js";
 import { table } from "./table.js";
 
 const STEP = 200; // rows shown at once
@@ -69,10 +70,10 @@ function open(place) {
       label: "Remove",
       kind: "danger",
       done: "Removed.",
-      act: (form) => remove(`/rules/${encodeURIComponent(rule.id)}`, { expected_version: state.version }).then(() => undefined).catch(async (error) => {
-        if (error.status === 409) await load();
-        throw error;
-      }),
+      act: editing(state.version, async () => {
+        await load();
+        return state.version;
+      }, async (_form, more) => { await remove(`/rules/${encodeURIComponent(rule.id)}`, more); }),
     });
   }
 
@@ -102,5 +103,5 @@ const where = (rule) => h("span", { class: "quiet small line" }, rule.reason ? [
 
 function left(rule) {
   const parts = [rule.expires && until(rule.expires), rule.max_uses && `${number(rule.uses_left)} of ${plural(rule.max_uses, "use")}`].filter(Boolean);
-  return parts.length ? parts.map((part, at) => [at ? ", " : "", part]) : h("span", { class: "quiet" }, "no end");
+  return parts.length ? parts.map((part) => h("span", { class: "line" }, part)) : h("span", { class: "quiet" }, "no end");
 }

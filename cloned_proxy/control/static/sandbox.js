@@ -70,7 +70,7 @@ export function probeBadge(probe) {
 const WORDS = {
   canary: "the canary of serve",
 };
-const who = (actor) => WORDS[actor] ?? visible(actor).replace(/^cli:/, "verify in a terminal, by ").replace(/^device:/, "");
+const who = (actor) => WORDS[actor] ?? visible(actor).replace(/^cli:(.*)$/, "$1, with verify in a terminal").replace(/^device:/, "");
 
 function showProbe(place, { probe, possible }) {
   if (!probe) {
