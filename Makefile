@@ -8,7 +8,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup serve demo test test-wheel check fuzz bench dashboards pictures lock wheel wheels clean
+.PHONY: help setup install uninstall serve demo test test-wheel check fuzz bench dashboards pictures lock wheel wheels clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,12 @@ $(STAMP): $(UV) requirements.lock pyproject.toml .python-version
 	@touch $@
 
 setup: $(STAMP) ## the virtual environment with the locked dependencies, nothing else
+
+install: wheel ## the program on your PATH, in an environment of its own; again to upgrade
+	@packaging/user-install.sh install
+
+uninstall: ## take away what `make install` put there
+	@packaging/user-install.sh uninstall
 
 serve: setup ## start the proxy with the shipped default policy
 	@.venv/bin/cloned-proxy serve
@@ -60,7 +66,7 @@ test-wheel: wheel ## the tests against the built wheel, in an environment of its
 	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo bench pyproject.toml "$$away" && \
 	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && "$$python" -m pytest -q -m "not checkout and not net and not slow"
 
-fuzz: setup ## a million mutated heads and a million ClientHellos against other readers
+fuzz: setup ## a million mutated heads and ClientHellos against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz
 
 bench: setup ## speed beside other proxies and `docker run`, same work, one run

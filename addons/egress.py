@@ -32,6 +32,7 @@ from cloned_proxy.policy.model import Decision, Policy, Request
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.presets import PresetShelf
 
 _log = logging.getLogger(__name__)
 _PASSTHROUGH = ("ignore_hosts", "allow_hosts", "tcp_hosts", "udp_hosts")
@@ -62,7 +63,7 @@ class ScriptedEgress:
         self._caller = ANONYMOUS if tool is None else Principal(tool, source=CallerSource.LISTENER)
         self._path = Path(os.environ.get("CLONED_POLICY", "policy.yaml"))
         self._policy: Policy | None = None
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: object = None
         self._approved: dict[tuple[str, str, int], Decision] = {}
         """(client connection, host, port): the token that a dial needs."""
 
@@ -122,9 +123,10 @@ class ScriptedEgress:
         """Last good stays in force, as in `serve`; before the first good one everything is refused."""
         try:
             info = self._path.stat()
-            if self._stamp != (stamp := (info.st_mtime_ns, info.st_ino)):
+            shelf = PresetShelf(self._path.parent / "presets")
+            if self._stamp != (stamp := (info.st_mtime_ns, info.st_ino, shelf.signature())):
                 self._stamp = stamp
-                self._policy = load_policy(self._path, time.time())
+                self._policy = load_policy(self._path, time.time(), shelf)
         except (OSError, PolicyError, StoreError) as error:
             _log.error("egress.py: %s", error)
 

@@ -15,10 +15,12 @@ from cloned_proxy.cli import (
     exec_tool,
     explain,
     image,
+    init,
     llm,
     log,
     pair,
     policy,
+    preset,
     proxy,
     rules,
     run,
@@ -27,6 +29,7 @@ from cloned_proxy.cli import (
     vault,
     verify,
 )
+from cloned_proxy.cli.help_examples import add_examples
 
 # Typer's rich rendering doubles the time of `--help` and draws frames that no script wants to read.
 app = typer.Typer(
@@ -56,6 +59,7 @@ def _program(
     pass
 
 
+app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("allow")(edit.allow)
 app.command("deny")(edit.deny)
@@ -66,6 +70,7 @@ app.command("log")(log.log)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
 app.add_typer(policy.app, name="policy")
+app.add_typer(preset.app, name="preset")
 app.add_typer(vault.app, name="vault")
 app.command("proxy")(proxy.proxy)
 app.command("token")(token.token)
@@ -78,3 +83,4 @@ app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
 app.add_typer(llm.app, name="llm")
+add_examples(app)

@@ -12,13 +12,14 @@ from cloned_proxy.cli.context import existing_workspace
 from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.output import iso_time, paint, table, visible
+from cloned_proxy.cli.tables import Cell, Row, when
 from cloned_proxy.program_name import program_name
 from cloned_proxy.store.approval import Approval
 from cloned_proxy.store.approval_errors import ApprovalError, DecidedError
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.evidence import Evidence
 
-HEADINGS: Final = ("ID", "STATE", "ASKED BY", "FOR WHAT", "HOW LONG", "TIMES", "TIME LEFT")
+HEADINGS: Final = ("ID", "FOR WHAT", "ASKED BY", "STATE", "HOW LONG", "TIMES", "TIME LEFT")
 _STYLES: Final = {"pending": "yellow", "approved": "green", "rejected": "red", "expired": "dim"}
 _SHOWN: Final = 10
 
@@ -39,14 +40,14 @@ def mending() -> Iterator[None]:
         raise CommandError(str(error)) from error
 
 
-def row(approval: Approval) -> tuple[str, ...]:
+def row(approval: Approval) -> Row:
     """One line of `list`, under HEADINGS."""
     left = "-" if approval.state != "pending" else format_seconds(approval.expires - time.time())
     return (
         approval.id,
-        approval.state,
-        approval.asker,
         str(approval.proposal.addition),
+        approval.asker,
+        Cell(approval.state, style=_STYLES[approval.state]),
         _terms(approval),
         str(approval.denied_count),
         left,
@@ -57,7 +58,7 @@ def lines(approval: Approval, evidence: Evidence) -> list[str]:
     """Who, what and why first, the next step last."""
     shown = [
         f"{paint(approval.state, _STYLES[approval.state])}  {visible(str(approval.proposal.addition))}",
-        f"asked by  {_asker(approval)}, {iso_time(approval.created)}, {approval.denied_count} times",
+        f"asked by  {_asker(approval)}, {when(approval.created)}, {approval.denied_count} times",
         f"how long  {_terms(approval)}",
         f"it says   {visible(repr(approval.reason)) if approval.reason else '(no reason given)'}",
     ]
@@ -65,7 +66,8 @@ def lines(approval: Approval, evidence: Evidence) -> list[str]:
     shown += _on_record(evidence)
     if approval.state != "pending":
         why = f": {visible(approval.decided_reason)}" if approval.decided_reason else ""
-        shown.append(f"decided   {approval.decided_by}, {iso_time(approval.decided_at)}{why}")
+        decided = when(approval.decided_at) if approval.decided_at is not None else "-"
+        shown.append(f"decided   {approval.decided_by}, {decided}{why}")
         return shown
     shown.append(f"policy    version {evidence.policy_version}")
     narrower = " [--narrowest]" if evidence.narrowest else ""

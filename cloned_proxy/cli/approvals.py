@@ -24,16 +24,16 @@ def list_requests(
     """Print the requests that wait for a person."""
     from cloned_proxy.cli.approval_text import HEADINGS, row, service_in
     from cloned_proxy.cli.errors import say
-    from cloned_proxy.cli.output import put, put_json, table
+    from cloned_proxy.cli.output import put_json, with_iso_times
+    from cloned_proxy.cli.tables import show_table
 
     found = service_in(workspace, policy).list(None if everything else "pending")
     if as_json:
-        put_json([approval.as_data() for approval in found])
+        put_json(with_iso_times([approval.as_data() for approval in found]))
     elif not found:
         say("no request" if everything else "no request waits")
     else:
-        for line in table(map(row, found), HEADINGS):
-            put(line)
+        show_table(map(row, found), HEADINGS)
 
 
 @app.command("show")
@@ -44,15 +44,15 @@ def show(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print who asks for what and why, what it would open, and what is on record about it."""
+    """Print who asks for what, and why. Also what it would open, and what is on record about it."""
     from cloned_proxy.cli.approval_text import lines, mending, service_in
-    from cloned_proxy.cli.output import put, put_json
+    from cloned_proxy.cli.output import put, put_json, with_iso_times
 
     service = service_in(workspace, policy)
     with mending():
         found, evidence = service.get(approval), service.evidence(approval)
     if as_json:
-        put_json({**found.as_data(), "evidence": evidence.as_data()})
+        put_json(with_iso_times({**found.as_data(), "evidence": evidence.as_data()}))
         return
     for line in lines(found, evidence):
         put(line)
@@ -86,7 +86,7 @@ def approve(
     from cloned_proxy.cli.durations import parse_duration
     from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import CommandError, say
-    from cloned_proxy.cli.output import put, put_json, visible
+    from cloned_proxy.cli.output import put, put_json, visible, with_iso_times
 
     try:
         seconds = parse_duration(lasting) if lasting is not None else None
@@ -104,7 +104,8 @@ def approve(
             update_tests=update_tests,
         )
     if as_json:
-        put_json({**granted.approval.as_data(), "rule": str(granted.addition), "version": granted.version})
+        approved = with_iso_times(granted.approval.as_data())
+        put_json({**approved, "rule": str(granted.addition), "version": granted.version})
         return
     put(visible(str(granted.addition)))
     if not granted.changed:
@@ -125,11 +126,11 @@ def reject(
     from cloned_proxy.cli.approval_text import mending, service_in
     from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import say
-    from cloned_proxy.cli.output import put_json
+    from cloned_proxy.cli.output import put_json, with_iso_times
 
     with mending():
         decided = service_in(workspace, policy).reject(approval, actor=actor(), reason=reason)
     if as_json:
-        put_json(decided.as_data())
+        put_json(with_iso_times(decided.as_data()))
     else:
         say(f"rejected: {approval}; the policy is as it was")

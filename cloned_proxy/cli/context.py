@@ -32,7 +32,7 @@ def policy_in(workspace: Workspace, flag: Path | None) -> tuple[Path, Policy]:
     """The policy file and what it says now. Raises PolicyError or StoreError, after saying what stays in force."""
     path = workspace.policy_path(flag)
     try:
-        return path, load_policy(path, time.time())
+        return path, load_policy(path, time.time(), workspace.presets)
     except (PolicyError, StoreError):
         in_force = last_version_in_force(workspace)
         if in_force is not None:
@@ -50,11 +50,19 @@ def last_version_in_force(workspace: Workspace) -> str | None:
 
 
 def proxy_of(workspace: Workspace) -> ProxyUrl:
-    """The workspace's proxy, and the override in the environment. Raises CommandError for one that is no URL."""
+    """The workspace's proxy, the override in the environment, and the one that serves. Raises CommandError."""
     override = os.environ.get(PROXY_VARIABLE) or None
     if override is not None:
         check_proxy_url(override, PROXY_VARIABLE)
-    return ProxyUrl(workspace.config().egress_proxy, override)
+    return ProxyUrl(workspace.config().egress_proxy, override, serving_url(workspace))
+
+
+def serving_url(workspace: Workspace) -> str | None:
+    """Where clients on this machine reach the proxy that serves the workspace; None when none does."""
+    from cloned_proxy.cli.live import live_proxy
+
+    live = live_proxy(workspace)
+    return live.url("proxy") if live is not None else None
 
 
 def check_proxy_url(text: str, where: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from cloned_proxy.cli.durations import format_seconds
-from cloned_proxy.cli.output import iso_time
+from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, short_path
+from cloned_proxy.cli.tables import Cell, Row, passed
 from cloned_proxy.policy.model import GLOBAL_SCOPE, Rule
 from cloned_proxy.store.rule_use import NOTHING_USED, RuleUse
 
@@ -40,15 +42,35 @@ def rule_data(rule: Rule, use: RuleUse = NOTHING_USED) -> dict[str, Any]:
     }
 
 
-def rule_row(rule: Rule, use: RuleUse) -> tuple[str, ...]:
-    """One line of `list`, under HEADINGS."""
-    expires = "never"
+def rule_row(rule: Rule, use: RuleUse, policy_file: Path) -> Row:
+    """One line of `list`, under HEADINGS. For a person the lease is one value, and what never happened is left out."""
+    expires, terms = "never", []
     if (left := use.left(rule)) is not None:
         expires = "expired" if left <= 0 else f"in {format_seconds(left)}"
-    uses = "-" if rule.max_uses is None else str(max(0, rule.max_uses - use.used(rule)))
+        terms.append("expired" if left <= 0 else format_seconds(left).partition(" ")[0])
+    uses = "-"
+    if rule.max_uses is not None:
+        uses = str(max(0, rule.max_uses - use.used(rule)))
+        terms.append(f"{uses} use{'' if uses == '1' else 's'}")
     last_hit = use.last_hit(rule)
     hit = "never" if last_hit is None else f"{format_seconds(time.time() - last_hit)} ago"
-    return (rule.id, rule.scope, rule_text(rule), expires, uses, str(use.hit_count(rule)), hit, rule.origin)
+    return (
+        rule.id,
+        rule.scope,
+        Cell(rule_text(rule), style=VERDICT_STYLES["deny" if rule.denies else "allow"]),
+        Cell(expires, ", ".join(terms), "yellow"),
+        Cell(uses, ""),
+        str(use.hit_count(rule)),
+        Cell(hit, "" if last_hit is None else passed(last_hit)),
+        _origin(rule, policy_file),
+    )
+
+
+def _origin(rule: Rule, policy_file: Path) -> Cell:
+    """Where the rule is written. For a person, who was told the policy file above, its line is enough."""
+    file, _, _ = rule.origin.rpartition(" ")
+    line = file.removeprefix(f"{policy_file}:")
+    return Cell(short_path(rule.origin), f"line {line}" if line != file else short_path(file))
 
 
 def removal(rule: Rule, others: Iterable[Rule]) -> str:

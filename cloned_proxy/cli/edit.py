@@ -9,6 +9,7 @@ import typer
 from cloned_proxy.cli.options import (
     DryRunOption,
     PolicyOption,
+    PresetOption,
     ReasonOption,
     ToolOption,
     UpdateTestsOption,
@@ -18,10 +19,11 @@ from cloned_proxy.cli.options import (
 
 def allow(
     hosts: Annotated[
-        list[str], typer.Argument(metavar="HOST[:PORT]...", help="example.com, *.example.com, 192.0.2.1:8080")
-    ],
+        list[str] | None, typer.Argument(metavar="HOST[:PORT]...", help="example.com, *.example.com, 192.0.2.1:8080")
+    ] = None,
     *,
     tool: ToolOption = None,
+    preset: PresetOption = None,
     lasting: Annotated[str | None, typer.Option("--for", metavar="DURATION", help="Until then, such as 30m.")] = None,
     uses: Annotated[int | None, typer.Option("--uses", metavar="N", min=1, help="That many requests.")] = None,
     method: Annotated[
@@ -43,6 +45,16 @@ def allow(
     from cloned_proxy.policy.url import split_port
     from cloned_proxy.store.policy_entry import Entry
 
+    options = EditOptions(workspace, policy, reason, dry_run, update_tests)
+    if preset:
+        from cloned_proxy.cli.presets import allow_presets
+
+        if hosts or lasting or uses or method or path:
+            raise CommandError("--preset stands alone and brings its own hosts; allow others by another command")
+        allow_presets(preset, tool=tool, options=options)
+        return
+    if not hosts:
+        raise CommandError("name a HOST, or a --preset; `cloned-proxy preset list` shows the presets")
     try:
         expires = time.time() + parse_duration(lasting) if lasting is not None else None
         entries = []
@@ -61,7 +73,7 @@ def allow(
             )
     except ValueError as error:
         raise CommandError(str(error)) from error
-    add_entries("allow", entries, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))
+    add_entries("allow", entries, tool=tool, options=options)
 
 
 def deny(
@@ -85,9 +97,12 @@ def deny(
 
 
 def remove(
-    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="As it stands in the rule; or one rule id.")],
+    hosts: Annotated[
+        list[str] | None, typer.Argument(metavar="HOST...", help="As it stands in the rule; or one rule id.")
+    ] = None,
     *,
     tool: ToolOption = None,
+    preset: PresetOption = None,
     reason: ReasonOption = "",
     update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
@@ -96,5 +111,16 @@ def remove(
 ) -> None:
     """Take back an allow or a deny, with every port and path of it."""
     from cloned_proxy.cli.editing import EditOptions, remove_hosts
+    from cloned_proxy.cli.errors import CommandError
 
-    remove_hosts(hosts, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))
+    options = EditOptions(workspace, policy, reason, dry_run, update_tests)
+    if preset:
+        from cloned_proxy.cli.presets import remove_presets
+
+        if hosts:
+            raise CommandError("--preset stands alone; remove hosts by another command")
+        remove_presets(preset, tool=tool, options=options)
+        return
+    if not hosts:
+        raise CommandError("name a HOST, a rule id, or a --preset; `cloned-proxy list` shows what there is")
+    remove_hosts(hosts, tool=tool, options=options)

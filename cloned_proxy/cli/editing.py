@@ -16,6 +16,7 @@ from cloned_proxy.cli.context import existing_workspace
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put
 from cloned_proxy.cli.place import policy_to_edit, say_if_unserved, workspace_to_write
+from cloned_proxy.cli.presets import tell_of_presets
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.url import split_port
 from cloned_proxy.store.edit_service import EditService, removal_summary
@@ -43,7 +44,7 @@ class EditOptions:
 
 def add_entries(action: Action, entries: Sequence[Entry], *, tool: str | None, options: EditOptions) -> None:
     """Adds or renews entries of one list and records it. Raises CommandError, PolicyError or StoreError."""
-    _check_tool(tool)
+    check_tool(tool)
     addition = Addition(tuple(entries), tool, action)
     apply_additions([addition], str(addition), options)
 
@@ -65,7 +66,7 @@ def apply_additions(additions: Sequence[Addition], summary: str, options: EditOp
 
 def remove_hosts(hosts: Sequence[str], *, tool: str | None, options: EditOptions) -> None:
     """Takes rules back and records it; exit 1 when one was not there. Raises as `add_entries`."""
-    _check_tool(tool)
+    check_tool(tool)
     place = existing_workspace(options.workspace)
     service = options.service(place)
     asked: dict[str, Any] = {
@@ -82,6 +83,7 @@ def remove_hosts(hosts: Sequence[str], *, tool: str | None, options: EditOptions
     tell(result, told, dry_run=options.dry_run)
     if result.missing:
         say(f"cloned-proxy: {missing}; `cloned-proxy list` shows them all")
+        tell_of_presets(service, result.missing, tool)
         raise typer.Exit(FAILED)
     say_if_unserved(place)
 
@@ -100,7 +102,8 @@ def hosts_only(hosts: Sequence[str]) -> list[str]:
     return names
 
 
-def _check_tool(tool: str | None) -> None:
+def check_tool(tool: str | None) -> None:
+    """Raises CommandError for what can be no tool's id."""
     if tool is not None and not valid_tool_id(tool):
         raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
 

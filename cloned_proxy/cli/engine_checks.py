@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.cli.checks import Check
-from cloned_proxy.runner.engine import Engine, EngineFacts
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.engine_answers import EngineFacts
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.llm.gpu import GpuHost, look
 from cloned_proxy.runner.netns import may_enter
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 
@@ -39,6 +41,7 @@ def engine_checks() -> list[Check]:
             _user_namespaces(facts),
             _variant(facts),
             *_runtimes(facts),
+            _gpu(facts, look()),
             *_images(engine),
         ]
 
@@ -96,6 +99,15 @@ def _runtimes(facts: EngineFacts) -> Iterator[Check]:
         yield Check("gvisor", "warn", detail, "keep runc as the engine's default runtime: tools run by the default one")
     if Path("/run/podman/podman.sock").exists() and facts.name != "Podman":
         yield Check("podman", "ok", "its socket is there; DOCKER_HOST=unix:///run/podman/podman.sock uses it")
+
+
+def _gpu(facts: EngineFacts, host: GpuHost) -> Check:
+    toolkit = host.toolkit or "nvidia" in facts.runtimes
+    if not host.nodes:
+        return Check("gpu", "ok", "none here: /dev/nvidiactl, /dev/nvidia0 and /dev/nvidia-uvm are not all there")
+    ways = "`llm up --gpus all` or `--gpus devices`" if toolkit else "`llm up --gpus devices` (no NVIDIA toolkit)"
+    count = len(host.nodes) - 2
+    return Check("gpu", "ok", f"{count}, by {ways}; driver libraries: {len(host.libraries)}")
 
 
 def _images(engine: Engine) -> Iterator[Check]:

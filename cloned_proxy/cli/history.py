@@ -21,16 +21,20 @@ def history(
     from dataclasses import asdict
 
     from cloned_proxy.cli.context import existing_workspace
-    from cloned_proxy.cli.output import iso_time, put, put_json, table
+    from cloned_proxy.cli.errors import say
+    from cloned_proxy.cli.output import iso_time, put_json, short_path
+    from cloned_proxy.cli.tables import ago, show_table
     from cloned_proxy.store.edit_service import EditService
 
     versions = EditService(existing_workspace(workspace), policy).history()
     if as_json:
         put_json([{**asdict(version), "at": iso_time(version.at)} for version in versions])
         return
-    rows = [(each.version, iso_time(each.at), each.actor, each.summary, each.why or "-") for each in versions]
-    for row in table(rows, ("VERSION", "SINCE", "WHO", "WHAT", "WHY")):
-        put(row)
+    if not versions:
+        say("no version is on record; `cloned-proxy serve` records the first one")
+        return
+    rows = [(each.version, ago(each.at), each.actor, short_path(each.summary), each.why or "-") for each in versions]
+    show_table(rows, ("VERSION", "SINCE", "WHO", "WHAT", "WHY"))
 
 
 def show(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import typer
 
@@ -20,55 +18,81 @@ from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put, put_json
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
-from cloned_proxy.runner.llm import (
+from cloned_proxy.runner.llm.health import Health, HealthReport, ask_health, closed_with_key, open_without_key
+from cloned_proxy.runner.llm.model import (
     CONTAINER,
     PORT,
-    LlmState,
-    exists,
-    forget_state,
-    read_state,
+    check_owner,
+    model_files,
+    owner_of,
     start_model,
+    start_relay,
+    state_of,
     stop_model,
-    write_state,
 )
-from cloned_proxy.runner.netns import Namespace, start_time
+from cloned_proxy.runner.llm.plan import ModelPlan, plan_model
+from cloned_proxy.runner.llm.state import LlmState, forget_state, read_state, write_state
+from cloned_proxy.runner.spec import DEFAULT_USER, MIB
+from cloned_proxy.store.config import LlmSettings
 from cloned_proxy.store.workspace import Workspace
 
-_BASE: Final = f"http://localhost:{PORT}/v1"
-_HEALTH: Final = ("/readyz", "/health")
-"""Today's images, and older ones."""
+BASE: Final = f"http://127.0.0.1:{PORT}/v1"
 _STOP_SECONDS: Final = 5.0
-_OK: Final = 200
+_ASK_SECONDS: Final = 0.2
+_TELL_SECONDS: Final = 5.0
+_HOW_TO_LOOK: Final = f"`cloned-proxy llm status`, `docker logs {CONTAINER}`; `cloned-proxy llm down` ends it"
 
 
-def bring_up(directory: Path | None, models: Path | None, wait: float) -> None:
-    """Raises CommandError; then nothing runs."""
-    workspace = Workspace.find(directory)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpOptions:
+    """The words of `llm up`; None: what config.yaml says."""
+
+    workspace: Path | None
+    models: Path | None
+    wait: float
+    engine: str | None
+    image: str | None
+    gpus: str | None
+    health: str | None
+
+
+def bring_up(options: UpOptions) -> None:
+    """Raises CommandError. Then nothing runs, unless the model just was not ready in time: it goes on loading."""
+    workspace = Workspace.find(options.workspace)
     workspace.create()
-    place = (models or workspace.root.parent / "models").absolute()
+    plan = _plan(options, workspace)
     with _engine() as engine:
-        if exists(engine):
+        if check_owner(engine, workspace.root):
             raise SandboxInputError(f"{CONTAINER} is there already: `cloned-proxy llm status`, or `llm down` first")
-        listening = _listen()
-        with listening:
-            holder, namespace = start_model(engine, place, os.environ)
+        with _listen() as listening:
+            holder, namespace = start_model(engine, plan, workspace.root)
             try:
-                process = _start_relay(listening, namespace)
+                relay = start_relay(listening.fileno(), namespace, plan.port)
+            except SandboxError:
+                stop_model(engine, workspace.root, None)
+                raise
             finally:
                 namespace.close()
-        state = LlmState(CONTAINER, holder, process.pid, start_time(process.pid))
+        state = state_of(plan, holder, relay.pid)
         write_state(workspace.root, state)
         try:
-            _wait_ready(engine, wait)
+            late = _wait_ready(engine, plan, options.wait)
+            if late is None and plan.key:
+                _prove_key(plan)
         except BaseException:
             _end(engine, workspace.root, state)
             raise
-    say(f"the model runs sealed; for a tool, allow it: cloned-proxy allow 127.0.0.1:{PORT} --tool TOOL")
-    put(f"LLM_API_BASE={_BASE}")
+    if late is not None:
+        raise CommandError(
+            f"the model was not ready within {options.wait:g} s ({late.said}); it goes on loading: {_HOW_TO_LOOK}",
+            code=FAILED,
+        )
+    write_state(workspace.root, state_of(plan, holder, relay.pid, keyed=bool(plan.key)))
+    _tell(plan)
 
 
 def take_down(directory: Path | None) -> None:
-    """Removes what `up` made. Raises CommandError."""
+    """Removes what `up` made. Raises CommandError, also for another workspace's model."""
     root = Workspace.find(directory).root
     with _engine() as engine:
         if not _end(engine, root, read_state(root)):
@@ -79,19 +103,73 @@ def show_status(directory: Path | None, *, as_json: bool) -> None:
     """Exit 1 when the model does not answer."""
     root = Workspace.find(directory).root
     with _engine() as engine:
-        state = read_state(root)
-        there = exists(engine)
-        running = there and engine.state(CONTAINER).running
+        owner = owner_of(engine)
+        found = engine.state(CONTAINER) if owner is not None else None
+    state = read_state(root)
     relay = state is not None and state.relay_alive
-    healthy = relay and _healthy()
+    key = os.environ.get("LLM_API_KEY", "")
+    report = ask_health(PORT, state.health, key) if state is not None and relay else None
+    healthy = report is not None and report.health is Health.READY
+    shown: dict[str, Any] = {
+        "container": found is not None and found.running,
+        "relay": relay,
+        "healthy": healthy,
+        "base": BASE,
+        "engine": state.engine if state is not None else None,
+        "said": report.said if report is not None else None,
+        "key": state is not None and state.keyed,
+        "out_of_memory": found is not None and found.oom_killed,
+        "workspace": str(owner) if owner is not None and owner != Path() else None,
+    }
     if as_json:
-        put_json({"container": running, "relay": relay, "healthy": healthy, "base": _BASE})
+        put_json(shown)
     else:
-        put(f"container {'running' if running else 'ended' if there else 'none'}")
-        put(f"relay     {'running' if relay else 'none'}")
-        put(f"health    {'ok, ' + _BASE if healthy else 'no answer; start it with `cloned-proxy llm up`'}")
+        _put_status(shown, root, ended=found is not None and not found.running)
     if not healthy:
         raise typer.Exit(FAILED)
+
+
+def _put_status(shown: dict[str, Any], root: Path, *, ended: bool) -> None:
+    memory = ", out of memory: raise `llm: {memory: …}` in config.yaml" if shown["out_of_memory"] else ""
+    container = "running" if shown["container"] else f"ended{memory}" if ended else "none"
+    put(f"container {container}" + (f" ({shown['engine']})" if shown["engine"] else ""))
+    if shown["workspace"] not in (None, str(root)):
+        put(f"          of the workspace {shown['workspace']}")
+    put(f"relay     {'running' if shown['relay'] else 'none'}")
+    if shown["healthy"]:
+        put(f"health    ok, {BASE}" + (", callers need the key" if shown["key"] else ""))
+    elif shown["relay"] and shown["container"]:
+        put(f"health    not ready: {shown['said']}; `docker logs {CONTAINER}`")
+    else:
+        put("health    no answer; start it with `cloned-proxy llm up`")
+
+
+def _plan(options: UpOptions, workspace: Workspace) -> ModelPlan:
+    given = {name: getattr(options, name) for name in ("engine", "health") if getattr(options, name) is not None}
+    if options.gpus is not None:
+        given["gpus"] = int(options.gpus) if options.gpus.isdigit() else options.gpus
+    kept = workspace.config().llm
+    try:
+        settings = LlmSettings.model_validate({**kept.model_dump(), **given})
+    except ValueError as error:
+        raise CommandError(f"llm up: {given}: --gpus takes a number, all or devices; --health a path from /") from error
+    if settings.engine != kept.engine:  # image, command and variables in the file are those of the other engine
+        settings = settings.model_copy(update={"image": None, "command": None, "env": {}})
+    user, group = (os.environ.get(f"LOCALAI_{name}") or DEFAULT_USER.partition(":")[0] for name in ("UID", "GID"))
+    image = options.image or (os.environ.get("LOCALAI_IMAGE") if settings.engine == "localai" else None)
+    models = (options.models or workspace.root.parent / "models").absolute()
+    try:
+        return plan_model(
+            settings,
+            models,
+            image=image,
+            user=f"{user}:{group}",
+            key=os.environ.get("LLM_API_KEY", ""),
+            processors=sorted(os.sched_getaffinity(0)),
+            files=model_files(models),
+        )
+    except SandboxInputError as error:
+        raise CommandError(str(error)) from error
 
 
 def _listen() -> socket.socket:
@@ -108,41 +186,48 @@ def _listen() -> socket.socket:
     return sock
 
 
-def _start_relay(listening: socket.socket, namespace: Namespace) -> subprocess.Popen[bytes]:
-    descriptors = (listening.fileno(), namespace.descriptor)
-    words = f"from cloned_proxy.runner.llm_relay import main; main({descriptors[0]}, {descriptors[1]}, {PORT})"
-    return subprocess.Popen(  # noqa: S603  this program, with numbers of our own
-        [sys.executable, "-P", "-c", words],
-        pass_fds=descriptors,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-
-
-def _wait_ready(engine: Engine, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not _healthy():
+def _wait_ready(engine: Engine, plan: ModelPlan, seconds: float) -> HealthReport | None:
+    """None once the model is ready; what it said last when it was not in time. Raises SandboxError when it ended."""
+    began = told = time.monotonic()
+    while (report := ask_health(PORT, plan.health, plan.key)).health is not Health.READY:
         state = engine.state(CONTAINER)
+        if state.oom_killed:
+            raise SandboxError(
+                f"the model needs more than its {plan.memory // MIB} MiB and was killed: raise `llm: {{memory: …}}` in "
+                "config.yaml"
+            )
         if not state.running:
             raise SandboxError(f"the model ended with {state.exit_code}: {engine.last_words(CONTAINER)}")
-        if time.monotonic() > deadline:
-            raise SandboxError(f"the model was not ready within {seconds:g} s; raise --wait")
-        time.sleep(0.2)
+        now = time.monotonic()
+        if now - began > seconds:
+            return report
+        if now - told >= _TELL_SECONDS:
+            told = now
+            say(f"{now - began:.0f} s: {report.health.value} ({report.said})")
+        time.sleep(_ASK_SECONDS)
+    return None
 
 
-def _healthy() -> bool:
-    for path in _HEALTH:
-        link = http.client.HTTPConnection("127.0.0.1", PORT, timeout=2)
-        with contextlib.suppress(OSError, http.client.HTTPException), contextlib.closing(link):
-            link.request("GET", path)
-            if link.getresponse().status == _OK:
-                return True
-    return False
+def _prove_key(plan: ModelPlan) -> None:
+    """Raises SandboxError unless callers without the key are refused, and those with it are not."""
+    if (got := open_without_key(PORT)) is not None:
+        raise SandboxError(
+            f"LLM_API_KEY is set and {plan.engine.name} answers without it ({got}): not started, because it would look "
+            "protected; unset it, or name the engine's own setting in `llm: {env: …}`"
+        )
+    if (got := closed_with_key(PORT, plan.key)) is not None:
+        raise SandboxError(f"{plan.engine.name} refuses the key that it was given ({got}): look at its settings")
+
+
+def _tell(plan: ModelPlan) -> None:
+    sealed = "the model runs sealed with a key" if plan.key else "the model runs sealed"
+    say(f"{sealed}; for a tool, allow it: cloned-proxy allow 127.0.0.1:{PORT} --tool TOOL")
+    put(f"LLM_API_BASE={BASE}")
 
 
 def _end(engine: Engine, root: Path, state: LlmState | None) -> bool:
+    # First of all, and before anything is touched: it may be another workspace's.
+    found = stop_model(engine, root, state)
     if state is not None and state.relay_alive:
         os.kill(state.relay_pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
@@ -150,7 +235,6 @@ def _end(engine: Engine, root: Path, state: LlmState | None) -> bool:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(state.relay_pid, os.WNOHANG)  # ours, when `up` itself gives up
             time.sleep(0.02)
-    found = stop_model(engine, state)
     forget_state(root)
     return found
 

@@ -26,6 +26,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Machine-readable outpu
 ToolOption = Annotated[
     str | None, typer.Option("--tool", metavar="TOOL", help="Tool id, such as cloned.mcp.web.search@v1.")
 ]
+PresetOption = Annotated[
+    list[str] | None,
+    typer.Option("--preset", metavar="NAME", help="A named set of hosts (`preset list`); repeatable, stands alone."),
+]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; goes into the file and the log.")]
 UpdateTestsOption = Annotated[
     bool, typer.Option("--update-tests", help="Take out of the policy's `tests:` what the edit breaks.")

@@ -1,4 +1,4 @@
-"""How data is printed: JSON for machines, aligned columns for people, colour only where it is wanted."""
+"""How data is printed: JSON for machines, plain lines for a pipe, colour only where it is wanted."""
 
 from __future__ import annotations
 
@@ -7,14 +7,23 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from pathlib import Path
+from typing import IO, Any, Final
 
 _CODES: Final = {"red": 31, "green": 32, "yellow": 33, "dim": 2, "bold": 1}
+VERDICT_STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
+_TIMES: Final = frozenset({"at", "created", "decided_at", "expires", "first", "last", "since"})
+"""Names under which values hold Unix seconds."""
 
 
-def paint(text: str, style: str) -> str:
-    """The text in a colour, if stdout is a terminal that wants it (https://no-color.org)."""
-    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty():
+def wants_colour(stream: IO[str]) -> bool:
+    """Whether it is a terminal on which nobody refused colour (https://no-color.org)."""
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def paint(text: str, style: str, *, stream: IO[str] | None = None) -> str:
+    """The text in a colour, if the stream (stdout unless another is given) wants it."""
+    if not style or not wants_colour(stream or sys.stdout):
         return text
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m"
 
@@ -26,7 +35,12 @@ def put(text: str) -> None:
 
 def put_json(value: Any, *, one_line: bool = False) -> None:
     """One JSON value on stdout, in ASCII: what was recorded may hold characters that drive a terminal."""
-    print(json.dumps(value, indent=None if one_line else 2), flush=True)  # noqa: T201  see `put`
+    put(json_line(value) if one_line else json.dumps(value, indent=2))
+
+
+def json_line(value: Any) -> str:
+    """One JSON value in one line of ASCII."""
+    return json.dumps(value)
 
 
 def visible(text: str) -> str:
@@ -41,6 +55,30 @@ def table(rows: Iterable[Sequence[str]], headings: Sequence[str]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
 
 
-def iso_time(at: float | None) -> str:
-    """Unix seconds as UTC to the second; "-" for none."""
-    return "-" if at is None else datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def iso_time(at: float | None, *, exact: bool = False) -> str:
+    """Unix seconds as UTC (ISO 8601), to the second or `exact` to the millisecond; "-" for none."""
+    if at is None:
+        return "-"
+    text = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds" if exact else "seconds")
+    return text.replace("+00:00", "Z")
+
+
+def with_iso_times(value: Any) -> Any:
+    """A JSON value whose Unix seconds, in every depth, have become ISO 8601 in UTC."""
+    if isinstance(value, dict):
+        return {
+            key: iso_time(found, exact=True)
+            if key in _TIMES and isinstance(found, (int, float))
+            else with_iso_times(found)
+            for key, found in value.items()
+        }
+    return [with_iso_times(each) for each in value] if isinstance(value, list) else value
+
+
+def short_path(text: str, *, below: Path | None = None) -> str:
+    """A text that begins with the absolute path of a file, which becomes relative to `below` or to where one stands."""
+    for start in (below, Path.cwd()):
+        if start is not None and (rest := text.removeprefix(f"{start}{os.sep}")) != text:
+            return rest
+    home = os.environ.get("HOME", "").rstrip(os.sep)
+    return f"~{text.removeprefix(home)}" if home and text.startswith(f"{home}{os.sep}") else text

@@ -56,7 +56,9 @@ app = typer.Typer(help="Devices that are paired with the control UI and API.", i
 def devices(context: typer.Context, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Print the paired devices; `devices revoke ID` ends one."""
     from cloned_proxy.cli.context import existing_workspace
-    from cloned_proxy.cli.output import iso_time, put, put_json, table
+    from cloned_proxy.cli.errors import say
+    from cloned_proxy.cli.output import iso_time, put_json
+    from cloned_proxy.cli.tables import ago, show_table, until
     from cloned_proxy.store.devices import Devices
 
     if context.invoked_subcommand is not None:
@@ -77,12 +79,21 @@ def devices(context: typer.Context, workspace: WorkspaceOption = None, as_json: 
             ]
         )
         return
+    if not found:
+        say("no device is paired; `cloned-proxy pair` pairs one")
+        return
     rows = [
-        (device.id, device.name, device.kind, iso_time(device.created), iso_time(device.seen), iso_time(device.expires))
+        (
+            device.id,
+            device.name,
+            device.kind,
+            ago(device.created),
+            ago(device.seen, never="never"),
+            until(device.expires),
+        )
         for device in found
     ]
-    for row in table(rows, ("ID", "NAME", "KIND", "PAIRED", "SEEN", "EXPIRES")):
-        put(row)
+    show_table(rows, ("ID", "NAME", "KIND", "PAIRED", "SEEN", "EXPIRES"))
 
 
 @app.command("revoke")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,7 @@ from cloned_proxy.cli import history, suggest
 from cloned_proxy.cli.errors import BAD_INPUT, say
 from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, UpdateTestsOption, WorkspaceOption
 
-app = typer.Typer(
-    help="Check, compare, import and suggest policies; go back to an earlier version.", no_args_is_help=True
-)
+app = typer.Typer(help="Check, compare, import, suggest and restore policies.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -24,17 +22,19 @@ def check(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Validate a policy file and run its tests; exit 2 with every problem in it."""
+    """Validate a policy file and run its tests. Exit 2 with every problem in it."""
     import time
 
     from cloned_proxy.cli.output import put, put_json
+    from cloned_proxy.cli.presets import warnings_about
     from cloned_proxy.policy.parse import PolicyError
     from cloned_proxy.store.policy_file import load_policy
     from cloned_proxy.store.workspace import Workspace
 
-    path = file or Workspace.find(workspace).policy_path(policy)
+    place = Workspace.find(workspace)
+    path = file or place.policy_path(policy)
     try:
-        found = load_policy(path, time.time())
+        found = load_policy(path, time.time(), place.presets)
     except PolicyError as error:
         for line in str(error).splitlines():
             say(line)
@@ -42,14 +42,17 @@ def check(
             problems = [{"path": p.path, "line": p.line, "message": p.message} for p in error.problems]
             put_json({"ok": False, "source": str(path), "problems": problems})
         raise typer.Exit(BAD_INPUT) from None
-    told = {
+    told: dict[str, Any] = {
         "ok": True,
         "source": str(path),
         "version": found.version,
         "mode": found.mode.value,
         "rules": len(found.rules),
         "tests": len(found.tests),
+        "warnings": warnings_about(found, place),
     }
+    for warning in told["warnings"]:
+        say(f"cloned-proxy: {warning}")
     if as_json:
         put_json(told)
     else:
@@ -65,7 +68,7 @@ def diff(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which rules would come and go with FILE, and which settings would change."""
+    """Show which rules and settings would change with FILE."""
     import time
 
     from cloned_proxy.cli.context import policy_in
@@ -74,8 +77,9 @@ def diff(
     from cloned_proxy.store.policy_file import load_policy
     from cloned_proxy.store.workspace import Workspace
 
-    _, now_in_use = policy_in(Workspace.find(workspace), policy)
-    found = compare(now_in_use, load_policy(file, time.time()))
+    place = Workspace.find(workspace)
+    _, now_in_use = policy_in(place, policy)
+    found = compare(now_in_use, load_policy(file, time.time(), place.presets))
     if as_json:
         put_json(found.as_data())
         return
@@ -95,7 +99,7 @@ def import_pack(
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
 ) -> None:
-    """Add what a pack allows: egress_domains, egress_by_tool, egress_by_connector."""
+    """Add what a pack allows. Read are egress_domains, egress_by_tool and egress_by_connector."""
     from cloned_proxy.cli.editing import EditOptions, apply_additions
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.policy.model import GLOBAL_SCOPE

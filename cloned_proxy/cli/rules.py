@@ -27,9 +27,13 @@ def list_rules(
     as_json: JsonOption = False,
 ) -> None:
     """Print the effective rules, and how they have been used."""
+    import sys
+
     from cloned_proxy.cli.context import existing_workspace, policy_in
     from cloned_proxy.cli.describe import HEADINGS, rule_data, rule_row
-    from cloned_proxy.cli.output import put, put_json, table
+    from cloned_proxy.cli.errors import say
+    from cloned_proxy.cli.output import paint, put, put_json, short_path
+    from cloned_proxy.cli.tables import show_table
 
     place = existing_workspace(workspace)
     path, found = policy_in(place, policy)
@@ -51,8 +55,12 @@ def list_rules(
             }
         )
         return
-    for row in table([rule_row(rule, use) for rule in rules], HEADINGS):
-        put(row)
+    if not rules:
+        say(f"no rules in {short_path(str(path))}{f' for {tool}' if tool else ''}; `cloned-proxy allow HOST` makes one")
+        return
+    if sys.stdout.isatty():
+        put(paint(f"{short_path(str(path))}, version {found.version}, mode {found.mode}", "dim"))
+    show_table([rule_row(rule, use, path) for rule in rules], HEADINGS, group_by=HEADINGS.index("SCOPE"))
 
 
 def _effective(policy: Policy, tool: str | None) -> tuple[Rule, ...]:

@@ -21,7 +21,7 @@ from cloned_proxy.policy.url import decide_url
 from cloned_proxy.runner.errors import ProxyLinkError
 from cloned_proxy.runner.link import proxy_status
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import Signature, signature_of
+from cloned_proxy.store.files import signature_of
 from cloned_proxy.store.keys import load_key
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE
@@ -55,7 +55,7 @@ class Guide:
         self._clock = clock
         self._run = f"fetch-{secrets.token_hex(4)}"
         self._policy: Policy | None = None
-        self._seen: Signature | None = None
+        self._seen: object = None
 
     def decide(self, method: str, url: httpx.URL) -> Decision:
         """What the policy file says now. Raises EgressBlockedError for a no, PolicyError and StoreError without one."""
@@ -70,11 +70,12 @@ class Guide:
         return decision
 
     def _current(self) -> Policy:
-        signature = signature_of(self._policy_file)
+        shelf = self._place.presets
+        signature = (signature_of(self._policy_file), shelf.signature())
         if self._policy is None or signature != self._seen:
             self._seen = signature
             try:
-                self._policy = load_policy(self._policy_file, self._clock())
+                self._policy = load_policy(self._policy_file, self._clock(), shelf)
             except (PolicyError, StoreError):
                 # As in the proxy, the last good version stays in force; that one decides again anyway.
                 if self._policy is None:

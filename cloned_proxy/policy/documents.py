@@ -127,6 +127,30 @@ class DenyDocument(_Document):
     reason: str = ""
 
 
+class PresetRuleDocument(_Document):
+    """One entry of a preset's `allow` in its long form.
+
+    A preset is written by somebody else than the person who uses it, so it has only those keys of a rule that make it
+    narrower or say where it applies: none that opens addresses, adds secrets or sets terms.
+    """
+
+    host: object
+    ports: object = None
+    methods: object = None
+    paths: object = None
+    protocols: object = None
+    reason: str = ""
+
+
+class PresetDocument(_Document):
+    name: str
+    about: str
+    source: str
+    checked: date
+    allow: list[object] = Field(min_length=1)
+    quiet: list[object] = []
+
+
 class LimitsDocument(_Document):
     concurrent: int | None = Field(default=None, ge=1)
     requests_per_minute: int | None = Field(default=None, ge=1)
@@ -134,6 +158,8 @@ class LimitsDocument(_Document):
 
 
 class GlobalDocument(_Document):
+    use: list[str] = []
+    """Names of presets."""
     allow: list[object] = []
     deny: list[object] = []
 

@@ -155,7 +155,9 @@ class Rule:
     inject: Inject | None = None
     reason: str = ""
     origin: str = ""
-    """Where a person finds it: `policy.yaml:14 tools.demo@v1.allow[2]`."""
+    """Where a person finds it: `policy.yaml:14 tools.demo@v1.allow[2]`, or `preset NAME`."""
+    preset: str = ""
+    """The preset that brought it; "" for a rule of the file itself."""
 
     @property
     def needs_inspection(self) -> bool:
@@ -234,6 +236,10 @@ class Scope:
     """The tool's own; None: that of the policy."""
     may_request: frozenset[str] = frozenset({OWN_RULES})
     """For whom the tool may ask for other rules: `self`, `global`, and tool ids."""
+    use: tuple[str, ...] = ()
+    """The presets whose rules stand behind the file's own in `allow`."""
+    quiet: tuple[HostPattern, ...] = ()
+    """Hosts that its presets know to be asked for and refused without harm: recorded, but no reason for an alarm."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,6 +267,8 @@ class Policy:
     tools: Mapping[str, Scope] = MappingProxyType({})
     tests: tuple[PolicyTest, ...] = ()
     source: str = ""
+    presets: Mapping[str, str] = MappingProxyType({})
+    """The presets in use by name, each with its version: the first 12 hex digits of the SHA-256 of its file."""
 
     def scope_of(self, tool: str | None) -> Scope:
         """The rules of a tool; one that the policy does not name has none of its own and inherits the global ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -40,6 +40,7 @@ from cloned_proxy.policy.model import (
     Scope,
 )
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.preset import NO_PRESETS, Preset, versions_of
 from cloned_proxy.policy.rule_id import details_of, rule_id
 
 type DocumentPath = tuple[str | int, ...]
@@ -73,12 +74,14 @@ def parse_policy(
     source: str,
     version: str,
     lines: Mapping[DocumentPath, int],
+    presets: Mapping[str, Preset | str] = NO_PRESETS,
 ) -> Policy:
     """Validates a document and runs nothing. Raises PolicyError.
 
-    `lines` maps the path of each mapping value and list item to its line in the file (1-based).
+    `lines` maps the path of each mapping value and list item to its line in the file (1-based). `presets` has what the
+    names in `use` stand for, or in place of one what is wrong with it.
     """
-    reader = _Reader(source, lines)
+    reader = _Reader(source, lines, presets)
     if document is None or document == {}:
         reader.problem((), "the file is empty; start with 'version: 1'")
     elif not isinstance(document, dict):
@@ -111,6 +114,7 @@ class _Reader:
 
     source: str
     lines: Mapping[DocumentPath, int]
+    presets: Mapping[str, Preset | str] = NO_PRESETS
     problems: list[Problem] = field(default_factory=list)
 
     def line(self, path: DocumentPath) -> int | None:
@@ -155,6 +159,7 @@ class _Reader:
             tools=MappingProxyType(tools),
             tests=tuple(self.test(test, ("tests", index)) for index, test in enumerate(read.tests)),
             source=self.source,
+            presets=versions_of(self.presets, (read.global_.use, *(tool.use for tool in read.tools.values()))),
         )
 
     def _check_lists(self, document: Mapping[object, object]) -> None:
@@ -169,10 +174,13 @@ class _Reader:
                     self.rules(entries, str(path[-1]), (*path, key), denies=key == "deny")
 
     def scope(self, read: GlobalDocument, name: str, path: DocumentPath) -> Scope:
-        allow = HostIndex(self.rules(read.allow, name, (*path, "allow"), denies=False))
+        own = self.rules(read.allow, name, (*path, "allow"), denies=False)
+        used = self.used(read.use, (*path, "use"))
+        allow = HostIndex((*own, *self.brought(used, name, own)))
+        quiet = tuple(pattern for preset in used for pattern in preset.quiet)
         deny = HostIndex(self.rules(read.deny, name, (*path, "deny"), denies=True))
         if not isinstance(read, ToolDocument):
-            return Scope(allow, deny)
+            return Scope(allow, deny, use=tuple(read.use), quiet=quiet)
         if read.hold is not None and read.on_deny != "ask":
             self.problem((*path, "hold"), "'hold' waits for the answer to a question; add 'on_deny: ask'")
         for index, whom in enumerate(read.may_request):
@@ -189,7 +197,33 @@ class _Reader:
             on_deny=OnDeny(read.on_deny),
             hold=read.hold or 0.0,
             may_request=frozenset(read.may_request),
+            use=tuple(read.use),
+            quiet=quiet,
         )
+
+    def used(self, names: Sequence[str], path: DocumentPath) -> list[Preset]:
+        used: list[Preset] = []
+        for index, name in enumerate(names):
+            preset = self.presets.get(name, f"there is no preset {name!r}")
+            if isinstance(preset, str):
+                self.problem((*path, index), preset)
+            elif name in names[:index]:
+                self.problem((*path, index), f"{name!r} is there twice; remove one of them")
+            else:
+                used.append(preset)
+        return used
+
+    def brought(self, presets: Sequence[Preset], scope: str, own: Sequence[Rule]) -> list[Rule]:
+        """The rules of the presets in this scope. What the file itself, or an earlier preset, says already stands."""
+        known = {rule.id for rule in own}
+        rules: list[Rule] = []
+        for preset in presets:
+            reader = _Reader(f"preset {preset.name}", {})
+            for rule in reader.rules(preset.allow, scope, ("allow",), denies=False):
+                if rule.id not in known:
+                    known.add(rule.id)
+                    rules.append(replace(rule, origin=f"preset {preset.name}", preset=preset.name))
+        return rules
 
     def rules(self, entries: Sequence[object], scope: str, path: DocumentPath, *, denies: bool) -> list[Rule]:
         rules: list[Rule] = []

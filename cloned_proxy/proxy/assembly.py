@@ -77,12 +77,14 @@ async def assemble(
         uptime=uptime,
         leads=seat is None or seat.leads,
         on_queue=metrics.audit_queue,
+        on_size=metrics.audit_log_bytes,
     )
     parts.push_async_callback(asyncio.to_thread, state.close)
     resolver = Resolver(config.proxy)
     parts.callback(resolver.close)
     follower = PolicyFollower(
         policy_file,
+        presets=workspace.presets,
         state=state,
         metrics=metrics,
         resolver=resolver,

@@ -86,22 +86,23 @@ class BodyReader(Protocol):
 class SizedBody:
     """`Content-Length`; 0 is a request without a body."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("left",)
 
     def __init__(self, size: int) -> None:
-        self._left = size
+        self.left = size
+        """Bytes that have not been read yet."""
 
     def read(self, buffer: Buffer) -> bytes | None:
-        if not self._left:
+        if not self.left:
             return None
-        piece = buffer.take(min(self._left, _PIECE))
-        self._left -= len(piece)
+        piece = buffer.take(min(self.left, _PIECE))
+        self.left -= len(piece)
         return piece
 
     def pass_by(self, data: bytes) -> bool:
-        if len(data) > self._left:
+        if len(data) > self.left:
             return False
-        self._left -= len(data)
+        self.left -= len(data)
         return True
 
 

@@ -249,7 +249,9 @@ class Enforcer:
         if decision is grant.decision:
             return None
         try:
-            refusal = self._refused(grant.caller, decision, grant.kind, grant.policy, time.perf_counter())
+            refusal = self._refused(
+                grant.caller, decision, grant.kind, grant.policy, time.perf_counter(), amends=grant.id
+            )
         except AuditUnavailableError:
             return self._unrecorded(grant.caller, decision.request)
         return None if decision.passes else refusal
@@ -304,10 +306,18 @@ class Enforcer:
         return self._records.decided(caller, decision, kind, policy, started)
 
     def _refused(
-        self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float
+        self,
+        caller: Caller,
+        decision: Decision,
+        kind: Kind,
+        policy: Policy | None,
+        started: float,
+        *,
+        amends: str = "",
     ) -> Refusal:
+        recorded = self._records.decided(caller, decision, kind, policy, started, amends=amends)
         inside = isinstance(caller, Principal) and caller.source is CallerSource.LISTENER
-        return Refusal(self._records.decided(caller, decision, kind, policy, started), decision, inside=inside)
+        return Refusal(recorded, decision, inside=inside)
 
     def _unrecorded(self, caller: Caller, request: Request) -> Refusal:
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool

@@ -14,6 +14,7 @@ from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.live_policy import LivePolicy
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
+from cloned_proxy.store.presets import SHIPPED, PresetShelf
 from cloned_proxy.store.state import State
 from cloned_proxy.telemetry.events import AuditUnavailableError, PolicyEvent
 from cloned_proxy.telemetry.metrics import Metrics
@@ -32,6 +33,7 @@ class PolicyFollower:
         metrics: Metrics,
         resolver: Resolver,
         clock: Callable[[], float],
+        presets: PresetShelf = SHIPPED,
         leads: bool = True,
     ) -> None:
         """One of several workers `leads`: a change of the file is recorded and counted once."""
@@ -42,7 +44,7 @@ class PolicyFollower:
         self._clock = clock
         self._sweep: Callable[[], None] = lambda: None
         self._before: Policy | None = None
-        self.live = LivePolicy(path, clock=clock, on_change=self._changed, on_reject=self._rejected)
+        self.live = LivePolicy(path, presets=presets, clock=clock, on_change=self._changed, on_reject=self._rejected)
 
     async def start(self, sweep: Callable[[], None]) -> None:
         """Loads the policy; `sweep` cuts what a later one no longer lets pass. Raises what is wrong with the file."""
@@ -75,6 +77,9 @@ class PolicyFollower:
             self._sweep()
         finally:  # whatever it stumbled over, the change is on record
             summary = f"{policy.source}: mode {policy.mode}, rules: {len(policy.rules)}"
+            if policy.presets:  # the version is the file's own, and says nothing about what a preset says
+                used = ", ".join(f"{name} {version}" for name, version in sorted(policy.presets.items()))
+                summary += f", presets: {used}"
             self._record("reload", summary, policy.version)
             self._remember(policy)
             self._before = policy

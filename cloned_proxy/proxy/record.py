@@ -34,12 +34,21 @@ class Recorder:
         self._metrics = metrics
         self._clock = clock
 
-    def decided(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float) -> str:
+    def decided(
+        self,
+        caller: Caller,
+        decision: Decision,
+        kind: Kind,
+        policy: Policy | None,
+        started: float,
+        *,
+        amends: str = "",
+    ) -> str:
         """Records a decision, and returns the id under which it is. Raises AuditUnavailableError.
 
-        `started` is on `time.perf_counter`.
+        `started` is on `time.perf_counter`; `amends` is the id of the decision that it replaces.
         """
-        event = self._event(caller, decision, kind, policy)
+        event = self._event(caller, decision, kind, policy, amends=amends)
         self._record(event, time.perf_counter() - started, _owner(caller))
         return event.id
 
@@ -89,7 +98,14 @@ class Recorder:
         await self._audit.caught_up()
 
     def _event(
-        self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, *, spends_use: bool = False
+        self,
+        caller: Caller,
+        decision: Decision,
+        kind: Kind,
+        policy: Policy | None,
+        *,
+        spends_use: bool = False,
+        amends: str = "",
     ) -> DecisionEvent:
         request, rule = decision.request, decision.rule
         return DecisionEvent(
@@ -108,6 +124,7 @@ class Recorder:
             policy=policy.version if policy is not None else "",
             hint=hint(decision),
             spends_use=spends_use,
+            amends=amends,
         )
 
 

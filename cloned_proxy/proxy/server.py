@@ -231,6 +231,17 @@ class Server:
         exposition = self._running.exposition
         return authority(*exposition.address) if exposition is not None else None
 
+    @property
+    def addresses(self) -> dict[str, str | None]:
+        """`host:port` of `proxy`, `control` and `metrics`; None for what is off."""
+        shared = self._seat.metrics if self._seat is not None else None
+        control = self._options.control
+        return {
+            "proxy": self.address,
+            "control": authority(*control) if control is not None else None,
+            "metrics": authority(*shared) if shared is not None else self.metrics_address,
+        }
+
     def problems(self) -> tuple[str, ...]:
         """Why this process should get no traffic now; empty when it is ready. Called from another thread, too."""
         if self._stopping:

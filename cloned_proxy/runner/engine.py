@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final, Self
 
 import docker
@@ -16,43 +16,14 @@ import docker.errors
 import requests.exceptions
 
 from cloned_proxy.runner.engine_address import engine_host, try_engine
+from cloned_proxy.runner.engine_answers import ContainerState, EngineFacts
 from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
 from cloned_proxy.runner.stream import Attached
+from cloned_proxy.runner.uninterrupted import to_its_end
 
 _TIMEOUT: Final = 60.0
 """Seconds for one call; only `wait` may take longer."""
 _LOST: Final = (requests.exceptions.ConnectionError, requests.exceptions.ReadTimeout, ConnectionError, OSError)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """What `doctor` says about the engine."""
-
-    name: str
-    """`Docker` or `Podman`."""
-    version: str
-    api: str
-    storage: str
-    security: tuple[str, ...]
-    runtimes: tuple[str, ...]
-    rootless: bool
-    cgroup: str
-
-    @property
-    def release(self) -> tuple[int, int]:
-        """(major, minor); (0, 0) when it cannot be read."""
-        major, _, rest = self.version.partition(".")
-        minor = rest.partition(".")[0]
-        return (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerState:
-    id: str
-    running: bool
-    pid: int
-    exit_code: int
-    oom_killed: bool
 
 
 class Engine:
@@ -61,7 +32,7 @@ class Engine:
     def __init__(self, client: Any) -> None:
         self._api = client
         self._owed: set[str] = set()
-        """Containers that were to be removed while the engine was away."""
+        """Containers that could not be removed when their run ended: the engine was away, or refused."""
 
     @classmethod
     def connect(cls) -> Self:
@@ -109,13 +80,28 @@ class Engine:
         return found
 
     def create(self, name: str, config: dict[str, Any]) -> str:
-        """Creates a container and returns its id. A holder that is gone is the usual reason for a failure."""
+        """Creates a container and returns its id. A holder that is gone is the usual reason for a failure.
+
+        A request that the engine has cannot be taken back. Whoever is interrupted meanwhile (SIGTERM, Ctrl-C) gets the
+        exception only after the engine has answered; `discard(name)` then finds what it made.
+        """
         self._settle()
+        return to_its_end(lambda: self._create(name, config))
+
+    def _create(self, name: str, config: dict[str, Any]) -> str:
         try:
             with _explained(f"create {name}"):
                 return str(self._api.create_container_from_config(config, name)["Id"])
         except docker.errors.ImageNotFound as error:
             raise ImageMissingError(f"image {config['Image']} is not on this machine") from error
+
+    @contextlib.contextmanager
+    def container(self, name: str, config: dict[str, Any]) -> Iterator[str]:
+        """A container for the time of the block, by its id: removed at the end, also if it ends while it is created."""
+        try:
+            yield self.create(name, config)
+        finally:
+            self.discard(name)
 
     def start(self, container: str) -> None:
         with _explained("start the container"):
@@ -182,28 +168,53 @@ class Engine:
             self._api.kill(container)
 
     def remove(self, container: str) -> None:
-        """Removes it, running or not. One that is gone already is fine."""
+        """Removes it, running or not, and returns when it is gone. One that is gone already is fine."""
+        if self._ask_to_remove(container):
+            return
         with contextlib.suppress(GoneError), _explained("remove the container"):
-            self._api.remove_container(container, force=True, v=True)
+            failed = self._api.wait(container, timeout=_TIMEOUT, condition="removed").get("Error")
+            if failed:
+                raise EngineError(f"the engine would not remove the container: {failed.get('Message')}")
+
+    def _ask_to_remove(self, container: str) -> bool:
+        """Whether it is gone; False while somebody else's removal of it is under way. Raises EngineError."""
+        with contextlib.suppress(GoneError), _explained("remove the container"):
+            try:
+                self._api.remove_container(container, force=True, v=True)
+            except docker.errors.APIError as error:
+                # A 409 has other causes, too, and the engine tells them apart by its words alone.
+                if error.status_code == HTTPStatus.CONFLICT and "already in progress" in str(error.explanation):
+                    return False
+                raise
+        return True
 
     def discard(self, container: str) -> None:
         """Removes it, running or not; when the engine is away, as soon as it answers again. Never raises."""
-        self._owed.add(container)
-        self._settle()
+        try:
+            self._knock()
+            self.remove(container)
+        except EngineError:
+            self._owed.add(container)
+        except BaseException:
+            self._owed.add(container)  # interrupted: `close` tries again
+            raise
+        self._settle(but=container)
 
     def _knock(self) -> None:
         """Raises EngineError when nobody is at the socket; the SDK would leave a socket of its own open then."""
         with _explained("answer"):
             try_engine(engine_host())
 
-    def _settle(self) -> None:
-        for container in tuple(self._owed):
+    def _settle(self, *, but: str = "") -> None:
+        """Tries once more what is owed. One that is refused again, or is being removed, holds up no other."""
+        for container in tuple(self._owed - {but}):
             try:
                 self._knock()
-                self.remove(container)
             except EngineError:
                 return
-            self._owed.discard(container)
+            with contextlib.suppress(EngineError):
+                if self._ask_to_remove(container):
+                    self._owed.discard(container)
 
     def owned(self, label: str) -> Iterator[tuple[str, str]]:
         """(container id, value of `label`) of every container that carries the label, running or not."""

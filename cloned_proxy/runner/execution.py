@@ -39,8 +39,8 @@ def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, ti
     """Runs the container to its end and removes it. Raises SandboxError; the container is gone in any case."""
     began = time.monotonic()
     deadline = None if timeout is None else began + timeout
-    container = engine.create(spec.name, tool_container(spec))
-    try:
+    # Removing kills as well: the tool has ended when this returns, and with it everything it had started.
+    with engine.container(spec.name, tool_container(spec)) as container:
         stream = engine.attach(container)
         try:
             engine.start(container)
@@ -58,21 +58,18 @@ def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, ti
         finally:
             stream.close()
         if code is None:
-            raise ToolTimeoutError(f"{spec.tool} did not end within {timeout:g} s and was killed; raise --timeout")
+            raise ToolTimeoutError(
+                f"{spec.tool} did not end within {timeout:g} s and was killed; raise --timeout or "
+                "`sandbox: {timeout: …}`"
+            )
         return Outcome(code, engine.state(container).oom_killed, started)
-    finally:
-        # Removing kills as well: the tool has ended when this returns, and with it everything it had started.
-        engine.discard(container)
 
 
 def sweep(engine: Engine, spec: SandboxSpec) -> None:
     """Empties the scratch directory of a run that has ended, as the tool's user. Raises EngineError."""
-    container = engine.create(spec.name, sweeper_container(spec))
-    try:
+    with engine.container(spec.name, sweeper_container(spec)) as container:
         engine.start(container)
         engine.wait(container, _SWEEP_SECONDS)
-    finally:
-        engine.discard(container)
 
 
 def _feed(feed: Feed, stream: Attached) -> None:

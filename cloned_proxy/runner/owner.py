@@ -49,7 +49,7 @@ def remove_leftovers(engine: Engine, run_directory: Path) -> int:
     removed = 0
     for container, owner in engine.owned(OWNER_LABEL):
         if is_dead(owner):
-            engine.remove(container)
+            engine.discard(container)
             removed += 1
     for directory in run_directory.glob("*.*.*.*") if run_directory.is_dir() else ():
         if is_dead(directory.name):

@@ -25,6 +25,7 @@ class _Part(BaseModel):
 
 class Input(_Part):
     required: bool = False
+    """Neither missing nor empty."""
     default: Any = None
 
 
@@ -55,10 +56,13 @@ def load_pipeline(name: str, workspace: Path) -> Pipeline:
         path = place / f"{name}.yaml"
         if path.exists():
             return parse_pipeline(read_regular_file(path, limit=_MAX_BYTES, what="pipeline"), str(path))
-    known = ", ".join(
-        sorted(path.stem for place in (workspace / "pipelines", shipped) for path in place.glob("*.yaml"))
-    )
-    raise SandboxInputError(f"there is no pipeline {name}; known: {known}")
+    raise SandboxInputError(f"there is no pipeline {name}; known: {', '.join(known_pipelines(workspace))}")
+
+
+def known_pipelines(workspace: Path) -> list[str]:
+    """The names of the workspace's own and of the shipped ones."""
+    places = (workspace / "pipelines", share_path("config", "pipelines"))
+    return sorted({path.stem for place in places for path in place.glob("*.yaml")})
 
 
 def parse_pipeline(raw: bytes, source: str) -> Pipeline:
@@ -92,9 +96,20 @@ def complete_inputs(pipeline: Pipeline, given: Mapping[str, Any]) -> dict[str, A
     values = {name: given.get(name, spec.default) for name, spec in pipeline.inputs.items()}
     for name, spec in pipeline.inputs.items():
         if spec.required and values[name] in (None, ""):
-            fix = "--topic TEXT" if name == "topic" else f"--input '{{\"{name}\": …}}'"
-            raise SandboxInputError(f"{pipeline.id} needs {name}: give it with {fix}")
+            raise SandboxInputError(f"{pipeline.id} needs {name}: give it with {how_to_give(name)}")
     return values
+
+
+def defaults_used(pipeline: Pipeline, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs that nobody gave and that have a default."""
+    return {
+        name: spec.default for name, spec in pipeline.inputs.items() if name not in given and spec.default is not None
+    }
+
+
+def how_to_give(name: str) -> str:
+    """The option that gives an input to `run`."""
+    return "--topic TEXT" if name == "topic" else f"--input '{{\"{name}\": …}}'"
 
 
 def resolve(value: Any, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:

@@ -193,11 +193,12 @@ class SlotPool:
             forwards=forwards,
             socket_dir=str(directory),
         )
-        holder = self._engine.create(spec.name, holder_container(spec))
         try:
+            holder = self._engine.create(spec.name, holder_container(spec))
             namespace = self._start(holder, forwarding=bool(forwards))
         except BaseException:
-            self._engine.discard(holder)
+            # By its name: an interruption during the create request leaves no id, and may leave a container.
+            self._engine.discard(spec.name)
             shutil.rmtree(directory, ignore_errors=True)
             raise
         return Slot(slot_id, holder, self._network, self._handovers, namespace, directory)

@@ -88,7 +88,7 @@ class SandboxSpec:
         check_tool_id(self.tool)
         check_name(self.name)
         _check_user(self.user)
-        _check_env(self.env)
+        check_env(self.env)
         for mount in self.mounts:
             check_mount(mount)
         if not self.command:
@@ -143,7 +143,8 @@ def _check_user(user: str) -> None:
         raise SandboxInputError(f"user {user!r}: a tool never runs as root; name another user of the image")
 
 
-def _check_env(env: Mapping[str, str]) -> None:
+def check_env(env: Mapping[str, str]) -> None:
+    """Raises SandboxInputError for what is no variable, and for one that the sandbox itself sets."""
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise SandboxInputError(f"--env {name!r} is not NAME=VALUE")

@@ -94,6 +94,7 @@ class ApprovalService:
         self._lock = workspace.root / "approvals"
         self._edits = EditService(workspace, policy_file, clock=clock)
         self._policy_file = self._edits.path
+        self._presets = workspace.presets
         self._settings = workspace.config().approvals if settings is None else settings
         self._clock = clock
         self._uptime = uptime
@@ -116,7 +117,7 @@ class ApprovalService:
         NeverAllowedError, TooManyRequestsError, PolicyError, StoreError.
         """
         if policy is None:
-            policy = load_policy(self._policy_file, self._clock())
+            policy = load_policy(self._policy_file, self._clock(), self._presets)
         proposal, rules = checked(proposal)
         if origin != "host":
             check_permission(policy, asker, proposal)
@@ -187,7 +188,7 @@ class ApprovalService:
         """What is on record about the request. Raises UnknownApprovalError."""
         now = self._clock()
         approval = self.get(approval_id)
-        policy = load_policy(self._policy_file, now)
+        policy = load_policy(self._policy_file, now, self._presets)
         since = now - _EVIDENCE_SECONDS
         with Tally(self._path) as tally:
             return weigh(approval, tally, policy, since=since, now=now)
@@ -297,7 +298,7 @@ class ApprovalService:
         if any(known.version == intent.version for known in self._edits.history()):
             return True
         # Edited once more since, unseen. A rule that was there before the yes counts, too: it is what the yes was for.
-        policy = policy_from_bytes(raw, source=str(self._policy_file), now=self._clock())
+        policy = policy_from_bytes(raw, source=str(self._policy_file), now=self._clock(), presets=self._presets)
         return set(intent.rules) <= {rule.id for rule in policy.rules}
 
     def list(self, state: ApprovalState | None = None, *, limit: int = 1000) -> list[Approval]:

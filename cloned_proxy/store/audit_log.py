@@ -209,8 +209,10 @@ def lease_uses(database: sqlite3.Connection) -> dict[str, int]:
     return dict(database.execute("SELECT rule, used FROM leases"))
 
 
-def prune_entries(database: sqlite3.Connection, *, before: float) -> int:
+def prune_entries(database: sqlite3.Connection, *, before: float | None) -> int:
     """Removes a group of the oldest entries, none at or behind the first one of `before` (Unix seconds) or later.
+
+    None removes them whatever their age.
 
     How many went; 0 when there is no more to do. Always a prefix of the chain, in one small transaction with the
     anchor moved in it: the rest verifies at any moment, and the writer writes in between.
@@ -222,7 +224,7 @@ def prune_entries(database: sqlite3.Connection, *, before: float) -> int:
         ).fetchall()
         last = None
         for seq, digest, at in rows:
-            if at is None or at >= before:
+            if before is not None and (at is None or at >= before):
                 break
             last = Link(seq, digest)
         if last is None:
@@ -230,6 +232,14 @@ def prune_entries(database: sqlite3.Connection, *, before: float) -> int:
         database.execute("DELETE FROM entries WHERE seq <= ?", (last.seq,))
         _set_link(database, "anchor", last)
         return last.seq - anchor.seq
+
+
+def used_bytes(database: sqlite3.Connection) -> int:
+    """What the database takes up of its file; pages that pruning has freed are used again first."""
+    pages, free, size = (
+        database.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+    )
+    return int((pages - free) * size)
 
 
 def newest_at(database: sqlite3.Connection) -> float | None:

@@ -22,11 +22,12 @@ from typing import Final
 import structlog
 
 from cloned_proxy.store.audit_backlog import Backlog, Owner
-from cloned_proxy.store.audit_log import append_events, forget_rules, lease_use, newest_at, prune_entries
+from cloned_proxy.store.audit_log import append_events, forget_rules, lease_use
+from cloned_proxy.store.audit_retention import PRUNE_SECONDS, Retention
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_history import Snapshot, remember
-from cloned_proxy.store.tally_writer import TallyWriter, backfill, prune_tally
+from cloned_proxy.store.tally_writer import TallyWriter
 from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, LeaseUsedUpError
 
 _log = structlog.get_logger(__name__)
@@ -34,8 +35,6 @@ _log = structlog.get_logger(__name__)
 _GATHER_SECONDS: Final = 0.02
 """How long a group may grow; the commit itself comes on top, and both stay within 50 ms on a healthy disk."""
 _RETRY_SECONDS: Final = 1.0
-_PRUNE_SECONDS: Final = 3600.0
-_DAY: Final = 86_400.0
 _CLOSE_SECONDS: Final = 10.0
 
 
@@ -72,22 +71,6 @@ class _Forget:
 type _Item = Event | _Awaited | _Forget | Snapshot
 
 
-class _RetentionClock:
-    """How old entries are: runs with the monotonic clock, and is never ahead of the wall clock.
-
-    A wall clock that jumps years ahead would otherwise age the whole log in a moment. One that is wrong at the start
-    is noticed by the newest entry; after a real pause of months the first run keeps a little more than it must.
-    """
-
-    def __init__(self, clock: Callable[[], float], newest: float | None) -> None:
-        self._clock = clock
-        self._began = time.monotonic()
-        self._at = clock() if newest is None else min(clock(), newest + _DAY)
-
-    def __call__(self) -> float:
-        return min(self._clock(), self._at + time.monotonic() - self._began)
-
-
 class AuditWriter:
     """An `AuditSink`. Opens the database (raises StoreError) and starts its thread; `close` writes what is queued."""
 
@@ -97,24 +80,27 @@ class AuditWriter:
         *,
         queue: int = 10_000,
         retention_days: int = 90,
+        max_mib: int = 2048,
         clock: Callable[[], float] = time.time,
         on_queue: Callable[[int], None] | None = None,
+        on_size: Callable[[int], None] | None = None,
     ) -> None:
-        """`queue` is how many events may wait for the disk before callers do: see `Backlog`."""
+        """`queue` is how many events may wait for the disk before callers do: see `Backlog`.
+
+        `on_queue` is told their number, `on_size` the bytes of the log, both on the writer's thread.
+        """
         self._path = path
         self._backlog = Backlog(queue)
-        self._retention = retention_days * _DAY
         self._on_queue = on_queue
         self._database = open_database(path)
-        self._now = self._retention_clock(clock)
-        self._tally, self._older = TallyWriter(), TallyWriter()
+        self._retention = self._kept_for(retention_days, max_mib << 20, clock, on_size)
+        self._tally = TallyWriter()
         self._inode = path.stat().st_ino
         self._queue: deque[tuple[_Item, Owner]] = deque()
         self._failure: str | None = None
         self._closed = False
         self._wake = threading.Event()
         self._urgent = threading.Event()
-        self._next_prune = 0.0
         self._thread = threading.Thread(target=self._run, name="audit-writer", daemon=True)
         self._thread.start()
 
@@ -159,9 +145,11 @@ class AuditWriter:
         """Queues a version of the policy for its history, unless it is there already. Raises AuditUnavailableError."""
         self._accept(snapshot)
 
-    def _retention_clock(self, clock: Callable[[], float]) -> _RetentionClock:
+    def _kept_for(
+        self, days: int, max_bytes: int, clock: Callable[[], float], on_size: Callable[[int], None] | None
+    ) -> Retention:
         try:
-            return _RetentionClock(clock, newest_at(self._database))
+            return Retention(self._database, days=days, max_bytes=max_bytes, clock=clock, on_size=on_size)
         except sqlite3.Error as error:
             self._database.close()
             raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
@@ -194,8 +182,9 @@ class AuditWriter:
         batch: list[tuple[_Item, Owner]] = []
         try:
             while True:
-                self._prune_when_due()
-                self._wake.wait(timeout=_PRUNE_SECONDS)
+                if self._failure is None and self._retention.work_when_due():
+                    self._wake.set()  # there may be more, but what is queued goes first
+                self._wake.wait(timeout=PRUNE_SECONDS)
                 if not batch:
                     self._urgent.wait(timeout=_GATHER_SECONDS)
                     batch = self._take()
@@ -286,6 +275,7 @@ class AuditWriter:
     def _append(self, events: list[Event]) -> None:
         append_events(self._database, events)
         self._tally.add(self._database, events)
+        self._retention.wrote(len(events))
 
     def _takes(self, item: _Awaited, event: Event, used: dict[str, int]) -> bool:
         """Whether the event may be written. `used` counts this group's uses, too: nobody else can take one now."""
@@ -301,22 +291,6 @@ class AuditWriter:
         # SQLite would go on writing into a file that was deleted or replaced, where nobody ever reads it.
         if os.stat(self._path, follow_symlinks=False).st_ino != self._inode:  # noqa: PTH116  no Path on each group
             raise OSError("the file was replaced while in use; restart the proxy")
-
-    def _prune_when_due(self) -> None:
-        if time.monotonic() < self._next_prune or self._failure is not None:
-            return
-        removed = 0
-        before = self._now() - self._retention
-        try:
-            removed = prune_entries(self._database, before=before) or backfill(self._database, self._older)
-            if not removed:
-                prune_tally(self._database, before=before)
-        except sqlite3.Error as error:
-            _log.warning("old audit entries were not removed; tried again in an hour", reason=str(error))
-        if removed:
-            self._wake.set()  # there may be more, but what is queued goes first
-        else:
-            self._next_prune = time.monotonic() + _PRUNE_SECONDS
 
     def _fail(self, reason: str) -> None:
         if self._failure is None:

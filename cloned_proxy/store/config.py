@@ -16,6 +16,9 @@ from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
 
 type Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
+type SizeText = Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmg]?b?$")]
+"""Bytes as text, such as `512m` or `8g`."""
+
 _BASE_URL: Final = re.compile(r"https?://[^\s/?#@]+/?")
 _MAX_PORT: Final = 65_535
 
@@ -55,6 +58,8 @@ class AuditSettings(_Section):
     queue: int = Field(default=10_000, ge=10)
     """Events that may wait for the disk. From half of it on, whoever has more than an equal share waits, too."""
     retention_days: int = Field(default=90, ge=1)
+    max_mib: int = Field(default=2048, ge=16)
+    """Mebibytes that state.db may take up; over it the oldest entries go before their time."""
 
 
 class ApprovalSettings(_Section):
@@ -89,6 +94,28 @@ class SandboxSettings(_Section):
     """For one tool of a pipeline or of the library; `exec` has none unless it is asked for."""
     probe_interval: Annotated[float, Field(ge=0, le=604_800)] = 0.0
     """Seconds between two escape probes of `serve` (the metric `isolation_probe_success`); 0: off. At least 30."""
+
+
+class LlmSettings(_Section):
+    """The local model of `llm up` (contract section 11). What is None is the engine's own default."""
+
+    engine: Literal["localai", "llama.cpp", "ollama", "vllm"] = "localai"
+    image: str | None = None
+    command: list[str] | None = None
+    """Words behind the image's entrypoint."""
+    env: dict[str, str] = Field(default_factory=dict)
+    port: int = Field(default=8080, ge=1, le=_MAX_PORT)
+    """Where the engine listens in its own namespace; on the host it is 127.0.0.1:8080 all the same."""
+    health: Annotated[str, Field(pattern=r"^/\S*$")] | None = None
+    """The one path that answers 200 once the model is loaded."""
+    memory: SizeText = "8g"
+    cpus: float = Field(default=4.0, gt=0, le=1024)
+    shm: SizeText | None = None
+    cache: Annotated[str, Field(pattern=r"^(/.+|none|[1-9][0-9]*[kmg]?b?)$")] | None = None
+    """`/cache` in the container, the one place that may hold programs: a size makes an empty one in memory, a path of
+    this host is mounted read-only, `none` leaves it out."""
+    gpus: Annotated[int, Field(ge=1, le=64)] | Literal["all", "devices"] | None = None
+    """A number or `all` through NVIDIA's container toolkit; `devices`: the device nodes themselves, without it."""
 
 
 class VaultSettings(_Section):
@@ -126,6 +153,7 @@ class Config(_Section):
     audit: AuditSettings = AuditSettings()
     approvals: ApprovalSettings = ApprovalSettings()
     sandbox: SandboxSettings = SandboxSettings()
+    llm: LlmSettings = LlmSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     vault: VaultSettings = VaultSettings()
 

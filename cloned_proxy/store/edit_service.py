@@ -9,6 +9,7 @@ commit leaves a file that the log does not name: `serve` puts it on record as a 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,17 +20,19 @@ from cloned_proxy.store import policy_history
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.deadline import uptime
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.lease_time import add_lease_ends, begun
 from cloned_proxy.store.list_edit import text_diff
 from cloned_proxy.store.policy_edit import Draft, EditResult, PolicyEditor, Recorder
 from cloned_proxy.store.policy_entry import Addition
+from cloned_proxy.store.policy_file import read_policy_bytes, version_of
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
 from cloned_proxy.store.rule_change import RuleChange, change_rule
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import PolicyEvent
 
 _MAX_SUMMARY: Final = 200
+_RETRIES: Final = 3
 
 type _Summary = Callable[[EditResult], str]
 
@@ -60,6 +63,8 @@ class EditService:
         """`policy_file` as for `--policy`. Raises StoreError for settings that cannot be read."""
         self.workspace = workspace
         self.path = workspace.policy_path(policy_file)
+        self.presets = workspace.presets
+        """What the names in `use` stand for when an edit is checked."""
         self._clock = clock
 
     def add(
@@ -153,6 +158,32 @@ class EditService:
         with self._editor(_Order(actor, why, lambda _: told, expected_version, dry_run, update_tests)) as (editor, _):
             return editor.replace(text, dry_run=dry_run)
 
+    def rewrite(
+        self,
+        change: Callable[[bytes], str],
+        *,
+        summary: str,
+        actor: str,
+        why: str,
+        dry_run: bool = False,
+        update_tests: bool = False,
+    ) -> EditResult:
+        """Another text for the whole file, made from the one that is there (b"" for none).
+
+        `change` raises StoreError for what it cannot do; it is called again when somebody else edits meanwhile.
+        """
+        for last in (*(False,) * _RETRIES, True):
+            before = read_policy_bytes(self.path) if os.path.lexists(self.path) else b""
+            text = change(before)
+            order = _Order(actor, why, lambda _: summary, version_of(before), dry_run, update_tests)
+            try:
+                with self._editor(order) as (editor, _):
+                    return editor.replace(text, dry_run=dry_run)
+            except ConflictError:
+                if last:
+                    raise
+        raise AssertionError("the last round returns or raises")
+
     def history(self, limit: int = policy_history.MAX_VERSIONS) -> list[PolicyVersion]:
         """The versions that came into force, the newest first. Raises StoreError."""
         if not self.workspace.state_db.exists():
@@ -188,6 +219,7 @@ class EditService:
     def _made(self, order: _Order, record: Recorder = lambda _draft: contextlib.nullcontext()) -> PolicyEditor:
         return PolicyEditor(
             self.path,
+            presets=self.presets,
             clock=self._clock,
             expected=order.expected_version,
             update_tests=order.update_tests,

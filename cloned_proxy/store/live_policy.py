@@ -34,9 +34,11 @@ from watchdog.observers.api import BaseObserver
 
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.preset import versions_of
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import Signature, signature_of
 from cloned_proxy.store.policy_file import policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.presets import SHIPPED, PresetShelf
 
 _log = structlog.get_logger(__name__)
 
@@ -54,6 +56,8 @@ _EVENTS: Final[list[type[FileSystemEvent]]] = [
 _NOISE: Final = ("state.db",)
 
 type LoadError = PolicyError | StoreError
+type _Seen = tuple[Signature | None, tuple[tuple[str, Signature | None], ...]]
+"""What the policy file and the local presets look like from outside."""
 
 
 @contextlib.contextmanager
@@ -81,12 +85,14 @@ class LivePolicy:
         self,
         path: Path,
         *,
+        presets: PresetShelf = SHIPPED,
         clock: Callable[[], float] = time.time,
         on_change: Callable[[Policy], None] = lambda _policy: None,
         on_reject: Callable[[LoadError], None] = lambda _error: None,
     ) -> None:
         """`on_change` is called after each swap, the first one included; `on_reject` once for each new refusal."""
         self.path = path
+        self._presets = presets
         self.current: Policy | None = None
         self.last_error: LoadError | None = None
         """Why the file as it is now is not in force; None while it is."""
@@ -97,16 +103,17 @@ class LivePolicy:
         self._clock = clock
         self._on_change = on_change
         self._on_reject = on_reject
-        self._seen: Signature | None = None
+        self._seen: _Seen | None = None
         self._dirty = asyncio.Event()
         self._loading = asyncio.Lock()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
-        self._watch = _DirectoryWatch(path.parent, self._dirty)
+        directories = (path.parent,) if presets.local is None else (path.parent, presets.local)
+        self._watches = [_DirectoryWatch(directory, self._dirty) for directory in directories]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Reads the file once and begins to follow it. A file that is not accepted is in `last_error`, not raised."""
-        self._watch.refresh(asyncio.get_running_loop())
+        self._refresh()
         await self.reload()
         self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._poll())]
 
@@ -116,7 +123,8 @@ class LivePolicy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        await asyncio.get_running_loop().run_in_executor(None, self._watch.stop)
+        for watch in self._watches:
+            await asyncio.get_running_loop().run_in_executor(None, watch.stop)
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def reload(self) -> None:
@@ -136,15 +144,31 @@ class LivePolicy:
 
     def _load(self) -> tuple[Policy | None, bytes]:
         """The policy of the file, None when its bytes are those already in force, and they. Runs in the thread."""
-        self._seen = signature_of(self.path)
+        self._look()
         raw = read_policy_bytes(self.path)
         if not raw.strip() and self.current is not None:
             time.sleep(_SETTLE_SECONDS)
-            self._seen = signature_of(self.path)
+            self._look()
             raw = read_policy_bytes(self.path)
-        if self.current is not None and version_of(raw) == self.current.version:
+        current = self.current
+        if current is not None and version_of(raw) == current.version and not self._presets_changed(current):
             return None, raw
-        return policy_from_bytes(raw, source=str(self.path), now=self._clock()), raw
+        return policy_from_bytes(raw, source=str(self.path), now=self._clock(), presets=self._presets), raw
+
+    def _look(self) -> None:
+        """Remembers what the files look like, before they are read: what changes meanwhile is read again."""
+        self._seen = self._from_outside()
+
+    def _from_outside(self) -> _Seen:
+        return signature_of(self.path), self._presets.signature()
+
+    def _presets_changed(self, current: Policy) -> bool:
+        found = self._presets.load(current.presets)
+        return current.presets != versions_of(found, [current.presets])
+
+    def _refresh(self) -> None:
+        for watch in self._watches:
+            watch.refresh(asyncio.get_running_loop())
 
     def _accept(self, policy: Policy | None, raw: bytes) -> None:
         if policy is None:
@@ -177,7 +201,7 @@ class LivePolicy:
             await asyncio.sleep(_DEBOUNCE_SECONDS)
             self._dirty.clear()
             try:
-                self._watch.refresh(asyncio.get_running_loop())  # the event may have been the directory's own end
+                self._refresh()  # the event may have been a directory's own end, or its beginning
                 await self.reload()
             except Exception:  # noqa: BLE001  what one change broke must not end the following of the next
                 _log.exception("a change of the policy could not be followed to its end")
@@ -185,7 +209,7 @@ class LivePolicy:
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            if self._watch.outdated or signature_of(self.path) != self._seen:
+            if any(watch.outdated for watch in self._watches) or self._from_outside() != self._seen:
                 self._dirty.set()
 
 

@@ -25,6 +25,7 @@ from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, 
 from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_entry import Addition, Entry, rules_of
 from cloned_proxy.store.policy_file import parse_bytes, policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.presets import SHIPPED, PresetShelf
 from cloned_proxy.store.shipped_policy import head_text
 from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError, lines_of_tests, without_tests
 from cloned_proxy.store.yaml_edit import Value, add_items
@@ -86,6 +87,7 @@ class PolicyEditor:
         self,
         path: Path,
         *,
+        presets: PresetShelf = SHIPPED,
         clock: Callable[[], float] = time.time,
         expected: str | None = None,
         update_tests: bool = False,
@@ -93,6 +95,7 @@ class PolicyEditor:
     ) -> None:
         """`update_tests` takes out of the file's `tests:` what the edit breaks; without it they forbid the edit."""
         self._path = path
+        self._presets = presets
         self._clock = clock
         self._expected = expected
         self._update_tests = update_tests
@@ -163,7 +166,7 @@ class PolicyEditor:
             path = Addition((), tool, "deny" if action == "deny" else "allow").path
             # From the end, so that the places of the earlier ones stay.
             for position, rule in reversed(list(enumerate(index.rules))):
-                if goes(rule):
+                if goes(rule) and not rule.preset:
                     edited = remove_entry(self._path, edited, path, position)
                     gone.append(rule)
         return edited, gone
@@ -180,6 +183,8 @@ class PolicyEditor:
                 fresh[rule.id] = entry.as_value()
                 continue
             position, old = existing[rule.id]
+            if old.preset:  # it says so already, without an end
+                continue
             text = self._renew(text, path, position, entry, old=old, used=used.get(rule.id, 0))
         if fresh:
             items = list(fresh.values())
@@ -222,7 +227,7 @@ class PolicyEditor:
         return _Start(before, text, replace(self._parse(text.encode()), version=""))
 
     def _parse(self, raw: bytes) -> Policy:
-        return parse_bytes(raw, source=str(self._path))
+        return parse_bytes(raw, source=str(self._path), presets=self._presets)
 
     def _finish(
         self, start: _Start, edited: str, ids: tuple[str, ...], missing: tuple[str, ...], *, dry_run: bool
@@ -231,7 +236,7 @@ class PolicyEditor:
         if edited == start.text:
             return EditResult(False, version_of(old), ids, "", missing)
         edited, changed_tests = self._keeping_tests(old, edited)
-        policy = policy_from_bytes(edited.encode(), source=str(self._path), now=self._clock())
+        policy = policy_from_bytes(edited.encode(), source=str(self._path), now=self._clock(), presets=self._presets)
         diff = text_diff(old.decode("utf-8", "replace"), edited, str(self._path))
         result = EditResult(True, policy.version, ids, diff, missing, changed_tests)
         if not dry_run:

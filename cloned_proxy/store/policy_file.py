@@ -8,16 +8,21 @@ from typing import Final
 
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError, parse_policy
+from cloned_proxy.policy.preset import used_names
 from cloned_proxy.policy.self_test import failed_tests
 from cloned_proxy.store.files import read_regular_file
+from cloned_proxy.store.presets import SHIPPED, PresetShelf
 from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
 
 _VERSION_DIGITS: Final = 12
 
 
-def load_policy(path: Path, now: float) -> Policy:
-    """The policy in `path`, its `tests:` passed as of `now` (Unix seconds). Raises PolicyError, StoreError."""
-    return policy_from_bytes(read_policy_bytes(path), source=str(path), now=now)
+def load_policy(path: Path, now: float, presets: PresetShelf = SHIPPED) -> Policy:
+    """The policy in `path`, its `tests:` passed as of `now` (Unix seconds). Raises PolicyError, StoreError.
+
+    `presets` is the workspace's shelf; without it no local preset is known, and a policy that uses one is refused.
+    """
+    return policy_from_bytes(read_policy_bytes(path), source=str(path), now=now, presets=presets)
 
 
 def read_policy_bytes(path: Path) -> bytes:
@@ -30,15 +35,21 @@ def version_of(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:_VERSION_DIGITS]
 
 
-def policy_from_bytes(raw: bytes, *, source: str, now: float) -> Policy:
+def policy_from_bytes(raw: bytes, *, source: str, now: float, presets: PresetShelf = SHIPPED) -> Policy:
     """The one way from text to rules, for the watcher, the edit service and `policy check`. Raises as `load_policy`."""
-    policy = parse_bytes(raw, source=source)
+    policy = parse_bytes(raw, source=source, presets=presets)
     if failed := failed_tests(policy, now):
         raise PolicyError(tuple(test.problem for test in failed), source)
     return policy
 
 
-def parse_bytes(raw: bytes, *, source: str) -> Policy:
+def parse_bytes(raw: bytes, *, source: str, presets: PresetShelf = SHIPPED) -> Policy:
     """What the text says, whether or not its `tests:` hold. Raises PolicyError, StoreError."""
     document = read_document(raw, source)
-    return parse_policy(document.data, source=source, version=version_of(raw), lines=document.lines)
+    return parse_policy(
+        document.data,
+        source=source,
+        version=version_of(raw),
+        lines=document.lines,
+        presets=presets.load(used_names(document.data)),
+    )

@@ -34,7 +34,7 @@ def change_rule(text: str, policy: Policy, rule_id: str, change: RuleChange, *, 
     for name, scope in ((GLOBAL_SCOPE, policy.global_scope), *policy.tools.items()):
         where = (GLOBAL_SCOPE,) if name == GLOBAL_SCOPE else ("tools", name)
         for action, rules in (("allow", scope.allow.rules), ("deny", scope.deny.rules)):
-            position = next((at for at, rule in enumerate(rules) if rule.id == rule_id), None)
+            position = next((at for at, rule in enumerate(rules) if rule.id == rule_id and not rule.preset), None)
             if position is not None:
                 changes, place = _terms(change, used), (*where, action)
                 return rewrite_entry(path, text, place, position, changes=changes, dropped=change.dropped)

@@ -28,10 +28,12 @@ class State:
         uptime: Callable[[], float] = uptime,
         leads: bool = True,
         on_queue: Callable[[int], None] | None = None,
+        on_size: Callable[[int], None] | None = None,
     ) -> None:
         """One of several workers `leads`: it keeps what is left of leases.
 
-        `on_queue` is told the length of the queue before and after each group is written, on the writer's thread.
+        `on_queue` is told the length of the queue before and after each group is written, `on_size` the bytes of the
+        log now and then, both on the writer's thread.
         """
         settings = settings or AuditSettings()
         self._log = AuditLog(path)
@@ -41,7 +43,13 @@ class State:
             self._log.close()
             raise
         self.audit = AuditWriter(
-            path, queue=settings.queue, retention_days=settings.retention_days, clock=clock, on_queue=on_queue
+            path,
+            queue=settings.queue,
+            retention_days=settings.retention_days,
+            max_mib=settings.max_mib,
+            clock=clock,
+            on_queue=on_queue,
+            on_size=on_size,
         )
         self._leads = leads
         self.leases = LeaseLedger(used, self.audit.forget, LeaseTimes(ends, clock=clock, uptime=uptime))

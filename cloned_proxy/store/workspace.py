@@ -11,6 +11,7 @@ from typing import Final
 
 from cloned_proxy.store.config import Config, load_config
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.presets import PresetShelf
 from cloned_proxy.store.private_file import create_private
 
 DIRECTORY_NAME: Final = ".cloned"
@@ -48,6 +49,11 @@ class Workspace:
     @property
     def policy_file(self) -> Path:
         return self.root / "policy.yaml"
+
+    @property
+    def presets(self) -> PresetShelf:
+        """The presets that a policy of this workspace may name."""
+        return PresetShelf(self.root / "presets")
 
     @property
     def state_db(self) -> Path:

@@ -58,6 +58,10 @@ class Metrics:
             "cloned_proxy_audit_queue", "Audit events waiting for the writer.",
             registry=registry, multiprocess_mode="livesum",
         )  # fmt: skip
+        self._audit_bytes = Gauge(
+            "cloned_proxy_audit_log_bytes", "What the audit log takes up on disk; audit.max_mib bounds it.",
+            registry=registry, multiprocess_mode="livemax",
+        )  # fmt: skip
         self._audit_dropped = Counter(
             "cloned_proxy_audit_dropped", "Audit events that could not be recorded.", registry=registry
         )
@@ -227,6 +231,10 @@ class Metrics:
     def audit_queue(self, length: int) -> None:
         """How many events wait for the audit writer."""
         self._audit_queue.set(length)
+
+    def audit_log_bytes(self, size: int) -> None:
+        """What the audit log takes up on disk."""
+        self._audit_bytes.set(size)
 
     def audit_dropped(self) -> None:
         """An event that could not be recorded (its request was refused)."""

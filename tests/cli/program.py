@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +18,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+
+import pytest
+
+from cloned_proxy.__main__ import main
+from cloned_proxy.program_name import program_name
 
 PROGRAM = Path(sys.executable).with_name("cloned-proxy")
 TOOL = "demo.tool@v1"
@@ -152,6 +160,26 @@ class Workspace:
             check=False,
             input=given,
         )
+
+    def call(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        """As `run`, in this process: for what a message says, a program of its own would only cost time."""
+        out, errors = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(self.path.parent):
+            for name in [name for name in os.environ if name.startswith("CLONED_")]:
+                patch.delenv(name)
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "argv", [str(PROGRAM), *arguments])
+            patch.setattr(sys, "stdin", io.StringIO(given))
+            program_name.cache_clear()  # it depends on PATH and directory, which are this test's
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+                try:
+                    main()
+                    code = 0
+                except SystemExit as end:
+                    code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        program_name.cache_clear()
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), errors.getvalue())
 
     def json(self, *arguments: str, code: int = 0) -> Any:
         done = self.run(*arguments, "--json")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.store.keys import load_or_create_key
 from tests.cli.program import Workspace, policy_text
 
 PACK = """\
@@ -158,7 +159,7 @@ def test_doctor_reports_each_check_with_its_fix(workspace: Workspace) -> None:
 @pytest.mark.parametrize("damage", ["policy", "permissions"])
 def test_doctor_fails_on_what_would_keep_serve_from_starting(workspace: Workspace, damage: str) -> None:
     workspace.write_policy(policy_text() if damage == "permissions" else "version: 7\n")
-    workspace.run("token", "demo.tool@v1")
+    load_or_create_key(workspace.path / "identity.key")
     if damage == "permissions":
         (workspace.path / "identity.key").chmod(0o644)
     told = workspace.json("doctor", code=1)

@@ -61,6 +61,7 @@ MATCHING: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("strict lines",), ("framing: bare LF everywhere", "framing: obs-fold", "inspected: obs-fold")),
     (("framing",), ("framing: Content-Length beside Transfer-Encoding", "framing: an unknown transfer coding",
                     "framing: a signed Content-Length")),
+    (("what is left of a body",), ("framing: a request in a body behind a timeout",)),
     (("Host",), ("framing: a Host that is not the target", "framing: a Host on another port")),
     # Two layers: either alone still stops it.
     (("inner Host", "server_connect"), ("inspected: fronting to another allowed host",)),

@@ -16,7 +16,7 @@ from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.proxy import enforcer, listener, record, server
 from cloned_proxy.proxy.inspection import connection as inspected_connection
 from cloned_proxy.proxy.inspection import egress_addon
-from cloned_proxy.proxy.plain import client as plain_client
+from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import outgoing as plain_outgoing
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.telemetry.events import AuditUnavailableError
@@ -30,7 +30,7 @@ def _raising(*arguments: Any, **options: Any) -> Any:
 
 
 def _audit_is_full() -> None:
-    def refuse(self: Any, event: Any) -> None:
+    def refuse(self: Any, event: Any, **_: Any) -> None:
         raise AuditUnavailableError("broken on purpose")
 
     replace_part(AuditWriter, "record", refuse)
@@ -64,7 +64,7 @@ def _beside_plain(patch: Patch) -> Patch:
 
     def both() -> None:
         patch()
-        replace_part(plain_client.PlainClient, "_decided", _raising)
+        replace_part(plain_admission, "_decided", _raising)
 
     return both
 

@@ -31,8 +31,9 @@ from cloned_proxy.proxy import (
 )
 from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
+from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
-from cloned_proxy.proxy.plain import heads as plain_heads
+from cloned_proxy.proxy.plain import intake as plain_intake
 from cloned_proxy.proxy.plain import response as plain_response
 from cloned_proxy.store import approval_rules, approvals
 from cloned_proxy.telemetry.events import AuditUnavailableError
@@ -134,7 +135,7 @@ def _no_tls_check() -> None:
 
 
 def _everywhere_parse_head(parse: Callable[..., Any]) -> None:
-    for module in (connection, http_layers, plain_heads):
+    for module in (connection, http_layers, plain_intake):
         replace_part(module, "parse_head", parse)
 
 
@@ -160,6 +161,17 @@ def _no_host_check() -> None:
     replace_part(head, "_check_host_field", lambda *arguments: None)
 
 
+def _no_account_of_bodies() -> None:
+    """Behind an answer of ours the whole body is thrown away, however much of it had been read."""
+    original = plain_client.PlainClient.answer
+
+    def answer(self: Any, asked: Any, *rest: Any, **options: Any) -> None:
+        self.intake.begin(asked)
+        original(self, asked, *rest, **options)
+
+    replace_part(plain_client.PlainClient, "answer", answer)
+
+
 def _no_inner_host_check() -> None:
     replace_part(egress_addon, "_same_target", lambda inner, tunnel: True)
 
@@ -182,7 +194,7 @@ def _no_stripping() -> None:
 
 
 def everywhere_identify(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    for module in (connect, plain_client):
+    for module in (connect, plain_admission):
         replace_part(module, "identify", make(module.identify))
 
 
@@ -224,14 +236,14 @@ def _believe_credentials_over_listeners() -> None:
 
 
 def _identify_once_a_connection() -> None:
-    begin = plain_client.PlainClient._begin
+    admit = vars(plain_client)["admit"]
     first: dict[Any, Any] = {}
 
-    def begin_with_first(self: Any, asked: Any) -> None:
-        asked = replace(asked, fields=first.setdefault(self, asked).fields)
-        begin(self, asked)
+    def admit_as_the_first(client: Any, asked: Any) -> None:
+        asked = replace(asked, fields=first.setdefault(client, asked).fields)
+        admit(client, asked)
 
-    replace_part(plain_client.PlainClient, "_begin", begin_with_first)
+    replace_part(plain_client, "admit", admit_as_the_first)
 
 
 def _anonymous_is_fine() -> None:
@@ -304,6 +316,7 @@ GUARDS: Final[dict[str, Patch]] = {
     "TLS in tunnels": _no_tls_check,
     "strict lines": _lenient_lines,
     "framing": _no_framing_check,
+    "what is left of a body": _no_account_of_bodies,
     "Host": _no_host_check,
     "inner Host": _no_inner_host_check,
     "server_connect": _no_dial_guard,

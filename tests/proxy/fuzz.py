@@ -1,8 +1,8 @@
-"""A mutational fuzzer of the two parsers at the edge, with independent readers as oracles.
+"""A mutational fuzzer of the two parsers at the edge, with independent readers as oracles, and of whole connections.
 
 What `parse_head` accepts, h11 and http.server read the same way; what `ClientHelloReader` names, OpenSSL names, too.
 `make fuzz` tries a million inputs on each; an input that fails is kept in tests/proxy/corpus, and `test_fuzz.py` tries
-the corpus and a few thousand fresh inputs each time.
+the corpus and a few thousand fresh inputs each time. Ten thousand sequences of requests come behind them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ import h11
 
 from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
 from cloned_proxy.proxy.head import Head, HeadError, parse_head
+from tests.proxy import random_sequences
 from tests.proxy.support import hello
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 _MOST_SECONDS: Final = 0.5
 """Of CPU time for one input: anything slower is a hang."""
+_PER_SEQUENCE: Final = 100
+"""A sequence of requests takes as long as so many heads."""
 
 _HEADS: Final = (
     b"CONNECT api.example.com:443 HTTP/1.1\r\nHost: api.example.com:443\r\n\r\n",
@@ -341,6 +344,10 @@ def main() -> int:
         done, accepted, failed = run(kind, chosen.inputs, chosen.seconds, seed)
         print(f"{kind}: {done} inputs, {accepted} accepted, {failed} failed, seed {seed}", flush=True)  # noqa: T201  a command
         good = good and not failed and done == chosen.inputs
+    wanted = chosen.inputs // _PER_SEQUENCE
+    done, failed = random_sequences.run(wanted, chosen.seconds, seed)
+    print(f"sequence: {done} inputs, {failed} failed, seed {seed}", flush=True)  # noqa: T201  a command
+    good = good and not failed and done == wanted
     return 0 if good else 1
 
 

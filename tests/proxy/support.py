@@ -7,7 +7,9 @@ import contextlib
 import ipaddress
 import json
 import resource
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,6 +195,17 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.write(data)
         await writer.drain()
     writer.close()
+
+
+def gone() -> socket.socket:
+    """A connection that its peer has reset already: it has no peer name any more."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        sock = socket.create_connection(listening.getsockname())
+        peer, _ = listening.accept()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    peer.close()
+    sock.setblocking(False)
+    return sock
 
 
 @dataclass

@@ -19,11 +19,10 @@ from websockets.protocol import State
 from websockets.uri import parse_uri
 
 from cloned_proxy.proxy import plain
-from cloned_proxy.proxy.plain import client as plain_client
-from cloned_proxy.proxy.plain import exchange, incoming, outgoing
+from cloned_proxy.proxy.plain import admission, incoming, outgoing, reach
 from cloned_proxy.proxy.plain import upstream as plain_upstream
 from tests.proxy.plain import answering, client, read_message, reply, request
-from tests.proxy.support import HOST, World, allow, policy, until, upstream, world
+from tests.proxy.support import HOST, World, allow, gone, policy, until, upstream, world
 
 
 @contextlib.asynccontextmanager
@@ -321,6 +320,20 @@ async def test_only_a_safe_request_is_sent_a_second_time(method: str, status: in
         assert len(w.audit.ends) == 2
 
 
+async def test_an_upstream_that_is_gone_when_it_is_reached_is_a_failed_dial(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def dial(*_: object, **__: object) -> socket.socket:
+        return gone()
+
+    monkeypatch.setattr(reach, "dial", dial)
+    async with world(allow(HOST, 1)) as w, client(w) as (reader, writer):
+        unhandled: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+        writer.write(request(1, method="POST", body=b"body"))
+        message = await read_message(reader)
+        assert (message.status, b'"phase":"connect"' in message.body) == (502, True)
+        assert unhandled == []
+
+
 async def test_a_fresh_connection_that_breaks_is_not_tried_again() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -458,9 +471,9 @@ def raising(*args: object, **kwargs: object) -> object:
 
 
 BREAKABLE: dict[str, tuple[object, str]] = {
-    "identify": (plain_client, "identify"),
-    "the exchange": (plain_client, "Exchange"),
-    "the dial": (exchange, "reach"),
+    "identify": (admission, "identify"),
+    "the exchange": (admission, "Exchange"),
+    "the dial": (reach, "connect"),
     "the head": (outgoing, "encode_request"),
     "the client": (plain, "PlainClient"),
 }

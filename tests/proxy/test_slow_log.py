@@ -9,6 +9,7 @@ import pytest
 
 from cloned_proxy.policy.identity import Claims, mint_token
 from cloned_proxy.proxy.relay import reset
+from cloned_proxy.telemetry.events import DecisionEvent
 from tests.proxy.support import HOST, KEY, allow, connect_head, hello, until, upstream, world
 
 _MALFORMED = b"GET http://x/ HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n"
@@ -54,6 +55,22 @@ async def test_nobody_waits_for_somebody_elses_flood() -> None:
         assert not any(task.done() for task in flood)
         w.audit.disk.set()
         assert {reply.status for reply in await asyncio.gather(*flood)} == {403}
+
+
+async def test_a_long_pipeline_does_not_keep_the_others_waiting() -> None:
+    flood = b"GET http://evil.example.net/ HTTP/1.1\r\nHost: evil.example.net\r\n\r\n"
+    async with world() as w:
+        await w.ask(connect_head(443, "first.example.net"))
+        reader, pipeline = await w.connect()
+        _, other = await w.connect()
+        pipeline.write(flood * 500)
+        other.write(connect_head(443, "quiet.example.net"))
+        await reader.readuntil(b"\r\n\r\n")
+        await until(lambda: len(w.audit.events) == 502)
+        hosts = [event.host for event in w.audit.events if isinstance(event, DecisionEvent)]
+        assert hosts.index("quiet.example.net") < 300
+        pipeline.transport.abort()
+        other.transport.abort()
 
 
 async def test_a_flooder_whose_log_fails_is_refused_for_that() -> None:

@@ -176,7 +176,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """One loud line for what could not be tested here."""
-    skipped = [report for report in terminalreporter.getreports("skipped") if "no engine:" in str(report.longrepr)]
-    if skipped:
+    missing = {"no engine:": "sandbox tests were skipped: no container engine answers here",
+               "no model:": "tests with a real model were skipped: it could not be downloaded"}  # fmt: skip
+    reports = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
+    counts = {told: sum(sign in text for text in reports) for sign, told in missing.items()}
+    if any(counts.values()):
         terminalreporter.section("NOT TESTED", red=True)
-        terminalreporter.line(f"{len(skipped)} sandbox tests were skipped: no container engine answers here")
+    for told, count in counts.items():
+        if count:
+            terminalreporter.line(f"{count} {told}")

@@ -8,6 +8,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ import pytest
 import yaml
 
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.llm import CONTAINER, model_container
+from cloned_proxy.runner.llm.model import CONTAINER
+from cloned_proxy.runner.llm.state import read_state
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 from cloned_proxy.share import share_path
@@ -38,7 +41,8 @@ HARDENING: list[tuple[str, Any]] = [
     ("cap_drop", ["ALL"]),
     ("pids_limit", 256),
     ("mem_limit", "8g"),
-    ("cpus", "${LOCALAI_CPUS:-4}"),
+    ("cpu_quota", 400_000),
+    ("cpu_period", 100_000),
     ("dns", ["127.0.0.1"]),
     ("networks", ["sealed"]),
 ]
@@ -60,23 +64,13 @@ def test_the_compose_file_has_tmp_models_proxies_health_and_a_network_that_leads
     assert network["driver_opts"]["com.docker.network.bridge.enable_ip_masquerade"] == "false"
 
 
-def test_the_sealed_container_is_as_hard_and_has_no_network() -> None:
-    container = model_container("image", "f" * 64, Path("/m"), "{}", {"LOCALAI_UID": "1000", "LOCALAI_GID": "1000"})
-    host = container["HostConfig"]
-    assert container["User"] == "1000:1000"
-    assert host["NetworkMode"] == "container:" + "f" * 64
-    assert (host["ReadonlyRootfs"], host["CapDrop"], host["PidsLimit"]) == (True, ["ALL"], 256)
-    assert host["Memory"] == host["MemorySwap"] == 8 * 1024**3
-    assert "PortBindings" not in host
-    assert host["Mounts"][0]["ReadOnly"]
-
-
 @pytest.fixture(scope="module")
 def stand_in(images: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("stand-in")
     shutil.copy(Path(__file__).with_name("localai_stand_in.py"), folder / "stand_in.py")
     (folder / "Dockerfile").write_text(
-        f'FROM {PYTHON_IMAGE} AS stand-in\nUSER 0:0\nCOPY stand_in.py /stand_in.py\nCMD ["python3", "/stand_in.py"]\n'
+        f"FROM {PYTHON_IMAGE} AS stand-in\nUSER 0:0\nCOPY stand_in.py /stand_in.py\n"
+        'ENTRYPOINT ["python3", "/stand_in.py"]\nCMD []\n'
     )
     images.build(str(folder), target="stand-in", tag=STAND_IN, args={}, labels={"stand-in": "true"})
     return STAND_IN
@@ -114,12 +108,14 @@ CHAT = (
 @docker
 def test_the_sealed_model_answers_on_the_host_and_in_a_tool_that_may(workspace: Path, stand_in: str) -> None:
     done = llm("up", workspace, LOCALAI_IMAGE=stand_in)
-    assert (done.returncode, done.stdout) == (0, "LLM_API_BASE=http://localhost:8080/v1\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "LLM_API_BASE=http://127.0.0.1:8080/v1\n"), done.stderr
     status = json.loads(llm("status", workspace, "--json").stdout)
-    assert status == {"container": True, "relay": True, "healthy": True, "base": "http://localhost:8080/v1"}
+    assert (status["container"], status["relay"], status["healthy"]) == (True, True, True)
+    assert (status["base"], status["engine"], status["key"]) == ("http://127.0.0.1:8080/v1", "localai", False)
+    assert status["workspace"] == str(workspace)
     serving = start_serving(workspace)
     try:
-        env = {"LLM_API_BASE": "http://localhost:8080/v1"}
+        env = {"LLM_API_BASE": done.stdout.strip().partition("=")[2]}
         on_host = subprocess.run(
             ["sh", "-c", CHAT.format(how="--noproxy '*'")],
             capture_output=True,
@@ -155,13 +151,103 @@ def test_the_model_has_no_way_out(workspace: Path, stand_in: str, images: Engine
     ]
 
 
+def settings(workspace: Path, **llm_settings: Any) -> None:
+    (workspace / "config.yaml").write_text(yaml.safe_dump({"llm": llm_settings}))
+
+
+def inside() -> dict[str, str]:
+    """The model's own environment, by way of the relay."""
+    with urllib.request.urlopen("http://127.0.0.1:8080/environment", timeout=10) as answer:
+        found: dict[str, str] = json.load(answer)
+        return found
+
+
+ENGINES = [
+    ("localai", "/nothing", "LOCALAI_THREADS"),  # as llama-cpp-python: its list of models is all it has
+    ("llama.cpp", "/health", "LLAMA_ARG_THREADS"),
+    ("ollama", "/", "OMP_NUM_THREADS"),
+    ("vllm", "/health", "OMP_NUM_THREADS"),
+]
+
+
 @docker
-def test_older_images_know_health_only(workspace: Path, images: Engine, stand_in: str, tmp_path: Path) -> None:
-    folder = tmp_path / "old"
-    folder.mkdir()
-    (folder / "Dockerfile").write_text(f'FROM {stand_in} AS old\nCMD ["python3", "/stand_in.py", "/health"]\n')
-    images.build(str(folder), target="old", tag="cloned-localai-old:latest", args={}, labels={})
-    assert llm("up", workspace, LOCALAI_IMAGE="cloned-localai-old:latest").returncode == 0
+@pytest.mark.parametrize(("kind", "health", "threads"), ENGINES)
+def test_each_engine_is_told_where_to_listen_and_how_many_threads_to_start(
+    workspace: Path, stand_in: str, kind: str, health: str, threads: str
+) -> None:
+    (workspace.parent / "models" / "m.gguf").touch()
+    settings(workspace, engine=kind, image=stand_in, cpus=1.0, memory="1g", env={"STAND_IN_HEALTH": health})
+    done = llm("up", workspace)
+    assert done.returncode == 0, done.stderr
+    found = inside()
+    assert (found[threads], found["OMP_NUM_THREADS"], found["affinity"]) == ("1", "1", "1")
+    assert (found["USER"], found["NO_PROXY"]) == ("tool", "localhost,127.0.0.1,::1")
+
+
+@docker
+def test_a_model_that_loads_is_waited_for_and_one_that_takes_too_long_goes_on(workspace: Path, stand_in: str) -> None:
+    settings(workspace, image=stand_in, env={"STAND_IN_LOADING": "6.5", "STAND_IN_HEALTH": "/ready"}, health="/ready")
+    late = llm("up", workspace, "--wait", "0.5")
+    assert (late.returncode, "/ready 503" in late.stderr) == (1, True), late.stderr
+    assert all(
+        word in late.stderr for word in ("goes on loading", "llm status", f"docker logs {CONTAINER}", "llm down")
+    )
+    status = llm("status", workspace)
+    assert (status.returncode, "not ready: /ready 503" in status.stdout) == (1, True), status.stdout
+    again = llm("up", workspace)
+    assert (again.returncode, "is there already" in again.stderr) == (2, True)
+    assert llm("down", workspace).returncode == 0
+    done = llm("up", workspace)
+    assert (done.returncode, "loading (/ready 503)" in done.stderr) == (0, True), done.stderr
+
+
+KEYS: list[tuple[str, dict[str, str], int, str]] = [
+    ("asked for", {}, 0, "sealed with a key"),
+    ("ignored", {"STAND_IN_NO_KEY": "1"}, 1, "answers without it (/v1/chat/completions 400)"),
+    ("another", {"LOCALAI_API_KEY": "other"}, 1, "refuses the key that it was given"),
+]
+
+
+@docker
+@pytest.mark.parametrize(("env", "code", "message"), [row[1:] for row in KEYS], ids=[row[0] for row in KEYS])
+def test_a_key_is_proven_before_it_is_spoken_of(
+    workspace: Path, stand_in: str, env: dict[str, str], code: int, message: str
+) -> None:
+    settings(workspace, image=stand_in, env=env)
+    done = llm("up", workspace, LLM_API_KEY="k3y")
+    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+    if code == 0:
+        assert json.loads(llm("status", workspace, "--json").stdout)["key"] is True
+    else:
+        assert read_state(workspace) is None
+
+
+@docker
+def test_another_workspaces_model_is_left_alone_and_named(workspace: Path, stand_in: str, tmp_path: Path) -> None:
+    assert llm("up", workspace, LOCALAI_IMAGE=stand_in).returncode == 0
+    other = tmp_path / "other" / ".cloned"
+    (other.parent / "models").mkdir(parents=True)
+    for action in ("down", "up"):
+        refused = llm(action, other, LOCALAI_IMAGE=stand_in)
+        assert (refused.returncode, f"llm down --workspace {workspace}" in refused.stderr) == (1, True), refused.stderr
+    assert str(workspace) in llm("status", other).stdout
+    assert inside()
+    shutil.rmtree(workspace / "run")  # what `up` wrote is lost: the container itself says whose it is
+    assert llm("down", workspace).returncode == 0
+
+
+@docker
+def test_the_relay_ends_with_its_slot(workspace: Path, stand_in: str, images: Engine) -> None:
+    assert llm("up", workspace, LOCALAI_IMAGE=stand_in).returncode == 0
+    state = read_state(workspace)
+    assert state is not None
+    images.remove(state.holder)
+    deadline = time.monotonic() + 20
+    while state.relay_alive:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    done = llm("status", workspace)
+    assert (done.returncode, "relay     none" in done.stdout) == (1, True)
 
 
 FAULTS: list[tuple[str, list[str], dict[str, str], str]] = [
@@ -185,29 +271,3 @@ def test_a_taken_port_is_named(workspace: Path, stand_in: str) -> None:
     with socket.create_server(("127.0.0.1", 8080)):
         done = llm("up", workspace, LOCALAI_IMAGE=stand_in)
     assert (done.returncode, "127.0.0.1:8080 is taken" in done.stderr) == (1, True)
-
-
-@docker
-@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose")
-def test_the_four_checks_of_the_compose_variant_pass_as_written(stand_in: str, images: Engine, tmp_path: Path) -> None:
-    compose = tmp_path / "compose.local-llm.yaml"
-    shutil.copy(COMPOSE, compose)
-    for name in ("models", "backends"):
-        (tmp_path / name).mkdir()
-    env = {**os.environ, "LOCALAI_IMAGE": stand_in, "LOCALAI_CPUS": "1"}
-    base = ["docker-compose", "--file", str(compose), "--project-name", "cloned-test"]
-    try:
-        subprocess.run([*base, "up", "--detach"], check=True, env=env, capture_output=True, text=True, timeout=60)
-
-        def asked(*words: str) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(["docker", *words], capture_output=True, text=True, check=False, timeout=30)
-
-        bindings = asked("inspect", CONTAINER, "--format", "{{.HostConfig.PortBindings}}").stdout.strip()
-        assert bindings == "map[8080/tcp:[{127.0.0.1 8080}]]"
-        assert asked("exec", CONTAINER, "id", "-u").stdout.strip() == "65532"
-        assert asked("exec", CONTAINER, "touch", "/tmp/x").returncode == 0
-        assert asked("exec", CONTAINER, "touch", "/etc/x").returncode != 0
-        host = images.inspect(CONTAINER)["HostConfig"]
-        assert (host["Memory"], host["PidsLimit"], host["CapDrop"]) == (8 * 1024**3, 256, ["ALL"])
-    finally:
-        subprocess.run([*base, "down", "--timeout", "1"], check=False, env=env, capture_output=True, timeout=60)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.model import HostPattern, PatternKind, Rule
-from cloned_proxy.store import audit_log, audit_writer
+from cloned_proxy.store import audit_log, audit_retention
 from cloned_proxy.store.audit_log import AuditLog, prune_entries
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.store.config import AuditSettings
@@ -117,6 +117,23 @@ def test_the_writer_prunes_what_is_older_than_its_setting(path: Path) -> None:
         _wait(lambda: [entry.seq for entry in log.entries()] == [3])
         assert log.verify().holds
     writer.close()
+
+
+def test_the_log_stays_within_its_size_whatever_its_age(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_log, "_PRUNE_GROUP", 200)
+    monkeypatch.setattr(audit_retention, "_LOOK_AFTER", 100)
+    sizes: list[int] = []
+    writer = AuditWriter(path, retention_days=100_000, max_mib=1, on_size=sizes.append)
+    for number in range(6000):  # some 3 MiB
+        writer.record(replace(EVENT, id=f"d{number}", path="/" + "x" * 300))
+    with AuditLog(path) as log:
+        _wait(lambda: bool(sizes) and sizes[-1] <= 1 << 20 and log.verify().entries < 6000, seconds=60)
+        _wait(lambda: [entry.body["id"] for entry in log.entries(last=1)] == ["d5999"], seconds=60)
+        report = log.verify()
+    writer.close()
+    assert report.holds
+    assert 0 < report.entries < 6000
+    assert max(sizes) > 1 << 20
 
 
 def test_queries_filter_and_follow(path: Path) -> None:
@@ -393,7 +410,7 @@ def test_a_renewal_gives_new_uses_and_a_rule_that_left_is_forgotten(path: Path) 
 def test_a_clock_that_jumps_ahead_does_not_prune_the_log(
     path: Path, jump: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(audit_writer, "_PRUNE_SECONDS", 0.01)
+    monkeypatch.setattr(audit_retention, "PRUNE_SECONDS", 0.01)
     _fill(path, 10)
     wall = [1010.0 if jump == "while it runs" else 4_000_000_000.0]
     writer = AuditWriter(path, retention_days=90, clock=lambda: wall[0])

@@ -113,7 +113,8 @@ async def test_a_replaced_directory_is_followed(follower: Follower) -> None:
 
 async def test_without_events_the_poll_finds_the_change(follower: Follower) -> None:
     await asyncio.sleep(0.1)  # the reading that the start of the watch asks for
-    await asyncio.to_thread(follower.live._watch.stop)
+    for watch in follower.live._watches:
+        await asyncio.to_thread(watch.stop)
     _rename(follower.live.path, _text("b.test"))
     await follower.until(lambda: follower.allows() == ["b.test"], 3)
 

@@ -34,6 +34,7 @@ CONTRACT = {
     "cloned_proxy_policy_rules": set(),
     "cloned_proxy_audit_queue": set(),
     "cloned_proxy_audit_dropped_total": set(),
+    "cloned_proxy_audit_log_bytes": set(),
     "cloned_proxy_sandbox_runs_total": {"tool", "result"},
     "cloned_proxy_sandbox_start_duration_seconds": set(),
     "cloned_proxy_sandbox_slots": set(),

@@ -63,7 +63,9 @@ class RuleAnswer(Strict):
     reason: str
     origin: str
     place: str
-    """Where it stands, short: file (below the project) and line."""
+    """Where it stands, short: file (below the project) and line, or the preset."""
+    preset: str
+    """The preset that it comes with; "" for a rule of the file itself."""
 
 
 class RulesAnswer(Strict):
@@ -136,7 +138,8 @@ class RemoveQuery(Query):
 
 def _rules(call: Call) -> RulesAnswer:
     parts, query = call.parts, call.query
-    policy = load_policy(parts.workspace.policy_path(parts.policy_file), parts.clock())
+    place = parts.workspace
+    policy = load_policy(place.policy_path(parts.policy_file), parts.clock(), place.presets)
     use = rule_use(parts.workspace)
     rules = [rule for rule in policy.rules if query.tool in (None, rule.scope)]
     project = f"{parts.workspace.root.parent}/"
@@ -162,7 +165,8 @@ def _answer(rule: Rule, use: RuleUse, project: str) -> RuleAnswer:
         last_hit=use.last_hit(rule),
         reason=rule.reason,
         origin=rule.origin,
-        place=rule.origin.removeprefix(project).partition(" ")[0],
+        place=rule.origin if rule.preset else rule.origin.removeprefix(project).partition(" ")[0],
+        preset=rule.preset,
     )
 
 
@@ -197,7 +201,9 @@ def _change(call: Call) -> EditAnswer:
     if not change.terms and not change.dropped:
         raise ApiError(422, "nothing to change: name at least one of ports, methods, paths, for, uses, reason")
     with editing(call) as service:
-        if all(rule.id != call.path["id"] for rule in load_policy(service.path, call.parts.clock()).rules):
+        if all(
+            rule.id != call.path["id"] for rule in load_policy(service.path, call.parts.clock(), service.presets).rules
+        ):
             raise ApiError(404, "there is no such rule in the file any more")
         result = service.change_rule(
             call.path["id"],

@@ -66,12 +66,13 @@ def in_force(call: Call) -> Policy:
     """The policy of the file, or the last version that was accepted while the file as it is now is not."""
     service = EditService(call.parts.workspace, call.parts.policy_file, clock=call.parts.clock)
     try:
-        return load_policy(service.path, call.parts.clock())
+        return load_policy(service.path, call.parts.clock(), service.presets)
     except PolicyError:
         newest = service.history(limit=1)
         if not newest:
             raise
-        return parse_bytes(service.text_of(newest[0].version).encode(), source=str(service.path))
+        text = service.text_of(newest[0].version)
+        return parse_bytes(text.encode(), source=str(service.path), presets=service.presets)
 
 
 def conflict(error: ConflictError, service: EditService) -> ApiError:

@@ -55,6 +55,7 @@ function open(place) {
   function actions(rule) {
     const about = `the rule for ${authority(rule.host)} (${rule.scope})`;
     const act = (label, how, kind = "small") => button(label, `${rule.id} ${label}`, changing(() => how(rule, state.version)), { kind, about });
+    if (rule.preset) return h("span", { class: "quiet small" }, "goes with its preset");
     return h("div", { class: "actions" }, rule.expires && act("Extend…", extend), act("Edit…", edit), act("Remove", takeBack));
   }
 

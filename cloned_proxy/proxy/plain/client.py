@@ -5,44 +5,39 @@ from __future__ import annotations
 import asyncio
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Final
 
 import structlog
 
-from cloned_proxy.policy.caller import Caller
-from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Request
-from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
-from cloned_proxy.proxy.body import BodyError, Buffer, SizedBody
+from cloned_proxy.proxy.body import BodyError
 from cloned_proxy.proxy.connection import ClientConnection, answer_to_head, head_caller
-from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
+from cloned_proxy.proxy.plain.admission import admit, after_breath
 from cloned_proxy.proxy.plain.exchange import Exchange
-from cloned_proxy.proxy.plain.heads import next_head
-from cloned_proxy.proxy.plain.own import OwnExchange, is_own
+from cloned_proxy.proxy.plain.intake import Intake
+from cloned_proxy.proxy.plain.own import OwnExchange
 from cloned_proxy.proxy.plain.upstream import Pool
 from cloned_proxy.proxy.relay import reset
 from cloned_proxy.telemetry.events import Kind
 
 _log = structlog.get_logger(__name__)
 
-_BACKLOG: Final = 65_536
-"""Bytes of a body that waits for its upstream, or of pipelined requests; at more the client is not read."""
-_SMALL_BODY: Final = 65_536
-"""The body of a refused request that is read and thrown away, so that the connection can be kept."""
 _NEVER: Final = float("inf")
+_TURN: Final = 8
+"""Pipelined requests that are answered before the other connections have their turn."""
+
+type Work = Callable[[], Coroutine[None, None, Callable[[], None]]]
 
 
 class _Phase(enum.Enum):
     HEAD = enum.auto()
+    """The next head is read, behind what nobody wanted of the last body."""
     DECIDING = enum.auto()
     EXCHANGE = enum.auto()
-    DISCARDING = enum.auto()
-    """Of a refused request the body."""
     CLOSING = enum.auto()
     """The last byte has been written; what still comes is not looked at."""
 
@@ -50,15 +45,16 @@ class _Phase(enum.Enum):
 class PlainClient(asyncio.Protocol):
     """Serves one request after the other; pipelined bytes wait. Each request is identified and authorised anew."""
 
-    __slots__ = ("_connection", "_discard", "_dropped", "_exchange", "_head_began", "_held", "_phase", "_serving",
-                 "_task", "buffer", "deadline", "eof", "full", "home", "parts", "pool", "transport")  # fmt: skip
+    __slots__ = ("_connection", "_dropped", "_exchange", "_head_began", "_phase", "_serving", "_task", "deadline",
+                 "eof", "full", "home", "intake", "listener", "parts", "pool", "transport")  # fmt: skip
 
     def __init__(self, home: set[PlainClient], pool: Pool, connection: ClientConnection) -> None:
         self.parts = connection.parts
+        self.listener = connection.listener
         self.pool = pool
         self.home = home
         self.transport = connection.transport
-        self.buffer = Buffer()
+        self.intake = Intake(connection.transport, connection.parts.settings)
         self.full = False
         """The client does not read what was written for it."""
         self.eof = connection.eof
@@ -68,18 +64,16 @@ class PlainClient(asyncio.Protocol):
         self._phase = _Phase.HEAD
         self._exchange: Exchange | OwnExchange | None = None
         self._task: asyncio.Task[None] | None = None
-        self._discard = SizedBody(0)
         self._dropped = 0
         self._head_began = False
-        self._held = False
         self._serving = False
 
     def start(self, head: Head) -> None:
         """Takes over the transport, with the first head read and everything behind it in the gate's buffer."""
         self.home.add(self)
-        self.buffer += self._connection.take()
+        self.intake.add(self._connection.take())
         self.transport.set_protocol(self)
-        self._begin(head)
+        self._admit(head)
         self._serve()
 
     # The transport's side.
@@ -94,22 +88,21 @@ class PlainClient(asyncio.Protocol):
             self.failed()
 
     def _take(self, data: bytes) -> None:
-        exchange = self._exchange
+        exchange, intake = self._exchange, self.intake
         if self._phase is _Phase.CLOSING:
             self._drop(data)
-        elif exchange is None:
-            self.buffer += data
+            return
+        if exchange is None:
+            intake.add(data)
             self._serve()
-        elif len(self.buffer) or not exchange.pass_request(data):
-            self.buffer += data
+        elif len(intake.buffer) or not exchange.pass_request(data):
+            intake.add(data)
             exchange.request_bytes()
         self.balance()
 
     def eof_received(self) -> bool:
         self.eof = True
-        if self._exchange is not None and not self._exchange.sent:
-            self.cut("client_reset")
-        elif self._exchange is not None:
+        if self._exchange is not None:
             self._exchange.client_ended()
         # A client may send all that it has to say, and then FIN: it gets its answers.
         return self._exchange is not None or self._phase is _Phase.DECIDING
@@ -143,17 +136,12 @@ class PlainClient(asyncio.Protocol):
     # For the exchange.
 
     def balance(self) -> None:
-        """Stops reading a client that sends more than is taken from it, and goes on when it was taken."""
-        held = len(self.buffer) > _BACKLOG and self._phase is not _Phase.CLOSING
-        if held is not self._held and not self.transport.is_closing():
-            self._held = held
-            if held:
-                self.transport.pause_reading()
-            else:
-                self.transport.resume_reading()
+        """Reads the client only as fast as what it sends is taken from it."""
+        if self._phase is not _Phase.CLOSING:
+            self.intake.balance()
 
     def exchange_ended(self, *, keep: bool) -> None:
-        """A response has been written to its end."""
+        """The last byte of a response has been written."""
         self._exchange = None
         if not keep:
             self._close()
@@ -165,44 +153,16 @@ class PlainClient(asyncio.Protocol):
     def answer(self, head: Head, answer: Answer, *, keep: bool = True) -> None:
         """Our own answer to a request; the connection is kept when little or nothing of that is left to read."""
         self._exchange = None
-        length = head.content_length or 0
-        keep = keep and head.keep_alive and not head.chunked and length <= _SMALL_BODY and not self.parts.stopping()
-        # Whoever waits for `100 Continue` will not send the body: what comes next could be either (RFC 9110, 10.1.1).
-        keep = keep and not (length and any(name == "expect" for name, _ in head.fields))
+        keep = keep and head.keep_alive and self.intake.body.can_be_skipped and not self.parts.stopping()
         self.transport.write(answer.encode(with_body=head.method != "HEAD", keep_alive=keep))
-        if not keep:
-            self._close()
-            return
-        self._phase = _Phase.DISCARDING if length else _Phase.HEAD
-        self._discard = SizedBody(length)
-        self._serve()
-        self.balance()
+        self.exchange_ended(keep=keep)
 
     def refuse_head(self, error: HeadError) -> None:
         self._exchange = None
-        caller = head_caller(self._connection.listener)
-        if self.parts.enforcer.behind(caller):
-            self._after_breath(caller, partial(self._answer_head, error))
-        else:
-            self._answer_head(error)
-
-    def _after_breath(self, caller: Caller, then: Callable[[], None]) -> None:
-        """The log is slow, and this caller has had its share of it: the connection waits, and is not refused."""
-        self._phase = _Phase.DECIDING
-        self._task = asyncio.get_running_loop().create_task(self._wait_for_breath(caller, then))
-
-    async def _wait_for_breath(self, caller: Caller, then: Callable[[], None]) -> None:
-        try:
-            await self.parts.enforcer.breath(caller)
-            self._task = None
-            then()
-            self._serve()
-            self.balance()
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
-            self.failed()
+        after_breath(self, head_caller(self.listener), partial(self._answer_head, error))
 
     def _answer_head(self, error: HeadError) -> None:
-        answer = answer_to_head(self.parts, self._connection.listener, error, Kind.HTTP)
+        answer = answer_to_head(self.parts, self.listener, error, Kind.HTTP)
         self.transport.write(answer.encode())
         self._close()
 
@@ -213,7 +173,7 @@ class PlainClient(asyncio.Protocol):
 
     def failed(self) -> None:
         """Called while an unexpected exception is handled."""
-        _log.exception("a client connection failed and is closed", listener=self._connection.listener.name)
+        _log.exception("a client connection failed and is closed", listener=self.listener.name)
         if self._exchange is not None:
             self._exchange.cut("internal_error")
         self.reset()
@@ -232,7 +192,7 @@ class PlainClient(asyncio.Protocol):
     @property
     def quiet(self) -> bool:
         """Whether no request is under way."""
-        return self._phase is _Phase.HEAD and not len(self.buffer)
+        return self._phase is _Phase.HEAD and not self.intake.expects_more
 
     def cut(self, cause: str) -> None:
         """Resets the client, and the upstream if there is one, at once."""
@@ -249,7 +209,7 @@ class PlainClient(asyncio.Protocol):
                 self._exchange.timed_out()
         elif now < self.deadline:
             pass
-        elif self._phase is _Phase.HEAD and len(self.buffer):
+        elif self._phase is _Phase.HEAD and len(self.intake.buffer):
             self.refuse_head(HeadError("the request head did not come in time", status=408))
         elif self._phase is not _Phase.DECIDING:
             self.transport.abort()
@@ -257,91 +217,60 @@ class PlainClient(asyncio.Protocol):
     # Heads.
 
     def _serve(self) -> None:
-        """Reads and begins requests until one has to be waited for."""
+        """Reads and begins requests until one has to be waited for, or it is another connection's turn."""
         if self._serving:
             return
         self._serving = True
         try:
-            while self._phase in (_Phase.HEAD, _Phase.DISCARDING) and not self.full and self._next():
-                pass
-        finally:
-            self._serving = False
-        if self._phase in (_Phase.HEAD, _Phase.DISCARDING):
-            self._wait_for_more()
-
-    def _next(self) -> bool:
-        """Whether there was something to do."""
-        if self._phase is _Phase.DISCARDING:
-            while piece := self._discard.read(self.buffer):
-                pass
-            if piece is None:
-                self._phase = _Phase.HEAD
-            return piece is None
-        try:
-            head = next_head(self.buffer, self.parts.settings)
+            for _ in range(_TURN):
+                if self._phase is not _Phase.HEAD or self.full or (head := self.intake.next_head()) is None:
+                    break
+                self._admit(head)
+            else:
+                asyncio.get_running_loop().call_soon(self._serve)
+                return
         except HeadError as error:
             self.refuse_head(error)
-            return False
-        if head is not None:
-            self._begin(head)
-        return head is not None
+        finally:
+            self._serving = False
+        if self._phase is _Phase.HEAD:
+            self._wait_for_more()
+
+    def _admit(self, head: Head) -> None:
+        self.intake.begin(head)
+        self.deadline = _NEVER
+        admit(self, head)
 
     def _wait_for_more(self) -> None:
         if self.eof:
             self._close()
             return
         settings = self.parts.settings
-        began = bool(len(self.buffer)) or self._phase is _Phase.DISCARDING
+        began = self.intake.expects_more
         if not began:
             self.deadline = time.monotonic() + settings.keep_alive_timeout
         elif self.deadline is _NEVER or not self._head_began:
             self.deadline = time.monotonic() + settings.head_timeout
         self._head_began = began
 
-    # Decisions.
+    # For `admission`.
 
-    def _begin(self, head: Head) -> None:
-        parts = self.parts
-        self.deadline = _NEVER
-        if parts.stopping():
-            self.answer(head, answers.unavailable(), keep=False)
-            return
-        caller = identify(
-            head.fields, key=parts.identity_key, now=parts.clock(), listener=self._connection.listener.principal
-        )
-        if parts.requests is not None and is_own(head.host):
-            exchange = OwnExchange(self, head, caller, parts.requests)
-            if parts.enforcer.behind(caller):
-                self._after_breath(caller, partial(self._start, exchange))
-            else:
-                self._start(exchange)
-            return
-        request = Request(head.host, head.port, head.method, head.path)
-        outcome = parts.enforcer.authorise_now(caller, request, Kind.HTTP)
-        if outcome is None:
-            self._phase = _Phase.DECIDING
-            self._task = asyncio.get_running_loop().create_task(self._decide(head, caller, request))
-        else:
-            self._decided(head, outcome)
+    def wait_for(self, work: Work) -> None:
+        """What `work` returns is done when it has ended; until then what the client sends is kept."""
+        self._phase = _Phase.DECIDING
+        self._task = asyncio.get_running_loop().create_task(self._waited_for(work))
 
-    async def _decide(self, head: Head, caller: Caller, request: Request) -> None:
+    async def _waited_for(self, work: Work) -> None:
         try:
-            outcome = await self.parts.enforcer.authorise(caller, request, Kind.HTTP, client=self)
+            then = await work()
             self._task = None
-            self._decided(head, outcome)
+            then()
             self._serve()
             self.balance()
         except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
             self.failed()
 
-    def _decided(self, head: Head, outcome: Grant | Refusal) -> None:
-        if isinstance(outcome, Refusal):
-            self._phase = _Phase.HEAD
-            self.answer(head, answers.refused(outcome))
-            return
-        self._start(Exchange(self, head, outcome))
-
-    def _start(self, exchange: Exchange | OwnExchange) -> None:
+    def begin(self, exchange: Exchange | OwnExchange) -> None:
         self._phase = _Phase.EXCHANGE
         self._exchange = exchange
         try:
@@ -354,8 +283,7 @@ class PlainClient(asyncio.Protocol):
     def _close(self) -> None:
         """FIN, then reads on for a moment: the reset of an unread socket would destroy the answer on its way."""
         self._phase = _Phase.CLOSING
-        self.buffer.take(len(self.buffer))
-        self.balance()
+        self.intake.close()
         if self.transport.is_closing():
             return
         if self.eof:

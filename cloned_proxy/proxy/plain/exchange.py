@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +16,8 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.injection import InjectionError
 from cloned_proxy.proxy.plain.incoming import Incoming
-from cloned_proxy.proxy.plain.outgoing import Outgoing, reach
+from cloned_proxy.proxy.plain.outgoing import Outgoing
+from cloned_proxy.proxy.plain.reach import Reach
 from cloned_proxy.proxy.plain.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.plain.websocket import join
@@ -37,8 +37,8 @@ class Exchange:
     For the sweep it is a `Tunnel`, whose first bytes are nobody's question.
     """
 
-    __slots__ = ("_client", "_head", "_incoming", "_last_byte", "_outgoing", "_over", "_relay", "_task", "due", "grant",
-                 "last", "received")  # fmt: skip
+    __slots__ = ("_body", "_client", "_head", "_incoming", "_last_byte", "_outgoing", "_over", "_reach", "_relay",
+                 "due", "grant", "last", "received")  # fmt: skip
 
     server_names: Final = Unread.NEED_MORE
 
@@ -46,14 +46,15 @@ class Exchange:
         self._client = client
         self._head = head
         self.grant = grant
-        self._outgoing = Outgoing(head, client.buffer, grant.charge.up)
+        self._body = client.intake.body
+        self._outgoing = Outgoing(head, self._body, grant.charge.up)
         self._incoming = Incoming(head, client.parts.settings)
         self._over = False
         self.last = False
         """The client connection closes behind this response, and was told so."""
         self.received = False
         """The response has been passed on to its end."""
-        self._task: asyncio.Task[None] | None = None
+        self._reach = Reach(client, grant)
         self._relay: Relay | None = None
         self.due = _NEVER
         """When the response must have begun, monotonic."""
@@ -62,6 +63,9 @@ class Exchange:
     def begin(self) -> None:
         parts = self._client.parts
         parts.tunnels.add(self)
+        if self._is_broken_off():
+            self._client.cut("client_reset")
+            return
         try:
             injection = parts.injector.injection_for(self.grant, self._head)
         except InjectionError as error:
@@ -71,19 +75,9 @@ class Exchange:
             self._outgoing.injection = injection
             if injection.echo is not None:
                 self._incoming.look_for(injection.echo)
-        upstream = self._client.pool.take(self.grant)
-        if upstream is None:
-            self._dial()
-            return
-        upstream.conversation = self
-        self._send(upstream)
+        self._reach.begin(self)
 
     # The request.
-
-    @property
-    def sent(self) -> bool:
-        """Whether the request has been read to its end."""
-        return self._outgoing.sent
 
     def request_bytes(self) -> None:
         """The client's buffer holds more of the body. Raises BodyError."""
@@ -97,27 +91,47 @@ class Exchange:
             self._request_moved()
         return passed
 
-    def _send(self, upstream: Upstream) -> None:
+    def reached(self, upstream: Upstream) -> None:
+        """The upstream takes the request. Raises BodyError."""
         host = self.grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
         self._outgoing.send(upstream, host)
         self._request_moved()
 
+    def not_reached(self, error: DialError | ExhaustedError) -> None:
+        if isinstance(error, DialError):
+            self._fail(UpstreamFailure(error.phase, error.timed_out))
+        else:
+            self._refuse(Reason.INTERNAL_ERROR)
+
     def _request_moved(self) -> None:
         """A part of it has been written, or it was found to be complete."""
         self._last_byte = now = time.monotonic()
-        if not self._outgoing.sent:
+        if self._is_broken_off():
+            self._client.cut("client_reset")
+        elif not self._body.complete:
             return
-        if self._incoming.head is None:
-            self.due = now + self._client.parts.settings.response_timeout
+        elif self._incoming.head is None:
+            patience = self._client.parts.settings.response_timeout
+            self.due = now + (min(patience, _AFTER_FIN) if self._client.eof else patience)
         elif self.received:
             self._complete()
 
     def client_ended(self) -> None:
         """The client has sent FIN: half a close, or, far more often, a client that gave up and holds a place."""
-        if self.due is not _NEVER:
+        if self._is_broken_off():
+            self._client.cut("client_reset")
+        elif self.due is not _NEVER:
             self.due = min(self.due, time.monotonic() + _AFTER_FIN)
+
+    def _is_broken_off(self) -> bool:
+        """Whether the client sends nothing any more, and what it has sent of the request is not the whole."""
+        if self._body.complete or not self._client.eof:
+            return False
+        upstream = self._outgoing.upstream
+        all_was_read = upstream is not None and not upstream.full
+        return all_was_read or self._body.is_broken_off
 
     def upstream_drained(self) -> None:
         try:
@@ -127,34 +141,6 @@ class Exchange:
             self.refuse_body(error)
         except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on
             self._client.failed()
-
-    # The dial.
-
-    def _dial(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._connect())
-
-    async def _connect(self) -> None:
-        try:
-            upstream = await self._connected()
-            if upstream is not None:
-                self._task = None
-                self._send(upstream)
-                self._client.balance()
-        except BodyError as error:
-            self.refuse_body(error)
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on
-            self._client.failed()
-
-    async def _connected(self) -> Upstream | None:
-        """A new connection, or None when the client was told why there is none."""
-        client = self._client
-        try:
-            return await reach(client.parts, client.pool, self.grant, self)
-        except DialError as error:
-            self._fail(UpstreamFailure(error.phase, error.timed_out))
-        except ExhaustedError:
-            self._refuse(Reason.INTERNAL_ERROR)
-        return None
 
     # The response.
 
@@ -191,7 +177,7 @@ class Exchange:
             self._switch(response)
             return False
         self.due = _NEVER
-        withheld = self._outgoing.may_stay_unsent and not incoming.started
+        withheld = self._body.may_never_come and not incoming.started
         if not self._head.keep_alive or self._client.parts.stopping() or withheld:
             self.last = True
         incoming.begin(response, out, close=self.last)
@@ -214,7 +200,7 @@ class Exchange:
         self.received = True
         # An early answer: the request goes on to its end, unless nobody is there to take it.
         upstream = self._outgoing.upstream
-        if self._outgoing.sent or self.last or upstream is None or upstream.ended:
+        if self._body.complete or self.last or upstream is None or upstream.ended:
             self._complete()
 
     # The ends.
@@ -235,7 +221,7 @@ class Exchange:
         elif self._incoming.untouched and self._outgoing.may_go_again:
             # A kept connection had been closed before the request met it (RFC 9112, section 9.3.1).
             self._outgoing.upstream = None
-            self._dial()
+            self._reach.dial(self)
         else:
             self._fail(UpstreamFailure("response"))
 
@@ -289,13 +275,11 @@ class Exchange:
             # The client has a part of the response: it must not mistake the cut for the end.
             self._client.reset()
         else:
-            begun = self._outgoing.upstream is not None and not self._outgoing.sent
-            self._client.answer(self._head, answer, keep=not begun)
+            self._client.answer(self._head, answer)
 
     def _complete(self) -> None:
-        keep = self._outgoing.sent and not self.last
         self._end("closed")
-        self._client.exchange_ended(keep=keep)
+        self._client.exchange_ended(keep=self._body.complete and not self.last)
 
     def _end(self, cause: str) -> None:
         """Bookkeeping, and the upstream connection: kept when both messages are complete. Once."""
@@ -303,46 +287,26 @@ class Exchange:
             return
         self._over = True
         self.due = _NEVER
-        if self._task is not None:
-            self._task.cancel()
         parts = self._client.parts
         parts.tunnels.discard(self)
         parts.enforcer.finish(self.grant, cause)
-        upstream = self._outgoing.upstream
-        if upstream is None or upstream.ended:
-            return
-        if not self.received or not self._outgoing.sent:
-            upstream.give_up()
-        elif self._incoming.leaves_upstream_clean:
-            if self._client.full:
-                upstream.transport.resume_reading()
-            self._client.pool.put(upstream)
-        else:
-            upstream.retire()
+        complete = self.received and self._body.complete
+        self._reach.end(self._outgoing.upstream, complete=complete, clean=self._incoming.leaves_upstream_clean)
 
     # WebSocket.
 
     def _switch(self, response: ResponseHead) -> None:
-        client, upstream, grant = self._client, self._outgoing.upstream, self.grant
+        upstream = self._outgoing.upstream
         if upstream is None:
             raise ValueError("a response without an upstream")
         self.due = _NEVER
-        client.parts.metrics.tunnel_opened(grant.caller.tool)
         self._write_down([response.encode(None, minor=1, close=False), self._incoming.take_rest()])
-        self._relay = relay = join(
-            client.transport, upstream, client.buffer, grant.charge, full=client.full, on_end=self._relay_ended
-        )
-        if not relay.started:
-            self._relay_ended("client_reset")
-        elif client.eof:
-            relay.client.eof_received()  # the loop told it to the old protocol, and will not tell it again
+        self._relay = join(self._client, upstream, self.grant, on_end=self._relay_ended)
 
     def _relay_ended(self, cause: str) -> None:
-        client, self._relay = self._client, None
-        client.parts.metrics.tunnel_closed(self.grant.caller.tool)
-        self._outgoing.upstream = None
+        self._relay = self._outgoing.upstream = None
         self._end(cause)
-        client.forget()
+        self._client.forget()
 
     def last_byte(self) -> float:
         return self._last_byte if self._relay is None else self._relay.last_byte

@@ -10,9 +10,8 @@ from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
 from cloned_proxy.policy.model import OWN_HOST, Reason, Request
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
-from cloned_proxy.proxy.body import BodyError, BodyReader
+from cloned_proxy.proxy.body import BodyError
 from cloned_proxy.proxy.head import Head, HeadError
-from cloned_proxy.proxy.plain.outgoing import request_body
 from cloned_proxy.proxy.requests_api import RequestsApi, too_large, too_slow
 from cloned_proxy.store.egress_request import MAX_BODY
 from cloned_proxy.telemetry.events import Kind
@@ -40,8 +39,7 @@ class OwnExchange:
         self._head = head
         self._caller = caller
         self._api = api
-        self._body: BodyReader | None = request_body(head)
-        """None: the request has been read whole."""
+        self._body = client.intake.body
         self._read = bytearray()
         self._task: asyncio.Task[None] | None = None
         self.due = _NEVER
@@ -55,7 +53,7 @@ class OwnExchange:
             self._client.answer(head, refusal)
             return
         self.due = time.monotonic() + self._client.parts.settings.head_timeout
-        if self._body is not None and any(name == "expect" for name, _ in head.fields):
+        if self._body.may_never_come:
             self._client.transport.write(_CONTINUE)
         self.request_bytes()
 
@@ -70,26 +68,20 @@ class OwnExchange:
 
     # What the client connection asks of an exchange.
 
-    @property
-    def sent(self) -> bool:
-        return self._body is None
-
     def pass_request(self, data: bytes) -> bool:  # noqa: ARG002  nothing is passed by
         return False
 
     def request_bytes(self) -> None:
         """Takes what there is of the body. Raises BodyError."""
-        body = self._body
         if self._task is not None:
             return
-        while body is not None and (piece := body.read(self._client.buffer)) is not None:
+        while (piece := self._body.read()) is not None:
             if not piece:
                 return
             self._read += piece
             if len(self._read) > MAX_BODY:
                 self._finish(too_large(), keep=False)
                 return
-        self._body = None
         self.due = _NEVER
         self._task = asyncio.get_running_loop().create_task(self._answer())
 
@@ -112,7 +104,9 @@ class OwnExchange:
         self._client.refuse_head(HeadError(str(error)))
 
     def client_ended(self) -> None:
-        """The answer is on its way, in milliseconds."""
+        """The answer to a whole request is on its way, in milliseconds; to a part of one there is none."""
+        if not self._body.complete:
+            self._client.cut("client_reset")
 
     def client_drained(self) -> None:
         """What is written is less than any buffer."""

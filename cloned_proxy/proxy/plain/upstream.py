@@ -46,7 +46,8 @@ class Upstream(asyncio.Protocol):
 
     def __init__(self, pool: Pool, grant: Grant, conversation: Conversation) -> None:
         self.transport: asyncio.Transport
-        self.address: Address
+        self.address: Address | None = None
+        """The peer's; None until it is connected, and for one that had closed by then."""
         self.grant = grant
         """The last one it was used with: the pool asks whether that still passes."""
         self.conversation: Conversation | None = conversation
@@ -59,7 +60,13 @@ class Upstream(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.address = ipaddress.ip_address(transport.get_extra_info("peername")[0])
+        peer = transport.get_extra_info("peername")
+        if peer is None:
+            # A peer that resets at once has no name any more: the dial has failed.
+            self.ended = True
+            self.transport.abort()
+            return
+        self.address = ipaddress.ip_address(peer[0])
 
     def data_received(self, data: bytes) -> None:
         conversation = self.conversation

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from cloned_proxy.proxy.body import Buffer
-from cloned_proxy.proxy.budget import Charge
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.relay import Relay
 
+if TYPE_CHECKING:
+    from cloned_proxy.proxy.plain.client import PlainClient
 
-def join(
-    client: asyncio.Transport,
-    upstream: Upstream,
-    unread: Buffer,
-    charge: Charge,
-    *,
-    full: bool,
-    on_end: Callable[[str], None],
-) -> Relay:
-    """Relays between the two from now on; `unread` is what the client has sent ahead, `full` that it does not read.
 
-    `on_end` is not called for a relay that is not `started`: the client was gone.
+def join(client: PlainClient, upstream: Upstream, grant: Grant, *, on_end: Callable[[str], None]) -> Relay | None:
+    """Relays between the two from now on, what the client has sent ahead first.
+
+    `on_end` is told the cause when both are closed: within this call, which returns None, for a client that has gone.
     """
-    relay = Relay(client, lambda: unread.take(len(unread)), charge, on_end=on_end, clock=time.monotonic)
-    relay.client.full = full
+    metrics, tool, buffer = client.parts.metrics, grant.caller.tool, client.intake.buffer
+
+    def ended(cause: str) -> None:
+        metrics.tunnel_closed(tool)
+        on_end(cause)
+
+    metrics.tunnel_opened(tool)
+    relay = Relay(client.transport, lambda: buffer.take(len(buffer)), grant.charge, on_end=ended, clock=time.monotonic)
+    relay.client.full = client.full
     upstream.hand_over(relay.upstream)
+    if not relay.started:
+        ended("client_reset")
+        return None
+    if client.eof:
+        relay.client.eof_received()  # the loop told it to the old protocol, and will not tell it again
     return relay

@@ -147,10 +147,8 @@ def _open(engine: Engine, attempts: list[Attempt], birds: Canaries) -> tuple[Lin
     """The same program where the ways out are open: what it does not see there, it cannot see anywhere."""
     controls = [attempt for attempt in attempts if attempt.control]
     collected = Collected(_MAX_OUTPUT)
-    container = engine.create(
-        f"cloned_tool_{secrets.token_hex(4)}", unsafe_open_container(owner_id(), str(birds.engine_directory))
-    )
-    try:
+    config = unsafe_open_container(owner_id(), str(birds.engine_directory))
+    with engine.container(f"cloned_tool_{secrets.token_hex(4)}", config) as container:
         stream = engine.attach(container)
         try:
             engine.start(container)
@@ -159,8 +157,6 @@ def _open(engine: Engine, attempts: list[Attempt], birds: Canaries) -> tuple[Lin
                 collected(kind, piece)
         finally:
             stream.close()
-    finally:
-        engine.remove(container)
     return judge_controls(controls, _read(collected))
 
 

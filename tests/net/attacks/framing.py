@@ -142,6 +142,27 @@ def _second_request(way: _Way) -> Callable[[Attempt], None]:
     return act
 
 
+def _body_behind_a_timeout(attempt: Attempt) -> None:
+    """A request whose upstream says nothing, the proxy's own answer, and then one with a request for a body.
+
+    The first body is as long as the second head: thrown away once more, it takes that head with it.
+    """
+    smuggled = f"GET http://api.example.com/{attempt.marker} HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
+    second = (
+        f"POST http://evil.example.net/ HTTP/1.1\r\nHost: evil.example.net\r\nContent-Length: {len(smuggled)}\r\n\r\n"
+    )
+    first = (
+        f"POST http://silent.example.com/ HTTP/1.1\r\nHost: silent.example.com\r\nContent-Length: {len(second)}\r\n\r\n"
+    )
+    with attempt.connection() as connection:
+        connection.settimeout(10.0)  # more than the proxy's own patience with an upstream
+        connection.sendall(first.encode() + b"x" * len(second))
+        if b" 504 " in read_some(connection):
+            connection.settimeout(attempt.patience)
+            connection.sendall((second + smuggled).encode())
+            read_all(connection)
+
+
 _HUGE: Final = _GET + _HOST + (b"X-Filler: " + b"y" * 1000 + b"\r\n") * 1000 + b"\r\n"
 _MANY: Final = _GET + _HOST + b"".join(b"X-%d: y\r\n" % number for number in range(5000)) + b"\r\n"
 
@@ -161,5 +182,8 @@ def _attacks(path: str, way: _Way, before: str = "") -> Iterator[Attack]:
     )
 
 
-ATTACKS: Final = tuple(_attacks("gate", _plain))
+ATTACKS: Final = (
+    *_attacks("gate", _plain),
+    Attack("a request in a body behind a timeout", _body_behind_a_timeout, _TO_DENIED, (_DENIED,), paths=("gate",)),
+)
 INSIDE: Final = tuple(_attacks("inspected", _inside, "inside: "))

@@ -21,6 +21,7 @@ global:
   allow:
     - {host: api.example.com$INSIDE}
     - {host: other.example.com$INSIDE}
+    - {host: silent.example.com$INSIDE}
     - {host: "*.wild.example.org"$INSIDE}
     - {host: xn--mnchen-3ya.de$INSIDE}
     - {host: rebind.example.com$INSIDE}

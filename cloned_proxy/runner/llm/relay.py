@@ -1,7 +1,8 @@
-"""The relay on 127.0.0.1:8080: each connection goes on into the model's namespace, to its own 127.0.0.1:8080.
+"""The relay on 127.0.0.1:8080: each connection goes on into the model's namespace, to the port it has there.
 
-A process of its own, started by `llm up` and ended by `llm down`; bytes only, nothing is looked at. Whoever may
-connect to this machine's loopback may use the model: for tools, the proxy decides that, under their own rules.
+A process of its own, started by `llm up`, which ends with the slot's holder, however that ends; bytes only, nothing is
+looked at. Whoever may connect to this machine's loopback may use the model: for tools, the proxy decides that, under
+their own rules.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class InsideSockets:
                 answer.put(error)
 
 
-async def serve(listening: socket.socket, descriptor: int, port: int) -> None:
-    """Relays until cancelled."""
+async def serve(listening: socket.socket, descriptor: int, holder: int, port: int) -> None:
+    """Relays until the process behind `holder`, a pidfd, has ended."""
     inside = InsideSockets(descriptor)
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -70,9 +71,15 @@ async def serve(listening: socket.socket, descriptor: int, port: int) -> None:
             for each in (writer, up_writer):
                 each.transport.abort()
 
-    server = await asyncio.start_server(relay, sock=listening)
-    async with server:
-        await server.serve_forever()
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(holder, ended.set)
+    server = await asyncio.start_server(relay, sock=listening, backlog=128)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(holder)
+        server.close()
 
 
 async def _connect(inside: InsideSockets, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -96,7 +103,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     await writer.drain()
 
 
-def main(listening: int, namespace: int, port: int) -> None:
-    """Entry of the relay process: both descriptors are inherited."""
+def main(listening: int, namespace: int, holder: int, port: int) -> None:
+    """Entry of the relay process: its three descriptors are inherited."""
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(socket.socket(fileno=listening), namespace, port))
+        asyncio.run(serve(socket.socket(fileno=listening), namespace, holder, port))

@@ -1,0 +1,166 @@
+"""The first policy of a workspace, made from three answers."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cloned_proxy.cli.errors import FAILED, CommandError
+from cloned_proxy.store.edit_service import EditService
+from cloned_proxy.store.preset_edit import Pinned, is_pinned, pinned, presets_written
+from cloned_proxy.store.presets import DERIVED
+from cloned_proxy.store.shipped_policy import head_text
+from cloned_proxy.store.workspace import DIRECTORY_NAME, Workspace
+from cloned_proxy.store.yaml_edit import render
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """A program that has a preset of its own name."""
+
+    tool: str
+    command: str
+
+
+AGENTS: Final = {
+    "claude-code": Agent("claude@v1", "claude"),
+    "codex": Agent("codex@v1", "codex"),
+    "gemini-cli": Agent("gemini@v1", "gemini"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool of the policy to be."""
+
+    id: str
+    presets: tuple[str, ...]
+    command: str
+    """What starts it; `CMD` where that is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    tools: tuple[Tool, ...]
+    presets: tuple[str, ...]
+    """For each of the tools, beside its own."""
+    sandbox: bool
+
+    def use_of(self, tool: Tool) -> tuple[str, ...]:
+        """Its presets, each once."""
+        return tuple(dict.fromkeys((*tool.presets, *self.presets)))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was written, or would be."""
+
+    answers: Answers
+    workspace: Workspace
+    path: Path
+    version: str
+    text: str
+    derived: tuple[Pinned, ...]
+    dry_run: bool
+
+    @property
+    def next_commands(self) -> list[str]:
+        """What to type now, in order."""
+        where = [] if self._is_near else ["--workspace", str(self.workspace.root)]
+        commands = [shlex.join(["cloned-proxy", "serve", *where])]
+        for tool in self.answers.tools:
+            if self.answers.sandbox:
+                commands.append(shlex.join(["cloned-proxy", "exec", *where, tool.id, "--", tool.command]))
+            else:
+                token = shlex.join(["cloned-proxy", "token", *where, tool.id])
+                commands.append(f"export $({token}) && {tool.command}")
+        return commands
+
+    @property
+    def _is_near(self) -> bool:
+        """Whether commands find the workspace by themselves when they are typed here."""
+        return Workspace.find().root == self.workspace.root
+
+    def messages(self) -> Iterator[str]:
+        """For people, after the policy itself."""
+        for each in self.derived:
+            for host in each.found:
+                yield f"preset {each.name}: {host.host}:{host.port}, from {host.where}"
+        if self.dry_run:
+            yield "nothing written (--dry-run)"
+            return
+        yield f"written: {self.path} (policy version {self.version})"
+        serve, *others = self.next_commands
+        yield f"next: {serve}"
+        yield f"then, in another terminal: {others[0]}"
+        for other in others[1:]:
+            yield f"  or: {other}"
+
+    def as_data(self) -> dict[str, Any]:
+        return {
+            "workspace": str(self.workspace.root),
+            "policy": str(self.path),
+            "version": self.version,
+            "tools": {tool.id: list(self.answers.use_of(tool)) for tool in self.answers.tools},
+            "sandbox": self.answers.sandbox,
+            "written": not self.dry_run,
+            "next": self.next_commands,
+            "text": self.text,
+        }
+
+
+def place_for(flag: Path | None) -> Workspace:
+    """The workspace to make: that of `--workspace`, else `.cloned` right here, whatever lies further up."""
+    named = flag or os.environ.get("CLONED_WORKSPACE")
+    return Workspace(Path(named).expanduser().absolute() if named else Path.cwd() / DIRECTORY_NAME)
+
+
+def check_free(place: Workspace, policy_file: Path | None) -> None:
+    """Raises CommandError where there is a policy already."""
+    path = place.policy_path(policy_file)
+    if os.path.lexists(path):
+        raise CommandError(
+            f"{path}: there is a policy already, and it stays as it is; change it with `cloned-proxy allow`, or move "
+            "it away first",
+            code=FAILED,
+        )
+
+
+def write(answers: Answers, place: Workspace, policy_file: Path | None, *, dry_run: bool) -> Made:
+    """Writes the policy, and derived presets before it; all of it or nothing. Raises CommandError, StoreError."""
+    from cloned_proxy.cli.editing import actor
+
+    now = time.time()
+    service = EditService(place, policy_file)
+    wanted = [name for name in answers.presets if name in DERIVED]
+    held = [name for name in wanted if place.presets.is_local(name) and not is_pinned(place, name)]
+    derived = tuple(pinned(name, now) for name in wanted if name not in held)
+    text = policy_text(answers)
+
+    def fresh(before: bytes) -> str:
+        if before:  # somebody was faster
+            check_free(place, policy_file)
+        return text
+
+    who = actor()
+    texts = {each.name: each.text for each in derived}
+    with presets_written(service, texts, actor=who, why="init", now=now, dry_run=dry_run):
+        result = service.rewrite(fresh, summary="init", actor=who, why="", dry_run=dry_run)
+    return Made(answers, place, service.path, result.version, text, derived, dry_run)
+
+
+def policy_text(answers: Answers) -> str:
+    """The policy file: the shipped one without its rules, and a section for each tool."""
+    lines = ["tools:"]
+    for tool in answers.tools:
+        lines += [f"  {render(tool.id)}:", f"    use: {render(answers.use_of(tool))}"]
+        lines += ["    allow: []", "    deny: []"]
+    head, tools, tests = head_text().partition("tools: {}\n")
+    if not tools:
+        raise ValueError("the shipped policy has no empty `tools: {}` to put tools into")
+    return "\n".join((head + lines[0], *lines[1:], tests))

@@ -1,0 +1,64 @@
+"""What becomes of a plain request whose head has been read: an exchange, or an answer. Each one is decided anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cloned_proxy.policy.caller import Caller
+from cloned_proxy.policy.identity import identify
+from cloned_proxy.policy.model import Request
+from cloned_proxy.proxy import answers
+from cloned_proxy.proxy.grant import Grant, Refusal
+from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.plain.exchange import Exchange
+from cloned_proxy.proxy.plain.own import OwnExchange, is_own
+from cloned_proxy.telemetry.events import Kind
+
+if TYPE_CHECKING:
+    from cloned_proxy.proxy.plain.client import PlainClient
+
+
+def admit(client: PlainClient, head: Head) -> None:
+    """Begins the exchange or answers, at once where nothing has to be waited for."""
+    parts = client.parts
+    if parts.stopping():
+        client.answer(head, answers.unavailable(), keep=False)
+        return
+    caller = identify(head.fields, key=parts.identity_key, now=parts.clock(), listener=client.listener.principal)
+    if parts.requests is not None and is_own(head.host):
+        exchange = OwnExchange(client, head, caller, parts.requests)
+        after_breath(client, caller, partial(client.begin, exchange))
+        return
+    request = Request(head.host, head.port, head.method, head.path)
+    outcome = parts.enforcer.authorise_now(caller, request, Kind.HTTP)
+    if outcome is None:
+        client.wait_for(partial(_authorised, client, head, caller, request))
+    else:
+        _decided(client, head, outcome)
+
+
+def after_breath(client: PlainClient, caller: Caller, then: Callable[[], None]) -> None:
+    """Does it now; when the log is slow and this caller has had its share of it, later: nobody is refused for that."""
+    if client.parts.enforcer.behind(caller):
+        client.wait_for(partial(_breathed, client, caller, then))
+    else:
+        then()
+
+
+async def _breathed(client: PlainClient, caller: Caller, then: Callable[[], None]) -> Callable[[], None]:
+    await client.parts.enforcer.breath(caller)
+    return then
+
+
+async def _authorised(client: PlainClient, head: Head, caller: Caller, request: Request) -> Callable[[], None]:
+    outcome = await client.parts.enforcer.authorise(caller, request, Kind.HTTP, client=client)
+    return partial(_decided, client, head, outcome)
+
+
+def _decided(client: PlainClient, head: Head, outcome: Grant | Refusal) -> None:
+    if isinstance(outcome, Refusal):
+        client.answer(head, answers.refused(outcome))
+    else:
+        client.begin(Exchange(client, head, outcome))

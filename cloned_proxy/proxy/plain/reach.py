@@ -1,0 +1,108 @@
+"""The way of an exchange to its upstream: a connection that was kept, or a new one to a checked address."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from cloned_proxy.proxy.body import BodyError
+from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial, join
+from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.parts import GateParts
+from cloned_proxy.proxy.plain.upstream import Conversation, Pool, Upstream
+
+if TYPE_CHECKING:
+    from cloned_proxy.proxy.plain.client import PlainClient
+
+
+class Traveller(Conversation, Protocol):
+    """The exchange, which becomes the conversation of the connection that it gets."""
+
+    def reached(self, upstream: Upstream) -> None:
+        """Raises BodyError."""
+
+    def not_reached(self, error: DialError | ExhaustedError) -> None: ...
+
+    def refuse_body(self, error: BodyError) -> None: ...
+
+
+class Reach:
+    """One for each exchange, which it does not know: with a cycle only the collector could free the two."""
+
+    __slots__ = ("_client", "_grant", "_task")
+
+    def __init__(self, client: PlainClient, grant: Grant) -> None:
+        self._client = client
+        self._grant = grant
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self, traveller: Traveller) -> None:
+        """Tells the traveller at once where a connection was kept. Raises BodyError, as that does."""
+        upstream = self._client.pool.take(self._grant)
+        if upstream is None:
+            self.dial(traveller)
+            return
+        upstream.conversation = traveller
+        traveller.reached(upstream)
+
+    def dial(self, traveller: Traveller) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._connect(traveller))
+
+    def end(self, upstream: Upstream | None, *, complete: bool, clean: bool) -> None:
+        """Lets go of the connection, if there is one yet. The traveller will be told nothing any more.
+
+        It is reset unless the exchange on it is `complete`, and kept only if it is `clean` behind that.
+        """
+        if self._task is not None:
+            self._task.cancel()
+        if upstream is None or upstream.ended:
+            return
+        if not complete:
+            upstream.give_up()
+        elif clean:
+            if self._client.full:
+                upstream.transport.resume_reading()
+            self._client.pool.put(upstream)
+        else:
+            upstream.retire()
+
+    async def _connect(self, traveller: Traveller) -> None:
+        client = self._client
+        try:
+            outcome = await self._connected(traveller)
+            self._task = None
+            if isinstance(outcome, Upstream):
+                traveller.reached(outcome)
+            else:
+                traveller.not_reached(outcome)
+            client.balance()
+        except BodyError as error:
+            traveller.refuse_body(error)
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on
+            client.failed()
+
+    async def _connected(self, traveller: Traveller) -> Upstream | DialError | ExhaustedError:
+        client = self._client
+        try:
+            return await connect(client.parts, client.pool, self._grant, traveller)
+        except (DialError, ExhaustedError) as error:
+            return error
+
+
+async def connect(parts: GateParts, pool: Pool, grant: Grant, conversation: Conversation) -> Upstream:
+    """A new connection to one of the grant's addresses. Raises DialError and ExhaustedError."""
+    started = time.perf_counter()
+    sock = await dial(grant.addresses, grant.decision.request.port, seconds=parts.settings.connect_timeout)
+    upstream = Upstream(pool, grant, conversation)
+    joining = asyncio.ensure_future(join(sock, lambda: upstream))
+    try:
+        await asyncio.shield(joining)
+    except asyncio.CancelledError:
+        # Not called off half-way, when nobody could say whose the socket is.
+        joining.add_done_callback(lambda _: upstream.give_up())
+        raise
+    if upstream.address is None:
+        raise DialError("the upstream closed the connection as soon as it was made")
+    parts.metrics.upstream_connected(time.perf_counter() - started)
+    return upstream

@@ -1,0 +1,154 @@
+"""The local model, sealed: its server in a slot of its own, reached through a relay on 127.0.0.1:8080 and no other way.
+
+Its container has no interface but loopback and no listener of the proxy: it can answer, and ask nobody.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.runner.containers import holder_container
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import EngineError, SandboxError, SandboxInputError, SlotError
+from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.llm.gpu import look
+from cloned_proxy.runner.llm.plan import DIRECTORY_LABEL, ModelPlan, model_container
+from cloned_proxy.runner.llm.state import LlmState
+from cloned_proxy.runner.netns import Namespace, may_enter, start_time
+from cloned_proxy.runner.spec import HolderSpec, workspace_mark
+from cloned_proxy.share import share_path
+
+CONTAINER: Final = "cloned-localai"
+"""The name that the seed's Compose file gives it, whichever engine it is."""
+PORT: Final = 8080
+"""Of the relay, on this host."""
+_NETWORK: Final = "container:"
+_TOOLKIT_MISSING: Final = ("could not select device driver", "nvidia-container-cli", "unresolvable CDI devices")
+
+
+def start_model(engine: Engine, plan: ModelPlan, workspace: Path) -> tuple[str, Namespace]:
+    """Starts holder and model; returns the holder's id and the namespace in which the model listens.
+
+    Raises SandboxError; nothing is left behind then.
+    """
+    if not may_enter():
+        raise SlotError(
+            "a relay into the model's namespace takes CAP_SYS_ADMIN and CAP_SYS_PTRACE: run as root, or use "
+            "compose/compose.local-llm.yaml"
+        )
+    engine.image(plan.image)
+    check_current(engine, HOLDER_IMAGE)
+    seccomp = share_path("sandbox", "seccomp.json").read_text(encoding="utf-8")
+    # No owner: it is meant to outlive this process, and `down` ends it.
+    spec = HolderSpec(
+        name=f"cloned_slot_{secrets.token_hex(4)}",
+        image=HOLDER_IMAGE,
+        seccomp=seccomp,
+        workspace_mark=workspace_mark(workspace),
+    )
+    holder = engine.create(spec.name, holder_container(spec))
+    try:
+        engine.start(holder)
+        state = engine.state(holder)
+        namespace = Namespace.of(state.id, state.pid)
+        container = engine.create(
+            CONTAINER, model_container(plan, holder=holder, workspace=workspace, seccomp=seccomp, gpu=look())
+        )
+        try:
+            engine.start(container)
+        except SandboxError as error:
+            engine.remove(container)
+            namespace.close()
+            raise _explained(error) from error
+    except SandboxError:
+        engine.remove(holder)
+        raise
+    return holder, namespace
+
+
+def start_relay(listening: int, namespace: Namespace, port: int) -> subprocess.Popen[bytes]:
+    """The process that carries bytes from the host's port into the namespace, until the holder is gone.
+
+    `port` is the model's, inside.
+    """
+    try:
+        holder = os.pidfd_open(namespace.pid)
+    except OSError as error:
+        raise SlotError("the slot's holder ended at once; run the command again") from error
+    try:
+        descriptors = (listening, namespace.descriptor, holder)
+        numbers = ", ".join(map(str, (*descriptors, port)))
+        return subprocess.Popen(  # noqa: S603  this program, with numbers of our own
+            [sys.executable, "-P", "-c", f"from cloned_proxy.runner.llm.relay import main; main({numbers})"],
+            pass_fds=descriptors,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    finally:
+        os.close(holder)
+
+
+def state_of(plan: ModelPlan, holder: str, relay: int, *, keyed: bool = False) -> LlmState:
+    """What is kept for `down` and `status`."""
+    return LlmState(CONTAINER, holder, relay, start_time(relay), plan.engine.name, plan.health, keyed)
+
+
+def owner_of(engine: Engine) -> Path | None:
+    """The workspace whose model is there, running or not; None when there is none.
+
+    A container of that name without our label is somebody's own, such as the Compose variant's: `Path()`.
+    """
+    if engine.find(CONTAINER) is None:
+        return None
+    labels = engine.inspect(CONTAINER)["Config"].get("Labels") or {}
+    return Path(labels.get(DIRECTORY_LABEL, ""))
+
+
+def check_owner(engine: Engine, workspace: Path) -> bool:
+    """Whether this workspace's model is there. Raises SandboxError for one that is another's, naming whose."""
+    owner = owner_of(engine)
+    if owner is None or owner == workspace:
+        return owner is not None
+    if owner == Path():
+        raise SandboxError(f"{CONTAINER} was not made by `llm up`: stop it where it was started (Compose: `down`)")
+    raise SandboxError(
+        f"the model that runs is of another workspace, {owner}: `cloned-proxy llm down --workspace {owner}`"
+    )
+
+
+def stop_model(engine: Engine, workspace: Path, state: LlmState | None) -> bool:
+    """Removes this workspace's model and its holder; whether there was anything. Raises SandboxError."""
+    there = check_owner(engine, workspace)
+    holder = state.holder if state is not None else None
+    if there:
+        network = str(engine.inspect(CONTAINER)["HostConfig"].get("NetworkMode", ""))
+        if holder is None and network.startswith(_NETWORK):
+            holder = network.removeprefix(_NETWORK)
+        engine.remove(CONTAINER)
+    if holder is not None:
+        engine.remove(holder)
+    return there or state is not None
+
+
+def model_files(directory: Path) -> list[str]:
+    """Names of the model files in `directory`. Raises SandboxInputError when there is no such directory."""
+    if not directory.is_dir():
+        raise SandboxInputError(
+            f"{directory} does not exist: `mkdir -p {directory}` and put a model there, or use --models"
+        )
+    return sorted(path.name for path in directory.glob("*.gguf") if path.is_file())
+
+
+def _explained(error: SandboxError) -> SandboxError:
+    if any(sign in str(error) for sign in _TOOLKIT_MISSING):
+        return EngineError(
+            f"{error}; `--gpus N` and `--gpus all` need NVIDIA's container toolkit: install it, or use `--gpus devices`"
+        )
+    return error
