@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from itertools import takewhile
 
+from cloned_proxy.cli.completion import VARIABLE, completed
 from cloned_proxy.cli.errors import BAD_INPUT, FAILED, CommandError, say
 from cloned_proxy.cli.version import print_version
 
@@ -22,6 +23,8 @@ def main() -> None:
     try:
         if words == ["--version"]:
             print_version()
+            return
+        if VARIABLE in os.environ and completed():
             return
         _check_encoding(words)
         from cloned_proxy.cli.app import app

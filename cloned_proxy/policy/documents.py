@@ -112,7 +112,7 @@ class RuleDocument(_Document):
     methods: list[Annotated[str, BeforeValidator(_method)]] | None = Field(default=None, min_length=1)
     paths: list[str] | None = Field(default=None, min_length=1)
     protocols: list[Literal["tls", "tcp"]] | None = Field(default=None, min_length=1)
-    addresses: list[Literal["private"]] | None = Field(default=None, min_length=1)
+    addresses: list[Literal["private", "reserved"]] | None = Field(default=None, min_length=1)
     expires: Annotated[float, BeforeValidator(parse_expiry)] | None = None
     max_uses: int | None = Field(default=None, ge=1)
     inject: InjectDocument | None = None

@@ -65,6 +65,11 @@ def _parse_host(text: str) -> Host:
     return Host(name)
 
 
+def is_loopback_name(name: str) -> bool:
+    """Whether a canonical name means this machine, whoever is asked (RFC 6761, section 6.3)."""
+    return name == "localhost" or name.endswith(".localhost")
+
+
 def _malformed(text: str, fault: str) -> HostError:
     return HostError(Reason.MALFORMED_REQUEST, f"{text!r} {fault}")
 

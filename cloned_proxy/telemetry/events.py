@@ -63,6 +63,8 @@ class DecisionEvent:
     hint: str
     spends_use: bool = False
     """Whether it took one of its rule's `max_uses`."""
+    refused_address: str = ""
+    """With `address_not_allowed`: the address that the name resolved to. For the owner of the log, no caller."""
     amends: str = ""
     """Id of the earlier decision on the same call that this one replaces: a tunnel whose first bytes did not fit."""
 

@@ -249,7 +249,8 @@ def test_every_operation_is_described_and_every_described_one_is_there(browser: 
 def test_what_was_blocked_is_grouped_by_host_with_what_would_allow_it(
     serving: Serving, browser: Control, workspace: Workspace
 ) -> None:
-    workspace.write_policy(policy_text().replace("global:", "global:\n  deny: [tracker.example]"))
+    plain = policy_text(allow=["{host: localhost, ports: [9]}"])
+    workspace.write_policy(plain.replace("global:", "global:\n  deny: [tracker.example]"))
     eventually_version(browser, workspace)
     for _ in range(3):
         serving.get("http://grouped.example/a/path")
@@ -261,7 +262,10 @@ def test_what_was_blocked_is_grouped_by_host_with_what_would_allow_it(
     def groups() -> dict[str, dict[str, object]]:
         return {group["host"]: group for group in browser.api("/blocked")["groups"]}
 
-    eventually(lambda: {"0x7f.1", "169.254.169.254", "tracker.example"} <= groups().keys(), what="the groups")
+    serving.get("http://localhost:9/")
+    eventually(
+        lambda: {"0x7f.1", "169.254.169.254", "tracker.example", "localhost"} <= groups().keys(), what="the groups"
+    )
     first = groups()["grouped.example"]
     assert (first["count"], first["tool"], first["now"]) == (4, None, "refused")
     assert first["reasons"] == [{"reason": "host_not_allowed", "count": 4}]
@@ -276,6 +280,11 @@ def test_what_was_blocked_is_grouped_by_host_with_what_would_allow_it(
     assert metadata["offers"] == []
     assert metadata["hint"] == "169.254.169.254 is a metadata address; nobody can ask for those"
     assert browser.api("/blocked?tool=nobody@v1")["groups"] == []
+    local = groups()["localhost"]
+    assert (local["now"], local["refused_class"], local["offers"]) == ("refused", "loopback", [])
+    assert local["hint"] == "cloned-proxy allow localhost:9 --private"
+    assert browser.post("/rules", {"host": "localhost", "ports": [9], "addresses": ["private"]}).status == 200
+    assert groups()["localhost"]["now"] == "allowed"
     assert browser.post("/rules", {"host": "grouped.example"}).status == 200
     assert groups()["grouped.example"]["now"] == "refused", "8080 is still closed"
     assert browser.post("/rules", {"host": "grouped.example", "ports": [8080]}).status == 200

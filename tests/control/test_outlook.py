@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
+
 import pytest
 
 from cloned_proxy.control.outlook import Outlook
@@ -19,13 +21,15 @@ def call(reason: str = "host_not_allowed", port: int = 443, method: str = "CONNE
     return BlockedCall(port, reason, method, path, 1)
 
 
-def standing(
-    allow: list[object], *calls: BlockedCall, host: str = HOST, tool: str | None = None, **more: object
-) -> str:
+def standing(allow: list[object], calls: tuple[BlockedCall, ...], more: dict[str, object]) -> str:
+    """`host`, `tool` and `at` (the refused address) of `more` are the group's; the rest belongs into the policy."""
     document = {"version": 1, "anonymous": "global", "global": {"allow": allow}, **more}
+    host, tool, at = (document.pop(name, None) for name in ("host", "tool", "at"))
     policy = parse_policy(document, source="p.yaml", version="", lines={})
     use = RuleUse({rule.id: 5 for rule in policy.rules}, dict[str, RuleHits](), {}, {})
-    return Outlook(policy, use, NOW).of(BlockedGroup(tool, host, len(calls), NOW, NOW, calls)).value
+    group = BlockedGroup(str(tool) if tool else None, str(host or HOST), len(calls), NOW, NOW, calls)
+    own = {(ip_address("127.0.0.1"), 8082)}
+    return Outlook(policy, use, NOW, own).of(group, ip_address(str(at)) if at else None).value
 
 
 GET = call(port=80, method="GET", path="/v1/x")
@@ -42,8 +46,14 @@ TABLE: list[tuple[str, str, list[object], tuple[BlockedCall, ...], dict[str, obj
     ("not TLS, and a rule for anything", "allowed", [{"host": HOST, "protocols": ["tcp"]}],
      (call("protocol_not_allowed"),), {}),
     ("its address was refused", "refused", [HOST], (call("address_not_allowed"),), {}),
-    ("its address was refused, private ones are open", "refused", [{"host": HOST, "addresses": ["private"]}],
-     (call("address_not_allowed"),), {}),
+    ("its address was refused and is not on record, private ones are open", "refused",
+     [{"host": HOST, "addresses": ["private"]}], (call("address_not_allowed"),), {}),
+    ("its private address was refused, those are open", "allowed", [{"host": HOST, "addresses": ["private"]}],
+     (call("address_not_allowed"),), {"at": "10.0.0.1"}),
+    ("its reserved address was refused, private ones are open", "refused", [{"host": HOST, "addresses": ["private"]}],
+     (call("address_not_allowed"),), {"at": "198.51.100.7"}),
+    ("the proxy itself", "refused", [{"host": "127.0.0.1", "ports": [8082]}], (call("ip_literal", 8082),),
+     {"host": "127.0.0.1"}),
     ("it did not say who it is", "refused", [HOST], (call("identity_missing"),), {"anonymous": "deny"}),
     ("a limit", "refused", [HOST], (call("limit_exceeded"),), {}),
     ("a reason of a later version", "refused", [HOST], (call("something_new"),), {}),
@@ -65,5 +75,4 @@ TABLE: list[tuple[str, str, list[object], tuple[BlockedCall, ...], dict[str, obj
 def test_how_refused_calls_would_fare_now(
     told: str, allow: list[object], calls: tuple[BlockedCall, ...], more: dict[str, object]
 ) -> None:
-    host, tool = str(more.pop("host", HOST)), more.pop("tool", None)
-    assert standing(allow, *calls, host=host, tool=None if tool is None else str(tool), **more) == told
+    assert standing(allow, calls, more) == told

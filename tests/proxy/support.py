@@ -54,7 +54,7 @@ def allow(host: str, port: int, **more: object) -> Rule:
         "denies": False,
         "pattern": HostPattern(kind, host),
         "ports": frozenset({port}),
-        "private_addresses": True,
+        "addresses": frozenset({"private"}),
         **more,
     }
     return Rule(**values)  # type: ignore[arg-type]

@@ -116,6 +116,46 @@ def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == stamp
 
 
+WIDER = [
+    pytest.param("a.test  # plain", Entry("a.test", addresses=("private",)),
+                 "{host: a.test, addresses: [private]}  # plain", id="addresses"),
+    pytest.param("{host: a.test, reason: why}", Entry("a.test", protocols=("tcp",), addresses=("reserved", "private")),
+                 "{host: a.test, reason: why, protocols: [tcp], addresses: [private, reserved]}", id="both"),
+    pytest.param("{host: a.test, addresses: [private]}", Entry("a.test", addresses=("private", "reserved")),
+                 "{host: a.test, addresses: [private, reserved]}", id="one more"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "entry", "after"), WIDER)
+def test_a_rule_that_only_opens_more_widens_the_one_that_is_there(
+    tmp_path: Path, before: str, entry: Entry, after: str
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"version: 1\nglobal:\n  allow:\n    - {before}\n    - b.test\n")
+    result = _editor(path).add([Addition((entry,))])
+    assert path.read_text() == f"version: 1\nglobal:\n  allow:\n    - {after}\n    - b.test\n"
+    assert result.rule_ids == (load_policy(path, NOW).rules[0].id,)
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["{host: a.test, max_uses: 3}", "{host: a.test, ports: [8443]}", "{host: a.test, paths: [/v1]}", "'*.a.test'",
+     "{host: a.test, ports: [443], inject: {header: X-Key, value: '${vault:key}'}}"],
+)  # fmt: skip
+def test_a_rule_that_says_something_else_stays_as_it_is(tmp_path: Path, before: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"version: 1\nglobal:\n  allow:\n    - {before}\n")
+    _editor(path).add([Addition((Entry("a.test", addresses=("private",)),))])
+    assert f"    - {before}\n    - {{host: a.test, addresses: [private]}}\n" in path.read_text()
+
+
+def test_a_lease_that_opens_more_stands_beside_the_lasting_rule(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\nglobal:\n  allow:\n    - a.test\n")
+    _editor(path).add([Addition((Entry("a.test", addresses=("private",), expires=LATER),))])
+    assert len(load_policy(path, NOW).rules) == 2
+
+
 def _lease(expires: float | None = None, uses: int | None = None) -> list[Addition]:
     return [Addition((Entry("a.test", expires=expires, max_uses=uses),))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
 from typing import Annotated, Final, Literal
 
 from pydantic import Field
@@ -12,15 +13,19 @@ from cloned_proxy.control.endpoints.decisions import Tool
 from cloned_proxy.control.endpoints.terms import in_force
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.control.outlook import Outlook
-from cloned_proxy.policy.hint import ALLOWABLE, allow_command, hint
+from cloned_proxy.control.record import Record, Wanted
+from cloned_proxy.policy.address import classify
+from cloned_proxy.policy.hint import ALLOWABLE, allow_command, owner_hint
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import DEFAULT_PORTS, Host
+from cloned_proxy.policy.model import DEFAULT_PORTS, Address, Host, Reason
 from cloned_proxy.policy.offer import why_not_offered
+from cloned_proxy.proxy.enforced import listeners_of
 from cloned_proxy.store.ignored import IgnoredHosts
 from cloned_proxy.store.rule_use import rule_use
 from cloned_proxy.store.tally import EVERY_TOOL, OTHER, BlockedCall, BlockedGroup, Tally
 
 _DAY: Final = 86_400.0
+_LOOKED_AT: Final = 20
 _SHOWN: Final = 20
 """Methods and paths that are told of one host."""
 
@@ -71,6 +76,9 @@ class GroupAnswer(Strict):
     as the metadata service's."""
     now: Literal["refused", "reported", "allowed"]
     """How the same calls would fare now, as far as the policy can say; `allowed` only when every one of them would."""
+    refused_address: str
+    """The newest address that refused the name; "" where none did."""
+    refused_class: str
     hint: str
     """What the most frequent of them would be told now; "" once it passes."""
 
@@ -89,11 +97,23 @@ def _blocked(call: Call) -> BlockedAnswer:
         groups = tally.blocked(since=since, tool=query.tool or EVERY_TOOL, limit=query.limit + len(ignored))
     hidden = [group for group in groups if (group.tool, group.host) in ignored]
     shown = hidden if query.ignored else [group for group in groups if (group.tool, group.host) not in ignored]
-    outlook = Outlook(in_force(call), rule_use(parts.workspace), parts.clock())
-    return BlockedAnswer(groups=[_answer(group, outlook) for group in shown[: query.limit]], ignored=len(hidden))
+    outlook = Outlook(in_force(call), rule_use(parts.workspace), parts.clock(), listeners_of(parts.workspace))
+    answers = [_answer(group, outlook, _refused_at(parts.record, group)) for group in shown[: query.limit]]
+    return BlockedAnswer(groups=answers, ignored=len(hidden))
 
 
-def _answer(group: BlockedGroup, outlook: Outlook) -> GroupAnswer:
+def _refused_at(record: Record, group: BlockedGroup) -> Address | None:
+    """The address that refused the newest of these calls whose name was resolved; None when none was."""
+    if Reason.ADDRESS_NOT_ALLOWED not in {call.reason for call in group.calls}:
+        return None
+    wanted = Wanted(group.tool, group.host, "deny", Reason.ADDRESS_NOT_ALLOWED)
+    for _, body in record.decisions(wanted, limit=_LOOKED_AT).entries:
+        if (body["tool"], body["host"]) == (group.tool, group.host) and body.get("refused_address"):
+            return ip_address(body["refused_address"])
+    return None
+
+
+def _answer(group: BlockedGroup, outlook: Outlook, refused_at: Address | None) -> GroupAnswer:
     host = _host(group.host)
     methods, paths = _seen(group.calls)
     return GroupAnswer(
@@ -107,8 +127,10 @@ def _answer(group: BlockedGroup, outlook: Outlook) -> GroupAnswer:
         methods=methods,
         paths=paths,
         offers=_offers(group, host) if host is not None else [],
-        now="refused" if host is None else outlook.of(group).value,
-        hint=hint(outlook.decision(group, group.calls[0])) if host is not None else "",
+        now="refused" if host is None else outlook.of(group, refused_at).value,
+        refused_address="" if refused_at is None else str(refused_at),
+        refused_class="" if refused_at is None else classify(refused_at).value,
+        hint=owner_hint(outlook.decision(group, group.calls[0], refused_at)) if host is not None else "",
     )
 
 

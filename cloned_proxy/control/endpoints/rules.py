@@ -84,6 +84,8 @@ class NewRule(Strict):
     ports: Annotated[Ports, Field(default_factory=list)]
     methods: Annotated[Methods, Field(default_factory=list)]
     paths: Annotated[Paths, Field(default_factory=list)]
+    protocols: Annotated[list[Literal["tls", "tcp"]], Field(default_factory=list, max_length=2)]
+    addresses: Annotated[list[Literal["private", "reserved"]], Field(default_factory=list, max_length=2)]
     lasting: Annotated[Duration | None, Field(alias="for")] = None
     uses: Uses | None = None
     reason: Reason = ""
@@ -156,7 +158,7 @@ def _answer(rule: Rule, use: RuleUse, project: str) -> RuleAnswer:
         methods=sorted(rule.methods) if rule.methods is not None else None,
         paths=[path.text for path in rule.paths] if rule.paths is not None else None,
         protocols=["tcp"] if rule.raw_tcp else None,
-        addresses=["private"] if rule.private_addresses else None,
+        addresses=sorted(rule.addresses) or None,
         inject_header=rule.inject.header if rule.inject is not None else None,
         expires=rule.expires,
         max_uses=rule.max_uses,
@@ -179,10 +181,14 @@ def _add(call: Call) -> EditAnswer:
         ports=tuple(body.ports),
         methods=tuple(body.methods),
         paths=tuple(body.paths),
+        protocols=tuple(body.protocols),
+        addresses=tuple(body.addresses),
         expires=call.parts.clock() + seconds if seconds is not None else None,
         max_uses=body.uses,
         reason=reason,
     )
+    if body.action == "allow":
+        entry = entry.opened_for_its_name()
     addition = Addition((entry,), body.tool, body.action)
     with editing(call) as service:
         result = service.add(
@@ -201,10 +207,12 @@ def _change(call: Call) -> EditAnswer:
     if not change.terms and not change.dropped:
         raise ApiError(422, "nothing to change: name at least one of ports, methods, paths, for, uses, reason")
     with editing(call) as service:
-        if all(
-            rule.id != call.path["id"] for rule in load_policy(service.path, call.parts.clock(), service.presets).rules
-        ):
+        policy = load_policy(service.path, call.parts.clock(), service.presets)
+        rule = next((rule for rule in policy.rules if rule.id == call.path["id"]), None)
+        if rule is None:
             raise ApiError(404, "there is no such rule in the file any more")
+        if rule.preset:
+            raise ApiError(422, f"the rule comes with the preset {rule.preset}; add one of your own beside it")
         result = service.change_rule(
             call.path["id"],
             change,

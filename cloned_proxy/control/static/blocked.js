@@ -72,10 +72,10 @@ export function blocked(changed) {
     return h("li", { class: "group" },
       h("div", { class: "what" },
         h("p", { class: "target" }, target(group), h("span", { class: "count" }, `${number(group.count)}×`)),
-        h("p", { class: "why" }, why(group.reasons), " ", h("span", { class: "quiet" }, ago(group.last)))),
+        h("p", { class: "why" }, why(group.reasons), group.refused_address && ` ${group.refused_address} is ${group.refused_class.replaceAll("_", "-")}.`, " ", h("span", { class: "quiet" }, ago(group.last)))),
       h("div", { class: "actions" },
         STANDING[group.now]?.(),
-        offered ? [act("For 30 min", write({ duration: "30m" }), "small primary"), act("Allow this host", write({}))] : group.now === "refused" && h("span", { class: "quiet small" }, "No rule may allow this."),
+        offered ? [act("For 30 min", write({ duration: "30m" }), "small primary"), act("Allow this host", write({}))] : group.now === "refused" && !isCommand(group.hint) && h("span", { class: "quiet small" }, "No rule may allow this."),
         disclosure("Details", `${key(group)} details`, region, inside, { about: `of ${about}` })),
       region);
   }
@@ -111,6 +111,8 @@ function why(reasons) {
 const named = (group) => ({ ...group, methods: group.methods.filter(isName), paths: group.paths.filter(isName), offers: group.offers.map((offer) => ({ ...offer, methods: offer.methods.filter(isName) })) });
 const isName = (text) => text && text !== "_other";
 
+const isCommand = (hint) => hint.startsWith("cloned-proxy ");
+
 const key = (group) => `${group.tool ?? ""} ${group.host}`;
 
 function nothing() {
@@ -134,7 +136,7 @@ function details(group, actions) {
     ["All of them", h("a", { href: `#/live?${new URLSearchParams({ verdict: "deny", host: group.host, ...(group.tool ? { tool: group.tool } : {}) })}` }, "in the live view")],
   ];
   return [
-    ...(group.offers.length ? group.offers.map((offer) => command(plain(offer.command))) : [group.hint && h("p", { class: "quiet" }, plain(group.hint))]),
+    ...(group.offers.length ? group.offers.map((offer) => command(plain(offer.command))) : [isCommand(group.hint) ? command(plain(group.hint)) : group.hint && h("p", { class: "quiet" }, plain(group.hint))]),
     h("dl", { class: "facts" }, lines.map(([term, value]) => [h("dt", {}, term), h("dd", {}, value)])),
     actions,
   ];
