@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import resource
+import shutil
 import socket
 import sqlite3
 import stat
@@ -21,10 +22,10 @@ from cloned_proxy.cli.context import proxy_of
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.live import live_proxy
 from cloned_proxy.policy.parse import PolicyError
-from cloned_proxy.policy.secret import references
+from cloned_proxy.policy.secret import filled, references
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.keys import load_key
-from cloned_proxy.store.live_vault import ENVIRONMENT
+from cloned_proxy.store.live_vault import ENVIRONMENT, LiveVault
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
@@ -60,6 +61,7 @@ def run_checks(directory: Path | None, policy_flag: Path | None) -> list[Check]:
             _guarded("policy", lambda: _policy(workspace, policy_flag)),
             _guarded("identity", lambda: _identity(workspace)),
             _guarded("vault", lambda: _vault(workspace, policy_flag)),
+            _guarded("notify", lambda: _notify(workspace)),
             _state(workspace),
             _guarded("proxy", lambda: _proxy(workspace)),
         ]
@@ -170,6 +172,29 @@ def _vault(workspace: Workspace, flag: Path | None) -> Check:
             detail = f"{rule.origin} injects {missing[0]}, which is not there: its calls are refused"
             return Check("vault", "warn", detail, f"`cloned-proxy vault set {missing[0]}`")
     return Check("vault", "ok", f"secrets: {len(held)}, rules that inject: {len(injecting)}")
+
+
+def _notify(workspace: Workspace) -> Check:
+    config = workspace.config()
+    settings = config.notify
+    if not settings.wanted:
+        return Check("notify", "ok", "off")
+    if settings.desktop and shutil.which("notify-send") is None:
+        return Check("notify", "warn", "notify-send is not installed", "install libnotify-bin")
+    if settings.webhook is not None:
+        from cloned_proxy.notify.webhook import WebhookError, signer
+        from cloned_proxy.store.notify_settings import check_webhook_url
+
+        value_of = LiveVault(Vault(workspace, config.vault.key), os.environ).value_of
+        try:
+            check_webhook_url(filled(settings.webhook.url, value_of))
+            signer(filled(settings.webhook.secret, value_of))
+        except (WebhookError, ValueError) as error:
+            return Check("notify", "warn", f"the webhook: {error}", "put it right; until then nothing is sent")
+    channels = " and ".join(
+        name for name, wanted in (("desktop", settings.desktop), ("webhook", settings.webhook)) if wanted
+    )
+    return Check("notify", "ok", f"{channels}, on {' and '.join(settings.events)}")
 
 
 def _state(workspace: Workspace) -> Check:

@@ -103,7 +103,9 @@ def import_hosts(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take over an allowlist: Cloned, Squid, smokescreen, Claude Code, HAR.
+    """Add the hosts of another program's allowlist.
+
+    Read are Cloned packs, Squid dstdomain lists, smokescreen ACLs, Claude Code's settings and HAR files.
 
     Every entry is told: added, present already, or refused and why; exit 1 when one was refused.
     """

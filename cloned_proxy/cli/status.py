@@ -9,7 +9,7 @@ from cloned_proxy.cli.options import JsonOption, PolicyOption, WorkspaceOption
 
 
 def status(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as_json: JsonOption = False) -> None:
-    """Print what serves and what it refused; exit 1 when nothing serves."""
+    """Print what serves and what it refused; exit 1 for nothing."""
     from cloned_proxy.cli.context import existing_workspace
     from cloned_proxy.cli.output import put, put_json, with_iso_times
     from cloned_proxy.cli.overview import lines, look

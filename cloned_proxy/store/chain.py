@@ -25,6 +25,7 @@ from cloned_proxy.telemetry.events import (
     FlowEnd,
     IgnoreEvent,
     Kind,
+    NotifyEvent,
     PolicyEvent,
     ProbeEvent,
     RunEvent,
@@ -40,6 +41,7 @@ _TYPES: Final = {
     ProbeEvent: "probe",
     DeviceEvent: "device",
     IgnoreEvent: "ignore",
+    NotifyEvent: "notify",
 }
 _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 

@@ -183,7 +183,34 @@ class IgnoreEvent:
     why: str
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent | IgnoreEvent
+@dataclass(frozen=True, slots=True)
+class NotifyEvent:
+    """A notification of a person that did not arrive."""
+
+    at: float
+    channel: str
+    """`desktop` or `webhook`."""
+    occasion: str
+    """`denial` or `request`."""
+    about: str
+    """Id of the decision or the request."""
+    reason: str
+    """In our own words: neither the receiver's URL nor its answer, which may be secrets."""
+    dropped: int
+    """How many others were not tried, because too many were waiting."""
+
+
+type Event = (
+    DecisionEvent
+    | FlowEnd
+    | PolicyEvent
+    | ApprovalEvent
+    | RunEvent
+    | ProbeEvent
+    | DeviceEvent
+    | IgnoreEvent
+    | NotifyEvent
+)
 
 
 class AuditUnavailableError(Exception):

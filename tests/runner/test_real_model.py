@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +21,8 @@ from cloned_proxy.runner.llm.model import CONTAINER
 from cloned_proxy.runner.runner import DockerContainerRunner
 from tests.runner.conftest import Serving, start_serving
 from tests.runner.jobs import TOOL, sh
-from tests.runner.real_model import IMAGE, real_model
+from tests.runner.llm_support import settings
+from tests.runner.real_model import FILE, IMAGE, cache, real_model
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 PROGRAM = [sys.executable, "-m", "cloned_proxy"]
@@ -40,6 +42,7 @@ CHAT = """curl -sS -N {how} -H 'Content-Type: application/json' -d '{body}' http
 @dataclass
 class Model:
     workspace: Path
+    models: Path
     runner: DockerContainerRunner
 
     def metrics(self) -> dict[str, float]:
@@ -56,17 +59,20 @@ class Model:
 
 @pytest.fixture(scope="module")
 def model(images: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    models = real_model(images)
+    real_model(images)
     root = tmp_path_factory.mktemp("real") / "code" / ".cloned"
     root.mkdir(parents=True, mode=0o700)
+    models = root.parent / "models"
+    models.mkdir()
+    shutil.copy(cache() / "models" / FILE, models / FILE)
     (root / "policy.yaml").write_text(POLICY)
     # One thread: on a machine that is busy anyway, OpenMP's threads spend their time waiting for each other.
-    (root / "config.yaml").write_text(f"llm: {{engine: llama.cpp, image: '{IMAGE}', memory: 512m, cpus: 1.0}}\n")
+    settings(root, engine="llama.cpp", image=IMAGE, memory="512m", cpus=1.0)
     os.environ["LLM_API_KEY"] = KEY  # of `llm up`, and of `serve`, whose vault it overrides
     serving: Serving | None = None
     try:
-        made = Model(root, DockerContainerRunner(workspace=root))
-        done = made.program("llm", "up", "--models", str(models), "--wait", "100")
+        made = Model(root, models, DockerContainerRunner(workspace=root))
+        done = made.program("llm", "up", "--wait", "100")
         assert (done.returncode, "sealed with a key" in done.stderr) == (0, True), done.stderr
         serving = start_serving(root)
         yield made
@@ -156,3 +162,20 @@ def test_it_fits_and_is_sealed(model: Model, images: Engine) -> None:
     assert re.search(r"^Seccomp:\s+2$", limits, re.MULTILINE)
     assert re.search(r"^Cpus_allowed_list:\s+\d+$", limits, re.MULTILINE), "one CPU, as the quota"
     assert Path(f"/proc/{pid}/net/route").read_text().count("\n") == 1
+
+
+def test_a_model_file_that_vanishes_and_a_limit_that_is_too_small(model: Model) -> None:
+    """The last one of the module: it takes the model down."""
+    kept = Path(model.models, FILE)
+    kept.unlink()
+    status = "-o /dev/null -w '%{http_code}'"
+    body = chat("Hello", tokens=1, stream=False)
+    assert sh(model.runner, CHAT.format(how=status, body=body), timeout=60).out == "200", "it is mapped"
+    assert model.program("llm", "down").returncode == 0
+    missing = model.program("llm", "up", "--models", str(model.models))
+    assert (missing.returncode, "no .gguf file" in missing.stderr) == (2, True), missing.stderr
+    shutil.copy(cache() / "models" / FILE, kept)
+    settings(model.workspace, engine="llama.cpp", image=IMAGE, memory="48m", cpus=1.0)
+    small = model.program("llm", "up", "--models", str(model.models))
+    assert (small.returncode, "needs more than its 48 MiB" in small.stderr) == (1, True), small.stderr
+    assert model.program("llm", "status").stdout.startswith("container none")
