@@ -62,7 +62,7 @@ function open(place) {
 
 /** What is wrong, whole and once. */
 function troubles({ policy, serving }) {
-  if (!serving.workers) return ["No proxy serves this workspace now: calls are not answered until `cloned-proxy serve` runs again."];
+  if (!serving.workers) return ["No serving process answers, so what becomes of calls now cannot be seen from here. In a terminal: cloned-proxy status"];
   const found = (policy.error ?? "").split("\n").filter(Boolean);
   return [...found, ...serving.problems].map(visible);
 }
@@ -80,7 +80,7 @@ function cells(state) {
 const cell = (term, value, more = "") => h("div", { class: "cell" }, h("dt", {}, term), h("dd", {}, h("span", { class: "value" }, value), h("span", { class: "more" }, more)));
 
 function policyState({ policy, serving }) {
-  if (!serving.workers) return badge("bad", "not serving");
+  if (!serving.workers) return badge("bad", "no answer");
   if (policy.error) return badge("bad", "file is broken");
   return policy.mode === "report" ? badge("warn", "report only") : badge("ok", "enforcing");
 }
@@ -100,4 +100,4 @@ function trend(hours) {
   return h("span", { title: words, class: last > before ? "rising" : "" }, `${sign} ${number(Math.abs(last - before))}`, h("span", { class: "unseen" }, ` ${words}`));
 }
 
-const workers = ({ workers: count }) => (count ? `through ${plural(count, "worker")}` : "nothing serves");
+const workers = ({ workers: count }) => (count ? `through ${plural(count, "worker")}` : "none that answers");

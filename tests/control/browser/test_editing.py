@@ -175,3 +175,18 @@ def test_a_broken_file_is_told_once_and_whole(scene: Scene, page: Page) -> None:
     expect(blocked(page, "low.example")).to_be_visible()
     scene.workspace.write_policy(good)
     eventually(lambda: scene.control.paired("again").api("/overview")["policy"]["error"] is None, what="the good file")
+
+
+def test_nothing_is_claimed_about_traffic_that_cannot_be_seen(scene: Scene, page: Page) -> None:
+    """A serving process that does not answer may serve all the same."""
+    (sock,) = (scene.workspace.path / "run" / "control").glob("*.sock")
+    sock.rename(sock.with_suffix(".away"))
+    try:
+        show(scene, page)
+        expect(page.locator(".trouble")).to_contain_text("cannot be seen from here", timeout=WAIT)
+        expect(page.locator(".strip")).to_contain_text("no answer")
+        expect(page.locator(".strip")).not_to_contain_text("enforcing")
+    finally:
+        sock.with_suffix(".away").rename(sock)
+    page.reload()
+    expect(page.locator(".strip")).to_contain_text("enforcing", timeout=WAIT)
