@@ -30,13 +30,14 @@ def check(
     from cloned_proxy.policy.parse import PolicyError
     from cloned_proxy.store.policy_file import load_policy
     from cloned_proxy.store.workspace import Workspace
+    from cloned_proxy.store.yaml_reader import DocumentError
 
     place = Workspace.find(workspace)
     path = file or place.policy_path(policy)
     try:
         found = load_policy(path, time.time(), place.presets)
-    except PolicyError as error:
-        for line in str(error).splitlines():
+    except (PolicyError, DocumentError) as error:
+        for line in (*str(error).splitlines(), *getattr(error, "shown", "").splitlines()):
             say(line)
         if as_json:
             problems = [{"path": p.path, "line": p.line, "message": p.message} for p in error.problems]

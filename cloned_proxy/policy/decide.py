@@ -6,7 +6,7 @@ The order is the contract's (section 3), and each stage is a function, called in
                        with expired and used-up leases skipped, default deny
 2. `decide_addresses`  what the name resolved to
 3. `decide_limits`     the tool's budget
-4. `decide_tunnel`     the first bytes of a CONNECT tunnel: TLS, and its server name
+4. `decide_tunnel`     each plaintext ClientHello of a CONNECT tunnel: TLS, and its server name
 
 A later stage can only turn a pass into a refusal. Nothing here raises: whatever goes wrong is a denial.
 """
@@ -281,7 +281,7 @@ def decide_limits(decision: Decision, limits: Limits, usage: Usage) -> Decision:
 
 
 def decide_tunnel(decision: Decision, server_names: Sequence[str] | None) -> Decision:
-    """The decision after the first bytes of a tunnel: `server_names` is the SNI list of its ClientHello, None: not TLS.
+    """The decision after a ClientHello of a tunnel: `server_names` is its SNI list, None: what came is not TLS.
 
     The SNI must be the CONNECT host, exactly once (contract section 3). A tunnel to an allowed IP literal may leave
     it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is still a mismatch.

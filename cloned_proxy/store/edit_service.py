@@ -23,9 +23,9 @@ from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.lease_time import add_lease_ends, begun
 from cloned_proxy.store.list_edit import text_diff
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_edit import Draft, EditResult, PolicyEditor, Recorder
 from cloned_proxy.store.policy_entry import Addition
-from cloned_proxy.store.policy_file import read_policy_bytes, version_of
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
 from cloned_proxy.store.rule_change import RuleChange, change_rule
 from cloned_proxy.store.workspace import Workspace

@@ -23,8 +23,9 @@ from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, text_diff
 from cloned_proxy.store.lock import locked
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_entry import Addition, Entry, rules_of
-from cloned_proxy.store.policy_file import parse_bytes, policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.policy_file import parse_bytes, policy_from_bytes
 from cloned_proxy.store.presets import SHIPPED, PresetShelf
 from cloned_proxy.store.shipped_policy import head_text
 from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError, lines_of_tests, without_tests

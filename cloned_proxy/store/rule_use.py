@@ -6,14 +6,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.policy.model import Policy, Rule
 from cloned_proxy.store.audit_log import AuditLog, RuleHits
 from cloned_proxy.store.deadline import boot_id, uptime
 from cloned_proxy.store.lease_time import LeaseEnd
 from cloned_proxy.store.policy_history import rules_seen
 from cloned_proxy.store.workspace import Workspace
+
+if TYPE_CHECKING:  # `list` and `explain` read the policy from a cache, and need not build its classes
+    from cloned_proxy.policy.model import Policy, Rule
 
 
 @dataclass(frozen=True, slots=True)

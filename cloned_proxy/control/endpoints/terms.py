@@ -15,7 +15,8 @@ from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.policy_file import load_policy, parse_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
+from cloned_proxy.store.policy_file import load_policy, parse_bytes
 
 _LONGEST: Final = 10 * 365 * 86_400.0
 
