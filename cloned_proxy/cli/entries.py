@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, paint, short_path, visible
 from cloned_proxy.cli.tables import passed
+from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK
 
 _LABEL: Final = 6
@@ -108,7 +109,7 @@ def _decision(body: dict[str, Any]) -> _Told:
     style = VERDICT_STYLES[body["verdict"]]
     if body["verdict"] == "allow":
         return _Told("allow", text + dry, style)
-    fix = (f"fix: {body['hint']}",) if body["hint"] else ()
+    fix = (f"fix: {in_this_shell(body['hint'])}",) if body["hint"] else ()
     return _Told(body["verdict"], f"{text}  {body['reason']}{dry}", style, (*fix, f"id: {body['id']}"))
 
 
