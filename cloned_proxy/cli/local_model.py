@@ -38,7 +38,7 @@ from cloned_proxy.store.workspace import Workspace
 
 BASE: Final = f"http://127.0.0.1:{PORT}/v1"
 _STOP_SECONDS: Final = 5.0
-_ASK_SECONDS: Final = 0.2
+_ASK_SECONDS: Final = 0.05
 _TELL_SECONDS: Final = 5.0
 _HOW_TO_LOOK: Final = f"`cloned-proxy llm status`, `docker logs {CONTAINER}`; `cloned-proxy llm down` ends it"
 
