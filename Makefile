@@ -42,7 +42,7 @@ uninstall: ## take away what `make install` put there
 serve: setup ## start the proxy with the shipped default policy
 	@.venv/bin/cloned-proxy serve
 
-demo: setup ## the tour of the README in one terminal, a minute long, without internet
+demo: setup ## the tour of the README in one terminal, 45 seconds, without internet
 	@$(PY) -m demo
 
 test: setup ## the whole test suite

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from itertools import takewhile
 
+from cloned_proxy.cli.completion import VARIABLE, completed
 from cloned_proxy.cli.errors import BAD_INPUT, FAILED, CommandError, say
 from cloned_proxy.cli.version import print_version
 
@@ -22,6 +23,8 @@ def main() -> None:
     try:
         if words == ["--version"]:
             print_version()
+            return
+        if VARIABLE in os.environ and completed():
             return
         _check_encoding(words)
         from cloned_proxy.cli.app import app
@@ -57,6 +60,9 @@ def report(error: Exception) -> int:
     if (code := _known(error)) is not None:
         for line in str(error).splitlines() or [type(error).__name__]:
             say(f"cloned-proxy: {line}")
+        if shown := getattr(error, "shown", ""):  # of a DocumentError: the line of the file
+            for line in shown.splitlines():
+                say(line)
         return code
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +22,11 @@ from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 from demo.tour import ROOT, START, Step, in_shell, marked, steps, with_ports
 
-_PAUSE: Final = float(os.environ.get("DEMO_PAUSE", "4"))
-"""Seconds to read each of the dozen steps: about a minute in all."""
+_SECONDS: Final = 43.0
+"""The whole tour: what the commands leave of it is shared out, to read their output."""
+_COMMAND_SECONDS: Final = 1.0
+"""What a command that is still to come will take, on average."""
+_LONGEST_PAUSE: Final = 4.0
 _PROGRAM: Final = Path(sys.executable).with_name("cloned-proxy")
 
 
@@ -97,22 +101,37 @@ def _banner(process: subprocess.Popen[str], log: Path) -> str:
     raise SystemExit(f"the proxy did not start:\n{log.read_text()}")
 
 
-def _show(step: Step, command: str, output: str) -> None:
-    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() and not os.environ.get("NO_COLOR") else ("", "")
-    caption = f"\n# {step.caption}" if step.caption else ""
-    print(f"{caption}\n{bold}$ {command}{plain}\n{output}", end="", flush=True)
-    time.sleep(_PAUSE)
+@dataclass
+class Stage:
+    """Where the steps are shown: numbered by their captions, with pauses that fit into the time."""
+
+    steps: list[Step]
+    began: float = field(default_factory=time.monotonic)
+    shown: int = 0
+    chapter: int = 0
+
+    def show(self, step: Step, command: str, output: str) -> None:
+        if step.caption:
+            self.chapter += 1
+            of = sum(bool(each.caption) for each in self.steps)
+            print(coloured(f"\n{self.chapter}/{of} {step.caption}", "1;36"))
+        print(coloured(f"$ {command}", "1"))
+        print(output, end="", flush=True)
+        self.shown += 1
+        time.sleep(self._pause())
+
+    def _pause(self) -> float:
+        if pause := os.environ.get("DEMO_PAUSE"):
+            return float(pause)
+        to_come = len(self.steps) - self.shown
+        left = self.began + _SECONDS - time.monotonic() - to_come * _COMMAND_SECONDS
+        return min(_LONGEST_PAUSE, max(0.0, left / (to_come + 1)))
 
 
-def _play_sandboxed(environment: dict[str, str], directory: Path) -> None:
-    """The escape attempts of the README, where there is an engine with our images."""
-    if reason := _no_sandbox():
-        print(f"\n# No sandboxed tool is shown: {reason}")
-        return
-    for step in steps(marked((ROOT / "README.md").read_text(), "sandbox")):
-        _show(
-            step, step.command, in_shell(step.command, program=_PROGRAM, environment=environment, directory=directory)
-        )
+def coloured(text: str, code: str) -> str:
+    """`text` in a colour or weight, where a terminal shows it and nobody minds (no-color.org)."""
+    wanted = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return f"\033[{code}m{text}\033[0m" if wanted else text
 
 
 def _no_sandbox() -> str:
@@ -130,21 +149,29 @@ def _no_sandbox() -> str:
 
 
 def main() -> None:
-    tour = list(steps(marked((ROOT / "README.md").read_text(), "transcript")))
+    readme = (ROOT / "README.md").read_text()
+    no_sandbox = _no_sandbox()
+    tour = list(steps(marked(readme, "transcript")))
+    sandboxed = [] if no_sandbox else list(steps(marked(readme, "sandbox")))
+    stage = Stage([*tour, *sandboxed])
     ports = {shown: str(_port(int(shown))) for shown in ("8081", "8082", "8083", "9000")}
     with ExitStack() as parts:
         directory = Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="cloned-proxy-demo-")))
         environment = {**os.environ, "CLONED_WORKSPACE": str(directory / ".cloned")}
         parts.enter_context(_destination(int(ports["9000"])))
-        for step in tour:
+        for step in stage.steps:
             if step.command == START:
                 output = parts.enter_context(_serving(ports, environment, directory))
                 command = START
             else:
-                command = with_ports(step.command, ports)
+                command = with_ports(step.command, ports) if step in tour else step.command
                 output = in_shell(command, program=_PROGRAM, environment=environment, directory=directory)
-            _show(step, command, output.replace(str(directory / ".cloned"), ".cloned"))
-        _play_sandboxed(environment, directory)
+            stage.show(step, command, output.replace(str(directory / ".cloned"), ".cloned"))
+    if no_sandbox:
+        print(f"\n# No sandboxed tool is shown: {no_sandbox}")
+    print(coloured("\nThat was the tour; nothing of it is left behind. Next:", "1;36"))
+    print("  make serve    starts the proxy for real, and prints a call that is allowed and one that is denied")
+    print("  make help     lists the rest; README.md has each step of this tour to copy")
 
 
 if __name__ == "__main__":

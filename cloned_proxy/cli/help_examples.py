@@ -44,6 +44,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "remove r-0123456789  # one rule, as `list` shows it",
         "remove api.example.com --tool demo.tool@v1 --dry-run",
     ),
+    "status": ("status", "status --json"),
     "list": (
         "list",
         "list --tool demo.tool@v1 --json",
@@ -72,7 +73,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "policy": ("policy check", "policy history", "policy restore 0123456789ab --dry-run"),
     "policy check": ("policy check  # the one in use", "policy check new.yaml --json"),
     "policy diff": ("policy diff new.yaml", "policy diff new.yaml --json"),
-    "policy import": ("policy import pack.yaml --dry-run", "policy import pack.yaml"),
+    "policy import": (
+        "policy import pack.yaml --dry-run",
+        "policy import ~/.claude/settings.json --tool claude@v1",
+        "policy import /etc/squid/allowed.txt --json",
+    ),
     "policy suggest": (
         "policy suggest --tool demo.tool@v1 --since 1d",
         "policy suggest --tool demo.tool@v1 | patch .cloned/policy.yaml",

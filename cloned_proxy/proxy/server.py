@@ -23,6 +23,7 @@ from cloned_proxy.proxy.control_channel import ControlChannel
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
+from cloned_proxy.proxy.notifier import start_notifier
 from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
@@ -48,6 +49,8 @@ class ServeOptions:
     metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
     policy_file: Path | None = None
     slots: tuple[StandingSlot, ...] = ()
+    log_format: str = "console"
+    """Of the processes that are started beside this one."""
     control: tuple[str, int] | None = None
     """Where the control process listens, if there is one: nobody is let through to it."""
 
@@ -114,6 +117,8 @@ class Server:
             if self._seat is None or self._seat.leads:
                 await open_standing_slots(self._up.parts, core.gate, self._options.slots)
             self._open_control_channel()
+            if self._seat is None or self._seat.leads:
+                start_notifier(self._running.parts, self.workspace, policy_file, self._options.log_format)
         except BaseException:
             self._cut.set()
             await self.stop()

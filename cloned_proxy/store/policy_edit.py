@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -172,7 +172,11 @@ class PolicyEditor:
         path = addition.path
         for entry, rule in zip(addition.entries, wanted, strict=True):
             if rule.id not in existing:
-                fresh[rule.id] = entry.as_value()
+                narrower = _narrower(rule, existing.values()) if not entry.is_lease else None
+                if narrower is not None:
+                    text = self._widen(text, path, *narrower, rule)
+                else:
+                    fresh[rule.id] = entry.as_value()
                 continue
             position, old = existing[rule.id]
             if old.preset:  # it says so already, without an end
@@ -182,7 +186,19 @@ class PolicyEditor:
             items = list(fresh.values())
             text = change_list(self._path, text, path, lambda t: add_items(t, path, items),
                                lambda listed: listed.extend(read_value(items)))  # fmt: skip
-        return text, policy if not fresh else self._parse(text.encode())
+        return text, self._parse(text.encode())
+
+    def _widen(self, text: str, path: tuple[str, ...], position: int, old: Rule, rule: Rule) -> str:
+        """The rule that is there gets the protocols and addresses of the new one, and keeps all that it says."""
+        changes: dict[str, Value] = {}
+        if rule.raw_tcp and not old.raw_tcp:
+            changes["protocols"] = ["tcp"]
+        if rule.addresses != old.addresses:
+            changes["addresses"] = sorted(rule.addresses)
+        item = list_at(read_document(text.encode(), str(self._path)).data, path)[position]
+        body: dict[str, Any] = dict(item) if isinstance(item, dict) else {"host": item}
+        return change_list(self._path, text, path, lambda t: set_keys(t, path, position, changes),
+                     lambda items: items.__setitem__(position, {**body, **read_value(changes)}))  # fmt: skip
 
     def _renew(self, text: str, path: tuple[str, ...], position: int, entry: Entry, *, old: Rule, used: int) -> str:
         was_lease = old.expires is not None or old.max_uses is not None
@@ -261,6 +277,18 @@ class PolicyEditor:
     def _locked(self, *, dry_run: bool) -> AbstractContextManager[None]:
         # A rename cannot show half a file, so reading needs no lock, and no writable directory.
         return contextlib.nullcontext() if dry_run else locked(self._path)
+
+
+def _narrower(rule: Rule, existing: Iterable[tuple[int, Rule]]) -> tuple[int, Rule] | None:
+    """The permanent rule, with its place, that says the same but for protocols and addresses, and opens less."""
+    for position, old in existing:
+        same = (old.denies, old.pattern, old.ports, old.methods, old.paths) == (
+            rule.denies, rule.pattern, rule.ports, rule.methods, rule.paths
+        )  # fmt: skip
+        opens_less = old.addresses <= rule.addresses and old.raw_tcp <= rule.raw_tcp
+        if same and opens_less and old.inject is None and not old.is_lease:
+            return position, old
+    return None
 
 
 def _pattern(host: str) -> HostPattern:

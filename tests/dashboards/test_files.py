@@ -13,7 +13,8 @@ import yaml
 
 from cloned_proxy.share import share_path
 from tests.dashboards.panels import DASHBOARDS, document, targets
-from tests.dashboards.server import need
+from tests.dashboards.scene import StandIn
+from tests.dashboards.server import need, running
 from tests.telemetry.test_metrics import CONTRACT
 
 HERE = Path(__file__).resolve().parent
@@ -95,6 +96,22 @@ def test_promtool_accepts_the_scrape_configuration() -> None:
         [need("promtool"), "check", "config", config], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_nothing_is_scraped_that_nobody_started_and_no_alert_pends(tmp_path: Path) -> None:
+    proxy, local_ai = StandIn(), StandIn()
+    try:
+        with running(tmp_path, {"cloned-proxy": proxy.port}) as prometheus:
+            prometheus.scraped({"cloned-proxy"})
+            assert [(labels["job"], value) for labels, value in prometheus.values("up")] == [("cloned-proxy", 1)]
+            # Hurried as they are here, the alerts may take the time before the first scrape for an absence.
+            prometheus.wait(lambda: not prometheus.values("ALERTS"), "no alert, pending or firing")
+            (tmp_path / "targets").mkdir()
+            (tmp_path / "targets" / "localai.yml").write_text(f'- targets: ["127.0.0.1:{local_ai.port}"]\n')
+            prometheus.scraped({"localai"})
+    finally:
+        proxy.close()
+        local_ai.close()
 
 
 @pytest.mark.checkout

@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from demo import __main__ as demo
 from demo.tour import START, in_shell, marked, steps, with_ports
 from tests.cli.program import PROGRAM, Origin, Serving, Workspace
 
@@ -90,6 +92,43 @@ def test_the_demo_plays_the_transcript_and_leaves_nothing(tmp_path: Path) -> Non
     assert "identity_invalid" in done.stdout
     assert "the chain holds" in done.stdout
     assert list(tmp_path.iterdir()) == []
+    captions = [line for line in done.stdout.splitlines() if re.match(r"\d/\d ", line)]
+    assert [line.split()[0] for line in captions] == [f"{n}/{len(captions)}" for n in range(1, len(captions) + 1)]
+    assert "make serve" in done.stdout.splitlines()[-2]  # a next step at the end
+    assert "\033" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("terminal", "env", "coloured"),
+    [(True, {}, True), (True, {"NO_COLOR": "1"}, False), (True, {"TERM": "dumb"}, False), (False, {}, False)],
+)
+def test_the_demo_is_coloured_where_a_terminal_shows_it_and_nobody_minds(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, env: dict[str, str], coloured: bool
+) -> None:
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert demo.coloured("text", "1") == ("\033[1mtext\033[0m" if coloured else "text")
+
+
+def test_the_pauses_of_the_demo_fit_into_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With commands that take two seconds each, on a clock of its own."""
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.delenv("DEMO_PAUSE", raising=False)
+    monkeypatch.setattr(demo, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+    shown = [step for name in ("transcript", "sandbox") for step in steps(marked(readme(), name))]
+    stage = demo.Stage(shown, began=0.0)
+    for step in shown:
+        now += 2.0
+        stage.show(step, step.command, "")
+    assert 40 < now < 45
 
 
 def test_the_help_text_is_the_programs(workspace: Workspace) -> None:
