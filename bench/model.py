@@ -23,8 +23,8 @@ from pathlib import Path
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.link import proxy_status
-from cloned_proxy.runner.llm.model import CONTAINER
 from cloned_proxy.runner.llm.relay import InsideSockets
+from cloned_proxy.runner.llm.state import CONTAINER
 from cloned_proxy.runner.standby import proxy_for
 from tests.runner.real_model import FILE, IMAGE, build_image, fetch
 

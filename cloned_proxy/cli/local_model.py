@@ -20,8 +20,6 @@ from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.llm.health import Health, HealthReport, ask_health, closed_with_key, open_without_key
 from cloned_proxy.runner.llm.model import (
-    CONTAINER,
-    PORT,
     check_owner,
     model_files,
     owner_of,
@@ -31,7 +29,7 @@ from cloned_proxy.runner.llm.model import (
     stop_model,
 )
 from cloned_proxy.runner.llm.plan import ModelPlan, plan_model
-from cloned_proxy.runner.llm.state import LlmState, forget_state, read_state, write_state
+from cloned_proxy.runner.llm.state import CONTAINER, PORT, LlmState, forget_state, read_state, write_state
 from cloned_proxy.runner.spec import DEFAULT_USER, MIB
 from cloned_proxy.store.config import LlmSettings
 from cloned_proxy.store.workspace import Workspace

@@ -10,6 +10,7 @@ from cloned_proxy.control.endpoints import (
     decisions,
     devices,
     history,
+    model,
     overview,
     rules,
     runs,
@@ -28,4 +29,5 @@ ALL: Final = (
     *approvals.OPERATIONS,
     *tunnels.OPERATIONS,
     *runs.OPERATIONS,
+    *model.OPERATIONS,
 )
