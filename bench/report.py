@@ -60,6 +60,8 @@ class Results:
     """As `bench.sandbox` prints them."""
     model: dict[str, float] = field(default_factory=dict)
     """As `bench.model` prints them."""
+    start: dict[str, float] = field(default_factory=dict)
+    """Commands by name: the time until they have answered, as a multiple of a bare interpreter's start."""
     failures: list[str] = field(default_factory=list)
 
 
