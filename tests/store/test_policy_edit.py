@@ -52,6 +52,31 @@ LAYOUTS = [
         "version: 1\nglobal:\n  allow:  # none yet\n    - new.test\n  deny: []\n",
         id="empty list",
     ),
+    pytest.param(
+        "version: 1\nglobal:\n  allow:\n    # - old.test\n  deny: [x.test]\n",
+        "version: 1\nglobal:\n  allow:\n    - new.test\n    # - old.test\n  deny: [x.test]\n",
+        id="all of it commented out",
+    ),
+    pytest.param(
+        "version: 1\nglobal:\n  allow:  # none\n",
+        "version: 1\nglobal:\n  allow:  # none\n    - new.test\n",
+        id="nothing below the key",
+    ),
+    pytest.param(
+        "version: 1\nglobal:\n  allow: ~\ntools:\n",
+        "version: 1\nglobal:\n  allow:\n    - new.test\ntools:\n",
+        id="null",
+    ),
+    pytest.param(
+        "version: 1\nglobal:\n# nothing at all\ntests:\n",
+        "version: 1\nglobal:\n  allow:\n    - new.test\n# nothing at all\ntests:\n",
+        id="an empty section",
+    ),
+    pytest.param(
+        "version: 1\nglobal: {allow: , deny: [x.test]}\n",
+        "version: 1\nglobal: {allow: [new.test], deny: [x.test]}\n",
+        id="nothing, on one line",
+    ),
     pytest.param("version: 1\nglobal: {}\n", "version: 1\nglobal:\n  allow:\n    - new.test\n", id="empty section"),
     pytest.param(
         "version: 1\nglobal: {deny: [x.test]}\n",
@@ -97,6 +122,20 @@ def test_taking_it_back_leaves_the_rest(tmp_path: Path, before: str, after: str)
     left = {str(rule.pattern) for rule in load_policy(path, NOW).rules}
     path.write_bytes(before.encode())
     assert left == {str(rule.pattern) for rule in load_policy(path, NOW).rules}
+
+
+@pytest.mark.parametrize(
+    "tools", ["tools:\n", "tools:\n  # demo@v1: {}\n", "tools:\n  demo@v1:\n", "tools: {demo@v1: }\n"]
+)
+def test_an_emergency_deny_finds_its_place_where_nothing_is(tmp_path: Path, tools: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"version: 1\nglobal:\n  allow:\n  deny:\n    # none so far\n{tools}tests:\n")
+    _editor(path).add([Addition((Entry("evil.test"),), action="deny"), Addition((Entry("x.test"),), "demo@v1", "deny")])
+    rules = load_policy(path, NOW).rules
+    assert [(rule.scope, rule.denies, str(rule.pattern)) for rule in rules] == [
+        ("global", True, "evil.test"), ("demo@v1", True, "x.test"),
+    ]  # fmt: skip
+    assert "# none so far" in path.read_text()
 
 
 def test_a_missing_file_is_made_private(tmp_path: Path) -> None:
@@ -339,3 +378,11 @@ def test_an_entry_that_no_policy_takes_is_named_without_a_place_that_nobody_wrot
     lines = str(caught.value).splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["'*.com'", "a.test:", "b.test:"]
     assert [problem.path for problem in caught.value.problems] == ["", "methods[0]", "ports[0]"]
+
+
+def test_a_rule_of_a_preset_is_not_what_an_edit_widens(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\nglobal:\n  use: [openai]\n")
+    host, ports = next((str(rule.pattern), rule.ports) for rule in load_policy(path, NOW).rules if not rule.paths)
+    _editor(path).add([Addition((Entry(host, ports=tuple(ports), addresses=("private",)),))])
+    assert f"- {{host: {host}, ports: [443], addresses: [private]}}\n" in path.read_text()
