@@ -64,6 +64,23 @@ def _largest(seconds: float) -> str:
     return format_seconds(seconds).partition(" ")[0]
 
 
+def put_indented(head: str, text: str, *, margin: int) -> None:
+    """One line on stdout; at a terminal as many as its width wants, all but the first behind `margin` blanks.
+
+    `head` takes `margin` columns; it may hold escape sequences.
+    """
+    room = shutil.get_terminal_size().columns - margin
+    first, *more = wrapped(text, room) if sys.stdout.isatty() else [text]
+    put(head + first)
+    for line in more:
+        put(f"{'':<{margin}}{line}")
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of whole words, at least one; a word that is longer than the width has a line of its own."""
+    return wrap(text, max(1, width), break_long_words=False, break_on_hyphens=False, replace_whitespace=False) or [""]
+
+
 def show_table(rows: Iterable[Row], headings: Sequence[str], *, group_by: int | None = None) -> None:
     """Prints the rows on stdout.
 
@@ -118,7 +135,7 @@ def _longest_word(cell: Cell) -> int:
 def _put_side_by_side(rows: Iterable[Sequence[Cell]], widths: Sequence[int]) -> None:
     """Each row as often as its longest cell takes lines. By hand: rich takes longer to import than `list` to answer."""
     for row in rows:
-        pieces = [wrap(cell.shown, width, break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
+        pieces = [wrapped(cell.shown, width) for cell, width in zip(row, widths, strict=True)]
         for line in zip_longest(*pieces, fillvalue=""):
             last = max(n for n, text in enumerate(line) if text)
             shown = [
@@ -137,5 +154,5 @@ def _put_below_each_other(rows: Iterable[Sequence[Cell]], headings: Sequence[str
             for heading, cell in zip(headings[2:], row[2:], strict=True)
             if cell.shown not in _EMPTY
         ]
-        for line in wrap(", ".join(named), width - _INDENT, break_long_words=False, break_on_hyphens=False):
+        for line in wrapped(", ".join(named), width - _INDENT) if named else []:
             put(f"{'':<{_INDENT}}{paint(line, 'dim')}")
