@@ -135,7 +135,7 @@ def _longest_word(cell: Cell) -> int:
 def _put_side_by_side(rows: Iterable[Sequence[Cell]], widths: Sequence[int]) -> None:
     """Each row as often as its longest cell takes lines. By hand: rich takes longer to import than `list` to answer."""
     for row in rows:
-        pieces = [wrap(cell.shown, width, break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
+        pieces = [wrapped(cell.shown, width) for cell, width in zip(row, widths, strict=True)]
         for line in zip_longest(*pieces, fillvalue=""):
             last = max(n for n, text in enumerate(line) if text)
             shown = [
