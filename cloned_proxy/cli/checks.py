@@ -21,8 +21,7 @@ from typing import Final, Literal
 from cloned_proxy.cli.context import proxy_of
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.live import live_proxy
-from cloned_proxy.cli.output import short_path
-from cloned_proxy.policy.breadth import wide_rules
+from cloned_proxy.policy.breadth import findings
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.secret import filled, references
 from cloned_proxy.store.errors import StoreError
@@ -61,7 +60,6 @@ def run_checks(directory: Path | None, policy_flag: Path | None) -> list[Check]:
             _files(workspace),
             _guarded("settings", lambda: _settings(workspace)),
             _guarded("policy", lambda: _policy(workspace, policy_flag)),
-            _guarded("rules", lambda: _rules(workspace, policy_flag)),
             _guarded("identity", lambda: _identity(workspace)),
             _guarded("vault", lambda: _vault(workspace, policy_flag)),
             _guarded("notify", lambda: _notify(workspace)),
@@ -152,21 +150,10 @@ def _policy(workspace: Workspace, flag: Path | None) -> Check:
         return Check(
             "policy", "warn", what, "report lets everything pass; take `mode: report` out of the tool to protect"
         )
+    if wide := findings(policy):
+        more = f", and {len(wide) - 1} more" if len(wide) > 1 else ""
+        return Check("policy", "warn", f"{wide[0]}{more}", "`cloned-proxy policy check` has all of them")
     return Check("policy", "ok", detail)
-
-
-def _rules(workspace: Workspace, flag: Path | None) -> Check:
-    path = workspace.policy_path(flag)
-    if not path.exists():
-        return Check("rules", "ok", "no policy file yet")
-    wide = list(wide_rules(load_policy(path, time.time())))
-    if not wide:
-        return Check("rules", "ok", "none is wider than it looks")
-    first, why = wide[0]
-    more = f"; and {len(wide) - 1} more" if len(wide) > 1 else ""
-    named = f"{first.pattern} for {first.scope} ({short_path(first.origin)})"
-    fix = "name the hosts one by one, for the tool that needs them: `cloned-proxy policy suggest`"
-    return Check("rules", "warn", f"{named}: {why}{more}", fix)
 
 
 def _identity(workspace: Workspace) -> Check:
