@@ -78,7 +78,6 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "policy import ~/.claude/settings.json --tool claude@v1",
         "policy import /etc/squid/allowed.txt --json",
     ),
-    "policy prune": ("policy prune --dry-run", "policy prune --json"),
     "policy suggest": (
         "policy suggest --tool demo.tool@v1 --since 1d",
         "policy suggest --tool demo.tool@v1 | patch .cloned/policy.yaml",
