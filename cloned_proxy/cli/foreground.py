@@ -18,7 +18,7 @@ from cloned_proxy.cli.canary import probe_forever
 from cloned_proxy.cli.control import Control
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.examples import allowed_example, denied_example
-from cloned_proxy.cli.output import put
+from cloned_proxy.cli.output import put, short_path
 from cloned_proxy.cli.probe_apart import ProbeApart
 from cloned_proxy.cli.process import (
     keep_memory_private,
@@ -28,6 +28,7 @@ from cloned_proxy.cli.process import (
     tame_garbage_collector,
 )
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
+from cloned_proxy.cli.watch import denials_shown
 from cloned_proxy.policy.model import Anonymous, Policy
 from cloned_proxy.program_name import NAME, program_name
 from cloned_proxy.proxy.server import ServeOptions, Server, authority
@@ -74,7 +75,7 @@ def _supervise(workspace: Workspace, options: ServeOptions, workers: int, contro
         _warn_of_exposure(supervisor)
 
     tame_garbage_collector()  # the workers inherit it
-    with announcement:
+    with denials_shown(workspace.state_db, wanted=control.options.log_format == "console"), announcement:
         if not supervisor.run(on_ready=ready):
             raise CommandError("not every worker could start; see the messages above", code=FAILED)
 
@@ -99,6 +100,9 @@ async def _serve(server: Server, control: Control) -> None:
     beside = asyncio.create_task(control.keep_running(server.address))
     tame_garbage_collector()
     with signals_handled(stop=stop, reload=reload), ExitStack() as announcement:
+        announcement.enter_context(
+            denials_shown(server.workspace.state_db, wanted=control.options.log_format == "console")
+        )
         _tell_other_commands(announcement, server, control)
         _announce(server, control)
         _warn_of_exposure(server)
@@ -148,7 +152,11 @@ def _announce(server: Server | Supervisor, control: Control) -> None:
     put(f"proxy    {proxy}")
     put(f"control  http://{authority(*control.address)}" if control.address else "control  off")
     put(f"metrics  http://{server.metrics_address}/metrics" if server.metrics_address else "metrics  off")
-    put(f"policy   {policy.source} (version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)})")
+    in_force = f"version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)}"
+    put(f"policy   {short_path(policy.source)} ({in_force})")
+    put(f"log      {program_name()} log -f")
+    if control.address:
+        put(f"pair     {program_name()} pair")
     put("")
     now = time.time()
     allowed = allowed_example(policy, proxy, now)

@@ -50,7 +50,8 @@ def print_rules(
         say(f"no rules in {short_path(str(path))}{f' for {tool}' if tool else ''}; `cloned-proxy allow HOST` makes one")
         return
     if sys.stdout.isatty():
-        put(paint(f"{short_path(str(path))}, version {found.version}, mode {found.mode}", "dim"))
+        mode = paint(f"mode {found.mode}", "yellow" if found.mode == "report" else "dim")
+        put(f"{paint(f'{short_path(str(path))}, version {found.version}, ', 'dim')}{mode}")
     show_table([rule_row(rule, use, path) for rule in rules], HEADINGS, group_by=HEADINGS.index("SCOPE"))
 
 

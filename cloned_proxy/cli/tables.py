@@ -64,6 +64,23 @@ def _largest(seconds: float) -> str:
     return format_seconds(seconds).partition(" ")[0]
 
 
+def put_indented(head: str, text: str, *, margin: int) -> None:
+    """One line on stdout; at a terminal as many as its width wants, all but the first behind `margin` blanks.
+
+    `head` takes `margin` columns; it may hold escape sequences.
+    """
+    room = shutil.get_terminal_size().columns - margin
+    first, *more = wrapped(text, room) if sys.stdout.isatty() else [text]
+    put(head + first)
+    for line in more:
+        put(f"{'':<{margin}}{line}")
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of whole words, at least one; a word that is longer than the width has a line of its own."""
+    return wrap(text, max(1, width), break_long_words=False, break_on_hyphens=False, replace_whitespace=False) or [""]
+
+
 def show_table(rows: Iterable[Row], headings: Sequence[str], *, group_by: int | None = None) -> None:
     """Prints the rows on stdout.
 
@@ -138,5 +155,5 @@ def _put_below_each_other(rows: Iterable[Sequence[Cell]], headings: Sequence[str
             for heading, cell in zip(headings[2:], row[2:], strict=True)
             if cell.shown not in _EMPTY
         ]
-        for line in wrap(", ".join(named), width - _INDENT, break_long_words=False, break_on_hyphens=False):
+        for line in wrapped(", ".join(named), width - _INDENT) if named else []:
             put(f"{'':<{_INDENT}}{paint(line, 'dim')}")

@@ -34,7 +34,9 @@ def verify(
     from cloned_proxy.cli.probe_report import probe_event, show
     from cloned_proxy.runner.errors import SandboxError
     from cloned_proxy.runner.probe.run import ProbeOptions, run_probe
+    from cloned_proxy.telemetry.log import configure_logging
 
+    configure_logging()
     options = ProbeOptions(enter_namespaces=False if forwarder else None)
     try:
         pause = parse_duration(watch) if watch is not None else None
