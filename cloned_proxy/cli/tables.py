@@ -6,12 +6,12 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 from textwrap import wrap
 from typing import Final, NamedTuple
 
 from cloned_proxy.cli.durations import format_seconds
-from cloned_proxy.cli.output import iso_time, paint, put, table, visible, wants_colour
+from cloned_proxy.cli.output import iso_time, paint, put, table, visible
 
 _GAP: Final = 2
 _INDENT: Final = 4
@@ -133,17 +133,16 @@ def _longest_word(cell: Cell) -> int:
 
 
 def _put_side_by_side(rows: Iterable[Sequence[Cell]], widths: Sequence[int]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=False)
-    for width in widths:
-        drawn.add_column(width=width, overflow="fold")
+    """Each row as often as its longest cell takes lines. By hand: rich takes longer to import than `list` to answer."""
     for row in rows:
-        drawn.add_row(*(Text(cell.shown, style=cell.style) for cell in row))
-    colour = wants_colour(sys.stdout)
-    Console(color_system="standard" if colour else None, highlight=False, markup=False, emoji=False).print(drawn)
+        pieces = [wrap(cell.shown, width, break_on_hyphens=False) for cell, width in zip(row, widths, strict=True)]
+        for line in zip_longest(*pieces, fillvalue=""):
+            last = max(n for n, text in enumerate(line) if text)
+            shown = [
+                paint(text, cell.style) + " " * (width - len(text) + _GAP if number < last else 0)
+                for number, (text, cell, width) in enumerate(zip(line, row, widths, strict=True))
+            ]
+            put("".join(shown[: last + 1]))
 
 
 def _put_below_each_other(rows: Iterable[Sequence[Cell]], headings: Sequence[str], width: int) -> None:

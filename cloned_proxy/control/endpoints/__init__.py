@@ -11,6 +11,7 @@ from cloned_proxy.control.endpoints import (
     devices,
     history,
     ignored,
+    model,
     overview,
     rules,
     runs,
@@ -30,4 +31,5 @@ ALL: Final = (
     *approvals.OPERATIONS,
     *tunnels.OPERATIONS,
     *runs.OPERATIONS,
+    *model.OPERATIONS,
 )

@@ -5,13 +5,14 @@ import { button, empty, h, toast } from "./dom.js";
 import { devices } from "./devices.js";
 import { history } from "./history.js";
 import { live } from "./live.js";
+import { model } from "./model.js";
 import { overview } from "./overview.js";
 import { rules } from "./rules.js";
 import { sandbox } from "./sandbox.js";
 import { listen } from "./stream.js";
 import { tunnels } from "./tunnels.js";
 
-const VIEWS = { "": overview, live, rules, tunnels, sandbox, history, devices };
+const VIEWS = { "": overview, live, rules, tunnels, sandbox, model, history, devices };
 const RETRY = 5; // seconds
 
 const main = document.getElementById("main");
