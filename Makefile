@@ -10,7 +10,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo test test-wheel check fuzz bench dashboards pictures lock wheel wheels clean
+.PHONY: help setup install uninstall serve demo test test-wheel check fuzz bench dashboards pictures screenshots lock wheel wheels clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ bench: setup ## speed beside other proxies and `docker run`, same work, one run
 
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards
+
+screenshots: setup ## take the pictures of the control UI in docs/ again
+	@$(PY) -m tests.control.pictures
 
 pictures: setup ## draw the dashboards from real data, two minutes of it
 	@$(PY) -m tests.dashboards.pictures

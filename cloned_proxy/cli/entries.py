@@ -73,7 +73,9 @@ def _approval(body: dict[str, Any]) -> _Told:
 def _run(body: dict[str, Any]) -> _Told:
     dry = "  (dry run)" if body["dry_run"] else ""
     reason = f"  {body['reason']}" if body["reason"] else ""
-    return _Told("run", f"{body['tool']}  run {body['run']}  {body['result']} in {body['seconds']:.2f} s{dry}{reason}")
+    command = f"  {body['command']}" if body.get("command") else ""  # entries of earlier versions have none
+    text = f"{body['tool']}  run {body['run']}  {body['result']} in {body['seconds']:.2f} s{dry}{reason}{command}"
+    return _Told("run", text)
 
 
 def _probe(body: dict[str, Any]) -> _Told:
@@ -86,6 +88,11 @@ def _probe(body: dict[str, Any]) -> _Told:
 def _device(body: dict[str, Any]) -> _Told:
     text = " ".join(filter(None, (f"{body['actor']}:", body["name"], body["device"])))
     return _Told("device", f"{body['action']}  {text}")
+
+
+def _ignore(body: dict[str, Any]) -> _Told:
+    whom = body["tool"] or "callers without a name"
+    return _Told("ignore", f"{body['action']}  {body['actor']}: {body['host']} for {whom}")
 
 
 def _notify(body: dict[str, Any]) -> _Told:
@@ -104,7 +111,7 @@ def _decision(body: dict[str, Any]) -> _Told:
     style = VERDICT_STYLES[body["verdict"]]
     if body["verdict"] == "allow":
         return _Told("allow", text + dry, style)
-    fix = (f"fix: {in_this_shell(body['hint'])}",) if body["hint"] else ()
+    fix = (f"fix: {body['hint']}",) if body["hint"] else ()
     return _Told(body["verdict"], f"{text}  {body['reason']}{dry}", style, (*fix, f"id: {body['id']}"))
 
 
@@ -114,6 +121,7 @@ _TELLERS: Final[Mapping[str, Callable[[dict[str, Any]], _Told]]] = {
     "run": _run,
     "probe": _probe,
     "device": _device,
+    "ignore": _ignore,
     "notify": _notify,
     "flow_end": _cut,
 }

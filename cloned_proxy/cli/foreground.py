@@ -19,6 +19,7 @@ from cloned_proxy.cli.control import Control
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put, short_path
+from cloned_proxy.cli.probe_apart import ProbeApart
 from cloned_proxy.cli.process import (
     keep_memory_private,
     new_event_loop,
@@ -53,7 +54,7 @@ def run_in_foreground(
     logging.getLogger().setLevel(logging.WARNING)
     workspace = Workspace.find(directory)
     with Control.bind(workspace, options, log_format) as control:
-        options = replace(options, control=control.address, log_format=log_format)
+        options = replace(options, control=control.address, probe=ProbeApart(), log_format=log_format)
         if workers > 1:
             _supervise(workspace, options, workers, control)
             return
@@ -94,8 +95,8 @@ async def _serve(server: Server, control: Control) -> None:
         task.add_done_callback(reloads.discard)
 
     await server.start()
-    interval = server.workspace.config().sandbox.probe_interval
-    canary = asyncio.create_task(probe_forever(server, interval)) if interval else None
+    interval, prober = server.workspace.config().sandbox.probe_interval, server.prober
+    canary = asyncio.create_task(probe_forever(prober, interval)) if interval and prober is not None else None
     beside = asyncio.create_task(control.keep_running(server.address))
     tame_garbage_collector()
     with signals_handled(stop=stop, reload=reload), ExitStack() as announcement:

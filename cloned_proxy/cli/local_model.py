@@ -21,8 +21,6 @@ from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.llm.health import Health, HealthReport, ask_health, closed_with_key, open_without_key
 from cloned_proxy.runner.llm.model import (
-    CONTAINER,
-    PORT,
     check_owner,
     model_files,
     owner_of,
@@ -32,14 +30,14 @@ from cloned_proxy.runner.llm.model import (
     stop_model,
 )
 from cloned_proxy.runner.llm.plan import ModelPlan, plan_model
-from cloned_proxy.runner.llm.state import LlmState, forget_state, read_state, write_state
+from cloned_proxy.runner.llm.state import CONTAINER, PORT, LlmState, forget_state, read_state, write_state
 from cloned_proxy.runner.spec import DEFAULT_USER, MIB
 from cloned_proxy.store.config import LlmSettings
 from cloned_proxy.store.workspace import Workspace
 
 BASE: Final = f"http://127.0.0.1:{PORT}/v1"
 _STOP_SECONDS: Final = 5.0
-_ASK_SECONDS: Final = 0.2
+_ASK_SECONDS: Final = 0.05
 _TELL_SECONDS: Final = 5.0
 _HOW_TO_LOOK: Final = f"`cloned-proxy llm status`, `docker logs {CONTAINER}`; `cloned-proxy llm down` ends it"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cloned_proxy.cli.context import RuleUse
     from cloned_proxy.policy.model import Policy, Rule
+    from cloned_proxy.store.rule_use import RuleUse
 
 
 def print_rules(
@@ -21,11 +21,12 @@ def print_rules(
     """As `list --help` says. Raises CommandError, PolicyError or StoreError."""
     import sys
 
-    from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
+    from cloned_proxy.cli.context import existing_workspace, policy_in
     from cloned_proxy.cli.describe import HEADINGS, rule_data, rule_row
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import paint, put, put_json, short_path
     from cloned_proxy.cli.tables import show_table
+    from cloned_proxy.store.rule_use import rule_use
 
     place = existing_workspace(workspace)
     path, found = policy_in(place, policy)
