@@ -18,13 +18,13 @@ import pytest
 
 from cloned_proxy.proxy.slot_protocol import decode, encode
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
-from cloned_proxy.runner.images import HOLDER_IMAGE, build_images, check_current
+from cloned_proxy.runner.errors import EngineError, GoneError
 from cloned_proxy.runner.link import connect, is_served
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
-from cloned_proxy.runner.worker import PYTHON_IMAGE
+from tests.conftest import IMAGES_FAILED
 from tests.e2e.conftest import world as world  # noqa: PLC0414  a fixture of these tests, too
+from tests.runner.kept_images import bring_sandbox_images
 
 ENGINE_SCRIPT = Path(__file__).parents[1] / "engine.sh"
 SERVE = [sys.executable, "-m", "cloned_proxy", "serve"]
@@ -52,12 +52,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def images(engine: Engine) -> Engine:
+def images(engine: Engine, request: pytest.FixtureRequest) -> Engine:
     try:
-        check_current(engine, HOLDER_IMAGE)
-        check_current(engine, PYTHON_IMAGE)
-    except ImageMissingError:
-        build_images(engine, print)
+        bring_sandbox_images(engine, print)
+    except EngineError as error:
+        request.config.stash[IMAGES_FAILED] = str(error)
+        raise
     return engine
 
 
@@ -163,7 +163,13 @@ def open_slots(workspace: Path) -> int:
 def runner(module_runner: DockerContainerRunner, engine: Engine) -> Iterator[DockerContainerRunner]:
     """The module's runner; a test fails when its runs leave a container, a scratch directory or a listener."""
     yield module_runner
-    assert leftovers(engine, module_runner.workspace) == []
+    left = leftovers(engine, module_runner.workspace)
+    for name in left:  # said once, and not by every test that comes after
+        if name.startswith("/"):
+            shutil.rmtree(name, ignore_errors=True)
+        else:
+            engine.remove(name)
+    assert left == []
     assert open_slots(module_runner.workspace) == 0
 
 
@@ -172,16 +178,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("docker") is not None:
             item.add_marker(pytest.mark.timeout(120, func_only=True))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One loud line for what could not be tested here."""
-    missing = {"no engine:": "sandbox tests were skipped: no container engine answers here",
-               "no model:": "tests with a real model were skipped: it could not be downloaded"}  # fmt: skip
-    reports = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
-    counts = {told: sum(sign in text for text in reports) for sign, told in missing.items()}
-    if any(counts.values()):
-        terminalreporter.section("NOT TESTED", red=True)
-    for told, count in counts.items():
-        if count:
-            terminalreporter.line(f"{count} {told}")
