@@ -8,10 +8,11 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup serve demo test test-fast test-wheel test-checkout lint check fuzz bench dashboards pictures lock wheel wheels clean
+.PHONY: help setup install uninstall serve demo test test-fast test-wheel test-checkout lint check fuzz bench dashboards \
+  pictures lock wheel wheels clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Debian's python3 comes without ensurepip (package python3-venv) and without pip; either one is enough.
 $(UV):
@@ -32,6 +33,12 @@ $(STAMP): $(UV) requirements.lock pyproject.toml .python-version
 	@touch $@
 
 setup: $(STAMP) ## the virtual environment with the locked dependencies, nothing else
+
+install: wheel ## the program on your PATH, in an environment of its own; again to upgrade
+	@packaging/user-install.sh install
+
+uninstall: ## take away what `make install` put there
+	@packaging/user-install.sh uninstall
 
 serve: setup ## start the proxy with the shipped default policy
 	@.venv/bin/cloned-proxy serve

@@ -16,6 +16,7 @@ from cloned_proxy.policy.identity import Claims, identify, mint_token
 from cloned_proxy.policy.model import Policy, Request
 from cloned_proxy.proxy.client_hello import ClientHelloReader
 from cloned_proxy.proxy.head import parse_head
+from cloned_proxy.proxy.hello_watch import HelloWatch
 from cloned_proxy.store.policy_file import policy_from_bytes
 from cloned_proxy.store.state import State
 from cloned_proxy.telemetry.events import DecisionEvent, Kind, new_decision_id
@@ -66,6 +67,7 @@ def _parts(directory: Path) -> dict[str, float]:
     get = f"GET http://{HOST}/a/b?c=d HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: bench/1\r\nAccept: */*\r\n".encode()
     get += b"Accept-Encoding: gzip\r\nX-Request: 1\r\n\r\n"
     hello = real_hello()
+    flight = bytes.fromhex("160303007a02000076") + hello[9:127]  # a ServerHello, as far as the watch reads it
     event = DecisionEvent(
         id=new_decision_id(), at=_NOW, kind=Kind.TUNNEL, verdict="allow", reason="allowed", tool=None, run=None,
         host=HOST, port=443, method="CONNECT", path="", rule="r-0000000000", policy="000000000000", hint="",
@@ -77,11 +79,20 @@ def _parts(directory: Path) -> dict[str, float]:
             "head parse, CONNECT": _microseconds(lambda _: parse_head(connect)),
             "head parse, GET with five fields": _microseconds(lambda _: parse_head(get)),
             "ClientHello parse": _microseconds(lambda _: ClientHelloReader().feed(hello)),
+            "watch for further ClientHellos": _microseconds(lambda _: _watch(hello, flight)),
         }
         audit = [_one_record(state, event) for _ in range(2_000)]
     finally:
         state.close()
     return {**figures, "audit record (queueing)": median(audit)}
+
+
+def _watch(hello: bytes, flight: bytes) -> bool:
+    """What a tunnel without a retry pays for the watch, from its beginning to its end."""
+    watch = HelloWatch(len(hello))
+    watch.from_client(hello)
+    watch.from_server(flight)
+    return watch.done
 
 
 def _one_record(state: State, event: DecisionEvent) -> float:

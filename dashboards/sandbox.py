@@ -5,6 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.builders.dashboard import Dashboard
 
 from dashboards.kit import GREEN, RED, board, graph, grown, heat, number, rows, states, steps, words
+from dashboards.model import model_panels
 
 RUNS = 'cloned_proxy_sandbox_runs_total{tool=~"$tool"}'
 FAILURES = 'cloned_proxy_sandbox_runs_total{tool=~"$tool",result!="ok"}'
@@ -15,7 +16,7 @@ def sandbox_and_isolation() -> Dashboard:
     made = board(
         "cloned-proxy-sandbox",
         "cloned-proxy: sandbox and isolation",
-        "Runs of sandboxed tools, the escape probe, and LocalAI.",
+        "Runs of sandboxed tools, the escape probe, and the local model.",
         labels=(("tool", "cloned_proxy_sandbox_runs_total"),),
     )
     made.with_panel(
@@ -70,4 +71,6 @@ def sandbox_and_isolation() -> Dashboard:
             "In the chosen time.",
         )
     )  # fmt: skip
+    for panel in model_panels():
+        made.with_panel(panel)
     return made

@@ -25,15 +25,17 @@ from cloned_proxy.cli import (
     rules,
     run,
     serve,
+    status,
     token,
     vault,
     verify,
 )
+from cloned_proxy.cli.help_examples import add_examples
 
 # Typer's rich rendering doubles the time of `--help` and draws frames that no script wants to read.
 app = typer.Typer(
     help="The egress firewall for AI-agent tools: default-deny, per tool, live, every decision on record.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -50,16 +52,21 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def _program(
+    context: typer.Context,
     *,
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001  its callback answers
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    if context.invoked_subcommand is None:
+        from cloned_proxy.cli.next_step import show_next_step
+
+        show_next_step()
 
 
 app.command("init")(init.init)
 app.command("serve")(serve.serve)
+app.command("status")(status.status)
 app.command("allow")(edit.allow)
 app.command("deny")(edit.deny)
 app.command("remove")(edit.remove)
@@ -82,3 +89,4 @@ app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
 app.add_typer(llm.app, name="llm")
+add_examples(app)

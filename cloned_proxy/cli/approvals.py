@@ -44,7 +44,7 @@ def show(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print who asks for what and why, what it would open, and what is on record about it."""
+    """Print who asks for what, and why. Also what it would open, and what is on record about it."""
     from cloned_proxy.cli.approval_text import lines, mending, service_in
     from cloned_proxy.cli.output import put, put_json, with_iso_times
 

@@ -17,7 +17,7 @@ def _group() -> None:
 
 @app.command("verify")
 def verify(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """Check the hash chain from end to end; exit 1 and name the first broken entry."""
+    """Check the hash chain from end to end. Exit 1 and name the first broken entry."""
     from cloned_proxy.cli.context import existing_workspace
     from cloned_proxy.cli.output import put, put_json
     from cloned_proxy.store.audit_log import AuditLog

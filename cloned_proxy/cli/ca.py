@@ -21,7 +21,7 @@ def ca(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print where the workspace CA is, or how clients come to trust it."""
+    """Print where the workspace CA is, or how clients trust it."""
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import put, put_json
     from cloned_proxy.cli.place import workspace_to_write

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import resource
+import shutil
 import socket
 import sqlite3
 import stat
@@ -19,11 +20,13 @@ from typing import Final, Literal
 
 from cloned_proxy.cli.context import proxy_of
 from cloned_proxy.cli.errors import CommandError
+from cloned_proxy.cli.live import live_proxy
+from cloned_proxy.policy.breadth import findings
 from cloned_proxy.policy.parse import PolicyError
-from cloned_proxy.policy.secret import references
+from cloned_proxy.policy.secret import filled, references
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.keys import load_key
-from cloned_proxy.store.live_vault import ENVIRONMENT
+from cloned_proxy.store.live_vault import ENVIRONMENT, LiveVault
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
@@ -32,7 +35,12 @@ type Status = Literal["ok", "warn", "fail"]
 
 _OPEN_FILES: Final = 65_536
 _NEEDED_PYTHON: Final = (3, 12)
-_PORTS: Final = (("proxy port", 8081), ("control port", 8082), ("metrics port", 8083))
+_PORTS: Final = {"proxy": 8081, "control": 8082, "metrics": 8083}
+_OTHER: Final = {
+    "proxy": "--listen 127.0.0.1:0",
+    "control": "--control 127.0.0.1:0",
+    "metrics": "--metrics 127.0.0.1:0",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +62,11 @@ def run_checks(directory: Path | None, policy_flag: Path | None) -> list[Check]:
             _guarded("policy", lambda: _policy(workspace, policy_flag)),
             _guarded("identity", lambda: _identity(workspace)),
             _guarded("vault", lambda: _vault(workspace, policy_flag)),
+            _guarded("notify", lambda: _notify(workspace)),
             _state(workspace),
             _guarded("proxy", lambda: _proxy(workspace)),
         ]
-    return checks + [_port(name, port) for name, port in _PORTS]
+    return checks + _ports(workspace)
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
@@ -141,6 +150,9 @@ def _policy(workspace: Workspace, flag: Path | None) -> Check:
         return Check(
             "policy", "warn", what, "report lets everything pass; take `mode: report` out of the tool to protect"
         )
+    if wide := findings(policy):
+        more = f", and {len(wide) - 1} more" if len(wide) > 1 else ""
+        return Check("policy", "warn", f"{wide[0]}{more}", "`cloned-proxy policy check` has all of them")
     return Check("policy", "ok", detail)
 
 
@@ -166,6 +178,29 @@ def _vault(workspace: Workspace, flag: Path | None) -> Check:
     return Check("vault", "ok", f"secrets: {len(held)}, rules that inject: {len(injecting)}")
 
 
+def _notify(workspace: Workspace) -> Check:
+    config = workspace.config()
+    settings = config.notify
+    if not settings.wanted:
+        return Check("notify", "ok", "off")
+    if settings.desktop and shutil.which("notify-send") is None:
+        return Check("notify", "warn", "notify-send is not installed", "install libnotify-bin")
+    if settings.webhook is not None:
+        from cloned_proxy.notify.webhook import WebhookError, signer
+        from cloned_proxy.store.notify_settings import check_webhook_url
+
+        value_of = LiveVault(Vault(workspace, config.vault.key), os.environ).value_of
+        try:
+            check_webhook_url(filled(settings.webhook.url, value_of))
+            signer(filled(settings.webhook.secret, value_of))
+        except (WebhookError, ValueError) as error:
+            return Check("notify", "warn", f"the webhook: {error}", "put it right; until then nothing is sent")
+    channels = " and ".join(
+        name for name, wanted in (("desktop", settings.desktop), ("webhook", settings.webhook)) if wanted
+    )
+    return Check("notify", "ok", f"{channels}, on {' and '.join(settings.events)}")
+
+
 def _state(workspace: Workspace) -> Check:
     path = workspace.state_db
     if not path.exists():
@@ -187,12 +222,35 @@ def _proxy(workspace: Workspace) -> Check:
     return Check("proxy", "ok", known.effective)
 
 
+def configured_images(workspace: Workspace) -> list[str]:
+    """Images that the settings give to tools; none where those are not valid, which is a check of its own."""
+    try:
+        sandbox = workspace.config().sandbox
+    except StoreError:
+        return []
+    return [*([sandbox.image] if sandbox.image else []), *sandbox.images.values()]
+
+
+def _ports(workspace: Workspace) -> list[Check]:
+    """The ports of the proxy that serves this workspace; while none does, whether the usual ones are free."""
+    live = live_proxy(workspace)
+    if live is None:
+        return [_port(name, port) for name, port in _PORTS.items()]
+    if live.problems:
+        detail = f"not ready: {live.problems[0]}"
+        return [Check("proxy port", "warn", detail, "`cloned-proxy status` has all of it")]
+    held = [(f"{name} port", live.addresses[name]) for name in _PORTS]
+    return [Check(name, "ok", f"{at}: our own serve" if at is not None else "off") for name, at in held]
+
+
 def _port(name: str, port: int) -> Check:
     with closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            detail = f"127.0.0.1:{port}: {error.strerror}"
-            return Check(name, "warn", detail, "fine if the proxy runs; else stop the other program or choose a port")
-    return Check(name, "ok", f"127.0.0.1:{port} is free")
+            detail = f"127.0.0.1:{port}: {error.strerror}, and not by a proxy of this workspace"
+            return Check(
+                f"{name} port", "warn", detail, f"stop what listens there, or `cloned-proxy serve {_OTHER[name]}`"
+            )
+    return Check(f"{name} port", "ok", f"127.0.0.1:{port} is free")

@@ -28,7 +28,7 @@ def rule_data(rule: Rule, use: RuleUse = NOTHING_USED) -> dict[str, Any]:
         "methods": sorted(rule.methods) if rule.methods is not None else None,
         "paths": [path.text for path in rule.paths] if rule.paths is not None else None,
         "protocols": ["tcp"] if rule.raw_tcp else None,
-        "addresses": ["private"] if rule.private_addresses else None,
+        "addresses": sorted(rule.addresses) or None,
         "inject": injected(rule),
         "expires": _time(rule.expires),
         "max_uses": rule.max_uses,
@@ -102,8 +102,7 @@ def rule_text(rule: Rule) -> str:
         parts.append(",".join(path.text for path in rule.paths))
     if rule.raw_tcp:
         parts.append("tcp")
-    if rule.private_addresses:
-        parts.append("private")
+    parts += sorted(rule.addresses)
     if header := injected(rule):
         parts.append(f"inject {header}")
     return " ".join(parts)

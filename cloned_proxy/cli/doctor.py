@@ -14,12 +14,18 @@ _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as_json: JsonOption = False) -> None:
     """Check this machine; exit 1 on what stops the proxy."""
-    from cloned_proxy.cli.checks import run_checks
+    from cloned_proxy.cli.checks import configured_images, run_checks
     from cloned_proxy.cli.engine_checks import engine_checks
+    from cloned_proxy.cli.git_checks import git_check
     from cloned_proxy.cli.output import paint, put, put_json, visible
     from cloned_proxy.program_name import in_this_shell
+    from cloned_proxy.store.workspace import Workspace
 
-    checks = run_checks(workspace, policy) + engine_checks()
+    checks = run_checks(workspace, policy)
+    place = Workspace.find(workspace)
+    if place.root.is_dir() and (found := git_check(place)) is not None:
+        checks.append(found)
+    checks += engine_checks(configured_images(place))
     failed = any(check.status == "fail" for check in checks)
     if as_json:
         put_json(

@@ -30,6 +30,16 @@ def allow(
         list[str] | None, typer.Option("--method", metavar="METHOD", help="Only this; repeatable.")
     ] = None,
     path: Annotated[list[str] | None, typer.Option("--path", metavar="GLOB", help="Only '/v1/**'; repeatable.")] = None,
+    port: Annotated[
+        list[int] | None, typer.Option("--port", metavar="PORT", min=1, max=65535, help="As HOST:PORT; repeatable.")
+    ] = None,
+    tcp: Annotated[bool, typer.Option("--tcp", help="A tunnel may carry anything, not only TLS.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="The name may resolve to loopback and private addresses.")
+    ] = False,
+    reserved: Annotated[
+        bool, typer.Option("--reserved", help="The name may resolve to addresses that IANA reserves.")
+    ] = False,
     reason: ReasonOption = "",
     update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
@@ -39,8 +49,9 @@ def allow(
     """Allow hosts, for everybody or for one tool."""
     import time
 
+    from cloned_proxy.cli.allowing import allow_hosts
     from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.editing import EditOptions, add_entries
+    from cloned_proxy.cli.editing import EditOptions
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.policy.url import split_port
     from cloned_proxy.store.policy_entry import Entry
@@ -49,7 +60,7 @@ def allow(
     if preset:
         from cloned_proxy.cli.presets import allow_presets
 
-        if hosts or lasting or uses or method or path:
+        if hosts or lasting or uses or method or path or port or tcp or private or reserved:
             raise CommandError("--preset stands alone and brings its own hosts; allow others by another command")
         allow_presets(preset, tool=tool, options=options)
         return
@@ -57,23 +68,25 @@ def allow(
         raise CommandError("name a HOST, or a --preset; `cloned-proxy preset list` shows the presets")
     try:
         expires = time.time() + parse_duration(lasting) if lasting is not None else None
-        entries = []
-        for text in hosts:
-            host, port = split_port(text)
-            entries.append(
-                Entry(
-                    host,
-                    ports=() if port is None else (port,),
-                    methods=tuple(name.upper() for name in method or ()),
-                    paths=tuple(path or ()),
-                    expires=expires,
-                    max_uses=uses,
-                    reason=reason,
-                )
-            )
+        places = [split_port(text) for text in hosts]
     except ValueError as error:
         raise CommandError(str(error)) from error
-    add_entries("allow", entries, tool=tool, options=options)
+    words = {"private": private, "reserved": reserved}
+    entries = [
+        Entry(
+            host,
+            ports=tuple(dict.fromkeys((*(() if given is None else (given,)), *(port or ())))),
+            methods=tuple(name.upper() for name in method or ()),
+            paths=tuple(path or ()),
+            protocols=("tcp",) if tcp else (),
+            addresses=tuple(word for word, wanted in words.items() if wanted),
+            expires=expires,
+            max_uses=uses,
+            reason=reason,
+        )
+        for host, given in places
+    ]
+    allow_hosts(entries, tool=tool, options=options)
 
 
 def deny(

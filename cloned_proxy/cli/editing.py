@@ -42,15 +42,15 @@ class EditOptions:
         return EditService(place, policy_to_edit(place, self.policy_file))
 
 
-def add_entries(action: Action, entries: Sequence[Entry], *, tool: str | None, options: EditOptions) -> None:
+def add_entries(action: Action, entries: Sequence[Entry], *, tool: str | None, options: EditOptions) -> Workspace:
     """Adds or renews entries of one list and records it. Raises CommandError, PolicyError or StoreError."""
     check_tool(tool)
     addition = Addition(tuple(entries), tool, action)
-    apply_additions([addition], str(addition), options)
+    return apply_additions([addition], str(addition), options)
 
 
-def apply_additions(additions: Sequence[Addition], summary: str, options: EditOptions) -> None:
-    """Several lists in one edit, or none. Raises as `add_entries`."""
+def apply_additions(additions: Sequence[Addition], summary: str, options: EditOptions) -> Workspace:
+    """Several lists in one edit, or none; the workspace whose policy it was. Raises as `add_entries`."""
     place = workspace_to_write(options.workspace)
     result = options.service(place).add(
         additions,
@@ -62,6 +62,7 @@ def apply_additions(additions: Sequence[Addition], summary: str, options: EditOp
     )
     tell(result, summary, dry_run=options.dry_run)
     say_if_unserved(place)
+    return place
 
 
 def remove_hosts(hosts: Sequence[str], *, tool: str | None, options: EditOptions) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.llm.gpu import GpuHost, look
 from cloned_proxy.runner.netns import may_enter
+from cloned_proxy.runner.node_version import FIRST_WITH_PROXY, node_version
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 
 _RECOMMENDED: Final = (24, 0)
@@ -22,8 +23,11 @@ _OLDEST: Final = (20, 10)
 _ISOLATED_GATEWAY: Final = (28, 0)
 
 
-def engine_checks() -> list[Check]:
-    """Each looks at one thing, changes nothing, and says what to do."""
+def engine_checks(images: Iterable[str] = ()) -> list[Check]:
+    """Each looks at one thing, changes nothing, and says what to do.
+
+    `images` are those that the settings name beside our own.
+    """
     try:
         engine = Engine.connect()
     except SandboxError as error:
@@ -43,6 +47,7 @@ def engine_checks() -> list[Check]:
             *_runtimes(facts),
             _gpu(facts, look()),
             *_images(engine),
+            *_node(engine, (PYTHON_IMAGE, *images)),
         ]
 
 
@@ -118,3 +123,16 @@ def _images(engine: Engine) -> Iterator[Check]:
             yield Check("image", "warn", str(error).partition(": `")[0], "cloned-proxy image build")
         else:
             yield Check("image", "ok", name)
+
+
+def _node(engine: Engine, images: Iterable[str]) -> Iterator[Check]:
+    for name in dict.fromkeys(images):
+        version = node_version(engine, name)
+        if version is None:
+            continue
+        if int(version.partition(".")[0]) >= FIRST_WITH_PROXY:
+            yield Check("node", "ok", f"{version} in {name}")
+            continue
+        detail = f"{version} in {name}: its fetch leaves the proxy out and finds no way"
+        fix = f"name an image with Node {FIRST_WITH_PROXY} or newer, or give the program undici's ProxyAgent"
+        yield Check("node", "warn", detail, fix)

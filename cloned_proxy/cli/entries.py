@@ -92,6 +92,12 @@ def _device(body: dict[str, Any]) -> _Told:
     return _Told("device", f"{body['action']}  {text}")
 
 
+def _notify(body: dict[str, Any]) -> _Told:
+    dropped = f", {body['dropped']} more not tried" if body["dropped"] else ""
+    text = f"{body['channel']} about {body['occasion']} {body['about']} did not arrive: {body['reason']}{dropped}"
+    return _Told("notify", text, "red")
+
+
 def _decision(body: dict[str, Any]) -> _Told:
     host = f"[{body['host']}]" if ":" in body["host"] else body["host"]
     asked = (
@@ -112,6 +118,7 @@ _TELLERS: Final[Mapping[str, Callable[[dict[str, Any]], _Told]]] = {
     "run": _run,
     "probe": _probe,
     "device": _device,
+    "notify": _notify,
     "flow_end": _cut,
 }
 """How an entry of each type is told, other than a decision."""

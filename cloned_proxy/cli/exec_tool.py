@@ -40,7 +40,7 @@ def exec_tool(
     policy: PolicyOption = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Run any command in a sealed container whose only way out is the proxy."""
+    """Run a command in a container whose only way out is the proxy."""
     from cloned_proxy.cli.sandbox import ExecOptions, run_command
 
     options = ExecOptions(

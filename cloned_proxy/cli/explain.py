@@ -1,33 +1,38 @@
-"""`explain`: what the proxy would answer, and why, by the very function that it asks itself."""
+"""`explain`: what the proxy would answer, and why, by the very functions that it asks itself."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli.errors import FAILED
 from cloned_proxy.cli.options import JsonOption, PolicyOption, ToolOption, WorkspaceOption
 
 
 def explain(
-    url: Annotated[str, typer.Argument(metavar="URL", help="http:// or https://, as a client would ask for it.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL|DECISION_ID", help="As a client would ask; a host alone is https; or an id of a 403."
+        ),
+    ],
     *,
     tool: ToolOption = None,
-    method: Annotated[str, typer.Option("--method", metavar="METHOD", help="The request's method.")] = "GET",
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="METHOD", help="The request's method; default: GET.")
+    ] = None,
+    resolve: Annotated[
+        bool, typer.Option("--resolve", help="Ask DNS for the name, too; names of /etc/hosts are looked up anyway.")
+    ] = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the verdict on a URL, and why; exit 1 when denied."""
-    from cloned_proxy.cli.output import put, put_json
-    from cloned_proxy.cli.verdict import explained, lines
+    """Print the verdict on a URL or a decision; exit 1 when denied."""
+    from cloned_proxy.cli.verdict import print_verdict
 
-    told: dict[str, Any] = explained(url, tool=tool, method=method.upper(), workspace=workspace, policy_file=policy)
-    if as_json:
-        put_json(told)
-    else:
-        for line in lines(told):
-            put(line)
-    if told["verdict"] == "deny":
-        raise typer.Exit(FAILED)
+    code = print_verdict(
+        what, tool=tool, method=method, resolve=resolve, workspace=workspace, policy=policy, as_json=as_json
+    )
+    if code:
+        raise typer.Exit(code)

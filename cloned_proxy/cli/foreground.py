@@ -52,7 +52,7 @@ def run_in_foreground(
     logging.getLogger().setLevel(logging.WARNING)
     workspace = Workspace.find(directory)
     with Control.bind(workspace, options, log_format) as control:
-        options = replace(options, control=control.address)
+        options = replace(options, control=control.address, log_format=log_format)
         if workers > 1:
             _supervise(workspace, options, workers, control)
             return

@@ -22,7 +22,7 @@ def build(
     ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Install the packages anew.")] = False,
 ) -> None:
-    """Build the worker and holder images from Debian packages; needs mmdebstrap, but no registry."""
+    """Build the worker and holder images from Debian packages. Needs mmdebstrap, but no registry."""
     from cloned_proxy.cli.errors import FAILED, CommandError, say
     from cloned_proxy.runner.engine import Engine
     from cloned_proxy.runner.errors import SandboxError

@@ -28,7 +28,7 @@ def init(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask what you run here, show the policy, write it, and say the next command."""
+    """Ask what you run here, show the policy and write it. Then say the next command."""
     import sys
 
     from cloned_proxy.cli.asking import Asked, ask

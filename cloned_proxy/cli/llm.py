@@ -35,7 +35,7 @@ def up(
     ] = 120.0,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Start the model in a slot without any way out, and a relay to it on 127.0.0.1:8080."""
+    """Start the model without any way out. A relay on 127.0.0.1:8080 leads to it."""
     from cloned_proxy.cli.local_model import UpOptions, bring_up
 
     bring_up(

@@ -17,11 +17,13 @@ def pair(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a one-time code that pairs a browser with the control UI."""
+    """Print a one-time code and a link that pair a browser."""
     from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import FAILED, CommandError, say
+    from cloned_proxy.cli.live import live_proxy
     from cloned_proxy.cli.output import iso_time, put, put_json
     from cloned_proxy.cli.place import workspace_to_write
+    from cloned_proxy.cli.qr import show_qr
     from cloned_proxy.store.devices import Devices, PairingLockedError, valid_device_name
 
     if name and not valid_device_name(name):
@@ -42,11 +44,20 @@ def pair(
         code = devices.new_code(name)
     except PairingLockedError as error:
         raise CommandError(str(error), code=FAILED) from error
+    live = live_proxy(place)
+    page = live.url("control") if live is not None else None
+    link = f"{page}/pair#code={code.text}" if page is not None else None
     if as_json:
-        put_json({"code": code.text, "expires": iso_time(code.expires)})
+        put_json({"code": code.text, "expires": iso_time(code.expires), "page": page, "link": link})
         return
     put(code.text)
-    say("type it into the page that `serve` names as control; it works once, for five minutes")
+    if link is None:
+        why = "the control UI is off" if live is not None else "nothing serves this workspace yet"
+        say(f"type it into the page that `serve` names as control ({why}); it works once, for five minutes")
+        return
+    say(f"type it into {page}, or open {link}")
+    say("it works once, for five minutes")
+    show_qr(link)
 
 
 app = typer.Typer(help="Devices that are paired with the control UI and API.", invoke_without_command=True)

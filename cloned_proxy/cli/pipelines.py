@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,7 +13,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.cli.errors import FAILED, CommandError, say
-from cloned_proxy.cli.output import put, put_json
+from cloned_proxy.cli.output import put, put_json, visible
+from cloned_proxy.runner.artifacts import StepReport
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.pipeline import defaults_used, how_to_give, load_pipeline
 from cloned_proxy.runner.pipeline_run import PipelineReport, ToolRunner, run_pipeline
@@ -37,6 +39,8 @@ class RunOptions:
     policy: Path | None
     workspace: Path | None
     as_json: bool
+    timeout: float | None
+    watch: bool
 
 
 def run_and_report(options: RunOptions) -> None:
@@ -58,12 +62,21 @@ def run_and_report(options: RunOptions) -> None:
                 progress=say,
                 hint_for=lambda tool, since: _last_hint(workspace, tool, since),
                 dry_run=options.dry_run,
+                timeout=options.timeout,
+                watch=_print_words if options.watch else None,
             )
     except SandboxInputError as error:
         raise CommandError(str(error)) from error
     except SandboxError as error:
         raise CommandError(str(error), code=FAILED) from error
     _show(report, options)
+
+
+def _print_words(piece: bytes) -> None:
+    """The model's words on stderr as they come. Line ends pass; what could drive the terminal does not."""
+    text = "\n".join(visible(line) for line in piece.decode(errors="replace").split("\n"))
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 @contextlib.contextmanager
@@ -105,6 +118,8 @@ def _show(report: PipelineReport, options: RunOptions) -> None:
                 "dry_run": options.dry_run,
                 "steps": [asdict(step) for step in report.steps],
                 "artifact": str(report.artifact) if report.artifact is not None else None,
+                "page": str(report.page) if report.page is not None else None,
+                "truncated": bool(report.truncated),
                 "output": report.output,
             }
         )
@@ -113,7 +128,18 @@ def _show(report: PipelineReport, options: RunOptions) -> None:
     for step in report.steps:
         say(f"  {step.id:<12} {step.seconds:6.2f} s  {step.tool}  run {step.run}")
     say(f"  {'total':<12} {total:6.2f} s")
+    for step in report.truncated:
+        say(_why_cut(step))
     if report.artifact is not None:
         put(str(report.artifact))
+        say(f"in a browser: {report.page}")
     elif options.dry_run:
         say("dry run: nothing was saved")
+
+
+def _why_cut(step: StepReport) -> str:
+    reason = step.costs.finish_reason if step.costs is not None else None
+    if reason == "length":
+        fix = "raise --input '{\"max_tokens\": N}', or the context of the model's server"
+        return f"the model's answer in step {step.id} is cut off (finish_reason: length): {fix}"
+    return f"the model's answer in step {step.id} may be incomplete (finish_reason: {reason or 'none was given'})"

@@ -7,13 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cloned_proxy.cli import history, suggest
+from cloned_proxy.cli import history, prune, suggest
 from cloned_proxy.cli.errors import BAD_INPUT, say
 from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, UpdateTestsOption, WorkspaceOption
 
-app = typer.Typer(
-    help="Check, compare, import and suggest policies; go back to an earlier version.", no_args_is_help=True
-)
+app = typer.Typer(help="Check, compare, import, suggest and restore policies.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -24,21 +22,23 @@ def check(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Validate a policy file and run its tests; exit 2 with every problem in it."""
+    """Validate a policy file and run its tests. Exit 2 with every problem in it."""
     import time
 
     from cloned_proxy.cli.output import put, put_json
     from cloned_proxy.cli.presets import warnings_about
+    from cloned_proxy.policy.breadth import findings
     from cloned_proxy.policy.parse import PolicyError
     from cloned_proxy.store.policy_file import load_policy
     from cloned_proxy.store.workspace import Workspace
+    from cloned_proxy.store.yaml_reader import DocumentError
 
     place = Workspace.find(workspace)
     path = file or place.policy_path(policy)
     try:
         found = load_policy(path, time.time(), place.presets)
-    except PolicyError as error:
-        for line in str(error).splitlines():
+    except (PolicyError, DocumentError) as error:
+        for line in (*str(error).splitlines(), *getattr(error, "shown", "").splitlines()):
             say(line)
         if as_json:
             problems = [{"path": p.path, "line": p.line, "message": p.message} for p in error.problems]
@@ -51,7 +51,7 @@ def check(
         "mode": found.mode.value,
         "rules": len(found.rules),
         "tests": len(found.tests),
-        "warnings": warnings_about(found, place),
+        "warnings": [*map(str, findings(found)), *warnings_about(found, place)],
     }
     for warning in told["warnings"]:
         say(f"cloned-proxy: {warning}")
@@ -70,7 +70,7 @@ def diff(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which rules would come and go with FILE, and which settings would change."""
+    """Show which rules and settings would change with FILE."""
     import time
 
     from cloned_proxy.cli.context import policy_in
@@ -93,36 +93,43 @@ def diff(
 
 
 @app.command("import")
-def import_pack(
-    pack: Annotated[Path, typer.Argument(metavar="PACK.yaml", help="A Cloned policy pack.")],
+def import_hosts(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Its form is found out.")],
     *,
+    tool: Annotated[
+        str | None, typer.Option("--tool", metavar="TOOL", help="For this tool, where the list names none.")
+    ] = None,
     update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
     workspace: WorkspaceOption = None,
     policy: PolicyOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Add what a pack allows: egress_domains, egress_by_tool, egress_by_connector."""
-    from cloned_proxy.cli.editing import EditOptions, apply_additions
-    from cloned_proxy.cli.errors import CommandError
-    from cloned_proxy.policy.model import GLOBAL_SCOPE
-    from cloned_proxy.policy.pack import read_pack
-    from cloned_proxy.store.files import read_regular_file
-    from cloned_proxy.store.policy_entry import Addition, Entry
-    from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
+    """Add the hosts of another program's allowlist.
 
-    document = read_document(read_regular_file(pack, limit=MAX_BYTES, what="policy pack"), str(pack))
-    found = read_pack(document.data)
-    if found.problems:
-        raise CommandError("; ".join(f"{pack}: {p.path}: {p.message}" for p in found.problems))
-    entries: dict[str, list[Entry]] = {}
-    for addition in found.additions:
-        entries.setdefault(addition.scope, []).append(Entry(str(addition.pattern)))
-    additions = [Addition(tuple(e), None if scope == GLOBAL_SCOPE else scope) for scope, e in entries.items()]
-    count = sum(len(each) for each in entries.values())
-    options = EditOptions(workspace, policy, dry_run=dry_run, update_tests=update_tests)
-    apply_additions(additions, f"import {pack.name}: {count} hosts", options)
+    Read are Cloned packs, Squid dstdomain lists, smokescreen ACLs, Claude Code's settings and HAR files.
+
+    Every entry is told: added, present already, or refused and why; exit 1 when one was refused.
+    """
+    from cloned_proxy.cli.editing import EditOptions, check_tool, tell
+    from cloned_proxy.cli.errors import FAILED
+    from cloned_proxy.cli.imports import import_list
+    from cloned_proxy.cli.output import put, put_json, visible
+
+    check_tool(tool)
+    done = import_list(file, tool, EditOptions(workspace, policy, dry_run=dry_run, update_tests=update_tests))
+    if as_json:
+        put_json(done.as_data(dry_run=dry_run))
+    else:
+        say(f"{file}: {done.found.form}")
+        for line in done.lines():
+            put(visible(line))
+        tell(done.result, done.summary, dry_run=dry_run)
+    if done.found.refused:
+        raise typer.Exit(FAILED)
 
 
+app.command("prune")(prune.prune)
 app.command("suggest")(suggest.suggest)
 app.command("history")(history.history)
 app.command("show")(history.show)

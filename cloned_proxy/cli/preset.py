@@ -13,7 +13,7 @@ app = typer.Typer(help="Show the named sets of hosts that `allow --preset` takes
 
 @app.command("list")
 def list_presets(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-    """Print every preset, with what it is for; the workspace's own are marked."""
+    """Print every preset, with what it is for. The workspace's own are marked."""
     from cloned_proxy.cli.output import put, put_json, table
     from cloned_proxy.cli.presets import known_presets
     from cloned_proxy.store.workspace import Workspace

@@ -22,7 +22,7 @@ def suggest(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the narrowest rules for what was denied or reported, as a diff to review; write nothing."""
+    """Print the narrowest rules for what was denied or reported. It is a diff to review; nothing is written."""
     import time
 
     from cloned_proxy.cli.context import existing_workspace, policy_in

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from cloned_proxy.cli.options import JsonOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from cloned_proxy.store.workspace import Workspace
+
+_LOOPBACK: Final = "localhost,127.0.0.1"
+"""For NO_PROXY. Every client that was tried goes there directly, and nowhere else: `[::1]` ends each request of httpx,
+in some clients `::1` stands for every address that ends so, and an empty value sends some round the proxy for all.
+"""
 
 
 def token(
@@ -20,11 +28,10 @@ def token(
     import secrets
     import time
 
-    from cloned_proxy.cli.context import proxy_of
+    from cloned_proxy.cli.context import existing_workspace
     from cloned_proxy.cli.durations import parse_duration
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.output import iso_time, put, put_json
-    from cloned_proxy.cli.place import workspace_to_write
     from cloned_proxy.policy.identity import Claims, mint_token, proxy_url, valid_tool_id
     from cloned_proxy.store.keys import load_or_create_key
 
@@ -34,12 +41,32 @@ def token(
         raise CommandError(f"--ttl: {error}") from error
     if not valid_tool_id(tool):
         raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
-    place = workspace_to_write(workspace)
+    place = existing_workspace(workspace)
+    authority = _authority(place)
     run = f"cli-{secrets.token_hex(4)}"
     minted = mint_token(load_or_create_key(place.identity_key), Claims(tool, run, expires))
-    url = proxy_url(tool, minted, proxy_of(place).authority)
+    url = proxy_url(tool, minted, authority)
     if as_json:
         put_json({"tool": tool, "run": run, "expires": iso_time(expires), "token": minted, "proxy": url})
         return
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         put(f"{name}={url}")
+    for name in ("NO_PROXY", "no_proxy"):
+        put(f"{name}={_LOOPBACK}")
+
+
+def _authority(place: Workspace) -> str:
+    """`host:port` of the proxy for the credential. Raises CommandError rather than name one of another workspace."""
+    from cloned_proxy.cli.context import proxy_of
+    from cloned_proxy.cli.errors import FAILED, CommandError, say
+
+    found = proxy_of(place)
+    if found.known is None:
+        raise CommandError(
+            f"no proxy serves {place.root}: start it with `cloned-proxy serve`, or name it with "
+            "`cloned-proxy proxy --set http://HOST:PORT`",
+            code=FAILED,
+        )
+    if found.serving is not None and found.serving != found.known:
+        say(f"cloned-proxy: this names {found.known}, as was set; the proxy at {found.serving} serves this workspace")
+    return found.authority

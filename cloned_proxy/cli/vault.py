@@ -22,7 +22,7 @@ _NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Such as llm.
 
 @app.command("set")
 def set_secret(name: _NameArgument, *, workspace: WorkspaceOption = None) -> None:
-    """Store or replace a secret, asked for at the prompt or read from stdin."""
+    """Store or replace a secret. It is asked for at the prompt, or read from stdin."""
     from cloned_proxy.cli.errors import CommandError, say
     from cloned_proxy.policy.secret import valid_secret_name
 
@@ -35,7 +35,7 @@ def set_secret(name: _NameArgument, *, workspace: WorkspaceOption = None) -> Non
 
 @app.command("list")
 def list_secrets(*, workspace: WorkspaceOption = None, json_output: JsonOption = False) -> None:
-    """Print the names of the secrets and when each was set; never a value."""
+    """Print the names of the secrets and when each was set."""
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import iso_time, put_json
     from cloned_proxy.cli.tables import ago, show_table

@@ -19,7 +19,7 @@ def verify(
         bool, typer.Option("--forwarder", help="Probe the variant for engines whose namespaces cannot be entered.")
     ] = False,
 ) -> None:
-    """Try to escape from a real sandbox; exit 1 on any leak, or when a control shows that the probe is blind."""
+    """Try to escape from a real sandbox; exit 1 on any leak. Also 1 when a control shows that the probe is blind."""
     import time
 
     from cloned_proxy.cli.durations import parse_duration

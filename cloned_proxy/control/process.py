@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import os
 import socket
-import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import structlog
-
+from cloned_proxy.proxy import beside
 from cloned_proxy.proxy.listener import BadAddressError, BindError, bind_tcp
 from cloned_proxy.telemetry.log import LogFormat
 
-_log = structlog.get_logger(__name__)
-
 _KEPT: Final = frozenset({"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "NO_COLOR", "VIRTUAL_ENV"})
 _KEPT_FAMILIES: Final = ("LC_", "PYTHON", "CLONED_")
-_FIRST_DELAY: Final = 0.25
-_LONGEST_DELAY: Final = 30.0
-_STEADY_SECONDS: Final = 5.0
-"""One that lived so long is replaced at once when it dies; one that dies sooner, again and again, ever later."""
-_STOP_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +28,7 @@ class ControlOptions:
 
     def command(self, listening: int, lifeline: int, proxy: str) -> list[str]:
         """The words that start it; the descriptors are those that it inherits."""
-        # -P: what lies in the directory in which somebody typed `serve` is not ours to import.
-        words = [sys.executable, "-P", "-m", "cloned_proxy.control", "--fd", str(listening)]
+        words = [*beside.python_module("cloned_proxy.control"), "--fd", str(listening)]
         words += ["--lifeline", str(lifeline), "--workspace", str(self.workspace), "--proxy", proxy]
         words += ["--log-format", self.log_format]
         return words if self.policy_file is None else [*words, "--policy", str(self.policy_file)]
@@ -77,50 +65,9 @@ def become(options: ControlOptions, listening: socket.socket, lifeline: int, pro
 
 
 async def keep_running(options: ControlOptions, listening: socket.socket, proxy: str) -> None:
-    """Runs the control process and replaces it when it dies; until cancelled, and then it is gone.
+    """Runs the control process and replaces it when it dies; until cancelled, and then it is gone."""
 
-    What goes wrong in here is a line in the log: the proxy does not depend on it.
-    """
-    lifeline, alive = os.pipe()
-    try:
-        quick = 0
-        while True:
-            began = time.monotonic()
-            await _run_once(options, listening, lifeline, proxy)
-            if time.monotonic() - began >= _STEADY_SECONDS:
-                quick = 0
-            await asyncio.sleep(min(_FIRST_DELAY * 2**quick, _LONGEST_DELAY) if quick else 0)
-            quick += 1
-    finally:
-        os.close(alive)
-        os.close(lifeline)
+    def command(lifeline: int) -> list[str]:
+        return options.command(listening.fileno(), lifeline, proxy)
 
-
-async def _run_once(options: ControlOptions, listening: socket.socket, lifeline: int, proxy: str) -> None:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *options.command(listening.fileno(), lifeline, proxy),
-            stdin=asyncio.subprocess.DEVNULL,
-            env=environment(os.environ),
-            pass_fds=(listening.fileno(), lifeline),
-            start_new_session=True,  # Ctrl-C in the terminal is for `serve`, which ends this one
-        )
-    except OSError as error:
-        _log.error("the control process could not be started; tried again", reason=str(error))
-        return
-    try:
-        code = await process.wait()
-        _log.error("the control process died and is replaced", exit=code)
-    finally:
-        if process.returncode is None:
-            await _end(process)
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    process.terminate()
-    try:
-        async with asyncio.timeout(_STOP_SECONDS):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+    await beside.keep_running("control", command, environ=environment(os.environ), descriptors=(listening.fileno(),))

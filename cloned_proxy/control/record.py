@@ -162,9 +162,10 @@ class _Minutes:
         if not self._seen or self._seen > head:  # the first question, or another log
             self._seen = _first_since(database, since) - 1
             self._minutes.clear()
-        # `at` is the first field of a decision, so that it can be read without reading the rest.
+        # Read out of the text: the column `at` would read all of the JSON. A quote inside a value is escaped, so the
+        # first `"at":` is the field.
         rows = database.execute(
-            "SELECT CAST(substr(body, 7, 20) AS REAL) / 60 AS minute, count(*), "
+            "SELECT CAST(substr(body, instr(body, '\"at\":') + 5, 20) AS REAL) / 60 AS minute, count(*), "
             'sum(instr(body, \'"verdict":"deny"\') > 0) FROM entries '
             'WHERE seq > ? AND seq <= ? AND instr(body, \'"type":"decision"\') > 0 GROUP BY CAST(minute AS INTEGER)',
             (self._seen, head),

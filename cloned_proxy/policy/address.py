@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from cloned_proxy.policy.model import Address
@@ -27,6 +29,25 @@ class AddressClass(enum.StrEnum):
     EMBEDDED_IPV4 = "embedded_ipv4"
     """IPv4 inside IPv6: mapped, compatible, 6to4, NAT64, Teredo, whatever the inner address is."""
 
+
+class AddressWord(enum.StrEnum):
+    """What `addresses:` of a rule may open. The other classes (`policy.address`) are opened by nothing."""
+
+    PRIVATE = "private"
+    """Loopback, private networks, CGNAT."""
+    RESERVED = "reserved"
+    """What IANA keeps for documentation, benchmarks, protocols and the future."""
+
+
+OPENED_BY: Final[Mapping[AddressClass, AddressWord]] = MappingProxyType(
+    {
+        AddressClass.LOOPBACK: AddressWord.PRIVATE,
+        AddressClass.PRIVATE: AddressWord.PRIVATE,
+        AddressClass.CGNAT: AddressWord.PRIVATE,
+        AddressClass.RESERVED: AddressWord.RESERVED,
+    }
+)
+"""The word in a rule's `addresses:` that lets its name resolve to such an address; no word opens the other classes."""
 
 _METADATA_IPV4: Final = (
     "169.254.169.254",  # AWS, Azure, GCP, DigitalOcean, OpenStack, Oracle

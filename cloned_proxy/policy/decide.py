@@ -6,7 +6,7 @@ The order is the contract's (section 3), and each stage is a function, called in
                        with expired and used-up leases skipped, default deny
 2. `decide_addresses`  what the name resolved to
 3. `decide_limits`     the tool's budget
-4. `decide_tunnel`     the first bytes of a CONNECT tunnel: TLS, and its server name
+4. `decide_tunnel`     each plaintext ClientHello of a CONNECT tunnel: TLS, and its server name
 
 A later stage can only turn a pass into a refusal. Nothing here raises: whatever goes wrong is a denial.
 """
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv6Address
 from typing import Final, NamedTuple
 
-from cloned_proxy.policy.address import AddressClass, classify
+from cloned_proxy.policy.address import OPENED_BY, AddressClass, classify
 from cloned_proxy.policy.caller import Caller, CallerSource, IdentityRefusal, Principal
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import (
@@ -222,9 +222,6 @@ def _refused(decision: Decision, reason: Reason) -> Decision:
     return replace(decision, verdict=_verdict_of_refusal(decision.mode, reason), reason=reason)
 
 
-_OPENED_BY_PRIVATE: Final = frozenset({AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.CGNAT})
-
-
 def decide_addresses(decision: Decision, addresses: Sequence[Address], own: Container[tuple[Address, int]]) -> Decision:
     """The decision after resolution: one address that is not allowed refuses the whole name.
 
@@ -235,9 +232,10 @@ def decide_addresses(decision: Decision, addresses: Sequence[Address], own: Cont
         return decision
     if not addresses:
         return _refused(decision, Reason.ADDRESS_NOT_ALLOWED)
-    if all(_may_dial(decision, address, own) for address in addresses):
-        return decision
-    return _refused(decision, Reason.ADDRESS_NOT_ALLOWED)
+    for address in addresses:
+        if not _may_dial(decision, address, own):
+            return replace(_refused(decision, Reason.ADDRESS_NOT_ALLOWED), refused_address=address)
+    return decision
 
 
 def _may_dial(decision: Decision, address: Address, own: Container[tuple[Address, int]]) -> bool:
@@ -258,7 +256,7 @@ def _may_dial(decision: Decision, address: Address, own: Container[tuple[Address
     rule = decision.rule
     if rule is None or rule.denies:
         return False
-    return literal is not None or (rule.private_addresses and address_class in _OPENED_BY_PRIVATE)
+    return literal is not None or OPENED_BY.get(address_class) in rule.addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +281,7 @@ def decide_limits(decision: Decision, limits: Limits, usage: Usage) -> Decision:
 
 
 def decide_tunnel(decision: Decision, server_names: Sequence[str] | None) -> Decision:
-    """The decision after the first bytes of a tunnel: `server_names` is the SNI list of its ClientHello, None: not TLS.
+    """The decision after a ClientHello of a tunnel: `server_names` is its SNI list, None: what came is not TLS.
 
     The SNI must be the CONNECT host, exactly once (contract section 3). A tunnel to an allowed IP literal may leave
     it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is still a mismatch.

@@ -112,7 +112,7 @@ class RuleDocument(_Document):
     methods: list[Annotated[str, BeforeValidator(_method)]] | None = Field(default=None, min_length=1)
     paths: list[str] | None = Field(default=None, min_length=1)
     protocols: list[Literal["tls", "tcp"]] | None = Field(default=None, min_length=1)
-    addresses: list[Literal["private"]] | None = Field(default=None, min_length=1)
+    addresses: list[Literal["private", "reserved"]] | None = Field(default=None, min_length=1)
     expires: Annotated[float, BeforeValidator(parse_expiry)] | None = None
     max_uses: int | None = Field(default=None, ge=1)
     inject: InjectDocument | None = None
@@ -157,11 +157,23 @@ class LimitsDocument(_Document):
     bytes_per_hour: Annotated[int, Field(ge=1), BeforeValidator(parse_size)] | None = None
 
 
+def _empty_list(value: object) -> object:
+    """A key with nothing below it, or only comments, is an empty list."""
+    return [] if value is None else value
+
+
+def _empty_mapping(value: object) -> object:
+    return {} if value is None else value
+
+
+type _ListOf[T] = Annotated[list[T], BeforeValidator(_empty_list)]
+
+
 class GlobalDocument(_Document):
-    use: list[str] = []
+    use: _ListOf[str] = []
     """Names of presets."""
-    allow: list[object] = []
-    deny: list[object] = []
+    allow: _ListOf[object] = []
+    deny: _ListOf[object] = []
 
 
 class ToolDocument(GlobalDocument):
@@ -176,14 +188,18 @@ class ToolDocument(GlobalDocument):
 
 class TestDocument(_Document):
     tool: str | None = None
-    allow: list[str] = []
-    deny: list[str] = []
+    allow: _ListOf[str] = []
+    deny: _ListOf[str] = []
 
 
 class PolicyDocument(_Document):
     version: Literal[1]
     mode: Literal["enforce", "report"] = "enforce"
     anonymous: Literal["global", "deny"] = "deny"
-    global_: GlobalDocument = Field(default=GlobalDocument(), alias="global")
-    tools: dict[str, ToolDocument] = {}
-    tests: list[TestDocument] = []
+    global_: Annotated[GlobalDocument, BeforeValidator(_empty_mapping)] = Field(
+        default=GlobalDocument(), alias="global"
+    )
+    tools: Annotated[
+        dict[str, Annotated[ToolDocument, BeforeValidator(_empty_mapping)]], BeforeValidator(_empty_mapping)
+    ] = {}
+    tests: _ListOf[TestDocument] = []

@@ -6,22 +6,18 @@ import shlex
 from functools import lru_cache
 from typing import Final
 
-from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, Decision, Reason
+from cloned_proxy.policy.address import OPENED_BY, classify
+from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, Decision, Host, Reason
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
 
 _SENTENCES: Final = {
-    Reason.ADDRESS_NOT_ALLOWED: (
-        "the host resolves to an address that is not public; if it is meant to be a host of your own network, "
-        "put `addresses: [private]` into its rule (the proxy itself, metadata and multicast stay closed)"
-    ),
     Reason.IDENTITY_MISSING: "send the tool's credential: `cloned-proxy token TOOL` prints one ready to export",
     Reason.IDENTITY_INVALID: "send the tool's own credential: `cloned-proxy token TOOL` prints one ready to export",
     Reason.IDENTITY_EXPIRED: "the credential has expired: `cloned-proxy token TOOL` prints a new one",
     Reason.IDENTITY_MISMATCH: "the credential belongs to another tool; use the one made for this tool",
     Reason.SNI_MISMATCH: "the TLS server name must be the host of the CONNECT",
     Reason.SNI_MISSING: "the client must send the host of the CONNECT as TLS server name",
-    Reason.PROTOCOL_NOT_ALLOWED: "a tunnel carries TLS only, unless its rule says `protocols: [tcp]`",
     Reason.HOST_HEADER_MISMATCH: "the Host header must name the host of the request target",
     Reason.MALFORMED_REQUEST: "the request can be read in more than one way; write host, port and path plainly",
     Reason.LIMIT_EXCEEDED: "wait as Retry-After says, or raise `limits` of the tool in the policy",
@@ -41,8 +37,20 @@ ALLOWABLE: Final = frozenset(
 )
 
 
-def hint(decision: Decision) -> str:
-    """For `host_not_allowed` and the like the `cloned-proxy allow …` command, quoted for a shell; "" for a pass."""
+def hint(decision: Decision, decision_id: str = "") -> str:
+    """For whoever asked: as `owner_hint`, but for an address that was not in the request, or the class of one."""
+    literal = decision.host is not None and decision.host.address is not None
+    if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
+        next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
+        return f"the name resolves to an address that its rule does not open: {next_step}"
+    return owner_hint(decision)
+
+
+def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
+    """For `host_not_allowed` and the like the `cloned-proxy allow …` command, quoted for a shell; "" for a pass.
+
+    For the owner of the policy and the log: it may name an address that the caller did not send.
+    """
     if decision.reason is Reason.ALLOWED:
         return ""
     if decision.host is not None and (never := why_not_offered(decision.host)):
@@ -53,7 +61,52 @@ def hint(decision: Decision) -> str:
         return _remove(decision)
     if decision.reason in ALLOWABLE and decision.host is not None:
         return _allow(decision)
+    if decision.reason is Reason.ADDRESS_NOT_ALLOWED:
+        return _open_address(decision)
+    if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
+        return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
     return _SENTENCES.get(decision.reason, "")
+
+
+def _open_address(decision: Decision) -> str:
+    """How the rule comes to open the address that refused the name, or why no rule can."""
+    host, address, rule = decision.host, decision.refused_address, decision.rule
+    if host is None or address is None:
+        return "the name has no address"
+    kind = classify(address)
+    told = f"{host.text} resolves to {address} ({kind.value.replace('_', '-')})"
+    word = OPENED_BY.get(kind)
+    if word is None:
+        return f"{told}; no rule opens that class"
+    opened = frozenset() if rule is None or rule.denies else rule.addresses
+    if word in opened or address.is_unspecified or host.address is not None:
+        return f"{told}, where this proxy itself listens; it never dials itself"
+    if rule is not None and not rule.denies and (rule.inject is not None or rule.is_lease):
+        return f"{told}; put `addresses: [{', '.join(sorted({word, *opened}))}]` into its rule ({rule.origin})"
+    return _again(decision, *(f"--{each}" for each in sorted({word, *opened})))
+
+
+def _again(decision: Decision, *options: str) -> str:
+    """The command for the rule that allows this host, with more than it says now."""
+    host, rule = decision.host, decision.rule
+    if host is None:
+        return ""
+    if rule is None or rule.denies:
+        return _command("allow", _target(host, decision.request.port), *_tool(decision.tool), *options)
+    words = [host.authority]
+    if len(rule.ports) == 1:
+        words[0] += f":{min(rule.ports)}"
+    elif rule.ports != DEFAULT_PORTS:
+        words += [f"--port={port}" for port in sorted(rule.ports)]
+    words += _tool(decision.tool)
+    words += [f"--method={method}" for method in sorted(rule.methods or ())]
+    words += [f"--path={path.text}" for path in rule.paths or ()]
+    words += ["--tcp"] if rule.raw_tcp and "--tcp" not in options else []
+    return _command("allow", *words, *options)
+
+
+def _target(host: Host, port: int) -> str:
+    return host.authority if port in DEFAULT_PORTS else f"{host.authority}:{port}"
 
 
 def _remove(decision: Decision) -> str:
@@ -68,8 +121,7 @@ def _allow(decision: Decision) -> str:
     host, request = decision.host, decision.request
     if host is None:
         return ""
-    target = host.authority if request.port in DEFAULT_PORTS else f"{host.authority}:{request.port}"
-    words = ["allow", target, *_tool(decision.tool)]
+    words = ["allow", _target(host, request.port), *_tool(decision.tool)]
     if decision.reason in (Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED) and request.method is not None:
         path = (request.path or "/").partition("?")[0]
         if not _can_stand_in_a_rule(request.method, path):

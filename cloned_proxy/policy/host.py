@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from cloned_proxy.policy.model import Host, HostPattern, PatternKind, Reason
 
@@ -63,6 +63,11 @@ def _parse_host(text: str) -> Host:
     if len(name) > _MAX_NAME or _PLAIN_NAME.fullmatch(name) is None:
         raise _malformed(text, _label_fault(name))
     return Host(name)
+
+
+def is_loopback_name(name: str) -> bool:
+    """Whether a canonical name means this machine, whoever is asked (RFC 6761, section 6.3)."""
+    return name == "localhost" or name.endswith(".localhost")
 
 
 def _malformed(text: str, fault: str) -> HostError:
@@ -160,6 +165,12 @@ def parse_pattern(text: str) -> HostPattern:
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _WITH_PORT: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:]+):(?P<port>[0-9*]+)")
+_RANGE: Final = re.compile(r"[0-9A-Fa-f:.]*[0-9:]/[0-9]{1,3}")
+_RANGE_ADVICE: Final = (
+    "{!r} is a range, and a rule takes single addresses (192.0.2.1) and names; for a name that resolves into it, write "
+    "{{host: NAME, addresses: [private]}}"
+)
+_MAX_PORT: Final = 65_535
 _REGEX: Final = re.compile(r"[\\^$()|+?\[\]{}]")
 
 
@@ -174,20 +185,30 @@ def _reject_other_languages(text: str) -> None:
             f"{text!r}: a leading dot says nothing here; use '*{text}' (one label) or '**{text}' (any depth)"
         )
     if any(character.isspace() for character in text):
-        raise ValueError(f"{text!r} holds a space; write one host in each entry")
+        deeper = " (a line that is indented deeper goes on with the one above)" if " - " in text else ""
+        raise ValueError(f"{text!r} holds a space{deeper}; write one host in each entry")
     if (scheme := _SCHEME.match(text)) is not None:
         rest = text[scheme.end() :].partition("/")[0]
         raise ValueError(f"{text!r} holds a scheme; write the host alone: {rest!r}")
     if "/" in text:
-        raise ValueError(f"{text!r} holds a path; write {{host: {text.partition('/')[0]}, paths: [...]}}")
+        raise ValueError(_RANGE_ADVICE.format(text) if _RANGE.fullmatch(text) is not None else _path_advice(text))
     if (match := _WITH_PORT.fullmatch(text)) is not None:
-        raise ValueError(
-            f"{text!r} holds a port; write {{host: {match['host'].strip('[]')}, ports: [{match['port']}]}}"
-        )
+        _reject_port(text, match["host"].strip("[]"), match["port"])
     if text.startswith("[") and text.endswith("]") and ":" in text:
         raise ValueError(f"{text!r}: write an IPv6 address without brackets: {text[1:-1]!r}")
     if _REGEX.search(text) is not None:
         raise ValueError(f"{text!r} looks like a regular expression; patterns are 'name', '*.name' and '**.name'")
+
+
+def _path_advice(text: str) -> str:
+    return f"{text!r} holds a path; write {{host: {text.partition('/')[0]}, paths: [...]}}"
+
+
+def _reject_port(text: str, host: str, port: str) -> NoReturn:
+    """A rule has its ports in a list of their own."""
+    if not (port.isdecimal() and 0 < int(port) <= _MAX_PORT):
+        raise ValueError(f"{text!r}: {port} is no port (1 to {_MAX_PORT}); write {{host: {host}, ports: [443]}}")
+    raise ValueError(f"{text!r} holds a port; write {{host: {host}, ports: [{int(port)}]}}")
 
 
 def _wildcard(text: str, suffix: str, kind: PatternKind) -> HostPattern:
@@ -214,6 +235,18 @@ def is_public_suffix(name: str) -> bool:
     suffixes = _public_suffixes()
     child = f"a.{name}"
     return suffixes.publicsuffix(name) == name or suffixes.publicsuffix(child) == child
+
+
+def suffix_below(name: str, *, at_once: bool) -> str:
+    """The shortest public suffix below a name that is none itself (`s3.amazonaws.com` of `amazonaws.com`), or "".
+
+    `at_once`: only one label below.
+    """
+    ending, labels = f".{name}", name.count(".") + 1
+    # The list has no public way to ask for what is below a name.
+    listed = (suffix for suffix in _public_suffixes()._publicsuffix if suffix.endswith(ending))  # noqa: SLF001
+    found = (suffix for suffix in listed if not at_once or suffix.count(".") == labels)
+    return min(found, key=lambda suffix: (suffix.count("."), suffix), default="")
 
 
 @cache

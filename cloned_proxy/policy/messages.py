@@ -34,7 +34,7 @@ def not_a_host(value: object) -> str:
     return f"a host is a text such as api.example.com, not {kind_of(value)}"
 
 
-def explain(detail: ErrorDetails, model: type[BaseModel], where: Sequence[str | int]) -> str:  # noqa: PLR0911  a table of messages
+def explain(detail: ErrorDetails, model: type[BaseModel], where: Sequence[str | int]) -> str:
     """A pydantic error in the words of the file, with what to write instead."""
     key = where[-1] if where else ""
     value = detail["input"]
@@ -49,18 +49,46 @@ def explain(detail: ErrorDetails, model: type[BaseModel], where: Sequence[str | 
             return f"{value!r} is not known here; write {allowed}{quote}"
         case "value_error":
             return detail["msg"].removeprefix("Value error, ")
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return f"this is a mapping (key: value), not {kind_of(value)}"
-        case "list_type":
-            return f"this is a list, not {kind_of(value)}; write [...] or one '- ' line for each entry"
-        case "string_type":
-            return f"this is a text, not {kind_of(value)}; quote it: '{value}'"
-        case "bool_type":
-            return f"write true or false, not {value!r}"
-        case "int_type":
-            return f"this is a whole number, not {kind_of(value)}"
         case _:
-            return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"
+            return _wanted(detail, value) or _bounds(detail, value)
+
+
+def _wanted(detail: ErrorDetails, value: object) -> str:
+    """About a value of another kind than the one that belongs there; "" for another error."""
+    match detail["type"]:
+        case "model_type" | "model_attributes_type" | "dict_type":
+            wanted, fix = "a mapping", f"write key: value{_glued(value)}"
+        case "list_type":
+            wanted, fix = "a list", f"write [...] or one '- ' line for each entry{_glued(value)}"
+        case "string_type":
+            wanted, fix = "a text", f"quote it: '{value}'"
+        case "bool_type":
+            wanted, fix = "true or false", f"not {value!r}"
+        case "int_type":
+            wanted, fix = "a whole number", "write digits alone"
+        case _:
+            return ""
+    return f"{wanted} is wanted here, and this is {kind_of(value)}; {fix}"
+
+
+def _bounds(detail: ErrorDetails, value: object) -> str:
+    """About a value that is too large, too small or too short; the parser's own words for what remains."""
+    kind = detail["type"]
+    if kind in ("greater_than_equal", "less_than_equal"):
+        limit = next(iter(detail.get("ctx", {}).values()), "")
+        return f"{value!r} is out of bounds; write {limit} or {'more' if kind.startswith('g') else 'less'}"
+    if kind == "too_short":
+        return "an empty list allows nothing; leave the key out, or write at least one entry"
+    return f"{detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _glued(value: object) -> str:
+    """What is missing in a text that was meant to be a list or a mapping."""
+    if isinstance(value, str) and value.startswith("-"):
+        return "; a space follows the dash"
+    if isinstance(value, str) and ":" in value:
+        return "; a space follows the colon"
+    return ""
 
 
 def _unknown_key(key: str, known: Sequence[str]) -> str:

@@ -19,8 +19,7 @@ DEFAULT_PORTS: Final = frozenset({80, 443})
 GLOBAL_SCOPE: Final = "global"
 OWN_HOST: Final = "cloned.internal"
 """Where the proxy itself answers, in plain HTTP. No rule opens it: it is never looked up and never dialled."""
-OWN_RULES: Final = "self"
-"""In `may_request`: the rules of the tool that asks."""
+OWN_RULES: Final = "self"  # in `may_request`: the rules of the tool that asks
 
 
 class Verdict(enum.IntEnum):
@@ -28,8 +27,7 @@ class Verdict(enum.IntEnum):
 
     DENY = 0
     ALLOW = 1
-    REPORT = 2
-    """Passes only because the policy is in `report` mode; recorded with the reason that would have denied it."""
+    REPORT = 2  # passes only because of `report` mode; recorded with the reason that would have denied it
 
 
 class Reason(enum.StrEnum):
@@ -78,12 +76,9 @@ class OnDeny(enum.StrEnum):
 
 class PatternKind(enum.Enum):
     EXACT = "exact"
-    ONE_LABEL = "*."
-    """`*.example.com`: exactly one more label, never the apex."""
-    ANY_DEPTH = "**."
-    """`**.example.com`: one or more labels, never the apex."""
-    ADDRESS = "address"
-    """An IP literal; matches only the same literal in a request, never a name that resolves to it."""
+    ONE_LABEL = "*."  # `*.example.com`: exactly one more label, never the apex
+    ANY_DEPTH = "**."  # `**.example.com`: one or more labels, never the apex
+    ADDRESS = "address"  # an IP literal: only the same literal in a request, never a name that resolves to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +142,8 @@ class Rule:
     paths: tuple[PathPattern, ...] | None = None
     raw_tcp: bool = False
     """`protocols: [tcp]`: a tunnel may carry anything, not only TLS for the CONNECT host."""
-    private_addresses: bool = False
-    """`addresses: [private]`: the name may resolve to loopback, private and CGNAT addresses."""
+    addresses: frozenset[str] = frozenset()
+    """Words of `policy.address.AddressWord`: what the name may resolve to beside public addresses."""
     expires: float | None = None
     """Unix seconds."""
     max_uses: int | None = None
@@ -164,11 +159,16 @@ class Rule:
         """Whether TLS must be opened for this rule to be enforced."""
         return self.methods is not None or self.paths is not None or self.inject is not None
 
+    @property
+    def is_lease(self) -> bool:
+        """Whether it ends by itself."""
+        return self.expires is not None or self.max_uses is not None
 
-def _specific_first(rule: Rule) -> tuple[bool, bool, bool]:
-    # Inspected rules first, so that a broad rule beside one cannot skip its header injection; rules that count
-    # their uses last, so that a use is spent only where nothing permanent covers the request.
-    return (not rule.needs_inspection, rule.max_uses is not None or rule.expires is not None, not rule.raw_tcp)
+
+def _specific_first(rule: Rule) -> tuple[bool, int, bool, bool]:
+    # Inspected rules first, so that a broad rule beside one cannot skip its header injection; then those that open
+    # addresses, which a plain one must not hide; leases last, so that a use is spent only where nothing lasts.
+    return (not rule.needs_inspection, -len(rule.addresses), rule.is_lease, not rule.raw_tcp)
 
 
 class HostIndex:
@@ -316,6 +316,8 @@ class Decision:
     inspect: bool = False
     """TLS of this tunnel must be opened, and each request in it decided again."""
     mode: Mode = Mode.ENFORCE
+    refused_address: Address | None = None
+    """With `address_not_allowed`: the one that refused it. Never told to a caller who did not send it."""
 
     @property
     def passes(self) -> bool:

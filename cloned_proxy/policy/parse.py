@@ -297,7 +297,7 @@ class _Reader:
             methods=methods,
             paths=paths,
             raw_tcp=raw_tcp,
-            private_addresses=read.addresses is not None,
+            addresses=frozenset(read.addresses or ()),
             expires=read.expires,
             max_uses=read.max_uses,
             inject=_inject(read.inject),

@@ -75,7 +75,7 @@ def _unfit(rules: tuple[Rule, ...], lines: Mapping[DocumentPath, int]) -> list[P
     for index, rule in enumerate(rules):
         if rule.pattern.kind is PatternKind.ADDRESS:
             message = _NO_LITERAL.format(host=rule.pattern)
-        elif rule.private_addresses or rule.inject is not None or rule.expires or rule.max_uses:
+        elif rule.addresses or rule.inject is not None or rule.expires or rule.max_uses:
             message = "a preset can open no addresses, inject nothing and set no terms"
         else:
             continue

@@ -26,8 +26,7 @@ def details_of(
         parts.append(["paths", *sorted(pattern.text for pattern in paths)])
     if raw_tcp:
         parts.append("tcp")
-    if read.addresses is not None:
-        parts.append("private")
+    parts += sorted(set(read.addresses or ()))
     if read.inject is not None:
         parts.append(["inject", read.inject.header.lower()])
     return repr(parts) if parts else ""

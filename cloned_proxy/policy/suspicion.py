@@ -1,4 +1,4 @@
-"""What a name looks like when data leaves in it: long random labels, and many names for one use each.
+"""What a name looks like when data leaves in it, or when it wants to be taken for another.
 
 Signs, not proof. They only say what a person should look at before a rule is made of it.
 """
@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 _RUN: Final = re.compile(r"[a-z0-9]+")
@@ -52,6 +53,17 @@ def bursts(names: Mapping[str, int]) -> dict[str, list[str]]:
         for parent, children in below.items()
         if len(children) >= _BURST and _mean(names[child] for child in children) < _USES
     }
+
+
+def look_alike(name: str, known: AbstractSet[str]) -> str | None:
+    """The known host as which a name dresses up: `api.stripe.com` for `api.stripe.com.evil.example`; None for none.
+
+    A reader goes from left to right, DNS from right to left: what stands first says nothing about who owns the name.
+    Dashes are read as dots, as in `api-stripe-com.evil.example` and `api.stripe.com-login.evil.example`.
+    """
+    labels = name.replace("-", ".").split(".")
+    prefixes = (".".join(labels[:count]) for count in range(len(labels) - 1, 1, -1))
+    return next((prefix for prefix in prefixes if prefix in known and not name.endswith(f".{prefix}")), None)
 
 
 def _random_run(run: str) -> bool:

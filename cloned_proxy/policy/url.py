@@ -86,5 +86,5 @@ def split_port(text: str) -> tuple[str, int | None]:
         return host, None
     # `isdecimal` alone would accept other scripts' digits, which `int` reads as well.
     if not (port.isascii() and port.isdecimal()) or int(port) > _MAX_PORT:
-        raise ValueError(f"{text!r}: {port!r} is not a port; use a number from 0 to {_MAX_PORT}")
+        raise ValueError(f"{text!r}: {port!r} is not a port; those are 1 to {_MAX_PORT}")
     return host, int(port)

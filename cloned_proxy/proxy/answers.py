@@ -143,7 +143,7 @@ def _phrase(refusal: Refusal) -> str:
 
 def _hint(refusal: Refusal) -> str:
     if not refusal.approval:
-        return hint(refusal.decision)
+        return hint(refusal.decision, refusal.id)
     return f"request {refusal.approval} waits for a person: cloned-proxy approvals approve {refusal.approval}"
 
 

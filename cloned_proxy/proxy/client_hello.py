@@ -2,7 +2,8 @@
 
 Only what every TLS server would read the same way counts. Anything else is not TLS, and a tunnel that must carry TLS
 is closed: a reader that shrugs at a malformed hello lets a caller show one name here and another one upstream.
-An encrypted ClientHello (ECH) changes nothing: the outer name is the one the upstream answers for.
+An encrypted ClientHello (ECH) shows its outer name only. A server that can decrypt it goes by the inner one, which
+nobody else can read: whoever is allowed to reach a host by its outer name is allowed what it serves behind that.
 """
 
 from __future__ import annotations
@@ -47,6 +48,16 @@ class ClientHelloReader:
         self._at = 0
         self._message = bytearray()
         self._outcome: ServerNames | Unread = Unread.NEED_MORE
+
+    @property
+    def received(self) -> bytearray:
+        """All bytes that it was fed with before its outcome, and with it."""
+        return self._bytes
+
+    @property
+    def end(self) -> int:
+        """How many of them are records of the hello, once its names are told."""
+        return self._at
 
     def feed(self, segment: bytes | bytearray | memoryview) -> ServerNames | Unread:
         """The outcome after `segment`; once it is not NEED_MORE it stays."""

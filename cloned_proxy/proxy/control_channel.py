@@ -48,6 +48,9 @@ class ServingView(Protocol):
     @property
     def tunnels(self) -> Tunnels: ...
 
+    @property
+    def addresses(self) -> dict[str, str | None]: ...
+
     def problems(self) -> tuple[str, ...]: ...
 
 
@@ -121,6 +124,7 @@ class ControlChannel:
         live, policy = self._view.live, self._view.live.current
         return {
             "worker": self._worker,
+            "addresses": self._view.addresses,
             "version": policy.version if policy is not None else "",
             "mode": policy.mode.value if policy is not None else "",
             "source": policy.source if policy is not None else str(live.path),

@@ -22,12 +22,10 @@ from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unre
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError, join
 from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.hello_guard import ACCESS_DENIED, HelloGuard
 from cloned_proxy.proxy.relay import Relay, reset
 
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
-_ACCESS_DENIED: Final = b"\x15\x03\x03\x00\x02\x02\x31"
-"""A fatal `access_denied` alert (RFC 8446, section 6.2): a TLS client says so instead of "connection reset"."""
-
 _REPORTED_SILENCE: Final = 1.0
 """Seconds that a silent tunnel waits for its ClientHello in report mode."""
 
@@ -139,10 +137,10 @@ class Passage:
         self._seen += len(fresh)
         outcome = reader.feed(fresh)
         if outcome is not Unread.NEED_MORE:
-            self._hello_read(outcome)
+            self._hello_read(outcome, reader.end)
 
-    def _hello_read(self, outcome: ServerNames | Unread) -> None:
-        """A whole ClientHello is there, or what cannot be one."""
+    def _hello_read(self, outcome: ServerNames | Unread, size: int = 0) -> None:
+        """A whole ClientHello of `size` bytes is there, or what cannot be one."""
         self._reader = None
         self._connection.disarm()
         self.server_names = outcome
@@ -151,7 +149,9 @@ class Passage:
             raise self._refused_as(decision)
         self._parts.enforcer.amend(self.grant, decision)
         if self._upstream is not None:
-            self._relay()
+            # Where another name is only reported, nothing more is to be found out.
+            watched = isinstance(outcome, tuple) and decision is self.grant.decision
+            self._relay(HelloGuard(self._connection, self.grant, size) if watched else None)
         elif outcome is Unread.NOT_TLS:
             self._begin_dial()
         else:
@@ -216,7 +216,7 @@ class Passage:
         finally:
             self._end(cause)
 
-    def _relay(self) -> None:
+    def _relay(self, guard: HelloGuard | None = None) -> None:
         connection, upstream = self._connection, self._upstream
         if upstream is None:
             raise ValueError("a relay without an upstream")
@@ -227,6 +227,7 @@ class Passage:
             on_end=self._relay_ended,
             clock=time.monotonic,
             splicer=self._parts.splicer,
+            guard=guard,
         )
         self._count()
         self._upstream = None
@@ -270,7 +271,7 @@ class Passage:
         if not self._established:
             connection.answer(answer)
         elif isinstance(self.server_names, tuple):
-            connection.close_after(_ACCESS_DENIED)
+            connection.close_after(ACCESS_DENIED)
         else:
             reset(connection.transport)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.hint import hint
+from cloned_proxy.policy.hint import owner_hint
 from cloned_proxy.policy.model import Decision, Policy, Verdict
 from cloned_proxy.telemetry.events import (
     AuditSink,
@@ -122,8 +122,9 @@ class Recorder:
             path=request.path.partition("?")[0][:_MAX_RECORDED_PATH] if request.path else "",
             rule=rule.id if rule is not None else "",
             policy=policy.version if policy is not None else "",
-            hint=hint(decision),
+            hint=owner_hint(decision),
             spends_use=spends_use,
+            refused_address="" if decision.refused_address is None else str(decision.refused_address),
             amends=amends,
         )
 

@@ -11,6 +11,7 @@ from typing import Final, cast
 
 from cloned_proxy.proxy.budget import Charge
 from cloned_proxy.proxy.bulk import BULK_BYTES, BULK_SECONDS, BulkFlow, Splicer
+from cloned_proxy.proxy.hello_guard import HelloGuard, TurnedAwayError
 from cloned_proxy.proxy.splice import PumpEnd
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
@@ -31,11 +32,11 @@ class Relay:
 
     `unread` takes what the client has sent before; `client` may be paused and loses its old protocol. `on_end` gets
     the cause once, when both sides are closed: `closed`, `client_reset`, `upstream_error:response`, or that of `cut`.
-    Without a `splicer` every byte goes through the transports.
+    Without a `splicer` every byte goes through the transports, and so it does while there is a `guard`.
     """
 
-    __slots__ = ("_charge", "_clock", "_on_end", "_open_ends", "_unread", "cause", "client", "last_byte", "splicer",
-                 "upstream")  # fmt: skip
+    __slots__ = ("_charge", "_clock", "_on_end", "_open_ends", "_unread", "cause", "client", "guard", "last_byte",
+                 "splicer", "upstream")  # fmt: skip
 
     def __init__(
         self,
@@ -46,8 +47,10 @@ class Relay:
         on_end: Callable[[str], None],
         clock: Callable[[], float],
         splicer: Splicer | None = None,
+        guard: HelloGuard | None = None,
     ) -> None:
         self.splicer = splicer
+        self.guard = guard
         self._unread = unread
         self._charge = charge
         self._on_end = on_end
@@ -78,11 +81,48 @@ class Relay:
         self.upstream.transport = upstream
         self._open_ends = 2
         client.set_protocol(self.client)
-        if first := self._unread():
+        first = self._unread()
+        if self.guard is not None:
+            first = self.guarded(self.client, first)
+        if first:
             self._charge.up(len(first))
             upstream.write(first)
-        if not self.upstream.full:
+        if not self.upstream.full and not client.is_closing():
             client.resume_reading()
+
+    def guarded(self, end: RelayEnd, data: bytes) -> bytes:
+        """What of the bytes that came at `end` passes now."""
+        guard = self.guard
+        if guard is None:
+            return data
+        try:
+            if end is self.client:
+                data = guard.from_client(data)
+            else:
+                guard.from_server(data)
+        except TurnedAwayError as refused:
+            self._turn_away(refused)
+            return b""
+        if guard.done:
+            self.end_guard()
+        return data
+
+    def end_guard(self) -> None:
+        guard, self.guard = self.guard, None
+        upstream = self.upstream.transport
+        if guard is not None and (held := guard.release()) and upstream is not None:
+            self._charge.up(len(held))
+            upstream.write(held)
+
+    def _turn_away(self, refused: TurnedAwayError) -> None:
+        client, upstream = self.client.transport, self.upstream.transport
+        if not refused.last or client is None or upstream is None:
+            self.cut(refused.cause)
+            return
+        self.cause = self.cause or refused.cause
+        client.write(refused.last)
+        reset(upstream)
+        client.close()
 
     def cut(self, cause: str) -> None:
         """Resets both sides."""
@@ -125,6 +165,9 @@ class Relay:
 
         Else by the collector, which would find thousands of them at a time and stop every tunnel for that.
         """
+        guard, self.guard = self.guard, None
+        if guard is not None:
+            guard.release()
         for end in (self.client, self.upstream):
             end.untie()
 
@@ -161,16 +204,24 @@ class RelayEnd(asyncio.Protocol):
         other = self.other.transport
         if other is None or other.is_closing():
             return
+        relay = self._relay
         try:
+            if relay.guard is not None and not (data := relay.guarded(self, data)):
+                return
             self._count(len(data))
-            now = self._relay.touch()
+            now = relay.touch()
             other.write(data)
-            self._weigh(len(data), now)
+            if relay.guard is None:
+                self._weigh(len(data), now)
         except Exception:
-            self._relay.cut("internal_error")
+            relay.cut("internal_error")
             raise
 
     def eof_received(self) -> bool:
+        guard = self._relay.guard
+        if guard is not None and guard.holds and self is self._relay.client:
+            self._relay.cut("client_reset")  # in the middle of a hello: what there is of it may not pass
+            return False
         other = self.other.transport
         if other is None or other.is_closing():
             self.eof = True

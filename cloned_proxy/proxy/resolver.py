@@ -1,28 +1,23 @@
 """Names to addresses, once for each decision: cached, single-flight, bounded, with a deadline.
 
 Look-ups run `getaddrinfo` on threads of their own: the default executor has a handful, and six slow names in it would
-stall everybody. Names are asked for with the trailing dot, because without it the C library appends the suffixes of
-the machine's search list, and an allowed `api.example.com` could be answered by `api.example.com.corp.example`.
-The dot hides entries of the hosts file from the C library, so that file is read here, first, as everywhere.
+stall everybody.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from cloned_proxy.policy.model import Address, Host
+from cloned_proxy.policy.model import Host
+from cloned_proxy.proxy.lookup import Addresses, look_up
 from cloned_proxy.store.config import ProxySettings
 
-HOSTS_FILE: Final = Path("/etc/hosts")
 _NEGATIVE_SECONDS: Final = 2.0
 """How long a failure is remembered: enough to stop a storm, too short to notice when the name appears."""
 
@@ -35,7 +30,6 @@ class ResolveError(Exception):
         self.timed_out = timed_out
 
 
-type Addresses = tuple[Address, ...]
 type Lookup = Callable[[str], Addresses]
 """Blocking; a canonical name without trailing dot. Raises OSError."""
 
@@ -169,29 +163,3 @@ class Resolver:
             self._cache.move_to_end(name)
             while len(self._cache) > self._entries:
                 self._cache.popitem(last=False)
-
-
-def look_up(name: str, hosts_file: Path = HOSTS_FILE) -> Addresses:
-    """The hosts file, then the system's resolver, without its search list. Blocks; raises OSError."""
-    if found := _in_hosts_file(name, hosts_file):
-        return found
-    # As bytes: the name is an A-label already, and text would go through the IDNA 2003 codec.
-    infos = socket.getaddrinfo(f"{name}.".encode("ascii"), None, type=socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(ipaddress.ip_address(info[4][0]) for info in infos))
-
-
-def _in_hosts_file(name: str, path: Path) -> Addresses:
-    """hosts(5): an address and its names on a line. A line that cannot be read says nothing about any name."""
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except OSError:
-        return ()
-    found: dict[Address, None] = {}
-    for line in lines:
-        address, *names = line.partition("#")[0].split() or ("",)
-        if name in (entry.lower().removesuffix(".") for entry in names):
-            try:
-                found[ipaddress.ip_address(address)] = None
-            except ValueError:
-                continue
-    return tuple(found)

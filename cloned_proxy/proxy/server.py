@@ -23,6 +23,7 @@ from cloned_proxy.proxy.control_channel import ControlChannel
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
+from cloned_proxy.proxy.notifier import start_notifier
 from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
@@ -48,6 +49,8 @@ class ServeOptions:
     metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
     policy_file: Path | None = None
     slots: tuple[StandingSlot, ...] = ()
+    log_format: str = "console"
+    """Of the processes that are started beside this one."""
     control: tuple[str, int] | None = None
     """Where the control process listens, if there is one: nobody is let through to it."""
 
@@ -114,6 +117,8 @@ class Server:
             if self._seat is None or self._seat.leads:
                 await open_standing_slots(self._up.parts, core.gate, self._options.slots)
             self._open_control_channel()
+            if self._seat is None or self._seat.leads:
+                start_notifier(self._running.parts, self.workspace, policy_file, self._options.log_format)
         except BaseException:
             self._cut.set()
             await self.stop()
@@ -221,6 +226,17 @@ class Server:
         """`host:port` of `/metrics`, `/healthz` and `/readyz`; None when they are off."""
         exposition = self._running.exposition
         return authority(*exposition.address) if exposition is not None else None
+
+    @property
+    def addresses(self) -> dict[str, str | None]:
+        """`host:port` of `proxy`, `control` and `metrics`; None for what is off."""
+        shared = self._seat.metrics if self._seat is not None else None
+        control = self._options.control
+        return {
+            "proxy": self.address,
+            "control": authority(*control) if control is not None else None,
+            "metrics": authority(*shared) if shared is not None else self.metrics_address,
+        }
 
     def problems(self) -> tuple[str, ...]:
         """Why this process should get no traffic now; empty when it is ready. Called from another thread, too."""

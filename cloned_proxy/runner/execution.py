@@ -58,7 +58,10 @@ def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, ti
         finally:
             stream.close()
         if code is None:
-            raise ToolTimeoutError(f"{spec.tool} did not end within {timeout:g} s and was killed; raise --timeout")
+            raise ToolTimeoutError(
+                f"{spec.tool} did not end within {timeout:g} s and was killed; raise --timeout or "
+                "`sandbox: {timeout: …}`"
+            )
         return Outcome(code, engine.state(container).oom_killed, started)
 
 

@@ -29,6 +29,10 @@ class Job:
     """Called after the tool has ended and before its scratch directory is removed; what it raises ends the run."""
 
 
+type Watch = Callable[[bytes], None]
+"""Takes what a tool prints, piece by piece, while it runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolResult:
     output: Any

@@ -56,10 +56,13 @@ def load_pipeline(name: str, workspace: Path) -> Pipeline:
         path = place / f"{name}.yaml"
         if path.exists():
             return parse_pipeline(read_regular_file(path, limit=_MAX_BYTES, what="pipeline"), str(path))
-    known = ", ".join(
-        sorted(path.stem for place in (workspace / "pipelines", shipped) for path in place.glob("*.yaml"))
-    )
-    raise SandboxInputError(f"there is no pipeline {name}; known: {known}")
+    raise SandboxInputError(f"there is no pipeline {name}; known: {', '.join(known_pipelines(workspace))}")
+
+
+def known_pipelines(workspace: Path) -> list[str]:
+    """The names of the workspace's own and of the shipped ones."""
+    places = (workspace / "pipelines", share_path("config", "pipelines"))
+    return sorted({path.stem for place in places for path in place.glob("*.yaml")})
 
 
 def parse_pipeline(raw: bytes, source: str) -> Pipeline:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from cloned_proxy.runner.errors import SandboxError, ToolFailedError
-from cloned_proxy.runner.job import ToolResult
+from cloned_proxy.runner.artifacts import ARTIFACT, MANIFEST, PAGE, StepReport, costs_of, keep_artifact
+from cloned_proxy.runner.errors import SandboxError
+from cloned_proxy.runner.job import ToolResult, Watch
 from cloned_proxy.runner.pipeline import Pipeline, Step, complete_inputs, resolve
-from cloned_proxy.store.atomic import write_atomically
 
-ARTIFACT: Final = "artifact.md"
-MANIFEST: Final = "manifest.json"
 _SETTINGS: Final = {
     "cloned.mcp.web.search@v1": {"brave_api_key": "BRAVE_API_KEY", "search_api_base": "SEARCH_API_BASE"},
     "cloned.internal.synthesis@v1": {
@@ -43,15 +38,8 @@ class ToolRunner(Protocol):
         timeout: float | None = None,
         files: tuple[str, ...] = (),
         dry_run: bool = False,
+        watch: Watch | None = None,
     ) -> ToolResult: ...
-
-
-@dataclass(frozen=True, slots=True)
-class StepReport:
-    id: str
-    tool: str
-    run: str
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +50,16 @@ class PipelineReport:
     """None in a dry run, and for a pipeline without one."""
     output: Any
     """Of the last step."""
+
+    @property
+    def page(self) -> Path | None:
+        """The artifact for a browser."""
+        return self.artifact.with_name(PAGE) if self.artifact is not None else None
+
+    @property
+    def truncated(self) -> tuple[StepReport, ...]:
+        """Steps whose model did not come to an end."""
+        return tuple(step for step in self.steps if step.costs is not None and step.costs.truncated)
 
 
 class StepError(SandboxError):
@@ -83,8 +81,12 @@ def run_pipeline(
     progress: Callable[[str], None],
     hint_for: Callable[[str, float], str] = lambda _tool, _since: "",
     dry_run: bool = False,
+    timeout: float | None = None,
+    watch: Watch | None = None,
 ) -> PipelineReport:
     """Runs every step. `hint_for` looks up what the proxy said to a tool since a time (Unix seconds).
+
+    `timeout` is for each step, instead of the pipeline's own; `watch` sees the model's words as they come.
 
     Raises SandboxInputError for inputs that do not fit, StepError when a step fails.
     """
@@ -96,23 +98,29 @@ def run_pipeline(
         progress(f"{number}/{len(pipeline.steps)} {step.id} ({step.tool}) …")
         began = time.time()
         try:
-            ctx = {"pipeline": pipeline.id, "step": step.id, "settings": settings_of(step.tool, environ)}
+            ctx = {
+                "pipeline": pipeline.id,
+                "step": step.id,
+                "settings": settings_of(step.tool, environ),
+                "watch": watch is not None,
+            }
             files = (ARTIFACT, MANIFEST) if step.artifact else ()
             result = runner.run_tool(
                 step.tool,
                 resolve(step.input, inputs, outputs),
                 ctx,
-                timeout=step.timeout,
+                timeout=timeout or step.timeout,
                 files=files,
                 dry_run=dry_run,
+                watch=watch,
             )
             if step.artifact and not dry_run:
                 kept = keep_artifact(artifacts, pipeline.id, result, done)
         except SandboxError as error:
             raise StepError(step, error, hint_for(step.tool, began)) from error
         outputs[step.id] = result.output
-        done.append(StepReport(step.id, step.tool, result.run, result.seconds))
-        progress(f"{number}/{len(pipeline.steps)} {step.id} done in {result.seconds:.2f} s")
+        done.append(StepReport(step.id, step.tool, result.run, result.seconds, costs_of(result.output)))
+        progress(f"{number}/{len(pipeline.steps)} {step.id} done in {result.seconds:.2f} s{_tokens(done[-1])}")
     return PipelineReport(pipeline.id, tuple(done), kept, outputs[pipeline.steps[-1].id])
 
 
@@ -122,31 +130,8 @@ def settings_of(tool: str, environ: Mapping[str, str]) -> dict[str, str]:
     return {setting: environ[variable] for setting, variable in wanted.items() if environ.get(variable)}
 
 
-def keep_artifact(artifacts: Path, pipeline: str, result: ToolResult, steps: list[StepReport]) -> Path:
-    """Moves an artifact to its place, with a manifest of our own beside the tool's word. Raises ToolFailedError."""
-    text = result.files[ARTIFACT]
-    try:
-        said = json.loads(result.files[MANIFEST])
-        title = str(said["title"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ToolFailedError(f"{MANIFEST} of the tool is not a manifest: {error}") from error
-    digest = hashlib.sha256(text).hexdigest()
-    if said.get("sha256") != digest:
-        raise ToolFailedError(f"{MANIFEST} speaks of another {ARTIFACT}: the digests differ")
-    slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60] or "artifact"
-    folder = artifacts / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{slug}-{result.run[-8:]}"
-    folder.mkdir(mode=0o700, parents=True)
-    manifest = {
-        "title": title,
-        "file": ARTIFACT,
-        "sha256": digest,
-        "bytes": len(text),
-        "sources": said.get("sources", []),
-        "pipeline": pipeline,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "runs": {step.id: {"tool": step.tool, "run": step.run} for step in steps},
-        "saved_by": result.run,
-    }
-    write_atomically(folder / ARTIFACT, text)
-    write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n")
-    return folder / ARTIFACT
+def _tokens(step: StepReport) -> str:
+    costs = step.costs
+    if costs is None or costs.completion_tokens is None:
+        return ""
+    return f", {costs.completion_tokens} tokens" + (", cut off" if costs.truncated else "")

@@ -22,7 +22,7 @@ from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, RunEnd
 from cloned_proxy.runner.environment import ca_environment, proxy_environment
 from cloned_proxy.runner.errors import ProxyLinkError, SandboxError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.files import read_scratch
-from cloned_proxy.runner.job import DEFAULT_TIMEOUT, ToolResult
+from cloned_proxy.runner.job import DEFAULT_TIMEOUT, ToolResult, Watch
 from cloned_proxy.runner.link import proxy_status, tell_end
 from cloned_proxy.runner.spec import MIB, Limits, check_tool_id
 from cloned_proxy.runner.trust import write_ca
@@ -53,15 +53,16 @@ class ProcessRunner:
         timeout: float | None = None,
         files: tuple[str, ...] = (),
         dry_run: bool = False,
+        watch: Watch | None = None,
     ) -> ToolResult:
-        """Runs one tool with the Python worker. Raises SandboxError."""
+        """Runs one tool with the Python worker; `watch` sees what it prints. Raises SandboxError."""
         check_tool_id(tool_id)
         began = time.monotonic()
         line = request_line(tool_id, input, ctx)
         run = (DRY_RUN_MARK if dry_run else "") + secrets.token_hex(4)
         result, reason, started = "error", "interrupted", None
         try:
-            done = self._run(tool_id, line, run, timeout or self._timeout, files)
+            done = self._run(tool_id, line, run, timeout or self._timeout, files, watch=watch)
             result, reason, started = "ok", "", done.start_seconds
         except SandboxError as error:
             result, reason = error.result, error.on_record
@@ -71,7 +72,9 @@ class ProcessRunner:
                 tell_end(self.workspace, tool_id, run, RunEnd(result, time.monotonic() - began, started, reason))
         return done
 
-    def _run(self, tool_id: str, line: bytes, run: str, seconds: float, files: tuple[str, ...]) -> ToolResult:
+    def _run(
+        self, tool_id: str, line: bytes, run: str, seconds: float, files: tuple[str, ...], *, watch: Watch | None
+    ) -> ToolResult:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="cloned-tool-") as directory, contextlib.ExitStack() as stack:
             home = Path(directory)
@@ -89,7 +92,7 @@ class ProcessRunner:
                 start_new_session=True,
             )
             started = time.monotonic() - began
-            code = _wait(process, tool_id, seconds, (stdout, stderr))
+            code = _wait(process, tool_id, seconds, (stdout, stderr), watch)
             output = read_answer(tool_id, _content(stdout), code, _content(stderr))
             brought = {name: read_scratch(home, name, limit=Limits().scratch) for name in files}
             said = _content(stderr).decode(errors="replace")
@@ -112,22 +115,42 @@ class ProcessRunner:
         }
 
 
-def _wait(process: subprocess.Popen[bytes], tool: str, seconds: float, outputs: tuple[IO[bytes], ...]) -> int:
+def _wait(
+    process: subprocess.Popen[bytes],
+    tool: str,
+    seconds: float,
+    outputs: tuple[IO[bytes], IO[bytes]],
+    watch: Watch | None,
+) -> int:
     """Its exit code. Ends it, with everything that it started, at the deadline and at the limit of its output."""
     deadline = time.monotonic() + seconds
+    shown = 0
     try:
         while (code := process.poll()) is None:
             if time.monotonic() > deadline:
-                raise ToolTimeoutError(f"{tool} did not end within {seconds:g} s and was killed")
+                raise ToolTimeoutError(
+                    f"{tool} did not end within {seconds:g} s and was killed; raise --timeout or "
+                    "`sandbox: {timeout: …}`"
+                )
             if any(os.fstat(output.fileno()).st_size > _MAX_OUTPUT for output in outputs):
                 raise ToolLimitError(f"{tool} printed more than {_MAX_OUTPUT // MIB} MiB and was killed")
+            shown = _show(outputs[1], shown, watch)
             time.sleep(_POLL_SECONDS)
+        _show(outputs[1], shown, watch)
         return code
     finally:
         # The group is the tool's own: what it left running ends with it.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _show(said: IO[bytes], shown: int, watch: Watch | None) -> int:
+    """Hands on what was printed since; returns how much has been handed on."""
+    piece = os.pread(said.fileno(), _MAX_OUTPUT, shown) if watch is not None else b""
+    if watch is not None and piece:
+        watch(piece)
+    return shown + len(piece)
 
 
 def _content(file: IO[bytes]) -> bytes:

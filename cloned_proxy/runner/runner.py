@@ -20,7 +20,7 @@ from cloned_proxy.runner.errors import SandboxError, ToolLimitError
 from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
 from cloned_proxy.runner.files import check_source, new_scratch, read_scratch, refuse_doors, remove_scratch
 from cloned_proxy.runner.images import check_current
-from cloned_proxy.runner.job import Job, ToolResult
+from cloned_proxy.runner.job import Job, ToolResult, Watch
 from cloned_proxy.runner.link import ProxyLink
 from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
@@ -35,6 +35,7 @@ from cloned_proxy.runner.spec import (
     parse_size,
     workspace_mark,
 )
+from cloned_proxy.runner.stream import Stream
 from cloned_proxy.runner.trust import write_ca
 from cloned_proxy.runner.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
@@ -125,10 +126,11 @@ class DockerContainerRunner:
         env: Mapping[str, str] | None = None,
         files: tuple[str, ...] = (),
         dry_run: bool = False,
+        watch: Watch | None = None,
     ) -> ToolResult:
         """Runs one tool with the worker of its image and returns its output. Raises SandboxError.
 
-        `files` names what to bring back from /sandbox.
+        `files` names what to bring back from /sandbox; `watch` sees what the tool prints while it runs.
         """
         began = time.monotonic()
         line = request_line(tool_id, input, ctx)
@@ -155,7 +157,7 @@ class DockerContainerRunner:
             stream.write(line)
             stream.end_input()
 
-        run, outcome = self.run(job, feed=feed, output=collected)
+        run, outcome = self.run(job, feed=feed, output=_watched(collected, watch))
         seconds = time.monotonic() - began
         said = collected.stderr.decode(errors="replace")
         return ToolResult(output[0], said, seconds, outcome.start_seconds, run, brought)
@@ -253,3 +255,15 @@ class DockerContainerRunner:
         if found is None:
             found = self._users[image] = user_of(image, check_current(self._engine, image))
         return found
+
+
+def _watched(output: Output, watch: Watch | None) -> Output:
+    if watch is None:
+        return output
+
+    def both(kind: Stream, piece: bytes) -> None:
+        output(kind, piece)
+        if kind is Stream.STDERR:  # a worker keeps stdout for its answer: whatever the tool prints comes here
+            watch(piece)
+
+    return both

@@ -24,6 +24,7 @@ from cloned_proxy.telemetry.events import (
     Event,
     FlowEnd,
     Kind,
+    NotifyEvent,
     PolicyEvent,
     ProbeEvent,
     RunEvent,
@@ -38,6 +39,7 @@ _TYPES: Final = {
     RunEvent: "run",
     ProbeEvent: "probe",
     DeviceEvent: "device",
+    NotifyEvent: "notify",
 }
 _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 

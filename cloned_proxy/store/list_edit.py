@@ -42,11 +42,17 @@ def remove_entry(path: Path, text: str, place: DocumentPath, position: int) -> s
 
 
 def list_at(document: Any, path: DocumentPath) -> list[Any]:
-    """The list at `path`, made where there is none."""
+    """The list at `path`, made where there is none, or nothing below its key."""
     for key in path[:-1]:
-        document = document[key] if isinstance(key, int) else document.setdefault(key, {})
-    listed: list[Any] = document.setdefault(path[-1], [])
+        document = document[key] if isinstance(key, int) else _filled(document, key, {})
+    listed: list[Any] = _filled(document, path[-1], [])
     return listed
+
+
+def _filled(mapping: dict[str | int, Any], key: str | int, empty: Any) -> Any:
+    if mapping.get(key) is None:
+        mapping[key] = empty
+    return mapping[key]
 
 
 def text_diff(old: str, new: str, name: str) -> str:

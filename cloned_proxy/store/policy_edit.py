@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,8 +23,9 @@ from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.list_edit import change_list, list_at, read_value, remove_entry, text_diff
 from cloned_proxy.store.lock import locked
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_entry import Addition, Entry, rules_of
-from cloned_proxy.store.policy_file import parse_bytes, policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.policy_file import parse_bytes, policy_from_bytes
 from cloned_proxy.store.presets import SHIPPED, PresetShelf
 from cloned_proxy.store.shipped_policy import head_text
 from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError, lines_of_tests, without_tests
@@ -47,6 +48,8 @@ class EditResult:
     """Hosts that `remove` did not find."""
     tests: tuple[str, ...] = ()
     """What was taken out of the file's `tests:`, because the edit and it cannot both be: `tests[0].deny[0] 'URL'`."""
+    gone: tuple[Rule, ...] = ()
+    """What `remove_where` took out."""
 
 
 class _Start(NamedTuple):
@@ -139,6 +142,17 @@ class PolicyEditor:
             missing = () if gone else (rule_id,)
             return self._finish(start, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
 
+    def remove_where(self, goes: Callable[[Rule], bool], *, dry_run: bool = False) -> EditResult:
+        """Takes back each rule for which `goes` says so, in every scope. It is asked under the lock."""
+        with self._locked(dry_run=dry_run):
+            start = self._begin()
+            edited, gone = start.text, list[Rule]()
+            for tool in (None, *start.policy.tools):
+                edited, found = self._without(edited, start.policy, tool, goes)
+                gone += found
+            ids = tuple(rule.id for rule in gone)
+            return self._finish(start, edited, ids, (), dry_run=dry_run, gone=tuple(gone))
+
     def replace(self, text: str, *, dry_run: bool = False) -> EditResult:
         """Another text for the whole file, which may be invalid as it stands."""
         with self._locked(dry_run=dry_run):
@@ -172,7 +186,11 @@ class PolicyEditor:
         path = addition.path
         for entry, rule in zip(addition.entries, wanted, strict=True):
             if rule.id not in existing:
-                fresh[rule.id] = entry.as_value()
+                narrower = _narrower(rule, existing.values()) if not entry.is_lease else None
+                if narrower is not None:
+                    text = self._widen(text, path, *narrower, rule)
+                else:
+                    fresh[rule.id] = entry.as_value()
                 continue
             position, old = existing[rule.id]
             if old.preset:  # it says so already, without an end
@@ -182,7 +200,19 @@ class PolicyEditor:
             items = list(fresh.values())
             text = change_list(self._path, text, path, lambda t: add_items(t, path, items),
                                lambda listed: listed.extend(read_value(items)))  # fmt: skip
-        return text, policy if not fresh else self._parse(text.encode())
+        return text, self._parse(text.encode())
+
+    def _widen(self, text: str, path: tuple[str, ...], position: int, old: Rule, rule: Rule) -> str:
+        """The rule that is there gets the protocols and addresses of the new one, and keeps all that it says."""
+        changes: dict[str, Value] = {}
+        if rule.raw_tcp and not old.raw_tcp:
+            changes["protocols"] = ["tcp"]
+        if rule.addresses != old.addresses:
+            changes["addresses"] = sorted(rule.addresses)
+        item = list_at(read_document(text.encode(), str(self._path)).data, path)[position]
+        body: dict[str, Any] = dict(item) if isinstance(item, dict) else {"host": item}
+        return change_list(self._path, text, path, lambda t: set_keys(t, path, position, changes),
+                     lambda items: items.__setitem__(position, {**body, **read_value(changes)}))  # fmt: skip
 
     def _renew(self, text: str, path: tuple[str, ...], position: int, entry: Entry, *, old: Rule, used: int) -> str:
         was_lease = old.expires is not None or old.max_uses is not None
@@ -233,15 +263,16 @@ class PolicyEditor:
         return parse_bytes(raw, source=str(self._path), presets=self._presets)
 
     def _finish(
-        self, start: _Start, edited: str, ids: tuple[str, ...], missing: tuple[str, ...], *, dry_run: bool
-    ) -> EditResult:
+        self, start: _Start, edited: str, ids: tuple[str, ...], missing: tuple[str, ...], *, dry_run: bool,
+        gone: tuple[Rule, ...] = (),
+    ) -> EditResult:  # fmt: skip
         old = start.before or b""
         if edited == start.text:
             return EditResult(False, version_of(old), ids, "", missing)
         edited, changed_tests = self._keeping_tests(old, edited)
         policy = policy_from_bytes(edited.encode(), source=str(self._path), now=self._clock(), presets=self._presets)
         diff = text_diff(old.decode("utf-8", "replace"), edited, str(self._path))
-        result = EditResult(True, policy.version, ids, diff, missing, changed_tests)
+        result = EditResult(True, policy.version, ids, diff, missing, changed_tests, gone)
         if not dry_run:
             previous = start.policy if start.policy.version else None
             with self._record(Draft(start.before, previous, edited.encode(), policy, result)):
@@ -261,6 +292,18 @@ class PolicyEditor:
     def _locked(self, *, dry_run: bool) -> AbstractContextManager[None]:
         # A rename cannot show half a file, so reading needs no lock, and no writable directory.
         return contextlib.nullcontext() if dry_run else locked(self._path)
+
+
+def _narrower(rule: Rule, existing: Iterable[tuple[int, Rule]]) -> tuple[int, Rule] | None:
+    """The permanent rule, with its place, that says the same but for protocols and addresses, and opens less."""
+    for position, old in existing:
+        same = (old.denies, old.pattern, old.ports, old.methods, old.paths) == (
+            rule.denies, rule.pattern, rule.ports, rule.methods, rule.paths
+        )  # fmt: skip
+        opens_less = old.addresses <= rule.addresses and old.raw_tcp <= rule.raw_tcp
+        if same and opens_less and old.inject is None and not (old.is_lease or old.preset):
+            return position, old
+    return None
 
 
 def _pattern(host: str) -> HostPattern:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
+from cloned_proxy.policy.address import AddressWord
+from cloned_proxy.policy.host import is_loopback_name
 from cloned_proxy.policy.model import GLOBAL_SCOPE, Rule
 from cloned_proxy.policy.parse import PolicyError, Problem, parse_policy
 from cloned_proxy.store.list_edit import read_value
@@ -36,6 +38,13 @@ class Entry:
         lists = {name: list(getattr(self, name)) for name in ("ports", "methods", "paths", "protocols", "addresses")}
         body = {"host": self.host, **{name: items for name, items in lists.items() if items}, **self.terms}
         return body if len(body) > 1 else self.host
+
+    def opened_for_its_name(self) -> Entry:
+        """The entry with `addresses: [private]` where the name means this machine: without it no call would pass."""
+        name = self.host.lower().removesuffix(".")
+        if not is_loopback_name(name) or AddressWord.PRIVATE in self.addresses:
+            return self
+        return replace(self, addresses=(AddressWord.PRIVATE.value, *self.addresses))
 
     @property
     def terms(self) -> dict[str, Value]:

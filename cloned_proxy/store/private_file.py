@@ -41,10 +41,10 @@ def _check(path: Path, info: os.stat_result, replace: str) -> None:
         raise StoreError(f"{path}: others can read the key; run `chmod 600 {path}`")
 
 
-def create_private(path: Path, content: bytes, *, what: str = "key") -> bool:
+def create_private(path: Path, content: bytes) -> bool:
     """Makes the file (0600) unless one is there: of two processes that try at once, one wins; False for the other.
 
-    `what` is what the file holds, for the message. Raises StoreError.
+    Raises StoreError.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -62,5 +62,5 @@ def create_private(path: Path, content: bytes, *, what: str = "key") -> bool:
             draft.unlink(missing_ok=True)
         fsync_directory(path.parent)
     except OSError as error:
-        raise StoreError(f"{path}: no {what} could be written: {error.strerror}; {fix_for(error)}") from error
+        raise StoreError(f"{path}: the file cannot be written: {error.strerror}; {fix_for(error)}") from error
     return True

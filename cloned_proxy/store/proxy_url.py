@@ -1,4 +1,4 @@
-"""Where clients of a workspace find its proxy: environment over file over default."""
+"""Where clients of a workspace find its proxy: environment over file over the one that serves it over the default."""
 
 from __future__ import annotations
 
@@ -16,11 +16,17 @@ class ProxyUrl:
 
     workspace: str | None
     environment: str | None
+    serving: str | None = None
+    """Of the proxy that serves the workspace now."""
+
+    @property
+    def known(self) -> str | None:
+        """What somebody set, else the proxy that serves; None where there is neither."""
+        return self.environment or self.workspace or self.serving
 
     @property
     def effective(self) -> str:
-        """Environment over file over default."""
-        return self.environment or self.workspace or DEFAULT_PROXY
+        return self.known or DEFAULT_PROXY
 
     @property
     def authority(self) -> str:

@@ -1,8 +1,8 @@
 """Which workspaces are served now: one small file for each running `serve` of this user, locked while it runs.
 
-A command that finds no workspace where it stands looks here for the one that its user means, and `status`, `token` and
-`doctor` for the addresses. The files lie in the user's runtime directory (XDG Base Directory Specification), 0700. The
-lock is the liveness: the kernel takes it from a process however that ends, and a file without one is swept away.
+A command that finds no workspace where it stands looks here for the one that its user means. The files lie in the
+user's runtime directory (XDG Base Directory Specification), 0700. The lock is the liveness: the kernel takes it from a
+process however that ends, and a file without one is swept away.
 """
 
 from __future__ import annotations

@@ -35,4 +35,4 @@ def create_policy(path: Path, text: str | None = None) -> bool:
 
     A file or link that is there, valid or not, is somebody's; no reader sees a part of the new one. Raises StoreError.
     """
-    return create_private(path, (shipped_text() if text is None else text).encode(), what="policy")
+    return create_private(path, (shipped_text() if text is None else text).encode())

@@ -19,7 +19,7 @@ from cloned_proxy.policy.host import HostError, is_public_suffix, parse_host
 from cloned_proxy.policy.model import DEFAULT_PORTS, Policy, Reason, Request
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path_shape import path_globs, plain_path
-from cloned_proxy.policy.suspicion import bursts, random_label
+from cloned_proxy.policy.suspicion import bursts, look_alike, random_label
 from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.tally import OTHER, RecordedCall
 
@@ -125,7 +125,7 @@ def suggest(calls: Iterable[RecordedCall], policy: Policy, now: float) -> Sugges
             closed.add((call.tool, call.host))
     for place in closed & wanted.keys():  # internal at times is internal: the name is rebound, or split
         del wanted[place]
-    suspicious = _set_apart(wanted)
+    suspicious = [*_dressed_up(wanted, policy), *_set_apart(wanted)]
     entries = [
         Suggested(tool, entry, _seen(covered))
         for (tool, host), calls_of_host in sorted(wanted.items(), key=lambda item: (item[0][0] or "", item[0][1]))
@@ -183,6 +183,17 @@ def _why_no_path(call: RecordedCall) -> str | None:
     if call.method != OTHER and not _METHOD.fullmatch(call.method):
         return "a method that no rule can name"
     return None
+
+
+def _dressed_up(wanted: dict[tuple[str | None, str], list[RecordedCall]], policy: Policy) -> list[Withheld]:
+    """Takes out of `wanted` the names that begin with the whole name of a host that is allowed or wanted, too."""
+    known = {rule.pattern.value for rule in policy.rules if not rule.denies} | {host for _, host in wanted}
+    found: list[Withheld] = []
+    for tool, host in sorted(wanted, key=str):
+        if (original := look_alike(host, known)) is not None:
+            why = f"it begins like {original} and belongs to somebody else; if it is yours, allow it by hand"
+            found.append(Withheld(tool, host, why, _taken(wanted, tool, [host])))
+    return found
 
 
 def _set_apart(wanted: dict[tuple[str | None, str], list[RecordedCall]]) -> list[Withheld]:

@@ -7,11 +7,13 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.store.config import Config, load_config
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.presets import PresetShelf
+
+if TYPE_CHECKING:
+    from cloned_proxy.store.config import Config
+    from cloned_proxy.store.presets import PresetShelf
 from cloned_proxy.store.private_file import create_private
 
 DIRECTORY_NAME: Final = ".cloned"
@@ -53,6 +55,8 @@ class Workspace:
     @property
     def presets(self) -> PresetShelf:
         """The presets that a policy of this workspace may name."""
+        from cloned_proxy.store.presets import PresetShelf  # noqa: PLC0415  as in `config`
+
         return PresetShelf(self.root / "presets")
 
     @property
@@ -102,7 +106,7 @@ class Workspace:
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise StoreError(f"{self.root}: the workspace is read-only; mount it writable, or use --workspace DIR")
         if ours and not self.git_ignore.exists():
-            create_private(self.git_ignore, _IGNORES, what="file")
+            create_private(self.git_ignore, _IGNORES)
 
     def check_owner(self) -> None:
         """Raises StoreError for a directory that somebody else made or can write: one planted in /tmp, for example."""
@@ -114,6 +118,8 @@ class Workspace:
 
     def config(self) -> Config:
         """The settings; all defaults without a file. Raises StoreError."""
+        from cloned_proxy.store.config import load_config  # noqa: PLC0415  its models cost more than most commands do
+
         return load_config(self.config_file)
 
     def policy_path(
@@ -125,6 +131,8 @@ class Workspace:
             return flag.expanduser().absolute()
         if environ.get("CLONED_POLICY"):
             return Path(environ["CLONED_POLICY"]).expanduser().absolute()
+        if config is None and not self.config_file.exists():
+            return self.policy_file  # without the time that the settings take
         configured = (self.config() if config is None else config).policy
         if configured is not None:
             return self.root / Path(configured).expanduser()

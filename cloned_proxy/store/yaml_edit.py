@@ -21,6 +21,7 @@ from cloned_proxy.store.yaml_reader import reads_as_text
 type Value = str | int | datetime | Sequence[Value] | Mapping[str, Value]
 
 _PARSER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_NULL: Final = "tag:yaml.org,2002:null"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_/](?:[A-Za-z0-9_./@ -]*[A-Za-z0-9_./@-])?")
 
 
@@ -45,10 +46,10 @@ def add_items(text: str, path: Sequence[str], items: Sequence[Value]) -> str:
     if place.missing:
         return _add_keys(text, place, items)
     node = place.node
+    if _is_empty(node):
+        return _fill_empty(text, place, (), items)
     if not isinstance(node, yaml.SequenceNode):
         raise ValueError(f"{'.'.join(path)} is not a list")  # noqa: TRY004  a layout, not a type
-    if not node.value:
-        return _fill_empty(text, place, (), items)
     last = _end(text, node.value[-1])
     if node.flow_style:
         return text[:last] + "".join(f", {render(item)}" for item in items) + text[last:]
@@ -146,10 +147,10 @@ def _item(text: str, path: Sequence[str], index: int) -> _Node:
 
 def _add_keys(text: str, place: _Place, items: Sequence[Value]) -> str:
     node = place.node
+    if _is_empty(node):
+        return _fill_empty(text, place, place.missing, items)
     if not isinstance(node, yaml.MappingNode):
         raise ValueError(f"{place.missing[0]} has no mapping to go into")  # noqa: TRY004  a layout, not a type
-    if not node.value:
-        return _fill_empty(text, place, place.missing, items)
     last = _end(text, node.value[-1][1])
     if node.flow_style:
         head, *rest = place.missing
@@ -158,9 +159,19 @@ def _add_keys(text: str, place: _Place, items: Sequence[Value]) -> str:
     return _insert_lines(text, last, _block(place.missing, items, first - _line_start(text, first)))
 
 
+def _is_empty(node: _Node) -> bool:
+    """Whether there is `[]`, `{}`, `null`, or nothing but comments behind a key."""
+    return not node.value or (isinstance(node, yaml.ScalarNode) and node.tag == _NULL)
+
+
 def _fill_empty(text: str, place: _Place, keys: Sequence[str], items: Sequence[Value]) -> str:
-    """`[]` or `{}` gets content: lines of its own below a block key, in place otherwise."""
+    """What is empty gets content: lines of its own below a block key, in place otherwise."""
     start, end = _start(place.node), _end(text, place.node)
+    if not place.node.value and isinstance(place.node, yaml.ScalarNode) and place.key is not None:
+        # The mark of nothing lies somewhere behind the key.
+        start = end = text.index(":", _end(text, place.key)) + 1
+        if place.in_flow:
+            return f"{text[:start]} {render(_nest(keys, items))}{text[end:].lstrip(' ')}"
     if place.in_flow or place.key is None:
         return text[:start] + render(_nest(keys, items)) + text[end:]
     column = _start(place.key) - _line_start(text, _start(place.key))

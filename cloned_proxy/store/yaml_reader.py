@@ -7,16 +7,18 @@ keys, tags) is an event that can be refused before anything is built from it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import yaml
 
-from cloned_proxy.policy.parse import DocumentPath
+from cloned_proxy.policy.parse import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.policy_bytes import MAX_BYTES
+from cloned_proxy.store.yaml_slips import slip_of
 
-MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
 MAX_NODES: Final = 500_000
 """A policy of 20,000 hosts has about 20,000; the bound keeps 16 MiB of `[[],[],…` from taking gigabytes."""
@@ -26,6 +28,8 @@ _PARSER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RESOLVERS: Final = yaml.SafeLoader.yaml_implicit_resolvers
 _CONSTRUCTOR: Final = yaml.constructor.SafeConstructor()
 _PREFIX: Final = "tag:yaml.org,2002:"
+_DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*)", re.ASCII)
+"""YAML 1.1 also reads 0x1f, 0b1, 017, 1_000 and 1:30 as whole numbers: too many ways to mean another one."""
 _CONSTRUCT: Final = {
     _PREFIX + "null": _CONSTRUCTOR.construct_yaml_null,
     _PREFIX + "bool": _CONSTRUCTOR.construct_yaml_bool,
@@ -38,12 +42,16 @@ _CONSTRUCT: Final = {
 class DocumentError(StoreError):
     """A file that is not acceptable YAML: `<source>:<line>: <what is wrong and what to write instead>`."""
 
-    def __init__(self, source: str, line: int, message: str) -> None:
+    def __init__(self, source: str, line: int, message: str, shown: str = "") -> None:
         super().__init__(f"{source}:{line}: {message}")
         self.source = source
         self.line = line
         """1-based."""
         self.message = message
+        self.problems = (Problem("(file)", line, message),)
+        """As a PolicyError has them."""
+        self.shown = shown
+        """The line and a caret below the place, for a terminal; "" where the line says enough."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +68,8 @@ def read_document(raw: bytes, source: str) -> Document:
     try:
         return _Builder(source).build(yaml.parse(text, Loader=_PARSER))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark is not None else 1
-        raise DocumentError(source, line, f"not valid YAML: {error.problem or error.context}") from error
+        slip = slip_of(text, error)
+        raise DocumentError(source, slip.line, slip.message, slip.shown(text)) from error
     except yaml.YAMLError as error:
         reason = getattr(error, "reason", None) or str(error).partition("\n")[0]
         position = getattr(error, "position", 0) or 0
@@ -163,6 +170,10 @@ class _Builder:
         frame.waiting_for_key = False
 
     def _convert(self, event: yaml.ScalarEvent, tag: str) -> object:
+        if tag == _PREFIX + "int" and _DECIMAL.fullmatch(event.value) is None:
+            raise self._error(
+                event, f"{event.value[:40]!r} is no decimal number; write digits alone, or quote it if it is text"
+            )
         construct = _CONSTRUCT.get(tag)
         if construct is None:  # `=` and `<<` as values are text
             return event.value

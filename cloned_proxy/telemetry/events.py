@@ -63,6 +63,8 @@ class DecisionEvent:
     hint: str
     spends_use: bool = False
     """Whether it took one of its rule's `max_uses`."""
+    refused_address: str = ""
+    """With `address_not_allowed`: the address that the name resolved to. For the owner of the log, no caller."""
     amends: str = ""
     """Id of the earlier decision on the same call that this one replaces: a tunnel whose first bytes did not fit."""
 
@@ -163,7 +165,24 @@ class DeviceEvent:
     """`cli:<user>`, `device:<name>`, `pairing`."""
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent
+@dataclass(frozen=True, slots=True)
+class NotifyEvent:
+    """A notification of a person that did not arrive."""
+
+    at: float
+    channel: str
+    """`desktop` or `webhook`."""
+    occasion: str
+    """`denial` or `request`."""
+    about: str
+    """Id of the decision or the request."""
+    reason: str
+    """In our own words: neither the receiver's URL nor its answer, which may be secrets."""
+    dropped: int
+    """How many others were not tried, because too many were waiting."""
+
+
+type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent | NotifyEvent
 
 
 class AuditUnavailableError(Exception):

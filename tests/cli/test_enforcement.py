@@ -86,9 +86,7 @@ def test_a_denied_url_is_explained_with_the_command_that_allows_it(workspace: Wo
     assert workspace.run("explain", "https://new.example/").returncode == 0
 
 
-@pytest.mark.parametrize(
-    "url", ["ftp://example.com/", "example.com", "http://", "http://exa mple.com/", "http://h:99999/"]
-)
+@pytest.mark.parametrize("url", ["ftp://example.com/", "http://", "http://exa mple.com/", "http://h:99999/"])
 def test_what_is_not_a_url_of_the_proxy_is_bad_input(workspace: Workspace, origin: Origin, url: str) -> None:
     workspace.write_policy(policy(origin))
     done = workspace.run("explain", url)

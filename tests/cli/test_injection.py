@@ -34,7 +34,7 @@ class Scene:
 
     def curl(self, path: str, *words: str, tool: str = OWNER, url: str = "") -> subprocess.CompletedProcess[str]:
         if tool not in self.minted:
-            self.minted[tool] = self.workspace.json("token", tool)["proxy"].replace(":8081", f":{self.serving.port}")
+            self.minted[tool] = self.workspace.json("token", tool)["proxy"]
         target = f"{url or self.site.url}{path}"
         command = [
             "curl",

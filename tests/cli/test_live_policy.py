@@ -113,3 +113,36 @@ def test_uses_run_out(workspace: Workspace, origin: Origin) -> None:
     assert len(origin.seen) == 2
     (rule,) = workspace.json("list")["rules"]
     assert rule["uses_left"] == 0
+
+
+def test_what_is_commented_out_is_gone_and_a_deny_still_finds_its_place(workspace: Workspace, origin: Origin) -> None:
+    workspace.write_policy(policy_text(allow=[literal(origin)]))
+    serving = workspace.serve()
+    assert serving.get(origin.url()).status == 200
+    workspace.write_policy(
+        f"version: 1\nanonymous: global\nglobal:\n  allow:\n    # - {literal(origin)}\n  deny:\ntools:\ntests:\n"
+    )
+    assert workspace.run("deny", "127.0.0.1").returncode == 0
+    eventually(lambda: _refused_for(serving, origin.url()) == "explicit_deny", what="the deny")
+    assert workspace.run("remove", "127.0.0.1").returncode == 0
+    eventually(lambda: _refused_for(serving, origin.url()) == "ip_literal", what="the rule to be gone")
+
+
+def _refused_for(serving: Serving, url: str) -> str | None:
+    """The reason; None while a change of the policy cuts the call."""
+    with contextlib.suppress(ConnectionError):
+        return serving.get(url).reason
+    return None
+
+
+def test_a_slip_is_shown_with_its_line_and_a_mark_below_it(workspace: Workspace) -> None:
+    workspace.write_policy("version: 1\nglobal:\n  allow:\n    - *.example.com\n")
+    message = "what begins with * needs quotes; write '*.example.com'"
+    for words in (("policy", "check"), ("list",), ("allow", "a.example.com")):
+        done = workspace.run(*words)
+        assert done.returncode == 2
+        lines = done.stderr.splitlines()
+        assert lines[-3].endswith(f"{workspace.policy}:4: {message}")
+        assert lines[-2:] == ["        - *.example.com", "          ^"]
+    told = workspace.json("policy", "check", code=2)
+    assert (told["ok"], told["problems"]) == (False, [{"path": "(file)", "line": 4, "message": message}])

@@ -23,9 +23,15 @@ def hint(*start: str | Path, path: str, directory: Path) -> str:
     """The command in an error of the program, started by the words `start`."""
     environment = {"PATH": path, "HOME": os.environ["HOME"]}
     done = subprocess.run(
-        [*start, "list"], env=environment, cwd=directory, capture_output=True, text=True, timeout=30, check=False
+        [*start, "proxy", "--set", "http://a:b@127.0.0.1:81"],
+        env=environment,
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
     )
-    found = re.search(r"start one with `(.*) serve`$", done.stderr.strip())
+    found = re.search(r"`(.*) token TOOL` mints one$", done.stderr.strip())
     assert found is not None, done.stderr
     return found[1]
 
@@ -88,7 +94,7 @@ def test_what_is_sent_and_recorded_names_no_place_of_this_machine(workspace: Wor
     assert f"to do   {PROGRAM} allow denied.example" in shown
 
 
-_PROSE = ("cloned-proxy makes it", "cloned-proxy that wrote it", "cloned-proxy made;")
+_PROSE = ("cloned-proxy makes it", "cloned-proxy that wrote it", "cloned-proxy made;", ".TH CLONED-PROXY")
 
 
 def _texts(file: Path) -> Iterator[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.store.keys import load_or_create_key
 from tests.cli.program import Answer, Origin, Workspace, eventually, literal, policy_text
 
 
@@ -129,7 +130,7 @@ def test_a_broken_state_file_is_refused_and_kept(workspace: Workspace) -> None:
 
 def test_a_key_that_others_can_read_is_refused(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    assert workspace.run("token", "demo.tool@v1").returncode == 0
+    load_or_create_key(workspace.path / "identity.key")
     (workspace.path / "identity.key").chmod(0o644)
     assert "chmod 600" in refused_start(workspace)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from cloned_proxy.store.keys import load_or_create_key
 from tests.cli.program import Workspace, policy_text
 
 PACK = """\
@@ -158,7 +160,7 @@ def test_doctor_reports_each_check_with_its_fix(workspace: Workspace) -> None:
 @pytest.mark.parametrize("damage", ["policy", "permissions"])
 def test_doctor_fails_on_what_would_keep_serve_from_starting(workspace: Workspace, damage: str) -> None:
     workspace.write_policy(policy_text() if damage == "permissions" else "version: 7\n")
-    workspace.run("token", "demo.tool@v1")
+    load_or_create_key(workspace.path / "identity.key")
     if damage == "permissions":
         (workspace.path / "identity.key").chmod(0o644)
     told = workspace.json("doctor", code=1)
@@ -183,3 +185,36 @@ def test_where_the_ca_is_comes_as_json(workspace: Workspace) -> None:
     assert told["certificate"] == path
     assert Path(told["bundle"]).is_file()
     assert told["hint"] == workspace.run("ca", "install-hint").stdout.rstrip("\n")
+
+
+def _check(workspace: Workspace, name: str) -> dict[str, str]:
+    (found,) = [check for check in workspace.json("doctor")["checks"] if check["name"] == name]
+    checked: dict[str, str] = found
+    return checked
+
+
+def test_doctor_says_ok_for_the_ports_of_our_own_serve(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    serving = workspace.serve()
+    assert _check(workspace, "proxy port")["detail"] == f"127.0.0.1:{serving.port}: our own serve"
+    assert _check(workspace, "metrics port")["detail"] == f"127.0.0.1:{serving.metrics_port}: our own serve"
+    assert {_check(workspace, f"{name} port")["status"] for name in ("proxy", "control", "metrics")} == {"ok"}
+
+
+def test_doctor_warns_of_keys_in_git(workspace: Workspace) -> None:
+    def git(*words: str) -> None:
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *words]
+        subprocess.run(command, cwd=workspace.path.parent, check=True, capture_output=True)
+
+    workspace.write_policy(policy_text())
+    assert not [check for check in workspace.json("doctor")["checks"] if check["name"] == "git"]
+    git("init", "--quiet")
+    load_or_create_key(workspace.path / "identity.key")
+    assert "`git add` takes its keys" in _check(workspace, "git")["detail"]
+    (workspace.path / ".gitignore").write_text("*\n")
+    (workspace.path / ".gitignore").chmod(0o600)
+    assert _check(workspace, "git")["status"] == "ok"
+    git("add", "--force", "ws/identity.key")
+    tracked = _check(workspace, "git")
+    assert (tracked["status"], "identity.key" in tracked["detail"]) == ("warn", True)
+    assert "rm --cached" in tracked["fix"]

@@ -123,6 +123,25 @@ def test_log_at_a_terminal_names_the_fix_and_the_decision(workspace: Workspace) 
     assert len(workspace.run("log", "--denied", "--json").stdout.splitlines()) == 4
 
 
+def test_pair_draws_a_qr_code_at_a_terminal_alone(workspace: Workspace) -> None:
+    workspace.write_policy(POLICY)
+    lonely = workspace.run("pair")
+    assert "nothing serves" in lonely.stderr
+    serving = workspace.serve("--control", "127.0.0.1:0")
+    shown = at_terminal(workspace, "pair")
+    code, page = shown.splitlines()[0], f"http://127.0.0.1:{serving.control_port}"
+    assert f"{page}/pair#code={code}" in shown
+    drawn = [line for line in shown.splitlines() if "█" in line]
+    assert len(drawn) > 12
+    assert {len(line) for line in drawn} == {len(drawn[0])}
+    assert "█" not in at_terminal(workspace, "pair", columns=20)
+    piped = workspace.run("pair")
+    assert len(piped.stdout.split()) == 1
+    assert f"{page}/pair#code={piped.stdout.strip()}" in piped.stderr
+    assert "█" not in piped.stderr
+    assert workspace.run("log").stdout.count(piped.stdout.strip()) == 0
+
+
 def test_a_tunnel_that_was_let_through_and_then_refused_is_one_line(workspace: Workspace) -> None:
     workspace.write_policy(POLICY)
     allowed = _denial(1, verdict="allow", reason="allowed", hint="")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -57,3 +60,61 @@ def test_a_tool_name_alone_grants_nothing(workspace: Workspace, origin: Origin) 
     serving = workspace.serve()
     assert serving.get(origin.url(), headers={"X-Cloned-Tool": TOOL}).status == 403
     assert origin.seen == []
+
+
+def exported(workspace: Workspace) -> dict[str, str]:
+    """What `export $(cloned-proxy token TOOL)` sets."""
+    return dict(line.split("=", 1) for line in workspace.run("token", TOOL).stdout.splitlines())
+
+
+def test_the_credential_is_for_the_proxy_that_serves_this_workspace(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    refused = workspace.run("token", TOOL)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "no proxy serves" in refused.stderr
+    assert not (workspace.path / "identity.key").exists()
+    serving = workspace.serve()
+    assert exported(workspace)["HTTP_PROXY"].endswith(f"@127.0.0.1:{serving.port}")
+    elsewhere = workspace.run("token", TOOL, env={"CLONED_EGRESS_PROXY": "http://127.0.0.1:9"})
+    assert elsewhere.stdout.splitlines()[0].endswith("@127.0.0.1:9")
+    assert f"http://127.0.0.1:{serving.port} serves this workspace" in elsewhere.stderr
+
+
+PYTHON_CLIENTS = """
+import asyncio, sys, urllib.request, aiohttp, httpx, requests
+
+async def by_aiohttp(url):
+    async with aiohttp.ClientSession(trust_env=True) as session:
+        await session.get(url)
+
+for name, get in {"requests": requests.get, "httpx": httpx.get, "urllib": urllib.request.urlopen,
+                  "aiohttp": lambda url: asyncio.run(by_aiohttp(url))}.items():
+    for url in sys.argv[1:]:
+        try:
+            get(f"{url}by-{name}")
+        except Exception as error:
+            print(name, url, error)
+"""
+OTHERS = (["curl", "-sS"], ["wget", "-q", "-t1", "-O-"], ["git", "ls-remote"])
+
+
+def test_what_is_exported_exempts_the_loopback_and_nothing_else(workspace: Workspace, origin: Origin) -> None:
+    """Judged by what reaches a service on loopback, and by what the proxy has on record."""
+    workspace.write_policy(policy_text())
+    workspace.serve()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(workspace.path), **exported(workspace)}
+    port = origin.port
+    near = [f"http://127.0.0.1:{port}/", f"http://localhost:{port}/"]
+    far = [f"http://{host}:{port}/" for host in ("127.0.0.10", "localhost.example", "127.0.0.1.example")]
+    calls = [[sys.executable, "-c", PYTHON_CLIENTS, *near, *far]]
+    calls += [[*words, f"{url}by-{words[0]}"] for words in OTHERS if shutil.which(words[0]) for url in near + far]
+    for call in calls:
+        subprocess.run(call, env=environment, capture_output=True, timeout=60, check=False)
+    clients = {"requests", "httpx", "urllib", "aiohttp", *(words[0] for words in OTHERS if shutil.which(words[0]))}
+    reached = {(headers["host"], path.split("/")[1]) for _, path, headers in origin.seen}
+    assert reached == {(url.split("/")[2], f"by-{name}") for url in near for name in clients}
+    denied = {
+        (record["host"], record["path"].split("/")[1])
+        for record in map(json.loads, workspace.run("log", "--denied", "--json").stdout.splitlines())
+    }
+    assert denied == {(url.split("/")[2].split(":")[0], f"by-{name}") for url in far for name in clients}

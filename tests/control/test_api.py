@@ -243,12 +243,14 @@ def test_every_operation_is_described_and_every_described_one_is_there(browser: 
 def test_what_was_blocked_is_grouped_with_what_would_allow_it(
     serving: Serving, browser: Control, workspace: Workspace
 ) -> None:
-    workspace.write_policy(policy_text().replace("global:", "global:\n  deny: [tracker.example]"))
+    plain = policy_text(allow=["{host: localhost, ports: [9]}"])
+    workspace.write_policy(plain.replace("global:", "global:\n  deny: [tracker.example]"))
     eventually_version(browser, workspace)
     for _ in range(3):
         serving.get("http://grouped.example/a/path")
     serving.get("http://grouped.example:8080/")
     serving.get("http://tracker.example/")
+    serving.get("http://localhost:9/")
     serving.get("http://0x7f.1/")
     serving.get("http://169.254.169.254/latest/meta-data/")
 
@@ -266,12 +268,17 @@ def test_what_was_blocked_is_grouped_with_what_would_allow_it(
     assert found["grouped.example", 8080]["hint"] == "cloned-proxy allow grouped.example:8080"
     assert (found["tracker.example", 80]["allowable"], found["0x7f.1", 80]["allowable"]) == (False, False)
     assert found["tracker.example", 80]["hint"] == "cloned-proxy remove tracker.example"
+    local = found["localhost", 9]
+    assert (local["allowed_now"], local["refused_class"]) == (False, "loopback")
+    assert local["hint"] == "cloned-proxy allow localhost:9 --private"
     eventually(lambda: ("169.254.169.254", 80) in groups(), what="the metadata service")
     metadata = groups()["169.254.169.254", 80]
     assert (metadata["allowable"], metadata["entry"]) == (False, None)
     assert metadata["hint"] == "169.254.169.254 is a metadata address; nobody can ask for those"
     assert browser.api("/blocked?tool=nobody@v1")["groups"] == []
     assert browser.post("/rules", {"host": "grouped.example"}).status == 200
+    assert browser.post("/rules", {"host": "localhost", "ports": [9]}).status == 200
+    assert groups()["localhost", 9]["allowed_now"] is True
     assert groups()["grouped.example", 80]["allowed_now"] is True
 
 

@@ -54,6 +54,26 @@ class StandIn:
         self._thread.join(5)
 
 
+class ModelStandIn(StandIn):
+    """Says what llama.cpp's server, vLLM and LocalAI say of themselves, each its part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        registry = self.registry
+        counters = ("llamacpp:tokens_predicted", "llamacpp:prompt_tokens")
+        self.tokens = [Counter(name, "Stand-in.", registry=registry) for name in counters]
+        for name in ("llamacpp:requests_processing", "llamacpp:requests_deferred", "process_resident_memory_bytes"):
+            Gauge(name, "Stand-in.", registry=registry).set(2)
+        self.first = Histogram("vllm:time_to_first_token_seconds", "Stand-in.", registry=registry)
+        self.calls = Histogram("api_call", "Stand-in.", ("path",), registry=registry)
+
+    def round(self) -> None:
+        for counter in self.tokens:
+            counter.inc(50)
+        self.first.observe(0.2)
+        self.calls.labels("/v1/chat/completions").observe(2)
+
+
 class SandboxStandIn(StandIn):
     """Says what sandboxed runs and the probe would, without an engine."""
 
@@ -82,7 +102,7 @@ class Scene:
     origin: Origin
     echo: Echo
     sandbox: SandboxStandIn
-    local_ai: StandIn
+    model: ModelStandIn
     tokens: dict[str, str]
     held: list[socket.socket] = field(default_factory=list)
 
@@ -114,6 +134,7 @@ class Scene:
         assert tunnel.recv(100) == ECHOED
         tunnel.close()
         self.sandbox.round()
+        self.model.round()
 
     def connect(self, port: int) -> socket.socket:
         tunnel = socket.create_connection(("127.0.0.1", self.serving.port), timeout=10)
@@ -162,15 +183,15 @@ def playing(workspace: Workspace, directory: Path, *arguments: str) -> Iterator[
         parts.callback(echo.server_close)
         parts.callback(echo.shutdown)
         threading.Thread(target=echo.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        sandbox, local_ai = SandboxStandIn(), StandIn()
+        sandbox, model = SandboxStandIn(), ModelStandIn()
         parts.callback(sandbox.close)
-        parts.callback(local_ai.close)
+        parts.callback(model.close)
         workspace.write_policy(policy(origin, echo))
         serving = workspace.serve(*arguments)
-        jobs = {"cloned-proxy": serving.metrics_port, "localai": local_ai.port, "sandbox-stand-in": sandbox.port}
+        jobs = {"cloned-proxy": serving.metrics_port, "localai": model.port, "sandbox-stand-in": sandbox.port}
         prometheus = parts.enter_context(running(directory, jobs))
         tokens = {tool: workspace.json("token", tool)["token"] for tool in (TOOL, OTHER)}
-        scene = Scene(workspace, serving, prometheus, origin, echo, sandbox, local_ai, tokens)
+        scene = Scene(workspace, serving, prometheus, origin, echo, sandbox, model, tokens)
         parts.callback(scene.let_go)
         prometheus.scraped(set(jobs))
         yield scene

@@ -85,6 +85,13 @@ EXPECTED: dict[tuple[str, str, str], dict[str, Expected]] = {
     ("sandbox-and-isolation", "Slots", "A"): {"": 2},
     ("sandbox-and-isolation", "LocalAI over time", "A"): {"": 1},
     ("sandbox-and-isolation", "Time to start", "A"): {"+Inf": some},
+    ("sandbox-and-isolation", "Model: tokens", "A"): {"": some},
+    ("sandbox-and-isolation", "Model: tokens", "B"): {"": some},
+    ("sandbox-and-isolation", "Model: queue", "A"): {"": 2},
+    ("sandbox-and-isolation", "Model: queue", "B"): {"": 2},
+    ("sandbox-and-isolation", "Model: time to first token", "A"): {"": lambda seconds: 0.1 < seconds <= 0.25},
+    ("sandbox-and-isolation", "Model: time to first token", "B"): {"": lambda seconds: 1 < seconds <= 2.5},
+    ("sandbox-and-isolation", "Model: memory", "A"): {"": 2},
     ("sandbox-and-isolation", "Failures by tool", "A"): {f"timeout {TOOL}": ROUNDS},
 }
 
@@ -118,7 +125,7 @@ def differs(scene: Scene, target: Target) -> str | None:
 @pytest.mark.slow
 def test_every_panel_shows_what_happened(scene: Scene) -> None:
     scene.held.append(scene.connect(scene.echo.port))
-    jobs = {"cloned-proxy", "sandbox-stand-in"}
+    jobs = {"cloned-proxy", "localai", "sandbox-stand-in"}
     for _ in range(ROUNDS):
         scene.round()
         scene.prometheus.scraped(jobs)
@@ -187,7 +194,7 @@ def test_alerts_fire_on_their_cause_and_clear_without_it(scene: Scene) -> None:
 
     scene.sandbox.close()
     fires("ClonedProxyIsolationProbeSilent")
-    scene.local_ai.close()
+    scene.model.close()
     fires("ClonedLocalAIUnhealthy")
 
     assert "ClonedProxyDown" not in prometheus.firing()

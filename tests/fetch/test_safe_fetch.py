@@ -14,6 +14,7 @@ from cloned_proxy import EgressBlockedError, SafeFetch
 from cloned_proxy.fetch.guide import Guide
 from cloned_proxy.policy.model import Decision, Verdict
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.keys import load_or_create_key
 from tests.fetch.conftest import TOOL, Scene
 
 type Get = Callable[..., httpx.Response]
@@ -54,7 +55,7 @@ def test_it_goes_through_the_proxy_under_the_tools_name(s: Scene, get: Get, monk
 @BOTH
 def test_a_no_of_the_policy_is_raised_and_nothing_is_sent(s: Scene, get: Get) -> None:
     # No proxy runs: the decision needs none.
-    s.workspace.run("token", TOOL)
+    load_or_create_key(s.workspace.path / "identity.key")
     with pytest.raises(EgressBlockedError) as caught:
         get(s.fetch(), f"{s.elsewhere.url}/a")
     error = caught.value
@@ -184,7 +185,7 @@ def test_what_is_missing_is_named(s: Scene, tmp_path: Path) -> None:
         SafeFetch("a b", workspace=s.workspace.path)
     with pytest.raises(StoreError, match="cloned-proxy serve"):
         SafeFetch(TOOL, workspace=tmp_path / "none")
-    s.workspace.run("token", TOOL)
+    load_or_create_key(s.workspace.path / "identity.key")
     with pytest.raises(StoreError, match="no policy file"):
         waiting(s.fetch(policy=tmp_path / "none.yaml"), s.plain.url)
 

@@ -124,6 +124,11 @@ def _no_sni_check() -> None:
     )
 
 
+def _no_further_hellos() -> None:
+    """Only the first ClientHello of a tunnel is looked at."""
+    replace_part(passage, "HelloGuard", lambda *_: None)
+
+
 def _no_tls_check() -> None:
     original = vars(passage)["decide_tunnel"]  # perhaps without the other guard already
     replace_part(
@@ -313,6 +318,7 @@ GUARDS: Final[dict[str, Patch]] = {
     "decide before DNS": _resolve_before_deciding,
     "dial the checked address": _resolve_again_for_the_dial,
     "SNI": _no_sni_check,
+    "further ClientHellos": _no_further_hellos,
     "TLS in tunnels": _no_tls_check,
     "strict lines": _lenient_lines,
     "framing": _no_framing_check,

@@ -55,9 +55,9 @@ PROBLEMS = [
     (_host(5), RULE, 7, "quote it"),
     (_host(None), RULE, 7, "not nothing"),
     (_rule(prots=[1]), f"{RULE}.prots", 7, "did you mean 'ports'"),
-    (_rule(ports=[0]), f"{RULE}.ports[0]", 7, "greater than"),
+    (_rule(ports=[0]), f"{RULE}.ports[0]", 7, "write 1 or more"),
     (_rule(ports=["443"]), f"{RULE}.ports[0]", 7, "whole number"),
-    (_rule(ports=[]), f"{RULE}.ports", 7, "at least 1"),
+    (_rule(ports=[]), f"{RULE}.ports", 7, "at least one entry"),
     (_rule(methods=["get"]), f"{RULE}.methods[0]", 7, "'GET'"),
     (_rule(methods=["CONNECT"]), f"{RULE}.methods[0]", 7, "used inside"),
     (_rule(paths=["x"]), f"{RULE}.paths[0]", 7, "'/x'"),
@@ -66,7 +66,7 @@ PROBLEMS = [
     (_rule(paths=["/a?b"]), f"{RULE}.paths[0]", 7, "leave out"),
     (_rule(expires=datetime(2026, 1, 1)), f"{RULE}.expires", 7, "2026-01-01T00:00:00Z"),  # noqa: DTZ001  the mistake at hand
     (_rule(expires="soon"), f"{RULE}.expires", 7, "2026-12-01T00:00:00Z"),
-    (_rule(max_uses=0), f"{RULE}.max_uses", 7, "greater than"),
+    (_rule(max_uses=0), f"{RULE}.max_uses", 7, "write 1 or more"),
     (_rule(protocols=["tcp"], methods=["GET"]), f"{RULE}.methods", 7, "remove one"),
     (_rule(protocols=["tcp"], inject={"header": "A", "value": "b"}), f"{RULE}.inject", 7, "remove one"),
     (_rule(inject={"header": "A", "value": "b\r\nc"}), f"{RULE}.inject.value", 7, "one line"),
@@ -81,7 +81,7 @@ PROBLEMS = [
     (_tool(on_deny=True), "tools.x@v1.on_deny", 5, "'refuse' or 'ask'"),
     (_tool(on_deny="ask", hold="61s"), "tools.x@v1.hold", 5, "60s"),
     (_tool(hold="20s"), "tools.x@v1.hold", 5, "on_deny: ask"),
-    (_tool(allow="a.example.com"), "tools.x@v1.allow", 5, "this is a list"),
+    (_tool(allow="a.example.com"), "tools.x@v1.allow", 5, "a list is wanted here, and this is a text"),
     (_tool(allow=["a.example.com", "A.example.com."]), "tools.x@v1.allow[1]", 8, "same as line 7"),
     (_tool(deny=[{"host": "a.example.com", "ports": [1]}]), "tools.x@v1.deny[0].ports", 5, "unknown key"),
     ({"tools": {"a b": {}}}, "tools.a b", 1, "not a tool id"),
@@ -148,3 +148,43 @@ def test_a_pack_with_a_wildcard_for_everything_is_refused() -> None:
     pack = read_pack({"allowlists": {"egress_domains": ["a.example.com", "*"], "egress_by_tool": {"t": [5]}}})
     assert [str(a.pattern) for a in pack.additions] == ["a.example.com"]
     assert [p.path for p in pack.problems] == ["allowlists.egress_domains[1]", "allowlists.egress_by_tool.t[0]"]
+
+
+EMPTY = {"version": 1, "anonymous": "global"}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"global": None},
+        {"global": {"allow": None, "deny": None, "use": None}},
+        {"tools": None},
+        {"tools": {"demo@v1": None}},
+        {"tools": {"demo@v1": {"allow": None, "deny": None}}},
+        {"tests": None},
+        {"tests": [{"allow": None, "deny": ["https://a.example.com/"]}]},
+    ],
+    ids=str,
+)
+def test_a_key_with_nothing_below_it_is_an_empty_one(document: dict[str, object]) -> None:
+    policy = parse_policy({**EMPTY, **document}, source="policy.yaml", version="", lines={})
+    assert policy.rules == ()
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("10.0.0.0/8", "is a range"),
+        ("2001:db8::/32", "is a range"),
+        ("example.com/8", "holds a path"),
+        ("example.com:70000", "70000 is no port (1 to 65535)"),
+        ("example.com:0", "0 is no port (1 to 65535)"),
+        ("example.com:*", "* is no port"),
+        ("example.com:8443", "write {host: example.com, ports: [8443]}"),
+        ("a.test - b.test", "indented deeper"),
+    ],
+)
+def test_the_advice_for_a_host_is_one_that_is_accepted(host: str, words: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        parse_policy({**EMPTY, "global": {"allow": [host]}}, source="policy.yaml", version="", lines={})
+    assert words in str(caught.value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloned_proxy.policy.suspicion import bursts, random_label
+from cloned_proxy.policy.suspicion import bursts, look_alike, random_label
 
 CHOSEN = """
 d111111abcdef8.cloudfront.net my-company-production-assets.s3.amazonaws.com raw.githubusercontent.com
@@ -39,3 +39,26 @@ def test_many_names_for_one_use_each_are_a_burst_and_a_busy_family_is_not() -> N
     few = {f"a{number}.few.example.com": 1 for number in range(9)}
     apart = {f"a{number}.test": 1 for number in range(50)}
     assert bursts(once | busy | few | apart) == {"t.example.com": sorted(once)}
+
+
+KNOWN = {"api.stripe.com", "github.com", "my-registry.example.com"}
+
+
+@pytest.mark.parametrize(
+    ("name", "original"),
+    [
+        ("api.stripe.com.evil.example", "api.stripe.com"),
+        ("api-stripe-com.evil.example", "api.stripe.com"),
+        ("api.stripe.com-login.evil.example", "api.stripe.com"),
+        ("github.com.evil.example", "github.com"),
+        ("api.stripe.com", None),
+        ("eu.api.stripe.com", None),
+        ("github.company.example", None),
+        ("raw.github.com", None),
+        ("github.com.github.com", None),
+        ("com.evil.example", None),
+        ("my.registry.example.com", None),
+    ],
+)
+def test_a_name_that_begins_with_another_hosts_name_is_a_look_alike(name: str, original: str | None) -> None:
+    assert look_alike(name, KNOWN) == original

@@ -44,6 +44,9 @@ from cloned_proxy.telemetry.metrics import Metrics
 KEY = b"k" * 32
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
 HOST = "api.example.com"
+_HANDSHAKE = 0x16
+_TYPE_AT = 5
+"""Where the type of a message stands in the first record of a tunnel (RFC 8446, sections 4 and 5.1)."""
 
 
 def allow(host: str, port: int, **more: object) -> Rule:
@@ -54,7 +57,7 @@ def allow(host: str, port: int, **more: object) -> Rule:
         "denies": False,
         "pattern": HostPattern(kind, host),
         "ports": frozenset({port}),
-        "private_addresses": True,
+        "addresses": frozenset({"private"}),
         **more,
     }
     return Rule(**values)  # type: ignore[arg-type]
@@ -75,6 +78,16 @@ def hello(name: str | None = HOST) -> bytes:
     with contextlib.suppress(ssl.SSLWantReadError):
         session.do_handshake()
     return outgoing.read()
+
+
+def as_server_hello(hello: bytes, at: int = 0) -> bytes:
+    """The segment of a ClientHello that begins at byte `at` of it, with the other type of message."""
+    type_at = _TYPE_AT - at
+    return hello if not 0 <= type_at < len(hello) else hello[:type_at] + b"\x02" + hello[type_at + 1 :]
+
+
+SERVER_HELLO = as_server_hello(hello())
+"""As far as anybody but its client looks."""
 
 
 class Policies:
@@ -190,9 +203,18 @@ class TableResolver(Resolver):
 type Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
 
 
-async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def echo(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Callable[[bytes], None] | None = None
+) -> None:
+    """What it gets, but for one byte: an echoed ClientHello is a ServerHello, with which a tunnel is open."""
+    at = 0
+    tls = False
     while data := await reader.read(65_536):
-        writer.write(data)
+        if seen is not None:
+            seen(data)
+        tls = tls or (at == 0 and data[0] == _HANDSHAKE)
+        writer.write(as_server_hello(data, at) if tls else data)
+        at += len(data)
         await writer.drain()
     writer.close()
 
@@ -222,11 +244,7 @@ async def upstream(handler: Handler | None = None) -> AsyncIterator[Upstream]:
     seen = Upstream()
 
     async def record_and_echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            seen.received += data
-            writer.write(data)
-            await writer.drain()
-        writer.close()
+        await echo(reader, writer, seen.received.extend)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         seen.connections += 1

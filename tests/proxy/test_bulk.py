@@ -20,7 +20,7 @@ from cloned_proxy.policy.model import Limits
 from cloned_proxy.proxy import bulk, relay, splice
 from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.splice import Pipe, PipePool
-from tests.proxy.support import HOST, World, allow, hello, policy, until, upstream, world
+from tests.proxy.support import HOST, SERVER_HELLO, World, allow, hello, policy, until, upstream, world
 
 pytestmark = pytest.mark.skipif(not splice.AVAILABLE, reason="os.splice is Linux only")
 
@@ -41,6 +41,7 @@ def splicer_of(w: World) -> Splicer:
 
 async def pour(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """An upstream that sends without end."""
+    writer.write(SERVER_HELLO)
     while True:
         writer.write(MEGABYTE)
         await writer.drain()
@@ -64,10 +65,11 @@ async def take(reader: asyncio.StreamReader) -> None:
 
 
 async def test_a_download_moves_onto_a_pump_and_leaves_no_descriptor() -> None:
-    size = 8 * len(MEGABYTE)
+    size = len(SERVER_HELLO) + 8 * len(MEGABYTE)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(len(hello()))
+        writer.write(SERVER_HELLO)
         for _ in range(8):
             writer.write(MEGABYTE)
             await writer.drain()
@@ -202,6 +204,7 @@ async def test_an_upstream_reset_in_the_middle_of_bulk_reaches_the_client_as_a_r
     moved = asyncio.Event()
 
     async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(SERVER_HELLO)
         while not moved.is_set():
             writer.write(MEGABYTE)
             await writer.drain()

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.proxy.support import HOST, World, allow, connect_head, hello, upstream, world
+from tests.proxy.support import HOST, SERVER_HELLO, World, allow, connect_head, hello, upstream, world
 
 MANY = 5
 
@@ -65,7 +65,7 @@ async def plain_denied(w: World, port: int) -> None:
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(65_536):
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" if data.startswith(b"GET ") else data)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" if data.startswith(b"GET ") else SERVER_HELLO)
     writer.close()
 
 

@@ -26,6 +26,7 @@ from tests.proxy.support import (
     LOOPBACK,
     Reply,
     allow,
+    as_server_hello,
     connect_head,
     hello,
     policy,
@@ -57,10 +58,10 @@ async def test_an_allowed_tunnel_carries_every_byte_and_is_on_record() -> None:
 async def test_bytes_sent_with_the_head_are_kept() -> None:
     async with upstream() as server, world(allow(HOST, server.port)) as w:
         reader, writer = await w.connect()
-        early = hello() + b"early data"
+        early = hello() + b"\x17\x03\x03\x00\x0aearly data"
         writer.write(connect_head(server.port) + early)
         await reader.readuntil(b"\r\n\r\n")
-        assert await reader.readexactly(len(early)) == early
+        assert await reader.readexactly(len(early)) == as_server_hello(early)
         writer.close()
 
 
@@ -71,7 +72,7 @@ async def test_a_hello_in_one_byte_segments_passes() -> None:
         for byte in sent:
             writer.write(bytes((byte,)))
             await asyncio.sleep(0)
-        assert await reader.readexactly(len(sent)) == sent
+        assert await reader.readexactly(len(sent)) == as_server_hello(sent)
         writer.close()
 
 

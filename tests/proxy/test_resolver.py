@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.model import Address, Host
-from cloned_proxy.proxy.resolver import ResolveError, Resolver, look_up
+from cloned_proxy.proxy.lookup import look_up
+from cloned_proxy.proxy.resolver import ResolveError, Resolver
 from cloned_proxy.store.config import ProxySettings
 
 ONE = (ipaddress.ip_address("192.0.2.1"),)

@@ -1,7 +1,7 @@
 """Stands in for LocalAI, llama.cpp's server, Ollama and vLLM: the same HTTP interface, no model behind it.
 
 It reads each one's own variables and words, and does on request what a real one does only on a bad day: the last
-message of a chat says which (`die`, `stall`, `garbage`, `cut`, `tool URL`, `hog`); anything else is echoed.
+message of a chat says which (`die`, `stall`, `half`, `cut`, `endless`, `tool URL`, `hog`, those of `ODD`); else echoed.
 `STAND_IN_*` variables say how it starts.
 """
 
@@ -21,6 +21,11 @@ KEY = "" if os.environ.get("STAND_IN_NO_KEY") else next(filter(None, map(os.envi
 """As llama.cpp: health and the list of models are open to everybody."""
 STARTED = time.monotonic()
 LOADING = float(os.environ.get("STAND_IN_LOADING", "0"))
+ODD = {
+    "garbage": "data: {]\n\n",
+    "nothing": 'data: {"choices": []}\n\ndata: [DONE]\n\n',
+    "failure": 'data: {"error": "out of slots"}\n\n',
+}
 
 
 def address() -> tuple[str, int]:
@@ -83,14 +88,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        if last == "garbage":
-            self._chunk("data: {]\n\n")
+        if last in ODD:
+            self._chunk(ODD[last])
             self._chunk("")
             return
-        for word in last.split(" ") if last not in ("die", "stall", "cut") else ["one ", "two ", "three "]:
+        words = ["one ", "two ", "three "] if last in ("die", "stall", "cut", "half") else last.split(" ")
+        for word in ["x" * 100_000] * 100 if last == "endless" else words:
             self._event({"choices": [{"index": 0, "delta": {"content": word}, "finish_reason": None}]})
         if last == "die":
             os._exit(9)
+        if last == "half":
+            self.close_connection = True
+            return
         if last == "stall":
             time.sleep(3600)
         if last != "cut":

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -25,12 +24,11 @@ from cloned_proxy.runner.worker import PYTHON_IMAGE
 from cloned_proxy.share import share_path
 from tests.runner.conftest import leftovers, start_serving
 from tests.runner.jobs import TOOL, sh
+from tests.runner.llm_support import STAND_IN, build_stand_in, llm, settings
 
 docker = pytest.mark.docker
 COMPOSE = share_path("compose", "compose.local-llm.yaml")
 SERVICE: dict[str, Any] = yaml.safe_load(COMPOSE.read_text())["services"]["localai"]
-STAND_IN = "cloned-localai-stand-in:latest"
-PROGRAM = [sys.executable, "-m", "cloned_proxy", "llm"]
 
 HARDENING: list[tuple[str, Any]] = [
     ("container_name", "cloned-localai"),
@@ -65,15 +63,8 @@ def test_the_compose_file_has_tmp_models_proxies_health_and_a_network_that_leads
 
 
 @pytest.fixture(scope="module")
-def stand_in(images: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("stand-in")
-    shutil.copy(Path(__file__).with_name("localai_stand_in.py"), folder / "stand_in.py")
-    (folder / "Dockerfile").write_text(
-        f"FROM {PYTHON_IMAGE} AS stand-in\nUSER 0:0\nCOPY stand_in.py /stand_in.py\n"
-        'ENTRYPOINT ["python3", "/stand_in.py"]\nCMD []\n'
-    )
-    images.build(str(folder), target="stand-in", tag=STAND_IN, args={}, labels={"stand-in": "true"})
-    return STAND_IN
+def stand_in(images: Engine) -> str:
+    return build_stand_in(images)
 
 
 @pytest.fixture
@@ -91,11 +82,6 @@ def workspace(tmp_path: Path, images: Engine) -> Iterator[Path]:
     llm("down", root)
     assert images.find(CONTAINER) is None
     assert leftovers(images, root) == []
-
-
-def llm(action: str, workspace: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [*PROGRAM, action, "--workspace", str(workspace), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env={**os.environ, **env})
 
 
 CHAT = (
@@ -148,10 +134,6 @@ def test_the_model_has_no_way_out(workspace: Path, stand_in: str, images: Engine
     assert [line.split(":")[0].strip() for line in interfaces if not line.split(":")[0].strip().startswith("sit")] == [
         "lo"
     ]
-
-
-def settings(workspace: Path, **llm_settings: Any) -> None:
-    (workspace / "config.yaml").write_text(yaml.safe_dump({"llm": llm_settings}))
 
 
 def inside() -> dict[str, str]:

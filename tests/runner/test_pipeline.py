@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from cloned_proxy.runner.artifacts import keep_artifact
 from cloned_proxy.runner.errors import SandboxInputError, ToolFailedError
 from cloned_proxy.runner.job import ToolResult
 from cloned_proxy.runner.pipeline import complete_inputs, load_pipeline, parse_pipeline, resolve
-from cloned_proxy.runner.pipeline_run import StepError, keep_artifact, run_pipeline, settings_of
+from cloned_proxy.runner.pipeline_run import StepError, run_pipeline, settings_of
 
 HEAD = "version: 1\nid: p\ninputs: {topic: {required: true}, n: {default: 3}}\nsteps:\n"
 TWO = (
@@ -43,7 +44,7 @@ def test_the_shipped_pipeline_is_accepted_and_an_unknown_one_lists_it(tmp_path: 
         "synthesis",
         "save",
     ]
-    with pytest.raises(SandboxInputError, match=r"known: pipeline\.research\.report"):
+    with pytest.raises(SandboxInputError, match=r"known: pipeline\.folder\.summary, pipeline\.research\.report"):
         load_pipeline("nope", tmp_path)
     with pytest.raises(SandboxInputError, match="not the id"):
         load_pipeline("../../etc/passwd", tmp_path)
@@ -102,6 +103,7 @@ class Fake:
         timeout: float | None = None,
         files: tuple[str, ...] = (),
         dry_run: bool = False,
+        watch: Any = None,
     ) -> ToolResult:
         self.asked.append((tool_id, input, dry_run))
         answer = self.answers[tool_id]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -20,7 +21,8 @@ from cloned_proxy.runner.llm.model import CONTAINER
 from cloned_proxy.runner.runner import DockerContainerRunner
 from tests.runner.conftest import Serving, start_serving
 from tests.runner.jobs import TOOL, sh
-from tests.runner.real_model import IMAGE, real_model
+from tests.runner.llm_support import settings
+from tests.runner.real_model import FILE, IMAGE, cache, real_model
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 PROGRAM = [sys.executable, "-m", "cloned_proxy"]
@@ -40,6 +42,7 @@ CHAT = """curl -sS -N {how} -H 'Content-Type: application/json' -d '{body}' http
 @dataclass
 class Model:
     workspace: Path
+    models: Path
     runner: DockerContainerRunner
 
     def metrics(self) -> dict[str, float]:
@@ -56,17 +59,20 @@ class Model:
 
 @pytest.fixture(scope="module")
 def model(images: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    models = real_model(images)
+    real_model(images)
     root = tmp_path_factory.mktemp("real") / "code" / ".cloned"
     root.mkdir(parents=True, mode=0o700)
+    models = root.parent / "models"
+    models.mkdir()
+    shutil.copy(cache() / "models" / FILE, models / FILE)
     (root / "policy.yaml").write_text(POLICY)
     # One thread: on a machine that is busy anyway, OpenMP's threads spend their time waiting for each other.
-    (root / "config.yaml").write_text(f"llm: {{engine: llama.cpp, image: '{IMAGE}', memory: 512m, cpus: 1.0}}\n")
+    settings(root, engine="llama.cpp", image=IMAGE, memory="512m", cpus=1.0)
     os.environ["LLM_API_KEY"] = KEY  # of `llm up`, and of `serve`, whose vault it overrides
     serving: Serving | None = None
     try:
-        made = Model(root, DockerContainerRunner(workspace=root))
-        done = made.program("llm", "up", "--models", str(models), "--wait", "100")
+        made = Model(root, models, DockerContainerRunner(workspace=root))
+        done = made.program("llm", "up", "--wait", "100")
         assert (done.returncode, "sealed with a key" in done.stderr) == (0, True), done.stderr
         serving = start_serving(root)
         yield made
@@ -115,6 +121,37 @@ def test_a_tool_that_ends_ends_the_generation(model: Model) -> None:
     assert now["llamacpp:requests_processing"] == 0
 
 
+def test_a_folder_is_summarised_with_no_network_and_a_cut_answer_says_so(model: Model) -> None:
+    folder = model.workspace.parent / "notes"
+    folder.mkdir()
+    (folder / "a.txt").write_text("The harbour of Kiel is closed on Monday.\n")
+    (folder / ".secret").write_text("hunter2")
+    words = {"folder": "notes", "max_tokens": 24}
+    done = model.program("run", "pipeline.folder.summary", "--watch", "--input", json.dumps(words))
+    assert done.returncode == 0, done.stderr
+    assert "finish_reason: length" in done.stderr
+    artifact = Path(done.stdout.strip())
+    text = artifact.read_text()
+    assert "> The model did not come to an end" in text
+    assert "UNTRUSTED" not in text
+    manifest = json.loads((artifact.parent / "manifest.json").read_text())
+    assert (manifest["finish_reason"], manifest["truncated"]) == ("length", True)
+    assert (manifest["costs"]["completion_tokens"], manifest["sources"]) == (24, ["notes/a.txt"])
+    assert manifest["costs"]["prompt_tokens"] > 50
+    assert manifest["costs"]["seconds"] >= manifest["runs"]["synthesis"]["model_seconds"] > 0
+    first = text.splitlines()[4].split()[0]
+    assert first in done.stderr.partition("2/3 synthesis")[2].partition("2/3 synthesis done")[0], (
+        "--watch shows the words"
+    )
+    asked = [json.loads(line) for line in model.program("log", "--json").stdout.splitlines()]
+    runs = {run["run"] for run in manifest["runs"].values()}
+    reached = {(row["tool"], row["host"]) for row in asked if row.get("run") in runs and "host" in row}
+    assert reached == {(SYNTHESIS, "127.0.0.1")}, "the model and nobody else was asked"
+    shown = model.program("run", "show", "--json")
+    assert json.loads(shown.stdout)["sha256"] == manifest["sha256"]
+    assert artifact.parent.name in model.program("run", "list").stdout
+
+
 def test_it_fits_and_is_sealed(model: Model, images: Engine) -> None:
     facts = images.inspect(CONTAINER)
     assert facts["HostConfig"]["Memory"] == 512 * 1024 * 1024
@@ -125,3 +162,20 @@ def test_it_fits_and_is_sealed(model: Model, images: Engine) -> None:
     assert re.search(r"^Seccomp:\s+2$", limits, re.MULTILINE)
     assert re.search(r"^Cpus_allowed_list:\s+\d+$", limits, re.MULTILINE), "one CPU, as the quota"
     assert Path(f"/proc/{pid}/net/route").read_text().count("\n") == 1
+
+
+def test_a_model_file_that_vanishes_and_a_limit_that_is_too_small(model: Model) -> None:
+    """The last one of the module: it takes the model down."""
+    kept = Path(model.models, FILE)
+    kept.unlink()
+    status = "-o /dev/null -w '%{http_code}'"
+    body = chat("Hello", tokens=1, stream=False)
+    assert sh(model.runner, CHAT.format(how=status, body=body), timeout=60).out == "200", "it is mapped"
+    assert model.program("llm", "down").returncode == 0
+    missing = model.program("llm", "up", "--models", str(model.models))
+    assert (missing.returncode, "no .gguf file" in missing.stderr) == (2, True), missing.stderr
+    shutil.copy(cache() / "models" / FILE, kept)
+    settings(model.workspace, engine="llama.cpp", image=IMAGE, memory="48m", cpus=1.0)
+    small = model.program("llm", "up", "--models", str(model.models))
+    assert (small.returncode, "needs more than its 48 MiB" in small.stderr) == (1, True), small.stderr
+    assert model.program("llm", "status").stdout.startswith("container none")

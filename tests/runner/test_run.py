@@ -53,7 +53,7 @@ class StandIn:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 outer.asked.append((self.path, _lowered(self.headers.items()), body))
-                self._answer({"choices": [{"message": {"content": "A sober report [1]."}}]})
+                self._answer({"choices": [{"message": {"content": "A sober report [1]."}, "finish_reason": "stop"}]})
 
             def _answer(self, value: Any) -> None:
                 data = json.dumps(value).encode()
@@ -115,6 +115,8 @@ def test_a_report_from_stand_ins(workspace: Path, stand_in: StandIn, sandbox: st
     assert "https://one.example/" in artifact.read_text()
     manifest = json.loads((artifact.parent / "manifest.json").read_text())
     assert set(manifest["runs"]) == {"search", "synthesis"}
+    assert (manifest["finish_reason"], manifest["truncated"]) == ("stop", False)
+    assert (artifact.parent / "report.html").is_file()
     with AuditLog(workspace / "state.db") as audit:
         asked = [entry.body for entry in audit.entries()]
     assert {(body["tool"], body["verdict"]) for body in asked} == {(TOOLS[0], "allow"), (TOOLS[1], "allow")}

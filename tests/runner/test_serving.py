@@ -131,6 +131,10 @@ def test_doctor_names_engine_seccomp_variant_and_images(images: Engine, tmp_path
     assert {"engine", "storage", "seccomp", "user ns", "slots", "image"} <= found.keys()
     assert found["seccomp"]["status"] == "ok"
     assert found["engine"]["detail"].startswith(("Docker ", "Podman "))
+    version = re.match(r"(\d+)\.", found["node"]["detail"])
+    assert version is not None
+    assert found["node"]["status"] == ("ok" if int(version[1]) >= 24 else "warn")
+    assert not any(name.startswith("cloned_node_") for name in images.names())
 
 
 def test_doctor_without_an_engine_warns_and_says_how_to_get_one(

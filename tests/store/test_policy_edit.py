@@ -52,6 +52,31 @@ LAYOUTS = [
         "version: 1\nglobal:\n  allow:  # none yet\n    - new.test\n  deny: []\n",
         id="empty list",
     ),
+    pytest.param(
+        "version: 1\nglobal:\n  allow:\n    # - old.test\n  deny: [x.test]\n",
+        "version: 1\nglobal:\n  allow:\n    - new.test\n    # - old.test\n  deny: [x.test]\n",
+        id="all of it commented out",
+    ),
+    pytest.param(
+        "version: 1\nglobal:\n  allow:  # none\n",
+        "version: 1\nglobal:\n  allow:  # none\n    - new.test\n",
+        id="nothing below the key",
+    ),
+    pytest.param(
+        "version: 1\nglobal:\n  allow: ~\ntools:\n",
+        "version: 1\nglobal:\n  allow:\n    - new.test\ntools:\n",
+        id="null",
+    ),
+    pytest.param(
+        "version: 1\nglobal:\n# nothing at all\ntests:\n",
+        "version: 1\nglobal:\n  allow:\n    - new.test\n# nothing at all\ntests:\n",
+        id="an empty section",
+    ),
+    pytest.param(
+        "version: 1\nglobal: {allow: , deny: [x.test]}\n",
+        "version: 1\nglobal: {allow: [new.test], deny: [x.test]}\n",
+        id="nothing, on one line",
+    ),
     pytest.param("version: 1\nglobal: {}\n", "version: 1\nglobal:\n  allow:\n    - new.test\n", id="empty section"),
     pytest.param(
         "version: 1\nglobal: {deny: [x.test]}\n",
@@ -99,6 +124,20 @@ def test_taking_it_back_leaves_the_rest(tmp_path: Path, before: str, after: str)
     assert left == {str(rule.pattern) for rule in load_policy(path, NOW).rules}
 
 
+@pytest.mark.parametrize(
+    "tools", ["tools:\n", "tools:\n  # demo@v1: {}\n", "tools:\n  demo@v1:\n", "tools: {demo@v1: }\n"]
+)
+def test_an_emergency_deny_finds_its_place_where_nothing_is(tmp_path: Path, tools: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"version: 1\nglobal:\n  allow:\n  deny:\n    # none so far\n{tools}tests:\n")
+    _editor(path).add([Addition((Entry("evil.test"),), action="deny"), Addition((Entry("x.test"),), "demo@v1", "deny")])
+    rules = load_policy(path, NOW).rules
+    assert [(rule.scope, rule.denies, str(rule.pattern)) for rule in rules] == [
+        ("global", True, "evil.test"), ("demo@v1", True, "x.test"),
+    ]  # fmt: skip
+    assert "# none so far" in path.read_text()
+
+
 def test_a_missing_file_is_made_private(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     _editor(path).add([Addition((Entry("a.test", ports=(8443,), methods=("GET",), paths=("/v1/**",)),), "demo@v1")])
@@ -114,6 +153,46 @@ def test_what_is_there_already_is_not_written_again(tmp_path: Path) -> None:
     assert (again.changed, again.diff, again.version) == (False, "", first.version)
     assert again.rule_ids == first.rule_ids
     assert path.stat().st_mtime_ns == stamp
+
+
+WIDER = [
+    pytest.param("a.test  # plain", Entry("a.test", addresses=("private",)),
+                 "{host: a.test, addresses: [private]}  # plain", id="addresses"),
+    pytest.param("{host: a.test, reason: why}", Entry("a.test", protocols=("tcp",), addresses=("reserved", "private")),
+                 "{host: a.test, reason: why, protocols: [tcp], addresses: [private, reserved]}", id="both"),
+    pytest.param("{host: a.test, addresses: [private]}", Entry("a.test", addresses=("private", "reserved")),
+                 "{host: a.test, addresses: [private, reserved]}", id="one more"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "entry", "after"), WIDER)
+def test_a_rule_that_only_opens_more_widens_the_one_that_is_there(
+    tmp_path: Path, before: str, entry: Entry, after: str
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"version: 1\nglobal:\n  allow:\n    - {before}\n    - b.test\n")
+    result = _editor(path).add([Addition((entry,))])
+    assert path.read_text() == f"version: 1\nglobal:\n  allow:\n    - {after}\n    - b.test\n"
+    assert result.rule_ids == (load_policy(path, NOW).rules[0].id,)
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["{host: a.test, max_uses: 3}", "{host: a.test, ports: [8443]}", "{host: a.test, paths: [/v1]}", "'*.a.test'",
+     "{host: a.test, ports: [443], inject: {header: X-Key, value: '${vault:key}'}}"],
+)  # fmt: skip
+def test_a_rule_that_says_something_else_stays_as_it_is(tmp_path: Path, before: str) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(f"version: 1\nglobal:\n  allow:\n    - {before}\n")
+    _editor(path).add([Addition((Entry("a.test", addresses=("private",)),))])
+    assert f"    - {before}\n    - {{host: a.test, addresses: [private]}}\n" in path.read_text()
+
+
+def test_a_lease_that_opens_more_stands_beside_the_lasting_rule(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\nglobal:\n  allow:\n    - a.test\n")
+    _editor(path).add([Addition((Entry("a.test", addresses=("private",), expires=LATER),))])
+    assert len(load_policy(path, NOW).rules) == 2
 
 
 def _lease(expires: float | None = None, uses: int | None = None) -> list[Addition]:
@@ -299,3 +378,11 @@ def test_an_entry_that_no_policy_takes_is_named_without_a_place_that_nobody_wrot
     lines = str(caught.value).splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["'*.com'", "a.test:", "b.test:"]
     assert [problem.path for problem in caught.value.problems] == ["", "methods[0]", "ports[0]"]
+
+
+def test_a_rule_of_a_preset_is_not_what_an_edit_widens(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\nglobal:\n  use: [openai]\n")
+    host, ports = next((str(rule.pattern), rule.ports) for rule in load_policy(path, NOW).rules if not rule.paths)
+    _editor(path).add([Addition((Entry(host, ports=tuple(ports), addresses=("private",)),))])
+    assert f"- {{host: {host}, ports: [443], addresses: [private]}}\n" in path.read_text()

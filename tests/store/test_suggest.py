@@ -196,3 +196,14 @@ def test_the_suggested_rules_allow_every_recorded_call_and_leave_nothing_to_sugg
         decision = decide(policy, caller, Request(call.host, call.port, method, None if tunnel else call.path), NOW)
         assert decision.reason is Reason.ALLOWED
     assert suggest(calls, policy, NOW).entries == ()
+
+
+def test_a_look_alike_of_an_allowed_or_wanted_host_is_set_apart() -> None:
+    found = _suggest(
+        _call("api.stripe.com"), _call("api.stripe.com.evil.example"), _call("shared.example.com.evil.example")
+    )
+    assert [each.entry.host for each in found.entries] == ["api.stripe.com"]
+    assert [(each.what, each.why.split(" and ")[0]) for each in found.suspicious] == [
+        ("api.stripe.com.evil.example", "it begins like api.stripe.com"),
+        ("shared.example.com.evil.example", "it begins like shared.example.com"),
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from pydantic import Field
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.control.record import Wanted
+from cloned_proxy.policy.address import classify
 
 Tool = Annotated[str, Field(min_length=1, max_length=256)]
 Host = Annotated[str, Field(min_length=1, max_length=255)]
@@ -47,6 +49,10 @@ class DecisionAnswer(Strict):
     rule: str
     policy: str
     hint: str
+    refused_address: str
+    """With `address_not_allowed`: what the name resolved to; "" otherwise."""
+    refused_class: str
+    """`private`, `reserved`, `metadata` …: of that address."""
 
 
 class DecisionsAnswer(Strict):
@@ -57,8 +63,11 @@ class DecisionsAnswer(Strict):
 
 def decision_answer(seq: int, body: dict[str, Any]) -> DecisionAnswer:
     """One entry of the log, without what only the log needs."""
-    names = DecisionAnswer.model_fields.keys() - {"seq"}
-    return DecisionAnswer(seq=seq, **{name: body[name] for name in names})
+    names = DecisionAnswer.model_fields.keys() - {"seq", "refused_address", "refused_class"}
+    address = body.get("refused_address", "")  # a log may be older than the field
+    kind = classify(ip_address(address)).value if address else ""
+    told = {name: body[name] for name in names}
+    return DecisionAnswer(seq=seq, **told, refused_address=address, refused_class=kind)
 
 
 def _decisions(call: Call) -> DecisionsAnswer:

@@ -74,6 +74,8 @@ class NewRule(Strict):
     ports: Annotated[list[Annotated[int, Field(ge=1, le=65535)]], Field(default_factory=list, max_length=_MANY)]
     methods: Annotated[list[Annotated[str, Field(max_length=32)]], Field(default_factory=list, max_length=_MANY)]
     paths: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(default_factory=list, max_length=_MANY)]
+    protocols: Annotated[list[Literal["tls", "tcp"]], Field(default_factory=list, max_length=2)]
+    addresses: Annotated[list[Literal["private", "reserved"]], Field(default_factory=list, max_length=2)]
     lasting: Annotated[Duration | None, Field(alias="for")] = None
     uses: Uses | None = None
     reason: Reason = ""
@@ -120,7 +122,7 @@ def _answer(rule: Rule, hits: RuleHits | None, used: int) -> RuleAnswer:
         methods=sorted(rule.methods) if rule.methods is not None else None,
         paths=[path.text for path in rule.paths] if rule.paths is not None else None,
         protocols=["tcp"] if rule.raw_tcp else None,
-        addresses=["private"] if rule.private_addresses else None,
+        addresses=sorted(rule.addresses) or None,
         inject_header=rule.inject.header if rule.inject is not None else None,
         expires=rule.expires,
         max_uses=rule.max_uses,
@@ -141,10 +143,14 @@ def _add(call: Call) -> EditAnswer:
         ports=tuple(body.ports),
         methods=tuple(body.methods),
         paths=tuple(body.paths),
+        protocols=tuple(body.protocols),
+        addresses=tuple(body.addresses),
         expires=call.parts.clock() + seconds if seconds is not None else None,
         max_uses=body.uses,
         reason=reason,
     )
+    if body.action == "allow":
+        entry = entry.opened_for_its_name()
     addition = Addition((entry,), body.tool, body.action)
     with editing(call) as service:
         result = service.add(

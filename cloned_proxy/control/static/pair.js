@@ -10,6 +10,15 @@ const submit = form.querySelector("button");
 
 name.value = `Browser on ${navigator.userAgentData?.platform || navigator.platform.split(" ")[0] || "this computer"}`;
 
+// A link of `cloned-proxy pair` carries the code behind the #, which no browser sends. It goes from the address at once,
+// and so from the history and the bookmarks.
+const carried = new URLSearchParams(location.hash.slice(1)).get("code");
+if (location.hash) history.replaceState(null, "", location.pathname);
+if (carried) {
+  code.value = carried.slice(0, code.maxLength);
+  submit.focus();
+}
+
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
   problem.textContent = "";

@@ -1,6 +1,6 @@
 """Puts an artifact and its manifest into the scratch directory; whoever started the tool moves them to their place.
 
-Input {"title", "text", "sources"?}; output {"files", "bytes"}.
+Input {"title", "text", "sources"?, "truncated"?}; output {"files", "bytes"}.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def run(tool_input: Any, ctx: Any) -> dict[str, Any]:
     title = str(tool_input.get("title") or "artifact")
     sources = [str(source) for source in tool_input.get("sources") or []]
     listed = "\n".join(f"{number}. <{source}>" for number, source in enumerate(sources, start=1))
-    text = f"# {title}\n\n{tool_input['text']}\n" + (f"\n## Sources\n\n{listed}\n" if sources else "")
+    cut = "> The model did not come to an end: this text is incomplete.\n\n" if tool_input.get("truncated") else ""
+    text = f"# {title}\n\n{cut}{tool_input['text']}\n" + (f"\n## Sources\n\n{listed}\n" if sources else "")
     data = text.encode()
     manifest = {
         "title": title,

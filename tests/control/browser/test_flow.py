@@ -67,6 +67,22 @@ def test_pairs_sees_a_block_appear_allows_it_for_a_moment_and_sees_it_expire(sce
     expect(row).to_contain_text("has expired", timeout=WAIT)
 
 
+def test_a_link_with_the_code_pairs_and_no_request_and_no_address_keeps_it(scene: Scene) -> None:
+    page = scene.page(paired=False)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(f"{request.url} {request.headers}"))
+    told = scene.workspace.json("pair")
+    assert told["link"] == f"{scene.url}/pair#code={told['code']}"
+    page.goto(told["link"])
+    expect(page.get_by_label("One-time code")).to_have_value(told["code"])
+    assert page.evaluate("location.href") == f"{scene.url}/pair"
+    assert not [each for each in asked if told["code"] in each]
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{scene.url}/")
+    page.go_back()
+    assert told["code"] not in page.evaluate("location.href")
+
+
 @pytest.mark.parametrize("scene", [ASKING], indirect=True)
 def test_approves_the_narrowest_rule_for_a_moment_and_sees_it_end(scene: Scene) -> None:
     page = scene.page()

@@ -19,13 +19,19 @@ def client_hello(
     ech_grease: bool = False,
     separate_extensions: bool = False,
     record_size: int = 16_384,
+    key_share: bytes | None = None,
 ) -> bytes:
-    """A ClientHello as TLS records. `session` (32 bytes at most) travels in the clear: a marker fits there."""
+    """A ClientHello as TLS records. `session` (32 bytes at most) travels in the clear: a marker fits there.
+
+    `key_share` is for x25519, at random unless given; with b"" there is none, and a server asks for another hello.
+    """
+    share = os.urandom(32) if key_share is None else key_share
     lists = [[name] for name in server_names] if separate_extensions else [list(server_names)]
     extensions = b"".join(_server_name_extension(names) for names in lists if names)
     extensions += _extension(43, b"\x02\x03\x04")  # supported_versions: TLS 1.3
     extensions += _extension(10, b"\x00\x02\x00\x1d") + _extension(13, b"\x00\x04\x04\x03\x08\x04")
-    extensions += _extension(51, struct.pack("!HHH", 36, 0x1D, 32) + os.urandom(32))
+    shares = struct.pack("!HH", 0x1D, len(share)) + share if share else b""
+    extensions += _extension(51, struct.pack("!H", len(shares)) + shares)
     if ech_grease:
         # Outer ClientHello, HKDF-SHA256 and AES-128-GCM, configuration 7, a key and a payload of noise.
         payload = b"\x00\x20" + os.urandom(32) + b"\x00\x90" + os.urandom(144)

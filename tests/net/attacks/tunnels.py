@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Final
 
-from tests.net.attacks.attempt import Attack, Attempt, read_all
+from tests.net.attacks.attempt import Attack, Attempt, read_all, read_some
 from tests.net.attacks.client_hello import client_hello
 
 _ALLOWED: Final = "api.example.com"
@@ -53,6 +54,29 @@ def _hello(
         parts = [hello[at : at + segment] for at in range(0, len(hello), segment)] if segment else [hello]
         # The first bytes decide how a careless proxy goes on; later ones need no pause.
         raw_tunnel(attempt, *parts[:8], b"".join(parts[8:]), pause=0.005 if segment else 0.0)
+
+    return act
+
+
+_EARLY: Final = b"\x14\x03\x03\x00\x01\x01" + b"\x17\x03\x03\x00\x20" + b"e" * 32
+"""change_cipher_spec and application data, as a client sends them that offers early data."""
+
+
+def _further_hello(*, waits: bool, between: bytes = b"", segment: int = 0) -> Callable[[Attempt], None]:
+    """A right ClientHello for which the server must ask again (RFC 8446, section 4.1.4), then one for another host."""
+
+    def act(attempt: Attempt) -> None:
+        session = os.urandom(32)
+        first = client_hello([_ALLOWED], session=session, key_share=b"")
+        second = between + client_hello([f"{attempt.marker}.evil.example.net"], session=session)
+        with attempt.tunnel(_TARGET) as connection:
+            connection.sendall(first)
+            if waits:
+                read_some(connection)
+            for at in range(0, len(second), segment or len(second)):
+                connection.sendall(second[at : at + (segment or len(second))])
+                time.sleep(0.005 if segment else 0.0)
+            read_all(connection)
 
     return act
 
@@ -114,6 +138,10 @@ ATTACKS: Final = (
     Attack("another SNI, in small TLS records", _hello("evil.example.net", record=64)),
     Attack("another SNI beside an ECH extension", _hello("evil.example.net", grease=True)),
     Attack("only an ECH extension", _hello(grease=True)),
+    Attack("another SNI behind a HelloRetryRequest", _further_hello(waits=True)),
+    Attack("another SNI behind a HelloRetryRequest, in segments", _further_hello(waits=True, segment=40)),
+    Attack("another SNI without waiting for the HelloRetryRequest", _further_hello(waits=False)),
+    Attack("another SNI behind early data", _further_hello(waits=False, between=_EARLY)),
     Attack("plain HTTP in a tunnel", _plain(lambda a: _request(a, _ALLOWED))),
     Attack("plain HTTP in a tunnel to port 80", _plain(lambda a: _request(a, _ALLOWED), "api.example.com:80")),
     Attack("plain HTTP for another host in a tunnel", _plain(lambda a: _request(a, "evil.example.net"))),

@@ -156,7 +156,7 @@ def rule(
         ports=frozenset({port}),
         methods=frozenset({"GET", "POST"}),
         paths=tuple(map(parse_path_pattern, paths)),
-        private_addresses=True,
+        addresses=frozenset({"private"}),
         inject=inject,
     )
 

@@ -1,0 +1,144 @@
+"""What is new in the log and worth a notice: once for each tool, host and port in a period, and never too many."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from cloned_proxy.notify.notice import Notice
+from cloned_proxy.policy.host import HostError, parse_host
+from cloned_proxy.policy.model import HostIndex, HostPattern, OnDeny, Policy, Rule
+from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files import signature_of
+from cloned_proxy.store.notify_settings import NotifySettings
+from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.presets import PresetShelf
+
+_MAX_KNOWN: Final = 10_000
+"""Tool, host and port triples that are remembered; the oldest go first."""
+_MINUTE: Final = 60.0
+_ANONYMOUS: Final = "a caller without a name"
+
+
+class News:
+    """Reads the log forward from where it began. Called from one thread."""
+
+    def __init__(
+        self,
+        state_db: Path,
+        policy_file: Path,
+        presets: PresetShelf,
+        settings: NotifySettings,
+        clock: Callable[[], float],
+    ) -> None:
+        """Begins at the newest entry: what was denied while nobody served is old. Raises StoreError."""
+        self._state_db = state_db
+        self._settings = settings
+        self._clock = clock
+        self._told: OrderedDict[tuple[str, str, int], float] = OrderedDict()
+        self._sent: list[float] = []
+        self._untold = 0
+        self._policy = _LivePolicy(policy_file, presets, clock)
+        with AuditLog(state_db) as log:
+            self._at = _head(log)
+
+    def look(self) -> list[Notice]:
+        """The notices since the last look. Raises StoreError."""
+        notices: list[Notice] = []
+        with AuditLog(self._state_db) as log:
+            head = _head(log)
+            if head == self._at:
+                return []
+            if "denial" in self._settings.events:
+                for entry in log.entries(after=self._at, types=("decision",), denied=True):
+                    notices += self._denial(entry.body) if entry.seq <= head else []
+            if "request" in self._settings.events:
+                for entry in log.entries(after=self._at, types=("approval",)):
+                    if entry.seq <= head and entry.body["action"] == "asked":
+                        notices += self._within_bounds(_request(entry.body))
+            self._at = head
+        return notices
+
+    def _denial(self, body: dict[str, Any]) -> list[Notice]:
+        tool, host, port = body["tool"] or "", body["host"], body["port"]
+        now, key = self._clock(), (tool, host, port)
+        known = self._told.get(key)
+        if known is not None and now - known < self._settings.period:
+            return []
+        if self._policy.is_no_news(body["tool"], host, asks="request" in self._settings.events):
+            return []
+        self._told[key] = now
+        self._told.move_to_end(key)
+        if len(self._told) > _MAX_KNOWN:
+            self._told.popitem(last=False)
+        found = Notice(
+            "denial", body["at"], body["id"], tool or _ANONYMOUS, host, port, body["reason"], "", body["hint"]
+        )
+        return self._within_bounds(found)
+
+    def _within_bounds(self, notice: Notice) -> list[Notice]:
+        """The notice with the count of those that went untold; none while there are too many."""
+        now = self._clock()
+        self._sent = [at for at in self._sent if now - at < _MINUTE]
+        if len(self._sent) >= self._settings.per_minute:
+            self._untold += 1
+            return []
+        self._sent.append(now)
+        told, self._untold = replace(notice, more=self._untold), 0
+        return [told]
+
+
+def _head(log: AuditLog) -> int:
+    with log.reading() as database:
+        return int(database.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0])
+
+
+def _request(body: dict[str, Any]) -> Notice:
+    tool = body["tool"] or _ANONYMOUS
+    return Notice("request", body["at"], body["approval"], tool, "", 0, "", body["summary"], "")
+
+
+class _LivePolicy:
+    """The policy as the file says it now; the last good one while it is not valid."""
+
+    def __init__(self, path: Path, presets: PresetShelf, clock: Callable[[], float]) -> None:
+        self._path = path
+        self._presets = presets
+        self._clock = clock
+        self._seen: object = None
+        self._policy = Policy()
+        self._quiet: dict[str | None, HostIndex] = {}
+
+    def is_no_news(self, tool: str | None, host: str, *, asks: bool) -> bool:
+        """Whether a denial is one that a preset knows as harmless, or will be told as the tool's request."""
+        self._refresh()
+        scope = self._policy.scope_of(tool)
+        if asks and scope.on_deny is OnDeny.ASK:
+            return True
+        if tool not in self._quiet:
+            patterns = (*scope.quiet, *(self._policy.global_scope.quiet if scope.inherit_global else ()))
+            self._quiet[tool] = HostIndex(_as_rule(pattern) for pattern in patterns)
+        try:
+            return bool(self._quiet[tool].matching(parse_host(host)))
+        except HostError:
+            return False
+
+    def _refresh(self) -> None:
+        seen = (signature_of(self._path), self._presets.signature())
+        if seen == self._seen:
+            return
+        self._seen = seen
+        try:
+            self._policy = load_policy(self._path, self._clock(), self._presets)
+        except (PolicyError, StoreError):
+            return  # `serve` has told, and keeps its last good one, too
+        self._quiet = {}
+
+
+def _as_rule(pattern: HostPattern) -> Rule:
+    return Rule("", "", denies=True, pattern=pattern)

@@ -1,0 +1,74 @@
+"""One notification: what is told, in words that a tool has not chosen."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from cloned_proxy.store.notify_settings import Occasion
+
+_TYPES: Final = {"denial": "egress.denied", "request": "egress.requested"}
+_MAX_TEXT: Final = 200
+"""Characters of one value: a host name has at most 253, and a tool can choose what it asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A new denial, or a new request of a tool."""
+
+    occasion: Occasion
+    at: float
+    """Unix seconds."""
+    id: str
+    """Of the decision or of the request; it makes the message's own id, so that a receiver can know a repetition."""
+    tool: str
+    host: str
+    """"" for a request, whose text says it."""
+    port: int
+    reason: str
+    what: str
+    """For a request: `allow api.example.com:443 for demo@v1`."""
+    hint: str
+    more: int = 0
+    """How many others were not told since the last notice, because they were too many."""
+
+    @property
+    def title(self) -> str:
+        return "Egress denied" if self.occasion == "denial" else "A tool asks for egress"
+
+    @property
+    def text(self) -> str:
+        """One or two sentences, plain and bounded."""
+        if self.occasion == "denial":
+            told = f"{plain(self.tool)} was refused {authority(plain(self.host), self.port)} ({plain(self.reason)})."
+        else:
+            told = f"{plain(self.tool)}: {plain(self.what)}. `cloned-proxy approvals show {plain(self.id)}`"
+        return f"{told} And {self.more} more." if self.more else told
+
+    def payload(self) -> bytes:
+        """The JSON of a webhook: `type`, `timestamp` and `data` as the form has them, and `text` for chat services."""
+        data: dict[str, Any] = {"tool": plain(self.tool), "id": self.id, "more": self.more, "hint": plain(self.hint)}
+        if self.occasion == "denial":
+            data |= {"host": plain(self.host), "port": self.port, "reason": plain(self.reason)}
+        else:
+            data |= {"request": plain(self.what)}
+        timestamp = datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        message = {"type": _TYPES[self.occasion], "timestamp": timestamp, "text": self.text, "data": data}
+        return json.dumps(message).encode("ascii")
+
+
+def plain(text: str) -> str:
+    """The text on one line, cut to 200 characters, without anything that a terminal or a desktop would act on.
+
+    Control, format (such as those that turn the direction of writing) and private characters become a question mark.
+    """
+    cut = text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
+    return "".join(c if c == " " or unicodedata.category(c)[0] not in "CZ" else "?" for c in cut)
+
+
+def authority(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,65 @@
+"""What enforcement says once a name is resolved, by the functions that it asks: the rest of the way of a decision."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from cloned_proxy.policy.decide import decide_addresses
+from cloned_proxy.policy.host import is_loopback_name
+from cloned_proxy.policy.model import Address, Decision, Host
+from cloned_proxy.proxy.listener import OwnListeners
+from cloned_proxy.proxy.lookup import Addresses, in_hosts_file, look_up
+from cloned_proxy.store.serving import server_of
+from cloned_proxy.store.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """A decision, and as far as it was looked at, what the name resolves to."""
+
+    decision: Decision
+    addresses: Addresses | None = None
+    """None: not looked up."""
+    failure: str = ""
+    """Why the name has no address: the proxy answers 502 or 504."""
+
+
+def as_enforced(
+    decision: Decision, own: Container[tuple[Address, int]], *, ask: bool, known: Addresses | None = None
+) -> Enforced:
+    """The decision with the addresses of its host taken into account; `own` are the listeners of the proxy.
+
+    Literals, loopback names and names of the hosts file cost nothing to look up; others are asked for in DNS, from
+    here, only with `ask`. `known` are those of a name that is not to be looked up.
+    """
+    host = decision.host
+    if host is None or not decision.passes:
+        return Enforced(decision)
+    try:
+        addresses = known or _addresses_of(host, ask=ask)
+    except OSError as error:
+        return Enforced(decision, failure=f"{host.text} does not resolve: {error.strerror or error}")
+    if addresses is None:
+        return Enforced(decision)
+    return Enforced(decide_addresses(decision, addresses, own), addresses)
+
+
+def _addresses_of(host: Host, *, ask: bool) -> Addresses | None:
+    if host.address is not None:
+        return (host.address,)
+    if ask or is_loopback_name(host.text):
+        return look_up(host.text)
+    return in_hosts_file(host.text) or None
+
+
+def listeners_of(workspace: Workspace) -> OwnListeners:
+    """Where the proxy that serves this workspace listens: it never dials itself. Nowhere while nothing serves it."""
+    own = OwnListeners()
+    serving = server_of(workspace.root)
+    for place in (serving.proxy, serving.control, serving.metrics) if serving is not None else ():
+        parts = urlsplit(f"//{place}") if place else None
+        if parts is not None and parts.hostname and parts.port:
+            own.add_address(parts.hostname, parts.port)
+    return own
