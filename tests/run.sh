@@ -10,6 +10,13 @@ shift
 jobs=${JOBS:-$(($(getconf _NPROCESSORS_ONLN) * 2))}
 nothing_selected=5
 
+# Where the tests start an engine of their own, if they must; whatever ends them, it ends with this script.
+TEST_ENGINE=$(mktemp -d /tmp/cloned-engine.XXXXXX)
+export TEST_ENGINE
+trap '"$(dirname "$0")/engine.sh" stop "$TEST_ENGINE"; rm -rf "$TEST_ENGINE"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 together=0
 alone=0
 "$python" -m pytest --pass together --numprocesses "$jobs" --dist loadgroup --no-loadscope-reorder "$@" || together=$?

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -31,7 +32,7 @@ SERVE = [sys.executable, "-m", "cloned_proxy", "serve"]
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine() -> Iterator[Engine]:
     """The engine that answers, else one of our own beside it, ended with the tests."""
     started: Path | None = None
     try:
@@ -41,7 +42,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
             if os.environ.get("CI") == "true":
                 pytest.fail(f"CI has no engine: {error}")
             pytest.skip(f"no engine: {error}")
-        started = tmp_path_factory.mktemp("engine")
+        # Not in pytest's own directory: what an engine has mounted there would break the clean-up of later sessions.
+        started = Path(os.environ.get("TEST_ENGINE") or tempfile.mkdtemp(prefix="cloned-engine-"))
         done = subprocess.run([ENGINE_SCRIPT, "start", started], capture_output=True, text=True, check=True)
         os.environ["DOCKER_HOST"] = done.stdout.strip().partition("=")[2]
         found = Engine.connect()
@@ -49,6 +51,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     found.close()
     if started is not None:
         subprocess.run([ENGINE_SCRIPT, "stop", started], check=True)
+        shutil.rmtree(started, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

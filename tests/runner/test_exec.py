@@ -100,8 +100,8 @@ def test_without_a_proxy_it_starts_one_for_its_own_time_and_says_so(images: Engi
     done = execute(workspace, TOOL, "--", "sh", "-c", "curl -sS https://denied.example/")
     assert b"starting one for the duration of this command" in done.stderr
     assert b"403" in done.stderr
-    allow = f"cloned-proxy allow denied.example --tool {TOOL}".encode()
-    assert b"cloned-proxy: refused denied.example:443 (host_not_allowed); " + allow in done.stderr
+    assert b"cloned-proxy: refused denied.example:443 (host_not_allowed); " in done.stderr
+    assert f"cloned-proxy allow denied.example --tool {TOOL}\n".encode() in done.stderr
     assert not (workspace / "run" / "slots.sock").exists()
     assert leftovers(images, workspace) == []
 
