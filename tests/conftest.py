@@ -1,7 +1,7 @@
 """What holds for the whole suite: which tests share a process, a clock that is no judge, and signals as a terminal's.
 
-`tests/run.sh` runs it in two passes: `--pass together`, several processes side by side, then `--pass alone`, one test
-after the other on a machine that does nothing else.
+`tests/run.sh` runs it in two passes: `--pass alone`, one test after the other on a machine that does nothing else, then
+`--pass together`, several processes side by side.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The suite in two passes: several processes side by side, then, one by one, the tests that measure.
+# The suite in two passes: the tests that measure, one by one, then the others in several processes side by side.
 #
 #   tests/run.sh PYTHON [ARGUMENT OF PYTEST...]       JOBS: how many processes (default: two for each CPU)
 set -eu
@@ -17,11 +17,12 @@ trap '"$(dirname "$0")/engine.sh" stop "$TEST_ENGINE"; rm -rf "$TEST_ENGINE"' EX
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
+# The measuring ones first: nothing that the others leave behind is in their way, and the summary of most tests ends it.
 together=0
 alone=0
-"$python" -m pytest --pass together --numprocesses "$jobs" --dist loadgroup --no-loadscope-reorder "$@" || together=$?
-[ $together -ne 2 ] || exit 2 # interrupted
 "$python" -m pytest --pass alone "$@" || alone=$?
+[ $alone -ne 2 ] || exit 2 # interrupted
+"$python" -m pytest --pass together --numprocesses "$jobs" --dist loadgroup --no-loadscope-reorder "$@" || together=$?
 if [ $together -eq $nothing_selected ]; then exit $alone; fi
 if [ $together -eq 0 ] && [ $alone -ne $nothing_selected ]; then exit $alone; fi
 exit $together
