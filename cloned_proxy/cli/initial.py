@@ -72,7 +72,8 @@ class Made:
     def next_commands(self) -> list[str]:
         """What to type now, in order."""
         where = [] if self._is_near else ["--workspace", str(self.workspace.root)]
-        commands = [shlex.join(["cloned-proxy", "serve", *where])]
+        commands = ["cloned-proxy image build"] if self.answers.sandbox else []
+        commands.append(shlex.join(["cloned-proxy", "serve", *where]))
         for tool in self.answers.tools:
             if self.answers.sandbox:
                 commands.append(shlex.join(["cloned-proxy", "exec", *where, tool.id, "--", tool.command]))
@@ -95,10 +96,12 @@ class Made:
             yield "nothing written (--dry-run)"
             return
         yield f"written: {self.path} (policy version {self.version})"
-        serve, *others = self.next_commands
+        *first, serve, start = self.next_commands[: -len(self.answers.tools) + 1 or None]
+        for once in first:
+            yield f"once, some minutes: {once}"
         yield f"next: {serve}"
-        yield f"then, in another terminal: {others[0]}"
-        for other in others[1:]:
+        yield f"then, in another terminal: {start}"
+        for other in self.next_commands[len(first) + 2 :]:
             yield f"  or: {other}"
 
     def as_data(self) -> dict[str, Any]:
