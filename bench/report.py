@@ -58,6 +58,8 @@ class Results:
     """How many were open, and the resident MB of the whole proxy."""
     sandbox: dict[str, float] = field(default_factory=dict)
     """As `bench.sandbox` prints them."""
+    start: dict[str, float] = field(default_factory=dict)
+    """Commands by name: the time until they have answered, as a multiple of a bare interpreter's start."""
     failures: list[str] = field(default_factory=list)
 
 

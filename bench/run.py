@@ -31,6 +31,7 @@ from bench.measure import Sample, machine_facts
 from bench.micro import SIZES, run_micro
 from bench.readme import write_readme
 from bench.report import Figure, Results, Table, summarise, write
+from bench.start import measure as start_ratios
 from bench.workloads import SET_UP, WORKLOADS, Download, Workload, idle_memory
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 
@@ -39,7 +40,7 @@ _README: Final = Path(__file__).parents[1] / "README.md"
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _FEW_RULES: Final = 10
 _BIG_POLICY: Final = 20_000
-_PARTS: Final = ("micro", "load", "idle", "tunnels", "rules", "reload", "memory", "sandbox")
+_PARTS: Final = ("start", "micro", "load", "idle", "tunnels", "rules", "reload", "memory", "sandbox")
 _PATIENCE: Final = 60.0
 """Seconds over its own time that a workload may take before it is given up."""
 _OTHER_FILES: Final = 200
@@ -79,6 +80,7 @@ class Bench:
 
     async def run(self, parts: list[str]) -> None:
         steps = {
+            "start": self._start,
             "micro": self._micro,
             "load": self._load,
             "idle": self._idle,
@@ -116,6 +118,11 @@ class Bench:
             yield contender
         finally:
             contender.stop()
+
+    async def _start(self) -> None:
+        self._results.start = await asyncio.to_thread(start_ratios, self._plan.rounds * 5)
+        for name, found in self._results.start.items():
+            print(f"  {name}: {found:.1f} starts of a bare interpreter", flush=True)
 
     async def _micro(self) -> None:
         self._results.micro = run_micro(self._directory / "micro")

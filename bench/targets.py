@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bench.start import GOALS
+
 if TYPE_CHECKING:
     from bench.report import Figure, Results
 
@@ -48,6 +50,7 @@ def targets_of(results: Results) -> list[Target]:
         _idle(results),
         _many(results),
         _rules(results),
+        *_starts(results),
     ]
     return [target for target in found if target is not None]
 
@@ -101,6 +104,11 @@ def _many(results: Results) -> Target | None:
     if not many:
         return None
     return Target(f"Memory in all, {many['open']:.0f} tunnels open", 150.0, many["MB"], " MB", at_most=True)
+
+
+def _starts(results: Results) -> list[Target]:
+    title = "`{}`, of the start of a bare interpreter"
+    return [Target(title.format(name), GOALS[name], found, "x", at_most=True) for name, found in results.start.items()]
 
 
 def _rules(results: Results) -> Target | None:

@@ -12,8 +12,7 @@ import sys
 from collections.abc import Sequence
 from itertools import takewhile
 
-from cloned_proxy.cli.completion import VARIABLE, completed
-from cloned_proxy.cli.errors import BAD_INPUT, FAILED, CommandError, say
+from cloned_proxy.cli.errors import BAD_INPUT, FAILED, INTERRUPTED, CommandError, say
 from cloned_proxy.cli.version import print_version
 
 
@@ -24,9 +23,16 @@ def main() -> None:
         if words == ["--version"]:
             print_version()
             return
-        if VARIABLE in os.environ and completed():
-            return
+        if "_CLONED_PROXY_COMPLETE" in os.environ:
+            from cloned_proxy.cli.completion import completed
+
+            if completed():
+                return
         _check_encoding(words)
+        from cloned_proxy.cli.quick import quick_call
+
+        if (call := quick_call(words)) is not None:
+            sys.exit(call())
         from cloned_proxy.cli.app import app
 
         app(prog_name="cloned-proxy")
@@ -35,6 +41,8 @@ def main() -> None:
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(FAILED)
+    except KeyboardInterrupt:  # Ctrl-C in a command that has nothing to clean up
+        sys.exit(INTERRUPTED)
     except Exception as error:  # noqa: BLE001  a user gets a line and an exit code, never a traceback
         sys.exit(report(error))
 

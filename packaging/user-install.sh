@@ -79,7 +79,7 @@ uninstall() {
     return
   fi
   rm -f "$link" "$page" "$bash_completion" "$fish_completion"
-  rm -rf "$home"
+  rm -rf "$home" "${XDG_CACHE_HOME:-$HOME/.cache}/$name"
   echo "removed $link; the .cloned directories of your projects stay"
 }
 

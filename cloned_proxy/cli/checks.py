@@ -21,6 +21,7 @@ from typing import Final, Literal
 from cloned_proxy.cli.context import proxy_of
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.live import live_proxy
+from cloned_proxy.policy.breadth import findings
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.secret import filled, references
 from cloned_proxy.store.errors import StoreError
@@ -149,6 +150,9 @@ def _policy(workspace: Workspace, flag: Path | None) -> Check:
         return Check(
             "policy", "warn", what, "report lets everything pass; take `mode: report` out of the tool to protect"
         )
+    if wide := findings(policy):
+        more = f", and {len(wide) - 1} more" if len(wide) > 1 else ""
+        return Check("policy", "warn", f"{wide[0]}{more}", "`cloned-proxy policy check` has all of them")
     return Check("policy", "ok", detail)
 
 

@@ -7,22 +7,24 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Final
 
 from cloned_proxy.cli.errors import CommandError, say
 from cloned_proxy.cli.place import nowhere
-from cloned_proxy.policy.model import Policy, Rule
-from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.self_test import failed_tests
 from cloned_proxy.store.audit_log import AuditLog, RuleHits
 from cloned_proxy.store.deadline import boot_id, uptime
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.lease_time import LeaseEnd
-from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.policy_bytes import read_policy_bytes
+from cloned_proxy.store.policy_cache import cached_policy, keep_policy
 from cloned_proxy.store.policy_history import rules_seen
 from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE, ProxyUrl
 from cloned_proxy.store.serving import serving_now
 from cloned_proxy.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cloned_proxy.policy.model import Policy, Rule
 
 
 def existing_workspace(directory: Path | None) -> Workspace:
@@ -94,12 +96,27 @@ def policy_in(workspace: Workspace, flag: Path | None) -> tuple[Path, Policy]:
     """The policy file and what it says now. Raises PolicyError or StoreError, after saying what stays in force."""
     path = workspace.policy_path(flag)
     try:
-        return path, load_policy(path, time.time(), workspace.presets)
-    except (PolicyError, StoreError):
-        in_force = last_version_in_force(workspace)
+        return path, _read_policy(path, workspace)
+    except Exception as error:
+        from cloned_proxy.policy.parse import PolicyError
+
+        in_force = last_version_in_force(workspace) if isinstance(error, (PolicyError, StoreError)) else None
         if in_force is not None:
             say(f"cloned-proxy: the file is not valid; a running proxy keeps version {in_force}, its last valid one")
         raise
+
+
+def _read_policy(path: Path, workspace: Workspace) -> Policy:
+    """What the file says now; from the cache where the same text was read before and its tests still hold."""
+    raw, now = read_policy_bytes(path), time.time()
+    policy = cached_policy(raw, str(path))
+    if policy is not None and not failed_tests(policy, now):
+        return policy
+    from cloned_proxy.store.policy_file import policy_from_bytes
+
+    policy = policy_from_bytes(raw, source=str(path), now=now, presets=workspace.presets)
+    keep_policy(raw, str(path), policy)
+    return policy
 
 
 def last_version_in_force(workspace: Workspace) -> str | None:
@@ -129,6 +146,8 @@ def serving_url(workspace: Workspace) -> str | None:
 
 def check_proxy_url(text: str, where: str) -> None:
     """Raises CommandError unless the text is the plain URL of an HTTP proxy."""
+    from urllib.parse import urlsplit
+
     fix = f"write http://HOST:PORT such as {DEFAULT_PROXY}"
     try:
         parts = urlsplit(text)

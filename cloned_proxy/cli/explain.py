@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cloned_proxy.cli.errors import FAILED
 from cloned_proxy.cli.options import JsonOption, PolicyOption, ToolOption, WorkspaceOption
 
 
@@ -30,16 +29,10 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Print the verdict on a URL or a decision; exit 1 when denied."""
-    from cloned_proxy.cli.output import put, put_json
-    from cloned_proxy.cli.verdict import explained, lines
+    from cloned_proxy.cli.verdict import print_verdict
 
-    told: dict[str, Any] = explained(
-        what, tool=tool, method=method, resolve=resolve, workspace=workspace, policy_file=policy
+    code = print_verdict(
+        what, tool=tool, method=method, resolve=resolve, workspace=workspace, policy=policy, as_json=as_json
     )
-    if as_json:
-        put_json(told)
-    else:
-        for line in lines(told):
-            put(line)
-    if told["verdict"] == "deny" or told["failure"]:
-        raise typer.Exit(FAILED)
+    if code:
+        raise typer.Exit(code)

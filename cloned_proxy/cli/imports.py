@@ -163,7 +163,8 @@ def _of(found: Found, addition: Addition) -> list[Wanted]:
 
 def _rule_ids(path: Path, presets: Any) -> set[str]:
     from cloned_proxy.policy.parse import PolicyError
-    from cloned_proxy.store.policy_file import parse_bytes, read_policy_bytes
+    from cloned_proxy.store.policy_bytes import read_policy_bytes
+    from cloned_proxy.store.policy_file import parse_bytes
 
     try:
         return {rule.id for rule in parse_bytes(read_policy_bytes(path), source=str(path), presets=presets).rules}

@@ -17,7 +17,7 @@ def pair(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print a one-time code, and a link with it, that pairs a browser."""
+    """Print a one-time code and a link that pair a browser."""
     from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import FAILED, CommandError, say
     from cloned_proxy.cli.live import live_proxy

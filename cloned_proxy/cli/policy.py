@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cloned_proxy.cli import history, suggest
+from cloned_proxy.cli import history, prune, suggest
 from cloned_proxy.cli.errors import BAD_INPUT, say
 from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, UpdateTestsOption, WorkspaceOption
 
@@ -27,6 +27,7 @@ def check(
 
     from cloned_proxy.cli.output import put, put_json
     from cloned_proxy.cli.presets import warnings_about
+    from cloned_proxy.policy.breadth import findings
     from cloned_proxy.policy.parse import PolicyError
     from cloned_proxy.store.policy_file import load_policy
     from cloned_proxy.store.workspace import Workspace
@@ -50,7 +51,7 @@ def check(
         "mode": found.mode.value,
         "rules": len(found.rules),
         "tests": len(found.tests),
-        "warnings": warnings_about(found, place),
+        "warnings": [*map(str, findings(found)), *warnings_about(found, place)],
     }
     for warning in told["warnings"]:
         say(f"cloned-proxy: {warning}")
@@ -128,6 +129,7 @@ def import_hosts(
         raise typer.Exit(FAILED)
 
 
+app.command("prune")(prune.prune)
 app.command("suggest")(suggest.suggest)
 app.command("history")(history.history)
 app.command("show")(history.show)

@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
 from cloned_proxy.cli.describe import injected
-from cloned_proxy.cli.errors import CommandError
-from cloned_proxy.cli.output import iso_time, paint, visible
+from cloned_proxy.cli.errors import FAILED, CommandError
+from cloned_proxy.cli.output import iso_time, paint, put, put_json, visible
 from cloned_proxy.policy.address import classify
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
@@ -29,6 +29,26 @@ _REFUSED: Final = Verdict.DENY.name.lower()
 _DECIDED_BY_POLICY: Final = ALLOWABLE | {Reason.ALLOWED, Reason.EXPLICIT_DENY, Reason.ADDRESS_NOT_ALLOWED}
 """What another policy would have decided otherwise; the rest is about who asked and how."""
 _DECISION_ID: Final = re.compile(r"[0-9a-f]{24}")
+
+
+def print_verdict(
+    what: str,
+    *,
+    tool: str | None = None,
+    method: str | None = None,
+    resolve: bool = False,
+    workspace: Path | None = None,
+    policy: Path | None = None,
+    as_json: bool = False,
+) -> int:
+    """As `explain --help` says; returns the exit code. Raises CommandError, PolicyError or StoreError."""
+    told = explained(what, tool=tool, method=method, resolve=resolve, workspace=workspace, policy_file=policy)
+    if as_json:
+        put_json(told)
+    else:
+        for line in lines(told):
+            put(line)
+    return FAILED if told["verdict"] == _REFUSED or told["failure"] else 0
 
 
 def explained(

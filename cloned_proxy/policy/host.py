@@ -237,6 +237,18 @@ def is_public_suffix(name: str) -> bool:
     return suffixes.publicsuffix(name) == name or suffixes.publicsuffix(child) == child
 
 
+def suffix_below(name: str, *, at_once: bool) -> str:
+    """The shortest public suffix below a name that is none itself (`s3.amazonaws.com` of `amazonaws.com`), or "".
+
+    `at_once`: only one label below.
+    """
+    ending, labels = f".{name}", name.count(".") + 1
+    # The list has no public way to ask for what is below a name.
+    listed = (suffix for suffix in _public_suffixes()._publicsuffix if suffix.endswith(ending))  # noqa: SLF001
+    found = (suffix for suffix in listed if not at_once or suffix.count(".") == labels)
+    return min(found, key=lambda suffix: (suffix.count("."), suffix), default="")
+
+
 @cache
 def _public_suffixes() -> PublicSuffixList:
     from publicsuffixlist import PublicSuffixList  # noqa: PLC0415  parsing the list takes 50 ms: only for wildcards

@@ -24,6 +24,7 @@ from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import OwnListeners
+from cloned_proxy.proxy.pruning import LeasePruner
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
@@ -155,7 +156,10 @@ async def assemble(
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)
     # Several tasks: a database that hangs must not keep tunnels open.
-    for task in (_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()):
+    tasks = [_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()]
+    if seat is None or seat.leads:
+        tasks.append(LeasePruner(workspace, policy_file, policies=follower.live, clock=clock).run())
+    for task in tasks:
         parts.push_async_callback(_end, asyncio.create_task(task))
     return Core(state, follower, gate, own, metrics)
 

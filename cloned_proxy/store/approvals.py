@@ -32,9 +32,10 @@ from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.evidence import MAX_NARROWEST, Evidence, weigh
 from cloned_proxy.store.lock import locked
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_edit import EditResult
 from cloned_proxy.store.policy_entry import Addition
-from cloned_proxy.store.policy_file import load_policy, policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.policy_file import load_policy, policy_from_bytes
 from cloned_proxy.store.tally import Tally
 from cloned_proxy.store.workspace import Workspace
 

@@ -13,7 +13,8 @@ from cloned_proxy.policy.parse import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.notify_settings import NotifySettings
-from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
+from cloned_proxy.store.policy_bytes import MAX_BYTES
+from cloned_proxy.store.yaml_reader import read_document
 
 type Seconds = Annotated[float, Field(gt=0, le=86_400)]
 

@@ -12,7 +12,7 @@ from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import load_config
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.lock import locked
-from cloned_proxy.store.yaml_reader import MAX_BYTES
+from cloned_proxy.store.policy_bytes import MAX_BYTES
 
 
 def set_egress_proxy(path: Path, url: str | None) -> None:

@@ -19,13 +19,14 @@ from typing import Final
 from cloned_proxy.store import policy_history
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.deadline import uptime
+from cloned_proxy.store.deadline import boot_id, uptime
+from cloned_proxy.store.ended_rules import LeaseUse, is_over
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.lease_time import add_lease_ends, begun
 from cloned_proxy.store.list_edit import text_diff
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_edit import Draft, EditResult, PolicyEditor, Recorder
 from cloned_proxy.store.policy_entry import Addition
-from cloned_proxy.store.policy_file import read_policy_bytes, version_of
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import PolicyEvent
@@ -120,6 +121,29 @@ class EditService:
 
         with self._editor(_Order(actor, why, summary, expected_version, dry_run, update_tests)) as (editor, _):
             return editor.remove_rule(rule_id, dry_run=dry_run)
+
+    def prune(
+        self, *, actor: str, why: str = "", after: float = 0.0, by_itself: bool = False, dry_run: bool = False,
+        update_tests: bool = False,
+    ) -> EditResult:  # fmt: skip
+        """Takes out rules that ended by themselves `after` seconds ago or earlier; none that is in force by any clock.
+
+        `by_itself`: without a person's word, and then never a deny. What goes is `gone` in the result.
+        """
+        order = _Order(actor, why, _pruned, None, dry_run, update_tests)
+        with self._editor(order) as (editor, _):
+            use = self._lease_use()
+            return editor.remove_where(
+                lambda rule: is_over(rule, use, by_itself=by_itself, seconds=after), dry_run=dry_run
+            )
+
+    def _lease_use(self) -> LeaseUse:
+        now, up, boot = self._clock(), uptime(), boot_id()
+        if not self.workspace.state_db.exists():
+            return LeaseUse(now, up, boot)
+        with AuditLog(self.workspace.state_db) as log:
+            last = {rule: hits.last for rule, hits in log.rule_hits().items()}
+            return LeaseUse(now, up, boot, log.lease_uses(), {end.rule: end for end in log.lease_ends()}, last)
 
     def restore(
         self,
@@ -244,6 +268,12 @@ class EditService:
                 f"{self.path}: the edit is in force but not on record, and could not be taken back ({error}); "
                 "look at the file, and free space"
             ) from error
+
+
+def _pruned(result: EditResult) -> str:
+    """What `prune` took out, for the record."""
+    rules = ", ".join(f"{'deny' if rule.denies else 'allow'} {rule.pattern} ({rule.scope})" for rule in result.gone)
+    return f"prune {len(result.gone)} ended: {rules}"[:_MAX_SUMMARY]
 
 
 def removal_summary(hosts: Sequence[str], tool: str | None, result: EditResult) -> str:

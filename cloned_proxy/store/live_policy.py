@@ -37,7 +37,8 @@ from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.preset import versions_of
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import Signature, signature_of
-from cloned_proxy.store.policy_file import policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
+from cloned_proxy.store.policy_file import policy_from_bytes
 from cloned_proxy.store.presets import SHIPPED, PresetShelf
 
 _log = structlog.get_logger(__name__)

@@ -23,8 +23,9 @@ from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.list_edit import change_list, list_at, read_value, remove_entry, text_diff
 from cloned_proxy.store.lock import locked
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_entry import Addition, Entry, rules_of
-from cloned_proxy.store.policy_file import parse_bytes, policy_from_bytes, read_policy_bytes, version_of
+from cloned_proxy.store.policy_file import parse_bytes, policy_from_bytes
 from cloned_proxy.store.presets import SHIPPED, PresetShelf
 from cloned_proxy.store.shipped_policy import head_text
 from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError, lines_of_tests, without_tests
@@ -47,6 +48,8 @@ class EditResult:
     """Hosts that `remove` did not find."""
     tests: tuple[str, ...] = ()
     """What was taken out of the file's `tests:`, because the edit and it cannot both be: `tests[0].deny[0] 'URL'`."""
+    gone: tuple[Rule, ...] = ()
+    """What `remove_where` took out."""
 
 
 class _Start(NamedTuple):
@@ -138,6 +141,17 @@ class PolicyEditor:
             edited, gone = self._without(start.text, start.policy, tool, lambda rule: rule.id == rule_id)
             missing = () if gone else (rule_id,)
             return self._finish(start, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
+
+    def remove_where(self, goes: Callable[[Rule], bool], *, dry_run: bool = False) -> EditResult:
+        """Takes back each rule for which `goes` says so, in every scope. It is asked under the lock."""
+        with self._locked(dry_run=dry_run):
+            start = self._begin()
+            edited, gone = start.text, list[Rule]()
+            for tool in (None, *start.policy.tools):
+                edited, found = self._without(edited, start.policy, tool, goes)
+                gone += found
+            ids = tuple(rule.id for rule in gone)
+            return self._finish(start, edited, ids, (), dry_run=dry_run, gone=tuple(gone))
 
     def replace(self, text: str, *, dry_run: bool = False) -> EditResult:
         """Another text for the whole file, which may be invalid as it stands."""
@@ -249,15 +263,16 @@ class PolicyEditor:
         return parse_bytes(raw, source=str(self._path), presets=self._presets)
 
     def _finish(
-        self, start: _Start, edited: str, ids: tuple[str, ...], missing: tuple[str, ...], *, dry_run: bool
-    ) -> EditResult:
+        self, start: _Start, edited: str, ids: tuple[str, ...], missing: tuple[str, ...], *, dry_run: bool,
+        gone: tuple[Rule, ...] = (),
+    ) -> EditResult:  # fmt: skip
         old = start.before or b""
         if edited == start.text:
             return EditResult(False, version_of(old), ids, "", missing)
         edited, changed_tests = self._keeping_tests(old, edited)
         policy = policy_from_bytes(edited.encode(), source=str(self._path), now=self._clock(), presets=self._presets)
         diff = text_diff(old.decode("utf-8", "replace"), edited, str(self._path))
-        result = EditResult(True, policy.version, ids, diff, missing, changed_tests)
+        result = EditResult(True, policy.version, ids, diff, missing, changed_tests, gone)
         if not dry_run:
             previous = start.policy if start.policy.version else None
             with self._record(Draft(start.before, previous, edited.encode(), policy, result)):
@@ -286,7 +301,7 @@ def _narrower(rule: Rule, existing: Iterable[tuple[int, Rule]]) -> tuple[int, Ru
             rule.denies, rule.pattern, rule.ports, rule.methods, rule.paths
         )  # fmt: skip
         opens_less = old.addresses <= rule.addresses and old.raw_tcp <= rule.raw_tcp
-        if same and opens_less and old.inject is None and not old.is_lease:
+        if same and opens_less and old.inject is None and not (old.is_lease or old.preset):
             return position, old
     return None
 

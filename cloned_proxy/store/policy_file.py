@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
-from typing import Final
 
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.policy.preset import used_names
 from cloned_proxy.policy.self_test import failed_tests
-from cloned_proxy.store.files import read_regular_file
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.presets import SHIPPED, PresetShelf
-from cloned_proxy.store.yaml_reader import MAX_BYTES, read_document
-
-_VERSION_DIGITS: Final = 12
+from cloned_proxy.store.yaml_reader import read_document
 
 
 def load_policy(path: Path, now: float, presets: PresetShelf = SHIPPED) -> Policy:
@@ -23,16 +19,6 @@ def load_policy(path: Path, now: float, presets: PresetShelf = SHIPPED) -> Polic
     `presets` is the workspace's shelf; without it no local preset is known, and a policy that uses one is refused.
     """
     return policy_from_bytes(read_policy_bytes(path), source=str(path), now=now, presets=presets)
-
-
-def read_policy_bytes(path: Path) -> bytes:
-    """The file's bytes: a regular file of at most 16 MiB, links followed. Raises StoreError."""
-    return read_regular_file(path, limit=MAX_BYTES, what="policy file")
-
-
-def version_of(raw: bytes) -> str:
-    """The version of a policy: the first 12 hex digits of the SHA-256 of its file."""
-    return hashlib.sha256(raw).hexdigest()[:_VERSION_DIGITS]
 
 
 def policy_from_bytes(raw: bytes, *, source: str, now: float, presets: PresetShelf = SHIPPED) -> Policy:

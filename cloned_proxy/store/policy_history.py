@@ -14,8 +14,7 @@ from typing import Final
 
 from cloned_proxy.policy.model import Rule
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.policy_file import version_of
-from cloned_proxy.store.yaml_reader import MAX_BYTES
+from cloned_proxy.store.policy_bytes import MAX_BYTES, version_of
 
 MAX_VERSIONS: Final = 500
 MAX_TEXT_BYTES: Final = 32 * 1024 * 1024

@@ -16,9 +16,9 @@ import yaml
 
 from cloned_proxy.policy.parse import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.policy_bytes import MAX_BYTES
 from cloned_proxy.store.yaml_slips import slip_of
 
-MAX_BYTES: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
 MAX_NODES: Final = 500_000
 """A policy of 20,000 hosts has about 20,000; the bound keeps 16 MiB of `[[],[],…` from taking gigabytes."""

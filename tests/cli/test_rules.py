@@ -260,3 +260,15 @@ def test_an_error_in_a_new_entry_names_no_file_that_was_never_written(workspace:
     done = workspace.run("allow", "*.com")
     assert done.returncode == 2
     assert done.stderr.startswith("cloned-proxy: '*.com' is too broad")
+
+
+def test_prune_says_what_it_takes_out(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text(allow=["{host: a.example, expires: 2020-01-01T00:00:00Z}", "b.example"]))
+    planned = workspace.json("policy", "prune", "--dry-run")
+    assert [rule["host"] for rule in planned["removed"]] == ["a.example"]
+    assert len(workspace.json("list")["rules"]) == 2
+    done = workspace.run("policy", "prune")
+    assert "allow a.example" in done.stdout
+    assert "done: prune 1 ended" in done.stderr
+    assert [rule["host"] for rule in workspace.json("list")["rules"]] == ["b.example"]
+    assert "nothing to prune" in workspace.run("policy", "prune").stderr

@@ -17,9 +17,9 @@ from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
+from cloned_proxy.store.policy_bytes import version_of
 from cloned_proxy.store.policy_edit import EditResult
 from cloned_proxy.store.policy_entry import Addition, Entry
-from cloned_proxy.store.policy_file import version_of
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot, remember
 from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError
 from cloned_proxy.store.workspace import Workspace

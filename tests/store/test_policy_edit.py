@@ -378,3 +378,11 @@ def test_an_entry_that_no_policy_takes_is_named_without_a_place_that_nobody_wrot
     lines = str(caught.value).splitlines()
     assert [line.partition(" ")[0] for line in lines] == ["'*.com'", "a.test:", "b.test:"]
     assert [problem.path for problem in caught.value.problems] == ["", "methods[0]", "ports[0]"]
+
+
+def test_a_rule_of_a_preset_is_not_what_an_edit_widens(tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text("version: 1\nglobal:\n  use: [openai]\n")
+    host, ports = next((str(rule.pattern), rule.ports) for rule in load_policy(path, NOW).rules if not rule.paths)
+    _editor(path).add([Addition((Entry(host, ports=tuple(ports), addresses=("private",)),))])
+    assert f"- {{host: {host}, ports: [443], addresses: [private]}}\n" in path.read_text()

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from cloned_proxy.store import yaml_reader
+from cloned_proxy.store.policy_bytes import MAX_BYTES
 from cloned_proxy.store.yaml_reader import DocumentError, read_document
 
 REFUSED = [
@@ -26,7 +27,7 @@ REFUSED = [
     pytest.param(b"\x7fELF\x02\x01\x01\x00\x00", 1, "binary data", id="binary"),
     pytest.param(b"a: \x01\n", 1, "not valid YAML", id="control character"),
     pytest.param(b"a: 2026-13-45\n", 1, "not a valid timestamp", id="impossible date"),
-    pytest.param(b"x" * (yaml_reader.MAX_BYTES + 1), 1, "more than", id="too large"),
+    pytest.param(b"x" * (MAX_BYTES + 1), 1, "more than", id="too large"),
     pytest.param(b"[" + b"1," * yaml_reader.MAX_NODES + b"]", 1, "more than 500000 values", id="too many values"),
 ]
 

@@ -12,7 +12,7 @@ from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.store.edit_service import EditService
-from cloned_proxy.store.policy_file import read_policy_bytes, version_of
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 
 VERSION: Final = "[0-9a-f]{12}"
 

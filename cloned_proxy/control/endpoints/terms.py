@@ -13,7 +13,7 @@ from cloned_proxy.control.operation import Call
 from cloned_proxy.policy.documents import parse_duration
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.policy_file import read_policy_bytes, version_of
+from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 
 _LONGEST: Final = 10 * 365 * 86_400.0
 

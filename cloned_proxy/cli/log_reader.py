@@ -1,0 +1,91 @@
+"""What is on record, as `log` prints it, once or until interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from cloned_proxy.store.audit_log import Entry
+
+_POLL_SECONDS: Final = 0.1
+_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "approval", "run", "probe", "device", "notify", "flow_end")
+_TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run", "flow_end")
+_CUTS: Final = ("cut:", "revoked:")
+"""Causes of the ends of flows that are shown: by a person, or because a rule went. The others are no news."""
+
+
+def print_log(
+    *,
+    follow: bool = False,
+    denied: bool = False,
+    tool: str | None = None,
+    since: str | None = None,
+    workspace: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """As `log --help` says. Raises CommandError or StoreError."""
+    import time
+
+    from cloned_proxy.cli.context import existing_workspace
+    from cloned_proxy.cli.durations import parse_duration
+    from cloned_proxy.cli.errors import CommandError, say
+    from cloned_proxy.cli.output import put
+    from cloned_proxy.store.audit_log import AuditLog
+
+    try:
+        start = time.time() - parse_duration(since) if since is not None else None
+    except ValueError as error:
+        raise CommandError(f"--since: {error}") from error
+    types = _TYPES if tool is None else _TYPES_OF_TOOLS
+    if denied:
+        types = ("decision",)
+    seen, told = 0, False
+    with AuditLog(existing_workspace(workspace).state_db) as audit:
+        try:
+            while True:
+                batch = _News(audit.entries(after=seen, types=types, denied=denied, tool=tool, since=start))
+                for line in _as_json(batch) if as_json else _as_lines(batch, denied=denied, follow=follow):
+                    put(line)
+                    told = True
+                seen = batch.last or seen
+                if not follow:
+                    break
+                time.sleep(_POLL_SECONDS)
+        except KeyboardInterrupt:  # the way to end `-f`
+            return
+    if not told:
+        say("nothing on record that matches" if denied or tool or since else "nothing on record yet")
+
+
+class _News:
+    """The entries that are shown, each looked at once; `last` is the number of the newest that was met."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._entries = entries
+        self.last = 0
+
+    def __iter__(self) -> Iterator[Entry]:
+        for entry in self._entries:
+            self.last = entry.seq
+            if entry.body["type"] != "flow_end" or entry.body["cause"].startswith(_CUTS):
+                yield entry
+
+
+def _as_json(entries: Iterable[Entry]) -> Iterator[str]:
+    """Every entry as it was recorded: nothing is put together."""
+    from cloned_proxy.cli.output import json_line, with_iso_times
+
+    for entry in entries:
+        body: dict[str, Any] = with_iso_times(entry.body)
+        yield json_line({"seq": entry.seq, **body})
+
+
+def _as_lines(entries: Iterable[Entry], *, denied: bool, follow: bool) -> Iterator[str]:
+    from cloned_proxy.cli.entries import lines
+    from cloned_proxy.cli.retries import settled, together
+
+    for entry, times in together(settled(entries)) if denied else ((entry, 1) for entry in settled(entries)):
+        yield from lines(entry.body, times=times, clock=follow)
