@@ -26,7 +26,8 @@ def show_next_step() -> None:
     where = short_path(str(workspace.root))
     if not workspace.root.is_dir():
         put("There is no workspace here: no policy, and nothing that runs by one.")
-        _todo("cloned-proxy serve", f"makes {where} and starts the proxy")
+        _todo("cloned-proxy init", f"asks three questions, and makes {where} with a policy of your own")
+        _todo("cloned-proxy serve", "starts the proxy, with the shipped policy where there is none")
         for other in serving_now()[:1]:
             _todo(f"cloned-proxy status --workspace {other.workspace}", f"what serves on {other.proxy}")
     elif (live := live_proxy(workspace)) is None:
@@ -36,7 +37,7 @@ def show_next_step() -> None:
     else:
         put(f"{live.url('proxy')} serves {where}: {paint('not ready' if live.problems else 'ready', 'bold')}.")
         if not _tell_denials(workspace):
-            policy = load_policy(workspace.policy_path(), time.time())
+            policy = load_policy(workspace.policy_path(), time.time(), workspace.presets)
             if (example := allowed_example(policy, live.url("proxy") or "", time.time())) is not None:
                 _todo(example, "a call that passes")
             _todo("cloned-proxy exec TOOL -- COMMAND", "a command whose only way out is the proxy")
