@@ -4,11 +4,13 @@ SHELL := /bin/sh
 UV := .uv/bin/uv
 PY := .venv/bin/python
 STAMP := .venv/.installed
+# Set-up says what it does; where somebody looks on, uv shows how far it is.
+QUIET := $(shell test -t 2 || echo --quiet)
 WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo test test-wheel check fuzz bench dashboards pictures lock wheel wheels clean
+.PHONY: help setup install uninstall serve demo test test-wheel check fuzz bench dashboards pictures screenshots lock wheel wheels clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +18,7 @@ help: ## this list
 # Debian's python3 comes without ensurepip (package python3-venv) and without pip; either one is enough.
 $(UV):
 	@command -v python3 >/dev/null || { echo "set-up needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 2; }
+	@echo "set-up: uv, into .uv" >&2
 	@if python3 -c 'import ensurepip, venv' 2>/dev/null; then \
 	  python3 -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv; \
 	elif python3 -m pip --version >/dev/null 2>&1; then \
@@ -25,9 +28,10 @@ $(UV):
 	fi || { code=$$?; rm -rf .uv; exit $$code; }
 
 $(STAMP): $(UV) requirements.lock pyproject.toml .python-version
-	@test -x $(PY) || $(WITH_PYENV) $(UV) venv --quiet .venv || { \
+	@echo "set-up: Python $$(cat .python-version) and the locked packages, into .venv" >&2
+	@test -x $(PY) || $(WITH_PYENV) $(UV) venv $(QUIET) .venv || { \
 	  echo "set-up found no Python $$(cat .python-version) and could not fetch one; install it, or let uv reach the network" >&2; exit 2; }
-	@$(UV) pip sync --quiet --python $(PY) --require-hashes requirements.lock
+	@$(UV) pip sync $(QUIET) --python $(PY) --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -74,6 +78,9 @@ bench: setup ## speed beside other proxies and `docker run`, same work, one run
 
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards
+
+screenshots: setup ## take the pictures of the control UI in docs/ again
+	@$(PY) -m tests.control.pictures
 
 pictures: setup ## draw the dashboards from real data, two minutes of it
 	@$(PY) -m tests.dashboards.pictures

@@ -58,6 +58,8 @@ class Results:
     """How many were open, and the resident MB of the whole proxy."""
     sandbox: dict[str, float] = field(default_factory=dict)
     """As `bench.sandbox` prints them."""
+    model: dict[str, float] = field(default_factory=dict)
+    """As `bench.model` prints them."""
     start: dict[str, float] = field(default_factory=dict)
     """Commands by name: the time until they have answered, as a multiple of a bare interpreter's start."""
     failures: list[str] = field(default_factory=list)
@@ -115,6 +117,9 @@ def markdown(results: Results) -> str:
     if results.sandbox:
         lines += ["", "### A sandboxed call", "", "| | |", "|---|---:|"]
         lines += [f"| {name.replace('_', ' ')} | {value} |" for name, value in results.sandbox.items()]
+    if results.model:
+        lines += ["", "### A local model", "", "| | |", "|---|---:|"]
+        lines += [f"| {name.replace('_', ' ')} | {value} |" for name, value in results.model.items()]
     return "\n".join(lines) + "\n"
 
 

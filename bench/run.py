@@ -40,11 +40,12 @@ _README: Final = Path(__file__).parents[1] / "README.md"
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _FEW_RULES: Final = 10
 _BIG_POLICY: Final = 20_000
-_PARTS: Final = ("start", "micro", "load", "idle", "tunnels", "rules", "reload", "memory", "sandbox")
+_PARTS: Final = ("start", "micro", "load", "idle", "tunnels", "rules", "reload", "memory", "sandbox", "model")
 _PATIENCE: Final = 60.0
 """Seconds over its own time that a workload may take before it is given up."""
 _OTHER_FILES: Final = 200
 _SANDBOX_SECONDS: Final = 240.0
+_MODEL_SECONDS: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,7 @@ class Bench:
             "reload": self._reload,
             "memory": self._memory,
             "sandbox": self._sandbox,
+            "model": self._model,
         }
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
@@ -203,25 +205,33 @@ class Bench:
                 self._results.memory = await memory_over(ours, self._plan.requests, 10)
 
     async def _sandbox(self) -> None:
-        """A script of its own: it needs an engine and the images."""
-        if not _images_here():
-            print("  left out: no engine, or no images (`cloned-proxy image build`)", flush=True)
-            return
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bench.sandbox", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
-        try:
-            async with asyncio.timeout(_SANDBOX_SECONDS):
-                said, _ = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.terminate()
-                await process.wait()
-        if process.returncode:
-            raise ContenderError("python -m bench.sandbox failed; run it alone to see why")
-        self._results.sandbox = json.loads(said)
-        for name, value in self._results.sandbox.items():
-            print(f"  {name}: {value}", flush=True)
+        self._results.sandbox = await _alone("bench.sandbox", _SANDBOX_SECONDS)
+
+    async def _model(self) -> None:
+        self._results.model = await _alone("bench.model", _MODEL_SECONDS)
+
+
+async def _alone(module: str, seconds: float) -> dict[str, float]:
+    """The figures of a script of its own, which needs an engine and the images; {} where there are none."""
+    if not _images_here():
+        print("  left out: no engine, or no images (`cloned-proxy image build`)", flush=True)
+        return {}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    if process.returncode:
+        raise ContenderError(f"python -m {module} failed; run it alone to see why")
+    found: dict[str, float] = json.loads(said) if said else {}
+    for name, value in found.items():
+        print(f"  {name}: {value}", flush=True)
+    return found
 
 
 def _images_here() -> bool:

@@ -50,6 +50,7 @@ def targets_of(results: Results) -> list[Target]:
         _idle(results),
         _many(results),
         _rules(results),
+        *_model(results.model),
         *_starts(results),
     ]
     return [target for target in found if target is not None]
@@ -104,6 +105,16 @@ def _many(results: Results) -> Target | None:
     if not many:
         return None
     return Target(f"Memory in all, {many['open']:.0f} tunnels open", 150.0, many["MB"], " MB", at_most=True)
+
+
+def _model(found: dict[str, float]) -> list[Target]:
+    if not found:
+        return []
+    return [
+        Target("Tokens of a sealed model, of those inside its namespace", 0.98, found["tokens_ratio"], "x"),
+        Target("First token of a sealed model, later by", 2.0, found["first_token_later_ms"], " ms", at_most=True),
+        Target("`llm up`, of the bare container", 1.2, found["start_ratio"], "x", at_most=True),
+    ]
 
 
 def _starts(results: Results) -> list[Target]:

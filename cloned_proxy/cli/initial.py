@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.cli.errors import FAILED, CommandError
+from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.preset_edit import Pinned, is_pinned, pinned, presets_written
 from cloned_proxy.store.presets import DERIVED
@@ -96,12 +97,13 @@ class Made:
             yield "nothing written (--dry-run)"
             return
         yield f"written: {self.path} (policy version {self.version})"
-        *first, serve, start = self.next_commands[: -len(self.answers.tools) + 1 or None]
-        for once in first:
-            yield f"once, some minutes: {once}"
+        commands = [in_this_shell(command) for command in self.next_commands]
+        if self.answers.sandbox:
+            yield f"once, some minutes: {commands.pop(0)}"
+        serve, start, *others = commands
         yield f"next: {serve}"
         yield f"then, in another terminal: {start}"
-        for other in self.next_commands[len(first) + 2 :]:
+        for other in others:
             yield f"  or: {other}"
 
     def as_data(self) -> dict[str, Any]:

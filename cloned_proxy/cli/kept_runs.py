@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.cli.errors import CommandError
-from cloned_proxy.cli.output import put, put_json, table, visible
-from cloned_proxy.runner.artifacts import PAGE, Kept, find_artifact, kept_artifacts
-from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.cli.output import put, put_json, visible
+from cloned_proxy.cli.tables import show_table
 from cloned_proxy.runner.pipeline import known_pipelines
+from cloned_proxy.store.kept import PAGE, Kept, find_artifact, kept_artifacts
 from cloned_proxy.store.workspace import Workspace
 
 _SHOWN: Final = ("title", "pipeline", "created", "model", "finish_reason", "truncated", "sha256")
@@ -29,30 +27,26 @@ def list_runs(directory: Path | None, *, as_json: bool) -> None:
     if not kept:
         put("no run was kept yet")
         return
-    for line in table([_row(each) for each in kept], ("ID", "CREATED", "PIPELINE", "TOKENS", "SECONDS", "TITLE")):
-        put(line)
+    show_table([_row(each) for each in kept], ("ID", "CREATED", "PIPELINE", "TOKENS", "SECONDS", "TITLE"))
 
 
 def show_run(directory: Path | None, name: str, *, as_json: bool) -> None:
-    """One of them: what it cost, how it ended, where it is. Raises CommandError."""
-    try:
-        kept = find_artifact(Workspace.find(directory).artifacts_directory, name)
-    except SandboxInputError as error:
-        raise CommandError(str(error)) from error
+    """One of them: what it cost, how it ended, where it is. Raises StoreError."""
+    kept = find_artifact(Workspace.find(directory).artifacts_directory, name)
     if as_json:
         put_json(_as_json(kept))
         return
     for field in _SHOWN:
         if kept.manifest.get(field) is not None:
             put(f"{field:<14} {visible(str(kept.manifest[field]))}")
-    for field, value in _costs(kept.manifest).items():
+    for field, value in kept.costs.items():
         if value is not None:
             put(f"{field:<14} {visible(str(value))}")
     put(f"{'page':<14} {kept.folder / PAGE}")
 
 
 def _row(kept: Kept) -> tuple[str, ...]:
-    costs = _costs(kept.manifest)
+    costs = kept.costs
     tokens = costs.get("completion_tokens")
     cut = " (cut)" if kept.manifest.get("truncated") else ""
     return (
@@ -63,11 +57,6 @@ def _row(kept: Kept) -> tuple[str, ...]:
         str(costs.get("seconds", "-")),
         str(kept.manifest.get("title", "-")),
     )
-
-
-def _costs(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    costs = manifest.get("costs")
-    return costs if isinstance(costs, dict) else {}
 
 
 def _as_json(kept: Kept) -> dict[str, Any]:

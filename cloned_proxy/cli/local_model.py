@@ -16,12 +16,11 @@ import typer
 
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put, put_json
+from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.llm.health import Health, HealthReport, ask_health, closed_with_key, open_without_key
 from cloned_proxy.runner.llm.model import (
-    CONTAINER,
-    PORT,
     check_owner,
     model_files,
     owner_of,
@@ -31,14 +30,14 @@ from cloned_proxy.runner.llm.model import (
     stop_model,
 )
 from cloned_proxy.runner.llm.plan import ModelPlan, plan_model
-from cloned_proxy.runner.llm.state import LlmState, forget_state, read_state, write_state
+from cloned_proxy.runner.llm.state import CONTAINER, PORT, LlmState, forget_state, read_state, write_state
 from cloned_proxy.runner.spec import DEFAULT_USER, MIB
 from cloned_proxy.store.config import LlmSettings
 from cloned_proxy.store.workspace import Workspace
 
 BASE: Final = f"http://127.0.0.1:{PORT}/v1"
 _STOP_SECONDS: Final = 5.0
-_ASK_SECONDS: Final = 0.2
+_ASK_SECONDS: Final = 0.05
 _TELL_SECONDS: Final = 5.0
 _HOW_TO_LOOK: Final = f"`cloned-proxy llm status`, `docker logs {CONTAINER}`; `cloned-proxy llm down` ends it"
 
@@ -141,7 +140,7 @@ def _put_status(shown: dict[str, Any], root: Path, *, ended: bool) -> None:
     elif shown["relay"] and shown["container"]:
         put(f"health    not ready: {shown['said']}; `docker logs {CONTAINER}`")
     else:
-        put("health    no answer; start it with `cloned-proxy llm up`")
+        put(in_this_shell("health    no answer; start it with `cloned-proxy llm up`"))
 
 
 def _plan(options: UpOptions, workspace: Workspace) -> ModelPlan:

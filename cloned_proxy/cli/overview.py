@@ -130,8 +130,7 @@ def _model(workspace: Workspace) -> bool:
 
     from cloned_proxy.runner.errors import SandboxError
     from cloned_proxy.runner.llm.health import Health, ask_health
-    from cloned_proxy.runner.llm.model import PORT
-    from cloned_proxy.runner.llm.state import read_state
+    from cloned_proxy.runner.llm.state import PORT, read_state
 
     try:
         state = read_state(workspace.root)

@@ -1,4 +1,4 @@
-"""What pipelines made: kept with a manifest of our own and a page for a browser, listed, and found again."""
+"""What pipelines made: kept with a manifest of our own and a page for a browser. `store.kept` lists it again."""
 
 from __future__ import annotations
 
@@ -6,22 +6,18 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.runner.errors import SandboxInputError, ToolFailedError
+from cloned_proxy.runner.errors import ToolFailedError
 from cloned_proxy.runner.job import ToolResult
 from cloned_proxy.runner.report_page import report_page
 from cloned_proxy.store.atomic import write_atomically
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import read_regular_file
+from cloned_proxy.store.kept import MANIFEST, PAGE
 
 ARTIFACT: Final = "artifact.md"
-MANIFEST: Final = "manifest.json"
-PAGE: Final = "report.html"
-_MAX_MANIFEST: Final = 1024 * 1024
 _MAX_WORD: Final = 200
 
 
@@ -46,18 +42,6 @@ class StepReport:
     seconds: float
     costs: Costs | None = None
     """Of a step that asked a model."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """An artifact on disk."""
-
-    folder: Path
-    manifest: Mapping[str, Any]
-
-    @property
-    def id(self) -> str:
-        return self.folder.name
 
 
 def costs_of(output: Any) -> Costs | None:
@@ -108,31 +92,6 @@ def keep_artifact(artifacts: Path, pipeline: str, result: ToolResult, steps: Seq
     # The manifest last: what has one is whole.
     write_atomically(folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False).encode() + b"\n")
     return folder / ARTIFACT
-
-
-def kept_artifacts(artifacts: Path) -> list[Kept]:
-    """All that are whole, the newest first."""
-    found = []
-    for path in sorted(artifacts.glob(f"*/{MANIFEST}"), reverse=True):
-        try:
-            manifest = json.loads(read_regular_file(path, limit=_MAX_MANIFEST, what="manifest"))
-        except (StoreError, ValueError):
-            continue
-        if isinstance(manifest, dict):
-            found.append(Kept(path.parent, manifest))
-    return found
-
-
-def find_artifact(artifacts: Path, name: str) -> Kept:
-    """The one whose id begins or ends with `name`; `last`: the newest. Raises SandboxInputError for none or several."""
-    known = kept_artifacts(artifacts)
-    chosen = (
-        known[:1] if name == "last" else [kept for kept in known if kept.id.startswith(name) or kept.id.endswith(name)]
-    )
-    if len(chosen) != 1:
-        what = f"{len(chosen)} runs have" if chosen else "no run that was kept has"
-        raise SandboxInputError(f"{what} the id {name}; `cloned-proxy run list` shows them")
-    return chosen[0]
 
 
 def _totals(steps: Sequence[StepReport], last_seconds: float) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from cloned_proxy.runner.artifacts import ARTIFACT, MANIFEST, PAGE, StepReport, costs_of, keep_artifact
+from cloned_proxy.runner.artifacts import ARTIFACT, StepReport, costs_of, keep_artifact
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.job import ToolResult, Watch
 from cloned_proxy.runner.pipeline import Pipeline, Step, complete_inputs, resolve
+from cloned_proxy.store.kept import MANIFEST, PAGE
 
 _SETTINGS: Final = {
     "cloned.mcp.web.search@v1": {"brave_api_key": "BRAVE_API_KEY", "search_api_base": "SEARCH_API_BASE"},

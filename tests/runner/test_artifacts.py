@@ -15,13 +15,12 @@ from cloned_proxy.runner.artifacts import (
     Costs,
     StepReport,
     costs_of,
-    find_artifact,
     keep_artifact,
-    kept_artifacts,
 )
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.job import ToolResult
 from cloned_proxy.runner.report_page import report_page
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.kept import find_artifact, kept_artifacts
 
 SOURCE = "https://one.example/?a=1&b=2"
 HOSTILE = [
@@ -133,7 +132,7 @@ def test_runs_are_listed_and_found_and_a_damaged_one_is_passed_over(tmp_path: Pa
     (tmp_path / "half" / "manifest.json").write_text("{")
     assert {kept.folder for kept in kept_artifacts(tmp_path)} == {one, two}
     assert find_artifact(tmp_path, one.name).folder == one
-    with pytest.raises(SandboxInputError, match="2 runs have"):
+    with pytest.raises(StoreError, match="2 runs have"):
         find_artifact(tmp_path, "cafe0000")
-    with pytest.raises(SandboxInputError, match="run list"):
+    with pytest.raises(StoreError, match="run list"):
         find_artifact(tmp_path, "nothing")

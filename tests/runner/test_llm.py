@@ -17,8 +17,7 @@ import pytest
 import yaml
 
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.llm.model import CONTAINER
-from cloned_proxy.runner.llm.state import read_state
+from cloned_proxy.runner.llm.state import CONTAINER, read_state
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 from cloned_proxy.share import share_path

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.llm.model import CONTAINER
+from cloned_proxy.runner.llm.state import CONTAINER
 from cloned_proxy.runner.runner import DockerContainerRunner
 from tests.cli.program import Origin
 from tests.runner.conftest import Serving, leftovers, start_serving

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.llm.model import CONTAINER
+from cloned_proxy.runner.llm.state import CONTAINER
 from cloned_proxy.runner.runner import DockerContainerRunner
 from tests.runner.conftest import Serving, start_serving
 from tests.runner.jobs import TOOL, sh

@@ -39,10 +39,15 @@ def chat(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load("chat", monkeypatch)
 
 
+class Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None: ...  # who has heard enough goes away
+
+
 @pytest.fixture(scope="module")
 def base() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), localai_stand_in.Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), localai_stand_in.Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     server.shutdown()

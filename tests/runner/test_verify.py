@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import socket
 import subprocess
 import sys
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from cloned_proxy.runner.probe.plan import Attempt, Targets, plan
 from cloned_proxy.runner.probe.report import Report, Result, judge_controls, judge_sealed
 from cloned_proxy.runner.spec import OWNER_LABEL, SandboxSpec
 from cloned_proxy.share import share_path
+from cloned_proxy.store.audit_log import AuditLog
 from tests.cli.program import eventually
 
 docker = pytest.mark.docker
@@ -138,6 +141,25 @@ LEAKS = [
     ("root with capabilities, secrets unmasked", _unmasked, {"files-2", "icmp-2", "namespace-2"}),
     ("an engine socket", _with_engine, {"engine-5", "witness"}),
 ]
+
+
+@docker
+def test_the_outcome_is_on_record_where_there_is_a_workspace(images: Engine, tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "verify"]
+    without, within = tmp_path / "nothing" / ".cloned", tmp_path / "project" / ".cloned"
+    within.mkdir(mode=0o700, parents=True)
+    for place in (without, within):
+        # A policy of the user's that would be in the way: the probe brings its own.
+        env = os.environ | {"CLONED_WORKSPACE": str(place), "CLONED_POLICY": str(tmp_path / "none.yaml")}
+        done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60, env=env)
+        assert done.returncode == 0, done.stderr
+    assert not without.exists(), "probing makes no workspace"
+    with AuditLog(within / "state.db") as log:
+        (entry,) = log.entries(types=("probe",))
+        assert log.verify().holds
+    assert (entry.body["sealed"], entry.body["failures"]) == (True, [])
+    assert entry.body["attempts"] > entry.body["controls"] > 0
+    assert entry.body["actor"].startswith("cli:")
 
 
 @docker

@@ -5,13 +5,14 @@ import { button, empty, h, toast } from "./dom.js";
 import { devices } from "./devices.js";
 import { history } from "./history.js";
 import { live } from "./live.js";
+import { model } from "./model.js";
 import { overview } from "./overview.js";
 import { rules } from "./rules.js";
 import { sandbox } from "./sandbox.js";
 import { listen } from "./stream.js";
 import { tunnels } from "./tunnels.js";
 
-const VIEWS = { "": overview, live, rules, tunnels, sandbox, history, devices };
+const VIEWS = { "": overview, live, rules, tunnels, sandbox, model, history, devices };
 const RETRY = 5; // seconds
 
 const main = document.getElementById("main");
@@ -80,7 +81,7 @@ let countdown = 0;
 function lost(error) {
   if (!banner.hidden) return;
   let left = Math.ceil(error?.wait ?? RETRY);
-  const words = error?.status === 429 ? "Too many requests." : error?.status === 503 ? error.message : "The control server does not answer. What you see may be old; traffic is not concerned.";
+  const words = error?.status === 429 ? "Too many requests." : error?.status === 503 ? error.message : "The control server does not answer: what you see may be old.";
   const clock = h("span", { "aria-hidden": "true" });
   banner.replaceChildren(h("p", {}, words, " ", clock), button("Try now", "retry", retry, { kind: "small" }));
   banner.hidden = false;

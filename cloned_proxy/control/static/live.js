@@ -5,7 +5,7 @@ import { button, command, empty, h } from "./dom.js";
 import { ask } from "./dialogs.js";
 import { absolute, hostname, plain, toolname, verdict, visible, ago } from "./format.js";
 import { inWords, REASONS } from "./reasons.js";
-import { allow } from "./rule_dialog.js";
+import { allow, groupOf } from "./rule_dialog.js";
 
 const MOST = 200; // rows on the page
 const FLUSH = 250; // milliseconds
@@ -133,5 +133,5 @@ function detail(item) {
     body: [h("dl", { class: "facts" }, facts.map(([term, value]) => [h("dt", {}, term), h("dd", {}, value)])), hint],
     label: allowable ? "Allow…" : "Close",
     act: async () => undefined,
-  }).then((done) => done && allowable && allow({ ...item, methods: [item.method], paths: [item.path] }, { narrow }));
+  }).then((done) => done && allowable && allow(groupOf(item), { narrow }));
 }

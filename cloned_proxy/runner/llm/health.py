@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import enum
 import http.client
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,6 +15,20 @@ _OK: Final = 200
 _LOADING: Final = 503
 _REFUSED: Final = (401, 403)
 _CHAT: Final = "/v1/chat/completions"
+_MAX_METRICS: Final = 1024 * 1024
+_METRICS: Final[Mapping[str, str]] = {
+    "llamacpp:prompt_tokens_total": "tokens_read",
+    "llamacpp:tokens_predicted_total": "tokens_written",
+    "llamacpp:tokens_predicted_seconds_total": "seconds_writing",
+    "llamacpp:requests_processing": "requests_working",
+    "llamacpp:requests_deferred": "requests_waiting",
+    "vllm:prompt_tokens_total": "tokens_read",
+    "vllm:generation_tokens_total": "tokens_written",
+    "vllm:num_requests_running": "requests_working",
+    "vllm:num_requests_waiting": "requests_waiting",
+    "process_resident_memory_bytes": "memory_bytes",
+}
+"""As llama.cpp, vLLM and LocalAI name them."""
 
 
 class Health(enum.Enum):
@@ -63,6 +78,22 @@ def closed_with_key(port: int, key: str) -> str | None:
     """None when the key opens the chat; else what it got instead."""
     status = _status(port, "POST", _CHAT, key)
     return f"{_CHAT} {status or 'no answer'}" if status is None or status in _REFUSED else None
+
+
+def model_metrics(port: int) -> dict[str, float]:
+    """What the server's `/metrics` says of tokens and requests, summed over its labels; {} where it has none."""
+    link = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
+    found: dict[str, float] = {}
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError), contextlib.closing(link):
+        link.request("GET", "/metrics", headers={"Accept": "text/plain;version=0.0.4"})
+        answer = link.getresponse()
+        text = answer.read(_MAX_METRICS).decode(errors="replace") if answer.status == _OK else ""
+        for line in text.splitlines():
+            name = line.partition("{")[0].partition(" ")[0]
+            if (shown := _METRICS.get(name)) is not None:
+                value = float(line.rpartition(" ")[2])
+                found[shown] = found.get(shown, 0.0) + (value if math.isfinite(value) else 0.0)
+    return found
 
 
 def _status(port: int, method: str, path: str, key: str) -> int | None:

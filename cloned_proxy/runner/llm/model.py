@@ -18,15 +18,11 @@ from cloned_proxy.runner.errors import EngineError, SandboxError, SandboxInputEr
 from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.llm.gpu import look
 from cloned_proxy.runner.llm.plan import DIRECTORY_LABEL, ModelPlan, model_container
-from cloned_proxy.runner.llm.state import LlmState
+from cloned_proxy.runner.llm.state import CONTAINER, LlmState
 from cloned_proxy.runner.netns import Namespace, may_enter, start_time
 from cloned_proxy.runner.spec import HolderSpec, workspace_mark
 from cloned_proxy.share import share_path
 
-CONTAINER: Final = "cloned-localai"
-"""The name that the seed's Compose file gives it, whichever engine it is."""
-PORT: Final = 8080
-"""Of the relay, on this host."""
 _NETWORK: Final = "container:"
 _TOOLKIT_MISSING: Final = ("could not select device driver", "nvidia-container-cli", "unresolvable CDI devices")
 

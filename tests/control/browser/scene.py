@@ -36,6 +36,7 @@ VIEWS: Final = {
     "rules": "Rules",
     "tunnels": "Tunnels",
     "sandbox": "Sandbox",
+    "model": "Model",
     "history": "History",
     "devices": "Devices",
 }
