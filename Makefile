@@ -57,7 +57,7 @@ check: setup ## lint, types, dead links, help text
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m pytest -q tests/docs
+	@$(PY) -m pytest -q -m "not docker" tests/docs
 
 wheel: setup ## build dist/*.whl
 	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist
