@@ -10,10 +10,11 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo test test-wheel check fuzz bench dashboards pictures screenshots lock wheel wheels clean
+.PHONY: help setup install uninstall serve demo test test-fast test-wheel test-checkout lint check fuzz bench dashboards pictures \
+  lock wheel wheels clean screenshots
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Debian's python3 comes without ensurepip (package python3-venv) and without pip; either one is enough.
 $(UV):
@@ -49,26 +50,40 @@ serve: setup ## start the proxy with the shipped default policy
 demo: setup ## the tour of the README in one terminal, 45 seconds, without internet
 	@$(PY) -m demo
 
-test: setup ## the whole test suite
-	@tests/install.sh
-	@$(PY) -m pytest
+# Images that an engine of the tests would otherwise build each time.
+export KEPT_IMAGES := $(CURDIR)/build/images
+T ?= tests
 
-check: setup ## lint, types, dead links, help text
+test: setup ## the whole test suite; T=tests/proxy: a part of it
+	@tests/install.sh
+	@tests/run.sh $(PY) $(T)
+
+test-fast: setup ## the tests that need no namespaces, engine or browser, and are quick
+	@tests/run.sh $(PY) -q -m "not net and not docker and not browser and not slow" $(T)
+
+lint: setup ## style and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+check: lint ## lint, types, dead links, help text
 	@$(PY) -m pytest -q -m "not docker" tests/docs
 
 wheel: setup ## build dist/*.whl
 	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist
 
 # The tests are copied away from the checkout, so that nothing in it can stand in for what the wheel forgot.
-test-wheel: wheel ## the tests against the built wheel, in an environment of its own
+test-wheel: wheel ## the tests, but for those of a checkout, against the built wheel, in an environment of its own
+	@tests/install.sh
 	@test -x $(WHEEL_ENV)/bin/python || $(WITH_PYENV) $(UV) venv --quiet $(WHEEL_ENV)
 	@$(UV) pip sync --quiet --python $(WHEEL_ENV)/bin/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(WHEEL_ENV)/bin/python --no-deps dist/*.whl
 	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo bench pyproject.toml "$$away" && \
-	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && "$$python" -m pytest -q -m "not checkout and not net and not slow"
+	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && tests/run.sh "$$python" -m "not checkout" $(T)
+
+test-checkout: setup ## the tests that only a checkout can pass; with test-wheel that is every test once
+	@tests/install.sh
+	@tests/run.sh $(PY) -m checkout $(T)
 
 fuzz: setup ## a million mutated heads and ClientHellos against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from typing import Final
 
 from cloned_proxy.cli.probe_report import probe_event
+from cloned_proxy.proxy.beside import end_process, python_module
 from cloned_proxy.runner.engine_address import engine_listens
 from cloned_proxy.telemetry.events import ProbeEvent
 
 _LONGEST_PROBE: Final = 120.0
 _STOP_SECONDS: Final = 10.0
 """For the process to remove its containers once it was told to end."""
-_PROGRAM: Final = "from cloned_proxy.cli.probe_apart import main; main()"
 
 
 def main() -> None:
@@ -73,8 +73,7 @@ async def probe_apart(actor: str, tell: Callable[[str], None]) -> ProbeEvent:
 async def _spoken(tell: Callable[[str], None]) -> tuple[bytes, str]:
     """What the process wrote on stdout, and the last line of its stderr. Raises OSError or ValueError."""
     process = await asyncio.create_subprocess_exec(
-        # -P: what lies in the directory in which somebody typed `serve` is not ours to import.
-        *(sys.executable, "-P", "-c", _PROGRAM),
+        *python_module("cloned_proxy.cli.probe_apart"),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -87,7 +86,7 @@ async def _spoken(tell: Callable[[str], None]) -> tuple[bytes, str]:
         await process.wait()
     finally:
         if process.returncode is None:
-            await _end(process)
+            await end_process(process, _STOP_SECONDS)
     return output, said
 
 
@@ -99,15 +98,9 @@ async def _last_line(stream: asyncio.StreamReader, tell: Callable[[str], None]) 
     return last
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    process.terminate()
-    try:
-        async with asyncio.timeout(_STOP_SECONDS):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-
-
 def _blind(began: float, actor: str, why: str) -> ProbeEvent:
     return ProbeEvent(time.time(), False, 0, 0, round(time.monotonic() - began, 2), (why,), actor)
+
+
+if __name__ == "__main__":
+    main()

@@ -13,10 +13,10 @@ const FLUSH = 250; // milliseconds
 export const live = { title: "Live", open };
 
 function open(place, query) {
-  const input = (name, label, list) => h("input", { name, value: query.get(name) ?? "", placeholder: label, "aria-label": label, autocomplete: "off", spellcheck: "false", list });
+  const input = (name, shown, label = shown) => h("input", { name, value: query.get(name) ?? "", placeholder: shown, "aria-label": label, autocomplete: "off", spellcheck: "false" });
   const select = (name, label, options) => h("select", { name, "aria-label": label }, h("option", { value: "" }, label), options.map(([value, text]) => h("option", { value, selected: query.get(name) === value }, text)));
   const filters = h("form", { class: "filters", role: "search", "aria-label": "Decisions" },
-    input("tool", "Tool"), input("host", "Host, and names below it"),
+    input("tool", "Tool"), input("host", "Host", "Host, and names below it"),
     select("verdict", "Any verdict", [["deny", "denied"], ["allow", "allowed"], ["report", "reported"]]),
     select("reason", "Any reason", Object.keys(REASONS).map((reason) => [reason, reason])));
   const pause = button("Pause", "pause", () => { paused ? resume() : halt(); });

@@ -64,8 +64,12 @@ function open(place) {
 export function probeBadge(probe) {
   if (!probe) return badge("unknown", "not probed");
   if (!probe.attempts) return badge("warn", "no probe possible");
-  return probe.sealed ? badge("ok", "sealed") : badge("bad", "LEAK FOUND");
+  if (probe.sealed) return badge("ok", "sealed");
+  return leaked(probe) ? badge("bad", "LEAK FOUND") : badge("bad", "NOT SEALED");
 }
+
+/** Whether something got out: a way that must be open and was not, or a control that saw nothing, is no leak. */
+const leaked = ({ failures }) => failures.some((failure) => failure.endsWith(": leak"));
 
 const WORDS = {
   canary: "the canary of serve",
@@ -90,5 +94,6 @@ function showProbe(place, { probe, possible }) {
 
 function verdictOf(probe) {
   if (!probe.attempts) return "The probe could not be made, so nothing is known.";
-  return probe.sealed ? "The only way out was the proxy." : "A tool could get round the proxy. Stop the tools, then look at each attempt: cloned-proxy verify.";
+  if (probe.sealed) return "The only way out was the proxy.";
+  return leaked(probe) ? "A tool could get round the proxy. Stop the tools, then look at each attempt: cloned-proxy verify." : "Nothing got out, but the probe did not go as it must, so it proves nothing. Each attempt: cloned-proxy verify.";
 }

@@ -57,7 +57,7 @@ class Exchange:
         self._reach = Reach(client, grant)
         self._relay: Relay | None = None
         self.due = _NEVER
-        """When the response must have begun, monotonic."""
+        """When the response must have begun, or gone on for a client that has sent FIN; monotonic."""
         self._last_byte = time.monotonic()
 
     def begin(self) -> None:
@@ -111,7 +111,7 @@ class Exchange:
         if self._is_broken_off():
             self._client.cut("client_reset")
         elif not self._body.complete:
-            return
+            self.due = now + _AFTER_FIN if self._client.eof else self.due
         elif self._incoming.head is None:
             patience = self._client.parts.settings.response_timeout
             self.due = now + (min(patience, _AFTER_FIN) if self._client.eof else patience)
