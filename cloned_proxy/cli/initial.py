@@ -44,6 +44,11 @@ class Tool:
     command: str
     """What starts it; `CMD` where that is not known."""
 
+    @property
+    def needs_image(self) -> bool:
+        """Whether the worker's image lacks its program: no agent is in there."""
+        return any(self.command == agent.command for agent in AGENTS.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:
@@ -77,7 +82,8 @@ class Made:
         commands.append(shlex.join(["cloned-proxy", "serve", *where]))
         for tool in self.answers.tools:
             if self.answers.sandbox:
-                commands.append(shlex.join(["cloned-proxy", "exec", *where, tool.id, "--", tool.command]))
+                image = ["--image", "IMAGE"] if tool.needs_image else []
+                commands.append(shlex.join(["cloned-proxy", "exec", *where, tool.id, *image, "--", tool.command]))
             else:
                 token = shlex.join(["cloned-proxy", "token", *where, tool.id])
                 commands.append(f"export $({token}) && {tool.command}")
@@ -105,6 +111,8 @@ class Made:
         yield f"then, in another terminal: {start}"
         for other in others:
             yield f"  or: {other}"
+        if self.answers.sandbox and (missing := [tool.command for tool in self.answers.tools if tool.needs_image]):
+            yield f"IMAGE is one of yours that has {' or '.join(missing)} in it; the image of `image build` has not"
 
     def as_data(self) -> dict[str, Any]:
         return {

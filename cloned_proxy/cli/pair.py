@@ -55,7 +55,8 @@ def pair(
         why = "the control UI is off" if live is not None else "nothing serves this workspace yet"
         say(f"type it into the page that `serve` names as control ({why}); it works once, for five minutes")
         return
-    say(f"type it into {page}, or open {link}")
+    say(f"type it into {page}, or open")
+    say(link)  # alone on its line, so that a narrow terminal does not break it
     say("it works once, for five minutes")
     show_qr(link)
 

@@ -82,5 +82,14 @@ def _agreed(workspace: Workspace) -> Workspace:
     return wanted
 
 
+def beside_another(problem: str) -> str:
+    """Who serves on the port that a message says is in use, and how to serve beside it; "" for a stranger."""
+    for other in serving_now():
+        if any(problem.startswith(f"{address} ") for address in (other.proxy, other.control, other.metrics)):
+            command = "cloned-proxy serve --listen 127.0.0.1:0 --control 127.0.0.1:0 --metrics 127.0.0.1:0"
+            return f"; {_what_serves([other])}, and `{command}` serves beside it, on free ports"
+    return ""
+
+
 def _what_serves(serving: list[Serving]) -> str:
     return ", and ".join(f"the proxy on {server.proxy} serves {server.workspace}" for server in serving)

@@ -25,6 +25,7 @@ def check(
     """Validate a policy file and run its tests. Exit 2 with every problem in it."""
     import time
 
+    from cloned_proxy.cli.context import existing_workspace
     from cloned_proxy.cli.output import put, put_json
     from cloned_proxy.cli.presets import warnings_about
     from cloned_proxy.policy.breadth import findings
@@ -33,7 +34,8 @@ def check(
     from cloned_proxy.store.workspace import Workspace
     from cloned_proxy.store.yaml_reader import DocumentError
 
-    place = Workspace.find(workspace)
+    # A file that is named needs no workspace.
+    place = Workspace.find(workspace) if file or policy else existing_workspace(workspace)
     path = file or place.policy_path(policy)
     try:
         found = load_policy(path, time.time(), place.presets)

@@ -44,7 +44,9 @@ def serve(
     if sys.stderr.isatty() and log_format == "console":
         say("starting; the first time takes some seconds")  # said before what takes them is imported
     from cloned_proxy.cli.foreground import run_in_foreground
+    from cloned_proxy.cli.place import beside_another
     from cloned_proxy.cli.slots import parse_slot
+    from cloned_proxy.proxy.listener import BindError
     from cloned_proxy.proxy.server import ServeOptions
     from cloned_proxy.telemetry.log import configure_logging
 
@@ -61,4 +63,7 @@ def serve(
     options = ServeOptions(
         listen=proxy_address, metrics=metrics_address, policy_file=policy, slots=slots, control=control_address
     )
-    run_in_foreground(options, directory=workspace, workers=workers, log_format=log_format)
+    try:
+        run_in_foreground(options, directory=workspace, workers=workers, log_format=log_format)
+    except BindError as error:
+        raise type(error)(f"{error}{beside_another(str(error))}") from error

@@ -195,7 +195,7 @@ def _address_lines(told: dict[str, Any]) -> list[str]:
         return [f"address {', '.join(known)}"]
     if told["verdict"] == _REFUSED or "decision" in told:
         return []
-    return ["address not looked up: --resolve asks DNS, and one that is not public would be refused"]
+    return ["address not looked up: --resolve asks DNS, and what the rule does not open would be refused"]
 
 
 def _why_now(now: dict[str, Any]) -> str:

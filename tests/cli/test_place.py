@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.store.serving import serving_now
 from tests.cli.program import PROGRAM, Workspace, policy_text
 
 
@@ -56,7 +57,7 @@ WRITING = [
 ]
 
 
-@pytest.mark.parametrize("words", WRITING, ids=" ".join)
+@pytest.mark.parametrize("words", [*WRITING, ("policy", "check")], ids=" ".join)
 def test_a_script_gets_no_second_workspace(workspace: Workspace, elsewhere: Path, words: tuple[str, ...]) -> None:
     done = _run(workspace, elsewhere, *words)
     assert done.returncode == 2
@@ -108,3 +109,17 @@ def test_an_edit_of_a_file_that_the_running_proxy_does_not_follow_is_refused(wor
     assert f"--policy {other}" in done.stderr
     assert workspace.run("allow", "a.example.com", "--policy", str(other)).returncode == 0
     assert workspace.run("allow", "a.example.com", "--policy", str(workspace.policy)).returncode == 0
+
+
+@pytest.mark.parametrize("taken", ["proxy", "control", "metrics"])
+def test_a_port_of_another_workspace_says_how_to_serve_beside_it(
+    workspace: Workspace, elsewhere: Path, taken: str
+) -> None:
+    workspace.write_policy(policy_text())
+    workspace.serve("--control", "127.0.0.1:0")
+    (served,) = serving_now(environ=workspace.environment)
+    option = "listen" if taken == "proxy" else taken
+    places = {"listen": "127.0.0.1:0", "control": "off", "metrics": "off"} | {option: getattr(served, taken)}
+    done = _run(workspace, elsewhere, "serve", *(f"--{name}={place}" for name, place in places.items()))
+    assert done.returncode == 1
+    assert f"serves {workspace.path}, and `cloned-proxy serve --listen 127.0.0.1:0" in done.stderr

@@ -180,7 +180,7 @@ def test_pair_draws_a_qr_code_at_a_terminal_alone(workspace: Workspace) -> None:
     assert "█" not in at_terminal(workspace, "pair", columns=20)
     piped = workspace.run("pair")
     assert len(piped.stdout.split()) == 1
-    assert f"{page}/pair#code={piped.stdout.strip()}" in piped.stderr
+    assert f"{page}/pair#code={piped.stdout.strip()}" in piped.stderr.splitlines(), "a link on a line of its own"
     assert "█" not in piped.stderr
     assert workspace.run("log").stdout.count(piped.stdout.strip()) == 0
 
