@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePath
+from typing import Any, Final
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 HERE: Final = Path(__file__).parent
 GROUPS: Final = {
@@ -45,7 +46,6 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = config.getoption("suite_pass")
     if wanted is not None:
@@ -53,14 +53,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = set(chosen)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = chosen
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
     items.sort(key=_place)
 
 
-def _group(item: pytest.Item) -> str:
+class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """Gives a process one group after the other, each whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(PurePath(nodeid.partition("::")[0]).relative_to(HERE.name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByGroup:
+    return _ByGroup(config, log)
+
+
+def _group(place: PurePath) -> str:
     """The folder's group, else the module: what its fixtures start is started once."""
-    place = item.path.relative_to(HERE)
     for folder, group in GROUPS.items():
         if place.is_relative_to(folder):
             return group
@@ -69,7 +78,7 @@ def _group(item: pytest.Item) -> str:
 
 def _place(item: pytest.Item) -> int:
     """Groups that take long begin first; otherwise the last one would run while the other processes wait."""
-    group = _group(item)
+    group = _group(item.path.relative_to(HERE))
     return next((rank for rank, name in enumerate(LONGEST_FIRST) if group.startswith(name)), len(LONGEST_FIRST))
 
 
