@@ -4,18 +4,22 @@ SHELL := /bin/sh
 UV := .uv/bin/uv
 PY := .venv/bin/python
 STAMP := .venv/.installed
+# Set-up says what it does; where somebody looks on, uv shows how far it is.
+QUIET := $(shell test -t 2 || echo --quiet)
 WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo test test-wheel check fuzz bench dashboards pictures lock wheel wheels clean
+.PHONY: help setup install uninstall serve demo test test-fast test-wheel test-checkout lint check fuzz bench dashboards pictures \
+  lock wheel wheels clean screenshots
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Debian's python3 comes without ensurepip (package python3-venv) and without pip; either one is enough.
 $(UV):
 	@command -v python3 >/dev/null || { echo "set-up needs Python 3.11 or newer: apt-get install python3 python3-venv" >&2; exit 2; }
+	@echo "set-up: uv, into .uv" >&2
 	@if python3 -c 'import ensurepip, venv' 2>/dev/null; then \
 	  python3 -m venv .uv && .uv/bin/python -m pip install --quiet --disable-pip-version-check uv; \
 	elif python3 -m pip --version >/dev/null 2>&1; then \
@@ -25,9 +29,10 @@ $(UV):
 	fi || { code=$$?; rm -rf .uv; exit $$code; }
 
 $(STAMP): $(UV) requirements.lock pyproject.toml .python-version
-	@test -x $(PY) || $(WITH_PYENV) $(UV) venv --quiet .venv || { \
+	@echo "set-up: Python $$(cat .python-version) and the locked packages, into .venv" >&2
+	@test -x $(PY) || $(WITH_PYENV) $(UV) venv $(QUIET) .venv || { \
 	  echo "set-up found no Python $$(cat .python-version) and could not fetch one; install it, or let uv reach the network" >&2; exit 2; }
-	@$(UV) pip sync --quiet --python $(PY) --require-hashes requirements.lock
+	@$(UV) pip sync $(QUIET) --python $(PY) --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(PY) --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -45,26 +50,40 @@ serve: setup ## start the proxy with the shipped default policy
 demo: setup ## the tour of the README in one terminal, 45 seconds, without internet
 	@$(PY) -m demo
 
-test: setup ## the whole test suite
-	@tests/install.sh
-	@$(PY) -m pytest
+# Images that an engine of the tests would otherwise build each time.
+export KEPT_IMAGES := $(CURDIR)/build/images
+T ?= tests
 
-check: setup ## lint, types, dead links, help text
+test: setup ## the whole test suite; T=tests/proxy: a part of it
+	@tests/install.sh
+	@tests/run.sh $(PY) $(T)
+
+test-fast: setup ## the tests that need no namespaces, engine or browser, and are quick
+	@tests/run.sh $(PY) -q -m "not net and not docker and not browser and not slow" $(T)
+
+lint: setup ## style and types
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+check: lint ## lint, types, dead links, help text
 	@$(PY) -m pytest -q tests/docs
 
 wheel: setup ## build dist/*.whl
 	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist
 
 # The tests are copied away from the checkout, so that nothing in it can stand in for what the wheel forgot.
-test-wheel: wheel ## the tests against the built wheel, in an environment of its own
+test-wheel: wheel ## the tests, but for those of a checkout, against the built wheel, in an environment of its own
+	@tests/install.sh
 	@test -x $(WHEEL_ENV)/bin/python || $(WITH_PYENV) $(UV) venv --quiet $(WHEEL_ENV)
 	@$(UV) pip sync --quiet --python $(WHEEL_ENV)/bin/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(WHEEL_ENV)/bin/python --no-deps dist/*.whl
 	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo bench pyproject.toml "$$away" && \
-	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && "$$python" -m pytest -q -m "not checkout and not net and not slow"
+	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && tests/run.sh "$$python" -m "not checkout" $(T)
+
+test-checkout: setup ## the tests that only a checkout can pass; with test-wheel that is every test once
+	@tests/install.sh
+	@tests/run.sh $(PY) -m checkout $(T)
 
 fuzz: setup ## a million mutated heads and ClientHellos against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz
@@ -74,6 +93,9 @@ bench: setup ## speed beside other proxies and `docker run`, same work, one run
 
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards
+
+screenshots: setup ## take the pictures of the control UI in docs/ again
+	@$(PY) -m tests.control.pictures
 
 pictures: setup ## draw the dashboards from real data, two minutes of it
 	@$(PY) -m tests.dashboards.pictures

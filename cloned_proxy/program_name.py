@@ -19,7 +19,7 @@ from typing import Final
 
 NAME: Final = "cloned-proxy"
 
-_COMMAND: Final = re.compile(rf"(^|  |[`:;(>=] ?){NAME}(?= [a-z-])", re.MULTILINE)
+_COMMAND: Final = re.compile(rf"(^|  |[`:;(>=|&] ?){NAME}(?= [a-z-])", re.MULTILINE)
 """A command in a message stands at the start of a line, in backticks or behind punctuation; prose does not."""
 
 

@@ -17,7 +17,8 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
     from cloned_proxy.cli.checks import configured_images, run_checks
     from cloned_proxy.cli.engine_checks import engine_checks
     from cloned_proxy.cli.git_checks import git_check
-    from cloned_proxy.cli.output import paint, put, put_json, visible
+    from cloned_proxy.cli.output import paint, put_json, visible
+    from cloned_proxy.cli.tables import put_indented
     from cloned_proxy.program_name import in_this_shell
     from cloned_proxy.store.workspace import Workspace
 
@@ -36,8 +37,9 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
         )
     else:
         for check in checks:
-            put(f"{paint(f'{check.status:<4}', _STYLES[check.status])}  {check.name:<12}  {visible(check.detail)}")
+            status = paint(f"{check.status:<4}", _STYLES[check.status])
+            put_indented(f"{status}  {check.name:<12}  ", visible(check.detail), margin=20)
             if check.fix:
-                put(f"      {'':<12}  fix: {visible(in_this_shell(check.fix))}")
+                put_indented(f"{'':<20}fix: ", visible(in_this_shell(check.fix)), margin=25)
     if failed:
         raise typer.Exit(FAILED)

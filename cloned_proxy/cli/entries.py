@@ -6,11 +6,11 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from textwrap import wrap
 from typing import Any, Final, NamedTuple
 
 from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, paint, short_path, visible
-from cloned_proxy.cli.tables import passed
+from cloned_proxy.cli.tables import passed, wrapped
+from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK
 
 _LABEL: Final = 6
@@ -31,7 +31,7 @@ def lines(body: dict[str, Any], *, times: int = 1, clock: bool = False) -> list[
     """
     told = _TELLERS.get(body["type"], _decision)(body)
     text = visible(told.text if times == 1 else f"{told.text}  {times}x")
-    notes = list(map(visible, told.notes))
+    notes = [visible(in_this_shell(note)) for note in told.notes]
     label = f"{told.label:<{_LABEL}}"
     if not sys.stdout.isatty():
         return ["  ".join((iso_time(body["at"]), label, text, *notes))]
@@ -39,13 +39,9 @@ def lines(body: dict[str, Any], *, times: int = 1, clock: bool = False) -> list[
     head = f"{paint(at, 'dim')}  {paint(label, told.style)}  "
     margin = len(at) + 2
     room = shutil.get_terminal_size().columns
-    first, *more = _wrapped(text, room - margin - len(label) - 2) or [""]
-    more += [line for note in _joined(notes, room - margin) for line in _wrapped(note, room - margin)]
+    first, *more = wrapped(text, room - margin - len(label) - 2)
+    more += [line for note in _joined(notes, room - margin) for line in wrapped(note, room - margin)]
     return [head + first, *(f"{'':<{margin}}{line}" for line in more)]
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return wrap(text, width, break_long_words=False, break_on_hyphens=False, replace_whitespace=False)
 
 
 def _joined(notes: list[str], width: int) -> list[str]:
@@ -77,7 +73,9 @@ def _approval(body: dict[str, Any]) -> _Told:
 def _run(body: dict[str, Any]) -> _Told:
     dry = "  (dry run)" if body["dry_run"] else ""
     reason = f"  {body['reason']}" if body["reason"] else ""
-    return _Told("run", f"{body['tool']}  run {body['run']}  {body['result']} in {body['seconds']:.2f} s{dry}{reason}")
+    command = f"  {body['command']}" if body.get("command") else ""  # entries of earlier versions have none
+    text = f"{body['tool']}  run {body['run']}  {body['result']} in {body['seconds']:.2f} s{dry}{reason}{command}"
+    return _Told("run", text)
 
 
 def _probe(body: dict[str, Any]) -> _Told:
@@ -90,6 +88,11 @@ def _probe(body: dict[str, Any]) -> _Told:
 def _device(body: dict[str, Any]) -> _Told:
     text = " ".join(filter(None, (f"{body['actor']}:", body["name"], body["device"])))
     return _Told("device", f"{body['action']}  {text}")
+
+
+def _ignore(body: dict[str, Any]) -> _Told:
+    whom = body["tool"] or "callers without a name"
+    return _Told("ignore", f"{body['action']}  {body['actor']}: {body['host']} for {whom}")
 
 
 def _notify(body: dict[str, Any]) -> _Told:
@@ -118,6 +121,7 @@ _TELLERS: Final[Mapping[str, Callable[[dict[str, Any]], _Told]]] = {
     "run": _run,
     "probe": _probe,
     "device": _device,
+    "ignore": _ignore,
     "notify": _notify,
     "flow_end": _cut,
 }

@@ -18,7 +18,8 @@ from cloned_proxy.cli.canary import probe_forever
 from cloned_proxy.cli.control import Control
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.examples import allowed_example, denied_example
-from cloned_proxy.cli.output import put
+from cloned_proxy.cli.output import put, short_path
+from cloned_proxy.cli.probe_apart import ProbeApart
 from cloned_proxy.cli.process import (
     keep_memory_private,
     new_event_loop,
@@ -27,6 +28,7 @@ from cloned_proxy.cli.process import (
     tame_garbage_collector,
 )
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
+from cloned_proxy.cli.watch import denials_shown
 from cloned_proxy.policy.model import Anonymous, Policy
 from cloned_proxy.program_name import NAME, program_name
 from cloned_proxy.proxy.server import ServeOptions, Server, authority
@@ -52,7 +54,7 @@ def run_in_foreground(
     logging.getLogger().setLevel(logging.WARNING)
     workspace = Workspace.find(directory)
     with Control.bind(workspace, options, log_format) as control:
-        options = replace(options, control=control.address, log_format=log_format)
+        options = replace(options, control=control.address, probe=ProbeApart(), log_format=log_format)
         if workers > 1:
             _supervise(workspace, options, workers, control)
             return
@@ -73,7 +75,7 @@ def _supervise(workspace: Workspace, options: ServeOptions, workers: int, contro
         _warn_of_exposure(supervisor)
 
     tame_garbage_collector()  # the workers inherit it
-    with announcement:
+    with denials_shown(workspace.state_db, wanted=control.options.log_format == "console"), announcement:
         if not supervisor.run(on_ready=ready):
             raise CommandError("not every worker could start; see the messages above", code=FAILED)
 
@@ -93,11 +95,14 @@ async def _serve(server: Server, control: Control) -> None:
         task.add_done_callback(reloads.discard)
 
     await server.start()
-    interval = server.workspace.config().sandbox.probe_interval
-    canary = asyncio.create_task(probe_forever(server, interval)) if interval else None
+    interval, prober = server.workspace.config().sandbox.probe_interval, server.prober
+    canary = asyncio.create_task(probe_forever(prober, interval)) if interval and prober is not None else None
     beside = asyncio.create_task(control.keep_running(server.address))
     tame_garbage_collector()
     with signals_handled(stop=stop, reload=reload), ExitStack() as announcement:
+        announcement.enter_context(
+            denials_shown(server.workspace.state_db, wanted=control.options.log_format == "console")
+        )
         _tell_other_commands(announcement, server, control)
         _announce(server, control)
         _warn_of_exposure(server)
@@ -147,7 +152,11 @@ def _announce(server: Server | Supervisor, control: Control) -> None:
     put(f"proxy    {proxy}")
     put(f"control  http://{authority(*control.address)}" if control.address else "control  off")
     put(f"metrics  http://{server.metrics_address}/metrics" if server.metrics_address else "metrics  off")
-    put(f"policy   {policy.source} (version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)})")
+    in_force = f"version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)}"
+    put(f"policy   {short_path(policy.source)} ({in_force})")
+    put(f"log      {program_name()} log -f")
+    if control.address:
+        put(f"pair     {program_name()} pair")
     put("")
     now = time.time()
     allowed = allowed_example(policy, proxy, now)

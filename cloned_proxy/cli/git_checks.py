@@ -37,7 +37,12 @@ def _git(workspace: Workspace, *words: str) -> str | None:
         return None
     try:
         done = subprocess.run(  # noqa: S603  git itself, with words of our own
-            [program, "-C", str(workspace.root), *words], capture_output=True, text=True, timeout=_SECONDS, check=False
+            # What the repository's own settings would have run is not run: a tool may have written them.
+            [program, "-C", str(workspace.root), "-c", "core.fsmonitor=false", *words],
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return None

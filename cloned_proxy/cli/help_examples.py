@@ -82,6 +82,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "policy suggest --tool demo.tool@v1 --since 1d",
         "policy suggest --tool demo.tool@v1 | patch .cloned/policy.yaml",
     ),
+    "policy prune": ("policy prune --dry-run", "policy prune"),
     "policy history": ("policy history", "policy history --json"),
     "policy show": ("policy show 0123456789ab", "policy show 0123456789ab --diff  # only what it changed"),
     "policy restore": (

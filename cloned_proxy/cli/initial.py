@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.cli.errors import FAILED, CommandError
+from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.preset_edit import Pinned, is_pinned, pinned, presets_written
 from cloned_proxy.store.presets import DERIVED
@@ -95,7 +96,7 @@ class Made:
             yield "nothing written (--dry-run)"
             return
         yield f"written: {self.path} (policy version {self.version})"
-        serve, *others = self.next_commands
+        serve, *others = map(in_this_shell, self.next_commands)
         yield f"next: {serve}"
         yield f"then, in another terminal: {others[0]}"
         for other in others[1:]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.cli.output import put, put_json, table, visible
+from cloned_proxy.cli.output import put, put_json, visible
+from cloned_proxy.cli.tables import show_table
 from cloned_proxy.runner.pipeline import known_pipelines
 from cloned_proxy.store.kept import PAGE, Kept, find_artifact, kept_artifacts
 from cloned_proxy.store.workspace import Workspace
@@ -26,8 +27,7 @@ def list_runs(directory: Path | None, *, as_json: bool) -> None:
     if not kept:
         put("no run was kept yet")
         return
-    for line in table([_row(each) for each in kept], ("ID", "CREATED", "PIPELINE", "TOKENS", "SECONDS", "TITLE")):
-        put(line)
+    show_table([_row(each) for each in kept], ("ID", "CREATED", "PIPELINE", "TOKENS", "SECONDS", "TITLE"))
 
 
 def show_run(directory: Path | None, name: str, *, as_json: bool) -> None:

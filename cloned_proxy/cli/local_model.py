@@ -16,6 +16,7 @@ import typer
 
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put, put_json
+from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.llm.health import Health, HealthReport, ask_health, closed_with_key, open_without_key
@@ -139,7 +140,7 @@ def _put_status(shown: dict[str, Any], root: Path, *, ended: bool) -> None:
     elif shown["relay"] and shown["container"]:
         put(f"health    not ready: {shown['said']}; `docker logs {CONTAINER}`")
     else:
-        put("health    no answer; start it with `cloned-proxy llm up`")
+        put(in_this_shell("health    no answer; start it with `cloned-proxy llm up`"))
 
 
 def _plan(options: UpOptions, workspace: Workspace) -> ModelPlan:

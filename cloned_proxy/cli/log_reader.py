@@ -11,7 +11,17 @@ if TYPE_CHECKING:
     from cloned_proxy.store.audit_log import Entry
 
 _POLL_SECONDS: Final = 0.1
-_TYPES: Final[tuple[str, ...]] = ("decision", "policy", "approval", "run", "probe", "device", "notify", "flow_end")
+_TYPES: Final[tuple[str, ...]] = (
+    "decision",
+    "policy",
+    "approval",
+    "run",
+    "probe",
+    "device",
+    "ignore",
+    "notify",
+    "flow_end",
+)
 _TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run", "flow_end")
 _CUTS: Final = ("cut:", "revoked:")
 """Causes of the ends of flows that are shown: by a person, or because a rule went. The others are no news."""

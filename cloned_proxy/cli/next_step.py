@@ -26,7 +26,8 @@ def show_next_step() -> None:
     where = short_path(str(workspace.root))
     if not workspace.root.is_dir():
         put("There is no workspace here: no policy, and nothing that runs by one.")
-        _todo("cloned-proxy serve", f"makes {where} and starts the proxy")
+        _todo("cloned-proxy init", f"asks what you run here, and makes {where}")
+        _todo("cloned-proxy serve", "makes it by the shipped policy, and starts the proxy")
         for other in serving_now()[:1]:
             _todo(f"cloned-proxy status --workspace {other.workspace}", f"what serves on {other.proxy}")
     elif (live := live_proxy(workspace)) is None:

@@ -24,6 +24,7 @@ from cloned_proxy.runner.standby import proxy_for
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.telemetry.log import configure_logging
 
 _RECORDED_SECONDS: Final = 0.2
 """Decisions are on disk within 50 ms of being made."""
@@ -45,6 +46,7 @@ class RunOptions:
 
 def run_and_report(options: RunOptions) -> None:
     """Raises CommandError."""
+    configure_logging()
     workspace = Workspace.find(options.workspace)
     try:
         workspace.create()

@@ -14,8 +14,9 @@ app = typer.Typer(help="Show the named sets of hosts that `allow --preset` takes
 @app.command("list")
 def list_presets(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Print every preset, with what it is for. The workspace's own are marked."""
-    from cloned_proxy.cli.output import put, put_json, table
+    from cloned_proxy.cli.output import put_json
     from cloned_proxy.cli.presets import known_presets
+    from cloned_proxy.cli.tables import show_table
     from cloned_proxy.store.workspace import Workspace
 
     found = known_presets(Workspace.find(workspace))
@@ -23,8 +24,7 @@ def list_presets(*, workspace: WorkspaceOption = None, as_json: JsonOption = Fal
         put_json(found)
         return
     rows = [(each["name"], each["from"], each["checked"] or "-", each["about"]) for each in found]
-    for line in table(rows, ("NAME", "FROM", "CHECKED", "ABOUT")):
-        put(line)
+    show_table(rows, ("NAME", "FROM", "CHECKED", "ABOUT"))
 
 
 @app.command("show")

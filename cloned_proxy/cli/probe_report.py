@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from itertools import groupby
+from typing import Any
 
 from cloned_proxy.cli.output import paint, put, put_json, visible
 from cloned_proxy.runner.probe.report import Line, Report, Result
+from cloned_proxy.telemetry.events import ProbeEvent
 
 _STYLES = {Result.OK: "green", Result.LEAK: "red", Result.BROKEN: "red", Result.BLIND: "red"}
 
@@ -35,6 +38,20 @@ def summary(report: Report) -> str:
     if report.sealed:
         return paint(f"sealed: {counts}; the only way out was the proxy", "green")
     return paint(f"NOT SEALED: {leaks} of the attempts and {blind} of the controls failed ({counts})", "red")
+
+
+def probe_event(report: dict[str, Any], actor: str) -> ProbeEvent:
+    """What `Report.as_json` says, for the record. Raises KeyError or TypeError for anything else."""
+    lines = [*report["attempts"], *report["controls"]]
+    return ProbeEvent(
+        at=time.time(),
+        sealed=report["sealed"] is True,
+        attempts=len(report["attempts"]),
+        controls=len(report["controls"]),
+        seconds=report["seconds"],
+        failures=tuple(f"{line['what']}: {line['result']}" for line in lines if line["result"] != "ok"),
+        actor=actor,
+    )
 
 
 def _put(line: Line) -> None:

@@ -13,7 +13,10 @@ def prune(
     policy: PolicyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Take out rules that have expired or are used up; `serve` does so a day after a lease ended."""
+    """Take out rules that have expired or are used up.
+
+    `serve` does so by itself a day after a lease ended.
+    """
     from cloned_proxy.cli.context import existing_workspace
     from cloned_proxy.cli.describe import rule_data, rule_text
     from cloned_proxy.cli.editing import EditOptions, actor, tell

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cloned_proxy.cli.context import RuleUse
     from cloned_proxy.policy.model import Policy, Rule
+    from cloned_proxy.store.rule_use import RuleUse
 
 
 def print_rules(
@@ -21,11 +21,12 @@ def print_rules(
     """As `list --help` says. Raises CommandError, PolicyError or StoreError."""
     import sys
 
-    from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
+    from cloned_proxy.cli.context import existing_workspace, policy_in
     from cloned_proxy.cli.describe import HEADINGS, rule_data, rule_row
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import paint, put, put_json, short_path
     from cloned_proxy.cli.tables import show_table
+    from cloned_proxy.store.rule_use import rule_use
 
     place = existing_workspace(workspace)
     path, found = policy_in(place, policy)
@@ -49,7 +50,8 @@ def print_rules(
         say(f"no rules in {short_path(str(path))}{f' for {tool}' if tool else ''}; `cloned-proxy allow HOST` makes one")
         return
     if sys.stdout.isatty():
-        put(paint(f"{short_path(str(path))}, version {found.version}, mode {found.mode}", "dim"))
+        mode = paint(f"mode {found.mode}", "yellow" if found.mode == "report" else "dim")
+        put(f"{paint(f'{short_path(str(path))}, version {found.version}, ', 'dim')}{mode}")
     show_table([rule_row(rule, use, path) for rule in rules], HEADINGS, group_by=HEADINGS.index("SCOPE"))
 
 

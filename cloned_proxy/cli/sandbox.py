@@ -20,6 +20,7 @@ from cloned_proxy.runner.standby import proxy_for
 from cloned_proxy.runner.stream import Attached, Stream
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
 from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.telemetry.log import configure_logging
 
 _CHUNK: Final = 65_536
 
@@ -42,6 +43,7 @@ class ExecOptions:
 
 def run_command(options: ExecOptions) -> int:
     """Runs it and returns the exit code to pass on. Raises CommandError."""
+    configure_logging()
     try:
         outcome = _execute(options)
     except ToolTimeoutError as error:

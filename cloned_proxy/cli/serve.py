@@ -36,8 +36,13 @@ def serve(
     ] = "console",
 ) -> None:
     """Start the proxy. SIGTERM stops it gently, a second one at once; SIGHUP reads the policy again."""
+    import sys
+
     from cloned_proxy.cli.authority import parse_listen
-    from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.cli.errors import CommandError, say
+
+    if sys.stderr.isatty() and log_format == "console":
+        say("starting; the first time takes some seconds")  # said before what takes them is imported
     from cloned_proxy.cli.foreground import run_in_foreground
     from cloned_proxy.cli.slots import parse_slot
     from cloned_proxy.proxy.server import ServeOptions

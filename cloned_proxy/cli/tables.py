@@ -6,12 +6,12 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 from textwrap import wrap
 from typing import Final, NamedTuple
 
 from cloned_proxy.cli.durations import format_seconds
-from cloned_proxy.cli.output import iso_time, paint, put, table, visible, wants_colour
+from cloned_proxy.cli.output import iso_time, paint, put, table, visible
 
 _GAP: Final = 2
 _INDENT: Final = 4
@@ -62,6 +62,23 @@ def when(at: float) -> str:
 def _largest(seconds: float) -> str:
     """The duration in its largest unit."""
     return format_seconds(seconds).partition(" ")[0]
+
+
+def put_indented(head: str, text: str, *, margin: int) -> None:
+    """One line on stdout; at a terminal as many as its width wants, all but the first behind `margin` blanks.
+
+    `head` takes `margin` columns; it may hold escape sequences.
+    """
+    room = shutil.get_terminal_size().columns - margin
+    first, *more = wrapped(text, room) if sys.stdout.isatty() else [text]
+    put(head + first)
+    for line in more:
+        put(f"{'':<{margin}}{line}")
+
+
+def wrapped(text: str, width: int) -> list[str]:
+    """Lines of whole words, at least one; a word that is longer than the width has a line of its own."""
+    return wrap(text, max(1, width), break_long_words=False, break_on_hyphens=False, replace_whitespace=False) or [""]
 
 
 def show_table(rows: Iterable[Row], headings: Sequence[str], *, group_by: int | None = None) -> None:
@@ -116,17 +133,16 @@ def _longest_word(cell: Cell) -> int:
 
 
 def _put_side_by_side(rows: Iterable[Sequence[Cell]], widths: Sequence[int]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    drawn = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, show_header=False)
-    for width in widths:
-        drawn.add_column(width=width, overflow="fold")
+    """Each row as often as its longest cell takes lines. By hand: rich takes longer to import than `list` to answer."""
     for row in rows:
-        drawn.add_row(*(Text(cell.shown, style=cell.style) for cell in row))
-    colour = wants_colour(sys.stdout)
-    Console(color_system="standard" if colour else None, highlight=False, markup=False, emoji=False).print(drawn)
+        pieces = [wrapped(cell.shown, width) for cell, width in zip(row, widths, strict=True)]
+        for line in zip_longest(*pieces, fillvalue=""):
+            last = max(n for n, text in enumerate(line) if text)
+            shown = [
+                paint(text, cell.style) + " " * (width - len(text) + _GAP if number < last else 0)
+                for number, (text, cell, width) in enumerate(zip(line, row, widths, strict=True))
+            ]
+            put("".join(shown[: last + 1]))
 
 
 def _put_below_each_other(rows: Iterable[Sequence[Cell]], headings: Sequence[str], width: int) -> None:
@@ -138,5 +154,5 @@ def _put_below_each_other(rows: Iterable[Sequence[Cell]], headings: Sequence[str
             for heading, cell in zip(headings[2:], row[2:], strict=True)
             if cell.shown not in _EMPTY
         ]
-        for line in wrap(", ".join(named), width - _INDENT, break_long_words=False, break_on_hyphens=False):
+        for line in wrapped(", ".join(named), width - _INDENT) if named else []:
             put(f"{'':<{_INDENT}}{paint(line, 'dim')}")

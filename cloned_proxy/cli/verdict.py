@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.cli.context import existing_workspace, policy_in, rule_use
+from cloned_proxy.cli.context import existing_workspace, policy_in
 from cloned_proxy.cli.describe import injected
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.output import iso_time, paint, put, put_json, visible
@@ -22,6 +22,7 @@ from cloned_proxy.policy.url import decide_url
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.enforced import Enforced, as_enforced, listeners_of
 from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.rule_use import rule_use
 from cloned_proxy.store.workspace import Workspace
 
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}

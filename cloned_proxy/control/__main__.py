@@ -19,7 +19,6 @@ import anyio.to_thread
 
 from cloned_proxy.control.app import make_app
 from cloned_proxy.control.endpoints import ALL
-from cloned_proxy.control.endpoints.overview import HOUR
 from cloned_proxy.control.feed import Feed
 from cloned_proxy.control.guard import authorities_of
 from cloned_proxy.control.http import serve
@@ -66,7 +65,7 @@ def _warm(parts: ControlParts) -> None:
     """Looks through the log once, before anybody waits for that."""
     with contextlib.suppress(StoreError):
         parts.record.newest("probe")
-        parts.record.counts(parts.clock() - HOUR)
+        parts.record.by_hour(parts.clock())
 
 
 def make_parts(listening: socket.socket, given: argparse.Namespace) -> ControlParts:

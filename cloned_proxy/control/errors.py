@@ -44,7 +44,8 @@ class ErrorAnswer(BaseModel):
 
     error: str
     message: str
-    fields: list[FieldProblem] | None = None
+    fields: list[FieldProblem] = []
+    """Empty where no part of the request is to blame."""
     version: str | None = None
     """With `conflict`: the version of the policy that is there now."""
 
@@ -71,6 +72,7 @@ class ApiError(Exception):
         self._version = version
 
     def answer(self) -> dict[str, Any]:
-        fields = list(self._fields) if self._fields is not None else None
-        answer = ErrorAnswer(error=self._code, message=str(self), fields=fields, version=self._version)
+        answer = ErrorAnswer(
+            error=self._code, message=str(self), fields=list(self._fields or ()), version=self._version
+        )
         return answer.model_dump(exclude_none=True)

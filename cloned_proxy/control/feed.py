@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 _POLL_SECONDS: Final = 0.25
 _WINDOW: Final = 5000
 _GROUP: Final = 2000
-_TYPES: Final = {"decision", "policy", "approval", "run", "probe", "device"}
+_TYPES: Final = {"decision", "policy", "approval", "run", "probe", "device", "ignore"}
 
 
 @dataclass(frozen=True, slots=True)

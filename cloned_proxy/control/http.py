@@ -55,7 +55,7 @@ class _Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  as the base class has it
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = b'{"error":"bad_request","message":"this is not an HTTP request"}'
+            body = b'{"error":"bad_request","message":"this is not an HTTP request","fields":[]}'
             length = str(len(body)).encode()
             headers = [(b"content-type", b"application/json"), (b"content-length", length), (b"connection", b"close")]
             for event in (

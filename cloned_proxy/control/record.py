@@ -16,7 +16,7 @@ from cloned_proxy.store.errors import StoreError
 
 _MOST_SCANNED: Final = 100_000
 """Entries looked at for one page: some fifty milliseconds. What was not looked at is on the next page."""
-_VERDICTS: Final = ("allow", "deny", "report")
+_DAY_MINUTES: Final = 24 * 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +103,10 @@ class Record:
             self._newest[kind] = (head, found)
         return found
 
-    def counts(self, since: float) -> Counts:
-        """Decisions since then (Unix seconds), to the minute."""
+    def by_hour(self, now: float) -> list[Counts]:
+        """Decisions of the last day up to now (Unix seconds), in 24 hours that end now, to the minute."""
         with self._lock, self._open() as database:
-            return self._minutes.counts(database, since)
+            return self._minutes.by_hour(database, now)
 
     def _walk(
         self,
@@ -157,10 +157,11 @@ class _Minutes:
         self._seen = 0
         self._minutes: dict[int, Counts] = {}
 
-    def counts(self, database: sqlite3.Connection, since: float) -> Counts:
+    def by_hour(self, database: sqlite3.Connection, now: float) -> list[Counts]:
+        first = int(now // 60) - _DAY_MINUTES + 1
         head = _head(database)
         if not self._seen or self._seen > head:  # the first question, or another log
-            self._seen = _first_since(database, since) - 1
+            self._seen = _first_since(database, first * 60) - 1
             self._minutes.clear()
         # Read out of the text: the column `at` would read all of the JSON. A quote inside a value is escaped, so the
         # first `"at":` is the field.
@@ -174,12 +175,12 @@ class _Minutes:
             before = self._minutes.get(int(minute), Counts(0, 0))
             self._minutes[int(minute)] = Counts(before.allowed + count - denied, before.denied + denied)
         self._seen = head
-        first = int(since // 60)
         self._minutes = {minute: counts for minute, counts in self._minutes.items() if minute >= first}
-        return Counts(
-            sum(counts.allowed for counts in self._minutes.values()),
-            sum(counts.denied for counts in self._minutes.values()),
-        )
+        hours = [Counts(0, 0)] * (_DAY_MINUTES // 60)
+        for minute, counts in self._minutes.items():
+            hour = min((minute - first) // 60, len(hours) - 1)  # of a clock that was set back, the last one
+            hours[hour] = Counts(hours[hour].allowed + counts.allowed, hours[hour].denied + counts.denied)
+        return hours
 
 
 def _head(database: sqlite3.Connection) -> int:

@@ -117,6 +117,11 @@ def _remove(decision: Decision) -> str:
     return _command("remove", str(rule.pattern), *_tool(tool))
 
 
+def allow_command(host: Host, port: int, tool: str | None) -> str:
+    """The command that allows a host: on the default ports where `port` is one of them, and on `port` otherwise."""
+    return _command("allow", _target(host, port), *_tool(tool))
+
+
 def _allow(decision: Decision) -> str:
     host, request = decision.host, decision.request
     if host is None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections import Counter
+from collections.abc import Sequence
 from typing import Final
 
 REDACTED: Final = "[redacted]"
@@ -37,6 +39,14 @@ _KNOWN: Final = re.compile(
     )""",
     re.VERBOSE,
 )
+_SECRET_OPTION: Final = re.compile(
+    r"--?(?:[a-z]+[_-])*(?:api-?key|key|secret|token|pass(?:word|phrase|wd)?|pwd|credentials?|cookie|auth)",
+    re.IGNORECASE,
+)
+_USER_OPTIONS: Final = frozenset({"-u", "-U", "--user", "--proxy-user"})
+"""Of curl and wget-like clients: name and password follow."""
+_PAIR: Final = re.compile(r"([^:\s]+):.+", re.DOTALL)
+_USER_PASSWORD: Final = re.compile(r"((?:-[uU]|--(?:proxy-)?user=)[^:\s]+):.+", re.DOTALL)
 _LONG: Final = re.compile(r"[A-Za-z0-9+/_=-]{24,}")
 _RANDOM_BITS: Final = 3.2
 """Entropy of a character from which a long word is taken for random; English words have about 2.5 to 3."""
@@ -49,6 +59,30 @@ def bounded(text: str, most: int = MAX_TEXT) -> str:
     """
     line = _one_line(text)
     return line if len(line) <= most else f"{line[: most - 1].rpartition(' ')[0]} …".lstrip()
+
+
+def redact_command(words: Sequence[str]) -> str:
+    """A command line as one line of at most `MAX_TEXT` characters, for the record.
+
+    Beside what `redact` finds, the word behind an option such as `--token` goes, and the password in `-u name:password`
+    as well.
+    """
+    kept: list[str] = []
+    before = ""
+    for word in words:
+        kept.append(_argument(word, before))
+        before = word
+        if sum(map(len, kept)) > MAX_TEXT:
+            break  # the rest would be cut off
+    return redact(" ".join(kept))
+
+
+def _argument(word: str, before: str) -> str:
+    """One word of a command line that stands behind another."""
+    if _SECRET_OPTION.fullmatch(before):
+        return REDACTED
+    user = _USER_PASSWORD.fullmatch(word) or (_PAIR.fullmatch(word) if before in _USER_OPTIONS else None)
+    return f"{user[1]}:{REDACTED}" if user is not None else shlex.quote(redact(word))
 
 
 def redact(text: str) -> str:

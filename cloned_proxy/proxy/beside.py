@@ -66,13 +66,14 @@ async def _run_once(what: str, words: Sequence[str], environ: Mapping[str, str],
         _log.error(f"the {what} process died and is replaced", exit=code)
     finally:
         if process.returncode is None:
-            await _end(process)
+            await end_process(process)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def end_process(process: asyncio.subprocess.Process, patience: float = _STOP_SECONDS) -> None:
+    """Tells it to end, and kills it when it has not done so after `patience` seconds."""
     process.terminate()
     try:
-        async with asyncio.timeout(_STOP_SECONDS):
+        async with asyncio.timeout(patience):
             await process.wait()
     except TimeoutError:
         process.kill()

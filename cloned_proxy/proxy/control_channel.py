@@ -1,8 +1,8 @@
-"""How the control process asks a serving process what it does now, and makes it cut a tunnel.
+"""How the control process asks a serving process what it does now, and makes it cut a tunnel or probe its sandbox.
 
 One unix socket for each serving process below the workspace, mode 0600 in a 0700 directory; both ends check the other's
 user id. One line of JSON asks, one answers. Nothing in here decides or allows anything: the worst that it can do to
-traffic is to cut a tunnel.
+traffic is to cut a tunnel, and the worst to the machine is one escape probe after the other.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from cloned_proxy.proxy.private_socket import accept_own_user, listen_privately
+from cloned_proxy.proxy.probing import Prober
 from cloned_proxy.proxy.slot_protocol import peer_user, short_path
 from cloned_proxy.proxy.tunnels import Tunnel, Tunnels
 from cloned_proxy.store.live_policy import LivePolicy
@@ -32,6 +33,7 @@ PLACE: Final = ("run", "control")
 MAX_TUNNELS: Final = 500
 """That are listed of one process, the newest."""
 MAX_CAUSE: Final = 100
+MAX_ACTOR: Final = 100
 _MAX_QUESTION: Final = 4096
 _MAX_PEERS: Final = 16
 _QUESTION_SECONDS: Final = 5.0
@@ -47,6 +49,9 @@ class ServingView(Protocol):
 
     @property
     def tunnels(self) -> Tunnels: ...
+
+    @property
+    def prober(self) -> Prober | None: ...
 
     @property
     def addresses(self) -> dict[str, str | None]: ...
@@ -99,14 +104,14 @@ class ControlChannel:
             async with asyncio.timeout(_QUESTION_SECONDS):
                 line = await reader.readline()
                 if line:
-                    writer.write(json.dumps(self._answer(line)).encode() + b"\n")
+                    writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
                     await writer.drain()
         except (TimeoutError, ValueError, OSError) as error:
             _log.warning("a question of the control process was not answered", reason=str(error))
         finally:
             writer.close()
 
-    def _answer(self, line: bytes) -> dict[str, Any]:
+    async def _answer(self, line: bytes) -> dict[str, Any]:
         """Raises ValueError for a question that is none."""
         question = json.loads(line)
         match question:
@@ -117,6 +122,10 @@ class ControlChannel:
                 return {"worker": self._worker, "tunnels": [self._told(tunnel) for tunnel in newest[:MAX_TUNNELS]]}
             case {"op": "cut", "id": str(identifier), "cause": str(cause)} if len(cause) <= MAX_CAUSE:
                 return {"cut": self._cut(identifier, cause)}
+            case {"op": "probing"}:
+                return {"probing": await self._view.prober.status() if self._view.prober is not None else None}
+            case {"op": "probe", "actor": str(actor)} if len(actor) <= MAX_ACTOR:
+                return {"refused": await self._view.prober.start(actor) if self._view.prober is not None else None}
             case _:
                 raise ValueError(f"unknown question {str(question)[:100]!r}")
 

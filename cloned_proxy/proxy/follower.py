@@ -7,6 +7,7 @@ from pathlib import Path
 
 import structlog
 
+from cloned_proxy.policy.changes import changes
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.proxy.resolver import Resolver
@@ -42,6 +43,7 @@ class PolicyFollower:
         self._resolver = resolver
         self._clock = clock
         self._sweep: Callable[[], None] = lambda: None
+        self._before: Policy | None = None
         self.live = LivePolicy(path, presets=presets, clock=clock, on_change=self._changed, on_reject=self._rejected)
 
     async def start(self, sweep: Callable[[], None]) -> None:
@@ -79,17 +81,22 @@ class PolicyFollower:
                 used = ", ".join(f"{name} {version}" for name, version in sorted(policy.presets.items()))
                 summary += f", presets: {used}"
             self._record("reload", summary, policy.version)
-            self._remember(policy, summary)
+            self._remember(policy)
+            self._before = policy
 
     def _rejected(self, error: PolicyError | StoreError) -> None:
         self._metrics.policy_rejected(counts=self._leads)
         kept = self.live.current.version if self.live.current is not None else ""
         self._record("reject", str(error), kept)
 
-    def _remember(self, policy: Policy, summary: str) -> None:
-        """Into the history, so that a change by hand can be rolled back like any other."""
+    def _remember(self, policy: Policy) -> None:
+        """Into the history, so that a change by hand can be rolled back like any other. An edit of ours is there."""
         if not self._leads:
             return
+        if self._before is not None:
+            summary = f"edited by hand: {changes(self._before, policy)}"
+        else:
+            summary = f"found when serving began: {len(policy.rules)} rules, mode {policy.mode}"
         version = PolicyVersion(policy.version, self._clock(), "file", "", summary)
         try:
             self._state.audit.remember(Snapshot(version, policy.source, self.live.raw, policy.rules))

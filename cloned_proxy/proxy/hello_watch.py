@@ -12,6 +12,8 @@ from typing import Final
 
 from cloned_proxy.proxy.client_hello import MAX_HELLO_BYTES, ClientHelloReader, ServerNames, Unread
 
+MAX_CLIENT_RECORDS: Final = 4_096
+"""Of the client before the ServerHello, a hello counted as one: tiny ones cost more time than they have bytes."""
 MAX_SERVER_BYTES: Final = 32_768
 """Of the server's records before its ServerHello: retries with their cookies, and warnings."""
 
@@ -30,8 +32,8 @@ _RETRY: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e0
 class HelloWatch:
     """Fed with what both sides send; neither the outcome nor the bytes that pass depend on how they were cut."""
 
-    __slots__ = ("_client_left", "_header", "_message", "_reader", "_server_header", "_server_left", "_server_total",
-                 "_server_type", "done")  # fmt: skip
+    __slots__ = ("_client_left", "_header", "_message", "_reader", "_records", "_server_header", "_server_left",
+                 "_server_total", "_server_type", "done")  # fmt: skip
 
     def __init__(self, judged: int) -> None:
         """The first `judged` bytes of the client are a hello that passes."""
@@ -39,6 +41,7 @@ class HelloWatch:
         """Whatever comes now passes."""
         self._client_left = judged
         """Bytes that pass unread: of the record at hand."""
+        self._records = 0
         self._header = b""
         """The beginning of a record header of the client."""
         self._reader: ClientHelloReader | None = None
@@ -95,6 +98,7 @@ class HelloWatch:
             self.done = not self.judge(None)
         elif not length:
             return len(fresh)
+        self._count_record()
         out.append(header)
         self._header, self._client_left = b"", max(length, 0)
         return len(fresh)
@@ -113,8 +117,14 @@ class HelloWatch:
             out.append(bytes(reader.received))
             return len(fresh)
         self.done = not self.judge(names)
+        self._count_record()
         out.append(bytes(reader.received[: reader.end]))
         return reader.end - before
+
+    def _count_record(self) -> None:
+        self._records += 1
+        if self._records > MAX_CLIENT_RECORDS and not self.done:
+            self.done = not self.judge(None)
 
     def from_server(self, data: bytes) -> None:
         """Looks at what is about to pass. Raises what `judge` raises."""

@@ -159,7 +159,7 @@ def too_slow() -> Answer:
 
 
 def _error(code: str, message: str) -> dict[str, Any]:
-    return {"error": code, "message": message}
+    return {"error": code, "message": message, "fields": []}
 
 
 def _about(approval: Approval) -> dict[str, Any]:

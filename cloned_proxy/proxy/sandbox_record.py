@@ -40,7 +40,7 @@ class SandboxRecord:
         self._record(event)
 
     def probed(self, event: ProbeEvent) -> None:
-        """The canary's probe ended."""
+        """A probe ended."""
         self._metrics.isolation_probed(sealed=event.sealed)
         self._record(event)
 

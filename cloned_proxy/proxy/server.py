@@ -24,6 +24,7 @@ from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
 from cloned_proxy.proxy.notifier import start_notifier
+from cloned_proxy.proxy.probing import Probe, Prober
 from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
@@ -35,7 +36,6 @@ from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.live_policy import LivePolicy
 from cloned_proxy.store.shipped_policy import create_policy
 from cloned_proxy.store.workspace import Workspace
-from cloned_proxy.telemetry.events import ProbeEvent
 from cloned_proxy.telemetry.exposition import Exposition
 
 _log = structlog.get_logger(__name__)
@@ -53,6 +53,8 @@ class ServeOptions:
     """Of the processes that are started beside this one."""
     control: tuple[str, int] | None = None
     """Where the control process listens, if there is one: nobody is let through to it."""
+    probe: Probe | None = None
+    """How an escape probe is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class Server:
         self._uptime: Final = uptime
         self._seat: Final = seat
         self._up: _Running | None = None
+        self.prober: Prober | None = None
+        """Makes escape probes, where `options.probe` says how and this process takes the sandboxes."""
         self._cut: Final = asyncio.Event()
         self._stopping = False
 
@@ -114,19 +118,29 @@ class Server:
         try:
             await self.open(host)
             self._open_slot_api(core, host)
-            if self._seat is None or self._seat.leads:
+            if self._leads:
                 await open_standing_slots(self._up.parts, core.gate, self._options.slots)
+                self._begin_probing(core)
             self._open_control_channel()
-            if self._seat is None or self._seat.leads:
+            if self._leads:
                 start_notifier(self._running.parts, self.workspace, policy_file, self._options.log_format)
         except BaseException:
             self._cut.set()
             await self.stop()
             raise
 
+    @property
+    def _leads(self) -> bool:
+        """Of several workers one does what only one process of a workspace may do."""
+        return self._seat is None or self._seat.leads
+
+    def _begin_probing(self, core: Core) -> None:
+        if self._options.probe is not None:
+            self.prober = Prober(self._options.probe, SandboxRecord(core.state.audit, core.metrics).probed)
+            self._running.parts.push_async_callback(self.prober.close)
+
     def _open_slot_api(self, core: Core, host: Listener) -> None:
-        # One process takes the sandboxes of a workspace: of several workers, the one that leads.
-        if self._seat is not None and not self._seat.leads:
+        if not self._leads:  # it takes the sandboxes
             return
         slots = SlotApi(
             gate=core.gate,
@@ -182,11 +196,6 @@ class Server:
         core = self._running.core
         core.own.add(listener.socket)
         await core.gate.open(listener)
-
-    def probed(self, event: ProbeEvent) -> None:
-        """Puts the outcome of an escape probe on record and into the metrics."""
-        core = self._running.core
-        SandboxRecord(core.state.audit, core.metrics).probed(event)
 
     def _ca_for(self, tool: str) -> str | None:
         """The workspace CA in PEM form, when a rule that the tool may use opens TLS."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.redact import redact
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import BindError, Listener
 from cloned_proxy.proxy.private_socket import accept_own_user, listen_privately
@@ -121,7 +122,7 @@ class SlotApi:
         ca = self._ca_for(tool) if tool else None
         return encode(ok=True, pid=os.getpid(), slots=self.open_slots, address=self._address(), ca=ca)
 
-    def ended(self, tool: str, run: str, end: RunEnd) -> None:
+    def ended(self, tool: str, run: str, end: RunEnd, command: str = "") -> None:
         """Puts the end of a run on record; one with an unknown result counts as `error`."""
         self._on_run(
             RunEvent(
@@ -133,6 +134,7 @@ class SlotApi:
                 start_seconds=None if end.start_seconds is None else round(end.start_seconds, 3),
                 dry_run=run.startswith(DRY_RUN_MARK),
                 reason=end.reason,
+                command=redact(command),
             )
         )
 

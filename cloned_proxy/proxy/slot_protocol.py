@@ -47,10 +47,13 @@ class OpenSlot:
     tool: str
     run: str
     handovers: tuple[Handover, ...]
+    command: str = ""
+    """What is about to run, by `policy.redact.redact_command`; for the record."""
 
     def encode(self) -> bytes:
         listeners = [{"port": h.port, "target": None if h.target is None else list(h.target)} for h in self.handovers]
         body = {"v": PROTOCOL_VERSION, "op": "open", "tool": self.tool, "run": self.run, "listeners": listeners}
+        body["command"] = self.command
         return json.dumps(body).encode()
 
     @classmethod
@@ -61,12 +64,12 @@ class OpenSlot:
                 Handover(int(item["port"]), None if item["target"] is None else _target(item["target"]))
                 for item in body["listeners"]
             )
-            tool, run = body["tool"], body["run"]
+            tool, run, command = body["tool"], body["run"], str(body.get("command", ""))
         except (KeyError, TypeError, ValueError) as error:
             raise SlotProtocolError("the open message is incomplete") from error
         if not (isinstance(tool, str) and isinstance(run, str) and tool and run):
             raise SlotProtocolError("a slot needs a tool and a run")
-        return cls(tool, run, handovers)
+        return cls(tool, run, handovers, command)
 
 
 @dataclass(frozen=True, slots=True)

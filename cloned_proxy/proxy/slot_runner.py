@@ -38,7 +38,7 @@ class SlotHost(Protocol):
 
     def status(self, tool: str) -> bytes: ...
 
-    def ended(self, tool: str, run: str, end: RunEnd) -> None: ...
+    def ended(self, tool: str, run: str, end: RunEnd, command: str = "") -> None: ...
 
     def changed(self) -> None: ...
 
@@ -165,7 +165,7 @@ class SlotRunner:
         if self._slot is None:
             raise SlotProtocolError("no run is under way here")
         slot, self._slot = self._slot, None
-        self._api.ended(slot.tool, slot.run, end)
+        self._api.ended(slot.tool, slot.run, end, slot.command)
 
 
 def _text(body: dict[str, Any], name: str) -> str:

@@ -6,7 +6,6 @@ The only module that knows the Docker SDK. It talks to whatever DOCKER_HOST name
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -16,6 +15,7 @@ import docker
 import docker.errors
 import requests.exceptions
 
+from cloned_proxy.runner.engine_address import engine_host, try_engine
 from cloned_proxy.runner.engine_answers import ContainerState, EngineFacts
 from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
 from cloned_proxy.runner.stream import Attached
@@ -37,9 +37,9 @@ class Engine:
     @classmethod
     def connect(cls) -> Self:
         """Raises EngineError when no engine answers."""
-        host = _host()
+        host = engine_host()
         try:
-            _try_socket(host)
+            try_engine(host)  # the SDK would leave its own socket open
             client = docker.APIClient(**_from_environment(), version="auto", timeout=_TIMEOUT)
         except (docker.errors.DockerException, *_LOST) as error:
             raise EngineError(
@@ -203,7 +203,7 @@ class Engine:
     def _knock(self) -> None:
         """Raises EngineError when nobody is at the socket; the SDK would leave a socket of its own open then."""
         with _explained("answer"):
-            _try_socket(_host())
+            try_engine(engine_host())
 
     def _settle(self, *, but: str = "") -> None:
         """Tries once more what is owed. One that is refused again, or is being removed, holds up no other."""
@@ -270,17 +270,6 @@ class Engine:
             for line in lines:
                 if "error" in line:
                     raise EngineError(f"building {tag} failed: {str(line['error']).strip()}")
-
-
-def _host() -> str:
-    return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-
-
-def _try_socket(host: str) -> None:
-    """Raises OSError when nobody listens on the engine's unix socket; the SDK would leave its own socket open then."""
-    if host.startswith("unix://"):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.connect(host.removeprefix("unix://"))
 
 
 def _from_environment() -> dict[str, Any]:

@@ -20,7 +20,6 @@ from typing import Any, Final
 from cloned_proxy.proxy.slot_protocol import (
     MAX_MESSAGE,
     SOCKET_PLACE,
-    Handover,
     OpenSlot,
     RunEnd,
     SlotProtocolError,
@@ -106,11 +105,9 @@ def tell_end(workspace: Path, tool: str, run: str, end: RunEnd) -> None:
 class ProxyLink:
     """One slot's listeners at the serving process, for the time of one run."""
 
-    def __init__(
-        self, workspace: Path, tool: str, run: str, handovers: tuple[Handover, ...], make: OpenSockets
-    ) -> None:
+    def __init__(self, workspace: Path, request: OpenSlot, make: OpenSockets) -> None:
         self._workspace = workspace
-        self._request = OpenSlot(tool, run, handovers)
+        self._request = request
         self._make = make
         self._lock = threading.Lock()
         self._ending = threading.Event()

@@ -14,7 +14,8 @@ from typing import Any, Final, Self
 
 import structlog
 
-from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, RunEnd
+from cloned_proxy.policy.redact import redact_command
+from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, OpenSlot, RunEnd
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError
 from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
@@ -186,7 +187,8 @@ class DockerContainerRunner:
         result, reason, start_seconds = "error", "interrupted", None
         scratch = new_scratch(self._runs / self._owner / "scratch", run)
         spec: SandboxSpec | None = None
-        link = ProxyLink(self.workspace, job.tool, recorded, slot.handovers, slot.open_sockets)
+        opening = OpenSlot(job.tool, recorded, slot.handovers, redact_command(job.worker.command))
+        link = ProxyLink(self.workspace, opening, slot.open_sockets)
         try:
             spec = self._spec(job, run, slot, scratch, masked=masked, user=user)
             # The only way out is open before anything runs that could want to go another way.

@@ -23,6 +23,7 @@ from cloned_proxy.telemetry.events import (
     DeviceEvent,
     Event,
     FlowEnd,
+    IgnoreEvent,
     Kind,
     NotifyEvent,
     PolicyEvent,
@@ -39,6 +40,7 @@ _TYPES: Final = {
     RunEvent: "run",
     ProbeEvent: "probe",
     DeviceEvent: "device",
+    IgnoreEvent: "ignore",
     NotifyEvent: "notify",
 }
 _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode

@@ -127,6 +127,15 @@ _ADDED: Final = {
             expires REAL NOT NULL,
             seen    REAL
         ) WITHOUT ROWID""",
+    "ignored_hosts": """
+        CREATE TABLE IF NOT EXISTS ignored_hosts (
+            tool  TEXT NOT NULL,
+            host  TEXT NOT NULL,
+            at    REAL NOT NULL,
+            actor TEXT NOT NULL,
+            why   TEXT NOT NULL,
+            PRIMARY KEY (tool, host)
+        ) WITHOUT ROWID""",
     "pairing_codes": """
         CREATE TABLE IF NOT EXISTS pairing_codes (
             hash TEXT PRIMARY KEY, name TEXT NOT NULL, created REAL NOT NULL, expires REAL NOT NULL

@@ -28,6 +28,7 @@ from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_edit import Draft, EditResult, PolicyEditor, Recorder
 from cloned_proxy.store.policy_entry import Addition
 from cloned_proxy.store.policy_history import PolicyVersion, Snapshot
+from cloned_proxy.store.rule_change import RuleChange, change_rule
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import PolicyEvent
 
@@ -144,6 +145,26 @@ class EditService:
         with AuditLog(self.workspace.state_db) as log:
             last = {rule: hits.last for rule, hits in log.rule_hits().items()}
             return LeaseUse(now, up, boot, log.lease_uses(), {end.rule: end for end in log.lease_ends()}, last)
+
+    def change_rule(
+        self,
+        rule_id: str,
+        change: RuleChange,
+        *,
+        actor: str,
+        why: str,
+        expected_version: str | None = None,
+        dry_run: bool = False,
+        update_tests: bool = False,
+    ) -> EditResult:
+        """Changes what one rule says, where it stands. Raises StoreError for no such rule, as well."""
+        told = f"change rule {rule_id}: {change}"[:_MAX_SUMMARY]
+        order = _Order(actor, why, lambda _: told, expected_version, dry_run, update_tests)
+        with self._editor(order) as (editor, uses):
+            used = uses.get(rule_id, 0)
+            return editor.edit(
+                lambda text, policy: change_rule(text, policy, rule_id, change, used=used), (rule_id,), dry_run=dry_run
+            )
 
     def restore(
         self,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from cloned_proxy.policy.parse import DocumentPath
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.yaml_edit import remove_item, render
+from cloned_proxy.store.yaml_edit import Value, remove_item, render, replace_item, set_keys
 from cloned_proxy.store.yaml_reader import read_document
 
 
@@ -39,6 +39,30 @@ def change_list(
 def remove_entry(path: Path, text: str, place: DocumentPath, position: int) -> str:
     """Takes one item out of the list at `place`. Raises StoreError."""
     return change_list(path, text, place, lambda t: remove_item(t, place, position), lambda items: items.pop(position))
+
+
+def rewrite_entry(
+    path: Path,
+    text: str,
+    place: tuple[str, ...],
+    position: int,
+    *,
+    changes: Mapping[str, Value],
+    dropped: Collection[str],
+) -> str:
+    """Sets keys of one entry and drops others; one with only its host left is written as that. Raises StoreError."""
+    item = list_at(read_document(text.encode(), str(path)).data, place)[position]
+    body: dict[str, Any] = dict(item) if isinstance(item, dict) else {"host": item}
+    changes = {name: value for name, value in changes.items() if body.get(name) != read_value(value)}
+    if body.keys() & set(dropped):
+        kept: dict[str, Value] = {name: value for name, value in {**body, **changes}.items() if name not in dropped}
+        whole: Value = kept if len(kept) > 1 else body["host"]
+        return change_list(path, text, place, lambda t: replace_item(t, place, position, whole),
+                     lambda items: items.__setitem__(position, read_value(whole)))  # fmt: skip
+    if not changes:
+        return text
+    return change_list(path, text, place, lambda t: set_keys(t, place, position, changes),
+                 lambda items: items.__setitem__(position, {**body, **read_value(changes)}))  # fmt: skip
 
 
 def list_at(document: Any, path: DocumentPath) -> list[Any]:

@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 CURSOR_PLACE: Final = ("run", "otlp.seq")
 """Below the workspace: the last entry that the collector took."""
-TYPES: Final = ("decision", "flow_end", "policy", "run", "probe", "approval", "device", "notify")
+TYPES: Final = ("decision", "flow_end", "policy", "run", "probe", "approval", "device", "ignore", "notify")
 MOST_BEHIND: Final = 50_000
 """Entries; what lies further back is dropped."""
 _BATCH: Final = 500

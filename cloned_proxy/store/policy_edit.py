@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from cloned_proxy.policy.host import HostError, parse_pattern
 from cloned_proxy.policy.model import GLOBAL_SCOPE, HostPattern, Policy, Rule
@@ -21,7 +21,7 @@ from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.self_test import failed_tests
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.list_edit import change_list, list_at, read_value, remove_entry, text_diff
+from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, text_diff
 from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_entry import Addition, Entry, rules_of
@@ -29,7 +29,7 @@ from cloned_proxy.store.policy_file import parse_bytes, policy_from_bytes
 from cloned_proxy.store.presets import SHIPPED, PresetShelf
 from cloned_proxy.store.shipped_policy import head_text
 from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError, lines_of_tests, without_tests
-from cloned_proxy.store.yaml_edit import Value, add_items, replace_item, set_keys
+from cloned_proxy.store.yaml_edit import Value, add_items
 from cloned_proxy.store.yaml_reader import read_document
 
 _NO_USES: Final[Mapping[str, int]] = {}
@@ -162,6 +162,14 @@ class PolicyEditor:
             start = _Start(before, (before or b"").decode("utf-8", "replace"), policy)
             return self._finish(start, text, (), (), dry_run=dry_run)
 
+    def edit(
+        self, change: Callable[[str, Policy], str], rule_ids: tuple[str, ...], *, dry_run: bool = False
+    ) -> EditResult:
+        """Another text, made by `change` of the one that is there and of what that says; it is about these rules."""
+        with self._locked(dry_run=dry_run):
+            start = self._begin()
+            return self._finish(start, change(start.text, start.policy), rule_ids, (), dry_run=dry_run)
+
     def _without(
         self, text: str, policy: Policy, tool: str | None, goes: Callable[[Rule], bool]
     ) -> tuple[str, list[Rule]]:
@@ -209,10 +217,7 @@ class PolicyEditor:
             changes["protocols"] = ["tcp"]
         if rule.addresses != old.addresses:
             changes["addresses"] = sorted(rule.addresses)
-        item = list_at(read_document(text.encode(), str(self._path)).data, path)[position]
-        body: dict[str, Any] = dict(item) if isinstance(item, dict) else {"host": item}
-        return change_list(self._path, text, path, lambda t: set_keys(t, path, position, changes),
-                     lambda items: items.__setitem__(position, {**body, **read_value(changes)}))  # fmt: skip
+        return rewrite_entry(self._path, text, path, position, changes=changes, dropped=())
 
     def _renew(self, text: str, path: tuple[str, ...], position: int, entry: Entry, *, old: Rule, used: int) -> str:
         was_lease = old.expires is not None or old.max_uses is not None
@@ -222,18 +227,7 @@ class PolicyEditor:
         if entry.max_uses is not None and "max_uses" in terms:
             terms["max_uses"] = entry.max_uses + used
         dropped = {name for name in ("expires", "max_uses") if was_lease and name not in terms}
-        item = list_at(read_document(text.encode(), str(self._path)).data, path)[position]
-        body: dict[str, Any] = dict(item) if isinstance(item, dict) else {"host": item}
-        changes = {name: value for name, value in terms.items() if body.get(name) != read_value(value)}
-        if dropped & body.keys():
-            kept: dict[str, Value] = {name: value for name, value in {**body, **changes}.items() if name not in dropped}
-            whole: Value = kept if len(kept) > 1 else body["host"]
-            return change_list(self._path, text, path, lambda t: replace_item(t, path, position, whole),
-                         lambda items: items.__setitem__(position, read_value(whole)))  # fmt: skip
-        if not changes:
-            return text
-        return change_list(self._path, text, path, lambda t: set_keys(t, path, position, changes),
-                     lambda items: items.__setitem__(position, {**body, **read_value(changes)}))  # fmt: skip
+        return rewrite_entry(self._path, text, path, position, changes=terms, dropped=dropped)
 
     def _before(self) -> bytes | None:
         """The file as it is; None where there is none. Raises ConflictError when it is not the expected version."""

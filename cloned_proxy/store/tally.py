@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,6 @@ HOUR: Final = 3600
 OTHER: Final = "_other"
 """Stands for hosts (then with port 0), methods and paths over the bounds of `tally_writer`."""
 EVERY_TOOL: Final = "*"
-_SHOWN: Final = 20
 _CACHE_KIB: Final = 65_536
 """Taken as pages are read: a million calls of different hosts are read in an order that is not the file's."""
 # In this order: from the calls, which a condition makes few, to their hours.
@@ -52,22 +50,28 @@ class RecordedCall(NamedTuple):
     last: float
 
 
+class BlockedCall(NamedTuple):
+    """One way in which a host was asked for and refused. `method` and `path` as in RecordedCall."""
+
+    port: int
+    reason: str
+    method: str
+    path: str
+    count: int  # type: ignore[assignment]  # as in RecordedCall
+
+
 @dataclass(frozen=True, slots=True)
 class BlockedGroup:
-    """All refusals of one destination."""
+    """All that one tool was refused of one host."""
 
     tool: str | None
     host: str
-    port: int
     count: int
     first: float
     """Unix seconds."""
     last: float
-    reasons: tuple[tuple[str, int], ...]
-    """With their counts, the most frequent first."""
-    methods: tuple[str, ...]
-    paths: tuple[str, ...]
-    """At most 20 of each."""
+    calls: tuple[BlockedCall, ...]
+    """The most frequent first."""
 
 
 class Tally:
@@ -117,27 +121,29 @@ class Tally:
             return int(self._database.execute(query, values).fetchone()[0])
 
     def blocked(self, *, since: float, tool: str | None = EVERY_TOOL, limit: int = 500) -> list[BlockedGroup]:
-        """What was refused, by tool and destination, the latest first. Raises StoreError."""
+        """What was refused, by tool and host, the latest first. Raises StoreError."""
         where, values = _conditions(since, None, tool, "deny", None)
         query = (
-            "SELECT tool, host, port, sum(count), min(first), max(last) "  # noqa: S608  fixed parts
-            f"FROM {JOIN} WHERE {where} GROUP BY host, tool, port ORDER BY 6 DESC LIMIT ?"
+            "SELECT tool, host, sum(count), min(first), max(last) "  # noqa: S608  fixed parts
+            f"FROM {JOIN} WHERE {where} GROUP BY host, tool ORDER BY 5 DESC LIMIT ?"
         )
         with self._clear_errors():
             groups = self._database.execute(query, (*values, limit)).fetchall()
-            details = self._details([group[:3] for group in groups], where, values)
-        return [_group(group, details[group[:3]]) for group in groups]
+            calls = self._calls_of([group[:2] for group in groups], where, values)
+        return [
+            BlockedGroup(tool or None, host, count, first, last, tuple(calls[tool, host]))
+            for tool, host, count, first, last in groups
+        ]
 
-    def _details(self, places: list[_Place], where: str, values: list[object]) -> dict[_Place, list[_Detail]]:
+    def _calls_of(self, places: list[_Place], where: str, values: list[object]) -> dict[_Place, list[BlockedCall]]:
         query = (
             "SELECT tool, host, port, reason, method, path, sum(count) FROM (SELECT value AS place FROM json_each(?)) "  # noqa: S608  fixed parts
-            f"CROSS JOIN {JOIN} WHERE (tool, host, port) = (place ->> 0, place ->> 1, place ->> 2) AND {where} "
-            "GROUP BY id ORDER BY 7 DESC"
+            f"CROSS JOIN {JOIN} WHERE (tool, host) = (place ->> 0, place ->> 1) AND {where} GROUP BY id ORDER BY 7 DESC"
         )
-        details: dict[_Place, list[_Detail]] = {place: [] for place in places}
-        for tool, host, port, *detail in self._database.execute(query, (json.dumps(places), *values)):
-            details[tool, host, port].append((detail[0], detail[1], detail[2], detail[3]))
-        return details
+        calls: dict[_Place, list[BlockedCall]] = {place: [] for place in places}
+        for tool, host, *call in self._database.execute(query, (json.dumps(places), *values)):
+            calls[tool, host].append(BlockedCall._make(call))
+        return calls
 
     def rows(self, query: str, values: tuple[object, ...]) -> list[Any]:
         """For `covered_calls`. Raises StoreError."""
@@ -156,27 +162,8 @@ class Tally:
             raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
 
 
-type _Place = tuple[str, str, int]
-type _Detail = tuple[str, str, str, int]
-"""Reason, method, path and how often."""
-
-
-def _group(group: tuple[str, str, int, int, float, float], details: list[_Detail]) -> BlockedGroup:
-    tool, host, port, count, first, last = group
-    reasons: Counter[str] = Counter()
-    for reason, _, _, times in details:
-        reasons[reason] += times
-    return BlockedGroup(
-        tool=tool or None,
-        host=host,
-        port=port,
-        count=count,
-        first=first,
-        last=last,
-        reasons=tuple(reasons.most_common()),
-        methods=tuple(dict.fromkeys(method for _, method, _, _ in details))[:_SHOWN],
-        paths=tuple(dict.fromkeys(path for _, _, path, _ in details if path))[:_SHOWN],
-    )
+type _Place = tuple[str, str]
+"""Tool and host."""
 
 
 def _conditions(

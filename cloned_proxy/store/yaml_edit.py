@@ -29,6 +29,8 @@ def render(value: Value) -> str:
     """One value on one line, quoted only where YAML would read it as something else."""
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) and reads_as_text(value) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     if isinstance(value, Mapping):

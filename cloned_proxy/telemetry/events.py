@@ -135,11 +135,13 @@ class RunEvent:
     dry_run: bool
     reason: str
     """Why it did not end well, in the runner's words, never the tool's: those may be secrets. "" for `ok`."""
+    command: str = ""
+    """What ran, bounded and with what looks like a secret taken out; "" where nobody said."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeEvent:
-    """An escape probe that the canary of `serve` made."""
+    """An escape probe, whoever made it."""
 
     at: float
     sealed: bool
@@ -149,6 +151,8 @@ class ProbeEvent:
     seconds: float
     failures: tuple[str, ...]
     """Each attempt or control that did not end as it must."""
+    actor: str = "canary"
+    """`canary` of `serve`, `cli:<user>` for `verify` in a terminal, `device:<name>` for the control UI's button."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +167,20 @@ class DeviceEvent:
     name: str
     actor: str
     """`cli:<user>`, `device:<name>`, `pairing`."""
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoreEvent:
+    """A person took a host out of the overview of a tool's blocked calls, or back into it. It opens nothing."""
+
+    at: float
+    action: str
+    """`ignored`, `shown`."""
+    tool: str | None
+    host: str
+    actor: str
+    """`device:<name>`."""
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +200,17 @@ class NotifyEvent:
     """How many others were not tried, because too many were waiting."""
 
 
-type Event = DecisionEvent | FlowEnd | PolicyEvent | ApprovalEvent | RunEvent | ProbeEvent | DeviceEvent | NotifyEvent
+type Event = (
+    DecisionEvent
+    | FlowEnd
+    | PolicyEvent
+    | ApprovalEvent
+    | RunEvent
+    | ProbeEvent
+    | DeviceEvent
+    | IgnoreEvent
+    | NotifyEvent
+)
 
 
 class AuditUnavailableError(Exception):

@@ -116,7 +116,7 @@ class Exposition:
         """
         self._server = _Server(place, registry, problems)
         self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, name="metrics", daemon=True
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="metrics", daemon=True
         )
         self._thread.start()
 

@@ -19,7 +19,7 @@ def configure_logging(style: LogFormat = "console", *, level: int = logging.INFO
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.TimeStamper(fmt="iso" if style == "json" else "%Y-%m-%dT%H:%M:%SZ", utc=True),
     ]
     last: list[structlog.typing.Processor]
     if style == "json":

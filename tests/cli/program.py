@@ -186,7 +186,8 @@ class Workspace:
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
-    def serve(self, *arguments: str) -> Serving:
+    def serve(self, *arguments: str, stderr: int | None = None) -> Serving:
+        """`stderr` is a terminal, such as the end of `open_terminal` that is the program's."""
         errors = self.path.parent / f"serve-{len(self.running)}.log"
         control = () if "--control" in arguments else ("--control", "off")
         command = [str(PROGRAM), "serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *control, *arguments]
@@ -196,7 +197,7 @@ class Workspace:
                 env=self.environment,
                 cwd=self.path.parent,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=log if stderr is None else stderr,
                 stdin=subprocess.DEVNULL,
                 text=True,
             )

@@ -35,7 +35,8 @@ def read_all(screen: int) -> str:
 def at_terminal(workspace: Workspace, *arguments: str, columns: int = 80, env: dict[str, str] | None = None) -> str:
     """What the program shows on its stdout and stderr."""
     screen, line = open_terminal(columns)
-    environment = workspace.environment | {"TERM": "xterm"} | (env or {})
+    path = f"{PROGRAM.parent}:{workspace.environment['PATH']}"  # so that hints call it by its name
+    environment = workspace.environment | {"TERM": "xterm", "PATH": path} | (env or {})
     process = subprocess.Popen(
         [PROGRAM, *arguments], env=environment, cwd=workspace.path.parent, stdin=line, stdout=line, stderr=line
     )

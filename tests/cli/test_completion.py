@@ -63,7 +63,7 @@ def test_values_are_those_of_this_workspace(used: Workspace) -> None:
     assert complete(used, f"policy show {versions[0][:3]}")[:1] == [versions[0]]
     assert complete(used, "approvals approve --for 5m ") == requests
     assert complete(used, "devices revoke ") == devices
-    assert complete(used, "run ") == ["pipeline.research.report"]
+    assert complete(used, "run ") == ["pipeline.folder.summary", "pipeline.research.report"]
     assert set(complete(used, "preset show ")) == {preset["name"] for preset in used.json("preset", "list")}
     assert "github-read" in complete(used, "allow --preset git")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -40,6 +41,8 @@ TABLE = [
 
 
 def policy(origin: Origin) -> str:
+    # Not longer ago: what ended a day ago leaves the file.
+    a_minute_ago = f"{datetime.now(UTC) - timedelta(minutes=1):%Y-%m-%dT%H:%M:%SZ}"
     return f"""\
 version: 1
 mode: enforce
@@ -54,7 +57,7 @@ tools:
     inherit_global: true
     allow:
       - {{host: 127.0.0.1, ports: [{origin.port}], paths: ["/tool/**"]}}
-      - {{host: over.example, expires: 2020-01-01T00:00:00Z}}
+      - {{host: over.example, expires: {a_minute_ago}}}
 """
 
 

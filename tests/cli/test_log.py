@@ -45,15 +45,16 @@ def test_decisions_are_listed_and_filtered(workspace: Workspace, origin: Origin)
 
 
 KEYS = {
-    "decision": "seq type id at kind verdict reason tool run host port method path rule policy hint spends_use amends",
+    "decision": "seq type id at kind verdict reason tool run host port method path rule policy hint spends_use amends "
+    "refused_address",
     "policy": "seq type at action actor summary why policy",
-    "run": "seq type at tool run result seconds start_seconds dry_run reason",
-    "probe": "seq type at sealed attempts controls seconds failures",
+    "run": "seq type at tool run result seconds start_seconds dry_run reason command",
+    "probe": "seq type at sealed attempts controls seconds failures actor",
 }
 """What scripts and log shippers rely on: a key may come, none may go."""
 
 
-RUN = RunEvent(1000.0, TOOL, "dry-cafe", "failed", 1.5, 0.25, True, "exit code 3 \x1b[31m")
+RUN = RunEvent(1000.0, TOOL, "dry-cafe", "failed", 1.5, 0.25, True, "exit code 3 \x1b[31m", "sh -c false")
 PROBE = ProbeEvent(1001.0, False, 74, 13, 3.5, ("host services: leak",))
 
 
@@ -62,9 +63,10 @@ def test_runs_and_probes_are_shown_to_people_and_to_filters(workspace: Workspace
     with AuditLog(workspace.path / "state.db") as audit:
         for event in (RUN, replace(RUN, tool="other@v1", run="beef", result="ok", dry_run=False, reason=""), PROBE):
             audit.append(event)
+    at = "1970-01-01T00:16:40Z"
     assert workspace.run("log").stdout.splitlines() == [
-        f"1970-01-01T00:16:40Z  run     {TOOL}  run dry-cafe  failed in 1.50 s  (dry run)  exit code 3 \\x1b[31m",
-        "1970-01-01T00:16:40Z  run     other@v1  run beef  ok in 1.50 s",
+        f"{at}  run     {TOOL}  run dry-cafe  failed in 1.50 s  (dry run)  exit code 3 \\x1b[31m  sh -c false",
+        "1970-01-01T00:16:40Z  run     other@v1  run beef  ok in 1.50 s  sh -c false",
         "1970-01-01T00:16:41Z  probe   NOT SEALED  74 attempts, 13 controls, 3.5 s; host services: leak",
     ]
     assert [record["run"] for record in records(workspace, "--tool", TOOL)] == ["dry-cafe"]

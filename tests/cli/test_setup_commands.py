@@ -218,3 +218,9 @@ def test_doctor_warns_of_keys_in_git(workspace: Workspace) -> None:
     tracked = _check(workspace, "git")
     assert (tracked["status"], "identity.key" in tracked["detail"]) == ("warn", True)
     assert "rm --cached" in tracked["fix"]
+
+
+def test_doctor_names_a_rule_that_is_too_wide(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text(allow=["{host: '*.example.com', ports: [5432], protocols: [tcp]}"]))
+    found = _check(workspace, "policy")
+    assert (found["status"], "lets anything pass" in found["detail"]) == ("warn", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import sys
 import time
@@ -9,7 +10,8 @@ from contextlib import closing
 
 import pytest
 
-from cloned_proxy.cli.tables import Cell, ago, show_table, until
+from cloned_proxy import request_egress
+from cloned_proxy.cli.tables import Cell, ago, put_indented, show_table, until
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
 from tests.cli.program import TOOL, Workspace
@@ -84,6 +86,22 @@ def test_columns_without_a_word_go_and_groups_get_a_title(
     ]
 
 
+def test_long_lines_go_on_behind_their_margin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    put_indented("head  ", "some words, and more", margin=6)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    put_indented("head  ", "some words, and more", margin=6)
+    put_indented("head  ", "", margin=6)
+    assert capsys.readouterr().out.splitlines() == [
+        "head  some words, and more",
+        "head  some words,",
+        "      and more",
+        "head  ",
+    ]
+
+
 def test_times_are_relative_for_people_and_iso_in_a_pipe() -> None:
     now = time.time()
     assert ago(now - 7300).shown == "2h ago"
@@ -101,6 +119,31 @@ def _denial(number: int, host: str = "example.org", **other: object) -> Decision
         "path": "", "rule": "", "policy": "v", "hint": f"cloned-proxy allow {host} --tool {TOOL}",
     }  # fmt: skip
     return DecisionEvent(**(base | other))  # type: ignore[arg-type]
+
+
+def epochs(value: object) -> list[object]:
+    """Numbers that can only be Unix seconds."""
+    if isinstance(value, dict):
+        return [each for found in value.values() for each in epochs(found)]
+    if isinstance(value, list):
+        return [each for found in value for each in epochs(found)]
+    return [value] if isinstance(value, (int, float)) and 1e9 < value < 2.5e9 else []
+
+
+def test_no_json_has_unix_seconds(workspace: Workspace) -> None:
+    workspace.write_policy(POLICY)
+    request_egress(["new.example.com"], tool_id=TOOL, lasting="30m", workspace=workspace.path)
+    with AuditLog(workspace.path / "state.db") as audit:
+        audit.append(_denial(1))
+    assert workspace.run("allow", "other.example.com", "--for", "1h").returncode == 0
+    (pending,) = workspace.json("approvals", "list")
+    one = pending["id"]
+    commands = ["list", "devices", "policy history", f"approvals show {one}", f"approvals reject {one}"]
+    told = [workspace.json(*command.split()) for command in commands]
+    told += [workspace.json("status", code=1)]
+    told += [json.loads(line) for line in workspace.run("log", "--json").stdout.splitlines()]
+    assert pending["created"].endswith("Z")
+    assert epochs(told) == []
 
 
 def test_log_at_a_terminal_names_the_fix_and_the_decision(workspace: Workspace) -> None:

@@ -136,6 +136,7 @@ def test_every_worker_serves_and_their_sum_is_what_was_asked(workspace: Workspac
     )
 
 
+@pytest.mark.alone
 def test_a_killed_worker_takes_only_its_own_tunnels_and_is_back_within_a_second(
     workspace: Workspace, origin: Origin
 ) -> None:
@@ -158,6 +159,7 @@ def test_a_killed_worker_takes_only_its_own_tunnels_and_is_back_within_a_second(
         assert decisions(serving) == counted + 1
 
 
+@pytest.mark.alone
 def test_a_worker_that_is_killed_under_load_takes_only_its_own_tunnels(workspace: Workspace, origin: Origin) -> None:
     """Every tunnel is busy at the moment of the kill; those of the other workers lose not one exchange."""
     workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
@@ -238,6 +240,7 @@ def test_the_chain_holds_and_is_complete_when_all_workers_write(workspace: Works
     assert Counter(entry["type"] for entry in entries) == {"decision": 300, "policy": 1}
 
 
+@pytest.mark.alone
 def test_a_policy_edit_cuts_tunnels_in_all_workers_within_a_second(workspace: Workspace, origin: Origin) -> None:
     workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
     serving = serve(workspace)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from tests.compose.images import say_what_stands_in
 from tests.runner.conftest import engine
 
 __all__ = ["engine"]
@@ -13,9 +12,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("docker") is not None:
             item.add_marker(pytest.mark.timeout(180, func_only=True))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    ran = [report for report in terminalreporter.getreports("passed") if "compose/test_stack" in report.nodeid]
-    if ran:
-        say_what_stands_in(terminalreporter)

@@ -8,12 +8,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pytest
-
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import ImageMissingError
-from cloned_proxy.runner.images import _mirror_uri, build_images
+from cloned_proxy.runner.images import _mirror_uri
 from tests.compose.test_files import absent
+from tests.runner.kept_images import bring, bring_sandbox_images
 
 ROOT = Path(__file__).parents[2]
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -23,14 +22,6 @@ BASE = f"cloned-python:{RELEASE}"
 TOOLCHAIN = f"cloned-toolchain:{RELEASE}"
 TAGS = {name: f"cloned-test-{name}:latest" for name in ("grafana", "localai", "prometheus")}
 _LEFT_OUT = ("doc", "man", "locale", "info")
-
-
-def _known(engine: Engine, name: str) -> bool:
-    try:
-        engine.image(name)
-    except ImageMissingError:
-        return False
-    return True
 
 
 def _import_base(engine: Engine) -> None:
@@ -62,9 +53,11 @@ def build_all(engine: Engine) -> None:
     for program in ("docker", "docker-compose", "prometheus"):
         if shutil.which(program) is None:
             absent(program, "apt-get install docker.io docker-compose prometheus")
-    build_images(engine, lambda text: print(text, file=sys.stderr))  # noqa: T201  minutes without a word look like a hang
-    if not _known(engine, BASE):
-        _import_base(engine)
+    bring_sandbox_images(engine, lambda text: print(text, file=sys.stderr))  # noqa: T201  minutes without a word look like a hang
+    try:
+        engine.image(BASE)
+    except ImageMissingError:
+        bring("python", (BASE,), lambda: _import_base(engine))
     _fetch_wheels()
     arguments = [f"--build-arg=BASE={BASE}", f"--build-arg=TOOLCHAIN={TOOLCHAIN}"]
     _docker("--network=none", "--file", str(ROOT / "compose/Dockerfile"), *arguments, "--tag", PROXY, str(ROOT))
@@ -75,10 +68,3 @@ def build_all(engine: Engine) -> None:
                 shutil.copy(file, directory)
         for name, tag in TAGS.items():
             _docker("--network=none", "--target", name, f"--build-arg=BASE={PROXY}", "--tag", tag, directory)
-
-
-def say_what_stands_in(terminal: pytest.TerminalReporter) -> None:
-    """Whoever reads the result must know what it is a result of."""
-    terminal.section("STAND-INS")
-    terminal.line("compose stack: Grafana and LocalAI were stand-ins (tests/compose/stand_ins, tests/runner);")
-    terminal.line("Prometheus was the distribution's binary; ports were reached in the rooms, not on the host.")

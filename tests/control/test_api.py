@@ -7,6 +7,7 @@ import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Any
 
 import pytest
 
@@ -216,6 +217,8 @@ def test_the_overview_tells_of_a_file_that_is_not_accepted(browser: Control, wor
     assert "mystery" in overview["policy"]["error"]
     assert overview["policy"]["version"] == good
     assert overview["serving"]["ready"] is False
+    assert overview["serving"]["problems"] == [], "the error is told once"
+    assert browser.get("/api/v1/blocked").status == 200, "what was refused is told by the version in force"
     reply = browser.get("/api/v1/rules")
     assert reply.status == 503
     assert "mystery" in reply.text
@@ -227,6 +230,9 @@ def test_the_overview_counts_the_last_hour(serving: Serving, browser: Control) -
     before = browser.api("/overview")["denied_last_hour"]
     serving.get("http://counted.example/")
     eventually(lambda: browser.api("/overview")["denied_last_hour"] == before + 1, what="the count")
+    overview = browser.api("/overview")
+    assert len(overview["denied_by_hour"]) == 24
+    assert overview["denied_by_hour"][-1] == overview["denied_last_hour"]
 
 
 def test_every_operation_is_described_and_every_described_one_is_there(browser: Control) -> None:
@@ -235,12 +241,12 @@ def test_every_operation_is_described_and_every_described_one_is_there(browser: 
     operations = [(method.upper(), path) for path, methods in document["paths"].items() for method in methods]
     assert len(operations) > 20
     for method, path in operations:
-        other = "DELETE" if method == "GET" else "PATCH"
+        other = "DELETE" if method == "GET" and ("DELETE", path) not in operations else "PATCH"
         reply = browser.send(other, path.replace("{id}", "x").replace("{version}", "x"))
         assert reply.status in (404, 405), (other, path, reply)
 
 
-def test_what_was_blocked_is_grouped_with_what_would_allow_it(
+def test_what_was_blocked_is_grouped_by_host_with_what_would_allow_it(
     serving: Serving, browser: Control, workspace: Workspace
 ) -> None:
     plain = policy_text(allow=["{host: localhost, ports: [9]}"])
@@ -250,36 +256,142 @@ def test_what_was_blocked_is_grouped_with_what_would_allow_it(
         serving.get("http://grouped.example/a/path")
     serving.get("http://grouped.example:8080/")
     serving.get("http://tracker.example/")
-    serving.get("http://localhost:9/")
     serving.get("http://0x7f.1/")
     serving.get("http://169.254.169.254/latest/meta-data/")
 
-    def groups() -> dict[tuple[str, int], dict[str, object]]:
-        return {(group["host"], group["port"]): group for group in browser.api("/blocked")["groups"]}
+    def groups() -> dict[str, dict[str, object]]:
+        return {group["host"]: group for group in browser.api("/blocked")["groups"]}
 
-    eventually(lambda: ("0x7f.1", 80) in groups(), what="the groups")
-    found = groups()
-    first = found["grouped.example", 80]
-    assert (first["count"], first["tool"], first["allowable"]) == (3, None, True)
-    assert first["reasons"] == [{"reason": "host_not_allowed", "count": 3}]
-    assert (first["methods"], first["paths"]) == (["GET"], ["/a/path"])
-    assert first["entry"] == {"host": "grouped.example", "ports": [80, 443]}
-    assert first["hint"] == "cloned-proxy allow grouped.example"
-    assert found["grouped.example", 8080]["hint"] == "cloned-proxy allow grouped.example:8080"
-    assert (found["tracker.example", 80]["allowable"], found["0x7f.1", 80]["allowable"]) == (False, False)
-    assert found["tracker.example", 80]["hint"] == "cloned-proxy remove tracker.example"
-    local = found["localhost", 9]
-    assert (local["allowed_now"], local["refused_class"]) == (False, "loopback")
-    assert local["hint"] == "cloned-proxy allow localhost:9 --private"
-    eventually(lambda: ("169.254.169.254", 80) in groups(), what="the metadata service")
-    metadata = groups()["169.254.169.254", 80]
-    assert (metadata["allowable"], metadata["entry"]) == (False, None)
+    serving.get("http://localhost:9/")
+    eventually(
+        lambda: {"0x7f.1", "169.254.169.254", "tracker.example", "localhost"} <= groups().keys(), what="the groups"
+    )
+    first = groups()["grouped.example"]
+    assert (first["count"], first["tool"], first["now"]) == (4, None, "refused")
+    assert first["reasons"] == [{"reason": "host_not_allowed", "count": 4}]
+    assert first["ports"] == [{"port": 80, "count": 3}, {"port": 8080, "count": 1}]
+    assert first["offers"] == [
+        {"ports": [80, 443], "command": "cloned-proxy allow grouped.example", "methods": ["GET"], "paths": ["/a/path"]},
+        {"ports": [8080], "command": "cloned-proxy allow grouped.example:8080", "methods": ["GET"], "paths": ["/"]},
+    ]
+    assert (groups()["tracker.example"]["offers"], groups()["0x7f.1"]["offers"]) == ([], [])
+    assert groups()["tracker.example"]["hint"] == "cloned-proxy remove tracker.example"
+    metadata = groups()["169.254.169.254"]
+    assert metadata["offers"] == []
     assert metadata["hint"] == "169.254.169.254 is a metadata address; nobody can ask for those"
     assert browser.api("/blocked?tool=nobody@v1")["groups"] == []
+    local = groups()["localhost"]
+    assert (local["now"], local["refused_class"], local["offers"]) == ("refused", "loopback", [])
+    assert local["hint"] == "cloned-proxy allow localhost:9 --private"
+    assert browser.post("/rules", {"host": "localhost", "ports": [9], "addresses": ["private"]}).status == 200
+    assert groups()["localhost"]["now"] == "allowed"
     assert browser.post("/rules", {"host": "grouped.example"}).status == 200
-    assert browser.post("/rules", {"host": "localhost", "ports": [9]}).status == 200
-    assert groups()["localhost", 9]["allowed_now"] is True
-    assert groups()["grouped.example", 80]["allowed_now"] is True
+    assert groups()["grouped.example"]["now"] == "refused", "8080 is still closed"
+    assert browser.post("/rules", {"host": "grouped.example", "ports": [8080]}).status == 200
+    assert groups()["grouped.example"]["now"] == "allowed"
+
+
+def test_what_the_page_writes_for_a_host_is_what_the_command_writes(
+    serving: Serving, browser: Control, workspace: Workspace
+) -> None:
+    workspace.write_policy(policy_text())
+    eventually_version(browser, workspace)
+    before = workspace.policy.read_bytes()
+    for url in ("http://same.example/", "http://same.example:8080/"):
+        serving.get(url)
+    eventually(lambda: len(group_of(browser, "same.example").get("ports", [])) == 2, what="both ports")
+    for offer in group_of(browser, "same.example")["offers"]:
+        written = {}
+        ports = [] if offer["ports"] == [80, 443] else offer["ports"]  # as rule_dialog.js does
+        assert browser.post("/rules", {"host": "same.example", "ports": ports}).status == 200
+        written["page"] = workspace.policy.read_text()
+        workspace.policy.write_bytes(before)
+        assert workspace.run(*offer["command"].split()[1:]).returncode == 0
+        written["command"] = workspace.policy.read_text()
+        workspace.policy.write_bytes(before)
+        assert written["page"] == written["command"] != before.decode()
+
+
+def group_of(browser: Control, host: str) -> dict[str, Any]:
+    return next((group for group in browser.api("/blocked")["groups"] if group["host"] == host), {})
+
+
+def test_an_ignored_host_is_not_shown_stays_refused_and_comes_back(
+    serving: Serving, browser: Control, client: Control, workspace: Workspace
+) -> None:
+    workspace.write_policy(policy_text())
+    before = eventually_version(browser, workspace)
+    serving.get("http://noisy.example/")
+    eventually(lambda: group_of(browser, "noisy.example"), what="the group")
+    asked = {"tool": None, "host": "noisy.example", "reason": "telemetry"}
+    assert browser.post("/ignored", asked).json == {"changed": True}
+    assert browser.post("/ignored", asked).json == {"changed": False}
+    assert group_of(browser, "noisy.example") == {}
+    assert browser.api("/blocked")["ignored"] == 1
+    (hidden,) = browser.api("/blocked?ignored=true")["groups"]
+    assert hidden["host"] == "noisy.example"
+    assert serving.get("http://noisy.example/").status == 403, "it opens nothing"
+    assert (browser.api("/overview")["policy"]["version"], workspace.json("list")["version"]) == (before, before)
+    (item,) = client.api("/ignored")["items"]
+    assert (item["host"], item["actor"], item["why"]) == ("noisy.example", "device:test browser", "telemetry")
+    assert client.delete("/ignored?host=noisy.example").json == {"changed": True}
+    assert client.delete("/ignored?host=noisy.example").json == {"changed": False}
+    assert group_of(browser, "noisy.example")["count"] == 2
+    with AuditLog(workspace.path / "state.db") as log:
+        steps = [(entry.body["action"], entry.body["actor"]) for entry in log.entries(types=("ignore",))]
+    assert steps == [("ignored", "device:test browser"), ("shown", "device:test client")]
+
+
+def test_a_rule_is_changed_where_it_stands_and_a_lease_extended(browser: Control, workspace: Workspace) -> None:
+    rule = '{host: kept.example, ports: [443], expires: 2126-12-01T00:00:00Z, max_uses: 5, reason: "why"}  # of ours'
+    workspace.write_policy(policy_text(allow=["first.example", rule, "last.example"]))
+    found = {item["host"]: item for item in browser.api("/rules")["items"]}
+    kept = found["kept.example"]
+    assert kept["place"] == "ws/policy.yaml:7"
+    version = browser.api("/rules")["version"]
+    asked = {"for": "2h", "expected_version": version}
+    assert browser.post(f"/rules/{kept['id']}", asked).status == 200
+    assert browser.post(f"/rules/{kept['id']}", asked).status == 409
+    (extended,) = [item for item in browser.api("/rules")["items"] if item["host"] == "kept.example"]
+    assert 7100 < extended["expires"] - time.time() < 7202
+    told = ("id", "ports", "max_uses", "reason", "place")
+    assert {name: extended[name] for name in told} == {name: kept[name] for name in told}
+    assert "# of ours" in workspace.policy.read_text()
+    change = {"ports": None, "for": None, "uses": None, "methods": ["GET"], "reason": ""}
+    assert browser.post(f"/rules/{kept['id']}", change).status == 200
+    assert "- {host: kept.example, methods: [GET]}  # of ours\n" in workspace.policy.read_text()
+    assert browser.post(f"/rules/{kept['id']}", change).status == 404, "with other ports it is another rule"
+    plain = found["last.example"]["id"]
+    assert browser.post(f"/rules/{plain}", {}).status == 422
+    assert browser.post(f"/rules/{plain}", {"ports": [0]}).status == 422
+    assert browser.post(f"/rules/{plain}", {"paths": ["no slash"]}).status == 422
+    assert workspace.run("policy", "history").stdout.count("change rule") == 2
+
+
+def test_a_roll_back_is_looked_at_as_of_now(browser: Control, workspace: Workspace) -> None:
+    workspace.write_policy(policy_text(allow=["one.example"]))
+    old = eventually_version(browser, workspace)
+    for host in ("two.example", "three.example"):
+        assert browser.post("/rules", {"host": host}).status == 200
+    before = workspace.policy.read_bytes()
+    preview = browser.post(f"/history/{old}/restore", {"dry_run": True}).json
+    assert [line for line in preview["diff"].splitlines() if line[:2] in ("- ", "+ ")] == [
+        "-    - two.example",
+        "-    - three.example",
+    ]
+    assert workspace.policy.read_bytes() == before
+    shown = workspace.run("policy", "restore", old, "--dry-run").stdout
+    assert preview["diff"].strip() == shown.strip()
+
+
+def test_a_hand_edit_is_titled_by_what_it_changed(browser: Control, workspace: Workspace) -> None:
+    workspace.write_policy(policy_text(allow=["one.example"]))
+    eventually_version(browser, workspace)
+    workspace.write_policy(policy_text(allow=["one.example", "two.example"]))
+    version = eventually_version(browser, workspace)
+    eventually(lambda: browser.api("/history")["items"][0]["version"] == version, what="the version in the history")
+    newest = browser.api("/history")["items"][0]
+    assert (newest["actor"], newest["summary"]) == ("file", "edited by hand: +1 rule (two.example)")
 
 
 def test_an_approval_is_decided_once_by_the_device_that_said_so(browser: Control, workspace: Workspace) -> None:
@@ -316,11 +428,13 @@ def test_an_approval_is_decided_once_by_the_device_that_said_so(browser: Control
 
 def test_runs_and_the_probe_are_told_as_recorded(browser: Control, workspace: Workspace) -> None:
     with AuditLog(workspace.path / "state.db") as log:
-        log.append(RunEvent(time.time(), TOOL, "run-1", "ok", 1.5, 0.3, False, ""))
+        log.append(RunEvent(time.time(), TOOL, "run-1", "ok", 1.5, 0.3, False, "", "sh -c true"))
         log.append(ProbeEvent(time.time(), True, 74, 13, 3.5, ()))
+        log.append(ProbeEvent(time.time(), True, 75, 13, 3.5, (), "cli:me"))
     (run,) = browser.api("/runs")["items"]
-    assert (run["tool"], run["run"], run["seconds"]) == (TOOL, "run-1", 1.5)
-    assert browser.api("/probe")["probe"]["attempts"] == 74
+    assert (run["tool"], run["run"], run["seconds"], run["command"]) == (TOOL, "run-1", 1.5, "sh -c true")
+    probe = browser.api("/probe")["probe"]
+    assert (probe["attempts"], probe["actor"]) == (75, "cli:me"), "the newest, whoever made it"
     assert browser.api("/overview")["probe"]["sealed"] is True
 
 

@@ -238,6 +238,7 @@ def test_a_bad_body_is_refused_by_name_and_changes_nothing(
 ) -> None:
     reply = browser.send("POST", "/api/v1/rules", body)
     assert reply.status == status, reply
+    assert {"error", "message", "fields"} <= reply.json.keys()
     assert reply.json["message"]
     if status == 422 and body.startswith(b'{"'):
         assert reply.json["fields"]

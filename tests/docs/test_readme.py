@@ -50,7 +50,7 @@ def test_the_transcript_is_what_a_terminal_shows(workspace: Workspace, origin: O
     assert sum(bool(step.caption) for step in shown) > 2
     for step in shown:
         if step.command == START:
-            output = "\n".join(serving.banner)
+            output = "\n".join(serving.banner).replace(str(PROGRAM), "cloned-proxy")
         else:
             command = with_ports(step.command, real)
             output = in_shell(

@@ -199,6 +199,7 @@ def test_a_policy_that_changes_under_load_loses_and_leaks_nothing(fresh_world: W
     proxy.stop()
 
 
+@pytest.mark.alone
 def test_twenty_thousand_hosts_swapped_in_under_load(fresh_world: World) -> None:
     proxy = fresh_world.serve(_WITHOUT)
     load = start_load(proxy, 6)

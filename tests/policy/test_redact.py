@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cloned_proxy.policy.redact import MAX_TEXT, REDACTED, bounded, redact
+from cloned_proxy.policy.redact import MAX_TEXT, REDACTED, bounded, redact, redact_command
 
 # Made up for these tests; none of them opens anything.
 SECRETS = [
@@ -75,3 +75,28 @@ def test_a_bounded_text_is_one_line_of_whole_words(text: str) -> None:
     assert told.isprintable()
     assert len(told) <= 50
     assert set(told.replace("…", "").split()) <= set(text.replace("\x1b", " ").replace("\u202e", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["curl", "-sS", "https://example.com/"], "curl -sS https://example.com/"),
+        (["sh", "-c", "echo one; echo two"], "sh -c 'echo one; echo two'"),
+        (["tool", "--access-token", "hunter2", "x"], f"tool --access-token {REDACTED} x"),
+        (["tool", "-password", "hunter2"], f"tool -password {REDACTED}"),
+        (["curl", "-u", "me:hunter2", "h"], f"curl -u me:{REDACTED} h"),
+        (["curl", "-ume:hunter2", "h"], f"curl -ume:{REDACTED} h"),
+        (["curl", "--user=me:hunter2", "h"], f"curl --user=me:{REDACTED} h"),
+        (["env", "-u", "HOME", "sh"], "env -u HOME sh"),
+        (["sh", "-c", "export API_KEY=hunter2\ncurl x"], f"sh -c 'export API_KEY={REDACTED} curl x'"),
+    ],
+)
+def test_a_command_is_recorded_without_its_secrets(words: list[str], told: str) -> None:
+    assert redact_command(words) == told
+
+
+def test_a_recorded_command_is_bounded_whatever_ran() -> None:
+    for words in (["x"] * 100_000, ["y" * 1_000_000], ["--token"] * 10_000, ["-u", "a:" + "b" * 100_000]):
+        assert len(redact_command(words)) <= MAX_TEXT
+    cut = redact_command([*("word" for _ in range(95)), "--header=ghp_16C7e42F292c6912E7710c838347Ae178B4a"])
+    assert "16C7" not in cut

@@ -22,7 +22,7 @@ from tests.proxy.support import HOST, Secrets, allow, policy, until, upstream, w
 from tests.proxy.trouble import SECRET, Trouble
 
 INJECT: Final = Inject("Authorization", "Bearer ${vault:llm.api_key}")
-SETTINGS: Final = {"response_timeout": 0.1, "head_timeout": 15.0, "keep_alive_timeout": 15.0}
+SETTINGS: Final = {"response_timeout": 0.3, "head_timeout": 15.0, "keep_alive_timeout": 15.0}
 _METHODS: Final = frozenset({"GET", "POST"})
 _WITHOUT_CUT: Final = tuple(path for path in ALLOWED_PATHS if path != "/cut/**")
 

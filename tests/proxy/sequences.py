@@ -22,6 +22,7 @@ from tests.proxy.trouble import Trouble
 HEAD: Final = 420
 """Bytes of every head, and of every body that is not of another size on purpose."""
 _PATIENCE: Final = 20.0
+_TOO_SLOW: Final = 504
 
 # What becomes of a request -------------------------------------------------------------------------------------------
 
@@ -277,16 +278,19 @@ def judge(scene: Scene, sequence: Sequence[Asked], answers: list[tuple[int, bool
     _judge_arrivals(scene, sequence)
     if len(answers) > len(sequence):
         raise SequenceError(f"answers to nothing: {answers}")
+    goes_on: bool | None = True
     for asked, (status, closes) in zip(sequence, answers, strict=False):
-        if status not in asked.ending.statuses:
+        # On a busy machine any upstream may be too slow; what was sent of the body then is anybody's guess.
+        late = status == _TOO_SLOW and asked.ending in UPSTREAM_ENDINGS and asked.ending.name != "silent"
+        if status not in asked.ending.statuses and not late:
             raise SequenceError(f"{asked}: {status}")
-        if closes and asked.keeps(scene.ports):
+        goes_on = None if late else asked.keeps(scene.ports)
+        if closes and goes_on:
             raise SequenceError(f"{asked}: the connection is not kept")
-    if given_up or len(answers) == len(sequence):
+    if given_up or len(answers) == len(sequence) or not goes_on:
         return
     unanswered = sequence[len(answers)]
-    before = sequence[len(answers) - 1].keeps(scene.ports) if answers else True
-    if before and not unanswered.may_be_reset(scene.ports):
+    if not unanswered.may_be_reset(scene.ports):
         raise SequenceError(f"{unanswered}: no answer, behind {answers}")
 
 

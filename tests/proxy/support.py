@@ -35,6 +35,7 @@ from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.listener import Listener, OwnListeners, bind_tcp, bind_unix
+from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
@@ -357,6 +358,7 @@ async def world(
     principal: Principal | None = ANONYMOUS,
     inspector: Inspector | None = None,
     secrets: Secrets | None = None,
+    requests: RequestsApi | None = None,
     unix: Path | None = None,
     addresses: tuple[Address, ...] = (LOOPBACK,),
     settings: dict[str, float] | None = None,
@@ -382,6 +384,7 @@ async def world(
         metrics=metrics,
         inspector=inspector,
         injector=Injector(secrets) if secrets is not None else None,
+        requests=requests,
         spliced=spliced,
     )
     sock = bind_unix(unix) if unix is not None else bind_tcp("127.0.0.1", 0)

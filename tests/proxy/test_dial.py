@@ -58,6 +58,7 @@ def deaf(address: Address, port: int = 0) -> Iterator[int]:
         yield place[1]
 
 
+@pytest.mark.alone
 async def test_an_address_that_says_nothing_gives_way_after_the_attempt_delay() -> None:
     async with upstream() as server:
         with deaf(SILENT, server.port):

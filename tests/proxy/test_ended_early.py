@@ -7,16 +7,25 @@ from __future__ import annotations
 
 import random
 import socket
+from http import HTTPStatus
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.policy.model import Limits
+from cloned_proxy.proxy import answers
+from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.inspection import connection as inspected_connection
 from cloned_proxy.proxy.plain.client import PlainClient
+from cloned_proxy.proxy.requests_api import RequestsApi
+from cloned_proxy.telemetry.events import DecisionEvent
+from tests.proxy.plain import read_message
 from tests.proxy.random_sequences import check
 from tests.proxy.scenes import inspected_scene, plain_scene
 from tests.proxy.sequences import (
+    CHUNKED,
     ENDINGS,
     EXPECT,
     FRAMINGS,
@@ -24,18 +33,21 @@ from tests.proxy.sequences import (
     LIMITED,
     OK,
     PART,
+    SIZED,
     UPSTREAM_ENDINGS,
     WHENS,
     WHOLE,
     Asked,
     Ending,
+    Ports,
     Scene,
     SequenceError,
     Step,
     encode,
     play,
 )
-from tests.proxy.support import gone
+from tests.proxy.support import HOST, allow, gone, upstream, world
+from tests.proxy.trouble import Trouble
 
 SEQUENCES = 150
 
@@ -91,6 +103,45 @@ async def test_nor_does_one_over_its_limit(framing: str) -> None:
         asked = (Asked(0, OK), Asked(1, LIMITED, framing), Asked(2, LIMITED))
         whole = [b"".join(encode(one, scene.ports, random.Random(3))) for one in asked]
         await play(scene, asked, [whole[0], 1, whole[1], 2, whole[2]])
+
+
+class OwnApi:
+    """Answers at `cloned.internal` from the head alone, or when it has read the whole request."""
+
+    def refusal(self, _tool: str, _method: str, path: str, _length: int | None) -> Answer | None:
+        return answers.own(HTTPStatus.NOT_FOUND, {}) if path == "/from-the-head" else None
+
+    async def answer(self, _caller: Principal, _method: str, _path: str, _body: bytes) -> Answer:
+        return answers.own(HTTPStatus.BAD_REQUEST, {})
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 420", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(("path", "sent"), [("/from-the-head", 0), ("/from-the-head", 200), ("/whole", None)])
+async def test_nor_does_one_to_the_proxy_itself(path: str, sent: int | None, framing: str) -> None:
+    trouble, tool = Trouble(), Principal("demo@v1", "run", CallerSource.LISTENER)
+    async with upstream(trouble) as server:
+        api = cast(RequestsApi, OwnApi())
+        async with world(allow(HOST, server.port), principal=tool, requests=api) as w:
+            ports = Ports(HOST, server.port)
+            head = f"POST http://cloned.internal{path} HTTP/1.1\r\nHost: cloned.internal\r\n{framing}\r\n\r\n".encode()
+            body = encode(Asked(0, OK, SIZED if "420" in framing else CHUNKED), ports, random.Random(3))[1]
+            following = b"".join(encode(Asked(1, OK), ports, random.Random(3)))
+            reader, writer = await w.connect()
+            writer.write(head + body[:sent])
+            answer = await read_message(reader)
+            writer.write((b"" if sent is None else body[sent:]) + following)
+            if not answer.all("connection"):
+                assert (await read_message(reader)).status == 200
+            else:
+                assert await reader.read() == b""
+            writer.close()
+            await w.settled()
+            # Only a body whose end nobody has to look for is thrown away for the sake of the connection.
+            kept = sent is None or framing.startswith("Content-Length")
+            assert bool(answer.all("connection")) is not kept
+            decided = [event.path for event in w.audit.events if isinstance(event, DecisionEvent)]
+            assert decided == (["/ok/whole/1"] if kept else [])
+            assert [arrival.line for arrival in trouble.seen] == (["POST /ok/whole/1 HTTP/1.1"] if kept else [])
 
 
 @pytest.mark.parametrize("name", ["reset", "silent", "cut", "echo"])

@@ -252,6 +252,7 @@ async def test_too_many_fields_are_431() -> None:
         assert (await w.ask(connect_head(443, headers="X: y\r\n" * 10))).status == 431
 
 
+@pytest.mark.alone
 async def test_a_slow_head_is_bounded_from_its_first_byte() -> None:
     async with world(head_timeout=0.3) as w:
         reader, writer = await w.connect()

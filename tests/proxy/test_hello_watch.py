@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloned_proxy.proxy.client_hello import ServerNames
-from cloned_proxy.proxy.hello_watch import MAX_SERVER_BYTES, HelloWatch
+from cloned_proxy.proxy.hello_watch import MAX_CLIENT_RECORDS, MAX_SERVER_BYTES, HelloWatch
 from tests.proxy.test_client_hello import message, names_extension, records, vector
 
 RIGHT: Final = ("api.example.com",)
@@ -140,6 +140,8 @@ FLOWS: Final[dict[str, tuple[list[Turn], str]]] = {
     "an alert inside a retry": ([FIRST, ("s", RETRY[:3] + vector(2, RETRY[5:45]) + WARNING)], "refused"),
     "a retry shorter than it says": ([FIRST, ("s", record(22, b"\2\0\0\x10" + RETRY[9:60]))], "refused"),
     "warnings without end": ([FIRST, ("s", WARNING * (MAX_SERVER_BYTES // 7 + 1))], "refused"),
+    "tiny records without end": ([FIRST, ("c", record(23, b"x") * (MAX_CLIENT_RECORDS + 1))], "refused"),
+    "hellos without end": ([FIRST, ("c", GOOD * (MAX_CLIENT_RECORDS + 1))], "refused"),
     "retries without end": ([FIRST, *[("s", COOKIE), ("c", GOOD)] * 60], "refused"),
 }  # fmt: skip
 

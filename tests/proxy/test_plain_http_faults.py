@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import socket
+import time
 from collections.abc import AsyncIterator
 from typing import cast
 
@@ -21,7 +22,7 @@ from websockets.uri import parse_uri
 from cloned_proxy.proxy import plain
 from cloned_proxy.proxy.plain import admission, incoming, outgoing, reach
 from cloned_proxy.proxy.plain import upstream as plain_upstream
-from tests.proxy.plain import answering, client, read_message, reply, request
+from tests.proxy.plain import Message, answering, client, read_message, reply, request
 from tests.proxy.support import HOST, World, allow, gone, policy, until, upstream, world
 
 
@@ -299,14 +300,18 @@ async def test_clients_of_one_principal_share_a_pooled_connection() -> None:
         assert server.connections == 1
 
 
-@pytest.mark.parametrize(("method", "status"), [("GET", 200), ("HEAD", 200), ("POST", 502), ("DELETE", 502)])
-async def test_only_a_safe_request_is_sent_a_second_time(method: str, status: int) -> None:
-    lines: list[str] = []
+@pytest.mark.parametrize(
+    ("method", "size", "status"),
+    [("GET", 0, 200), ("HEAD", 0, 200), ("DELETE", 0, 200), ("PUT", 0, 200), ("PUT", 65_536, 200), ("DELETE", 5, 200),
+     ("PUT", 65_537, 502), ("POST", 0, 502), ("POST", 5, 502), ("PATCH", 5, 502)],
+)  # fmt: skip
+async def test_only_an_idempotent_and_small_request_is_sent_a_second_time(method: str, size: int, status: int) -> None:
+    seen: list[Message] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        lines.append((await read_message(reader)).line)
+        seen.append(await read_message(reader))
         writer.write(reply(b""))
-        if len(lines) == 1:
+        if len(seen) == 1:
             await reader.readuntil(b"\r\n\r\n")  # the next request finds the connection closed
             return
         await reader.read()
@@ -314,10 +319,103 @@ async def test_only_a_safe_request_is_sent_a_second_time(method: str, status: in
     async with upstream(serve) as server, world(allow(HOST, server.port)) as w, client(w) as (reader, writer):
         writer.write(request(server.port))
         assert (await read_message(reader)).status == 200
-        writer.write(request(server.port, method=method))
+        data = request(server.port, method=method, body=b"b" * size)
+        writer.write(data[: len(data) - size // 2])
+        if status == 200 and size:
+            await until(lambda: server.connections == 2)  # in the middle of the body
+        writer.write(data[len(data) - size // 2 :])
         assert (await read_message(reader, body=False)).status == status
         assert server.connections == (2 if status == 200 else 1)
+        assert [len(message.body) for message in seen] == ([0, size] if status == 200 else [0])
         assert len(w.audit.ends) == 2
+
+
+@pytest.mark.parametrize(("method", "size"), [("POST", 5), ("PATCH", 5), ("POST", 0), ("PUT", 65_537), ("LOCK", 0)])
+async def test_what_may_not_be_sent_twice_takes_no_connection_that_its_server_may_be_closing(
+    method: str, size: int
+) -> None:
+    async with upstream(answering(reply())) as server, world(allow(HOST, server.port)) as w, client(w) as (r, writer):
+        now = time.monotonic()
+        w.gate._plain.pool._clock = lambda: now  # type: ignore[misc]  # Final for everybody else
+
+        async def ask(method: str, size: int, after: float) -> int:
+            """How many connections there have been, when it came so many seconds behind the last response."""
+            nonlocal now
+            now += after
+            writer.write(request(server.port, method=method, body=b"b" * size))
+            assert (await read_message(r)).status == 200
+            return server.connections
+
+        assert await ask("GET", 0, 0) == 1
+        assert await ask(method, size, 0.4) == 1
+        assert await ask(method, size, 0.6) == 2
+        assert await ask("GET", 0, 14) == 2
+        assert await ask("PUT", 5, 14) == 2
+
+
+@pytest.mark.parametrize("streams", [True, False])
+async def test_a_client_that_leaves_during_a_quiet_stream_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, *, streams: bool
+) -> None:
+    gone = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_message(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        try:
+            await reader.read()
+        finally:
+            gone.set()
+
+    monkeypatch.setattr("cloned_proxy.proxy.plain.exchange._AFTER_FIN", 0.2)
+    async with upstream(serve) as server, world(allow(HOST, server.port)) as w, ticking(w):
+        reader, writer = await w.connect()
+        writer.write(request(server.port))
+        await reader.readuntil(b"first")
+        await asyncio.sleep(0.4)  # quiet, and there: it may be so for as long as it likes
+        assert not gone.is_set()
+        if streams:
+            writer.write_eof()
+        else:
+            writer.close()
+        async with asyncio.timeout(10):
+            await gone.wait()
+        await w.settled()
+        writer.close()
+    assert [end.cause for end in w.audit.ends] == ["client_reset"]
+
+
+async def test_a_client_that_half_closes_gets_a_stream_as_long_as_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_message(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+        await go.wait()
+        writer.write(b"6\r\nsecond\r\n")
+        await reader.read()
+
+    def look(seconds: float) -> None:
+        """As the sweep will, so many seconds from now."""
+        for one in tuple(w.gate._plain._clients):
+            one.check(time.monotonic() + seconds)
+
+    monkeypatch.setattr("cloned_proxy.proxy.plain.exchange._AFTER_FIN", 100.0)
+    async with upstream(serve) as server, world(allow(HOST, server.port)) as w:
+        reader, writer = await w.connect()
+        writer.write(request(server.port))
+        writer.write_eof()
+        await reader.readuntil(b"first")
+        look(99)
+        await asyncio.sleep(1)
+        go.set()
+        await reader.readuntil(b"second")
+        look(99.5)
+        assert w.audit.ends == []
+        look(100.1)
+        await w.settled()
+        writer.close()
+    assert [end.cause for end in w.audit.ends] == ["client_reset"]
 
 
 async def test_an_upstream_that_is_gone_when_it_is_reached_is_a_failed_dial(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,20 +19,20 @@ import pytest
 
 from cloned_proxy.proxy.slot_protocol import decode, encode
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
-from cloned_proxy.runner.images import HOLDER_IMAGE, build_images, check_current
+from cloned_proxy.runner.errors import EngineError, GoneError
 from cloned_proxy.runner.link import connect, is_served
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
-from cloned_proxy.runner.worker import PYTHON_IMAGE
+from tests.conftest import IMAGES_FAILED
 from tests.e2e.conftest import world as world  # noqa: PLC0414  a fixture of these tests, too
+from tests.runner.kept_images import bring_sandbox_images
 
 ENGINE_SCRIPT = Path(__file__).parents[1] / "engine.sh"
 SERVE = [sys.executable, "-m", "cloned_proxy", "serve"]
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+def engine() -> Iterator[Engine]:
     """The engine that answers, else one of our own beside it, ended with the tests."""
     started: Path | None = None
     try:
@@ -41,7 +42,8 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
             if os.environ.get("CI") == "true":
                 pytest.fail(f"CI has no engine: {error}")
             pytest.skip(f"no engine: {error}")
-        started = tmp_path_factory.mktemp("engine")
+        # Not in pytest's own directory: what an engine has mounted there would break the clean-up of later sessions.
+        started = Path(os.environ.get("TEST_ENGINE") or tempfile.mkdtemp(prefix="cloned-engine-"))
         done = subprocess.run([ENGINE_SCRIPT, "start", started], capture_output=True, text=True, check=True)
         os.environ["DOCKER_HOST"] = done.stdout.strip().partition("=")[2]
         found = Engine.connect()
@@ -49,15 +51,16 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     found.close()
     if started is not None:
         subprocess.run([ENGINE_SCRIPT, "stop", started], check=True)
+        shutil.rmtree(started, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
-def images(engine: Engine) -> Engine:
+def images(engine: Engine, request: pytest.FixtureRequest) -> Engine:
     try:
-        check_current(engine, HOLDER_IMAGE)
-        check_current(engine, PYTHON_IMAGE)
-    except ImageMissingError:
-        build_images(engine, print)
+        bring_sandbox_images(engine, print)
+    except EngineError as error:
+        request.config.stash[IMAGES_FAILED] = str(error)
+        raise
     return engine
 
 
@@ -163,7 +166,13 @@ def open_slots(workspace: Path) -> int:
 def runner(module_runner: DockerContainerRunner, engine: Engine) -> Iterator[DockerContainerRunner]:
     """The module's runner; a test fails when its runs leave a container, a scratch directory or a listener."""
     yield module_runner
-    assert leftovers(engine, module_runner.workspace) == []
+    left = leftovers(engine, module_runner.workspace)
+    for name in left:  # said once, and not by every test that comes after
+        if name.startswith("/"):
+            shutil.rmtree(name, ignore_errors=True)
+        else:
+            engine.remove(name)
+    assert left == []
     assert open_slots(module_runner.workspace) == 0
 
 
@@ -172,16 +181,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("docker") is not None:
             item.add_marker(pytest.mark.timeout(120, func_only=True))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One loud line for what could not be tested here."""
-    missing = {"no engine:": "sandbox tests were skipped: no container engine answers here",
-               "no model:": "tests with a real model were skipped: it could not be downloaded"}  # fmt: skip
-    reports = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
-    counts = {told: sum(sign in text for text in reports) for sign, told in missing.items()}
-    if any(counts.values()):
-        terminalreporter.section("NOT TESTED", red=True)
-    for told, count in counts.items():
-        if count:
-            terminalreporter.line(f"{count} {told}")

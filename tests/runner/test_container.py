@@ -12,7 +12,7 @@ import pytest
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import GoneError
 from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.spec import TOOL_LABEL
+from cloned_proxy.runner.spec import TOOL_LABEL, WORKSPACE_LABEL, workspace_mark
 from cloned_proxy.share import share_path
 from tests.runner.jobs import TOOL, run, sh
 
@@ -26,10 +26,11 @@ def inspected(module_runner: DockerContainerRunner, engine: Engine) -> dict[str,
 
     def look() -> None:
         while not found:
-            for container, _ in engine.owned(TOOL_LABEL):
+            for container, mark in engine.owned(WORKSPACE_LABEL):
                 with contextlib.suppress(GoneError):
                     facts = engine.inspect(container)
-                    if facts["State"]["Running"]:
+                    ours = mark == workspace_mark(module_runner.workspace)
+                    if ours and TOOL_LABEL in facts["Config"]["Labels"] and facts["State"]["Running"]:
                         found.append(facts)
                         return
 

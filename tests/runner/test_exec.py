@@ -46,7 +46,8 @@ def test_each_refusal_is_named_once_and_many_are_counted(workspace: Path) -> Non
     done = execute(workspace, TOOL, "--", "sh", "-c", script)
     lines = [line for line in done.stderr.decode().splitlines() if line.startswith("cloned-proxy:")]
     assert [line.split()[2] for line in lines[:5]] == [f"h{number}.example:80" for number in range(1, 6)]
-    assert lines[5:] == ["cloned-proxy: and 1 more: `cloned-proxy log --denied`"]
+    assert [line.split("`")[0] for line in lines[5:]] == ["cloned-proxy: and 1 more: "]
+    assert lines[-1].endswith("cloned-proxy log --denied`")
     assert done.returncode == 5
 
 
@@ -99,8 +100,8 @@ def test_without_a_proxy_it_starts_one_for_its_own_time_and_says_so(images: Engi
     done = execute(workspace, TOOL, "--", "sh", "-c", "curl -sS https://denied.example/")
     assert b"starting one for the duration of this command" in done.stderr
     assert b"403" in done.stderr
-    allow = f"cloned-proxy allow denied.example --tool {TOOL}".encode()
-    assert b"cloned-proxy: refused denied.example:443 (host_not_allowed); " + allow in done.stderr
+    assert b"cloned-proxy: refused denied.example:443 (host_not_allowed); " in done.stderr
+    assert f"cloned-proxy allow denied.example --tool {TOOL}\n".encode() in done.stderr
     assert not (workspace / "run" / "slots.sock").exists()
     assert leftovers(images, workspace) == []
 

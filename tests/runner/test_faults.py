@@ -28,7 +28,7 @@ from cloned_proxy.runner.files import read_scratch
 from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.netns import Namespace, start_time
 from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.spec import Limits, Mount
+from cloned_proxy.runner.spec import WORKSPACE_LABEL, Limits, Mount, workspace_mark
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
 from tests.runner.conftest import Serving, leftovers
 from tests.runner.jobs import TOOL, run, sh
@@ -172,8 +172,8 @@ def test_no_engine_names_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 def test_a_dead_holder_is_replaced_before_a_tool_would_join_it(module_serving: Serving, engine: Engine) -> None:
     with DockerContainerRunner(workspace=module_serving.workspace) as runner:
         runner.warm_up(1)
-        for container, _ in list(engine.owned("cloned.owner")):
-            if engine.inspect(container)["Config"]["Labels"]["cloned.owner"] == runner._owner:
+        for container, mark in list(engine.owned("cloned.owner")):
+            if mark == runner._owner:
                 engine.kill(container)
         time.sleep(0.2)
         assert sh(runner, "echo alive").out == "alive\n"
@@ -187,8 +187,7 @@ def test_a_holder_that_dies_under_a_tool_leaves_it_sealed(module_serving: Servin
             while not list(module_serving.workspace.glob("run/*/scratch/*/up")):
                 time.sleep(0.02)
             for container, mark in list(engine.owned("cloned.owner")):
-                name = engine.inspect(container)["Name"]
-                if mark == runner._owner and name.startswith("/cloned_slot_"):
+                if mark == runner._owner and engine.inspect(container)["Name"].startswith("/cloned_slot_"):
                     engine.kill(container)
 
             (next(module_serving.workspace.glob("run/*/scratch/*/up")).parent / "dead").touch()
@@ -226,12 +225,18 @@ def test_what_a_killed_runner_left_is_removed_by_the_next(module_serving: Servin
         os._exit(1)
     os.waitpid(child, 0)
     mine = owner.owner_id()
-    dead = [c for c, mark in engine.owned("cloned.owner") if owner.is_dead(mark)]
-    assert len(dead) == 3
+    # What it made, still running: the tool, its holder, and a spare.
+    assert len(_of_workspace(engine, module_serving.workspace, other_than=mine)) == 3
     with DockerContainerRunner(workspace=module_serving.workspace):
         pass
-    assert [c for c, mark in engine.owned("cloned.owner") if owner.is_dead(mark)] == []
+    assert _of_workspace(engine, module_serving.workspace, other_than=mine) == []
     assert [path for path in (module_serving.workspace / "run").glob("*.*.*.*") if path.name != mine] == []
+
+
+def _of_workspace(engine: Engine, workspace: Path, *, other_than: str) -> list[str]:
+    """The containers of a workspace that another process made."""
+    ours = [container for container, mark in engine.owned(WORKSPACE_LABEL) if mark == workspace_mark(workspace)]
+    return [c for c in ours if engine.inspect(c)["Config"]["Labels"]["cloned.owner"] != other_than]
 
 
 def _die_when_up(workspace: Path) -> None:

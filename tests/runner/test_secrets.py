@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.spec import WORKSPACE_LABEL, workspace_mark
 from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
 from tests.cli.canary_search import places_with
@@ -58,8 +59,8 @@ def test_a_key_is_used_in_a_sandbox_and_found_nowhere_in_it(
             line = process.stdout.readline()
             assert line, said
             said += line
-        tools = [name for name in engine.names() if name.startswith("cloned_tool_")]
-        inspected = json.dumps([engine.inspect(name) for name in tools])
+        ours = [container for container, mark in engine.owned(WORKSPACE_LABEL) if mark == workspace_mark(workspace)]
+        inspected = json.dumps([engine.inspect(container) for container in ours])
         process.terminate()
         process.wait(30)
     assert site.secrets("/v1/a") == [f"Bearer {CANARY}"]

@@ -127,6 +127,8 @@ async def test_the_workspaces_ca_is_handed_out_where_a_rule_opens_tls(setup: Set
     assert reply["ca"] == "PEM"
 
 
+COMMAND = "curl --token=hunter2 https://example.com/"
+RECORDED = "curl --token=[redacted] https://example.com/"
 ENDED = RunEnd("ok", 1.5, 0.25, "")
 
 
@@ -140,11 +142,11 @@ ENDED = RunEnd("ok", 1.5, 0.25, "")
 )
 async def test_the_end_of_a_run_goes_on_record_once(setup: Setup, end: RunEnd, result: str, reason: str) -> None:
     with setup.connect() as sock, listening() as given:
-        await setup.ask(sock, OpenSlot("demo.tool@v1", "dry-cafe", (Handover(8081),)).encode(), given)
+        await setup.ask(sock, OpenSlot("demo.tool@v1", "dry-cafe", (Handover(8081),), COMMAND).encode(), given)
         await setup.ask(sock, end.encode("done"))
         assert (await setup.ask(sock, end.encode("done")) or {})["ok"] is False
     await setup.settled(0)
-    assert setup.runs == [RunEvent(1000.0, "demo.tool@v1", "dry-cafe", result, 1.5, 0.25, True, reason)]
+    assert setup.runs == [RunEvent(1000.0, "demo.tool@v1", "dry-cafe", result, 1.5, 0.25, True, reason, RECORDED)]
 
 
 async def test_a_run_without_a_slot_goes_on_record_too(setup: Setup) -> None:

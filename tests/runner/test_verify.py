@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from cloned_proxy.runner.probe.plan import Attempt, Targets, plan
 from cloned_proxy.runner.probe.report import Report, Result, judge_controls, judge_sealed
 from cloned_proxy.runner.spec import OWNER_LABEL, SandboxSpec
 from cloned_proxy.share import share_path
+from cloned_proxy.store.audit_log import AuditLog
 from tests.cli.program import eventually
 
 docker = pytest.mark.docker
@@ -107,13 +111,18 @@ def test_no_attempts_is_no_proof() -> None:
 @pytest.mark.parametrize("variant", [[], ["--forwarder"]])
 def test_this_machine_is_sealed_in_under_20_seconds(images: Engine, variant: list[str]) -> None:
     program = [sys.executable, "-m", "cloned_proxy", "verify", "--json", *variant]
-    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60)
-    report = json.loads(done.stdout)
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True) as process:
+        report = json.loads(process.communicate(timeout=60)[0])
     bad = [line for line in (*report["attempts"], *report["controls"]) if line["result"] != "ok"]
-    assert (done.returncode, bad) == (0, [])
+    assert (process.returncode, bad) == (0, [])
     assert len(report["attempts"]) >= 30
     assert report["seconds"] < 20
-    assert list(images.owned(OWNER_LABEL)) == []
+    assert _made_by(process, images) == []
+
+
+def _made_by(process: subprocess.Popen[Any], engine: Engine) -> list[str]:
+    """Containers whose mark names this process; other people's may be on the engine as well."""
+    return [container for container, mark in engine.owned(OWNER_LABEL) if mark.split(".")[2:3] == [str(process.pid)]]
 
 
 def _unfiltered(container: dict[str, Any]) -> None:
@@ -138,6 +147,25 @@ LEAKS = [
     ("root with capabilities, secrets unmasked", _unmasked, {"files-2", "icmp-2", "namespace-2"}),
     ("an engine socket", _with_engine, {"engine-5", "witness"}),
 ]
+
+
+@docker
+def test_the_outcome_is_on_record_where_there_is_a_workspace(images: Engine, tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "verify"]
+    without, within = tmp_path / "nothing" / ".cloned", tmp_path / "project" / ".cloned"
+    within.mkdir(mode=0o700, parents=True)
+    for place in (without, within):
+        # A policy of the user's that would be in the way: the probe brings its own.
+        env = os.environ | {"CLONED_WORKSPACE": str(place), "CLONED_POLICY": str(tmp_path / "none.yaml")}
+        done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=60, env=env)
+        assert done.returncode == 0, done.stderr
+    assert not without.exists(), "probing makes no workspace"
+    with AuditLog(within / "state.db") as log:
+        (entry,) = log.entries(types=("probe",))
+        assert log.verify().holds
+    assert (entry.body["sealed"], entry.body["failures"]) == (True, [])
+    assert entry.body["attempts"] > entry.body["controls"] > 0
+    assert entry.body["actor"].startswith("cli:")
 
 
 @docker
@@ -171,13 +199,14 @@ def test_a_blind_probe_is_found_out(images: Engine, monkeypatch: pytest.MonkeyPa
 
 @docker
 def test_a_probe_that_is_terminated_leaves_nothing(images: Engine) -> None:
-    before = set(images.names())
-    with subprocess.Popen([sys.executable, "-m", "cloned_proxy", "verify"], stdout=subprocess.DEVNULL) as process:
-        eventually(lambda: set(images.names()) - before, 60, "the containers of the probe")
-        process.terminate()
-        assert process.wait(60) == TERMINATED
-    assert set(images.names()) <= before
-    assert not [line for line in _processes() if "cloned-probe" in line]
+    program = [sys.executable, "-m", "cloned_proxy", "verify"]
+    with tempfile.TemporaryDirectory() as place:  # not pytest's: the names of sockets below it are bounded
+        with subprocess.Popen(program, stdout=subprocess.DEVNULL, env={**os.environ, "TMPDIR": place}) as process:
+            eventually(lambda: _made_by(process, images), 60, "the containers of the probe")
+            process.terminate()
+            assert process.wait(60) == TERMINATED
+        assert _made_by(process, images) == []
+        assert not [line for line in _processes() if place in line]
 
 
 def _processes() -> list[str]:

@@ -61,6 +61,7 @@ async def test_a_committed_event_is_on_disk_and_the_chain_holds(writer: AuditWri
         assert (log.verify().holds, log.verify().entries) == (True, 1)
 
 
+@pytest.mark.alone
 def test_recorded_events_keep_their_order_and_are_on_disk_soon(writer: AuditWriter, path: Path) -> None:
     started = time.monotonic()
     for number in range(50):

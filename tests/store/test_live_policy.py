@@ -184,6 +184,7 @@ async def test_stop_ends_its_threads(tmp_path: Path) -> None:
     assert [thread for thread in left if thread.is_alive()] == []
 
 
+@pytest.mark.alone
 async def test_twenty_thousand_hosts_act_within_400_ms_and_stall_nobody(follower: Follower) -> None:
     text = "version: 1\nglobal:\n  allow:\n" + "".join(f"    - h{i}.example.com\n" for i in range(20_000))
     worst = 0.0

@@ -19,6 +19,8 @@ from prometheus_client import CollectorRegistry
 
 from cloned_proxy.store import otlp_export
 from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.config import load_config
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.otlp_export import OtlpExport
 from cloned_proxy.telemetry.events import FlowEnd
 from cloned_proxy.telemetry.otlp import Collector, Exported, PartialSuccess, trace_id
@@ -366,13 +368,22 @@ def test_nothing_unexpected_ends_the_export(
     ["ftp://127.0.0.1", "http://user:secret@collector", "http://c/v1/logs", "collector",
      "http://collector:4318x", "http://[::1", "http://xn--", "http://collector:99999", "http://collector:0", "http://:4318"],
 )  # fmt: skip
-def test_an_endpoint_that_is_no_base_url_is_refused_at_start(workspace: Workspace, endpoint: str) -> None:
+def test_an_endpoint_that_is_no_base_url_is_refused(tmp_path: Path, endpoint: str) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"telemetry: {{otlp_endpoint: '{endpoint}'}}\n")
+    with pytest.raises(StoreError) as refused:
+        load_config(config)
+    assert "config.yaml:1: telemetry.otlp_endpoint: this is not the base URL of a collector" in str(refused.value)
+    assert "write one such as http://127.0.0.1:4318" in str(refused.value)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_refused_endpoint_ends_serve_at_its_start(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    (workspace.path / "config.yaml").write_text(f"telemetry: {{otlp_endpoint: '{endpoint}'}}\n")
+    (workspace.path / "config.yaml").write_text("telemetry: {otlp_endpoint: 'http://user:secret@collector'}\n")
     done = workspace.run("serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off")
     assert done.returncode == 2
     assert "config.yaml:1: telemetry.otlp_endpoint: this is not the base URL of a collector" in done.stderr
-    assert "write one such as http://127.0.0.1:4318" in done.stderr
     assert "secret" not in done.stderr
 
 

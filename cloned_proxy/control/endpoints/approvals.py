@@ -46,6 +46,7 @@ class ApprovalAnswer(Strict):
     reason: str
     """What the tool says: untrusted text."""
     denied_count: int
+    """How often it was asked for, or met the denial; the denied calls that it is about are in the evidence."""
     policy_version: str
     decided_by: str
     decided_at: float | None

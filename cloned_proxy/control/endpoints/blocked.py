@@ -1,35 +1,41 @@
-"""What was refused, by tool and host: with what would allow it, where a rule may."""
+"""What was refused, by tool and host: with what would allow it, where a rule may, and how it would fare now."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from cloned_proxy.control.endpoints.decisions import Tool
+from cloned_proxy.control.endpoints.terms import in_force
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
+from cloned_proxy.control.outlook import Outlook
 from cloned_proxy.control.record import Record, Wanted
 from cloned_proxy.policy.address import classify
-from cloned_proxy.policy.caller import ANONYMOUS, Principal
-from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
+from cloned_proxy.policy.hint import ALLOWABLE, allow_command, owner_hint
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import DEFAULT_PORTS, Address, Host, Policy, Reason, Request
+from cloned_proxy.policy.model import DEFAULT_PORTS, Address, Host, Reason
 from cloned_proxy.policy.offer import why_not_offered
-from cloned_proxy.proxy.enforced import as_enforced, listeners_of
-from cloned_proxy.store.policy_file import load_policy
-from cloned_proxy.store.tally import EVERY_TOOL, OTHER, BlockedGroup, Tally
+from cloned_proxy.proxy.enforced import listeners_of
+from cloned_proxy.store.ignored import IgnoredHosts
+from cloned_proxy.store.rule_use import rule_use
+from cloned_proxy.store.tally import EVERY_TOOL, OTHER, BlockedCall, BlockedGroup, Tally
 
 _DAY: Final = 86_400.0
 _LOOKED_AT: Final = 20
+_SHOWN: Final = 20
+"""Methods and paths that are told of one host."""
 
 
 class BlockedQuery(Query):
     since: Annotated[float, Field(ge=0, le=1e11)] | None = None
     """Unix seconds; the hour that it lies in is counted whole. None: the last day."""
     tool: Tool | None = None
+    ignored: bool = False
+    """Only the hosts that a person ignores, in place of the others."""
     limit: Annotated[int, Field(ge=1, le=500)] = 200
 
 
@@ -38,55 +44,67 @@ class ReasonCount(Strict):
     count: int
 
 
-class EntryHint(Strict):
-    """What a rule would name, at the least."""
+class PortCount(Strict):
+    port: int
+    count: int
 
-    host: str
+
+class OfferAnswer(Strict):
+    """One rule that would allow some of it: what `command` writes, in ports."""
+
     ports: list[int]
+    """80 and 443 together, or one other."""
+    command: str
+    methods: list[str]
+    paths: list[str]
+    """Seen on these ports."""
 
 
 class GroupAnswer(Strict):
     tool: str | None
     host: str
-    port: int
+    ports: list[PortCount]
+    """The most frequent first."""
     count: int
     first: float
     last: float
     reasons: list[ReasonCount]
     methods: list[str]
     paths: list[str]
-    allowable: bool
-    """Whether a new rule is offered: not for what is denied by name, malformed, or about identity, nor for addresses
-    such as the metadata service's."""
-    allowed_now: bool
-    """Whether enforcement would let them pass by now."""
-    entry: EntryHint | None
+    offers: list[OfferAnswer]
+    """Empty where no rule is offered: for what is denied by name, malformed, or about identity, and for addresses such
+    as the metadata service's."""
+    now: Literal["refused", "reported", "allowed"]
+    """How the same calls would fare now, as far as the policy can say; `allowed` only when every one of them would."""
     refused_address: str
     """The newest address that refused the name; "" where none did."""
     refused_class: str
     hint: str
+    """What the most frequent of them would be told now; "" once it passes."""
 
 
 class BlockedAnswer(Strict):
     groups: list[GroupAnswer]
+    ignored: int
+    """Hosts with refusals in this time that a person ignores."""
 
 
 def _blocked(call: Call) -> BlockedAnswer:
     parts, query = call.parts, call.query
     since = parts.clock() - _DAY if query.since is None else query.since
+    ignored = {(found.tool, found.host) for found in IgnoredHosts(parts.workspace.state_db).list()}
     with Tally(parts.workspace.state_db) as tally:
-        groups = tally.blocked(since=since, tool=query.tool or EVERY_TOOL, limit=query.limit)
-    place = parts.workspace
-    policy = load_policy(place.policy_path(parts.policy_file), parts.clock(), place.presets)
-    own = listeners_of(place)
-    return BlockedAnswer(
-        groups=[_answer(group, policy, parts.clock(), own, _refused_at(parts.record, group)) for group in groups]
-    )
+        groups = tally.blocked(since=since, tool=query.tool or EVERY_TOOL, limit=query.limit + len(ignored))
+    hidden = [group for group in groups if (group.tool, group.host) in ignored]
+    shown = hidden if query.ignored else [group for group in groups if (group.tool, group.host) not in ignored]
+    outlook = Outlook(in_force(call), rule_use(parts.workspace), parts.clock(), listeners_of(parts.workspace))
+    answers = [_answer(group, outlook, _refused_at(parts.record, group)) for group in shown[: query.limit]]
+    return BlockedAnswer(groups=answers, ignored=len(hidden))
 
 
 def _refused_at(record: Record, group: BlockedGroup) -> Address | None:
     """The address that refused the newest of these calls whose name was resolved; None when none was."""
-    if Reason.ADDRESS_NOT_ALLOWED not in {reason for reason, _ in group.reasons}:
+    if Reason.ADDRESS_NOT_ALLOWED not in {call.reason for call in group.calls}:
         return None
     wanted = Wanted(group.tool, group.host, "deny", Reason.ADDRESS_NOT_ALLOWED)
     for _, body in record.decisions(wanted, limit=_LOOKED_AT).entries:
@@ -95,43 +113,53 @@ def _refused_at(record: Record, group: BlockedGroup) -> Address | None:
     return None
 
 
-def _answer(
-    group: BlockedGroup, policy: Policy, now: float, own: Container[tuple[Address, int]], refused_at: Address | None
-) -> GroupAnswer:
+def _answer(group: BlockedGroup, outlook: Outlook, refused_at: Address | None) -> GroupAnswer:
     host = _host(group.host)
-    reasons = {Reason(reason) for reason, _ in group.reasons}
-    allowable = host is not None and not why_not_offered(host) and not reasons.isdisjoint(ALLOWABLE)
-    caller = ANONYMOUS if group.tool is None else Principal(group.tool)
-    method = next((method for method in group.methods if method not in ("", "CONNECT")), None)
-    path = next(iter(group.paths), None) if method is not None else None
-    # A name is not asked for in DNS here; what it resolved to when it was refused stands for what it would now.
-    decision = as_enforced(
-        decide(policy, caller, Request(group.host, group.port, method, path), now),
-        own,
-        ask=False,
-        known=None if refused_at is None else (refused_at,),
-    ).decision
+    methods, paths = _seen(group.calls)
     return GroupAnswer(
         tool=group.tool,
         host=group.host,
-        port=group.port,
+        ports=[PortCount(port=port, count=count) for port, count in _counted((c.port, c.count) for c in group.calls)],
         count=group.count,
         first=group.first,
         last=group.last,
-        reasons=[ReasonCount(reason=reason, count=count) for reason, count in group.reasons],
-        methods=list(group.methods),
-        paths=list(group.paths),
-        allowable=allowable,
-        allowed_now=host is not None and decision.passes,
-        entry=EntryHint(host=group.host, ports=_ports(group.port)) if allowable else None,
+        reasons=[ReasonCount(reason=r, count=n) for r, n in _counted((c.reason, c.count) for c in group.calls)],
+        methods=methods,
+        paths=paths,
+        offers=_offers(group, host) if host is not None else [],
+        now="refused" if host is None else outlook.of(group, refused_at).value,
         refused_address="" if refused_at is None else str(refused_at),
         refused_class="" if refused_at is None else classify(refused_at).value,
-        hint=owner_hint(decision) if host is not None else "",
+        hint=owner_hint(outlook.decision(group, group.calls[0], refused_at)) if host is not None else "",
     )
 
 
-def _ports(port: int) -> list[int]:
-    return sorted(DEFAULT_PORTS) if port in DEFAULT_PORTS else [port]
+def _offers(group: BlockedGroup, host: Host) -> list[OfferAnswer]:
+    """One for each set of ports that one command covers, the most frequent first."""
+    if why_not_offered(host) or not any(call.reason in ALLOWABLE for call in group.calls):
+        return []
+    sets: dict[tuple[int, ...], list[BlockedCall]] = {}
+    for call in group.calls:
+        sets.setdefault(tuple(sorted(DEFAULT_PORTS)) if call.port in DEFAULT_PORTS else (call.port,), []).append(call)
+    offers = []
+    for ports, calls in sorted(sets.items(), key=lambda item: -sum(call.count for call in item[1])):
+        methods, paths = _seen(calls)
+        command = allow_command(host, ports[0], group.tool)
+        offers.append(OfferAnswer(ports=list(ports), command=command, methods=methods, paths=paths))
+    return offers
+
+
+def _seen(calls: Sequence[BlockedCall]) -> tuple[list[str], list[str]]:
+    methods = list(dict.fromkeys(call.method for call in calls))
+    paths = list(dict.fromkeys(call.path for call in calls if call.path))
+    return methods[:_SHOWN], paths[:_SHOWN]
+
+
+def _counted[Value: (int, str)](pairs: Iterable[tuple[Value, int]]) -> list[tuple[Value, int]]:
+    counts: Counter[Value] = Counter()
+    for value, count in pairs:
+        counts[value] += count
+    return counts.most_common()
 
 
 def _host(text: str) -> Host | None:

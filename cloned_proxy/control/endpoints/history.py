@@ -46,6 +46,8 @@ class TextAnswer(Strict):
 class RestoreRequest(Strict):
     reason: Reason = ""
     expected_version: Version | None = None
+    dry_run: bool = False
+    """Only tells, in `diff`, what it would change in the file as it is now."""
     update_tests: bool = False
     """As in a new rule."""
 
@@ -82,6 +84,7 @@ def _restore(call: Call) -> EditAnswer:
             actor=call.actor,
             why=redact(body.reason),
             expected_version=body.expected_version,
+            dry_run=body.dry_run,
             update_tests=body.update_tests,
         )
     return edit_answer(result)

@@ -9,8 +9,6 @@ from cloned_proxy.control.operation import Call, Operation, Strict
 from cloned_proxy.proxy.control_channel import ask_all
 from cloned_proxy.store.approvals import ApprovalService
 
-HOUR: Final = 3600.0
-
 
 class PolicyState(Strict):
     version: str
@@ -27,6 +25,7 @@ class ServingState(Strict):
     workers: int
     ready: bool
     problems: list[str]
+    """Each once, whatever the number of workers; what is wrong with the policy is in its own `error`."""
 
 
 class OverviewAnswer(Strict):
@@ -37,6 +36,8 @@ class OverviewAnswer(Strict):
     """Requests that wait for a person."""
     allowed_last_hour: int
     denied_last_hour: int
+    denied_by_hour: list[int]
+    """Of the last day, by hours that end now; the last one is `denied_last_hour`."""
     open_tunnels: int
     proxy: str
     """`host:port` that clients use."""
@@ -45,20 +46,23 @@ class OverviewAnswer(Strict):
 def _overview(call: Call) -> OverviewAnswer:
     parts = call.parts
     answers = ask_all(parts.workspace.root, {"op": "status"})
-    counts = parts.record.counts(parts.clock() - HOUR)
+    day = parts.record.by_hour(parts.clock())
     service = ApprovalService(parts.workspace, parts.policy_file, clock=parts.clock)
-    problems = [f"worker {answer['worker']}: {text}" for answer in answers for text in answer["problems"]]
+    policy = _policy(answers)
+    problems = list(dict.fromkeys(text for answer in answers for text in answer["problems"]))
+    told = (policy.error or "").splitlines()
     return OverviewAnswer(
-        policy=_policy(answers),
+        policy=policy,
         serving=ServingState(
             workers=len(answers),
             ready=bool(answers) and not problems,
-            problems=problems or ([] if answers else ["no serving process answers"]),
+            problems=[text for text in problems if text not in told],
         ),
         probe=newest_probe(call),
         pending=len(service.list("pending")),
-        allowed_last_hour=counts.allowed,
-        denied_last_hour=counts.denied,
+        allowed_last_hour=day[-1].allowed,
+        denied_last_hour=day[-1].denied,
+        denied_by_hour=[counts.denied for counts in day],
         open_tunnels=sum(answer["tunnels"] for answer in answers),
         proxy=parts.proxy,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field
@@ -13,10 +15,11 @@ from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Rule
 from cloned_proxy.policy.redact import redact
-from cloned_proxy.store.audit_log import AuditLog, RuleHits
 from cloned_proxy.store.policy_edit import EditResult
 from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.policy_file import load_policy
+from cloned_proxy.store.rule_change import RuleChange
+from cloned_proxy.store.rule_use import RuleUse, rule_use
 
 RULE_ID: Final = "r-[0-9a-f]{10}"
 _MANY: Final = 64
@@ -28,6 +31,9 @@ def _tool_id(text: str) -> str:
     return text
 
 
+type Ports = Annotated[list[Annotated[int, Field(ge=1, le=65535)]], Field(max_length=_MANY)]
+type Methods = Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=_MANY)]
+type Paths = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=_MANY)]
 type ToolId = Annotated[str, Field(max_length=256), AfterValidator(_tool_id)]
 
 
@@ -56,6 +62,10 @@ class RuleAnswer(Strict):
     last_hit: float | None
     reason: str
     origin: str
+    place: str
+    """Where it stands, short: file (below the project) and line, or the preset."""
+    preset: str
+    """The preset that it comes with; "" for a rule of the file itself."""
 
 
 class RulesAnswer(Strict):
@@ -71,9 +81,9 @@ class NewRule(Strict):
     tool: ToolId | None = None
     """None: for everybody."""
     host: Host
-    ports: Annotated[list[Annotated[int, Field(ge=1, le=65535)]], Field(default_factory=list, max_length=_MANY)]
-    methods: Annotated[list[Annotated[str, Field(max_length=32)]], Field(default_factory=list, max_length=_MANY)]
-    paths: Annotated[list[Annotated[str, Field(max_length=1024)]], Field(default_factory=list, max_length=_MANY)]
+    ports: Annotated[Ports, Field(default_factory=list)]
+    methods: Annotated[Methods, Field(default_factory=list)]
+    paths: Annotated[Paths, Field(default_factory=list)]
     protocols: Annotated[list[Literal["tls", "tcp"]], Field(default_factory=list, max_length=2)]
     addresses: Annotated[list[Literal["private", "reserved"]], Field(default_factory=list, max_length=2)]
     lasting: Annotated[Duration | None, Field(alias="for")] = None
@@ -94,6 +104,34 @@ class EditAnswer(Strict):
     """What was taken out of the file's `tests:`."""
 
 
+class ChangeRule(Strict):
+    """What is left out stays as it is; null, or an empty list, takes it away."""
+
+    ports: Ports | None = None
+    methods: Methods | None = None
+    paths: Paths | None = None
+    lasting: Annotated[Duration | None, Field(alias="for")] = None
+    """From now on."""
+    uses: Uses | None = None
+    """From now on."""
+    reason: Reason | None = None
+    expected_version: Version | None = None
+    update_tests: bool = False
+    """As in a new rule."""
+
+    def as_change(self, now: float) -> RuleChange:
+        """In the words of the policy file."""
+        sent = {name: getattr(self, name) for name in self.model_fields_set - {"expected_version", "update_tests"}}
+        words = {_WORDS.get(name, name): value for name, value in sent.items()}
+        terms = {name: value for name, value in words.items() if value not in (None, "", [])}
+        if isinstance(lasting := terms.get("expires"), float):
+            terms["expires"] = datetime.fromtimestamp(math.ceil(now + lasting), UTC)
+        return RuleChange(terms, frozenset(words.keys() - terms.keys()))
+
+
+_WORDS: Final = {"lasting": "expires", "uses": "max_uses"}
+
+
 class RemoveQuery(Query):
     expected_version: Version | None = None
     reason: Reason = ""
@@ -104,15 +142,13 @@ def _rules(call: Call) -> RulesAnswer:
     parts, query = call.parts, call.query
     place = parts.workspace
     policy = load_policy(place.policy_path(parts.policy_file), parts.clock(), place.presets)
-    with AuditLog(parts.workspace.state_db) as log:
-        hits, uses = log.rule_hits(), log.lease_uses()
+    use = rule_use(parts.workspace)
     rules = [rule for rule in policy.rules if query.tool in (None, rule.scope)]
-    return RulesAnswer(
-        version=policy.version, items=[_answer(rule, hits.get(rule.id), uses.get(rule.id, 0)) for rule in rules]
-    )
+    project = f"{parts.workspace.root.parent}/"
+    return RulesAnswer(version=policy.version, items=[_answer(rule, use, project) for rule in rules])
 
 
-def _answer(rule: Rule, hits: RuleHits | None, used: int) -> RuleAnswer:
+def _answer(rule: Rule, use: RuleUse, project: str) -> RuleAnswer:
     return RuleAnswer(
         id=rule.id,
         scope=rule.scope,
@@ -126,11 +162,13 @@ def _answer(rule: Rule, hits: RuleHits | None, used: int) -> RuleAnswer:
         inject_header=rule.inject.header if rule.inject is not None else None,
         expires=rule.expires,
         max_uses=rule.max_uses,
-        uses_left=max(0, rule.max_uses - used) if rule.max_uses is not None else None,
-        hits=hits.hits if hits is not None else 0,
-        last_hit=hits.last if hits is not None else None,
+        uses_left=max(0, rule.max_uses - use.used(rule)) if rule.max_uses is not None else None,
+        hits=use.hit_count(rule),
+        last_hit=use.last_hit(rule),
         reason=rule.reason,
         origin=rule.origin,
+        place=rule.origin if rule.preset else rule.origin.removeprefix(project).partition(" ")[0],
+        preset=rule.preset,
     )
 
 
@@ -157,6 +195,29 @@ def _add(call: Call) -> EditAnswer:
             [addition],
             actor=call.actor,
             why=reason,
+            expected_version=body.expected_version,
+            update_tests=body.update_tests,
+        )
+    return edit_answer(result)
+
+
+def _change(call: Call) -> EditAnswer:
+    body: ChangeRule = call.body
+    change = body.as_change(call.parts.clock())
+    if not change.terms and not change.dropped:
+        raise ApiError(422, "nothing to change: name at least one of ports, methods, paths, for, uses, reason")
+    with editing(call) as service:
+        policy = load_policy(service.path, call.parts.clock(), service.presets)
+        rule = next((rule for rule in policy.rules if rule.id == call.path["id"]), None)
+        if rule is None:
+            raise ApiError(404, "there is no such rule in the file any more")
+        if rule.preset:
+            raise ApiError(422, f"the rule comes with the preset {rule.preset}; add one of your own beside it")
+        result = service.change_rule(
+            call.path["id"],
+            change,
+            actor=call.actor,
+            why=redact(body.reason or ""),
             expected_version=body.expected_version,
             update_tests=body.update_tests,
         )
@@ -192,14 +253,8 @@ def edit_answer(result: EditResult) -> EditAnswer:
 OPERATIONS: Final = (
     Operation("GET", "/rules", "The rules, and how they have been used", _rules, RulesAnswer, query=RulesQuery),
     Operation("POST", "/rules", "Add a rule, or renew one", _add, EditAnswer, body=NewRule, refusals=(409,)),
-    Operation(
-        "DELETE",
-        "/rules/{id}",
-        "Take a rule back",
-        _remove,
-        EditAnswer,
-        query=RemoveQuery,
-        places={"id": RULE_ID},
-        refusals=(404, 409),
-    ),
-)
+    Operation("POST", "/rules/{id}", "Change a rule where it stands, or extend a lease", _change, EditAnswer,
+              body=ChangeRule, places={"id": RULE_ID}, refusals=(404, 409)),
+    Operation("DELETE", "/rules/{id}", "Take a rule back", _remove, EditAnswer,
+              query=RemoveQuery, places={"id": RULE_ID}, refusals=(404, 409)),
+)  # fmt: skip

@@ -1,4 +1,7 @@
-"""Sandbox runs and the isolation probe, as they are on record."""
+"""Sandbox runs and escape probes as they are on record, and the button that makes one.
+
+The control process starts no container: it asks the serving process, which owns the sandboxes, and says who asked.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from cloned_proxy.control.endpoints.decisions import Seq
-from cloned_proxy.control.operation import Call, Operation, Query, Strict
+from cloned_proxy.control.errors import ApiError
+from cloned_proxy.control.operation import Call, Nothing, Operation, Query, Strict
+from cloned_proxy.proxy.control_channel import MAX_ACTOR, ask_all
 
 
 class RunsQuery(Query):
@@ -25,6 +30,8 @@ class RunAnswer(Strict):
     start_seconds: float | None
     dry_run: bool
     reason: str
+    command: str = ""
+    """Bounded, with what looks like a secret taken out; "" where nobody said."""
 
 
 class RunsAnswer(Strict):
@@ -39,11 +46,22 @@ class Probe(Strict):
     controls: int
     seconds: float
     failures: list[str]
+    actor: str = "canary"
+    """`canary` of `serve`, `cli:<user>` for `verify` in a terminal, `device:<name>`."""
 
 
 class ProbeAnswer(Strict):
     probe: Probe | None
-    """None: none was made yet. `sandbox: {probe_interval: …}` in config.yaml makes `serve` do it."""
+    """The newest of all, whoever made it; None: none was made yet."""
+    possible: bool
+    """Whether one can be made now: something serves, and an engine answers."""
+    running: bool
+    stage: str
+    """What the one that is under way does; "" while there is none."""
+
+
+class BegunAnswer(Strict):
+    begun: bool
 
 
 def _runs(call: Call) -> RunsAnswer:
@@ -54,7 +72,20 @@ def _runs(call: Call) -> RunsAnswer:
 
 
 def _probe(call: Call) -> ProbeAnswer:
-    return ProbeAnswer(probe=newest_probe(call))
+    answers = ask_all(call.parts.workspace.root, {"op": "probing"})
+    told = next((answer["probing"] for answer in answers if answer.get("probing")), None)
+    state = told or {"possible": False, "running": False, "stage": ""}
+    return ProbeAnswer(probe=newest_probe(call), **state)
+
+
+def _probe_now(call: Call) -> BegunAnswer:
+    answers = ask_all(call.parts.workspace.root, {"op": "probe", "actor": call.actor[:MAX_ACTOR]})
+    refused = next((answer["refused"] for answer in answers if answer.get("refused") is not None), None)
+    if refused is None:
+        raise ApiError(503, "no serving process takes sandboxes now", headers={"retry-after": "1"})
+    if refused:
+        raise ApiError(409, refused)
+    return BegunAnswer(begun=True)
 
 
 def newest_probe(call: Call) -> Probe | None:
@@ -69,5 +100,6 @@ def _fields(model: type[Strict], body: dict[str, Any]) -> dict[str, Any]:
 
 OPERATIONS: Final = (
     Operation("GET", "/runs", "Runs of sandboxed tools, the newest first", _runs, RunsAnswer, query=RunsQuery),
-    Operation("GET", "/probe", "The last isolation probe", _probe, ProbeAnswer),
+    Operation("GET", "/probe", "The newest escape probe, and one that is under way", _probe, ProbeAnswer),
+    Operation("POST", "/probe", "Make one now", _probe_now, BegunAnswer, body=Nothing, refusals=(409,)),
 )

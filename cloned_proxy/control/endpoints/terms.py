@@ -11,9 +11,12 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call
 from cloned_proxy.policy.documents import parse_duration
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
+from cloned_proxy.store.policy_file import load_policy, parse_bytes
 
 _LONGEST: Final = 10 * 365 * 86_400.0
 
@@ -58,6 +61,19 @@ def editing(call: Call) -> Iterator[EditService]:
         yield service
     except ConflictError as error:
         raise conflict(error, service) from error
+
+
+def in_force(call: Call) -> Policy:
+    """The policy of the file, or the last version that was accepted while the file as it is now is not."""
+    service = EditService(call.parts.workspace, call.parts.policy_file, clock=call.parts.clock)
+    try:
+        return load_policy(service.path, call.parts.clock(), service.presets)
+    except PolicyError:
+        newest = service.history(limit=1)
+        if not newest:
+            raise
+        text = service.text_of(newest[0].version)
+        return parse_bytes(text.encode(), source=str(service.path), presets=service.presets)
 
 
 def conflict(error: ConflictError, service: EditService) -> ApiError:

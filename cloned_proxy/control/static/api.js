@@ -8,10 +8,10 @@ const GONE = "The control server does not answer.";
 let leaving = false;
 
 export class ApiError extends Error {
-  /** `status` 0: nobody answered. `wait`: seconds of Retry-After, or null. `fields`: what is wrong with which of them. */
-  constructor(status, message, { wait = null, fields = [], version = null } = {}) {
+  /** `status` 0: nobody answered. `code`: the answer's `error`. `wait`: seconds of Retry-After, or null. `fields`: what is wrong with which of them. */
+  constructor(status, message, { code = "", wait = null, fields = [], version = null } = {}) {
     super(message);
-    Object.assign(this, { status, wait, fields, version });
+    Object.assign(this, { status, code, wait, fields, version });
   }
 }
 
@@ -74,8 +74,8 @@ async function read(response) {
 export function errorOf(response, answer) {
   const wait = Number.parseFloat(response.headers.get("Retry-After"));
   const message = answer?.message ?? `The server answered ${response.status}.`;
-  const { fields = [], version = null } = answer ?? {};
-  return new ApiError(response.status, message, { wait: Number.isFinite(wait) ? wait : null, fields, version });
+  const { error: code = "", fields = [], version = null } = answer ?? {};
+  return new ApiError(response.status, message, { code, wait: Number.isFinite(wait) ? wait : null, fields, version });
 }
 
 /** Passes the error on; a session that is gone leads to the pairing page. */
@@ -84,6 +84,7 @@ export function failed(error) {
     leaving = true; // one call after the other finds out, and setting out twice breaks off the first time
     location.replace("/pair");
   }
-  if ([0, 429, 503].includes(error.status)) health.dispatchEvent(new CustomEvent("down", { detail: error }));
+  // A 503 that names no time is about what was asked for, such as a policy file that is broken, and not about the server.
+  if ([0, 429].includes(error.status) || (error.status === 503 && error.wait !== null)) health.dispatchEvent(new CustomEvent("down", { detail: error }));
   return error;
 }

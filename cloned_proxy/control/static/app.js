@@ -81,7 +81,7 @@ let countdown = 0;
 function lost(error) {
   if (!banner.hidden) return;
   let left = Math.ceil(error?.wait ?? RETRY);
-  const words = error?.status === 429 ? "Too many requests." : error?.status === 503 ? error.message : "The control server does not answer. What you see may be old; traffic is not concerned.";
+  const words = error?.status === 429 ? "Too many requests." : error?.status === 503 ? error.message : "The control server does not answer: what you see may be old.";
   const clock = h("span", { "aria-hidden": "true" });
   banner.replaceChildren(h("p", {}, words, " ", clock), button("Try now", "retry", retry, { kind: "small" }));
   banner.hidden = false;

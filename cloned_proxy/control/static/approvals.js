@@ -1,7 +1,7 @@
 // Requests that wait for a person: who asks for what and why, what it would open, and the narrowest rule that would do.
 
 import { get, post } from "./api.js";
-import { ask, choice, reasonField, terms, termsOf } from "./dialogs.js";
+import { ask, choice, editing, reasonField, terms, termsOf } from "./dialogs.js";
 import { button, h, reconcile } from "./dom.js";
 import { ago, duration, hostname, number, plain, plural, toolname, until, visible } from "./format.js";
 
@@ -38,7 +38,7 @@ export function approvals(changed) {
         h("p", { class: "target" }, request.entries.map((entry) => [hostname(entry.host), narrowing(entry)]), request.action === "deny" && " (deny)"),
         h("p", { class: "why" }, "for ", request.tool ? toolname(request.tool) : "every tool", asker(request), terms_(request)),
         request.reason && h("blockquote", {}, visible(request.reason)),
-        h("p", { class: "terms" }, "asked ", ago(request.created), " · ", until(request.expires), ` to answer · ${plural(request.denied_count ?? 0, "denied call")}`),
+        h("p", { class: "terms" }, "asked ", ago(request.created), " · ", until(request.expires), ` to answer`, deniedCalls(request.evidence)),
         evidence(request.evidence, request.alone)),
       h("div", { class: "actions" },
         button("Approve…", `${request.id} approve`, () => decide(request, approve), { kind: "small primary", about }),
@@ -51,6 +51,13 @@ export function approvals(changed) {
   }
 
   return section;
+}
+
+/** Calls that were refused and that it would let pass, by the record; how often somebody asked is another number. */
+function deniedCalls(evidence) {
+  if (!evidence) return "";
+  const count = evidence.denied.reduce((sum, call) => sum + call.count, 0);
+  return count ? ` · ${plural(count, "denied call")}` : " · no denied call so far";
 }
 
 async function withEvidence(request) {
@@ -117,15 +124,12 @@ function approve(request) {
     body: [place, ...terms(lasting ? "" : "30m", request.uses ?? "", lasting ? `As asked: ${duration(lasting)}` : "No end")],
     label: "Approve",
     done: "Approved.",
-    act: async (form) => {
+    act: editing(null, async () => {
+      basis = choices(await get(address), place);
+    }, async (form, { update_tests }) => {
       const chosen = new FormData(form).get("choice") ?? "proposed";
-      try {
-        await post(`${address}/approve`, { choice: chosen, ...termsOf(form), ...basis });
-      } catch (error) {
-        if (error.status === 409) basis = choices(await get(address), place);
-        throw error;
-      }
-    },
+      await post(`${address}/approve`, { choice: chosen, ...termsOf(form), ...basis, update_tests });
+    }),
   });
 }
 

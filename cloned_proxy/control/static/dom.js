@@ -22,6 +22,18 @@ export function button(label, act, onclick, { kind = "", about = "" } = {}) {
   return h("button", { type: "button", class: kind, "data-act": act, onclick }, label, about && h("span", { class: "unseen" }, ` ${about}`));
 }
 
+/** A button that shows and hides `region`, which `fill` makes when it is first looked at. */
+export function disclosure(label, act, region, fill, { about = "" } = {}) {
+  const toggle = button(label, act, () => {
+    if (!region.childElementCount) region.append(...kept([fill()]));
+    region.hidden = !region.hidden;
+    toggle.setAttribute("aria-expanded", String(!region.hidden));
+  }, { kind: "small plain", about });
+  region.hidden = true;
+  toggle.setAttribute("aria-expanded", "false");
+  return toggle;
+}
+
 const prints = new WeakMap();
 
 /** Makes the children of `parent` show `items`: what did not change stays, and so do focus and opened details. */
@@ -55,6 +67,7 @@ function fresh(node, key, item, had) {
   node.dataset.key = key;
   prints.set(node, JSON.stringify(item));
   if (had?.querySelector("details[open]")) node.querySelector("details")?.setAttribute("open", "");
+  for (const opened of had?.querySelectorAll("[aria-expanded=true]") ?? []) counterpart(node, opened)?.click();
   return node;
 }
 
@@ -79,14 +92,10 @@ export function speak(text) {
   }, 5000);
 }
 
-const TOASTS = 3;
-
-/** A short message at the edge of the window; it is spoken, too. */
+/** A short message in the bar at the top, where no button is; it is spoken, too. The newest replaces the one before. */
 export function toast(text, kind = "done") {
-  const place = document.getElementById("toasts");
-  const shown = h("p", { class: `toast ${kind}` }, text);
-  place.append(shown);
-  while (place.children.length > TOASTS) place.firstElementChild.remove();
+  const shown = h("p", { class: `toast ${kind}`, title: text }, text);
+  document.getElementById("toasts").replaceChildren(shown);
   setTimeout(() => shown.remove(), 8000);
 }
 

@@ -5,7 +5,7 @@ import { button, command, empty, h } from "./dom.js";
 import { ask } from "./dialogs.js";
 import { absolute, hostname, plain, toolname, verdict, visible, ago } from "./format.js";
 import { inWords, REASONS } from "./reasons.js";
-import { allow } from "./rule_dialog.js";
+import { allow, groupOf } from "./rule_dialog.js";
 
 const MOST = 200; // rows on the page
 const FLUSH = 250; // milliseconds
@@ -13,10 +13,10 @@ const FLUSH = 250; // milliseconds
 export const live = { title: "Live", open };
 
 function open(place, query) {
-  const input = (name, label, list) => h("input", { name, value: query.get(name) ?? "", placeholder: label, "aria-label": label, autocomplete: "off", spellcheck: "false", list });
+  const input = (name, shown, label = shown) => h("input", { name, value: query.get(name) ?? "", placeholder: shown, "aria-label": label, autocomplete: "off", spellcheck: "false" });
   const select = (name, label, options) => h("select", { name, "aria-label": label }, h("option", { value: "" }, label), options.map(([value, text]) => h("option", { value, selected: query.get(name) === value }, text)));
   const filters = h("form", { class: "filters", role: "search", "aria-label": "Decisions" },
-    input("tool", "Tool"), input("host", "Host, and names below it"),
+    input("tool", "Tool"), input("host", "Host", "Host, and names below it"),
     select("verdict", "Any verdict", [["deny", "denied"], ["allow", "allowed"], ["report", "reported"]]),
     select("reason", "Any reason", Object.keys(REASONS).map((reason) => [reason, reason])));
   const pause = button("Pause", "pause", () => { paused ? resume() : halt(); });
@@ -133,5 +133,5 @@ function detail(item) {
     body: [h("dl", { class: "facts" }, facts.map(([term, value]) => [h("dt", {}, term), h("dd", {}, value)])), hint],
     label: allowable ? "Allow…" : "Close",
     act: async () => undefined,
-  }).then((done) => done && allowable && allow({ ...item, methods: [item.method], paths: [item.path] }, { narrow }));
+  }).then((done) => done && allowable && allow(groupOf(item), { narrow }));
 }

@@ -5,6 +5,8 @@ import { approvals } from "./approvals.js";
 import { blocked } from "./blocked.js";
 import { h, speak } from "./dom.js";
 import { ago, badge, number, plural, visible } from "./format.js";
+import { probeBadge } from "./sandbox.js";
+import { sparkline } from "./sparkline.js";
 
 const PAUSE = 1500; // milliseconds between two reloads that the stream asks for
 
@@ -12,9 +14,10 @@ export const overview = { title: "Overview", open };
 
 function open(place) {
   const strip = h("dl", { class: "strip" });
+  const trouble = h("div", { class: "trouble", role: "alert", hidden: true });
   const waiting = approvals(() => load());
   const calls = blocked(() => load());
-  place.append(strip, waiting.element, calls.element);
+  place.append(strip, trouble, waiting.element, calls.element);
   let closed = false;
   let timer = 0;
   let news = 0;
@@ -30,7 +33,9 @@ function open(place) {
 
   function show(state) {
     strip.replaceChildren(...cells(state));
-    place.classList.toggle("report", state.policy.mode === "report");
+    const lines = troubles(state);
+    trouble.hidden = !lines.length;
+    if (trouble.textContent !== lines.join("")) trouble.replaceChildren(...lines.map((line) => h("p", {}, line))); // an alert is read aloud: once
   }
 
   function later() {
@@ -55,36 +60,44 @@ function open(place) {
   };
 }
 
+/** What is wrong, whole and once. */
+function troubles({ policy, serving }) {
+  if (!serving.workers) return ["No serving process answers, so what becomes of calls now cannot be seen from here. In a terminal: cloned-proxy status"];
+  const found = (policy.error ?? "").split("\n").filter(Boolean);
+  return [...found, ...serving.problems].map(visible);
+}
+
 function cells(state) {
   return [
-    cell("Policy", policyState(state.policy), policyMore(state.policy)),
-    cell("Isolation", ...probeState(state.probe)),
-    cell("Waiting for you", h("a", { href: "#/" , class: "plain" }, number(state.pending)), state.pending === 1 ? "request" : "requests"),
-    cell("Denied, last hour", h("a", { href: "#/live?verdict=deny" }, number(state.denied_last_hour)), `${number(state.allowed_last_hour)} allowed`),
-    cell("Open tunnels", h("a", { href: "#/tunnels" }, number(state.open_tunnels)), serving(state.serving)),
+    cell("Policy", policyState(state), policyMore(state)),
+    cell("Isolation", h("a", { href: "#/sandbox" }, probeBadge(state.probe)), state.probe ? ago(state.probe.at) : h("a", { href: "#/sandbox" }, "Probe it now")),
+    cell("Waiting for you", number(state.pending), state.pending === 1 ? "request" : "requests"),
+    cell("Denied, last hour", [h("a", { href: "#/live?verdict=deny" }, number(state.denied_last_hour)), spark(state.denied_by_hour)], [trend(state.denied_by_hour), ` · ${number(state.allowed_last_hour)} allowed`]),
+    cell("Open tunnels", h("a", { href: "#/tunnels" }, number(state.open_tunnels)), workers(state.serving)),
   ];
 }
 
 const cell = (term, value, more = "") => h("div", { class: "cell" }, h("dt", {}, term), h("dd", {}, h("span", { class: "value" }, value), h("span", { class: "more" }, more)));
 
-function policyState(policy) {
-  if (policy.error) return badge("bad", policy.version ? "file is broken" : "not serving");
+function policyState({ policy, serving }) {
+  if (!serving.workers) return badge("bad", "no answer");
+  if (policy.error) return badge("bad", "file is broken");
   return policy.mode === "report" ? badge("warn", "report only") : badge("ok", "enforcing");
 }
 
-function policyMore(policy) {
-  if (policy.error) return visible(policy.error) + (policy.version ? ` (version ${policy.version} stays in force)` : "");
-  return [h("a", { href: "#/history", class: "mono" }, visible(policy.version ?? "none").slice(0, 12)), ` · ${plural(policy.rules, "rule")} · `, ago(policy.loaded_at)];
+function policyMore({ policy, serving }) {
+  if (!serving.workers) return "";
+  if (policy.error) return ["the last good version stays in force: ", h("a", { href: "#/history", class: "mono" }, visible(policy.version).slice(0, 12))];
+  return [h("a", { href: "#/history", class: "mono" }, visible(policy.version).slice(0, 12)), ` · ${plural(policy.rules, "rule")} · `, ago(policy.loaded_at)];
 }
 
-function probeState(probe) {
-  if (!probe) return [badge("unknown", "not probed"), h("code", {}, "sandbox: {probe_interval: 3600}"), " in config.yaml"];
-  const when = [plural(probe.attempts, "attempt"), " · ", ago(probe.at)];
-  return [h("a", { href: "#/sandbox" }, probe.sealed ? badge("ok", "sealed") : badge("bad", "LEAK FOUND")), when];
+const spark = (hours) => sparkline(hours, `Denied calls by the hour, the last day: ${hours.join(", ")}`);
+
+/** The last hour beside the one before, as a sign; the words are its title, and for who cannot see it. */
+function trend(hours) {
+  const [before, last] = hours.slice(-2);
+  const [sign, words] = last > before ? ["▲", "more than in the hour before"] : last < before ? ["▼", "fewer than in the hour before"] : ["=", "as in the hour before"];
+  return h("span", { title: words, class: last > before ? "rising" : "" }, `${sign} ${number(Math.abs(last - before))}`, h("span", { class: "unseen" }, ` ${words}`));
 }
 
-function serving({ workers, ready, problems }) {
-  if (problems?.length) return visible(problems[0]);
-  if (!ready) return "the proxy is not ready";
-  return workers === 1 ? "1 worker" : `${number(workers)} workers`;
-}
+const workers = ({ workers: count }) => (count ? `through ${plural(count, "worker")}` : "none that answers");

@@ -1,40 +1,62 @@
-// The rules in force: where each comes from, what is left of it, and how much it is used.
+// The rules in force, by tool: where each comes from, what is left of it, and how much it is used.
 
 import { get, remove } from "./api.js";
-import { ask } from "./dialogs.js";
-import { button, command, empty, h } from "./dom.js";
+import { ask, editing } from "./dialogs.js";
+import { button, command, empty, h, reconcile } from "./dom.js";
 import { ago, authority, badge, hostname, number, plain, plural, toolname, until, visible } from "./format.js";
-import { orEmpty, table } from "./table.js";
+import { add } from "./rule_dialog.js";
+import { edit, extend } from "./rule_edit.js";
+import { table } from "./table.js";
 
 const STEP = 200; // rows shown at once
 
 export const rules = { title: "Rules", open };
 
 function open(place) {
-  const find = h("input", { type: "search", placeholder: "Filter by host, tool or reason", "aria-label": "Filter by host, tool or reason", autocomplete: "off", oninput: () => draw() });
+  const find = h("input", { type: "search", placeholder: "Filter", "aria-label": "Filter by host, tool or reason", autocomplete: "off", oninput: () => draw() });
   const note = h("p", { class: "quiet" });
-  const rows = h("div", {});
+  const groups = h("div", { class: "scopes" });
   const rest = h("p", { class: "rest" });
   let state = { items: [], version: null };
   let limit = STEP;
-  place.append(h("div", { class: "head" }, h("div", { class: "filters" }, find), note), rows, rest);
+  const changing = (how) => async () => { if (await how()) await load(); };
+  place.append(h("div", { class: "head" }, h("div", { class: "filters" }, find), note, button("Add a rule…", "add", changing(() => add(tools(), state.version)), { kind: "primary" })), groups, rest);
 
-  const list = table("Rules in force", [
-    { label: "Rule", cell: (rule) => [badge(rule.action, rule.action), " ", hostname(rule.host), narrowing(rule)] },
-    { label: "For", cell: (rule) => (rule.scope === "global" ? "every tool" : toolname(rule.scope)) },
-    { label: "Left", cell: left },
-    { label: "Hits", kind: "number", cell: (rule) => number(rule.hits) },
-    { label: "Last hit", cell: (rule) => ago(rule.last_hit) },
-    { label: "Origin", cell: (rule) => [rule.reason && h("span", { class: "line" }, visible(rule.reason)), h("span", { class: "quiet mono" }, visible(rule.origin))] },
-    { label: "", kind: "act", cell: (rule) => button("Remove", "remove", () => takeBack(rule), { kind: "small", about: `the rule for ${authority(rule.host)} (${rule.scope})` }) },
-  ], ({ id }) => id);
+  const tools = () => [...new Set(state.items.map(({ scope }) => scope))].filter((scope) => scope !== "global");
 
   function draw() {
     const word = find.value.trim().toLowerCase();
     const found = state.items.filter((rule) => !word || `${rule.host} ${rule.scope} ${rule.reason}`.toLowerCase().includes(word));
-    note.textContent = `${plural(found.length, "rule")} of policy ${String(state.version).slice(0, 12)}`;
-    orEmpty(rows, list, found.slice(0, limit), () => empty(word ? "No rule matches." : "There is no rule: everything is denied.", word ? "Clear the filter to see all." : "Allow a blocked call in the overview, or in the terminal:", ...(word ? [] : [command("cloned-proxy allow api.example.com")])));
+    note.replaceChildren(`${plural(found.length, "rule")} of policy `, h("span", { class: "mono" }, String(state.version).slice(0, 12)));
     rest.replaceChildren(...(found.length > limit ? [button(`Show more of ${number(found.length)}`, "more", () => { limit += STEP; draw(); })] : []));
+    if (!found.length) {
+      groups.replaceChildren(empty(word ? "No rule matches." : "There is no rule: everything is denied.", word ? "Clear the filter to see all." : "Allow a blocked call in the overview, or in the terminal:", ...(word ? [] : [command("cloned-proxy allow api.example.com")])));
+      return;
+    }
+    if (groups.firstElementChild?.classList.contains("empty")) groups.replaceChildren();
+    reconcile(groups, byScope(found.slice(0, limit)), ({ scope }) => scope, scopeSection);
+  }
+
+  function scopeSection({ scope, items }) {
+    const heading = scope === "global" ? "Every tool" : toolname(scope);
+    const list = table(`Rules for ${scope === "global" ? "every tool" : scope}`, columns, ({ id }) => id);
+    list.show(items);
+    return h("section", {}, h("div", { class: "head" }, h("h2", {}, heading), h("span", { class: "quiet" }, plural(items.length, "rule"))), list.element);
+  }
+
+  const columns = [
+    { label: "Rule", kind: "wide", cell: (rule) => [badge(rule.action, rule.action), " ", hostname(rule.host), narrowing(rule), where(rule)] },
+    { label: "Left", cell: left },
+    { label: "Hits", kind: "number", cell: (rule) => number(rule.hits) },
+    { label: "Last hit", cell: (rule) => ago(rule.last_hit) },
+    { label: "", kind: "act", cell: actions },
+  ];
+
+  function actions(rule) {
+    const about = `the rule for ${authority(rule.host)} (${rule.scope})`;
+    const act = (label, how, kind = "small") => button(label, `${rule.id} ${label}`, changing(() => how(rule, state.version)), { kind, about });
+    if (rule.preset) return h("span", { class: "quiet small" }, "goes with its preset");
+    return h("div", { class: "actions" }, rule.expires && act("Extend…", extend), act("Edit…", edit), act("Remove", takeBack));
   }
 
   async function load() {
@@ -42,22 +64,27 @@ function open(place) {
     draw();
   }
 
-  async function takeBack(rule) {
-    const done = await ask({
+  function takeBack(rule) {
+    return ask({
       title: `Remove the rule for ${authority(rule.host)}`,
       body: [h("p", {}, rule.action === "deny" ? "What it denied is then decided by the other rules." : "Calls that only this rule allowed are refused from now on, and its open tunnels are cut within a second."), h("code", { class: "rule" }, `${visible(rule.id)}  ${rule.action} ${authority(rule.host)}  (${visible(rule.scope)})`)],
       label: "Remove",
       kind: "danger",
       done: "Removed.",
-      act: (form) => remove(`/rules/${encodeURIComponent(rule.id)}`, { expected_version: state.version }).then(() => undefined).catch(async (error) => {
-        if (error.status === 409) await load();
-        throw error;
-      }),
+      act: editing(state.version, async () => {
+        await load();
+        return state.version;
+      }, async (_form, more) => { await remove(`/rules/${encodeURIComponent(rule.id)}`, more); }),
     });
-    if (done) await load();
   }
 
   return { load, on: (kind) => { if (kind === "policy") load().catch(() => {}); } };
+}
+
+function byScope(items) {
+  const scopes = new Map();
+  for (const rule of items) scopes.set(rule.scope, [...(scopes.get(rule.scope) ?? []), rule]);
+  return [...scopes].map(([scope, found]) => ({ scope, items: found }));
 }
 
 function narrowing(rule) {
@@ -70,10 +97,12 @@ function narrowing(rule) {
     rule.addresses?.length && `addresses ${rule.addresses.join(", ")}`,
     rule.inject_header && `adds ${plain(rule.inject_header)}`,
   ].filter(Boolean);
-  return parts.length > 0 && h("span", { class: "quiet line" }, parts.join(" · "));
+  return parts.length > 0 && h("span", { class: "quiet" }, ` ${parts.join(" · ")}`);
 }
+
+const where = (rule) => h("span", { class: "quiet small line" }, rule.reason ? [visible(rule.reason), " · "] : "", h("span", { class: "mono", title: visible(rule.origin) }, visible(rule.place)));
 
 function left(rule) {
   const parts = [rule.expires && until(rule.expires), rule.max_uses && `${number(rule.uses_left)} of ${plural(rule.max_uses, "use")}`].filter(Boolean);
-  return parts.length ? parts.map((part, at) => [at ? ", " : "", part]) : h("span", { class: "quiet" }, "no end");
+  return parts.length ? parts.map((part) => h("span", { class: "line" }, part)) : h("span", { class: "quiet" }, "no end");
 }

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient
 
 _NEVER: Final = float("inf")
-_AFTER_FIN: Final = 5.0
-"""Seconds that a response may still take to begin when the client has nothing more to say."""
+_AFTER_FIN: Final = 4.0
+"""Seconds that a response may be quiet when the client has sent FIN: few wait for it then, most have left."""
 
 
 class Exchange:
@@ -57,7 +57,7 @@ class Exchange:
         self._reach = Reach(client, grant)
         self._relay: Relay | None = None
         self.due = _NEVER
-        """When the response must have begun, monotonic."""
+        """When the response must have begun, or gone on for a client that has sent FIN; monotonic."""
         self._last_byte = time.monotonic()
 
     def begin(self) -> None:
@@ -75,7 +75,7 @@ class Exchange:
             self._outgoing.injection = injection
             if injection.echo is not None:
                 self._incoming.look_for(injection.echo)
-        self._reach.begin(self)
+        self._reach.begin(self, repeatable=self._outgoing.repeatable)
 
     # The request.
 
@@ -111,7 +111,7 @@ class Exchange:
         if self._is_broken_off():
             self._client.cut("client_reset")
         elif not self._body.complete:
-            return
+            self.due = now + _AFTER_FIN if self._client.eof else self.due
         elif self._incoming.head is None:
             patience = self._client.parts.settings.response_timeout
             self.due = now + (min(patience, _AFTER_FIN) if self._client.eof else patience)
@@ -122,7 +122,7 @@ class Exchange:
         """The client has sent FIN: half a close, or, far more often, a client that gave up and holds a place."""
         if self._is_broken_off():
             self._client.cut("client_reset")
-        elif self.due is not _NEVER:
+        else:
             self.due = min(self.due, time.monotonic() + _AFTER_FIN)
 
     def _is_broken_off(self) -> bool:
@@ -164,6 +164,8 @@ class Exchange:
         incoming.add(data, out)
         ended = (incoming.head is not None or self._begin_response(out)) and incoming.read_body(out)
         self._write_down(incoming.released(out, ended=ended))
+        if self._client.eof and self._relay is None:
+            self.due = self._last_byte + _AFTER_FIN
         if ended:
             self._received()
 
@@ -226,8 +228,11 @@ class Exchange:
             self._fail(UpstreamFailure("response"))
 
     def timed_out(self) -> None:
-        """The response did not begin in time."""
-        self._fail(UpstreamFailure("response", timed_out=True))
+        """The response did not begin in time, or fell silent behind the client's FIN."""
+        if self._incoming.head is None:
+            self._fail(UpstreamFailure("response", timed_out=True))
+        else:
+            self._client.cut("client_reset")
 
     def cut(self, cause: str) -> None:
         """Ends the exchange at once; the client connection is the caller's."""

@@ -14,36 +14,46 @@ from cloned_proxy.proxy.plain.intake import RequestBody
 from cloned_proxy.proxy.plain.response import trailers_of
 from cloned_proxy.proxy.plain.upstream import Upstream
 
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-"""RFC 9110, section 9.2.1: what may be sent a second time when the first try met a stale connection."""
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""RFC 9110, section 9.2.2: what a proxy may send a second time when the first try met a stale connection."""
+_SMALL: Final = 65_536
+"""Bytes of a body that are kept for that."""
 
 
 class Outgoing:
     """One request."""
 
-    __slots__ = ("_body", "_charge", "_head", "injection", "upstream")
+    __slots__ = ("_body", "_charge", "_copy", "_head", "injection", "upstream")
 
     def __init__(self, head: Head, body: RequestBody, charge: Callable[[int], None]) -> None:
         """`charge` is told the bytes that go upstream."""
         self._body = body
         self._head = head
         self._charge = charge
+        self._copy: bytearray | None = None
+        """All that was written to a kept connection, of a request that may be sent again."""
         self.injection: Injection | None = None
         """What its rule adds to it, and takes out of it."""
         self.upstream: Upstream | None = None
         """Where it goes, from `send` on."""
 
     @property
+    def repeatable(self) -> bool:
+        """Whether it may be sent a second time: it asks for the same thing again, and is short enough to be kept."""
+        head = self._head
+        return head.method in _IDEMPOTENT and not head.chunked and (head.content_length or 0) <= _SMALL
+
+    @property
     def may_go_again(self) -> bool:
-        """Whether the same request may be sent on another connection, when this one was kept and brought nothing."""
-        upstream, head = self.upstream, self._head
-        reused = upstream is not None and upstream.reused
-        return reused and head.method in _SAFE and not head.chunked and not head.content_length
+        """Whether it may be sent on another connection, when this one was kept and brought nothing."""
+        return self._copy is not None
 
     def send(self, upstream: Upstream, host: Host) -> None:
-        """Writes the head, and what has come of the body. Raises BodyError."""
+        """Writes the head, or what was written the first time, and what has come of the body. Raises BodyError."""
         self.upstream = upstream
-        self._write(upstream, [encode_request(self._head, host, self.injection)])
+        written, self._copy = self._copy, bytearray() if upstream.reused and self.repeatable else None
+        begin = encode_request(self._head, host, self.injection) if written is None else bytes(written)
+        self._write(upstream, [begin])
 
     def more(self) -> bool:
         """The client's buffer holds more of the body, or the upstream takes more of it: whether any of it could go on.
@@ -69,6 +79,8 @@ class Outgoing:
             self._take_body(out)
         if out:
             data = b"".join(out)
+            if self._copy is not None:
+                self._copy += data
             self._charge(len(data))
             upstream.transport.write(data)
 

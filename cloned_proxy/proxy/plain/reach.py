@@ -37,9 +37,12 @@ class Reach:
         self._grant = grant
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self, traveller: Traveller) -> None:
-        """Tells the traveller at once where a connection was kept. Raises BodyError, as that does."""
-        upstream = self._client.pool.take(self._grant)
+    def begin(self, traveller: Traveller, *, repeatable: bool) -> None:
+        """Tells the traveller at once where a connection was kept. Raises BodyError, as that does.
+
+        A kept connection may turn out to be closed: then only what is `repeatable` can be sent again.
+        """
+        upstream = self._client.pool.take(self._grant, repeatable=repeatable)
         if upstream is None:
             self.dial(traveller)
             return

@@ -19,6 +19,9 @@ _log = structlog.get_logger(__name__)
 
 IDLE_SECONDS: Final = 15.0
 """How long an unused connection is kept. Shorter than servers keep theirs, so that few are found stale."""
+JUST_USED_SECONDS: Final = 0.5
+"""How long a request that may not be sent twice may take a kept connection: no server closes one so soon, and what a
+server has closed by then, its FIN on the way, would be lost with the request (RFC 9112, section 9.3.1)."""
 MAX_IDLE: Final = 1024
 MAX_IDLE_EACH: Final = 64
 """Of one key: one tool's burst must not push everybody else's out."""
@@ -134,12 +137,12 @@ class Pool:
     def __len__(self) -> int:
         return len(self._all)
 
-    def take(self, grant: Grant) -> Upstream | None:
-        """A connection that this grant permits to use."""
+    def take(self, grant: Grant, *, repeatable: bool) -> Upstream | None:
+        """A connection that this grant permits to use; one just used for a request that is not `repeatable`."""
         candidates = self._idle.get(_key_of(grant))
         if candidates is None:
             return None
-        oldest = self._clock() - IDLE_SECONDS
+        oldest = self._clock() - (IDLE_SECONDS if repeatable else JUST_USED_SECONDS)
         for upstream in reversed(candidates):
             if upstream.address in grant.addresses and upstream.idle_since > oldest:
                 self.discard(upstream)

@@ -47,7 +47,8 @@ class ProbeOptions:
 def run_probe(say: Callable[[str], None], options: ProbeOptions | None = None) -> Report:
     """Probes a sandbox under a proxy of its own with a policy of its own, so that every outcome is known beforehand.
 
-    Nothing of the user's workspace is touched. Raises SandboxError when the probe cannot be run at all.
+    Nothing of the user's workspace is touched; `say` hears which stage begins. Raises SandboxError when the probe
+    cannot be run at all.
     """
     options = options or ProbeOptions()
     began = time.monotonic()
@@ -61,9 +62,13 @@ def run_probe(say: Callable[[str], None], options: ProbeOptions | None = None) -
             attempts = plan(targets)
             engine = Engine.connect()
             try:
-                with proxy_for(workspace, say):
+                say("starting a proxy of its own")
+                with proxy_for(workspace, lambda _message: None, policy=workspace / "policy.yaml"):
+                    say(f"{len(attempts)} attempts from a sealed container")
                     sealed = _sealed(engine, workspace, attempts, options)
                 lines = (*sealed, _witness(birds))
+                if options.controls:
+                    say("the same attempts from a container that is open on purpose")
                 controls = _open(engine, attempts, birds) if options.controls else ()
             finally:
                 engine.close()

@@ -43,7 +43,8 @@ def test_pairs_sees_a_block_appear_allows_it_for_a_moment_and_sees_it_expire(sce
     assert scene.curl("/report") == 403
     row = row_of(page, scene)
     expect(row).to_contain_text("An IP address that no rule names", timeout=WAIT)
-    expect(row).to_contain_text("cloned-proxy allow")
+    row.get_by_role("button", name="Details").click()
+    expect(row).to_contain_text(f"cloned-proxy allow {scene.target} --tool {TOOL}")
     picture(page, "overview blocked")
 
     row.get_by_role("button", name="For 30 min").click()
@@ -113,6 +114,7 @@ def test_a_path_with_a_star_is_never_offered_as_a_pattern(scene: Scene) -> None:
     show(scene, page)
     row = row_of(page, scene)
     expect(row.get_by_role("button", name="Allow this host")).to_be_visible(timeout=WAIT)
+    row.get_by_role("button", name="Details").click()
     expect(row.get_by_role("button", name="Allow this path")).to_have_count(0)
     row.get_by_role("button", name="Allow this host").click()
     page.get_by_label("This path only").check()
@@ -179,6 +181,7 @@ def test_rolls_back_a_version(scene: Scene) -> None:
     newest.get_by_text("Difference").click()
     expect(newest.locator(".diff")).to_contain_text("example.com", timeout=WAIT)
     page.get_by_role("button", name="Roll back to this").first.click()
+    expect(page.locator("dialog .diff .removed").last).to_contain_text("example.com")
     page.get_by_label("Reason").fill("undone")
     page.get_by_role("button", name="Roll back", exact=True).click()
     expect(page.get_by_text("undone")).to_be_visible(timeout=WAIT)

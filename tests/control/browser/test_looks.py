@@ -83,6 +83,16 @@ def test_axe_finds_nothing_serious_in_any_view(full: Scene, width: int, scheme: 
     expect(page.get_by_role("dialog")).to_contain_text("It covers 1 call")
     picture(page, f"dialog {width} {scheme}")
     assert serious(page) == []
+    page.keyboard.press("Escape")
+    page.locator("li.group:not(.request)").get_by_role("button", name="Details").last.click()
+    assert serious(page) == []
+    show(full, page, "rules")
+    for name in ("Add a rule", "Edit"):
+        page.get_by_role("button", name=name).first.click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        picture(page, f"{name} {width} {scheme}")
+        assert serious(page) == [], name
+        page.keyboard.press("Escape")
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])

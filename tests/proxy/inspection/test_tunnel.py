@@ -89,13 +89,16 @@ async def _expect_tls_failure(world: World, context: ssl.SSLContext) -> None:
 
 
 async def test_an_upstream_that_never_finishes_its_handshake_is_504(world: World) -> None:
+    answered = asyncio.Event()
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(10)
+        await answered.wait()
 
     world.upstream.reply = silent
     async with await world.upstream.start(None):
         world.allow(rule("api.test", world.upstream.port, paths=("/ok/**",)))
         answer = await world.talk(world.get("/ok/1", CLOSE))
+        answered.set()
     assert answer.startswith(b"HTTP/1.1 504 ")
     assert b'"phase":"tls"' in answer
 

@@ -1,0 +1,124 @@
+"""What `serve` says at a terminal while it runs: one line for each call that is refused for the first time.
+
+A process of its own reads the log: the proxy, whose event loop must not wait for a terminal, has nothing to do with it,
+and several workers are like one. It ends with its lifeline, however `serve` ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from cloned_proxy.cli.entries import lines
+from cloned_proxy.cli.errors import say
+from cloned_proxy.cli.output import put
+from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.errors import StoreError
+
+_POLL_SECONDS: Final = 0.25
+_WINDOW_SECONDS: Final = 10.0
+_MOST_IN_WINDOW: Final = 8
+"""Denials that are shown within so many seconds; of the others, how many there were."""
+_MOST_KNOWN: Final = 2000
+"""Tools with a host and port that are remembered, the latest ones."""
+_STOP_SECONDS: Final = 3.0
+
+
+@contextlib.contextmanager
+def denials_shown(state_db: Path, *, wanted: bool) -> Iterator[None]:
+    """While inside, new denials are shown on stderr, if that is a terminal and they are `wanted`. Never raises."""
+    if not (wanted and sys.stderr.isatty()):
+        yield
+        return
+    try:
+        # Read here: what is refused while the process starts is shown, too.
+        with AuditLog(state_db) as audit:
+            seen = max((entry.seq for entry in audit.entries(last=1)), default=0)
+        words = f"from cloned_proxy.cli.watch import main; main({str(state_db)!r}, {seen})"
+        process = subprocess.Popen(  # noqa: S603  this program, with a path of our own
+            [sys.executable, "-P", "-c", words],
+            stdin=subprocess.PIPE,
+            stdout=sys.stderr.fileno(),
+            start_new_session=True,  # Ctrl-C is for `serve`, which ends this one
+        )
+    except (OSError, StoreError):
+        yield  # the log has them all
+        return
+    try:
+        yield
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Forked workers hold copies of the lifeline while they drain, so it is told as well."""
+    process.terminate()
+    try:
+        process.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
+
+
+def main(state_db: str, seen: int) -> None:
+    """The process: until the other end of stdin is closed, or the log cannot be read. Begins behind entry `seen`."""
+    watch = Watch()
+    with contextlib.suppress(StoreError, OSError), AuditLog(Path(state_db)) as audit:
+        while not _is_over():
+            for entry in audit.entries(after=seen):
+                seen = entry.seq
+                if entry.body["verdict"] == "deny":
+                    watch.denied(entry.body)
+            watch.tick()
+
+
+def _is_over() -> bool:
+    """Waits a moment for the end of the lifeline."""
+    readable, _, _ = select.select([0], [], [], _POLL_SECONDS)
+    return bool(readable) and os.read(0, 1) == b""
+
+
+class Watch:
+    """What is shown of a stream of denials."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], None] = {}
+        self._window = 0.0
+        self._shown = 0
+        self._left_out = 0
+
+    def denied(self, body: dict[str, Any]) -> None:
+        """Shows it, unless the same tool was refused the same host and port before, or too much is shown already."""
+        call = (body["tool"], body["host"], body["port"])
+        again = call in self._known
+        self._known.pop(call, None)
+        self._known[call] = None
+        if len(self._known) > _MOST_KNOWN:
+            del self._known[next(iter(self._known))]
+        if again:
+            return
+        self.tick()
+        if self._shown >= _MOST_IN_WINDOW:
+            self._left_out += 1
+            return
+        self._shown += 1
+        for line in lines(body, clock=True):
+            put(line)
+
+    def tick(self) -> None:
+        """Ends a window that is over."""
+        now = time.monotonic()
+        if now - self._window < _WINDOW_SECONDS:
+            return
+        if self._left_out:
+            say(f"and {self._left_out} more calls were refused: `cloned-proxy log --denied`")
+        self._window, self._shown, self._left_out = now, 0, 0

@@ -1,0 +1,129 @@
+"""`serve` at a terminal: each refused call once, with its fix, and no flood."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import subprocess
+import time
+from typing import Any
+
+import pytest
+import structlog
+
+from cloned_proxy.cli import sandbox, watch
+from cloned_proxy.cli.watch import Watch
+from tests.cli.program import PROGRAM, Workspace, eventually, policy_text
+from tests.cli.terminal import open_terminal, plain
+
+
+def denial(host: str, tool: str | None = None, port: int = 80) -> dict[str, Any]:
+    return {"type": "decision", "id": "d", "at": time.time(), "verdict": "deny", "reason": "host_not_allowed",
+            "tool": tool, "run": None, "host": host, "port": port, "method": "GET", "path": "/",
+            "hint": f"cloned-proxy allow {host}"}  # fmt: skip
+
+
+def test_each_tool_host_and_port_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Watch()
+    for body in (denial("a.example"), denial("a.example"), denial("a.example", tool="t"), denial("a.example", port=81)):
+        shown.denied(body)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_flood_is_counted_and_its_memory_is_bounded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = Watch()
+    for number in range(5000):
+        shown.denied(denial(f"h{number}.example"))
+    assert len(capsys.readouterr().out.splitlines()) <= 2 * watch._MOST_IN_WINDOW  # a window may have ended
+    assert len(shown._known) == watch._MOST_KNOWN
+    monkeypatch.setattr(watch, "_WINDOW_SECONDS", 0.0)
+    shown.tick()
+    assert "more calls were refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_terminal_shows_what_is_refused_and_nothing_stays(workspace: Workspace, workers: str) -> None:
+    workspace.write_policy(policy_text())
+    screen, line = open_terminal()
+    serving = workspace.serve("--workers", workers, stderr=line)
+    os.close(line)
+    os.set_blocking(screen, False)
+    shown = ""
+
+    def seen(text: str) -> bool:
+        nonlocal shown
+        with contextlib.suppress(BlockingIOError):
+            shown += os.read(screen, 65_536).decode()
+        return text in plain(shown)
+
+    eventually(lambda: seen("starting"), what="the first line")
+    log = workspace.path / "state.db"
+    eventually(lambda: watchers(log), what="the process that shows denials")
+    for _ in range(2):
+        serving.get("http://denied.example/")
+    serving.get("http://last.example/")
+    eventually(lambda: seen("last.example --tool") or seen("allow last.example"), what="the denials")
+    assert plain(shown).count("GET denied.example:80/") == 1
+    assert "allow denied.example" in plain(shown)
+    serving.signal(signal.SIGTERM)
+    serving.wait()
+    os.close(screen)
+    assert watchers(log) == []
+
+
+def test_nothing_is_shown_and_nothing_runs_without_a_terminal(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    serving = workspace.serve()
+    serving.get("http://denied.example/")
+    eventually(lambda: "denied.example" in workspace.run("log").stdout, what="the record")
+    assert watchers(workspace.path / "state.db") == []
+    assert "denied.example" not in serving.log()
+
+
+def test_a_serve_that_is_killed_takes_its_watcher_along(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    screen, line = open_terminal()
+    serving = workspace.serve(stderr=line)
+    os.close(line)
+    log = workspace.path / "state.db"
+    eventually(lambda: watchers(log), what="the process that shows denials")
+    serving.signal(signal.SIGKILL)
+    eventually(lambda: not watchers(log), what="the end of the process that shows denials")
+    os.close(screen)
+
+
+def watchers(log: os.PathLike[str]) -> list[str]:
+    """Processes that show the denials of this log."""
+    done = subprocess.run(["ps", "-ewwo", "pid=,args="], capture_output=True, text=True, check=True)
+    return [each for each in done.stdout.splitlines() if "cli.watch import main" in each and str(log) in each]
+
+
+def test_the_banner_names_the_next_commands(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    banner = workspace.serve("--control", "127.0.0.1:0").banner
+    told = {line.split()[0]: line.split(maxsplit=1)[1] for line in banner if line}
+    assert told["log"].replace(str(PROGRAM), "cloned-proxy") == "cloned-proxy log -f"
+    assert told["pair"].replace(str(PROGRAM), "cloned-proxy") == "cloned-proxy pair"
+
+
+def test_messages_of_exec_have_the_form_of_those_of_serve(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(_options: object) -> object:
+        structlog.get_logger("x").warning("named networks are weaker")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sandbox, "_execute", execute)
+    before, handlers = structlog.get_config(), logging.getLogger().handlers
+    try:
+        sandbox.run_command(object())  # type: ignore[arg-type]  # never looked at
+    finally:
+        structlog.configure(**before)
+        logging.getLogger().handlers = handlers
+        logging.captureWarnings(capture=False)
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[warning  \] named networks", capsys.readouterr().err)

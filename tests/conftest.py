@@ -1,0 +1,96 @@
+"""What holds for the whole suite: which tests share a process, a clock that is no judge, and signals as a terminal's.
+
+`tests/run.sh` runs it in two passes: `--pass alone`, one test after the other on a machine that does nothing else, then
+`--pass together`, several processes side by side.
+"""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Final
+
+import pytest
+from hypothesis import settings
+
+HERE: Final = Path(__file__).parent
+GROUPS: Final = {
+    "runner": "engine",
+    "compose": "engine",
+    "docs": "engine",
+    "control/browser": "browser",
+    "dashboards": "prometheus",
+}
+"""Folder to group. One process for each: what its tests start (an engine, a browser) is dear, or has one port."""
+LONGEST_FIRST: Final = ("engine", "browser", "prometheus", "e2e", "cli")
+IMAGES_FAILED: Final = pytest.StashKey[str]()
+"""Why the images of the sandbox could not be built; set by the first test that needs them."""
+
+settings.register_profile("suite", deadline=None)  # a busy machine takes its time; that is no failure
+settings.load_profile("suite")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--pass",
+        dest="suite_pass",
+        choices=["together", "alone"],
+        help="together: what may run beside other tests; alone: the rest (default: all)",
+    )
+
+
+def pytest_configure() -> None:
+    # Started with `nohup … &` the suite inherits an ignored SIGINT, and every program that it starts would, too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    wanted = config.getoption("suite_pass")
+    if wanted is not None:
+        chosen = [item for item in items if (item.get_closest_marker("alone") is not None) is (wanted == "alone")]
+        kept = set(chosen)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = chosen
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    items.sort(key=_place)
+
+
+def _group(item: pytest.Item) -> str:
+    """The folder's group, else the module: what its fixtures start is started once."""
+    place = item.path.relative_to(HERE)
+    for folder, group in GROUPS.items():
+        if place.is_relative_to(folder):
+            return group
+    return str(place)
+
+
+def _place(item: pytest.Item) -> int:
+    """Groups that take long begin first; otherwise the last one would run while the other processes wait."""
+    group = _group(item)
+    return next((rank for rank, name in enumerate(LONGEST_FIRST) if group.startswith(name)), len(LONGEST_FIRST))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Images that could not be built fail one test, which says why; the others that need them are skipped."""
+    if "images" in getattr(item, "fixturenames", ()) and (reason := item.config.stash.get(IMAGES_FAILED, "")):
+        pytest.skip(f"no images, as the first test that needed them says: {reason}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What could not be tested here, and what was tested against something else, in one loud line each."""
+    skipped = [report for report in terminalreporter.getreports("skipped") if "no engine:" in str(report.longrepr)]
+    if skipped:
+        terminalreporter.section("NOT TESTED", red=True)
+        terminalreporter.line(f"{len(skipped)} sandbox tests were skipped: no container engine answers here")
+    if any("compose/test_stack" in report.nodeid for report in terminalreporter.getreports("passed")):
+        terminalreporter.section("STAND-INS")
+        terminalreporter.line(
+            "compose stack: Grafana and LocalAI were stand-ins (tests/compose/stand_ins, tests/runner);"
+        )
+        terminalreporter.line(
+            "Prometheus was the distribution's binary; ports were reached in the rooms, not on the host."
+        )

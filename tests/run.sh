@@ -1,0 +1,28 @@
+#!/bin/sh
+# The suite in two passes: the tests that measure, one by one, then the others in several processes side by side.
+#
+#   tests/run.sh PYTHON [ARGUMENT OF PYTEST...]       JOBS: how many processes (default: two for each CPU)
+set -eu
+
+[ $# -ge 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+python=$1
+shift
+jobs=${JOBS:-$(($(getconf _NPROCESSORS_ONLN) * 2))}
+nothing_selected=5
+
+# Where the tests start an engine of their own, if they must; whatever ends them, it ends with this script.
+TEST_ENGINE=$(mktemp -d /tmp/cloned-engine.XXXXXX)
+export TEST_ENGINE
+trap '"$(dirname "$0")/engine.sh" stop "$TEST_ENGINE"; rm -rf "$TEST_ENGINE"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+# The measuring ones first: nothing that the others leave behind is in their way, and the summary of most tests ends it.
+together=0
+alone=0
+"$python" -m pytest --pass alone "$@" || alone=$?
+[ $alone -ne 2 ] || exit 2 # interrupted
+"$python" -m pytest --pass together --numprocesses "$jobs" --dist loadgroup --no-loadscope-reorder "$@" || together=$?
+if [ $together -eq $nothing_selected ]; then exit $alone; fi
+if [ $together -eq 0 ] && [ $alone -ne $nothing_selected ]; then exit $alone; fi
+exit $together

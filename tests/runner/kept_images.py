@@ -1,0 +1,49 @@
+"""Images that the tests need, kept as files: an engine of the tests starts empty, and building them takes minutes.
+
+Nothing is kept unless KEPT_IMAGES names a directory (`make test` does).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import ImageMissingError
+from cloned_proxy.runner.images import HOLDER_IMAGE, _release, build_images, check_current, source_mark
+from cloned_proxy.runner.worker import PYTHON_IMAGE
+
+_BASES: Final = (f"cloned-base:{_release()}", f"cloned-toolchain:{_release()}")
+
+
+def bring_sandbox_images(engine: Engine, say: Callable[[str], None]) -> None:
+    """Holder, worker and what they are built from. Raises EngineError."""
+    try:
+        check_current(engine, HOLDER_IMAGE)
+        check_current(engine, PYTHON_IMAGE)
+        for base in _BASES:
+            engine.image(base)
+    except ImageMissingError:
+        bring("sandbox", (*_BASES, HOLDER_IMAGE, PYTHON_IMAGE), lambda: build_images(engine, say))
+
+
+def bring(name: str, images: tuple[str, ...], build: Callable[[], None]) -> None:
+    """The images, from the file of these sources if there is one, else built, and kept for the next engine."""
+    directory = os.environ.get("KEPT_IMAGES")
+    if directory is None:
+        build()
+        return
+    file = Path(directory) / f"{name}-{source_mark()}.tar"
+    if file.exists():
+        subprocess.run(["docker", "load", "--quiet", "--input", file], capture_output=True, check=True, timeout=300)
+        return
+    build()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    subprocess.run(["docker", "save", "--output", unfinished, *images], capture_output=True, check=True, timeout=300)
+    for older in file.parent.glob(f"{name}-*.tar"):
+        older.unlink()
+    unfinished.rename(file)
