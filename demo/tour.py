@@ -13,7 +13,9 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 START: Final = "make serve"
 """The step that starts the proxy: not a command for a shell, which would wait for it."""
-_STEP: Final = re.compile(r"^(?:# (?P<caption>.*)\n)?\$ (?P<command>.*)\n(?P<output>(?:(?![#$] ).*\n)*)", re.MULTILINE)
+_STEP: Final = re.compile(
+    r"^(?:# (?P<caption>.*)\n)?\$ (?P<command>.*)\n(?P<output>(?:(?!\$ |# .*\n\$ ).*\n)*)", re.MULTILINE
+)
 
 
 @dataclass(frozen=True, slots=True)

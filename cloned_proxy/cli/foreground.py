@@ -21,7 +21,6 @@ from cloned_proxy.cli.examples import allowed_example, denied_example
 from cloned_proxy.cli.output import put, short_path
 from cloned_proxy.cli.probe_apart import ProbeApart
 from cloned_proxy.cli.process import (
-    keep_memory_private,
     new_event_loop,
     raise_open_files,
     signals_handled,
@@ -34,6 +33,7 @@ from cloned_proxy.program_name import NAME, program_name
 from cloned_proxy.proxy.server import ServeOptions, Server, authority
 from cloned_proxy.proxy.supervisor import Supervisor
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.private_memory import keep_memory_private
 from cloned_proxy.store.serving import Serving, announced
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.log import LogFormat

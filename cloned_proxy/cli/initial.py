@@ -73,7 +73,8 @@ class Made:
     def next_commands(self) -> list[str]:
         """What to type now, in order."""
         where = [] if self._is_near else ["--workspace", str(self.workspace.root)]
-        commands = [shlex.join(["cloned-proxy", "serve", *where])]
+        commands = ["cloned-proxy image build"] if self.answers.sandbox else []
+        commands.append(shlex.join(["cloned-proxy", "serve", *where]))
         for tool in self.answers.tools:
             if self.answers.sandbox:
                 commands.append(shlex.join(["cloned-proxy", "exec", *where, tool.id, "--", tool.command]))
@@ -96,10 +97,13 @@ class Made:
             yield "nothing written (--dry-run)"
             return
         yield f"written: {self.path} (policy version {self.version})"
-        serve, *others = map(in_this_shell, self.next_commands)
+        commands = [in_this_shell(command) for command in self.next_commands]
+        if self.answers.sandbox:
+            yield f"once, some minutes: {commands.pop(0)}"
+        serve, start, *others = commands
         yield f"next: {serve}"
-        yield f"then, in another terminal: {others[0]}"
-        for other in others[1:]:
+        yield f"then, in another terminal: {start}"
+        for other in others:
             yield f"  or: {other}"
 
     def as_data(self) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def show_next_step() -> None:
     else:
         put(f"{live.url('proxy')} serves {where}: {paint('not ready' if live.problems else 'ready', 'bold')}.")
         if not _tell_denials(workspace):
-            policy = load_policy(workspace.policy_path(), time.time())
+            policy = load_policy(workspace.policy_path(), time.time(), workspace.presets)
             if (example := allowed_example(policy, live.url("proxy") or "", time.time())) is not None:
                 _todo(example, "a call that passes")
             _todo("cloned-proxy exec TOOL -- COMMAND", "a command whose only way out is the proxy")

@@ -101,7 +101,7 @@ def _on_record(
 def _in_file(workspace: Workspace, flag: Path | None) -> dict[str, Any]:
     path = workspace.policy_path(flag)
     try:
-        policy = load_policy(path, time.time())
+        policy = load_policy(path, time.time(), workspace.presets)
     except (PolicyError, StoreError) as error:
         return {"source": str(path), "version": "", "mode": "", "rules": 0, "error": str(error)}
     rules, mode = len(policy.rules), policy.mode.value

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import ctypes
 import gc
 import resource
 import signal
@@ -12,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_PR_SET_DUMPABLE: Final = 4  # prctl.h
 _YOUNG_OBJECTS: Final = 50_000
 """New container objects before the collector looks: some thousand tunnels' worth."""
 
@@ -26,17 +23,6 @@ def raise_open_files() -> int:
         except (OSError, ValueError):
             return soft
     return hard
-
-
-def keep_memory_private() -> None:
-    """No core dump of this process and of those it forks: secrets are in their memory.
-
-    The limit alone does not bind a handler that core dumps are piped to (core(5)). Not dumpable means as well that
-    other programs of the same user cannot read the memory through /proc or a debugger.
-    """
-    with contextlib.suppress(OSError, ValueError):  # forbidden where the service manager has set it already
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:

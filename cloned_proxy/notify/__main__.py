@@ -20,6 +20,7 @@ from cloned_proxy.notify.news import News
 from cloned_proxy.notify.webhook import Receiver
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.live_vault import LiveVault
+from cloned_proxy.store.private_memory import keep_memory_private
 from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import NotifyEvent
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, required=True)
     parser.add_argument("--log-format", choices=("console", "json"), default="console")
     given = parser.parse_args()
+    keep_memory_private()  # it opens the vault for the signing secret
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal sends it to everybody; `serve` alone decides
     configure_logging(given.log_format)
     logging.getLogger().setLevel(logging.WARNING)

@@ -7,7 +7,7 @@ import sys
 def test_memory_is_private_for_a_process_and_what_it_forks() -> None:
     program = (
         "import ctypes, os, resource\n"
-        "from cloned_proxy.cli.process import keep_memory_private\n"
+        "from cloned_proxy.store.private_memory import keep_memory_private\n"
         "libc = ctypes.CDLL(None)\n"
         "print(libc.prctl(3, 0, 0, 0, 0))\n"  # PR_GET_DUMPABLE
         "keep_memory_private()\n"

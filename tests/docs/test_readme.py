@@ -14,31 +14,15 @@ import pytest
 from demo import __main__ as demo
 from demo.tour import START, in_shell, marked, steps, with_ports
 from tests.cli.program import PROGRAM, Origin, Serving, Workspace
+from tests.docs.transcript import comparable
 
 pytestmark = pytest.mark.checkout
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_VARIABLE = (
-    (re.compile(r"\b[0-9a-f]{24}\b"), "<id>"),
-    (re.compile(r"\br-[0-9a-f]{10}\b"), "<rule>"),
-    (re.compile(r"\bversion [0-9a-f]{12}\b"), "version <hash>"),
-    (re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"), "<time>"),
-    (re.compile(r"\bcli:[^:\s]+"), "cli:<user>"),
-    (re.compile(r"in (29m 5\ds|30m)|\b\ds ago"), "<span>"),
-    (re.compile(r"^date: .*$", re.MULTILINE | re.IGNORECASE), "<date>"),
-    (re.compile(r" {2,}"), "  "),
-)
-
 
 def readme() -> str:
     return (ROOT / "README.md").read_text()
-
-
-def comparable(text: str) -> list[str]:
-    for pattern, instead in _VARIABLE:
-        text = pattern.sub(instead, text)
-    return [line.rstrip() for line in text.strip().splitlines()]
 
 
 def test_the_transcript_is_what_a_terminal_shows(workspace: Workspace, origin: Origin) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import Callable
 
 from cloned_proxy.notify import delivery
@@ -88,3 +90,19 @@ async def test_neither_a_fault_nor_an_unreadable_log_ends_it() -> None:
     await until(lambda: arrived == ["good", "later"])
     await running.stop()
     assert [event.reason for event in running.records] == ["RuntimeError; see the log of serve"]
+
+
+def test_the_process_keeps_its_memory_private() -> None:
+    """It opens the vault, like `serve`: no core dump of it, and no debugger of the same user in it."""
+    script = (
+        "import asyncio, ctypes, resource, sys\n"
+        "from cloned_proxy.notify import __main__ as program\n"
+        "def run(what):\n"
+        "    what.close()\n"
+        "    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE)[0])\n"
+        "asyncio.run = run\n"
+        "sys.argv[1:] = ['--lifeline', '0', '--workspace', '.', '--policy', 'p']\n"
+        "program.main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "0"]

@@ -18,6 +18,8 @@ from typing import Final
 _INTERFACE_REQUEST: Final = struct.Struct("16s16x8x")
 _PATIENCE: Final = 10.0
 """Seconds for a ClientHello: a container that makes seventy attempts on one busy processor takes its time."""
+_SERVER_HELLO: Final = b"\x16\x03\x03\x00\x2a" + b"\x02\x00\x00\x26" + b"\x03\x03" + bytes(32) + b"\x00\x13\x01\x00"
+"""RFC 8446, sections 5.1 and 4.1.3: a record with it, as a server sends it that takes the ClientHello."""
 _SIOCGIFADDR: Final = 0x8915
 """netdevice(7)."""
 
@@ -28,7 +30,7 @@ class Canary:
     def __init__(self, sock: socket.socket, *, listens: bool = False) -> None:
         self._sock = sock
         self._listens = listens
-        """Says nothing before it has heard something."""
+        """Says nothing before it has heard something, and then answers like a TLS server."""
         self.heard = b""
         self._lock = threading.Lock()
         self._visits = 0
@@ -69,7 +71,9 @@ class Canary:
                 connection.settimeout(_PATIENCE)
                 if self._listens:
                     self.heard += connection.recv(4096)
-                connection.sendall(b"canary\n")
+                    connection.sendall(_SERVER_HELLO)
+                else:
+                    connection.sendall(b"canary\n")
 
     def _count(self) -> None:
         with self._lock:
