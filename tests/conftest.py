@@ -23,6 +23,11 @@ GROUPS: Final = {
     "dashboards": "prometheus",
 }
 """Folder to group. One process for each: what its tests start (an engine, a browser) is dear, or has one port."""
+MISSING: Final = {
+    "no engine:": "sandbox tests were skipped: no container engine answers here",
+    "no model:": "tests with a real model were skipped: it could not be downloaded",
+}
+"""What a reason to skip begins with, and the line that counts them."""
 LONGEST_FIRST: Final = ("engine", "browser", "prometheus", "e2e", "cli")
 IMAGES_FAILED: Final = pytest.StashKey[str]()
 """Why the images of the sandbox could not be built; set by the first test that needs them."""
@@ -91,10 +96,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What could not be tested here, and what was tested against something else, in one loud line each."""
-    skipped = [report for report in terminalreporter.getreports("skipped") if "no engine:" in str(report.longrepr)]
-    if skipped:
+    reports = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
+    counts = {told: sum(sign in text for text in reports) for sign, told in MISSING.items()}
+    if any(counts.values()):
         terminalreporter.section("NOT TESTED", red=True)
-        terminalreporter.line(f"{len(skipped)} sandbox tests were skipped: no container engine answers here")
+    for told, count in counts.items():
+        if count:
+            terminalreporter.line(f"{count} {told}")
     if any("compose/test_stack" in report.nodeid for report in terminalreporter.getreports("passed")):
         terminalreporter.section("STAND-INS")
         terminalreporter.line(
