@@ -151,7 +151,7 @@ LEAKS = [
 
 @docker
 def test_the_outcome_is_on_record_where_there_is_a_workspace(images: Engine, tmp_path: Path) -> None:
-    program = [sys.executable, "-c", "from cloned_proxy.cli import main; main()", "verify"]
+    program = [sys.executable, "-m", "cloned_proxy", "verify"]
     without, within = tmp_path / "nothing" / ".cloned", tmp_path / "project" / ".cloned"
     within.mkdir(mode=0o700, parents=True)
     for place in (without, within):
