@@ -23,7 +23,10 @@ from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.kept import find_artifact, kept_artifacts
 
 SOURCE = "https://one.example/?a=1&b=2"
+APP = "vscode://open?x"
+"""A source by its own word; a browser would start a program for it."""
 HOSTILE = [
+    f"<{APP}>",
     "<script>fetch('http://canary.example/')</script>",
     "![x](http://canary.example/x.png)",
     "[here](javascript:alert(1))",
@@ -57,7 +60,7 @@ class Reader(html.parser.HTMLParser):
 
 def read(text: str, **manifest: Any) -> Reader:
     reader = Reader()
-    reader.feed(report_page(text, {"title": "<b>t", "sources": [SOURCE, "javascript:alert(1)"], **manifest}))
+    reader.feed(report_page(text, {"title": "<b>t", "sources": [SOURCE, "javascript:alert(1)", APP], **manifest}))
     return reader
 
 

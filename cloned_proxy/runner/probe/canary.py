@@ -18,10 +18,8 @@ from typing import Final
 _INTERFACE_REQUEST: Final = struct.Struct("16s16x8x")
 _PATIENCE: Final = 10.0
 """Seconds for a ClientHello: a container that makes seventy attempts on one busy processor takes its time."""
-_LINE: Final = b"canary\n"
-_HELLO: Final = b"\x03\x03" + b"canary " * 4 + b"end." + b"\0\x13\x01\0\0\0"
-_SERVER_HELLO: Final = b"\x16\x03\x03\0\x2c\x02\0\0\x28" + _HELLO
-"""A whole ServerHello (RFC 8446, section 4.1.3): in a tunnel that must be TLS, nothing else of a server passes."""
+_SERVER_HELLO: Final = b"\x16\x03\x03\x00\x2a" + b"\x02\x00\x00\x26" + b"\x03\x03" + bytes(32) + b"\x00\x13\x01\x00"
+"""RFC 8446, sections 5.1 and 4.1.3: a record with it, as a server sends it that takes the ClientHello."""
 _SIOCGIFADDR: Final = 0x8915
 """netdevice(7)."""
 
@@ -29,10 +27,10 @@ _SIOCGIFADDR: Final = 0x8915
 class Canary:
     """A listening socket, or a datagram one, that answers with one line and counts."""
 
-    def __init__(self, sock: socket.socket, *, tls: bool = False) -> None:
+    def __init__(self, sock: socket.socket, *, listens: bool = False) -> None:
         self._sock = sock
-        self._tls = tls
-        """Says nothing before it has heard something, and then what a TLS server says first."""
+        self._listens = listens
+        """Says nothing before it has heard something, and then answers like a TLS server."""
         self.heard = b""
         self._lock = threading.Lock()
         self._visits = 0
@@ -63,7 +61,7 @@ class Canary:
                     if peer is None:  # shut down
                         return
                     self._count()
-                    self._sock.sendto(_LINE, peer)
+                    self._sock.sendto(b"canary\n", peer)
                     continue
                 connection, _ = self._sock.accept()
             except OSError:
@@ -71,9 +69,11 @@ class Canary:
             self._count()
             with connection, contextlib.suppress(OSError):
                 connection.settimeout(_PATIENCE)
-                if self._tls:
+                if self._listens:
                     self.heard += connection.recv(4096)
-                connection.sendall(_SERVER_HELLO if self._tls else _LINE)
+                    connection.sendall(_SERVER_HELLO)
+                else:
+                    connection.sendall(b"canary\n")
 
     def _count(self) -> None:
         with self._lock:
@@ -101,8 +101,8 @@ def canaries(directory: Path) -> Iterator[Canaries]:
     """All of them, for a while."""
     with ExitStack() as stack:
 
-        def started(sock: socket.socket, *, tls: bool = False) -> Canary:
-            canary = Canary(sock, tls=tls)
+        def started(sock: socket.socket, *, listens: bool = False) -> Canary:
+            canary = Canary(sock, listens=listens)
             stack.callback(canary.close)
             return canary
 
@@ -121,7 +121,7 @@ def canaries(directory: Path) -> Iterator[Canaries]:
             datagram=started(datagram),
             abstract=started(_listening(socket.AF_UNIX, f"\0{name}")),
             abstract_name=name,
-            tls=started(_listening(socket.AF_INET, ("127.0.0.1", 0)), tls=True),
+            tls=started(_listening(socket.AF_INET, ("127.0.0.1", 0)), listens=True),
             raw=started(_listening(socket.AF_INET, ("127.0.0.1", 0))),
             engine=started(engine),
             engine_directory=directory,
