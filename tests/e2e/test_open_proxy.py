@@ -40,5 +40,5 @@ def open_proxy(world: World) -> Iterator[ProxyProcess]:
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.name)
 def test_an_open_proxy_lets_it_through(world: World, open_proxy: ProxyProcess, attack: Attack) -> None:
-    # Most are through at once; what is slow, as on a busy machine, gets two more chances.
-    assert any(Attempt(world, open_proxy, patience=seconds).carry_out(attack) for seconds in (0.12, 2.0, 10.0))
+    # Most are through at once; what is slow gets a second chance.
+    assert any(Attempt(world, open_proxy, patience=seconds).carry_out(attack) for seconds in (0.12, 2.0))
