@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 import signal
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePath
+from typing import Any, Final
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 HERE: Final = Path(__file__).parent
 GROUPS: Final = {
@@ -22,6 +23,11 @@ GROUPS: Final = {
     "dashboards": "prometheus",
 }
 """Folder to group. One process for each: what its tests start (an engine, a browser) is dear, or has one port."""
+MISSING: Final = {
+    "no engine:": "sandbox tests were skipped: no container engine answers here",
+    "no model:": "tests with a real model were skipped: it could not be downloaded",
+}
+"""What a reason to skip begins with, and the line that counts them."""
 LONGEST_FIRST: Final = ("engine", "browser", "prometheus", "e2e", "cli")
 IMAGES_FAILED: Final = pytest.StashKey[str]()
 """Why the images of the sandbox could not be built; set by the first test that needs them."""
@@ -45,7 +51,6 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = config.getoption("suite_pass")
     if wanted is not None:
@@ -53,14 +58,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = set(chosen)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = chosen
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
     items.sort(key=_place)
 
 
-def _group(item: pytest.Item) -> str:
+class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
+    """Gives a process one group after the other, each whole."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(PurePath(nodeid.partition("::")[0]).relative_to(HERE.name))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByGroup:
+    return _ByGroup(config, log)
+
+
+def _group(place: PurePath) -> str:
     """The folder's group, else the module: what its fixtures start is started once."""
-    place = item.path.relative_to(HERE)
     for folder, group in GROUPS.items():
         if place.is_relative_to(folder):
             return group
@@ -69,7 +83,7 @@ def _group(item: pytest.Item) -> str:
 
 def _place(item: pytest.Item) -> int:
     """Groups that take long begin first; otherwise the last one would run while the other processes wait."""
-    group = _group(item)
+    group = _group(item.path.relative_to(HERE))
     return next((rank for rank, name in enumerate(LONGEST_FIRST) if group.startswith(name)), len(LONGEST_FIRST))
 
 
@@ -82,10 +96,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What could not be tested here, and what was tested against something else, in one loud line each."""
-    skipped = [report for report in terminalreporter.getreports("skipped") if "no engine:" in str(report.longrepr)]
-    if skipped:
+    reports = [str(report.longrepr) for report in terminalreporter.getreports("skipped")]
+    counts = {told: sum(sign in text for text in reports) for sign, told in MISSING.items()}
+    if any(counts.values()):
         terminalreporter.section("NOT TESTED", red=True)
-        terminalreporter.line(f"{len(skipped)} sandbox tests were skipped: no container engine answers here")
+    for told, count in counts.items():
+        if count:
+            terminalreporter.line(f"{count} {told}")
     if any("compose/test_stack" in report.nodeid for report in terminalreporter.getreports("passed")):
         terminalreporter.section("STAND-INS")
         terminalreporter.line(

@@ -1,13 +1,13 @@
 #!/bin/sh
 # The suite in two passes: the tests that measure, one by one, then the others in several processes side by side.
 #
-#   tests/run.sh PYTHON [ARGUMENT OF PYTEST...]       JOBS: how many processes (default: two for each CPU)
+#   tests/run.sh PYTHON [ARGUMENT OF PYTEST...]       JOBS: how many processes (default: one for each CPU)
 set -eu
 
 [ $# -ge 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 python=$1
 shift
-jobs=${JOBS:-$(($(getconf _NPROCESSORS_ONLN) * 2))}
+jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
 nothing_selected=5
 
 # Where the tests start an engine of their own, if they must; whatever ends them, it ends with this script.
@@ -22,7 +22,7 @@ together=0
 alone=0
 "$python" -m pytest --pass alone "$@" || alone=$?
 [ $alone -ne 2 ] || exit 2 # interrupted
-"$python" -m pytest --pass together --numprocesses "$jobs" --dist loadgroup --no-loadscope-reorder "$@" || together=$?
+"$python" -m pytest --pass together --numprocesses "$jobs" --dist loadscope --no-loadscope-reorder "$@" || together=$?
 if [ $together -eq $nothing_selected ]; then exit $alone; fi
 if [ $together -eq 0 ] && [ $alone -ne $nothing_selected ]; then exit $alone; fi
 exit $together

@@ -45,7 +45,7 @@ def engine_checks(images: Iterable[str] = ()) -> list[Check]:
             _user_namespaces(facts),
             _variant(facts),
             *_runtimes(facts),
-            _gpu(facts, look()),
+            gpu_check(facts, look()),
             *_images(engine),
             *_node(engine, (PYTHON_IMAGE, *images)),
         ]
@@ -106,7 +106,8 @@ def _runtimes(facts: EngineFacts) -> Iterator[Check]:
         yield Check("podman", "ok", "its socket is there; DOCKER_HOST=unix:///run/podman/podman.sock uses it")
 
 
-def _gpu(facts: EngineFacts, host: GpuHost) -> Check:
+def gpu_check(facts: EngineFacts, host: GpuHost) -> Check:
+    """What there is for `llm up --gpus`; a host without a GPU is as good as any."""
     toolkit = host.toolkit or "nvidia" in facts.runtimes
     if not host.nodes:
         return Check("gpu", "ok", "none here: /dev/nvidiactl, /dev/nvidia0 and /dev/nvidia-uvm are not all there")

@@ -151,9 +151,11 @@ def _plan(options: UpOptions, workspace: Workspace) -> ModelPlan:
     try:
         settings = LlmSettings.model_validate({**kept.model_dump(), **given})
     except ValueError as error:
-        raise CommandError(f"llm up: {given}: --gpus takes a number, all or devices; --health a path from /") from error
-    if settings.engine != kept.engine:  # image, command and variables in the file are those of the other engine
-        settings = settings.model_copy(update={"image": None, "command": None, "env": {}})
+        words = " ".join(f"--{name} {value}" for name, value in given.items())
+        raise CommandError(f"llm up {words}: write --gpus N, all or devices, and --health /PATH") from error
+    if settings.engine != kept.engine:  # these, as the file has them, are the other engine's
+        others: dict[str, Any] = {"image": None, "command": None, "env": {}, "port": PORT, "health": options.health}
+        settings = settings.model_copy(update=others)
     user, group = (os.environ.get(f"LOCALAI_{name}") or DEFAULT_USER.partition(":")[0] for name in ("UID", "GID"))
     image = options.image or (os.environ.get("LOCALAI_IMAGE") if settings.engine == "localai" else None)
     models = (options.models or workspace.root.parent / "models").absolute()

@@ -87,6 +87,8 @@ def check_source(headers: Headers, authorities: Collection[str], *, opened: bool
     origins = headers.getlist("origin")
     if origins and origins != [f"http://{hosts[0].lower()}"]:
         raise ApiError(403, "a page of another origin may not ask here")
+    if headers.getlist(PROOF_HEADER) not in ([], ["1"]):
+        raise ApiError(403, "`X-Cloned-Request` is 1 or left out")
     if not opened and any(value not in _FROM_HERE for value in headers.getlist("sec-fetch-site")):
         raise ApiError(403, "a page of another site may not ask here; type the address into the browser")
 

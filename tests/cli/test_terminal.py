@@ -28,10 +28,10 @@ tools:
   {TOOL}:
     allow:
       - {{host: api.github.com, ports: [443], methods: [GET], paths: ["/repos/**"], expires: 2126-12-01T00:00:00Z}}
-      - files.pythonhosted.org
+      - files.packages.example
       - a-name-of-some-length.release-assets.of-a-place-with-a-long-name.example.com
 """
-HOSTS = ("tracker.example.com", "api.github.com:443", "files.pythonhosted.org",
+HOSTS = ("tracker.example.com", "api.github.com:443", "files.packages.example",
          "a-name-of-some-length.release-assets.of-a-place-with-a-long-name.example.com")  # fmt: skip
 
 
@@ -42,7 +42,7 @@ def test_list_fits_the_terminal_in_colour_and_breaks_no_word(workspace: Workspac
     assert [line for line in lines if len(line) > 80 and HOSTS[-1] not in line] == []
     assert [host for host in HOSTS if host not in plain(shown)] == []
     assert "\x1b[31mdeny tracker.example.com" in shown
-    assert "\x1b[32mallow files.pythonhosted.org" in shown
+    assert "\x1b[32mallow files.packages.example" in shown
     assert str(workspace.path) not in shown
     assert COLOURS.findall(at_terminal(workspace, "list", env={"NO_COLOR": "1"})) == []
 

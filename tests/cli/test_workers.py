@@ -262,6 +262,7 @@ def limited(origin: Origin, limits: str) -> str:
 
 @pytest.fixture
 def credential(workspace: Workspace) -> dict[str, str]:
+    workspace.write_policy(policy_text())
     minted = workspace.run("token", TOOL, "--json", env={"CLONED_EGRESS_PROXY": "http://127.0.0.1:8081"})
     assert minted.returncode == 0, minted.stderr
     token = re.search(r'"token": *"([^"]+)"', minted.stdout)

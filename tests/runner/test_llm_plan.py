@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from cloned_proxy.cli.engine_checks import gpu_check
+from cloned_proxy.runner.engine_answers import EngineFacts
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.llm.gpu import GpuHost, look
 from cloned_proxy.runner.llm.plan import model_container, plan_model
@@ -162,3 +164,18 @@ def test_what_cannot_work_is_refused_with_the_setting_to_change(
 
     with pytest.raises(SandboxInputError, match=re.escape(message)):
         made()
+
+
+@pytest.mark.parametrize(
+    ("host", "runtimes", "told"),
+    [
+        (NONE, (), "none here"),
+        (GpuHost(NODES, (), toolkit=False), (), "2, by `llm up --gpus devices` (no NVIDIA toolkit)"),
+        (GpuHost(NODES, (), toolkit=False), ("nvidia",), "2, by `llm up --gpus all` or `--gpus devices`"),
+        (GPU, (), "driver libraries: 1"),
+    ],
+)
+def test_doctor_says_what_this_host_offers(host: GpuHost, runtimes: tuple[str, ...], told: str) -> None:
+    facts = EngineFacts("Docker", "28.0", "1.48", "overlay2", (), runtimes, rootless=False, cgroup="v2")
+    check = gpu_check(facts, host)
+    assert (check.status, told in check.detail) == ("ok", True), check.detail
