@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from cloned_proxy.proxy.terminal import Terminal
+
 _YOUNG_OBJECTS: Final = 50_000
 """New container objects before the collector looks: some thousand tunnels' worth."""
 
@@ -36,9 +38,16 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
 
 @contextmanager
 def signals_handled(*, stop: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
-    """While inside, SIGTERM and SIGINT call `stop` (once each time), SIGHUP calls `reload`, on the running loop."""
-    loop = asyncio.get_running_loop()
-    handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload}
+    """While inside, SIGTERM and SIGINT call `stop` (once each time), SIGHUP calls `reload`, on the running loop.
+
+    SIGHUP from a terminal that was closed calls `stop`: nobody would know what still serves there.
+    """
+    loop, terminal = asyncio.get_running_loop(), Terminal()
+    handlers = {
+        signal.SIGTERM: stop,
+        signal.SIGINT: stop,
+        signal.SIGHUP: lambda: stop() if terminal.hung_up() else reload(),
+    }
     for number, handler in handlers.items():
         loop.add_signal_handler(number, handler)
     try:

@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--lifeline", type=int, required=True)
     parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--policy", type=Path, required=True)
+    parser.add_argument("--after", type=int, required=True)
     parser.add_argument("--log-format", choices=("console", "json"), default="console")
     given = parser.parse_args()
     keep_memory_private()  # it opens the vault for the signing secret
@@ -40,10 +41,10 @@ def main() -> None:
     configure_logging(given.log_format)
     logging.getLogger().setLevel(logging.WARNING)
     with contextlib.suppress(asyncio.CancelledError):
-        asyncio.run(_run(Workspace(given.workspace), given.policy, given.lifeline))
+        asyncio.run(_run(Workspace(given.workspace), given.policy, given.lifeline, given.after))
 
 
-async def _run(workspace: Workspace, policy_file: Path, lifeline: int) -> None:
+async def _run(workspace: Workspace, policy_file: Path, lifeline: int, after: int) -> None:
     config = workspace.config()
     settings = config.notify
     channels: dict[str, Channel] = {}
@@ -52,7 +53,7 @@ async def _run(workspace: Workspace, policy_file: Path, lifeline: int) -> None:
     if settings.webhook is not None:
         vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
         channels["webhook"] = Receiver(settings.webhook, vault.value_of, clock=time.time).send
-    news = News(workspace.state_db, policy_file, workspace.presets, settings, time.time)
+    news = News(workspace.state_db, policy_file, workspace.presets, settings, time.time, after=after)
 
     def record(event: NotifyEvent) -> None:
         with AuditLog(workspace.state_db) as log:

@@ -35,8 +35,10 @@ class News:
         presets: PresetShelf,
         settings: NotifySettings,
         clock: Callable[[], float],
+        *,
+        after: int,
     ) -> None:
-        """Begins at the newest entry: what was denied while nobody served is old. Raises StoreError."""
+        """Begins behind the entry with the number `after`. Raises StoreError."""
         self._state_db = state_db
         self._settings = settings
         self._clock = clock
@@ -44,14 +46,13 @@ class News:
         self._sent: list[float] = []
         self._untold = 0
         self._policy = _LivePolicy(policy_file, presets, clock)
-        with AuditLog(state_db) as log:
-            self._at = _head(log)
+        self._at = after
 
     def look(self) -> list[Notice]:
         """The notices since the last look. Raises StoreError."""
         notices: list[Notice] = []
         with AuditLog(self._state_db) as log:
-            head = _head(log)
+            head = log.newest()
             if head == self._at:
                 return []
             if "denial" in self._settings.events:
@@ -91,11 +92,6 @@ class News:
         self._sent.append(now)
         told, self._untold = replace(notice, more=self._untold), 0
         return [told]
-
-
-def _head(log: AuditLog) -> int:
-    with log.reading() as database:
-        return int(database.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0])
 
 
 def _request(body: dict[str, Any]) -> Notice:

@@ -87,7 +87,10 @@ def read_squid(text: str, scope: str) -> Found:
             accesses.append(words)
         elif not acls.types and (len(words) == 1 or all("." in word for word in words)):
             for word in words:
-                _take_squid(found, scope, "allow", word)
+                if "." in word:
+                    _take_squid(found, scope, "allow", word)
+                else:
+                    found.refuse(word, "it has no dot; for a host of your own network: `cloned-proxy allow NAME`")
     for words in accesses or [["http_access", "allow", name] for name in acls.domains]:
         _take_access(found, scope, words, acls)
     return found
@@ -171,9 +174,12 @@ def read_smokescreen(document: Mapping[Any, Any], scope: str) -> Found:
 def _take_service(found: Found, scope: str, place: str, service: Mapping[Any, Any]) -> None:
     action = service.get("action")
     if action == "open":
-        found.refuse(place, "its action is open, which lets everything pass; only its allowed_domains are taken")
+        found.refuse(place, "its action is open, which lets everything pass; only its allowed_domains are added")
     elif action == "report":
-        found.refuse(place, f"its action is report; for that write `mode: report` for {scope}. Its domains are taken")
+        found.refuse(
+            place,
+            f"its action is report; for that write `mode: report` for {scope}. its domains are added all the same",
+        )
     for glob in _texts(found, f"{place}.allowed_domains", service.get("allowed_domains")):
         _take_glob(found, scope, "allow", glob)
 

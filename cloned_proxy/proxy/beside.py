@@ -7,9 +7,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import structlog
+
+from cloned_proxy.store.errors import StoreError
 
 _log = structlog.get_logger(__name__)
 
@@ -39,7 +42,7 @@ async def keep_running(
         quick = 0
         while True:
             began = time.monotonic()
-            await _run_once(what, command(lifeline), environ, (*descriptors, lifeline))
+            await _run_once(what, partial(command, lifeline), environ, (*descriptors, lifeline))
             if time.monotonic() - began >= _STEADY_SECONDS:
                 quick = 0
             await asyncio.sleep(min(_FIRST_DELAY * 2**quick, _LONGEST_DELAY) if quick else 0)
@@ -49,16 +52,18 @@ async def keep_running(
         os.close(lifeline)
 
 
-async def _run_once(what: str, words: Sequence[str], environ: Mapping[str, str], descriptors: Sequence[int]) -> None:
+async def _run_once(
+    what: str, command: Callable[[], Sequence[str]], environ: Mapping[str, str], descriptors: Sequence[int]
+) -> None:
     try:
         process = await asyncio.create_subprocess_exec(
-            *words,
+            *command(),
             stdin=asyncio.subprocess.DEVNULL,
             env=dict(environ),
             pass_fds=descriptors,
             start_new_session=True,  # Ctrl-C in the terminal is for `serve`, which ends this one
         )
-    except OSError as error:
+    except (OSError, StoreError) as error:
         _log.error(f"the {what} process could not be started; tried again", reason=str(error))
         return
     try:

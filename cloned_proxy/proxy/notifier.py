@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.proxy.beside import keep_running, python_module
+from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.workspace import Workspace
 
 _KEPT: Final = frozenset(
@@ -29,8 +30,11 @@ def start_notifier(parts: AsyncExitStack, workspace: Workspace, policy_file: Pat
         return
 
     def command(lifeline: int) -> list[str]:
+        # What is denied while the process starts is news as well; what was before is not.
+        with AuditLog(workspace.state_db) as log:
+            after = log.newest()
         words = [*python_module("cloned_proxy.notify"), "--lifeline", str(lifeline), "--workspace", str(workspace.root)]
-        return [*words, "--policy", str(policy_file), "--log-format", log_format]
+        return [*words, "--policy", str(policy_file), "--after", str(after), "--log-format", log_format]
 
     task = asyncio.create_task(keep_running("notifying", command, environ=environment(os.environ)))
     parts.push_async_callback(_end, task)

@@ -30,6 +30,7 @@ from cloned_proxy.proxy.listener import bind_tcp
 from cloned_proxy.proxy.pipes import SIGNALS, Pipes
 from cloned_proxy.proxy.seat import Seat, make_directory, remove_directory, silent_seconds, vacate
 from cloned_proxy.proxy.server import ServeOptions, authority, find_policy
+from cloned_proxy.proxy.terminal import Terminal
 from cloned_proxy.proxy.worker import CUT, Ties
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.keys import load_or_create_key
@@ -123,6 +124,7 @@ class Supervisor:
         self.address: Final = authority(*self._listening.getsockname()[:2])
         self.metrics_address: Final = authority(*self._metrics.getsockname()[:2]) if self._metrics else None
         self._companion: Final = companion
+        self._terminal: Final = Terminal()
         self._kill_after: Final = config.proxy.drain_seconds + _OVERTIME_SECONDS
         self._workers: Final = [
             self._worker(number, workers, workspace, options, loop_factory) for number in range(workers)
@@ -239,10 +241,10 @@ class Supervisor:
         return max(0.0, min([_LOOK_SECONDS, self._kill_at - now, *due]))
 
     def _handle(self, number: signal.Signals) -> None:
-        if number == signal.SIGHUP:
-            self._signal_workers(signal.SIGHUP)
-        elif number in (signal.SIGTERM, signal.SIGINT):
+        if number in (signal.SIGTERM, signal.SIGINT) or (number == signal.SIGHUP and self._terminal.hung_up()):
             self._stop()
+        elif number == signal.SIGHUP:
+            self._signal_workers(signal.SIGHUP)
 
     def _stop(self) -> None:
         self._stops += 1

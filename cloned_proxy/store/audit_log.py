@@ -123,6 +123,11 @@ class AuditLog:
                     return entry
         return None
 
+    def newest(self) -> int:
+        """The number of the newest entry, 0 for none. Raises StoreError."""
+        with self.reading() as database:
+            return int(database.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0])
+
     def verify(self) -> ChainReport:
         """Checks the chain from the anchor to the head, as of one moment."""
         anchor = Link(0, "")

@@ -127,3 +127,31 @@ def test_messages_of_exec_have_the_form_of_those_of_serve(
         logging.getLogger().handlers = handlers
         logging.captureWarnings(capture=False)
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[warning  \] named networks", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_serve_ends_with_its_terminal_and_not_by_kill_hup(workspace: Workspace, workers: int) -> None:
+    workspace.write_policy(policy_text())
+    screen, line = open_terminal()
+    process = subprocess.Popen(
+        [PROGRAM, "serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off",
+         "--workers", str(workers)],
+        env=workspace.environment | {"TERM": "xterm"}, cwd=workspace.path.parent, start_new_session=True,
+        stdin=line, stdout=line, stderr=line,
+    )  # fmt: skip
+    os.close(line)
+    try:
+        shown = b""
+        while b"denied" not in shown:
+            shown += os.read(screen, 65_536)
+        workspace.write_policy(policy_text(mode="report"))
+        process.send_signal(signal.SIGHUP)
+        while b"policy in force" not in plain(shown.decode()).encode():
+            shown += os.read(screen, 65_536)
+        assert process.poll() is None
+        os.close(screen)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()

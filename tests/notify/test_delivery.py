@@ -101,7 +101,7 @@ def test_the_process_keeps_its_memory_private() -> None:
         "    what.close()\n"
         "    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE)[0])\n"
         "asyncio.run = run\n"
-        "sys.argv[1:] = ['--lifeline', '0', '--workspace', '.', '--policy', 'p']\n"
+        "sys.argv[1:] = ['--lifeline', '0', '--workspace', '.', '--policy', 'p', '--after', '0']\n"
         "program.main()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -34,7 +34,11 @@ class World:
         self.workspace = workspace
         self.now = 1000.0
         given = NotifySettings.model_validate({"desktop": True, **settings})
-        self.news = News(workspace.state_db, workspace.policy_file, workspace.presets, given, lambda: self.now)
+        with AuditLog(workspace.state_db) as log:
+            after = log.newest()
+        self.news = News(
+            workspace.state_db, workspace.policy_file, workspace.presets, given, lambda: self.now, after=after
+        )
 
     def happens(self, *events: Event) -> list[Notice]:
         with AuditLog(self.workspace.state_db) as log:
