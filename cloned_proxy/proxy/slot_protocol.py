@@ -139,7 +139,9 @@ def short_path(path: Path) -> Iterator[str]:
     if len(os.fsencode(path)) <= _LONGEST_ADDRESS:
         yield str(path)
         return
-    with tempfile.TemporaryDirectory(prefix="cloned-") as directory:
+    # TMPDIR may lie as deep as the workspace. What is made in either is this user's alone, under a name like no other.
+    shallow = min(tempfile.gettempdir(), "/tmp", key=len)  # noqa: S108  see above
+    with tempfile.TemporaryDirectory(prefix="cloned-", dir=shallow) as directory:
         link = Path(directory) / "d"
         link.symlink_to(path.parent, target_is_directory=True)
         yield str(link / path.name)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloned_proxy.proxy.slot_protocol import short_path
+
 _INTERFACE_REQUEST: Final = struct.Struct("16s16x8x")
 _PATIENCE: Final = 10.0
 """Seconds for a ClientHello: a container that makes seventy attempts on one busy processor takes its time."""
@@ -113,7 +115,8 @@ def canaries(directory: Path) -> Iterator[Canaries]:
         directory.mkdir(mode=0o711, parents=True)
         directory.chmod(0o711)
         path = directory / "canary.sock"
-        engine = _listening(socket.AF_UNIX, str(path))
+        with short_path(path) as address:
+            engine = _listening(socket.AF_UNIX, address)
         path.chmod(0o666)
         stack.callback(path.unlink)
         yield Canaries(
