@@ -10,7 +10,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo test test-fast test-wheel test-checkout lint check fuzz bench dashboards pictures \
+.PHONY: help setup install uninstall serve demo test test-fast test-wheel lint check fuzz bench dashboards pictures \
   lock wheel wheels clean screenshots
 
 help: ## this list
@@ -73,17 +73,13 @@ wheel: setup ## build dist/*.whl
 	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist
 
 # The tests are copied away from the checkout, so that nothing in it can stand in for what the wheel forgot.
-test-wheel: wheel ## the tests, but for those of a checkout, against the built wheel, in an environment of its own
+test-wheel: wheel ## the tests that can tell a wheel from a checkout, against the built wheel, in an environment of its own
 	@tests/install.sh
 	@test -x $(WHEEL_ENV)/bin/python || $(WITH_PYENV) $(UV) venv --quiet $(WHEEL_ENV)
 	@$(UV) pip sync --quiet --python $(WHEEL_ENV)/bin/python --require-hashes requirements.lock
 	@$(UV) pip install --quiet --python $(WHEEL_ENV)/bin/python --no-deps dist/*.whl
 	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo bench pyproject.toml "$$away" && \
-	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && tests/run.sh "$$python" -m "not checkout" $(T)
-
-test-checkout: setup ## the tests that only a checkout can pass; with test-wheel that is every test once
-	@tests/install.sh
-	@tests/run.sh $(PY) -m checkout $(T)
+	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && tests/run.sh "$$python" -m "not checkout and not net and not slow" $(T)
 
 fuzz: setup ## a million mutated heads and ClientHellos against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz
