@@ -160,6 +160,8 @@ def _assert_nowhere(s: Scene, tmp_path: Path) -> None:
     # The search finds what is there: a file, a text, an environment.
     (tmp_path / "planted").write_text(f"x{CANARY}x")
     with subprocess.Popen(["sleep", "30"], env=os.environ | {"LLM_API_KEY": CANARY}) as planted:
+        environ = Path(f"/proc/{planted.pid}/environ")
+        eventually(environ.read_bytes, what="its environment")  # Linux fills it in a moment after exec has begun
         found = places_with(CANARY, directories=[tmp_path], processes=[planted.pid], texts={"t": f"Bearer {CANARY}"})
         planted.kill()
     assert found == [f"environ of {planted.pid}", "file planted", "text t"]
