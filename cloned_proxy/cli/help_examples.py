@@ -108,6 +108,16 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "exec demo.tool@v1 --env LANG=C --mount ./data:/data -- ls /data",
         "exec demo.tool@v1 --timeout 60 --memory 2g -- make test",
     ),
+    "mcp": ("mcp wrap .mcp.json --dry-run", "mcp check memory", "mcp unwrap .mcp.json"),
+    "mcp wrap": (
+        "mcp wrap .mcp.json --dry-run  # shows every change",
+        "mcp wrap ~/.cursor/mcp.json",
+        "mcp wrap ~/.codex/config.toml --report",
+    ),
+    "mcp unwrap": ("mcp unwrap .mcp.json", "mcp unwrap ~/.cursor/mcp.json --dry-run"),
+    "mcp run": ("mcp run memory --workspace ~/code/project/.cloned",),
+    "mcp check": ("mcp check memory", "mcp check memory --json"),
+    "mcp list": ("mcp list", "mcp list --json"),
     "image": ("image build",),
     "image build": ("image build", "image build --rebuild"),
     "run": (
