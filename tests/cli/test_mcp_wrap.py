@@ -98,12 +98,12 @@ def test_a_mistake_says_what_to_do(
     workspace: Workspace, file: Path, words: tuple[str, ...], code: int, told: str
 ) -> None:
     broken = file.with_name("broken.json")
-    broken.write_text('{"mcpServers": {,}}')
+    broken.write_text('{"mcpServers": {"a"}}')
     named = [str(file.with_name(word)) if word.endswith(".json") else word for word in words]
     done = workspace.call("mcp", *named)
     assert (done.returncode, told in done.stderr) == (code, True), done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert (file.read_text(), broken.read_text()) == (TEXT, '{"mcpServers": {,}}')
+    assert (file.read_text(), broken.read_text()) == (TEXT, '{"mcpServers": {"a"}}')
 
 
 def test_a_list_of_servers_that_is_wrong_names_the_line(workspace: Workspace, file: Path) -> None:
