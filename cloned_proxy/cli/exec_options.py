@@ -13,6 +13,10 @@ from typing import Annotated
 import typer
 
 ToolArgument = Annotated[str, typer.Argument(metavar="TOOL", help="Tool id: its rules apply.")]
+InteractiveOption = Annotated[
+    bool, typer.Option("--interactive", "-i", help="Pass stdin on: always so; taken as docker's word for it.")
+]
+TtyOption = Annotated[bool, typer.Option("--tty", "-t", help="A terminal inside, for shells, editors, agents.")]
 ImageOption = Annotated[str | None, typer.Option("--image", metavar="I", help="Image; default: the worker's.")]
 NetworkOption = Annotated[
     str | None,
@@ -62,6 +66,14 @@ class LimitOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TerminalOptions:
+    """How the command is connected to whoever typed it."""
+
+    tty: bool = False
+    """A terminal; else three streams."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ExecOptions:
     """One command in a sandbox, as typed and not yet checked."""
 
@@ -72,5 +84,6 @@ class ExecOptions:
     files: FileOptions = FileOptions()
     environment: EnvironmentOptions = EnvironmentOptions()
     limits: LimitOptions = LimitOptions()
+    terminal: TerminalOptions = TerminalOptions()
     policy: Path | None = None
     workspace: Path | None = None

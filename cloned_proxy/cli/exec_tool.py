@@ -13,12 +13,15 @@ from cloned_proxy.cli.exec_options import (
     ExecOptions,
     FileOptions,
     ImageOption,
+    InteractiveOption,
     LimitOptions,
     MemoryOption,
     MountOption,
     NetworkOption,
+    TerminalOptions,
     TimeoutOption,
     ToolArgument,
+    TtyOption,
 )
 from cloned_proxy.cli.options import PolicyOption, WorkspaceOption
 
@@ -27,6 +30,8 @@ def exec_tool(
     *,
     tool: ToolArgument,
     command: Annotated[list[str], typer.Argument(metavar="-- CMD...", help="The command and its words.")],
+    interactive: InteractiveOption = False,  # noqa: ARG001  it is so in any case
+    tty: TtyOption = False,
     image: ImageOption = None,
     network: NetworkOption = None,
     env: EnvOption = None,
@@ -47,6 +52,7 @@ def exec_tool(
         network=network,
         files=FileOptions(mounts=tuple(mount or ())),
         environment=EnvironmentOptions(variables=tuple(env or ())),
+        terminal=TerminalOptions(tty=tty),
         limits=LimitOptions(timeout=timeout, memory=memory, cpus=cpus),
         policy=policy,
         workspace=workspace,

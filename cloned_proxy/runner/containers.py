@@ -44,12 +44,13 @@ def tool_container(spec: SandboxSpec) -> dict[str, Any]:
         "AttachStdin": True,
         "AttachStdout": True,
         "AttachStderr": True,
-        "Tty": False,
+        "Tty": spec.terminal is not None,
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
             **hardening(spec.seccomp, spec.limits),
             "NetworkMode": f"container:{spec.holder}",
             "Init": True,
+            "ConsoleSize": [spec.terminal.rows, spec.terminal.columns] if spec.terminal is not None else [0, 0],
             "Tmpfs": {
                 "/tmp": f"rw,noexec,nosuid,nodev,size={spec.limits.tmp // MIB}m",  # noqa: S108  in the container
                 **dict.fromkeys(spec.masked, "ro,noexec,nosuid,nodev,size=4k,mode=000"),

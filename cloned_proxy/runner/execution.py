@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ from cloned_proxy.runner.errors import SandboxError, ToolLimitError, ToolTimeout
 from cloned_proxy.runner.files import scratch_use
 from cloned_proxy.runner.spec import MIB, SandboxSpec
 from cloned_proxy.runner.stream import Attached, Stream, StreamTimeoutError
+from cloned_proxy.runner.terminal import END_OF_FILE, gated
 
 _SCRATCH_POLL_SECONDS: Final = 0.25
 _SWEEP_SECONDS: Final = 30.0
@@ -40,10 +41,15 @@ def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, ti
     began = time.monotonic()
     deadline = None if timeout is None else began + timeout
     # Removing kills as well: the tool has ended when this returns, and with it everything it had started.
-    with engine.container(spec.name, tool_container(spec)) as container:
-        stream = engine.attach(container)
+    gate = spec.terminal is not None and not engine.sizes_terminals
+    wanted = replace(spec, command=gated(spec.command)) if gate else spec
+    with engine.container(spec.name, tool_container(wanted)) as container:
+        stream = engine.attach(container, terminal=spec.terminal is not None)
         try:
             engine.start(container)
+            if spec.terminal is not None and gate:
+                stream.resize(spec.terminal)
+                stream.write(END_OF_FILE)
             started = time.monotonic() - began
             threading.Thread(target=_feed, args=(feed, stream), name="tool-input", daemon=True).start()
             with _scratch_guard(engine, container, Path(spec.scratch), spec.limits.scratch) as guard:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from cloned_proxy.runner.execution import Outcome
 from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.terminal import TerminalSize
 from cloned_proxy.runner.worker import Worker
 
 DEFAULT_TIMEOUT: Final = 120.0
@@ -23,6 +24,8 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     timeout: float | None = DEFAULT_TIMEOUT
+    terminal: TerminalSize | None = None
+    """The size of the command's terminal; None: three streams and no terminal."""
     dry_run: bool = False
     """Marks the run's id, and with it every audit entry, with `dry-`."""
     keep: Callable[[Path, Outcome], None] | None = None

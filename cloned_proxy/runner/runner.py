@@ -228,6 +228,7 @@ class DockerContainerRunner:
             masked=masked,
             env=job.env,
             mounts=job.mounts,
+            terminal=job.terminal,
             limits=self._limits,
         )
 

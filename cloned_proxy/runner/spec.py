@@ -13,6 +13,7 @@ from typing import Final
 
 from cloned_proxy.runner.environment import PROXY_URL, RESERVED
 from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.terminal import TerminalSize
 
 MIB: Final = 1024 * 1024
 DEFAULT_USER: Final = "65532:65532"
@@ -80,6 +81,8 @@ class SandboxSpec:
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     mounts: tuple[Mount, ...] = ()
     limits: Limits = Limits()
+    terminal: TerminalSize | None = None
+    """The size of its terminal; None: three streams and no terminal."""
     proxy_url: str = PROXY_URL
     with_ca: bool = False
     """A rule of this tool opens TLS: its clients must trust the workspace CA as well."""
