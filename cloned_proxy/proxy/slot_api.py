@@ -78,7 +78,7 @@ class SlotApi:
         """Listens. Raises BindError, AnotherServesError when another process of this workspace does already."""
         loop = asyncio.get_running_loop()
         sock = new_socket()
-        listen_privately(sock, self._path, backlog=_BACKLOG, clear=lambda: _clear_stale(self._path, replacing=not self.holders.standby))
+        listen_privately(sock, self._path, backlog=_BACKLOG, clear=self._clear_stale)
         self._sock = sock
         loop.add_reader(sock.fileno(), self._accept)
 
@@ -97,6 +97,23 @@ class SlotApi:
             self._path.unlink(missing_ok=True)
             self._sock.close()
             self._sock = None
+
+    def _clear_stale(self) -> None:
+        """Raises AnotherServesError unless nobody listens there any more, or a borrowed proxy makes room."""
+        if not self._path.is_socket():
+            return
+        with new_socket() as other, short_path(self._path) as name:
+            try:
+                other.settimeout(_GIVE_UP_SECONDS)
+                other.connect(name)
+                if not self.holders.standby and _gives_up(other):
+                    return
+            except ConnectionRefusedError:
+                self._path.unlink()
+                return
+            except (OSError, SlotProtocolError):  # of another version, or too busy to answer: it runs
+                pass
+        raise AnotherServesError(f"{self._path} is in use: another `cloned-proxy serve` runs in this workspace")
 
     async def close(self) -> None:
         """Closes every slot; the tools in them see refused connections from now on."""
@@ -162,24 +179,6 @@ class SlotApi:
                 command=redact(command),
             )
         )
-
-
-def _clear_stale(path: Path, *, replacing: bool) -> None:
-    """Raises AnotherServesError unless nobody listens there any more, or a borrowed proxy made room."""
-    if not path.is_socket():
-        return
-    with new_socket() as probe, short_path(path) as name:
-        try:
-            probe.settimeout(_GIVE_UP_SECONDS)
-            probe.connect(name)
-            if replacing and _gives_up(probe):
-                return
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except (OSError, SlotProtocolError):  # of another version, or too busy to answer: it runs
-            pass
-    raise AnotherServesError(f"{path} is in use: another `cloned-proxy serve` runs in this workspace")
 
 
 def _gives_up(other: socket.socket) -> bool:

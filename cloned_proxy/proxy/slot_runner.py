@@ -141,23 +141,22 @@ class SlotRunner:
                 return await self._open(OpenSlot.decode(body), sockets)
             case "status":
                 return self._api.status(str(body.get("tool") or ""))
-            case "done":
-                self._end(RunEnd.decode(body))
-                return encode(ok=True)
-            case "ran":
-                # A run without a slot: `--sandbox process`.
-                self._api.ended(_text(body, "tool"), _text(body, "run"), RunEnd.decode(body))
-                return encode(ok=True)
             case "hold":
                 return self._hold(body)
+            case "give up":
+                return encode(ok=self._api.give_up(), error="it serves until it is told to stop")
             case "leave" | "close":
                 self._left = True
                 await self.close()
                 return b""
-            case "give up":
-                return encode(ok=self._api.give_up(), error="it serves until it is told to stop")
+            case "done":
+                self._end(RunEnd.decode(body))
+            case "ran":
+                # A run without a slot: `--sandbox process`.
+                self._api.ended(_text(body, "tool"), _text(body, "run"), RunEnd.decode(body))
             case other:
                 raise SlotProtocolError(f"unknown operation {other!r}")
+        return encode(ok=True)
 
     def _hold(self, body: dict[str, Any]) -> bytes:
         if self._holder is not None:
