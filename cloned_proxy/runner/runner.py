@@ -17,6 +17,7 @@ import structlog
 from cloned_proxy.policy.redact import redact_command
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, OpenSlot, RunEnd
 from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.engine_address import engine_host
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError
 from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
 from cloned_proxy.runner.files import check_source, new_scratch, read_scratch, refuse_doors, remove_scratch
@@ -187,7 +188,8 @@ class DockerContainerRunner:
         result, reason, start_seconds = "error", "interrupted", None
         scratch = new_scratch(self._runs / self._owner / "scratch", run)
         spec: SandboxSpec | None = None
-        opening = OpenSlot(job.tool, recorded, slot.handovers, redact_command(job.worker.command))
+        command = redact_command(job.worker.command)
+        opening = OpenSlot(job.tool, recorded, slot.handovers, command, self._owner, engine_host())
         link = ProxyLink(self.workspace, opening, slot.open_sockets)
         try:
             spec = self._spec(job, run, slot, scratch, masked=masked, user=user)
