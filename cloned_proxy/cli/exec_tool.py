@@ -17,8 +17,11 @@ from cloned_proxy.cli.exec_options import (
     MemoryOption,
     MountOption,
     NetworkOption,
+    ProjectOption,
     TimeoutOption,
     ToolArgument,
+    UserOption,
+    WorkdirOption,
 )
 from cloned_proxy.cli.options import PolicyOption, WorkspaceOption
 
@@ -31,6 +34,9 @@ def exec_tool(
     network: NetworkOption = None,
     env: EnvOption = None,
     mount: MountOption = None,
+    project: ProjectOption = "ro",
+    workdir: WorkdirOption = None,
+    user: UserOption = None,
     timeout: TimeoutOption = None,
     memory: MemoryOption = None,
     cpus: CpusOption = None,
@@ -45,7 +51,7 @@ def exec_tool(
         command=tuple(command),
         image=image,
         network=network,
-        files=FileOptions(mounts=tuple(mount or ())),
+        files=FileOptions(mounts=tuple(mount or ()), project=project, workdir=workdir, user=user),
         environment=EnvironmentOptions(variables=tuple(env or ())),
         limits=LimitOptions(timeout=timeout, memory=memory, cpus=cpus),
         policy=policy,

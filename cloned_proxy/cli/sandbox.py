@@ -7,7 +7,7 @@ import sys
 from typing import Final
 
 from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
-from cloned_proxy.cli.exec_job import job_of
+from cloned_proxy.cli.exec_job import check_project, job_of
 from cloned_proxy.cli.exec_options import ExecOptions
 from cloned_proxy.cli.interruption import interruptible
 from cloned_proxy.cli.refusals import newest, refusals
@@ -43,6 +43,7 @@ def run_command(options: ExecOptions) -> int:
 
 def _execute(options: ExecOptions) -> Outcome:
     workspace = Workspace.find(options.workspace)
+    check_project(options.files, workspace.root)
     workspace.create()
     job = job_of(options, workspace.config().sandbox)
     with (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.runner.execution import Outcome
+from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount
 from cloned_proxy.runner.worker import Worker
 
@@ -22,6 +23,7 @@ class Job:
     worker: Worker
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    project: ProjectWish = field(default_factory=ProjectWish)
     timeout: float | None = DEFAULT_TIMEOUT
     dry_run: bool = False
     """Marks the run's id, and with it every audit entry, with `dry-`."""
