@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-
-
 OWNER = os.getuid() or 1000
 """Root's projects are given to somebody: no tool runs as root."""
 

@@ -75,7 +75,7 @@ def test_the_callers_own_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives a directory to another user")
 def test_for_root_it_is_whoever_owns_the_project(tmp_path: Path) -> None:
-    with pytest.raises(SandboxInputError, match="never runs as root; give .* to a user"):
+    with pytest.raises(SandboxInputError, match=r"never runs as root; give .* to a user"):
         user_of_caller(tmp_path, FACTS)
     with pytest.raises(SandboxInputError, match="never runs as root; leave it out"):
         user_of_caller(None, FACTS)

@@ -65,7 +65,7 @@ def test_the_project_can_be_mounted_although_its_workspace_has_sockets(project: 
     os.mkfifo(project / ".cloned/run/slots.sock")
     assert "/mnt/x/.cloned" in _view(project, _mount(project)).masked
     os.mkfifo(project / "agent.sock")
-    with pytest.raises(SandboxInputError, match="contains sockets or FIFOs, .*: agent.sock"):
+    with pytest.raises(SandboxInputError, match=r"contains sockets or FIFOs, .*: agent.sock"):
         _view(project)
 
 
@@ -104,8 +104,8 @@ def test_a_key_under_a_second_name_is_refused(project: Path, tmp_path: Path, whe
     other.mkdir()
     copy = (project if where == "in the project" else other) / "innocent"
     copy.hardlink_to(project / ".cloned/identity.key")
-    mounts: tuple[Mount, ...] = {"in the project": (), "in a mount": (_mount(other),), "as a mount": (_mount(copy),)}[where]
-    with pytest.raises(SandboxInputError, match="innocent is the same file as .*identity.key"):
+    mounts = {"in the project": [], "in a mount": [_mount(other)], "as a mount": [_mount(copy)]}[where]
+    with pytest.raises(SandboxInputError, match=r"innocent is the same file as .*identity.key"):
         _view(project, *mounts)
 
 
@@ -117,12 +117,12 @@ def test_a_second_name_where_no_tool_looks_is_nobodys_business(project: Path, tm
 def test_a_mount_over_the_project_is_refused(project: Path) -> None:
     elsewhere = Path("/srv/people/code")
     for target in (f"{elsewhere}/sub", str(elsewhere), "/srv/people"):
-        with pytest.raises(SandboxInputError, match="the project .* is there"):
+        with pytest.raises(SandboxInputError, match=r"the project .* is there"):
             _resolved(Mount("/usr/share", target), project / ".cloned", elsewhere)
     assert _resolved(Mount("/usr/share", "/srv/x"), project / ".cloned", elsewhere).target == "/srv/x"
 
 
 def test_a_name_that_cannot_be_written_down_is_refused(project: Path) -> None:
-    os.makedirs(os.fsencode(project) + b"/\xff/.cloned")
+    (project / os.fsdecode(b"\xff") / ".cloned").mkdir(parents=True)
     with pytest.raises(SandboxInputError, match="not UTF-8"):
         _view(project)
