@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -37,14 +37,27 @@ MemoryOption = Annotated[
 CpusOption = Annotated[
     float | None, typer.Option("--cpus", metavar="N", min=0.01, help="Default: 1, or config.yaml's.")
 ]
+ProjectOption = Annotated[
+    Literal["rw", "ro", "none"],
+    typer.Option("--project", metavar="rw|ro|none", help="Its files, where they are; rw: as your own user."),
+]
+WorkdirOption = Annotated[
+    str | None, typer.Option("--workdir", metavar="DIR", help="Begin there; default: here, if that is in the project.")
+]
+UserOption = Annotated[
+    Literal["me"] | None, typer.Option("--user", metavar="me", help="Your own user id; default: the image's user.")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileOptions:
-    """What of the host's files the command sees."""
+    """What of the host's files the command sees, and as whom."""
 
     mounts: tuple[str, ...] = ()
     """`SRC:DST[:rw]`, as typed."""
+    project: Literal["rw", "ro", "none"] = "ro"
+    workdir: str | None = None
+    user: Literal["me"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,10 +18,13 @@ from cloned_proxy.cli.exec_options import (
     MemoryOption,
     MountOption,
     NetworkOption,
+    ProjectOption,
     TerminalOptions,
     TimeoutOption,
     ToolArgument,
     TtyOption,
+    UserOption,
+    WorkdirOption,
 )
 from cloned_proxy.cli.options import PolicyOption, WorkspaceOption
 
@@ -36,6 +39,9 @@ def exec_tool(
     network: NetworkOption = None,
     env: EnvOption = None,
     mount: MountOption = None,
+    project: ProjectOption = "ro",
+    workdir: WorkdirOption = None,
+    user: UserOption = None,
     timeout: TimeoutOption = None,
     memory: MemoryOption = None,
     cpus: CpusOption = None,
@@ -50,7 +56,7 @@ def exec_tool(
         command=tuple(command),
         image=image,
         network=network,
-        files=FileOptions(mounts=tuple(mount or ())),
+        files=FileOptions(mounts=tuple(mount or ()), project=project, workdir=workdir, user=user),
         environment=EnvironmentOptions(variables=tuple(env or ())),
         terminal=TerminalOptions(tty=tty),
         limits=LimitOptions(timeout=timeout, memory=memory, cpus=cpus),

@@ -106,6 +106,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "exec": (
         "exec demo.tool@v1 -- curl -sS https://api.example.com/",
         "exec demo.tool@v1 --env LANG=C --mount ./data:/data -- ls /data",
+        "exec demo.tool@v1 --project rw -- npm test  # as you",
         "exec demo.tool@v1 --timeout 60 --memory 2g -- make test",
         "exec -it demo.tool@v1 -- bash  # a terminal",
     ),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
-from cloned_proxy.cli.exec_job import job_of
+from cloned_proxy.cli.exec_job import check_project, job_of
 from cloned_proxy.cli.exec_options import ExecOptions
 from cloned_proxy.cli.host_terminal import HostTerminal
 from cloned_proxy.cli.interruption import interruptible
@@ -48,6 +48,7 @@ def run_command(options: ExecOptions) -> int:
 def _execute(options: ExecOptions) -> Outcome:
     terminal = HostTerminal() if options.terminal.tty else None
     workspace = Workspace.find(options.workspace)
+    check_project(options.files, workspace.root)
     workspace.create()
     job = job_of(options, workspace.config().sandbox)
     if terminal is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.runner.execution import Outcome
+from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount
 from cloned_proxy.runner.terminal import TerminalSize
 from cloned_proxy.runner.worker import Worker
@@ -23,6 +24,7 @@ class Job:
     worker: Worker
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    project: ProjectWish = field(default_factory=ProjectWish)
     timeout: float | None = DEFAULT_TIMEOUT
     terminal: TerminalSize | None = None
     """The size of the command's terminal; None: three streams and no terminal."""

@@ -67,8 +67,6 @@ class SandboxSpec:
     command: tuple[str, ...]
     holder: str
     """Id of the container whose network namespace the tool joins."""
-    workspace: str
-    """Host path of the project, seen read-only at /workspace."""
     scratch: str
     """Host path of the directory of this call, seen at /sandbox."""
     seccomp: str
@@ -76,8 +74,11 @@ class SandboxSpec:
     user: str = DEFAULT_USER
     owner: str = ""
     workspace_mark: str = ""
+    binds: tuple[Mount, ...] = ()
+    """The project and whatever else the runner itself shows; `mounts` are what somebody asked for by name."""
     masked: tuple[str, ...] = ()
-    """Paths under /workspace that hold secrets: an empty, unreadable file system lies over each."""
+    """Directories that hold secrets: an empty, read-only file system lies over each."""
+    workdir: str = "/workspace"
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     mounts: tuple[Mount, ...] = ()
     limits: Limits = Limits()
