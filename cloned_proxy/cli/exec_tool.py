@@ -24,7 +24,13 @@ def exec_tool(
             help="Named network: weaker than none (default).",
         ),
     ] = None,
-    env: Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable.")] = None,
+    home: Annotated[bool, typer.Option("--home", help="Keep the tool's home for its next run.")] = False,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", metavar="NAME[=VALUE]", help="Set a variable, or take yours over.")
+    ] = None,
+    env_file: Annotated[
+        list[Path] | None, typer.Option("--env-file", metavar="FILE", help="Variables, one a line, as docker has it.")
+    ] = None,
     mount: Annotated[
         list[str] | None, typer.Option("--mount", metavar="SRC:DST[:rw]", help="Show a file or directory, read-only.")
     ] = None,
@@ -48,7 +54,9 @@ def exec_tool(
         command=tuple(command),
         image=image,
         network=network,
+        home=home,
         env=tuple(env or ()),
+        env_files=tuple(env_file or ()),
         mounts=tuple(mount or ()),
         timeout=timeout,
         memory=memory,

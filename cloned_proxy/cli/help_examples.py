@@ -107,7 +107,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "exec demo.tool@v1 -- curl -sS https://api.example.com/",
         "exec demo.tool@v1 --env LANG=C --mount ./data:/data -- ls /data",
         "exec demo.tool@v1 --timeout 60 --memory 2g -- make test",
+        "exec gh.tool@v1 --home --env GITHUB_TOKEN -- ./list-issues",
     ),
+    "home": ("home list", "home reset demo.tool@v1"),
+    "home list": ("home list", "home list --json"),
+    "home reset": ("home reset demo.tool@v1", "home reset --yes  # of every tool"),
     "image": ("image build",),
     "image build": ("image build", "image build --rebuild"),
     "run": (

@@ -11,6 +11,7 @@ from typing import Final
 from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
 from cloned_proxy.cli.interruption import interruptible
 from cloned_proxy.cli.refusals import newest, refusals
+from cloned_proxy.cli.variables import variables
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
 from cloned_proxy.runner.job import Job
@@ -31,7 +32,10 @@ class ExecOptions:
     command: tuple[str, ...]
     image: str | None
     network: str | None
-    env: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    """NAME=VALUE, or NAME for this process's own value."""
+    env_files: tuple[Path, ...] = ()
+    home: bool = False
     mounts: tuple[str, ...]
     timeout: float | None
     memory: str | None
@@ -62,7 +66,7 @@ def run_command(options: ExecOptions) -> int:
 
 def _execute(options: ExecOptions) -> Outcome:
     check_tool_id(options.tool)
-    env = dict(_variable(text) for text in options.env)
+    env = variables(options.env, options.env_files)
     mounts = tuple(parse_mount(text) for text in options.mounts)
     workspace = Workspace.find(options.workspace)
     workspace.create()
@@ -80,7 +84,7 @@ def _execute(options: ExecOptions) -> Outcome:
     ):
         image = options.image or settings.images.get(options.tool) or settings.image or PYTHON_IMAGE
         worker = Worker(image, options.command)
-        job = Job(tool=options.tool, worker=worker, env=env, mounts=mounts, timeout=options.timeout)
+        job = Job(tool=options.tool, worker=worker, env=env, mounts=mounts, home=options.home, timeout=options.timeout)
         before = newest(workspace.state_db)
         run, outcome = runner.run(job, feed=_feed_stdin, output=_print)
         for line in refusals(workspace.state_db, run, after=before):
@@ -98,13 +102,6 @@ def parse_mount(text: str) -> Mount:
             return Mount(str(Path(source).expanduser().absolute()), target, read_only=False)
         case _:
             raise CommandError(f"--mount {text!r}: write SRC:DST or SRC:DST:rw, as in ./data:/mnt/data")
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise CommandError(f"--env {text!r}: write NAME=VALUE; nothing is taken over from this environment")
-    return name, value
 
 
 def _feed_stdin(stream: Attached) -> None:

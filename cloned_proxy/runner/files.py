@@ -19,8 +19,6 @@ from cloned_proxy.runner.spec import Mount
 
 _MAX_ENTRIES: Final = 1_000_000
 _SHOWN: Final = 5
-_BLOCK: Final = 512
-"""The unit of st_blocks, stat(2)."""
 
 
 def refuse_doors(root: Path, *, masked: frozenset[Path] = frozenset()) -> None:
@@ -75,24 +73,6 @@ def check_source(mount: Mount) -> None:
         refuse_doors(real)
     elif not real.is_file():
         raise SandboxInputError(f"--mount {mount.source}: neither a file nor a directory; sockets and devices stay out")
-
-
-def scratch_use(root: Path) -> tuple[int, int]:
-    """(bytes on disk, entries) below a scratch directory, links not followed, while the tool may still be writing."""
-    size = entries = 0
-    pending = [str(root)]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as found:
-                for entry in found:
-                    entries += 1
-                    with contextlib.suppress(OSError):
-                        size += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(entry.path)
-        except OSError:
-            continue  # the tool removes and locks what it likes
-    return size, entries
 
 
 def read_scratch(root: Path, name: str, *, limit: int) -> bytes:

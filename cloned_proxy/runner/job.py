@@ -22,6 +22,8 @@ class Job:
     worker: Worker
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    home: bool = False
+    """Whether the tool's home is kept; else it is in memory and ends with the run."""
     timeout: float | None = DEFAULT_TIMEOUT
     dry_run: bool = False
     """Marks the run's id, and with it every audit entry, with `dry-`."""

@@ -18,25 +18,25 @@ from cloned_proxy.policy.redact import redact_command
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, OpenSlot, RunEnd
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError
-from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
+from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute
 from cloned_proxy.runner.files import check_source, new_scratch, read_scratch, refuse_doors, remove_scratch
+from cloned_proxy.runner.homes import Homes
 from cloned_proxy.runner.images import check_current
 from cloned_proxy.runner.job import Job, ToolResult, Watch
+from cloned_proxy.runner.limits import limits_from
 from cloned_proxy.runner.link import ProxyLink
 from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
 from cloned_proxy.runner.pools import Pools
 from cloned_proxy.runner.slots import Slot
 from cloned_proxy.runner.spec import (
-    MIB,
-    Limits,
     SandboxSpec,
     check_mount,
     check_tool_id,
-    parse_size,
     workspace_mark,
 )
 from cloned_proxy.runner.stream import Stream
+from cloned_proxy.runner.sweeping import sweep
 from cloned_proxy.runner.trust import write_ca
 from cloned_proxy.runner.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
@@ -45,6 +45,7 @@ from cloned_proxy.store.workspace import Workspace
 _log = structlog.get_logger(__name__)
 
 NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
+_SWEEP_SECONDS: Final = 30.0
 _MAX_STDOUT: Final = 8 * 1024 * 1024
 
 
@@ -81,8 +82,7 @@ class DockerContainerRunner:
         self._network = network or os.environ.get(NETWORK_VARIABLE) or settings.network or SEALED
         self._image = image
         self._settings = settings
-        size = parse_size(memory) if isinstance(memory, str) else memory
-        self._limits = replace(Limits(), cpus=cpus or settings.cpus, memory=size or settings.memory_mib * MIB)
+        self._limits = limits_from(settings, cpus=cpus, memory=memory)
         self._worker = worker or WorkerKind(settings.worker)
         self._timeout = timeout or settings.timeout
         self._engine = engine or Engine.connect()
@@ -175,11 +175,16 @@ class DockerContainerRunner:
             check_mount(mount)
             check_source(mount)
         user = self._user_of(job.worker.image)
-        with self._pools.for_tool(self._network, job.tool).acquire() as slot:
-            return self._run_in(slot, job, feed, output, masked=masked, user=user)
+        with contextlib.ExitStack() as stack:
+            home = ""
+            if job.home:
+                kept = Homes(self.workspace).use(job.tool, user=user, size=self._limits.kept_home)
+                home = str(stack.enter_context(kept))
+            slot = stack.enter_context(self._pools.for_tool(self._network, job.tool).acquire())
+            return self._run_in(slot, job, feed, output, masked=masked, user=user, home=home)
 
     def _run_in(
-        self, slot: Slot, job: Job, feed: Feed, output: Output, *, masked: tuple[str, ...], user: str
+        self, slot: Slot, job: Job, feed: Feed, output: Output, *, masked: tuple[str, ...], user: str, home: str
     ) -> tuple[str, Outcome]:
         run = secrets.token_hex(4)
         recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
@@ -190,7 +195,7 @@ class DockerContainerRunner:
         opening = OpenSlot(job.tool, recorded, slot.handovers, redact_command(job.worker.command))
         link = ProxyLink(self.workspace, opening, slot.open_sockets)
         try:
-            spec = self._spec(job, run, slot, scratch, masked=masked, user=user)
+            spec = self._spec(job, run, slot, scratch, masked=masked, user=user, home=home)
             # The only way out is open before anything runs that could want to go another way.
             ca = link.open().ca
             if ca is not None:
@@ -210,7 +215,7 @@ class DockerContainerRunner:
         return run, outcome
 
     def _spec(
-        self, job: Job, run: str, slot: Slot, scratch: Path, *, masked: tuple[str, ...], user: str
+        self, job: Job, run: str, slot: Slot, scratch: Path, *, masked: tuple[str, ...], user: str, home: str
     ) -> SandboxSpec:
         return SandboxSpec(
             tool=job.tool,
@@ -223,6 +228,7 @@ class DockerContainerRunner:
             scratch=str(scratch),
             seccomp=self._seccomp,
             user=user,
+            home=home,
             owner=self._owner,
             workspace_mark=workspace_mark(self.workspace),
             masked=masked,
@@ -237,7 +243,7 @@ class DockerContainerRunner:
         # Without root, what the tool closed against others is closed against us: its own user opens it.
         if spec is not None:
             with contextlib.suppress(SandboxError):
-                sweep(self._engine, spec)
+                sweep(self._engine, spec, seconds=_SWEEP_SECONDS)
         if not remove_scratch(scratch):
             _log.warning("a scratch directory could not be removed; remove it as root", path=str(scratch))
 
