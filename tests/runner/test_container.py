@@ -163,4 +163,4 @@ def test_stdin_stdout_stderr_and_the_exit_code_pass_through(runner: DockerContai
 
 def test_names_for_the_user_exist(runner: DockerContainerRunner) -> None:
     program = "import getpass, os, pathlib; print(getpass.getuser(), pathlib.Path.home())"
-    assert run(runner, "python3", "-c", program).out == "tool /tmp\n"
+    assert run(runner, "python3", "-c", program).out == "tool /home/tool\n"
