@@ -24,7 +24,13 @@ NetworkOption = Annotated[
         "--network", metavar="N", envvar="CLONED_SANDBOX_NETWORK", help="Named network: weaker than none (default)."
     ),
 ]
-EnvOption = Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable.")]
+HomeOption = Annotated[bool, typer.Option("--home", help="Keep the tool's home for its next run.")]
+EnvOption = Annotated[
+    list[str] | None, typer.Option("--env", metavar="NAME[=VALUE]", help="Set a variable, or take yours over.")
+]
+EnvFileOption = Annotated[
+    list[Path] | None, typer.Option("--env-file", metavar="FILE", help="Variables, one a line, as docker has it.")
+]
 MountOption = Annotated[
     list[str] | None, typer.Option("--mount", metavar="SRC:DST[:rw]", help="Show a file or directory, read-only.")
 ]
@@ -58,6 +64,8 @@ class FileOptions:
     project: Literal["rw", "ro", "none"] = "ro"
     workdir: str | None = None
     user: Literal["me"] | None = None
+    home: bool = False
+    """Whether the tool's home is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +73,8 @@ class EnvironmentOptions:
     """Which variables the command finds besides the sandbox's own."""
 
     variables: tuple[str, ...] = ()
-    """`NAME=VALUE`, as typed."""
+    """`NAME=VALUE`, or `NAME` for this process's own value, as typed."""
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

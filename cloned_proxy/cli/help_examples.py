@@ -109,7 +109,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "exec demo.tool@v1 --project rw -- npm test  # as you",
         "exec demo.tool@v1 --timeout 60 --memory 2g -- make test",
         "exec -it demo.tool@v1 -- bash  # a terminal",
+        "exec gh.tool@v1 --home --env GITHUB_TOKEN -- ./list-issues",
     ),
+    "home": ("home list", "home reset demo.tool@v1"),
+    "home list": ("home list", "home list --json"),
+    "home reset": ("home reset demo.tool@v1", "home reset --yes  # of every tool"),
     "image": ("image build",),
     "image build": ("image build", "image build --rebuild"),
     "run": (

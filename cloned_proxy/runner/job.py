@@ -25,6 +25,8 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     project: ProjectWish = field(default_factory=ProjectWish)
+    home: bool = False
+    """Whether the tool's home is kept; else it is in memory and ends with the run."""
     timeout: float | None = DEFAULT_TIMEOUT
     terminal: TerminalSize | None = None
     """The size of the command's terminal; None: three streams and no terminal."""

@@ -20,10 +20,12 @@ from cloned_proxy.runner.containers import tool_environment
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.engine_address import engine_host
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError
-from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
+from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute
 from cloned_proxy.runner.files import new_scratch, read_scratch, remove_scratch
+from cloned_proxy.runner.homes import Homes
 from cloned_proxy.runner.images import check_current
 from cloned_proxy.runner.job import Job, ToolResult, Watch
+from cloned_proxy.runner.limits import limits_from
 from cloned_proxy.runner.link import ProxyLink
 from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
@@ -33,14 +35,12 @@ from cloned_proxy.runner.project.place import user_of_caller
 from cloned_proxy.runner.project.view import View, view_of
 from cloned_proxy.runner.slots import Slot
 from cloned_proxy.runner.spec import (
-    MIB,
-    Limits,
     SandboxSpec,
     check_tool_id,
-    parse_size,
     workspace_mark,
 )
 from cloned_proxy.runner.stream import Stream
+from cloned_proxy.runner.sweeping import sweep
 from cloned_proxy.runner.trust import write_ca
 from cloned_proxy.runner.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
@@ -49,6 +49,7 @@ from cloned_proxy.store.workspace import Workspace
 _log = structlog.get_logger(__name__)
 
 NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
+_SWEEP_SECONDS: Final = 30.0
 _MAX_STDOUT: Final = 8 * 1024 * 1024
 
 
@@ -85,8 +86,7 @@ class DockerContainerRunner:
         self._network = network or os.environ.get(NETWORK_VARIABLE) or settings.network or SEALED
         self._image = image
         self._settings = settings
-        size = parse_size(memory) if isinstance(memory, str) else memory
-        self._limits = replace(Limits(), cpus=cpus or settings.cpus, memory=size or settings.memory_mib * MIB)
+        self._limits = limits_from(settings, cpus=cpus, memory=memory)
         self._worker = worker or WorkerKind(settings.worker)
         self._timeout = timeout or settings.timeout
         self._engine = engine or Engine.connect()
@@ -176,11 +176,16 @@ class DockerContainerRunner:
         check_tool_id(job.tool)
         view = view_of(job.project, self.workspace, job.mounts, Path.cwd())
         user = self._user_of(job, view)
-        with self._pools.for_tool(self._network, job.tool).acquire() as slot:
-            return self._run_in(slot, job, feed, output, view=view, user=user)
+        with contextlib.ExitStack() as stack:
+            home = ""
+            if job.home:
+                kept = Homes(self.workspace).use(job.tool, user=user, size=self._limits.kept_home)
+                home = str(stack.enter_context(kept))
+            slot = stack.enter_context(self._pools.for_tool(self._network, job.tool).acquire())
+            return self._run_in(slot, job, feed, output, view=view, user=user, home=home)
 
     def _run_in(
-        self, slot: Slot, job: Job, feed: Feed, output: Output, *, view: View, user: str
+        self, slot: Slot, job: Job, feed: Feed, output: Output, *, view: View, user: str, home: str
     ) -> tuple[str, Outcome]:
         run = secrets.token_hex(4)
         recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
@@ -192,7 +197,7 @@ class DockerContainerRunner:
         opening = OpenSlot(job.tool, recorded, slot.handovers, command, self._owner, engine_host())
         link = ProxyLink(self.workspace, opening, slot.open_sockets)
         try:
-            spec = self._spec(job, run, slot, scratch, view=view, user=user)
+            spec = self._spec(job, run, slot, scratch, view=view, user=user, home=home)
             # The only way out is open before anything runs that could want to go another way.
             ca = link.open().ca
             if ca is not None:
@@ -211,7 +216,7 @@ class DockerContainerRunner:
             self._remove_scratch(scratch, spec)
         return run, outcome
 
-    def _spec(self, job: Job, run: str, slot: Slot, scratch: Path, *, view: View, user: str) -> SandboxSpec:
+    def _spec(self, job: Job, run: str, slot: Slot, scratch: Path, *, view: View, user: str, home: str) -> SandboxSpec:
         spec = SandboxSpec(
             tool=job.tool,
             run=run,
@@ -222,6 +227,7 @@ class DockerContainerRunner:
             scratch=str(scratch),
             seccomp=self._seccomp,
             user=user,
+            home=home,
             owner=self._owner,
             workspace_mark=workspace_mark(self.workspace),
             binds=view.binds,
@@ -242,7 +248,7 @@ class DockerContainerRunner:
         # Without root, what the tool closed against others is closed against us: its own user opens it.
         if spec is not None:
             with contextlib.suppress(SandboxError):
-                sweep(self._engine, spec)
+                sweep(self._engine, spec, seconds=_SWEEP_SECONDS)
         if not remove_scratch(scratch):
             _log.warning("a scratch directory could not be removed; remove it as root", path=str(scratch))
 
