@@ -114,6 +114,16 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "home": ("home list", "home reset demo.tool@v1"),
     "home list": ("home list", "home list --json"),
     "home reset": ("home reset demo.tool@v1", "home reset --yes  # of every tool"),
+    "mcp": ("mcp wrap .mcp.json --dry-run", "mcp check memory", "mcp unwrap .mcp.json"),
+    "mcp wrap": (
+        "mcp wrap .mcp.json --dry-run  # shows every change",
+        "mcp wrap ~/.cursor/mcp.json",
+        "mcp wrap ~/.codex/config.toml --report",
+    ),
+    "mcp unwrap": ("mcp unwrap .mcp.json", "mcp unwrap ~/.cursor/mcp.json --dry-run"),
+    "mcp run": ("mcp run memory --workspace ~/code/project/.cloned",),
+    "mcp check": ("mcp check memory", "mcp check memory --json"),
+    "mcp list": ("mcp list", "mcp list --json"),
     "image": ("image build",),
     "image build": ("image build", "image build --rebuild"),
     "run": (
