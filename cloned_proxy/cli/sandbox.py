@@ -10,7 +10,7 @@ from typing import Final
 
 from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
 from cloned_proxy.cli.interruption import interruptible
-from cloned_proxy.cli.refusals import newest, refusals
+from cloned_proxy.cli.refusals import Refusals
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
 from cloned_proxy.runner.job import Job
@@ -80,11 +80,16 @@ def _execute(options: ExecOptions) -> Outcome:
     ):
         image = options.image or settings.images.get(options.tool) or settings.image or PYTHON_IMAGE
         worker = Worker(image, options.command)
-        job = Job(tool=options.tool, worker=worker, env=env, mounts=mounts, timeout=options.timeout)
-        before = newest(workspace.state_db)
-        run, outcome = runner.run(job, feed=_feed_stdin, output=_print)
-        for line in refusals(workspace.state_db, run, after=before):
-            say(line)
+        with Refusals(workspace.state_db, options.tool) as refusals:
+            job = Job(
+                tool=options.tool,
+                worker=worker,
+                env=env,
+                mounts=mounts,
+                timeout=options.timeout,
+                begun=refusals.begin,
+            )
+            _, outcome = runner.run(job, feed=_feed_stdin, output=_print)
     return outcome
 
 
