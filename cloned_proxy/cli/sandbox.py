@@ -13,7 +13,7 @@ from cloned_proxy.cli.exec_job import check_project, job_of
 from cloned_proxy.cli.exec_options import ExecOptions
 from cloned_proxy.cli.host_terminal import HostTerminal
 from cloned_proxy.cli.interruption import interruptible
-from cloned_proxy.cli.refusals import newest, refusals
+from cloned_proxy.cli.refusals import Refusals
 from cloned_proxy.cli.terminal_environment import terminal_environment
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
@@ -63,13 +63,11 @@ def _execute(options: ExecOptions) -> Outcome:
             memory=options.limits.memory,
             spare_slots=0,
         ) as runner,
+        Refusals(workspace.state_db, options.tool, at_once=terminal is None) as refusals,
+        terminal or nullcontext(),
     ):
-        before = newest(workspace.state_db)
-        with terminal or nullcontext():
-            feed, output = (terminal.feed, terminal.show) if terminal is not None else (_feed_stdin, _print)
-            run, outcome = runner.run(job, feed=feed, output=output)
-        for line in refusals(workspace.state_db, run, after=before):
-            say(line)
+        feed, output = (terminal.feed, terminal.show) if terminal is not None else (_feed_stdin, _print)
+        _, outcome = runner.run(replace(job, begun=refusals.begin), feed=feed, output=output)
     return outcome
 
 

@@ -34,6 +34,8 @@ class Job:
     """Marks the run's id, and with it every audit entry, with `dry-`."""
     keep: Callable[[Path, Outcome], None] | None = None
     """Called after the tool has ended and before its scratch directory is removed; what it raises ends the run."""
+    begun: Callable[[str], None] | None = None
+    """Called with the run's id, as the log has it, before anything of it starts."""
 
 
 type Watch = Callable[[bytes], None]

@@ -189,6 +189,8 @@ class DockerContainerRunner:
     ) -> tuple[str, Outcome]:
         run = secrets.token_hex(4)
         recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
+        if job.begun is not None:
+            job.begun(recorded)
         began = time.monotonic()
         result, reason, start_seconds = "error", "interrupted", None
         scratch = new_scratch(self._runs / self._owner / "scratch", run)

@@ -103,6 +103,11 @@ def view_of(wish: ProjectWish, workspace: Path, mounts: Sequence[Mount], here: P
     )
 
 
+def check_shown(mount: Mount, workspace: Path) -> None:
+    """Raises SandboxInputError unless a tool of this workspace could be shown the mount."""
+    view_of(ProjectWish(access=ProjectAccess.NONE), workspace, (mount,), Path("/"))
+
+
 def _project_tree(project: Path, wish: ProjectWish, secret: frozenset[Identity]) -> Tree:
     targets = [VISIBLE]
     if wish.at_own_path and str(project) != VISIBLE:
