@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloned_proxy.runner.cancellation import Cancellation
 from cloned_proxy.runner.containers import sweeper_container, tool_container
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError, ToolTimeoutError
@@ -20,6 +21,8 @@ from cloned_proxy.runner.stream import Attached, Stream, StreamTimeoutError
 _SCRATCH_POLL_SECONDS: Final = 0.25
 _SWEEP_SECONDS: Final = 30.0
 _SCRATCH_ENTRIES: Final = 100_000
+MAX_STDOUT: Final = 8 * MIB
+"""Of a run whose output is kept in memory."""
 
 type Output = Callable[[Stream, bytes], None]
 """Takes pieces of output as they come; raises ToolLimitError to end the run."""
@@ -35,15 +38,29 @@ class Outcome:
     """From the create request to the started container."""
 
 
-def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, timeout: float | None) -> Outcome:
+def execute(
+    engine: Engine,
+    spec: SandboxSpec,
+    *,
+    feed: Feed,
+    output: Output,
+    timeout: float | None,
+    cancellation: Cancellation | None = None,
+) -> Outcome:
     """Runs the container to its end and removes it. Raises SandboxError; the container is gone in any case."""
+    ending = cancellation or Cancellation()
+    ending.check()
     began = time.monotonic()
     deadline = None if timeout is None else began + timeout
     # Removing kills as well: the tool has ended when this returns, and with it everything it had started.
-    with engine.container(spec.name, tool_container(spec)) as container:
+    with (
+        engine.container(spec.name, tool_container(spec)) as container,
+        ending.kills(lambda: engine.kill(container)),
+    ):
         stream = engine.attach(container)
         try:
             engine.start(container)
+            ending.check()  # a kill before the start found nothing to end
             started = time.monotonic() - began
             threading.Thread(target=_feed, args=(feed, stream), name="tool-input", daemon=True).start()
             with _scratch_guard(engine, container, Path(spec.scratch), spec.limits.scratch) as guard:
@@ -57,6 +74,7 @@ def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, ti
             guard.check()
         finally:
             stream.close()
+        ending.check()
         if code is None:
             raise ToolTimeoutError(
                 f"{spec.tool} did not end within {timeout:g} s and was killed; raise --timeout or "
