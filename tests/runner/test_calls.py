@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import signal
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 
 from cloned_proxy import DockerContainerRunner, ExecResult, Mount, SandboxError, Session
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import RunCancelledError, SandboxInputError, ToolLimitError, ToolTimeoutError
+from cloned_proxy.runner.errors import GoneError, RunCancelledError, SandboxInputError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.spec import TOOL_LABEL
 from tests.runner.conftest import Serving
 from tests.runner.jobs import TOOL
@@ -38,8 +39,12 @@ async def until(reached: Callable[[], bool]) -> None:
 
 def running(engine: Engine, tool: str = TOOL) -> list[str]:
     """The ids of this tool's containers that have started."""
-    found = [container for container, name in engine.owned(TOOL_LABEL) if name == tool]
-    return [container for container in found if engine.state(container).running]
+    found = []
+    for container, name in engine.owned(TOOL_LABEL):
+        with contextlib.suppress(GoneError):  # removed since it was listed
+            if name == tool and engine.state(container).running:
+                found.append(container)
+    return found
 
 
 def test_a_command_gives_its_result(runner: DockerContainerRunner, tmp_path: Path) -> None:
