@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.runner.execution import Outcome
+from cloned_proxy.runner.execution import Outcome, Output
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.stream import Stream
 from cloned_proxy.runner.terminal import TerminalSize
 from cloned_proxy.runner.worker import Worker
 
@@ -52,3 +53,16 @@ class ToolResult:
     run: str
     files: Mapping[str, bytes]
     """The files of /sandbox that were asked for."""
+
+
+def watched(output: Output, watch: Watch | None) -> Output:
+    """`output`, with `watch` beside it for what comes on stderr: a worker keeps stdout for its answer."""
+    if watch is None:
+        return output
+
+    def both(kind: Stream, piece: bytes) -> None:
+        output(kind, piece)
+        if kind is Stream.STDERR:
+            watch(piece)
+
+    return both
