@@ -106,8 +106,14 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "exec": (
         "exec demo.tool@v1 -- curl -sS https://api.example.com/",
         "exec demo.tool@v1 --env LANG=C --mount ./data:/data -- ls /data",
+        "exec demo.tool@v1 --project rw -- npm test  # as you",
         "exec demo.tool@v1 --timeout 60 --memory 2g -- make test",
+        "exec -it demo.tool@v1 -- bash  # a terminal",
+        "exec gh.tool@v1 --home --env GITHUB_TOKEN -- ./list-issues",
     ),
+    "home": ("home list", "home reset demo.tool@v1"),
+    "home list": ("home list", "home list --json"),
+    "home reset": ("home reset demo.tool@v1", "home reset --yes  # of every tool"),
     "mcp": ("mcp wrap .mcp.json --dry-run", "mcp check memory", "mcp unwrap .mcp.json"),
     "mcp wrap": (
         "mcp wrap .mcp.json --dry-run  # shows every change",

@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from cloned_proxy.runner.environment import RESERVED
 from cloned_proxy.runner.errors import SandboxError
-from cloned_proxy.runner.files import check_source
 from cloned_proxy.runner.mcp.client_file import ClientFile, Entry
 from cloned_proxy.runner.mcp.packages import Package, package_of
 from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, Registry, Server
-from cloned_proxy.runner.spec import Mount, check_mount
+from cloned_proxy.runner.project.view import check_shown
+from cloned_proxy.runner.spec import Mount
 from cloned_proxy.store.errors import StoreError
 
 WORD_VARIABLE: Final = "CLONED_MCP_"
@@ -83,7 +83,7 @@ def make_plan(file: ClientFile, registry: Registry, starter: Starter) -> Plan:
         elif why := _why_left(entry, project):
             plan.left.append((entry, why))
         else:
-            wrapped = _wrap(file, entry, project)
+            wrapped = _wrap(file, entry, starter.workspace)
             if wrapped.package is not None:
                 plan.left.append((entry, f"fetches {wrapped.package} at each start, which no sandbox lets it"))
                 continue
@@ -161,14 +161,14 @@ def _texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-def _wrap(file: ClientFile, entry: Entry, project: Path) -> Wrapped:
+def _wrap(file: ClientFile, entry: Entry, workspace: Path) -> Wrapped:
     filled_in = _FILLED_IN_BY_GEMINI if file.path.parent.name == ".gemini" else _FILLED_IN
     line, words = [entry.body["command"], *entry.body.get("args", [])], dict[str, str]()
     for position, word in enumerate(line):
         if file.path.suffix != ".toml" and filled_in.search(word):
             name = f"{WORD_VARIABLE}{position}"
             words[name], line[position] = word, f"${{{name}}}"
-    names, notes = variables_of(entry, project)
+    names, notes = variables_of(entry, workspace.parent)
     command, args, package = line[0], line[1:], None
     if (found := package_of(command, args)) is not None:
         package, args = found
@@ -176,7 +176,7 @@ def _wrap(file: ClientFile, entry: Entry, project: Path) -> Wrapped:
     elif PurePath(command).is_absolute() and _INTERPRETERS.fullmatch(PurePath(command).name):
         notes.append(f"{command} is the image's own {PurePath(command).name} in the sandbox")
         command = PurePath(command).name
-    mounts = _shown(args, project, notes)
+    mounts = _shown(args, workspace, notes)
     cwd = entry.body.get("cwd")
     server = Server(
         tool=tool_of("server"),
@@ -189,19 +189,18 @@ def _wrap(file: ClientFile, entry: Entry, project: Path) -> Wrapped:
     return Wrapped(entry, "", server, words, package, notes)
 
 
-def _shown(args: Iterable[str], project: Path, notes: list[str]) -> list[str]:
+def _shown(args: Iterable[str], workspace: Path, notes: list[str]) -> list[str]:
     """Files and directories of this machine that the line names: the server is there to work with them."""
     found: list[str] = []
     for word in args:
         path = Path(word)
-        if not path.is_absolute() or path.is_relative_to(project) or not path.exists():
+        if not path.is_absolute() or path.is_relative_to(workspace.parent) or not path.exists():
             continue
         if path in _SYSTEM or path == Path.home() or ":" in word:
             notes.append(f"{word} is not shown to it: too wide; `mounts` in mcp.yaml can name a part of it")
             continue
         try:
-            check_mount(Mount(word, word))
-            check_source(Mount(word, word))
+            check_shown(Mount(word, word), workspace)
         except SandboxError as error:
             notes.append(f"{word} is not shown to it: {error}")
             continue
