@@ -20,9 +20,9 @@ from tests.runner.mcp.real_servers import IMAGE, RealServers, real_servers
 PROGRAM = Path(sys.executable).with_name("cloned-proxy")
 SERVERS: dict[str, Any] = {
     "everything": {"command": "mcp-server-everything"},
-    "memory": {"command": "mcp-server-memory", "env": {"MEMORY_FILE_PATH": "/sandbox/memory.jsonl"}},
+    "memory": {"command": "mcp-server-memory", "env": {"MEMORY_FILE_PATH": "/home/tool/memory.jsonl"}},
     "time": {"command": "python3", "args": ["-m", "mcp_server_time", "--local-timezone", "UTC"]},
-    "fetch": {"command": "python3", "args": ["-m", "mcp_server_fetch"]},
+    "fetch": {"command": "python3", "args": ["-m", "mcp_server_fetch", "--allow-private-ips"]},
     "gate-inside": {"command": "python3", "args": ["/opt/cloned/cloned_gate.py"]},
     "script": {"command": "sh", "args": ["-c", "${SCRIPT}"], "env": {"SCRIPT": "cat"}},
 }
