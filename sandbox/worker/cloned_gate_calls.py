@@ -92,7 +92,8 @@ def request_access(
         raise GateError("name the hosts, and the reason that a person will read")
     began, told = time.monotonic(), 0.0
     wait = min(max(float(wait_seconds), 0.0), MAX_WAIT)
-    while request["state"] == "pending" and (passed := time.monotonic() - began) < wait:
+    # A yes acts a moment after it was given.
+    while (request["state"] == "pending" or _comes(request)) and (passed := time.monotonic() - began) < wait:
         if passed - told >= PROGRESS_SECONDS:
             progress(round(passed, 1))
             told = passed
@@ -107,6 +108,11 @@ def request_access(
         "rejected": f"Rejected: {request['asked']}{said}. Do without these hosts.",
     }.get(request["state"], f"{request['state']}: {request['asked']}{said}. Nothing is allowed by it.")
     return content(text, request)
+
+
+def _comes(request: Mapping[str, Any]) -> bool:
+    """Whether it was approved and does not act yet."""
+    return request["state"] == "approved" and not request.get("in_force", True)
 
 
 def _ask(proxy: str, path: str, body: Any = None) -> Any:
