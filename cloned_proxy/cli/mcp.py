@@ -87,7 +87,7 @@ def gate(
     ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """An MCP server by which the model itself sees refusals and asks for access."""
+    """Let the model itself see refusals and ask for access: an MCP server."""
     from cloned_proxy.cli.mcp_gate import serve_gate
 
     serve_gate(tool or [], workspace=workspace)
