@@ -87,7 +87,7 @@ def gate(
     ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Let the model itself see refusals and ask for access: an MCP server."""
+    """An MCP server: the model asks why, and for access."""
     from cloned_proxy.cli.mcp_gate import serve_gate
 
     serve_gate(tool or [], workspace=workspace)
