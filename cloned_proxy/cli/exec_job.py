@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.exec_options import ExecOptions, FileOptions
+from cloned_proxy.cli.project_report import report
 from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.project.place import ProjectAccess, project_of
 from cloned_proxy.runner.project.view import ProjectWish
@@ -23,6 +25,8 @@ def job_of(options: ExecOptions, settings: SandboxSettings) -> Job:
         env=dict(_variable(text) for text in options.environment.variables),
         mounts=tuple(parse_mount(text) for text in options.files.mounts),
         project=wish_of(options.files),
+        report=report,
+        every_change=options.files.diff,
         timeout=options.limits.timeout,
     )
 
@@ -34,6 +38,7 @@ def wish_of(files: FileOptions) -> ProjectWish:
         access=access,
         own_path=access is not ProjectAccess.NONE,
         workdir=files.workdir,
+        writable=tuple(os.path.normpath(Path.cwd() / path) for path in files.writable),
         as_caller=files.user == "me" or access is ProjectAccess.READ_WRITE,
     )
 

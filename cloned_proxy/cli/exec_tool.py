@@ -8,6 +8,7 @@ import typer
 
 from cloned_proxy.cli.exec_options import (
     CpusOption,
+    DiffOption,
     EnvironmentOptions,
     EnvOption,
     ExecOptions,
@@ -22,6 +23,7 @@ from cloned_proxy.cli.exec_options import (
     ToolArgument,
     UserOption,
     WorkdirOption,
+    WritableOption,
 )
 from cloned_proxy.cli.options import PolicyOption, WorkspaceOption
 
@@ -36,7 +38,9 @@ def exec_tool(
     mount: MountOption = None,
     project: ProjectOption = "ro",
     workdir: WorkdirOption = None,
+    writable: WritableOption = None,
     user: UserOption = None,
+    diff: DiffOption = False,
     timeout: TimeoutOption = None,
     memory: MemoryOption = None,
     cpus: CpusOption = None,
@@ -51,7 +55,14 @@ def exec_tool(
         command=tuple(command),
         image=image,
         network=network,
-        files=FileOptions(mounts=tuple(mount or ()), project=project, workdir=workdir, user=user),
+        files=FileOptions(
+            mounts=tuple(mount or ()),
+            project=project,
+            workdir=workdir,
+            writable=tuple(writable or ()),
+            user=user,
+            diff=diff,
+        ),
         environment=EnvironmentOptions(variables=tuple(env or ())),
         limits=LimitOptions(timeout=timeout, memory=memory, cpus=cpus),
         policy=policy,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.runner.execution import Outcome
+from cloned_proxy.runner.project.aftermath import Report
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount
 from cloned_proxy.runner.worker import Worker
@@ -24,6 +25,10 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     project: ProjectWish = field(default_factory=ProjectWish)
+    report: Report | None = None
+    """Told, after the run, what became of each directory that the tool could write."""
+    every_change: bool = False
+    """The report says all that changed, with differences of text."""
     timeout: float | None = DEFAULT_TIMEOUT
     dry_run: bool = False
     """Marks the run's id, and with it every audit entry, with `dry-`."""

@@ -28,6 +28,7 @@ from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
 from cloned_proxy.runner.pools import Pools
 from cloned_proxy.runner.project.account import git_environment, write_account
+from cloned_proxy.runner.project.aftermath import looking_back
 from cloned_proxy.runner.project.place import user_of_caller
 from cloned_proxy.runner.project.view import View, view_of
 from cloned_proxy.runner.slots import Slot
@@ -173,9 +174,12 @@ class DockerContainerRunner:
     def run(self, job: Job, *, feed: Feed, output: Output) -> tuple[str, Outcome]:
         """Runs one job in a slot of its own; returns the run's id and how it ended. Raises SandboxError."""
         check_tool_id(job.tool)
-        view = view_of(job.project, self.workspace, job.mounts, Path.cwd())
+        view = view_of(job.project, self.workspace, job.mounts, Path.cwd(), writable=self._settings.project.writable)
         user = self._user_of(job, view)
-        with self._pools.for_tool(self._network, job.tool).acquire() as slot:
+        with (
+            looking_back(view, job.report, every_file=job.every_change, spool=self._runs),
+            self._pools.for_tool(self._network, job.tool).acquire() as slot,
+        ):
             return self._run_in(slot, job, feed, output, view=view, user=user)
 
     def _run_in(

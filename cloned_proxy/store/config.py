@@ -80,6 +80,14 @@ class ApprovalSettings(_Section):
     """How long decided requests stay listed; the audit log has its own retention."""
 
 
+class ProjectSettings(_Section):
+    """How a project is shown to a tool that may write it."""
+
+    writable: list[str] = Field(default_factory=list)
+    """Paths of the project, such as `.vscode`, that are read-only otherwise, because programs of this machine act
+    upon them by themselves."""
+
+
 class SandboxSettings(_Section):
     """How tools are run (contract section 8)."""
 
@@ -92,6 +100,7 @@ class SandboxSettings(_Section):
     worker: Literal["auto", "python", "node"] = "auto"
     cpus: float = Field(default=1.0, gt=0, le=256)
     memory_mib: int = Field(default=512, ge=16)
+    project: ProjectSettings = ProjectSettings()
     timeout: Seconds = 120.0
     """For one tool of a pipeline or of the library; `exec` has none unless it is asked for."""
     probe_interval: Annotated[float, Field(ge=0, le=604_800)] = 0.0
