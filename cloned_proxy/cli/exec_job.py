@@ -8,6 +8,7 @@ from pathlib import Path
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.exec_options import ExecOptions, FileOptions
 from cloned_proxy.cli.project_report import report
+from cloned_proxy.cli.variables import variables
 from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.project.place import ProjectAccess, project_of
 from cloned_proxy.runner.project.view import ProjectWish
@@ -22,11 +23,12 @@ def job_of(options: ExecOptions, settings: SandboxSettings) -> Job:
     return Job(
         tool=options.tool,
         worker=Worker(image_of(options, settings), options.command),
-        env=dict(_variable(text) for text in options.environment.variables),
+        env=variables(options.environment.variables, options.environment.files),
         mounts=tuple(parse_mount(text) for text in options.files.mounts),
         project=wish_of(options.files),
         report=report,
         every_change=options.files.diff,
+        home=options.files.home,
         timeout=options.limits.timeout,
     )
 
@@ -64,10 +66,3 @@ def parse_mount(text: str) -> Mount:
             return Mount(str(Path(source).expanduser().absolute()), target, read_only=False)
         case _:
             raise CommandError(f"--mount {text!r}: write SRC:DST or SRC:DST:rw, as in ./data:/mnt/data")
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise CommandError(f"--env {text!r}: write NAME=VALUE; nothing is taken over from this environment")
-    return name, value

@@ -6,35 +6,12 @@ FIFO, and read up to a bound.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
 from pathlib import Path, PurePosixPath
-from typing import Final
 
 from cloned_proxy.runner.errors import ToolFailedError
-
-_BLOCK: Final = 512
-"""The unit of st_blocks, stat(2)."""
-
-
-def scratch_use(root: Path) -> tuple[int, int]:
-    """(bytes on disk, entries) below a scratch directory, links not followed, while the tool may still be writing."""
-    size = entries = 0
-    pending = [str(root)]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as found:
-                for entry in found:
-                    entries += 1
-                    with contextlib.suppress(OSError):
-                        size += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(entry.path)
-        except OSError:
-            continue  # the tool removes and locks what it likes
-    return size, entries
 
 
 def read_scratch(root: Path, name: str, *, limit: int) -> bytes:

@@ -130,6 +130,11 @@ def view_of(
     )
 
 
+def check_shown(mount: Mount, workspace: Path) -> None:
+    """Raises SandboxInputError unless a tool of this workspace could be shown the mount."""
+    view_of(ProjectWish(access=ProjectAccess.NONE), workspace, (mount,), Path("/"))
+
+
 def _project_tree(project: Path, wish: ProjectWish, secret: frozenset[Identity]) -> Tree:
     targets = [VISIBLE]
     if wish.at_own_path and str(project) != VISIBLE:
