@@ -83,10 +83,12 @@ async def test_a_line_that_is_no_message_is_given_as_its_error(sockets: tuple[so
     near, far = sockets
     far.send(b'not JSON\n{"id": 1}\nwithout an end')
     far.shutdown(socket.SHUT_WR)
-    async with MessageReader(SocketReceiver(near), too_long=pytest.fail) as reader:
+    ended: list[SandboxError] = []
+    async with MessageReader(SocketReceiver(near), too_long=ended.append) as reader:
         read = [item async for item in reader]
     assert isinstance(read[0], ValueError)
     assert [item.message for item in read[1:]] == [{"id": 1}]
+    assert ended == []
 
 
 async def test_a_line_without_an_end_is_the_end_of_the_server(
