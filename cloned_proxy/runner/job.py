@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.runner.execution import Outcome, Output
+from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount
 from cloned_proxy.runner.stream import Stream
+from cloned_proxy.runner.terminal import TerminalSize
 from cloned_proxy.runner.worker import Worker
 
 DEFAULT_TIMEOUT: Final = 120.0
@@ -23,11 +25,18 @@ class Job:
     worker: Worker
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    project: ProjectWish = field(default_factory=ProjectWish)
+    home: bool = False
+    """Whether the tool's home is kept; else it is in memory and ends with the run."""
     timeout: float | None = DEFAULT_TIMEOUT
+    terminal: TerminalSize | None = None
+    """The size of the command's terminal; None: three streams and no terminal."""
     dry_run: bool = False
     """Marks the run's id, and with it every audit entry, with `dry-`."""
     keep: Callable[[Path, Outcome], None] | None = None
     """Called after the tool has ended and before its scratch directory is removed; what it raises ends the run."""
+    begun: Callable[[str], None] | None = None
+    """Called with the run's id, as the log has it, before anything of it starts."""
 
 
 type Watch = Callable[[bytes], None]
