@@ -225,7 +225,7 @@ async def test_what_ends_a_command_by_force_is_raised(runner: DockerContainerRun
         async with runner.session(TOOL, ECHO, image="cloned-nothing:latest"):
             pytest.fail("it cannot have started")
 
-    with pytest.raises(ToolLimitError, match="into /sandbox"):
+    with pytest.raises(ToolLimitError, match="in /sandbox"):
         await fill()
     with pytest.raises(SandboxError, match="not on this machine"):
         await start()
