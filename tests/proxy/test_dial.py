@@ -18,7 +18,7 @@ import uvloop
 from cloned_proxy.policy.model import Address
 from cloned_proxy.proxy import dial as module
 from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial, join
-from tests.proxy.support import LOOPBACK, upstream
+from tests.proxy.support import LOOPBACK, until, upstream
 
 SILENT = ipaddress.ip_address("127.0.0.2")
 SIX = ipaddress.ip_address("::1")
@@ -83,8 +83,7 @@ async def test_a_dial_that_is_called_off_leaves_nothing_open() -> None:
     with deaf(SILENT) as port:
         before = descriptors()
         dialling = asyncio.create_task(dial((SILENT, SILENT), port, seconds=5))
-        await asyncio.sleep(0.3)
-        assert descriptors() == before + 2
+        await until(lambda: descriptors() == before + 2)
         dialling.cancel()
         await asyncio.gather(dialling, return_exceptions=True)
         assert descriptors() == before

@@ -13,6 +13,7 @@ from cloned_proxy.policy.model import Address, Host
 from cloned_proxy.proxy.lookup import look_up
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
 from cloned_proxy.store.config import ProxySettings
+from tests.proxy.support import until
 
 ONE = (ipaddress.ip_address("192.0.2.1"),)
 NAME = Host("api.example.com")
@@ -63,8 +64,7 @@ async def test_the_dead_names_of_one_tool_leave_room_for_the_others() -> None:
     names.slow = {f"dead{number}.example.com" for number in range(8)}
     resolver = make(names, resolver_threads=4, resolve_timeout=5.0)
     waiting = [asyncio.ensure_future(resolver.resolve(Host(name), "greedy@v1")) for name in sorted(names.slow)]
-    await asyncio.sleep(0.05)
-    assert len(names.asked) == 2
+    await until(lambda: len(names.asked) == 2)
     async with asyncio.timeout(4):
         assert await resolver.resolve(NAME, "other@v1") == ONE
     names.release.set()
@@ -80,8 +80,13 @@ async def test_a_turn_is_held_until_its_thread_is_free_and_no_longer() -> None:
             await resolver.resolve(Host(name), "greedy@v1")
     assert names.asked == ["a.example.com"]  # nobody waits for it any more, and its thread is still busy with it
     names.release.set()
-    await asyncio.sleep(0.05)
-    assert await resolver.resolve(NAME, "greedy@v1") == ONE
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                assert await resolver.resolve(NAME, "greedy@v1") == ONE
+                break
+            except ResolveError:  # its thread is not back yet
+                await asyncio.sleep(0.005)
 
 
 async def test_failures_are_remembered_for_a_moment_only() -> None:
@@ -164,11 +169,10 @@ async def test_what_was_looked_up_before_forget_is_neither_cached_nor_shared_aft
     names.slow = {NAME.text}
     resolver = make(names)
     before = asyncio.ensure_future(resolver.resolve(NAME))
-    await asyncio.sleep(0.05)
+    await until(lambda: len(names.asked) == 1)
     resolver.forget()
     after = asyncio.ensure_future(resolver.resolve(NAME))
-    await asyncio.sleep(0.05)
-    assert len(names.asked) == 2
+    await until(lambda: len(names.asked) == 2)
     after.cancel()
     resolver.forget()
     names.release.set()

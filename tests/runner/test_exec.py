@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.cli.errors import CommandError
-from cloned_proxy.cli.sandbox import parse_mount
+from cloned_proxy.cli.exec_job import parse_mount
 from cloned_proxy.runner.engine import Engine
 from tests.runner.conftest import Serving, leftovers
 from tests.runner.jobs import TOOL

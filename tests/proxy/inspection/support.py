@@ -274,13 +274,13 @@ class World:
             "127.0.0.1", port or self.port, ssl=self.client_tls(), server_hostname=self.host
         )
 
-    async def talk(self, data: bytes, *, piece: int = 0, seconds: float = 5) -> bytes:
-        """Sends `data` inside the TLS and reads until the proxy closes or falls silent."""
+    async def talk(self, data: bytes, *, piece: int = 0, seconds: float = 60) -> bytes:
+        """Sends `data` inside the TLS and reads until the proxy closes, or an answer ends as one that is the last."""
         return await exchange(*await self.connect(), data, piece=piece, seconds=seconds)
 
 
 async def exchange(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes, *, piece: int = 0, seconds: float = 5
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, data: bytes, *, piece: int = 0, seconds: float = 60
 ) -> bytes:
     received = bytearray()
     with suppress(ConnectionError):

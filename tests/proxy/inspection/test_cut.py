@@ -10,6 +10,7 @@ import pytest
 
 from cloned_proxy.proxy.dial import dial
 from tests.proxy.inspection.support import World
+from tests.proxy.support import until
 
 
 async def test_a_request_that_is_cut_during_its_dial_never_reaches_the_upstream(
@@ -70,4 +71,4 @@ async def test_a_grant_that_comes_after_the_end_is_given_back(world: World, how:
     await asyncio.sleep(0.2)
     front.close()
     assert world.upstream.connections == 0
-    assert world.in_use == 0
+    await until(lambda: world.in_use == 0)

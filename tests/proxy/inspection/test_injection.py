@@ -10,6 +10,7 @@ import pytest
 from cloned_proxy.policy.model import Inject
 from cloned_proxy.proxy.echo import HELD_BYTES
 from tests.proxy.inspection.support import World, rule
+from tests.proxy.support import until
 
 CANARY = "sk-canary/4f+9="
 BEARER = Inject("Authorization", "Bearer ${vault:llm.api_key}")
@@ -64,8 +65,7 @@ async def test_without_its_secret_the_call_does_not_go_out(injecting: World) -> 
     assert b"internal_error" in answer
     assert b"llm.api_key" not in answer
     assert not injecting.upstream.connections
-    await asyncio.sleep(0.1)
-    assert injecting.in_use == 0
+    await until(lambda: injecting.in_use == 0)
     assert injecting.audit.reasons[-1] == "internal_error"
 
 
@@ -98,9 +98,9 @@ async def test_a_small_body_that_repeats_it_is_refused(injecting: World, spelled
     assert b'"error":"secret_echoed"' in answer
     assert b"X-Real" not in answer
     assert spelled.encode() not in answer
-    await asyncio.sleep(0.1)
+    await until(lambda: bool(injecting.audit.ends))
     assert [end.cause for end in injecting.audit.ends] == ["refused:secret_echoed"]
-    assert injecting.in_use == 0
+    await until(lambda: injecting.in_use == 0)
 
 
 @pytest.mark.parametrize("pieces", [1, 3])
@@ -123,9 +123,9 @@ async def test_a_body_without_a_length_is_cut_before_the_secret_is_whole(injecti
     assert CANARY.encode() not in answer
     assert b"sk-can" not in answer
     assert not answer.endswith(b"0\r\n\r\n")
-    await asyncio.sleep(0.1)
+    await until(lambda: bool(injecting.audit.ends))
     assert [end.cause for end in injecting.audit.ends] == ["refused:secret_echoed"]
-    assert injecting.in_use == 0
+    await until(lambda: injecting.in_use == 0)
 
 
 async def test_a_stream_is_not_kept_back(injecting: World) -> None:
@@ -156,5 +156,5 @@ async def test_what_repeats_nothing_arrives_as_it_is(injecting: World, size: int
     injecting.upstream.response = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
     answer = await injecting.talk(injecting.get("/v1/a", "Connection: close\r\n"))
     assert answer.partition(b"\r\n\r\n")[2] == body
-    await asyncio.sleep(0.1)
+    await until(lambda: bool(injecting.audit.ends))
     assert [end.bytes_down for end in injecting.audit.ends] == [size]

@@ -33,7 +33,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 async def test_a_head_that_two_readers_could_read_differently_is_502(world: World, name: str) -> None:
     world.upstream.response = REFUSED[name]
-    answer = await world.talk(world.get(), seconds=4)
+    answer = await world.talk(world.get())
     assert answer.startswith(b"HTTP/1.1 502 ")
     assert b'"phase":"response"' in answer
     assert b"X-Cloned-Proxy-Reason" not in answer
@@ -48,7 +48,7 @@ async def test_so_is_one_on_a_connection_that_was_kept(world: World) -> None:
         await reader.read()
 
     world.upstream.reply = once_well
-    answer = await world.talk(world.get() + world.get(), seconds=4)
+    answer = await world.talk(world.get() + world.get())
     assert answer.startswith(OK + b"HTTP/1.1 502 ")
     assert world.upstream.connections == 1
     assert [end.cause for end in world.audit.ends] == ["closed", "upstream_error:response"]
@@ -60,7 +60,7 @@ async def test_a_coding_below_the_chunks_does_not_hide_a_secret(world: World) ->
     world.allow(rule("api.test", world.upstream.port, inject=inject))
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n"
     world.upstream.response = head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(CODED), CODED)
-    answer = await world.talk(world.get(), seconds=4)
+    answer = await world.talk(world.get())
     assert answer.startswith(b"HTTP/1.1 502 ")
     assert CODED not in answer
 
@@ -113,7 +113,7 @@ async def test_fields_that_a_connection_option_names_end_here(world: World) -> N
 @pytest.mark.parametrize("count", [16, 17])
 async def test_interim_responses_are_dropped_up_to_a_bound(world: World, count: int) -> None:
     world.upstream.response = b"HTTP/1.1 100 Continue\r\n\r\n" * count + OK
-    answer = await world.talk(world.get("/", "Connection: close\r\n"), seconds=4)
+    answer = await world.talk(world.get("/", "Connection: close\r\n"))
     assert answer.startswith(b"HTTP/1.1 200 " if count == 16 else b"HTTP/1.1 502 ")
     assert b" 100 " not in answer
 
@@ -125,6 +125,6 @@ async def test_interim_responses_are_dropped_up_to_a_bound(world: World, count: 
 )
 async def test_a_malformed_chunk_cuts_the_response(world: World, body: bytes) -> None:
     world.upstream.response = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body
-    answer = await world.talk(world.get(), seconds=4)
+    answer = await world.talk(world.get())
     assert not answer.endswith(b"0\r\n\r\n")
     assert [end.cause for end in world.audit.ends] == ["upstream_error:response"]

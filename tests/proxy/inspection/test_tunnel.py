@@ -14,6 +14,7 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from cloned_proxy.proxy.inspection.ca import certificate_path, install_hint
 from tests.proxy.inspection.support import World, rule
+from tests.proxy.support import until
 
 CLOSE = "Connection: close\r\n"
 
@@ -144,7 +145,7 @@ async def test_a_websocket_passes_and_nothing_of_it_is_kept(world: World) -> Non
         assert connection.open_grant.charge.bytes_up > 300_000
         assert all(stream.flow.websocket is None for stream in connection.http_layer.streams.values())
         writer.transport.abort()
-    await asyncio.sleep(0.2)
+    await until(lambda: bool(world.audit.ends))
     assert [end.cause for end in world.audit.ends] == ["closed"]
 
 
