@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -187,8 +188,10 @@ class DockerContainerRunner:
         result, reason, start_seconds = "error", "interrupted", None
         scratch = new_scratch(self._runs / self._owner / "scratch", run)
         spec: SandboxSpec | None = None
-        opening = OpenSlot(job.tool, recorded, slot.handovers, redact_command(job.worker.command))
-        link = ProxyLink(self.workspace, opening, slot.open_sockets)
+        names = slot.names(self._settings.names_for(job.tool))
+        announced = None if names is None else names.handover
+        opening = OpenSlot(job.tool, recorded, slot.handovers, redact_command(job.worker.command), announced)
+        link = ProxyLink(self.workspace, opening, partial(slot.open_sockets, names))
         try:
             spec = self._spec(job, run, slot, scratch, masked=masked, user=user)
             # The only way out is open before anything runs that could want to go another way.

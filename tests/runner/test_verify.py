@@ -86,6 +86,7 @@ def test_a_control_that_sees_nothing_is_blind(outcome: str | None, result: Resul
 def test_a_name_that_is_refused_for_its_address_has_been_resolved(
     monkeypatch: pytest.MonkeyPatch, reason: str, outcome: str
 ) -> None:
+    monkeypatch.syspath_prepend(str(share_path("sandbox", "worker")))  # where the container has it, too
     program = runpy.run_path(str(share_path("sandbox", "worker", "probe.py")))
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setitem(program["_ask"].__globals__, "PROXY", server.getsockname())

@@ -82,7 +82,9 @@ class TransparentConnection(ClientConnection):
         return parse_head(data, dialled=self._dialled, max_fields=self.parts.settings.max_head_fields)
 
     def established(self) -> None:
-        """Nobody asked: the client believes that it is connected already."""
+        """Who dialled a name believes that it is connected already."""
+        if self._dialled is None:
+            super().established()
 
     def answer(self, answer: Answer, *, with_body: bool = True) -> None:
         if self._speech is _Speech.HTTP:

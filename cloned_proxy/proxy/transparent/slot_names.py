@@ -121,6 +121,8 @@ class SlotNames:
                 return
             sock = self._spare.pop()
             try:
+                # Connections of the run before may still be in TIME_WAIT.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 # The namespace has no interface but loopback, and `check_spare` has seen that it is not this host's.
                 sock.bind(("0.0.0.0", port))  # noqa: S104
             except OSError as error:

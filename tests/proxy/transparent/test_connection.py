@@ -24,6 +24,7 @@ from tests.proxy.support import (
     Upstream,
     World,
     allow,
+    connect_head,
     hello,
     policy,
     until,
@@ -126,6 +127,34 @@ async def test_a_name_that_leads_to_an_address_that_is_not_allowed_gets_an_alert
         assert await s.ask(hello()) == ACCESS_DENIED
         assert s.events == [(HOST, s.port, "deny", "address_not_allowed")]
         assert s.server.connections == 0
+
+
+async def test_a_port_that_names_and_the_proxy_share_is_told_apart_by_the_address() -> None:
+    """Where ports are not steered, the slot's 8081 listens on all addresses."""
+    async with upstream() as server, world(allow(HOST, server.port)) as w:
+        tags = NameTags(NETWORK)
+        everywhere = bind_tcp("0.0.0.0", 0)
+        port = everywhere.getsockname()[1]
+        await w.gate.open(Listener(everywhere, TOOL, "slot", tags))
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(connect_head(server.port) + hello())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert (await reader.readexactly(1))[0] == SERVER_HELLO[0]
+        writer.close()
+        reader, writer = await asyncio.open_connection(str(tags.address_of(HOST)), port)
+        writer.write(connect_head(server.port))
+        assert (await reader.readuntil(b"}\n")).startswith(b"HTTP/1.1 400 ")
+        writer.close()
+
+
+async def test_where_only_names_are_served_nobody_finds_a_proxy() -> None:
+    async with world() as w:
+        everywhere = bind_tcp("0.0.0.0", 0)
+        await w.gate.open(Listener(everywhere, TOOL, "slot", NameTags(NETWORK), only_names=True))
+        reader, writer = await asyncio.open_connection(*("127.0.0.1", everywhere.getsockname()[1]))
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
 
 
 def get(host: str, path: str = "/", more: str = "") -> bytes:
