@@ -68,12 +68,17 @@ class OpenSlot:
     handovers: tuple[Handover, ...]
     command: str = ""
     """What is about to run, by `policy.redact.redact_command`; for the record."""
+    owner: str = ""
+    """The mark of the runner's process on its containers (`runner.owner`)."""
+    engine: str = ""
+    """Where those are: a value of DOCKER_HOST."""
     names: NamesHandover | None = None
 
     def encode(self) -> bytes:
         listeners = [{"port": h.port, "target": None if h.target is None else list(h.target)} for h in self.handovers]
         names = None if self.names is None else asdict(self.names)
-        return encode(op="open", tool=self.tool, run=self.run, listeners=listeners, command=self.command, names=names)
+        more = {"command": self.command, "owner": self.owner, "engine": self.engine, "names": names}
+        return encode(op="open", tool=self.tool, run=self.run, listeners=listeners, **more)
 
     @classmethod
     def decode(cls, body: dict[str, Any]) -> OpenSlot:
@@ -83,13 +88,14 @@ class OpenSlot:
                 Handover(int(item["port"]), None if item["target"] is None else _target(item["target"]))
                 for item in body["listeners"]
             )
-            tool, run, command = body["tool"], body["run"], str(body.get("command", ""))
+            tool, run = body["tool"], body["run"]
+            command, owner, engine = (str(body.get(name, "")) for name in ("command", "owner", "engine"))
             names = None if body.get("names") is None else _names(body["names"])
         except (KeyError, TypeError, ValueError) as error:
             raise SlotProtocolError("the open message is incomplete") from error
         if not (isinstance(tool, str) and isinstance(run, str) and tool and run):
             raise SlotProtocolError("a slot needs a tool and a run")
-        return cls(tool, run, handovers, command, names)
+        return cls(tool, run, handovers, command, owner, engine, names)
 
 
 @dataclass(frozen=True, slots=True)
