@@ -30,8 +30,8 @@ from tests.cli.program import eventually
 
 docker = pytest.mark.docker
 GROUPS = {
-    "direct IP", "DNS", "UDP, ICMP, raw", "IPv6", "host", "host loopback", "metadata", "engine", "kernel", "files",
-    "proxy abuse",
+    "direct IP", "DNS", "names", "UDP, ICMP, raw", "IPv6", "host", "host loopback", "metadata", "engine", "kernel",
+    "files", "proxy abuse",
 }  # fmt: skip
 TARGETS = Targets(("192.0.2.9",), 1, 2, "name", 3, 4, "forged", "token")
 
@@ -139,7 +139,8 @@ def _unmasked(container: dict[str, Any]) -> None:
 
 def _with_engine(container: dict[str, Any]) -> None:
     mounts = container["HostConfig"]["Mounts"]
-    source = str(mounts[0]["Source"]).replace("/project", "/engine")
+    project = next(mount for mount in mounts if mount["Target"] == "/workspace")
+    source = str(project["Source"]).replace("/project", "/engine")
     mounts.append({"Type": "bind", "Source": source, "Target": "/mnt/engine", "ReadOnly": True})
 
 
