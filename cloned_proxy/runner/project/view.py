@@ -21,6 +21,7 @@ from cloned_proxy.runner.project.place import (
     working_directory,
 )
 from cloned_proxy.runner.project.survey import Identity, Look, Survey, look_through
+from cloned_proxy.runner.project.worktree import linked_repository
 from cloned_proxy.runner.spec import Mount, check_mount
 from cloned_proxy.store.workspace import DIRECTORY_NAME
 
@@ -97,6 +98,9 @@ def view_of(
     trees: list[Tree] = []
     if project is not None:
         trees.append(_project_tree(project, wish, secret))
+    linked = linked_repository(project) if project is not None and wish.at_own_path else None
+    if linked is not None:
+        trees.append(_tree(linked.common, (str(linked.common),), secret, read_only=True))
     binds = [Mount(str(tree.source), target, tree.read_only) for tree in trees for target in tree.targets]
     named = [_resolved(mount, workspace, project if wish.at_own_path else None) for mount in mounts]
     trees += [
@@ -112,6 +116,8 @@ def view_of(
         if all(tree.read_only or _within(tree.source, path, project) is None for tree in trees):
             raise SandboxInputError(f"--writable {path}: not in a project that may be written; add `--project rw`")
     guards = [guard for tree in trees for guard in _guards(tree, wish, project, writable)]
+    if linked is not None and wish.access is ProjectAccess.READ_WRITE:
+        guards += linked.writable()
     workdir = VISIBLE
     if wish.at_own_path or project is None:
         inside = (VISIBLE, SCRATCH, *(mount.target for mount in mounts))
