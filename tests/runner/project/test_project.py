@@ -118,6 +118,22 @@ def test_the_command_line(project: Path, runner: DockerContainerRunner) -> None:
     assert (done.stdout, "Read-only file system" in done.stderr) == (f"{project}/sub\n", True)
 
 
+def test_what_became_of_the_project_is_told_when_the_command_has_ended(
+    project: Path, runner: DockerContainerRunner
+) -> None:
+    program = [sys.executable, "-m", "cloned_proxy", "exec", "--workspace", str(runner.workspace), "--project", "rw"]
+    script = "echo text >new; echo 'use flake' >../.envrc; touch ../.git/hooks/x; echo out; exit 3"
+    words = [*program, "--diff", TOOL, "--", "sh", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, cwd=project / "sub")
+    assert (done.stdout, done.returncode) == ("out\n", 3), done.stderr
+    told = done.stderr.splitlines()
+    assert any("cannot touch '../.git/hooks/x': Read-only file system" in line for line in told)
+    assert told[told.index("A sub/new  5 bytes") + 4] == "+text"
+    assert told[-2:] == ["  A .envrc", f"  to remove what is new: rm -r -- {project}/.envrc"]
+    (project / ".envrc").unlink()
+    (project / "sub/new").unlink()
+
+
 def test_a_home_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "cloned_proxy", "exec", TOOL, "--", "true"]
     env = {name: value for name, value in os.environ.items() if name != "CLONED_WORKSPACE"} | {"HOME": str(tmp_path)}
