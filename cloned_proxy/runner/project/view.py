@@ -27,6 +27,7 @@ from cloned_proxy.store.workspace import DIRECTORY_NAME
 
 NOTHING: Final = "/dev/null"
 _SHOWN: Final = 5
+_MAX_SECRETS: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +210,10 @@ def _secrets(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
                 if target.exists():
                     there = _hide(other, [str(target.relative_to(other.source))])
                     (directories if target.is_dir() else files).update(there)
+    if len(directories | files) > _MAX_SECRETS:
+        raise SandboxInputError(
+            f"{len(directories | files)} workspaces lie in what would be shown; use a smaller project"
+        )
     for path in directories | files:
         try:
             path.encode()
