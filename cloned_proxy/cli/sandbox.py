@@ -13,6 +13,7 @@ from cloned_proxy.cli.exec_job import check_project, job_of
 from cloned_proxy.cli.exec_options import ExecOptions
 from cloned_proxy.cli.host_terminal import HostTerminal
 from cloned_proxy.cli.interruption import interruptible
+from cloned_proxy.cli.project_report import Reports
 from cloned_proxy.cli.refusals import Refusals
 from cloned_proxy.cli.terminal_environment import terminal_environment
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
@@ -64,10 +65,11 @@ def _execute(options: ExecOptions) -> Outcome:
             spare_slots=0,
         ) as runner,
         Refusals(workspace.state_db, options.tool, at_once=terminal is None) as refusals,
+        Reports() as reports,
         terminal or nullcontext(),
     ):
         feed, output = (terminal.feed, terminal.show) if terminal is not None else (_feed_stdin, _print)
-        _, outcome = runner.run(replace(job, begun=refusals.begin), feed=feed, output=output)
+        _, outcome = runner.run(replace(job, begun=refusals.begin, report=reports.add), feed=feed, output=output)
     return outcome
 
 
