@@ -11,6 +11,7 @@ from typing import Final
 from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
 from cloned_proxy.cli.exec_job import job_of
 from cloned_proxy.cli.exec_options import ExecOptions
+from cloned_proxy.cli.exit_explained import LastWords, explained
 from cloned_proxy.cli.host_terminal import HostTerminal
 from cloned_proxy.cli.interruption import interruptible
 from cloned_proxy.cli.refusals import newest, refusals
@@ -46,6 +47,7 @@ def run_command(options: ExecOptions) -> int:
 
 
 def _execute(options: ExecOptions) -> Outcome:
+    said = LastWords()
     terminal = HostTerminal() if options.terminal.tty else None
     workspace = Workspace.find(options.workspace)
     workspace.create()
@@ -65,10 +67,18 @@ def _execute(options: ExecOptions) -> Outcome:
     ):
         before = newest(workspace.state_db)
         with terminal or nullcontext():
-            feed, output = (terminal.feed, terminal.show) if terminal is not None else (_feed_stdin, _print)
+            feed, show = (terminal.feed, terminal.show) if terminal is not None else (_feed_stdin, _print)
+
+            def output(kind: Stream, piece: bytes) -> None:
+                if kind is Stream.STDERR or terminal is not None:
+                    said.add(piece)
+                show(kind, piece)
+
             run, outcome = runner.run(job, feed=feed, output=output)
         for line in refusals(workspace.state_db, run, after=before):
             say(line)
+    if (reason := explained(outcome.exit_code, job.worker.command, job.worker.image, said)) is not None:
+        say(f"cloned-proxy: {reason}")
     return outcome
 
 

@@ -14,9 +14,10 @@ from cloned_proxy.runner.containers import sweeper_container, tool_container
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.files import scratch_use
+from cloned_proxy.runner.foreground import kept_going
 from cloned_proxy.runner.spec import MIB, SandboxSpec
 from cloned_proxy.runner.stream import Attached, Stream, StreamTimeoutError
-from cloned_proxy.runner.terminal import END_OF_FILE, gated
+from cloned_proxy.runner.terminal import gated
 
 _SCRATCH_POLL_SECONDS: Final = 0.25
 _SWEEP_SECONDS: Final = 30.0
@@ -41,7 +42,7 @@ def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, ti
     began = time.monotonic()
     deadline = None if timeout is None else began + timeout
     # Removing kills as well: the tool has ended when this returns, and with it everything it had started.
-    gate = spec.terminal is not None and not engine.sizes_terminals
+    gate = spec.terminal is not None and spec.terminal.known and not engine.sizes_terminals
     wanted = replace(spec, command=gated(spec.command)) if gate else spec
     with engine.container(spec.name, tool_container(wanted)) as container:
         stream = engine.attach(container, terminal=spec.terminal is not None)
@@ -49,10 +50,10 @@ def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, ti
             engine.start(container)
             if spec.terminal is not None and gate:
                 stream.resize(spec.terminal)
-                stream.write(END_OF_FILE)
             started = time.monotonic() - began
             threading.Thread(target=_feed, args=(feed, stream), name="tool-input", daemon=True).start()
-            with _scratch_guard(engine, container, Path(spec.scratch), spec.limits.scratch) as guard:
+            foreground = kept_going(engine, container) if spec.terminal is not None else contextlib.nullcontext()
+            with foreground, _scratch_guard(engine, container, Path(spec.scratch), spec.limits.scratch) as guard:
                 try:
                     for kind, piece in stream.frames(deadline):
                         output(kind, piece)

@@ -1,0 +1,62 @@
+"""What the exit codes 126 and 127 of a sandboxed command mean, in words, with the fix. Pure.
+
+Shells and the engine's init give them to what could not be started: 126 found and not executable, 127 not found
+(POSIX.1-2024, XCU 2.8.2).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from cloned_proxy.cli.agents import AGENTS, preset_of
+
+NOT_EXECUTABLE: Final = 126
+NOT_FOUND: Final = 127
+_KEPT: Final = 600
+_COMPLAINT: Final = rb"exec:?(?: line \d+:)? %b(?: failed)?: |failed to exec pid1: "
+"""As said by tini (`exec X failed: …`), by dash and bash (`exec: X: …`), by busybox, and by Podman's catatonit."""
+
+
+class LastWords:
+    """The end of what a command and its init said; takes pieces of output."""
+
+    def __init__(self) -> None:
+        self._said = b""
+
+    def add(self, piece: bytes) -> None:
+        self._said = (self._said + piece[-_KEPT:])[-_KEPT:]
+
+    def complain_of(self, word: str) -> bool:
+        """Whether the last line says of the word that it could not even be started."""
+        last = self._said.strip().rpartition(b"\n")[2]
+        return re.search(_COMPLAINT % re.escape(os.fsencode(word)), last) is not None
+
+
+def explained(code: int, command: Sequence[str], image: str, said: LastWords) -> str | None:
+    """One line, or None for an exit code that is the command's own."""
+    if code not in (NOT_FOUND, NOT_EXECUTABLE):
+        return None
+    name = command[0]
+    if not said.complain_of(name):
+        missing = "was not found in" if code == NOT_FOUND else "could not be executed in"
+        return f"exit code {code}: something that {name} called {missing} the image {image}"
+    if code == NOT_EXECUTABLE:
+        return (
+            f"{name} cannot be executed in the image {image}: `chmod +x` it, or name its interpreter "
+            f"(`sh {name}`); nothing in /tmp is executable"
+        )
+    if "/" in name:
+        return (
+            f"{name} does not exist in the sandbox, whose programs are those of the image {image}: of the host's "
+            "files it sees the project and each --mount"
+        )
+    return f"the image {image} has no {name}: `{_bakes_in(name)}` makes one that has, or name another by --image"
+
+
+def _bakes_in(name: str) -> str:
+    preset = preset_of(name)
+    package = AGENTS[preset].package if preset is not None else "PACKAGE"
+    return f"cloned-proxy image build --npm {package}@VERSION"
