@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,7 +24,13 @@ NetworkOption = Annotated[
         "--network", metavar="N", envvar="CLONED_SANDBOX_NETWORK", help="Named network: weaker than none (default)."
     ),
 ]
-EnvOption = Annotated[list[str] | None, typer.Option("--env", metavar="NAME=VALUE", help="Set a variable.")]
+HomeOption = Annotated[bool, typer.Option("--home", help="Keep the tool's home for its next run.")]
+EnvOption = Annotated[
+    list[str] | None, typer.Option("--env", metavar="NAME[=VALUE]", help="Set a variable, or take yours over.")
+]
+EnvFileOption = Annotated[
+    list[Path] | None, typer.Option("--env-file", metavar="FILE", help="Variables, one a line, as docker has it.")
+]
 MountOption = Annotated[
     list[str] | None, typer.Option("--mount", metavar="SRC:DST[:rw]", help="Show a file or directory, read-only.")
 ]
@@ -37,14 +43,29 @@ MemoryOption = Annotated[
 CpusOption = Annotated[
     float | None, typer.Option("--cpus", metavar="N", min=0.01, help="Default: 1, or config.yaml's.")
 ]
+ProjectOption = Annotated[
+    Literal["rw", "ro", "none"],
+    typer.Option("--project", metavar="rw|ro|none", help="Its files, where they are; rw: as your own user."),
+]
+WorkdirOption = Annotated[
+    str | None, typer.Option("--workdir", metavar="DIR", help="Begin there; default: here, if that is in the project.")
+]
+UserOption = Annotated[
+    Literal["me"] | None, typer.Option("--user", metavar="me", help="Your own user id; default: the image's user.")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileOptions:
-    """What of the host's files the command sees."""
+    """What of the host's files the command sees, and as whom."""
 
     mounts: tuple[str, ...] = ()
     """`SRC:DST[:rw]`, as typed."""
+    project: Literal["rw", "ro", "none"] = "ro"
+    workdir: str | None = None
+    user: Literal["me"] | None = None
+    home: bool = False
+    """Whether the tool's home is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +73,8 @@ class EnvironmentOptions:
     """Which variables the command finds besides the sandbox's own."""
 
     variables: tuple[str, ...] = ()
-    """`NAME=VALUE`, as typed."""
+    """`NAME=VALUE`, or `NAME` for this process's own value, as typed."""
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from cloned_proxy.cli.agents import AGENTS, preset_of
+from cloned_proxy.runner.execution import Output
+from cloned_proxy.runner.stream import Stream
 
 NOT_EXECUTABLE: Final = 126
 NOT_FOUND: Final = 127
@@ -21,13 +23,22 @@ _COMPLAINT: Final = rb"exec:?(?: line \d+:)? %b(?: failed)?: |failed to exec pid
 
 
 class LastWords:
-    """The end of what a command and its init said; takes pieces of output."""
+    """The end of what a command and its init said."""
 
     def __init__(self) -> None:
         self._said = b""
 
     def add(self, piece: bytes) -> None:
         self._said = (self._said + piece[-_KEPT:])[-_KEPT:]
+
+    def listening(self, show: Output) -> Output:
+        """`show`, with an ear on what passes."""
+
+        def both(kind: Stream, piece: bytes) -> None:
+            self.add(piece)
+            show(kind, piece)
+
+        return both
 
     def complain_of(self, word: str) -> bool:
         """Whether the last line says of the word that it could not even be started."""
