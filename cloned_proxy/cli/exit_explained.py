@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from typing import Final
 
 from cloned_proxy.cli.agents import AGENTS, preset_of
 from cloned_proxy.runner.execution import Output
+from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.stream import Stream
 
 NOT_EXECUTABLE: Final = 126
@@ -46,11 +46,11 @@ class LastWords:
         return re.search(_COMPLAINT % re.escape(os.fsencode(word)), last) is not None
 
 
-def explained(code: int, command: Sequence[str], image: str, said: LastWords) -> str | None:
+def explained(code: int, job: Job, said: LastWords) -> str | None:
     """One line, or None for an exit code that is the command's own."""
     if code not in (NOT_FOUND, NOT_EXECUTABLE):
         return None
-    name = command[0]
+    name, image = job.worker.command[0], job.worker.image
     if not said.complain_of(name):
         missing = "was not found in" if code == NOT_FOUND else "could not be executed in"
         return f"exit code {code}: something that {name} called {missing} the image {image}"
@@ -64,10 +64,9 @@ def explained(code: int, command: Sequence[str], image: str, said: LastWords) ->
             f"{name} does not exist in the sandbox, whose programs are those of the image {image}: of the host's "
             "files it sees the project and each --mount"
         )
-    return f"the image {image} has no {name}: `{_bakes_in(name)}` makes one that has, or name another by --image"
-
-
-def _bakes_in(name: str) -> str:
     preset = preset_of(name)
     package = AGENTS[preset].package if preset is not None else "PACKAGE"
-    return f"cloned-proxy image build --npm {package}@VERSION"
+    return (
+        f"the image {image} has no {name}: bake it in by `cloned-proxy image build --npm {package}@VERSION "
+        f"--tool {job.tool}`, or name an image that has it (--image)"
+    )

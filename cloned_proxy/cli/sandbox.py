@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 
 from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
@@ -22,11 +23,14 @@ from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.log import configure_logging
 
 
-def run_command(options: ExecOptions) -> int:
-    """Runs it and returns the exit code to pass on. Raises CommandError."""
+def run_command(options: ExecOptions, *, ready: Callable[[], None] | None = None) -> int:
+    """Runs it and returns the exit code to pass on. Raises CommandError.
+
+    `ready` is called when a proxy serves the workspace, before the command starts.
+    """
     configure_logging()
     try:
-        outcome = _execute(options)
+        outcome = _execute(options, ready)
     except ToolTimeoutError as error:
         say(f"cloned-proxy: {error}")
         return TIMED_OUT
@@ -41,7 +45,7 @@ def run_command(options: ExecOptions) -> int:
     return outcome.exit_code
 
 
-def _execute(options: ExecOptions) -> Outcome:
+def _execute(options: ExecOptions, ready: Callable[[], None] | None) -> Outcome:
     said = LastWords()
     connection = HostTerminal() if options.terminal.tty else Pipes()
     workspace = Workspace.find(options.workspace)
@@ -63,8 +67,10 @@ def _execute(options: ExecOptions) -> Outcome:
         Refusals(workspace.state_db, options.tool, at_once=not options.terminal.tty) as refusals,
         connection,
     ):
+        if ready is not None:
+            ready()
         output = said.listening(connection.show)
         _, outcome = runner.run(replace(job, begun=refusals.begin), feed=connection.feed, output=output)
-    if (reason := explained(outcome.exit_code, job.worker.command, job.worker.image, said)) is not None:
+    if (reason := explained(outcome.exit_code, job, said)) is not None:
         say(f"cloned-proxy: {reason}")
     return outcome

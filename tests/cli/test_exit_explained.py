@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cloned_proxy.cli.exit_explained import LastWords, explained
+from cloned_proxy.runner.job import Job
+from cloned_proxy.runner.worker import Worker
 
-IMAGE = "worker:1"
 MISSING: list[bytes] = [
     b"[FATAL tini (8)] exec claude failed: No such file or directory\n",
     b"sh: 1: exec: claude: not found\r\n",
@@ -14,6 +15,10 @@ MISSING: list[bytes] = [
     b"sh: exec: line 0: claude: not found\n",
     b"ERROR (catatonit:2): failed to exec pid1: No such file or directory\n",
 ]
+
+
+def job(*command: str) -> Job:
+    return Job(tool="a@v1", worker=Worker("worker:1", command))
 
 
 def words(*pieces: bytes) -> LastWords:
@@ -25,10 +30,11 @@ def words(*pieces: bytes) -> LastWords:
 
 @pytest.mark.parametrize("line", MISSING)
 def test_a_missing_program_is_named_with_the_package_that_brings_it(line: bytes) -> None:
-    text = explained(127, ("claude", "-p"), IMAGE, words(b"x" * 5000 + b"\n", line[:20], line[20:]))
+    text = explained(127, job("claude", "-p"), words(b"x" * 5000 + b"\n", line[:20], line[20:]))
     assert text is not None
     assert text.startswith(
-        "the image worker:1 has no claude: `cloned-proxy image build --npm @anthropic-ai/claude-code@"
+        "the image worker:1 has no claude: bake it in by `cloned-proxy image build --npm "
+        "@anthropic-ai/claude-code@VERSION --tool a@v1`, or"
     )
 
 
@@ -48,5 +54,5 @@ CASES: list[tuple[str, int, tuple[str, ...], bytes, str | None]] = [
     ("code", "command", "said", "begins"), [row[1:] for row in CASES], ids=[row[0] for row in CASES]
 )
 def test_codes(code: int, command: tuple[str, ...], said: bytes, begins: str | None) -> None:
-    text = explained(code, command, IMAGE, words(said))
+    text = explained(code, job(*command), words(said))
     assert (text is None) if begins is None else text is not None and text.startswith(begins), text
