@@ -27,6 +27,7 @@ from cloned_proxy.cli import (
     rules,
     run,
     serve,
+    shell,
     status,
     token,
     vault,
@@ -87,6 +88,7 @@ app.add_typer(pair.app, name="devices")
 app.command("doctor")(doctor.doctor)
 app.command("ca")(ca.ca)
 app.command("exec")(exec_tool.exec_tool)
+app.command("shell", cls=shell.BehindDashes)(shell.shell)
 app.add_typer(home.app, name="home")
 app.add_typer(mcp.app, name="mcp")
 app.add_typer(image.app, name="image")

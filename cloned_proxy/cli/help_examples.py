@@ -124,6 +124,11 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "mcp run": ("mcp run memory --workspace ~/code/project/.cloned",),
     "mcp check": ("mcp check memory", "mcp check memory --json"),
     "mcp list": ("mcp list", "mcp list --json"),
+    "shell": (
+        "shell  # bash, under the rules of shell@v1",
+        "shell -- claude  # under the rules of claude@v1",
+        "shell my.agent@v1 --project ro -- python3",
+    ),
     "image": ("image build",),
     "image build": ("image build", "image build --rebuild"),
     "run": (
