@@ -112,8 +112,13 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "home": ("home list", "home reset demo.tool@v1"),
     "home list": ("home list", "home list --json"),
     "home reset": ("home reset demo.tool@v1", "home reset --yes  # of every tool"),
-    "image": ("image build",),
-    "image build": ("image build", "image build --rebuild"),
+    "image": ("image build", "image list"),
+    "image build": (
+        "image build",
+        "image build --npm @modelcontextprotocol/server-memory@2026.8.31",
+        "image build --pypi mcp-server-time==2026.10.19 --tool time@v1",
+    ),
+    "image list": ("image list", "image list --json"),
     "run": (
         "run pipeline.research.report --topic 'egress filtering'",
         "run pipeline.research.report --topic filtering --dry-run",

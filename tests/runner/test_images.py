@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from cloned_proxy.runner.apt_mirror import Mirror, mirrors
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.images import HOLDER_IMAGE, Mirror, mirrors
+from cloned_proxy.runner.images import HOLDER_IMAGE
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 
 ONE_LINE = """\
