@@ -19,6 +19,7 @@ from cloned_proxy.cli import (
     init,
     llm,
     log,
+    mcp,
     pair,
     policy,
     preset,
@@ -87,6 +88,7 @@ app.command("doctor")(doctor.doctor)
 app.command("ca")(ca.ca)
 app.command("exec")(exec_tool.exec_tool)
 app.add_typer(home.app, name="home")
+app.add_typer(mcp.app, name="mcp")
 app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)

@@ -32,7 +32,7 @@ def tool_container(spec: SandboxSpec) -> dict[str, Any]:
         "Entrypoint": [],
         "Cmd": list(spec.command),
         "User": spec.user,
-        "WorkingDir": "/workspace",
+        "WorkingDir": spec.workdir,
         "Env": [f"{name}={value}" for name, value in tool_environment(spec).items()],
         "Labels": {
             TOOL_LABEL: spec.tool,
@@ -45,25 +45,38 @@ def tool_container(spec: SandboxSpec) -> dict[str, Any]:
         "AttachStdin": True,
         "AttachStdout": True,
         "AttachStderr": True,
-        "Tty": False,
+        "Tty": spec.terminal is not None,
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
             **hardening(spec.seccomp, spec.limits, largest_file=_largest_file(spec)),
             "NetworkMode": f"container:{spec.holder}",
             "Init": True,
+            "ConsoleSize": [spec.terminal.rows, spec.terminal.columns] if spec.terminal is not None else [0, 0],
             "Tmpfs": {
                 "/tmp": f"rw,noexec,nosuid,nodev,size={spec.limits.tmp // MIB}m",  # noqa: S108  in the container
                 **({} if spec.home else {HOME: _home_in_memory(spec)}),
-                **dict.fromkeys(spec.masked, "ro,noexec,nosuid,nodev,size=4k,mode=000"),
+                **dict.fromkeys(spec.masked, _mask(spec.user)),
             },
             "Mounts": [
-                bind_mount(spec.workspace, "/workspace", read_only=True),
                 bind_mount(spec.scratch, "/sandbox", read_only=False),
                 *([bind_mount(spec.home, HOME, read_only=False)] if spec.home else []),
-                *(bind_mount(mount.source, mount.target, read_only=mount.read_only) for mount in spec.mounts),
+                *(
+                    bind_mount(mount.source, mount.target, read_only=mount.read_only)
+                    for mount in (*spec.binds, *spec.mounts)
+                ),
             ],
         },
     }
+
+
+def _mask(user: str) -> str:
+    """An empty file system that nobody can write, and the tool can list: programs trip over closed directories.
+
+    It is the tool's own where that can be said, because runc before 1.2 gives it the mode of what it lies over (0700).
+    """
+    uid, _, gid = user.partition(":")
+    own = f",uid={uid},gid={gid}" if uid.isdecimal() and gid.isdecimal() else ""
+    return f"ro,noexec,nosuid,nodev,size=4k,mode=555{own}"
 
 
 def sweeper_container(spec: SandboxSpec) -> dict[str, Any]:

@@ -6,14 +6,20 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
+from cloned_proxy.runner.cancellation import Cancellation
 from cloned_proxy.runner.containers import tool_container
 from cloned_proxy.runner.disk import DiskGuard, bounds_of
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.spec import MIB, SandboxSpec
 from cloned_proxy.runner.stream import Attached, Stream, StreamTimeoutError
+from cloned_proxy.runner.terminal import END_OF_FILE, gated
+
+MAX_STDOUT: Final = 8 * MIB
+"""Of a run whose output is kept in memory."""
 
 type Output = Callable[[Stream, bytes], None]
 """Takes pieces of output as they come; raises ToolLimitError to end the run."""
@@ -29,15 +35,34 @@ class Outcome:
     """From the create request to the started container."""
 
 
-def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, timeout: float | None) -> Outcome:
+def execute(
+    engine: Engine,
+    spec: SandboxSpec,
+    *,
+    feed: Feed,
+    output: Output,
+    timeout: float | None,
+    cancellation: Cancellation | None = None,
+) -> Outcome:
     """Runs the container to its end and removes it. Raises SandboxError; the container is gone in any case."""
+    ending = cancellation or Cancellation()
+    ending.check()
     began = time.monotonic()
     deadline = None if timeout is None else began + timeout
     # Removing kills as well: the tool has ended when this returns, and with it everything it had started.
-    with engine.container(spec.name, tool_container(spec)) as container:
-        stream = engine.attach(container)
+    gate = spec.terminal is not None and not engine.sizes_terminals
+    wanted = replace(spec, command=gated(spec.command)) if gate else spec
+    with (
+        engine.container(spec.name, tool_container(wanted)) as container,
+        ending.kills(lambda: engine.kill(container)),
+    ):
+        stream = engine.attach(container, terminal=spec.terminal is not None)
         try:
             engine.start(container)
+            ending.check()  # a kill before the start found nothing to end
+            if spec.terminal is not None and gate:
+                stream.resize(spec.terminal)
+                stream.write(END_OF_FILE)
             started = time.monotonic() - began
             threading.Thread(target=_feed, args=(feed, stream), name="tool-input", daemon=True).start()
             with DiskGuard(bounds_of(spec), lambda: _end(engine, container)) as guard:
@@ -51,6 +76,7 @@ def execute(engine: Engine, spec: SandboxSpec, *, feed: Feed, output: Output, ti
             guard.check()
         finally:
             stream.close()
+        ending.check()
         if code is None:
             raise ToolTimeoutError(
                 f"{spec.tool} did not end within {timeout:g} s and was killed; raise --timeout or "

@@ -13,6 +13,7 @@ from typing import Final
 
 from cloned_proxy.runner.environment import PROXY_URL, RESERVED
 from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.terminal import TerminalSize
 
 MIB: Final = 1024 * 1024
 DEFAULT_USER: Final = "65532:65532"
@@ -72,8 +73,6 @@ class SandboxSpec:
     command: tuple[str, ...]
     holder: str
     """Id of the container whose network namespace the tool joins."""
-    workspace: str
-    """Host path of the project, seen read-only at /workspace."""
     scratch: str
     """Host path of the directory of this call, seen at /sandbox."""
     seccomp: str
@@ -83,11 +82,16 @@ class SandboxSpec:
     """Host path of the tool's kept home, seen at HOME; empty: a home in memory that ends with the run."""
     owner: str = ""
     workspace_mark: str = ""
+    binds: tuple[Mount, ...] = ()
+    """The project and whatever else the runner itself shows; `mounts` are what somebody asked for by name."""
     masked: tuple[str, ...] = ()
-    """Paths under /workspace that hold secrets: an empty, unreadable file system lies over each."""
+    """Directories that hold secrets: an empty, read-only file system lies over each."""
+    workdir: str = "/workspace"
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     mounts: tuple[Mount, ...] = ()
     limits: Limits = Limits()
+    terminal: TerminalSize | None = None
+    """The size of its terminal; None: three streams and no terminal."""
     proxy_url: str = PROXY_URL
     with_ca: bool = False
     """A rule of this tool opens TLS: its clients must trust the workspace CA as well."""

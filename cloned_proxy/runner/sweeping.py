@@ -32,7 +32,6 @@ def sweep_directory(engine: Engine, workspace: Path, directory: Path, user: str)
         image=PYTHON_IMAGE,
         command=("sh",),
         holder="",
-        workspace="",
         scratch=str(directory),
         seccomp=share_path("sandbox", "seccomp.json").read_text(encoding="utf-8"),
         user=user,

@@ -23,11 +23,11 @@ SPEC = SandboxSpec(
     image="cloned-worker:latest",
     command=("true",),
     holder="f" * 64,
-    workspace="/srv/project",
     scratch="/srv/scratch",
     seccomp="{}",
     owner="me",
     workspace_mark="abc",
+    binds=(Mount("/srv/project", "/workspace"),),
     masked=("/workspace/.cloned",),
 )
 HOST: dict[str, Any] = tool_container(SPEC)["HostConfig"]
@@ -99,7 +99,7 @@ def test_the_workspace_is_read_only_and_the_scratch_directory_is_not() -> None:
 
 
 def test_the_workspaces_secrets_are_masked() -> None:
-    assert HOST["Tmpfs"]["/workspace/.cloned"] == "ro,noexec,nosuid,nodev,size=4k,mode=000"
+    assert HOST["Tmpfs"]["/workspace/.cloned"] == "ro,noexec,nosuid,nodev,size=4k,mode=555,uid=65532,gid=65532"
 
 
 def test_limits_of_open_files_core_and_log() -> None:
