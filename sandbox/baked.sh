@@ -10,13 +10,14 @@ for word in "$@"; do
     *) break ;;
   esac
 done
-while read -r written program; do
+while read -r written program <&3; do
   if [ "$word" = "$written" ]; then
     shift $((skipped + 1))
-    exec "$program" "$@"
+    exec "$program" "$@" 3<&-
   fi
-done <"/opt/cloned/baked/$name"
+done 3<"/opt/cloned/baked/$name"
+exec 3<&-
 case $name in
   npx) exec node /usr/local/lib/node_modules/npm/bin/npx-cli.js "$@" ;;
-  uvx) exec uv tool run "$@" ;;
+  uvx) exec uv tool uvx "$@" ;;
 esac

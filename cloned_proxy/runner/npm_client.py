@@ -53,11 +53,11 @@ def fetch(project: Path, packages: Mapping[str, str], lock: Mapping[str, Any] | 
         said = [line for line in said if line and "complete log" not in line] or done.stderr.splitlines()
         raise FetchError(f"npm could not fetch it: {'; '.join(said[:_TAIL])}")
     made: dict[str, Any] = json.loads(file.read_text())
-    _check(made)
+    check_lock(made)
     return made
 
 
-def _check(lock: Mapping[str, Any]) -> None:
+def check_lock(lock: Mapping[str, Any]) -> None:
     """Raises FetchError for a package that nothing vouches for: one from git, from a URL or from a directory."""
     for place, entry in lock["packages"].items():
         if place and not entry.get("integrity") and not entry.get("inBundle"):
