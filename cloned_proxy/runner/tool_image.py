@@ -131,10 +131,15 @@ def _lay_out_programs(wanted: ToolImage, context: Path) -> None:
                 (bins / program).unlink(missing_ok=True)
                 (bins / program).symlink_to(f"../lib/node_modules/{name}/{path}")
         (tables / "npx").write_text(npx_table(wanted.npm_versions, programs))
-        shutil.copy(script, bins / "npx")
+        _copy_program(script, bins / "npx")
     if wanted.pypi:
         (tables / "uvx").write_text(uvx_table(wanted.pypi_versions, context / "wheels"))
-        shutil.copy(script, bins / "uvx")
+        _copy_program(script, bins / "uvx")
+
+
+def _copy_program(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)
+    target.chmod(0o755)
 
 
 def _readable(context: Path) -> None:
