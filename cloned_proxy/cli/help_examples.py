@@ -129,8 +129,13 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "shell -- claude  # under the rules of claude@v1",
         "shell my.agent@v1 --project ro -- python3",
     ),
-    "image": ("image build",),
-    "image build": ("image build", "image build --rebuild"),
+    "image": ("image build", "image list"),
+    "image build": (
+        "image build",
+        "image build --npm @modelcontextprotocol/server-memory@2026.8.31",
+        "image build --pypi mcp-server-time==2026.10.19 --tool time@v1",
+    ),
+    "image list": ("image list", "image list --json"),
     "run": (
         "run pipeline.research.report --topic 'egress filtering'",
         "run pipeline.research.report --topic filtering --dry-run",
