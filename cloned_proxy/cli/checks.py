@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from cloned_proxy.cli.context import proxy_of
+from cloned_proxy.cli.context import proxy_of, wrong_proxy
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.live import live_proxy
 from cloned_proxy.policy.breadth import findings
@@ -218,8 +218,12 @@ def _state(workspace: Workspace) -> Check:
 
 
 def _proxy(workspace: Workspace) -> Check:
-    known = proxy_of(workspace)
-    return Check("proxy", "ok", known.effective)
+    found = proxy_of(workspace)
+    if problem := wrong_proxy(workspace, found):
+        return Check("proxy", "warn", problem, "take back what names it; `token` gives no credential for it")
+    if found.known is None:
+        return Check("proxy", "ok", f"none serves this workspace; `serve` would listen on {found.authority}")
+    return Check("proxy", "ok", found.effective)
 
 
 def configured_images(workspace: Workspace) -> list[str]:

@@ -15,7 +15,7 @@ from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_bytes import read_policy_bytes
 from cloned_proxy.store.policy_cache import cached_policy, keep_policy
 from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE, ProxyUrl
-from cloned_proxy.store.serving import serving_now
+from cloned_proxy.store.serving import another_at, serving_now
 from cloned_proxy.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -73,6 +73,15 @@ def proxy_of(workspace: Workspace) -> ProxyUrl:
     if override is not None:
         check_proxy_url(override, PROXY_VARIABLE)
     return ProxyUrl(workspace.config().egress_proxy, override, serving_url(workspace))
+
+
+def wrong_proxy(workspace: Workspace, found: ProxyUrl) -> str:
+    """Why the proxy that was set cannot be the one of this workspace, with the fix; "" when it may be."""
+    if found.misses:
+        return f"{found.serving} serves this workspace, and {found.effective} is named by {found.said_by}"
+    if found.known is not None and (other := another_at(found.known, workspace.root)) is not None:
+        return f"{found.known} serves {other.workspace}, and is named for {workspace.root} by {found.said_by}"
+    return ""
 
 
 def serving_url(workspace: Workspace) -> str | None:

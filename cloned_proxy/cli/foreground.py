@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import ip_address
@@ -95,6 +96,7 @@ async def _serve(server: Server, control: Control) -> None:
         task.add_done_callback(reloads.discard)
 
     await server.start()
+    unused = asyncio.create_task(_stop_when_unused(server, stop))
     interval, prober = server.workspace.config().sandbox.probe_interval, server.prober
     canary = asyncio.create_task(probe_forever(prober, interval)) if interval and prober is not None else None
     beside = asyncio.create_task(control.keep_running(server.address))
@@ -115,10 +117,26 @@ async def _serve(server: Server, control: Control) -> None:
             await asyncio.gather(canary, return_exceptions=True)
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")
         await server.stop()
-        watchdog.cancel()
-        beside.cancel()
-        await asyncio.gather(beside, return_exceptions=True)
+        for task in (watchdog, beside, unused):
+            task.cancel()
+        await asyncio.gather(beside, unused, return_exceptions=True)
         _log.info("stopped")
+
+
+async def _stop_when_unused(server: Server, stop: Callable[[], None]) -> None:
+    """The life of a borrowed proxy. Until the first one holds it, its standard input is the hold of who started it."""
+    loop = asyncio.get_running_loop()
+
+    def starter_left() -> None:
+        loop.remove_reader(0)
+        if not server.holders.holding:
+            server.unused.set()
+
+    if server.holders.standby:
+        loop.add_reader(0, starter_left)
+    await server.unused.wait()
+    server.cut()  # what is still open belongs to nobody
+    stop()
 
 
 def _tell_other_commands(announcement: ExitStack, server: Server | Supervisor, control: Control) -> None:

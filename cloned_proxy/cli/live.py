@@ -39,8 +39,9 @@ class LiveProxy:
 
 
 def live_proxy(workspace: Workspace) -> LiveProxy | None:
-    """None when no process answers."""
+    """None when no process answers. A borrowed proxy counts only where no other one serves: it ends with its runs."""
     answers = ask_all(workspace.root, {"op": "status"})
+    answers = [answer for answer in answers if not answer.get("standby")] or answers
     if not answers:
         return None
     first = answers[0]

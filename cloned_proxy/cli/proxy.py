@@ -17,8 +17,8 @@ def proxy(
     as_json: JsonOption = False,
 ) -> None:
     """Print or set where this workspace finds its proxy."""
-    from cloned_proxy.cli.context import check_proxy_url, proxy_of
-    from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.cli.context import check_proxy_url, proxy_of, wrong_proxy
+    from cloned_proxy.cli.errors import CommandError, say
     from cloned_proxy.cli.output import put, put_json
     from cloned_proxy.cli.place import workspace_to_write
     from cloned_proxy.store.config_edit import set_egress_proxy
@@ -35,8 +35,18 @@ def proxy(
         set_egress_proxy(place.config_file, url)
     known = proxy_of(place)
     if as_json:
-        put_json({"workspace": known.workspace, "environment": known.environment, "effective": known.effective})
+        put_json(
+            {
+                "workspace": known.workspace,
+                "environment": known.environment,
+                "serving": known.serving,
+                "effective": known.effective,
+            }
+        )
         return
     put(f"workspace    {known.workspace or '(not set)'}")
     put(f"{PROXY_VARIABLE}  {known.environment or '(not set)'}")
+    put(f"serving      {known.serving or '(nothing serves this workspace)'}")
     put(f"effective    {known.effective}")
+    if problem := wrong_proxy(place, known):
+        say(f"cloned-proxy: {problem}")

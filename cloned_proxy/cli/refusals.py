@@ -45,7 +45,7 @@ class Refusals:
         self._denials = Denials(self._show, self._more, most=_MOST_IN_WINDOW, seconds=window)
 
     def __enter__(self) -> Self:
-        self._after = _newest(self._state)
+        self._after = newest(self._state)
         return self
 
     def begin(self, run: str) -> None:
@@ -101,7 +101,7 @@ class Refusals:
             self._kept.append(line)
 
 
-def _newest(state: Path) -> int:
+def newest(state: Path) -> int:
     """The number of the log's last entry; 0 for an empty or unreadable log."""
     try:
         with AuditLog(state) as audit:

@@ -29,6 +29,7 @@ def serve(
             "--slot", metavar="TOOL=SOCKET", help="A unix socket whose callers are that tool; may be repeated."
         ),
     ] = None,
+    standby: Annotated[bool, typer.Option("--standby", hidden=True, help="End with the last sandbox.")] = False,
     policy: PolicyOption = None,
     workspace: WorkspaceOption = None,
     log_format: Annotated[
@@ -61,7 +62,12 @@ def serve(
     configure_logging(log_format)
     slots = tuple(parse_slot(text) for text in slot or ())
     options = ServeOptions(
-        listen=proxy_address, metrics=metrics_address, policy_file=policy, slots=slots, control=control_address
+        listen=proxy_address,
+        metrics=metrics_address,
+        policy_file=policy,
+        slots=slots,
+        control=control_address,
+        standby=standby,
     )
     try:
         run_in_foreground(options, directory=workspace, workers=workers, log_format=log_format)

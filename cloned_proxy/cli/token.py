@@ -57,7 +57,7 @@ def token(
 
 def _authority(place: Workspace) -> str:
     """`host:port` of the proxy for the credential. Raises CommandError rather than name one of another workspace."""
-    from cloned_proxy.cli.context import proxy_of
+    from cloned_proxy.cli.context import proxy_of, wrong_proxy
     from cloned_proxy.cli.errors import FAILED, CommandError, say
 
     found = proxy_of(place)
@@ -67,6 +67,8 @@ def _authority(place: Workspace) -> str:
             "`cloned-proxy proxy --set http://HOST:PORT`",
             code=FAILED,
         )
+    if problem := wrong_proxy(place, found):
+        raise CommandError(f"{problem}; a credential of this workspace does not go there")
     if found.serving is not None and found.serving != found.known:
         say(f"cloned-proxy: this names {found.known}, as was set; the proxy at {found.serving} serves this workspace")
     return found.authority

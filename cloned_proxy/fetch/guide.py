@@ -25,6 +25,7 @@ from cloned_proxy.store.files import signature_of
 from cloned_proxy.store.keys import load_key
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE
+from cloned_proxy.store.serving import another_at
 from cloned_proxy.store.workspace import Workspace
 
 TOKEN_SECONDS: Final = 3600.0
@@ -54,6 +55,8 @@ class Guide:
         self._extra_ca = extra_ca
         self._clock = clock
         self._run = f"fetch-{secrets.token_hex(4)}"
+        self._unserved = ""
+        """Why nothing may be sent: none serves, none is named, and the default address is another workspace's proxy."""
         self._policy: Policy | None = None
         self._seen: object = None
 
@@ -67,6 +70,8 @@ class Guide:
         decision = decide_url(self._current(), Principal(self.tool, self._run), text, method, self._clock())
         if not decision.passes:
             raise EgressBlockedError(decision)
+        if self._unserved:
+            raise httpx.ConnectError(self._unserved)
         return decision
 
     def _current(self) -> Policy:
@@ -93,7 +98,9 @@ class Guide:
             return named
         try:
             return f"http://{proxy_status(self._place.root).address}"
-        except ProxyLinkError:
+        except ProxyLinkError as error:
+            if another_at(DEFAULT_PROXY, self._place.root) is not None:  # it would see the credential
+                self._unserved = str(error)
             return DEFAULT_PROXY
 
     def trust(self, *, inspected: bool) -> ssl.SSLContext:

@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from cloned_proxy.proxy.holders import Holders
 from cloned_proxy.proxy.private_socket import accept_own_user, listen_privately
 from cloned_proxy.proxy.probing import Prober
 from cloned_proxy.proxy.slot_protocol import peer_user, short_path
@@ -55,6 +56,9 @@ class ServingView(Protocol):
 
     @property
     def addresses(self) -> dict[str, str | None]: ...
+
+    @property
+    def holders(self) -> Holders: ...
 
     def problems(self) -> tuple[str, ...]: ...
 
@@ -133,6 +137,7 @@ class ControlChannel:
         live, policy = self._view.live, self._view.live.current
         return {
             "worker": self._worker,
+            "standby": self._view.holders.standby,
             "addresses": self._view.addresses,
             "version": policy.version if policy is not None else "",
             "mode": policy.mode.value if policy is not None else "",

@@ -20,6 +20,7 @@ from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.proxy.assembly import Core, assemble
 from cloned_proxy.proxy.control_channel import ControlChannel
+from cloned_proxy.proxy.holders import Caretaker, Holders
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
@@ -55,6 +56,9 @@ class ServeOptions:
     """Where the control process listens, if there is one: nobody is let through to it."""
     probe: Probe | None = None
     """How an escape probe is made."""
+    standby: bool = False
+    """Serves while somebody holds it, and sandboxes alone: `runner.standby` starts such a one."""
+    caretaker: Caretaker | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,11 @@ class Server:
         self._up: _Running | None = None
         self.prober: Prober | None = None
         """Makes escape probes, where `options.probe` says how and this process takes the sandboxes."""
+        self.unused: Final = asyncio.Event()
+        """Set when the last holder of a standby proxy has left."""
+        self.holders: Final = Holders(
+            on_unused=self.unused.set if self._options.standby else None, caretaker=self._options.caretaker
+        )
         self._cut: Final = asyncio.Event()
         self._stopping = False
 
@@ -150,10 +159,13 @@ class Server:
             clock=self._clock,
             ca_for=self._ca_for,
             address=lambda: host.name,
+            holders=self.holders,
         )
         try:
             slots.start()
         except AnotherServesError as error:
+            if self.holders.standby:
+                raise
             _log.warning("sandboxes of this workspace connect to the other proxy, not to this one", reason=str(error))
             return
         self._running.parts.push_async_callback(slots.close)

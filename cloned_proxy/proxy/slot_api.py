@@ -17,16 +17,27 @@ from typing import Final
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.holders import Holders
 from cloned_proxy.proxy.listener import BindError, Listener
 from cloned_proxy.proxy.private_socket import accept_own_user, listen_privately
 from cloned_proxy.proxy.service_relay import ServiceRelay
-from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, RunEnd, encode, new_socket, short_path
+from cloned_proxy.proxy.slot_protocol import (
+    DRY_RUN_MARK,
+    MAX_MESSAGE,
+    RunEnd,
+    SlotProtocolError,
+    decode,
+    encode,
+    new_socket,
+    short_path,
+)
 from cloned_proxy.proxy.slot_runner import SlotRunner
 from cloned_proxy.telemetry.events import RunEvent
 from cloned_proxy.telemetry.metrics import RUN_RESULTS
 
-_MAX_RUNNERS: Final = 256
+_MAX_RUNNERS: Final = 512
 _BACKLOG: Final = 64
+_GIVE_UP_SECONDS: Final = 2.0
 
 
 class AnotherServesError(BindError):
@@ -46,6 +57,7 @@ class SlotApi:
         clock: Callable[[], float] = time.time,
         ca_for: Callable[[str], str | None] = lambda _tool: None,
         address: Callable[[], str] = lambda: "",
+        holders: Holders | None = None,
     ) -> None:
         self._gate = gate
         self._path = path
@@ -58,6 +70,7 @@ class SlotApi:
         """The workspace CA in PEM form, if a rule of the tool opens TLS."""
         self._address = address
         """`host:port` of the listener for callers with a credential."""
+        self.holders = holders if holders is not None else Holders()
         self._sock: socket.socket | None = None
         self._runners: set[SlotRunner] = set()
 
@@ -65,17 +78,46 @@ class SlotApi:
         """Listens. Raises BindError, AnotherServesError when another process of this workspace does already."""
         loop = asyncio.get_running_loop()
         sock = new_socket()
-        listen_privately(sock, self._path, backlog=_BACKLOG, clear=lambda: _clear_stale(self._path))
+        listen_privately(sock, self._path, backlog=_BACKLOG, clear=self._clear_stale)
         self._sock = sock
         loop.add_reader(sock.fileno(), self._accept)
 
-    async def close(self) -> None:
-        """Closes every slot; the tools in them see refused connections from now on."""
+    def give_up(self) -> bool:
+        """Takes no more runners, if this is a borrowed proxy: it ends, or a lasting `serve` takes its place.
+
+        Whoever is connected here keeps what is open, until the last one has ended.
+        """
+        if self.holders.standby:
+            self._stop_listening()
+        return self.holders.standby
+
+    def _stop_listening(self) -> None:
         if self._sock is not None:
             asyncio.get_running_loop().remove_reader(self._sock.fileno())
+            self._path.unlink(missing_ok=True)
             self._sock.close()
             self._sock = None
-            self._path.unlink(missing_ok=True)
+
+    def _clear_stale(self) -> None:
+        """Raises AnotherServesError unless nobody listens there any more, or a borrowed proxy makes room."""
+        if not self._path.is_socket():
+            return
+        with new_socket() as other, short_path(self._path) as name:
+            try:
+                other.settimeout(_GIVE_UP_SECONDS)
+                other.connect(name)
+                if not self.holders.standby and _gives_up(other):
+                    return
+            except ConnectionRefusedError:
+                self._path.unlink()
+                return
+            except (OSError, SlotProtocolError):  # of another version, or too busy to answer: it runs
+                pass
+        raise AnotherServesError(f"{self._path} is in use: another `cloned-proxy serve` runs in this workspace")
+
+    async def close(self) -> None:
+        """Closes every slot; the tools in them see refused connections from now on."""
+        self._stop_listening()
         for runner in tuple(self._runners):
             runner.outlives_us()
             await runner.close()
@@ -139,13 +181,7 @@ class SlotApi:
         )
 
 
-def _clear_stale(path: Path) -> None:
-    if not path.is_socket():
-        return
-    with new_socket() as probe, short_path(path) as name:
-        try:
-            probe.connect(name)
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise AnotherServesError(f"{path} is in use: another `cloned-proxy serve` runs in this workspace")
+def _gives_up(other: socket.socket) -> bool:
+    other.send(encode(op="give up"))
+    answer = other.recv(MAX_MESSAGE)
+    return bool(answer) and bool(decode(answer).get("ok"))

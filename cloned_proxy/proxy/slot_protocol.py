@@ -49,11 +49,15 @@ class OpenSlot:
     handovers: tuple[Handover, ...]
     command: str = ""
     """What is about to run, by `policy.redact.redact_command`; for the record."""
+    owner: str = ""
+    """The mark of the runner's process on its containers (`runner.owner`)."""
+    engine: str = ""
+    """Where those are: a value of DOCKER_HOST."""
 
     def encode(self) -> bytes:
         listeners = [{"port": h.port, "target": None if h.target is None else list(h.target)} for h in self.handovers]
         body = {"v": PROTOCOL_VERSION, "op": "open", "tool": self.tool, "run": self.run, "listeners": listeners}
-        body["command"] = self.command
+        body |= {"command": self.command, "owner": self.owner, "engine": self.engine}
         return json.dumps(body).encode()
 
     @classmethod
@@ -64,12 +68,13 @@ class OpenSlot:
                 Handover(int(item["port"]), None if item["target"] is None else _target(item["target"]))
                 for item in body["listeners"]
             )
-            tool, run, command = body["tool"], body["run"], str(body.get("command", ""))
+            tool, run = body["tool"], body["run"]
+            command, owner, engine = (str(body.get(name, "")) for name in ("command", "owner", "engine"))
         except (KeyError, TypeError, ValueError) as error:
             raise SlotProtocolError("the open message is incomplete") from error
         if not (isinstance(tool, str) and isinstance(run, str) and tool and run):
             raise SlotProtocolError("a slot needs a tool and a run")
-        return cls(tool, run, handovers, command)
+        return cls(tool, run, handovers, command, owner, engine)
 
 
 @dataclass(frozen=True, slots=True)

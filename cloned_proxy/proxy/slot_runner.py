@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import structlog
 
 from cloned_proxy.policy.caller import CallerSource, Principal
+from cloned_proxy.proxy.holders import Holders
 from cloned_proxy.proxy.slot_protocol import (
     MAX_DESCRIPTORS,
     MAX_MESSAGE,
@@ -30,6 +31,9 @@ class SlotHost(Protocol):
 
     async def open_listener(self, principal: Principal, name: str, sock: socket.socket) -> Callable[[], None]: ...
 
+    @property
+    def holders(self) -> Holders: ...
+
     async def open_service(
         self, principal: Principal, name: str, sock: socket.socket, target: tuple[str, int]
     ) -> Callable[[], None]: ...
@@ -44,6 +48,8 @@ class SlotHost(Protocol):
 
     def forget(self, runner: SlotRunner) -> None: ...
 
+    def give_up(self) -> bool: ...
+
 
 class SlotRunner:
     """One connection of a runner, and the slot that lives as long as it does."""
@@ -57,6 +63,9 @@ class SlotRunner:
         self._opened = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._holder: str | None = None
+        """The mark of the process that holds us by this connection."""
+        self._left = False
 
     @property
     def open(self) -> bool:
@@ -81,7 +90,11 @@ class SlotRunner:
         for closer in self._closers:
             closer()
         self._closers.clear()
-        self._sock.close()
+        if self._holder is not None and self._api.holders.leave(self._holder, clean=self._left):
+            self._api.give_up()
+            self._sock.detach()  # the last holder waits for the end of this process, which closes the connection
+        else:
+            self._sock.close()
         self._api.forget(self)
 
     def _readable(self) -> None:
@@ -128,18 +141,29 @@ class SlotRunner:
                 return await self._open(OpenSlot.decode(body), sockets)
             case "status":
                 return self._api.status(str(body.get("tool") or ""))
+            case "hold":
+                return self._hold(body)
+            case "give up":
+                return encode(ok=self._api.give_up(), error="it serves until it is told to stop")
+            case "leave" | "close":
+                self._left = True
+                await self.close()
+                return b""
             case "done":
                 self._end(RunEnd.decode(body))
-                return encode(ok=True)
             case "ran":
                 # A run without a slot: `--sandbox process`.
                 self._api.ended(_text(body, "tool"), _text(body, "run"), RunEnd.decode(body))
-                return encode(ok=True)
-            case "close":
-                await self.close()
-                return b""
             case other:
                 raise SlotProtocolError(f"unknown operation {other!r}")
+        return encode(ok=True)
+
+    def _hold(self, body: dict[str, Any]) -> bytes:
+        if self._holder is not None:
+            raise SlotProtocolError("one connection holds once")
+        self._holder = str(body.get("owner") or "")
+        self._api.holders.enter(self._holder, str(body.get("engine") or ""))
+        return encode(ok=True, standby=self._api.holders.standby)
 
     async def _open(self, request: OpenSlot, sockets: list[socket.socket]) -> bytes:
         if self._closers:
@@ -158,6 +182,7 @@ class SlotRunner:
                 closer = await self._api.open_service(principal, f"{name}:{handover.port}", sock, handover.target)
             self._closers.append(closer)
         self._slot, self._opened = request, time.monotonic()
+        self._api.holders.watch(request.owner, request.engine)
         self._api.changed()
         return encode(ok=True, ca=self._api.ca_for(request.tool))
 

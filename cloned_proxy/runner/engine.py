@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Self
 
@@ -19,6 +20,7 @@ from cloned_proxy.runner.engine_address import engine_host, try_engine
 from cloned_proxy.runner.engine_answers import ContainerState, EngineFacts
 from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
 from cloned_proxy.runner.stream import Attached
+from cloned_proxy.runner.terminal import TerminalSize, no_detach_keys
 from cloned_proxy.runner.uninterrupted import to_its_end
 
 _TIMEOUT: Final = 60.0
@@ -107,9 +109,12 @@ class Engine:
         with _explained("start the container"):
             self._api.start(container)
 
-    def attach(self, container: str) -> Attached:
-        """The container's standard streams; to be called before `start`, so that nothing is missed."""
-        wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+    def attach(self, container: str, *, terminal: bool = False) -> Attached:
+        """The container's standard streams; to be called before `start`, so that nothing is missed.
+
+        `terminal`: it was created with one (`Tty`).
+        """
+        wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1, "detachKeys": no_detach_keys()}
         with _explained("attach to the container"):
             stream = self._api.attach_socket(container, params=wanted)
         raw = getattr(stream, "_sock", None)
@@ -118,7 +123,16 @@ class Engine:
         # The descriptor becomes ours: nothing has been printed yet, so nothing is left in the SDK's buffers.
         ours = socket.socket(fileno=raw.detach())
         stream._response.close()  # noqa: SLF001  where the SDK keeps what else must be closed
-        return Attached(ours)
+        return Attached(ours, resize=partial(self._resize, container) if terminal else None)
+
+    def _resize(self, container: str, size: TerminalSize) -> None:
+        with _explained("resize the terminal"):
+            self._api.resize(container, height=size.rows, width=size.columns)
+
+    @property
+    def sizes_terminals(self) -> bool:
+        """Whether a terminal can have its size from its start on (`ConsoleSize`, Engine API 1.42)."""
+        return tuple(map(int, str(self._api.api_version).split("."))) >= (1, 42)
 
     def state(self, container: str) -> ContainerState:
         found = self.inspect(container)

@@ -84,22 +84,23 @@ class ProxyStatus:
 def proxy_status(workspace: Path, tool: str = "") -> ProxyStatus:
     """What the serving process says of itself. Raises ProxyLinkError."""
     with connect(workspace) as sock:
-        try:
-            sock.send(encode(op="status", tool=tool))
-        except OSError as error:
-            raise ProxyLinkError(f"the proxy of {workspace} does not answer: {error.strerror}; restart it") from error
-        reply = _reply(sock)
+        reply = ask(sock, encode(op="status", tool=tool), workspace)
     return ProxyStatus(str(reply.get("address", "")), reply.get("ca"))
 
 
 def tell_end(workspace: Path, tool: str, run: str, end: RunEnd) -> None:
     """Puts the end of a run without a slot on record. Raises ProxyLinkError."""
     with connect(workspace) as sock:
-        try:
-            sock.send(end.encode("ran", tool=tool, run=run))
-        except OSError as error:
-            raise ProxyLinkError(f"the proxy of {workspace} does not answer: {error.strerror}; restart it") from error
-        _reply(sock)
+        ask(sock, end.encode("ran", tool=tool, run=run), workspace)
+
+
+def ask(sock: socket.socket, message: bytes, workspace: Path) -> dict[str, Any]:
+    """Sends one message and returns the answer. Raises ProxyLinkError."""
+    try:
+        sock.send(message)
+    except OSError as error:
+        raise ProxyLinkError(f"the proxy of {workspace} does not answer: {error.strerror}; restart it") from error
+    return _reply(sock)
 
 
 class ProxyLink:

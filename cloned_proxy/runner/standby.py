@@ -1,60 +1,95 @@
-"""A proxy for the duration of one command, when none serves the workspace."""
+"""A proxy for the duration of one command, when none serves the workspace; commands beside it use it, too."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Final
 
+from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
 from cloned_proxy.runner.errors import ProxyLinkError
-from cloned_proxy.runner.link import is_served
+from cloned_proxy.runner.hold import Held, Hold, take_hold
 
 _START_SECONDS: Final = 20.0
-_STOP_SECONDS: Final = 15.0
 
 
 @contextlib.contextmanager
 def proxy_for(workspace: Path, say: Callable[[str], None], *, policy: Path | None = None) -> Iterator[None]:
-    """While inside, a proxy serves the workspace: the one that runs, else one of our own. Raises ProxyLinkError."""
-    if is_served(workspace):
+    """While inside, a proxy serves the workspace: the one that runs, else a borrowed one that the last user ends.
+
+    Raises ProxyLinkError.
+    """
+
+    def start() -> Held:
+        with _one_at_a_time(workspace):
+            with contextlib.suppress(ProxyLinkError):  # somebody else may have started one meanwhile
+                return take_hold(workspace)
+            say(
+                f"no proxy serves {workspace}; starting one for the duration of this command "
+                "(`cloned-proxy serve` keeps one)"
+            )
+            return _start(workspace, policy)
+
+    hold = Hold(workspace, start)
+    clean = False
+    try:
         yield
-        return
-    say(f"no proxy serves {workspace}; starting one for the duration of this command (`cloned-proxy serve` keeps one)")
-    # A file, not a pipe: nobody would read the pipe, and a full one would stop the proxy.
-    with tempfile.TemporaryFile() as messages:
-        process = _start(workspace, policy, messages)
-        try:
-            yield
-        finally:
-            process.terminate()
-            try:
-                process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        clean = True
+    finally:
+        hold.close(clean=clean)
 
 
-def _start(workspace: Path, policy: Path | None, messages: IO[bytes]) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def _one_at_a_time(workspace: Path) -> Iterator[None]:
+    """The lock is on the directory of the socket; the kernel gives it back when its owner is killed."""
+    place = workspace.joinpath(*SOCKET_PLACE).parent
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _start(workspace: Path, policy: Path | None) -> Held:
     # -P: what lies in the directory in which somebody typed `exec` is not ours to import.
-    words = [sys.executable, "-P", "-m", "cloned_proxy", "serve", "--listen", "127.0.0.1:0"]
+    words = [sys.executable, "-P", "-m", "cloned_proxy", "serve", "--standby", "--listen", "127.0.0.1:0"]
     words += ["--metrics", "off", "--control", "off"]
     words += ["--workspace", str(workspace), *(["--policy", str(policy)] if policy is not None else [])]
-    # A session of its own: Ctrl-C is for the tool; the proxy stays until the tool has ended.
-    process = subprocess.Popen(  # noqa: S603  this program, with words of our own
-        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True
-    )
+    # A file, not a pipe: nobody would read the pipe, and a full one would stop the proxy.
+    with tempfile.TemporaryFile() as messages:
+        # A session of its own: Ctrl-C is for the tool; the proxy stays until the last tool has ended.
+        process = subprocess.Popen(  # noqa: S603  this program, with words of our own
+            words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True
+        )
+        # It may end before this process does, and is no zombie then.
+        threading.Thread(target=process.wait, name="borrowed-proxy", daemon=True).start()
+        try:
+            return _held_once_it_serves(process, workspace, messages)
+        finally:
+            # The pipe was this process's hold until now: had it been killed, the proxy would end as well.
+            if process.stdin is not None:
+                process.stdin.close()
+
+
+def _held_once_it_serves(process: subprocess.Popen[bytes], workspace: Path, messages: IO[bytes]) -> Held:
     deadline = time.monotonic() + _START_SECONDS
-    while not is_served(workspace):
-        if process.poll() is not None or time.monotonic() > deadline:
+    while True:
+        ended = process.poll() is not None
+        with contextlib.suppress(ProxyLinkError):
+            return take_hold(workspace)
+        if ended or time.monotonic() > deadline:
             process.kill()
-            process.wait()
             messages.seek(0)
             said = messages.read().decode(errors="replace").strip().splitlines()
             raise ProxyLinkError(f"the proxy did not start: {said[-1] if said else 'no message'}")
         time.sleep(0.05)
-    return process

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -32,3 +33,32 @@ class ProxyUrl:
     def authority(self) -> str:
         """`host:port` of the effective URL."""
         return urlsplit(self.effective).netloc
+
+    @property
+    def misses(self) -> bool:
+        """Whether what was set certainly is not the proxy that serves: two ports of this machine are two programs.
+
+        A name or another machine's address may lead to it, by a way that is not known here.
+        """
+        return (
+            self.serving is not None
+            and self.effective != self.serving
+            and on_loopback(self.effective)
+            and on_loopback(self.serving)
+        )
+
+    @property
+    def said_by(self) -> str:
+        """Who names the effective proxy, with what takes it back."""
+        if self.environment:
+            return f"{PROXY_VARIABLE} (`unset {PROXY_VARIABLE}`)"
+        return "config.yaml (`cloned-proxy proxy --clear`)" if self.workspace else "the proxy itself"
+
+
+def on_loopback(url: str) -> bool:
+    """Whether a URL names this machine's own loopback."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

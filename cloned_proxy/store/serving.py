@@ -57,6 +57,14 @@ def server_of(workspace: Path, *, environ: Mapping[str, str] | None = None) -> S
     return next((serving for serving in serving_now(environ=environ) if _same(serving.workspace, workspace)), None)
 
 
+def another_at(url: str, workspace: Path, *, environ: Mapping[str, str] | None = None) -> Serving | None:
+    """The `serve` at a proxy URL, when it serves another workspace than this one; None for what is not known."""
+    found = [serving for serving in serving_now(environ=environ) if url == f"http://{serving.proxy}"]
+    if not found or any(_same(serving.workspace, workspace) for serving in found):
+        return None
+    return found[0]
+
+
 @contextlib.contextmanager
 def announced(serving: Serving, *, environ: Mapping[str, str] | None = None) -> Iterator[None]:
     """While inside, other commands of this user find it. Raises StoreError when no directory can hold the file."""

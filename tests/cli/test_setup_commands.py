@@ -131,6 +131,7 @@ def test_the_proxy_is_the_default_until_it_is_set_and_the_environment_wins(works
     assert workspace.json("proxy") == {
         "workspace": "http://127.0.0.1:9000",
         "environment": None,
+        "serving": None,
         "effective": "http://127.0.0.1:9000",
     }
     done = workspace.run("proxy", "--json", env={"CLONED_EGRESS_PROXY": "http://127.0.0.1:9001"})

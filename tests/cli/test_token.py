@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -75,9 +76,32 @@ def test_the_credential_is_for_the_proxy_that_serves_this_workspace(workspace: W
     assert not (workspace.path / "identity.key").exists()
     serving = workspace.serve()
     assert exported(workspace)["HTTP_PROXY"].endswith(f"@127.0.0.1:{serving.port}")
-    elsewhere = workspace.run("token", TOOL, env={"CLONED_EGRESS_PROXY": "http://127.0.0.1:9"})
-    assert elsewhere.stdout.splitlines()[0].endswith("@127.0.0.1:9")
-    assert f"http://127.0.0.1:{serving.port} serves this workspace" in elsewhere.stderr
+    behind = workspace.run("token", TOOL, env={"CLONED_EGRESS_PROXY": "http://gateway.example:9"})
+    assert behind.stdout.splitlines()[0].endswith("@gateway.example:9")
+    assert f"http://127.0.0.1:{serving.port} serves this workspace" in behind.stderr
+
+
+def test_no_credential_is_given_for_what_certainly_is_another_proxy(workspace: Workspace, tmp_path: Path) -> None:
+    """Of this machine's ports one serves the workspace; another workspace's proxy would see the credential."""
+    place = tmp_path / "other"
+    other = Workspace(place, workspace.environment | {"CLONED_WORKSPACE": str(place)})
+    other.write_policy(policy_text())
+    theirs = f"http://127.0.0.1:{other.serve().port}"
+    workspace.write_policy(policy_text())
+    variable = {"CLONED_EGRESS_PROXY": theirs}
+    unserved = workspace.run("token", TOOL, env=variable)
+    assert (unserved.returncode, unserved.stdout) == (2, "")
+    assert f"{theirs} serves {place}" in unserved.stderr
+    ours = f"http://127.0.0.1:{workspace.serve().port}"
+    for command in ("token", TOOL), ("doctor",), ("proxy",):
+        done = workspace.run(*command, env=variable)
+        said = f"{ours} serves this workspace, and {theirs} is named by CLONED_EGRESS_PROXY"
+        assert said in done.stdout + done.stderr
+    assert workspace.run("proxy", "--set", theirs).returncode == 0
+    refused = workspace.run("token", TOOL)
+    other.close()
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "proxy --clear" in refused.stderr
 
 
 PYTHON_CLIENTS = """

@@ -112,7 +112,7 @@ def test_without_a_proxy_it_starts_one_for_its_own_time_and_says_so(images: Engi
 
 
 BAD: list[tuple[str, list[str], bytes]] = [
-    ("no value", ["--env", "NAME", TOOL, "--", "true"], b"NAME=VALUE"),
+    ("not set here", ["--env", "NOT_SET_HERE", TOOL, "--", "true"], b"NOT_SET_HERE is not set in this environment"),
     ("a variable of the sandbox", ["--env", "HTTP_PROXY=x", TOOL, "--", "true"], b"set by the sandbox"),
     ("half a mount", ["--mount", "x", TOOL, "--", "true"], b"SRC:DST"),
     ("a mount over the workspace", ["--mount", "/tmp:/workspace", TOOL, "--", "true"], b"belongs to the sandbox"),
