@@ -27,6 +27,7 @@ from cloned_proxy.cli import (
     rules,
     run,
     serve,
+    setup,
     status,
     token,
     vault,
@@ -89,6 +90,7 @@ app.command("ca")(ca.ca)
 app.command("exec")(exec_tool.exec_tool)
 app.add_typer(home.app, name="home")
 app.add_typer(mcp.app, name="mcp")
+app.command("setup")(setup.setup)
 app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
