@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -217,9 +218,11 @@ class DockerContainerRunner(Calls):
         result, reason, start_seconds = "error", "interrupted", None
         scratch = new_scratch(self._runs / self._owner / "scratch", run)
         spec: SandboxSpec | None = None
+        names = slot.names(self._settings.names_for(job.tool))
+        announced = None if names is None else names.handover
         command = redact_command(job.worker.command)
-        opening = OpenSlot(job.tool, recorded, slot.handovers, command, self._owner, engine_host())
-        link = ProxyLink(self.workspace, opening, slot.open_sockets)
+        opening = OpenSlot(job.tool, recorded, slot.handovers, command, self._owner, engine_host(), announced)
+        link = ProxyLink(self.workspace, opening, partial(slot.open_sockets, names))
         try:
             spec = self._spec(job, run, slot, scratch, view=view, user=user, home=home)
             # The only way out is open before anything runs that could want to go another way.
