@@ -83,12 +83,16 @@ def _seccomp(facts: EngineFacts) -> Check:
     return Check("seccomp", "fail", "the engine does not filter system calls", fix)
 
 
+_NOT_YOU: Final = "`exec --project rw` and `--user me` are refused: no tool could have your user id"
+
+
 def _user_namespaces(facts: EngineFacts) -> Check:
     if facts.rootless:
-        return Check("user ns", "ok", "rootless engine: root in a container is nobody here")
+        return Check("user ns", "ok", f"rootless engine: root in a container is nobody here; {_NOT_YOU}")
     if any("userns" in option for option in facts.security):
-        return Check("user ns", "ok", "remapped: root in a container is nobody here")
-    fix = "optional: `userns-remap` in daemon.json; tools run as 65532 without capabilities either way"
+        return Check("user ns", "ok", f"remapped: root in a container is nobody here; {_NOT_YOU}")
+    fix = "optional: `userns-remap` in daemon.json; tools run as 65532 without capabilities either way; "
+    fix += "`exec --project rw` needs an engine without it"
     return Check("user ns", "warn", "containers share the host's user ids", fix)
 
 
@@ -111,9 +115,7 @@ def _names(facts: EngineFacts, setting: str) -> Check:
         return Check("names", "ok", "off: programs in a slot have to know the proxy")
     if plan is None:
         detail = "off without CAP_NET_ADMIN: programs in a slot have to know the proxy"
-        fix = (
-            f"optional: `sandbox: {{name_addresses: {LOOPBACK}}}`; some programs refuse local addresses"
-        )
+        fix = f"optional: `sandbox: {{name_addresses: {LOOPBACK}}}`; some programs refuse local addresses"
         return Check("names", "ok", detail, fix)
     if plan.steered:
         return Check("names", "ok", f"programs that know no proxy dial {plan.network}, every port (sk_lookup)")

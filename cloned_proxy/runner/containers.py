@@ -24,6 +24,7 @@ from cloned_proxy.runner.spec import (
     SandboxSpec,
     check_name,
 )
+from cloned_proxy.runner.terminal import INIT_ENVIRONMENT
 
 
 def tool_container(spec: SandboxSpec) -> dict[str, Any]:
@@ -134,6 +135,8 @@ def tool_environment(spec: SandboxSpec) -> dict[str, str]:
         "CLONED_TOOL": spec.tool,
         "CLONED_CONTAINER_NAME": spec.name,
     }
+    if spec.terminal is not None:
+        env |= INIT_ENVIRONMENT
     if spec.with_ca:
         env |= ca_environment(CA_FILE)
     return {**env, **spec.env}

@@ -35,6 +35,7 @@ from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
 from cloned_proxy.runner.pools import Pools
 from cloned_proxy.runner.project.account import git_environment, write_account
+from cloned_proxy.runner.project.aftermath import looking_back
 from cloned_proxy.runner.project.place import user_of_caller
 from cloned_proxy.runner.project.view import View, view_of
 from cloned_proxy.runner.slots import Slot
@@ -186,9 +187,10 @@ class DockerContainerRunner(Calls):
     ) -> tuple[str, Outcome]:
         """Runs one job in a slot of its own; returns the run's id and how it ended. Raises SandboxError."""
         check_tool_id(job.tool)
-        view = view_of(job.project, self.workspace, job.mounts, Path.cwd())
+        view = view_of(job.project, self.workspace, job.mounts, Path.cwd(), writable=self._settings.project.writable)
         user = self._user_of(job, view)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(looking_back(view, job.report, every_file=job.every_change, spool=self._runs))
             home = ""
             if job.home:
                 kept = Homes(self.workspace).use(job.tool, user=user, size=self._limits.kept_home)

@@ -83,6 +83,14 @@ class ApprovalSettings(_Section):
     """How long decided requests stay listed; the audit log has its own retention."""
 
 
+class ProjectSettings(_Section):
+    """How a project is shown to a tool that may write it."""
+
+    writable: list[str] = Field(default_factory=list)
+    """Paths of the project, such as `.vscode`, that are read-only otherwise, because programs of this machine act
+    upon them by themselves."""
+
+
 def _name_addresses(value: object) -> object:
     text = "off" if value is False else value  # what YAML makes of an `off` without quotes
     if text in ("auto", "off") or not isinstance(text, str):
@@ -117,6 +125,7 @@ class SandboxSettings(_Section):
     """Tool id to the same, for the tools that want something else."""
     worker: Literal["auto", "python", "node"] = "auto"
     cpus: float = Field(default=1.0, gt=0, le=256)
+    project: ProjectSettings = ProjectSettings()
     memory_mib: int = Field(default=512, ge=16, le=16_777_216)
     """Of all of a tool's processes, with what is in its `/tmp` and in a home that is not kept. MiB, as those below."""
     tmp_mib: int = Field(default=64, ge=1, le=1_048_576)
