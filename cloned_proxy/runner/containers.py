@@ -6,9 +6,10 @@ contract section 8 line by line.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from cloned_proxy.runner.environment import ca_environment, proxy_environment
+from cloned_proxy.runner.environment import JAVA_OPTIONS, ca_environment, proxy_environment
 from cloned_proxy.runner.spec import (
     CA_FILE,
     DEFAULT_USER,
@@ -133,7 +134,14 @@ def tool_environment(spec: SandboxSpec) -> dict[str, str]:
     }
     if spec.with_ca:
         env |= ca_environment(CA_FILE)
-    return {**env, **spec.env}
+    return env | with_java_options(env, spec.env)
+
+
+def with_java_options(own: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, str]:
+    """What was asked for; options for Java come behind those of the sandbox instead of taking their place."""
+    if JAVA_OPTIONS in own and JAVA_OPTIONS in asked:
+        return {**asked, JAVA_OPTIONS: f"{own[JAVA_OPTIONS]} {asked[JAVA_OPTIONS]}"}
+    return dict(asked)
 
 
 def _home_in_memory(spec: SandboxSpec) -> str:
