@@ -176,10 +176,10 @@ class Engine:
             self._knock()
             return None if self.state(container).running else self.state(container).exit_code
 
-    def kill(self, container: str) -> None:
-        """Ends it at once. One that has ended already is fine."""
-        with _explained("kill the container"), contextlib.suppress(docker.errors.APIError):
-            self._api.kill(container)
+    def kill(self, container: str, name: str = "SIGKILL") -> None:
+        """Sends it a signal. One that has ended already is fine."""
+        with _explained(f"send {name} to the container"), contextlib.suppress(docker.errors.APIError):
+            self._api.kill(container, name)
 
     def remove(self, container: str) -> None:
         """Removes it, running or not, and returns when it is gone. One that is gone already is fine."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 PROXY_PORT: Final = 8081
@@ -46,3 +47,10 @@ def ca_environment(path: str) -> dict[str, str]:
 def java_store(bundle: str) -> str:
     """Where the trust store of a bundle lies."""
     return f"{bundle.removesuffix('.pem')}.p12"
+
+
+def with_java_options(own: Mapping[str, str], asked: Mapping[str, str]) -> dict[str, str]:
+    """What was asked for; options for Java come behind those of the sandbox instead of taking their place."""
+    if JAVA_OPTIONS in own and JAVA_OPTIONS in asked:
+        return {**asked, JAVA_OPTIONS: f"{own[JAVA_OPTIONS]} {asked[JAVA_OPTIONS]}"}
+    return dict(asked)

@@ -17,9 +17,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from cloned_proxy.runner.containers import with_java_options
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.environment import JAVA_OPTIONS, ca_environment
+from cloned_proxy.runner.environment import JAVA_OPTIONS, ca_environment, with_java_options
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.trust import browser_binds, read_ca_files, write_trust
 from tests.runner.conftest import start_serving
