@@ -33,27 +33,27 @@ def claude(servers: RealServers, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.mark.parametrize(
-    ("tool", "arguments", "told"),
+    "asks",
     [
         ("mcp__memory__read_graph", {}, "entities"),
         ("mcp__gate-inside__why_denied", {"url": "https://api.example.com/"}, "is refused: host_not_allowed"),
     ],
 )
 def test_claude_code_starts_a_wrapped_server_and_calls_it(
-    claude: Path, project: Project, tmp_path: Path, tool: str, arguments: dict[str, str], told: str
+    claude: Path, project: Project, tmp_path: Path, asks: tuple[str, dict[str, str], str]
 ) -> None:
+    tool, arguments, told = asks
     with ModelStandIn(tool, arguments).serving() as model:
         home = tmp_path / "home"
         home.mkdir()
         environment = {
             "HOME": str(home), "PATH": os.environ["PATH"], "ANTHROPIC_BASE_URL": model.url,
             "ANTHROPIC_API_KEY": "of-the-stand-in", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
-            "DISABLE_AUTOUPDATER": "1", "MCP_TIMEOUT": "120000", "IS_SANDBOX": "1",
-            "CLAUDE_CODE_MCP_SERVER_STARTUP_TIMEOUT": "120000", "MCP_CONNECTION_NONBLOCKING": "0",
+            "DISABLE_AUTOUPDATER": "1", "MCP_TIMEOUT": "120000", "IS_SANDBOX": "1", "ENABLE_TOOL_SEARCH": "false",
         }  # fmt: skip
         done = subprocess.run(
             [str(claude), "-p", "use the tool", "--mcp-config", str(project.place / ".mcp.json"),
-             "--strict-mcp-config", "--allowedTools", tool],
+             "--strict-mcp-config", "--allowedTools", f"{tool},Bash(sleep 1)"],
             cwd=project.place, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=400,
             check=False,
         )  # fmt: skip
