@@ -64,8 +64,11 @@ def answer(process: subprocess.Popen[bytes]) -> Any:
 def say(process: subprocess.Popen[bytes], line: bytes) -> bytes:
     """One line to a server that repeats lines."""
     assert process.stdout is not None
+    assert process.stderr is not None
     send(process, line)
-    return process.stdout.readline().rstrip(b"\n")
+    said = process.stdout.readline()
+    assert said, process.stderr.read()
+    return said.rstrip(b"\n")
 
 
 def gone(project: Project, tool: str = "mcp.script@v1") -> None:
@@ -130,7 +133,7 @@ def test_garbage_of_a_client_is_the_servers_to_refuse(project: Project) -> None:
 
 
 def test_a_megabyte_on_stderr_stops_nothing_and_stays_out_of_stdout(project: Project) -> None:
-    script = "head -c 1000000 /dev/zero | tr '\\0' e >&2 & cat"
+    script = "head -c 1000000 /dev/zero | tr '\\0' e >&2; cat"
     with started(project, "script", script) as process, ExitStack() as stack:
         assert process.stderr is not None
         read = stack.enter_context(_reading(process.stderr.fileno()))
