@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.runner.errors import ToolLimitError
 from cloned_proxy.runner.project.place import ProjectAccess
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.runner import DockerContainerRunner
@@ -124,3 +125,26 @@ def test_a_home_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "is a home directory and never taken for a project" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "guard removed"])
+def test_a_tool_that_fills_the_disk_is_ended(
+    runner: DockerContainerRunner, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    if not guarded:
+        monkeypatch.setattr("cloned_proxy.runner.disk.Floor.check", lambda _: "")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=777", "tmpfs", disk], check=True)
+    try:
+        mounts = (Mount(str(disk), "/mnt/disk", read_only=False),)
+        script = "n=0; while :; do n=$((n+1)); head -c 4000000 /dev/zero >/mnt/disk/$n || {}; done"
+        if guarded:
+            with pytest.raises(ToolLimitError, match=f"MiB are free where {disk} lies"):
+                sh(runner, script.format("sleep 0.1"), mounts=mounts)
+        else:
+            assert sh(runner, script.format("exit 7"), mounts=mounts).code == 7, "the disk is full"
+            assert os.statvfs(disk).f_bavail == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
