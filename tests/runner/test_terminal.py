@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -160,6 +161,7 @@ def test_refusals_are_told_when_the_screen_is_free_again(workspace: Path) -> Non
         assert b"refused" not in screen
         assert b"refused" in behind
         assert b"\x1b" not in behind  # it has cleaned up by itself
+        assert not re.search(rb"(?<!\r)\n", terminal.shown)
 
 
 def test_a_pipe_is_no_terminal(tmp_path: Path) -> None:
