@@ -27,6 +27,7 @@ from cloned_proxy.cli import (
     rules,
     run,
     serve,
+    setup,
     shell,
     status,
     token,
@@ -91,6 +92,7 @@ app.command("exec")(exec_tool.exec_tool)
 app.command("shell", cls=shell.BehindDashes)(shell.shell)
 app.add_typer(home.app, name="home")
 app.add_typer(mcp.app, name="mcp")
+app.command("setup")(setup.setup)
 app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.exec_options import ExecOptions, FileOptions
-from cloned_proxy.cli.project_report import report
 from cloned_proxy.cli.variables import variables
 from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.project.place import ProjectAccess, project_of
@@ -26,7 +25,6 @@ def job_of(options: ExecOptions, settings: SandboxSettings) -> Job:
         env=variables(options.environment.variables, options.environment.files),
         mounts=tuple(parse_mount(text) for text in options.files.mounts),
         project=wish_of(options.files),
-        report=report,
         every_change=options.files.diff,
         home=options.files.home,
         timeout=options.limits.timeout,

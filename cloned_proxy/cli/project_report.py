@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Final, Self
 
 from cloned_proxy.cli.errors import say
 from cloned_proxy.runner.project.aftermath import Aftermath
@@ -15,10 +15,25 @@ _SHOWN: Final = 10
 _LINES: Final = 2000
 
 
-def report(aftermath: Aftermath) -> None:
-    """On stderr: the tool's own output may be on its way to another program. Nothing it wrote drives the terminal."""
-    for line in lines_of(aftermath):
-        say(line)
+class Reports:
+    """Around a run: told when the block has ended, however it has, and the terminal is the person's again.
+
+    On stderr: the tool's own output may be on its way to another program. Nothing it wrote drives the terminal.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Aftermath] = []
+
+    def add(self, aftermath: Aftermath) -> None:
+        self._kept.append(aftermath)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for aftermath in self._kept:
+            for line in lines_of(aftermath):
+                say(line)
 
 
 def lines_of(aftermath: Aftermath) -> Iterator[str]:

@@ -13,6 +13,7 @@ from cloned_proxy.cli.exit_explained import LastWords, explained
 from cloned_proxy.cli.host_terminal import HostTerminal
 from cloned_proxy.cli.interruption import interruptible
 from cloned_proxy.cli.pipes import Pipes
+from cloned_proxy.cli.project_report import Reports
 from cloned_proxy.cli.refusals import Refusals
 from cloned_proxy.cli.terminal_environment import terminal_environment
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
@@ -67,12 +68,15 @@ def _execute(options: ExecOptions, ready: Callable[[], None] | None) -> Outcome:
             spare_slots=0,
         ) as runner,
         Refusals(workspace.state_db, options.tool, at_once=not options.terminal.tty) as refusals,
+        Reports() as reports,
         connection,
     ):
         if ready is not None:
             ready()
         output = said.listening(connection.show)
-        _, outcome = runner.run(replace(job, begun=refusals.begin), feed=connection.feed, output=output)
+        _, outcome = runner.run(
+            replace(job, begun=refusals.begin, report=reports.add), feed=connection.feed, output=output
+        )
     if (reason := explained(outcome.exit_code, job, said)) is not None:
         say(f"cloned-proxy: {reason}")
     return outcome

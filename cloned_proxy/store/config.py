@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from cloned_proxy.policy.parse import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
@@ -91,8 +91,9 @@ class ProjectSettings(_Section):
     upon them by themselves."""
 
 
-def _name_addresses(text: str) -> str:
-    if text in ("auto", "off"):
+def _name_addresses(value: object) -> object:
+    text = "off" if value is False else value  # what YAML makes of an `off` without quotes
+    if text in ("auto", "off") or not isinstance(text, str):
         return text
     try:
         network = ipaddress.IPv4Network(text)
@@ -105,7 +106,7 @@ def _name_addresses(text: str) -> str:
     return text
 
 
-type NameAddresses = Annotated[str, AfterValidator(_name_addresses)]
+type NameAddresses = Annotated[str, BeforeValidator(_name_addresses)]
 """Synthetic addresses for the names that programs in a slot look up: `auto`, `off`, or an IPv4 network."""
 
 

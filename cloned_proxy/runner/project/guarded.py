@@ -136,17 +136,22 @@ def _make_missing(root: Path, place: str) -> Iterator[str]:
 
 
 def _make(git_directory: int) -> Iterator[str]:
-    owner = os.fstat(git_directory)
-    with contextlib.suppress(FileExistsError):
+    with contextlib.suppress(FileExistsError, PermissionError):  # where we may not, a tool as ourselves may not either
         os.mkdir("hooks", 0o755, dir_fd=git_directory)
-        os.chown("hooks", owner.st_uid, owner.st_gid, dir_fd=git_directory, follow_symlinks=False)
+        _give("hooks", git_directory)
         yield "hooks"
-    with contextlib.suppress(FileExistsError):
+    with contextlib.suppress(FileExistsError, PermissionError):
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        config = os.open("config", flags, 0o644, dir_fd=git_directory)
-        os.fchown(config, owner.st_uid, owner.st_gid)
-        os.close(config)
+        os.close(os.open("config", flags, 0o644, dir_fd=git_directory))
+        _give("config", git_directory)
         yield "config"
+
+
+def _give(name: str, directory: int) -> None:
+    """What root makes is its directory's owner's."""
+    if os.geteuid() == 0:
+        owner = os.fstat(directory)
+        os.chown(name, owner.st_uid, owner.st_gid, dir_fd=directory, follow_symlinks=False)
 
 
 def _git_directories(root: Path, dot_git: str) -> Iterator[str]:

@@ -21,11 +21,13 @@ from cloned_proxy.runner.project.place import (
     working_directory,
 )
 from cloned_proxy.runner.project.survey import Identity, Look, Survey, look_through
+from cloned_proxy.runner.project.worktree import linked_repository
 from cloned_proxy.runner.spec import Mount, check_mount
 from cloned_proxy.store.workspace import DIRECTORY_NAME
 
 NOTHING: Final = "/dev/null"
 _SHOWN: Final = 5
+_MAX_SECRETS: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +99,9 @@ def view_of(
     trees: list[Tree] = []
     if project is not None:
         trees.append(_project_tree(project, wish, secret))
+    linked = linked_repository(project) if project is not None and wish.at_own_path else None
+    if linked is not None:
+        trees.append(_tree(linked.common, (str(linked.common),), secret, read_only=True))
     binds = [Mount(str(tree.source), target, tree.read_only) for tree in trees for target in tree.targets]
     named = [_resolved(mount, workspace, project if wish.at_own_path else None) for mount in mounts]
     trees += [
@@ -112,6 +117,8 @@ def view_of(
         if all(tree.read_only or _within(tree.source, path, project) is None for tree in trees):
             raise SandboxInputError(f"--writable {path}: not in a project that may be written; add `--project rw`")
     guards = [guard for tree in trees for guard in _guards(tree, wish, project, writable)]
+    if linked is not None and wish.access is ProjectAccess.READ_WRITE:
+        guards += linked.writable()
     workdir = VISIBLE
     if wish.at_own_path or project is None:
         inside = (VISIBLE, SCRATCH, *(mount.target for mount in mounts))
@@ -203,6 +210,10 @@ def _secrets(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
                 if target.exists():
                     there = _hide(other, [str(target.relative_to(other.source))])
                     (directories if target.is_dir() else files).update(there)
+    if len(directories | files) > _MAX_SECRETS:
+        raise SandboxInputError(
+            f"{len(directories | files)} workspaces lie in what would be shown; use a smaller project"
+        )
     for path in directories | files:
         try:
             path.encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import time
 from ipaddress import IPv4Address, IPv4Network
 from typing import Final, NamedTuple
 
@@ -92,3 +93,18 @@ def check(tags: NameTags, message: bytes) -> bool:
         tag = IPv4Address(reply[-15:-11] if reply[11] else reply[-4:])
         assert tag in tags.network or tag == IPv4Address("127.0.0.1")
     return bool(answers)
+
+
+def run(inputs: int, seconds: float, seed: int) -> tuple[int, int]:
+    """Messages that were answered in good order, and how many got an address. Raises AssertionError with the one."""
+    rng, tags = random.Random(seed), NameTags(NETWORK)
+    done = given = 0
+    end = time.monotonic() + seconds
+    while done < inputs and time.monotonic() < end:
+        message = mutated(rng)
+        try:
+            given += check(tags, message)
+        except Exception as error:
+            raise AssertionError(f"{message!r}: {error!r}") from error
+        done += 1
+    return done, given

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.cli.project_report import lines_of
+from cloned_proxy.cli.project_report import Reports, lines_of
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.project import snapshot as snapshots
 from cloned_proxy.runner.project import survey as surveys
@@ -220,11 +220,13 @@ def test_nothing_is_left_of_what_was_kept(project: Path) -> None:
 
 
 def test_what_a_tool_wrote_cannot_drive_the_terminal(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from cloned_proxy.cli.project_report import report  # noqa: PLC0415
-
     files = (FileChange("a\x1b[2J", Letter.ADDED, None, 3, lines=("+\x1b]0;x\x07",)),)
-    report(Aftermath(project, files=files))
-    assert "\x1b" not in capfd.readouterr().err
+    with Reports() as reports:
+        reports.add(Aftermath(project, files=files))
+        assert capfd.readouterr().err == "", "the tool may still have the terminal"
+    told = capfd.readouterr().err
+    assert "A a\\x1b[2J" in told
+    assert "\x1b" not in told
 
 
 def test_a_project_that_cannot_be_looked_through_is_refused_before_the_run(
