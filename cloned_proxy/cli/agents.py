@@ -27,3 +27,10 @@ AGENTS: Final = {
 def preset_of(command: str) -> str | None:
     """The preset of the agent that a word starts; None for any other program."""
     return next((name for name, agent in AGENTS.items() if agent.command == command), None)
+
+
+def baked_in_by(command: str, tool: str) -> str:
+    """What makes an image with the program for the tool; `PACKAGE` where nobody knows which one brings it."""
+    preset = preset_of(command)
+    package = AGENTS[preset].package if preset is not None else "PACKAGE"
+    return f"cloned-proxy image build --npm {package}@VERSION --tool {tool}"

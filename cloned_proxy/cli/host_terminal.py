@@ -14,7 +14,7 @@ import signal
 import termios
 import threading
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 from typing import Final, Self
 
@@ -40,7 +40,6 @@ class HostTerminal:
                 "-t needs a terminal, and stdin is none; leave it out where input comes from a file or a pipe"
             ) from error
         self._modes = ScreenModes()
-        self._waiting: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._lent = True
         # What waits on the other ends: a byte for each change of size; the end, when the terminal is given back.
@@ -57,8 +56,6 @@ class HostTerminal:
         os.close(self._on_end)
         signal.signal(signal.SIGWINCH, self._handler)
         self._give_back()
-        for tell in self._waiting:
-            tell()
 
     @property
     def size(self) -> TerminalSize:
@@ -86,10 +83,6 @@ class HostTerminal:
         left = memoryview(piece)
         while left:
             left = left[os.write(_STDOUT, left) :]
-
-    def when_free(self, tell: Callable[[], None]) -> None:
-        """Calls it when the terminal is given back: lines of others would run through a program's screen."""
-        self._waiting.append(tell)
 
     def _note_resize(self, _number: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(BlockingIOError):  # many are on their way already

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloned_proxy.cli.agents import preset_of
+from cloned_proxy.cli.agents import baked_in_by, preset_of
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.store.edit_service import EditService
@@ -31,8 +31,8 @@ class Tool:
     """What starts it; `CMD` where that is not known."""
 
     @property
-    def needs_image(self) -> bool:
-        """Whether the worker's image lacks its program: no agent is in there."""
+    def is_agent(self) -> bool:
+        """Whether it wants a terminal, and a program that the worker's image lacks."""
         return preset_of(self.command) is not None
 
 
@@ -68,8 +68,8 @@ class Made:
         commands.append(shlex.join(["cloned-proxy", "serve", *where]))
         for tool in self.answers.tools:
             if self.answers.sandbox:
-                image = ["--image", "IMAGE"] if tool.needs_image else []
-                commands.append(shlex.join(["cloned-proxy", "exec", *where, tool.id, *image, "--", tool.command]))
+                start = ["shell", *where] if tool.is_agent else ["exec", *where, tool.id]
+                commands.append(shlex.join(["cloned-proxy", *start, "--", tool.command]))
             else:
                 token = shlex.join(["cloned-proxy", "token", *where, tool.id])
                 commands.append(f"export $({token}) && {tool.command}")
@@ -97,8 +97,9 @@ class Made:
         yield f"then, in another terminal: {start}"
         for other in others:
             yield f"  or: {other}"
-        if self.answers.sandbox and (missing := [tool.command for tool in self.answers.tools if tool.needs_image]):
-            yield f"IMAGE is one of yours that has {' or '.join(missing)} in it; the image of `image build` has not"
+        if self.answers.sandbox:
+            for tool in (tool for tool in self.answers.tools if tool.is_agent):
+                yield f"its image has no {tool.command} yet: {in_this_shell(baked_in_by(tool.command, tool.id))}"
 
     def as_data(self) -> dict[str, Any]:
         return {

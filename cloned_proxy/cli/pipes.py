@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 from typing import Final, Self
 
 from cloned_proxy.runner.stream import Attached, Stream
@@ -20,10 +19,6 @@ class Pipes:
         return self
 
     def __exit__(self, *_: object) -> None: ...
-
-    def when_free(self, tell: Callable[[], None]) -> None:
-        """Calls it at once: stderr is free for everybody."""
-        tell()
 
     def feed(self, stream: Attached) -> None:
         """Sends what comes on stdin, and its end."""

@@ -55,8 +55,6 @@ def _execute(options: ExecOptions, ready: Callable[[], None] | None) -> Outcome:
     job = job_of(options, workspace.config().sandbox)
     if isinstance(connection, HostTerminal):
         job = replace(job, terminal=connection.size, env={**terminal_environment(os.environ), **job.env})
-    if (report := job.report) is not None:
-        job = replace(job, report=lambda found: connection.when_free(lambda: report(found)))
     with (
         interruptible(),
         proxy_for(workspace.root, say, policy=options.policy),

@@ -29,6 +29,7 @@ from tests.runner.conftest import leftovers
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.docker,
+    pytest.mark.timeout(240, func_only=True),  # not the engine and its images
     pytest.mark.skipif("AGENT_CLIS" not in os.environ, reason="AGENT_CLIS names no directory of agents"),
 ]
 SOMEBODY = 4711
@@ -98,8 +99,12 @@ def test_an_agent_lives_at_the_terminal(project: Path, agent: str) -> None:
                 it.see("suspended")
                 it.see("shortcuts")
             it.resize(20, 70)
-            it.type("\x03")
-            if agent != "codex":
+            if agent == "codex":
+                it.type("/quit")
+                it.see("/quit")
+                it.insist("\r", "cloned-proxy: refused")
+            else:
+                it.type("\x03")
                 it.see("again")
                 it.type("\x03")
             assert it.ends() == 0

@@ -39,11 +39,12 @@ def test_yes_writes_what_it_shows_and_git_sees_none_of_it(nothing_installed: Wor
 
 
 def test_an_agent_in_a_container_needs_an_image_that_has_it(workspace: Workspace) -> None:
-    """The worker's image has curl, git, node and python3, and no agent: there `exec TOOL -- claude` ends with 127."""
+    """The worker's image has curl, git, node and python3, and no agent: there `shell -- claude` ends with 127."""
     done = workspace.call("init", "--run", "claude-code", "--run", "own@v1", "--preset", "none", "--sandbox")
-    assert "cloned-proxy exec claude@v1 --image IMAGE -- claude\n" in done.stderr
+    assert "cloned-proxy shell -- claude\n" in done.stderr
     assert "cloned-proxy exec own@v1 -- CMD\n" in done.stderr
-    assert "IMAGE is one of yours that has claude in it" in done.stderr
+    bake = "cloned-proxy image build --npm @anthropic-ai/claude-code@VERSION --tool claude@v1\n"
+    assert f"its image has no claude yet: {bake}" in done.stderr
 
 
 def test_options_answer_every_question(workspace: Workspace) -> None:
