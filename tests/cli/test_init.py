@@ -43,7 +43,7 @@ def test_an_agent_in_a_container_needs_an_image_that_has_it(workspace: Workspace
     done = workspace.call("init", "--run", "claude-code", "--run", "own@v1", "--preset", "none", "--sandbox")
     assert "cloned-proxy shell -- claude\n" in done.stderr
     assert "cloned-proxy exec own@v1 -- CMD\n" in done.stderr
-    bake = "cloned-proxy image build --npm @anthropic-ai/claude-code@VERSION --tool claude@v1\n"
+    bake = "cloned-proxy image build --npm @anthropic-ai/claude-code@VERSION --scripts --tool claude@v1\n"
     assert f"its image has no claude yet: {bake}" in done.stderr
 
 
