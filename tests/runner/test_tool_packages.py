@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from cloned_proxy.runner.pip_client import download
 from cloned_proxy.runner.tool_packages import ToolImage
 from tests.cli.conftest import workspace as workspace  # noqa: PLC0414  a fixture of these tests, too
 from tests.cli.program import Workspace
+from tests.runner.wheels import make_wheel
 
 NAMES = [
     (ToolImage(npm=("@scope/server-memory@1.2.3",)), "cloned-tool-scope-server-memory:1.2.3"),
@@ -126,21 +126,6 @@ def test_uvx_reads_programs_out_of_the_wheels(tmp_path: Path) -> None:
         "my-server@1.0 my-server",
         "my-server==1.0 my-server",
     ]
-
-
-def make_wheel(directory: Path, name: str, entry_points: str, code: str = "") -> Path:
-    """A wheel that pip takes."""
-    path = directory / f"{name}-1.0-py3-none-any.whl"
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}.py", code)
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/entry_points.txt", entry_points)
-        archive.writestr(f"{info}/RECORD", "")
-    return path
 
 
 def test_a_wheel_that_is_not_what_its_hash_says_is_not_taken(tmp_path: Path) -> None:
