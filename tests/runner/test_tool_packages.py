@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cloned_proxy.runner import pip_client
 from cloned_proxy.runner.baked import npm_programs, npx_table, uvx_table
 from cloned_proxy.runner.errors import FetchError, SandboxInputError
 from cloned_proxy.runner.images import PARTS, base_images
@@ -139,6 +140,16 @@ def test_a_wheel_that_is_not_what_its_hash_says_is_not_taken(tmp_path: Path) -> 
         download(tmp_path / "out", *words, python="3.13", newest_glibc=41)
     with pytest.raises(FetchError, match="No matching distribution"):
         download(tmp_path / "out", "--no-index", "no-such-package==1", python="3.13", newest_glibc=41)
+
+
+def test_pip_is_not_imported_from_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    make_wheel(tmp_path, "my_server", "")
+    monkeypatch.chdir(tmp_path)
+    pip_client.pip_command.cache_clear()
+    words = ("--no-index", "--find-links", str(tmp_path), "my_server==1.0")
+    download(tmp_path / "out", *words, python="3.13", newest_glibc=41)
+    assert ((tmp_path / "ran").exists(), len(list((tmp_path / "out").iterdir()))) == (False, 1)
 
 
 def test_a_package_that_nothing_vouches_for_is_refused() -> None:
