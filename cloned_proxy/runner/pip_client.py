@@ -5,8 +5,8 @@ Only wheels are taken, so that no code of a package runs on this machine, and ea
 
 from __future__ import annotations
 
-import ensurepip
 import functools
+import importlib.util
 import os
 import platform
 import subprocess
@@ -30,15 +30,8 @@ def download(into: Path, *words: str, python: str, newest_glibc: int) -> None:
     """
     machine = platform.machine()
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(newest_glibc, _OLDEST_GLIBC - 1, -1)]
-    command = [
-        *pip_command(),
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-input",
-        "--only-binary",
-        ":all:",
-    ]
+    command = [*pip_command(), "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--only-binary", ":all:"]
     command += ["--python-version", python, *(f"--platform={tag}" for tag in (*tags, f"manylinux2014_{machine}"))]
     command += ["--dest", str(into), *words]
     done = _run(command, _SECONDS)
@@ -50,7 +43,8 @@ def download(into: Path, *words: str, python: str, newest_glibc: int) -> None:
 @functools.cache
 def pip_command() -> tuple[str, ...]:
     """The pip of this interpreter, the one that came with it, or the user's: all of them read the same settings."""
-    bundled = sorted(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl"))
+    found = importlib.util.find_spec("ensurepip")  # Debian's Python comes without
+    bundled = sorted(Path(found.origin).parent.glob("_bundled/pip-*.whl")) if found and found.origin else []
     candidates = [
         (sys.executable, "-m", "pip"),
         *((sys.executable, f"{wheel}/pip") for wheel in bundled),
