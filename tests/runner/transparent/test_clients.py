@@ -33,6 +33,10 @@ asyncio.run(main())
 """
 NODE: Final = "fetch('https://other.example.com/x').then(r => r.text()).then(t => console.log(t))"
 NODE_HTTPS: Final = "require('https').get('https://other.example.com/x', r => r.pipe(process.stdout))"
+NODE_WEBSOCKET: Final = (
+    "const s = new WebSocket('wss://other.example.com/ws'); s.onopen = () => s.send('hello'); "
+    "s.onmessage = e => { console.log(e.data); s.close() }"
+)
 WEBSOCKETS: Final = """
 import asyncio, websockets
 async def main():
@@ -61,6 +65,7 @@ WORKING: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "pip": (("sh", "-c", PIP), "named-1.0-py3-none-any.whl"),
     "node": (("node", "-e", NODE), ANSWER),
     "node, https": (("node", "-e", NODE_HTTPS), ANSWER),
+    "node, WebSocket": (("node", "-e", NODE_WEBSOCKET), "hello"),
     "urllib": (python(f"import urllib.request as u; print(u.urlopen('{API}/x').read())"), ANSWER),
     "requests": (python(f"import requests; print(requests.get('{API}/x').text)"), ANSWER),
     "httpx": (python(f"import httpx; print(httpx.get('{API}/x').text)"), ANSWER),
