@@ -95,6 +95,16 @@ def test_what_a_link_called_so_leads_to_is_masked(project: Path, tmp_path: Path)
         _view(project)
 
 
+def test_what_lies_in_something_masked_is_neither_masked_nor_guarded_again(project: Path) -> None:
+    (project / "keys/sub/.cloned").mkdir(parents=True)
+    (project / "keys/repository/.git/hooks").mkdir(parents=True)
+    (project / "deep").mkdir()
+    (project / "deep/.cloned").symlink_to("../keys")
+    view = _view(project, wish=ProjectWish(access=ProjectAccess.READ_WRITE))
+    assert set(view.masked) == {"/workspace/.cloned", "/workspace/keys"}
+    assert not [bind for bind in view.binds if "/keys" in bind.target]
+
+
 @pytest.mark.parametrize("inside", [".cloned", ".cloned/ca", ".cloned/identity.key", "link"])
 def test_nothing_in_a_workspace_can_be_mounted(project: Path, tmp_path: Path, inside: str) -> None:
     (project / "link").symlink_to(project / ".cloned/ca")
