@@ -13,15 +13,27 @@ class Agent:
     tool: str
     command: str
     package: str
-    """In the npm registry."""
+    """In the npm registry, in the version that was tried: NAME@VERSION."""
+    scripts: bool = False
+    """Whether the package is a whole program only when its install script has run."""
+
+    def build_words(self, tool: str) -> list[str]:
+        """The command that makes an image with it for the tool."""
+        scripts = ["--scripts"] if self.scripts else []
+        return ["cloned-proxy", "image", "build", "--npm", self.package, *scripts, "--tool", tool]
 
 
 AGENTS: Final = {
-    "claude-code": Agent("claude@v1", "claude", "@anthropic-ai/claude-code"),
-    "codex": Agent("codex@v1", "codex", "@openai/codex"),
-    "gemini-cli": Agent("gemini@v1", "gemini", "@google/gemini-cli"),
+    "claude-code": Agent("claude@v1", "claude", "@anthropic-ai/claude-code@2.1.197", scripts=True),
+    "codex": Agent("codex@v1", "codex", "@openai/codex@0.171.0"),
+    "gemini-cli": Agent("gemini@v1", "gemini", "@google/gemini-cli@0.61.0"),
 }
 """By the name of the preset."""
+
+
+def agent_of(command: str) -> Agent | None:
+    """The agent that a word starts; None for any other program."""
+    return next((agent for agent in AGENTS.values() if agent.command == command), None)
 
 
 def preset_of(command: str) -> str | None:
