@@ -61,7 +61,10 @@ def test_init_ends_with_the_lines_of_the_first_block(workspace: Workspace) -> No
 @pytest.mark.timeout(400, func_only=True)
 @pytest.mark.skipif("AGENT_CLIS" not in os.environ, reason="AGENT_CLIS names no directory of agents: 245 MB")
 def test_the_first_block_opens_the_agent_in_a_terminal(images: Engine, workspace: Workspace) -> None:
-    project_of(workspace)
+    project = project_of(workspace)
+    if os.geteuid() == 0:  # what an agent writes is its user's, and that is never root
+        os.chown(project, 1000, 1000)
+        project.chmod(0o755)
     *first, shell = lines("agent")
     for line in first:
         done = typed(workspace, line, seconds=300)
