@@ -1,4 +1,4 @@
-"""The coding agents that are known by name: what starts each, which preset it needs, which package brings it."""
+"""The coding agents that are known by name: what starts each, which preset it needs, how an image gets it."""
 
 from __future__ import annotations
 
