@@ -43,8 +43,7 @@ def download(into: Path, *words: str, python: str, newest_glibc: int) -> None:
 
 def newest(name: str) -> str:
     """The newest version of a package, by the user's own index. Raises FetchError."""
-    command = [*_pip(), "index", "versions", "--disable-pip-version-check", "--no-input", name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)  # noqa: S603  pip's own
+    done = _run([*pip_command(), "index", "versions", "--disable-pip-version-check", "--no-input", name], _SECONDS)
     found = re.match(r"\S+ \(([^)]+)\)", done.stdout)
     if found is None:
         raise FetchError(f"pip knows no version of {name}; write one, as in NAME==1.2.3")
