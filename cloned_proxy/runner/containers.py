@@ -6,7 +6,7 @@ contract section 8 line by line.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from cloned_proxy.runner.environment import ca_environment, proxy_environment
 from cloned_proxy.runner.spec import (
@@ -23,6 +23,10 @@ from cloned_proxy.runner.spec import (
     SandboxSpec,
     check_name,
 )
+
+HOSTNAME: Final = "sandbox"
+NO_NAMES: Final = {"Dns": ["127.0.0.1"], "DnsOptions": ["timeout:1", "attempts:1"], "DnsSearch": ["."]}
+"""Nothing answers there: a name is asked of the proxy, or of nobody."""
 
 
 def tool_container(spec: SandboxSpec) -> dict[str, Any]:
@@ -108,16 +112,13 @@ def holder_container(spec: HolderSpec) -> dict[str, Any]:
         "Cmd": ["forward", *words] if words else [],
         "User": DEFAULT_USER,
         "Env": [],
-        "Hostname": "sandbox",
+        "Hostname": HOSTNAME,
         "Labels": {OWNER_LABEL: spec.owner, WORKSPACE_LABEL: spec.workspace_mark},
         "AttachStdout": bool(words),
         "HostConfig": {
             **hardening(spec.seccomp, tiny),
             "NetworkMode": spec.network,
-            # Nothing answers there: a name is asked of the proxy, or of nobody.
-            "Dns": ["127.0.0.1"],
-            "DnsOptions": ["timeout:1", "attempts:1"],
-            "DnsSearch": ["."],
+            **NO_NAMES,
             "Mounts": mounts,
         },
     }
