@@ -50,6 +50,13 @@ ProjectOption = Annotated[
 WorkdirOption = Annotated[
     str | None, typer.Option("--workdir", metavar="DIR", help="Begin there; default: here, if that is in the project.")
 ]
+WritableOption = Annotated[
+    list[str] | None,
+    typer.Option("--writable", metavar="PATH", help="With rw: may be written, too, such as .vscode."),
+]
+DiffOption = Annotated[
+    bool, typer.Option("--diff", help="Print on stderr, at the end, what the run changed in the project.")
+]
 UserOption = Annotated[
     Literal["me"] | None, typer.Option("--user", metavar="me", help="Your own user id; default: the image's user.")
 ]
@@ -63,7 +70,9 @@ class FileOptions:
     """`SRC:DST[:rw]`, as typed."""
     project: Literal["rw", "ro", "none"] = "ro"
     workdir: str | None = None
+    writable: tuple[str, ...] = ()
     user: Literal["me"] | None = None
+    diff: bool = False
     home: bool = False
     """Whether the tool's home is kept."""
 

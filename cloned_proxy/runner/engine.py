@@ -176,10 +176,10 @@ class Engine:
             self._knock()
             return None if self.state(container).running else self.state(container).exit_code
 
-    def kill(self, container: str) -> None:
-        """Ends it at once. One that has ended already is fine."""
-        with _explained("kill the container"), contextlib.suppress(docker.errors.APIError):
-            self._api.kill(container)
+    def kill(self, container: str, name: str = "SIGKILL") -> None:
+        """Sends it a signal. One that has ended already is fine."""
+        with _explained(f"send {name} to the container"), contextlib.suppress(docker.errors.APIError):
+            self._api.kill(container, name)
 
     def remove(self, container: str) -> None:
         """Removes it, running or not, and returns when it is gone. One that is gone already is fine."""
@@ -267,6 +267,18 @@ class Engine:
         repository, _, tag = name.partition(":")
         with _explained(f"import {name}"), open(path, "rb") as tar:  # noqa: PTH123  a stream for the SDK
             self._api.import_image_from_data(tar, repository=repository, tag=tag or "latest")
+
+    def images(self, pattern: str = "*", *, label: str | None = None) -> list[str]:
+        """The names of images that fit a pattern of the engine's, such as `cloned-tool-*`, or that carry a label."""
+        filters = {"label": label} if label else {"reference": pattern}
+        with _explained("list images"):
+            rows = self._api.images(filters=filters)
+        return sorted(name for row in rows for name in row["RepoTags"] or () if name != "<none>:<none>")
+
+    def remove_image(self, name: str) -> None:
+        """Takes the name away, and the image with it where nothing else needs it. One that has to stay is fine."""
+        with contextlib.suppress(EngineError, docker.errors.ImageNotFound), _explained(f"remove image {name}"):
+            self._api.remove_image(name)
 
     def build(self, folder: str, *, target: str, tag: str, args: dict[str, str], labels: dict[str, str]) -> None:
         """Builds one target of a Dockerfile, without a network. Raises EngineError with the line that failed."""
