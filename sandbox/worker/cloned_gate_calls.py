@@ -46,7 +46,7 @@ def why_denied(proxy: str, *, url: str = "", method: str = "GET") -> dict[str, A
         text = (
             "\n".join(["Refused in the last 24 hours, the newest first:", *lines]) if lines else "Nothing was refused."
         )
-        return content(text, {"denials": denials})
+        return content(text)
     query = urllib.parse.urlencode({"url": url if "://" in url else f"https://{url}/", "method": method})
     verdict = _ask(proxy, f"/verdict?{query}")
     refused = verdict["verdict"] == "deny"
@@ -57,7 +57,7 @@ def why_denied(proxy: str, *, url: str = "", method: str = "GET") -> dict[str, A
         lines.append(
             f'If the task needs it: request_access(hosts=["{verdict["host"]}"], reason="…"); a person decides.'
         )
-    return content("\n".join(lines), {"verdict": verdict, "denials": seen})
+    return content("\n".join(lines))
 
 
 def my_rules(proxy: str) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def my_rules(proxy: str) -> dict[str, Any]:
         lines = [f"{rules['tool']} is in report mode: everything passes and is recorded. Its rules:", *lines[1:]]
     lines += [f"- never {host}" for host in rules["deny"]]
     lines.append("Everything else is refused; request_access asks a person for more.")
-    return content("\n".join(lines), rules)
+    return content("\n".join(lines))
 
 
 def request_access(
@@ -107,7 +107,7 @@ def request_access(
         "approved": f"Approved: {request['asked']}{said}. my_rules shows what passes now; try the call again.",
         "rejected": f"Rejected: {request['asked']}{said}. Do without these hosts.",
     }.get(request["state"], f"{request['state']}: {request['asked']}{said}. Nothing is allowed by it.")
-    return content(text, request)
+    return content(text)
 
 
 def _comes(request: Mapping[str, Any]) -> bool:
@@ -165,9 +165,6 @@ def _rule(rule: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
-def content(text: str, data: Any = None, *, error: bool = False) -> dict[str, Any]:
-    """The result of a call."""
-    found: dict[str, Any] = {"content": [{"type": "text", "text": text}], "isError": error}
-    if data is not None:
-        found["structuredContent"] = data
-    return found
+def content(text: str, *, error: bool = False) -> dict[str, Any]:
+    """The result of a call: text alone, because clients that get structured content as well show a model only that."""
+    return {"content": [{"type": "text", "text": text}], "isError": error}

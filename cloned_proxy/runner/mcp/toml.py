@@ -48,6 +48,8 @@ def with_value(text: str, place: Place, raw: str, *, behind: str = "") -> str:  
         lines = [f"{tomlkit.key(name).as_string()} = {raw_of(inner)}\n" for name, inner in value.items()]
         joint = "" if not text or text.endswith("\n") else "\n"
         return f"{text}{joint}[{place[0]}]\n{''.join(lines)}"
+    if len(place) > 1 and isinstance(value, InlineTable) and place[-1] not in table and _names_others(table):
+        return text + _section(place, value.unwrap())
     if place[-1] in table:
         trivia = table[place[-1]].trivia
         table[place[-1]] = value
@@ -64,8 +66,23 @@ def without(text: str, place: Place) -> str:
     document = tomlkit.parse(text)
     if len(place) == 1 and isinstance(document[place[0]], Table):
         return re.sub(rf"^\[{re.escape(place[0])}\]\n(?:(?!\[).*\n)*", "", text, flags=re.MULTILINE)
-    _table(document, place).remove(place[-1])
+    table = _table(document, place)
+    value = table[place[-1]]
+    if isinstance(value, Table) and text.endswith(section := _section(place, value.unwrap())):
+        return text.removesuffix(section)
+    table.remove(place[-1])
     return tomlkit.dumps(document)
+
+
+def _names_others(table: Any) -> bool:
+    """Whether the table has no header of its own, and is only the beginning of the names of others."""
+    return bool(getattr(table, "is_super_table", lambda: False)())
+
+
+def _section(place: Place, value: dict[str, Any]) -> str:
+    """A table at the end of the file."""
+    lines = (f"{key_of(key)} = {raw_of(each)}\n" for key, each in value.items())
+    return f"\n[{'.'.join(map(key_of, place))}]\n{''.join(lines)}"
 
 
 def _table(document: Any, place: Place) -> Any:

@@ -117,7 +117,6 @@ async def test_a_model_in_the_sandbox_asks_why_and_for_more_and_a_person_answers
         assert project.call("approvals", "approve", request).returncode == 0
         answer = await asking
         assert text_of(answer).startswith("Approved: allow api.example.com for mcp.gate-inside@v1")
-        assert answer.structured_content["state"] == "approved"
         passes = await client.call_tool("why_denied", {"url": "https://api.example.com/v1"})
         assert "passes: allowed" in text_of(passes)
 
