@@ -223,10 +223,14 @@ class Engine(EngineImages):
 
     def owned(self, label: str) -> Iterator[tuple[str, str]]:
         """(container id, value of `label`) of every container that carries the label, running or not."""
-        with explained("list containers"):
-            rows = self._api.containers(all=True, filters={"label": [label]})
-        for row in rows:
+        for row in self.labelled(label):
             yield str(row["Id"]), str(row["Labels"][label])
+
+    def labelled(self, label: str) -> list[dict[str, Any]]:
+        """What the engine says in short of each container that carries the label, running or not (`docker ps`)."""
+        with explained("list containers"):
+            rows: list[dict[str, Any]] = self._api.containers(all=True, filters={"label": [label]})
+        return rows
 
     def names(self) -> list[str]:
         """The names of all containers, running or not."""
