@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from cloned_proxy.runner import execution
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.project.neighbours import movable
 from cloned_proxy.runner.runner import DockerContainerRunner
@@ -70,3 +72,26 @@ def test_what_a_running_tool_made_is_not_mounted_into_another(runner: DockerCont
     for name in ("began", "over"):
         (project / name).unlink()
     (project / "data").rmdir()
+
+
+@pytest.mark.docker
+def test_without_the_check_a_link_that_is_swapped_in_shows_the_host(
+    runner: DockerContainerRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: what a neighbour would do in the time between the survey and the mount."""
+    project, secret = runner.project, tmp_path / "secret"
+    secret.mkdir(mode=0o755)
+    (secret / "key").write_text("of the host")
+    (project / ".vscode").mkdir()
+    give(project)
+
+    def swap(*_: object) -> None:
+        (project / ".vscode").rmdir()
+        (project / ".vscode").symlink_to(secret)
+
+    monkeypatch.setattr(execution, "check_neighbours", swap)
+    try:
+        seen = sh(runner, f"cat {secret}/key /workspace/.vscode/key", project=WRITABLE)
+    finally:
+        (project / ".vscode").unlink()
+    assert "of the host" in seen.out, seen
