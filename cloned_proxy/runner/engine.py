@@ -18,6 +18,8 @@ import requests.exceptions
 
 from cloned_proxy.runner.engine_address import engine_host, try_engine
 from cloned_proxy.runner.engine_answers import ContainerState, EngineFacts
+from cloned_proxy.runner.engine_errors import LOST, explained
+from cloned_proxy.runner.engine_images import EngineImages
 from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
 from cloned_proxy.runner.stream import Attached
 from cloned_proxy.runner.terminal import TerminalSize, no_detach_keys
@@ -25,14 +27,13 @@ from cloned_proxy.runner.uninterrupted import to_its_end
 
 _TIMEOUT: Final = 60.0
 """Seconds for one call; only `wait` may take longer."""
-_LOST: Final = (requests.exceptions.ConnectionError, requests.exceptions.ReadTimeout, ConnectionError, OSError)
 
 
-class Engine:
+class Engine(EngineImages):
     """One connection to the engine; may be used by several threads."""
 
     def __init__(self, client: Any) -> None:
-        self._api = client
+        super().__init__(client)
         self._owed: set[str] = set()
         """Containers that could not be removed when their run ended: the engine was away, or refused."""
 
@@ -43,7 +44,7 @@ class Engine:
         try:
             try_engine(host)  # the SDK would leave its own socket open
             client = docker.APIClient(**_from_environment(), version="auto", timeout=_TIMEOUT)
-        except (docker.errors.DockerException, *_LOST) as error:
+        except (docker.errors.DockerException, *LOST) as error:
             raise EngineError(
                 f"no container engine answers at {host}: start it (`sudo systemctl start docker`), or install it "
                 "(`sudo apt-get install docker.io`); `run` can do without one (`--sandbox process`)"
@@ -56,7 +57,7 @@ class Engine:
         self._api.close()
 
     def facts(self) -> EngineFacts:
-        with _explained("describe itself"):
+        with explained("describe itself"):
             info, version = self._api.info(), self._api.version()
         components = [str(part.get("Name", "")) for part in version.get("Components") or []]
         security = tuple(info.get("SecurityOptions") or ())
@@ -71,16 +72,6 @@ class Engine:
             cgroup=f"v{info.get('CgroupVersion', '1')}",
         )
 
-    def image(self, name: str) -> dict[str, Any]:
-        """What the engine knows of an image. Raises ImageMissingError, with the command that brings it."""
-        try:
-            with _explained(f"look at image {name}"):
-                found: dict[str, Any] = self._api.inspect_image(name)
-        except docker.errors.ImageNotFound as error:
-            fix = "`cloned-proxy image build`" if name.startswith("cloned-") else f"`docker pull {name}`"
-            raise ImageMissingError(f"image {name} is not on this machine: {fix}") from error
-        return found
-
     def create(self, name: str, config: dict[str, Any]) -> str:
         """Creates a container and returns its id. A holder that is gone is the usual reason for a failure.
 
@@ -92,7 +83,7 @@ class Engine:
 
     def _create(self, name: str, config: dict[str, Any]) -> str:
         try:
-            with _explained(f"create {name}"):
+            with explained(f"create {name}"):
                 return str(self._api.create_container_from_config(config, name)["Id"])
         except docker.errors.ImageNotFound as error:
             raise ImageMissingError(f"image {config['Image']} is not on this machine") from error
@@ -106,7 +97,7 @@ class Engine:
             self.discard(name)
 
     def start(self, container: str) -> None:
-        with _explained("start the container"):
+        with explained("start the container"):
             self._api.start(container)
 
     def attach(self, container: str, *, terminal: bool = False) -> Attached:
@@ -115,7 +106,7 @@ class Engine:
         `terminal`: it was created with one (`Tty`).
         """
         wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1, "detachKeys": no_detach_keys()}
-        with _explained("attach to the container"):
+        with explained("attach to the container"):
             stream = self._api.attach_socket(container, params=wanted)
         raw = getattr(stream, "_sock", None)
         if not isinstance(raw, socket.socket):
@@ -126,7 +117,7 @@ class Engine:
         return Attached(ours, resize=partial(self._resize, container) if terminal else None)
 
     def _resize(self, container: str, size: TerminalSize) -> None:
-        with _explained("resize the terminal"):
+        with explained("resize the terminal"):
             self._api.resize(container, height=size.rows, width=size.columns)
 
     @property
@@ -146,7 +137,7 @@ class Engine:
         )
 
     def inspect(self, container: str) -> dict[str, Any]:
-        with _explained("inspect a container"):
+        with explained("inspect a container"):
             found: dict[str, Any] = self._api.inspect_container(container)
         return found
 
@@ -159,7 +150,7 @@ class Engine:
 
     def last_words(self, container: str) -> str:
         """The last line that a container printed."""
-        with _explained("read a container's log"):
+        with explained("read a container's log"):
             said = bytes(self._api.logs(container, tail=1)).decode(errors="replace").strip()
         return said or "it said nothing"
 
@@ -167,7 +158,7 @@ class Engine:
         """The exit code, or None when it still runs after `seconds`."""
         self._knock()  # a tool's stream ends with the engine, too
         try:
-            with _explained("wait for the container", passing=(requests.exceptions.ReadTimeout,)):
+            with explained("wait for the container", passing=(requests.exceptions.ReadTimeout,)):
                 return int(self._api.wait(container, timeout=seconds)["StatusCode"])
         except requests.exceptions.ReadTimeout:
             return None
@@ -178,21 +169,21 @@ class Engine:
 
     def kill(self, container: str, name: str = "SIGKILL") -> None:
         """Sends it a signal. One that has ended already is fine."""
-        with _explained(f"send {name} to the container"), contextlib.suppress(docker.errors.APIError):
+        with explained(f"send {name} to the container"), contextlib.suppress(docker.errors.APIError):
             self._api.kill(container, name)
 
     def remove(self, container: str) -> None:
         """Removes it, running or not, and returns when it is gone. One that is gone already is fine."""
         if self._ask_to_remove(container):
             return
-        with contextlib.suppress(GoneError), _explained("remove the container"):
+        with contextlib.suppress(GoneError), explained("remove the container"):
             failed = self._api.wait(container, timeout=_TIMEOUT, condition="removed").get("Error")
             if failed:
                 raise EngineError(f"the engine would not remove the container: {failed.get('Message')}")
 
     def _ask_to_remove(self, container: str) -> bool:
         """Whether it is gone; False while somebody else's removal of it is under way. Raises EngineError."""
-        with contextlib.suppress(GoneError), _explained("remove the container"):
+        with contextlib.suppress(GoneError), explained("remove the container"):
             try:
                 self._api.remove_container(container, force=True, v=True)
             except docker.errors.APIError as error:
@@ -216,7 +207,7 @@ class Engine:
 
     def _knock(self) -> None:
         """Raises EngineError when nobody is at the socket; the SDK would leave a socket of its own open then."""
-        with _explained("answer"):
+        with explained("answer"):
             try_engine(engine_host())
 
     def _settle(self, *, but: str = "") -> None:
@@ -232,20 +223,20 @@ class Engine:
 
     def owned(self, label: str) -> Iterator[tuple[str, str]]:
         """(container id, value of `label`) of every container that carries the label, running or not."""
-        with _explained("list containers"):
+        with explained("list containers"):
             rows = self._api.containers(all=True, filters={"label": [label]})
         for row in rows:
             yield str(row["Id"]), str(row["Labels"][label])
 
     def names(self) -> list[str]:
         """The names of all containers, running or not."""
-        with _explained("list containers"):
+        with explained("list containers"):
             return [str(name).lstrip("/") for row in self._api.containers(all=True) for name in row["Names"]]
 
     def network(self, name: str) -> dict[str, Any] | None:
         """A network by its exact name, or None."""
         try:
-            with _explained(f"look at network {name}"):
+            with explained(f"look at network {name}"):
                 found: dict[str, Any] = self._api.inspect_network(name)
         except GoneError:
             return None
@@ -253,68 +244,16 @@ class Engine:
 
     def create_network(self, name: str, *, options: dict[str, str], labels: dict[str, str]) -> None:
         """An internal bridge without IPv6."""
-        with _explained(f"create network {name}"):
+        with explained(f"create network {name}"):
             self._api.create_network(
                 name, driver="bridge", internal=True, enable_ipv6=False, options=options, labels=labels
             )
 
     def remove_network(self, name: str) -> None:
-        with contextlib.suppress(GoneError), _explained(f"remove network {name}"):
+        with contextlib.suppress(GoneError), explained(f"remove network {name}"):
             self._api.remove_network(name)
-
-    def import_image(self, path: str, name: str) -> None:
-        """A tar of a root file system as an image."""
-        repository, _, tag = name.partition(":")
-        with _explained(f"import {name}"), open(path, "rb") as tar:  # noqa: PTH123  a stream for the SDK
-            self._api.import_image_from_data(tar, repository=repository, tag=tag or "latest")
-
-    def images(self, pattern: str = "*", *, label: str | None = None) -> list[str]:
-        """The names of images that fit a pattern of the engine's, such as `cloned-tool-*`, or that carry a label."""
-        filters = {"label": label} if label else {"reference": pattern}
-        with _explained("list images"):
-            rows = self._api.images(filters=filters)
-        return sorted(name for row in rows for name in row["RepoTags"] or () if name != "<none>:<none>")
-
-    def remove_image(self, name: str) -> None:
-        """Takes the name away, and the image with it where nothing else needs it. One that has to stay is fine."""
-        with contextlib.suppress(EngineError, docker.errors.ImageNotFound), _explained(f"remove image {name}"):
-            self._api.remove_image(name)
-
-    def build(self, folder: str, *, target: str, tag: str, args: dict[str, str], labels: dict[str, str]) -> None:
-        """Builds one target of a Dockerfile, without a network. Raises EngineError with the line that failed."""
-        with _explained(f"build {tag}"):
-            lines = self._api.build(
-                path=folder,
-                target=target,
-                tag=tag,
-                buildargs=args,
-                labels=labels,
-                network_mode="none",
-                rm=True,
-                decode=True,
-            )
-            for line in lines:
-                if "error" in line:
-                    raise EngineError(f"building {tag} failed: {str(line['error']).strip()}")
 
 
 def _from_environment() -> dict[str, Any]:
     found: dict[str, Any] = docker.utils.kwargs_from_env()
     return found
-
-
-@contextlib.contextmanager
-def _explained(action: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turns the SDK's many errors into ours; a missing image stays, because callers know how to bring it."""
-    try:
-        yield
-    except (docker.errors.ImageNotFound, *passing):
-        raise
-    except docker.errors.NotFound as error:
-        raise GoneError(f"the engine could not {action}: it is gone") from error
-    except docker.errors.APIError as error:
-        raise EngineError(f"the engine would not {action}: {error.explanation or error}") from error
-    except (docker.errors.DockerException, *_LOST) as error:
-        raise EngineError(
-            f"the engine went away while asked to {action}; start it again: leftovers are removed at the next run"
-        ) from error

@@ -45,7 +45,7 @@ from cloned_proxy.runner.spec import (
     workspace_mark,
 )
 from cloned_proxy.runner.sweeping import sweep
-from cloned_proxy.runner.trust import write_ca
+from cloned_proxy.runner.trust import browser_binds, read_ca_files, write_trust
 from cloned_proxy.runner.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
 from cloned_proxy.store.workspace import Workspace
@@ -89,6 +89,7 @@ class DockerContainerRunner(Calls):
         self._network = network or os.environ.get(NETWORK_VARIABLE) or settings.network or SEALED
         self._image = image
         self._settings = settings
+        self._private_cas = read_ca_files(settings.ca_files, self.workspace)
         self._limits = limits_from(settings, cpus=cpus, memory=memory)
         self._worker = worker or WorkerKind(settings.worker)
         self._timeout = timeout or settings.timeout
@@ -227,9 +228,9 @@ class DockerContainerRunner(Calls):
             spec = self._spec(job, run, slot, scratch, view=view, user=user, home=home)
             # The only way out is open before anything runs that could want to go another way.
             ca = link.open().ca
-            if ca is not None:
-                write_ca(scratch, ca)
-                spec = replace(spec, with_ca=True)
+            if ca is not None or self._private_cas:
+                write_trust(scratch, self._private_cas, ca)
+                spec = replace(spec, with_ca=True, binds=(*spec.binds, *browser_binds(scratch)))
             outcome = execute(
                 self._engine, spec, feed=feed, output=output, timeout=job.timeout, cancellation=cancellation
             )

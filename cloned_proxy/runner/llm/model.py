@@ -18,6 +18,7 @@ from cloned_proxy.runner.llm.gpu import look
 from cloned_proxy.runner.llm.plan import DIRECTORY_LABEL, ModelPlan, model_container
 from cloned_proxy.runner.llm.state import CONTAINER, LlmState
 from cloned_proxy.runner.netns import Namespace, may_enter, start_time
+from cloned_proxy.runner.project.masks import refuse_secrets
 from cloned_proxy.runner.spec import MIB
 from cloned_proxy.share import share_path
 
@@ -31,6 +32,8 @@ def start_model(engine: Engine, plan: ModelPlan, workspace: Path) -> Namespace:
             "a relay into the model's namespace takes CAP_SYS_ADMIN and CAP_SYS_PTRACE: run as root, or use "
             "compose/compose.local-llm.yaml"
         )
+    for directory in plan.shown:
+        refuse_secrets(directory, workspace)
     engine.image(plan.image)
     seccomp = share_path("sandbox", "seccomp.json").read_text(encoding="utf-8")
     # No owner: it is meant to outlive this process, and `down` ends it.
@@ -46,6 +49,9 @@ def start_model(engine: Engine, plan: ModelPlan, workspace: Path) -> Namespace:
     except SandboxError as error:
         engine.remove(container)
         raise _explained(error) from error
+    except BaseException:  # Ctrl-C: nobody knows of it yet
+        engine.discard(container)
+        raise
 
 
 def check_running(engine: Engine, plan: ModelPlan) -> None:
