@@ -145,7 +145,8 @@ def _put_status(shown: dict[str, Any], root: Path, *, ended: bool) -> None:
     elif shown["relay"] and shown["container"]:
         put(f"health    not ready: {shown['said']}; `docker logs {CONTAINER}`")
     else:
-        put(in_this_shell("health    no answer; start it with `cloned-proxy llm up`"))
+        first = "`cloned-proxy llm down`, then " if ended else ""
+        put(in_this_shell(f"health    no answer; start it with {first}`cloned-proxy llm up`"))
 
 
 def _plan(options: UpOptions, workspace: Workspace) -> ModelPlan:
