@@ -7,7 +7,7 @@ import contextlib
 import os
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -21,6 +21,7 @@ from cloned_proxy.runner.engine_address import engine_host
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError
 from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
 from cloned_proxy.runner.files import check_source, new_scratch, read_scratch, refuse_doors, remove_scratch
+from cloned_proxy.runner.holder_watch import while_held
 from cloned_proxy.runner.images import check_current
 from cloned_proxy.runner.job import Job, ToolResult, Watch
 from cloned_proxy.runner.link import ProxyLink
@@ -176,11 +177,20 @@ class DockerContainerRunner:
             check_mount(mount)
             check_source(mount)
         user = self._user_of(job.worker.image)
-        with self._pools.for_tool(self._network, job.tool).acquire() as slot:
-            return self._run_in(slot, job, feed, output, masked=masked, user=user)
+        pool = self._pools.for_tool(self._network, job.tool)
+        with pool.acquire() as slot:
+            return self._run_in(slot, lambda: pool.alive(slot), job, feed, output, masked=masked, user=user)
 
     def _run_in(
-        self, slot: Slot, job: Job, feed: Feed, output: Output, *, masked: tuple[str, ...], user: str
+        self,
+        slot: Slot,
+        held: Callable[[], bool],
+        job: Job,
+        feed: Feed,
+        output: Output,
+        *,
+        masked: tuple[str, ...],
+        user: str,
     ) -> tuple[str, Outcome]:
         run = secrets.token_hex(4)
         recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
@@ -198,7 +208,9 @@ class DockerContainerRunner:
             if ca is not None:
                 write_ca(scratch, ca)
                 spec = replace(spec, with_ca=True)
-            outcome = execute(self._engine, spec, feed=feed, output=output, timeout=job.timeout)
+            name = spec.name
+            with while_held(held, lambda: self._engine.kill(name)):
+                outcome = execute(self._engine, spec, feed=feed, output=output, timeout=job.timeout)
             start_seconds = outcome.start_seconds
             if job.keep is not None:
                 job.keep(scratch, outcome)

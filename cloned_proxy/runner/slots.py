@@ -139,11 +139,11 @@ class SlotPool:
                 if not self._idle:
                     return None
                 slot = self._idle.pop()
-            if self._usable(slot):
+            if self.alive(slot):
                 return slot
             self._remove(slot)
 
-    def _usable(self, slot: Slot) -> bool:
+    def alive(self, slot: Slot) -> bool:
         """Whether the holder still runs. Asked again by the engine when a tool joins: this only saves a failed run."""
         if slot.namespace is not None:
             return slot.namespace.alive()
