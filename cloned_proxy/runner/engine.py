@@ -1,36 +1,35 @@
 """The container engine, reduced to what a sandbox needs, with errors that name the fix.
 
-The only module that knows the Docker SDK. It talks to whatever DOCKER_HOST names, else to the default socket.
+It talks to whatever DOCKER_HOST names, else to the default socket. Only what builds images needs the Docker SDK.
 """
 
 from __future__ import annotations
 
 import contextlib
-import socket
+import http.client
+import json
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final, Self
+from urllib.parse import quote
 
-import docker
-import docker.errors
-import requests.exceptions
-
-from cloned_proxy.runner.engine_address import engine_host, try_engine
+from cloned_proxy.runner.engine_address import engine_host
 from cloned_proxy.runner.engine_answers import ContainerState, EngineFacts
+from cloned_proxy.runner.engine_api import AnswerTimeoutError, ApiError, EngineApi
 from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
 from cloned_proxy.runner.stream import Attached
 from cloned_proxy.runner.uninterrupted import to_its_end
 
 _TIMEOUT: Final = 60.0
 """Seconds for one call; only `wait` may take longer."""
-_LOST: Final = (requests.exceptions.ConnectionError, requests.exceptions.ReadTimeout, ConnectionError, OSError)
+_LOST: Final = (AnswerTimeoutError, OSError, http.client.HTTPException, ValueError)
 
 
 class Engine:
-    """One connection to the engine; may be used by several threads."""
+    """One engine; may be used by several threads."""
 
-    def __init__(self, client: Any) -> None:
-        self._api = client
+    def __init__(self, api: EngineApi) -> None:
+        self._api = api
         self._owed: set[str] = set()
         """Containers that could not be removed when their run ended: the engine was away, or refused."""
 
@@ -39,23 +38,25 @@ class Engine:
         """Raises EngineError when no engine answers."""
         host = engine_host()
         try:
-            try_engine(host)  # the SDK would leave its own socket open
-            client = docker.APIClient(**_from_environment(), version="auto", timeout=_TIMEOUT)
-        except (docker.errors.DockerException, *_LOST) as error:
+            api = EngineApi(host)
+            api.ask_raw("GET", "/_ping", timeout=_TIMEOUT)
+        except (ApiError, *_LOST) as error:
             raise EngineError(
                 f"no container engine answers at {host}: start it (`sudo systemctl start docker`), or install it "
                 "(`sudo apt-get install docker.io`); `run` can do without one (`--sandbox process`)"
             ) from error
-        return cls(client)
+        return cls(api)
 
     def close(self) -> None:
-        """Ends the connection, and once more tries to remove what could not be removed."""
+        """Once more tries to remove what could not be removed."""
         self._settle()
-        self._api.close()
+
+    def _ask(self, method: str, path: str, *, body: Any = None, **query: str | int | None) -> Any:
+        return self._api.ask(method, path, body=body, timeout=_TIMEOUT, **query)
 
     def facts(self) -> EngineFacts:
         with _explained("describe itself"):
-            info, version = self._api.info(), self._api.version()
+            info, version = self._ask("GET", "/info"), self._ask("GET", "/version")
         components = [str(part.get("Name", "")) for part in version.get("Components") or []]
         security = tuple(info.get("SecurityOptions") or ())
         return EngineFacts(
@@ -73,8 +74,8 @@ class Engine:
         """What the engine knows of an image. Raises ImageMissingError, with the command that brings it."""
         try:
             with _explained(f"look at image {name}"):
-                found: dict[str, Any] = self._api.inspect_image(name)
-        except docker.errors.ImageNotFound as error:
+                found: dict[str, Any] = self._ask("GET", f"/images/{quote(name)}/json")
+        except GoneError as error:
             fix = "`cloned-proxy image build`" if name.startswith("cloned-") else f"`docker pull {name}`"
             raise ImageMissingError(f"image {name} is not on this machine: {fix}") from error
         return found
@@ -91,8 +92,10 @@ class Engine:
     def _create(self, name: str, config: dict[str, Any]) -> str:
         try:
             with _explained(f"create {name}"):
-                return str(self._api.create_container_from_config(config, name)["Id"])
-        except docker.errors.ImageNotFound as error:
+                return str(self._ask("POST", "/containers/create", body=config, name=name)["Id"])
+        except GoneError as error:
+            if "no such image" not in str(error.__cause__).lower():
+                raise  # a network, or the holder
             raise ImageMissingError(f"image {config['Image']} is not on this machine") from error
 
     @contextlib.contextmanager
@@ -105,20 +108,16 @@ class Engine:
 
     def start(self, container: str) -> None:
         with _explained("start the container"):
-            self._api.start(container)
+            self._ask("POST", f"/containers/{container}/start")
 
     def attach(self, container: str) -> Attached:
         """The container's standard streams; to be called before `start`, so that nothing is missed."""
-        wanted = {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
         with _explained("attach to the container"):
-            stream = self._api.attach_socket(container, params=wanted)
-        raw = getattr(stream, "_sock", None)
-        if not isinstance(raw, socket.socket):
-            raise EngineError("the engine is not behind a unix socket: set DOCKER_HOST=unix://…")
-        # The descriptor becomes ours: nothing has been printed yet, so nothing is left in the SDK's buffers.
-        ours = socket.socket(fileno=raw.detach())
-        stream._response.close()  # noqa: SLF001  where the SDK keeps what else must be closed
-        return Attached(ours)
+            return Attached(
+                self._api.open_stream(
+                    f"/containers/{container}/attach", timeout=_TIMEOUT, stdin=1, stdout=1, stderr=1, stream=1
+                )
+            )
 
     def state(self, container: str) -> ContainerState:
         found = self.inspect(container)
@@ -133,7 +132,7 @@ class Engine:
 
     def inspect(self, container: str) -> dict[str, Any]:
         with _explained("inspect a container"):
-            found: dict[str, Any] = self._api.inspect_container(container)
+            found: dict[str, Any] = self._ask("GET", f"/containers/{container}/json")
         return found
 
     def find(self, name: str) -> str | None:
@@ -146,33 +145,33 @@ class Engine:
     def last_words(self, container: str) -> str:
         """The last line that a container printed."""
         with _explained("read a container's log"):
-            said = bytes(self._api.logs(container, tail=1)).decode(errors="replace").strip()
+            path = f"/containers/{container}/logs"
+            raw = self._api.ask_raw("GET", path, timeout=_TIMEOUT, stdout=1, stderr=1, tail=1)
+        # Framed as in `stream`: eight bytes in front of the line.
+        said = raw[8:].decode(errors="replace").strip()
         return said or "it said nothing"
 
     def wait(self, container: str, seconds: float | None) -> int | None:
         """The exit code, or None when it still runs after `seconds`."""
-        self._knock()  # a tool's stream ends with the engine, too
         try:
-            with _explained("wait for the container", passing=(requests.exceptions.ReadTimeout,)):
-                return int(self._api.wait(container, timeout=seconds)["StatusCode"])
-        except requests.exceptions.ReadTimeout:
+            with _explained("wait for the container", passing=(AnswerTimeoutError,)):
+                path = f"/containers/{container}/wait"
+                return int(self._api.ask("POST", path, timeout=seconds)["StatusCode"])
+        except AnswerTimeoutError:
             return None
-        except EngineError:
-            # requests reports a read timeout on a keep-alive connection as a connection error: ask what is true.
-            self._knock()
-            return None if self.state(container).running else self.state(container).exit_code
 
     def kill(self, container: str) -> None:
         """Ends it at once. One that has ended already is fine."""
-        with _explained("kill the container"), contextlib.suppress(docker.errors.APIError):
-            self._api.kill(container)
+        with _explained("kill the container"), contextlib.suppress(ApiError):
+            self._ask("POST", f"/containers/{container}/kill")
 
     def remove(self, container: str) -> None:
         """Removes it, running or not, and returns when it is gone. One that is gone already is fine."""
         if self._ask_to_remove(container):
             return
         with contextlib.suppress(GoneError), _explained("remove the container"):
-            failed = self._api.wait(container, timeout=_TIMEOUT, condition="removed").get("Error")
+            path = f"/containers/{container}/wait"
+            failed = self._ask("POST", path, condition="removed").get("Error")
             if failed:
                 raise EngineError(f"the engine would not remove the container: {failed.get('Message')}")
 
@@ -180,10 +179,10 @@ class Engine:
         """Whether it is gone; False while somebody else's removal of it is under way. Raises EngineError."""
         with contextlib.suppress(GoneError), _explained("remove the container"):
             try:
-                self._api.remove_container(container, force=True, v=True)
-            except docker.errors.APIError as error:
+                self._ask("DELETE", f"/containers/{container}", force=1, v=1)
+            except ApiError as error:
                 # A 409 has other causes, too, and the engine tells them apart by its words alone.
-                if error.status_code == HTTPStatus.CONFLICT and "already in progress" in str(error.explanation):
+                if error.status == HTTPStatus.CONFLICT and "already in progress" in str(error):
                     return False
                 raise
         return True
@@ -191,7 +190,6 @@ class Engine:
     def discard(self, container: str) -> None:
         """Removes it, running or not; when the engine is away, as soon as it answers again. Never raises."""
         try:
-            self._knock()
             self.remove(container)
         except EngineError:
             self._owed.add(container)
@@ -200,18 +198,9 @@ class Engine:
             raise
         self._settle(but=container)
 
-    def _knock(self) -> None:
-        """Raises EngineError when nobody is at the socket; the SDK would leave a socket of its own open then."""
-        with _explained("answer"):
-            try_engine(engine_host())
-
     def _settle(self, *, but: str = "") -> None:
         """Tries once more what is owed. One that is refused again, or is being removed, holds up no other."""
         for container in tuple(self._owed - {but}):
-            try:
-                self._knock()
-            except EngineError:
-                return
             with contextlib.suppress(EngineError):
                 if self._ask_to_remove(container):
                     self._owed.discard(container)
@@ -219,20 +208,22 @@ class Engine:
     def owned(self, label: str) -> Iterator[tuple[str, str]]:
         """(container id, value of `label`) of every container that carries the label, running or not."""
         with _explained("list containers"):
-            rows = self._api.containers(all=True, filters={"label": [label]})
+            rows = self._ask("GET", "/containers/json", all=1, filters=json.dumps({"label": [label]}))
         for row in rows:
             yield str(row["Id"]), str(row["Labels"][label])
 
     def names(self) -> list[str]:
         """The names of all containers, running or not."""
         with _explained("list containers"):
-            return [str(name).lstrip("/") for row in self._api.containers(all=True) for name in row["Names"]]
+            return [
+                str(name).lstrip("/") for row in self._ask("GET", "/containers/json", all=1) for name in row["Names"]
+            ]
 
     def network(self, name: str) -> dict[str, Any] | None:
         """A network by its exact name, or None."""
         try:
             with _explained(f"look at network {name}"):
-                found: dict[str, Any] = self._api.inspect_network(name)
+                found: dict[str, Any] = self._ask("GET", f"/networks/{quote(name)}")
         except GoneError:
             return None
         return found
@@ -240,24 +231,23 @@ class Engine:
     def create_network(self, name: str, *, options: dict[str, str], labels: dict[str, str]) -> None:
         """An internal bridge without IPv6."""
         with _explained(f"create network {name}"):
-            self._api.create_network(
-                name, driver="bridge", internal=True, enable_ipv6=False, options=options, labels=labels
-            )
+            body = {"Name": name, "Driver": "bridge", "Internal": True, "EnableIPv6": False, "Options": options}
+            self._ask("POST", "/networks/create", body={**body, "Labels": labels, "CheckDuplicate": True})
 
     def remove_network(self, name: str) -> None:
         with contextlib.suppress(GoneError), _explained(f"remove network {name}"):
-            self._api.remove_network(name)
+            self._ask("DELETE", f"/networks/{quote(name)}")
 
     def import_image(self, path: str, name: str) -> None:
         """A tar of a root file system as an image."""
         repository, _, tag = name.partition(":")
-        with _explained(f"import {name}"), open(path, "rb") as tar:  # noqa: PTH123  a stream for the SDK
-            self._api.import_image_from_data(tar, repository=repository, tag=tag or "latest")
+        with _sdk(f"import {name}") as sdk, open(path, "rb") as tar:  # noqa: PTH123  a stream for the SDK
+            sdk.import_image_from_data(tar, repository=repository, tag=tag or "latest")
 
     def build(self, folder: str, *, target: str, tag: str, args: dict[str, str], labels: dict[str, str]) -> None:
         """Builds one target of a Dockerfile, without a network. Raises EngineError with the line that failed."""
-        with _explained(f"build {tag}"):
-            lines = self._api.build(
+        with _sdk(f"build {tag}") as sdk:
+            lines = sdk.build(
                 path=folder,
                 target=target,
                 tag=tag,
@@ -272,23 +262,38 @@ class Engine:
                     raise EngineError(f"building {tag} failed: {str(line['error']).strip()}")
 
 
-def _from_environment() -> dict[str, Any]:
-    found: dict[str, Any] = docker.utils.kwargs_from_env()
-    return found
+@contextlib.contextmanager
+def _explained(action: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turns what can go wrong with a request into errors of ours."""
+    try:
+        yield
+    except passing:
+        raise
+    except ApiError as error:
+        if error.status == HTTPStatus.NOT_FOUND:
+            raise GoneError(f"the engine could not {action}: it is gone") from error
+        raise EngineError(f"the engine would not {action}: {error}") from error
+    except _LOST as error:
+        raise _away(action) from error
 
 
 @contextlib.contextmanager
-def _explained(action: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turns the SDK's many errors into ours; a missing image stays, because callers know how to bring it."""
+def _sdk(action: str) -> Iterator[Any]:
+    """A client of the Docker SDK, which knows how a build is sent; its import is long, and few commands build."""
+    import docker  # noqa: PLC0415  see above
+    import docker.errors  # noqa: PLC0415
+
     try:
-        yield
-    except (docker.errors.ImageNotFound, *passing):
-        raise
-    except docker.errors.NotFound as error:
-        raise GoneError(f"the engine could not {action}: it is gone") from error
+        settings: dict[str, Any] = docker.utils.kwargs_from_env()
+        with contextlib.closing(docker.APIClient(**settings, version="auto", timeout=_TIMEOUT)) as client:
+            yield client
     except docker.errors.APIError as error:
         raise EngineError(f"the engine would not {action}: {error.explanation or error}") from error
-    except (docker.errors.DockerException, *_LOST) as error:
-        raise EngineError(
-            f"the engine went away while asked to {action}; start it again: leftovers are removed at the next run"
-        ) from error
+    except (docker.errors.DockerException, OSError) as error:
+        raise _away(action) from error
+
+
+def _away(action: str) -> EngineError:
+    return EngineError(
+        f"the engine went away while asked to {action}; start it again: leftovers are removed at the next run"
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner import images, owner
+from cloned_proxy.runner import holder_watch, images, owner
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import (
     EngineError,
@@ -179,8 +179,11 @@ def test_a_dead_holder_is_replaced_before_a_tool_would_join_it(module_serving: S
         assert sh(runner, "echo alive").out == "alive\n"
 
 
-def test_a_holder_that_dies_under_a_tool_leaves_it_sealed(module_serving: Serving, engine: Engine, origin: int) -> None:
-    """The namespace lives as long as the tool: nothing opens when its holder is gone."""
+def test_a_holder_that_dies_under_a_tool_leaves_it_sealed(
+    module_serving: Serving, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The namespace lives as long as the tool: nothing opens until the tool, too, is ended."""
+    monkeypatch.setattr(holder_watch, "_LOOK_SECONDS", 60.0)
     with DockerContainerRunner(workspace=module_serving.workspace) as runner:
 
         def kill_holder() -> None:
