@@ -39,6 +39,12 @@ def program_name() -> str:
     return shlex.quote(str(near) if near.parent != Path() else f"./{near}")
 
 
+def absolute_words() -> tuple[str, ...]:
+    """The words that start this program from anywhere, for files in which other programs look them up."""
+    own = _own_file()
+    return (str(own),) if own is not None else (sys.executable, "-P", "-m", "cloned_proxy")
+
+
 def in_this_shell(message: str) -> str:
     """The message with each command of ours spelled so that it can be typed here."""
     return _COMMAND.sub(lambda found: found[1] + program_name(), message)

@@ -14,10 +14,12 @@ from cloned_proxy.cli import (
     edit,
     exec_tool,
     explain,
+    home,
     image,
     init,
     llm,
     log,
+    mcp,
     pair,
     policy,
     preset,
@@ -85,6 +87,8 @@ app.add_typer(pair.app, name="devices")
 app.command("doctor")(doctor.doctor)
 app.command("ca")(ca.ca)
 app.command("exec")(exec_tool.exec_tool)
+app.add_typer(home.app, name="home")
+app.add_typer(mcp.app, name="mcp")
 app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)

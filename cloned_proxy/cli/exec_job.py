@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from cloned_proxy.cli.errors import CommandError
-from cloned_proxy.cli.exec_options import ExecOptions
+from cloned_proxy.cli.exec_options import ExecOptions, FileOptions
+from cloned_proxy.cli.variables import variables
 from cloned_proxy.runner.job import Job
+from cloned_proxy.runner.project.place import ProjectAccess, project_of
+from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount, check_tool_id
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
 from cloned_proxy.store.config import SandboxSettings
@@ -18,10 +21,29 @@ def job_of(options: ExecOptions, settings: SandboxSettings) -> Job:
     return Job(
         tool=options.tool,
         worker=Worker(image_of(options, settings), options.command),
-        env=dict(_variable(text) for text in options.environment.variables),
+        env=variables(options.environment.variables, options.environment.files),
         mounts=tuple(parse_mount(text) for text in options.files.mounts),
+        project=wish_of(options.files),
+        home=options.files.home,
         timeout=options.limits.timeout,
     )
+
+
+def wish_of(files: FileOptions) -> ProjectWish:
+    """What is asked for of the project. A writable one is of use to its owner alone, so `rw` means `--user me`."""
+    access = ProjectAccess(files.project)
+    return ProjectWish(
+        access=access,
+        own_path=access is not ProjectAccess.NONE,
+        workdir=files.workdir,
+        as_caller=files.user == "me" or access is ProjectAccess.READ_WRITE,
+    )
+
+
+def check_project(files: FileOptions, workspace: Path) -> None:
+    """Raises SandboxInputError for a directory that is never a project, before anything is written into it."""
+    if ProjectAccess(files.project) is not ProjectAccess.NONE:
+        project_of(workspace, Path.cwd())
 
 
 def image_of(options: ExecOptions, settings: SandboxSettings) -> str:
@@ -39,10 +61,3 @@ def parse_mount(text: str) -> Mount:
             return Mount(str(Path(source).expanduser().absolute()), target, read_only=False)
         case _:
             raise CommandError(f"--mount {text!r}: write SRC:DST or SRC:DST:rw, as in ./data:/mnt/data")
-
-
-def _variable(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise CommandError(f"--env {text!r}: write NAME=VALUE; nothing is taken over from this environment")
-    return name, value

@@ -1,58 +1,110 @@
-"""What the proxy refused to a run, told to the person who started it: a client's own message names no reason."""
+"""What the proxy refuses to a run, told to the person who started it: a client's own message names no reason.
+
+While the run goes on, because a session may last for hours and MCP clients show what its command writes to stderr.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from math import inf
 from pathlib import Path
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
-from cloned_proxy.cli.output import visible
+from cloned_proxy.cli.denials import Denials
+from cloned_proxy.cli.errors import say
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.errors import StoreError
 
+_POLL_SECONDS: Final = 0.2
 _RECORDED_SECONDS: Final = 0.5
-_POLL_SECONDS: Final = 0.01
-_SHOWN: Final = 5
-_ALL: Final = ("decision", "flow_end", "policy", "run", "probe")
+_SETTLE_SECONDS: Final = 0.01
+_WINDOW_SECONDS: Final = 10.0
+_MOST_IN_WINDOW: Final = 8
+_JOIN_SECONDS: Final = 5.0
+
+
+class Refusals:
+    """Each destination that is refused to one run, once, with the command that would allow it. A context manager.
+
+    Enter it before the run begins, and tell it the run's id with `begin` (`Job.begun`).
+    """
+
+    def __init__(self, state: Path, tool: str, *, at_once: bool = True) -> None:
+        """`at_once` False keeps the lines to the end: while a terminal is the tool's own, nobody else writes there."""
+        self._state = state
+        self._tool = tool
+        self._at_once = at_once
+        self._kept: list[str] = []
+        self._run = ""
+        self._after = 0
+        self._over = threading.Event()
+        self._reader: threading.Thread | None = None
+        window = _WINDOW_SECONDS if at_once else inf
+        self._denials = Denials(self._show, self._more, most=_MOST_IN_WINDOW, seconds=window)
+
+    def __enter__(self) -> Self:
+        self._after = newest(self._state)
+        return self
+
+    def begin(self, run: str) -> None:
+        """The run with this id is about to begin."""
+        self._run = run
+        self._reader = threading.Thread(target=self._follow, name="refusals", daemon=True)
+        self._reader.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._over.set()
+        if self._reader is not None:
+            self._reader.join(_JOIN_SECONDS)
+        for line in self._kept:
+            say(line)
+
+    def _follow(self) -> None:
+        try:
+            with AuditLog(self._state) as audit:
+                while not self._over.wait(_POLL_SECONDS):
+                    self._read(audit)
+                    self._denials.tick()
+                # The run's end is recorded behind its decisions, and all of it within 50 ms.
+                deadline = time.monotonic() + _RECORDED_SECONDS
+                while not self._read(audit) and time.monotonic() < deadline:
+                    time.sleep(_SETTLE_SECONDS)
+        except StoreError:
+            return  # the log is somebody else's to repair; the command goes on without it
+        self._denials.end()
+
+    def _read(self, audit: AuditLog) -> bool:
+        """Tells what is new; whether the run's end is on record."""
+        ended = False
+        for entry in audit.entries(types=("decision", "run"), after=self._after, tool=self._tool):
+            self._after, body = entry.seq, entry.body
+            if body["run"] != self._run:
+                continue
+            ended = body["type"] == "run"
+            if not ended and body["verdict"] == "deny":
+                self._denials.denied(body)
+        return ended
+
+    def _show(self, body: dict[str, Any]) -> None:
+        hint = f"; {body['hint']}" if body["hint"] else ""
+        self._tell(f"cloned-proxy: refused {body['host']}:{body['port']} ({body['reason']}){hint}")
+
+    def _more(self, count: int) -> None:
+        self._tell(f"cloned-proxy: and {count} more: `cloned-proxy log --denied`")
+
+    def _tell(self, line: str) -> None:
+        if self._at_once:
+            say(line)
+        else:
+            self._kept.append(line)
 
 
 def newest(state: Path) -> int:
     """The number of the log's last entry; 0 for an empty or unreadable log."""
     try:
         with AuditLog(state) as audit:
-            return max((entry.seq for entry in audit.entries(types=_ALL, last=1)), default=0)
+            return audit.newest()
     except StoreError:
         return 0
-
-
-def refusals(state: Path, run: str, *, after: int) -> list[str]:
-    """One line for each destination that was refused to the run, with the command that would allow it.
-
-    `after` is the last entry before the run began. The run's end is recorded behind its decisions, and both within
-    50 ms: that entry is waited for.
-    """
-    deadline = time.monotonic() + _RECORDED_SECONDS
-    lines: dict[str, None] = {}
-    try:
-        with AuditLog(state) as audit:
-            ended = False
-            while not ended and time.monotonic() < deadline:
-                for entry in audit.entries(types=("decision", "run"), after=after):
-                    after = entry.seq
-                    if entry.body["run"] == run:
-                        ended = entry.body["type"] == "run"
-                        lines |= dict.fromkeys(_lines(entry.body))
-                if not ended:
-                    time.sleep(_POLL_SECONDS)
-    except StoreError:
-        return []  # the log is somebody else's to repair; the command has ended well without it
-    found = list(lines)
-    more = [f"cloned-proxy: and {len(found) - _SHOWN} more: `cloned-proxy log --denied`"] if len(found) > _SHOWN else []
-    return found[:_SHOWN] + more
-
-
-def _lines(body: dict[str, Any]) -> Iterator[str]:
-    if body["type"] == "decision" and body["verdict"] == "deny":
-        hint = f"; {body['hint']}" if body["hint"] else ""
-        yield visible(f"cloned-proxy: refused {body['host']}:{body['port']} ({body['reason']}){hint}")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Final
 
 from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
-from cloned_proxy.cli.exec_job import job_of
+from cloned_proxy.cli.exec_job import check_project, job_of
 from cloned_proxy.cli.exec_options import ExecOptions
+from cloned_proxy.cli.host_terminal import HostTerminal
 from cloned_proxy.cli.interruption import interruptible
-from cloned_proxy.cli.refusals import newest, refusals
+from cloned_proxy.cli.refusals import Refusals
+from cloned_proxy.cli.terminal_environment import terminal_environment
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
 from cloned_proxy.runner.runner import DockerContainerRunner
@@ -42,9 +46,13 @@ def run_command(options: ExecOptions) -> int:
 
 
 def _execute(options: ExecOptions) -> Outcome:
+    terminal = HostTerminal() if options.terminal.tty else None
     workspace = Workspace.find(options.workspace)
+    check_project(options.files, workspace.root)
     workspace.create()
     job = job_of(options, workspace.config().sandbox)
+    if terminal is not None:
+        job = replace(job, terminal=terminal.size, env={**terminal_environment(os.environ), **job.env})
     with (
         interruptible(),
         proxy_for(workspace.root, say, policy=options.policy),
@@ -55,11 +63,11 @@ def _execute(options: ExecOptions) -> Outcome:
             memory=options.limits.memory,
             spare_slots=0,
         ) as runner,
+        Refusals(workspace.state_db, options.tool, at_once=terminal is None) as refusals,
+        terminal or nullcontext(),
     ):
-        before = newest(workspace.state_db)
-        run, outcome = runner.run(job, feed=_feed_stdin, output=_print)
-        for line in refusals(workspace.state_db, run, after=before):
-            say(line)
+        feed, output = (terminal.feed, terminal.show) if terminal is not None else (_feed_stdin, _print)
+        _, outcome = runner.run(replace(job, begun=refusals.begin), feed=feed, output=output)
     return outcome
 
 

@@ -11,11 +11,11 @@ import os
 import select
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from cloned_proxy.cli.denials import Denials
 from cloned_proxy.cli.entries import lines
 from cloned_proxy.cli.errors import say
 from cloned_proxy.cli.output import put
@@ -26,8 +26,6 @@ _POLL_SECONDS: Final = 0.25
 _WINDOW_SECONDS: Final = 10.0
 _MOST_IN_WINDOW: Final = 8
 """Denials that are shown within so many seconds; of the others, how many there were."""
-_MOST_KNOWN: Final = 2000
-"""Tools with a host and port that are remembered, the latest ones."""
 _STOP_SECONDS: Final = 3.0
 
 
@@ -71,14 +69,14 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def main(state_db: str, seen: int) -> None:
     """The process: until the other end of stdin is closed, or the log cannot be read. Begins behind entry `seen`."""
-    watch = Watch()
+    denials = Denials(_show, _more, most=_MOST_IN_WINDOW, seconds=_WINDOW_SECONDS)
     with contextlib.suppress(StoreError, OSError), AuditLog(Path(state_db)) as audit:
         while not _is_over():
             for entry in audit.entries(after=seen):
                 seen = entry.seq
                 if entry.body["verdict"] == "deny":
-                    watch.denied(entry.body)
-            watch.tick()
+                    denials.denied(entry.body)
+            denials.tick()
 
 
 def _is_over() -> bool:
@@ -87,38 +85,10 @@ def _is_over() -> bool:
     return bool(readable) and os.read(0, 1) == b""
 
 
-class Watch:
-    """What is shown of a stream of denials."""
+def _show(body: dict[str, Any]) -> None:
+    for line in lines(body, clock=True):
+        put(line)
 
-    def __init__(self) -> None:
-        self._known: dict[tuple[object, ...], None] = {}
-        self._window = 0.0
-        self._shown = 0
-        self._left_out = 0
 
-    def denied(self, body: dict[str, Any]) -> None:
-        """Shows it, unless the same tool was refused the same host and port before, or too much is shown already."""
-        call = (body["tool"], body["host"], body["port"])
-        again = call in self._known
-        self._known.pop(call, None)
-        self._known[call] = None
-        if len(self._known) > _MOST_KNOWN:
-            del self._known[next(iter(self._known))]
-        if again:
-            return
-        self.tick()
-        if self._shown >= _MOST_IN_WINDOW:
-            self._left_out += 1
-            return
-        self._shown += 1
-        for line in lines(body, clock=True):
-            put(line)
-
-    def tick(self) -> None:
-        """Ends a window that is over."""
-        now = time.monotonic()
-        if now - self._window < _WINDOW_SECONDS:
-            return
-        if self._left_out:
-            say(f"and {self._left_out} more calls were refused: `cloned-proxy log --denied`")
-        self._window, self._shown, self._left_out = now, 0, 0
+def _more(count: int) -> None:
+    say(f"and {count} more calls were refused: `cloned-proxy log --denied`")

@@ -23,6 +23,11 @@ class Principal:
     run: str | None = None
     source: CallerSource = CallerSource.CREDENTIAL
 
+    @property
+    def inside(self) -> bool:
+        """Whether it is a tool in a sandbox, where nobody can run `cloned-proxy`: only those have a listener."""
+        return self.source is CallerSource.LISTENER
+
 
 ANONYMOUS: Final = Principal(tool=None, source=CallerSource.ANONYMOUS)
 
@@ -33,6 +38,8 @@ class IdentityRefusal:
 
     reason: Reason
     claimed: str | None = None
+    inside: bool = False
+    """As of a Principal."""
 
 
 type Caller = Principal | IdentityRefusal

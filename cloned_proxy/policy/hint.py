@@ -38,7 +38,10 @@ ALLOWABLE: Final = frozenset(
 
 
 def hint(decision: Decision, decision_id: str = "") -> str:
-    """For whoever asked: as `owner_hint`, but for an address that was not in the request, or the class of one."""
+    """For a program of this host that was denied; for a tool in a sandbox there is `hint_inside`.
+
+    As `owner_hint`, but for an address that was not in the request, or the class of one.
+    """
     literal = decision.host is not None and decision.host.address is not None
     if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
         next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
@@ -92,7 +95,7 @@ def _again(decision: Decision, *options: str) -> str:
     if host is None:
         return ""
     if rule is None or rule.denies:
-        return _command("allow", _target(host, decision.request.port), *_tool(decision.tool), *options)
+        return _command("allow", target_of(host, decision.request.port), *_tool(decision.tool), *options)
     words = [host.authority]
     if len(rule.ports) == 1:
         words[0] += f":{min(rule.ports)}"
@@ -105,7 +108,8 @@ def _again(decision: Decision, *options: str) -> str:
     return _command("allow", *words, *options)
 
 
-def _target(host: Host, port: int) -> str:
+def target_of(host: Host, port: int) -> str:
+    """The host as a command takes it: with its port where that is none of those that a rule opens by default."""
     return host.authority if port in DEFAULT_PORTS else f"{host.authority}:{port}"
 
 
@@ -119,14 +123,14 @@ def _remove(decision: Decision) -> str:
 
 def allow_command(host: Host, port: int, tool: str | None) -> str:
     """The command that allows a host: on the default ports where `port` is one of them, and on `port` otherwise."""
-    return _command("allow", _target(host, port), *_tool(tool))
+    return _command("allow", target_of(host, port), *_tool(tool))
 
 
 def _allow(decision: Decision) -> str:
     host, request = decision.host, decision.request
     if host is None:
         return ""
-    words = ["allow", _target(host, request.port), *_tool(decision.tool)]
+    words = ["allow", target_of(host, request.port), *_tool(decision.tool)]
     if decision.reason in (Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED) and request.method is not None:
         path = (request.path or "/").partition("?")[0]
         if not _can_stand_in_a_rule(request.method, path):

@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote, unquote
 
@@ -78,6 +78,19 @@ def identify(
     credentials = [(name, value) for name, value in headers if name in _CREDENTIAL_FIELDS]
     if not credentials:
         return listener if listener is not None else IdentityRefusal(Reason.IDENTITY_MISSING)
+    proved = _proved(credentials, key, now)
+    inside = listener is not None and listener.inside
+    if isinstance(proved, IdentityRefusal):
+        return replace(proved, inside=inside)
+    if listener is None or listener.tool is None:
+        return proved
+    if listener.tool == proved.tool:
+        return listener
+    return IdentityRefusal(Reason.IDENTITY_MISMATCH, claimed=proved.tool, inside=inside)
+
+
+def _proved(credentials: Sequence[tuple[str, str]], key: bytes, now: float) -> Principal | IdentityRefusal:
+    """Whom the credential fields of one head prove, all of them the same."""
     if len({name for name, _ in credentials}) != len(credentials):
         return IdentityRefusal(Reason.IDENTITY_INVALID)
     proved: set[tuple[str, str]] = set()
@@ -88,10 +101,7 @@ def identify(
         proved.add((claims.tool, claims.run))
     if len(proved) != 1:
         return IdentityRefusal(Reason.IDENTITY_INVALID)
-    ((tool, run),) = proved
-    if listener is None or listener.tool is None:
-        return Principal(tool, run)
-    return listener if listener.tool == tool else IdentityRefusal(Reason.IDENTITY_MISMATCH, claimed=tool)
+    return Principal(*proved.pop())
 
 
 def _claims_of(name: str, value: str, key: bytes, now: float) -> Claims | IdentityRefusal:

@@ -14,7 +14,8 @@ from http import HTTPStatus
 from typing import Final
 
 from cloned_proxy.policy.hint import hint
-from cloned_proxy.policy.model import Decision, Reason
+from cloned_proxy.policy.hint_inside import hint_inside
+from cloned_proxy.policy.model import OWN_HOST, Decision, Reason
 from cloned_proxy.proxy.grant import Refusal
 
 REASON_FIELD: Final = "X-Cloned-Proxy-Reason"
@@ -37,7 +38,6 @@ _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _MAX_PHRASE: Final = 200
 """Characters. Clients print the phrase in one line, and some cut a long one off."""
 _NOT_IN_A_PHRASE: Final = re.compile(r"[^ -~]")
-_ASK_INSIDE: Final = "ask with POST http://cloned.internal/v1/egress/requests"
 
 _ERRORS: Final = {
     HTTPStatus.BAD_REQUEST: "bad_request",
@@ -133,15 +133,19 @@ def own(
 
 
 def _phrase(refusal: Refusal) -> str:
-    """The reason and the fix; for a tool inside a sandbox what the tool itself can do."""
+    """The reason and the fix; where that is too long or no phrase can hold it, where else to read it."""
     reason = str(refusal.decision.reason)
-    fix = _ASK_INSIDE if refusal.inside and not refusal.approval else _hint(refusal)
-    phrase = f"{reason}: {fix}"
-    fits = fix and len(phrase) <= _MAX_PHRASE and _NOT_IN_A_PHRASE.search(phrase) is None
-    return phrase if fits else reason
+    elsewhere = f"see http://{OWN_HOST}" if refusal.inside else f"see cloned-proxy explain {refusal.id}"
+    for fix in (_hint(refusal), elsewhere):
+        phrase = f"{reason}: {fix}"
+        if fix and len(phrase) <= _MAX_PHRASE and _NOT_IN_A_PHRASE.search(phrase) is None:
+            return phrase
+    return reason
 
 
 def _hint(refusal: Refusal) -> str:
+    if refusal.inside:
+        return hint_inside(refusal.decision, refusal.approval)
     if not refusal.approval:
         return hint(refusal.decision, refusal.id)
     return f"request {refusal.approval} waits for a person: cloned-proxy approvals approve {refusal.approval}"

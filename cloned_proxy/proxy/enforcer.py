@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import structlog
 
-from cloned_proxy.policy.caller import Caller, CallerSource, IdentityRefusal, Principal
+from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
 from cloned_proxy.policy.model import Address, Decision, Policy, Reason, Request, Verdict
 from cloned_proxy.proxy.asking import Asking, WaitingClient
@@ -316,12 +316,12 @@ class Enforcer:
         amends: str = "",
     ) -> Refusal:
         recorded = self._records.decided(caller, decision, kind, policy, started, amends=amends)
-        inside = isinstance(caller, Principal) and caller.source is CallerSource.LISTENER
-        return Refusal(recorded, decision, inside=inside)
+        return Refusal(recorded, decision, inside=caller.inside)
 
     def _unrecorded(self, caller: Caller, request: Request) -> Refusal:
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
-        return Refusal(self._records.lost(), Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request, tool))
+        decision = Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request, tool)
+        return Refusal(self._records.lost(), decision, inside=caller.inside)
 
 
 def _grant(question: Question, recorded: str, addresses: tuple[Address, ...], charge: Charge) -> Grant:

@@ -22,7 +22,8 @@ from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unre
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError, join
 from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.hello_guard import ACCESS_DENIED, HelloGuard
+from cloned_proxy.proxy.hello_guard import HelloGuard
+from cloned_proxy.proxy.last_words import last_words
 from cloned_proxy.proxy.relay import Relay, reset
 
 _ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -270,8 +271,8 @@ class Passage:
         connection = self._connection
         if not self._established:
             connection.answer(answer)
-        elif isinstance(self.server_names, tuple):
-            connection.close_after(ACCESS_DENIED)
+        elif last := last_words(self.server_names, connection.peek(), answer):
+            connection.close_after(last)
         else:
             reset(connection.transport)
 

@@ -12,6 +12,7 @@ from cloned_proxy.runner.environment import ca_environment, proxy_environment
 from cloned_proxy.runner.spec import (
     CA_FILE,
     DEFAULT_USER,
+    HOME,
     MIB,
     OWNER_LABEL,
     RUN_LABEL,
@@ -31,7 +32,7 @@ def tool_container(spec: SandboxSpec) -> dict[str, Any]:
         "Entrypoint": [],
         "Cmd": list(spec.command),
         "User": spec.user,
-        "WorkingDir": "/workspace",
+        "WorkingDir": spec.workdir,
         "Env": [f"{name}={value}" for name, value in tool_environment(spec).items()],
         "Labels": {
             TOOL_LABEL: spec.tool,
@@ -44,23 +45,38 @@ def tool_container(spec: SandboxSpec) -> dict[str, Any]:
         "AttachStdin": True,
         "AttachStdout": True,
         "AttachStderr": True,
-        "Tty": False,
+        "Tty": spec.terminal is not None,
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
-            **hardening(spec.seccomp, spec.limits),
+            **hardening(spec.seccomp, spec.limits, largest_file=_largest_file(spec)),
             "NetworkMode": f"container:{spec.holder}",
             "Init": True,
+            "ConsoleSize": [spec.terminal.rows, spec.terminal.columns] if spec.terminal is not None else [0, 0],
             "Tmpfs": {
                 "/tmp": f"rw,noexec,nosuid,nodev,size={spec.limits.tmp // MIB}m",  # noqa: S108  in the container
-                **dict.fromkeys(spec.masked, "ro,noexec,nosuid,nodev,size=4k,mode=000"),
+                **({} if spec.home else {HOME: _home_in_memory(spec)}),
+                **dict.fromkeys(spec.masked, _mask(spec.user)),
             },
             "Mounts": [
-                bind_mount(spec.workspace, "/workspace", read_only=True),
                 bind_mount(spec.scratch, "/sandbox", read_only=False),
-                *(bind_mount(mount.source, mount.target, read_only=mount.read_only) for mount in spec.mounts),
+                *([bind_mount(spec.home, HOME, read_only=False)] if spec.home else []),
+                *(
+                    bind_mount(mount.source, mount.target, read_only=mount.read_only)
+                    for mount in (*spec.binds, *spec.mounts)
+                ),
             ],
         },
     }
+
+
+def _mask(user: str) -> str:
+    """An empty file system that nobody can write, and the tool can list: programs trip over closed directories.
+
+    It is the tool's own where that can be said, because runc before 1.2 gives it the mode of what it lies over (0700).
+    """
+    uid, _, gid = user.partition(":")
+    own = f",uid={uid},gid={gid}" if uid.isdecimal() and gid.isdecimal() else ""
+    return f"ro,noexec,nosuid,nodev,size=4k,mode=555{own}"
 
 
 def sweeper_container(spec: SandboxSpec) -> dict[str, Any]:
@@ -110,7 +126,7 @@ def holder_container(spec: HolderSpec) -> dict[str, Any]:
 def tool_environment(spec: SandboxSpec) -> dict[str, str]:
     """Every variable of the tool; nothing of the host's own environment is in it."""
     env = proxy_environment(spec.proxy_url) | {
-        "HOME": "/tmp",  # noqa: S108  in the container: its tmpfs
+        "HOME": HOME,
         "CLONED_SANDBOX": "1",
         "CLONED_TOOL": spec.tool,
         "CLONED_CONTAINER_NAME": spec.name,
@@ -120,8 +136,22 @@ def tool_environment(spec: SandboxSpec) -> dict[str, str]:
     return {**env, **spec.env}
 
 
-def hardening(seccomp: str, limits: Limits) -> dict[str, Any]:
-    """What every container of ours has in its HostConfig."""
+def _home_in_memory(spec: SandboxSpec) -> str:
+    """Executable: npx, uvx and venv run what they put there, and the scratch directory is executable, too."""
+    uid, _, gid = spec.user.partition(":")
+    numeric = uid.isdigit() and (gid.isdigit() or not gid)
+    # tmpfs(5) knows no names; a user that only its image can number shares the home with nobody all the same.
+    owner = f"mode=0700,uid={uid},gid={gid or uid}" if numeric else "mode=1777"
+    return f"rw,exec,nosuid,nodev,size={spec.limits.home // MIB}m,{owner}"
+
+
+def _largest_file(spec: SandboxSpec) -> int:
+    return max(spec.limits.scratch, spec.limits.kept_home if spec.home else spec.limits.home)
+
+
+def hardening(seccomp: str, limits: Limits, *, largest_file: int | None = None) -> dict[str, Any]:
+    """What every container of ours has in its HostConfig; `largest_file` (bytes) is all of scratch unless given."""
+    file_size = limits.scratch if largest_file is None else largest_file
     return {
         "ReadonlyRootfs": True,
         "Privileged": False,
@@ -134,7 +164,7 @@ def hardening(seccomp: str, limits: Limits) -> dict[str, Any]:
         "Ulimits": [
             {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
             {"Name": "core", "Soft": 0, "Hard": 0},
-            {"Name": "fsize", "Soft": limits.scratch, "Hard": limits.scratch},
+            {"Name": "fsize", "Soft": file_size, "Hard": file_size},
         ],
         "IpcMode": "private",
         "CgroupnsMode": "private",

@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import json
 from collections.abc import Iterator
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Self
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from cloned_proxy.runner.engine_answers import ContainerState, EngineFacts
 from cloned_proxy.runner.engine_api import AnswerTimeoutError, ApiError, EngineApi
 from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
 from cloned_proxy.runner.stream import Attached
+from cloned_proxy.runner.terminal import TerminalSize, no_detach_keys
 from cloned_proxy.runner.uninterrupted import to_its_end
 
 _TIMEOUT: Final = 60.0
@@ -51,7 +53,7 @@ class Engine:
         """Once more tries to remove what could not be removed."""
         self._settle()
 
-    def _ask(self, method: str, path: str, *, body: Any = None, **query: str | int | None) -> Any:
+    def _ask(self, method: str, path: str, *, body: Any = None, **query: str | bytes | int | None) -> Any:
         return self._api.ask(method, path, body=body, timeout=_TIMEOUT, **query)
 
     def facts(self) -> EngineFacts:
@@ -110,14 +112,33 @@ class Engine:
         with _explained("start the container"):
             self._ask("POST", f"/containers/{container}/start")
 
-    def attach(self, container: str) -> Attached:
-        """The container's standard streams; to be called before `start`, so that nothing is missed."""
+    def attach(self, container: str, *, terminal: bool = False) -> Attached:
+        """The container's standard streams; to be called before `start`, so that nothing is missed.
+
+        `terminal`: it was created with one (`Tty`).
+        """
         with _explained("attach to the container"):
-            return Attached(
-                self._api.open_stream(
-                    f"/containers/{container}/attach", timeout=_TIMEOUT, stdin=1, stdout=1, stderr=1, stream=1
-                )
+            sock = self._api.open_stream(
+                f"/containers/{container}/attach",
+                timeout=_TIMEOUT,
+                stdin=1,
+                stdout=1,
+                stderr=1,
+                stream=1,
+                detachKeys=no_detach_keys(),
             )
+        return Attached(sock, resize=partial(self._resize, container) if terminal else None)
+
+    def _resize(self, container: str, size: TerminalSize) -> None:
+        with _explained("resize the terminal"):
+            self._ask("POST", f"/containers/{container}/resize", h=size.rows, w=size.columns)
+
+    @property
+    def sizes_terminals(self) -> bool:
+        """Whether a terminal can have its size from its start on (`ConsoleSize`, Engine API 1.42)."""
+        with _explained("tell its version"):
+            version = str(self._ask("GET", "/version")["ApiVersion"])
+        return tuple(map(int, version.split("."))) >= (1, 42)
 
     def state(self, container: str) -> ContainerState:
         found = self.inspect(container)

@@ -50,7 +50,7 @@ class EngineApi:
         *,
         body: Any = None,
         timeout: float | None,
-        **query: str | int | None,
+        **query: str | bytes | int | None,
     ) -> Any:
         """What the engine answers: a JSON value, or None for an empty answer. `timeout` is seconds for each read.
 
@@ -60,7 +60,7 @@ class EngineApi:
         return json.loads(raw) if raw.strip() else None
 
     def ask_raw(
-        self, method: str, path: str, *, body: Any = None, timeout: float | None, **query: str | int | None
+        self, method: str, path: str, *, body: Any = None, timeout: float | None, **query: str | bytes | int | None
     ) -> bytes:
         """As `ask`, the answer as it is."""
         connection = self._connection(timeout)
@@ -76,7 +76,7 @@ class EngineApi:
             raise ApiError(response.status, _message(answer))
         return answer
 
-    def open_stream(self, path: str, *, timeout: float, **query: str | int | None) -> socket.socket:
+    def open_stream(self, path: str, *, timeout: float, **query: str | bytes | int | None) -> socket.socket:
         """The raw stream behind a POST that the engine takes over (Engine API, "Hijacking"). Raises as `ask` does."""
         sock = self._connect(timeout)
         try:
@@ -119,7 +119,7 @@ def _ask_for_stream(sock: socket.socket, target: str) -> None:
         raise ApiError(status, _message(sock.recv(_MOST_HEAD)) if status else "no answer")
 
 
-def _target(path: str, query: dict[str, str | int | None]) -> str:
+def _target(path: str, query: dict[str, str | bytes | int | None]) -> str:
     given = {name.rstrip("_"): value for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path
 

@@ -15,6 +15,10 @@ _CA_NAMES: Final = (
     "GIT_SSL_CAINFO",
     "PIP_CERT",
 )
+_NOWHERE: Final = "nothing.invalid"
+"""A host that cannot be (RFC 6761 section 6.4). Emacs takes an empty NO_PROXY for "every host"; a variable that is not
+set lets one of the image's own through."""
+
 RESERVED: Final = frozenset({*_PROXY_NAMES, *_CA_NAMES, "NO_PROXY", "NODE_USE_ENV_PROXY"})
 """Nobody but the sandbox sets these, in either case."""
 
@@ -22,7 +26,7 @@ RESERVED: Final = frozenset({*_PROXY_NAMES, *_CA_NAMES, "NO_PROXY", "NODE_USE_EN
 def proxy_environment(url: str) -> dict[str, str]:
     """The variables by which clients find the proxy, in both cases, and none that lets them leave it out."""
     env = dict.fromkeys((*_PROXY_NAMES, *(name.lower() for name in _PROXY_NAMES)), url)
-    return env | {"NO_PROXY": "", "no_proxy": "", "NODE_USE_ENV_PROXY": "1"}
+    return env | {"NO_PROXY": _NOWHERE, "no_proxy": _NOWHERE, "NODE_USE_ENV_PROXY": "1"}
 
 
 def ca_environment(path: str) -> dict[str, str]:

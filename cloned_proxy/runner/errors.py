@@ -47,6 +47,12 @@ class ProxyLinkError(SandboxError):
     result = "proxy"
 
 
+class RunCancelledError(SandboxError):
+    """Somebody ended the run from outside; its container is gone."""
+
+    result = "cancelled"
+
+
 class ToolTimeoutError(SandboxError):
     result = "timeout"
 

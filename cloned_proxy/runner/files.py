@@ -1,4 +1,4 @@
-"""Files on both sides of the sandbox wall: what a tool may be shown, and what it left behind.
+"""The scratch directory of a run, on the host's side of the wall.
 
 Everything in a scratch directory was written by the tool. It is opened without following links, without blocking on a
 FIFO, and read up to a bound.
@@ -6,93 +6,12 @@ FIFO, and read up to a bound.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Final
 
-from cloned_proxy.runner.errors import SandboxInputError, ToolFailedError
-from cloned_proxy.runner.spec import Mount
-
-_MAX_ENTRIES: Final = 1_000_000
-_SHOWN: Final = 5
-_BLOCK: Final = 512
-"""The unit of st_blocks, stat(2)."""
-
-
-def refuse_doors(root: Path, *, masked: frozenset[Path] = frozenset()) -> None:
-    """Raises SandboxInputError when there are sockets or FIFOs below `root`: a read-only mount does not stop them.
-
-    A connect or a write goes through to whoever listens on the host. Masked directories are not seen by the tool.
-    """
-    found: list[str] = []
-    for count, (path, entry) in enumerate(_walk(root, masked)):
-        if count >= _MAX_ENTRIES:
-            raise SandboxInputError(f"{root} has more than {_MAX_ENTRIES} entries; use a smaller workspace")
-        with contextlib.suppress(FileNotFoundError):
-            mode = entry.stat(follow_symlinks=False).st_mode
-            if stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode):
-                found.append(path)
-    if found:
-        names = ", ".join(sorted(found)[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
-        raise SandboxInputError(
-            f"{root} contains sockets or FIFOs, through which a tool would reach the host: {names}; "
-            "move them out of the workspace (a debugger, agent or database may have put them there)"
-        )
-
-
-def _walk(root: Path, masked: frozenset[Path]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    pending = [str(root)]
-    hidden = {str(path) for path in masked}
-    while pending:
-        directory = pending.pop()
-        try:
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        if entry.path not in hidden:
-                            pending.append(entry.path)
-                    elif not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
-                        yield entry.path, entry
-        except PermissionError as error:
-            raise SandboxInputError(
-                f"{directory} cannot be searched for sockets: {error.strerror}; make it readable or move it out"
-            ) from error
-        except FileNotFoundError:
-            continue  # removed while we walked
-
-
-def check_source(mount: Mount) -> None:
-    """Raises SandboxInputError unless the mount's source is a file, or a directory without doors."""
-    source = Path(mount.source)
-    if not source.exists():
-        raise SandboxInputError(f"--mount {mount.source}: does not exist on this machine")
-    real = source.resolve()
-    if real.is_dir():
-        refuse_doors(real)
-    elif not real.is_file():
-        raise SandboxInputError(f"--mount {mount.source}: neither a file nor a directory; sockets and devices stay out")
-
-
-def scratch_use(root: Path) -> tuple[int, int]:
-    """(bytes on disk, entries) below a scratch directory, links not followed, while the tool may still be writing."""
-    size = entries = 0
-    pending = [str(root)]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as found:
-                for entry in found:
-                    entries += 1
-                    with contextlib.suppress(OSError):
-                        size += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
-                        if entry.is_dir(follow_symlinks=False):
-                            pending.append(entry.path)
-        except OSError:
-            continue  # the tool removes and locks what it likes
-    return size, entries
+from cloned_proxy.runner.errors import ToolFailedError
 
 
 def read_scratch(root: Path, name: str, *, limit: int) -> bytes:

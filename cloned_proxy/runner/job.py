@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.runner.execution import Outcome
+from cloned_proxy.runner.execution import Outcome, Output
+from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.stream import Stream
+from cloned_proxy.runner.terminal import TerminalSize
 from cloned_proxy.runner.worker import Worker
 
 DEFAULT_TIMEOUT: Final = 120.0
@@ -22,11 +25,18 @@ class Job:
     worker: Worker
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
+    project: ProjectWish = field(default_factory=ProjectWish)
+    home: bool = False
+    """Whether the tool's home is kept; else it is in memory and ends with the run."""
     timeout: float | None = DEFAULT_TIMEOUT
+    terminal: TerminalSize | None = None
+    """The size of the command's terminal; None: three streams and no terminal."""
     dry_run: bool = False
     """Marks the run's id, and with it every audit entry, with `dry-`."""
     keep: Callable[[Path, Outcome], None] | None = None
     """Called after the tool has ended and before its scratch directory is removed; what it raises ends the run."""
+    begun: Callable[[str], None] | None = None
+    """Called with the run's id, as the log has it, before anything of it starts."""
 
 
 type Watch = Callable[[bytes], None]
@@ -43,3 +53,16 @@ class ToolResult:
     run: str
     files: Mapping[str, bytes]
     """The files of /sandbox that were asked for."""
+
+
+def watched(output: Output, watch: Watch | None) -> Output:
+    """`output`, with `watch` beside it for what comes on stderr: a worker keeps stdout for its answer."""
+    if watch is None:
+        return output
+
+    def both(kind: Stream, piece: bytes) -> None:
+        output(kind, piece)
+        if kind is Stream.STDERR:
+            watch(piece)
+
+    return both

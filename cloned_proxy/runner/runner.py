@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import secrets
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,29 +16,34 @@ import structlog
 
 from cloned_proxy.policy.redact import redact_command
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, OpenSlot, RunEnd
+from cloned_proxy.runner.calls import Calls
+from cloned_proxy.runner.cancellation import Cancellation
+from cloned_proxy.runner.containers import tool_environment
+from cloned_proxy.runner.crew import Crew
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.engine_address import engine_host
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError
-from cloned_proxy.runner.execution import Collected, Feed, Outcome, Output, execute, sweep
-from cloned_proxy.runner.files import check_source, new_scratch, read_scratch, refuse_doors, remove_scratch
+from cloned_proxy.runner.execution import MAX_STDOUT, Collected, Feed, Outcome, Output, execute
+from cloned_proxy.runner.files import new_scratch, read_scratch, remove_scratch
 from cloned_proxy.runner.holder_watch import while_held
+from cloned_proxy.runner.homes import Homes
 from cloned_proxy.runner.images import check_current
-from cloned_proxy.runner.job import Job, ToolResult, Watch
+from cloned_proxy.runner.job import Job, ToolResult, Watch, watched
+from cloned_proxy.runner.limits import limits_from
 from cloned_proxy.runner.link import ProxyLink
 from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
 from cloned_proxy.runner.pools import Pools
+from cloned_proxy.runner.project.account import git_environment, write_account
+from cloned_proxy.runner.project.place import user_of_caller
+from cloned_proxy.runner.project.view import View, view_of
 from cloned_proxy.runner.slots import Slot
 from cloned_proxy.runner.spec import (
-    MIB,
-    Limits,
     SandboxSpec,
-    check_mount,
     check_tool_id,
-    parse_size,
     workspace_mark,
 )
-from cloned_proxy.runner.stream import Stream
+from cloned_proxy.runner.sweeping import sweep
 from cloned_proxy.runner.trust import write_ca
 from cloned_proxy.runner.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
@@ -47,10 +52,10 @@ from cloned_proxy.store.workspace import Workspace
 _log = structlog.get_logger(__name__)
 
 NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
-_MAX_STDOUT: Final = 8 * 1024 * 1024
+_SWEEP_SECONDS: Final = 30.0
 
 
-class DockerContainerRunner:
+class DockerContainerRunner(Calls):
     """Runs tools in sealed slots. Thread-safe; a context manager, or call `close`.
 
     A proxy must be serving the workspace (`cloned-proxy serve`; `standby.proxy_for` starts one).
@@ -83,8 +88,7 @@ class DockerContainerRunner:
         self._network = network or os.environ.get(NETWORK_VARIABLE) or settings.network or SEALED
         self._image = image
         self._settings = settings
-        size = parse_size(memory) if isinstance(memory, str) else memory
-        self._limits = replace(Limits(), cpus=cpus or settings.cpus, memory=size or settings.memory_mib * MIB)
+        self._limits = limits_from(settings, cpus=cpus, memory=memory)
         self._worker = worker or WorkerKind(settings.worker)
         self._timeout = timeout or settings.timeout
         self._engine = engine or Engine.connect()
@@ -101,6 +105,9 @@ class DockerContainerRunner:
             spare=spare_slots,
             enter=enter_namespaces,
         )
+        # At the latest when the interpreter ends: a run that nobody waits for any more is no reason to stay.
+        self._crew = Crew()
+        self._at_exit = weakref.finalize(self, self._crew.end_all)
         remove_leftovers(self._engine, self._runs)
 
     def __enter__(self) -> Self:
@@ -110,7 +117,8 @@ class DockerContainerRunner:
         self.close()
 
     def close(self) -> None:
-        """Removes every idle slot and the networks made for tools."""
+        """Ends what `exec_async`, `run_tool_async` and `session` have running; removes idle slots and networks."""
+        self._at_exit()
         self._pools.close()
         if self._own_engine:
             self._engine.close()
@@ -130,14 +138,16 @@ class DockerContainerRunner:
         files: tuple[str, ...] = (),
         dry_run: bool = False,
         watch: Watch | None = None,
+        cancellation: Cancellation | None = None,
     ) -> ToolResult:
         """Runs one tool with the worker of its image and returns its output. Raises SandboxError.
 
-        `files` names what to bring back from /sandbox; `watch` sees what the tool prints while it runs.
+        `files` names what to bring back from /sandbox; `watch` sees what the tool prints while it runs; `cancellation`
+        is for another thread that wants to end the run (RunCancelledError).
         """
         began = time.monotonic()
         line = request_line(tool_id, input, ctx)
-        collected = Collected(_MAX_STDOUT)
+        collected = Collected(MAX_STDOUT)
         output: list[Any] = []
         brought: dict[str, bytes] = {}
 
@@ -160,26 +170,34 @@ class DockerContainerRunner:
             stream.write(line)
             stream.end_input()
 
-        run, outcome = self.run(job, feed=feed, output=_watched(collected, watch))
+        run, outcome = self.run(job, feed=feed, output=watched(collected, watch), cancellation=cancellation)
         seconds = time.monotonic() - began
         said = collected.stderr.decode(errors="replace")
         return ToolResult(output[0], said, seconds, outcome.start_seconds, run, brought)
 
     async def run_tool_async(self, tool_id: str, input: Any, ctx: Any = None, **options: Any) -> ToolResult:  # noqa: A002  as above
-        """`run_tool` without blocking the event loop."""
-        return await asyncio.to_thread(self.run_tool, tool_id, input, ctx, **options)
+        """`run_tool` without blocking the event loop. Cancelling the task kills the container at once."""
+        return await self._crew.wait_for(
+            lambda hand: self.run_tool(tool_id, input, ctx, cancellation=hand.cancellation, **options)
+        )
 
-    def run(self, job: Job, *, feed: Feed, output: Output) -> tuple[str, Outcome]:
+    def run(
+        self, job: Job, *, feed: Feed, output: Output, cancellation: Cancellation | None = None
+    ) -> tuple[str, Outcome]:
         """Runs one job in a slot of its own; returns the run's id and how it ended. Raises SandboxError."""
         check_tool_id(job.tool)
-        masked = self._check_workspace()
-        for mount in job.mounts:
-            check_mount(mount)
-            check_source(mount)
-        user = self._user_of(job.worker.image)
-        pool = self._pools.for_tool(self._network, job.tool)
-        with pool.acquire() as slot:
-            return self._run_in(slot, lambda: pool.alive(slot), job, feed, output, masked=masked, user=user)
+        view = view_of(job.project, self.workspace, job.mounts, Path.cwd())
+        user = self._user_of(job, view)
+        with contextlib.ExitStack() as stack:
+            home = ""
+            if job.home:
+                kept = Homes(self.workspace).use(job.tool, user=user, size=self._limits.kept_home)
+                home = str(stack.enter_context(kept))
+            pool = self._pools.for_tool(self._network, job.tool)
+            slot = stack.enter_context(pool.acquire())
+            return self._run_in(
+                slot, lambda: pool.alive(slot), job, feed, output, view=view, user=user, home=home, cancel=cancellation
+            )
 
     def _run_in(
         self,
@@ -189,11 +207,15 @@ class DockerContainerRunner:
         feed: Feed,
         output: Output,
         *,
-        masked: tuple[str, ...],
+        view: View,
         user: str,
+        home: str,
+        cancel: Cancellation | None,
     ) -> tuple[str, Outcome]:
         run = secrets.token_hex(4)
         recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
+        if job.begun is not None:
+            job.begun(recorded)
         began = time.monotonic()
         result, reason, start_seconds = "error", "interrupted", None
         scratch = new_scratch(self._runs / self._owner / "scratch", run)
@@ -202,7 +224,7 @@ class DockerContainerRunner:
         opening = OpenSlot(job.tool, recorded, slot.handovers, command, self._owner, engine_host())
         link = ProxyLink(self.workspace, opening, slot.open_sockets)
         try:
-            spec = self._spec(job, run, slot, scratch, masked=masked, user=user)
+            spec = self._spec(job, run, slot, scratch, view=view, user=user, home=home)
             # The only way out is open before anything runs that could want to go another way.
             ca = link.open().ca
             if ca is not None:
@@ -210,7 +232,9 @@ class DockerContainerRunner:
                 spec = replace(spec, with_ca=True)
             name = spec.name
             with while_held(held, lambda: self._engine.kill(name)):
-                outcome = execute(self._engine, spec, feed=feed, output=output, timeout=job.timeout)
+                outcome = execute(
+                    self._engine, spec, feed=feed, output=output, timeout=job.timeout, cancellation=cancel
+                )
             start_seconds = outcome.start_seconds
             if job.keep is not None:
                 job.keep(scratch, outcome)
@@ -223,27 +247,31 @@ class DockerContainerRunner:
             self._remove_scratch(scratch, spec)
         return run, outcome
 
-    def _spec(
-        self, job: Job, run: str, slot: Slot, scratch: Path, *, masked: tuple[str, ...], user: str
-    ) -> SandboxSpec:
-        return SandboxSpec(
+    def _spec(self, job: Job, run: str, slot: Slot, scratch: Path, *, view: View, user: str, home: str) -> SandboxSpec:
+        spec = SandboxSpec(
             tool=job.tool,
             run=run,
             name=f"cloned_tool_{run}",
             image=job.worker.image,
             command=job.worker.command,
             holder=slot.holder,
-            workspace=str(self.project),
             scratch=str(scratch),
             seccomp=self._seccomp,
             user=user,
+            home=home,
             owner=self._owner,
             workspace_mark=workspace_mark(self.workspace),
-            masked=masked,
-            env=job.env,
-            mounts=job.mounts,
+            binds=view.binds,
+            masked=view.masked,
+            workdir=view.workdir,
+            env={**job.env, **git_environment(view.repositories, job.env)},
+            mounts=view.mounts,
+            terminal=job.terminal,
             limits=self._limits,
         )
+        if not job.project.as_caller:
+            return spec
+        return replace(spec, binds=(*spec.binds, *write_account(scratch, user, tool_environment(spec)["HOME"])))
 
     def _remove_scratch(self, scratch: Path, spec: SandboxSpec | None) -> None:
         if remove_scratch(scratch):
@@ -251,35 +279,16 @@ class DockerContainerRunner:
         # Without root, what the tool closed against others is closed against us: its own user opens it.
         if spec is not None:
             with contextlib.suppress(SandboxError):
-                sweep(self._engine, spec)
+                sweep(self._engine, spec, seconds=_SWEEP_SECONDS)
         if not remove_scratch(scratch):
             _log.warning("a scratch directory could not be removed; remove it as root", path=str(scratch))
-
-    def _check_workspace(self) -> tuple[str, ...]:
-        """Refuses doors in the project; returns the paths in the container that must be hidden."""
-        secret = self.workspace.resolve()
-        project = self.project.resolve()
-        inside = secret.is_relative_to(project) and secret.is_dir()
-        refuse_doors(project, masked=frozenset({secret}))
-        return (f"/workspace/{secret.relative_to(project)}",) if inside else ()
 
     def _image_of(self, tool: str) -> str | None:
         return self._image or self._settings.images.get(tool) or self._settings.image
 
-    def _user_of(self, image: str) -> str:
+    def _user_of(self, job: Job, view: View) -> str:
+        image = job.worker.image
         found = self._users.get(image)
         if found is None:
             found = self._users[image] = user_of(image, check_current(self._engine, image))
-        return found
-
-
-def _watched(output: Output, watch: Watch | None) -> Output:
-    if watch is None:
-        return output
-
-    def both(kind: Stream, piece: bytes) -> None:
-        output(kind, piece)
-        if kind is Stream.STDERR:  # a worker keeps stdout for its answer: whatever the tool prints comes here
-            watch(piece)
-
-    return both
+        return user_of_caller(view.project, self._engine.facts()) if job.project.as_caller else found

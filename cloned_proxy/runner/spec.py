@@ -13,6 +13,7 @@ from typing import Final
 
 from cloned_proxy.runner.environment import PROXY_URL, RESERVED
 from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.terminal import TerminalSize
 
 MIB: Final = 1024 * 1024
 DEFAULT_USER: Final = "65532:65532"
@@ -22,6 +23,9 @@ OWNER_LABEL: Final = "cloned.owner"
 """Which process made the container; see `slots.owner_id`. A dead owner's containers are removed at the next start."""
 
 WORKSPACE_LABEL: Final = "cloned.workspace"
+
+HOME: Final = "/home/tool"
+"""Every tool's HOME, in its container."""
 
 CA_FILE: Final = "/sandbox/.cloned-ca.pem"
 _OWN_TARGETS: Final = ("/workspace", "/sandbox", "/tmp", "/proc", "/sys", "/dev")  # noqa: S108  paths in the container
@@ -51,6 +55,9 @@ class Limits:
     pids: int = 256
     open_files: int = 1024
     tmp: int = 64 * MIB
+    home: int = 256 * MIB
+    """In memory, and counted as memory; a kept one is on disk."""
+    kept_home: int = 2048 * MIB
     scratch: int = 256 * MIB
 
 
@@ -66,20 +73,25 @@ class SandboxSpec:
     command: tuple[str, ...]
     holder: str
     """Id of the container whose network namespace the tool joins."""
-    workspace: str
-    """Host path of the project, seen read-only at /workspace."""
     scratch: str
     """Host path of the directory of this call, seen at /sandbox."""
     seccomp: str
     """The profile itself, as JSON text."""
     user: str = DEFAULT_USER
+    home: str = ""
+    """Host path of the tool's kept home, seen at HOME; empty: a home in memory that ends with the run."""
     owner: str = ""
     workspace_mark: str = ""
+    binds: tuple[Mount, ...] = ()
+    """The project and whatever else the runner itself shows; `mounts` are what somebody asked for by name."""
     masked: tuple[str, ...] = ()
-    """Paths under /workspace that hold secrets: an empty, unreadable file system lies over each."""
+    """Directories that hold secrets: an empty, read-only file system lies over each."""
+    workdir: str = "/workspace"
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     mounts: tuple[Mount, ...] = ()
     limits: Limits = Limits()
+    terminal: TerminalSize | None = None
+    """The size of its terminal; None: three streams and no terminal."""
     proxy_url: str = PROXY_URL
     with_ca: bool = False
     """A rule of this tool opens TLS: its clients must trust the workspace CA as well."""
@@ -91,6 +103,7 @@ class SandboxSpec:
         check_env(self.env)
         for mount in self.mounts:
             check_mount(mount)
+            _check_below_home(mount, kept=bool(self.home))
         if not self.command:
             raise SandboxInputError("no command: write it behind --, as in `exec my.tool@v1 -- curl https://…`")
 
@@ -160,3 +173,11 @@ def check_mount(mount: Mount) -> None:
     for own in _OWN_TARGETS:
         if target == own or target.startswith(f"{own}/") or own.startswith(f"{target}/"):
             raise SandboxInputError(f"--mount …:{mount.target}: {own} belongs to the sandbox; use /mnt/<name>")
+    if target == HOME or HOME.startswith(f"{target}/"):
+        raise SandboxInputError(f"--mount …:{mount.target}: {HOME} is the tool's home; use a path below it, or --home")
+
+
+def _check_below_home(mount: Mount, *, kept: bool) -> None:
+    """The engine makes the place that it mounts on, as root; in a kept home the tool could have put a link there."""
+    if kept and posixpath.normpath(mount.target).startswith(f"{HOME}/"):
+        raise SandboxInputError(f"--mount …:{mount.target}: nothing is mounted into a kept home; use /mnt/<name>")

@@ -1,6 +1,7 @@
 """The standard streams of a container: one socket, both ways, framed by the engine.
 
-Engine API, "Stream format": eight bytes (stream, 0, 0, 0, big-endian length), then the payload.
+Engine API, "Stream format": eight bytes (stream, 0, 0, 0, big-endian length), then the payload. A terminal has one
+output, which is sent as it is.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import enum
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from cloned_proxy.runner.errors import EngineError
+from cloned_proxy.runner.terminal import TerminalSize
 
 _HEADER: Final = struct.Struct(">BxxxL")
 _CHUNK: Final = 65_536
@@ -29,10 +31,12 @@ class Stream(enum.IntEnum):
 
 
 class Attached:
-    """An attached container. `frames` is for one thread, `write` and `end_input` may be another's."""
+    """An attached container. `frames` is for one thread, all else may be another's."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, *, resize: Callable[[TerminalSize], None] | None = None) -> None:
+        """`resize` changes the size of the container's terminal; None where it has none."""
         self._sock = sock
+        self._resize = resize
         self._buffer = bytearray()
 
     def write(self, data: bytes) -> None:
@@ -44,11 +48,21 @@ class Attached:
         with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
 
+    def resize(self, size: TerminalSize) -> None:
+        """Gives the container's terminal another size, unless that is unknown. Never raises: the container may end."""
+        if self._resize is not None and size.known:
+            with contextlib.suppress(EngineError):
+                self._resize(size)
+
     def frames(self, deadline: float | None) -> Iterator[tuple[Stream, bytes]]:
-        """Pieces of output until the container ends. `deadline` is monotonic seconds.
+        """Pieces of output until the container ends; all of a terminal's is STDOUT. `deadline` is monotonic seconds.
 
         Raises StreamTimeoutError at the deadline, EngineError when the engine breaks off within a frame.
         """
+        if self._resize is not None:
+            while piece := self._some(_CHUNK, deadline):
+                yield Stream.STDOUT, piece
+            return
         while header := self._exactly(_HEADER.size, deadline):
             kind, left = _HEADER.unpack(header)
             stream = Stream.STDERR if kind == Stream.STDERR else Stream.STDOUT

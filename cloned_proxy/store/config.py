@@ -91,7 +91,20 @@ class SandboxSettings(_Section):
     """Named network, weaker than the default; None: no network at all."""
     worker: Literal["auto", "python", "node"] = "auto"
     cpus: float = Field(default=1.0, gt=0, le=256)
-    memory_mib: int = Field(default=512, ge=16)
+    memory_mib: int = Field(default=512, ge=16, le=16_777_216)
+    """Of all of a tool's processes, with what is in its `/tmp` and in a home that is not kept. MiB, as those below."""
+    tmp_mib: int = Field(default=64, ge=1, le=1_048_576)
+    """`/tmp`, in memory, not executable."""
+    home_mib: int = Field(default=256, ge=1, le=1_048_576)
+    """The home, in memory, without `--home`."""
+    kept_home_mib: int = Field(default=2048, ge=1, le=16_777_216)
+    """The home of `--home`, on disk."""
+    scratch_mib: int = Field(default=256, ge=1, le=16_777_216)
+    """`/sandbox`, on disk, of each run."""
+    pids: int = Field(default=256, ge=8, le=4_194_304)
+    """Processes and threads."""
+    open_files: int = Field(default=1024, ge=64, le=1_048_576)
+    """Of each process."""
     timeout: Seconds = 120.0
     """For one tool of a pipeline or of the library; `exec` has none unless it is asked for."""
     probe_interval: Annotated[float, Field(ge=0, le=604_800)] = 0.0

@@ -60,6 +60,16 @@ def add_items(text: str, path: Sequence[str], items: Sequence[Value]) -> str:
     return _insert_lines(text, last, _block((), items, column))
 
 
+def add_section(text: str, path: Sequence[str], section: Mapping[str, Value]) -> str:
+    """Adds a mapping at `path`, where nothing may stand yet; the mappings above it are made where they are missing."""
+    place = _find(text, path)
+    if place is None:
+        return _with_final_newline(text) + _block(path, section, 0)
+    if not place.missing:
+        raise ValueError(f"{'.'.join(path)} is there already")
+    return _add_keys(text, place, section)
+
+
 def set_keys(text: str, path: Sequence[str], index: int, changes: Mapping[str, Value]) -> str:
     """Sets keys of one list item; a plain host becomes a mapping first."""
     for key, value in changes.items():
@@ -117,6 +127,9 @@ class _Place:
     missing: tuple[str, ...]
 
 
+type _Content = Sequence[Value] | Mapping[str, Value]
+"""What comes below a key: items of a list, or the keys of a mapping."""
+
 type _Node = yaml.ScalarNode | yaml.CollectionNode
 
 
@@ -147,18 +160,18 @@ def _item(text: str, path: Sequence[str], index: int) -> _Node:
     return item
 
 
-def _add_keys(text: str, place: _Place, items: Sequence[Value]) -> str:
+def _add_keys(text: str, place: _Place, content: _Content) -> str:
     node = place.node
     if _is_empty(node):
-        return _fill_empty(text, place, place.missing, items)
+        return _fill_empty(text, place, place.missing, content)
     if not isinstance(node, yaml.MappingNode):
         raise ValueError(f"{place.missing[0]} has no mapping to go into")  # noqa: TRY004  a layout, not a type
     last = _end(text, node.value[-1][1])
     if node.flow_style:
         head, *rest = place.missing
-        return text[:last] + f", {render(head)}: {render(_nest(rest, items))}" + text[last:]
+        return text[:last] + f", {render(head)}: {render(_nest(rest, content))}" + text[last:]
     first = _start(node.value[0][0])
-    return _insert_lines(text, last, _block(place.missing, items, first - _line_start(text, first)))
+    return _insert_lines(text, last, _block(place.missing, content, first - _line_start(text, first)))
 
 
 def _is_empty(node: _Node) -> bool:
@@ -166,32 +179,36 @@ def _is_empty(node: _Node) -> bool:
     return not node.value or (isinstance(node, yaml.ScalarNode) and node.tag == _NULL)
 
 
-def _fill_empty(text: str, place: _Place, keys: Sequence[str], items: Sequence[Value]) -> str:
+def _fill_empty(text: str, place: _Place, keys: Sequence[str], content: _Content) -> str:
     """What is empty gets content: lines of its own below a block key, in place otherwise."""
     start, end = _start(place.node), _end(text, place.node)
     if not place.node.value and isinstance(place.node, yaml.ScalarNode) and place.key is not None:
         # The mark of nothing lies somewhere behind the key.
         start = end = text.index(":", _end(text, place.key)) + 1
         if place.in_flow:
-            return f"{text[:start]} {render(_nest(keys, items))}{text[end:].lstrip(' ')}"
+            return f"{text[:start]} {render(_nest(keys, content))}{text[end:].lstrip(' ')}"
     if place.in_flow or place.key is None:
-        return text[:start] + render(_nest(keys, items)) + text[end:]
+        return text[:start] + render(_nest(keys, content)) + text[end:]
     column = _start(place.key) - _line_start(text, _start(place.key))
     before = text[:start].rstrip(" ")
-    return _insert_lines(before + text[end:], len(before), _block(keys, items, column + 2))
+    return _insert_lines(before + text[end:], len(before), _block(keys, content, column + 2))
 
 
-def _nest(keys: Sequence[str], items: Sequence[Value]) -> Value:
-    nested: Value = list(items)
+def _nest(keys: Sequence[str], content: _Content) -> Value:
+    nested: Value = dict(content) if isinstance(content, Mapping) else list(content)
     for key in reversed(keys):
         nested = {key: nested}
     return nested
 
 
-def _block(keys: Sequence[str], items: Sequence[Value], column: int) -> str:
+def _block(keys: Sequence[str], content: _Content, column: int) -> str:
     lines = [f"{' ' * (column + 2 * depth)}{render(key)}:\n" for depth, key in enumerate(keys)]
     indent = " " * (column + 2 * len(keys))
-    return "".join((*lines, *(f"{indent}- {render(item)}\n" for item in items)))
+    if isinstance(content, Mapping):
+        told = [f"{render(key)}: {render(value)}" for key, value in content.items()]
+    else:
+        told = [f"- {render(item)}" for item in content]
+    return "".join((*lines, *(f"{indent}{line}\n" for line in told)))
 
 
 def _start(node: yaml.Node) -> int:

@@ -1,4 +1,4 @@
-"""`serve` at a terminal: each refused call once, with its fix, and no flood."""
+"""`serve` at a terminal: each refused call once, with its fix, for as long as it serves."""
 
 from __future__ import annotations
 
@@ -8,42 +8,13 @@ import os
 import re
 import signal
 import subprocess
-import time
-from typing import Any
 
 import pytest
 import structlog
 
-from cloned_proxy.cli import sandbox, watch
-from cloned_proxy.cli.watch import Watch
+from cloned_proxy.cli import sandbox
 from tests.cli.program import PROGRAM, Workspace, eventually, policy_text
 from tests.cli.terminal import open_terminal, plain
-
-
-def denial(host: str, tool: str | None = None, port: int = 80) -> dict[str, Any]:
-    return {"type": "decision", "id": "d", "at": time.time(), "verdict": "deny", "reason": "host_not_allowed",
-            "tool": tool, "run": None, "host": host, "port": port, "method": "GET", "path": "/",
-            "hint": f"cloned-proxy allow {host}"}  # fmt: skip
-
-
-def test_each_tool_host_and_port_is_shown_once(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Watch()
-    for body in (denial("a.example"), denial("a.example"), denial("a.example", tool="t"), denial("a.example", port=81)):
-        shown.denied(body)
-    assert len(capsys.readouterr().out.splitlines()) == 3
-
-
-def test_a_flood_is_counted_and_its_memory_is_bounded(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown = Watch()
-    for number in range(5000):
-        shown.denied(denial(f"h{number}.example"))
-    assert len(capsys.readouterr().out.splitlines()) <= 2 * watch._MOST_IN_WINDOW  # a window may have ended
-    assert len(shown._known) == watch._MOST_KNOWN
-    monkeypatch.setattr(watch, "_WINDOW_SECONDS", 0.0)
-    shown.tick()
-    assert "more calls were refused" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

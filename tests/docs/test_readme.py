@@ -131,7 +131,7 @@ def test_every_command_that_the_readme_names_is_run_by_a_test() -> None:
 
 
 def test_the_policy_that_the_readme_shows_is_valid(workspace: Workspace) -> None:
-    example = re.search(r"^```yaml\n(.*?)^```$", readme(), re.MULTILINE | re.DOTALL)
+    example = re.search(r"^```yaml\n(version: .*?)^```$", readme(), re.MULTILINE | re.DOTALL)
     assert example is not None
     workspace.write_policy(example[1])
     assert workspace.run("policy", "check").returncode == 0

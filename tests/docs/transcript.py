@@ -17,7 +17,11 @@ _VARIABLE = (
 
 
 def comparable(text: str) -> list[str]:
-    """The lines of a transcript with what differs between two runs replaced by a word for it."""
+    """The lines of a transcript with what differs between two runs replaced by a word for it.
+
+    `exec` tells a refusal while the tool runs: before or after what the tool itself says of it. Here it comes last.
+    """
     for pattern, instead in _VARIABLE:
         text = pattern.sub(instead, text)
-    return [line.rstrip() for line in text.strip().splitlines()]
+    lines = [line.rstrip() for line in text.strip().splitlines()]
+    return sorted(lines, key=lambda line: line.startswith("cloned-proxy: refused "))

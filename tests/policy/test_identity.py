@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -48,11 +49,11 @@ CASES = [
     ("one twice", [_own(GOOD), _own(GOOD)], None, INVALID),
     ("good and bad", [_own(GOOD), _bearer("x")], None, INVALID),
     ("expired", [_own(OLD)], ANONYMOUS, EXPIRED),
-    ("expired on its slot", [_own(OLD)], SLOT, EXPIRED),
+    ("expired on its slot", [_own(OLD)], SLOT, replace(EXPIRED, inside=True)),
     ("forged", [_own(FORGED)], ANONYMOUS, INVALID),
-    ("forged on its slot", [_own(FORGED)], SLOT, INVALID),
+    ("forged on its slot", [_own(FORGED)], SLOT, replace(INVALID, inside=True)),
     ("own on its slot", [_own(GOOD)], SLOT, SLOT),
-    ("another's on a slot", [_own(OTHER)], SLOT, IdentityRefusal(Reason.IDENTITY_MISMATCH, "b@v1")),
+    ("another's on a slot", [_own(OTHER)], SLOT, IdentityRefusal(Reason.IDENTITY_MISMATCH, "b@v1", inside=True)),
     ("digest", [("proxy-authorization", "Digest x")], ANONYMOUS, INVALID),
     ("bad base64", [("proxy-authorization", "Basic !!")], ANONYMOUS, INVALID),
     ("empty", [("proxy-authorization", "")], ANONYMOUS, INVALID),

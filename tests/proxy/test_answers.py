@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -91,20 +92,43 @@ def denied(host: str = "api.example.com", tool: str | None = None) -> Decision:
 def test_the_reason_phrase_says_why_and_what_to_do() -> None:
     assert phrase(Refusal("id-1", denied())) == "403 host_not_allowed: cloned-proxy allow api.example.com"
     waits = Refusal("id-1", denied(), approval="a-1", inside=True)
-    assert phrase(waits).startswith("403 host_not_allowed: request a-1 waits for a person")
+    assert phrase(waits).startswith("403 host_not_allowed: request a-1 waits for a person: cloned-ask a-1")
 
 
-def test_a_tool_inside_is_not_told_a_command_that_it_cannot_run() -> None:
-    told = phrase(Refusal("id-1", denied(tool="demo@v1"), inside=True))
-    assert told == "403 host_not_allowed: ask with POST http://cloned.internal/v1/egress/requests"
+def test_a_tool_inside_is_told_what_it_can_do_itself() -> None:
+    refusal = Refusal("id-1", denied(tool="demo@v1"), inside=True)
+    fix = "ask for it: cloned-ask api.example.com 'why' (or http://cloned.internal)"
+    assert phrase(refusal) == f"403 host_not_allowed: {fix}"
+    assert json.loads(answers.refused(refusal).body)["hint"] == fix
 
 
-def test_what_would_not_fit_into_a_phrase_is_left_out_of_it() -> None:
+@pytest.mark.parametrize("reason", set(Reason) - {Reason.ALLOWED})
+def test_no_tool_inside_is_told_a_command_that_it_cannot_run(reason: Reason) -> None:
+    hosts = ("api.example.com", "192.0.2.7", "169.254.169.254", "cloned.internal", None)
+    for host, approval in itertools.product(hosts, ("", "a-0123456789")):
+        about = replace(decision(reason), host=parse_host(host) if host else None)
+        refusal = Refusal("id-1", about, inside=True, approval=approval)
+        hint = json.loads(answers.refused(refusal).body)["hint"]
+        assert hint
+        assert "cloned-proxy" not in f"{hint} {phrase(refusal)}"
+
+
+def test_what_would_not_fit_into_a_phrase_is_told_elsewhere() -> None:
     long = ".".join(["a" * 60] * 4)
-    assert phrase(Refusal("id-1", denied(long))) == "403 host_not_allowed"
-    request = Request("api.example.com", 443, "GET", "/caf\xe9")
+    assert phrase(Refusal("id-1", denied(long))) == "403 host_not_allowed: see cloned-proxy explain id-1"
+    assert phrase(Refusal("id-1", denied(long), inside=True)) == "403 host_not_allowed: see http://cloned.internal"
+
+
+@pytest.mark.parametrize("path", ["/caf\xe9", "/\u202egpj.exe", "/a\r\nX-Injected: 1", "/\x1b[2J", "/" + "a" * 5000])
+def test_a_phrase_is_short_and_of_printable_ascii_whatever_was_asked_for(path: str) -> None:
+    request = Request("api.example.com", 443, "GET", path)
     odd = replace(denied(), reason=Reason.PATH_NOT_ALLOWED, request=request)
-    assert phrase(Refusal("id-1", odd)).isascii()
+    for inside in (False, True):
+        wire = answers.refused(Refusal("id-1", odd, inside=inside)).encode()
+        line = wire.partition(b"\r\n")[0]
+        assert len(line) < 220
+        assert all(0x20 <= byte < 0x7F for byte in line)
+        assert b"X-Injected" not in wire.partition(b"\r\n\r\n")[0]
 
 
 def test_only_a_denial_has_a_phrase_of_ours() -> None:

@@ -306,7 +306,8 @@ UNFIT = {
     "other name": (lambda: hello("evil.example"), "sni_mismatch"),
     "no name": (lambda: hello(None), "sni_missing"),
     "SSH": (lambda: b"SSH-2.0-x\r\n", "protocol_not_allowed"),
-    "plain HTTP": (lambda: b"GET / HTTP/1.1\r\nHost: api.example.com\r\n\r\n", "protocol_not_allowed"),
+    "HTTP/2 without TLS": (lambda: b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "protocol_not_allowed"),
+    "SMTP": (lambda: b"EHLO client.example\r\n", "protocol_not_allowed"),
     "half a hello, then silence": (lambda: hello()[:50], "protocol_not_allowed"),
     "silence": (lambda: b"", "protocol_not_allowed"),
 }
@@ -328,6 +329,46 @@ async def test_a_tunnel_without_the_right_hello_is_closed_and_nothing_goes_up(
         assert w.audit.verdicts == [("allow", "allowed"), ("deny", reason)]
         assert w.audit.ends[0].cause == f"refused:{reason}"
     assert server.received == b""
+
+
+PLAIN = b"GET /x HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
+
+
+@pytest.mark.parametrize("first", [PLAIN, PLAIN[:1], PLAIN[:6], PLAIN[:12]], ids=["whole", "G", "GET /x", "cut"])
+async def test_plain_http_in_a_tunnel_gets_the_refusal_as_an_answer(first: bytes) -> None:
+    async with upstream() as server, world(allow(HOST, server.port)) as w:
+        reader, writer = await w.tunnel(server.port, first=first)
+        reply = Reply.read(await reader.read())  # to the FIN: no reset loses it
+        assert (reply.status, reply.fields["x-cloned-proxy-reason"]) == (403, "protocol_not_allowed")
+        assert reply.json["hint"] == (
+            f"a tunnel carries TLS only; for anything else: cloned-proxy allow {HOST}:{server.port} --tcp"
+        )
+        writer.transport.abort()
+        await w.settled()
+        assert w.audit.verdicts == [("allow", "allowed"), ("deny", "protocol_not_allowed")]
+        assert w.audit.ends[0].cause == "refused:protocol_not_allowed"
+    assert server.received == b""
+
+
+async def test_plain_http_where_tls_would_be_opened_gets_it_too_and_a_tool_inside_no_command() -> None:
+    inspector = FakeInspector()
+    async with world(INSPECTED, inspector=inspector, principal=DEMO) as w:
+        reader, writer = await w.tunnel(443, first=PLAIN)
+        reply = Reply.read(await reader.read())
+        assert (reply.status, reply.json["reason"]) == (403, "protocol_not_allowed")
+        assert reply.json["hint"] == "a tunnel carries TLS only; send plain HTTP to the proxy without CONNECT"
+        writer.transport.abort()
+        await w.settled()
+    assert inspector.tunnels == []
+
+
+async def test_head_in_a_tunnel_is_answered_without_a_body() -> None:
+    async with upstream() as server, world(allow(HOST, server.port)) as w:
+        reader, writer = await w.tunnel(server.port, first=PLAIN.replace(b"GET", b"HEAD"))
+        reply = Reply.read(await reader.read())
+        assert (reply.status, reply.body) == (403, b"")
+        assert int(reply.fields["content-length"]) > 0
+        writer.transport.abort()
 
 
 async def test_a_client_that_leaves_before_its_hello_is_not_a_denial() -> None:

@@ -74,7 +74,9 @@ def test_hardening(inspected: dict[str, Any], knob: str, value: Any) -> None:
 
 
 def test_tmpfs_and_mounts(inspected: dict[str, Any]) -> None:
-    assert inspected["HostConfig"]["Tmpfs"]["/tmp"] == "rw,noexec,nosuid,nodev,size=64m"
+    tmpfs = inspected["HostConfig"]["Tmpfs"]
+    assert tmpfs["/tmp"] == "rw,noexec,nosuid,nodev,size=64m"
+    assert tmpfs["/home/tool"] == "rw,exec,nosuid,nodev,size=256m,mode=0700,uid=65532,gid=65532"
     mounts = {mount["Destination"]: mount["RW"] for mount in inspected["Mounts"]}
     assert mounts == {"/workspace": False, "/sandbox": True}
     assert {mount["Propagation"] for mount in inspected["Mounts"]} == {"rprivate"}
@@ -104,10 +106,10 @@ def test_the_environment_is_the_contracts_and_the_images_path(inspected: dict[st
     words = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
     proxies = {name: "http://127.0.0.1:8081" for word in words for name in (word, word.lower())}
     named = {
-        "NO_PROXY": "",
-        "no_proxy": "",
+        "NO_PROXY": "nothing.invalid",
+        "no_proxy": "nothing.invalid",
         "NODE_USE_ENV_PROXY": "1",
-        "HOME": "/tmp",
+        "HOME": "/home/tool",
         "CLONED_SANDBOX": "1",
         "CLONED_TOOL": TOOL,
     }
@@ -135,8 +137,13 @@ CHECKS = [
     ("the workspace is read-only", "touch /workspace/x", 1),
     ("the scratch directory is writable", "touch /sandbox/x", 0),
     ("/tmp does not execute", "cp /bin/true /tmp/t && chmod +x /tmp/t && /tmp/t", 126),
+    ("the home executes", "cp /bin/true ~/t && ~/t", 0),
+    ("the home is its user's own", 'test "$(stat -c %u:%g:%a ~)" = 65532:65532:700', 0),
+    ("the home ignores setuid bits and devices", "grep ' /home/tool ' /proc/mounts | grep nosuid | grep -q nodev", 0),
+    ("the home is bounded", "head -c 140000000 /dev/zero > ~/a && head -c 140000000 /dev/zero > ~/b", 1),
     ("/tmp is bounded", "head -c 70000000 /dev/zero > /tmp/big", 1),
-    ("the workspace's secrets are out of reach", "ls /workspace/.cloned", 2),
+    ("the workspace's secrets are out of reach", "ls -A /workspace/.cloned | grep .", 1),
+    ("nothing can be put in their place", "touch /workspace/.cloned/x", 1),
     ("the workspace's secrets are covered", 'test "$(stat -f -c %T /workspace/.cloned)" = tmpfs', 0),
     ("there is only loopback", 'test "$(tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d " ")" = lo', 0),
     ("there is no route", 'test "$(wc -l < /proc/net/route)" = 1', 0),
@@ -157,4 +164,4 @@ def test_stdin_stdout_stderr_and_the_exit_code_pass_through(runner: DockerContai
 
 def test_names_for_the_user_exist(runner: DockerContainerRunner) -> None:
     program = "import getpass, os, pathlib; print(getpass.getuser(), pathlib.Path.home())"
-    assert run(runner, "python3", "-c", program).out == "tool /tmp\n"
+    assert run(runner, "python3", "-c", program).out == "tool /home/tool\n"

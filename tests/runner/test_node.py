@@ -86,7 +86,7 @@ def test_a_built_workspace_runs_its_own_worker_as_node(
             "ctx": {"user": 7},
             "fetched": "origin /node\n",
             "user": "node",
-            "home": "/tmp",
+            "home": "/home/tool",
             "workspace": "EROFS",
             "scratch": "written",
         }

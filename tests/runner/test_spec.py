@@ -11,8 +11,10 @@ import pytest
 
 from cloned_proxy.runner.containers import holder_container, tool_container, tool_environment
 from cloned_proxy.runner.errors import SandboxInputError
-from cloned_proxy.runner.spec import CA_FILE, HolderSpec, Limits, Mount, SandboxSpec, parse_size
+from cloned_proxy.runner.limits import limits_from
+from cloned_proxy.runner.spec import CA_FILE, MIB, HolderSpec, Limits, Mount, SandboxSpec, parse_size
 from cloned_proxy.share import share_path
+from cloned_proxy.store.config import SandboxSettings
 
 SPEC = SandboxSpec(
     tool="demo.tool@v1",
@@ -21,11 +23,11 @@ SPEC = SandboxSpec(
     image="cloned-worker:latest",
     command=("true",),
     holder="f" * 64,
-    workspace="/srv/project",
     scratch="/srv/scratch",
     seccomp="{}",
     owner="me",
     workspace_mark="abc",
+    binds=(Mount("/srv/project", "/workspace"),),
     masked=("/workspace/.cloned",),
 )
 HOST: dict[str, Any] = tool_container(SPEC)["HostConfig"]
@@ -55,6 +57,40 @@ def test_tmp_is_small_and_cannot_execute() -> None:
     assert HOST["Tmpfs"]["/tmp"] == "rw,noexec,nosuid,nodev,size=64m"
 
 
+def test_the_home_is_executable_memory_of_its_user() -> None:
+    assert HOST["Tmpfs"]["/home/tool"] == "rw,exec,nosuid,nodev,size=256m,mode=0700,uid=65532,gid=65532"
+
+
+@pytest.mark.parametrize(
+    ("user", "owner"),
+    [("1000", "mode=0700,uid=1000,gid=1000"), ("1000:50", "mode=0700,uid=1000,gid=50"), ("node", "mode=1777")],
+)
+def test_a_user_by_name_cannot_own_its_home(user: str, owner: str) -> None:
+    made = tool_container(replace(SPEC, user=user))["HostConfig"]["Tmpfs"]["/home/tool"]
+    assert made == f"rw,exec,nosuid,nodev,size=256m,{owner}"
+
+
+def test_a_kept_home_is_mounted_instead_and_may_hold_larger_files() -> None:
+    host = tool_container(replace(SPEC, home="/srv/homes/demo"))["HostConfig"]
+    assert "/home/tool" not in host["Tmpfs"]
+    assert [(m["Source"], m["ReadOnly"]) for m in host["Mounts"] if m["Target"] == "/home/tool"] == [
+        ("/srv/homes/demo", False)
+    ]
+    assert {"Name": "fsize", "Soft": Limits().kept_home, "Hard": Limits().kept_home} in host["Ulimits"]
+
+
+def test_every_size_is_a_setting() -> None:
+    settings = SandboxSettings(
+        memory_mib=100, tmp_mib=1, home_mib=2, kept_home_mib=3, scratch_mib=4, pids=50, open_files=64, cpus=2.0
+    )
+    wanted = Limits(
+        cpus=2.0, memory=100 * MIB, pids=50, open_files=64, tmp=MIB, home=2 * MIB, kept_home=3 * MIB, scratch=4 * MIB
+    )
+    assert limits_from(settings) == wanted
+    assert limits_from(settings, cpus=0.5, memory="1g") == replace(wanted, cpus=0.5, memory=1024 * MIB)
+    assert limits_from(SandboxSettings()) == Limits()
+
+
 def test_the_workspace_is_read_only_and_the_scratch_directory_is_not() -> None:
     assert {(m["Source"], m["Target"], m["ReadOnly"]) for m in HOST["Mounts"]} == {
         ("/srv/project", "/workspace", True),
@@ -63,7 +99,7 @@ def test_the_workspace_is_read_only_and_the_scratch_directory_is_not() -> None:
 
 
 def test_the_workspaces_secrets_are_masked() -> None:
-    assert HOST["Tmpfs"]["/workspace/.cloned"] == "ro,noexec,nosuid,nodev,size=4k,mode=000"
+    assert HOST["Tmpfs"]["/workspace/.cloned"] == "ro,noexec,nosuid,nodev,size=4k,mode=555,uid=65532,gid=65532"
 
 
 def test_limits_of_open_files_core_and_log() -> None:
@@ -90,10 +126,10 @@ def test_the_environment_is_the_contracts_and_nothing_of_the_host(monkeypatch: p
     proxy = "http://127.0.0.1:8081"
     assert tool_environment(SPEC) == {
         **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), proxy),
-        "NO_PROXY": "",
-        "no_proxy": "",
+        "NO_PROXY": "nothing.invalid",
+        "no_proxy": "nothing.invalid",
         "NODE_USE_ENV_PROXY": "1",
-        "HOME": "/tmp",
+        "HOME": "/home/tool",
         "CLONED_SANDBOX": "1",
         "CLONED_TOOL": "demo.tool@v1",
         "CLONED_CONTAINER_NAME": "cloned_tool_0a1b2c3d",
@@ -122,6 +158,13 @@ REFUSED: list[tuple[str, Callable[[], SandboxSpec], str]] = [
     ("a mount over the root", lambda: replace(SPEC, mounts=(Mount("/x", "/"),)), "absolute"),
     ("a mount over the workspace", lambda: replace(SPEC, mounts=(Mount("/x", "/workspace/y"),)), "belongs to"),
     ("a mount over /proc by dots", lambda: replace(SPEC, mounts=(Mount("/x", "/mnt/../proc"),)), "belongs to"),
+    ("a mount over the home", lambda: replace(SPEC, mounts=(Mount("/x", "/home/tool/"),)), "the tool's home"),
+    ("a mount that hides the home", lambda: replace(SPEC, mounts=(Mount("/x", "/home"),)), "the tool's home"),
+    (
+        "a mount into a kept home",
+        lambda: replace(SPEC, home="/srv/h", mounts=(Mount("/x", "/home/tool/.x"),)),
+        "into a kept home",
+    ),
     ("a mount over /tmp", lambda: replace(SPEC, mounts=(Mount("/x", "/tmp"),)), "belongs to"),
 ]
 

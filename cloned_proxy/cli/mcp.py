@@ -1,0 +1,78 @@
+"""`mcp`: MCP servers in the sandbox, from the files of the clients that start them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloned_proxy.cli.options import DryRunOption, JsonOption, PolicyOption, WorkspaceOption
+
+app = typer.Typer(
+    help="MCP servers in the sandbox: wrap, add, run, check.", no_args_is_help=True, rich_markup_mode=None
+)
+
+FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="Of Claude, Cursor, VS Code, Gemini (JSON) or Codex (TOML).")
+]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The server's name, as in `mcp list`.")]
+ReportOption = Annotated[
+    bool, typer.Option("--report", help="New servers may reach everything; what they reach is recorded.")
+]
+
+
+@app.command("wrap")
+def wrap(
+    file: FileArgument,
+    *,
+    dry_run: DryRunOption = False,
+    report: ReportOption = False,
+    workspace: WorkspaceOption = None,
+    policy: PolicyOption = None,
+) -> None:
+    """Start the servers of a client's file in the sandbox from now on."""
+    from cloned_proxy.cli.mcp_wrap import wrap_file
+
+    raise typer.Exit(wrap_file(file, dry_run=dry_run, report=report, workspace=workspace, policy=policy))
+
+
+@app.command("unwrap")
+def unwrap(file: FileArgument, *, dry_run: DryRunOption = False, workspace: WorkspaceOption = None) -> None:
+    """Put a client's file back as it was."""
+    from cloned_proxy.cli.mcp_wrap import unwrap_file
+
+    raise typer.Exit(unwrap_file(file, dry_run=dry_run, workspace=workspace))
+
+
+@app.command("run")
+def run(name: NameArgument, *, policy: PolicyOption = None, workspace: WorkspaceOption = None) -> None:
+    """Run a server: what clients start."""
+    from cloned_proxy.cli.mcp_run import run_server
+
+    raise typer.Exit(run_server(name, workspace=workspace, policy=policy))
+
+
+@app.command("check")
+def check(
+    name: NameArgument,
+    *,
+    seconds: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0.1, help="How long it may take to answer.")
+    ] = 60.0,
+    policy: PolicyOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try a server: what it offers, how fast, what was refused."""
+    from cloned_proxy.cli.mcp_check import check_server
+
+    raise typer.Exit(check_server(name, workspace=workspace, policy=policy, seconds=seconds, as_json=as_json))
+
+
+@app.command("list")
+def list_servers(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """The servers of this workspace, and the files that start them."""
+    from cloned_proxy.cli.mcp_list import print_servers
+
+    print_servers(workspace, as_json=as_json)

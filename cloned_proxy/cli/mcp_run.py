@@ -1,0 +1,67 @@
+"""`mcp run`: from a server of mcp.yaml to a command in the sandbox, with the client's streams on both ends."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from cloned_proxy.cli.context import existing_workspace
+from cloned_proxy.cli.errors import CommandError, say
+from cloned_proxy.cli.exec_options import EnvironmentOptions, ExecOptions, FileOptions, LimitOptions
+from cloned_proxy.cli.sandbox import run_command
+from cloned_proxy.runner.mcp.registry import Registry, Server
+from cloned_proxy.runner.mcp.wrapping import WORD_VARIABLE
+from cloned_proxy.store.workspace import Workspace
+
+_WORD: Final = re.compile(rf"\$\{{({WORD_VARIABLE}[0-9]+)\}}")
+
+
+def run_server(name: str, *, workspace: Path | None, policy: Path | None) -> int:
+    """Runs it and returns its exit code. Raises CommandError or StoreError."""
+    place = existing_workspace(workspace)
+    registry = Registry(place)
+    server = registry.server(name)
+    if registry.engine is not None:
+        os.environ.setdefault("DOCKER_HOST", registry.engine)
+    missing = [each for each in server.env if each not in os.environ]
+    if missing:
+        say(f"cloned-proxy: {name} is started without {', '.join(missing)}: not among the variables of its client")
+    return run_command(options_of(server, place, os.environ, policy=policy))
+
+
+def options_of(
+    server: Server, place: Workspace, environment: Mapping[str, str], *, policy: Path | None = None
+) -> ExecOptions:
+    """The server as `exec` would be asked for it. Raises CommandError for a word that the client did not fill in."""
+    words = [_filled(word, environment) for word in (server.command, *server.args)]
+    return ExecOptions(
+        tool=server.tool,
+        command=tuple(_inside(word, place.root.parent) for word in words),
+        image=server.image,
+        files=FileOptions(mounts=tuple(server.mounts)),
+        environment=EnvironmentOptions(
+            variables=tuple(f"{name}={environment[name]}" for name in server.env if name in environment)
+        ),
+        limits=LimitOptions(memory=server.memory, cpus=server.cpus),
+        policy=policy,
+        workspace=place.root,
+    )
+
+
+def _filled(word: str, environment: Mapping[str, str]) -> str:
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in environment:
+            raise CommandError(f"{found[1]} is missing: the client that starts the server sets it; start it from there")
+        return environment[found[1]]
+
+    return _WORD.sub(value, word)
+
+
+def _inside(word: str, project: Path) -> str:
+    """Where a path of the project is in the sandbox."""
+    if word == str(project) or word.startswith(f"{project}{os.sep}"):
+        return f"/workspace{word.removeprefix(str(project))}"
+    return word

@@ -1,0 +1,21 @@
+"""From the settings of a workspace to what one tool may use."""
+
+from __future__ import annotations
+
+from cloned_proxy.runner.spec import MIB, Limits, parse_size
+from cloned_proxy.store.config import SandboxSettings
+
+
+def limits_from(settings: SandboxSettings, *, cpus: float | None = None, memory: int | str | None = None) -> Limits:
+    """What is None comes from the settings; `memory` is bytes or a size such as `2g`. Raises SandboxInputError."""
+    size = parse_size(memory) if isinstance(memory, str) else memory
+    return Limits(
+        cpus=cpus or settings.cpus,
+        memory=size or settings.memory_mib * MIB,
+        pids=settings.pids,
+        open_files=settings.open_files,
+        tmp=settings.tmp_mib * MIB,
+        home=settings.home_mib * MIB,
+        kept_home=settings.kept_home_mib * MIB,
+        scratch=settings.scratch_mib * MIB,
+    )

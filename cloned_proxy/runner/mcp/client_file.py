@@ -1,0 +1,183 @@
+"""The files in which MCP clients keep their servers: where the servers stand in them, and undoable changes there.
+
+Claude Code (`.mcp.json`, `~/.claude.json`), Claude Desktop, Cursor and Gemini have `mcpServers`, VS Code has `servers`,
+Codex has TOML with `mcp_servers`. The file's own words decide, not its name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from cloned_proxy.runner.mcp import jsonc, toml
+from cloned_proxy.runner.mcp.jsonc import Place
+from cloned_proxy.store.atomic import write_atomically
+from cloned_proxy.store.errors import ConflictError, StoreError
+from cloned_proxy.store.files import read_regular_file
+from cloned_proxy.store.list_edit import text_diff
+
+_MAX_BYTES: Final = 64 * 1024 * 1024
+"""`~/.claude.json` holds a history as well, and grows."""
+_SECTIONS: Final = (("mcpServers",), ("servers",), ("mcp_servers",), ("mcp", "servers"))
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One server of a client's file."""
+
+    place: Place
+    body: Mapping[str, Any]
+    project: str = ""
+    """The directory for which it stands in `~/.claude.json`; "" for every one."""
+
+    @property
+    def name(self) -> str:
+        return self.place[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One value that was set: what stood there, as written (None: nothing), and what stands there now."""
+
+    place: Place
+    before: str | None
+    after: Any
+
+
+@dataclass(slots=True)
+class ClientFile:
+    """The text of one file, and changes to it that are not written yet."""
+
+    path: Path
+    """Absolute, links followed: the file itself."""
+    original: bytes
+    text: str
+    language: ModuleType
+    """`jsonc` or `toml`: both have the same functions."""
+    changes: list[Change] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path) -> ClientFile:
+        """Raises StoreError for a file that cannot be read, with the line."""
+        raw = read_regular_file(path, limit=_MAX_BYTES, what="client's configuration")
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise StoreError(f"{path}: not UTF-8; save it as UTF-8") from error
+        found = cls(path.resolve(), raw, text, toml if path.suffix == ".toml" else jsonc)
+        found.document()
+        return found
+
+    def document(self) -> dict[str, Any]:
+        """What the text says. Raises StoreError."""
+        try:
+            found = self.language.read(self.text)
+        except (ValueError, RecursionError) as error:
+            raise StoreError(f"{self.path}: {str(error) or 'too deep'}; put it right by hand") from error
+        if not isinstance(found, dict):
+            raise StoreError(f"{self.path}: holds no object; is it the configuration of an MCP client?")
+        return found
+
+    def entries(self) -> list[Entry]:
+        """Every server of the file, in order. Raises StoreError where there is no place for servers."""
+        document, found, sections = self.document(), list[Entry](), 0
+        for place, project, servers in _sections(document):
+            sections += 1
+            if not isinstance(servers, dict):
+                raise StoreError(f"{self.path}: {'.'.join(place)} is not an object of servers; put it right by hand")
+            found += [
+                Entry((*place, name), body if isinstance(body, dict) else {}, project) for name, body in servers.items()
+            ]
+        if not sections:
+            raise StoreError(
+                f"{self.path}: no MCP servers here: neither `mcpServers` (Claude, Cursor, Gemini) nor `servers` "
+                "(VS Code) nor `[mcp_servers.NAME]` (Codex)"
+            )
+        return found
+
+    def set(self, place: Place, value: Any, *, behind: str = "") -> None:
+        """Sets one value. Raises StoreError where the layout does not let it be put back byte for byte."""
+        before_text = self.text
+        try:
+            before = self.language.raw_value(self.text, place)
+        except KeyError:
+            before = None
+        self.text = self.language.with_value(self.text, place, self.language.raw_of(value), behind=behind)
+        change = Change(place, before, value)
+        if self._restored(self.text, change) != before_text or _value_at(self.document(), place) != value:
+            raise StoreError(
+                f"{self.path}: the layout at {'.'.join(place)} cannot be changed in a way that can be undone; "
+                "write that server on lines of its own"
+            )
+        self.changes.append(change)
+
+    def take_back(self, changes: Sequence[Change]) -> bool:
+        """Undoes the changes of one server, if all of them still stand there; False where somebody changed them."""
+        document = self.document()
+        if any(_value_at(document, change.place) != change.after for change in changes):
+            return False
+        for change in reversed(changes):
+            self.text = self._restored(self.text, change)
+        self.document()
+        return True
+
+    def _restored(self, text: str, change: Change) -> str:
+        if change.before is None:
+            return str(self.language.without(text, change.place))
+        return str(self.language.with_value(text, change.place, change.before))
+
+    def diff(self) -> str:
+        """What `save` would change, as a unified diff in which the values of variables are not shown."""
+        old = ClientFile(self.path, b"", self.original.decode(), self.language)
+        return text_diff(old.without_values(), self.without_values(), str(self.path))
+
+    def without_values(self) -> str:
+        """The text with each server's `env` and `headers` emptied of values: for a terminal, never for a file."""
+        text = self.text
+        for entry in self.entries():
+            for section in ("env", "headers"):
+                values = entry.body.get(section)
+                for name in values if isinstance(values, dict) else ():
+                    text = self.language.with_value(text, (*entry.place, section, name), self.language.raw_of("…"))
+        return text
+
+    def save(self) -> None:
+        """Writes the text in the file's place, mode kept. Raises ConflictError when it is not the file any more."""
+        if read_regular_file(self.path, limit=_MAX_BYTES, what="client's configuration") != self.original:
+            raise ConflictError(f"{self.path}: was changed meanwhile, perhaps by the client; try again")
+        write_atomically(self.path, self.text.encode())
+
+
+def digest(raw: bytes) -> str:
+    """The SHA-256 of a file's bytes."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _sections(document: Mapping[str, Any]) -> Iterator[tuple[Place, str, Any]]:
+    for place in _SECTIONS:
+        section = _value_at(document, place)
+        if section is not None and (place != ("servers",) or _all_servers(section)):
+            yield place, "", section
+    projects = document.get("projects")
+    for directory, settings in projects.items() if isinstance(projects, dict) else ():
+        if isinstance(settings, dict) and settings.get("mcpServers"):
+            yield ("projects", directory, "mcpServers"), directory, settings["mcpServers"]
+
+
+def _all_servers(section: Any) -> bool:
+    """`servers` is a word of many files: here each of them is started or called."""
+    return isinstance(section, dict) and all(
+        isinstance(each, dict) and each.keys() & {"command", "url", "type"} for each in section.values()
+    )
+
+
+def _value_at(document: Any, place: Place) -> Any:
+    for name in place:
+        if not isinstance(document, dict) or name not in document:
+            return None
+        document = document[name]
+    return document

@@ -1,0 +1,229 @@
+"""What one run sees of this machine's files: the project, the mounts that were asked for, and the masks over both."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.project.place import (
+    SCRATCH,
+    VISIBLE,
+    ProjectAccess,
+    check_own_path,
+    project_of,
+    working_directory,
+)
+from cloned_proxy.runner.project.survey import Identity, Look, Survey, look_through
+from cloned_proxy.runner.spec import Mount, check_mount
+from cloned_proxy.store.workspace import DIRECTORY_NAME
+
+NOTHING: Final = "/dev/null"
+_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectWish:
+    """What somebody asked for of the project. As it is: read-only at /workspace."""
+
+    access: ProjectAccess = ProjectAccess.READ_ONLY
+    own_path: bool = False
+    """The project is at its own path, too, and the command begins where the caller is."""
+    workdir: str | None = None
+    as_caller: bool = False
+    """The tool has the caller's user and group id (`--user me`)."""
+
+    @property
+    def at_own_path(self) -> bool:
+        return self.own_path or self.workdir is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A directory of this machine, and where a run sees it."""
+
+    source: Path
+    targets: tuple[str, ...]
+    read_only: bool
+    survey: Survey
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """The container's paths, ready for its specification."""
+
+    project: Path | None
+    trees: tuple[Tree, ...]
+    binds: tuple[Mount, ...]
+    mounts: tuple[Mount, ...]
+    """What was asked for by name, links on this machine resolved."""
+    repositories: tuple[str, ...]
+    """Directories with a `.git`."""
+    masked: tuple[str, ...]
+    """Directories over which an empty, read-only file system lies."""
+    workdir: str
+
+
+def view_of(wish: ProjectWish, workspace: Path, mounts: Sequence[Mount], here: Path) -> View:
+    """Looks everything through that the run will see. Raises SandboxInputError."""
+    project = None if wish.access is ProjectAccess.NONE else project_of(workspace, here)
+    if project is not None and project.is_relative_to(workspace.resolve()):
+        raise SandboxInputError(f"{project} lies in the workspace {workspace.resolve()}; name another with --workspace")
+    secret = _identity(workspace)
+    trees: list[Tree] = []
+    if project is not None:
+        trees.append(_project_tree(project, wish, secret))
+    binds = [Mount(str(tree.source), target, tree.read_only) for tree in trees for target in tree.targets]
+    named = [_resolved(mount, workspace, project if wish.at_own_path else None) for mount in mounts]
+    trees += [
+        Tree(source, (mount.target,), mount.read_only, look_through(source, secrets=secret))
+        for mount in named
+        if (source := Path(mount.source)).is_dir()
+    ]
+    for tree in trees:
+        _refuse_doors(tree)
+    _refuse_other_names(trees, named, workspace)
+    directories, files = _secrets(trees)
+    workdir = VISIBLE
+    if wish.at_own_path or project is None:
+        inside = (VISIBLE, SCRATCH, *(mount.target for mount in mounts))
+        workdir = working_directory(wish.workdir, here, project, inside)
+    return View(
+        project=project,
+        trees=tuple(trees),
+        binds=(*binds, *(Mount(NOTHING, path) for path in files)),
+        mounts=tuple(named),
+        repositories=tuple(path for tree in trees for path in _seen(tree, tree.survey.repositories)),
+        masked=tuple(directories),
+        workdir=workdir,
+    )
+
+
+def check_shown(mount: Mount, workspace: Path) -> None:
+    """Raises SandboxInputError unless a tool of this workspace could be shown the mount."""
+    view_of(ProjectWish(access=ProjectAccess.NONE), workspace, (mount,), Path("/"))
+
+
+def _project_tree(project: Path, wish: ProjectWish, secret: frozenset[Identity]) -> Tree:
+    targets = [VISIBLE]
+    if wish.at_own_path and str(project) != VISIBLE:
+        check_own_path(project)
+        targets.append(str(project))
+    survey = look_through(project, secrets=secret)
+    return Tree(project, tuple(targets), wish.access is not ProjectAccess.READ_WRITE, survey)
+
+
+def _identity(directory: Path) -> frozenset[Identity]:
+    try:
+        info = directory.stat()
+    except FileNotFoundError:
+        return frozenset()
+    return frozenset({(info.st_dev, info.st_ino)})
+
+
+def _resolved(mount: Mount, workspace: Path, project: Path | None) -> Mount:
+    """The mount, checked. Raises SandboxInputError for a source or target that cannot be."""
+    check_mount(mount)
+    target = PurePosixPath(os.path.normpath(mount.target))
+    if project is not None and (target.is_relative_to(project) or project.is_relative_to(target)):
+        raise SandboxInputError(f"--mount …:{mount.target}: the project {project} is there; use /mnt/<name>")
+    source = Path(mount.source)
+    if not source.exists():
+        raise SandboxInputError(f"--mount {mount.source}: does not exist on this machine")
+    real = source.resolve()
+    if DIRECTORY_NAME in real.parts or real.is_relative_to(workspace.resolve()):
+        raise SandboxInputError(f"--mount {mount.source}: it lies in a workspace, whose keys no tool may see")
+    if not real.is_dir() and not real.is_file():
+        raise SandboxInputError(f"--mount {mount.source}: neither a file nor a directory; sockets and devices stay out")
+    return replace(mount, source=str(real))
+
+
+def _refuse_doors(tree: Tree) -> None:
+    found = tree.survey.doors
+    if found:
+        names = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
+        raise SandboxInputError(
+            f"{tree.source} contains sockets or FIFOs, through which a tool would reach the host: {names}; "
+            "move them out of it (a debugger, agent or database may have put them there)"
+        )
+
+
+def _secrets(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
+    """(directories, files) to mask, as the container's paths."""
+    trees = tuple(trees)
+    directories = {path for tree in trees for path in _seen(tree, tree.survey.secret_directories)}
+    files = {path for tree in trees for path in _seen(tree, tree.survey.secret_files)}
+    for tree in trees:
+        for link in tree.survey.secret_links:
+            # Where a link leads on this machine is a workspace here, too, if some tree shows it.
+            target = Path(os.path.realpath(tree.source / link))
+            for other in trees:
+                if other.source.is_relative_to(target):
+                    raise SandboxInputError(
+                        f"{tree.source / link} makes a workspace of {other.source}; remove the link"
+                    )
+                if not target.is_relative_to(other.source):
+                    continue
+                there = _seen(other, [str(target.relative_to(other.source))])
+                if target.is_dir():
+                    directories.update(there)
+                elif target.exists():
+                    files.update(there)
+    for path in directories | files:
+        try:
+            path.encode()
+        except UnicodeEncodeError as error:
+            raise SandboxInputError(
+                f"{os.fsencode(path)!r} lies behind a name that is not UTF-8, and cannot be hidden: rename that"
+            ) from error
+    return sorted(directories), sorted(files)
+
+
+def _seen(tree: Tree, paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        for target in tree.targets:
+            yield f"{target}/{path}" if path else target
+
+
+def _refuse_other_names(trees: Sequence[Tree], files: Sequence[Mount], workspace: Path) -> None:
+    """Refuses hard links to the files of a workspace: a mask hides a path, and such a file has another one."""
+    places = {workspace.resolve()}
+    places |= {tree.source / path for tree in trees for path in tree.survey.secret_directories}
+    linked = {identity: path for place in places for identity, path in _linked_files(place)}
+    if not linked:
+        return
+    found: list[tuple[str, Path]] = []
+    for mount in files:
+        info = Path(mount.source).stat()
+        if (info.st_dev, info.st_ino) in linked:
+            found.append((mount.source, linked[info.st_dev, info.st_ino]))
+    inodes = {inode for _, inode in linked}
+    for tree in trees:
+
+        def compare(look: Look, tree: Tree = tree) -> None:
+            if look.entry.inode() in inodes:
+                info = look.entry.stat(follow_symlinks=False)
+                if (info.st_dev, info.st_ino) in linked:
+                    found.append((str(tree.source / look.path), linked[info.st_dev, info.st_ino]))
+
+        look_through(tree.source, secrets=_identity(workspace), visit=compare)
+    if found:
+        other, key = min(found)
+        raise SandboxInputError(f"{other} is the same file as {key} (a hard link), which no tool may see; remove it")
+
+
+def _linked_files(place: Path) -> Iterator[tuple[Identity, Path]]:
+    """Files at the top of a workspace and in its `ca/` that have more than one name."""
+    for directory in (place, place / "ca"):
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    info = entry.stat(follow_symlinks=False)
+                    if stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
+                        yield (info.st_dev, info.st_ino), Path(entry.path)
+        except OSError:
+            continue  # not there, or closed to us, and so to a tool with our own user id

@@ -1,0 +1,128 @@
+"""Which mounts and masks a run gets, for every way in which a workspace can lie in what it is shown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.project.place import ProjectAccess
+from cloned_proxy.runner.project.view import ProjectWish, View, _resolved, view_of
+from cloned_proxy.runner.spec import Mount
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    found = tmp_path / "code"
+    (found / ".cloned/ca").mkdir(parents=True)
+    (found / ".cloned/identity.key").write_text("key")
+    return found
+
+
+def _view(project: Path, *mounts: Mount, wish: ProjectWish | None = None, workspace: Path | None = None) -> View:
+    return view_of(wish or ProjectWish(), workspace or project / ".cloned", mounts, project)
+
+
+def _mount(source: Path) -> Mount:
+    return Mount(str(source), "/mnt/x", read_only=False)
+
+
+def test_by_default_the_project_is_at_one_place_and_masked(project: Path) -> None:
+    view = _view(project)
+    assert view.binds == (Mount(str(project), "/workspace"),)
+    assert (view.masked, view.workdir) == (("/workspace/.cloned",), "/workspace")
+
+
+def test_at_its_own_path_everything_is_twice(project: Path) -> None:
+    (project / "sub/.cloned").mkdir(parents=True)
+    (project / "sub/.git").mkdir()
+    view = _view(project, wish=ProjectWish(own_path=True))
+    assert {bind.target for bind in view.binds} == {"/workspace", str(project)}
+    names = (".cloned", "sub/.cloned")
+    assert set(view.masked) == {f"{place}/{name}" for place in ("/workspace", project) for name in names}
+    assert set(view.repositories) == {"/workspace/sub", f"{project}/sub"}
+    assert view.workdir == str(project)
+
+
+def test_without_a_project_nothing_is_shown(project: Path) -> None:
+    view = _view(project, wish=ProjectWish(access=ProjectAccess.NONE, own_path=True))
+    assert (view.binds, view.masked, view.workdir) == ((), (), "/sandbox")
+
+
+def test_every_workspace_in_every_mount_is_masked(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "a/b/.cloned").mkdir(parents=True)
+    (other / "a/.cloned").write_text("a file")
+    view = _view(project, _mount(other))
+    assert set(view.masked) == {"/workspace/.cloned", "/mnt/x/a/b/.cloned"}
+    assert Mount("/dev/null", "/mnt/x/a/.cloned") in view.binds
+
+
+def test_the_project_can_be_mounted_although_its_workspace_has_sockets(project: Path) -> None:
+    (project / ".cloned/run").mkdir()
+    os.mkfifo(project / ".cloned/run/slots.sock")
+    assert "/mnt/x/.cloned" in _view(project, _mount(project)).masked
+    os.mkfifo(project / "agent.sock")
+    with pytest.raises(SandboxInputError, match=r"contains sockets or FIFOs, .*: agent.sock"):
+        _view(project)
+
+
+def test_a_workspace_of_another_name_is_masked(project: Path) -> None:
+    (project / ".cloned").rename(project / "keys")
+    assert _view(project, workspace=project / "keys").masked == ("/workspace/keys",)
+
+
+def test_what_a_link_called_so_leads_to_is_masked(project: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    (other / "deep/keys").mkdir(parents=True)
+    (project / "sub").mkdir()
+    (project / "sub/.cloned").symlink_to(other / "deep/keys")
+    (project / "key").write_text("")
+    (project / "deeper").mkdir()
+    (project / "deeper/.cloned").symlink_to("../key")
+    view = _view(project, _mount(other))
+    assert set(view.masked) == {"/workspace/.cloned", "/mnt/x/deep/keys"}
+    assert Mount("/dev/null", "/workspace/key") in view.binds
+    (project / "deeper/.cloned").unlink()
+    (project / "deeper/.cloned").symlink_to("..")
+    with pytest.raises(SandboxInputError, match="remove the link"):
+        _view(project)
+
+
+@pytest.mark.parametrize("inside", [".cloned", ".cloned/ca", ".cloned/identity.key", "link"])
+def test_nothing_in_a_workspace_can_be_mounted(project: Path, tmp_path: Path, inside: str) -> None:
+    (project / "link").symlink_to(project / ".cloned/ca")
+    with pytest.raises(SandboxInputError, match="lies in a workspace"):
+        _view(project, _mount(project / inside), wish=ProjectWish(access=ProjectAccess.NONE))
+
+
+@pytest.mark.parametrize("where", ["in the project", "in a mount", "as a mount"])
+def test_a_key_under_a_second_name_is_refused(project: Path, tmp_path: Path, where: str) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    copy = (project if where == "in the project" else other) / "innocent"
+    copy.hardlink_to(project / ".cloned/identity.key")
+    mounts = {"in the project": [], "in a mount": [_mount(other)], "as a mount": [_mount(copy)]}[where]
+    with pytest.raises(SandboxInputError, match=r"innocent is the same file as .*identity.key"):
+        _view(project, *mounts)
+
+
+def test_a_second_name_where_no_tool_looks_is_nobodys_business(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "backup").hardlink_to(project / ".cloned/identity.key")
+    assert _view(project).masked
+
+
+def test_a_mount_over_the_project_is_refused(project: Path) -> None:
+    elsewhere = Path("/srv/people/code")
+    for target in (f"{elsewhere}/sub", str(elsewhere), "/srv/people"):
+        with pytest.raises(SandboxInputError, match=r"the project .* is there"):
+            _resolved(Mount("/usr/share", target), project / ".cloned", elsewhere)
+    assert _resolved(Mount("/usr/share", "/srv/x"), project / ".cloned", elsewhere).target == "/srv/x"
+
+
+def test_a_name_that_cannot_be_written_down_is_refused(project: Path) -> None:
+    (project / os.fsdecode(b"\xff") / ".cloned").mkdir(parents=True)
+    with pytest.raises(SandboxInputError, match="not UTF-8"):
+        _view(project)
