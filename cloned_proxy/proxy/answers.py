@@ -132,6 +132,11 @@ def own(
     return _answer(status, "", content, extra)
 
 
+def page(text: str) -> Answer:
+    """Plain ASCII text in the proxy's own name."""
+    return _with_body(HTTPStatus.OK, "text/plain; charset=us-ascii", text.encode("ascii"), [])
+
+
 def _phrase(refusal: Refusal) -> str:
     """The reason and the fix; where that is too long or no phrase can hold it, where else to read it."""
     reason = str(refusal.decision.reason)
@@ -169,13 +174,16 @@ def _answer(
     content: Mapping[str, str | float | None],
     extra: list[tuple[str, str]] | None = None,
 ) -> Answer:
-    body = f"{_encode(content)}\n".encode("ascii")
+    more = [*([(REASON_FIELD, reason)] if reason else []), *(extra or [])]
+    return _with_body(status, "application/json", f"{_encode(content)}\n".encode("ascii"), more)
+
+
+def _with_body(status: HTTPStatus, kind: str, body: bytes, more: list[tuple[str, str]]) -> Answer:
     fields = [
-        ("Content-Type", "application/json"),
+        ("Content-Type", kind),
         ("Content-Length", str(len(body))),
         ("Cache-Control", "no-store"),
-        *([(REASON_FIELD, reason)] if reason else []),
-        *(extra or []),
+        *more,
         ("Connection", "close"),
     ]
     return Answer(status, tuple(fields), body)

@@ -1,6 +1,7 @@
 """What the proxy itself answers at `http://cloned.internal`: a tool asks for other rules, under its own identity.
 
-`POST /v1/egress/requests` opens a request (202), `GET /v1/egress/requests/ID` tells what became of one's own.
+`POST /v1/egress/requests` opens a request (202), `GET /v1/egress/requests/ID` tells what became of one's own, `GET /`
+says how to use them.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.redact import redact
-from cloned_proxy.proxy.answers import Answer, own
+from cloned_proxy.proxy.answers import Answer, own, page
 from cloned_proxy.proxy.asking import Asking, told
+from cloned_proxy.proxy.own_page import REQUESTS_PATH, own_page
 from cloned_proxy.proxy.question import PolicySource
 from cloned_proxy.store.approval import Approval
 from cloned_proxy.store.approval_errors import (
@@ -29,6 +31,7 @@ from cloned_proxy.store.approval_errors import (
     TooManyRequestsError,
     UnknownApprovalError,
 )
+from cloned_proxy.store.approval_rules import checked, in_force
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.egress_request import MAX_BODY, MalformedRequestError, read_update
 from cloned_proxy.store.errors import StoreError
@@ -36,7 +39,6 @@ from cloned_proxy.telemetry.events import ApprovalEvent, AuditSink, AuditUnavail
 
 _log = structlog.get_logger(__name__)
 
-REQUESTS_PATH: Final = "/v1/egress/requests"
 _ONE: Final = re.compile(rf"{REQUESTS_PATH}/(a-[0-9a-f]{{10}})")
 _MINUTE: Final = 60.0
 _CALLS_PER_MINUTE: Final = 120
@@ -75,6 +77,8 @@ class RequestsApi:
         if (wait := self._too_many(tool)) is not None:
             return own(HTTPStatus.TOO_MANY_REQUESTS, _error("too_many", f"try again in {wait} s"), retry_after=wait)
         target = path.partition("?")[0]
+        if target == "/" and method in ("GET", "HEAD"):
+            return page(own_page(tool))
         allowed = "POST" if target == REQUESTS_PATH else "GET" if _ONE.fullmatch(target) else ""
         if not allowed:
             text = f"POST http://cloned.internal{REQUESTS_PATH}, or GET one of your own there by its id"
@@ -110,13 +114,41 @@ class RequestsApi:
         approval = await self._asking.run(lambda: self._service.ask(tool, proposal, policy=policy, run=caller.run))
         if approval.denied_count == 1:
             told(approval)
-        return own(HTTPStatus.ACCEPTED, _about(approval))
+        return own(HTTPStatus.ACCEPTED, self._about(approval))
 
     async def _look(self, tool: str, approval_id: str) -> Answer:
-        approval = await self._asking.run(lambda: self._service.get(approval_id))
+        unknown = UnknownApprovalError(f"there is no request {approval_id!r} of yours")
+        try:
+            approval = await self._asking.run(lambda: self._service.get(approval_id))
+        except UnknownApprovalError:
+            raise unknown from None  # the store's own words are for whoever can list requests
         if approval.asker != tool or approval.origin == "host":  # whose it is, is nobody else's business
-            raise UnknownApprovalError(f"there is no request {approval_id!r} of yours")
-        return own(HTTPStatus.OK, _about(approval))
+            raise unknown
+        return own(HTTPStatus.OK, self._about(approval))
+
+    def _about(self, approval: Approval) -> dict[str, Any]:
+        """What a tool may know of its own request: not who the reviewer is."""
+        return {
+            "id": approval.id,
+            "state": approval.state,
+            "in_force": self._acts(approval),
+            "expires": approval.expires,
+            "asked": str(approval.proposal.addition),
+            "reason": approval.decided_reason,
+            "url": f"http://cloned.internal{REQUESTS_PATH}/{approval.id}",
+        }
+
+    def _acts(self, approval: Approval) -> bool:
+        """Whether the policy in force says what was asked for, or what of it was approved.
+
+        A yes acts a moment after it was given, and somebody may write the rule by hand while the request waits.
+        """
+        policy = self._policy()
+        if not approval.rule_ids:
+            return in_force(policy, approval.proposal, checked(approval.proposal)[1])
+        now = self._clock()
+        acting = {rule.id for rule in policy.rules if rule.expires is None or rule.expires > now}
+        return acting.issuperset(approval.rule_ids)
 
     def _policy(self) -> Policy:
         policy = self._policies.current
@@ -160,15 +192,3 @@ def too_slow() -> Answer:
 
 def _error(code: str, message: str) -> dict[str, Any]:
     return {"error": code, "message": message, "fields": []}
-
-
-def _about(approval: Approval) -> dict[str, Any]:
-    """What a tool may know of its own request: not who the reviewer is."""
-    return {
-        "id": approval.id,
-        "state": approval.state,
-        "expires": approval.expires,
-        "asked": str(approval.proposal.addition),
-        "reason": approval.decided_reason,
-        "url": f"http://cloned.internal{REQUESTS_PATH}/{approval.id}",
-    }

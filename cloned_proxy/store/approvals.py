@@ -177,7 +177,7 @@ class ApprovalService:
         if own >= settings.pending_per_tool or len(pending) >= settings.pending:
             whose = f"{own} requests of {asker}" if own >= settings.pending_per_tool else f"{len(pending)} requests"
             soonest = max(1, math.ceil(min(approval.expires for approval in pending) - now))
-            raise TooManyRequestsError(f"{whose} wait for a person already; `cloned-proxy approvals list`", soonest)
+            raise TooManyRequestsError(f"{whose} wait for a person already", soonest)
 
     # Looking.
 

@@ -294,7 +294,7 @@ def _ask_for_anybody() -> None:
 def _look_at_any_request() -> None:
     async def look(self: Any, tool: str, approval_id: str) -> Any:
         approval = await self._asking.run(lambda: self._service.get(approval_id))
-        return answers.own(HTTPStatus.OK, requests_api._about(approval))
+        return answers.own(HTTPStatus.OK, self._about(approval))
 
     replace_part(requests_api.RequestsApi, "_look", look)
 

@@ -13,7 +13,8 @@ import pytest
 
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.proxy.asking import Asking
-from cloned_proxy.proxy.requests_api import REQUESTS_PATH, RequestsApi
+from cloned_proxy.proxy.own_page import REQUESTS_PATH
+from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.egress_request import MAX_BODY
 from cloned_proxy.store.policy_file import load_policy
