@@ -40,7 +40,9 @@ class FakeApi(EngineApi):
         self.asked: list[str] = []
         self.waited: list[str] = []
 
-    def ask(self, method: str, path: str, *, body: Any = None, timeout: float | None, **query: str | bytes | int | None) -> Any:
+    def ask(
+        self, method: str, path: str, *, body: Any = None, timeout: float | None, **query: str | bytes | int | None
+    ) -> Any:
         container = path.split("/")[2]
         if method == "POST":
             assert query["condition"] == "removed"
