@@ -7,21 +7,23 @@ from typing import Annotated
 import typer
 
 from cloned_proxy.cli.exec_options import (
-    CpusOption,
-    EnvFileOption,
     EnvironmentOptions,
-    EnvOption,
     ExecOptions,
     FileOptions,
+    LimitOptions,
+    TerminalOptions,
+)
+from cloned_proxy.cli.exec_words import (
+    CpusOption,
+    EnvFileOption,
+    EnvOption,
     HomeOption,
     ImageOption,
     InteractiveOption,
-    LimitOptions,
     MemoryOption,
     MountOption,
     NetworkOption,
     ProjectOption,
-    TerminalOptions,
     TimeoutOption,
     ToolArgument,
     TtyOption,

@@ -21,14 +21,14 @@ from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.standby import proxy_for
 from cloned_proxy.runner.stream import Attached, Stream
 from cloned_proxy.store.workspace import Workspace
-from cloned_proxy.telemetry.log import configure_logging
+from cloned_proxy.telemetry.later import configure_logging_later
 
 _CHUNK: Final = 65_536
 
 
 def run_command(options: ExecOptions) -> int:
     """Runs it and returns the exit code to pass on. Raises CommandError."""
-    configure_logging()
+    configure_logging_later()
     try:
         outcome = _execute(options)
     except ToolTimeoutError as error:
@@ -50,7 +50,7 @@ def _execute(options: ExecOptions) -> Outcome:
     workspace = Workspace.find(options.workspace)
     check_project(options.files, workspace.root)
     workspace.create()
-    job = job_of(options, workspace.config().sandbox)
+    job = job_of(options, workspace.sandbox_settings())
     if terminal is not None:
         job = replace(job, terminal=terminal.size, env={**terminal_environment(os.environ), **job.env})
     with (

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final
 
-import anyio
-
 from cloned_proxy.runner.cancellation import Cancellation
 from cloned_proxy.runner.errors import RunCancelledError, SandboxError
 
@@ -36,6 +34,8 @@ class Hand[T]:
         self._outcome: Future[T] = Future()
         self._near, self._far = socket.socketpair()
         self._near.setblocking(False)
+        import anyio  # noqa: PLC0415  its import is long, and `exec` waits for nothing in an event loop
+
         self._turn = anyio.Lock()
         self._thread = threading.Thread(target=self._do, name="tool-run", daemon=True)
 
@@ -61,6 +61,8 @@ class Hand[T]:
 
     async def end(self) -> None:
         """Kills what runs and returns when it is gone, even while the task is being cancelled."""
+        import anyio  # noqa: PLC0415  as above
+
         self.cancel()
         with anyio.CancelScope(shield=True):
             await self.wait()
@@ -83,6 +85,8 @@ class Hand[T]:
         self._near.close()
 
     async def _until(self, reached: Callable[[], bool]) -> None:
+        import anyio  # noqa: PLC0415  as above
+
         async with self._turn:
             while not reached():
                 await anyio.wait_readable(self._near)

@@ -15,6 +15,8 @@ from cloned_proxy.runner.terminal import TerminalSize
 from cloned_proxy.runner.worker import Worker
 
 DEFAULT_TIMEOUT: Final = 120.0
+GRACE_SECONDS: Final = 2.0
+"""Of a session: as long as the MCP SDK gives a server to end when its stdin has been closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

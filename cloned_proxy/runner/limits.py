@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cloned_proxy.runner.spec import MIB, Limits, parse_size
-from cloned_proxy.store.config import SandboxSettings
+
+if TYPE_CHECKING:
+    from cloned_proxy.store.config import SandboxSettings
 
 
 def limits_from(settings: SandboxSettings, *, cpus: float | None = None, memory: int | str | None = None) -> Limits:

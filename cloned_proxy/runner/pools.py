@@ -7,8 +7,6 @@ import threading
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from cloned_proxy.proxy.slot_protocol import Handover
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.environment import PROXY_PORT
@@ -17,8 +15,9 @@ from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.networks import prepare_network
 from cloned_proxy.runner.slots import SlotPool
 from cloned_proxy.runner.spec import workspace_mark
+from cloned_proxy.telemetry.later import LaterLogger
 
-_log = structlog.get_logger(__name__)
+_log = LaterLogger(__name__)
 
 LLM_PORT: Final = 8080
 _HANDOVERS: Final = (Handover(PROXY_PORT), Handover(LLM_PORT, ("127.0.0.1", LLM_PORT)))

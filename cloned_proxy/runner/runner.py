@@ -12,8 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-import structlog
-
 from cloned_proxy.policy.redact import redact_command
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, OpenSlot, RunEnd
 from cloned_proxy.runner.calls import Calls
@@ -48,8 +46,9 @@ from cloned_proxy.runner.trust import write_ca
 from cloned_proxy.runner.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
 from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.telemetry.later import LaterLogger
 
-_log = structlog.get_logger(__name__)
+_log = LaterLogger(__name__)
 
 NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
 _SWEEP_SECONDS: Final = 30.0
@@ -82,7 +81,7 @@ class DockerContainerRunner(Calls):
         Raises EngineError without an engine, StoreError for a config.yaml that is not accepted.
         """
         place = Workspace.find(Path(workspace) if workspace is not None else None)
-        settings = place.config().sandbox
+        settings = place.sandbox_settings()
         self.workspace = place.root
         self.project = self.workspace.parent
         self._network = network or os.environ.get(NETWORK_VARIABLE) or settings.network or SEALED
