@@ -10,11 +10,13 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cloned_proxy.runner.cancellation import Cancellation
 from cloned_proxy.runner.errors import RunCancelledError, SandboxError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _JOIN_SECONDS: Final = 30.0
 """How long the end of a program waits for the removal of one container."""
@@ -34,7 +36,8 @@ class Hand[T]:
         self._outcome: Future[T] = Future()
         self._near, self._far = socket.socketpair()
         self._near.setblocking(False)
-        import anyio  # noqa: PLC0415  its import is long, and `exec` waits for nothing in an event loop
+
+        import anyio  # noqa: PLC0415  as above
 
         self._turn = anyio.Lock()
         self._thread = threading.Thread(target=self._do, name="tool-run", daemon=True)

@@ -6,25 +6,22 @@ It talks to whatever DOCKER_HOST names, else to the default socket. Only what bu
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 from collections.abc import Iterator
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 from cloned_proxy.runner.engine_address import engine_host
 from cloned_proxy.runner.engine_answers import ContainerState, EngineFacts
 from cloned_proxy.runner.engine_api import AnswerTimeoutError, ApiError, EngineApi
+from cloned_proxy.runner.engine_errors import LOST, TIMEOUT, explained, sdk_client
 from cloned_proxy.runner.errors import EngineError, GoneError, ImageMissingError
+from cloned_proxy.runner.spec import OWNER_LABEL
 from cloned_proxy.runner.stream import Attached
 from cloned_proxy.runner.terminal import TerminalSize, no_detach_keys
 from cloned_proxy.runner.uninterrupted import to_its_end
-
-_TIMEOUT: Final = 60.0
-"""Seconds for one call; only `wait` may take longer."""
-_LOST: Final = (AnswerTimeoutError, OSError, http.client.HTTPException, ValueError)
 
 
 class Engine:
@@ -41,8 +38,8 @@ class Engine:
         host = engine_host()
         try:
             api = EngineApi(host)
-            api.ask_raw("GET", "/_ping", timeout=_TIMEOUT)
-        except (ApiError, *_LOST) as error:
+            api.ask_raw("GET", "/_ping", timeout=TIMEOUT)
+        except (ApiError, *LOST) as error:
             raise EngineError(
                 f"no container engine answers at {host}: start it (`sudo systemctl start docker`), or install it "
                 "(`sudo apt-get install docker.io`); `run` can do without one (`--sandbox process`)"
@@ -54,10 +51,10 @@ class Engine:
         self._settle()
 
     def _ask(self, method: str, path: str, *, body: Any = None, **query: str | bytes | int | None) -> Any:
-        return self._api.ask(method, path, body=body, timeout=_TIMEOUT, **query)
+        return self._api.ask(method, path, body=body, timeout=TIMEOUT, **query)
 
     def facts(self) -> EngineFacts:
-        with _explained("describe itself"):
+        with explained("describe itself"):
             info, version = self._ask("GET", "/info"), self._ask("GET", "/version")
         components = [str(part.get("Name", "")) for part in version.get("Components") or []]
         security = tuple(info.get("SecurityOptions") or ())
@@ -75,7 +72,7 @@ class Engine:
     def image(self, name: str) -> dict[str, Any]:
         """What the engine knows of an image. Raises ImageMissingError, with the command that brings it."""
         try:
-            with _explained(f"look at image {name}"):
+            with explained(f"look at image {name}"):
                 found: dict[str, Any] = self._ask("GET", f"/images/{quote(name)}/json")
         except GoneError as error:
             fix = "`cloned-proxy image build`" if name.startswith("cloned-") else f"`docker pull {name}`"
@@ -93,7 +90,7 @@ class Engine:
 
     def _create(self, name: str, config: dict[str, Any]) -> str:
         try:
-            with _explained(f"create {name}"):
+            with explained(f"create {name}"):
                 return str(self._ask("POST", "/containers/create", body=config, name=name)["Id"])
         except GoneError as error:
             if "no such image" not in str(error.__cause__).lower():
@@ -109,7 +106,7 @@ class Engine:
             self.discard(name)
 
     def start(self, container: str) -> None:
-        with _explained("start the container"):
+        with explained("start the container"):
             self._ask("POST", f"/containers/{container}/start")
 
     def attach(self, container: str, *, terminal: bool = False) -> Attached:
@@ -117,10 +114,10 @@ class Engine:
 
         `terminal`: it was created with one (`Tty`).
         """
-        with _explained("attach to the container"):
+        with explained("attach to the container"):
             sock = self._api.open_stream(
                 f"/containers/{container}/attach",
-                timeout=_TIMEOUT,
+                timeout=TIMEOUT,
                 stdin=1,
                 stdout=1,
                 stderr=1,
@@ -130,13 +127,13 @@ class Engine:
         return Attached(sock, resize=partial(self._resize, container) if terminal else None)
 
     def _resize(self, container: str, size: TerminalSize) -> None:
-        with _explained("resize the terminal"):
+        with explained("resize the terminal"):
             self._ask("POST", f"/containers/{container}/resize", h=size.rows, w=size.columns)
 
     @property
     def sizes_terminals(self) -> bool:
         """Whether a terminal can have its size from its start on (`ConsoleSize`, Engine API 1.42)."""
-        with _explained("tell its version"):
+        with explained("tell its version"):
             version = str(self._ask("GET", "/version")["ApiVersion"])
         return tuple(map(int, version.split("."))) >= (1, 42)
 
@@ -152,7 +149,7 @@ class Engine:
         )
 
     def inspect(self, container: str) -> dict[str, Any]:
-        with _explained("inspect a container"):
+        with explained("inspect a container"):
             found: dict[str, Any] = self._ask("GET", f"/containers/{container}/json")
         return found
 
@@ -165,9 +162,9 @@ class Engine:
 
     def last_words(self, container: str) -> str:
         """The last line that a container printed."""
-        with _explained("read a container's log"):
+        with explained("read a container's log"):
             path = f"/containers/{container}/logs"
-            raw = self._api.ask_raw("GET", path, timeout=_TIMEOUT, stdout=1, stderr=1, tail=1)
+            raw = self._api.ask_raw("GET", path, timeout=TIMEOUT, stdout=1, stderr=1, tail=1)
         # Framed as in `stream`: eight bytes in front of the line.
         said = raw[8:].decode(errors="replace").strip()
         return said or "it said nothing"
@@ -175,7 +172,7 @@ class Engine:
     def wait(self, container: str, seconds: float | None) -> int | None:
         """The exit code, or None when it still runs after `seconds`."""
         try:
-            with _explained("wait for the container", passing=(AnswerTimeoutError,)):
+            with explained("wait for the container", passing=(AnswerTimeoutError,)):
                 path = f"/containers/{container}/wait"
                 return int(self._api.ask("POST", path, timeout=seconds)["StatusCode"])
         except AnswerTimeoutError:
@@ -183,14 +180,14 @@ class Engine:
 
     def kill(self, container: str) -> None:
         """Ends it at once. One that has ended already is fine."""
-        with _explained("kill the container"), contextlib.suppress(ApiError):
+        with explained("kill the container"), contextlib.suppress(ApiError):
             self._ask("POST", f"/containers/{container}/kill")
 
     def remove(self, container: str) -> None:
         """Removes it, running or not, and returns when it is gone. One that is gone already is fine."""
         if self._ask_to_remove(container):
             return
-        with contextlib.suppress(GoneError), _explained("remove the container"):
+        with contextlib.suppress(GoneError), explained("remove the container"):
             path = f"/containers/{container}/wait"
             failed = self._ask("POST", path, condition="removed").get("Error")
             if failed:
@@ -198,7 +195,7 @@ class Engine:
 
     def _ask_to_remove(self, container: str) -> bool:
         """Whether it is gone; False while somebody else's removal of it is under way. Raises EngineError."""
-        with contextlib.suppress(GoneError), _explained("remove the container"):
+        with contextlib.suppress(GoneError), explained("remove the container"):
             try:
                 self._ask("DELETE", f"/containers/{container}", force=1, v=1)
             except ApiError as error:
@@ -226,16 +223,31 @@ class Engine:
                 if self._ask_to_remove(container):
                     self._owed.discard(container)
 
+    def rename(self, container: str, name: str) -> None:
+        with explained("rename the container"):
+            self._ask("POST", f"/containers/{container}/rename", name=name)
+
     def owned(self, label: str) -> Iterator[tuple[str, str]]:
         """(container id, value of `label`) of every container that carries the label, running or not."""
-        with _explained("list containers"):
+        with explained("list containers"):
             rows = self._ask("GET", "/containers/json", all=1, filters=json.dumps({"label": [label]}))
         for row in rows:
             yield str(row["Id"]), str(row["Labels"][label])
 
+    def owners(self) -> Iterator[tuple[str, str]]:
+        """(container id, mark of the process that it belongs to) of every container that has an owner."""
+        with explained("list containers"):
+            rows = self._ask("GET", "/containers/json", all=1, filters=json.dumps({"label": [OWNER_LABEL]}))
+        for row in rows:
+            yield str(row["Id"]), _owner(row["Names"][0] if row["Names"] else "", row["Labels"])
+
+    def owner_of(self, container: str) -> str:
+        found = self.inspect(container)
+        return _owner(found["Name"], found["Config"]["Labels"])
+
     def names(self) -> list[str]:
         """The names of all containers, running or not."""
-        with _explained("list containers"):
+        with explained("list containers"):
             return [
                 str(name).lstrip("/") for row in self._ask("GET", "/containers/json", all=1) for name in row["Names"]
             ]
@@ -243,7 +255,7 @@ class Engine:
     def network(self, name: str) -> dict[str, Any] | None:
         """A network by its exact name, or None."""
         try:
-            with _explained(f"look at network {name}"):
+            with explained(f"look at network {name}"):
                 found: dict[str, Any] = self._ask("GET", f"/networks/{quote(name)}")
         except GoneError:
             return None
@@ -251,23 +263,23 @@ class Engine:
 
     def create_network(self, name: str, *, options: dict[str, str], labels: dict[str, str]) -> None:
         """An internal bridge without IPv6."""
-        with _explained(f"create network {name}"):
+        with explained(f"create network {name}"):
             body = {"Name": name, "Driver": "bridge", "Internal": True, "EnableIPv6": False, "Options": options}
             self._ask("POST", "/networks/create", body={**body, "Labels": labels, "CheckDuplicate": True})
 
     def remove_network(self, name: str) -> None:
-        with contextlib.suppress(GoneError), _explained(f"remove network {name}"):
+        with contextlib.suppress(GoneError), explained(f"remove network {name}"):
             self._ask("DELETE", f"/networks/{quote(name)}")
 
     def import_image(self, path: str, name: str) -> None:
         """A tar of a root file system as an image."""
         repository, _, tag = name.partition(":")
-        with _sdk(f"import {name}") as sdk, open(path, "rb") as tar:  # noqa: PTH123  a stream for the SDK
+        with sdk_client(f"import {name}") as sdk, open(path, "rb") as tar:  # noqa: PTH123  a stream for the SDK
             sdk.import_image_from_data(tar, repository=repository, tag=tag or "latest")
 
     def build(self, folder: str, *, target: str, tag: str, args: dict[str, str], labels: dict[str, str]) -> None:
         """Builds one target of a Dockerfile, without a network. Raises EngineError with the line that failed."""
-        with _sdk(f"build {tag}") as sdk:
+        with sdk_client(f"build {tag}") as sdk:
             lines = sdk.build(
                 path=folder,
                 target=target,
@@ -283,38 +295,6 @@ class Engine:
                     raise EngineError(f"building {tag} failed: {str(line['error']).strip()}")
 
 
-@contextlib.contextmanager
-def _explained(action: str, *, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Turns what can go wrong with a request into errors of ours."""
-    try:
-        yield
-    except passing:
-        raise
-    except ApiError as error:
-        if error.status == HTTPStatus.NOT_FOUND:
-            raise GoneError(f"the engine could not {action}: it is gone") from error
-        raise EngineError(f"the engine would not {action}: {error}") from error
-    except _LOST as error:
-        raise _away(action) from error
-
-
-@contextlib.contextmanager
-def _sdk(action: str) -> Iterator[Any]:
-    """A client of the Docker SDK, which knows how a build is sent; its import is long, and few commands build."""
-    import docker  # noqa: PLC0415  see above
-    import docker.errors  # noqa: PLC0415
-
-    try:
-        settings: dict[str, Any] = docker.utils.kwargs_from_env()
-        with contextlib.closing(docker.APIClient(**settings, version="auto", timeout=_TIMEOUT)) as client:
-            yield client
-    except docker.errors.APIError as error:
-        raise EngineError(f"the engine would not {action}: {error.explanation or error}") from error
-    except (docker.errors.DockerException, OSError) as error:
-        raise _away(action) from error
-
-
-def _away(action: str) -> EngineError:
-    return EngineError(
-        f"the engine went away while asked to {action}; start it again: leftovers are removed at the next run"
-    )
+def _owner(name: str, labels: dict[str, str]) -> str:
+    """Of a slot that was lent (`slots.slot_name`) the name says whose it is: a label cannot be changed."""
+    return name.partition(".")[2] or str(labels[OWNER_LABEL])

@@ -6,7 +6,6 @@ import. Paths carry no version: the engine then answers by its own newest one, w
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import socket
@@ -54,7 +53,7 @@ class EngineApi:
     ) -> Any:
         """What the engine answers: a JSON value, or None for an empty answer. `timeout` is seconds for each read.
 
-        Raises ApiError, AnswerTimeoutError, OSError or http.client.HTTPException.
+        Raises ApiError, AnswerTimeoutError, OSError or ValueError.
         """
         raw = self.ask_raw(method, path, body=body, timeout=timeout, **query)
         return json.loads(raw) if raw.strip() else None
@@ -63,17 +62,20 @@ class EngineApi:
         self, method: str, path: str, *, body: Any = None, timeout: float | None, **query: str | bytes | int | None
     ) -> bytes:
         """As `ask`, the answer as it is."""
-        connection = self._connection(timeout)
+        content = b"" if body is None else json.dumps(body).encode()
+        # HTTP/1.0: the answer comes unchunked and ends with the connection (RFC 9112, sections 6.3 and 9.3).
+        head = [f"{method} {_target(path, query)} HTTP/1.0", "Host: engine", f"Content-Length: {len(content)}"]
+        head += ["Content-Type: application/json"] if content else []
         try:
-            connection.request(method, _target(path, query), *_content(body))
-            response = connection.getresponse()
-            answer = response.read()
+            with self._connect(timeout) as sock:
+                sock.sendall("\r\n".join([*head, "", ""]).encode() + content)
+                with sock.makefile("rb") as stream:
+                    said = stream.read()
         except TimeoutError as error:
             raise AnswerTimeoutError(f"no answer within {timeout} s") from error
-        finally:
-            connection.close()
-        if response.status >= HTTPStatus.BAD_REQUEST:
-            raise ApiError(response.status, _message(answer))
+        status, answer = _answer(said)
+        if status >= HTTPStatus.BAD_REQUEST:
+            raise ApiError(status, _message(answer))
         return answer
 
     def open_stream(self, path: str, *, timeout: float, **query: str | bytes | int | None) -> socket.socket:
@@ -86,11 +88,6 @@ class EngineApi:
             raise
         sock.settimeout(None)
         return sock
-
-    def _connection(self, timeout: float | None) -> http.client.HTTPConnection:
-        connection = http.client.HTTPConnection("engine", timeout=timeout)
-        connection.sock = self._connect(timeout)
-        return connection
 
     def _connect(self, timeout: float | None) -> socket.socket:
         if not self._host.startswith("unix://"):
@@ -124,10 +121,17 @@ def _target(path: str, query: dict[str, str | bytes | int | None]) -> str:
     return f"{path}?{urlencode(given)}" if given else path
 
 
-def _content(body: Any) -> tuple[bytes | None, dict[str, str]]:
-    if body is None:
-        return None, {}
-    return json.dumps(body).encode(), {"Content-Type": "application/json"}
+def _answer(said: bytes) -> tuple[int, bytes]:
+    """Status and body of a whole answer. Raises ValueError for one that is cut short, or none."""
+    head, end, body = said.partition(_HEAD_END)
+    status, *fields = head.decode("latin-1").split("\r\n")
+    if not end or not status.startswith("HTTP/1."):
+        raise ValueError("the engine broke off its answer")
+    for field in fields:
+        name, _, value = field.partition(":")
+        if name.lower() == "content-length" and int(value) != len(body):
+            raise ValueError("the engine broke off its answer")
+    return int(status.split(" ")[1]), body
 
 
 def _message(answer: bytes) -> str:

@@ -7,13 +7,14 @@ own and the host's engine, never takes a living neighbour for dead.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cloned_proxy.runner.errors import GoneError
 from cloned_proxy.runner.netns import has_ended, start_time
-from cloned_proxy.runner.spec import OWNER_LABEL
 
 if TYPE_CHECKING:
     from cloned_proxy.runner.engine import Engine
@@ -58,10 +59,12 @@ def process_of(owner: str) -> int | None:
 def remove_leftovers(engine: Engine, run_directory: Path) -> int:
     """Removes containers and directories of dead owners; returns how many. Tools go before their holders."""
     removed = 0
-    for container, owner in engine.owned(OWNER_LABEL):
-        if is_dead(owner):
-            engine.discard(container)
-            removed += 1
+    for container, owner in engine.owners():
+        # Asked again behind the check: a slot that was lent may have been given back, and be somebody else's now.
+        with contextlib.suppress(GoneError):
+            if is_dead(owner) and engine.owner_of(container) == owner:
+                engine.discard(container)
+                removed += 1
     for directory in run_directory.glob("*.*.*.*") if run_directory.is_dir() else ():
         if is_dead(directory.name):
             shutil.rmtree(directory, ignore_errors=True)

@@ -12,7 +12,8 @@ from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.environment import PROXY_PORT
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
-from cloned_proxy.runner.networks import prepare_network
+from cloned_proxy.runner.lender import Lender
+from cloned_proxy.runner.networks import SEALED, prepare_network
 from cloned_proxy.runner.slots import SlotPool
 from cloned_proxy.runner.spec import workspace_mark
 from cloned_proxy.telemetry.later import LaterLogger
@@ -27,14 +28,24 @@ class Pools:
     """Thread-safe."""
 
     def __init__(
-        self, engine: Engine, *, workspace: Path, owner: str, seccomp: str, spare: int, enter: bool | None
+        self,
+        engine: Engine,
+        *,
+        workspace: Path,
+        owner: str,
+        seccomp: str,
+        spare: int,
+        enter: bool | None,
+        lender: Lender | None,
     ) -> None:
+        """`lender` has ready slots for the sealed network."""
         self._engine = engine
         self._workspace = workspace
         self._owner = owner
         self._seccomp = seccomp
         self._spare = spare
         self._enter = enter
+        self._lender = lender
         self._lock = threading.Lock()
         self._pools: dict[str, SlotPool] = {}
         self._own_networks: set[str] = set()
@@ -75,5 +86,6 @@ class Pools:
                     handovers=_HANDOVERS,
                     spare=self._spare,
                     enter=self._enter,
+                    lender=self._lender if network == SEALED else None,
                 )
             return pool

@@ -27,6 +27,7 @@ from cloned_proxy.runner.holder_watch import while_held
 from cloned_proxy.runner.homes import Homes
 from cloned_proxy.runner.images import check_current
 from cloned_proxy.runner.job import Job, ToolResult, Watch, watched
+from cloned_proxy.runner.lender import Lender
 from cloned_proxy.runner.limits import limits_from
 from cloned_proxy.runner.link import ProxyLink
 from cloned_proxy.runner.networks import SEALED
@@ -103,6 +104,7 @@ class DockerContainerRunner(Calls):
             seccomp=self._seccomp,
             spare=spare_slots,
             enter=enter_namespaces,
+            lender=Lender(self.workspace, self._owner),
         )
         # At the latest when the interpreter ends: a run that nobody waits for any more is no reason to stay.
         self._crew = Crew()
