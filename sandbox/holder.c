@@ -4,7 +4,9 @@
  *   holder forward FROM TO [FROM TO]...
  *                             also forwards connections; says "ready" once it listens. FROM is PORT (on 127.0.0.1),
  *                             *:PORT (on every address) or the path of a unix socket, TO is PORT or such a path.
- *                             For engines beside which the proxy may not enter the namespace itself, and for Compose.
+ *                             For Compose.
+ *   holder hand PATH          also makes sockets in its namespace and hands them to whoever listens at PATH; says "ready".
+ *                             For engines beside which the proxy may not enter the namespace itself.
  *   holder check TO           ends with 0 when somebody listens there: a health check
  *
  * Static, no library beyond libc, one thread, no heap: what is not here cannot go wrong here.
@@ -25,7 +27,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { PAIRS = 240, BUFFER = 16384, PORTS = 8, FIRST = 1 + PORTS }; /* two descriptors a pair, below nofile 1024 */
+enum { PAIRS = 240, BUFFER = 16384, PORTS = 8, FIRST = 1 + PORTS, SOCKETS = 60 }; /* two descriptors a pair, below nofile 1024 */
 
 struct half { /* one direction of one connection */
   char data[BUFFER];
@@ -211,6 +213,77 @@ static void forward(int ports, char **words, int signal_fd) {
   }
 }
 
+struct order { /* for one socket, as it comes over the link */
+  char kind;   /* L: listens on 127.0.0.1, W: listens on all addresses, U: UDP on 127.0.0.1, S: TCP that is not bound */
+  char unused;
+  unsigned short port; /* in network byte order */
+};
+
+static int make(const struct order *order) {
+  int one = 1, kind = order->kind == 'U' ? SOCK_DGRAM : SOCK_STREAM;
+  int fd = socket(AF_INET, kind | SOCK_CLOEXEC, 0);
+  if (fd < 0 || order->kind == 'S') return fd;
+  struct sockaddr_in at = {.sin_family = AF_INET, .sin_port = order->port};
+  at.sin_addr.s_addr = htonl(order->kind == 'W' ? INADDR_ANY : INADDR_LOOPBACK);
+  /* Connections of the run before may still be in TIME_WAIT. */
+  if ((kind == SOCK_STREAM && setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one) != 0) ||
+      bind(fd, (void *)&at, sizeof at) != 0 || (kind == SOCK_STREAM && listen(fd, 128) != 0)) {
+    int problem = errno;
+    close(fd);
+    errno = problem;
+    return -1;
+  }
+  return fd;
+}
+
+/* One message holds orders, the answer as many descriptors; or, without any, what went wrong. Returns 0 at the end. */
+static int serve_orders(int link) {
+  struct order orders[SOCKETS];
+  ssize_t size = recv(link, orders, sizeof orders, 0);
+  if (size <= 0) return size < 0 && (errno == EAGAIN || errno == EINTR);
+  int count = (int)((size_t)size / sizeof *orders), made = 0, fds[SOCKETS];
+  union {
+    struct cmsghdr aligned;
+    char bytes[CMSG_SPACE(sizeof fds)];
+  } control;
+  const char *said = "ok";
+  while (made < count && (fds[made] = make(&orders[made])) >= 0) made++;
+  if (made < count) said = strerror(errno);
+  memset(&control, 0, sizeof control);
+  struct iovec text = {(char *)said, strlen(said)};
+  struct msghdr message = {.msg_iov = &text, .msg_iovlen = 1};
+  if (made == count && made > 0) {
+    message.msg_control = &control;
+    message.msg_controllen = CMSG_SPACE((size_t)made * sizeof *fds);
+    struct cmsghdr *head = CMSG_FIRSTHDR(&message);
+    head->cmsg_level = SOL_SOCKET;
+    head->cmsg_type = SCM_RIGHTS;
+    head->cmsg_len = CMSG_LEN((size_t)made * sizeof *fds);
+    memcpy(CMSG_DATA(head), fds, (size_t)made * sizeof *fds);
+  }
+  ssize_t sent = sendmsg(link, &message, MSG_NOSIGNAL);
+  /* Ours must be closed: with a copy here, a dead proxy would look like a slow one. */
+  while (made > 0) close(fds[--made]);
+  return sent >= 0;
+}
+
+static void hand(const char *path, int signal_fd) {
+  union address target;
+  socklen_t length = address_of(path, &target);
+  int link = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  if (link < 0 || connect(link, &target.any, length) != 0) fail(path);
+  if (write(STDOUT_FILENO, "ready\n", 6) != 6) fail("write");
+  for (;;) {
+    struct pollfd waiting[2] = {{.fd = signal_fd, .events = POLLIN}, {.fd = link, .events = POLLIN}};
+    if (poll(waiting, 2, -1) < 0 && errno != EINTR) fail("poll");
+    if (waiting[0].revents) handle_signal(signal_fd);
+    if (waiting[1].revents && !serve_orders(link)) {
+      close(link); /* nobody wants anything any more: a descriptor below 0 is not polled */
+      link = -1;
+    }
+  }
+}
+
 static int check(const char *target) {
   struct pollfd link = {.fd = dial(target), .events = POLLOUT};
   return link.fd < 0 || poll(&link, 1, 1000) != 1 || (link.revents & (POLLERR | POLLHUP));
@@ -219,11 +292,12 @@ static int check(const char *target) {
 int main(int count, char **words) {
   if (count == 3 && strcmp(words[1], "check") == 0) return check(words[2]);
   int signal_fd = signals();
+  if (count == 3 && strcmp(words[1], "hand") == 0) hand(words[2], signal_fd);
   int ports = (count - 2) / 2;
   if (count > 3 && count % 2 == 0 && ports <= PORTS && strcmp(words[1], "forward") == 0)
     forward(ports, words + 2, signal_fd);
   if (count != 1) {
-    fputs("usage: holder [forward FROM TO [FROM TO]... | check TO]\n", stderr);
+    fputs("usage: holder [forward FROM TO [FROM TO]... | hand PATH | check TO]\n", stderr);
     return 2;
   }
   for (;;) {

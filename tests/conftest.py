@@ -26,6 +26,7 @@ GROUPS: Final = {
 MISSING: Final = {
     "no engine:": "sandbox tests were skipped: no container engine answers here",
     "no model:": "tests with a real model were skipped: it could not be downloaded",
+    "no packages:": "tests of baked images were skipped: npm or PyPI gave no packages",
 }
 """What a reason to skip begins with, and the line that counts them."""
 LONGEST_FIRST: Final = ("engine", "browser", "prometheus", "e2e", "cli")

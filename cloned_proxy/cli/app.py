@@ -27,6 +27,8 @@ from cloned_proxy.cli import (
     rules,
     run,
     serve,
+    setup,
+    shell,
     status,
     token,
     vault,
@@ -87,8 +89,10 @@ app.add_typer(pair.app, name="devices")
 app.command("doctor")(doctor.doctor)
 app.command("ca")(ca.ca)
 app.command("exec")(exec_tool.exec_tool)
+app.command("shell", cls=shell.BehindDashes)(shell.shell)
 app.add_typer(home.app, name="home")
 app.add_typer(mcp.app, name="mcp")
+app.command("setup")(setup.setup)
 app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)

@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cloned_proxy.cli.agents import AGENTS
 from cloned_proxy.cli.errors import CommandError
-from cloned_proxy.cli.initial import AGENTS, Answers, Tool
+from cloned_proxy.cli.initial import Answers, Tool
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.presets import DERIVED

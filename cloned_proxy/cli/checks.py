@@ -24,6 +24,7 @@ from cloned_proxy.cli.live import live_proxy
 from cloned_proxy.policy.breadth import findings
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.secret import filled, references
+from cloned_proxy.store.config import SandboxSettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.keys import load_key
 from cloned_proxy.store.live_vault import ENVIRONMENT, LiveVault
@@ -233,6 +234,14 @@ def configured_images(workspace: Workspace) -> list[str]:
     except StoreError:
         return []
     return [*([sandbox.image] if sandbox.image else []), *sandbox.images.values()]
+
+
+def configured_names(workspace: Workspace) -> str:
+    """`sandbox.name_addresses`; its default where the settings are not valid."""
+    try:
+        return workspace.config().sandbox.name_addresses
+    except StoreError:
+        return SandboxSettings().name_addresses
 
 
 def _ports(workspace: Workspace) -> list[Check]:

@@ -20,6 +20,7 @@ ARGUMENTS: Final[Mapping[str, str]] = {
     "remove": "rules",
     "explain": "hosts",
     "exec": "tools",
+    "shell": "tools",
     "token": "tools",
     "run": "pipelines",
     "preset show": "presets",

@@ -14,7 +14,7 @@ _STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as_json: JsonOption = False) -> None:
     """Check this machine; exit 1 on what stops the proxy."""
-    from cloned_proxy.cli.checks import configured_images, run_checks
+    from cloned_proxy.cli.checks import configured_images, configured_names, run_checks
     from cloned_proxy.cli.engine_checks import engine_checks
     from cloned_proxy.cli.git_checks import git_check
     from cloned_proxy.cli.output import paint, put_json, visible
@@ -26,7 +26,7 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
     place = Workspace.find(workspace)
     if place.root.is_dir() and (found := git_check(place)) is not None:
         checks.append(found)
-    checks += engine_checks(configured_images(place))
+    checks += engine_checks(configured_images(place), configured_names(place))
     failed = any(check.status == "fail" for check in checks)
     if as_json:
         put_json(

@@ -14,6 +14,7 @@ from cloned_proxy.runner.engine_answers import EngineFacts
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.llm.gpu import GpuHost, look
+from cloned_proxy.runner.names import AUTO, LOOPBACK, OFF, plan_names
 from cloned_proxy.runner.netns import may_enter
 from cloned_proxy.runner.node_version import FIRST_WITH_PROXY, node_version
 from cloned_proxy.runner.worker import PYTHON_IMAGE
@@ -23,10 +24,10 @@ _OLDEST: Final = (20, 10)
 _ISOLATED_GATEWAY: Final = (28, 0)
 
 
-def engine_checks(images: Iterable[str] = ()) -> list[Check]:
+def engine_checks(images: Iterable[str] = (), name_addresses: str = AUTO) -> list[Check]:
     """Each looks at one thing, changes nothing, and says what to do.
 
-    `images` are those that the settings name beside our own.
+    `images` are those that the settings name beside our own, `name_addresses` is the setting of that name.
     """
     try:
         engine = Engine.connect()
@@ -44,6 +45,7 @@ def engine_checks(images: Iterable[str] = ()) -> list[Check]:
             _seccomp(facts),
             _user_namespaces(facts),
             _variant(facts),
+            _names(facts, name_addresses),
             *_runtimes(facts),
             gpu_check(facts, look()),
             *_images(engine),
@@ -81,21 +83,45 @@ def _seccomp(facts: EngineFacts) -> Check:
     return Check("seccomp", "fail", "the engine does not filter system calls", fix)
 
 
+_NOT_YOU: Final = "`exec --project rw` and `--user me` are refused: no tool could have your user id"
+
+
 def _user_namespaces(facts: EngineFacts) -> Check:
     if facts.rootless:
-        return Check("user ns", "ok", "rootless engine: root in a container is nobody here")
+        return Check("user ns", "ok", f"rootless engine: root in a container is nobody here; {_NOT_YOU}")
     if any("userns" in option for option in facts.security):
-        return Check("user ns", "ok", "remapped: root in a container is nobody here")
-    fix = "optional: `userns-remap` in daemon.json; tools run as 65532 without capabilities either way"
+        return Check("user ns", "ok", f"remapped: root in a container is nobody here; {_NOT_YOU}")
+    fix = "optional: `userns-remap` in daemon.json; tools run as 65532 without capabilities either way; "
+    fix += "`exec --project rw` needs an engine without it"
     return Check("user ns", "warn", "containers share the host's user ids", fix)
 
 
 def _variant(facts: EngineFacts) -> Check:
     if facts.rootless:
-        return Check("slots", "ok", "forwarding holder (the engine is rootless: its namespaces cannot be entered)")
+        return Check("slots", "ok", "handing holder (the engine is rootless: its namespaces cannot be entered)")
     if may_enter():
         return Check("slots", "ok", "listeners inside the namespace (CAP_SYS_ADMIN and CAP_SYS_PTRACE are there)")
-    return Check("slots", "ok", f"forwarding holder (user {os.geteuid()} lacks CAP_SYS_ADMIN or CAP_SYS_PTRACE)")
+    return Check("slots", "ok", f"handing holder (user {os.geteuid()} lacks CAP_SYS_ADMIN or CAP_SYS_PTRACE)")
+
+
+def _names(facts: EngineFacts, setting: str) -> Check:
+    """Whether programs that know no proxy work in a slot, and at which ports."""
+    enters = may_enter() and not facts.rootless
+    try:
+        plan = plan_names(setting, enters=enters)
+    except SandboxError as error:
+        return Check("names", "fail", str(error).partition("; ")[0], str(error).partition("; ")[2])
+    if plan is None and setting == OFF:
+        return Check("names", "ok", "off: programs in a slot have to know the proxy")
+    if plan is None:
+        detail = "off without CAP_NET_ADMIN: programs in a slot have to know the proxy"
+        fix = f"optional: `sandbox: {{name_addresses: {LOOPBACK}}}`; some programs refuse local addresses"
+        return Check("names", "ok", detail, fix)
+    if plan.steered:
+        return Check("names", "ok", f"programs that know no proxy dial {plan.network}, every port (sk_lookup)")
+    why = "bpf(2) is refused here, or Linux is older than 5.9" if enters else "the namespaces are not entered"
+    ports = f"80, 443 and the ports of rules, {plan.spares} in all ({why})"
+    return Check("names", "ok", f"programs that know no proxy dial {plan.network}, ports {ports}")
 
 
 def _runtimes(facts: EngineFacts) -> Iterator[Check]:

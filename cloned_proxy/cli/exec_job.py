@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ def job_of(options: ExecOptions, settings: SandboxSettings) -> Job:
         env=variables(options.environment.variables, options.environment.files),
         mounts=tuple(parse_mount(text) for text in options.files.mounts),
         project=wish_of(options.files),
+        every_change=options.files.diff,
         home=options.files.home,
         timeout=options.limits.timeout,
     )
@@ -39,6 +41,7 @@ def wish_of(files: FileOptions) -> ProjectWish:
         access=access,
         own_path=access is not ProjectAccess.NONE,
         workdir=files.workdir,
+        writable=tuple(os.path.normpath(Path.cwd() / path) for path in files.writable),
         as_caller=files.user == "me" or access is ProjectAccess.READ_WRITE,
     )
 

@@ -18,7 +18,9 @@ class FileOptions:
     """`SRC:DST[:rw]`, as typed."""
     project: Literal["rw", "ro", "none"] = "ro"
     workdir: str | None = None
+    writable: tuple[str, ...] = ()
     user: Literal["me"] | None = None
+    diff: bool = False
     home: bool = False
     """Whether the tool's home is kept."""
 

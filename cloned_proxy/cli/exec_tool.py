@@ -15,6 +15,7 @@ from cloned_proxy.cli.exec_options import (
 )
 from cloned_proxy.cli.exec_words import (
     CpusOption,
+    DiffOption,
     EnvFileOption,
     EnvOption,
     HomeOption,
@@ -29,6 +30,7 @@ from cloned_proxy.cli.exec_words import (
     TtyOption,
     UserOption,
     WorkdirOption,
+    WritableOption,
 )
 from cloned_proxy.cli.options import PolicyOption, WorkspaceOption
 
@@ -47,7 +49,9 @@ def exec_tool(
     mount: MountOption = None,
     project: ProjectOption = "ro",
     workdir: WorkdirOption = None,
+    writable: WritableOption = None,
     user: UserOption = None,
+    diff: DiffOption = False,
     timeout: TimeoutOption = None,
     memory: MemoryOption = None,
     cpus: CpusOption = None,
@@ -62,7 +66,15 @@ def exec_tool(
         command=tuple(command),
         image=image,
         network=network,
-        files=FileOptions(mounts=tuple(mount or ()), home=home, project=project, workdir=workdir, user=user),
+        files=FileOptions(
+            mounts=tuple(mount or ()),
+            home=home,
+            project=project,
+            workdir=workdir,
+            writable=tuple(writable or ()),
+            user=user,
+            diff=diff,
+        ),
         environment=EnvironmentOptions(variables=tuple(env or ()), files=tuple(env_file or ())),
         terminal=TerminalOptions(tty=tty),
         limits=LimitOptions(timeout=timeout, memory=memory, cpus=cpus),

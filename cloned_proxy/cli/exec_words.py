@@ -48,6 +48,13 @@ ProjectOption = Annotated[
 WorkdirOption = Annotated[
     str | None, typer.Option("--workdir", metavar="DIR", help="Begin there; default: here, if that is in the project.")
 ]
+WritableOption = Annotated[
+    list[str] | None,
+    typer.Option("--writable", metavar="PATH", help="With rw: may be written, too, such as .vscode."),
+]
+DiffOption = Annotated[
+    bool, typer.Option("--diff", help="Print on stderr, at the end, what the run changed in the project.")
+]
 UserOption = Annotated[
     Literal["me"] | None, typer.Option("--user", metavar="me", help="Your own user id; default: the image's user.")
 ]

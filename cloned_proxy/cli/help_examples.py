@@ -114,6 +114,12 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "home": ("home list", "home reset demo.tool@v1"),
     "home list": ("home list", "home list --json"),
     "home reset": ("home reset demo.tool@v1", "home reset --yes  # of every tool"),
+    "setup": (
+        "setup claude-code   # shows the change",
+        "setup git --write",
+        "setup codex --write --tool codex@v1  # by rules of its own",
+        "setup git --undo",
+    ),
     "mcp": ("mcp wrap .mcp.json --dry-run", "mcp check memory", "mcp unwrap .mcp.json"),
     "mcp wrap": (
         "mcp wrap .mcp.json --dry-run  # shows every change",
@@ -124,8 +130,18 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "mcp run": ("mcp run memory --workspace ~/code/project/.cloned",),
     "mcp check": ("mcp check memory", "mcp check memory --json"),
     "mcp list": ("mcp list", "mcp list --json"),
-    "image": ("image build",),
-    "image build": ("image build", "image build --rebuild"),
+    "shell": (
+        "shell  # bash, under the rules of shell@v1",
+        "shell -- claude  # under the rules of claude@v1",
+        "shell my.agent@v1 --project ro -- python3",
+    ),
+    "image": ("image build", "image list"),
+    "image build": (
+        "image build",
+        "image build --npm @modelcontextprotocol/server-memory@2026.8.31",
+        "image build --pypi mcp-server-time==2026.10.19 --tool time@v1",
+    ),
+    "image list": ("image list", "image list --json"),
     "run": (
         "run pipeline.research.report --topic 'egress filtering'",
         "run pipeline.research.report --topic filtering --dry-run",

@@ -1,4 +1,4 @@
-"""`image build`: the images of sandboxed tools, from Debian packages."""
+"""`image build|list`: the images of sandboxed tools, and images with packages baked in."""
 
 from __future__ import annotations
 
@@ -6,29 +6,67 @@ from typing import Annotated
 
 import typer
 
+from cloned_proxy.cli.options import JsonOption, WorkspaceOption
+
 app = typer.Typer(help="The images of sandboxed tools.", no_args_is_help=True, rich_markup_mode=None)
-
-
-@app.callback()
-def _group() -> None:
-    pass
 
 
 @app.command("build")
 def build(
     *,
+    with_parts: Annotated[
+        str | None,
+        typer.Option(
+            "--with",
+            metavar="PART,…",
+            help="Parts of the worker: node, uv, git, ssh, netcat, ripgrep, jq or none; default: all.",
+        ),
+    ] = None,
+    npm: Annotated[
+        list[str] | None, typer.Option("--npm", metavar="P@V", help="Bake in a package of npm; repeatable.")
+    ] = None,
+    pypi: Annotated[
+        list[str] | None, typer.Option("--pypi", metavar="P==V", help="Bake in a package of PyPI; repeatable.")
+    ] = None,
+    tag: Annotated[
+        str | None, typer.Option("--tag", metavar="NAME", help="Name; default: cloned-tool-PACKAGE:VERSION.")
+    ] = None,
+    tool: Annotated[
+        str | None, typer.Option("--tool", metavar="TOOL", help="Make it this tool's image in config.yaml.")
+    ] = None,
+    scripts: Annotated[
+        bool, typer.Option("--scripts", help="Run install scripts of npm packages, without a network.")
+    ] = False,
     suite: Annotated[
         str | None, typer.Option("--suite", metavar="NAME", help="Release of the packages; default: trixie on Debian.")
     ] = None,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Install the packages anew.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Install or resolve everything anew.")] = False,
+    workspace: WorkspaceOption = None,
 ) -> None:
-    """Build the worker and holder images from Debian packages. Needs mmdebstrap, but no registry."""
-    from cloned_proxy.cli.errors import FAILED, CommandError, say
-    from cloned_proxy.runner.engine import Engine
-    from cloned_proxy.runner.errors import SandboxError
-    from cloned_proxy.runner.images import build_images
+    """Build the worker and holder images, or one with packages baked in.
 
-    try:
-        build_images(Engine.connect(), say, suite=suite, rebuild=rebuild)
-    except SandboxError as error:
-        raise CommandError(str(error), code=FAILED) from error
+    The first build takes a minute or two, on Debian packages (mmdebstrap) and wheels of PyPI. Packages are fetched here
+    with your own npm and pip settings and checked against their integrity; a tool with such an image needs no registry.
+    """
+    from cloned_proxy.cli.image_build import BuildOptions, build_image
+
+    options = BuildOptions(
+        parts=with_parts,
+        npm=tuple(npm or ()),
+        pypi=tuple(pypi or ()),
+        tag=tag,
+        tool=tool,
+        scripts=scripts,
+        suite=suite,
+        rebuild=rebuild,
+        workspace=workspace,
+    )
+    build_image(options)
+
+
+@app.command("list")
+def list_images(*, json_output: JsonOption = False) -> None:
+    """Print the worker and the images with packages baked in."""
+    from cloned_proxy.cli.image_build import show_images
+
+    show_images(as_json=json_output)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from cloned_proxy.cli.agents import preset_of
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.store.edit_service import EditService
@@ -18,21 +19,6 @@ from cloned_proxy.store.presets import DERIVED
 from cloned_proxy.store.shipped_policy import head_text
 from cloned_proxy.store.workspace import DIRECTORY_NAME, Workspace
 from cloned_proxy.store.yaml_edit import render
-
-
-@dataclass(frozen=True, slots=True)
-class Agent:
-    """A program that has a preset of its own name."""
-
-    tool: str
-    command: str
-
-
-AGENTS: Final = {
-    "claude-code": Agent("claude@v1", "claude"),
-    "codex": Agent("codex@v1", "codex"),
-    "gemini-cli": Agent("gemini@v1", "gemini"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +33,7 @@ class Tool:
     @property
     def needs_image(self) -> bool:
         """Whether the worker's image lacks its program: no agent is in there."""
-        return any(self.command == agent.command for agent in AGENTS.values())
+        return preset_of(self.command) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import os
-import sys
-from contextlib import nullcontext
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
 
 from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
 from cloned_proxy.cli.exec_job import check_project, job_of
 from cloned_proxy.cli.exec_options import ExecOptions
+from cloned_proxy.cli.exit_explained import LastWords, explained
 from cloned_proxy.cli.host_terminal import HostTerminal
 from cloned_proxy.cli.interruption import interruptible
+from cloned_proxy.cli.pipes import Pipes
+from cloned_proxy.cli.project_report import Reports
 from cloned_proxy.cli.refusals import Refusals
 from cloned_proxy.cli.terminal_environment import terminal_environment
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.standby import proxy_for
-from cloned_proxy.runner.stream import Attached, Stream
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.later import configure_logging_later
 
-_CHUNK: Final = 65_536
 
+def run_command(options: ExecOptions, *, ready: Callable[[], None] | None = None) -> int:
+    """Runs it and returns the exit code to pass on. Raises CommandError.
 
-def run_command(options: ExecOptions) -> int:
-    """Runs it and returns the exit code to pass on. Raises CommandError."""
+    `ready` is called when a proxy serves the workspace, before the command starts.
+    """
     configure_logging_later()
     try:
-        outcome = _execute(options)
+        outcome = _execute(options, ready)
     except ToolTimeoutError as error:
         say(f"cloned-proxy: {error}")
         return TIMED_OUT
@@ -45,14 +46,15 @@ def run_command(options: ExecOptions) -> int:
     return outcome.exit_code
 
 
-def _execute(options: ExecOptions) -> Outcome:
-    terminal = HostTerminal() if options.terminal.tty else None
+def _execute(options: ExecOptions, ready: Callable[[], None] | None) -> Outcome:
+    said = LastWords()
+    connection = HostTerminal() if options.terminal.tty else Pipes()
     workspace = Workspace.find(options.workspace)
     check_project(options.files, workspace.root)
     workspace.create()
     job = job_of(options, workspace.sandbox_settings())
-    if terminal is not None:
-        job = replace(job, terminal=terminal.size, env={**terminal_environment(os.environ), **job.env})
+    if isinstance(connection, HostTerminal):
+        job = replace(job, terminal=connection.size, env={**terminal_environment(os.environ), **job.env})
     with (
         interruptible(),
         proxy_for(workspace.root, say, policy=options.policy),
@@ -63,21 +65,16 @@ def _execute(options: ExecOptions) -> Outcome:
             memory=options.limits.memory,
             spare_slots=0,
         ) as runner,
-        Refusals(workspace.state_db, options.tool, at_once=terminal is None) as refusals,
-        terminal or nullcontext(),
+        Refusals(workspace.state_db, options.tool, at_once=not options.terminal.tty) as refusals,
+        Reports() as reports,
+        connection,
     ):
-        feed, output = (terminal.feed, terminal.show) if terminal is not None else (_feed_stdin, _print)
-        _, outcome = runner.run(replace(job, begun=refusals.begin), feed=feed, output=output)
+        if ready is not None:
+            ready()
+        output = said.listening(connection.show)
+        _, outcome = runner.run(
+            replace(job, begun=refusals.begin, report=reports.add), feed=connection.feed, output=output
+        )
+    if (reason := explained(outcome.exit_code, job, said)) is not None:
+        say(f"cloned-proxy: {reason}")
     return outcome
-
-
-def _feed_stdin(stream: Attached) -> None:
-    while data := os.read(0, _CHUNK):
-        stream.write(data)
-    stream.end_input()
-
-
-def _print(kind: Stream, piece: bytes) -> None:
-    target = sys.stderr if kind is Stream.STDERR else sys.stdout
-    target.buffer.write(piece)
-    target.buffer.flush()

@@ -42,7 +42,7 @@ def token(
     if not valid_tool_id(tool):
         raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
     place = existing_workspace(workspace)
-    authority = _authority(place)
+    authority = authority_of(place)
     run = f"cli-{secrets.token_hex(4)}"
     minted = mint_token(load_or_create_key(place.identity_key), Claims(tool, run, expires))
     url = proxy_url(tool, minted, authority)
@@ -55,7 +55,7 @@ def token(
         put(f"{name}={_LOOPBACK}")
 
 
-def _authority(place: Workspace) -> str:
+def authority_of(place: Workspace) -> str:
     """`host:port` of the proxy for the credential. Raises CommandError rather than name one of another workspace."""
     from cloned_proxy.cli.context import proxy_of, wrong_proxy
     from cloned_proxy.cli.errors import FAILED, CommandError, say

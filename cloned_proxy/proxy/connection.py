@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable, Coroutine
-from typing import cast
+from typing import Final, cast
 
 import structlog
 
-from cloned_proxy.policy.caller import Caller, IdentityRefusal
-from cloned_proxy.policy.model import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
-from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, HeadError, parse_head
+from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, Head, HeadError, parse_head
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.parts import GateParts, Settling, Successor
+from cloned_proxy.proxy.refused_head import answer_to_head, head_caller
 from cloned_proxy.proxy.relay import Relay, reset
 from cloned_proxy.telemetry.events import Kind
 
 _log = structlog.get_logger(__name__)
+
+_ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 class _Phase(enum.Enum):
@@ -148,6 +149,14 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
             self._loop.call_later(LINGER_SECONDS, self.transport.abort)
 
+    def read_head(self, data: bytes) -> Head:
+        """The head that is `data`, of this request or a later one. Raises HeadError."""
+        return parse_head(data, max_fields=self.parts.settings.max_head_fields)
+
+    def established(self) -> None:
+        """Tells the client that its CONNECT was granted."""
+        self.transport.write(_ESTABLISHED)
+
     def answer(self, answer: Answer, *, with_body: bool = True) -> None:
         self.close_after(answer.encode(with_body=with_body))
 
@@ -214,7 +223,7 @@ class ClientConnection(asyncio.Protocol):
     def _read_head(self, data: bytes) -> None:
         self._due = None
         try:
-            head = parse_head(data, max_fields=self.parts.settings.max_head_fields)
+            head = self.read_head(data)
         except HeadError as error:
             self._refuse_head(error)
             return
@@ -224,6 +233,9 @@ class ClientConnection(asyncio.Protocol):
             self.disarm()
             self.parts.serve_plain(self, head)
             return
+        self._connect(head)
+
+    def _connect(self, head: Head) -> None:
         self._phase = _Phase.DECIDING
         self.parts.serve(self, head)
 
@@ -305,15 +317,3 @@ class ClientConnection(asyncio.Protocol):
         self._dropped += len(data)
         if self._dropped > LINGER_BYTES:
             self.transport.abort()
-
-
-def answer_to_head(parts: GateParts, listener: Listener, error: HeadError, kind: Kind) -> Answer:
-    """Puts the refusal of a head on record and says what to mend."""
-    refusal = parts.enforcer.refuse(head_caller(listener), error.request, kind, error.reason)
-    status = error.status if refusal.decision.reason is error.reason else None
-    return answers.refused(refusal, status=status, explanation=str(error))
-
-
-def head_caller(listener: Listener) -> Caller:
-    """Who sent a head that could not be read: only the listener can tell."""
-    return listener.principal or IdentityRefusal(Reason.IDENTITY_MISSING)

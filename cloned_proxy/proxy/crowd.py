@@ -1,7 +1,8 @@
 """How many clients may be connected, and how much of that one tool or one listener may take.
 
 The rule, for people: of `max_connections` no tool may hold more than four fifths as open flows (429), and while more
-than one listener is open, none may hold more than four fifths as connections (503). A fifth is always left to others.
+than one listener is open, no party may hold more than four fifths as connections (503). A
+fifth is always left to others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import Final
 
 from cloned_proxy.policy.model import NO_LIMITS, Limits
 from cloned_proxy.proxy.cells import CellStore
-from cloned_proxy.proxy.listener import Listener
 
 _SHARE_FIFTHS: Final = 4
 
@@ -37,21 +37,22 @@ def _only_share(share: int) -> Limits:
 
 
 class Crowd:
-    """The connections that were admitted. The cap holds over all workers, the share of a listener in each of them."""
+    """The connections that were admitted. The cap holds over all workers, the share of a party in each of them."""
 
     def __init__(self, places: int, store: CellStore) -> None:
         self._places = places
         self._share = fair_share(places)
         self._cells = store.open("connections", 1)
-        self._inside: dict[object, Listener] = {}
-        self._by_listener: Counter[Listener] = Counter()
+        self._inside: dict[object, object] = {}
+        """Connection to party."""
+        self._by_party: Counter[object] = Counter()
 
     def __len__(self) -> int:
         return len(self._inside)
 
-    def enter(self, connection: object, listener: Listener, *, contended: bool) -> bool:
+    def enter(self, connection: object, party: object, *, contended: bool) -> bool:
         """Counts a connection; False when it is one too many. `contended`: other listeners are open as well."""
-        if contended and self._by_listener[listener] >= self._share:
+        if contended and self._by_party[party] >= self._share:
             return False
         values, own = self._cells.values, self._cells.own
         # Counted first and looked at afterwards: two workers that race for the last place may both give it up, and
@@ -60,16 +61,16 @@ class Crowd:
         if sum(values) > self._places:
             values[own] -= 1
             return False
-        self._inside[connection] = listener
-        self._by_listener[listener] += 1
+        self._inside[connection] = party
+        self._by_party[party] += 1
         return True
 
     def leave(self, connection: object) -> None:
         """Gives the place back; a connection that was not admitted, or has left, has none."""
-        listener = self._inside.pop(connection, None)
-        if listener is None:
+        if connection not in self._inside:
             return
+        party = self._inside.pop(connection)
         self._cells.values[self._cells.own] -= 1
-        self._by_listener[listener] -= 1
-        if not self._by_listener[listener]:
-            del self._by_listener[listener]
+        self._by_party[party] -= 1
+        if not self._by_party[party]:
+            del self._by_party[party]

@@ -107,6 +107,12 @@ class Enforcer:
             _log.exception("authorise failed; the request is refused")
             return self._unrecorded(caller, request)
 
+    def outlook(self, caller: Caller, request: Request) -> Decision:
+        """What the rules say of a request that nobody has made yet. Permits nothing, and nothing of it is on record."""
+        return decide(
+            self._policies.current, caller, request, self._clock(), self._leases.spent, ended=self._leases.ended
+        )
+
     def behind(self, caller: Caller) -> bool:
         """Whether the log is slow and this caller has had its share of it: `breath` waits."""
         return self._records.behind(caller)

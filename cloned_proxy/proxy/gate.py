@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from cloned_proxy.proxy import connect, splice
@@ -20,6 +21,7 @@ from cloned_proxy.proxy.listener import BACKLOG, Listener
 from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.plain import PlainHttp
 from cloned_proxy.proxy.requests_api import RequestsApi
+from cloned_proxy.proxy.transparent.connection import TransparentConnection
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
@@ -58,6 +60,8 @@ class Gate:
         self._all_gone = asyncio.Event()
         self._all_gone.set()
         self._stopping = False
+        self.at_sweep: Final[set[Callable[[], None]]] = set()
+        """Told at each sweep, whatever its cause."""
         self.tunnels: Final = Tunnels(
             enforcer.review,
             idle_seconds=settings.idle_timeout,
@@ -93,19 +97,22 @@ class Gate:
         """Accepts on the listener's socket, which belongs to the gate from now on."""
         loop = asyncio.get_running_loop()
 
-        def accept() -> ClientConnection:
-            return ClientConnection(self._parts, listener)
-
+        accept = partial(self.connection, listener)
         if listener.socket.family == socket.AF_UNIX:
             server = await loop.create_unix_server(accept, sock=listener.socket, backlog=BACKLOG)
         else:
             server = await loop.create_server(accept, sock=listener.socket, backlog=BACKLOG)
         self._servers[listener] = server
 
+    def connection(self, listener: Listener) -> ClientConnection:
+        """What serves one connection that came through `listener`: a protocol for its transport."""
+        kind = ClientConnection if listener.names is None else TransparentConnection
+        return kind(self._parts, listener)
+
     async def adopt(self, sock: socket.socket, listener: Listener) -> None:
         """Serves one connection that is open already, as if it had come through `listener`."""
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(lambda: ClientConnection(self._parts, listener), sock)
+        await loop.connect_accepted_socket(partial(self.connection, listener), sock)
 
     def close(self, listener: Listener) -> None:
         """Stops accepting on one listener and cuts the connections that came through it: its sandbox has ended."""
@@ -143,6 +150,8 @@ class Gate:
         """
         self.tunnels.sweep()
         self._plain.sweep()
+        for told in tuple(self.at_sweep):
+            told()
 
     async def _gone_within(self, seconds: float) -> bool:
         try:
@@ -153,7 +162,7 @@ class Gate:
         return True
 
     def _admit(self, connection: ClientConnection) -> bool:
-        admitted = self._crowd.enter(connection, connection.listener, contended=len(self._servers) > 1)
+        admitted = self._crowd.enter(connection, connection.listener.party, contended=len(self._servers) > 1)
         if not admitted and len(self._connections) - len(self._crowd) >= _TURNED_AWAY_AT_ONCE:
             connection.cut("overloaded")
         self._connections.add(connection)

@@ -114,11 +114,14 @@ class _Target(NamedTuple):
     path: str
 
 
-def parse_head(data: bytes, *, tunnelled: bool = False, max_fields: int = 200) -> Head:
+def parse_head(
+    data: bytes, *, tunnelled: bool = False, dialled: tuple[str, int] | None = None, max_fields: int = 200
+) -> Head:
     r"""Reads one whole head, `data` ending in CRLF CRLF. Raises HeadError.
 
     Outside a tunnel the target is authority-form for CONNECT and absolute-form `http://` for everything else
-    (origin-form is 400: this is not a web server); `tunnelled` heads are in origin-form with exactly one Host.
+    (origin-form is 400: this is not a web server); `tunnelled` heads are in origin-form with exactly one Host. A client
+    that knows no proxy and `dialled` (host, port) sends the same, and its Host must be what it dialled.
     """
     line = _REQUEST_LINE.match(data)
     if line is None or not data.endswith(_END):
@@ -129,10 +132,14 @@ def parse_head(data: bytes, *, tunnelled: bool = False, max_fields: int = 200) -
     minor = version[2] - _ZERO
     fields, singles = _read_fields(data, line.end(), max_fields)
     host_field = singles.get("host")
-    if host_field is None and (minor == 1 or tunnelled):
+    to_origin = tunnelled or dialled is not None
+    if host_field is None and (minor == 1 or to_origin):
         raise HeadError("the Host field is missing (RFC 9112, section 3.2)")
-    if tunnelled:
-        aim = _read_tunnelled_target(method, target, host_field or "")
+    if to_origin:
+        aim = _read_origin_target(method, target, host_field or "", _HTTPS_PORT if dialled is None else _HTTP_PORT)
+        if dialled is not None:
+            _check_dialled(dialled, method, aim)
+            aim = aim._replace(host=dialled[0])
     else:
         aim = _read_target(method, target)
         # Letter for letter the same, as in nearly every CONNECT: there is nothing to compare.
@@ -192,19 +199,19 @@ def _read_target(method: str, target: str) -> _Target:
     return _Target(TargetForm.ABSOLUTE, host, _HTTP_PORT if port is None else port, path)
 
 
-def _read_tunnelled_target(method: str, target: str, host_field: str) -> _Target:
-    """RFC 9112, sections 3.2.1 and 3.2.4. Inside a tunnel the default port is that of https."""
+def _read_origin_target(method: str, target: str, host_field: str, default_port: int) -> _Target:
+    """RFC 9112, sections 3.2.1 and 3.2.4."""
     host, port = _read_authority(host_field, "the Host field")
     form = TargetForm.ORIGIN
     if method == "CONNECT":
-        raise HeadError("CONNECT inside a tunnel")
+        raise HeadError("CONNECT where no proxy was asked")
     if method == "OPTIONS" and target == "*":
         form = TargetForm.ASTERISK
     elif not target.startswith("/"):
-        raise HeadError("the request target inside a tunnel must be a path")
+        raise HeadError("the request target must be a path where no proxy was asked")
     if "#" in target:
         raise HeadError("a fragment in the request target (RFC 9112, section 3.2)")
-    return _Target(form, host, _HTTPS_PORT if port is None else port, target)
+    return _Target(form, host, default_port if port is None else port, target)
 
 
 def _read_authority(text: str, where: str) -> tuple[str, int | None]:
@@ -232,6 +239,17 @@ def _check_host_field(host_field: str, method: str, aim: _Target) -> None:
     seen = Request(aim.host, aim.port, None if method == "CONNECT" else method, aim.path or None)
     raise HeadError(
         "the Host field names another host than the request target", reason=Reason.HOST_HEADER_MISMATCH, request=seen
+    )
+
+
+def _check_dialled(dialled: tuple[str, int], method: str, aim: _Target) -> None:
+    host, port = dialled
+    if aim.port == port and _same_host(aim.host, host):
+        return
+    raise HeadError(
+        "the Host field names another host than the one that was dialled",
+        reason=Reason.HOST_HEADER_MISMATCH,
+        request=Request(host, port, method, aim.path),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final
 
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.model import Address
+from cloned_proxy.proxy.transparent.name_tags import NameTags
 
 BACKLOG: Final = 4096
 _OWNER_ONLY: Final = 0o600
@@ -33,6 +34,21 @@ class Listener:
     principal: Principal | None
     name: str
     """For the log: `127.0.0.1:8081`, `slot 3f2a`."""
+    names: NameTags | None = None
+    """What its callers dialled, by the address at which they arrive; None where everybody asks a proxy."""
+    only_names: bool = False
+    """Nobody asks a proxy here."""
+
+    def asks_proxy(self, address: str) -> bool:
+        """Whether a connection to this address of ours is for the proxy itself, not for a name."""
+        if self.names is None or self.only_names:
+            return self.names is None
+        return ipaddress.IPv4Address(address) not in self.names.network
+
+    @property
+    def party(self) -> object:
+        """Who shares one share of the places: the listeners of one run are one party."""
+        return self if self.principal is None or self.principal.run is None else self.principal
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:

@@ -26,7 +26,6 @@ from cloned_proxy.proxy.hello_guard import HelloGuard
 from cloned_proxy.proxy.last_words import last_words
 from cloned_proxy.proxy.relay import Relay, reset
 
-_ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 _REPORTED_SILENCE: Final = 1.0
 """Seconds that a silent tunnel waits for its ClientHello in report mode."""
 
@@ -278,7 +277,7 @@ class Passage:
 
     def _establish(self) -> None:
         self._established = True
-        self._connection.transport.write(_ESTABLISHED)
+        self._connection.established()
 
     def _count(self) -> None:
         self._counted = True

@@ -159,6 +159,7 @@ class Server:
             clock=self._clock,
             ca_for=self._ca_for,
             address=lambda: host.name,
+            policy=lambda: core.follower.live.current,
             holders=self.holders,
         )
         try:
@@ -168,6 +169,7 @@ class Server:
                 raise
             _log.warning("sandboxes of this workspace connect to the other proxy, not to this one", reason=str(error))
             return
+        core.gate.at_sweep.add(slots.policy_changed)
         self._running.parts.push_async_callback(slots.close)
 
     def _open_control_channel(self) -> None:

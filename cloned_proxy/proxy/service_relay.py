@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Final
 
 from cloned_proxy.proxy.gate import Gate
@@ -20,6 +22,7 @@ _MAX_HEAD: Final = 65_536
 _HEAD_SECONDS: Final = 10.0
 _CHUNK: Final = 65_536
 _DROPPED: Final = frozenset({"host", "connection", "keep-alive", "upgrade"})
+type Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
 _BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -29,13 +32,21 @@ class ServiceRelay:
     def __init__(self, gate: Gate, listener: Listener, target: tuple[str, int]) -> None:
         self._gate = gate
         self._listener = listener
+        self._adopts = replace(listener, names=None)
+        """Whose the requests are that come for the service."""
         self._authority = f"{target[0]}:{target[1]}"
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Accepts from now on; the listener's socket belongs to the relay."""
-        if self._listener.socket.family == socket.AF_UNIX:
+        if self._listener.names is not None:
+            # One socket for all addresses of the slot: who dialled a name at this port is not here for the service.
+            loop = asyncio.get_running_loop()
+            self._server = await loop.create_server(
+                lambda: _Fork(self._gate, self._listener, self._serve), sock=self._listener.socket
+            )
+        elif self._listener.socket.family == socket.AF_UNIX:
             self._server = await asyncio.start_unix_server(self._serve, sock=self._listener.socket, limit=_MAX_HEAD)
         else:
             self._server = await asyncio.start_server(self._serve, sock=self._listener.socket, limit=_MAX_HEAD)
@@ -46,7 +57,8 @@ class ServiceRelay:
             self._server.close()
         for task in tuple(self._tasks):
             task.cancel()
-        self._gate.close(self._listener)
+        for listener in (self._listener, self._adopts):
+            self._gate.close(listener)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -71,7 +83,7 @@ class ServiceRelay:
             return
         ours, gates = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            await self._gate.adopt(gates, self._listener)
+            await self._gate.adopt(gates, self._adopts)
             up_reader, up_writer = await asyncio.open_unix_connection(sock=ours)
         except BaseException:
             ours.close()
@@ -92,6 +104,25 @@ class ServiceRelay:
         kept = [f"{name}: {value}" for name, value in head.fields if name not in _DROPPED]
         first = f"{head.method} http://{self._authority}{head.path} HTTP/1.{head.minor}"
         return "\r\n".join([first, f"Host: {self._authority}", *kept, "Connection: close", "", ""]).encode("latin-1")
+
+
+class _Fork(asyncio.Protocol):
+    """Gives a connection to the service or to the gate, by the address that was dialled."""
+
+    def __init__(self, gate: Gate, listener: Listener, serve: Serve) -> None:
+        self._gate = gate
+        self._listener = listener
+        self._serve = serve
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        chosen: asyncio.BaseProtocol
+        if self._listener.asks_proxy(transport.get_extra_info("sockname")[0]):
+            reader = asyncio.StreamReader(limit=_MAX_HEAD)
+            chosen = asyncio.StreamReaderProtocol(reader, self._serve)
+        else:
+            chosen = self._gate.connection(self._listener)
+        transport.set_protocol(chosen)
+        chosen.connection_made(transport)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -10,11 +10,12 @@ import asyncio
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.holders import Holders
@@ -24,6 +25,7 @@ from cloned_proxy.proxy.service_relay import ServiceRelay
 from cloned_proxy.proxy.slot_protocol import (
     DRY_RUN_MARK,
     MAX_MESSAGE,
+    NamesHandover,
     RunEnd,
     SlotProtocolError,
     decode,
@@ -32,6 +34,8 @@ from cloned_proxy.proxy.slot_protocol import (
     short_path,
 )
 from cloned_proxy.proxy.slot_runner import SlotRunner
+from cloned_proxy.proxy.transparent.name_tags import NameTags
+from cloned_proxy.proxy.transparent.slot_names import SlotNames
 from cloned_proxy.telemetry.events import RunEvent
 from cloned_proxy.telemetry.metrics import RUN_RESULTS
 
@@ -57,6 +61,7 @@ class SlotApi:
         clock: Callable[[], float] = time.time,
         ca_for: Callable[[str], str | None] = lambda _tool: None,
         address: Callable[[], str] = lambda: "",
+        policy: Callable[[], Policy | None] = lambda: None,
         holders: Holders | None = None,
     ) -> None:
         self._gate = gate
@@ -70,9 +75,12 @@ class SlotApi:
         """The workspace CA in PEM form, if a rule of the tool opens TLS."""
         self._address = address
         """`host:port` of the listener for callers with a credential."""
+        self._policy = policy
+        """The one in force: what ports a tool's rules have."""
         self.holders = holders if holders is not None else Holders()
         self._sock: socket.socket | None = None
         self._runners: set[SlotRunner] = set()
+        self._names: set[SlotNames] = set()
 
     def start(self) -> None:
         """Listens. Raises BindError, AnotherServesError when another process of this workspace does already."""
@@ -144,18 +152,39 @@ class SlotApi:
         self._runners.discard(runner)
         self.changed()
 
-    async def open_listener(self, principal: Principal, name: str, sock: socket.socket) -> Callable[[], None]:
+    async def open_listener(self, listener: Listener) -> Callable[[], None]:
         """Opens the proxy's own port of a slot; returns what closes it."""
-        listener = Listener(sock, principal, name)
         await self._gate.open(listener)
         return lambda: self._gate.close(listener)
 
-    async def open_service(
-        self, principal: Principal, name: str, sock: socket.socket, target: tuple[str, int]
-    ) -> Callable[[], None]:
-        relay = ServiceRelay(self._gate, Listener(sock, principal, name), target)
+    async def open_service(self, listener: Listener, target: tuple[str, int]) -> Callable[[], None]:
+        relay = ServiceRelay(self._gate, listener, target)
         await relay.start()
         return relay.close
+
+    async def open_names(
+        self, principal: Principal, name: str, names: NamesHandover, descriptors: Sequence[int], shared: Iterable[int]
+    ) -> tuple[NameTags, Callable[[], None]]:
+        """Answers for names in a slot; returns their tags and what ends it. The descriptors are taken in any case."""
+        try:
+            slot = SlotNames(self._gate, principal, name, names)
+        except SlotProtocolError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        await slot.open(descriptors, shared, self._policy())
+        self._names.add(slot)
+
+        def close() -> None:
+            self._names.discard(slot)
+            slot.close()
+
+        return slot.tags, close
+
+    def policy_changed(self) -> None:
+        """Ports of new rules are opened in the slots that run."""
+        for slot in self._names:
+            slot.follow(self._policy())
 
     def ca_for(self, tool: str) -> str | None:
         return self._ca_for(tool)

@@ -19,11 +19,11 @@ from typing import Any, Final
 
 SOCKET_PLACE: Final = ("run", "slots.sock")
 """Below the workspace."""
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 DRY_RUN_MARK: Final = "dry-"
 """In front of the run's id, and with it on every entry of the log that the run causes."""
 MAX_MESSAGE: Final = 131_072
-MAX_DESCRIPTORS: Final = 4
+MAX_DESCRIPTORS: Final = 64
 _LONGEST_REASON: Final = 500
 _LONGEST_ADDRESS: Final = 107
 _PEER_CREDENTIALS: Final = struct.Struct("3i")
@@ -43,6 +43,25 @@ class Handover:
 
 
 @dataclass(frozen=True, slots=True)
+class NamesHandover:
+    """What makes the slot answer for names: the descriptors behind those of the listeners.
+
+    First the sockets of its name server, UDP and TCP. Then, where the kernel steers every port of the network to one
+    socket, that socket and the link that steers; else `spares`: TCP sockets that are not bound yet, one for each port.
+    """
+
+    network: str
+    """Of the synthetic addresses, such as 127.128.0.0/9."""
+    spares: int = 0
+    """0: every port is steered."""
+
+    @property
+    def count(self) -> int:
+        """How many descriptors."""
+        return 2 + (self.spares or 2)
+
+
+@dataclass(frozen=True, slots=True)
 class OpenSlot:
     tool: str
     run: str
@@ -53,12 +72,13 @@ class OpenSlot:
     """The mark of the runner's process on its containers (`runner.owner`)."""
     engine: str = ""
     """Where those are: a value of DOCKER_HOST."""
+    names: NamesHandover | None = None
 
     def encode(self) -> bytes:
         listeners = [{"port": h.port, "target": None if h.target is None else list(h.target)} for h in self.handovers]
-        body = {"v": PROTOCOL_VERSION, "op": "open", "tool": self.tool, "run": self.run, "listeners": listeners}
-        body |= {"command": self.command, "owner": self.owner, "engine": self.engine}
-        return json.dumps(body).encode()
+        names = None if self.names is None else asdict(self.names)
+        more = {"command": self.command, "owner": self.owner, "engine": self.engine, "names": names}
+        return encode(op="open", tool=self.tool, run=self.run, listeners=listeners, **more)
 
     @classmethod
     def decode(cls, body: dict[str, Any]) -> OpenSlot:
@@ -70,11 +90,12 @@ class OpenSlot:
             )
             tool, run = body["tool"], body["run"]
             command, owner, engine = (str(body.get(name, "")) for name in ("command", "owner", "engine"))
+            names = None if body.get("names") is None else _names(body["names"])
         except (KeyError, TypeError, ValueError) as error:
             raise SlotProtocolError("the open message is incomplete") from error
         if not (isinstance(tool, str) and isinstance(run, str) and tool and run):
             raise SlotProtocolError("a slot needs a tool and a run")
-        return cls(tool, run, handovers, command, owner, engine)
+        return cls(tool, run, handovers, command, owner, engine, names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +121,13 @@ class RunEnd:
             return cls(str(body["result"]), float(body["seconds"]), started, str(body["reason"])[:_LONGEST_REASON])
         except (KeyError, TypeError, ValueError) as error:
             raise SlotProtocolError("the message about the end of a run is incomplete") from error
+
+
+def _names(value: Any) -> NamesHandover:
+    spares = int(value["spares"])
+    if not 0 <= spares < MAX_DESCRIPTORS:
+        raise ValueError(spares)
+    return NamesHandover(str(value["network"]), spares)
 
 
 def _target(value: Any) -> tuple[str, int]:

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import structlog
 
 from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.proxy.holders import Holders
+from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.slot_protocol import (
     MAX_DESCRIPTORS,
     MAX_MESSAGE,
+    NamesHandover,
     OpenSlot,
     RunEnd,
     SlotProtocolError,
     decode,
     encode,
 )
+from cloned_proxy.proxy.slot_sockets import check_listening
+from cloned_proxy.proxy.transparent.name_tags import NameTags
 
 _log = structlog.get_logger(__name__)
 
@@ -29,14 +35,16 @@ _log = structlog.get_logger(__name__)
 class SlotHost(Protocol):
     """What the serving process does for a runner; `slot_api.SlotApi` is the one there is."""
 
-    async def open_listener(self, principal: Principal, name: str, sock: socket.socket) -> Callable[[], None]: ...
+    async def open_listener(self, listener: Listener) -> Callable[[], None]: ...
 
     @property
     def holders(self) -> Holders: ...
 
-    async def open_service(
-        self, principal: Principal, name: str, sock: socket.socket, target: tuple[str, int]
-    ) -> Callable[[], None]: ...
+    async def open_service(self, listener: Listener, target: tuple[str, int]) -> Callable[[], None]: ...
+
+    async def open_names(
+        self, principal: Principal, name: str, names: NamesHandover, descriptors: Sequence[int], shared: Iterable[int]
+    ) -> tuple[NameTags, Callable[[], None]]: ...
 
     def ca_for(self, tool: str) -> str | None: ...
 
@@ -105,40 +113,37 @@ class SlotRunner:
             return
         except OSError:
             data, flags = b"", 0
-        sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-        for sock in sockets:
-            sock.set_inheritable(False)
+        handed = _Handed(descriptors)
         if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-            self._spawn(self._refuse_all(sockets))
+            self._spawn(self._refuse_all(handed))
         else:
-            self._spawn(self._handle(data, sockets))
+            self._spawn(self._handle(data, handed))
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _refuse_all(self, sockets: list[socket.socket]) -> None:
-        for sock in sockets:
-            sock.close()
+    async def _refuse_all(self, handed: _Handed) -> None:
+        handed.close()
         await self.close()
 
-    async def _handle(self, data: bytes, sockets: list[socket.socket]) -> None:
+    async def _handle(self, data: bytes, handed: _Handed) -> None:
         try:
-            reply = await self._answer(decode(data), sockets)
+            reply = await self._answer(decode(data), handed)
         except (SlotProtocolError, OSError, RuntimeError) as error:
-            for sock in sockets:
-                sock.close()
             _log.warning("slot refused", problem=str(error))
             reply = encode(ok=False, error=str(error))
+        finally:
+            handed.close()
         if not self._closed:
             with contextlib.suppress(OSError):
                 self._sock.send(reply)
 
-    async def _answer(self, body: dict[str, Any], sockets: list[socket.socket]) -> bytes:
+    async def _answer(self, body: dict[str, Any], handed: _Handed) -> bytes:
         match body.get("op"):
             case "open":
-                return await self._open(OpenSlot.decode(body), sockets)
+                return await self._open(OpenSlot.decode(body), handed)
             case "leave" | "close":
                 self._left = True
                 await self.close()
@@ -176,22 +181,32 @@ class SlotRunner:
         self._api.holders.enter(self._holder, str(body.get("engine") or ""))
         return encode(ok=True, standby=self._api.holders.standby)
 
-    async def _open(self, request: OpenSlot, sockets: list[socket.socket]) -> bytes:
+    async def _open(self, request: OpenSlot, handed: _Handed) -> bytes:
         if self._closers:
             raise SlotProtocolError("one connection carries one slot")
-        if len(sockets) != len(request.handovers) or not sockets:
-            raise SlotProtocolError("as many descriptors as listeners, at least one")
+        names, ports = request.names, len(request.handovers)
+        if len(handed) != ports + (0 if names is None else names.count) or not ports:
+            raise SlotProtocolError("as many descriptors as listeners and names need, at least one")
+        sockets = handed.sockets(ports)
+        shares_ports = names is not None and names.spares > 0
         for sock in sockets:
-            _check_listening(sock)
+            check_listening(sock, anywhere=shares_ports)
         principal = Principal(tool=request.tool, run=request.run, source=CallerSource.LISTENER)
         name = f"slot {request.run}"
-        for sock, handover in zip(sockets, request.handovers, strict=True):
-            sock.setblocking(False)
-            if handover.target is None:
-                closer = await self._api.open_listener(principal, name, sock)
-            else:
-                closer = await self._api.open_service(principal, f"{name}:{handover.port}", sock, handover.target)
+        tags: NameTags | None = None
+        if names is not None:
+            shared = [handover.port for handover in request.handovers]
+            tags, closer = await self._api.open_names(principal, name, names, handed.rest(), shared)
             self._closers.append(closer)
+        for sock, handover in zip(sockets, request.handovers, strict=True):
+            listener = Listener(sock, principal, name, tags if shares_ports else None)
+            if handover.target is None:
+                closer = await self._api.open_listener(listener)
+            else:
+                listener = replace(listener, name=f"{name}:{handover.port}")
+                closer = await self._api.open_service(listener, handover.target)
+            self._closers.append(closer)
+        handed.sockets_are_taken()
         self._slot, self._opened = request, time.monotonic()
         self._api.holders.watch(request.owner, request.engine)
         self._api.changed()
@@ -211,11 +226,36 @@ def _text(body: dict[str, Any], name: str) -> str:
     return value
 
 
-def _check_listening(sock: socket.socket) -> None:
-    listening = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    if not listening or sock.type != socket.SOCK_STREAM:
-        raise SlotProtocolError("a descriptor that is not a listening stream socket")
-    if sock.family == socket.AF_UNIX:
-        return
-    if sock.family != socket.AF_INET or not str(sock.getsockname()[0]).startswith("127."):
-        raise SlotProtocolError("a slot listens on loopback or on a unix socket, nowhere else")
+class _Handed:
+    """Descriptors that came with one message: closed with it, but for those that somebody has taken."""
+
+    def __init__(self, descriptors: list[int]) -> None:
+        self._left = descriptors
+        self._sockets: list[socket.socket] = []
+
+    def __len__(self) -> int:
+        return len(self._left) + len(self._sockets)
+
+    def sockets(self, count: int) -> list[socket.socket]:
+        """The first `count`. Raises OSError for what is no socket."""
+        while len(self._sockets) < count:
+            sock = socket.socket(fileno=self._left[0])
+            del self._left[0]
+            sock.setblocking(False)
+            sock.set_inheritable(False)
+            self._sockets.append(sock)
+        return self._sockets
+
+    def sockets_are_taken(self) -> None:
+        self._sockets = []
+
+    def rest(self) -> list[int]:
+        """All others, which are the caller's from now on."""
+        rest, self._left = self._left, []
+        return rest
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            sock.close()
+        for descriptor in self.rest():
+            os.close(descriptor)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from cloned_proxy.runner.environment import ca_environment, proxy_environment
+from cloned_proxy.runner.handing import SOCKET_NAME
 from cloned_proxy.runner.spec import (
     CA_FILE,
     DEFAULT_USER,
@@ -23,6 +24,7 @@ from cloned_proxy.runner.spec import (
     SandboxSpec,
     check_name,
 )
+from cloned_proxy.runner.terminal import INIT_ENVIRONMENT
 
 
 def tool_container(spec: SandboxSpec) -> dict[str, Any]:
@@ -99,13 +101,13 @@ def sweeper_container(spec: SandboxSpec) -> dict[str, Any]:
 def holder_container(spec: HolderSpec) -> dict[str, Any]:
     """The body of the engine's create request for a slot's holder: as hard as a tool, and far smaller."""
     check_name(spec.name)
-    words = [word for port, name in spec.forwards for word in (str(port), f"/run/cloned/{name}")]
-    mounts = [bind_mount(spec.socket_dir, "/run/cloned", read_only=True)] if spec.forwards else []
+    words = ["hand", f"/run/cloned/{SOCKET_NAME}"] if spec.socket_dir else []
+    mounts = [bind_mount(spec.socket_dir, "/run/cloned", read_only=True)] if spec.socket_dir else []
     tiny = Limits(cpus=1.0, memory=16 * MIB, pids=8)
     return {
         "Image": spec.image,
         "Entrypoint": ["/holder"],
-        "Cmd": ["forward", *words] if words else [],
+        "Cmd": words,
         "User": DEFAULT_USER,
         "Env": [],
         "Hostname": "sandbox",
@@ -114,7 +116,9 @@ def holder_container(spec: HolderSpec) -> dict[str, Any]:
         "HostConfig": {
             **hardening(spec.seccomp, tiny),
             "NetworkMode": spec.network,
-            # Nothing answers there: a name is asked of the proxy, or of nobody.
+            # Whoever opens a port there needs no capability: most engines say so by themselves.
+            "Sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
+            # The proxy answers there, or nobody: a name is asked of no one else.
             "Dns": ["127.0.0.1"],
             "DnsOptions": ["timeout:1", "attempts:1"],
             "DnsSearch": ["."],
@@ -131,6 +135,8 @@ def tool_environment(spec: SandboxSpec) -> dict[str, str]:
         "CLONED_TOOL": spec.tool,
         "CLONED_CONTAINER_NAME": spec.name,
     }
+    if spec.terminal is not None:
+        env |= INIT_ENVIRONMENT
     if spec.with_ca:
         env |= ca_environment(CA_FILE)
     return {**env, **spec.env}

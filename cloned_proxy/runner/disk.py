@@ -32,6 +32,7 @@ _GROWN_BYTES: Final = MIB
 _GROWN_FILES: Final = 1000
 _SCRATCH_ENTRIES: Final = 100_000
 _HOME_ENTRIES: Final = 500_000
+_FLOOR: Final = 256 * MIB
 _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -73,11 +74,40 @@ class Bound:
         return ""
 
 
-def bounds_of(spec: SandboxSpec) -> tuple[Bound, ...]:
-    """What one run is held to: its scratch directory, and its home where that is kept."""
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """What must stay free where a directory of the user's lies that the tool may write: it has no bound of its own."""
+
+    root: Path
+    size: int
+    """Bytes for users that are not root."""
+
+    @classmethod
+    def of(cls, root: Path) -> Self:
+        """The usual one; on a disk that is all but full already, half of what is left."""
+        return cls(root, min(_FLOOR, _free_bytes(root) // 2))
+
+    def check(self) -> str:
+        """Empty, or the sentence that says that it is not kept."""
+        free = _free_bytes(self.root)
+        if free >= self.size:
+            return ""
+        return f"only {free // MIB} MiB are free where {self.root} lies; make room there"
+
+
+def _free_bytes(root: Path) -> int:
+    facts = os.statvfs(root)
+    return facts.f_bavail * facts.f_frsize
+
+
+def bounds_of(spec: SandboxSpec) -> tuple[Bound | Floor, ...]:
+    """What one run is held to: its scratch directory, its home where that is kept, and the disks that it may fill."""
     less = "write less, or raise `sandbox: {scratch_mib: …}`"
     scratch = Bound(Path(spec.scratch), "/sandbox", spec.limits.scratch, _SCRATCH_ENTRIES, less)
-    return (scratch, home_bound(Path(spec.home), spec.tool, spec.limits.kept_home)) if spec.home else (scratch,)
+    home = (home_bound(Path(spec.home), spec.tool, spec.limits.kept_home),) if spec.home else ()
+    written = [Path(mount.source) for mount in (*spec.binds, *spec.mounts) if not mount.read_only]
+    disks = {path.stat().st_dev: path for path in reversed(written)}
+    return (scratch, *home, *(Floor.of(path) for path in disks.values()))
 
 
 def home_bound(home: Path, tool: str, size: int) -> Bound:
@@ -132,7 +162,7 @@ def _opened(name: str, parent: int | None, usage: Usage) -> Iterator[int]:
 class DiskGuard:
     """Calls `end` once, when one of the bounds is broken; each is looked at while the block runs."""
 
-    def __init__(self, bounds: tuple[Bound, ...], end: Callable[[], None]) -> None:
+    def __init__(self, bounds: tuple[Bound | Floor, ...], end: Callable[[], None]) -> None:
         self._bounds = bounds
         self._end = end
         self._broken = ""

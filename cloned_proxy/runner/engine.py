@@ -178,10 +178,10 @@ class Engine:
         except AnswerTimeoutError:
             return None
 
-    def kill(self, container: str) -> None:
-        """Ends it at once. One that has ended already is fine."""
-        with explained("kill the container"), contextlib.suppress(ApiError):
-            self._ask("POST", f"/containers/{container}/kill")
+    def kill(self, container: str, name: str = "SIGKILL") -> None:
+        """Sends it a signal. One that has ended already is fine."""
+        with explained(f"send {name} to the container"), contextlib.suppress(ApiError):
+            self._ask("POST", f"/containers/{container}/kill", signal=name)
 
     def remove(self, container: str) -> None:
         """Removes it, running or not, and returns when it is gone. One that is gone already is fine."""
@@ -276,6 +276,18 @@ class Engine:
         repository, _, tag = name.partition(":")
         with sdk_client(f"import {name}") as sdk, open(path, "rb") as tar:  # noqa: PTH123  a stream for the SDK
             sdk.import_image_from_data(tar, repository=repository, tag=tag or "latest")
+
+    def images(self, pattern: str = "*", *, label: str | None = None) -> list[str]:
+        """The names of images that fit a pattern of the engine's, such as `cloned-tool-*`, or that carry a label."""
+        filters = {"label": [label]} if label else {"reference": [pattern]}
+        with explained("list images"):
+            rows = self._ask("GET", "/images/json", filters=json.dumps(filters))
+        return sorted(name for row in rows for name in row["RepoTags"] or () if name != "<none>:<none>")
+
+    def remove_image(self, name: str) -> None:
+        """Takes the name away, and the image with it where nothing else needs it. One that has to stay is fine."""
+        with contextlib.suppress(EngineError), explained(f"remove image {name}"):
+            self._ask("DELETE", f"/images/{quote(name)}")
 
     def build(self, folder: str, *, target: str, tag: str, args: dict[str, str], labels: dict[str, str]) -> None:
         """Builds one target of a Dockerfile, without a network. Raises EngineError with the line that failed."""

@@ -31,6 +31,10 @@ class ImageMissingError(EngineError):
     pass
 
 
+class FetchError(SandboxError):
+    """A package could not be had, or is not what its hash says."""
+
+
 class GoneError(EngineError):
     """A container or network that does not exist (any more)."""
 

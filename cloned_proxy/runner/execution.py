@@ -14,9 +14,10 @@ from cloned_proxy.runner.containers import tool_container
 from cloned_proxy.runner.disk import DiskGuard, bounds_of
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError, ToolTimeoutError
+from cloned_proxy.runner.foreground import kept_going
 from cloned_proxy.runner.spec import MIB, SandboxSpec
 from cloned_proxy.runner.stream import Attached, Stream, StreamTimeoutError
-from cloned_proxy.runner.terminal import END_OF_FILE, gated
+from cloned_proxy.runner.terminal import gated
 
 MAX_STDOUT: Final = 8 * MIB
 """Of a run whose output is kept in memory."""
@@ -50,7 +51,7 @@ def execute(
     began = time.monotonic()
     deadline = None if timeout is None else began + timeout
     # Removing kills as well: the tool has ended when this returns, and with it everything it had started.
-    gate = spec.terminal is not None and not engine.sizes_terminals
+    gate = spec.terminal is not None and spec.terminal.known and not engine.sizes_terminals
     wanted = replace(spec, command=gated(spec.command)) if gate else spec
     with (
         engine.container(spec.name, tool_container(wanted)) as container,
@@ -62,10 +63,10 @@ def execute(
             ending.check()  # a kill before the start found nothing to end
             if spec.terminal is not None and gate:
                 stream.resize(spec.terminal)
-                stream.write(END_OF_FILE)
             started = time.monotonic() - began
             threading.Thread(target=_feed, args=(feed, stream), name="tool-input", daemon=True).start()
-            with DiskGuard(bounds_of(spec), lambda: _end(engine, container)) as guard:
+            foreground = kept_going(engine, container) if spec.terminal is not None else contextlib.nullcontext()
+            with foreground, DiskGuard(bounds_of(spec), lambda: _end(engine, container)) as guard:
                 try:
                     for kind, piece in stream.frames(deadline):
                         output(kind, piece)

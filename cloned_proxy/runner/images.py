@@ -1,62 +1,85 @@
-"""`image build`: the worker and holder images from Debian packages, without a registry.
-
-The package mirror is the one this machine's own apt uses. On Debian the release is a fixed one, new enough for every
-tool in the image; elsewhere (Ubuntu) it is the machine's own.
-"""
+"""`image build`: the worker and holder images from Debian packages and pinned wheels, without an image registry."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from cloned_proxy.runner.apt_mirror import default_release, mirror_uri
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError, ImageMissingError
+from cloned_proxy.runner.spec import MIB
+from cloned_proxy.runner.toolchain import WHEELS, lay_out, pinned_version
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 from cloned_proxy.share import share_path
 
 HOLDER_IMAGE: Final = "cloned-holder:latest"
 SOURCE_LABEL: Final = "cloned.source"
-_DEBIAN_RELEASE: Final = "trixie"
-_BASE_PACKAGES: Final = ("ca-certificates", "curl", "git", "nodejs", "python3", "python3-pip", "python3-venv")
+NODE_LABEL: Final = "cloned.node"
+"""The version of Node in an image of ours; it need not be asked of the image itself."""
+
+_CORE: Final = ("ca-certificates", "curl", "python3", "python3-pip", "python3-venv")
+PARTS: Final = {
+    "node": (),
+    "uv": (),
+    "git": ("git",),
+    "ssh": ("openssh-client",),
+    "netcat": ("netcat-openbsd",),
+    "ripgrep": ("ripgrep",),
+    "jq": ("jq",),
+}
+"""What the worker has beside Python and curl, and Debian's packages of each; Node and uv come from wheels."""
 _TOOLCHAIN_PACKAGES: Final = ("gcc", "musl-tools")
-_ONE_LINE: Final = re.compile(r"^deb\s+(?:\[[^]]*\]\s+)?(\S+)\s+(\S+)\s+(.*)$")
-_BASES: Final = {"base": _BASE_PACKAGES, "toolchain": _TOOLCHAIN_PACKAGES}
+_UNREAD: Final = ("doc", "info", "locale", "man")
+"""Below /usr/share; licences stay."""
 
 type Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Mirror:
-    uri: str
-    suite: str
-
-
-def build_images(engine: Engine, say: Say, *, suite: str | None = None, rebuild: bool = False) -> None:
-    """Makes both images. The imported base is kept, so that a second build takes seconds. Raises EngineError."""
-    release = suite or _release()
-    names = {kind: f"cloned-{kind}:{release}" for kind in _BASES}
-    for kind, packages in _BASES.items():
-        if rebuild or not _exists(engine, names[kind]):
-            _import(engine, names[kind], release, packages, say)
-    args = {"BASE": names["base"], "TOOLCHAIN": names["toolchain"]}
-    for target, tag in (("holder", HOLDER_IMAGE), ("worker", PYTHON_IMAGE)):
+def build_images(
+    engine: Engine, say: Say, *, suite: str | None = None, rebuild: bool = False, parts: Sequence[str] = tuple(PARTS)
+) -> None:
+    """Makes both images. The imported bases are kept, so that a second build takes seconds. Raises SandboxError."""
+    began = time.monotonic()
+    release = suite or default_release()
+    bases = base_images(release, parts)
+    if rebuild or not _exists(engine, bases["base"]):
+        packages = (*_CORE, *(package for part in parts for package in PARTS[part]))
+        _import(engine, bases["base"], release, packages, say, wheels=[part for part in parts if part in WHEELS])
+    if rebuild or not _exists(engine, bases["toolchain"]):
+        _import(engine, bases["toolchain"], release, _TOOLCHAIN_PACKAGES, say)
+    args = {"BASE": bases["base"], "TOOLCHAIN": bases["toolchain"], "IMPORTED": "yes"}
+    node = {NODE_LABEL: pinned_version("node")} if "node" in parts else {}
+    for target, tag, more in (("holder", HOLDER_IMAGE, {}), ("worker", PYTHON_IMAGE, node)):
         say(f"building {tag}")
-        engine.build(
-            str(share_path("sandbox")), target=target, tag=tag, args=args, labels={SOURCE_LABEL: source_mark()}
-        )
+        labels = {SOURCE_LABEL: source_mark(), **more}
+        engine.build(str(share_path("sandbox")), target=target, tag=tag, args=args, labels=labels)
+    for older in engine.images(f"cloned-base:{release}*"):
+        if older != bases["base"]:
+            engine.remove_image(older)
+    size = int(engine.image(PYTHON_IMAGE)["Size"]) // MIB
+    say(f"done in {time.monotonic() - began:.0f} s: {PYTHON_IMAGE} ({size} MiB), {HOLDER_IMAGE}")
+
+
+def base_images(release: str, parts: Sequence[str] = tuple(PARTS)) -> dict[str, str]:
+    """The names of what both images are built from; that of the worker's base changes with what is to be in it."""
+    lock = share_path("sandbox", "toolchain.lock").read_bytes()
+    script = share_path("sandbox", "toolchain.py").read_bytes()
+    mark = hashlib.sha256(repr((_CORE, PARTS, sorted(parts), _UNREAD)).encode() + lock + script).hexdigest()[:8]
+    return {"base": f"cloned-base:{release}-{mark}", "toolchain": f"cloned-toolchain:{release}"}
 
 
 def source_mark() -> str:
     """A hash over what goes into the images."""
     folder = share_path("sandbox")
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr((_CORE, PARTS)).encode())
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix != ".pyc":
             digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
@@ -72,31 +95,6 @@ def check_current(engine: Engine, name: str) -> dict[str, Any]:
     return facts
 
 
-def mirrors(texts: Iterable[str]) -> list[Mirror]:
-    """The `deb` entries of apt source files, one-line and deb822 (sources.list(5)), that carry `main`, in order."""
-    found: list[Mirror] = []
-    for text in texts:
-        found += [
-            Mirror(match[1], match[2])
-            for line in text.splitlines()
-            if (match := _ONE_LINE.match(line.strip())) and "main" in match[3].split()
-        ]
-        found += _deb822(text)
-    return found
-
-
-def _deb822(text: str) -> list[Mirror]:
-    found = []
-    for stanza in re.split(r"\n\s*\n", text):
-        fields = {
-            name.strip().lower(): value.split()
-            for name, _, value in (line.partition(":") for line in stanza.splitlines() if not line.startswith("#"))
-        }
-        if "deb" in fields.get("types", []) and "main" in fields.get("components", []):
-            found += [Mirror(uri, suite) for uri in fields.get("uris", []) for suite in fields.get("suites", [])]
-    return found
-
-
 def _exists(engine: Engine, name: str) -> bool:
     try:
         engine.image(name)
@@ -105,43 +103,40 @@ def _exists(engine: Engine, name: str) -> bool:
     return True
 
 
-def _os_release() -> dict[str, str]:
-    lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
-    return {name: value.strip('"') for name, _, value in (line.partition("=") for line in lines)}
-
-
-def _release() -> str:
-    facts = _os_release()
-    return _DEBIAN_RELEASE if facts.get("ID") == "debian" else facts.get("VERSION_CODENAME", "")
-
-
-def _mirror_uri() -> str:
-    apt = Path("/etc/apt")
-    files = [
-        apt / "sources.list",
-        *sorted(apt.glob("sources.list.d/*.list")),
-        *sorted(apt.glob("sources.list.d/*.sources")),
-    ]
-    codename = _os_release().get("VERSION_CODENAME", "")
-    for mirror in mirrors(file.read_text(encoding="utf-8") for file in files if file.is_file()):
-        if mirror.suite == codename:
-            return mirror.uri
-    raise EngineError(
-        "apt's sources name no mirror of this machine's release: build from a registry with "
-        f"`docker build --target worker -t {PYTHON_IMAGE} {share_path('sandbox')}`, and --target holder alike"
-    )
-
-
-def _import(engine: Engine, name: str, release: str, packages: tuple[str, ...], say: Say) -> None:
+def _import(
+    engine: Engine, name: str, release: str, packages: tuple[str, ...], say: Say, *, wheels: Sequence[str] = ()
+) -> None:
     if shutil.which("mmdebstrap") is None:
         raise EngineError("mmdebstrap is missing: `sudo apt-get install mmdebstrap`")
-    say(f"installing {', '.join(packages)} into {name} (about half a minute)")
+    say(f"installing {', '.join(packages)} into {name} (half a minute to a minute)")
     with tempfile.TemporaryDirectory(prefix="cloned-image-") as directory:
-        tar = f"{directory}/root.tar"
-        include = f"--include={','.join(packages)}"
-        command = ["mmdebstrap", "--quiet", "--variant=minbase", include, release, tar, _mirror_uri()]
+        tar = Path(directory) / "root.tar"
+        command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
+        command += [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _UNREAD]
+        command += ["--dpkgopt=path-include=/usr/share/doc/*/copyright", release, str(tar), mirror_uri()]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  fixed words, no shell
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise EngineError(f"mmdebstrap could not install {release}: {last}; --suite chooses another release")
-        engine.import_image(tar, name)
+        if wheels:
+            _add_wheels(Path(directory), tar, wheels, say)
+        engine.import_image(str(tar), name)
+
+
+def _add_wheels(directory: Path, tar: Path, wheels: Sequence[str], say: Say) -> None:
+    named = ", ".join(f"{part} {pinned_version(part)}" for part in wheels)
+    say(f"fetching {named} with pip, and checking their hashes (up to 80 MB)")
+    root = lay_out(wheels, directory)
+    with tarfile.open(tar, "a") as archive:
+        there = {name.rstrip("/") for name in archive.getnames()}  # the engine takes no name twice
+        for path in sorted(root.rglob("*")):
+            name = f"./{path.relative_to(root)}"
+            if name not in there:
+                archive.add(path, name, recursive=False, filter=_of_root)
+
+
+def _of_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = "root"
+    entry.mtime = 0
+    return entry

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.runner.execution import Outcome, Output
+from cloned_proxy.runner.project.aftermath import Report
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount
 from cloned_proxy.runner.stream import Stream
@@ -28,6 +29,10 @@ class Job:
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     project: ProjectWish = field(default_factory=ProjectWish)
+    report: Report | None = None
+    """Told, after the run, what became of each directory that the tool could write."""
+    every_change: bool = False
+    """The report says all that changed, with differences of text."""
     home: bool = False
     """Whether the tool's home is kept; else it is in memory and ends with the run."""
     timeout: float | None = DEFAULT_TIMEOUT

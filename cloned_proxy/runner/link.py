@@ -30,12 +30,13 @@ from cloned_proxy.proxy.slot_protocol import (
     short_path,
 )
 from cloned_proxy.runner.errors import ProxyLinkError, SlotError
+from cloned_proxy.runner.slot_sockets import Descriptor
 
 _REPLY_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 0.5
 
-type OpenSockets = Callable[[], Sequence[socket.socket]]
-"""Makes the listening sockets of a slot, one for each handover, in order."""
+type OpenSockets = Callable[[], Sequence[Descriptor]]
+"""Makes what the request announces, in its order: the listeners of a slot, and what its names take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class ProxyLink:
 
     def _hand_over(self) -> tuple[socket.socket, Served]:
         link = connect(self._workspace)
-        sockets: Sequence[socket.socket] = ()
+        sockets: Sequence[Descriptor] = ()
         try:
             sockets = self._make()
             socket.send_fds(link, [self._request.encode()], [sock.fileno() for sock in sockets])

@@ -19,6 +19,7 @@ from typing import Final
 
 from cloned_proxy.runner.errors import SlotError
 
+CAP_NET_ADMIN: Final = 12
 _CAP_SYS_PTRACE: Final = 19
 _CAP_SYS_ADMIN: Final = 21
 _START_TIME_FIELD: Final = 19
@@ -27,7 +28,12 @@ _START_TIME_FIELD: Final = 19
 
 def may_enter() -> bool:
     """Whether this process has the two capabilities that entering another namespace takes."""
-    wanted = 1 << _CAP_SYS_PTRACE | 1 << _CAP_SYS_ADMIN
+    return holds(_CAP_SYS_PTRACE, _CAP_SYS_ADMIN)
+
+
+def holds(*capabilities: int) -> bool:
+    """Whether all of them are effective in this process; numbers of capabilities(7)."""
+    wanted = sum(1 << capability for capability in capabilities)
     with contextlib.suppress(OSError, ValueError):
         for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
             if line.startswith("CapEff:"):
@@ -91,30 +97,40 @@ class Namespace:
         except (OSError, ValueError, IndexError):
             return False
 
-    def listen(self, port: int, backlog: int = 128) -> socket.socket:
-        """A socket listening on 127.0.0.1:`port` inside. Raises SlotError."""
+    def listen(self, port: int, backlog: int = 128, *, host: str = "127.0.0.1") -> socket.socket:
+        """A socket listening on `host`:`port` inside. Raises SlotError."""
+        try:
+            return self.inside(lambda: listening_socket(host, port, backlog))
+        except OSError as error:
+            raise SlotError(f"{host}:{port} cannot be opened inside the slot: {_why(error)}") from error
+
+    def inside[T](self, action: Callable[[], T]) -> T:
+        """What `action` returns, run in the namespace. Raises SlotError, and what `action` raises."""
         if _is_host(self.descriptor):
             raise SlotError("the slot's namespace is the host's own; refusing to open a tool's listener there")
-        try:
-            return _in_thread(lambda: self._enter_and_listen(port, backlog))
-        except OSError as error:
-            raise SlotError(f"127.0.0.1:{port} cannot be opened inside the slot: {_why(error)}") from error
+
+        def enter_and_act() -> T:
+            os.setns(self.descriptor, os.CLONE_NEWNET)
+            return action()
+
+        return _in_thread(enter_and_act)
 
     def close(self) -> None:
         _close(self.descriptor)
 
-    def _enter_and_listen(self, port: int, backlog: int) -> socket.socket:
-        os.setns(self.descriptor, os.CLONE_NEWNET)
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            # The connections of the run before may still be in TIME_WAIT.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", port))
-            sock.listen(backlog)
-        except OSError:
-            sock.close()
-            raise
-        return sock
+
+def listening_socket(host: str, port: int, backlog: int) -> socket.socket:
+    """A TCP socket that listens in the current namespace. Raises OSError."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        # The connections of the run before may still be in TIME_WAIT.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
+        sock.listen(backlog)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def _is_host(descriptor: int) -> bool:
@@ -136,9 +152,9 @@ def _close(descriptor: int) -> None:
             os.close(descriptor)
 
 
-def _in_thread(action: Callable[[], socket.socket]) -> socket.socket:
+def _in_thread[T](action: Callable[[], T]) -> T:
     """Runs `action` in a thread that ends with it: the thread, not the process, is in the other namespace."""
-    made: list[socket.socket] = []
+    made: list[T] = []
     failed: list[OSError] = []
 
     def body() -> None:

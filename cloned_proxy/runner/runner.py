@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -34,6 +35,7 @@ from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
 from cloned_proxy.runner.pools import Pools
 from cloned_proxy.runner.project.account import git_environment, write_account
+from cloned_proxy.runner.project.aftermath import looking_back
 from cloned_proxy.runner.project.place import user_of_caller
 from cloned_proxy.runner.project.view import View, view_of
 from cloned_proxy.runner.slots import Slot
@@ -187,9 +189,10 @@ class DockerContainerRunner(Calls):
     ) -> tuple[str, Outcome]:
         """Runs one job in a slot of its own; returns the run's id and how it ended. Raises SandboxError."""
         check_tool_id(job.tool)
-        view = view_of(job.project, self.workspace, job.mounts, Path.cwd())
+        view = view_of(job.project, self.workspace, job.mounts, Path.cwd(), writable=self._settings.project.writable)
         user = self._user_of(job, view)
         with contextlib.ExitStack() as stack:
+            stack.enter_context(looking_back(view, job.report, every_file=job.every_change, spool=self._runs))
             home = ""
             if job.home:
                 kept = Homes(self.workspace).use(job.tool, user=user, size=self._limits.kept_home)
@@ -221,9 +224,11 @@ class DockerContainerRunner(Calls):
         result, reason, start_seconds = "error", "interrupted", None
         scratch = new_scratch(self._runs / self._owner / "scratch", run)
         spec: SandboxSpec | None = None
+        names = slot.names(self._settings.names_for(job.tool))
+        announced = None if names is None else names.handover
         command = redact_command(job.worker.command)
-        opening = OpenSlot(job.tool, recorded, slot.handovers, command, self._owner, engine_host())
-        link = ProxyLink(self.workspace, opening, slot.open_sockets)
+        opening = OpenSlot(job.tool, recorded, slot.handovers, command, self._owner, engine_host(), announced)
+        link = ProxyLink(self.workspace, opening, partial(slot.open_sockets, names))
         try:
             spec = self._spec(job, run, slot, scratch, view=view, user=user, home=home)
             # The only way out is open before anything runs that could want to go another way.

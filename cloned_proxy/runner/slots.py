@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,17 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.proxy.slot_protocol import Handover, short_path
+from cloned_proxy.proxy.slot_protocol import Handover
 from cloned_proxy.runner.containers import holder_container
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SlotError, ToolFailedError
+from cloned_proxy.runner.handing import HandingHolder
 from cloned_proxy.runner.lender import Lender
+from cloned_proxy.runner.names import NamePlan, plan_names
 from cloned_proxy.runner.netns import Namespace, may_enter
+from cloned_proxy.runner.networks import SEALED
+from cloned_proxy.runner.slot_sockets import Descriptor, handed_over, made_inside
 from cloned_proxy.runner.spec import HolderSpec
 from cloned_proxy.runner.stream import StreamTimeoutError
 
 _READY_SECONDS: Final = 10.0
-_BACKLOG: Final = 128
 
 
 def slot_name(slot_id: str, borrower: str = "") -> str:
@@ -42,7 +43,8 @@ class Slot:
     network: str
     handovers: tuple[Handover, ...]
     namespace: Namespace | None
-    """None in the unprivileged variant: the holder forwards to sockets in `directory`."""
+    """None in the unprivileged variant: the holder makes the sockets and hands them over."""
+    handing: HandingHolder | None
     directory: Path
     lent: bool = False
     """Whether the proxy keeps it, and takes it back (`slot_shelf`)."""
@@ -51,22 +53,21 @@ class Slot:
 
     @property
     def variant(self) -> str:
-        return "forwarder" if self.namespace is None else "namespace"
+        return "handing" if self.namespace is None else "namespace"
 
-    def open_sockets(self) -> Sequence[socket.socket]:
-        """The slot's listening sockets, one for each handover. Raises SlotError."""
-        sockets: list[socket.socket] = []
-        try:
-            for handover in self.handovers:
-                if self.namespace is not None:
-                    sockets.append(self.namespace.listen(handover.port, _BACKLOG))
-                else:
-                    sockets.append(_listen_unix(self.directory / f"{handover.port}.sock"))
-        except SlotError:
-            for sock in sockets:
-                sock.close()
-            raise
-        return sockets
+    def names(self, setting: str) -> NamePlan | None:
+        """How names are answered in it, by the setting. Raises SandboxInputError."""
+        # On a named network the engine answers for names, and an address of ours could hide one that is reached there.
+        sealed = self.network == SEALED
+        return plan_names(setting, enters=self.namespace is not None) if sealed else None
+
+    def open_sockets(self, names: NamePlan | None = None) -> Sequence[Descriptor]:
+        """The slot's listening sockets, one for each handover, and what its names take. Raises SlotError."""
+        if self.namespace is not None:
+            return made_inside(self.namespace, self.handovers, names)
+        if self.handing is None:
+            raise SlotError("a slot with neither a namespace nor a holder that hands over")
+        return handed_over(self.handing, self.handovers, names)
 
 
 class SlotPool:
@@ -169,7 +170,7 @@ class SlotPool:
             return None
         slot_id, holder, namespace = found
         directory = self._directory / slot_id
-        return Slot(slot_id, holder, self._network, self._handovers, namespace, directory, lent=True)
+        return Slot(slot_id, holder, self._network, self._handovers, namespace, None, directory, lent=True)
 
     def _put_back(self, slot: Slot) -> None:
         if slot.lent:
@@ -187,6 +188,8 @@ class SlotPool:
     def remove(self, slot: Slot) -> None:
         if slot.namespace is not None:
             slot.namespace.close()
+        if slot.handing is not None:
+            slot.handing.close()
         self._engine.discard(slot.holder)
         shutil.rmtree(slot.directory, ignore_errors=True)
 
@@ -203,11 +206,10 @@ class SlotPool:
         slot_id = secrets.token_hex(4)
         directory = self._directory / slot_id
         directory.mkdir(mode=0o700, parents=True)
-        if self._enter:
-            forwards: tuple[tuple[int, str], ...] = ()
-        else:
-            forwards = tuple((handover.port, f"{handover.port}.sock") for handover in self._handovers)
+        handing: HandingHolder | None = None
+        if not self._enter:
             directory.chmod(0o711)  # the holder's user passes through; the parents are 0700
+            handing = HandingHolder(directory)
         spec = HolderSpec(
             name=slot_name(slot_id),
             image=self._image,
@@ -215,21 +217,22 @@ class SlotPool:
             owner=self._owner,
             workspace_mark=self._workspace_mark,
             network=self._network,
-            forwards=forwards,
-            socket_dir=str(directory),
+            socket_dir="" if handing is None else str(directory),
         )
         try:
             holder = self._engine.create(spec.name, holder_container(spec))
-            namespace = self._start(holder, forwarding=bool(forwards))
+            namespace = self._start(holder, handing)
         except BaseException:
             # By its name: an interruption during the create request leaves no id, and may leave a container.
             self._engine.discard(spec.name)
+            if handing is not None:
+                handing.close()
             shutil.rmtree(directory, ignore_errors=True)
             raise
-        return Slot(slot_id, holder, self._network, self._handovers, namespace, directory)
+        return Slot(slot_id, holder, self._network, self._handovers, namespace, handing, directory)
 
-    def _start(self, holder: str, *, forwarding: bool) -> Namespace | None:
-        if not forwarding:
+    def _start(self, holder: str, handing: HandingHolder | None) -> Namespace | None:
+        if handing is None:
             self._engine.start(holder)
             state = self._engine.state(holder)
             if not state.running:
@@ -244,6 +247,7 @@ class SlotPool:
             for _, piece in stream.frames(time.monotonic() + _READY_SECONDS):
                 said += piece
                 if said.startswith(b"ready\n"):
+                    handing.accept()
                     return None
         except StreamTimeoutError as error:
             raise SlotError(
@@ -251,18 +255,4 @@ class SlotPool:
             ) from error
         finally:
             stream.close()
-        raise SlotError(f"the holder could not listen inside the slot: {said.decode(errors='replace').strip()}")
-
-
-def _listen_unix(path: Path) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        path.unlink(missing_ok=True)
-        with short_path(path) as name:
-            sock.bind(name)
-        os.chmod(path, 0o666)  # noqa: S103, PTH101  the holder's user must connect; the directory above lets nobody else in
-        sock.listen(_BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise SlotError(f"{path} cannot be opened: {error.strerror}") from error
-    return sock
+        raise SlotError(f"the holder could not hand its sockets over: {said.decode(errors='replace').strip()}")

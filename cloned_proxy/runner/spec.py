@@ -119,10 +119,9 @@ class HolderSpec:
     owner: str = ""
     workspace_mark: str = ""
     network: str = "none"
-    forwards: tuple[tuple[int, str], ...] = ()
-    """(port, socket name): the holder itself forwards, because the proxy may not enter the namespace."""
     socket_dir: str = ""
-    """Host directory of those sockets; only this holder mounts it."""
+    """Host directory of the socket at which the holder hands over what it makes in its namespace, because the proxy
+    may not enter that; only this holder mounts it. "": it does nothing but hold."""
 
 
 def parse_size(text: str) -> int:

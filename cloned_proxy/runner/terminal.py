@@ -6,9 +6,13 @@ import secrets
 from dataclasses import dataclass
 from typing import Final
 
-_GATE: Final = 'read -r _; exec "$@"'
-END_OF_FILE: Final = b"\x04"
-"""Opens the gate: what a terminal takes for the end of a file, and does not echo."""
+_GATE: Final = (
+    'n=0; while [ "$(stty size 2>/dev/null)" = "0 0" ] && [ $n -lt 500 ]; do sleep 0.02; n=$((n+1)); done; exec "$@"'
+)
+"""Ten seconds at most: an engine that does not answer in that time is about to fail anyway."""
+
+INIT_ENVIRONMENT: Final = {"TINI_KILL_PROCESS_GROUP": "1"}
+"""Tells the engine's init to pass a signal on to the command's whole group: Ctrl-Z stops all of it (`foreground`)."""
 
 _NO_KEY: Final = 0xFF
 """A byte that UTF-8 does not have."""
@@ -29,10 +33,11 @@ class TerminalSize:
 
 
 def gated(command: tuple[str, ...]) -> tuple[str, ...]:
-    """The command behind a gate: it starts when END_OF_FILE arrives.
+    """The command behind a gate: it starts when its terminal has a size.
 
-    Engines before API 1.42 cannot set the size of a terminal until its container runs; a command that asks for it once,
-    when it starts, would always be told 0 by 0.
+    Engines before API 1.42 cannot set that until the container runs; a command that asks for it once, when it starts,
+    would always be told 0 by 0. A byte for the gate to read would do as well, until somebody types Ctrl-Z before it is
+    read: that empties a terminal's input.
     """
     return ("sh", "-c", _GATE, "sh", *command)
 

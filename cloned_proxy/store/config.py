@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import re
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from cloned_proxy.policy.parse import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
@@ -23,6 +24,8 @@ type SizeText = Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmg]?b?$")]
 
 _BASE_URL: Final = re.compile(r"https?://[^\s/?#@]+/?")
 _MAX_PORT: Final = 65_535
+_SMALLEST_NAMES: Final = 18
+"""Prefix length: thousands of names want an address each, and an address is not given to two soon."""
 
 
 class _Section(BaseModel):
@@ -80,6 +83,33 @@ class ApprovalSettings(_Section):
     """How long decided requests stay listed; the audit log has its own retention."""
 
 
+class ProjectSettings(_Section):
+    """How a project is shown to a tool that may write it."""
+
+    writable: list[str] = Field(default_factory=list)
+    """Paths of the project, such as `.vscode`, that are read-only otherwise, because programs of this machine act
+    upon them by themselves."""
+
+
+def _name_addresses(value: object) -> object:
+    text = "off" if value is False else value  # what YAML makes of an `off` without quotes
+    if text in ("auto", "off") or not isinstance(text, str):
+        return text
+    try:
+        network = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise ValueError(f"write auto, off, or a network such as 127.128.0.0/9 ({error})") from error
+    if network.prefixlen > _SMALLEST_NAMES or network.is_multicast or network.is_unspecified:
+        raise ValueError(f"write a unicast network of /{_SMALLEST_NAMES} or larger, such as 127.128.0.0/9")
+    if ipaddress.IPv4Address("127.0.0.1") in network:
+        raise ValueError("127.0.0.1 is the slot's own; write 127.128.0.0/9")
+    return text
+
+
+type NameAddresses = Annotated[str, BeforeValidator(_name_addresses)]
+"""Synthetic addresses for the names that programs in a slot look up: `auto`, `off`, or an IPv4 network."""
+
+
 class SandboxSettings(_Section):
     """How tools are run (contract section 8)."""
 
@@ -89,8 +119,13 @@ class SandboxSettings(_Section):
     """Tool id to image."""
     network: str | None = None
     """Named network, weaker than the default; None: no network at all."""
+    name_addresses: NameAddresses = "auto"
+    """For programs that know no proxy. `auto`: a network that looks public where this process may use one, else off."""
+    name_addresses_of: dict[str, NameAddresses] = Field(default_factory=dict)
+    """Tool id to the same, for the tools that want something else."""
     worker: Literal["auto", "python", "node"] = "auto"
     cpus: float = Field(default=1.0, gt=0, le=256)
+    project: ProjectSettings = ProjectSettings()
     memory_mib: int = Field(default=512, ge=16, le=16_777_216)
     """Of all of a tool's processes, with what is in its `/tmp` and in a home that is not kept. MiB, as those below."""
     tmp_mib: int = Field(default=64, ge=1, le=1_048_576)
@@ -109,6 +144,10 @@ class SandboxSettings(_Section):
     """For one tool of a pipeline or of the library; `exec` has none unless it is asked for."""
     probe_interval: Annotated[float, Field(ge=0, le=604_800)] = 0.0
     """Seconds between two escape probes of `serve` (the metric `isolation_probe_success`); 0: off. At least 30."""
+
+    def names_for(self, tool: str) -> str:
+        """`name_addresses` of one tool."""
+        return self.name_addresses_of.get(tool, self.name_addresses)
 
 
 class LlmSettings(_Section):

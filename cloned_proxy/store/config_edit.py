@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -17,6 +18,31 @@ from cloned_proxy.store.policy_bytes import MAX_BYTES
 
 def set_egress_proxy(path: Path, url: str | None) -> None:
     """Writes `egress_proxy`, or takes it out. Raises StoreError, for a file that is not valid as it stands too."""
+
+    def change(document: CommentedMap) -> None:
+        if url is None:
+            document.pop("egress_proxy", None)
+        else:
+            document["egress_proxy"] = url
+
+    _edit(path, change)
+
+
+def set_tool_image(path: Path, tool: str, image: str) -> None:
+    """Writes `sandbox: {images: {TOOL: IMAGE}}`. Raises StoreError as above."""
+
+    def change(document: CommentedMap) -> None:
+        section = document
+        for name in ("sandbox", "images"):
+            if section.get(name) is None:
+                section[name] = CommentedMap()
+            section = section[name]
+        section[tool] = image
+
+    _edit(path, change)
+
+
+def _edit(path: Path, change: Callable[[CommentedMap], None]) -> None:
     with locked(path):
         load_config(path)
         yaml = YAML()
@@ -26,10 +52,7 @@ def set_egress_proxy(path: Path, url: str | None) -> None:
             document = yaml.load(read_regular_file(path, limit=MAX_BYTES, what="config file").decode())
         if document is None:
             document = CommentedMap()
-        if url is None:
-            document.pop("egress_proxy", None)
-        else:
-            document["egress_proxy"] = url
+        change(document)
         text = io.StringIO()
         if document:
             yaml.dump(document, text)

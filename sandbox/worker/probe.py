@@ -12,13 +12,11 @@ Silence counts as open: a packet that nobody answers has left all the same.
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import ctypes
 import errno
 import json
 import os
 import socket
-import ssl
 import stat
 import struct
 import subprocess
@@ -27,54 +25,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-WAIT = 2.0
+from probe_network import TLS_ALERT, WAIT, Seen, by_name, client_hello, dns, judge, reason_of, resolve, tcp, udp
+
 PROXY = ("127.0.0.1", 8081)
-NOWHERE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENODEV}
-FORBIDDEN = {errno.EPERM, errno.EACCES}
-MISSING = {errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ENOSYS, errno.ESOCKTNOSUPPORT}
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 SYSTEM_CALLS = {"x86_64": {"unshare": 272, "setns": 308}, "aarch64": {"unshare": 97, "setns": 268}}
 IO_URING_SETUP = 425
-TLS_ALERT = 21
-
-type Seen = tuple[str, str]
-
-
-def judge(error: OSError, *, loopback: bool = False) -> Seen:
-    """What an error says about the way out."""
-    code = error.errno
-    name = errno.errorcode.get(code or 0, type(error).__name__)
-    if code in MISSING:
-        return "unavailable", name
-    if code in NOWHERE | FORBIDDEN or (loopback and code == errno.ECONNREFUSED):
-        return "blocked", name
-    return "open", f"{name}: something was asked"
-
-
-def tcp(host: str, port: int) -> Seen:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.settimeout(WAIT)
-        try:
-            sock.connect((host, port))
-        except OSError as error:
-            return judge(error, loopback=host == "::1" or host.startswith("127."))
-        return "open", f"connected to {host}:{port}"
-
-
-def udp(host: str, port: int, *, broadcast: bool = False) -> Seen:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(WAIT)
-        if broadcast:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        try:
-            sock.connect((host, port))
-            sock.send(b"probe")
-            sock.recv(100)
-        except OSError as error:
-            return judge(error, loopback=host.startswith("127."))
-        return "open", f"{host}:{port} answered"
 
 
 def icmp(host: str, kind: int) -> Seen:
@@ -85,14 +41,6 @@ def icmp(host: str, kind: int) -> Seen:
             return "open", "an ICMP packet was sent" if host else "a raw socket was opened"
     except OSError as error:
         return judge(error)
-
-
-def resolve(name: str) -> Seen:
-    try:
-        found = socket.getaddrinfo(name, 443)
-    except OSError as error:
-        return "blocked", str(error)
-    return "open", f"{name} is {found[0][4][0]}"
 
 
 def make_socket(family: int, kind: int, protocol: int = 0) -> Seen:
@@ -229,7 +177,7 @@ def proxy(head: str, refusals: list[int], reason: str = "") -> Seen:
     if not answer:
         return "blocked", "connection closed"
     status = int(answer.split(" ", 2)[1])
-    given = next((line.split(": ")[1] for line in answer.split("\r\n") if line.startswith("X-Cloned-Proxy-Reason")), "")
+    given = reason_of(answer)
     refused = status in refusals and reason in ("", given)
     return ("blocked" if refused else "open"), f"{status} {given}".strip()
 
@@ -244,7 +192,7 @@ def front(head: str, server_name: str | None) -> Seen:
         if " 200" not in answer.split("\r\n", 1)[0]:
             return "blocked", answer.split("\r\n", 1)[0]
         try:
-            sock.sendall(_client_hello(server_name))
+            sock.sendall(client_hello(server_name))
             reply = sock.recv(100)
         except ConnectionError as error:
             return "blocked", f"{type(error).__name__} behind the ClientHello"
@@ -253,16 +201,6 @@ def front(head: str, server_name: str | None) -> Seen:
         if not reply or reply[0] == TLS_ALERT:
             return "blocked", "an alert" if reply else "closed behind the ClientHello"
         return "open", f"an answer for {server_name or 'no name'}"
-
-
-def _client_hello(server_name: str | None) -> bytes:
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no roots to load: nothing is ever verified here
-    context.check_hostname = server_name is not None
-    tls = context.wrap_bio(incoming, outgoing, server_hostname=server_name)
-    with contextlib.suppress(ssl.SSLWantReadError):
-        tls.do_handshake()
-    return outgoing.read()
 
 
 def plant(name: str, target: str) -> Seen:
@@ -276,6 +214,8 @@ KINDS: dict[str, Callable[..., Seen]] = {
     "udp": udp,
     "icmp": icmp,
     "resolve": resolve,
+    "by_name": by_name,
+    "dns": dns,
     "socket": make_socket,
     "unix": unix,
     "system_call": lambda name, arguments: system_call(name, *arguments),

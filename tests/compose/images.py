@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from cloned_proxy.runner.apt_mirror import mirror_uri
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import ImageMissingError
-from cloned_proxy.runner.images import _mirror_uri
 from tests.compose.test_files import absent
 from tests.runner.kept_images import bring, bring_sandbox_images
 
@@ -32,7 +32,7 @@ def _import_base(engine: Engine) -> None:
         tar = f"{directory}/root.tar"
         words = ["mmdebstrap", "--quiet", "--variant=minbase", "--include=ca-certificates,python3,python3-venv"]
         words += [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _LEFT_OUT]
-        done = subprocess.run([*words, RELEASE, tar, _mirror_uri()], capture_output=True, text=True, check=False)
+        done = subprocess.run([*words, RELEASE, tar, mirror_uri()], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         engine.import_image(tar, BASE)
 

@@ -1,8 +1,9 @@
-"""A mutational fuzzer of the two parsers at the edge, with independent readers as oracles, and of whole connections.
+"""A mutational fuzzer of the parsers at the edge, with independent readers as oracles, and of whole connections.
 
 What `parse_head` accepts, h11 and http.server read the same way; what `ClientHelloReader` names, OpenSSL names, too.
 `make fuzz` tries a million inputs on each; an input that fails is kept in tests/proxy/corpus, and `test_fuzz.py` tries
-the corpus and a few thousand fresh inputs each time. Ten thousand sequences of requests come behind them.
+the corpus and a few thousand fresh inputs each time. Ten thousand sequences of requests and a hundred thousand DNS
+messages come behind them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unre
 from cloned_proxy.proxy.head import Head, HeadError, parse_head
 from tests.proxy import random_sequences
 from tests.proxy.support import hello
+from tests.proxy.transparent import dns
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 _MOST_SECONDS: Final = 0.5
 """Of CPU time for one input: anything slower is a hang."""
+_PER_QUESTION: Final = 10
+"""DNS messages are short: this many heads for each are enough."""
 _PER_SEQUENCE: Final = 100
 """A sequence of requests takes as long as so many heads."""
 
@@ -348,6 +352,9 @@ def main() -> int:
     done, failed = random_sequences.run(wanted, chosen.seconds, seed)
     print(f"sequence: {done} inputs, {failed} failed, seed {seed}", flush=True)  # noqa: T201  a command
     good = good and not failed and done == wanted
+    done, accepted = dns.run(chosen.inputs // _PER_QUESTION, chosen.seconds, seed)
+    print(f"dns: {done} inputs, {accepted} with an address, seed {seed}", flush=True)  # noqa: T201  a command
+    good = good and done == chosen.inputs // _PER_QUESTION
     return 0 if good else 1
 
 

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from cloned_proxy.runner.apt_mirror import default_release
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import ImageMissingError
-from cloned_proxy.runner.images import HOLDER_IMAGE, _release, build_images, check_current, source_mark
+from cloned_proxy.runner.images import HOLDER_IMAGE, base_images, build_images, check_current, source_mark
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 
-_BASES: Final = (f"cloned-base:{_release()}", f"cloned-toolchain:{_release()}")
+_BASES: Final = tuple(base_images(default_release()).values())
 
 
 def bring_sandbox_images(engine: Engine, say: Callable[[str], None]) -> None:

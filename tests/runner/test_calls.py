@@ -103,37 +103,46 @@ async def test_cancelling_a_task_kills_its_container(
     assert running(engine) == []
 
 
-async def test_a_call_cancelled_while_the_engine_creates_starts_nothing(
-    runner: DockerContainerRunner, engine: Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("held", ["_create", "start"])
+async def test_a_call_cancelled_before_its_container_runs_leaves_nothing(
+    runner: DockerContainerRunner, engine: Engine, monkeypatch: pytest.MonkeyPatch, held: str
 ) -> None:
-    creating, go_on = threading.Event(), threading.Event()
+    reached, go_on = threading.Event(), threading.Event()
     started: list[str] = []
     create, start = Engine._create, Engine.start
 
-    def slow(self: Engine, name: str, config: dict[str, Any]) -> str:
-        made = create(self, name, config)
-        if name.startswith("cloned_tool_"):
-            creating.set()
+    def hold(name: str, place: str) -> None:
+        if place == held and name.lstrip("/").startswith("cloned_tool_"):
+            reached.set()
             assert go_on.wait(BOUND)
+
+    def slow_create(self: Engine, name: str, config: dict[str, Any]) -> str:
+        made = create(self, name, config)
+        hold(name, "_create")
         return made
 
-    def noted(self: Engine, container: str) -> None:
-        started.append(engine.inspect(container)["Name"])
+    def slow_start(self: Engine, container: str) -> None:
+        name = engine.inspect(container)["Name"]
+        hold(name, "start")
+        started.append(name)
         start(self, container)
 
-    monkeypatch.setattr(Engine, "_create", slow)
-    monkeypatch.setattr(Engine, "start", noted)
+    monkeypatch.setattr(Engine, "_create", slow_create)
+    monkeypatch.setattr(Engine, "start", slow_start)
     task = asyncio.create_task(runner.exec_async(TOOL, FOREVER))
-    await until(creating.is_set)
+    await until(reached.is_set)
     task.cancel()
     await asyncio.sleep(0)
     hand = next(iter(runner._crew._hands))
     await until(lambda: hand.cancellation.cancelled)
     assert not task.done(), "it ends when the container is gone, not before"
+    if held == "start":
+        await until(lambda: not any(thread.name == "tool-kill" for thread in threading.enumerate()))
     go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert [name for name in started if "cloned_tool_" in name] == []
+    async with asyncio.timeout(BOUND):
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert any("cloned_tool_" in name for name in started) == (held == "start")
     assert [tool for _, tool in engine.owned(TOOL_LABEL) if tool == TOOL] == []
 
 
@@ -216,7 +225,7 @@ async def test_what_ends_a_command_by_force_is_raised(runner: DockerContainerRun
         async with runner.session(TOOL, ECHO, image="cloned-nothing:latest"):
             pytest.fail("it cannot have started")
 
-    with pytest.raises(ToolLimitError, match="into /sandbox"):
+    with pytest.raises(ToolLimitError, match="in /sandbox"):
         await fill()
     with pytest.raises(SandboxError, match="not on this machine"):
         await start()
@@ -226,13 +235,27 @@ async def test_output_without_a_reader_waits_outside_of_memory(runner: DockerCon
     size = 96 * 1024 * 1024
     before = _new_peak()
     async with runner.session(TOOL, ["head", "-c", str(size), "/dev/zero"]) as session:
-        held = 0
-        while held == 0 or held != _unread(session):  # until it stands still
-            held = _unread(session)
-            await asyncio.sleep(0.3)
-        assert held < 1024 * 1024
+        assert await _stalled(session) < 1024 * 1024
         assert sum([len(piece) async for piece in session.stdout]) == size
     assert _peak() - before < size // 2
+
+
+async def test_a_command_that_waits_for_its_reader_can_be_killed(runner: DockerContainerRunner) -> None:
+    async with asyncio.timeout(BOUND):
+        async with runner.session(TOOL, ["head", "-c", "50m", "/dev/zero"]) as session:
+            await _stalled(session)
+            session.kill()
+            with pytest.raises(RunCancelledError):
+                await session.wait()
+
+
+async def _stalled(session: Session) -> int:
+    """How many bytes wait for their reader, as soon as they have become no more for a while."""
+    held = 0
+    while held == 0 or held != _unread(session):
+        held = _unread(session)
+        await asyncio.sleep(0.3)
+    return held
 
 
 def _new_peak() -> int:

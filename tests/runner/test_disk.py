@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloned_proxy.runner.disk import Bound, DiskGuard, disk_usage
+from cloned_proxy.runner.disk import Bound, DiskGuard, Floor, bounds_of, disk_usage
 from cloned_proxy.runner.errors import ToolLimitError
+from cloned_proxy.runner.spec import Mount
+from tests.runner.test_spec import SPEC
 
 BIG = 4_000_000
 
@@ -114,3 +117,26 @@ def test_a_run_within_its_bound_is_left_alone(root: Path) -> None:
         (root / "file").write_bytes(b"x" * (BIG // 2))
         assert not ended.wait(0.6)
     guard.check()
+
+
+def test_a_disk_that_the_tool_fills_ends_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    floor = Floor.of(tmp_path)
+    assert floor.check() == ""
+    facts = os.statvfs(tmp_path)
+    full = os.statvfs_result((*facts[:4], 1, *facts[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    ended = threading.Event()
+    with DiskGuard((floor,), ended.set) as guard:
+        assert ended.wait(60)
+    with pytest.raises(ToolLimitError, match=f"only 0 MiB are free where {tmp_path} lies"):
+        guard.check()
+    # One that was as good as full before is no reason to end a run that writes little.
+    assert Floor.of(tmp_path).check() == ""
+
+
+def test_each_disk_that_is_written_is_watched_once(tmp_path: Path) -> None:
+    spec = replace(SPEC, scratch=str(tmp_path), binds=(
+        Mount(str(tmp_path), "/workspace", read_only=False), Mount(str(tmp_path), "/same", read_only=False),
+        Mount("/proc", "/mnt/proc"),
+    ))  # fmt: skip
+    assert [type(bound) for bound in bounds_of(spec)] == [Bound, Floor]

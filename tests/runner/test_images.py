@@ -7,9 +7,14 @@ import sys
 
 import pytest
 
+from cloned_proxy.runner.apt_mirror import Mirror, mirrors
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.images import HOLDER_IMAGE, Mirror, mirrors
+from cloned_proxy.runner.images import HOLDER_IMAGE
+from cloned_proxy.runner.node_version import FIRST_WITH_PROXY, node_version
+from cloned_proxy.runner.runner import DockerContainerRunner
+from cloned_proxy.runner.toolchain import pinned_version
 from cloned_proxy.runner.worker import PYTHON_IMAGE
+from tests.runner.jobs import run
 
 ONE_LINE = """\
 # deb http://commented.example/debian bookworm main
@@ -52,6 +57,30 @@ def test_building_again_takes_what_is_there(images: Engine) -> None:
     done = subprocess.run([*program, "image", "build"], capture_output=True, text=True, check=False, timeout=100)
     assert (done.returncode, "mmdebstrap" in done.stderr) == (0, False), done.stderr
     assert "building cloned-worker:latest" in done.stderr
+
+
+@pytest.mark.docker
+def test_the_worker_has_what_agents_expect(images: Engine) -> None:
+    names = "node npm npx uv uvx git ssh nc rg jq curl python3 pip3"
+    script = f"for each in {names}; do command -v $each || echo $each; done; node --version; npm --version"
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", PYTHON_IMAGE, "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    *found, node, npm = done.stdout.split()
+    assert [path for path in found if not path.startswith("/")] == []
+    assert (node, int(npm.partition(".")[0]) >= 11) == (f"v{pinned_version('node')}", True)
+    assert node_version(images, PYTHON_IMAGE) == pinned_version("node")
+    assert int(pinned_version("node").partition(".")[0]) >= FIRST_WITH_PROXY
+
+
+@pytest.mark.docker
+def test_fetch_of_the_workers_node_goes_through_the_proxy(runner: DockerContainerRunner, origin: int) -> None:
+    program = f"fetch('http://127.0.0.1:{origin}/node').then(a => a.text()).then(console.log)"
+    assert run(runner, "node", "-e", program).out == "origin /node\n\n"
 
 
 @pytest.mark.docker

@@ -19,10 +19,11 @@ import pytest
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.llm.state import CONTAINER
 from cloned_proxy.runner.runner import DockerContainerRunner
+from tests.pinned_wheels import cache
 from tests.runner.conftest import Serving, start_serving
 from tests.runner.jobs import TOOL, sh
 from tests.runner.llm_support import settings
-from tests.runner.real_model import FILE, IMAGE, cache, real_model
+from tests.runner.real_model import FILE, IMAGE, LOCK, real_model
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 PROGRAM = [sys.executable, "-m", "cloned_proxy"]
@@ -64,7 +65,7 @@ def model(images: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     root.mkdir(parents=True, mode=0o700)
     models = root.parent / "models"
     models.mkdir()
-    shutil.copy(cache() / "models" / FILE, models / FILE)
+    shutil.copy(cache(LOCK) / "models" / FILE, models / FILE)
     (root / "policy.yaml").write_text(POLICY)
     # One thread: on a machine that is busy anyway, OpenMP's threads spend their time waiting for each other.
     settings(root, engine="llama.cpp", image=IMAGE, memory="512m", cpus=1.0)
@@ -174,7 +175,7 @@ def test_a_model_file_that_vanishes_and_a_limit_that_is_too_small(model: Model) 
     assert model.program("llm", "down").returncode == 0
     missing = model.program("llm", "up", "--models", str(model.models))
     assert (missing.returncode, "no .gguf file" in missing.stderr) == (2, True), missing.stderr
-    shutil.copy(cache() / "models" / FILE, kept)
+    shutil.copy(cache(LOCK) / "models" / FILE, kept)
     settings(model.workspace, engine="llama.cpp", image=IMAGE, memory="48m", cpus=1.0)
     small = model.program("llm", "up", "--models", str(model.models))
     assert (small.returncode, "needs more than its 48 MiB" in small.stderr) == (1, True), small.stderr

@@ -97,7 +97,7 @@ async def test_the_socket_is_the_users_own(setup: Setup) -> None:
 
 async def test_a_slot_is_a_listener_with_the_tools_principal(setup: Setup) -> None:
     with setup.connect() as sock, listening() as given:
-        assert await setup.ask(sock, opening(), given) == {"v": 1, "ok": True, "ca": None}
+        assert await setup.ask(sock, opening(), given) == {"v": 2, "ok": True, "ca": None}
         (listener,) = setup.gate.opened
         assert listener.principal is not None
         assert (listener.principal.tool, listener.principal.run) == ("demo.tool@v1", "cafe")
@@ -175,7 +175,7 @@ async def test_a_proxy_that_stops_says_nothing_of_runs_that_go_on(setup: Setup) 
 async def test_status_says_where_credentials_are_taken(setup: Setup) -> None:
     with setup.connect() as sock:
         reply = await setup.ask(sock, encode(op="status", tool="inspected@v1"))
-    assert reply == {"v": 1, "ok": True, "pid": os.getpid(), "slots": 0, "address": "127.0.0.1:1234", "ca": "PEM"}
+    assert reply == {"v": 2, "ok": True, "pid": os.getpid(), "slots": 0, "address": "127.0.0.1:1234", "ca": "PEM"}
 
 
 def _connected() -> socket.socket:
@@ -208,12 +208,12 @@ async def test_only_listening_sockets_on_loopback_are_accepted(setup: Setup, mak
     [
         b"garbage",
         b"[]",
-        b'{"v": 2, "op": "open"}',
-        b'{"v": 1}',
-        b'{"v": 1, "op": "fly"}',
         b'{"v": 1, "op": "open"}',
-        b'{"v": 1, "op": "open", "tool": "", "run": "r", "listeners": [{"port": 1, "target": null}]}',
-        b'{"v": 1, "op": "open", "tool": "t", "run": "r", "listeners": [{"port": "x", "target": null}]}',
+        b'{"v": 2}',
+        b'{"v": 2, "op": "fly"}',
+        b'{"v": 2, "op": "open"}',
+        b'{"v": 2, "op": "open", "tool": "", "run": "r", "listeners": [{"port": 1, "target": null}]}',
+        b'{"v": 2, "op": "open", "tool": "t", "run": "r", "listeners": [{"port": "x", "target": null}]}',
         opening(Handover(1), Handover(2)),
     ],
 )

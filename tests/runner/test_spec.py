@@ -184,12 +184,10 @@ def test_the_holder_has_no_network_no_environment_and_no_mount() -> None:
     assert host["CapDrop"] == ["ALL"]
 
 
-def test_a_forwarding_holder_sees_its_own_socket_directory_only() -> None:
-    spec = HolderSpec(
-        name="cloned_slot_0a1b2c3d", image="h", seccomp="{}", forwards=((8081, "8081.sock"),), socket_dir="/run/x"
-    )
+def test_a_handing_holder_sees_its_own_socket_directory_only() -> None:
+    spec = HolderSpec(name="cloned_slot_0a1b2c3d", image="h", seccomp="{}", socket_dir="/run/x")
     container = holder_container(spec)
-    assert container["Cmd"] == ["forward", "8081", "/run/cloned/8081.sock"]
+    assert container["Cmd"] == ["hand", "/run/cloned/holder.sock"]
     assert [(m["Source"], m["ReadOnly"]) for m in container["HostConfig"]["Mounts"]] == [("/run/x", True)]
 
 

@@ -19,6 +19,11 @@ from tests.runner.jobs import TOOL
 docker = pytest.mark.docker
 FULL_SCREEN = r"printf '\033[?1049h\033[?25l\033[?1000;1006h''up'; exec sleep 600"
 """What an editor does first; it leaves the screen so when it is killed."""
+TELLS_THE_SIZE = (
+    "import os, signal; "
+    "signal.signal(signal.SIGWINCH, lambda *_: print('now', *os.get_terminal_size(), flush=True)); "
+    "print('ready', flush=True); exec('while True: signal.pause()')"
+)
 BACK = [b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?1000l", b"\x1b[?1006l"]
 
 
@@ -40,23 +45,23 @@ def test_a_shell_has_job_control_and_follows_the_window(workspace: Path) -> None
         assert terminal.modes() != terminal.before
         terminal.type("stty size; echo $TERM:$COLORTERM:$NO_COLOR:$LANG\r")
         terminal.see(r"\r31 97\r\nxterm-256color:truecolor:1:C.UTF-8\r\n.*\$ ")
-        terminal.type("trap 'echo now $(stty size)' WINCH\r")
-        terminal.see(r"\$ ")
+        # Ctrl-C and Ctrl-Z are for what is in the foreground, and not for the shell, nor for `exec`. A terminal throws
+        # output away at these keys, a little after the signal: what the shell says at once may be lost, and is not
+        # waited for.
+        terminal.type(f'python3 -c "{TELLS_THE_SIZE}"\r')
+        terminal.see(r"\rready\r\n")
         terminal.resize(40, 120)
-        terminal.see("now 40 120")
-        terminal.type("\r")
-        terminal.see(r"\$ ")
-        # Ctrl-C and Ctrl-Z are for what is in the foreground, and not for the shell, nor for `exec`.
-        terminal.type("sh -c 'echo st''arted; sleep 600'\r")
-        terminal.see("started")
+        terminal.see("now 120 40")
         terminal.type("\x03")
-        terminal.see(r"\^C.*\$ ")
+        terminal.see(r"\^C")
         terminal.type("echo code $?; cat\r")
         terminal.see(r"code 130\r\n")
         terminal.type("once\r")
         terminal.see(r"once\r\nonce\r\n")  # cat runs
         terminal.type("\x1a")
-        terminal.see(r"Stopped.*\$ ")
+        terminal.see(r"\^Z")
+        terminal.type("jobs\r")
+        terminal.see(r"Stopped +cat\r\n.*\$ ")
         terminal.type("fg\r")
         terminal.see(r"\rcat\r\n")
         terminal.type("again\r")
@@ -88,6 +93,26 @@ def test_a_command_that_looks_once_sees_a_terminal_of_one_column(workspace: Path
         assert terminal.ends() == 0
         assert terminal.shown == b"2 1\r\n"
         assert terminal.modes() == terminal.before
+
+
+@docker
+def test_what_was_started_without_a_shell_goes_on_when_it_is_stopped(workspace: Path) -> None:
+    # Stopped are both, the shell that cannot control jobs and what it runs; nobody inside could continue them.
+    with AtTerminal(words(workspace, "sh", "-c", "echo st''arted; cat; exit 9")) as terminal:
+        terminal.see("started")
+        terminal.type("once\r")
+        terminal.see(r"once\r\nonce\r\n")
+        terminal.type("\x1aagain\r")
+        terminal.see(r"again\r\nagain\r\n")
+        terminal.type("\x04")
+        assert terminal.ends() == 9
+
+
+@docker
+def test_a_program_that_the_image_lacks_is_named_with_the_fix(workspace: Path) -> None:
+    with AtTerminal(words(workspace, "claude")) as terminal:
+        assert terminal.ends() == 127
+        assert b"the image cloned-worker:latest has no claude: bake it in by `" in terminal.shown
 
 
 def _kill_the_container(engine: Engine) -> Callable[[AtTerminal], None]:

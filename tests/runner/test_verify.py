@@ -29,8 +29,8 @@ from tests.cli.program import eventually
 
 docker = pytest.mark.docker
 GROUPS = {
-    "direct IP", "DNS", "UDP, ICMP, raw", "IPv6", "host", "host loopback", "metadata", "engine", "kernel", "files",
-    "proxy abuse",
+    "direct IP", "DNS", "names", "UDP, ICMP, raw", "IPv6", "host", "host loopback", "metadata", "engine", "kernel",
+    "files", "proxy abuse",
 }  # fmt: skip
 TARGETS = Targets(("192.0.2.9",), 1, 2, "name", 3, 4, "forged", "token")
 
@@ -85,6 +85,7 @@ def test_a_control_that_sees_nothing_is_blind(outcome: str | None, result: Resul
 def test_a_name_that_is_refused_for_its_address_has_been_resolved(
     monkeypatch: pytest.MonkeyPatch, reason: str, outcome: str
 ) -> None:
+    monkeypatch.syspath_prepend(str(share_path("sandbox", "worker")))  # where the container has it, too
     program = runpy.run_path(str(share_path("sandbox", "worker", "probe.py")))
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setitem(program["_ask"].__globals__, "PROXY", server.getsockname())
@@ -137,7 +138,8 @@ def _unmasked(container: dict[str, Any]) -> None:
 
 def _with_engine(container: dict[str, Any]) -> None:
     mounts = container["HostConfig"]["Mounts"]
-    source = str(mounts[0]["Source"]).replace("/project", "/engine")
+    project = next(mount for mount in mounts if mount["Target"] == "/workspace")
+    source = str(project["Source"]).replace("/project", "/engine")
     mounts.append({"Type": "bind", "Source": source, "Target": "/mnt/engine", "ReadOnly": True})
 
 

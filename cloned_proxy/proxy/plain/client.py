@@ -13,7 +13,7 @@ import structlog
 
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.body import BodyError
-from cloned_proxy.proxy.connection import ClientConnection, answer_to_head, head_caller
+from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.plain.admission import admit, after_breath
@@ -21,6 +21,7 @@ from cloned_proxy.proxy.plain.exchange import Exchange
 from cloned_proxy.proxy.plain.intake import Intake
 from cloned_proxy.proxy.plain.own import OwnExchange
 from cloned_proxy.proxy.plain.upstream import Pool
+from cloned_proxy.proxy.refused_head import answer_to_head, head_caller
 from cloned_proxy.proxy.relay import reset
 from cloned_proxy.telemetry.events import Kind
 
@@ -54,7 +55,7 @@ class PlainClient(asyncio.Protocol):
         self.pool = pool
         self.home = home
         self.transport = connection.transport
-        self.intake = Intake(connection.transport, connection.parts.settings)
+        self.intake = Intake(connection.transport, connection.parts.settings, connection.read_head)
         self.full = False
         """The client does not read what was written for it."""
         self.eof = connection.eof

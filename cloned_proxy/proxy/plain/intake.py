@@ -8,6 +8,7 @@ answered reads the whole body or closes the connection (RFC 9112, section 9.3).
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from cloned_proxy.proxy.body import (
@@ -19,7 +20,7 @@ from cloned_proxy.proxy.body import (
     SizedBody,
     take_head,
 )
-from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
+from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError
 from cloned_proxy.store.config import ProxySettings
 
 _BACKLOG: Final = 65_536
@@ -92,10 +93,14 @@ class RequestBody:
 class Intake:
     """The bytes of one client connection: the body of the request at hand, the next head, its body, and so on."""
 
-    __slots__ = ("_held", "_settings", "_transport", "body", "buffer")
+    __slots__ = ("_held", "_read_head", "_settings", "_transport", "body", "buffer")
 
-    def __init__(self, transport: asyncio.Transport, settings: ProxySettings) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, settings: ProxySettings, read_head: Callable[[bytes], Head]
+    ) -> None:
+        """`read_head` is what the connection makes of the bytes of a head; it raises HeadError."""
         self._transport = transport
+        self._read_head = read_head
         self._settings = settings
         self._held = False
         self.buffer: Final = Buffer()
@@ -128,7 +133,7 @@ class Intake:
             raise HeadError(str(error), status=431) from error
         if data is None:
             return None
-        head = parse_head(data, max_fields=self._settings.max_head_fields)
+        head = self._read_head(data)
         if head.method == "CONNECT":
             raise HeadError("CONNECT must be the first request of its connection")
         return head

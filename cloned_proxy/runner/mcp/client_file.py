@@ -20,7 +20,7 @@ from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.list_edit import text_diff
 
-_MAX_BYTES: Final = 64 * 1024 * 1024
+MAX_BYTES: Final = 64 * 1024 * 1024
 """`~/.claude.json` holds a history as well, and grows."""
 _SECTIONS: Final = (("mcpServers",), ("servers",), ("mcp_servers",), ("mcp", "servers"))
 
@@ -63,7 +63,7 @@ class ClientFile:
     @classmethod
     def load(cls, path: Path) -> ClientFile:
         """Raises StoreError for a file that cannot be read, with the line."""
-        raw = read_regular_file(path, limit=_MAX_BYTES, what="client's configuration")
+        raw = read_regular_file(path, limit=MAX_BYTES, what="client's configuration")
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -147,7 +147,7 @@ class ClientFile:
 
     def save(self) -> None:
         """Writes the text in the file's place, mode kept. Raises ConflictError when it is not the file any more."""
-        if read_regular_file(self.path, limit=_MAX_BYTES, what="client's configuration") != self.original:
+        if read_regular_file(self.path, limit=MAX_BYTES, what="client's configuration") != self.original:
             raise ConflictError(f"{self.path}: was changed meanwhile, perhaps by the client; try again")
         write_atomically(self.path, self.text.encode())
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import tomlkit
 from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import AbstractTable, Item
+from tomlkit.items import AbstractTable, InlineTable, Item, Table
 
 from cloned_proxy.runner.mcp.jsonc import Place
 
@@ -24,15 +25,32 @@ def raw_value(text: str, place: Place) -> str:
 
 def raw_of(value: Any) -> str:
     """The text of a value, on one line."""
-    text: str = tomlkit.item(value).as_string()
+    text: str = _inline(value).as_string()
     return text
 
 
+def _inline(value: Any) -> Item:
+    if not isinstance(value, dict):
+        item: Item = tomlkit.item(value)
+        return item
+    table = tomlkit.inline_table()
+    for name, inner in value.items():
+        table.append(name, _inline(inner))
+    return table
+
+
 def with_value(text: str, place: Place, raw: str, *, behind: str = "") -> str:  # noqa: ARG001  tomlkit appends
-    """The value at `place` replaced by `raw`; a key that is not there yet comes at the end of its table."""
+    """The value at `place` replaced by `raw`; a key that is not there yet comes at the end of its table.
+
+    A table that the document does not have yet comes at its end.
+    """
     document = tomlkit.parse(text)
     table = _table(document, place)
     value = tomlkit.value(raw)
+    if len(place) == 1 and place[0] not in document and isinstance(value, InlineTable):
+        lines = [f"{tomlkit.key(name).as_string()} = {raw_of(inner)}\n" for name, inner in value.items()]
+        joint = "" if not text or text.endswith("\n") else "\n"
+        return f"{text}{joint}[{place[0]}]\n{''.join(lines)}"
     if place[-1] in table:
         trivia = table[place[-1]].trivia
         table[place[-1]] = value
@@ -47,6 +65,8 @@ def with_value(text: str, place: Place, raw: str, *, behind: str = "") -> str:  
 def without(text: str, place: Place) -> str:
     """The text without the key at `place`: takes back what `with_value` added."""
     document = tomlkit.parse(text)
+    if len(place) == 1 and isinstance(document[place[0]], Table):
+        return re.sub(rf"^\[{re.escape(place[0])}\]\n(?:(?!\[).*\n)*", "", text, flags=re.MULTILINE)
     _table(document, place).remove(place[-1])
     return tomlkit.dumps(document)
 

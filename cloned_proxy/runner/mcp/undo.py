@@ -38,6 +38,8 @@ class WrappedFile:
     after: str
     """SHA-256 of the file with them."""
     servers: list[WrappedServer]
+    created: bool = False
+    """The file was not there before."""
 
 
 _FILES: Final = TypeAdapter(dict[str, WrappedFile])
@@ -46,8 +48,8 @@ _FILES: Final = TypeAdapter(dict[str, WrappedFile])
 class UndoRecord:
     """Reads at once; `save` writes. Raises StoreError for a record that cannot be read."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.path: Final = workspace.root / "mcp-undo.json"
+    def __init__(self, workspace: Workspace, name: str = "mcp-undo.json") -> None:
+        self.path: Final = workspace.root / name
         self.files: dict[str, WrappedFile] = {}
         if self.path.exists(follow_symlinks=False):
             raw = read_regular_file(self.path, limit=MAX_BYTES, what="record of wrapped files")
@@ -56,14 +58,16 @@ class UndoRecord:
             except ValidationError as error:
                 raise StoreError(f"{self.path}: damaged; put the clients' files right by hand and delete it") from error
 
-    def remember(self, file: ClientFile, servers: Iterable[WrappedServer]) -> None:
+    def remember(self, file: ClientFile, servers: Iterable[WrappedServer], *, created: bool = False) -> None:
         """Adds what was just changed in a file's text. Raises StoreError where it could not be undone."""
         known = self.files.get(str(file.path))
         listed = [*(known.servers if known is not None else ()), *servers]
+        created = created or (known is not None and known.created)
         trial = ClientFile(file.path, file.original, file.text, file.language)
         for each in reversed(listed):
             trial.take_back(each.changes)
-        self.files[str(file.path)] = WrappedFile(digest(trial.text.encode()), digest(file.text.encode()), listed)
+        before, after = digest(trial.text.encode()), digest(file.text.encode())
+        self.files[str(file.path)] = WrappedFile(before, after, listed, created)
 
     def used(self, server: str, *, besides: Path) -> bool:
         """Whether a wrapped file other than `besides` starts this server."""

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cloned_proxy.policy.model import OWN_HOST
+
 PROBE_TOOL: Final = "cloned.internal.probe@v1"
 OTHER_TOOL: Final = "cloned.internal.probe-other@v1"
 # RFC 5737 and RFC 3849: nobody owns these, so that even a leak would disturb nobody.
@@ -21,6 +23,8 @@ _VSOCK: Final = 40
 _BLUETOOTH: Final = 31
 _ALG: Final = 38
 _NETLINK_AUDIT: Final = 9
+_A, _TXT, _AXFR = 1, 16, 252
+_MISMATCHES: Final = ["malformed_request", "host_header_mismatch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ def plan(t: Targets) -> list[Attempt]:
     return [
         *_direct(),
         *_names(),
+        *_dialled(t),
         *_datagrams(),
         *_v6(),
         *_host(t),
@@ -80,9 +85,39 @@ def _direct() -> Iterator[Attempt]:
 def _names() -> Iterator[Attempt]:
     yield Attempt("dns-1", "DNS", f"the C library resolves {DENIED_NAME}", "resolve", {"name": DENIED_NAME})
     yield Attempt("dns-2", "DNS", "the engine's resolver, 127.0.0.11", "tcp", {"host": "127.0.0.11", "port": 53})
-    yield Attempt("dns-3", "DNS", "the configured server by UDP", "udp", {"host": "127.0.0.1", "port": 53})
-    yield Attempt("dns-4", "DNS", "the configured server by TCP", "tcp", {"host": "127.0.0.1", "port": 53})
+    asked = {"name": DENIED_NAME, "kind": _A}
+    yield Attempt("dns-3", "DNS", "the configured server by UDP", "dns", asked)
+    yield Attempt("dns-4", "DNS", "the configured server by TCP", "dns", {**asked, "stream": True})
     yield Attempt("dns-5", "DNS", f"a server outside, {_NET_2}", "udp", {"host": _NET_2, "port": 53})
+    carried = {"name": f"{'6c656b' * 10}.{'6c656b' * 10}.{DENIED_NAME}", "kind": _TXT}
+    yield Attempt("dns-6", "DNS", "a question that carries data out (TXT)", "dns", carried)
+    yield Attempt("dns-7", "DNS", "all names (AXFR)", "dns", {"name": DENIED_NAME, "kind": _AXFR, "stream": True})
+
+
+def _dialled(t: Targets) -> Iterator[Attempt]:
+    """Ways out through the place where dialled names arrive. Where names have no address, there are none."""
+    group = "names"
+
+    def dialled(number: int, what: str, name: str, port: int, **sent: Any) -> Attempt:
+        return Attempt(f"names-{number}", group, what, "by_name", {"name": name, "port": port, **sent})
+
+    other = f"GET / HTTP/1.1\nHost: localhost:{t.raw}"
+    yield dialled(1, "another name in Host", OWN_HOST, 80, head=other, reasons=_MISMATCHES)
+    absolute = f"GET http://localhost:{t.raw}/ HTTP/1.1\nHost: localhost:{t.raw}"
+    yield dialled(2, "another name in the request line", OWN_HOST, 80, head=absolute, reasons=_MISMATCHES)
+    connect = _connect("localhost", t.raw)
+    yield dialled(3, "CONNECT where no proxy is", OWN_HOST, 80, head=connect, reasons=_MISMATCHES)
+    yield dialled(4, "an allowed name in the TLS of a denied one", DENIED_NAME, 443, server_name="localhost")
+    yield dialled(5, "TLS to a name that only the proxy has", OWN_HOST, 443, server_name=OWN_HOST)
+    yield dialled(6, "a denied name at a port where this host listens", DENIED_NAME, t.tcp)
+    yield dialled(
+        7,
+        "metadata.google.internal",
+        "metadata.google.internal",
+        80,
+        head="GET /latest/ HTTP/1.1\nHost: metadata.google.internal",
+        reasons=[_UNRESOLVED],
+    )
 
 
 def _datagrams() -> Iterator[Attempt]:

@@ -18,6 +18,7 @@ from cloned_proxy.runner.errors import SandboxError, ToolFailedError
 from cloned_proxy.runner.execution import Collected, Outcome
 from cloned_proxy.runner.files import read_scratch
 from cloned_proxy.runner.job import Job
+from cloned_proxy.runner.names import LOOPBACK
 from cloned_proxy.runner.owner import owner_id
 from cloned_proxy.runner.probe.canary import Canaries, canaries, host_addresses
 from cloned_proxy.runner.probe.plan import DENIED_NAME, OTHER_TOOL, PROBE_TOOL, Attempt, Targets, plan
@@ -33,6 +34,7 @@ _COMMAND: Final = ("python3", "/opt/cloned/probe.py")
 _TIMEOUT: Final = 30.0
 _MAX_OUTPUT: Final = 1024 * 1024
 _CREDENTIAL_SECONDS: Final = 600.0
+_WITH_NAMES: Final = f"sandbox: {{name_addresses: {LOOPBACK}}}\n"
 _LINKS: Final = ("link-1", "link-2")
 
 type Seen = Mapping[str, Mapping[str, Any]]
@@ -58,6 +60,9 @@ def run_probe(say: Callable[[str], None], options: ProbeOptions | None = None) -
         Path(directory, "project").chmod(0o755)
         with canaries(Path(directory) / "engine") as birds:
             (workspace / "policy.yaml").write_text(_policy(birds), encoding="utf-8")
+            if options.enter_namespaces is False:
+                # Off by default in that variant; what the probe leaves out nobody has tried.
+                (workspace / "config.yaml").write_text(_WITH_NAMES, encoding="utf-8")
             targets = _targets(birds, load_or_create_key(workspace / "identity.key"))
             attempts = plan(targets)
             engine = Engine.connect()

@@ -12,8 +12,12 @@ from typing import Final
 from cloned_proxy.runner.engine_answers import EngineFacts
 from cloned_proxy.runner.errors import SandboxInputError
 
-_SYSTEM: Final = ("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/proc", "/sbin", "/sys", "/usr")
-_NOT_OURS: Final = ("/dev", "/proc", "/sandbox", "/sys")
+_SYSTEM: Final = frozenset({
+    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys", "/usr",
+    "/usr/bin", "/usr/lib", "/usr/local", "/usr/sbin", "/usr/share", "/var", "/var/lib",
+    "/dev/shm", "/tmp", "/var/tmp",  # noqa: S108  they are refused
+})  # fmt: skip
+_NOT_OURS: Final = ("/opt/cloned", "/proc", "/sandbox", "/sys")
 """A project there would lie over, or under, what the sandbox itself needs."""
 VISIBLE: Final = "/workspace"
 SCRATCH: Final = "/sandbox"

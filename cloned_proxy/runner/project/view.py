@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.project.changes import Marks, stamp_of
+from cloned_proxy.runner.project.guarded import guards_of
 from cloned_proxy.runner.project.place import (
     SCRATCH,
     VISIBLE,
@@ -19,11 +21,13 @@ from cloned_proxy.runner.project.place import (
     working_directory,
 )
 from cloned_proxy.runner.project.survey import Identity, Look, Survey, look_through
+from cloned_proxy.runner.project.worktree import linked_repository
 from cloned_proxy.runner.spec import Mount, check_mount
 from cloned_proxy.store.workspace import DIRECTORY_NAME
 
 NOTHING: Final = "/dev/null"
 _SHOWN: Final = 5
+_MAX_SECRETS: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +38,8 @@ class ProjectWish:
     own_path: bool = False
     """The project is at its own path, too, and the command begins where the caller is."""
     workdir: str | None = None
+    writable: tuple[str, ...] = ()
+    """Paths that are guarded otherwise; relative to the project, or absolute."""
     as_caller: bool = False
     """The tool has the caller's user and group id (`--user me`)."""
 
@@ -50,6 +56,15 @@ class Tree:
     targets: tuple[str, ...]
     read_only: bool
     survey: Survey
+    marks: Marks = field(default_factory=Marks)
+    """What the host acts upon, as it is before the run."""
+    hidden: set[str] = field(default_factory=set)
+    """What is masked, relative to `source`; workspaces are not all called so."""
+
+    def seen_at(self, path: str) -> Iterator[str]:
+        """The container's paths of something in it."""
+        for target in self.targets:
+            yield f"{target}/{path}" if path else target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +73,8 @@ class View:
 
     project: Path | None
     trees: tuple[Tree, ...]
+    secrets: frozenset[Identity]
+    """Directories that are workspaces, whatever they are called."""
     binds: tuple[Mount, ...]
     mounts: tuple[Mount, ...]
     """What was asked for by name, links on this machine resolved."""
@@ -68,8 +85,13 @@ class View:
     workdir: str
 
 
-def view_of(wish: ProjectWish, workspace: Path, mounts: Sequence[Mount], here: Path) -> View:
-    """Looks everything through that the run will see. Raises SandboxInputError."""
+def view_of(
+    wish: ProjectWish, workspace: Path, mounts: Sequence[Mount], here: Path, *, writable: Sequence[str] = ()
+) -> View:
+    """Looks everything through that the run will see. Raises SandboxInputError.
+
+    `writable` are paths of the project that a setting names: those that are not there are passed over.
+    """
     project = None if wish.access is ProjectAccess.NONE else project_of(workspace, here)
     if project is not None and project.is_relative_to(workspace.resolve()):
         raise SandboxInputError(f"{project} lies in the workspace {workspace.resolve()}; name another with --workspace")
@@ -77,10 +99,13 @@ def view_of(wish: ProjectWish, workspace: Path, mounts: Sequence[Mount], here: P
     trees: list[Tree] = []
     if project is not None:
         trees.append(_project_tree(project, wish, secret))
+    linked = linked_repository(project) if project is not None and wish.at_own_path else None
+    if linked is not None:
+        trees.append(_tree(linked.common, (str(linked.common),), secret, read_only=True))
     binds = [Mount(str(tree.source), target, tree.read_only) for tree in trees for target in tree.targets]
     named = [_resolved(mount, workspace, project if wish.at_own_path else None) for mount in mounts]
     trees += [
-        Tree(source, (mount.target,), mount.read_only, look_through(source, secrets=secret))
+        _tree(source, (mount.target,), secret, read_only=mount.read_only)
         for mount in named
         if (source := Path(mount.source)).is_dir()
     ]
@@ -88,6 +113,12 @@ def view_of(wish: ProjectWish, workspace: Path, mounts: Sequence[Mount], here: P
         _refuse_doors(tree)
     _refuse_other_names(trees, named, workspace)
     directories, files = _secrets(trees)
+    for path in wish.writable:
+        if all(tree.read_only or _within(tree.source, path, project) is None for tree in trees):
+            raise SandboxInputError(f"--writable {path}: not in a project that may be written; add `--project rw`")
+    guards = [guard for tree in trees for guard in _guards(tree, wish, project, writable)]
+    if linked is not None and wish.access is ProjectAccess.READ_WRITE:
+        guards += linked.writable()
     workdir = VISIBLE
     if wish.at_own_path or project is None:
         inside = (VISIBLE, SCRATCH, *(mount.target for mount in mounts))
@@ -95,9 +126,12 @@ def view_of(wish: ProjectWish, workspace: Path, mounts: Sequence[Mount], here: P
     return View(
         project=project,
         trees=tuple(trees),
-        binds=(*binds, *(Mount(NOTHING, path) for path in files)),
+        secrets=secret,
+        binds=(*binds, *guards, *(Mount(NOTHING, path) for path in files)),
         mounts=tuple(named),
-        repositories=tuple(path for tree in trees for path in _seen(tree, tree.survey.repositories)),
+        repositories=tuple(
+            path for tree in trees for repository in tree.survey.repositories for path in tree.seen_at(repository)
+        ),
         masked=tuple(directories),
         workdir=workdir,
     )
@@ -113,8 +147,13 @@ def _project_tree(project: Path, wish: ProjectWish, secret: frozenset[Identity])
     if wish.at_own_path and str(project) != VISIBLE:
         check_own_path(project)
         targets.append(str(project))
-    survey = look_through(project, secrets=secret)
-    return Tree(project, tuple(targets), wish.access is not ProjectAccess.READ_WRITE, survey)
+    return _tree(project, tuple(targets), secret, read_only=wish.access is not ProjectAccess.READ_WRITE)
+
+
+def _tree(source: Path, targets: tuple[str, ...], secret: frozenset[Identity], *, read_only: bool) -> Tree:
+    marks = Marks()
+    survey = look_through(source, secrets=secret, visit=None if read_only else marks)
+    return Tree(source, targets, read_only, survey, marks)
 
 
 def _identity(directory: Path) -> frozenset[Identity]:
@@ -155,8 +194,8 @@ def _refuse_doors(tree: Tree) -> None:
 def _secrets(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
     """(directories, files) to mask, as the container's paths."""
     trees = tuple(trees)
-    directories = {path for tree in trees for path in _seen(tree, tree.survey.secret_directories)}
-    files = {path for tree in trees for path in _seen(tree, tree.survey.secret_files)}
+    directories = {path for tree in trees for path in _hide(tree, tree.survey.secret_directories)}
+    files = {path for tree in trees for path in _hide(tree, tree.survey.secret_files)}
     for tree in trees:
         for link in tree.survey.secret_links:
             # Where a link leads on this machine is a workspace here, too, if some tree shows it.
@@ -168,11 +207,13 @@ def _secrets(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
                     )
                 if not target.is_relative_to(other.source):
                     continue
-                there = _seen(other, [str(target.relative_to(other.source))])
-                if target.is_dir():
-                    directories.update(there)
-                elif target.exists():
-                    files.update(there)
+                if target.exists():
+                    there = _hide(other, [str(target.relative_to(other.source))])
+                    (directories if target.is_dir() else files).update(there)
+    if len(directories | files) > _MAX_SECRETS:
+        raise SandboxInputError(
+            f"{len(directories | files)} workspaces lie in what would be shown; use a smaller project"
+        )
     for path in directories | files:
         try:
             path.encode()
@@ -183,10 +224,33 @@ def _secrets(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
     return sorted(directories), sorted(files)
 
 
-def _seen(tree: Tree, paths: Iterable[str]) -> Iterator[str]:
+def _hide(tree: Tree, paths: Iterable[str]) -> Iterator[str]:
     for path in paths:
-        for target in tree.targets:
-            yield f"{target}/{path}" if path else target
+        tree.hidden.add(path)
+        yield from tree.seen_at(path)
+
+
+def _guards(tree: Tree, wish: ProjectWish, project: Path | None, settings: Sequence[str]) -> Iterator[Mount]:
+    """The mounts that keep a writable tree's own from being changed. Raises SandboxInputError."""
+    if tree.read_only:
+        return
+    asked = {_within(tree.source, path, project) for path in wish.writable}
+    set_once = {path for text in settings if (path := _within(tree.source, text, project)) is not None}
+    named = {path for path in asked if path is not None} | {path for path in set_once if (tree.source / path).exists()}
+    guards = guards_of(tree.source, tree.survey.repositories, tree.hidden, named)
+    tree.marks.stamps.update((path, stamp_of((tree.source / path).lstat())) for path in guards.made)
+    for target in tree.targets:
+        yield from guards.mounts(tree.source, target)
+
+
+def _within(root: Path, text: str, project: Path | None) -> str | None:
+    """The path relative to `root`, not following links; None for one that is not in it."""
+    path = PurePosixPath(os.path.normpath((project or root) / text))
+    if DIRECTORY_NAME in path.parts:
+        raise SandboxInputError(f"--writable {text}: no tool writes a workspace")
+    if path == PurePosixPath(root):
+        raise SandboxInputError(f"--writable {text}: name what may be written in {root}, such as .vscode")
+    return str(path.relative_to(root)) if path.is_relative_to(root) else None
 
 
 def _refuse_other_names(trees: Sequence[Tree], files: Sequence[Mount], workspace: Path) -> None:

@@ -35,7 +35,7 @@ def test_the_directory_that_holds_the_workspace_is_the_project(home: Path) -> No
     assert project_of(project / ".cloned", project / "deep") == project
 
 
-@pytest.mark.parametrize("place_of", ["home", "above", "root", "root's home", "system", "link", "by HOME alone"])
+@pytest.mark.parametrize("place_of", ["home", "above", "root", "root's home", "system", "tmp", "link", "by HOME alone"])
 def test_a_home_and_what_is_above_it_are_never_taken(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place_of: str
 ) -> None:
@@ -44,7 +44,7 @@ def test_a_home_and_what_is_above_it_are_never_taken(
     if place_of == "by HOME alone":
         monkeypatch.setattr(pwd, "getpwall", list)
     refused = {"home": home, "above": home.parent, "root": Path("/"), "root's home": Path("/root"),
-               "system": Path("/etc"), "link": link, "by HOME alone": home}[place_of]  # fmt: skip
+               "system": Path("/etc"), "tmp": Path("/tmp"), "link": link, "by HOME alone": home}[place_of]  # fmt: skip
     with pytest.raises(SandboxInputError, match="never taken for a project") as caught:
         project_of(refused / ".cloned", refused)
     assert "`cd` into a project" in str(caught.value)
@@ -118,7 +118,7 @@ def test_where_a_command_begins(tmp_path: Path) -> None:
 
 
 def test_a_project_does_not_lie_over_the_sandboxs_own() -> None:
-    for taken in ("/proc/x", "/sandbox", "/dev/shm"):
+    for taken in ("/proc/x", "/sandbox", "/opt/cloned"):
         with pytest.raises(SandboxInputError, match="sandbox's own"):
             check_own_path(Path(taken))
     check_own_path(Path("/srv/code"))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from cloned_proxy.runner.errors import ToolLimitError
 from cloned_proxy.runner.project.place import ProjectAccess
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import Mount
-from tests.runner.jobs import TOOL, sh
+from tests.runner.jobs import TOOL, Seen, sh
 from tests.runner.project.conftest import OWNER, give
 
 pytestmark = pytest.mark.docker
@@ -117,6 +120,22 @@ def test_the_command_line(project: Path, runner: DockerContainerRunner) -> None:
     assert (done.stdout, "Read-only file system" in done.stderr) == (f"{project}/sub\n", True)
 
 
+def test_what_became_of_the_project_is_told_when_the_command_has_ended(
+    project: Path, runner: DockerContainerRunner
+) -> None:
+    program = [sys.executable, "-m", "cloned_proxy", "exec", "--workspace", str(runner.workspace), "--project", "rw"]
+    script = "echo text >new; echo 'use flake' >../.envrc; touch ../.git/hooks/x; echo out; exit 3"
+    words = [*program, "--diff", TOOL, "--", "sh", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60, cwd=project / "sub")
+    assert (done.stdout, done.returncode) == ("out\n", 3), done.stderr
+    told = done.stderr.splitlines()
+    assert any("cannot touch '../.git/hooks/x': Read-only file system" in line for line in told)
+    assert told[told.index("A sub/new  5 bytes") + 4] == "+text"
+    assert told[-2:] == ["  A .envrc", f"  to remove what is new: rm -r -- {project}/.envrc"]
+    (project / ".envrc").unlink()
+    (project / "sub/new").unlink()
+
+
 def test_a_home_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     program = [sys.executable, "-m", "cloned_proxy", "exec", TOOL, "--", "true"]
     env = {name: value for name, value in os.environ.items() if name != "CLONED_WORKSPACE"} | {"HOME": str(tmp_path)}
@@ -124,3 +143,49 @@ def test_a_home_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "is a home directory and never taken for a project" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "guard removed"])
+def test_a_tool_that_fills_the_disk_is_ended(
+    runner: DockerContainerRunner, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    if not guarded:
+        monkeypatch.setattr("cloned_proxy.runner.disk.Floor.check", lambda _: "")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=777", "tmpfs", disk], check=True)
+    try:
+        mounts = (Mount(str(disk), "/mnt/disk", read_only=False),)
+        script = "n=0; while :; do n=$((n+1)); head -c 4000000 /dev/zero >/mnt/disk/$n || {}; done"
+        if guarded:
+            with pytest.raises(ToolLimitError, match=f"MiB are free where {disk} lies"):
+                sh(runner, script.format("sleep 0.1"), mounts=mounts)
+        else:
+            assert sh(runner, script.format("exit 7"), mounts=mounts).code == 7, "the disk is full"
+            assert os.statvfs(disk).f_bavail == 0
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_two_at_once_and_the_end_of_one_uncovers_nothing_in_the_other(
+    runner: DockerContainerRunner, project: Path
+) -> None:
+    look = "cat /workspace/other/.cloned/identity.key; mv /workspace/other /workspace/moved"
+    first: list[Seen] = []
+    script = f"touch began; while [ ! -e over ]; do sleep 0.1; done; {look}"
+    staying = threading.Thread(target=lambda: first.append(sh(runner, script, project=WRITABLE, timeout=90)))
+    staying.start()
+    deadline = time.monotonic() + 60
+    while not (project / "sub/began").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    second = sh(runner, f"{look}; touch over", project=WRITABLE)
+    staying.join(90)
+    for seen in (*first, second):
+        assert seen.out == ""
+        assert "No such file" in seen.err
+        assert "cannot move '/workspace/other'" in seen.err, "what lies above a mask stays where it is"
+    assert len(first) == 1
+    for name in ("began", "over"):
+        (project / "sub" / name).unlink()

@@ -1,0 +1,72 @@
+"""What the exit codes 126 and 127 of a sandboxed command mean, in words, with the fix. Pure.
+
+Shells and the engine's init give them to what could not be started: 126 found and not executable, 127 not found
+(POSIX.1-2024, XCU 2.8.2).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+from cloned_proxy.cli.agents import AGENTS, preset_of
+from cloned_proxy.runner.execution import Output
+from cloned_proxy.runner.job import Job
+from cloned_proxy.runner.stream import Stream
+
+NOT_EXECUTABLE: Final = 126
+NOT_FOUND: Final = 127
+_KEPT: Final = 600
+_COMPLAINT: Final = rb"exec:?(?: line \d+:)? %b(?: failed)?: |failed to exec pid1: "
+"""As said by tini (`exec X failed: …`), by dash and bash (`exec: X: …`), by busybox, and by Podman's catatonit."""
+
+
+class LastWords:
+    """The end of what a command and its init said."""
+
+    def __init__(self) -> None:
+        self._said = b""
+
+    def add(self, piece: bytes) -> None:
+        self._said = (self._said + piece[-_KEPT:])[-_KEPT:]
+
+    def listening(self, show: Output) -> Output:
+        """`show`, with an ear on what passes."""
+
+        def both(kind: Stream, piece: bytes) -> None:
+            self.add(piece)
+            show(kind, piece)
+
+        return both
+
+    def complain_of(self, word: str) -> bool:
+        """Whether the last line says of the word that it could not even be started."""
+        last = self._said.strip().rpartition(b"\n")[2]
+        return re.search(_COMPLAINT % re.escape(os.fsencode(word)), last) is not None
+
+
+def explained(code: int, job: Job, said: LastWords) -> str | None:
+    """One line, or None for an exit code that is the command's own."""
+    if code not in (NOT_FOUND, NOT_EXECUTABLE):
+        return None
+    name, image = job.worker.command[0], job.worker.image
+    if not said.complain_of(name):
+        missing = "was not found in" if code == NOT_FOUND else "could not be executed in"
+        return f"exit code {code}: something that {name} called {missing} the image {image}"
+    if code == NOT_EXECUTABLE:
+        return (
+            f"{name} cannot be executed in the image {image}: `chmod +x` it, or name its interpreter "
+            f"(`sh {name}`); nothing in /tmp is executable"
+        )
+    if "/" in name:
+        return (
+            f"{name} does not exist in the sandbox, whose programs are those of the image {image}: of the host's "
+            "files it sees the project and each --mount"
+        )
+    preset = preset_of(name)
+    package = AGENTS[preset].package if preset is not None else "PACKAGE"
+    return (
+        f"the image {image} has no {name}: bake it in by `cloned-proxy image build --npm {package}@VERSION "
+        f"--tool {job.tool}`, or name an image that has it (--image)"
+    )

@@ -1,0 +1,24 @@
+"""What becomes of a head that cannot be read: a refusal on record, and an answer that says what to mend."""
+
+from __future__ import annotations
+
+from cloned_proxy.policy.caller import Caller, IdentityRefusal
+from cloned_proxy.policy.model import Reason
+from cloned_proxy.proxy import answers
+from cloned_proxy.proxy.answers import Answer
+from cloned_proxy.proxy.head import HeadError
+from cloned_proxy.proxy.listener import Listener
+from cloned_proxy.proxy.parts import GateParts
+from cloned_proxy.telemetry.events import Kind
+
+
+def answer_to_head(parts: GateParts, listener: Listener, error: HeadError, kind: Kind) -> Answer:
+    """Puts the refusal of a head on record and says what to mend."""
+    refusal = parts.enforcer.refuse(head_caller(listener), error.request, kind, error.reason)
+    status = error.status if refusal.decision.reason is error.reason else None
+    return answers.refused(refusal, status=status, explanation=str(error))
+
+
+def head_caller(listener: Listener) -> Caller:
+    """Who sent a head that could not be read: only the listener can tell."""
+    return listener.principal or IdentityRefusal(Reason.IDENTITY_MISSING)

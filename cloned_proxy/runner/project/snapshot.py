@@ -1,0 +1,197 @@
+"""A tree as it was before a run, to say afterwards which files came, went and changed, and how. Works without git.
+
+A file counts as unchanged when its inode, size and times are: the time of an inode's change can be set by nobody. What
+a tool left is opened without following links, without blocking on a FIFO, and read up to a bound.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+import os
+import stat
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from cloned_proxy.runner.project.changes import BROUGHT, Change, Letter, Stamp, compare, stamp_of
+from cloned_proxy.runner.project.survey import Look
+
+MAX_TEXT: Final = 256 * 1024
+"""Bytes of the largest file whose lines are compared."""
+MAX_KEPT: Final = 256 * 1024 * 1024
+"""Bytes of text that are kept of one tree, before the run and after it."""
+MAX_LINES: Final = 400
+"""Lines of difference that are kept of one file."""
+_OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_HEAP: Final = BROUGHT | {".git"}
+"""Directories of which it is only said how many files changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """One file, or all that changed in one directory of `_HEAP`."""
+
+    path: str
+    letter: Letter
+    before: int | None = None
+    """Bytes; None where there was no file."""
+    after: int | None = None
+    count: int = 1
+    lines: tuple[str, ...] = ()
+    """A unified diff, of text; at most MAX_LINES, the tool's own words."""
+    note: str = ""
+    """Why there is no diff, or not all of it."""
+
+
+class Spool:
+    """Texts in a file without a name: whatever ends this process, nothing stays. Thread-safe; a context manager."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  closed by __exit__
+        self._places: dict[str, tuple[int, int]] = {}
+        self._size = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def put(self, path: str, data: bytes) -> bool:
+        """Whether there was room for it."""
+        with self._lock:
+            place = self._size
+            if place + len(data) > MAX_KEPT:
+                return False
+            self._size += len(data)
+        try:
+            os.pwrite(self._file.fileno(), data, place)
+        except OSError:  # a full disk: there will be no diff of it
+            return False
+        self._places[path] = (place, len(data))
+        return True
+
+    def get(self, path: str) -> bytes | None:
+        """What was put there; None when nothing was."""
+        if path not in self._places:
+            return None
+        place, length = self._places[path]
+        return os.pread(self._file.fileno(), length, place)
+
+
+class Snapshot:
+    """`keep` visits the tree before the run, `see` after it; `changes` says the difference."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+        self._before: dict[str, Stamp] = {}
+        self._after: dict[str, Stamp] = {}
+        self._seen: dict[str, bytes] = {}
+        self._room = MAX_KEPT
+
+    def keep(self, look: Look) -> None:
+        """A visitor: what is there before the run, and what its text files say."""
+        with contextlib.suppress(FileNotFoundError):
+            self._before[look.path] = stamp = stamp_of(look.entry.stat(follow_symlinks=False))
+            if stat.S_ISREG(stamp.mode) and stamp.size <= MAX_TEXT and _heap_of(look.path) is None:
+                text = _text(look)
+                if text is not None:
+                    self._spool.put(look.path, text)
+
+    def see(self, look: Look) -> None:
+        """A visitor: what is there after it, and what the text files that changed say now."""
+        with contextlib.suppress(FileNotFoundError):
+            self._after[look.path] = stamp = stamp_of(look.entry.stat(follow_symlinks=False))
+            if stamp == self._before.get(look.path) or not stat.S_ISREG(stamp.mode) or _heap_of(look.path) is not None:
+                return
+            if stamp.size <= min(MAX_TEXT, self._room):
+                text = _text(look)
+                if text is not None:
+                    self._room -= len(text)
+                    self._seen[look.path] = text
+
+    def changes(self) -> tuple[FileChange, ...]:
+        """By path. Directories are left out: what is in them is told."""
+        found: list[FileChange] = []
+        heaps: dict[str, int] = {}
+        for change in compare(self._before, self._after):
+            if self._is_directory(change.path):
+                continue
+            heap = _heap_of(change.path)
+            if heap is not None:
+                heaps[heap] = heaps.get(heap, 0) + 1
+            elif not self._is_the_same(change):
+                found.append(self._described(change))
+        found += [FileChange(heap, Letter.MODIFIED, count=count) for heap, count in heaps.items()]
+        return tuple(sorted(found, key=lambda change: change.path))
+
+    def _is_directory(self, path: str) -> bool:
+        stamps = (self._before.get(path), self._after.get(path))
+        return all(stamp is None or stat.S_ISDIR(stamp.mode) for stamp in stamps)
+
+    def _is_the_same(self, change: Change) -> bool:
+        """Written again with what it said already."""
+        if change.letter is not Letter.MODIFIED or self._before[change.path].mode != self._after[change.path].mode:
+            return False
+        text = self._seen.get(change.path)
+        return text is not None and text == self._spool.get(change.path)
+
+    def _described(self, change: Change) -> FileChange:
+        path = change.path
+        before, after = self._before.get(path), self._after.get(path)
+        old = b"" if before is None else self._spool.get(path)
+        new = b"" if after is None else self._seen.get(path)
+        lines: tuple[str, ...] = ()
+        note = "not text, too large, or not kept"
+        if any(stamp is not None and not stat.S_ISREG(stamp.mode) for stamp in (before, after)):
+            note = "not a regular file"
+        elif old is not None and new is not None:
+            lines, note = _difference(old, new, path)
+        return FileChange(path, change.letter, _size(before), _size(after), 1, lines, note)
+
+
+def _heap_of(path: str) -> str | None:
+    """The directory of `_HEAP` that a path is in."""
+    parts = path.split("/")
+    for number, part in enumerate(parts[:-1], start=1):
+        if part in _HEAP:
+            return "/".join(parts[:number])
+    return None
+
+
+def _text(look: Look) -> bytes | None:
+    """What a file says; None for what is no text, or cannot be read."""
+    try:
+        if not look.entry.stat(follow_symlinks=False).st_size:  # known already: no call of the system
+            return b""
+        descriptor = os.open(look.entry.name, _OPEN, dir_fd=look.directory)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return None
+        data = os.read(descriptor, MAX_TEXT + 1)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None if len(data) > MAX_TEXT or b"\0" in data else data
+
+
+def _difference(old: bytes, new: bytes, path: str) -> tuple[tuple[str, ...], str]:
+    before, after = (text.decode(errors="replace").splitlines() for text in (old, new))
+    every = difflib.unified_diff(before, after, f"a/{path}", f"b/{path}", lineterm="")
+    lines = list(itertools.islice(every, MAX_LINES + 1))
+    if len(lines) > MAX_LINES:
+        return tuple(lines[:MAX_LINES]), f"only the first {MAX_LINES} lines of the difference"
+    return tuple(lines), ""
+
+
+def _size(stamp: Stamp | None) -> int | None:
+    return None if stamp is None else stamp.size

@@ -1,0 +1,126 @@
+"""An image with real packages of npm and PyPI baked in: their servers answer in a container that may reach nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cloned_proxy.runner import npm_client
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import FetchError
+from cloned_proxy.runner.image_list import built_images
+from cloned_proxy.runner.tool_image import LOCK_LABEL, build_tool_image
+from cloned_proxy.runner.tool_packages import ToolImage
+from cloned_proxy.runner.worker import PYTHON_IMAGE
+from tests.runner.conftest import Serving
+
+pytestmark = pytest.mark.docker
+
+MEMORY, MEMORY_VERSION = "@modelcontextprotocol/server-memory", "2026.8.31"
+TIME, TIME_VERSION = "mcp-server-time", "2026.10.19"
+WANTED = ToolImage(npm=(f"{MEMORY}@{MEMORY_VERSION}",), pypi=(f"{TIME}=={TIME_VERSION}",))
+HELLO = [
+    {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "initialize",
+        "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "1"}},
+    },
+    {"jsonrpc": "2.0", "method": "notifications/initialized"},
+    {"jsonrpc": "2.0", "id": 2, "method": "tools/list"},
+]
+
+
+@pytest.fixture(scope="module")
+def image(images: Engine) -> str:
+    try:
+        return build_tool_image(images, WANTED, print)
+    except FetchError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI has no packages: {error}")
+        pytest.skip(f"no packages: {error}")
+
+
+@pytest.fixture
+def workspace(module_serving: Serving) -> Path:
+    return module_serving.workspace
+
+
+def tools_of(workspace: Path, image: str, *command: str) -> list[str]:
+    """The names of a server's tools, asked over its standard streams by a tool that no rule allows anything."""
+    words = [sys.executable, "-m", "cloned_proxy", "exec", "--workspace", str(workspace), "--image", image]
+    with subprocess.Popen(
+        [*words, "nothing.allowed@v1", "--", *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for message in HELLO:
+            process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+        answers = [json.loads(process.stdout.readline()) for _ in range(2)]
+        process.stdin.close()
+        assert process.wait(60) == 0
+    return [tool["name"] for tool in answers[1]["result"]["tools"]]
+
+
+@pytest.mark.parametrize(
+    ("command", "tool"),
+    [
+        (("npx", "-y", MEMORY), "create_entities"),
+        (("uvx", f"{TIME}=={TIME_VERSION}"), "get_current_time"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_baked_server_answers_without_any_registry(
+    workspace: Path, image: str, command: tuple[str, ...], tool: str
+) -> None:
+    assert tool in tools_of(workspace, image, *command)
+
+
+def test_what_is_not_baked_in_is_npxs_and_uvxs_own_business(image: str) -> None:
+    command = ["docker", "run", "--rm", "--network", "none", image, "sh", "-c", "npx --version; uvx --version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    npx, uvx = done.stdout.splitlines()
+    assert (npx.count("."), uvx.startswith("uv")) == (2, True)
+
+
+def test_the_same_words_make_the_same_image_from_the_lock_in_its_label(images: Engine, image: str) -> None:
+    before = images.image(image)
+    said: list[str] = []
+    assert build_tool_image(images, WANTED, said.append) == image
+    assert "its lock says which versions" in said[0]
+    after = images.image(image)
+    assert after["Config"]["Labels"][LOCK_LABEL] == before["Config"]["Labels"][LOCK_LABEL]
+    assert after["RootFS"]["Layers"] == before["RootFS"]["Layers"]
+    lock = json.loads(after["Config"]["Labels"][LOCK_LABEL])
+    assert f"mcp_server_time=={TIME_VERSION} --hash=sha256:" in lock["pypi"]
+    assert lock["npm"]["packages"][f"node_modules/{MEMORY}"]["integrity"].startswith("sha512-")
+    hosts = [entry["resolved"] for entry in lock["npm"]["packages"].values() if "resolved" in entry]
+    assert (hosts, "://" in lock["pypi"]) == ([], False)
+
+
+def test_it_is_listed_with_its_size_node_and_packages(images: Engine, image: str) -> None:
+    listed = {found.name: found for found in built_images(images)}
+    worker, tool = listed[PYTHON_IMAGE], listed[image]
+    assert tool.packages == (f"npm:{MEMORY}@{MEMORY_VERSION}", f"pypi:{TIME}=={TIME_VERSION}")
+    assert (tool.node, tool.current, tool.locked > 50, tool.size > worker.size) == (worker.node, True, True, True)
+
+
+def test_a_tarball_that_is_not_what_the_lock_says_is_not_taken(image: str, tmp_path: Path) -> None:
+    lock = npm_client.fetch(tmp_path / "good", {"is-number": "7.0.0"}, None)
+    lock["packages"]["node_modules/is-number"]["integrity"] = f"sha512-{'A' * 86}=="
+    with pytest.raises(FetchError, match="EINTEGRITY"):
+        npm_client.fetch(tmp_path / "bad", {"is-number": "7.0.0"}, lock)
+
+
+def test_without_an_npm_of_this_machine_the_pinned_one_fetches(
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloned_proxy.runner.npm_client.shutil.which", lambda _: None)
+    npm_client.fetch(tmp_path / "project", {"is-number": "7.0.0"}, None)
+    assert (tmp_path / "project" / "node_modules" / "is-number" / "index.js").is_file()
