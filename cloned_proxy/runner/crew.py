@@ -29,16 +29,17 @@ class Hand[T]:
     """One run in a thread of its own. What is `async` here is for one event loop."""
 
     def __init__(self, work: Work[T], *, done: Callable[[Hand[T]], None]) -> None:
+        import concurrent.futures  # noqa: PLC0415  long imports, and `exec` waits for nothing in an event loop
+
+        import anyio  # noqa: PLC0415  as above
+
         self.cancellation: Final = Cancellation()
         self._work = work
         self._done = done
         self._began = False
-        self._outcome: Future[T] = Future()
+        self._outcome: Future[T] = concurrent.futures.Future()
         self._near, self._far = socket.socketpair()
         self._near.setblocking(False)
-
-        import anyio  # noqa: PLC0415  as above
-
         self._turn = anyio.Lock()
         self._thread = threading.Thread(target=self._do, name="tool-run", daemon=True)
 

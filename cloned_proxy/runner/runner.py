@@ -29,7 +29,7 @@ from cloned_proxy.runner.homes import Homes
 from cloned_proxy.runner.images import check_current
 from cloned_proxy.runner.job import Job, ToolResult, Watch, watched
 from cloned_proxy.runner.lender import Lender
-from cloned_proxy.runner.limits import limits_from
+from cloned_proxy.runner.limits import limits_from, names_for
 from cloned_proxy.runner.link import ProxyLink
 from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
@@ -224,7 +224,7 @@ class DockerContainerRunner(Calls):
         result, reason, start_seconds = "error", "interrupted", None
         scratch = new_scratch(self._runs / self._owner / "scratch", run)
         spec: SandboxSpec | None = None
-        names = slot.names(self._settings.names_for(job.tool))
+        names = slot.names(names_for(self._settings, job.tool))
         announced = None if names is None else names.handover
         command = redact_command(job.worker.command)
         opening = OpenSlot(job.tool, recorded, slot.handovers, command, self._owner, engine_host(), announced)

@@ -14,12 +14,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from cloned_proxy import __version__
 from cloned_proxy.store.own_directory import check_own_directory
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from cloned_proxy.store.config import SandboxSettings
 
 _MOST_BYTES: Final = 1_048_576
@@ -33,11 +35,10 @@ def sandbox_settings(config_file: Path, read: Callable[[], SandboxSettings]) -> 
         path = _place(raw)
     except OSError:
         return read()
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         check_own_directory(path.parent)
         with path.open("rb") as file:
-            # Every value of the section is plain JSON, so that a namespace of the same names reads like the model.
-            return cast("SandboxSettings", SimpleNamespace(**json.loads(file.read(_MOST_BYTES))))
+            return cast("SandboxSettings", _read(json.loads(file.read(_MOST_BYTES))))
     settings = read()
     _keep(path, settings)
     return settings
@@ -50,10 +51,23 @@ def _keep(path: Path, settings: SandboxSettings) -> None:
         check_own_directory(path.parent)
         temporary = path.with_suffix(f".{os.getpid()}")
         temporary.touch(mode=0o600)
-        temporary.write_text(settings.model_dump_json(), encoding="utf-8")
+        temporary.write_text(json.dumps(_written(settings)), encoding="utf-8")
         temporary.replace(path)
         for old in sorted(path.parent.iterdir(), key=lambda file: -file.stat().st_mtime)[_KEPT:]:
             old.unlink(missing_ok=True)
+
+
+def _written(section: BaseModel) -> dict[str, Any]:
+    """A section's sections below `sections`, so that they are told from mappings; all other values are plain JSON."""
+    values = {name: getattr(section, name) for name in type(section).model_fields}
+    inner = {name: _written(value) for name, value in values.items() if hasattr(value, "model_fields_set")}
+    return {"sections": inner, "values": {name: value for name, value in values.items() if name not in inner}}
+
+
+def _read(section: dict[str, Any]) -> SimpleNamespace:
+    """The same names with the same values as the model, which has nothing else."""
+    inner = {name: _read(value) for name, value in section["sections"].items()}
+    return SimpleNamespace(**section["values"], **inner)
 
 
 def _place(raw: bytes) -> Path:
