@@ -1,4 +1,4 @@
-"""The coding agents that are known by name: what starts each, which preset it needs, which package brings it."""
+"""The coding agents that are known by name: what starts each, which preset it needs, how an image gets it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ class Agent:
 
     tool: str
     command: str
-    package: str
-    """In the npm registry."""
+    bake: str
+    """What `image build` takes to put it into an image; VERSION is the user's to choose."""
 
 
 AGENTS: Final = {
-    "claude-code": Agent("claude@v1", "claude", "@anthropic-ai/claude-code"),
-    "codex": Agent("codex@v1", "codex", "@openai/codex"),
-    "gemini-cli": Agent("gemini@v1", "gemini", "@google/gemini-cli"),
+    "claude-code": Agent("claude@v1", "claude", "--npm @anthropic-ai/claude-code@VERSION --scripts"),
+    "codex": Agent("codex@v1", "codex", "--npm @openai/codex@VERSION"),
+    "gemini-cli": Agent("gemini@v1", "gemini", "--npm @google/gemini-cli@VERSION"),
 }
 """By the name of the preset."""
 

@@ -65,8 +65,8 @@ def explained(code: int, job: Job, said: LastWords) -> str | None:
             "files it sees the project and each --mount"
         )
     preset = preset_of(name)
-    package = AGENTS[preset].package if preset is not None else "PACKAGE"
+    bake = AGENTS[preset].bake if preset is not None else "--npm PACKAGE@VERSION"
     return (
-        f"the image {image} has no {name}: bake it in by `cloned-proxy image build --npm {package}@VERSION "
+        f"the image {image} has no {name}: bake it in by `cloned-proxy image build {bake} "
         f"--tool {job.tool}`, or name an image that has it (--image)"
     )

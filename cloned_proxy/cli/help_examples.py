@@ -129,6 +129,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "mcp unwrap": ("mcp unwrap .mcp.json", "mcp unwrap ~/.cursor/mcp.json --dry-run"),
     "mcp run": ("mcp run memory --workspace ~/code/project/.cloned",),
     "mcp check": ("mcp check memory", "mcp check memory --json"),
+    "mcp gate": ("mcp gate --workspace ~/code/project/.cloned", "mcp gate --tool claude@v1"),
     "mcp list": ("mcp list", "mcp list --json"),
     "shell": (
         "shell  # bash, under the rules of shell@v1",

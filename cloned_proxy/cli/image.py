@@ -66,7 +66,7 @@ def build(
 
 @app.command("list")
 def list_images(*, json_output: JsonOption = False) -> None:
-    """Print the worker and the images with packages baked in."""
+    """Print the worker and what was built on it: size, Node, packages."""
     from cloned_proxy.cli.image_build import show_images
 
     show_images(as_json=json_output)

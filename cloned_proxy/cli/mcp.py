@@ -76,3 +76,18 @@ def list_servers(*, workspace: WorkspaceOption = None, as_json: JsonOption = Fal
     from cloned_proxy.cli.mcp_list import print_servers
 
     print_servers(workspace, as_json=as_json)
+
+
+@app.command("gate")
+def gate(
+    *,
+    tool: Annotated[
+        list[str] | None,
+        typer.Option("--tool", metavar="TOOL", help="For whom it asks; repeatable. Default: every server here."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """An MCP server by which the model itself sees refusals and asks for access."""
+    from cloned_proxy.cli.mcp_gate import serve_gate
+
+    serve_gate(tool or [], workspace=workspace)

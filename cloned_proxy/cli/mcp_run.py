@@ -29,22 +29,30 @@ def run_server(name: str, *, workspace: Path | None, policy: Path | None) -> int
     missing = [each for each in server.env if each not in os.environ]
     if missing:
         say(f"cloned-proxy: {name} is started without {', '.join(missing)}: not among the variables of its client")
-    return run_command(options_of(server, place, os.environ, policy=policy))
+    options = options_of(server, place, os.environ, policy=policy.absolute() if policy is not None else None)
+    os.chdir(place.root.parent)  # clients start servers anywhere, which means nothing to them
+    return run_command(options)
 
 
 def options_of(
     server: Server, place: Workspace, environment: Mapping[str, str], *, policy: Path | None = None
 ) -> ExecOptions:
     """The server as `exec` would be asked for it. Raises CommandError for a word that the client did not fill in."""
+    project = place.root.parent
     words = [_filled(word, environment) for word in (server.command, *server.args)]
+    begins = (project / (server.cwd or "")).resolve()
+    inside = server.project != "none" and begins.is_relative_to(project.resolve())
     return ExecOptions(
         tool=server.tool,
-        command=tuple(_inside(word, place.root.parent) for word in words),
+        command=tuple(_resolved(word, project) for word in words),
         image=server.image,
-        files=FileOptions(mounts=tuple(server.mounts)),
-        environment=EnvironmentOptions(
-            variables=tuple(f"{name}={environment[name]}" for name in server.env if name in environment)
+        files=FileOptions(
+            mounts=tuple(server.mounts),
+            project=server.project,
+            workdir=str(begins) if inside else None,
+            home=server.home,
         ),
+        environment=EnvironmentOptions(variables=tuple(name for name in server.env if name in environment)),
         limits=LimitOptions(memory=server.memory, cpus=server.cpus),
         policy=policy,
         workspace=place.root,
@@ -60,8 +68,8 @@ def _filled(word: str, environment: Mapping[str, str]) -> str:
     return _WORD.sub(value, word)
 
 
-def _inside(word: str, project: Path) -> str:
-    """Where a path of the project is in the sandbox."""
+def _resolved(word: str, project: Path) -> str:
+    """A path of the project as the sandbox has it, where links on the way to it are not known."""
     if word == str(project) or word.startswith(f"{project}{os.sep}"):
-        return f"/workspace{word.removeprefix(str(project))}"
+        return f"{project.resolve()}{word.removeprefix(str(project))}"
     return word

@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 from cloned_proxy.cli.errors import CommandError, say
 from cloned_proxy.cli.output import visible
 from cloned_proxy.store.serving import Serving, server_of, serving_now
 from cloned_proxy.store.workspace import Workspace
+
+_NAMED: Final = 2
+"""Proxies of other workspaces that a message names; the rest it counts."""
 
 
 def workspace_to_write(directory: Path | None) -> Workspace:
@@ -92,4 +96,7 @@ def beside_another(problem: str) -> str:
 
 
 def _what_serves(serving: list[Serving]) -> str:
-    return ", and ".join(f"the proxy on {server.proxy} serves {server.workspace}" for server in serving)
+    named = [f"the proxy on {server.proxy} serves {server.workspace}" for server in serving[:_NAMED]]
+    if len(serving) > _NAMED:
+        named.append(f"{len(serving) - _NAMED} more serve others")
+    return ", and ".join(named)

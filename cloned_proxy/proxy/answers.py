@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.hint_inside import hint_inside
@@ -123,9 +123,7 @@ def unavailable() -> Answer:
     return _answer(HTTPStatus.SERVICE_UNAVAILABLE, reason, content, [("Retry-After", "1")])
 
 
-def own(
-    status: HTTPStatus, content: Mapping[str, str | float | None], *, retry_after: int | None = None, allow: str = ""
-) -> Answer:
+def own(status: HTTPStatus, content: Mapping[str, Any], *, retry_after: int | None = None, allow: str = "") -> Answer:
     """What the proxy says in its own name (`http://cloned.internal`)."""
     extra = [("Retry-After", str(retry_after))] if retry_after is not None else []
     extra += [("Allow", allow)] if allow else []
@@ -171,7 +169,7 @@ def _about(decision: Decision, decision_id: str) -> dict[str, str | int | None]:
 def _answer(
     status: HTTPStatus,
     reason: str,
-    content: Mapping[str, str | float | None],
+    content: Mapping[str, Any],
     extra: list[tuple[str, str]] | None = None,
 ) -> Answer:
     more = [*([(REASON_FIELD, reason)] if reason else []), *(extra or [])]

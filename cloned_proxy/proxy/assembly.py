@@ -24,6 +24,7 @@ from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import OwnListeners
+from cloned_proxy.proxy.own_view import OwnView
 from cloned_proxy.proxy.pruning import LeasePruner
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import Resolver
@@ -141,7 +142,14 @@ async def assemble(
         injector=injector,
         clock=clock,
         cells=cells,
-        requests=RequestsApi(approvals, asking, policies=follower.live, audit=state.audit, clock=clock),
+        requests=RequestsApi(
+            approvals,
+            asking,
+            policies=follower.live,
+            audit=state.audit,
+            view=OwnView(workspace.state_db, clock),
+            clock=clock,
+        ),
     )
 
     def sweep() -> None:

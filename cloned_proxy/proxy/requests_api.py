@@ -1,7 +1,7 @@
 """What the proxy itself answers at `http://cloned.internal`: a tool asks for other rules, under its own identity.
 
 `POST /v1/egress/requests` opens a request (202), `GET /v1/egress/requests/ID` tells what became of one's own, `GET /`
-says how to use them.
+says how to use them. What a tool may read of itself beside that is `own_view`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from cloned_proxy.policy.redact import redact
 from cloned_proxy.proxy.answers import Answer, own, page
 from cloned_proxy.proxy.asking import Asking, told
 from cloned_proxy.proxy.own_page import REQUESTS_PATH, own_page
+from cloned_proxy.proxy.own_view import VIEW_PATHS, OwnView
 from cloned_proxy.proxy.question import PolicySource
 from cloned_proxy.store.approval import Approval
 from cloned_proxy.store.approval_errors import (
@@ -63,6 +64,7 @@ class RequestsApi:
         *,
         policies: PolicySource,
         audit: AuditSink,
+        view: OwnView,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._service = service
@@ -70,6 +72,7 @@ class RequestsApi:
         self._policies = policies
         self._audit = audit
         self._clock = clock
+        self._view = view
         self._calls: OrderedDict[str, deque[float]] = OrderedDict()
 
     def refusal(self, tool: str, method: str, path: str, length: int | None) -> Answer | None:
@@ -79,7 +82,8 @@ class RequestsApi:
         target = path.partition("?")[0]
         if target == "/" and method in ("GET", "HEAD"):
             return page(own_page(tool))
-        allowed = "POST" if target == REQUESTS_PATH else "GET" if _ONE.fullmatch(target) else ""
+        allowed = "GET" if target in VIEW_PATHS or _ONE.fullmatch(target) else ""
+        allowed = "POST" if target == REQUESTS_PATH else allowed
         if not allowed:
             text = f"POST http://cloned.internal{REQUESTS_PATH}, or GET one of your own there by its id"
             return own(HTTPStatus.NOT_FOUND, _error("not_found", text))
@@ -94,6 +98,8 @@ class RequestsApi:
         try:
             if method == "POST":
                 return await self._open(caller, tool, body)
+            if path.partition("?")[0] in VIEW_PATHS:
+                return await self._view_of(caller, path)
             return await self._look(tool, path.rpartition("/")[2])
         except TooManyRequestsError as error:
             content = _error("too_many", str(error))
@@ -149,6 +155,13 @@ class RequestsApi:
         now = self._clock()
         acting = {rule.id for rule in policy.rules if rule.expires is None or rule.expires > now}
         return acting.issuperset(approval.rule_ids)
+
+    async def _view_of(self, caller: Principal, path: str) -> Answer:
+        policy = self._policy()
+        try:
+            return own(HTTPStatus.OK, await self._asking.run(lambda: self._view.answer(caller, policy, path)))
+        except ValueError as error:
+            return own(HTTPStatus.BAD_REQUEST, _error("bad_request", str(error)))
 
     def _policy(self) -> Policy:
         policy = self._policies.current

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloned_proxy.runner.environment import ca_environment, proxy_environment
+from cloned_proxy.runner.environment import ca_environment, proxy_environment, with_java_options
 from cloned_proxy.runner.handing import SOCKET_NAME
 from cloned_proxy.runner.spec import (
     CA_FILE,
@@ -139,7 +139,7 @@ def tool_environment(spec: SandboxSpec) -> dict[str, str]:
         env |= INIT_ENVIRONMENT
     if spec.with_ca:
         env |= ca_environment(CA_FILE)
-    return {**env, **spec.env}
+    return env | with_java_options(env, spec.env)
 
 
 def _home_in_memory(spec: SandboxSpec) -> str:

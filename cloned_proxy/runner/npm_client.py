@@ -65,6 +65,17 @@ def check_lock(lock: Mapping[str, Any]) -> None:
             raise FetchError(f"{name} has no integrity in the lock (it is not from a registry); choose another package")
 
 
+def scripted(lock: Mapping[str, Any]) -> list[str]:
+    """Names of the packages that have an install script, as npm marks them in its lock."""
+    return sorted(
+        {
+            place.rpartition("node_modules/")[2]
+            for place, entry in lock["packages"].items()
+            if entry.get("hasInstallScript")
+        }
+    )
+
+
 @contextlib.contextmanager
 def _npm() -> Iterator[list[str]]:
     """The user's npm where it is new enough, else the one that comes into the images. Both read the user's settings."""

@@ -25,7 +25,7 @@ from cloned_proxy.runner.files import read_scratch
 from cloned_proxy.runner.job import DEFAULT_TIMEOUT, ToolResult, Watch
 from cloned_proxy.runner.link import proxy_status, tell_end
 from cloned_proxy.runner.spec import MIB, Limits, check_tool_id
-from cloned_proxy.runner.trust import write_ca
+from cloned_proxy.runner.trust import read_ca_files, write_trust
 from cloned_proxy.runner.worker import read_answer, request_line
 from cloned_proxy.share import share_path
 from cloned_proxy.store.keys import load_or_create_key
@@ -102,8 +102,9 @@ class ProcessRunner:
         status = proxy_status(self.workspace, tool)
         token = mint_token(self._key, Claims(tool, run, time.time() + seconds + 60))
         env = proxy_environment(proxy_url(tool, token, status.address))
-        if status.ca is not None:
-            env |= ca_environment(str(write_ca(home, status.ca)))
+        private = read_ca_files(Workspace(self.workspace).config().sandbox.ca_files, self.workspace)
+        if status.ca is not None or private:
+            env |= ca_environment(str(write_trust(home, private, status.ca)))
         return env | {
             "PATH": _PATH,
             "LANG": "C.UTF-8",

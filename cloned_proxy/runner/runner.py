@@ -7,7 +7,7 @@ import os
 import secrets
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,6 @@ from cloned_proxy.runner.spec import (
     workspace_mark,
 )
 from cloned_proxy.runner.sweeping import sweep
-from cloned_proxy.runner.trust import write_ca
 from cloned_proxy.runner.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
 from cloned_proxy.store.workspace import Workspace
@@ -90,6 +89,7 @@ class DockerContainerRunner(Calls):
         self._network = network or os.environ.get(NETWORK_VARIABLE) or settings.network or SEALED
         self._image = image
         self._settings = settings
+        self._private_cas = _private_cas(settings.ca_files, self.workspace)
         self._limits = limits_from(settings, cpus=cpus, memory=memory)
         self._worker = worker or WorkerKind(settings.worker)
         self._timeout = timeout or settings.timeout
@@ -233,9 +233,8 @@ class DockerContainerRunner(Calls):
             spec = self._spec(job, run, slot, scratch, view=view, user=user, home=home)
             # The only way out is open before anything runs that could want to go another way.
             ca = link.open().ca
-            if ca is not None:
-                write_ca(scratch, ca)
-                spec = replace(spec, with_ca=True)
+            if ca is not None or self._private_cas:
+                spec = self._with_trust(spec, scratch, ca)
             name = spec.name
             with while_held(held, lambda: self._engine.kill(name)):
                 outcome = execute(
@@ -279,6 +278,12 @@ class DockerContainerRunner(Calls):
             return spec
         return replace(spec, binds=(*spec.binds, *write_account(scratch, user, tool_environment(spec)["HOME"])))
 
+    def _with_trust(self, spec: SandboxSpec, scratch: Path, workspace_ca: str | None) -> SandboxSpec:
+        from cloned_proxy.runner.trust import browser_binds, write_trust  # noqa: PLC0415  long, and most need neither
+
+        write_trust(scratch, self._private_cas, workspace_ca)
+        return replace(spec, with_ca=True, binds=(*spec.binds, *browser_binds(scratch)))
+
     def _remove_scratch(self, scratch: Path, spec: SandboxSpec | None) -> None:
         if remove_scratch(scratch):
             return
@@ -298,3 +303,11 @@ class DockerContainerRunner(Calls):
         if found is None:
             found = self._users[image] = user_of(image, check_current(self._engine, image))
         return user_of_caller(view.project, self._engine.facts()) if job.project.as_caller else found
+
+
+def _private_cas(files: Sequence[str], workspace: Path) -> str:
+    if not files:
+        return ""
+    from cloned_proxy.runner.trust import read_ca_files  # noqa: PLC0415  as above
+
+    return read_ca_files(files, workspace)

@@ -11,7 +11,7 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Final
 
-from cloned_proxy.runner.environment import PROXY_URL, RESERVED
+from cloned_proxy.runner.environment import CA_NAMES, PROXY_URL, RESERVED
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.terminal import TerminalSize
 
@@ -94,7 +94,7 @@ class SandboxSpec:
     """The size of its terminal; None: three streams and no terminal."""
     proxy_url: str = PROXY_URL
     with_ca: bool = False
-    """A rule of this tool opens TLS: its clients must trust the workspace CA as well."""
+    """There are private CAs, or a rule of this tool opens TLS: its clients must trust more than the public roots."""
 
     def __post_init__(self) -> None:
         check_tool_id(self.tool)
@@ -160,6 +160,10 @@ def check_env(env: Mapping[str, str]) -> None:
     for name, value in env.items():
         if not _ENV_NAME.fullmatch(name) or "\0" in value:
             raise SandboxInputError(f"--env {name!r} is not NAME=VALUE")
+        if name in CA_NAMES:
+            raise SandboxInputError(
+                f"--env {name} is set by the sandbox itself; private CAs stand in `sandbox: {{ca_files: […]}}`"
+            )
         if name.upper() in RESERVED or name.startswith("CLONED_"):
             raise SandboxInputError(f"--env {name} is set by the sandbox itself; leave it out")
 

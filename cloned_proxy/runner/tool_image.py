@@ -53,6 +53,8 @@ def build_tool_image(engine: Engine, wanted: ToolImage, say: Say, *, renew: bool
         if wanted.npm:
             say(f"fetching {', '.join(wanted.npm)} with npm, and checking each integrity (seconds to a minute)")
             lock["npm"] = npm_client.fetch(context / "npm", wanted.npm_versions, known.get("npm"))
+            if not wanted.scripts and (names := npm_client.scripted(lock["npm"])):
+                say(f"install scripts of {', '.join(names)} do not run; a program that misses something: --scripts")
         if wanted.pypi:
             say(f"fetching {', '.join(wanted.pypi)} with pip, wheels alone (seconds to a minute)")
             lock["pypi"] = _fetch_wheels(engine, context / "wheels", wanted.pypi, known.get("pypi"))

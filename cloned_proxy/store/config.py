@@ -117,6 +117,8 @@ class SandboxSettings(_Section):
     """Image of every tool that `images` does not name; None: the worker's own."""
     images: dict[str, str] = Field(default_factory=dict)
     """Tool id to image."""
+    ca_files: list[str] = Field(default_factory=list)
+    """PEM files with private CAs that tools are to trust, relative to the workspace."""
     network: str | None = None
     """Named network, weaker than the default; None: no network at all."""
     name_addresses: NameAddresses = "auto"

@@ -14,6 +14,7 @@ import pytest
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.proxy.asking import Asking
 from cloned_proxy.proxy.own_page import REQUESTS_PATH
+from cloned_proxy.proxy.own_view import OwnView
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.egress_request import MAX_BODY
@@ -35,7 +36,8 @@ async def refused(tmp_path: Path, body: bytes) -> tuple[dict[str, Any], str]:
     scene, record = Scene(tmp_path / "ws"), Audit()
     policies = Policies(load_policy(scene.policy_file, NOW))
     service = ApprovalService(scene.workspace)
-    api = RequestsApi(service, cast(Asking, AtOnce()), policies=policies, audit=record)
+    view = OwnView(scene.workspace.state_db, lambda: NOW)
+    api = RequestsApi(service, cast(Asking, AtOnce()), policies=policies, audit=record, view=view)
     answer = await api.answer(Principal(TOOL, "r"), "POST", REQUESTS_PATH, body)
     assert answer.status == 400
     (event,) = record.events

@@ -138,8 +138,23 @@ def test_the_environment_is_the_contracts_and_nothing_of_the_host(monkeypatch: p
 
 def test_the_ca_is_named_to_every_client_when_a_rule_inspects() -> None:
     added = tool_environment(replace(SPEC, with_ca=True)).items() - tool_environment(SPEC).items()
-    assert {value for _, value in added} == {CA_FILE}
-    assert {"SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE"} <= {name for name, _ in added}
+    found = dict(added)
+    assert found.pop("JAVA_TOOL_OPTIONS").startswith("-Djavax.net.ssl.trustStore=/sandbox/.cloned-ca.p12 ")
+    assert found == dict.fromkeys(
+        (
+            "AWS_CA_BUNDLE",
+            "CARGO_HTTP_CAINFO",
+            "CURL_CA_BUNDLE",
+            "DENO_CERT",
+            "GIT_SSL_CAINFO",
+            "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+            "NODE_EXTRA_CA_CERTS",
+            "PIP_CERT",
+            "REQUESTS_CA_BUNDLE",
+            "SSL_CERT_FILE",
+        ),
+        CA_FILE,
+    )
 
 
 REFUSED: list[tuple[str, Callable[[], SandboxSpec], str]] = [
@@ -150,7 +165,7 @@ REFUSED: list[tuple[str, Callable[[], SandboxSpec], str]] = [
     ("a proxy of one's own", lambda: replace(SPEC, env={"HTTPS_PROXY": "http://evil"}), "set by the sandbox"),
     ("a proxy in lower case", lambda: replace(SPEC, env={"no_proxy": "*"}), "set by the sandbox"),
     ("another identity", lambda: replace(SPEC, env={"CLONED_TOOL": "other@v1"}), "set by the sandbox"),
-    ("a CA of one's own", lambda: replace(SPEC, env={"SSL_CERT_FILE": "/x"}), "set by the sandbox"),
+    ("a CA of one's own", lambda: replace(SPEC, env={"SSL_CERT_FILE": "/x"}), "private CAs stand in"),
     ("a name that is none", lambda: replace(SPEC, env={"A=B": "c"}), "NAME=VALUE"),
     ("a tool id with a line break", lambda: replace(SPEC, tool="a\nb"), "not a tool id"),
     ("a container name of others", lambda: replace(SPEC, name="web"), "not a container name"),

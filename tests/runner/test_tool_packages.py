@@ -11,7 +11,7 @@ import pytest
 from cloned_proxy.runner.baked import npm_programs, npx_table, uvx_table
 from cloned_proxy.runner.errors import FetchError, SandboxInputError
 from cloned_proxy.runner.images import PARTS, base_images
-from cloned_proxy.runner.npm_client import check_lock
+from cloned_proxy.runner.npm_client import check_lock, scripted
 from cloned_proxy.runner.pip_client import download
 from cloned_proxy.runner.tool_packages import ToolImage
 from tests.cli.conftest import workspace as workspace  # noqa: PLC0414  a fixture of these tests, too
@@ -154,6 +154,11 @@ def test_a_wheel_that_is_not_what_its_hash_says_is_not_taken(tmp_path: Path) -> 
         download(tmp_path / "out", *words, python="3.13", newest_glibc=41)
     with pytest.raises(FetchError, match="No matching distribution"):
         download(tmp_path / "out", "--no-index", "no-such-package==1", python="3.13", newest_glibc=41)
+
+
+def test_the_packages_with_install_scripts_are_known_by_name() -> None:
+    entries = {"": {}, "node_modules/a": {}, "node_modules/a/node_modules/@s/b": {"hasInstallScript": True}}
+    assert scripted({"packages": entries}) == ["@s/b"]
 
 
 def test_a_package_that_nothing_vouches_for_is_refused() -> None:

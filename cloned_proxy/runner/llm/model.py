@@ -20,6 +20,7 @@ from cloned_proxy.runner.llm.gpu import look
 from cloned_proxy.runner.llm.plan import DIRECTORY_LABEL, ModelPlan, model_container
 from cloned_proxy.runner.llm.state import CONTAINER, LlmState
 from cloned_proxy.runner.netns import Namespace, may_enter, start_time
+from cloned_proxy.runner.project.masks import refuse_secrets
 from cloned_proxy.runner.spec import HolderSpec, workspace_mark
 from cloned_proxy.share import share_path
 
@@ -37,6 +38,8 @@ def start_model(engine: Engine, plan: ModelPlan, workspace: Path) -> tuple[str, 
             "a relay into the model's namespace takes CAP_SYS_ADMIN and CAP_SYS_PTRACE: run as root, or use "
             "compose/compose.local-llm.yaml"
         )
+    for directory in plan.shown:
+        refuse_secrets(directory, workspace)
     engine.image(plan.image)
     check_current(engine, HOLDER_IMAGE)
     seccomp = share_path("sandbox", "seccomp.json").read_text(encoding="utf-8")

@@ -57,6 +57,12 @@ class ModelPlan:
         return (self.settings.health,) if self.settings.health is not None else self.engine.health
 
     @property
+    def shown(self) -> tuple[Path, ...]:
+        """Directories of this machine that the model sees."""
+        cache = _cache_setting(self) or ""
+        return (self.models, Path(cache)) if cache.startswith("/") else (self.models,)
+
+    @property
     def memory(self) -> int:
         """Bytes."""
         return parse_size(self.settings.memory)

@@ -12,7 +12,8 @@ from cloned_proxy.runner.environment import RESERVED
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.mcp.client_file import ClientFile, Entry
 from cloned_proxy.runner.mcp.packages import Package, package_of
-from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, Registry, Server
+from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, Project, Registry, Server
+from cloned_proxy.runner.project.place import project_of
 from cloned_proxy.runner.project.view import check_shown
 from cloned_proxy.runner.spec import Mount
 from cloned_proxy.store.errors import StoreError
@@ -185,6 +186,7 @@ def _wrap(file: ClientFile, entry: Entry, workspace: Path) -> Wrapped:
         cwd=cwd if isinstance(cwd, str) else None,
         env=names,
         mounts=mounts,
+        project=_access(workspace, notes),
     )
     return Wrapped(entry, "", server, words, package, notes)
 
@@ -207,6 +209,16 @@ def _shown(args: Iterable[str], workspace: Path, notes: list[str]) -> list[str]:
         found.append(f"{word}:{word}")
         notes.append(f"{word} is shown to it, read-only (`mounts` in mcp.yaml; `:rw` behind it lets it write)")
     return found
+
+
+def _access(workspace: Path, notes: list[str]) -> Project:
+    """Read-only; nothing where the workspace lies in a home, which is never shown whole."""
+    try:
+        project_of(workspace)
+    except SandboxError:
+        notes.append(f"{workspace.parent} is not shown to it: no project (`mounts` in mcp.yaml shows a directory)")
+        return "none"
+    return "ro"
 
 
 def _names_in(file: object, base: Path) -> list[str]:

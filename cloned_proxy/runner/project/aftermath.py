@@ -11,7 +11,8 @@ from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.project.changes import Change, Kind, Letter, Marks, compare, kind_of
 from cloned_proxy.runner.project.snapshot import FileChange, Snapshot, Spool
 from cloned_proxy.runner.project.survey import Look, Survey, Visit, look_through
-from cloned_proxy.runner.project.view import Tree, View
+from cloned_proxy.runner.project.tree import Tree
+from cloned_proxy.runner.project.view import View
 
 
 @dataclass(frozen=True, slots=True)

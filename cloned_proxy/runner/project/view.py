@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from cloned_proxy.runner.errors import SandboxInputError
-from cloned_proxy.runner.project.changes import Marks, stamp_of
+from cloned_proxy.runner.project.changes import stamp_of
 from cloned_proxy.runner.project.guarded import guards_of
+from cloned_proxy.runner.project.masks import masks_over, refuse_other_names
 from cloned_proxy.runner.project.place import (
     SCRATCH,
     VISIBLE,
@@ -20,14 +20,13 @@ from cloned_proxy.runner.project.place import (
     project_of,
     working_directory,
 )
-from cloned_proxy.runner.project.survey import Identity, Look, Survey, look_through
+from cloned_proxy.runner.project.survey import Identity
+from cloned_proxy.runner.project.tree import Tree, identity_of, refuse_doors, tree_of
 from cloned_proxy.runner.project.worktree import linked_repository
 from cloned_proxy.runner.spec import Mount, check_mount
 from cloned_proxy.store.workspace import DIRECTORY_NAME
 
 NOTHING: Final = "/dev/null"
-_SHOWN: Final = 5
-_MAX_SECRETS: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,25 +45,6 @@ class ProjectWish:
     @property
     def at_own_path(self) -> bool:
         return self.own_path or self.workdir is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """A directory of this machine, and where a run sees it."""
-
-    source: Path
-    targets: tuple[str, ...]
-    read_only: bool
-    survey: Survey
-    marks: Marks = field(default_factory=Marks)
-    """What the host acts upon, as it is before the run."""
-    hidden: set[str] = field(default_factory=set)
-    """What is masked, relative to `source`; workspaces are not all called so."""
-
-    def seen_at(self, path: str) -> Iterator[str]:
-        """The container's paths of something in it."""
-        for target in self.targets:
-            yield f"{target}/{path}" if path else target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,24 +75,24 @@ def view_of(
     project = None if wish.access is ProjectAccess.NONE else project_of(workspace, here)
     if project is not None and project.is_relative_to(workspace.resolve()):
         raise SandboxInputError(f"{project} lies in the workspace {workspace.resolve()}; name another with --workspace")
-    secret = _identity(workspace)
+    secret = identity_of(workspace)
     trees: list[Tree] = []
     if project is not None:
         trees.append(_project_tree(project, wish, secret))
     linked = linked_repository(project) if project is not None and wish.at_own_path else None
     if linked is not None:
-        trees.append(_tree(linked.common, (str(linked.common),), secret, read_only=True))
+        trees.append(tree_of(linked.common, (str(linked.common),), secret, read_only=True))
     binds = [Mount(str(tree.source), target, tree.read_only) for tree in trees for target in tree.targets]
     named = [_resolved(mount, workspace, project if wish.at_own_path else None) for mount in mounts]
     trees += [
-        _tree(source, (mount.target,), secret, read_only=mount.read_only)
+        tree_of(source, (mount.target,), secret, read_only=mount.read_only)
         for mount in named
         if (source := Path(mount.source)).is_dir()
     ]
     for tree in trees:
-        _refuse_doors(tree)
-    _refuse_other_names(trees, named, workspace)
-    directories, files = _secrets(trees)
+        refuse_doors(tree)
+    refuse_other_names(trees, named, workspace)
+    directories, files = masks_over(trees)
     for path in wish.writable:
         if all(tree.read_only or _within(tree.source, path, project) is None for tree in trees):
             raise SandboxInputError(f"--writable {path}: not in a project that may be written; add `--project rw`")
@@ -147,21 +127,7 @@ def _project_tree(project: Path, wish: ProjectWish, secret: frozenset[Identity])
     if wish.at_own_path and str(project) != VISIBLE:
         check_own_path(project)
         targets.append(str(project))
-    return _tree(project, tuple(targets), secret, read_only=wish.access is not ProjectAccess.READ_WRITE)
-
-
-def _tree(source: Path, targets: tuple[str, ...], secret: frozenset[Identity], *, read_only: bool) -> Tree:
-    marks = Marks()
-    survey = look_through(source, secrets=secret, visit=None if read_only else marks)
-    return Tree(source, targets, read_only, survey, marks)
-
-
-def _identity(directory: Path) -> frozenset[Identity]:
-    try:
-        info = directory.stat()
-    except FileNotFoundError:
-        return frozenset()
-    return frozenset({(info.st_dev, info.st_ino)})
+    return tree_of(project, tuple(targets), secret, read_only=wish.access is not ProjectAccess.READ_WRITE)
 
 
 def _resolved(mount: Mount, workspace: Path, project: Path | None) -> Mount:
@@ -179,55 +145,6 @@ def _resolved(mount: Mount, workspace: Path, project: Path | None) -> Mount:
     if not real.is_dir() and not real.is_file():
         raise SandboxInputError(f"--mount {mount.source}: neither a file nor a directory; sockets and devices stay out")
     return replace(mount, source=str(real))
-
-
-def _refuse_doors(tree: Tree) -> None:
-    found = tree.survey.doors
-    if found:
-        names = ", ".join(found[:_SHOWN]) + (f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else "")
-        raise SandboxInputError(
-            f"{tree.source} contains sockets or FIFOs, through which a tool would reach the host: {names}; "
-            "move them out of it (a debugger, agent or database may have put them there)"
-        )
-
-
-def _secrets(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
-    """(directories, files) to mask, as the container's paths."""
-    trees = tuple(trees)
-    directories = {path for tree in trees for path in _hide(tree, tree.survey.secret_directories)}
-    files = {path for tree in trees for path in _hide(tree, tree.survey.secret_files)}
-    for tree in trees:
-        for link in tree.survey.secret_links:
-            # Where a link leads on this machine is a workspace here, too, if some tree shows it.
-            target = Path(os.path.realpath(tree.source / link))
-            for other in trees:
-                if other.source.is_relative_to(target):
-                    raise SandboxInputError(
-                        f"{tree.source / link} makes a workspace of {other.source}; remove the link"
-                    )
-                if not target.is_relative_to(other.source):
-                    continue
-                if target.exists():
-                    there = _hide(other, [str(target.relative_to(other.source))])
-                    (directories if target.is_dir() else files).update(there)
-    if len(directories | files) > _MAX_SECRETS:
-        raise SandboxInputError(
-            f"{len(directories | files)} workspaces lie in what would be shown; use a smaller project"
-        )
-    for path in directories | files:
-        try:
-            path.encode()
-        except UnicodeEncodeError as error:
-            raise SandboxInputError(
-                f"{os.fsencode(path)!r} lies behind a name that is not UTF-8, and cannot be hidden: rename that"
-            ) from error
-    return sorted(directories), sorted(files)
-
-
-def _hide(tree: Tree, paths: Iterable[str]) -> Iterator[str]:
-    for path in paths:
-        tree.hidden.add(path)
-        yield from tree.seen_at(path)
 
 
 def _guards(tree: Tree, wish: ProjectWish, project: Path | None, settings: Sequence[str]) -> Iterator[Mount]:
@@ -251,43 +168,3 @@ def _within(root: Path, text: str, project: Path | None) -> str | None:
     if path == PurePosixPath(root):
         raise SandboxInputError(f"--writable {text}: name what may be written in {root}, such as .vscode")
     return str(path.relative_to(root)) if path.is_relative_to(root) else None
-
-
-def _refuse_other_names(trees: Sequence[Tree], files: Sequence[Mount], workspace: Path) -> None:
-    """Refuses hard links to the files of a workspace: a mask hides a path, and such a file has another one."""
-    places = {workspace.resolve()}
-    places |= {tree.source / path for tree in trees for path in tree.survey.secret_directories}
-    linked = {identity: path for place in places for identity, path in _linked_files(place)}
-    if not linked:
-        return
-    found: list[tuple[str, Path]] = []
-    for mount in files:
-        info = Path(mount.source).stat()
-        if (info.st_dev, info.st_ino) in linked:
-            found.append((mount.source, linked[info.st_dev, info.st_ino]))
-    inodes = {inode for _, inode in linked}
-    for tree in trees:
-
-        def compare(look: Look, tree: Tree = tree) -> None:
-            if look.entry.inode() in inodes:
-                info = look.entry.stat(follow_symlinks=False)
-                if (info.st_dev, info.st_ino) in linked:
-                    found.append((str(tree.source / look.path), linked[info.st_dev, info.st_ino]))
-
-        look_through(tree.source, secrets=_identity(workspace), visit=compare)
-    if found:
-        other, key = min(found)
-        raise SandboxInputError(f"{other} is the same file as {key} (a hard link), which no tool may see; remove it")
-
-
-def _linked_files(place: Path) -> Iterator[tuple[Identity, Path]]:
-    """Files at the top of a workspace and in its `ca/` that have more than one name."""
-    for directory in (place, place / "ca"):
-        try:
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    info = entry.stat(follow_symlinks=False)
-                    if stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
-                        yield (info.st_dev, info.st_ino), Path(entry.path)
-        except OSError:
-            continue  # not there, or closed to us, and so to a tool with our own user id

@@ -14,8 +14,8 @@ from cloned_proxy.runner.project import survey as surveys
 from cloned_proxy.runner.project.aftermath import Aftermath, looking_back
 from cloned_proxy.runner.project.changes import Kind, Letter, kind_of
 from cloned_proxy.runner.project.place import ProjectAccess
-from cloned_proxy.runner.project.snapshot import FileChange, Snapshot, Spool
-from cloned_proxy.runner.project.survey import look_through
+from cloned_proxy.runner.project.snapshot import FileChange, Snapshot, Spool, _text
+from cloned_proxy.runner.project.survey import Look, look_through
 from cloned_proxy.runner.project.view import ProjectWish, view_of
 
 KINDS: list[tuple[str, Kind | None]] = [
@@ -184,6 +184,25 @@ def test_a_fifo_in_the_place_of_a_file_does_not_block(project: Path) -> None:
     files = _after(project, change, every=True).files
     assert files is not None
     assert (files[0].path, files[0].letter, files[0].note) == ("text", "M", "not a regular file")
+
+
+@pytest.mark.parametrize("swap", ["link", "fifo"])
+def test_a_file_that_turns_into_something_else_while_it_is_looked_at_is_not_read(
+    project: Path, tmp_path: Path, swap: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("not the tool's to show\n")
+    seen: list[bytes | None] = []
+
+    def visit(look: Look) -> None:
+        if look.path == "text":
+            look.entry.stat(follow_symlinks=False)  # what is known of it is of before
+            (project / "text").unlink()
+            (project / "text").symlink_to(outside) if swap == "link" else os.mkfifo(project / "text")
+            seen.append(_text(look))
+
+    look_through(project, visit=visit)
+    assert seen == [None]
 
 
 def test_a_directory_that_became_a_link_is_not_entered(project: Path, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_no_key_is_read_through_any_mount(runner: DockerContainerRunner, project
 def test_without_the_masks_the_same_key_is_read(
     runner: DockerContainerRunner, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cloned_proxy.runner.project.view._secrets", lambda trees: ([], []))
+    monkeypatch.setattr("cloned_proxy.runner.project.view.masks_over", lambda trees: ([], []))
     if os.geteuid() == 0:
         os.chown(project / "other/.cloned/identity.key", OWNER, OWNER)
     seen = sh(runner, "cat /workspace/other/.cloned/identity.key", project=WRITABLE)

@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.llm import model
+from cloned_proxy.runner.llm.plan import plan_model
+from cloned_proxy.runner.project.masks import refuse_secrets
 from cloned_proxy.runner.project.place import ProjectAccess
 from cloned_proxy.runner.project.view import ProjectWish, View, _resolved, view_of
 from cloned_proxy.runner.spec import Mount
+from cloned_proxy.store.config import LlmSettings
 
 
 @pytest.fixture
@@ -126,3 +130,24 @@ def test_a_name_that_cannot_be_written_down_is_refused(project: Path) -> None:
     (project / os.fsdecode(b"\xff") / ".cloned").mkdir(parents=True)
     with pytest.raises(SandboxInputError, match="not UTF-8"):
         _view(project)
+
+
+def test_a_directory_that_is_shown_as_it_is_must_hold_no_workspace(project: Path, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "deep").mkdir(parents=True)
+    refuse_secrets(models, project / ".cloned")
+    for shown in (project, project.parent, project / ".cloned/ca"):
+        with pytest.raises(SandboxInputError, match="a workspace, whose keys nobody may see"):
+            refuse_secrets(shown, project / ".cloned")
+    os.mkfifo(models / "deep/door")
+    with pytest.raises(SandboxInputError, match="contains sockets or FIFOs"):
+        refuse_secrets(models, project / ".cloned")
+
+
+def test_a_model_is_shown_no_workspace_either(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "may_enter", lambda: True)
+    for settings, models in ((LlmSettings(), project), (LlmSettings(cache=str(project)), project.parent / "models")):
+        models.mkdir(exist_ok=True)
+        plan = plan_model(settings, models, image="i", user="1:1", processors=[0], files=["a.gguf"])
+        with pytest.raises(SandboxInputError, match="a workspace, whose keys nobody may see"):
+            model.start_model(None, plan, project / ".cloned")  # type: ignore[arg-type]  # no engine is asked

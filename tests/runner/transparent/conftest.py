@@ -84,13 +84,16 @@ class Slots:
         return said.out.strip()
 
 
-def start(way: str, world: World) -> Iterator[Slots]:
-    """`steered`: every port by sk_lookup · `spares`: entered, without it · `handed`: nothing is entered at all."""
+def start(way: str, world: World, without: tuple[str, ...] = ()) -> Iterator[Slots]:
+    """`steered`: every port by sk_lookup · `spares`: entered, without it · `handed`: nothing is entered at all.
+
+    The proxy is one `without` the guards of tests.net.broken_builds that are named.
+    """
     workspace = world.directory / f"slots-{way}-{secrets.token_hex(3)}" / ".cloned"
     workspace.mkdir(mode=0o700, parents=True)
     workspace.parent.chmod(0o755)
     config = "sandbox: {name_addresses: 127.128.0.0/9}\n" if way == "handed" else ""
-    proxy = world.serve(POLICY, ProxyOptions(workspace=workspace, config=config))
+    proxy = world.serve(POLICY, ProxyOptions(workspace=workspace, config=config, without=without))
     patch = pytest.MonkeyPatch()
     if way == "spares":
         patch.setattr(names, "can_steer", lambda: False)
