@@ -11,7 +11,7 @@ from cloned_proxy.proxy.slot_protocol import Handover
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.environment import PROXY_PORT
 from cloned_proxy.runner.errors import SandboxError
-from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.image_check import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.lender import Lender
 from cloned_proxy.runner.networks import SEALED, prepare_network
 from cloned_proxy.runner.slots import SlotPool

@@ -26,7 +26,7 @@ from cloned_proxy.runner.execution import MAX_STDOUT, Collected, Feed, Outcome, 
 from cloned_proxy.runner.files import new_scratch, read_scratch, remove_scratch
 from cloned_proxy.runner.holder_watch import while_held
 from cloned_proxy.runner.homes import Homes
-from cloned_proxy.runner.images import check_current
+from cloned_proxy.runner.image_check import check_current
 from cloned_proxy.runner.job import Job, ToolResult, Watch, watched
 from cloned_proxy.runner.lender import Lender
 from cloned_proxy.runner.limits import limits_from, names_for
@@ -35,7 +35,6 @@ from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
 from cloned_proxy.runner.pools import Pools
 from cloned_proxy.runner.project.account import git_environment, write_account
-from cloned_proxy.runner.project.aftermath import looking_back
 from cloned_proxy.runner.project.place import user_of_caller
 from cloned_proxy.runner.project.view import View, view_of
 from cloned_proxy.runner.slots import Slot
@@ -192,7 +191,10 @@ class DockerContainerRunner(Calls):
         view = view_of(job.project, self.workspace, job.mounts, Path.cwd(), writable=self._settings.project.writable)
         user = self._user_of(job, view)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(looking_back(view, job.report, every_file=job.every_change, spool=self._runs))
+            if job.every_change or any(not tree.read_only for tree in view.trees):
+                from cloned_proxy.runner.project.aftermath import looking_back  # noqa: PLC0415  most runs change nothing
+
+                stack.enter_context(looking_back(view, job.report, every_file=job.every_change, spool=self._runs))
             home = ""
             if job.home:
                 kept = Homes(self.workspace).use(job.tool, user=user, size=self._limits.kept_home)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner import holder_watch, images, owner
+from cloned_proxy.runner import holder_watch, image_check, owner
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import (
     EngineError,
@@ -271,7 +271,7 @@ def test_a_slot_in_which_something_went_wrong_is_thrown_away(module_serving: Ser
 
 
 def test_images_of_another_version_are_refused(module_serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "source_mark", lambda: "another")
+    monkeypatch.setattr(image_check, "source_mark", lambda: "another")
     with (
         DockerContainerRunner(workspace=module_serving.workspace) as runner,
         pytest.raises(ImageMissingError, match="another version"),

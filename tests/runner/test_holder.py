@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.images import HOLDER_IMAGE
+from cloned_proxy.runner.image_check import HOLDER_IMAGE
 from tests.cli.program import eventually
 
 pytestmark = pytest.mark.docker

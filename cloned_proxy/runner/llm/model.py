@@ -15,7 +15,7 @@ from typing import Final
 from cloned_proxy.runner.containers import holder_container
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError, SandboxError, SandboxInputError, SlotError
-from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.image_check import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.llm.gpu import look
 from cloned_proxy.runner.llm.plan import DIRECTORY_LABEL, ModelPlan, model_container
 from cloned_proxy.runner.llm.state import CONTAINER, LlmState
