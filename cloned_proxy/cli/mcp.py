@@ -87,7 +87,7 @@ def gate(
     ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """An MCP server by which the model itself sees refusals and asks for access."""
+    """Our own MCP server: the model asks why, and for access."""
     from cloned_proxy.cli.mcp_gate import serve_gate
 
     serve_gate(tool or [], workspace=workspace)
