@@ -185,12 +185,16 @@ def relay(path: Path, engine: str, needle: bytes, seen: threading.Event, go_on: 
 @pytest.mark.docker
 @pytest.mark.parametrize("kind", ["slot", "tool"])
 def test_a_signal_while_the_engine_still_creates_leaves_no_container(
-    module_serving: Serving, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    images: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """The request cannot be taken back: the engine makes the container after the command was told to end."""
+    """The request cannot be taken back: the engine makes the container after the command was told to end.
+
+    Its proxy is a borrowed one, which makes no slots of its own.
+    """
+    workspace = tmp_path / "code" / ".cloned"
     real = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
     words = [sys.executable, "-m", "cloned_proxy", "exec", "demo.tool@v1"]
-    words += ["--workspace", str(module_serving.workspace), "--", "sleep", "600"]
+    words += ["--workspace", str(workspace), "--", "sleep", "600"]
     seen, go_on = threading.Event(), threading.Event()
     with relay(tmp_path / "r.sock", real, b"/containers/create?name=cloned_" + kind.encode(), seen, go_on):
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'r.sock'}")
@@ -201,7 +205,7 @@ def test_a_signal_while_the_engine_still_creates_leaves_no_container(
             go_on.set()
             _, said = process.communicate(timeout=60)
             assert process.returncode == 143, said
-        mark = workspace_mark(module_serving.workspace)
+        mark = workspace_mark(workspace)
         # The engine answers requests of one container one after the other; another create shows that it is through.
-        engine.remove(engine.create("cloned_slot_00000000", {"Image": "cloned-worker:latest"}))
-        assert [each for each, of in engine.owned(WORKSPACE_LABEL) if of == mark] == []
+        images.remove(images.create("cloned_slot_00000000", {"Image": "cloned-worker:latest"}))
+        assert [each for each, of in images.owned(WORKSPACE_LABEL) if of == mark] == []

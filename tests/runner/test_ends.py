@@ -138,8 +138,8 @@ def test_a_command_whose_holder_is_killed_says_so_and_ends(place: Path, engine: 
     with ExitStack() as stack:
         process = start(stack, place, "sh", "-c", "echo up; sleep 600")
         is_up(process)
-        (holder,) = (name for name in engine.names() if name.startswith("cloned_slot_") and _mine(engine, name, place))
-        engine.kill(holder)
+        (tool,) = (name for name in engine.names() if name.startswith("cloned_tool_") and _mine(engine, name, place))
+        engine.kill(str(engine.inspect(tool)["HostConfig"]["NetworkMode"]).removeprefix("container:"))
         said = process.communicate(timeout=60)[1].decode()
         assert process.returncode == 1
         assert "the holder of the slot" in said
