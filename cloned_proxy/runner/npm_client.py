@@ -59,6 +59,20 @@ def _run(command: list[str], project: Path) -> subprocess.CompletedProcess[str]:
         raise FetchError(f"npm did not end within {_SECONDS:.0f} s; is its registry there?") from error
 
 
+def newest(word: str) -> str:
+    """The version that npm would install for `NAME` or `NAME@RANGE` now. Raises FetchError."""
+    with _npm() as npm:
+        done = _run([*npm, "view", word, "version", "--json"], Path(os.sep))
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        found = None
+    found = found[-1] if isinstance(found, list) and found else found  # a range has several, the newest is the last
+    if not isinstance(found, str):
+        raise FetchError(f"npm knows no version of {word}; write one, as in NAME@1.2.3")
+    return found
+
+
 def check_lock(lock: Mapping[str, Any]) -> None:
     """Raises FetchError for a package that nothing vouches for: one from git, from a URL or from a directory."""
     for place, entry in lock["packages"].items():

@@ -9,6 +9,7 @@ import functools
 import importlib.util
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,6 +39,15 @@ def download(into: Path, *words: str, python: str, newest_glibc: int) -> None:
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise FetchError("pip could not fetch it: " + "; ".join(line.removeprefix("ERROR: ") for line in said[-_TAIL:]))
+
+
+def newest(name: str) -> str:
+    """The newest version of a package, by the user's own index. Raises FetchError."""
+    done = _run([*pip_command(), "index", "versions", "--disable-pip-version-check", "--no-input", name], _SECONDS)
+    found = re.match(r"\S+ \(([^)]+)\)", done.stdout)
+    if found is None:
+        raise FetchError(f"pip knows no version of {name}; write one, as in NAME==1.2.3")
+    return found[1]
 
 
 @functools.cache
