@@ -33,6 +33,13 @@ class EngineImages:
             raise ImageMissingError(f"image {name} is not on this machine: {fix}") from error
         return found
 
+    def remove_unnamed(self, label: str) -> None:
+        """Removes what builds left behind: images without a name that carry `LABEL=VALUE`. What is needed stays."""
+        with explained("list images"):
+            rows = self._api.images(filters={"dangling": True, "label": label})
+        for row in rows:
+            self.remove_image(str(row["Id"]))
+
     def import_image(self, path: str, name: str) -> None:
         """A tar of a root file system as an image."""
         repository, _, tag = name.partition(":")
