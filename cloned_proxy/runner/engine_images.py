@@ -28,6 +28,8 @@ class EngineImages:
                 found: dict[str, Any] = self._ask("GET", f"/images/{quote(name)}/json")
         except GoneError as error:
             fix = "`cloned-proxy image build`" if name.startswith("cloned-") else f"`docker pull {name}`"
+            if name.startswith("cloned-tool-"):
+                fix = "`cloned-proxy image build` with the --npm and --pypi that made it"
             raise ImageMissingError(f"image {name} is not on this machine: {fix}") from error
         return found
 

@@ -69,19 +69,27 @@ class AtTerminal:
         while left:
             left = left[os.write(self._master, left) :]
 
-    def see(self, pattern: str | bytes, *, raw: bool = False) -> re.Match[bytes]:
-        """Waits until the pattern is shown behind what was seen before. `raw`: among escape sequences, not without."""
-        wanted = re.compile(pattern.encode() if isinstance(pattern, str) else pattern, re.DOTALL)
+    def see(self, pattern: str) -> None:
+        """Waits until the pattern is shown, escape sequences left out, behind what was seen before."""
+        assert self._wait_for(pattern, SECONDS), f"{pattern!r} was not shown, but: {self._seen[self._read :]!r}"
 
-        def found() -> re.Match[bytes] | None:
-            shown = self._seen[self._read :]
-            return wanted.search(shown if raw else _ESCAPES.sub(b"", shown))
+    def insist(self, keys: str, pattern: str) -> None:
+        """Types until the pattern is shown: programs drop keys that come faster than a person's."""
+        for _ in range(30):
+            self.type(keys)
+            if self._wait_for(pattern, SECONDS / 30):
+                return
+        self.see(pattern)
 
+    def _wait_for(self, pattern: str, seconds: float) -> bool:
+        wanted = re.compile(pattern.encode(), re.DOTALL)
         with self._changed:
-            match = self._changed.wait_for(found, SECONDS)
-            assert match, f"{pattern!r} was not shown, but: {self._seen[self._read :]!r}"
-            self._read = len(self._seen)
-            return match
+            shown = self._changed.wait_for(
+                lambda: wanted.search(_ESCAPES.sub(b"", self._seen[self._read :])) is not None, seconds
+            )
+            if shown:
+                self._read = len(self._seen)
+            return shown
 
     @property
     def shown(self) -> bytes:
