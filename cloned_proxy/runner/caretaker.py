@@ -28,6 +28,7 @@ _SWEEPS: Final = (0.0, 0.5, 1.5, 3.0, 6.0)
 """Seconds after a runner's end. The engine may have been creating a container then, and be done only later."""
 _RETRY_SECONDS: Final = 1.0
 _RETURN_SECONDS: Final = 5.0
+_STEADY_SECONDS: Final = 1.0
 _PATIENCE: Final = 120.0
 """For an engine that does not answer; the next command removes what is left then."""
 
@@ -44,6 +45,7 @@ class Caretaker:
         self._lent: set[str] = set()
         self._returning: dict[str, asyncio.Future[bool]] = {}
         self._unread = b""
+        self._started = 0.0
 
     def watch(self, owner: str, engine: str) -> None:
         if owner not in self._watched:
@@ -87,6 +89,10 @@ class Caretaker:
         data = os.read(process.stdout.fileno(), 65_536) if process is not None and process.stdout is not None else b""
         if not data:
             self._lose()
+            # It was killed. One that cannot live is not started again before somebody needs it.
+            if time.monotonic() - self._started > _STEADY_SECONDS:
+                self._watch_all()
+            return
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
             message = json.loads(line)
@@ -120,8 +126,12 @@ class Caretaker:
             self._write(message)
         except OSError:  # it was killed: the next one is told of everybody
             self._lose()
-            for owner, engine in self._watched.items():
-                self._write({"watch": owner, "engine": engine})
+            self._watch_all()
+
+    def _watch_all(self) -> None:
+        """Tells a new process of everybody."""
+        for owner, engine in self._watched.items():
+            self._write({"watch": owner, "engine": engine})
 
     def _write(self, message: dict[str, str]) -> None:
         if self._process is None:
@@ -132,6 +142,7 @@ class Caretaker:
 
     def _start(self) -> subprocess.Popen[bytes]:
         # -P: what lies in the directory in which somebody typed `serve` is not ours to import.
+        self._started = time.monotonic()
         words = [sys.executable, "-P", "-m", "cloned_proxy.runner.caretaker", str(self._runs)]
         process = subprocess.Popen(  # noqa: S603  this program, with words of our own
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
