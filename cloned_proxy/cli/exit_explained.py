@@ -10,7 +10,7 @@ import os
 import re
 from typing import Final
 
-from cloned_proxy.cli.agents import baked_in_by
+from cloned_proxy.cli.agents import Agent, agent_of
 from cloned_proxy.runner.execution import Output
 from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.stream import Stream
@@ -64,5 +64,6 @@ def explained(code: int, job: Job, said: LastWords) -> str | None:
             f"{name} does not exist in the sandbox, whose programs are those of the image {image}: of the host's "
             "files it sees the project and each --mount"
         )
-    fix = baked_in_by(name, job.tool)
-    return f"the image {image} has no {name}: bake it in by `{fix}`, or name an image that has it (--image)"
+    agent = agent_of(name) or Agent("", name, "PACKAGE@VERSION")
+    build = " ".join(agent.build_words(job.tool))
+    return f"the image {image} has no {name}: bake it in by `{build}`, or name an image that has it (--image)"

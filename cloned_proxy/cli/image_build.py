@@ -50,7 +50,7 @@ def build_image(options: BuildOptions) -> None:
                 chosen = tuple(PARTS) if parts is None else parts
                 build_images(engine, say, suite=options.suite, rebuild=options.rebuild, parts=chosen)
                 return
-            _bring_worker(engine, options.suite)
+            bring_worker(engine, options.suite)
             name = build_tool_image(engine, wanted, say, renew=options.rebuild)
     except SandboxInputError as error:
         raise CommandError(str(error)) from error
@@ -84,7 +84,8 @@ def _parts(text: str | None) -> tuple[str, ...] | None:
     return tuple(part for part in PARTS if part in named)
 
 
-def _bring_worker(engine: Engine, suite: str | None) -> None:
+def bring_worker(engine: Engine, suite: str | None) -> None:
+    """Builds the worker where it is not there, or of another version. Raises SandboxError."""
     try:
         check_current(engine, PYTHON_IMAGE)
     except ImageMissingError as error:

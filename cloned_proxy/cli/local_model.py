@@ -22,6 +22,7 @@ from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.llm.health import Health, HealthReport, ask_health, closed_with_key, open_without_key
 from cloned_proxy.runner.llm.model import (
     check_owner,
+    check_running,
     model_files,
     owner_of,
     start_model,
@@ -31,13 +32,14 @@ from cloned_proxy.runner.llm.model import (
 )
 from cloned_proxy.runner.llm.plan import ModelPlan, plan_model
 from cloned_proxy.runner.llm.state import CONTAINER, PORT, LlmState, forget_state, read_state, write_state
-from cloned_proxy.runner.spec import DEFAULT_USER, MIB
+from cloned_proxy.runner.spec import DEFAULT_USER
 from cloned_proxy.store.config import LlmSettings
 from cloned_proxy.store.workspace import Workspace
 
 BASE: Final = f"http://127.0.0.1:{PORT}/v1"
 _STOP_SECONDS: Final = 5.0
-_ASK_SECONDS: Final = 0.05
+_SHORTEST_ASK: Final = 0.01
+_LONGEST_ASK: Final = 0.5
 _TELL_SECONDS: Final = 5.0
 _HOW_TO_LOOK: Final = f"`cloned-proxy llm status`, `docker logs {CONTAINER}`; `cloned-proxy llm down` ends it"
 
@@ -64,15 +66,18 @@ def bring_up(options: UpOptions) -> None:
         if check_owner(engine, workspace.root):
             raise SandboxInputError(f"{CONTAINER} is there already: `cloned-proxy llm status`, or `llm down` first")
         with _listen() as listening:
-            holder, namespace = start_model(engine, plan, workspace.root)
+            namespace = start_model(engine, plan, workspace.root)
             try:
                 relay = start_relay(listening.fileno(), namespace, plan.port)
             except SandboxError:
-                stop_model(engine, workspace.root, None)
+                try:
+                    check_running(engine, plan)  # when it has ended already, it says why
+                finally:
+                    stop_model(engine, workspace.root, None)
                 raise
             finally:
                 namespace.close()
-        state = state_of(plan, holder, relay.pid)
+        state = state_of(plan, relay.pid)
         write_state(workspace.root, state)
         try:
             late = _wait_ready(engine, plan, options.wait)
@@ -86,7 +91,7 @@ def bring_up(options: UpOptions) -> None:
             f"the model was not ready within {options.wait:g} s ({late.said}); it goes on loading: {_HOW_TO_LOOK}",
             code=FAILED,
         )
-    write_state(workspace.root, state_of(plan, holder, relay.pid, keyed=bool(plan.key)))
+    write_state(workspace.root, state_of(plan, relay.pid, keyed=bool(plan.key)))
     _tell(plan)
 
 
@@ -191,21 +196,15 @@ def _wait_ready(engine: Engine, plan: ModelPlan, seconds: float) -> HealthReport
     """None once the model is ready; what it said last when it was not in time. Raises SandboxError when it ended."""
     began = told = time.monotonic()
     while (report := ask_health(PORT, plan.health, plan.key)).health is not Health.READY:
-        state = engine.state(CONTAINER)
-        if state.oom_killed:
-            raise SandboxError(
-                f"the model needs more than its {plan.memory // MIB} MiB and was killed: raise `llm: {{memory: …}}` in "
-                "config.yaml"
-            )
-        if not state.running:
-            raise SandboxError(f"the model ended with {state.exit_code}: {engine.last_words(CONTAINER)}")
+        check_running(engine, plan)
         now = time.monotonic()
         if now - began > seconds:
             return report
         if now - told >= _TELL_SECONDS:
             told = now
             say(f"{now - began:.0f} s: {report.health.value} ({report.said})")
-        time.sleep(_ASK_SECONDS)
+        # A fiftieth of the time so far: asking makes nobody wait noticeably longer, and disturbs no long loading.
+        time.sleep(min(_LONGEST_ASK, max(_SHORTEST_ASK, (now - began) / 50)))
     return None
 
 

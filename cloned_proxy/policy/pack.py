@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import GLOBAL_SCOPE, HostPattern
-from cloned_proxy.policy.parse import Problem
+from cloned_proxy.policy.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,18 +41,8 @@ from cloned_proxy.policy.model import (
 )
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.preset import NO_PRESETS, Preset, versions_of
+from cloned_proxy.policy.problem import DocumentPath, Problem
 from cloned_proxy.policy.rule_id import details_of, rule_id
-
-type DocumentPath = tuple[str | int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    path: str
-    """`tools.demo@v1.allow[2].host`"""
-    line: int | None
-    message: str
-    """What is wrong and what to write instead."""
 
 
 class PolicyError(Exception):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.problem import Problem
 from cloned_proxy.policy.url import decide_url
-
-if TYPE_CHECKING:
-    from cloned_proxy.policy.parse import Problem
 
 type Wanted = Literal["allow", "deny"]
 
@@ -48,8 +46,6 @@ class FailedTest:
 
     @property
     def problem(self) -> Problem:
-        from cloned_proxy.policy.parse import Problem  # noqa: PLC0415  most tests hold, and its models take long
-
         return Problem(self.place, self.line, f"{self.wish} and is {self.said}")
 
     def __str__(self) -> str:

@@ -6,7 +6,7 @@ contract section 8 line by line.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from cloned_proxy.runner.environment import ca_environment, proxy_environment, with_java_options
 from cloned_proxy.runner.handing import SOCKET_NAME
@@ -25,6 +25,10 @@ from cloned_proxy.runner.spec import (
     check_name,
 )
 from cloned_proxy.runner.terminal import INIT_ENVIRONMENT
+
+HOSTNAME: Final = "sandbox"
+NO_NAMES: Final = {"Dns": ["127.0.0.1"], "DnsOptions": ["timeout:1", "attempts:1"], "DnsSearch": ["."]}
+"""The proxy answers there, or nobody: a name is asked of no one else."""
 
 
 def tool_container(spec: SandboxSpec) -> dict[str, Any]:
@@ -110,7 +114,7 @@ def holder_container(spec: HolderSpec) -> dict[str, Any]:
         "Cmd": words,
         "User": DEFAULT_USER,
         "Env": [],
-        "Hostname": "sandbox",
+        "Hostname": HOSTNAME,
         "Labels": {OWNER_LABEL: spec.owner, WORKSPACE_LABEL: spec.workspace_mark},
         "AttachStdout": bool(words),
         "HostConfig": {
@@ -118,10 +122,7 @@ def holder_container(spec: HolderSpec) -> dict[str, Any]:
             "NetworkMode": spec.network,
             # Whoever opens a port there needs no capability: most engines say so by themselves.
             "Sysctls": {"net.ipv4.ip_unprivileged_port_start": "0"},
-            # The proxy answers there, or nobody: a name is asked of no one else.
-            "Dns": ["127.0.0.1"],
-            "DnsOptions": ["timeout:1", "attempts:1"],
-            "DnsSearch": ["."],
+            **NO_NAMES,
             "Mounts": mounts,
         },
     }

@@ -25,6 +25,8 @@ class EngineImages:
                 found: dict[str, Any] = self._api.inspect_image(name)
         except docker.errors.ImageNotFound as error:
             fix = "`cloned-proxy image build`" if name.startswith("cloned-") else f"`docker pull {name}`"
+            if name.startswith("cloned-tool-"):
+                fix = "`cloned-proxy image build` with the --npm and --pypi that made it"
             raise ImageMissingError(f"image {name} is not on this machine: {fix}") from error
         return found
 

@@ -217,9 +217,9 @@ class DockerContainerRunner(Calls):
             job.begun(recorded)
         began = time.monotonic()
         result, reason, start_seconds = "error", "interrupted", None
+        names = slot.names(self._settings.names_for(job.tool))
         scratch = new_scratch(self._runs / self._owner / "scratch", run)
         spec: SandboxSpec | None = None
-        names = slot.names(self._settings.names_for(job.tool))
         announced = None if names is None else names.handover
         command = redact_command(job.worker.command)
         opening = OpenSlot(job.tool, recorded, slot.handovers, command, self._owner, engine_host(), announced)

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from cloned_proxy.policy.parse import DocumentPath, Problem
+from cloned_proxy.policy.problem import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.notify_settings import NotifySettings

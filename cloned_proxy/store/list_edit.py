@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from cloned_proxy.policy.parse import DocumentPath
+from cloned_proxy.policy.problem import DocumentPath
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.yaml_edit import Value, remove_item, render, replace_item, set_keys
 from cloned_proxy.store.yaml_reader import read_document

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cloned_proxy.policy.parse import PolicyError, Problem
+from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.problem import Problem
 from cloned_proxy.policy.self_test import FailedTest
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.list_edit import remove_entry

@@ -15,7 +15,7 @@ from typing import Final
 
 import yaml
 
-from cloned_proxy.policy.parse import DocumentPath
+from cloned_proxy.policy.problem import DocumentPath
 from cloned_proxy.store.yaml_reader import reads_as_text
 
 type Value = str | int | datetime | Sequence[Value] | Mapping[str, Value]

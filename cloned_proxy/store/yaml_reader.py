@@ -14,7 +14,7 @@ from typing import Final
 
 import yaml
 
-from cloned_proxy.policy.parse import DocumentPath, Problem
+from cloned_proxy.policy.problem import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_bytes import MAX_BYTES
 from cloned_proxy.store.yaml_slips import slip_of

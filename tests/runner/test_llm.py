@@ -217,11 +217,11 @@ def test_another_workspaces_model_is_left_alone_and_named(workspace: Path, stand
 
 
 @docker
-def test_the_relay_ends_with_its_slot(workspace: Path, stand_in: str, images: Engine) -> None:
+def test_the_relay_ends_with_its_model(workspace: Path, stand_in: str, images: Engine) -> None:
     assert llm("up", workspace, LOCALAI_IMAGE=stand_in).returncode == 0
     state = read_state(workspace)
     assert state is not None
-    images.remove(state.holder)
+    images.remove(CONTAINER)
     deadline = time.monotonic() + 20
     while state.relay_alive:
         assert time.monotonic() < deadline

@@ -26,7 +26,7 @@ def container(
     plan = plan_model(
         LlmSettings(**settings), Path("/m"), image="image", user=user, processors=range(processors), files=["a.gguf"]
     )
-    return model_container(plan, holder="f" * 64, workspace=Path("/w/.cloned"), seccomp="{}", gpu=gpu)
+    return model_container(plan, workspace=Path("/w/.cloned"), seccomp="{}", gpu=gpu)
 
 
 def environment(made: dict[str, Any]) -> dict[str, str]:
@@ -37,7 +37,7 @@ def test_the_seeds_knobs_are_the_defaults() -> None:
     made = container(user="1000:1000")
     host = made["HostConfig"]
     assert made["User"] == "1000:1000"
-    assert host["NetworkMode"] == "container:" + "f" * 64
+    assert (host["NetworkMode"], host["Dns"]) == ("none", ["127.0.0.1"])
     assert (host["ReadonlyRootfs"], host["CapDrop"], host["PidsLimit"]) == (True, ["ALL"], 256)
     assert host["Memory"] == host["MemorySwap"] == 8 * 1024**3
     assert host["NanoCpus"] == 4_000_000_000
@@ -160,7 +160,7 @@ def test_what_cannot_work_is_refused_with_the_setting_to_change(
 ) -> None:
     def made() -> None:
         plan = plan_model(LlmSettings(**settings), Path("/m"), key=key, processors=[0], files=files)
-        model_container(plan, holder="f", workspace=Path("/w"), seccomp="{}", gpu=NONE)
+        model_container(plan, workspace=Path("/w"), seccomp="{}", gpu=NONE)
 
     with pytest.raises(SandboxInputError, match=re.escape(message)):
         made()

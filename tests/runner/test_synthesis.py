@@ -5,12 +5,13 @@ from __future__ import annotations
 import http.server
 import importlib.util
 import json
+import re
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -23,7 +24,7 @@ BUILTIN = share_path("sandbox", "worker", "builtin")
 def load(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """As the worker loads a tool: by path, with its folder importable."""
     monkeypatch.syspath_prepend(str(BUILTIN))
-    for imported in ("chat", "egress"):
+    for imported in ("chat", "context", "egress"):
         monkeypatch.delitem(sys.modules, imported, raising=False)
     spec = importlib.util.spec_from_file_location("tool", BUILTIN / f"{name}.py")
     assert spec is not None
@@ -48,7 +49,7 @@ class Server(http.server.ThreadingHTTPServer):
 @pytest.fixture(scope="module")
 def base() -> Iterator[str]:
     server = Server(("127.0.0.1", 0), localai_stand_in.Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     server.shutdown()
     server.server_close()
@@ -103,9 +104,96 @@ def test_the_fence_does_not_reach_the_reader(monkeypatch: pytest.MonkeyPatch) ->
     looped = "<UNTRUSTED-0123456789abcdef>A</UNTRUSTED-0123456789abcdef> and <UNTRUSTED-0123"
     monkeypatch.setattr(tool, "chat", lambda *_a, **_k: {"text": looped, "finish_reason": "length"})
     monkeypatch.setattr(tool, "model_of", lambda _settings: ("http://127.0.0.1:8080/v1", "m"))
+    monkeypatch.setattr(tool, "context_of", lambda *_: None)
     assert tool.run({"topic": "t", "sources": [{"url": "u"}]}, {})["text"] == "A and"
     with pytest.raises(ValueError, match="report, summary"):
         tool.run({"topic": "t", "task": "poem"}, {})
+
+
+class Small(http.server.BaseHTTPRequestHandler):
+    """A model of 600 tokens, four characters each. It tells its context in a way of its server's, or not at all."""
+
+    models: ClassVar[dict[str, Any]] = {"id": "m"}
+    props: ClassVar[dict[str, Any] | None] = None
+    asked: ClassVar[list[str]] = []
+    key = ""
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        if self.path == "/props":
+            self._json(200 if self.props else 404, self.props or {})
+        else:
+            self._json(200, {"data": [self.models]})
+
+    def do_POST(self) -> None:
+        self.asked.append(self.path)
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        read = sum(len(message["content"]) for message in body["messages"]) // 4
+        if self.key and self.headers.get("Authorization") != self.key:
+            self._json(401, {"error": {"message": "Invalid API Key"}})
+        elif read + body["max_tokens"] > 600:
+            self._json(400, {"error": {"message": "the request exceeds the available context size"}})
+        else:
+            choice = {"message": {"content": "a summary"}, "finish_reason": "stop"}
+            self._json(200, {"choices": [choice], "usage": {"prompt_tokens": read, "completion_tokens": 2}})
+
+    def _json(self, status: int, value: object) -> None:
+        data = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002  the base class's word
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.delenv("http_proxy", raising=False)
+    monkeypatch.setattr(Small, "asked", [])
+    server = Server(("127.0.0.1", 0), Small)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+CONTEXTS: list[tuple[str, dict[str, Any], dict[str, Any] | None, int]] = [
+    ("vLLM", {"max_model_len": 600}, None, 1),
+    ("llama.cpp", {"owned_by": "llamacpp"}, {"default_generation_settings": {"n_ctx": 600}}, 1),
+    ("a newer llama.cpp", {"owned_by": "llamacpp", "meta": {"n_ctx": 600}}, None, 1),
+    ("a server that tells nothing", {}, None, 7),
+    ("a server that tells nonsense", {"max_model_len": "many"}, None, 7),
+]
+
+
+@pytest.mark.parametrize(("models", "props", "attempts"), [row[1:] for row in CONTEXTS], ids=[r[0] for r in CONTEXTS])
+def test_what_the_context_cannot_hold_is_left_out_and_said(
+    small: str,
+    monkeypatch: pytest.MonkeyPatch,
+    models: dict[str, Any],
+    props: dict[str, Any] | None,
+    attempts: int,
+) -> None:
+    monkeypatch.setattr(Small, "models", {"id": "m"} | models)
+    monkeypatch.setattr(Small, "props", props)
+    tool = load("cloned.internal.synthesis@v1", monkeypatch)
+    sources = [{"title": "t", "url": f"docs/{name}", "snippet": name * 8000} for name in "abc"]
+    answer = tool.run({"topic": "t", "sources": sources}, {"settings": {"llm_api_base": small}})
+    assert re.fullmatch(r"a summary\n\n> The model read \d+ of 24000 characters: more does not fit.*", answer["text"])
+    assert Small.asked.count("/v1/chat/completions") <= attempts
+    short = tool.run({"topic": "t", "sources": [{"snippet": "short"}]}, {"settings": {"llm_api_base": small}})
+    assert short["text"] == "a summary"
+
+
+def test_another_refusal_is_no_reason_to_read_less(small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Small, "key", "Bearer secret")
+    tool = load("cloned.internal.synthesis@v1", monkeypatch)
+    settings = {"llm_api_base": small, "llm_model": "context"}
+    with pytest.raises(Exception, match=r"answered 401: Invalid API Key; the model wants a key.*vault set.*inject: {"):
+        tool.run({"topic": "t", "sources": [{"snippet": "x" * 9000}]}, {"settings": settings})
+    assert Small.asked == ["/v1/chat/completions"]  # a model that is named is not looked for
 
 
 def test_sources_are_fenced_by_a_mark_of_this_call(monkeypatch: pytest.MonkeyPatch) -> None:

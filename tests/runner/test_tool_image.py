@@ -18,6 +18,7 @@ from cloned_proxy.runner.tool_image import LOCK_LABEL, build_tool_image
 from cloned_proxy.runner.tool_packages import ToolImage
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 from tests.runner.conftest import Serving
+from tests.runner.local_registry import local_registry
 
 pytestmark = pytest.mark.docker
 
@@ -124,3 +125,30 @@ def test_without_an_npm_of_this_machine_the_pinned_one_fetches(
     monkeypatch.setattr("cloned_proxy.runner.npm_client.shutil.which", lambda _: None)
     npm_client.fetch(tmp_path / "project", {"is-number": "7.0.0"}, None)
     assert (tmp_path / "project" / "node_modules" / "is-number" / "index.js").is_file()
+
+
+def test_install_scripts_run_in_the_build_alone_as_nobody_without_a_network_and_only_if_asked_for(
+    images: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    canary = tmp_path / "on-this-machine"
+    found = "require('fs').readFileSync('/proc/net/dev', 'utf8').split('\\n').filter(line => line.includes(':')).length"
+    program = f"require('fs').writeFileSync('ran.txt', process.getuid() + ' ' + {found})"
+    script = f'touch {canary}; node -e "{program}"'
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+    with local_registry(install_script=script) as registry:
+        monkeypatch.setenv("npm_config_registry", registry.npm)
+        names = {
+            scripts: build_tool_image(images, ToolImage(npm=("hello-home@1.0.0",), scripts=scripts), print)
+            for scripts in (False, True)
+        }
+    ran = {}
+    for scripts, name in names.items():
+        command = ["docker", "run", "--rm", "--network", "none", name]
+        look = "hello-home; npx hello-home; cat /usr/local/lib/node_modules/hello-home/ran.txt"
+        ran[scripts] = subprocess.run(
+            [*command, "sh", "-c", look], capture_output=True, text=True, check=False, timeout=60
+        ).stdout.splitlines()
+        images.remove_image(name)
+    assert ran == {False: ["hello from node"] * 2, True: ["hello from node", "hello from node", "65532 1"]}
+    assert not canary.exists()

@@ -1,38 +1,32 @@
-"""The local model, sealed: its server in a slot of its own, reached through a relay on 127.0.0.1:8080 and no other way.
+"""The local model, sealed: its server in a namespace of its own, reached through a relay on 127.0.0.1:8080 alone.
 
-Its container has no interface but loopback and no listener of the proxy: it can answer, and ask nobody.
+Its container has no interface but loopback and no listener of the proxy: it can answer, and ask nobody. No holder keeps
+the namespace: nothing listens in it before the model does, and it may end with the model.
 """
 
 from __future__ import annotations
 
 import os
-import secrets
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.runner.containers import holder_container
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError, SandboxError, SandboxInputError, SlotError
-from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.llm.gpu import look
 from cloned_proxy.runner.llm.plan import DIRECTORY_LABEL, ModelPlan, model_container
 from cloned_proxy.runner.llm.state import CONTAINER, LlmState
 from cloned_proxy.runner.netns import Namespace, may_enter, start_time
 from cloned_proxy.runner.project.masks import refuse_secrets
-from cloned_proxy.runner.spec import HolderSpec, workspace_mark
+from cloned_proxy.runner.spec import MIB
 from cloned_proxy.share import share_path
 
-_NETWORK: Final = "container:"
 _TOOLKIT_MISSING: Final = ("could not select device driver", "nvidia-container-cli", "unresolvable CDI devices")
 
 
-def start_model(engine: Engine, plan: ModelPlan, workspace: Path) -> tuple[str, Namespace]:
-    """Starts holder and model; returns the holder's id and the namespace in which the model listens.
-
-    Raises SandboxError; nothing is left behind then.
-    """
+def start_model(engine: Engine, plan: ModelPlan, workspace: Path) -> Namespace:
+    """Starts the model; returns the namespace in which it listens. Raises SandboxError; nothing is left then."""
     if not may_enter():
         raise SlotError(
             "a relay into the model's namespace takes CAP_SYS_ADMIN and CAP_SYS_PTRACE: run as root, or use "
@@ -41,46 +35,45 @@ def start_model(engine: Engine, plan: ModelPlan, workspace: Path) -> tuple[str, 
     for directory in plan.shown:
         refuse_secrets(directory, workspace)
     engine.image(plan.image)
-    check_current(engine, HOLDER_IMAGE)
     seccomp = share_path("sandbox", "seccomp.json").read_text(encoding="utf-8")
     # No owner: it is meant to outlive this process, and `down` ends it.
-    spec = HolderSpec(
-        name=f"cloned_slot_{secrets.token_hex(4)}",
-        image=HOLDER_IMAGE,
-        seccomp=seccomp,
-        workspace_mark=workspace_mark(workspace),
-    )
-    holder = engine.create(spec.name, holder_container(spec))
+    container = engine.create(CONTAINER, model_container(plan, workspace=workspace, seccomp=seccomp, gpu=look()))
     try:
-        engine.start(holder)
-        state = engine.state(holder)
-        namespace = Namespace.of(state.id, state.pid)
-        container = engine.create(
-            CONTAINER, model_container(plan, holder=holder, workspace=workspace, seccomp=seccomp, gpu=look())
-        )
+        engine.start(container)
+        state = engine.state(container)
         try:
-            engine.start(container)
-        except SandboxError as error:
-            engine.remove(container)
-            namespace.close()
-            raise _explained(error) from error
-    except SandboxError:
-        engine.remove(holder)
-        raise
-    return holder, namespace
+            return Namespace.of(state.id, state.pid)
+        except SlotError:
+            check_running(engine, plan)
+            raise
+    except SandboxError as error:
+        engine.remove(container)
+        raise _explained(error) from error
+
+
+def check_running(engine: Engine, plan: ModelPlan) -> None:
+    """Raises SandboxError with the reason when the model has ended."""
+    state = engine.state(CONTAINER)
+    if state.oom_killed:
+        raise SandboxError(
+            f"the model needs more than its {plan.memory // MIB} MiB and was killed: raise `llm: {{memory: …}}` in "
+            "config.yaml"
+        )
+    if not state.running:
+        raise SandboxError(f"the model ended with {state.exit_code}: {engine.last_words(CONTAINER)}")
 
 
 def start_relay(listening: int, namespace: Namespace, port: int) -> subprocess.Popen[bytes]:
-    """The process that carries bytes from the host's port into the namespace, until the holder is gone.
+    """The process that carries bytes from the host's port into the namespace, until the model has ended.
 
     `port` is the model's, inside.
     """
     try:
-        holder = os.pidfd_open(namespace.pid)
+        model = os.pidfd_open(namespace.pid)
     except OSError as error:
-        raise SlotError("the slot's holder ended at once; run the command again") from error
+        raise SlotError(f"the model ended at once: `docker logs {CONTAINER}` of another start says why") from error
     try:
-        descriptors = (listening, namespace.descriptor, holder)
+        descriptors = (listening, namespace.descriptor, model)
         numbers = ", ".join(map(str, (*descriptors, port)))
         return subprocess.Popen(  # noqa: S603  this program, with numbers of our own
             [sys.executable, "-P", "-c", f"from cloned_proxy.runner.llm.relay import main; main({numbers})"],
@@ -91,12 +84,12 @@ def start_relay(listening: int, namespace: Namespace, port: int) -> subprocess.P
             start_new_session=True,
         )
     finally:
-        os.close(holder)
+        os.close(model)
 
 
-def state_of(plan: ModelPlan, holder: str, relay: int, *, keyed: bool = False) -> LlmState:
+def state_of(plan: ModelPlan, relay: int, *, keyed: bool = False) -> LlmState:
     """What is kept for `down` and `status`."""
-    return LlmState(CONTAINER, holder, relay, start_time(relay), plan.engine.name, plan.health, keyed)
+    return LlmState(CONTAINER, relay, start_time(relay), plan.engine.name, plan.health, keyed)
 
 
 def owner_of(engine: Engine) -> Path | None:
@@ -123,16 +116,10 @@ def check_owner(engine: Engine, workspace: Path) -> bool:
 
 
 def stop_model(engine: Engine, workspace: Path, state: LlmState | None) -> bool:
-    """Removes this workspace's model and its holder; whether there was anything. Raises SandboxError."""
+    """Removes this workspace's model; whether there was anything. Raises SandboxError."""
     there = check_owner(engine, workspace)
-    holder = state.holder if state is not None else None
     if there:
-        network = str(engine.inspect(CONTAINER)["HostConfig"].get("NetworkMode", ""))
-        if holder is None and network.startswith(_NETWORK):
-            holder = network.removeprefix(_NETWORK)
         engine.remove(CONTAINER)
-    if holder is not None:
-        engine.remove(holder)
     return there or state is not None
 
 

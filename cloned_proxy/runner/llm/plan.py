@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.runner.containers import bind_mount, hardening
+from cloned_proxy.runner.containers import HOSTNAME, NO_NAMES, bind_mount, hardening
 from cloned_proxy.runner.environment import PROXY_URL, proxy_environment
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.llm.engines import (
@@ -115,7 +115,7 @@ def plan_model(
     )
 
 
-def model_container(plan: ModelPlan, *, holder: str, workspace: Path, seccomp: str, gpu: GpuHost) -> dict[str, Any]:
+def model_container(plan: ModelPlan, *, workspace: Path, seccomp: str, gpu: GpuHost) -> dict[str, Any]:
     """The body of the engine's create request for the model's container."""
     limits = Limits(cpus=plan.cpus, memory=plan.memory, open_files=_OPEN_FILES)
     host = hardening(seccomp, limits)
@@ -129,6 +129,7 @@ def model_container(plan: ModelPlan, *, holder: str, workspace: Path, seccomp: s
         "Image": plan.image,
         **({"Cmd": command} if command else {}),
         "User": plan.user,
+        "Hostname": HOSTNAME,
         "Env": [f"{name}={value}" for name, value in _environment(plan).items()],
         "Labels": {DIRECTORY_LABEL: str(workspace), WORKSPACE_LABEL: workspace_mark(workspace)},
         "HostConfig": {
@@ -136,7 +137,8 @@ def model_container(plan: ModelPlan, *, holder: str, workspace: Path, seccomp: s
             **devices,
             **({"ShmSize": parse_size(shm)} if shm is not None else {}),
             "CpusetCpus": ",".join(map(str, plan.processors)),
-            "NetworkMode": f"container:{holder}",
+            "NetworkMode": "none",
+            **NO_NAMES,
             "Init": True,
             "Tmpfs": {
                 "/tmp": _TMPFS,  # noqa: S108  in the container

@@ -1,6 +1,6 @@
 """The relay on 127.0.0.1:8080: each connection goes on into the model's namespace, to the port it has there.
 
-A process of its own, started by `llm up`, which ends with the slot's holder, however that ends; bytes only, nothing is
+A process of its own, started by `llm up`, which ends with the model, however that ends; bytes only, nothing is
 looked at. Whoever may connect to this machine's loopback may use the model: for tools, the proxy decides that, under
 their own rules.
 """
@@ -51,8 +51,8 @@ class InsideSockets:
                 answer.put(error)
 
 
-async def serve(listening: socket.socket, descriptor: int, holder: int, port: int) -> None:
-    """Relays until the process behind `holder`, a pidfd, has ended."""
+async def serve(listening: socket.socket, descriptor: int, model: int, port: int) -> None:
+    """Relays until the process behind `model`, a pidfd, has ended."""
     inside = InsideSockets(descriptor)
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -73,12 +73,12 @@ async def serve(listening: socket.socket, descriptor: int, holder: int, port: in
 
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    loop.add_reader(holder, ended.set)
+    loop.add_reader(model, ended.set)
     server = await asyncio.start_server(relay, sock=listening, backlog=128)
     try:
         await ended.wait()
     finally:
-        loop.remove_reader(holder)
+        loop.remove_reader(model)
         server.close()
 
 
@@ -103,7 +103,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     await writer.drain()
 
 
-def main(listening: int, namespace: int, holder: int, port: int) -> None:
+def main(listening: int, namespace: int, model: int, port: int) -> None:
     """Entry of the relay process: its three descriptors are inherited."""
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(socket.socket(fileno=listening), namespace, holder, port))
+        asyncio.run(serve(socket.socket(fileno=listening), namespace, model, port))

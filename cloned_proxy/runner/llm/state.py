@@ -22,7 +22,6 @@ _STATE: Final = ("run", "llm.json")
 @dataclass(frozen=True, slots=True)
 class LlmState:
     container: str
-    holder: str
     relay_pid: int
     relay_started: int
     engine: str = "localai"

@@ -61,7 +61,7 @@ class Server(BaseModel):
     @property
     def starts(self) -> tuple[object, ...]:
         """What makes two entries of clients the same server."""
-        return self.command, tuple(self.args), self.cwd, self.package
+        return self.command, tuple(self.args), self.cwd
 
 
 class _Document(BaseModel):

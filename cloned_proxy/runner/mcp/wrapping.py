@@ -85,9 +85,6 @@ def make_plan(file: ClientFile, registry: Registry, starter: Starter) -> Plan:
             plan.left.append((entry, why))
         else:
             wrapped = _wrap(file, entry, starter.workspace)
-            if wrapped.package is not None:
-                plan.left.append((entry, f"fetches {wrapped.package} at each start, which no sandbox lets it"))
-                continue
             wrapped.name, wrapped.server = _named(entry, wrapped.server, taken)
             taken[wrapped.name] = wrapped.server
             plan.wrapped.append(wrapped)
@@ -172,8 +169,8 @@ def _wrap(file: ClientFile, entry: Entry, workspace: Path) -> Wrapped:
     names, notes = variables_of(entry, workspace.parent)
     command, args, package = line[0], line[1:], None
     if (found := package_of(command, args)) is not None:
-        package, args = found
-        command = package.program or package.name
+        package, rest = found
+        command, args = package.line(rest)
     elif PurePath(command).is_absolute() and _INTERPRETERS.fullmatch(PurePath(command).name):
         notes.append(f"{command} is the image's own {PurePath(command).name} in the sandbox")
         command = PurePath(command).name

@@ -72,7 +72,8 @@ def guards_of(root: Path, repositories: Iterable[str], masked: Iterable[str], wr
     places = {"", *repositories}
     found = {path for place in places for path in _trusted(root, place)}
     found |= {path for place in repositories for path in _git(root, place)}
-    kept = {path for path in found if not any(_is_in(path, name) for name in named)}
+    hidden = tuple(masked)
+    kept = {path for path in found if not any(_is_in(path, name) for name in (*named, *hidden))}
     if len(kept) > _MAX_MOUNTS:
         raise SandboxInputError(
             f"{root}: {len(kept)} files and directories in {len(places)} places would have to be protected; "
@@ -91,9 +92,9 @@ def guards_of(root: Path, repositories: Iterable[str], masked: Iterable[str], wr
             raise SandboxInputError(
                 f"--writable {name}: does not exist, and what is around it is read-only; make it, or name its directory"
             )
-    pinned = {parent for path in (*kept, *masked) for parent in _above(path)}
+    pinned = {parent for path in (*kept, *hidden) for parent in _above(path)}
     pinned |= {path for place in repositories if (path := _join(place, ".git")) and _is_directory(root / path)}
-    pinned -= kept
+    pinned = {path for path in pinned - kept if not any(_is_in(path, name) for name in hidden)}
     return Guards(*(tuple(sorted(paths)) for paths in (kept, pinned, opened, made)))
 
 

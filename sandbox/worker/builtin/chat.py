@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from egress import EgressError, fetch_events, fetch_json
 
 DEFAULT_BASE = "http://127.0.0.1:8080/v1"
 MAX_TEXT = 4 * 1024 * 1024
+UNAUTHORIZED = 401
+KEY_HINT = (
+    "the model wants a key, which the proxy adds: `cloned-proxy vault set llm.api_key`, and in the rule for the model "
+    'inject: {header: Authorization, value: "Bearer ${vault:llm.api_key}"}'
+)
 
 
 def model_of(settings: dict[str, Any]) -> tuple[str, str]:
@@ -20,7 +27,8 @@ def model_of(settings: dict[str, Any]) -> tuple[str, str]:
     base = str(settings.get("llm_api_base") or DEFAULT_BASE).rstrip("/")
     if settings.get("llm_model"):
         return base, str(settings["llm_model"])
-    found = fetch_json(f"{base}/models")
+    with _keyed():
+        found = fetch_json(f"{base}/models")
     models = found.get("data") if isinstance(found, dict) else None
     if not isinstance(models, list) or not models or not isinstance(models[0], dict) or "id" not in models[0]:
         raise ValueError(f"{base} has no model; set LLM_MODEL or install one")
@@ -46,8 +54,9 @@ def chat(
     }
     answer = Answer(watch)
     began = time.monotonic()
-    for event in fetch_events(f"{base}/chat/completions", body=body, idle=idle):
-        answer.take(event, time.monotonic() - began)
+    with _keyed():
+        for event in fetch_events(f"{base}/chat/completions", body=body, idle=idle):
+            answer.take(event, time.monotonic() - began)
     if not answer.text.strip():
         raise ValueError(answer.why_empty())
     return {
@@ -59,6 +68,16 @@ def chat(
         "seconds": round(time.monotonic() - began, 3),
         "first_token_seconds": answer.first,
     }
+
+
+@contextlib.contextmanager
+def _keyed() -> Iterator[None]:
+    try:
+        yield
+    except EgressError as error:
+        if error.status != UNAUTHORIZED:
+            raise
+        raise EgressError(f"{error}; {KEY_HINT}", error.status) from error
 
 
 class Answer:

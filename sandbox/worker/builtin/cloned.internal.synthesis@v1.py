@@ -6,6 +6,8 @@ is that of `chat.chat` with {"sources": [url, …]}.
 Sources may contain instructions for a model. They are fenced with a mark that nobody can know beforehand, and the model
 is told that what is inside is data. That lowers the odds; the wall is elsewhere: this tool can reach the model and
 nothing else. Where the model wants a key, the proxy adds it (`inject` in the policy): this tool never has one.
+
+Sources that are longer than the model's context are cut to it, and the text says so at its end.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import secrets
 from typing import Any
 
 from chat import chat, model_of
+from context import SMALLEST, context_of, cut, does_not_fit, room_for, size_of
+from egress import EgressError
 
 MAX_SOURCES = 200
 MAX_TOKENS = 1024
@@ -35,19 +39,40 @@ def run(tool_input: Any, ctx: Any) -> dict[str, Any]:
     if task not in TASKS:
         raise ValueError(f"task is one of {', '.join(TASKS)}")
     sources = [source for source in tool_input.get("sources") or [] if isinstance(source, dict)][:MAX_SOURCES]
-    base, model = model_of((ctx or {}).get("settings", {}))
-    answer = chat(
-        base,
-        model,
-        messages(str(tool_input["topic"]), sources, TASKS[task]),
-        max_tokens=int(tool_input.get("max_tokens", MAX_TOKENS)),
-        idle=float(tool_input.get("idle", IDLE)),
-        watch=bool((ctx or {}).get("watch")),
-    )
+    settings = (ctx or {}).get("settings", {})
+    base, model = model_of(settings)
+    # A model that somebody named is asked for its answer and nothing else: its rule may allow no more.
+    context = None if settings.get("llm_model") else context_of(base, model)
+    size, tokens = size_of(sources), int(tool_input.get("max_tokens", MAX_TOKENS))
+    room = size
+    if context is not None:
+        room, tokens = room_for(context, tokens)
+    while True:
+        read = cut(sources, room)
+        try:
+            answer = chat(
+                base,
+                model,
+                messages(str(tool_input["topic"]), read, TASKS[task]),
+                max_tokens=tokens,
+                idle=float(tool_input.get("idle", IDLE)),
+                watch=bool((ctx or {}).get("watch")),
+            )
+            break
+        except EgressError as error:
+            if not does_not_fit(error) or max(room, tokens) <= SMALLEST:
+                raise
+            # What fits is known to the server alone: half of it, and when that is little, half of the answer, too.
+            room = max(SMALLEST, min(room, size) // 2)
+            tokens = max(SMALLEST, min(tokens, room // 2))
     # A model that loops repeats the fence, too; nobody who reads the text needs it.
     answer["text"] = MARKS.sub("", answer["text"]).strip()
     if not answer["text"]:
         raise ValueError("the model answered with nothing")
+    if read is not sources:
+        answer["text"] += (
+            f"\n\n> The model read {min(room, size)} of {size} characters: more does not fit into its context."
+        )
     return answer | {"sources": [source.get("url") for source in sources]}
 
 

@@ -21,6 +21,11 @@ LOCAL_MODEL = {("localhost", 8080), ("127.0.0.1", 8080)}
 class EgressError(Exception):
     """A request that failed; the message names the host and, when the proxy refused it, the reason and the hint."""
 
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of an answer that was an error."""
+
 
 def fetch_json(url: str, *, headers: dict[str, str] | None = None, body: Any = None, timeout: float = 60.0) -> Any:
     """The JSON at `url`. Raises EgressError."""
@@ -80,7 +85,7 @@ def _open(url: str, headers: dict[str, str], body: Any, timeout: float) -> Any:
     try:
         return _opener(parts).open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
-        raise EgressError(f"{parts.netloc} answered {error.code}{_refusal(error)}") from error
+        raise EgressError(f"{parts.netloc} answered {error.code}{_refusal(error)}", error.code) from error
     except OSError as error:
         raise EgressError(f"{parts.netloc} cannot be reached: {getattr(error, 'reason', error)}") from error
 
