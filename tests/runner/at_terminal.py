@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -51,7 +52,8 @@ class AtTerminal:
         self._read = 0
         self._changed = threading.Condition()
         self._closed = False
-        threading.Thread(target=self._look, daemon=True).start()
+        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._looking.start()
 
     def __enter__(self) -> Self:
         return self
@@ -109,6 +111,7 @@ class AtTerminal:
     def hang_up(self) -> None:
         """The window is closed."""
         self._closed = True
+        self._looking.join(SECONDS)  # who still reads keeps it open
         os.close(self._master)
 
     def ends(self) -> int:
@@ -116,11 +119,10 @@ class AtTerminal:
         return self.process.wait(SECONDS)
 
     def _look(self) -> None:
-        while True:
-            try:
-                piece = os.read(self._master, 65_536)
-            except OSError:
-                return
+        while not self._closed:
+            if not select.select([self._master], [], [], 0.1)[0]:
+                continue
+            piece = os.read(self._master, 65_536)
             with self._changed:
                 self._seen += piece
                 self._changed.notify_all()

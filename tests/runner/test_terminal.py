@@ -26,7 +26,7 @@ FULL_SCREEN = r"printf '\033[?1049h\033[?25l\033[?1000;1006h''up'; exec sleep 60
 """What an editor does first; it leaves the screen so when it is killed."""
 TELLS_THE_SIZE = (
     "import os, signal; "
-    "signal.signal(signal.SIGWINCH, lambda *_: print('now', *os.get_terminal_size(), flush=True)); "
+    "signal.signal(signal.SIGWINCH, lambda *_: os.write(1, b'now %d %d' % os.get_terminal_size())); "
     "print('ready', flush=True); exec('while True: signal.pause()')"
 )
 BACK = [b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?1000l", b"\x1b[?1006l"]
@@ -156,6 +156,7 @@ def _send(number: signal.Signals) -> Callable[[AtTerminal], None]:
 ENDS: list[tuple[str, int, tuple[str, ...], Callable[[AtTerminal], None] | None]] = [
     ("a signal to stop", 143, (), _send(signal.SIGTERM)),
     ("an interrupt from elsewhere", 130, (), _send(signal.SIGINT)),
+    ("a hang-up from elsewhere", 129, (), _send(signal.SIGHUP)),
     ("time", 124, ("--timeout", "10"), lambda _: None),
     ("the container's death", 137, (), None),
 ]
@@ -173,6 +174,14 @@ def test_the_terminal_is_as_before_after_every_end(
         assert terminal.ends() == code
         assert terminal.modes() == terminal.before
         assert [missing for missing in BACK if missing not in terminal.shown] == []
+
+
+@docker
+def test_a_window_that_is_closed_ends_it(workspace: Path) -> None:
+    with AtTerminal(words(workspace, "sh", "-c", FULL_SCREEN)) as terminal:
+        terminal.see("up")
+        terminal.hang_up()
+        assert terminal.ends() == 129
 
 
 @docker
