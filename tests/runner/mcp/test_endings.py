@@ -91,14 +91,21 @@ def test_the_end_of_the_input_ends_the_server_with_its_own_code(project: Project
     assert project.left() == []
 
 
-def test_nothing_stays_of_a_server_whose_client_kills_it_before_it_runs(project: Project) -> None:
-    with started(project, "script", "sleep 600") as process:
+@pytest.mark.parametrize("state", ["before it runs", "in a call", "while it stops"])
+def test_nothing_stays_of_a_server_whose_client_kills_it(project: Project, state: str) -> None:
+    with started(project, "script", "trap '' TERM; echo up; cat; sleep 600") as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        if state != "before it runs":
+            assert process.stdout.readline() == b"up\n"
+        if state == "while it stops":
+            process.stdin.close()
         process.kill()
         assert process.wait(60) == -signal.SIGKILL
     gone(project)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_it_and_leaves_nothing(project: Project, number: signal.Signals) -> None:
     with started(project, "script", "trap '' TERM; echo up; sleep 600") as process:
         assert process.stdout is not None
