@@ -13,8 +13,9 @@ from cloned_proxy.cli.output import put, put_json
 from cloned_proxy.cli.tables import show_table
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import ImageMissingError, SandboxError, SandboxInputError
+from cloned_proxy.runner.image_check import PARTS, check_current
 from cloned_proxy.runner.image_list import BuiltImage, built_images
-from cloned_proxy.runner.images import PARTS, build_images, check_current
+from cloned_proxy.runner.images import build_images
 from cloned_proxy.runner.spec import MIB, check_tool_id
 from cloned_proxy.runner.tool_image import build_tool_image
 from cloned_proxy.runner.tool_packages import ToolImage

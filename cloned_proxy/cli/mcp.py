@@ -121,7 +121,7 @@ def gate(
     ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Our own MCP server: the model asks why, and for access."""
+    """An MCP server: the model asks why, and for access."""
     from cloned_proxy.cli.mcp_gate import serve_gate
 
     serve_gate(tool or [], workspace=workspace)

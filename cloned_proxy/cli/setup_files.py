@@ -162,13 +162,13 @@ def _take_back(path: Path, record: WrappedFile) -> bool:
     """Whether our settings are out of the file again. Raises StoreError."""
     file = SettingsFile.open(path)
     result = unwrap(file, record)
-    if result.changed:
-        say(f"{short_path(str(path))}: our settings were changed since; they stay as they are")
-        return False
-    if record.created and result.exact:
-        file.path.unlink()
-    else:
+    if result.exact and record.created:
+        file.path.unlink(missing_ok=True)
+    elif file.text.encode() != file.original:
         file.save()
+    if result.changed and not result.exact:
+        say(f"{short_path(str(path))}: our settings were changed since; what was changed stays as it is")
+        return False
     done = "byte for byte as it was" if result.exact else "without our settings; what else was changed stays"
     say(f"done: {short_path(str(path))} is {done}")
     return True

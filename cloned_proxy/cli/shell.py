@@ -9,19 +9,21 @@ import typer
 import typer.core
 
 from cloned_proxy.cli.exec_options import (
+    EnvironmentOptions,
+    ExecOptions,
+    FileOptions,
+    LimitOptions,
+    TerminalOptions,
+)
+from cloned_proxy.cli.exec_words import (
     CpusOption,
     DiffOption,
     EnvFileOption,
-    EnvironmentOptions,
     EnvOption,
-    ExecOptions,
-    FileOptions,
     ImageOption,
-    LimitOptions,
     MountOption,
     NetworkOption,
     ProjectOption,
-    TerminalOptions,
     TimeoutOption,
     WorkdirOption,
     WritableOption,

@@ -147,24 +147,35 @@ class SlotRunner:
         match body.get("op"):
             case "open":
                 return await self._open(OpenSlot.decode(body), handed)
-            case "status":
-                return self._api.status(str(body.get("tool") or ""))
-            case "hold":
-                return self._hold(body)
-            case "give up":
-                return encode(ok=self._api.give_up(), error="it serves until it is told to stop")
             case "leave" | "close":
                 self._left = True
                 await self.close()
                 return b""
+            case "give back":
+                return encode(ok=True, taken=await self._api.holders.take_back(_text(body, "slot")))
             case "done":
                 self._end(RunEnd.decode(body))
             case "ran":
                 # A run without a slot: `--sandbox process`.
                 self._api.ended(_text(body, "tool"), _text(body, "run"), RunEnd.decode(body))
+            case _:
+                return self._asked(body)
+        return encode(ok=True)
+
+    def _asked(self, body: dict[str, Any]) -> bytes:
+        """Of this process itself, and not of the slot of this connection."""
+        holders = self._api.holders
+        match body.get("op"):
+            case "status":
+                return self._api.status(str(body.get("tool") or ""))
+            case "hold":
+                return self._hold(body)
+            case "borrow":
+                return encode(ok=True, slot=holders.lend(_text(body, "owner"), _text(body, "engine")))
+            case "give up":
+                return encode(ok=self._api.give_up(), error="it serves until it is told to stop")
             case other:
                 raise SlotProtocolError(f"unknown operation {other!r}")
-        return encode(ok=True)
 
     def _hold(self, body: dict[str, Any]) -> bytes:
         if self._holder is not None:

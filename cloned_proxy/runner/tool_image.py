@@ -17,8 +17,9 @@ from cloned_proxy.runner import npm_client
 from cloned_proxy.runner.baked import npm_programs, npx_table, uvx_table
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import FetchError, ImageMissingError
+from cloned_proxy.runner.image_check import NODE_LABEL
 from cloned_proxy.runner.image_question import python_and_glibc
-from cloned_proxy.runner.images import NODE_LABEL, Say
+from cloned_proxy.runner.images import Say
 from cloned_proxy.runner.pip_client import download
 from cloned_proxy.runner.spec import DEFAULT_USER
 from cloned_proxy.runner.tool_packages import ToolImage

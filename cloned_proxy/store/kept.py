@@ -51,6 +51,8 @@ def kept_artifacts(artifacts: Path) -> list[Kept]:
 def find_artifact(artifacts: Path, name: str) -> Kept:
     """The one whose id begins or ends with `name`; `last`: the newest. Raises StoreError for none or several."""
     known = kept_artifacts(artifacts)
+    if not known:
+        raise StoreError("no run was kept yet; `cloned-proxy run PIPELINE` makes one")
     named = [kept for kept in known if kept.id.startswith(name) or kept.id.endswith(name)]
     chosen = known[:1] if name == "last" else named
     if len(chosen) != 1:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.runner.setup.programs import PROGRAMS
+from cloned_proxy.runner.setup.settings_file import SettingsFile
 from tests.cli.program import PROGRAM, TOOL, Workspace, eventually, policy_text
 from tests.net.clients import needed
 
@@ -112,8 +113,28 @@ def test_what_somebody_changed_since_is_kept(workspace: Workspace, home: Path) -
     workspace.call("setup", "claude-code", "--write")
     path.write_text(path.read_text().replace("18081", "18082", 1))
     done = workspace.call("setup", "claude-code", "--undo")
-    assert (done.returncode, "they stay as they are" in done.stderr) == (1, True)
+    assert (done.returncode, "what was changed stays as it is" in done.stderr) == (1, True)
     assert "18082" in path.read_text()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["taken back", "written again, then taken back"])
+@pytest.mark.parametrize("filled", [False, True], ids=["nothing there", "files of the user's"])
+def test_a_write_that_was_cut_off_behind_its_record_is_taken_back(
+    workspace: Workspace, home: Path, monkeypatch: pytest.MonkeyPatch, *, filled: bool, again: bool
+) -> None:
+    if filled:
+        fill(home)
+    before = files(home)
+    with monkeypatch.context() as patch:
+        patch.setattr(SettingsFile, "save", lambda _self: None)
+        assert workspace.call("setup", "vscode", "--write").returncode == 0
+    assert files(home) == before
+    if again:
+        assert workspace.call("setup", "vscode", "--write").returncode == 0
+        assert files(home) != before
+    done = workspace.call("setup", "vscode", "--undo")
+    assert (done.returncode, "byte for byte as it was" in done.stderr) == (0, True), done.stderr
+    assert files(home) == before
 
 
 def test_scopes_are_taken_back_one_by_one(workspace: Workspace, home: Path) -> None:
@@ -178,7 +199,9 @@ def test_what_cannot_be_is_said_and_nothing_is_written(
     assert files(home) == {}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"sandbox": 3}', "\xff"], ids=["cut", "a list", "no object", "not UTF-8"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"sandbox": 3}', "\xff"], ids=["empty", "cut", "a list", "no object", "not UTF-8"]
+)
 def test_a_file_that_is_not_what_it_should_be_is_left_alone(workspace: Workspace, home: Path, text: str) -> None:
     path = home / ".claude" / "settings.json"
     path.parent.mkdir()

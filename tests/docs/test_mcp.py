@@ -1,10 +1,9 @@
-"""The block of README for MCP servers, run as it stands; the servers themselves run in tests/runner/mcp."""
+"""The examples of docs/mcp.md are what the program reads; the servers themselves run in tests/runner/mcp."""
 
 from __future__ import annotations
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,32 +12,10 @@ import yaml
 from cloned_proxy.runner.mcp import jsonc, toml
 from cloned_proxy.runner.mcp.registry import Registry
 from cloned_proxy.store.workspace import Workspace as Place
-from demo.tour import marked, steps
-from tests.cli.program import Workspace
 
 pytestmark = pytest.mark.checkout
 
 ROOT = Path(__file__).resolve().parents[2]
-FILE = '{"mcpServers": {"memory": {"command": "mcp-server-memory"}}}\n'
-
-
-def test_the_block_of_the_readme_wraps_a_file_and_puts_it_back(workspace: Workspace) -> None:
-    assert workspace.call("init", "--yes").returncode == 0
-    file = workspace.path.parent / ".mcp.json"
-    file.write_text(FILE)
-    commands = [step.command for step in steps(marked((ROOT / "README.md").read_text(), "mcp"))]
-    assert len(commands) == 5
-    for command in commands:
-        if "mcp check" in command:  # needs an engine
-            assert "mcp run" not in FILE
-            assert '"mcp", "run", "memory"' in file.read_text()
-            continue
-        done = subprocess.run(
-            command, shell=True, cwd=workspace.path.parent, env=workspace.environment, capture_output=True, check=False,
-            text=True,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    assert file.read_text() == FILE
 
 
 def test_the_examples_of_the_page_are_what_is_read_and_written(tmp_path: Path) -> None:

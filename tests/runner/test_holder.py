@@ -14,7 +14,7 @@ from cloned_proxy.proxy.slot_sockets import check_inside
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SlotError
 from cloned_proxy.runner.handing import SOCKET_NAME, HandingHolder, datagrams, listening, spare
-from cloned_proxy.runner.images import HOLDER_IMAGE
+from cloned_proxy.runner.image_check import HOLDER_IMAGE
 from tests.cli.program import eventually
 
 pytestmark = pytest.mark.docker

@@ -11,6 +11,7 @@ from cloned_proxy.cli.checks import Check
 from cloned_proxy.runner import names
 from cloned_proxy.runner.engine_answers import EngineFacts
 from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.limits import names_for
 from cloned_proxy.runner.names import LOOPBACK, PUBLIC_LOOKING, NamePlan, plan_names
 from cloned_proxy.store.config import ConfigError, load_config
 
@@ -98,7 +99,7 @@ def test_a_tool_may_have_another_setting(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("sandbox:\n  name_addresses: off\n  name_addresses_of: {a@v1: 127.128.0.0/9}\n")
     sandbox = load_config(path).sandbox
-    assert (sandbox.names_for("a@v1"), sandbox.names_for("b@v1")) == ("127.128.0.0/9", "off")
+    assert (names_for(sandbox, "a@v1"), names_for(sandbox, "b@v1")) == ("127.128.0.0/9", "off")
 
 
 def test_doctor_says_which_way_and_why(able: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import http.server
 import importlib.util
 import json
 import re
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -185,6 +186,16 @@ def test_what_the_context_cannot_hold_is_left_out_and_said(
     assert Small.asked.count("/v1/chat/completions") <= attempts
     short = tool.run({"topic": "t", "sources": [{"snippet": "short"}]}, {"settings": {"llm_api_base": small}})
     assert short["text"] == "a summary"
+
+
+def test_a_local_model_that_is_away_is_looked_for_where_it_is_started(
+    chat: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        gone = f"http://127.0.0.1:{sock.getsockname()[1]}/v1"
+    monkeypatch.setattr(chat, "DEFAULT_BASE", gone)
+    with pytest.raises(chat.EgressError, match=r"cannot be reached.*; `cloned-proxy llm status`"):
+        ask(chat, gone, "hello")
 
 
 def test_another_refusal_is_no_reason_to_read_less(small: str, monkeypatch: pytest.MonkeyPatch) -> None:

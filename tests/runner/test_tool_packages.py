@@ -10,7 +10,8 @@ import pytest
 from cloned_proxy.runner import pip_client
 from cloned_proxy.runner.baked import npm_programs, npx_table, uvx_table
 from cloned_proxy.runner.errors import FetchError, SandboxInputError
-from cloned_proxy.runner.images import PARTS, base_images
+from cloned_proxy.runner.image_check import PARTS
+from cloned_proxy.runner.images import base_images
 from cloned_proxy.runner.npm_client import check_lock, scripted
 from cloned_proxy.runner.pip_client import download
 from cloned_proxy.runner.tool_packages import ToolImage

@@ -49,6 +49,9 @@ def start_model(engine: Engine, plan: ModelPlan, workspace: Path) -> Namespace:
     except SandboxError as error:
         engine.remove(container)
         raise _explained(error) from error
+    except BaseException:  # Ctrl-C: nobody knows of it yet
+        engine.discard(container)
+        raise
 
 
 def check_running(engine: Engine, plan: ModelPlan) -> None:

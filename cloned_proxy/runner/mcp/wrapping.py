@@ -12,13 +12,12 @@ from cloned_proxy.runner.environment import RESERVED
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.mcp.client_file import ClientFile, Entry
 from cloned_proxy.runner.mcp.packages import Package, package_of
-from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, Project, Registry, Server
+from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, WORD_VARIABLE, Project, Registry, Server
 from cloned_proxy.runner.project.place import project_of
 from cloned_proxy.runner.project.view import check_shown
 from cloned_proxy.runner.spec import Mount
 from cloned_proxy.store.errors import StoreError
 
-WORD_VARIABLE: Final = "CLONED_MCP_"
 _FILLED_IN: Final = re.compile(r"\$\{[^{}]+\}")
 _FILLED_IN_BY_GEMINI: Final = re.compile(r"\$\{[^{}]+\}|\$[A-Za-z_][A-Za-z0-9_]*")
 _HOSTS_OWN: Final = frozenset({"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "SHELL"})

@@ -13,6 +13,8 @@ from egress import EgressError, fetch_events, fetch_json
 DEFAULT_BASE = "http://127.0.0.1:8080/v1"
 MAX_TEXT = 4 * 1024 * 1024
 UNAUTHORIZED = 401
+AWAY = (None, 502, 504)
+"""No answer at all, or the proxy's own about a server that gave none."""
 KEY_HINT = (
     "the model wants a key, which the proxy adds: `cloned-proxy vault set llm.api_key`, and in the rule for the model "
     'inject: {header: Authorization, value: "Bearer ${vault:llm.api_key}"}'
@@ -27,7 +29,7 @@ def model_of(settings: dict[str, Any]) -> tuple[str, str]:
     base = str(settings.get("llm_api_base") or DEFAULT_BASE).rstrip("/")
     if settings.get("llm_model"):
         return base, str(settings["llm_model"])
-    with _keyed():
+    with _explained(base):
         found = fetch_json(f"{base}/models")
     models = found.get("data") if isinstance(found, dict) else None
     if not isinstance(models, list) or not models or not isinstance(models[0], dict) or "id" not in models[0]:
@@ -54,7 +56,7 @@ def chat(
     }
     answer = Answer(watch)
     began = time.monotonic()
-    with _keyed():
+    with _explained(base):
         for event in fetch_events(f"{base}/chat/completions", body=body, idle=idle):
             answer.take(event, time.monotonic() - began)
     if not answer.text.strip():
@@ -71,13 +73,18 @@ def chat(
 
 
 @contextlib.contextmanager
-def _keyed() -> Iterator[None]:
+def _explained(base: str) -> Iterator[None]:
+    """Adds where to look to what the model's server said, or did not."""
     try:
         yield
     except EgressError as error:
-        if error.status != UNAUTHORIZED:
+        if error.status == UNAUTHORIZED:
+            hint = KEY_HINT
+        elif error.status in AWAY and base == DEFAULT_BASE:
+            hint = "`cloned-proxy llm status` says what became of the local model"
+        else:
             raise
-        raise EgressError(f"{error}; {KEY_HINT}", error.status) from error
+        raise EgressError(f"{error}; {hint}", error.status) from None
 
 
 class Answer:
