@@ -207,6 +207,8 @@ class Bench:
     async def _sandbox(self) -> None:
         self._results.sandbox = await _alone("bench.sandbox", _SANDBOX_SECONDS)
         self._results.sandbox |= await _alone("bench.transparent", _SANDBOX_SECONDS)
+        self._results.sandbox |= await _alone("bench.mcp", _SANDBOX_SECONDS)
+        self._results.sandbox |= await _alone("bench.warm_exec", _SANDBOX_SECONDS)
 
     async def _model(self) -> None:
         self._results.model = await _alone("bench.model", _MODEL_SECONDS)

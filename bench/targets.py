@@ -51,6 +51,7 @@ def targets_of(results: Results) -> list[Target]:
         _many(results),
         _rules(results),
         *_model(results.model),
+        *_warm_exec(results.sandbox),
         *_starts(results),
     ]
     return [target for target in found if target is not None]
@@ -114,6 +115,15 @@ def _model(found: dict[str, float]) -> list[Target]:
         Target("Tokens of a sealed model, of those inside its namespace", 0.98, found["tokens_ratio"], "x"),
         Target("First token of a sealed model, later by", 2.0, found["first_token_later_ms"], " ms", at_most=True),
         Target("`llm up`, of the bare container", 1.2, found["start_ratio"], "x", at_most=True),
+    ]
+
+
+def _warm_exec(found: dict[str, float]) -> list[Target]:
+    if "warm_exec_ratio" not in found:
+        return []
+    return [
+        Target("Warm `exec … true`, of `docker run`", 0.6, found["warm_exec_ratio"], "x", at_most=True),
+        Target("Memory of each of 20 `exec`", 30.0, found["exec_memory_mb"], " MB", at_most=True),
     ]
 
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError
-from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.image_check import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 from demo.tour import ROOT, START, Step, in_shell, marked, steps, with_ports
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# What the tests drive and this machine lacks: a container engine and a browser, from the distribution, as root on
+# What the tests drive and this machine lacks: a container engine, a browser and an editor, from the distribution, as root on
 # Debian or Ubuntu. Anywhere else nothing happens here, and the tests say in one line each how many they skip.
 set -eu
 
@@ -8,6 +8,7 @@ set -eu
 missing=
 docker version >/dev/null 2>&1 || { command -v dockerd && command -v mmdebstrap; } >/dev/null || missing="docker.io mmdebstrap"
 command -v chromium >/dev/null || command -v chromium-browser >/dev/null || missing="$missing chromium"
+command -v vim.tiny >/dev/null || missing="$missing vim-tiny"
 [ -n "$missing" ] || exit 0
 
 # The engine's own service must not start: it would change the packet filter and forwarding of this host.

@@ -12,16 +12,28 @@ class Agent:
 
     tool: str
     command: str
-    bake: str
-    """What `image build` takes to put it into an image; VERSION is the user's to choose."""
+    package: str
+    """In the npm registry, in the version that was tried: NAME@VERSION."""
+    scripts: bool = False
+    """Whether the package is a whole program only when its install script has run."""
+
+    def build_words(self, tool: str) -> list[str]:
+        """The command that makes an image with it for the tool."""
+        scripts = ["--scripts"] if self.scripts else []
+        return ["cloned-proxy", "image", "build", "--npm", self.package, *scripts, "--tool", tool]
 
 
 AGENTS: Final = {
-    "claude-code": Agent("claude@v1", "claude", "--npm @anthropic-ai/claude-code@VERSION --scripts"),
-    "codex": Agent("codex@v1", "codex", "--npm @openai/codex@VERSION"),
-    "gemini-cli": Agent("gemini@v1", "gemini", "--npm @google/gemini-cli@VERSION"),
+    "claude-code": Agent("claude@v1", "claude", "@anthropic-ai/claude-code@2.1.197", scripts=True),
+    "codex": Agent("codex@v1", "codex", "@openai/codex@0.171.0"),
+    "gemini-cli": Agent("gemini@v1", "gemini", "@google/gemini-cli@0.61.0"),
 }
 """By the name of the preset."""
+
+
+def agent_of(command: str) -> Agent | None:
+    """The agent that a word starts; None for any other program."""
+    return next((agent for agent in AGENTS.values() if agent.command == command), None)
 
 
 def preset_of(command: str) -> str | None:

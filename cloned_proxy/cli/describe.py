@@ -11,6 +11,7 @@ from typing import Any
 from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, short_path
 from cloned_proxy.cli.tables import Cell, Row, passed
+from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.model import GLOBAL_SCOPE, Rule
 from cloned_proxy.store.rule_use import NOTHING_USED, RuleUse
 
@@ -32,6 +33,7 @@ def rule_data(rule: Rule, use: RuleUse = NOTHING_USED) -> dict[str, Any]:
         "inject": injected(rule),
         "expires": _time(rule.expires),
         "max_uses": rule.max_uses,
+        "idle": None if rule.idle is None else format_duration(rule.idle),
         "seconds_left": None if (left := use.left(rule)) is None else max(0, round(left)),
         "uses_left": max(0, rule.max_uses - use.used(rule)) if rule.max_uses is not None else None,
         "reason": rule.reason,
@@ -105,4 +107,6 @@ def rule_text(rule: Rule) -> str:
     parts += sorted(rule.addresses)
     if header := injected(rule):
         parts.append(f"inject {header}")
+    if rule.idle is not None:
+        parts.append(f"idle {format_duration(rule.idle)}")
     return " ".join(parts)

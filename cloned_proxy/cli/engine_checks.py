@@ -12,7 +12,7 @@ from cloned_proxy.cli.checks import Check
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.engine_answers import EngineFacts
 from cloned_proxy.runner.errors import SandboxError
-from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.image_check import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.llm.gpu import GpuHost, look
 from cloned_proxy.runner.names import AUTO, LOOPBACK, OFF, plan_names
 from cloned_proxy.runner.netns import may_enter

@@ -14,8 +14,6 @@ TIMED_OUT: Final = 124
 """A sandboxed command ran longer than it may; as in `timeout(1)`."""
 INTERRUPTED: Final = 130
 """Ctrl-C; 128 and the number of SIGINT, as shells have it."""
-TERMINATED: Final = 143
-"""The same for SIGTERM."""
 
 
 class CommandError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.exec_options import ExecOptions, FileOptions
@@ -13,7 +14,9 @@ from cloned_proxy.runner.project.place import ProjectAccess, project_of
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount, check_tool_id
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
-from cloned_proxy.store.config import SandboxSettings
+
+if TYPE_CHECKING:
+    from cloned_proxy.store.config import SandboxSettings
 
 
 def job_of(options: ExecOptions, settings: SandboxSettings) -> Job:

@@ -7,22 +7,24 @@ from typing import Annotated
 import typer
 
 from cloned_proxy.cli.exec_options import (
+    EnvironmentOptions,
+    ExecOptions,
+    FileOptions,
+    LimitOptions,
+    TerminalOptions,
+)
+from cloned_proxy.cli.exec_words import (
     CpusOption,
     DiffOption,
     EnvFileOption,
-    EnvironmentOptions,
     EnvOption,
-    ExecOptions,
-    FileOptions,
     HomeOption,
     ImageOption,
     InteractiveOption,
-    LimitOptions,
     MemoryOption,
     MountOption,
     NetworkOption,
     ProjectOption,
-    TerminalOptions,
     TimeoutOption,
     ToolArgument,
     TtyOption,

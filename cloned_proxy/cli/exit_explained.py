@@ -10,7 +10,7 @@ import os
 import re
 from typing import Final
 
-from cloned_proxy.cli.agents import AGENTS, preset_of
+from cloned_proxy.cli.agents import Agent, agent_of
 from cloned_proxy.runner.execution import Output
 from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.stream import Stream
@@ -64,9 +64,6 @@ def explained(code: int, job: Job, said: LastWords) -> str | None:
             f"{name} does not exist in the sandbox, whose programs are those of the image {image}: of the host's "
             "files it sees the project and each --mount"
         )
-    preset = preset_of(name)
-    bake = AGENTS[preset].bake if preset is not None else "--npm PACKAGE@VERSION"
-    return (
-        f"the image {image} has no {name}: bake it in by `cloned-proxy image build {bake} "
-        f"--tool {job.tool}`, or name an image that has it (--image)"
-    )
+    agent = agent_of(name) or Agent("", name, "PACKAGE@VERSION")
+    build = " ".join(agent.build_words(job.tool))
+    return f"the image {image} has no {name}: bake it in by `{build}`, or name an image that has it (--image)"

@@ -33,6 +33,7 @@ from cloned_proxy.policy.model import Anonymous, Policy
 from cloned_proxy.program_name import NAME, program_name
 from cloned_proxy.proxy.server import ServeOptions, Server, authority
 from cloned_proxy.proxy.supervisor import Supervisor
+from cloned_proxy.runner.caretaker import Caretaker
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.private_memory import keep_memory_private
 from cloned_proxy.store.serving import Serving, announced
@@ -55,7 +56,13 @@ def run_in_foreground(
     logging.getLogger().setLevel(logging.WARNING)
     workspace = Workspace.find(directory)
     with Control.bind(workspace, options, log_format) as control:
-        options = replace(options, control=control.address, probe=ProbeApart(), log_format=log_format)
+        options = replace(
+            options,
+            control=control.address,
+            probe=ProbeApart(),
+            log_format=log_format,
+            caretaker=Caretaker(workspace.root),
+        )
         if workers > 1:
             _supervise(workspace, options, workers, control)
             return

@@ -127,6 +127,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "mcp wrap ~/.codex/config.toml --report",
     ),
     "mcp unwrap": ("mcp unwrap .mcp.json", "mcp unwrap ~/.cursor/mcp.json --dry-run"),
+    "mcp add": (
+        "mcp add time --pypi mcp-server-time==2026.10.19",
+        "mcp add files --npm @acme/files@1.2.3 --write .mcp.json",
+    ),
     "mcp run": ("mcp run memory --workspace ~/code/project/.cloned",),
     "mcp check": ("mcp check memory", "mcp check memory --json"),
     "mcp gate": ("mcp gate --workspace ~/code/project/.cloned", "mcp gate --tool claude@v1"),

@@ -13,8 +13,9 @@ from cloned_proxy.cli.output import put, put_json
 from cloned_proxy.cli.tables import show_table
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import ImageMissingError, SandboxError, SandboxInputError
+from cloned_proxy.runner.image_check import PARTS, check_current
 from cloned_proxy.runner.image_list import BuiltImage, built_images
-from cloned_proxy.runner.images import PARTS, build_images, check_current
+from cloned_proxy.runner.images import build_images
 from cloned_proxy.runner.spec import MIB, check_tool_id
 from cloned_proxy.runner.tool_image import build_tool_image
 from cloned_proxy.runner.tool_packages import ToolImage
@@ -50,7 +51,7 @@ def build_image(options: BuildOptions) -> None:
                 chosen = tuple(PARTS) if parts is None else parts
                 build_images(engine, say, suite=options.suite, rebuild=options.rebuild, parts=chosen)
                 return
-            _bring_worker(engine, options.suite)
+            bring_worker(engine, options.suite)
             name = build_tool_image(engine, wanted, say, renew=options.rebuild)
     except SandboxInputError as error:
         raise CommandError(str(error)) from error
@@ -84,7 +85,8 @@ def _parts(text: str | None) -> tuple[str, ...] | None:
     return tuple(part for part in PARTS if part in named)
 
 
-def _bring_worker(engine: Engine, suite: str | None) -> None:
+def bring_worker(engine: Engine, suite: str | None) -> None:
+    """Builds the worker where it is not there, or of another version. Raises SandboxError."""
     try:
         check_current(engine, PYTHON_IMAGE)
     except ImageMissingError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cloned_proxy.cli.agents import preset_of
+from cloned_proxy.cli.agents import Agent, agent_of
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.store.edit_service import EditService
@@ -31,9 +31,9 @@ class Tool:
     """What starts it; `CMD` where that is not known."""
 
     @property
-    def needs_image(self) -> bool:
-        """Whether the worker's image lacks its program: no agent is in there."""
-        return preset_of(self.command) is not None
+    def agent(self) -> Agent | None:
+        """Of an agent: the worker's image lacks its program, and it wants a terminal and the project."""
+        return agent_of(self.command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +63,33 @@ class Made:
     @property
     def next_commands(self) -> list[str]:
         """What to type now, in order."""
-        where = [] if self._is_near else ["--workspace", str(self.workspace.root)]
-        commands = ["cloned-proxy image build"] if self.answers.sandbox else []
-        commands.append(shlex.join(["cloned-proxy", "serve", *where]))
-        for tool in self.answers.tools:
-            if self.answers.sandbox:
-                image = ["--image", "IMAGE"] if tool.needs_image else []
-                commands.append(shlex.join(["cloned-proxy", "exec", *where, tool.id, *image, "--", tool.command]))
-            else:
-                token = shlex.join(["cloned-proxy", "token", *where, tool.id])
-                commands.append(f"export $({token}) && {tool.command}")
-        return commands
+        return [
+            *self._builds,
+            shlex.join(["cloned-proxy", "serve", *self._where]),
+            *map(self._start, self.answers.tools),
+        ]
+
+    @property
+    def _builds(self) -> list[str]:
+        """What makes the images: once, and some minutes each. The worker's comes with the first one."""
+        if not self.answers.sandbox:
+            return []
+        agents = [(tool.id, tool.agent) for tool in self.answers.tools if tool.agent is not None]
+        builds = [shlex.join([*agent.build_words(tool), *self._where]) for tool, agent in agents]
+        return builds or ["cloned-proxy image build"]
+
+    def _start(self, tool: Tool) -> str:
+        if not self.answers.sandbox:
+            token = shlex.join(["cloned-proxy", "token", *self._where, tool.id])
+            return f"export $({token}) && {tool.command}"
+        if tool.agent is None:
+            return shlex.join(["cloned-proxy", "exec", *self._where, tool.id, "--", tool.command])
+        named = [] if tool.id == f"{tool.command}@v1" else [tool.id]
+        return shlex.join(["cloned-proxy", "shell", *self._where, *named, "--", tool.command])
+
+    @property
+    def _where(self) -> list[str]:
+        return [] if self._is_near else ["--workspace", str(self.workspace.root)]
 
     @property
     def _is_near(self) -> bool:
@@ -90,15 +106,14 @@ class Made:
             return
         yield f"written: {self.path} (policy version {self.version})"
         commands = [in_this_shell(command) for command in self.next_commands]
-        if self.answers.sandbox:
-            yield f"once, some minutes: {commands.pop(0)}"
-        serve, start, *others = commands
+        builds = len(self._builds)
+        for build in commands[:builds]:
+            yield f"once, some minutes: {build}"
+        serve, start, *others = commands[builds:]
         yield f"next: {serve}"
         yield f"then, in another terminal: {start}"
         for other in others:
             yield f"  or: {other}"
-        if self.answers.sandbox and (missing := [tool.command for tool in self.answers.tools if tool.needs_image]):
-            yield f"IMAGE is one of yours that has {' or '.join(missing)} in it; the image of `image build` has not"
 
     def as_data(self) -> dict[str, Any]:
         return {

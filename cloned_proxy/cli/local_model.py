@@ -15,6 +15,7 @@ from typing import Any, Final
 import typer
 
 from cloned_proxy.cli.errors import FAILED, CommandError, say
+from cloned_proxy.cli.interruption import interruptible
 from cloned_proxy.cli.output import put, put_json
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.runner.engine import Engine
@@ -62,7 +63,7 @@ def bring_up(options: UpOptions) -> None:
     workspace = Workspace.find(options.workspace)
     workspace.create()
     plan = _plan(options, workspace)
-    with _engine() as engine:
+    with interruptible(), _engine() as engine:
         if check_owner(engine, workspace.root):
             raise SandboxInputError(f"{CONTAINER} is there already: `cloned-proxy llm status`, or `llm down` first")
         with _listen() as listening:

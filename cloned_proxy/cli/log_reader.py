@@ -23,8 +23,8 @@ _TYPES: Final[tuple[str, ...]] = (
     "flow_end",
 )
 _TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run", "flow_end")
-_CUTS: Final = ("cut:", "revoked:")
-"""Causes of the ends of flows that are shown: by a person, or because a rule went. The others are no news."""
+_CUTS: Final = ("cut:", "revoked:", "idle", "lifetime")
+"""Causes of the ends of flows that are shown: cuts of the proxy's own. A client takes one for its server's reset."""
 
 
 def print_log(

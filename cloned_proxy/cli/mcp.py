@@ -45,6 +45,40 @@ def unwrap(file: FileArgument, *, dry_run: DryRunOption = False, workspace: Work
     raise typer.Exit(unwrap_file(file, dry_run=dry_run, workspace=workspace))
 
 
+@app.command("add")
+def add(
+    name: NameArgument,
+    args: Annotated[list[str] | None, typer.Argument(metavar="-- ARG...", help="Words for the server.")] = None,
+    *,
+    npm: Annotated[str | None, typer.Option("--npm", metavar="P@V", help="The server is this package of npm.")] = None,
+    pypi: Annotated[str | None, typer.Option("--pypi", metavar="P==V", help="It is this one of PyPI.")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option("--env", metavar="NAME", help="A variable that the client gives it; repeatable.")
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option("--write", metavar="FILE", help="Add it to this file of a client.")
+    ] = None,
+    report: ReportOption = False,
+    workspace: WorkspaceOption = None,
+    policy: PolicyOption = None,
+) -> None:
+    """Add a server from a package, baked into an image."""
+    from cloned_proxy.cli.mcp_add import AddOptions, add_server
+
+    options = AddOptions(
+        name=name,
+        npm=npm,
+        pypi=pypi,
+        args=tuple(args or ()),
+        env=tuple(env or ()),
+        write=write,
+        report=report,
+        workspace=workspace,
+        policy=policy,
+    )
+    add_server(options)
+
+
 @app.command("run")
 def run(name: NameArgument, *, policy: PolicyOption = None, workspace: WorkspaceOption = None) -> None:
     """Run a server: what clients start."""
@@ -87,7 +121,7 @@ def gate(
     ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Our own MCP server: the model asks why, and for access."""
+    """An MCP server: the model asks why, and for access."""
     from cloned_proxy.cli.mcp_gate import serve_gate
 
     serve_gate(tool or [], workspace=workspace)

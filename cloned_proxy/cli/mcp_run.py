@@ -12,8 +12,7 @@ from cloned_proxy.cli.context import existing_workspace
 from cloned_proxy.cli.errors import CommandError, say
 from cloned_proxy.cli.exec_options import EnvironmentOptions, ExecOptions, FileOptions, LimitOptions
 from cloned_proxy.cli.sandbox import run_command
-from cloned_proxy.runner.mcp.registry import Registry, Server
-from cloned_proxy.runner.mcp.wrapping import WORD_VARIABLE
+from cloned_proxy.runner.mcp.registry import WORD_VARIABLE, Registry, Server
 from cloned_proxy.store.workspace import Workspace
 
 _WORD: Final = re.compile(rf"\$\{{({WORD_VARIABLE}[0-9]+)\}}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from cloned_proxy.cli.context import existing_workspace
 from cloned_proxy.cli.editing import actor
 from cloned_proxy.cli.errors import FAILED, say
+from cloned_proxy.cli.mcp_bake import bake_plan
 from cloned_proxy.cli.output import put, short_path
 from cloned_proxy.cli.place import policy_to_edit, workspace_to_write
 from cloned_proxy.program_name import absolute_words
@@ -27,6 +28,7 @@ def wrap_file(path: Path, *, dry_run: bool, report: bool, workspace: Path | None
     file, registry, undo = ClientFile.load(path.expanduser()), Registry(place), UndoRecord(place)
     starter = Starter(absolute_words(), place.root)
     plan = make_plan(file, registry, starter)
+    whole = bake_plan(plan, dry_run=dry_run)
     _tell(plan)
     apply_plan(plan, file, registry, starter)
     if plan.wrapped:
@@ -50,7 +52,7 @@ def wrap_file(path: Path, *, dry_run: bool, report: bool, workspace: Path | None
         undo.save()
         file.save()
     _tell_end(plan, path)
-    return 0
+    return 0 if whole else FAILED
 
 
 def _write(plan: Plan, file: ClientFile, registry: Registry, undo: UndoRecord) -> None:

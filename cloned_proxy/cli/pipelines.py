@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.cli.errors import FAILED, CommandError, say
+from cloned_proxy.cli.interruption import interruptible
 from cloned_proxy.cli.output import put, put_json, visible
 from cloned_proxy.runner.artifacts import StepReport
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
@@ -54,7 +55,11 @@ def run_and_report(options: RunOptions) -> None:
         inputs = _inputs(options)
         for name, value in defaults_used(pipeline, inputs).items():
             say(f"{name}: {value} (the default; another: {how_to_give(name)})")
-        with proxy_for(workspace.root, say, policy=options.policy), _runner(options, workspace) as runner:
+        with (
+            interruptible(),
+            proxy_for(workspace.root, say, policy=options.policy),
+            _runner(options, workspace) as runner,
+        ):
             report = run_pipeline(
                 pipeline,
                 inputs,

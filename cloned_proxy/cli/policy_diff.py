@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from cloned_proxy.cli.describe import rule_data, rule_text
 from cloned_proxy.cli.output import iso_time, paint, visible
+from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.model import Policy, PolicyTest, Rule
 
 type Settings = dict[str, list[Any]]
@@ -82,7 +83,12 @@ def _changed_terms(old: Rule, new: Rule) -> Settings:
     def terms(rule: Rule) -> dict[str, Any]:
         expires = None if rule.expires is None else iso_time(rule.expires)
         redact_echo = None if rule.inject is None else rule.inject.redact_echo
-        return {"expires": expires, "max_uses": rule.max_uses, "inject.redact_echo": redact_echo}
+        return {
+            "expires": expires,
+            "max_uses": rule.max_uses,
+            "idle": None if rule.idle is None else format_duration(rule.idle),
+            "inject.redact_echo": redact_echo,
+        }
 
     found = _changed(terms(old), terms(new))
     if old.inject is not None and new.inject is not None and old.inject.value != new.inject.value:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from cloned_proxy.cli.errors import say
-from cloned_proxy.runner.project.aftermath import Aftermath
-from cloned_proxy.runner.project.changes import Change, Kind, Letter
-from cloned_proxy.runner.project.snapshot import FileChange
+from cloned_proxy.runner.project.changes import Kind, Letter
+
+if TYPE_CHECKING:
+    from cloned_proxy.runner.project.aftermath import Aftermath
+    from cloned_proxy.runner.project.changes import Change
+    from cloned_proxy.runner.project.snapshot import FileChange
 
 _SHOWN: Final = 10
 _LINES: Final = 2000

@@ -6,6 +6,7 @@ Only plain lines of options and arguments that stand in COMMANDS are taken here.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -18,6 +19,12 @@ class Quick(NamedTuple):
     valued: Mapping[str, str]
     flags: Mapping[str, str]
     argument: str = ""
+    repeated: Mapping[str, str] = {}
+    """Options that may be given again; their parameter is the list of what was given."""
+    rest: str = ""
+    """The parameter for the words behind `--`, which must be there then."""
+    unless: str = ""
+    """A variable of the environment that stands for an option: where it is set, Typer reads the line."""
 
 
 def _list(**given: Any) -> None:
@@ -38,6 +45,23 @@ def _explain(**given: Any) -> int:
     return print_verdict(**given)
 
 
+def _exec(**given: Any) -> int:
+    from cloned_proxy.cli.exec_options import EnvironmentOptions, ExecOptions, FileOptions, LimitOptions
+    from cloned_proxy.cli.sandbox import run_command
+
+    options = ExecOptions(
+        tool=given["tool"],
+        command=tuple(given["command"]),
+        image=given.get("image"),
+        files=FileOptions(mounts=tuple(given.get("mount", ())), home=given.get("home", False)),
+        environment=EnvironmentOptions(variables=tuple(given.get("env", ()))),
+        limits=LimitOptions(memory=given.get("memory")),
+        policy=given.get("policy"),
+        workspace=given.get("workspace"),
+    )
+    return run_command(options)
+
+
 _PLACES: Final = {"--workspace": "workspace", "--policy": "policy"}
 _JSON: Final = {"--json": "as_json"}
 _TOOL: Final = {"--tool": "tool", "--workspace": "workspace"}
@@ -51,28 +75,51 @@ COMMANDS: Final[Mapping[str, Quick]] = {
     "explain": Quick(
         _explain, {**_TOOL, **_PLACES, "--method": "method"}, {**_JSON, "--resolve": "resolve"}, argument="what"
     ),
+    "exec": Quick(
+        _exec,
+        {**_PLACES, "--image": "image", "--memory": "memory"},
+        {"--home": "home", "-i": "interactive", "--interactive": "interactive"},
+        argument="tool",
+        repeated={"--env": "env", "--mount": "mount"},
+        rest="command",
+        unless="CLONED_SANDBOX_NETWORK",
+    ),
 }
 
 
 def quick_call(words: Sequence[str]) -> Callable[[], int | None] | None:
     """The call that a command line stands for, which returns the exit code; None where Typer is to read it."""
-    if not words or (command := COMMANDS.get(words[0])) is None:
+    if not words or (command := COMMANDS.get(words[0])) is None or os.environ.get(command.unless):
         return None
     given: dict[str, Any] = {}
-    rest = iter(words[1:])
+    words = words[1:]
+    if command.rest:
+        if "--" not in words[:-1]:
+            return None
+        at = words.index("--")
+        words, given[command.rest] = words[:at], words[at + 1 :]
+    if not _read(command, words, given) or (command.argument and command.argument not in given):
+        return None
+    return lambda: command.run(**given)
+
+
+def _read(command: Quick, words: Sequence[str], given: dict[str, Any]) -> bool:
+    """Whether every word is one that is known here."""
+    rest = iter(words)
     for word in rest:
         name, equals, value = word.partition("=")
         if word in command.flags:
             given[command.flags[word]] = True
-        elif name in command.valued:
+        elif name in command.valued or name in command.repeated:
             value = value if equals else next(rest, "")
             if not value or value.startswith("-"):
-                return None
-            given[command.valued[name]] = Path(value) if name in _PLACES else value
+                return False
+            if name in command.repeated:
+                given.setdefault(command.repeated[name], []).append(value)
+            else:
+                given[command.valued[name]] = Path(value) if name in _PLACES else value
         elif command.argument and command.argument not in given and not word.startswith("-") and word:
             given[command.argument] = word
         else:
-            return None
-    if command.argument and command.argument not in given:
-        return None
-    return lambda: command.run(**given)
+            return False
+    return True

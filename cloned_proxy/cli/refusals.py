@@ -10,12 +10,14 @@ import time
 from math import inf
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from cloned_proxy.cli.denials import Denials
 from cloned_proxy.cli.errors import say
-from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.errors import StoreError
+
+if TYPE_CHECKING:
+    from cloned_proxy.store.audit_log import AuditLog
 
 _POLL_SECONDS: Final = 0.2
 _RECORDED_SECONDS: Final = 0.5
@@ -39,53 +41,68 @@ class Refusals:
         self._kept: list[str] = []
         self._run = ""
         self._after = 0
+        self._ended = False
+        """Whether the run's end is on record: nothing of it comes behind that."""
+        self._positioned = threading.Event()
+        """The log's newest entry before the run is known."""
+        self._begun = threading.Event()
         self._over = threading.Event()
-        self._reader: threading.Thread | None = None
+        self._reader = threading.Thread(target=self._follow, name="refusals", daemon=True)
         window = _WINDOW_SECONDS if at_once else inf
         self._denials = Denials(self._show, self._more, most=_MOST_IN_WINDOW, seconds=window)
 
     def __enter__(self) -> Self:
-        self._after = newest(self._state)
+        self._reader.start()  # its imports take a while, in which the engine is asked already
         return self
 
     def begin(self, run: str) -> None:
         """The run with this id is about to begin."""
+        self._positioned.wait(_JOIN_SECONDS)
         self._run = run
-        self._reader = threading.Thread(target=self._follow, name="refusals", daemon=True)
-        self._reader.start()
+        self._begun.set()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._over.set()
-        if self._reader is not None:
-            self._reader.join(_JOIN_SECONDS)
+        self._begun.set()
+        self._reader.join(_JOIN_SECONDS)
         for line in self._kept:
             say(line)
 
     def _follow(self) -> None:
+        from cloned_proxy.store.audit_log import AuditLog
+
         try:
             with AuditLog(self._state) as audit:
+                self._after = audit.newest()
+                self._positioned.set()
+                self._begun.wait()
+                if not self._run:
+                    return
                 while not self._over.wait(_POLL_SECONDS):
                     self._read(audit)
                     self._denials.tick()
                 # The run's end is recorded behind its decisions, and all of it within 50 ms.
                 deadline = time.monotonic() + _RECORDED_SECONDS
-                while not self._read(audit) and time.monotonic() < deadline:
+                self._read(audit)
+                while not self._ended and time.monotonic() < deadline:
                     time.sleep(_SETTLE_SECONDS)
+                    self._read(audit)
         except StoreError:
             return  # the log is somebody else's to repair; the command goes on without it
+        finally:
+            self._positioned.set()
         self._denials.end()
 
-    def _read(self, audit: AuditLog) -> bool:
-        """Tells what is new; whether the run's end is on record."""
-        ended = False
+    def _read(self, audit: AuditLog) -> None:
+        """Tells what is new."""
         for entry in audit.entries(types=("decision", "run"), after=self._after, tool=self._tool):
             self._after, body = entry.seq, entry.body
             if body["run"] != self._run:
                 continue
-            ended = body["type"] == "run"
-            if not ended and body["verdict"] == "deny":
+            if body["type"] == "run":
+                self._ended = True
+            elif body["verdict"] == "deny":
                 self._denials.denied(body)
-        return ended
 
     def _show(self, body: dict[str, Any]) -> None:
         hint = f"; {body['hint']}" if body["hint"] else ""
@@ -103,6 +120,8 @@ class Refusals:
 
 def newest(state: Path) -> int:
     """The number of the log's last entry; 0 for an empty or unreadable log."""
+    from cloned_proxy.store.audit_log import AuditLog
+
     try:
         with AuditLog(state) as audit:
             return audit.newest()

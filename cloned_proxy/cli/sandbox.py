@@ -21,7 +21,7 @@ from cloned_proxy.runner.execution import Outcome
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.standby import proxy_for
 from cloned_proxy.store.workspace import Workspace
-from cloned_proxy.telemetry.log import configure_logging
+from cloned_proxy.telemetry.later import configure_logging_later
 
 
 def run_command(options: ExecOptions, *, ready: Callable[[], None] | None = None) -> int:
@@ -29,7 +29,7 @@ def run_command(options: ExecOptions, *, ready: Callable[[], None] | None = None
 
     `ready` is called when a proxy serves the workspace, before the command starts.
     """
-    configure_logging()
+    configure_logging_later()
     try:
         outcome = _execute(options, ready)
     except ToolTimeoutError as error:
@@ -52,7 +52,7 @@ def _execute(options: ExecOptions, ready: Callable[[], None] | None) -> Outcome:
     workspace = Workspace.find(options.workspace)
     check_project(options.files, workspace.root)
     workspace.create()
-    job = job_of(options, workspace.config().sandbox)
+    job = job_of(options, workspace.sandbox_settings())
     if isinstance(connection, HostTerminal):
         job = replace(job, terminal=connection.size, env={**terminal_environment(os.environ), **job.env})
     with (

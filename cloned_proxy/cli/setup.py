@@ -9,10 +9,20 @@ import typer
 from cloned_proxy.cli.options import JsonOption, WorkspaceOption
 
 
+def _programs() -> list[str]:
+    from cloned_proxy.runner.setup.programs import PROGRAMS
+
+    return list(PROGRAMS)
+
+
 def setup(
     program: Annotated[
         str,
-        typer.Argument(metavar="PROGRAM", help="claude-code, codex, gemini-cli, vscode, cursor, git, docker or java."),
+        typer.Argument(
+            metavar="PROGRAM",
+            help="claude-code, codex, gemini-cli, vscode, cursor, git, docker or java.",
+            autocompletion=_programs,
+        ),
     ],
     *,
     write: Annotated[bool, typer.Option("--write", help="Make the change; otherwise it is only shown.")] = False,

@@ -13,11 +13,11 @@ from typing import Final
 from cloned_proxy.cli.context import existing_workspace, policy_in
 from cloned_proxy.cli.durations import parse_duration
 from cloned_proxy.cli.errors import FAILED, CommandError, say
-from cloned_proxy.cli.output import iso_time, put, put_json, short_path
+from cloned_proxy.cli.output import put, put_json, short_path
 from cloned_proxy.cli.token import authority_of
 from cloned_proxy.policy.identity import Claims, mint_token, proxy_url, valid_tool_id
 from cloned_proxy.policy.model import Anonymous
-from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedServer, unwrap
+from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedFile, WrappedServer, unwrap
 from cloned_proxy.runner.setup.programs import PROGRAMS, Plan, Program, Site
 from cloned_proxy.runner.setup.settings_file import SettingsFile
 from cloned_proxy.store.keys import load_or_create_key
@@ -88,7 +88,7 @@ def _site(options: SetupOptions, program: Program, place: Workspace) -> Site:
             say(f"cloned-proxy: the policy refuses callers without a credential: {fix}")
     else:
         proxy = proxy_url(options.tool, _credential(options, program, place), authority)
-    return Site(scope, Path.home(), Path.cwd(), dict(os.environ), proxy)
+    return Site(scope, Path.home(), place.root.parent, dict(os.environ), proxy)
 
 
 def _credential(options: SetupOptions, program: Program, place: Workspace) -> str:
@@ -103,7 +103,6 @@ def _credential(options: SetupOptions, program: Program, place: Workspace) -> st
         raise CommandError(f"--ttl: {error}") from error
     if not options.write:
         return _NOT_YET
-    say(f"cloned-proxy: a credential of {tool}, good until {iso_time(expires)}, stands in the file now")
     claims = Claims(tool, f"setup-{secrets.token_hex(4)}", expires)
     return mint_token(load_or_create_key(place.identity_key), claims)
 
@@ -112,14 +111,20 @@ def _write(options: SetupOptions, place: Workspace, changed: list[SettingsFile])
     """The record first: what it says of a file that was not written any more is found out by `--undo`."""
     if not changed:
         return
-    undo = UndoRecord(place, _RECORD)
+    undo, label = UndoRecord(place, _RECORD), _labels(options)[0]
     for file in changed:
-        undo.remember(file, [WrappedServer(options.program, tuple(file.changes))], created=file.created)
+        undo.remember(file, [WrappedServer(label, tuple(file.changes))], created=file.created)
     undo.save()
     for file in changed:
+        if options.tool is not None and not file.created:
+            file.path.chmod(_FOR_ITS_OWNER)  # before there is a credential in it; a new file is its owner's anyway
         file.save()
-        if options.tool is not None:
-            file.path.chmod(_FOR_ITS_OWNER)
+
+
+def _labels(options: SetupOptions) -> list[str]:
+    """What the record calls the settings of the scope that was named, or of each scope: the default comes first."""
+    scopes = (options.scope,) if options.scope else PROGRAMS[options.program].scopes
+    return [f"{options.program}:{scope}" for scope in scopes]
 
 
 def _tell(options: SetupOptions, plan: Plan, changed: list[SettingsFile]) -> None:
@@ -129,6 +134,8 @@ def _tell(options: SetupOptions, plan: Plan, changed: list[SettingsFile]) -> Non
         say(f"nothing to change: {options.program} is set so already")
     elif options.write:
         say(f"done: {names}; `{words} --undo` takes it back")
+        if options.tool is not None:
+            say(f"  a credential of {options.tool} stands in it, good for {options.ttl}")
     else:
         scope = f" --scope {options.scope}" if options.scope else ""
         tool = f" --tool {options.tool}" if options.tool else ""
@@ -138,28 +145,30 @@ def _tell(options: SetupOptions, plan: Plan, changed: list[SettingsFile]) -> Non
 
 
 def _undo(options: SetupOptions, place: Workspace) -> int:
-    undo = UndoRecord(place, _RECORD)
+    undo, labels = UndoRecord(place, _RECORD), _labels(options)
     mine = {
-        path: record
-        for path, record in undo.files.items()
-        if any(each.server == options.program for each in record.servers)
+        path: record for path, record in undo.files.items() if any(each.server in labels for each in record.servers)
     }
     if not mine:
         raise CommandError(f"nothing to take back: `setup {options.program} --write` was not run in {place.root}")
-    kept = 0
-    for path, record in mine.items():
-        file = SettingsFile.open(Path(path))
-        result = unwrap(file, record)
-        if result.changed:
-            kept += 1
-            say(f"{short_path(path)}: our settings were changed since; they stay as they are")
-        elif record.created and result.exact:
-            file.path.unlink()
-        elif file.text.encode() != file.original:
-            file.save()
+    kept = [path for path, record in mine.items() if not _take_back(Path(path), record)]
+    for path in mine.keys() - set(kept):
         del undo.files[path]
-        if not result.changed:
-            done = "byte for byte as it was" if result.exact else "without our settings; what else was changed stays"
-            say(f"done: {short_path(path)} is {done}")
     undo.save()
     return FAILED if kept else 0
+
+
+def _take_back(path: Path, record: WrappedFile) -> bool:
+    """Whether our settings are out of the file again. Raises StoreError."""
+    file = SettingsFile.open(path)
+    result = unwrap(file, record)
+    if result.exact and record.created:
+        file.path.unlink(missing_ok=True)
+    elif file.text.encode() != file.original:
+        file.save()
+    if result.changed and not result.exact:
+        say(f"{short_path(str(path))}: our settings were changed since; what was changed stays as it is")
+        return False
+    done = "byte for byte as it was" if result.exact else "without our settings; what else was changed stays"
+    say(f"done: {short_path(str(path))} is {done}")
+    return True

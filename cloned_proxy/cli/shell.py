@@ -9,20 +9,24 @@ import typer
 import typer.core
 
 from cloned_proxy.cli.exec_options import (
-    CpusOption,
-    EnvFileOption,
     EnvironmentOptions,
-    EnvOption,
     ExecOptions,
     FileOptions,
-    ImageOption,
     LimitOptions,
+    TerminalOptions,
+)
+from cloned_proxy.cli.exec_words import (
+    CpusOption,
+    DiffOption,
+    EnvFileOption,
+    EnvOption,
+    ImageOption,
     MountOption,
     NetworkOption,
     ProjectOption,
-    TerminalOptions,
     TimeoutOption,
     WorkdirOption,
+    WritableOption,
 )
 from cloned_proxy.cli.options import PolicyOption, WorkspaceOption
 
@@ -57,6 +61,8 @@ def shell(
     mount: MountOption = None,
     project: ProjectOption = "rw",
     workdir: WorkdirOption = None,
+    writable: WritableOption = None,
+    diff: DiffOption = False,
     timeout: TimeoutOption = None,
     memory: Annotated[str, typer.Option("--memory", metavar="SIZE", help="Such as 8g.")] = "4g",
     cpus: CpusOption = None,
@@ -75,7 +81,15 @@ def shell(
         command=command_of(typed),
         image=image,
         network=network,
-        files=FileOptions(mounts=tuple(mount or ()), project=project, workdir=workdir, user=user, home=True),
+        files=FileOptions(
+            mounts=tuple(mount or ()),
+            project=project,
+            workdir=workdir,
+            writable=tuple(writable or ()),
+            diff=diff,
+            user=user,
+            home=True,
+        ),
         environment=EnvironmentOptions(variables=tuple(env or ()), files=tuple(env_file or ())),
         limits=LimitOptions(timeout=timeout, memory=memory, cpus=cpus),
         terminal=TerminalOptions(tty=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,11 +10,6 @@ from cloned_proxy.cli.options import JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
     from cloned_proxy.store.workspace import Workspace
-
-_LOOPBACK: Final = "localhost,127.0.0.1"
-"""For NO_PROXY. Every client that was tried goes there directly, and nowhere else: `[::1]` ends each request of httpx,
-in some clients `::1` stands for every address that ends so, and an empty value sends some round the proxy for all.
-"""
 
 
 def token(
@@ -34,6 +29,7 @@ def token(
     from cloned_proxy.cli.output import iso_time, put, put_json
     from cloned_proxy.policy.identity import Claims, mint_token, proxy_url, valid_tool_id
     from cloned_proxy.store.keys import load_or_create_key
+    from cloned_proxy.store.proxy_url import NO_PROXY
 
     try:
         expires = time.time() + parse_duration(ttl)
@@ -52,7 +48,7 @@ def token(
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         put(f"{name}={url}")
     for name in ("NO_PROXY", "no_proxy"):
-        put(f"{name}={_LOOPBACK}")
+        put(f"{name}={NO_PROXY}")
 
 
 def authority_of(place: Workspace) -> str:

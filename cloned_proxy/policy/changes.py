@@ -25,7 +25,7 @@ def changes(old: Policy, new: Policy) -> str:
 
 def _terms(rule: Rule) -> tuple[object, ...]:
     """What may change while the rule keeps its id. Where it stands in the file is no change."""
-    return (rule.expires, rule.max_uses, rule.inject, rule.reason)
+    return (rule.expires, rule.max_uses, rule.idle, rule.inject, rule.reason)
 
 
 def _counted(sign: str, rules: Sequence[Rule]) -> str:

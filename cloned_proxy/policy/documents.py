@@ -12,15 +12,19 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from cloned_proxy.policy.duration import parse_duration
 from cloned_proxy.policy.secret import check_injected_name, check_template
 
 MAX_HOLD: Final = 60.0
 """Seconds. Longer than this and clients give up before the answer comes."""
 
+MIN_IDLE: Final = 1.0
+"""Seconds. The sweep looks once in a second."""
+MAX_IDLE: Final = 604_800.0
+"""Seconds: a week."""
+
 _SIZE_UNITS: Final = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE: Final = re.compile(r"([0-9]{1,15}) ?([A-Za-z]*)", re.ASCII)
-_DURATION: Final = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)", re.ASCII)
-_DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _TOKEN: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
 
@@ -33,14 +37,6 @@ def parse_size(value: object) -> int:
     if match is None or match[2] not in _SIZE_UNITS:
         raise ValueError(f"{value!r} is not a size; write bytes or a number with KiB, MiB, GiB, kB, MB or GB: 200MiB")
     return int(match[1]) * _SIZE_UNITS[match[2]]
-
-
-def parse_duration(value: object) -> float:
-    """Seconds from a text such as `20s`, `30m` or `1h`. Raises ValueError with the fix in its message."""
-    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"{value!r} is not a duration; write a number with ms, s, m, h or d: 20s")
-    return int(match[1]) * _DURATION_UNITS[match[2]]
 
 
 def parse_expiry(value: object) -> float:
@@ -63,6 +59,13 @@ def _hold(value: object) -> float:
     seconds = parse_duration(value)
     if not 0 < seconds <= MAX_HOLD:
         raise ValueError(f"{value!r} is out of bounds; a call may wait from 1ms to {MAX_HOLD:.0f}s")
+    return seconds
+
+
+def _idle(value: object) -> float:
+    seconds = parse_duration(value)
+    if not MIN_IDLE <= seconds <= MAX_IDLE:
+        raise ValueError(f"{value!r} is out of bounds; write something from 1s to 7d, such as 2h")
     return seconds
 
 
@@ -115,6 +118,7 @@ class RuleDocument(_Document):
     addresses: list[Literal["private", "reserved"]] | None = Field(default=None, min_length=1)
     expires: Annotated[float, BeforeValidator(parse_expiry)] | None = None
     max_uses: int | None = Field(default=None, ge=1)
+    idle: Annotated[float, BeforeValidator(_idle)] | None = None
     inject: InjectDocument | None = None
     reason: str = ""
 

@@ -131,7 +131,7 @@ class Rule:
 
     id: str
     """`r-` and 10 hex digits of a hash over scope, action, pattern, ports, methods, paths, protocols, addresses and
-    the injected header's name. Not over `expires`, `max_uses` and `reason`: a renewed lease is the same rule."""
+    the injected header's name. Not over `expires`, `max_uses`, `idle` and `reason`: a renewed lease is one rule."""
     scope: str
     """`global`, or the tool id."""
     denies: bool
@@ -147,6 +147,8 @@ class Rule:
     expires: float | None = None
     """Unix seconds."""
     max_uses: int | None = None
+    idle: float | None = None
+    """Seconds without a byte in either direction after which a flow is cut; None: as config.yaml says."""
     inject: Inject | None = None
     reason: str = ""
     origin: str = ""

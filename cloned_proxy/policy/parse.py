@@ -290,6 +290,7 @@ class _Reader:
             addresses=frozenset(read.addresses or ()),
             expires=read.expires,
             max_uses=read.max_uses,
+            idle=read.idle,
             inject=_inject(read.inject),
             reason=read.reason,
             origin=origin,

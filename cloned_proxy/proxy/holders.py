@@ -8,17 +8,29 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Caretaker(Protocol):
-    """Removes what a runner leaves behind that ended without doing so itself; `runner.caretaker` is the one."""
+    """Removes what a runner leaves behind that ended without doing so itself, and has slots ready for the next one.
+
+    `runner.caretaker` is the one there is.
+    """
 
     def watch(self, owner: str, engine: str) -> None:
         """From now on: `owner` is the mark of a process (`runner.owner`), `engine` a value of DOCKER_HOST."""
 
     def forget(self, owner: str) -> None:
         """It has removed everything."""
+
+    def prepare(self, engine: str) -> None:
+        """Commands are run on this engine: has slots ready there."""
+
+    def lend(self, owner: str) -> dict[str, Any] | None:
+        """A ready slot that is the owner's from now on, as `runner.slot_shelf` tells of it; None: none is ready."""
+
+    async def take_back(self, slot: str) -> bool:
+        """Whether the slot with this id is no longer its borrower's; else that one removes it."""
 
 
 class Holders:
@@ -49,6 +61,16 @@ class Holders:
     def enter(self, owner: str, engine: str) -> None:
         self._owners[owner] += 1
         self.watch(owner, engine)
+        if owner and self._caretaker is not None and not self.standby:
+            self._caretaker.prepare(engine)
+
+    def lend(self, owner: str, engine: str) -> dict[str, Any] | None:
+        """A ready slot for a run of that process."""
+        self.watch(owner, engine)
+        return self._caretaker.lend(owner) if owner and self._caretaker is not None else None
+
+    async def take_back(self, slot: str) -> bool:
+        return self._caretaker is not None and await self._caretaker.take_back(slot)
 
     def leave(self, owner: str, *, clean: bool) -> bool:
         """Whether that was the last one, and this process now stops. `clean`: it has removed what it had made."""

@@ -95,15 +95,18 @@ class SlotRunner:
             self._end(RunEnd("abandoned", seconds, None, "the runner went away before the run had ended"))
         asyncio.get_running_loop().remove_reader(self._sock.fileno())
         # Closed before the connection: whoever waits for its end may then count on refused connections.
-        for closer in self._closers:
-            closer()
-        self._closers.clear()
+        self._close_all()
         if self._holder is not None and self._api.holders.leave(self._holder, clean=self._left):
             self._api.give_up()
             self._sock.detach()  # the last holder waits for the end of this process, which closes the connection
         else:
             self._sock.close()
         self._api.forget(self)
+
+    def _close_all(self) -> None:
+        for closer in self._closers:
+            closer()
+        self._closers.clear()
 
     def _readable(self) -> None:
         descriptors: list[int] = []
@@ -144,24 +147,35 @@ class SlotRunner:
         match body.get("op"):
             case "open":
                 return await self._open(OpenSlot.decode(body), handed)
-            case "status":
-                return self._api.status(str(body.get("tool") or ""))
-            case "hold":
-                return self._hold(body)
-            case "give up":
-                return encode(ok=self._api.give_up(), error="it serves until it is told to stop")
             case "leave" | "close":
                 self._left = True
                 await self.close()
                 return b""
+            case "give back":
+                return encode(ok=True, taken=await self._api.holders.take_back(_text(body, "slot")))
             case "done":
                 self._end(RunEnd.decode(body))
             case "ran":
                 # A run without a slot: `--sandbox process`.
                 self._api.ended(_text(body, "tool"), _text(body, "run"), RunEnd.decode(body))
+            case _:
+                return self._asked(body)
+        return encode(ok=True)
+
+    def _asked(self, body: dict[str, Any]) -> bytes:
+        """Of this process itself, and not of the slot of this connection."""
+        holders = self._api.holders
+        match body.get("op"):
+            case "status":
+                return self._api.status(str(body.get("tool") or ""))
+            case "hold":
+                return self._hold(body)
+            case "borrow":
+                return encode(ok=True, slot=holders.lend(_text(body, "owner"), _text(body, "engine")))
+            case "give up":
+                return encode(ok=self._api.give_up(), error="it serves until it is told to stop")
             case other:
                 raise SlotProtocolError(f"unknown operation {other!r}")
-        return encode(ok=True)
 
     def _hold(self, body: dict[str, Any]) -> bytes:
         if self._holder is not None:
@@ -173,6 +187,13 @@ class SlotRunner:
     async def _open(self, request: OpenSlot, handed: _Handed) -> bytes:
         if self._closers:
             raise SlotProtocolError("one connection carries one slot")
+        try:
+            return await self._open_all(request, handed)
+        except BaseException:
+            self._close_all()  # what was opened before something went wrong
+            raise
+
+    async def _open_all(self, request: OpenSlot, handed: _Handed) -> bytes:
         names, ports = request.names, len(request.handovers)
         if len(handed) != ports + (0 if names is None else names.count) or not ports:
             raise SlotProtocolError("as many descriptors as listeners and names need, at least one")

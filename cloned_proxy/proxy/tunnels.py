@@ -71,22 +71,26 @@ class Tunnels:
 
         Thousands of tunnels of one tool to one host are one question: each is asked once a sweep.
         """
-        answered: dict[_Case, str] = {}
+        answered: dict[_Case, tuple[str, float]] = {}
         now = self._clock()
         for tunnel in tuple(self._open):
             case = _case_of(tunnel)
-            cause = answered.get(case)
-            if cause is None:
-                cause = answered[case] = self._revocation(tunnel)
-            if not cause and now - tunnel.last_byte() >= self._idle:
+            answer = answered.get(case)
+            if answer is None:
+                answer = answered[case] = self._reviewed(tunnel)
+            cause, idle = answer
+            if not cause and now - tunnel.last_byte() >= idle:
                 cause = "idle"
             if not cause and now - tunnel.grant.since >= self._max:
                 cause = "lifetime"
             if cause:
                 _cut_off(tunnel, cause)
 
-    def _revocation(self, tunnel: Tunnel) -> str:
-        """`revoked:<reason>`, or "" when the tunnel still passes. A review that fails revokes."""
+    def _reviewed(self, tunnel: Tunnel) -> tuple[str, float]:
+        """`revoked:<reason>`, or "" when the tunnel still passes, and how long it may be idle by its rule of now.
+
+        A review that fails revokes.
+        """
         try:
             decision = self._review(tunnel.grant)
             if tunnel.server_names is not Unread.NEED_MORE:
@@ -95,13 +99,25 @@ class Tunnels:
                 )
         except Exception:  # noqa: BLE001  logged; whatever it was, a tunnel that nobody can vouch for goes
             _log.exception("a tunnel could not be reviewed and is cut")
-            return f"revoked:{Reason.INTERNAL_ERROR.value}"
+            return f"revoked:{Reason.INTERNAL_ERROR.value}", self._idle
+        idle = idle_seconds(decision, self._idle)
         if not decision.passes:
-            return f"revoked:{decision.reason.value}"
+            return f"revoked:{decision.reason.value}", idle
         if decision.inspect and not tunnel.grant.decision.inspect:
             # A narrower rule wants to see inside a tunnel that is closed to us: the client must come again.
-            return f"revoked:{Reason.PROTOCOL_NOT_ALLOWED.value}"
-        return ""
+            return f"revoked:{Reason.PROTOCOL_NOT_ALLOWED.value}", idle
+        return "", idle
+
+
+def idle_seconds(decision: Decision, otherwise: float) -> float:
+    """How long a flow may be without a byte: its rule's `idle`, else the setting's."""
+    rule = decision.rule
+    return rule.idle if rule is not None and rule.idle is not None else otherwise
+
+
+def response_seconds(decision: Decision, otherwise: float) -> float:
+    """How long the head of a response may take. Who lets a flow be idle for hours means a slow answer, too."""
+    return max(otherwise, idle_seconds(decision, 0.0))
 
 
 def _cut_off(tunnel: Tunnel, cause: str) -> None:

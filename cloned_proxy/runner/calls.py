@@ -8,17 +8,19 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from cloned_proxy.runner.cancellation import Cancellation
 from cloned_proxy.runner.crew import Crew
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.execution import MAX_STDOUT, Collected, Feed, Outcome, Output
 from cloned_proxy.runner.files import read_scratch
-from cloned_proxy.runner.job import Job, Watch, watched
-from cloned_proxy.runner.session import GRACE_SECONDS, Session, open_session
+from cloned_proxy.runner.job import GRACE_SECONDS, Job, Watch, watched
 from cloned_proxy.runner.spec import Limits, Mount
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
+
+if TYPE_CHECKING:
+    from cloned_proxy.runner.session import Session
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class Calls(abc.ABC):
         the caller ended it (a limit, an engine or a holder that died); an exception of the block goes first, with that
         as its note.
         """
+        from cloned_proxy.runner.session import open_session  # noqa: PLC0415  anyio and pydantic, for sessions alone
+
         job = self._job(tool, argv, image, mounts, env, timeout=None, keep=None)
         async with open_session(self._crew, self.run, job, watch=watch, grace=grace) as session:
             yield session

@@ -10,13 +10,13 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, Final
-
-import anyio
+from typing import TYPE_CHECKING, Any, Final
 
 from cloned_proxy.runner.cancellation import Cancellation
 from cloned_proxy.runner.errors import RunCancelledError, SandboxError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _JOIN_SECONDS: Final = 30.0
 """How long the end of a program waits for the removal of one container."""
@@ -29,11 +29,15 @@ class Hand[T]:
     """One run in a thread of its own. What is `async` here is for one event loop."""
 
     def __init__(self, work: Work[T], *, done: Callable[[Hand[T]], None]) -> None:
+        import concurrent.futures  # noqa: PLC0415  long imports, and `exec` waits for nothing in an event loop
+
+        import anyio  # noqa: PLC0415  as above
+
         self.cancellation: Final = Cancellation()
         self._work = work
         self._done = done
         self._began = False
-        self._outcome: Future[T] = Future()
+        self._outcome: Future[T] = concurrent.futures.Future()
         self._near, self._far = socket.socketpair()
         self._near.setblocking(False)
         self._turn = anyio.Lock()
@@ -61,6 +65,8 @@ class Hand[T]:
 
     async def end(self) -> None:
         """Kills what runs and returns when it is gone, even while the task is being cancelled."""
+        import anyio  # noqa: PLC0415  as above
+
         self.cancel()
         with anyio.CancelScope(shield=True):
             await self.wait()
@@ -83,6 +89,8 @@ class Hand[T]:
         self._near.close()
 
     async def _until(self, reached: Callable[[], bool]) -> None:
+        import anyio  # noqa: PLC0415  as above
+
         async with self._turn:
             while not reached():
                 await anyio.wait_readable(self._near)

@@ -15,6 +15,7 @@ from cloned_proxy.runner.disk import DiskGuard, bounds_of
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.foreground import kept_going
+from cloned_proxy.runner.project.neighbours import check_neighbours
 from cloned_proxy.runner.spec import MIB, SandboxSpec
 from cloned_proxy.runner.stream import Attached, Stream, StreamTimeoutError
 from cloned_proxy.runner.terminal import gated
@@ -59,6 +60,7 @@ def execute(
     ):
         stream = engine.attach(container, terminal=spec.terminal is not None)
         try:
+            check_neighbours(engine, spec, container)
             engine.start(container)
             ending.check()  # a kill before the start found nothing to end
             if spec.terminal is not None and gate:

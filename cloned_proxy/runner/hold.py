@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from cloned_proxy.proxy.slot_protocol import encode
 from cloned_proxy.runner.engine_address import engine_host
 from cloned_proxy.runner.errors import ProxyLinkError
 from cloned_proxy.runner.link import ask, connect
 from cloned_proxy.runner.owner import owner_id
+from cloned_proxy.telemetry.later import LaterLogger
 
-_log = structlog.get_logger(__name__)
+_log = LaterLogger(__name__)
 
 _LEAVE_SECONDS: Final = 15.0
 _RETRY_SECONDS: Final = 0.5

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.images import NODE_LABEL, SOURCE_LABEL, source_mark
+from cloned_proxy.runner.image_check import NODE_LABEL, SOURCE_LABEL, source_mark
 from cloned_proxy.runner.tool_image import LOCK_LABEL, PACKAGES_LABEL
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 

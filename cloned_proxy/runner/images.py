@@ -10,32 +10,17 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cloned_proxy.runner.apt_mirror import default_release, mirror_uri
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError, ImageMissingError
+from cloned_proxy.runner.image_check import CORE, HOLDER_IMAGE, NODE_LABEL, PARTS, SOURCE_LABEL, source_mark
 from cloned_proxy.runner.spec import MIB
 from cloned_proxy.runner.toolchain import WHEELS, lay_out, pinned_version
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 from cloned_proxy.share import share_path
 
-HOLDER_IMAGE: Final = "cloned-holder:latest"
-SOURCE_LABEL: Final = "cloned.source"
-NODE_LABEL: Final = "cloned.node"
-"""The version of Node in an image of ours; it need not be asked of the image itself."""
-
-_CORE: Final = ("ca-certificates", "curl", "python3", "python3-pip", "python3-venv")
-PARTS: Final = {
-    "node": (),
-    "uv": (),
-    "git": ("git",),
-    "ssh": ("openssh-client",),
-    "netcat": ("netcat-openbsd",),
-    "ripgrep": ("ripgrep",),
-    "jq": ("jq",),
-}
-"""What the worker has beside Python and curl, and Debian's packages of each; Node and uv come from wheels."""
 _TOOLCHAIN_PACKAGES: Final = ("gcc", "musl-tools")
 _UNREAD: Final = ("doc", "info", "locale", "man")
 """Below /usr/share; licences stay."""
@@ -51,7 +36,7 @@ def build_images(
     release = suite or default_release()
     bases = base_images(release, parts)
     if rebuild or not _exists(engine, bases["base"]):
-        packages = (*_CORE, *(package for part in parts for package in PARTS[part]))
+        packages = (*CORE, *(package for part in parts for package in PARTS[part]))
         _import(engine, bases["base"], release, packages, say, wheels=[part for part in parts if part in WHEELS])
     if rebuild or not _exists(engine, bases["toolchain"]):
         _import(engine, bases["toolchain"], release, _TOOLCHAIN_PACKAGES, say)
@@ -72,27 +57,8 @@ def base_images(release: str, parts: Sequence[str] = tuple(PARTS)) -> dict[str, 
     """The names of what both images are built from; that of the worker's base changes with what is to be in it."""
     lock = share_path("sandbox", "toolchain.lock").read_bytes()
     script = share_path("sandbox", "toolchain.py").read_bytes()
-    mark = hashlib.sha256(repr((_CORE, PARTS, sorted(parts), _UNREAD)).encode() + lock + script).hexdigest()[:8]
+    mark = hashlib.sha256(repr((CORE, PARTS, sorted(parts), _UNREAD)).encode() + lock + script).hexdigest()[:8]
     return {"base": f"cloned-base:{release}-{mark}", "toolchain": f"cloned-toolchain:{release}"}
-
-
-def source_mark() -> str:
-    """A hash over what goes into the images."""
-    folder = share_path("sandbox")
-    digest = hashlib.sha256(repr((_CORE, PARTS)).encode())
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix != ".pyc":
-            digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def check_current(engine: Engine, name: str) -> dict[str, Any]:
-    """What the engine knows of an image; one of ours must be of this program's sources. Raises ImageMissingError."""
-    facts = engine.image(name)
-    labels = (facts.get("Config") or {}).get("Labels") or {}
-    if name in (HOLDER_IMAGE, PYTHON_IMAGE) and labels.get(SOURCE_LABEL) != source_mark():
-        raise ImageMissingError(f"image {name} is of another version of this program: `cloned-proxy image build`")
-    return facts
 
 
 def _exists(engine: Engine, name: str) -> bool:

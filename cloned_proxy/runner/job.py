@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cloned_proxy.runner.execution import Outcome, Output
-from cloned_proxy.runner.project.aftermath import Report
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount
 from cloned_proxy.runner.stream import Stream
 from cloned_proxy.runner.terminal import TerminalSize
 from cloned_proxy.runner.worker import Worker
 
+if TYPE_CHECKING:
+    from cloned_proxy.runner.project.aftermath import Report
+
 DEFAULT_TIMEOUT: Final = 120.0
+GRACE_SECONDS: Final = 2.0
+"""Of a session: as long as the MCP SDK gives a server to end when its stdin has been closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,18 @@
-"""From the settings of a workspace to what one tool may use."""
+"""From the settings of a workspace to those of one tool."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cloned_proxy.runner.spec import MIB, Limits, parse_size
-from cloned_proxy.store.config import SandboxSettings
+
+if TYPE_CHECKING:
+    from cloned_proxy.store.config import SandboxSettings
+
+
+def names_for(settings: SandboxSettings, tool: str) -> str:
+    """`name_addresses` of one tool."""
+    return settings.name_addresses_of.get(tool, settings.name_addresses)
 
 
 def limits_from(settings: SandboxSettings, *, cpus: float | None = None, memory: int | str | None = None) -> Limits:

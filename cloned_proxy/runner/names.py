@@ -57,14 +57,12 @@ def plan_names(setting: str, *, enters: bool) -> NamePlan | None:
     """
     if setting == OFF:
         return None
-    may_add = enters and holds(CAP_NET_ADMIN)
-    steered = enters and can_steer()
-    if not steered and not knows_namespaces():
+    if not knows_namespaces():  # else the proxy takes no socket that could be one of this host's
         if setting == AUTO:
             return None
-        raise SandboxInputError(
-            "sandbox.name_addresses: neither sk_lookup (Linux 5.9) nor namespace cookies (5.14) here; set it to off"
-        )
+        raise SandboxInputError("sandbox.name_addresses: namespaces have no cookies before Linux 5.14; set it to off")
+    may_add = enters and holds(CAP_NET_ADMIN)
+    steered = enters and can_steer()
     if setting == AUTO:
         return _public(PUBLIC_LOOKING, steered=steered) if may_add else None
     network = IPv4Network(setting)

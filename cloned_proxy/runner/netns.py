@@ -43,8 +43,17 @@ def holds(*capabilities: int) -> bool:
 
 def start_time(pid: int) -> int:
     """When a process started, in clock ticks since boot: with its pid it names one process for good."""
-    stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    return int(stat.rpartition(")")[2].split()[_START_TIME_FIELD])
+    return int(_stat(pid)[_START_TIME_FIELD])
+
+
+def has_ended(pid: int) -> bool:
+    """Whether all that is left of a process is its exit code, which its parent has not fetched yet."""
+    return _stat(pid)[0] in ("Z", "X")
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of proc_pid_stat(5) behind the command. Raises OSError."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ class Namespace:
     def alive(self) -> bool:
         """Whether the holder still runs; its namespace outlives it as long as we hold the descriptor."""
         try:
-            return start_time(self.pid) == self.started
+            return start_time(self.pid) == self.started and not has_ended(self.pid)
         except (OSError, ValueError, IndexError):
             return False
 

@@ -7,8 +7,8 @@ from typing import Final
 
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError
+from cloned_proxy.runner.image_check import NODE_LABEL
 from cloned_proxy.runner.image_question import ask
-from cloned_proxy.runner.images import NODE_LABEL
 
 FIRST_WITH_PROXY: Final = 24
 _VERSION: Final = re.compile(r"v?(\d+(?:\.\d+)*)")

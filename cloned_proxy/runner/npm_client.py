@@ -40,14 +40,7 @@ def fetch(project: Path, packages: Mapping[str, str], lock: Mapping[str, Any] | 
     words = ["--ignore-scripts", "--no-audit", "--no-fund", "--omit=dev", "--omit-lockfile-registry-resolved"]
     words += ["--os=linux", f"--cpu={_CPUS.get(platform.machine(), platform.machine())}", "--libc=glibc"]
     with _npm() as npm:
-        done = subprocess.run(  # noqa: S603  npm's own command, without a shell
-            [*npm, "install" if lock is None else "ci", *words],
-            cwd=project,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_SECONDS,
-        )
+        done = _run([*npm, "install" if lock is None else "ci", *words], project)
     if done.returncode != 0:
         said = [line.partition("npm error ")[2] for line in done.stderr.splitlines() if line.startswith("npm error ")]
         said = [line for line in said if line and "complete log" not in line] or done.stderr.splitlines()
@@ -55,6 +48,29 @@ def fetch(project: Path, packages: Mapping[str, str], lock: Mapping[str, Any] | 
     made: dict[str, Any] = json.loads(file.read_text())
     check_lock(made)
     return made
+
+
+def _run(command: list[str], project: Path) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(  # noqa: S603  npm's own command, without a shell
+            command, cwd=project, capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FetchError(f"npm did not end within {_SECONDS:.0f} s; is its registry there?") from error
+
+
+def newest(word: str) -> str:
+    """The version that npm would install for `NAME` or `NAME@RANGE` now. Raises FetchError."""
+    with _npm() as npm:
+        done = _run([*npm, "view", word, "version", "--json"], Path(os.sep))
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        found = None
+    found = found[-1] if isinstance(found, list) and found else found  # a range has several, the newest is the last
+    if not isinstance(found, str):
+        raise FetchError(f"npm knows no version of {word}; write one, as in NAME@1.2.3")
+    return found
 
 
 def check_lock(lock: Mapping[str, Any]) -> None:

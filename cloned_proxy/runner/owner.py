@@ -7,14 +7,17 @@ own and the host's engine, never takes a living neighbour for dead.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.netns import start_time
-from cloned_proxy.runner.spec import OWNER_LABEL
+from cloned_proxy.runner.errors import GoneError
+from cloned_proxy.runner.netns import has_ended, start_time
+
+if TYPE_CHECKING:
+    from cloned_proxy.runner.engine import Engine
 
 _PARTS: Final = 4
 
@@ -38,19 +41,30 @@ def is_dead(owner: str) -> bool:
     if ".".join(parts[:2]) != _here():
         # After a reboot nothing of the old boot runs; another pid namespace of this boot may be alive.
         return parts[0] != _here().split(".")[0]
+    pid = int(parts[2])
     try:
-        return str(start_time(int(parts[2]))) != parts[3]
+        return has_ended(pid) or str(start_time(pid)) != parts[3]
     except (OSError, ValueError, IndexError):
         return True
+
+
+def process_of(owner: str) -> int | None:
+    """The pid that an owner has or had; None for a mark that is not of this pid namespace."""
+    parts = owner.split(".")
+    if len(parts) != _PARTS or not parts[2].isdigit() or ".".join(parts[:2]) != _here():
+        return None
+    return int(parts[2])
 
 
 def remove_leftovers(engine: Engine, run_directory: Path) -> int:
     """Removes containers and directories of dead owners; returns how many. Tools go before their holders."""
     removed = 0
-    for container, owner in engine.owned(OWNER_LABEL):
-        if is_dead(owner):
-            engine.discard(container)
-            removed += 1
+    for container, owner in engine.owners():
+        # Asked again behind the check: a slot that was lent may have been given back, and be somebody else's now.
+        with contextlib.suppress(GoneError):
+            if is_dead(owner) and engine.owner_of(container) == owner:
+                engine.discard(container)
+                removed += 1
     for directory in run_directory.glob("*.*.*.*") if run_directory.is_dir() else ():
         if is_dead(directory.name):
             shutil.rmtree(directory, ignore_errors=True)

@@ -5,11 +5,14 @@ Only wheels are taken, so that no code of a package runs on this machine, and ea
 
 from __future__ import annotations
 
-import ensurepip
 import functools
+import importlib.util
+import os
 import platform
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +20,7 @@ from cloned_proxy.runner.errors import FetchError
 
 _OLDEST_GLIBC: Final = 17
 _SECONDS: Final = 900.0
+_VERSION_SECONDS: Final = 60.0
 _TAIL: Final = 3
 
 
@@ -27,19 +31,30 @@ def download(into: Path, *words: str, python: str, newest_glibc: int) -> None:
     """
     machine = platform.machine()
     tags = [f"manylinux_2_{minor}_{machine}" for minor in range(newest_glibc, _OLDEST_GLIBC - 1, -1)]
-    command = [*_pip(), "download", "--quiet", "--disable-pip-version-check", "--no-input", "--only-binary", ":all:"]
+    command = [*pip_command(), "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    command += ["--only-binary", ":all:"]
     command += ["--python-version", python, *(f"--platform={tag}" for tag in (*tags, f"manylinux2014_{machine}"))]
     command += ["--dest", str(into), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)  # noqa: S603  pip's own
+    done = _run(command, _SECONDS)
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines()
         raise FetchError("pip could not fetch it: " + "; ".join(line.removeprefix("ERROR: ") for line in said[-_TAIL:]))
 
 
+def newest(name: str) -> str:
+    """The newest version of a package, by the user's own index. Raises FetchError."""
+    done = _run([*pip_command(), "index", "versions", "--disable-pip-version-check", "--no-input", name], _SECONDS)
+    found = re.match(r"\S+ \(([^)]+)\)", done.stdout)
+    if found is None:
+        raise FetchError(f"pip knows no version of {name}; write one, as in NAME==1.2.3")
+    return found[1]
+
+
 @functools.cache
-def _pip() -> tuple[str, ...]:
+def pip_command() -> tuple[str, ...]:
     """The pip of this interpreter, the one that came with it, or the user's: all of them read the same settings."""
-    bundled = sorted(Path(ensurepip.__file__).parent.glob("_bundled/pip-*.whl"))
+    found = importlib.util.find_spec("ensurepip")  # Debian's Python comes without
+    bundled = sorted(Path(found.origin).parent.glob("_bundled/pip-*.whl")) if found and found.origin else []
     candidates = [
         (sys.executable, "-m", "pip"),
         *((sys.executable, f"{wheel}/pip") for wheel in bundled),
@@ -48,9 +63,17 @@ def _pip() -> tuple[str, ...]:
     ]
     for candidate in candidates:
         try:
-            done = subprocess.run([*candidate, "--version"], capture_output=True, check=False, timeout=60)  # noqa: S603  as above
-        except OSError:
+            done = _run([*candidate, "--version"], _VERSION_SECONDS)
+        except (OSError, FetchError):
             continue
         if done.returncode == 0:
             return candidate
     raise FetchError("no pip on this machine: `sudo apt-get install python3-pip`")
+
+
+def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
+    """Not in the current directory: `python -m` would import a `pip` that a tool planted in the project."""
+    try:
+        return subprocess.run(command, cwd=os.sep, capture_output=True, text=True, check=False, timeout=seconds)  # noqa: S603  pip's own
+    except subprocess.TimeoutExpired as error:
+        raise FetchError(f"pip did not end within {seconds:.0f} s; is its index there?") from error

@@ -7,18 +7,18 @@ import threading
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from cloned_proxy.proxy.slot_protocol import Handover
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.environment import PROXY_PORT
 from cloned_proxy.runner.errors import SandboxError
-from cloned_proxy.runner.images import HOLDER_IMAGE, check_current
-from cloned_proxy.runner.networks import prepare_network
+from cloned_proxy.runner.image_check import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.lender import Lender
+from cloned_proxy.runner.networks import SEALED, prepare_network
 from cloned_proxy.runner.slots import SlotPool
 from cloned_proxy.runner.spec import workspace_mark
+from cloned_proxy.telemetry.later import LaterLogger
 
-_log = structlog.get_logger(__name__)
+_log = LaterLogger(__name__)
 
 LLM_PORT: Final = 8080
 _HANDOVERS: Final = (Handover(PROXY_PORT), Handover(LLM_PORT, ("127.0.0.1", LLM_PORT)))
@@ -28,14 +28,24 @@ class Pools:
     """Thread-safe."""
 
     def __init__(
-        self, engine: Engine, *, workspace: Path, owner: str, seccomp: str, spare: int, enter: bool | None
+        self,
+        engine: Engine,
+        *,
+        workspace: Path,
+        owner: str,
+        seccomp: str,
+        spare: int,
+        enter: bool | None,
+        lender: Lender | None,
     ) -> None:
+        """`lender` has ready slots for the sealed network."""
         self._engine = engine
         self._workspace = workspace
         self._owner = owner
         self._seccomp = seccomp
         self._spare = spare
         self._enter = enter
+        self._lender = lender
         self._lock = threading.Lock()
         self._pools: dict[str, SlotPool] = {}
         self._own_networks: set[str] = set()
@@ -76,5 +86,6 @@ class Pools:
                     handovers=_HANDOVERS,
                     spare=self._spare,
                     enter=self._enter,
+                    lender=self._lender if network == SEALED else None,
                 )
             return pool

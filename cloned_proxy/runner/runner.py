@@ -7,13 +7,11 @@ import os
 import secrets
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Self
-
-import structlog
 
 from cloned_proxy.policy.redact import redact_command
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK, OpenSlot, RunEnd
@@ -26,16 +24,17 @@ from cloned_proxy.runner.engine_address import engine_host
 from cloned_proxy.runner.errors import SandboxError, ToolLimitError
 from cloned_proxy.runner.execution import MAX_STDOUT, Collected, Feed, Outcome, Output, execute
 from cloned_proxy.runner.files import new_scratch, read_scratch, remove_scratch
+from cloned_proxy.runner.holder_watch import while_held
 from cloned_proxy.runner.homes import Homes
-from cloned_proxy.runner.images import check_current
+from cloned_proxy.runner.image_check import check_current
 from cloned_proxy.runner.job import Job, ToolResult, Watch, watched
-from cloned_proxy.runner.limits import limits_from
+from cloned_proxy.runner.lender import Lender
+from cloned_proxy.runner.limits import limits_from, names_for
 from cloned_proxy.runner.link import ProxyLink
 from cloned_proxy.runner.networks import SEALED
 from cloned_proxy.runner.owner import owner_id, remove_leftovers
 from cloned_proxy.runner.pools import Pools
 from cloned_proxy.runner.project.account import git_environment, write_account
-from cloned_proxy.runner.project.aftermath import looking_back
 from cloned_proxy.runner.project.place import user_of_caller
 from cloned_proxy.runner.project.view import View, view_of
 from cloned_proxy.runner.slots import Slot
@@ -45,12 +44,12 @@ from cloned_proxy.runner.spec import (
     workspace_mark,
 )
 from cloned_proxy.runner.sweeping import sweep
-from cloned_proxy.runner.trust import browser_binds, read_ca_files, write_trust
 from cloned_proxy.runner.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.share import share_path
 from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.telemetry.later import LaterLogger
 
-_log = structlog.get_logger(__name__)
+_log = LaterLogger(__name__)
 
 NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
 _SWEEP_SECONDS: Final = 30.0
@@ -83,13 +82,13 @@ class DockerContainerRunner(Calls):
         Raises EngineError without an engine, StoreError for a config.yaml that is not accepted.
         """
         place = Workspace.find(Path(workspace) if workspace is not None else None)
-        settings = place.config().sandbox
+        settings = place.sandbox_settings()
         self.workspace = place.root
         self.project = self.workspace.parent
         self._network = network or os.environ.get(NETWORK_VARIABLE) or settings.network or SEALED
         self._image = image
         self._settings = settings
-        self._private_cas = read_ca_files(settings.ca_files, self.workspace)
+        self._private_cas = _private_cas(settings.ca_files, self.workspace)
         self._limits = limits_from(settings, cpus=cpus, memory=memory)
         self._worker = worker or WorkerKind(settings.worker)
         self._timeout = timeout or settings.timeout
@@ -106,6 +105,7 @@ class DockerContainerRunner(Calls):
             seccomp=self._seccomp,
             spare=spare_slots,
             enter=enter_namespaces,
+            lender=Lender(self.workspace, self._owner),
         )
         # At the latest when the interpreter ends: a run that nobody waits for any more is no reason to stay.
         self._crew = Crew()
@@ -191,17 +191,24 @@ class DockerContainerRunner(Calls):
         view = view_of(job.project, self.workspace, job.mounts, Path.cwd(), writable=self._settings.project.writable)
         user = self._user_of(job, view)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(looking_back(view, job.report, every_file=job.every_change, spool=self._runs))
+            if job.every_change or any(not tree.read_only for tree in view.trees):
+                from cloned_proxy.runner.project.aftermath import looking_back  # noqa: PLC0415  most runs change nothing
+
+                stack.enter_context(looking_back(view, job.report, every_file=job.every_change, spool=self._runs))
             home = ""
             if job.home:
                 kept = Homes(self.workspace).use(job.tool, user=user, size=self._limits.kept_home)
                 home = str(stack.enter_context(kept))
-            slot = stack.enter_context(self._pools.for_tool(self._network, job.tool).acquire())
-            return self._run_in(slot, job, feed, output, view=view, user=user, home=home, cancellation=cancellation)
+            pool = self._pools.for_tool(self._network, job.tool)
+            slot = stack.enter_context(pool.acquire())
+            return self._run_in(
+                slot, lambda: pool.alive(slot), job, feed, output, view=view, user=user, home=home, cancel=cancellation
+            )
 
     def _run_in(
         self,
         slot: Slot,
+        held: Callable[[], bool],
         job: Job,
         feed: Feed,
         output: Output,
@@ -209,7 +216,7 @@ class DockerContainerRunner(Calls):
         view: View,
         user: str,
         home: str,
-        cancellation: Cancellation | None,
+        cancel: Cancellation | None,
     ) -> tuple[str, Outcome]:
         run = secrets.token_hex(4)
         recorded = f"{DRY_RUN_MARK}{run}" if job.dry_run else run
@@ -217,9 +224,9 @@ class DockerContainerRunner(Calls):
             job.begun(recorded)
         began = time.monotonic()
         result, reason, start_seconds = "error", "interrupted", None
+        names = slot.names(names_for(self._settings, job.tool))
         scratch = new_scratch(self._runs / self._owner / "scratch", run)
         spec: SandboxSpec | None = None
-        names = slot.names(self._settings.names_for(job.tool))
         announced = None if names is None else names.handover
         command = redact_command(job.worker.command)
         opening = OpenSlot(job.tool, recorded, slot.handovers, command, self._owner, engine_host(), announced)
@@ -229,11 +236,12 @@ class DockerContainerRunner(Calls):
             # The only way out is open before anything runs that could want to go another way.
             ca = link.open().ca
             if ca is not None or self._private_cas:
-                write_trust(scratch, self._private_cas, ca)
-                spec = replace(spec, with_ca=True, binds=(*spec.binds, *browser_binds(scratch)))
-            outcome = execute(
-                self._engine, spec, feed=feed, output=output, timeout=job.timeout, cancellation=cancellation
-            )
+                spec = self._with_trust(spec, scratch, ca)
+            name = spec.name
+            with while_held(held, lambda: self._engine.kill(name)):
+                outcome = execute(
+                    self._engine, spec, feed=feed, output=output, timeout=job.timeout, cancellation=cancel
+                )
             start_seconds = outcome.start_seconds
             if job.keep is not None:
                 job.keep(scratch, outcome)
@@ -272,6 +280,12 @@ class DockerContainerRunner(Calls):
             return spec
         return replace(spec, binds=(*spec.binds, *write_account(scratch, user, tool_environment(spec)["HOME"])))
 
+    def _with_trust(self, spec: SandboxSpec, scratch: Path, workspace_ca: str | None) -> SandboxSpec:
+        from cloned_proxy.runner.trust import browser_binds, write_trust  # noqa: PLC0415  long, and most need neither
+
+        write_trust(scratch, self._private_cas, workspace_ca)
+        return replace(spec, with_ca=True, binds=(*spec.binds, *browser_binds(scratch)))
+
     def _remove_scratch(self, scratch: Path, spec: SandboxSpec | None) -> None:
         if remove_scratch(scratch):
             return
@@ -291,3 +305,11 @@ class DockerContainerRunner(Calls):
         if found is None:
             found = self._users[image] = user_of(image, check_current(self._engine, image))
         return user_of_caller(view.project, self._engine.facts()) if job.project.as_caller else found
+
+
+def _private_cas(files: Sequence[str], workspace: Path) -> str:
+    if not files:
+        return ""
+    from cloned_proxy.runner.trust import read_ca_files  # noqa: PLC0415  as above
+
+    return read_ca_files(files, workspace)

@@ -18,8 +18,6 @@ from cloned_proxy.runner.job import Job, Watch
 from cloned_proxy.runner.message_streams import MessageReader, MessageWriter
 from cloned_proxy.runner.stream import Attached, Stream
 
-GRACE_SECONDS: Final = 2.0
-"""As long as the MCP SDK gives a server to end when its stdin has been closed."""
 _CHUNK: Final = 65_536
 _STDERR_KEPT: Final = 65_536
 

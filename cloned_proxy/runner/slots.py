@@ -17,6 +17,7 @@ from cloned_proxy.runner.containers import holder_container
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError, SlotError, ToolFailedError
 from cloned_proxy.runner.handing import HandingHolder
+from cloned_proxy.runner.lender import Lender
 from cloned_proxy.runner.names import NamePlan, plan_names
 from cloned_proxy.runner.netns import Namespace, may_enter
 from cloned_proxy.runner.networks import SEALED
@@ -25,6 +26,11 @@ from cloned_proxy.runner.spec import HolderSpec
 from cloned_proxy.runner.stream import StreamTimeoutError
 
 _READY_SECONDS: Final = 10.0
+
+
+def slot_name(slot_id: str, borrower: str = "") -> str:
+    """The name of its holder; of one that is lent with the mark of the process that has it."""
+    return f"cloned_slot_{slot_id}.{borrower}" if borrower else f"cloned_slot_{slot_id}"
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +46,8 @@ class Slot:
     """None in the unprivileged variant: the holder makes the sockets and hands them over."""
     handing: HandingHolder | None
     directory: Path
+    lent: bool = False
+    """Whether the proxy keeps it, and takes it back (`slot_shelf`)."""
     runs: int = 0
     fresh: float = field(default_factory=time.monotonic)
 
@@ -78,6 +86,7 @@ class SlotPool:
         handovers: tuple[Handover, ...],
         spare: int = 2,
         enter: bool | None = None,
+        lender: Lender | None = None,
     ) -> None:
         self._engine = engine
         self._directory = run_directory / owner / "slots"
@@ -92,6 +101,7 @@ class SlotPool:
         self._enter = may_enter() if enter is None else enter
         self._may_change = enter is None
         """Whether the variant was our own choice, and may turn out to be wrong: a rootless engine, or one in a VM."""
+        self._lender = lender
         self._lock = threading.Lock()
         self._idle: list[Slot] = []
         self._closed = False
@@ -99,7 +109,7 @@ class SlotPool:
     def warm_up(self, count: int = 1) -> None:
         """Makes slots ahead of need. Raises SandboxError."""
         for _ in range(count):
-            self._put_back(self._make())
+            self._put_back(self.make())
 
     @property
     def idle(self) -> int:
@@ -109,7 +119,7 @@ class SlotPool:
     @contextlib.contextmanager
     def acquire(self) -> Iterator[Slot]:
         """A slot for one run. It goes back into the pool only when the tool ended by itself, well or not."""
-        slot = self._take() or self._make()
+        slot = self._take() or self._borrow() or self.make()
         slot.runs += 1
         try:
             yield slot
@@ -118,7 +128,7 @@ class SlotPool:
             raise
         except BaseException:
             # Whatever went wrong, the slot may hold something of it: thrown away, not shared with the next tool.
-            self._remove(slot)
+            self.remove(slot)
             raise
         self._put_back(slot)
 
@@ -128,7 +138,7 @@ class SlotPool:
             self._closed = True
             idle, self._idle = self._idle, []
         for slot in idle:
-            self._remove(slot)
+            self.remove(slot)
         # Only what is empty: another runner of this process may have slots beside ours.
         for directory in (self._directory, self._directory.parent / "scratch", self._directory.parent):
             with contextlib.suppress(OSError):
@@ -140,11 +150,11 @@ class SlotPool:
                 if not self._idle:
                     return None
                 slot = self._idle.pop()
-            if self._usable(slot):
+            if self.alive(slot):
                 return slot
-            self._remove(slot)
+            self.remove(slot)
 
-    def _usable(self, slot: Slot) -> bool:
+    def alive(self, slot: Slot) -> bool:
         """Whether the holder still runs. Asked again by the engine when a tool joins: this only saves a failed run."""
         if slot.namespace is not None:
             return slot.namespace.alive()
@@ -153,14 +163,29 @@ class SlotPool:
         except SandboxError:
             return False
 
+    def _borrow(self) -> Slot | None:
+        """A slot that the proxy keeps ready; only one that is entered can be another process's."""
+        found = self._lender.borrow() if self._lender is not None and self._enter else None
+        if found is None:
+            return None
+        slot_id, holder, namespace = found
+        directory = self._directory / slot_id
+        return Slot(slot_id, holder, self._network, self._handovers, namespace, None, directory, lent=True)
+
     def _put_back(self, slot: Slot) -> None:
+        if slot.lent:
+            if self._lender is None or not self._lender.give_back(slot.id):
+                self.remove(slot)
+            elif slot.namespace is not None:
+                slot.namespace.close()
+            return
         with self._lock:
             if not self._closed and len(self._idle) < self._spare:
                 self._idle.append(slot)
                 return
-        self._remove(slot)
+        self.remove(slot)
 
-    def _remove(self, slot: Slot) -> None:
+    def remove(self, slot: Slot) -> None:
         if slot.namespace is not None:
             slot.namespace.close()
         if slot.handing is not None:
@@ -168,7 +193,7 @@ class SlotPool:
         self._engine.discard(slot.holder)
         shutil.rmtree(slot.directory, ignore_errors=True)
 
-    def _make(self) -> Slot:
+    def make(self) -> Slot:
         try:
             return self._make_one()
         except SlotError:
@@ -186,7 +211,7 @@ class SlotPool:
             directory.chmod(0o711)  # the holder's user passes through; the parents are 0700
             handing = HandingHolder(directory)
         spec = HolderSpec(
-            name=f"cloned_slot_{slot_id}",
+            name=slot_name(slot_id),
             image=self._image,
             seccomp=self._seccomp,
             owner=self._owner,

@@ -17,8 +17,9 @@ from cloned_proxy.runner import npm_client
 from cloned_proxy.runner.baked import npm_programs, npx_table, uvx_table
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import FetchError, ImageMissingError
+from cloned_proxy.runner.image_check import NODE_LABEL
 from cloned_proxy.runner.image_question import python_and_glibc
-from cloned_proxy.runner.images import NODE_LABEL, Say
+from cloned_proxy.runner.images import Say
 from cloned_proxy.runner.pip_client import download
 from cloned_proxy.runner.spec import DEFAULT_USER
 from cloned_proxy.runner.tool_packages import ToolImage
@@ -29,6 +30,8 @@ PACKAGES_LABEL: Final = "cloned.packages"
 """What was asked for, as JSON: `["npm:NAME@VERSION", "pypi:NAME==VERSION"]`."""
 LOCK_LABEL: Final = "cloned.lock"
 """What was resolved, as JSON: npm's package-lock.json and pip's requirements with hashes."""
+_STAGE_LABEL: Final = "cloned.stage"
+"""Marks what is left of a build, with the name of the image that it was for."""
 _TOOLS: Final = "/opt/uv-tools"
 """Where uv keeps programs of PyPI, each in an environment of its own."""
 _MODULES: Final = "/usr/local/lib/node_modules"
@@ -65,6 +68,8 @@ def build_tool_image(engine: Engine, wanted: ToolImage, say: Say, *, renew: bool
             labels[NODE_LABEL] = ""
         say(f"building {wanted.name}")
         engine.build(directory, target="tool", tag=wanted.name, args={}, labels=labels)
+        # The engine keeps stages for a next build, and with them every package a second time.
+        engine.remove_unnamed(f"{_STAGE_LABEL}={wanted.name}")
     return wanted.name
 
 
@@ -100,14 +105,20 @@ def _fetch_wheels(engine: Engine, wheels: Path, words: tuple[str, ...], lock: st
 def _dockerfile(wanted: ToolImage, context: Path) -> str:
     """What is only needed to install stays in stages of its own."""
     stages = [f"FROM {PYTHON_IMAGE} AS base", "USER root"]
+    stage = f'LABEL {_STAGE_LABEL}="{wanted.name}"'
     image = ["FROM base AS tool"]
     if wanted.npm:
-        stages += ["FROM base AS npm", f"COPY --chown={DEFAULT_USER} npm/ /build/"]
+        stages += ["FROM base AS npm", stage, f"COPY --chown={DEFAULT_USER} npm/ /build/"]
         if wanted.scripts:
             stages += [f"USER {DEFAULT_USER}", "RUN cd /build && HOME=/tmp npm rebuild --foreground-scripts"]
         image += [f"COPY --from=npm --chown=0:0 /build/node_modules/ {_MODULES}/"]
     if wanted.pypi:
-        stages += ["FROM base AS pypi", "COPY wheels/ /wheels/", f"ENV UV_TOOL_DIR={_TOOLS} UV_TOOL_BIN_DIR=/bins"]
+        stages += [
+            "FROM base AS pypi",
+            stage,
+            "COPY wheels/ /wheels/",
+            f"ENV UV_TOOL_DIR={_TOOLS} UV_TOOL_BIN_DIR=/bins",
+        ]
         stages += [f"RUN {_UV_INSTALL} '{word}'" for word in wanted.pypi]
         image += [f"COPY --from=pypi {_TOOLS} {_TOOLS}", "COPY --from=pypi /bins/ /usr/local/bin/"]
     if not _keeps_node(wanted):

@@ -111,7 +111,7 @@ type NameAddresses = Annotated[str, BeforeValidator(_name_addresses)]
 
 
 class SandboxSettings(_Section):
-    """How tools are run (contract section 8)."""
+    """How tools are run (contract section 8). Values alone: `settings_cache` gives them without this class."""
 
     image: str | None = None
     """Image of every tool that `images` does not name; None: the worker's own."""
@@ -146,10 +146,6 @@ class SandboxSettings(_Section):
     """For one tool of a pipeline or of the library; `exec` has none unless it is asked for."""
     probe_interval: Annotated[float, Field(ge=0, le=604_800)] = 0.0
     """Seconds between two escape probes of `serve` (the metric `isolation_probe_success`); 0: off. At least 30."""
-
-    def names_for(self, tool: str) -> str:
-        """`name_addresses` of one tool."""
-        return self.name_addresses_of.get(tool, self.name_addresses)
 
 
 class LlmSettings(_Section):

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from cloned_proxy.policy.documents import parse_duration
+from cloned_proxy.policy.duration import parse_duration
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.redact import MAX_TEXT, bounded
 from cloned_proxy.policy.url import split_port

@@ -16,7 +16,6 @@ import hashlib
 import io
 import os
 import pickle
-import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from cloned_proxy import __version__
+from cloned_proxy.store.own_directory import check_own_directory
 
 if TYPE_CHECKING:
     from cloned_proxy.policy.model import Policy
@@ -38,7 +38,7 @@ def cached_policy(raw: bytes, source: str) -> Policy | None:
     """What the text said when it was read before; None when that is not known. `tests:` are not run again."""
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, ImportError, EOFError, pickle.PickleError):
         path = _place(raw, source)
-        _check(path.parent)
+        check_own_directory(path.parent)
         with path.open("rb") as file:
             policy = _Reader(io.BytesIO(file.read(_MOST_BYTES))).load()
         return policy if type(policy).__name__ == "Policy" else None
@@ -52,7 +52,7 @@ def keep_policy(raw: bytes, source: str, policy: Policy) -> None:
     with contextlib.suppress(OSError, TypeError, pickle.PickleError):
         path = _place(raw, source)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check(path.parent)
+        check_own_directory(path.parent)
         buffer = io.BytesIO()
         _Writer(buffer, protocol=5).dump(policy)
         temporary = path.with_suffix(f".{os.getpid()}")
@@ -101,10 +101,3 @@ def _program() -> Iterator[str]:
     for file in sorted((*(package / "policy").glob("*.py"), package / "store" / "yaml_reader.py")):
         info = file.stat()
         yield f"{file.name} {info.st_mtime_ns} {info.st_size}"
-
-
-def _check(directory: Path) -> None:
-    """Raises OSError for a directory that somebody else made or can write."""
-    info = directory.lstat()
-    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or stat.S_IMODE(info.st_mode) & 0o022:
-        raise PermissionError(f"{directory}: not this user's alone")

@@ -9,6 +9,11 @@ from urllib.parse import urlsplit
 
 DEFAULT_PROXY: Final = "http://127.0.0.1:8081"
 PROXY_VARIABLE: Final = "CLONED_EGRESS_PROXY"
+NO_PROXY: Final = "localhost,127.0.0.1"
+"""For programs of this host. Every client that was tried goes there directly, and nowhere else: `[::1]` ends each
+request of httpx, in some clients `::1` stands for every address that ends so, and an empty value sends some round the
+proxy for all.
+"""
 
 
 @dataclass(frozen=True, slots=True)

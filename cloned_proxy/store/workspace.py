@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from cloned_proxy.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from cloned_proxy.store.config import Config
+    from cloned_proxy.store.config import Config, SandboxSettings
     from cloned_proxy.store.presets import PresetShelf
 from cloned_proxy.store.private_file import create_private
 
@@ -121,6 +121,12 @@ class Workspace:
         from cloned_proxy.store.config import load_config  # noqa: PLC0415  its models cost more than most commands do
 
         return load_config(self.config_file)
+
+    def sandbox_settings(self) -> SandboxSettings:
+        """`sandbox:` of the settings, for commands that should start fast. Raises StoreError."""
+        from cloned_proxy.store.settings_cache import sandbox_settings  # noqa: PLC0415  as above
+
+        return sandbox_settings(self.config_file, lambda: self.config().sandbox)
 
     def policy_path(
         self, flag: Path | None = None, *, config: Config | None = None, environ: Mapping[str, str] | None = None

@@ -157,7 +157,7 @@ class Gate:
                 answer = _refusal(call, -32603, str(error) or type(error).__name__)
             cancelled = event.is_set()
             self._cancelled.pop(call, None)
-            if not cancelled:  # a cancelled call has no answer
+            if self._over.is_set() or not cancelled:  # a cancelled call has no answer
                 self._send(answer)
 
     def _call(self, params: Mapping[str, Any], cancelled: threading.Event) -> dict[str, Any]:

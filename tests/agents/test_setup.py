@@ -118,7 +118,7 @@ def test_codexs_sandbox_leads_to_the_proxy(
     assert (done.returncode, done.stdout.strip()) == (0, "done"), done
     asked(workspace, "plain.denied.example:80", "tls.denied.example:443")
     assert model.rounds == 0
-    assert "POST 127.0.0.1" in workspace.run("log").stdout, "Codex itself does not go through the proxy"
+    assert "chatgpt.com:443" in workspace.run("log").stdout, "Codex itself does not go through the proxy"
     assert workspace.run("setup", "codex", "--undo").returncode == 0
 
 

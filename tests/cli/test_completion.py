@@ -79,6 +79,11 @@ def test_names_of_commands_and_options_still_come_from_typer(workspace: Workspac
     assert any(line.startswith("--denied") for line in complete(workspace, "log --den"))
 
 
+def test_setup_offers_its_programs(workspace: Workspace) -> None:
+    offered = {line.partition("\t")[0] for line in complete(workspace, "setup c")}
+    assert offered == {"claude-code", "codex", "cursor"}
+
+
 def test_nothing_is_offered_where_nothing_is_known(workspace: Workspace) -> None:
     assert complete(workspace, "remove ") == [""]
     environment = {"_CLONED_PROXY_COMPLETE": "complete_fish", "_TYPER_COMPLETE_ARGS": "cloned-proxy remove "}

@@ -34,7 +34,7 @@ def test_a_missing_program_is_named_with_the_package_that_brings_it(line: bytes)
     assert text is not None
     assert text.startswith(
         "the image worker:1 has no claude: bake it in by `cloned-proxy image build --npm "
-        "@anthropic-ai/claude-code@VERSION --scripts --tool a@v1`, or"
+        "@anthropic-ai/claude-code@2.1.197 --scripts --tool a@v1`, or"
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.cli.agents import AGENTS
 from cloned_proxy.cli.initial import Answers, Tool, write
 from cloned_proxy.store.workspace import Workspace as Place
 from tests.cli.program import PROGRAM, Workspace
@@ -38,12 +39,23 @@ def test_yes_writes_what_it_shows_and_git_sees_none_of_it(nothing_installed: Wor
     assert version["summary"] == "init"
 
 
-def test_an_agent_in_a_container_needs_an_image_that_has_it(workspace: Workspace) -> None:
-    """The worker's image has curl, git, node and python3, and no agent: there `exec TOOL -- claude` ends with 127."""
+def test_an_agent_in_a_container_gets_an_image_that_has_it_and_a_terminal(workspace: Workspace) -> None:
     done = workspace.call("init", "--run", "claude-code", "--run", "own@v1", "--preset", "none", "--sandbox")
-    assert "cloned-proxy exec claude@v1 --image IMAGE -- claude\n" in done.stderr
-    assert "cloned-proxy exec own@v1 -- CMD\n" in done.stderr
-    assert "IMAGE is one of yours that has claude in it" in done.stderr
+    package = AGENTS["claude-code"].package
+    assert f"cloned-proxy image build --npm {package} --scripts --tool claude@v1\n" in done.stderr
+    assert "then, in another terminal: cloned-proxy shell -- claude\n" in done.stderr
+    assert "  or: cloned-proxy exec own@v1 -- CMD\n" in done.stderr
+
+
+def test_the_commands_name_a_workspace_that_is_not_here(workspace: Workspace, tmp_path: Path) -> None:
+    place = tmp_path / "elsewhere" / ".cloned"
+    words = ("init", "--run", "codex", "--preset", "none", "--sandbox", "--workspace", str(place), "--json")
+    told = json.loads(workspace.call(*words).stdout)
+    assert told["next"] == [
+        f"cloned-proxy image build --npm {AGENTS['codex'].package} --tool codex@v1 --workspace {place}",
+        f"cloned-proxy serve --workspace {place}",
+        f"cloned-proxy shell --workspace {place} -- codex",
+    ]
 
 
 def test_options_answer_every_question(workspace: Workspace) -> None:

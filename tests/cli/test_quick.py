@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from cloned_proxy.cli import sandbox
 from cloned_proxy.cli.app import app
 from cloned_proxy.cli.context import policy_in
+from cloned_proxy.cli.exec_options import ExecOptions
 from cloned_proxy.cli.quick import COMMANDS, quick_call
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.workspace import Workspace as Place
@@ -108,6 +110,12 @@ def test_a_line_means_what_typer_makes_of_it(
         ("explain", ""),
         ("log", "-f=1"),
         ("log", "-fx"),
+        ("exec", TOOL),
+        ("exec", TOOL, "true"),
+        ("exec", TOOL, "--"),
+        ("exec", TOOL, "-it", "--", "true"),
+        ("exec", TOOL, "--timeout", "5", "--", "true"),
+        ("exec", "--", "true"),
     ],
     ids=" ".join,
 )
@@ -115,15 +123,47 @@ def test_anything_else_is_left_to_typer(words: tuple[str, ...]) -> None:
     assert quick_call(words) is None
 
 
+EXECS: tuple[tuple[str, ...], ...] = (
+    ("exec", TOOL, "--", "sh", "-c", "exit 3", "--", "-x"),
+    ("exec", "--env", "A=1", "--mount", "/a:/b", "--env=B", TOOL, "-i", "--", "true"),
+    ("exec", "--workspace", "/w/.cloned", "--policy=/p", "--image", "i:1", "--memory", "1g", "--home", TOOL, "--", "x"),
+)
+
+
+@pytest.mark.parametrize("words", EXECS, ids=" ".join)
+def test_a_command_for_the_sandbox_is_the_one_that_typer_reads(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    asked: list[ExecOptions] = []
+
+    def remember(options: ExecOptions) -> int:
+        asked.append(options)
+        return 3
+
+    monkeypatch.setattr(sandbox, "run_command", remember)
+    call = quick_call(words)
+    assert call is not None
+    assert call() == 3
+    assert CliRunner().invoke(app, list(words), prog_name="cloned-proxy").exit_code == 3
+    assert asked[0] == asked[1]
+
+
+def test_a_variable_that_stands_for_an_option_is_typers_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLONED_SANDBOX_NETWORK", "cloned_net")
+    assert quick_call(EXECS[0]) is None
+
+
 def test_the_options_are_those_of_the_commands() -> None:
     for name, command in COMMANDS.items():
         options = {option: param for param in ALL[name].params for option in param.opts}
-        for option, field in (*command.valued.items(), *command.flags.items()):
+        for option, field in (*command.valued.items(), *command.flags.items(), *command.repeated.items()):
             assert options[option].is_flag is (option in command.flags), (name, option)
             assert options[option].name == field, (name, option)
-            assert not options[option].multiple, (name, option)
+            assert options[option].multiple is (option in command.repeated), (name, option)
         arguments = [param.name for param in ALL[name].params if param.param_type_name == "argument"]
-        assert arguments == ([command.argument] if command.argument else []), name
+        assert arguments == [word for word in (command.argument, command.rest) if word], name
+        variables = {param.envvar for param in ALL[name].params if getattr(param, "envvar", None)}
+        assert variables <= {command.unless, "CLONED_WORKSPACE", "CLONED_POLICY"}, name
 
 
 def test_the_tests_of_a_policy_that_is_known_are_run_again(

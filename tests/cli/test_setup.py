@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.runner.setup.programs import PROGRAMS
+from cloned_proxy.runner.setup.settings_file import SettingsFile
 from tests.cli.program import PROGRAM, TOOL, Workspace, eventually, policy_text
 from tests.net.clients import needed
 
@@ -70,14 +71,12 @@ def test_a_change_is_shown_then_made_and_taken_back_byte_for_byte(
     for name, raw in before.items():
         for line in raw.splitlines():
             assert line in written[name] or b"proxy" in line.lower() or b"enabled" in line or b"{}" in line
-    again = workspace.call("setup", program, "--write")
-    assert (again.returncode, again.stderr.splitlines()[0]) == (
-        0, f"nothing to change: {program} is set so already"
-    )  # fmt: skip
+    if not filled:
+        again = workspace.call("setup", program, "--write").stderr
+        assert again.startswith(f"nothing to change: {program} is set so already")
     done = workspace.call("setup", program, "--undo")
     assert (done.returncode, "byte for byte as it was" in done.stderr) == (0, True), done.stderr
     assert files(home) == before
-    assert "nothing to take back" in workspace.call("setup", program, "--undo").stderr
 
 
 def test_what_is_written_is_what_the_programs_read(workspace: Workspace, home: Path) -> None:
@@ -89,7 +88,7 @@ def test_what_is_written_is_what_the_programs_read(workspace: Workspace, home: P
     assert config["sandbox_workspace_write"] == {"network_access": True}
     assert "HTTP_PROXY=http://127.0.0.1:18081\n" in (home / ".codex/.env").read_text()
     assert json.loads((home / ".docker/config.json").read_text())["proxies"] == {
-        "other": {}, "default": {"httpProxy": PROXY, "httpsProxy": PROXY}
+        "other": {}, "default": {"httpProxy": PROXY, "httpsProxy": PROXY, "noProxy": "localhost,127.0.0.1"}
     }  # fmt: skip
     assert (home / ".gemini/.env").read_text().startswith("# no line end\nHTTP_PROXY=")
 
@@ -114,8 +113,44 @@ def test_what_somebody_changed_since_is_kept(workspace: Workspace, home: Path) -
     workspace.call("setup", "claude-code", "--write")
     path.write_text(path.read_text().replace("18081", "18082", 1))
     done = workspace.call("setup", "claude-code", "--undo")
-    assert (done.returncode, "they stay as they are" in done.stderr) == (1, True)
+    assert (done.returncode, "what was changed stays as it is" in done.stderr) == (1, True)
     assert "18082" in path.read_text()
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["taken back", "written again, then taken back"])
+@pytest.mark.parametrize("filled", [False, True], ids=["nothing there", "files of the user's"])
+def test_a_write_that_was_cut_off_behind_its_record_is_taken_back(
+    workspace: Workspace, home: Path, monkeypatch: pytest.MonkeyPatch, *, filled: bool, again: bool
+) -> None:
+    if filled:
+        fill(home)
+    before = files(home)
+    with monkeypatch.context() as patch:
+        patch.setattr(SettingsFile, "save", lambda _self: None)
+        assert workspace.call("setup", "vscode", "--write").returncode == 0
+    assert files(home) == before
+    if again:
+        assert workspace.call("setup", "vscode", "--write").returncode == 0
+        assert files(home) != before
+    done = workspace.call("setup", "vscode", "--undo")
+    assert (done.returncode, "byte for byte as it was" in done.stderr) == (0, True), done.stderr
+    assert files(home) == before
+
+
+def test_scopes_are_taken_back_one_by_one(workspace: Workspace, home: Path) -> None:
+    fill(home)
+    before = files(home)
+    project = workspace.path.parent / ".git" / "config"
+    project.parent.mkdir()
+    project.write_text("[core]\n\tbare = false\n")
+    for scope in ("user", "project"):
+        assert workspace.call("setup", "git", "--write", "--scope", scope).returncode == 0
+    assert "18081" in project.read_text()
+    assert workspace.call("setup", "git", "--undo", "--scope", "user").returncode == 0
+    assert files(home) == before
+    assert "18081" in project.read_text()
+    assert workspace.call("setup", "git", "--undo").returncode == 0
+    assert project.read_text() == "[core]\n\tbare = false\n"
 
 
 def test_another_port_is_written_over_and_the_first_state_comes_back(workspace: Workspace, home: Path) -> None:
@@ -134,7 +169,7 @@ def test_a_credential_stands_in_a_file_for_its_owner_alone(workspace: Workspace,
     shown = workspace.call("setup", "git", "--tool", TOOL)
     assert "demo.tool%40v1:CREDENTIAL@127.0.0.1:18081" in shown.stdout
     done = workspace.call("setup", "git", "--tool", TOOL, "--ttl", "7d", "--write")
-    assert "stands in the file now" in done.stderr
+    assert f"a credential of {TOOL} stands in it, good for 7d" in done.stderr
     path = home / ".gitconfig"
     assert "http://demo.tool%40v1:v1." in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -164,7 +199,9 @@ def test_what_cannot_be_is_said_and_nothing_is_written(
     assert files(home) == {}
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"sandbox": 3}', "\xff"], ids=["cut", "a list", "no object", "not UTF-8"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"sandbox": 3}', "\xff"], ids=["empty", "cut", "a list", "no object", "not UTF-8"]
+)
 def test_a_file_that_is_not_what_it_should_be_is_left_alone(workspace: Workspace, home: Path, text: str) -> None:
     path = home / ".claude" / "settings.json"
     path.parent.mkdir()

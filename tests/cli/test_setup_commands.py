@@ -54,7 +54,7 @@ global:
 tools:
   demo.tool@v1:
     inherit_global: false
-    allow: [{host: lease.example.com, max_uses: 1}]
+    allow: [{host: lease.example.com, max_uses: 1, idle: 120m}]
     limits: {concurrent: 2}
 tests:
   - {tool: demo.tool@v1, deny: ["https://example.net/"]}
@@ -74,7 +74,7 @@ tools:
     on_deny: ask
     hold: 20s
     may_request: [self, global]
-    allow: [{host: lease.example.com, max_uses: 9}]
+    allow: [{host: lease.example.com, max_uses: 9, idle: 90s}]
 """
 
 
@@ -92,7 +92,8 @@ def test_diff_tells_every_change_that_opens_something(workspace: Workspace, tmp_
         "tools.demo.tool@v1.limits.concurrent": [2, None],
         f"{rule}: inject.redact_echo": [True, False],
         f"{rule}: inject.value": ["the one in use", "another"],
-        "demo.tool@v1: allow lease.example.com: max_uses": [1, 9],
+        "demo.tool@v1: allow lease.example.com idle 90s: max_uses": [1, 9],
+        "demo.tool@v1: allow lease.example.com idle 90s: idle": ["2h", "90s"],
         "tests": [[{"tool": "demo.tool@v1", "allow": [], "deny": ["https://example.net/"]}], []],
     }
     text = workspace.run("policy", "diff", str(other)).stdout

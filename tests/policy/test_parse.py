@@ -67,6 +67,9 @@ PROBLEMS = [
     (_rule(expires=datetime(2026, 1, 1)), f"{RULE}.expires", 7, "2026-01-01T00:00:00Z"),  # noqa: DTZ001  the mistake at hand
     (_rule(expires="soon"), f"{RULE}.expires", 7, "2026-12-01T00:00:00Z"),
     (_rule(max_uses=0), f"{RULE}.max_uses", 7, "write 1 or more"),
+    (_rule(idle="2 hours"), f"{RULE}.idle", 7, "not a duration"),
+    (_rule(idle="10ms"), f"{RULE}.idle", 7, "from 1s to 7d"),
+    (_rule(idle="8d"), f"{RULE}.idle", 7, "from 1s to 7d"),
     (_rule(protocols=["tcp"], methods=["GET"]), f"{RULE}.methods", 7, "remove one"),
     (_rule(protocols=["tcp"], inject={"header": "A", "value": "b"}), f"{RULE}.inject", 7, "remove one"),
     (_rule(inject={"header": "A", "value": "b\r\nc"}), f"{RULE}.inject.value", 7, "one line"),
@@ -120,7 +123,7 @@ def test_a_renewed_lease_is_the_same_rule_and_other_ports_are_not() -> None:
     def rule_id(**entry: object) -> str:
         return policy_of(**_rule(**entry)).rules[0].id
 
-    assert rule_id(max_uses=1, reason="x") == rule_id(expires="2099-01-01T00:00:00Z") == rule_id()
+    assert rule_id(max_uses=1, idle="2h", reason="x") == rule_id(expires="2099-01-01T00:00:00Z") == rule_id()
     assert len({rule_id(), rule_id(ports=[22]), rule_id(methods=["GET"]), rule_id(paths=["/a"])}) == 4
 
 

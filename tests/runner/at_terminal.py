@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -51,7 +52,8 @@ class AtTerminal:
         self._read = 0
         self._changed = threading.Condition()
         self._closed = False
-        threading.Thread(target=self._look, daemon=True).start()
+        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._looking.start()
 
     def __enter__(self) -> Self:
         return self
@@ -69,19 +71,27 @@ class AtTerminal:
         while left:
             left = left[os.write(self._master, left) :]
 
-    def see(self, pattern: str | bytes, *, raw: bool = False) -> re.Match[bytes]:
-        """Waits until the pattern is shown behind what was seen before. `raw`: among escape sequences, not without."""
-        wanted = re.compile(pattern.encode() if isinstance(pattern, str) else pattern, re.DOTALL)
+    def see(self, pattern: str) -> None:
+        """Waits until the pattern is shown, escape sequences left out, behind what was seen before."""
+        assert self._wait_for(pattern, SECONDS), f"{pattern!r} was not shown, but: {self._seen[self._read :]!r}"
 
-        def found() -> re.Match[bytes] | None:
-            shown = self._seen[self._read :]
-            return wanted.search(shown if raw else _ESCAPES.sub(b"", shown))
+    def insist(self, keys: str, pattern: str) -> None:
+        """Types until the pattern is shown: programs drop keys that come faster than a person's."""
+        for _ in range(30):
+            self.type(keys)
+            if self._wait_for(pattern, SECONDS / 30):
+                return
+        self.see(pattern)
 
+    def _wait_for(self, pattern: str, seconds: float) -> bool:
+        wanted = re.compile(pattern.encode(), re.DOTALL)
         with self._changed:
-            match = self._changed.wait_for(found, SECONDS)
-            assert match, f"{pattern!r} was not shown, but: {self._seen[self._read :]!r}"
-            self._read = len(self._seen)
-            return match
+            shown = self._changed.wait_for(
+                lambda: wanted.search(_ESCAPES.sub(b"", self._seen[self._read :])) is not None, seconds
+            )
+            if shown:
+                self._read = len(self._seen)
+            return shown
 
     @property
     def shown(self) -> bytes:
@@ -101,6 +111,7 @@ class AtTerminal:
     def hang_up(self) -> None:
         """The window is closed."""
         self._closed = True
+        self._looking.join(SECONDS)  # who still reads keeps it open
         os.close(self._master)
 
     def ends(self) -> int:
@@ -108,11 +119,10 @@ class AtTerminal:
         return self.process.wait(SECONDS)
 
     def _look(self) -> None:
-        while True:
-            try:
-                piece = os.read(self._master, 65_536)
-            except OSError:
-                return
+        while not self._closed:
+            if not select.select([self._master], [], [], 0.1)[0]:
+                continue
+            piece = os.read(self._master, 65_536)
             with self._changed:
                 self._seen += piece
                 self._changed.notify_all()

@@ -22,7 +22,7 @@ from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError, GoneError
 from cloned_proxy.runner.link import connect, is_served
 from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
+from cloned_proxy.runner.spec import WORKSPACE_LABEL, workspace_mark
 from tests.conftest import IMAGES_FAILED
 from tests.e2e.conftest import world as world  # noqa: PLC0414  a fixture of these tests, too
 from tests.runner.kept_images import bring_sandbox_images
@@ -143,7 +143,7 @@ def leftovers(engine: Engine, workspace: Path) -> list[str]:
     """Tools, directories of runs, and slots whose runner has no place in this workspace any more."""
     owners = {path.name for path in (workspace / "run").glob("*.*.*.*")}
     names = [str(path) for path in (workspace / "run").glob("*/scratch/*")]
-    for container, mark in engine.owned(OWNER_LABEL):
+    for container, mark in engine.owners():
         try:
             facts = engine.inspect(container)
         except GoneError:

@@ -14,7 +14,8 @@ from typing import Final
 from cloned_proxy.runner.apt_mirror import default_release
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import ImageMissingError
-from cloned_proxy.runner.images import HOLDER_IMAGE, base_images, build_images, check_current, source_mark
+from cloned_proxy.runner.image_check import HOLDER_IMAGE, check_current, source_mark
+from cloned_proxy.runner.images import base_images, build_images
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 
 _BASES: Final = tuple(base_images(default_release()).values())

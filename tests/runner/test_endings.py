@@ -15,14 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import docker.errors
 import pytest
-import requests
 
-from cloned_proxy.cli.errors import TERMINATED
 from cloned_proxy.runner import execution
 from cloned_proxy.runner import runner as runner_module
 from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.engine_api import ApiError, EngineApi
 from cloned_proxy.runner.errors import EngineError, ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
 from cloned_proxy.runner.runner import DockerContainerRunner
@@ -34,56 +32,38 @@ from tests.runner.jobs import sh
 RUNS = 6
 
 
-class FakeApi:
-    """The SDK's client as far as removals need it; each container's removal has an outcome of its own."""
+class FakeApi(EngineApi):
+    """The engine as far as removals need it; each container's removal has an outcome of its own."""
 
-    def __init__(self, **outcomes: Any) -> None:
-        self.outcomes = outcomes
+    def __init__(self, **outcomes: ApiError) -> None:
+        self.outcomes: dict[str, ApiError] = outcomes
         self.asked: list[str] = []
         self.waited: list[str] = []
 
-    def remove_container(self, container: str, **_: Any) -> None:
+    def ask(
+        self, method: str, path: str, *, body: Any = None, timeout: float | None, **query: str | bytes | int | None
+    ) -> Any:
+        container = path.split("/")[2]
+        if method == "POST":
+            assert query["condition"] == "removed"
+            self.waited.append(container)
+            self.outcomes[container] = ApiError(404, f"No such container: {container}")
+            return {"StatusCode": 137, "Error": None}
         self.asked.append(container)
-        error = self.outcomes.get(container)
-        if error is not None:
-            raise error
-
-    def wait(self, container: str, **options: Any) -> dict[str, Any]:
-        assert options["condition"] == "removed"
-        self.waited.append(container)
-        self.outcomes[container] = _error(404, f"No such container: {container}")
-        return {"StatusCode": 137, "Error": None}
-
-    def close(self) -> None: ...
+        if container in self.outcomes:
+            raise self.outcomes[container]
+        return None
 
 
-def _error(status: int, said: str) -> docker.errors.APIError:
-    response = requests.Response()
-    response.status_code = status
-    kind = docker.errors.NotFound if status == 404 else docker.errors.APIError
-    error: docker.errors.APIError = kind(said, response, said)
-    return error
-
-
-@pytest.fixture
-def reachable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Somebody is at the engine's socket."""
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(tmp_path / "e.sock"))
-        sock.listen(100)
-        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'e.sock'}")
-        yield
-
-
-def test_a_removal_in_progress_is_waited_for(reachable: None) -> None:
-    api = FakeApi(mine=_error(409, "removal of container mine is already in progress"))
+def test_a_removal_in_progress_is_waited_for() -> None:
+    api = FakeApi(mine=ApiError(409, "removal of container mine is already in progress"))
     Engine(api).discard("mine")
     assert api.waited == ["mine"]
 
 
-def test_what_is_owed_to_others_stops_nobody(reachable: None) -> None:
-    busy = _error(500, "driver failed to remove root filesystem: device or resource busy")
-    removing = _error(409, "removal of container c is already in progress")
+def test_what_is_owed_to_others_stops_nobody() -> None:
+    busy = ApiError(500, "driver failed to remove root filesystem: device or resource busy")
+    removing = ApiError(409, "removal of container c is already in progress")
     theirs = {f"c{number}" for number in range(8)}
     api = FakeApi(**{**dict.fromkeys(theirs, busy), "c3": removing})
     engine = Engine(api)
@@ -98,8 +78,8 @@ def test_what_is_owed_to_others_stops_nobody(reachable: None) -> None:
     assert engine._owed == set()
 
 
-def test_a_removal_that_fails_is_said_and_owed(reachable: None) -> None:
-    api = FakeApi(mine=_error(500, "device or resource busy"))
+def test_a_removal_that_fails_is_said_and_owed() -> None:
+    api = FakeApi(mine=ApiError(500, "device or resource busy"))
     engine = Engine(api)
     with pytest.raises(EngineError, match="device or resource busy"):
         engine.remove("mine")
@@ -205,12 +185,16 @@ def relay(path: Path, engine: str, needle: bytes, seen: threading.Event, go_on: 
 @pytest.mark.docker
 @pytest.mark.parametrize("kind", ["slot", "tool"])
 def test_a_signal_while_the_engine_still_creates_leaves_no_container(
-    module_serving: Serving, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    images: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """The request cannot be taken back: the engine makes the container after the command was told to end."""
+    """The request cannot be taken back: the engine makes the container after the command was told to end.
+
+    Its proxy is a borrowed one, which makes no slots of its own.
+    """
+    workspace = tmp_path / "code" / ".cloned"
     real = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock").removeprefix("unix://")
     words = [sys.executable, "-m", "cloned_proxy", "exec", "demo.tool@v1"]
-    words += ["--workspace", str(module_serving.workspace), "--", "sleep", "600"]
+    words += ["--workspace", str(workspace), "--", "sleep", "600"]
     seen, go_on = threading.Event(), threading.Event()
     with relay(tmp_path / "r.sock", real, b"/containers/create?name=cloned_" + kind.encode(), seen, go_on):
         monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path / 'r.sock'}")
@@ -220,8 +204,8 @@ def test_a_signal_while_the_engine_still_creates_leaves_no_container(
             time.sleep(0.5)  # no verdict hangs on it: a command that gives up early has the time to do so
             go_on.set()
             _, said = process.communicate(timeout=60)
-            assert process.returncode == TERMINATED, said
-        mark = workspace_mark(module_serving.workspace)
+            assert process.returncode == 143, said
+        mark = workspace_mark(workspace)
         # The engine answers requests of one container one after the other; another create shows that it is through.
-        engine.remove(engine.create("cloned_slot_00000000", {"Image": "cloned-worker:latest"}))
-        assert [each for each, of in engine.owned(WORKSPACE_LABEL) if of == mark] == []
+        images.remove(images.create("cloned_slot_00000000", {"Image": "cloned-worker:latest"}))
+        assert [each for each, of in images.owned(WORKSPACE_LABEL) if of == mark] == []

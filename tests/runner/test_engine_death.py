@@ -17,7 +17,7 @@ import pytest
 
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import EngineError
-from cloned_proxy.runner.images import HOLDER_IMAGE
+from cloned_proxy.runner.image_check import HOLDER_IMAGE
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.spec import OWNER_LABEL
 from cloned_proxy.runner.worker import PYTHON_IMAGE

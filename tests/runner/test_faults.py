@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner import images, owner
+from cloned_proxy.runner import holder_watch, image_check, owner
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import (
     EngineError,
@@ -179,8 +179,11 @@ def test_a_dead_holder_is_replaced_before_a_tool_would_join_it(module_serving: S
         assert sh(runner, "echo alive").out == "alive\n"
 
 
-def test_a_holder_that_dies_under_a_tool_leaves_it_sealed(module_serving: Serving, engine: Engine, origin: int) -> None:
-    """The namespace lives as long as the tool: nothing opens when its holder is gone."""
+def test_a_holder_that_dies_under_a_tool_leaves_it_sealed(
+    module_serving: Serving, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The namespace lives as long as the tool: nothing opens until the tool, too, is ended."""
+    monkeypatch.setattr(holder_watch, "_LOOK_SECONDS", 60.0)
     with DockerContainerRunner(workspace=module_serving.workspace) as runner:
 
         def kill_holder() -> None:
@@ -268,7 +271,7 @@ def test_a_slot_in_which_something_went_wrong_is_thrown_away(module_serving: Ser
 
 
 def test_images_of_another_version_are_refused(module_serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "source_mark", lambda: "another")
+    monkeypatch.setattr(image_check, "source_mark", lambda: "another")
     with (
         DockerContainerRunner(workspace=module_serving.workspace) as runner,
         pytest.raises(ImageMissingError, match="another version"),

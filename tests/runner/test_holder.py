@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.proxy.slot_sockets import check_inside
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.images import HOLDER_IMAGE
+from cloned_proxy.runner.errors import SlotError
+from cloned_proxy.runner.handing import SOCKET_NAME, HandingHolder, datagrams, listening, spare
+from cloned_proxy.runner.image_check import HOLDER_IMAGE
 from tests.cli.program import eventually
 
 pytestmark = pytest.mark.docker
@@ -51,6 +54,36 @@ def test_a_forward_that_is_full_takes_nothing_from_another(holder: Path, tmp_pat
             stack.enter_context(_connected(tmp_path / "1"))
         eventually(lambda: _asked(tmp_path / "1", seconds=0.2) == b"", what="a connection over the share, closed")
         assert _asked(tmp_path / "2") == b"hello"
+
+
+def test_it_hands_over_what_it_makes_in_its_namespace_and_says_what_it_cannot(holder: Path, tmp_path: Path) -> None:
+    link = HandingHolder(tmp_path)
+    words = ["unshare", "--net", "--map-root-user", str(holder), "hand", str(tmp_path / SOCKET_NAME)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as process, ExitStack() as stack:
+        stack.callback(process.kill)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        link.accept()
+        stack.callback(link.close)
+        made = link.get([listening(8081, "127.0.0.1"), listening(8080, "0.0.0.0"), datagrams(53), spare()])
+        for each in made:
+            check_inside(each)
+            stack.callback(each.close)
+        names = [("127.0.0.1", 8081), ("0.0.0.0", 8080), ("127.0.0.1", 53), ("0.0.0.0", 0)]
+        assert [each.getsockname() for each in made] == names
+        assert [each.type == socket.SOCK_DGRAM for each in made] == [False, False, True, False]
+        with pytest.raises(SlotError, match=r"8081, 9000 cannot be opened inside the slot: Address.* in use"):
+            link.get([listening(8081, "127.0.0.1"), listening(9000, "127.0.0.1")])
+        for each in made:
+            each.close()  # the holder kept none
+        for each in link.get([listening(8081, "127.0.0.1"), listening(9000, "127.0.0.1")]):
+            each.close()
+        link.close()
+        with pytest.raises(SlotError):
+            link.get([spare()])
+        assert process.poll() is None, "it holds its namespace whoever leaves"
+        process.terminate()
+        assert process.wait(60) == 0
 
 
 def _docker(*words: str) -> str:

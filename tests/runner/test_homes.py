@@ -20,8 +20,9 @@ from cloned_proxy.runner.spec import MIB
 from cloned_proxy.runner.sweeping import sweep_directory
 from tests.cli.conftest import workspace as plain_workspace  # noqa: F401  a fixture
 from tests.cli.program import Workspace
-from tests.runner.conftest import Serving
+from tests.runner.conftest import Serving, start_serving, write_policy
 from tests.runner.jobs import TOOL, sh
+from tests.runner.local_registry import local_registry
 
 USER = "65532:65532"
 OTHER = "other.tool@v1"
@@ -216,17 +217,50 @@ def test_what_cannot_be_removed_is_said(homes: Homes, monkeypatch: pytest.Monkey
     assert [home.tool for home in homes.list()] == [TOOL]
 
 
+INSTALLING = """\
+python3 -m venv ~/v && ~/v/bin/pip install -q --disable-pip-version-check --index-url {simple} hello-home
+uvx -q --index-url {simple} hello-home && npm_config_registry={npm} npx -y hello-home
+"""
+
+
 @pytest.mark.docker
-def test_an_environment_of_python_lives_in_the_home_of_exec(kept: Path) -> None:
-    program = [sys.executable, "-m", "cloned_proxy", "exec", "--workspace", str(kept), "--home", "--env", "GREETING"]
-    first = "python3 -m venv ~/v && ~/v/bin/pip --version"
-    second = "~/v/bin/python -c 'import os; print(os.environ[\"GREETING\"])'"
-    for script, wanted in ((first, b"pip "), (second, b"hello")):
-        done = subprocess.run(
-            [*program, TOOL, "--", "sh", "-c", script],
-            capture_output=True,
-            check=False,
-            timeout=100,
-            env=os.environ | {"GREETING": "hello"},
-        )
-        assert (done.returncode, wanted in done.stdout) == (0, True), done.stderr
+@pytest.mark.timeout(300)
+def test_what_npx_uvx_venv_and_pip_put_into_the_home_runs(images: Engine, tmp_path: Path) -> None:
+    workspace = tmp_path / "code" / ".cloned"
+    workspace.mkdir(parents=True, mode=0o700)
+    with local_registry() as registry:
+        write_policy(workspace, registry.port)
+        serving = start_serving(workspace)
+        try:
+            with DockerContainerRunner(workspace=workspace, spare_slots=0) as runner:
+                script = INSTALLING.format(simple=registry.simple, npm=registry.npm)
+                seen = sh(runner, script, home=True, timeout=250)
+                assert (seen.out, seen.code) == ("hello from python\nhello from node\n", 0), seen.err
+                assert sh(runner, "~/v/bin/hello-home", home=True, timeout=100).out == "hello from python\n"
+        finally:
+            serving.stop()
+
+
+@pytest.mark.docker
+def test_exec_takes_a_variable_of_this_environment_over(kept: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "cloned_proxy",
+            "exec",
+            "--workspace",
+            str(kept),
+            "--env",
+            "GREETING",
+            TOOL,
+            "--",
+            "env",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        env=os.environ | {"GREETING": "hello", "OTHER": "hunter2"},
+    )
+    assert ("GREETING=hello" in done.stdout.splitlines(), "hunter2" in done.stdout) == (True, False), done.stderr

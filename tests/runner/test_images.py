@@ -9,7 +9,7 @@ import pytest
 
 from cloned_proxy.runner.apt_mirror import Mirror, mirrors
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.images import HOLDER_IMAGE
+from cloned_proxy.runner.image_check import HOLDER_IMAGE
 from cloned_proxy.runner.node_version import FIRST_WITH_PROXY, node_version
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.toolchain import pinned_version

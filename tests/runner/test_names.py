@@ -11,6 +11,7 @@ from cloned_proxy.cli.checks import Check
 from cloned_proxy.runner import names
 from cloned_proxy.runner.engine_answers import EngineFacts
 from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.limits import names_for
 from cloned_proxy.runner.names import LOOPBACK, PUBLIC_LOOKING, NamePlan, plan_names
 from cloned_proxy.store.config import ConfigError, load_config
 
@@ -70,8 +71,7 @@ def test_what_cannot_be_had_is_an_error_with_its_fix(able: pytest.MonkeyPatch) -
 
 
 def test_an_old_kernel_has_none_and_says_so_only_when_asked(able: pytest.MonkeyPatch) -> None:
-    for name in ("can_steer", "knows_namespaces"):
-        able.setattr(names, name, lambda: False)
+    able.setattr(names, "knows_namespaces", lambda: False)
     assert plan_names("auto", enters=True) is None
     with pytest.raises(SandboxInputError, match="set it to off"):
         plan_names(str(LOOPBACK), enters=True)
@@ -99,7 +99,7 @@ def test_a_tool_may_have_another_setting(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text("sandbox:\n  name_addresses: off\n  name_addresses_of: {a@v1: 127.128.0.0/9}\n")
     sandbox = load_config(path).sandbox
-    assert (sandbox.names_for("a@v1"), sandbox.names_for("b@v1")) == ("127.128.0.0/9", "off")
+    assert (names_for(sandbox, "a@v1"), names_for(sandbox, "b@v1")) == ("127.128.0.0/9", "off")
 
 
 def test_doctor_says_which_way_and_why(able: pytest.MonkeyPatch) -> None:

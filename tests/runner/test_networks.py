@@ -61,7 +61,7 @@ def serving(module_serving: Serving, engine: Engine) -> Iterator[Serving]:
 
 
 def _networks(engine: Engine) -> list[str]:
-    return [str(each["Name"]) for each in engine._api.networks()]
+    return [str(each["Name"]) for each in engine._ask("GET", "/networks")]
 
 
 def _gateway(engine: Engine, network: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -105,9 +106,10 @@ def test_a_dry_run_without_a_topic_runs_each_handler_in_a_container_of_its_own(
     assert f"topic: {TOPIC}" in done.stderr
     runs = runs_of(workspace)
     assert [(result, dry) for _, result, dry in runs] == [("ok", True)] * 3
-    ours = {"event": "start", "label": f"{WORKSPACE_LABEL}={workspace_mark(workspace)}"}
-    events = images._api.events(since=began, until=int(time.time()) + 1, decode=True, filters=ours)
-    made = [event["Actor"]["Attributes"] for event in events]
+    ours = json.dumps({"event": ["start"], "label": [f"{WORKSPACE_LABEL}={workspace_mark(workspace)}"]})
+    until = int(time.time()) + 1
+    said = images._api.ask_raw("GET", "/events", timeout=60, since=began, until=until, filters=ours)
+    made = [json.loads(line)["Actor"]["Attributes"] for line in said.splitlines()]
     tools = [row["cloned.tool"] for row in made if re.fullmatch(r"cloned_tool_[0-9a-f]{8}", row["name"])]
     assert sorted(tools) == sorted(tool for tool, _, _ in runs)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,10 +32,12 @@ def test_the_project_is_writable_where_it_is_and_the_home_is_kept(project: Path)
     with AtTerminal(["shell"], cwd=project) as terminal:
         terminal.see(r"the rules of shell@v1 apply; it may reach nothing\r\n.* allow HOST --tool shell@v1`\r\n")
         terminal.see(r"\$ ")
-        terminal.type("pwd > made; echo $0 $HOME; echo once > ~/kept; exit 3\r")
+        terminal.type("pwd > made; echo all: > Makefile; echo $0 $HOME; echo once > ~/kept; exit 3\r")
         terminal.see("bash /home/tool")
+        terminal.see("Makefile")  # what the host may run later is told at the end
         assert terminal.ends() == 3
         assert terminal.modes() == terminal.before
+        assert not re.search(rb"(?<!\r)\n", terminal.shown), "a line of ours came while the screen was the tool's"
     made = project / "made"
     assert made.read_text() == f"{project}\n"
     assert made.stat().st_uid == project.stat().st_uid

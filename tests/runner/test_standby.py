@@ -115,9 +115,8 @@ def test_a_borrowed_proxy_that_dies_is_replaced_for_those_who_hold_it(workspace:
     assert first is not None
     os.kill(first, signal.SIGKILL)
     eventually(lambda: serving(workspace) not in (None, first), what="another proxy")
-    second = serving(workspace)
-    end(commands[0])
-    assert serving(workspace) == second
+    end(commands[0])  # perhaps before the other one has found the next proxy, and then there is a third
+    eventually(lambda: serving(workspace) not in (None, first), what="a proxy for the one that is left")
     end(commands[1])
     assert not is_served(workspace)
 

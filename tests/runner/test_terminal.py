@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,8 +15,10 @@ import pytest
 
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.spec import TOOL_LABEL
+from tests.net.clients import needed
 from tests.runner.at_terminal import PROGRAM, AtTerminal
 from tests.runner.conftest import Serving, leftovers
+from tests.runner.engine_relay import engine_relay
 from tests.runner.jobs import TOOL
 
 docker = pytest.mark.docker
@@ -21,7 +26,7 @@ FULL_SCREEN = r"printf '\033[?1049h\033[?25l\033[?1000;1006h''up'; exec sleep 60
 """What an editor does first; it leaves the screen so when it is killed."""
 TELLS_THE_SIZE = (
     "import os, signal; "
-    "signal.signal(signal.SIGWINCH, lambda *_: print('now', *os.get_terminal_size(), flush=True)); "
+    "signal.signal(signal.SIGWINCH, lambda *_: os.write(1, b'now %d %d' % os.get_terminal_size())); "
     "print('ready', flush=True); exec('while True: signal.pause()')"
 )
 BACK = [b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?1000l", b"\x1b[?1006l"]
@@ -74,6 +79,26 @@ def test_a_shell_has_job_control_and_follows_the_window(workspace: Path) -> None
         terminal.type("\x15exit 7\r")
         assert terminal.ends() == 7
         assert terminal.modes() == terminal.before
+
+
+@docker
+def test_vim_has_the_whole_screen_follows_it_and_leaves_it(workspace: Path) -> None:
+    # The smallest build of it: the image has every library that it needs, and no vim.
+    mount = f"{needed('vim.tiny')}:/mnt/editor/vim"
+    with AtTerminal(words(workspace, "/mnt/editor/vim", "-N", options=("--mount", mount)), rows=30) as terminal:
+        terminal.see("~.*~")
+        terminal.type("ihello\x1b:set lines?\r")
+        terminal.see("hello.*lines=30")
+        terminal.resize(20, 60)
+        terminal.see("~.*~")
+        terminal.type("\x1a")  # nobody inside could continue it
+        terminal.see("hello")
+        terminal.type(":set lines?\r")
+        terminal.see("lines=20")
+        terminal.type(":q!\r")
+        assert terminal.ends() == 0
+        assert terminal.modes() == terminal.before
+        assert terminal.shown.count(b"\x1b[?1049h") == terminal.shown.count(b"\x1b[?1049l") > 0
 
 
 @docker
@@ -131,6 +156,7 @@ def _send(number: signal.Signals) -> Callable[[AtTerminal], None]:
 ENDS: list[tuple[str, int, tuple[str, ...], Callable[[AtTerminal], None] | None]] = [
     ("a signal to stop", 143, (), _send(signal.SIGTERM)),
     ("an interrupt from elsewhere", 130, (), _send(signal.SIGINT)),
+    ("a hang-up from elsewhere", 129, (), _send(signal.SIGHUP)),
     ("time", 124, ("--timeout", "10"), lambda _: None),
     ("the container's death", 137, (), None),
 ]
@@ -151,6 +177,36 @@ def test_the_terminal_is_as_before_after_every_end(
 
 
 @docker
+def test_a_window_that_is_closed_ends_it(workspace: Path) -> None:
+    with AtTerminal(words(workspace, "sh", "-c", FULL_SCREEN)) as terminal:
+        terminal.see("up")
+        terminal.hang_up()
+        assert terminal.ends() == 129
+
+
+@docker
+def test_the_terminal_is_as_before_when_the_engine_is_gone(workspace: Path, engine: Engine) -> None:
+    # Not pytest's directory, which is too deep for the name of a socket.
+    with tempfile.TemporaryDirectory() as directory, engine_relay(Path(directory)) as relay:
+        command = words(workspace, "sh", "-c", FULL_SCREEN)
+        with AtTerminal(command, env={"DOCKER_HOST": relay.address}) as terminal:
+            terminal.see("up")
+            relay.die()
+            assert terminal.ends() == 1
+            assert terminal.modes() == terminal.before
+            assert b"the engine went away" in terminal.shown
+            assert [missing for missing in BACK if missing not in terminal.shown] == []
+    for container, tool in engine.owned(TOOL_LABEL):  # what the next run would find
+        if tool == TOOL:
+            engine.remove(container)
+    for path in leftovers(engine, workspace):
+        if path.startswith("/"):
+            shutil.rmtree(path)
+        else:
+            engine.remove(path)
+
+
+@docker
 def test_refusals_are_told_when_the_screen_is_free_again(workspace: Path) -> None:
     script = r"printf '\033[?1049h'; curl -s http://h1.example/ >/dev/null; printf '\033[?1049l'; exit 3"
     with AtTerminal(words(workspace, "sh", "-c", script)) as terminal:
@@ -160,6 +216,7 @@ def test_refusals_are_told_when_the_screen_is_free_again(workspace: Path) -> Non
         assert b"refused" not in screen
         assert b"refused" in behind
         assert b"\x1b" not in behind  # it has cleaned up by itself
+        assert not re.search(rb"(?<!\r)\n", terminal.shown)
 
 
 def test_a_pipe_is_no_terminal(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from cloned_proxy.runner.tool_image import LOCK_LABEL, build_tool_image
 from cloned_proxy.runner.tool_packages import ToolImage
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 from tests.runner.conftest import Serving
+from tests.runner.local_registry import local_registry
 
 pytestmark = pytest.mark.docker
 
@@ -89,19 +90,38 @@ def test_what_is_not_baked_in_is_npxs_and_uvxs_own_business(image: str) -> None:
     assert (npx.count("."), uvx.startswith("uv")) == (2, True)
 
 
-def test_the_same_words_make_the_same_image_from_the_lock_in_its_label(images: Engine, image: str) -> None:
-    before = images.image(image)
-    said: list[str] = []
-    assert build_tool_image(images, WANTED, said.append) == image
-    assert "its lock says which versions" in said[0]
-    after = images.image(image)
-    assert after["Config"]["Labels"][LOCK_LABEL] == before["Config"]["Labels"][LOCK_LABEL]
-    assert after["RootFS"]["Layers"] == before["RootFS"]["Layers"]
-    lock = json.loads(after["Config"]["Labels"][LOCK_LABEL])
+def test_what_was_resolved_is_in_a_label_with_a_hash_for_each_and_no_host(images: Engine, image: str) -> None:
+    lock = json.loads(images.image(image)["Config"]["Labels"][LOCK_LABEL])
     assert f"mcp_server_time=={TIME_VERSION} --hash=sha256:" in lock["pypi"]
+    assert all("==" in line and " --hash=sha256:" in line for line in lock["pypi"].splitlines())
     assert lock["npm"]["packages"][f"node_modules/{MEMORY}"]["integrity"].startswith("sha512-")
     hosts = [entry["resolved"] for entry in lock["npm"]["packages"].values() if "resolved" in entry]
     assert (hosts, "://" in lock["pypi"]) == ([], False)
+
+
+def test_the_same_words_make_the_same_image_from_its_lock(
+    images: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ToolImage(npm=("hello-home@1.0.0",), pypi=("hello-home==1.0",), tag="cloned-tool-test-lock")
+    said: list[str] = []
+    with local_registry() as registry:
+        monkeypatch.setenv("npm_config_registry", registry.npm)
+        monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+        monkeypatch.setenv("PIP_INDEX_URL", registry.simple)
+        made = [images.image(build_tool_image(images, wanted, said.append)) for _ in range(2)]
+    images.remove_image(wanted.name)
+    assert [line.partition(":")[0] for line in said if "its lock says which versions" in line] == [
+        "cloned-tool-test-lock"
+    ]
+    assert made[0]["Config"]["Labels"] == made[1]["Config"]["Labels"]
+    left = subprocess.run(
+        ["docker", "images", "--quiet", "--filter", f"label=cloned.stage={wanted.name}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert left.stdout == ""
 
 
 def test_it_is_listed_with_its_size_node_and_packages(images: Engine, image: str) -> None:
@@ -124,3 +144,30 @@ def test_without_an_npm_of_this_machine_the_pinned_one_fetches(
     monkeypatch.setattr("cloned_proxy.runner.npm_client.shutil.which", lambda _: None)
     npm_client.fetch(tmp_path / "project", {"is-number": "7.0.0"}, None)
     assert (tmp_path / "project" / "node_modules" / "is-number" / "index.js").is_file()
+
+
+def test_install_scripts_run_in_the_build_alone_as_nobody_without_a_network_and_only_if_asked_for(
+    images: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    canary = tmp_path / "on-this-machine"
+    found = "require('fs').readFileSync('/proc/net/dev', 'utf8').split('\\n').filter(line => line.includes(':')).length"
+    program = f"require('fs').writeFileSync('ran.txt', process.getuid() + ' ' + {found})"
+    script = f'touch {canary}; node -e "{program}"'
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+    with local_registry(install_script=script) as registry:
+        monkeypatch.setenv("npm_config_registry", registry.npm)
+        names = {
+            scripts: build_tool_image(images, ToolImage(npm=("hello-home@1.0.0",), scripts=scripts), print)
+            for scripts in (False, True)
+        }
+    ran = {}
+    for scripts, name in names.items():
+        command = ["docker", "run", "--rm", "--network", "none", name]
+        look = "hello-home; npx hello-home; cat /usr/local/lib/node_modules/hello-home/ran.txt"
+        ran[scripts] = subprocess.run(
+            [*command, "sh", "-c", look], capture_output=True, text=True, check=False, timeout=60
+        ).stdout.splitlines()
+        images.remove_image(name)
+    assert ran == {False: ["hello from node"] * 2, True: ["hello from node", "hello from node", "65532 1"]}
+    assert not canary.exists()

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloned_proxy.runner import pip_client
 from cloned_proxy.runner.baked import npm_programs, npx_table, uvx_table
 from cloned_proxy.runner.errors import FetchError, SandboxInputError
-from cloned_proxy.runner.images import PARTS, base_images
+from cloned_proxy.runner.image_check import PARTS
+from cloned_proxy.runner.images import base_images
 from cloned_proxy.runner.npm_client import check_lock, scripted
 from cloned_proxy.runner.pip_client import download
 from cloned_proxy.runner.tool_packages import ToolImage
 from tests.cli.conftest import workspace as workspace  # noqa: PLC0414  a fixture of these tests, too
 from tests.cli.program import Workspace
+from tests.runner.wheels import make_wheel
 
 NAMES = [
     (ToolImage(npm=("@scope/server-memory@1.2.3",)), "cloned-tool-scope-server-memory:1.2.3"),
@@ -128,21 +130,6 @@ def test_uvx_reads_programs_out_of_the_wheels(tmp_path: Path) -> None:
     ]
 
 
-def make_wheel(directory: Path, name: str, entry_points: str, code: str = "") -> Path:
-    """A wheel that pip takes."""
-    path = directory / f"{name}-1.0-py3-none-any.whl"
-    info = f"{name}-1.0.dist-info"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{name}.py", code)
-        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/entry_points.txt", entry_points)
-        archive.writestr(f"{info}/RECORD", "")
-    return path
-
-
 def test_a_wheel_that_is_not_what_its_hash_says_is_not_taken(tmp_path: Path) -> None:
     index = tmp_path / "index"
     index.mkdir()
@@ -154,6 +141,16 @@ def test_a_wheel_that_is_not_what_its_hash_says_is_not_taken(tmp_path: Path) -> 
         download(tmp_path / "out", *words, python="3.13", newest_glibc=41)
     with pytest.raises(FetchError, match="No matching distribution"):
         download(tmp_path / "out", "--no-index", "no-such-package==1", python="3.13", newest_glibc=41)
+
+
+def test_pip_is_not_imported_from_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pip.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    make_wheel(tmp_path, "my_server", "")
+    monkeypatch.chdir(tmp_path)
+    pip_client.pip_command.cache_clear()
+    words = ("--no-index", "--find-links", str(tmp_path), "my_server==1.0")
+    download(tmp_path / "out", *words, python="3.13", newest_glibc=41)
+    assert ((tmp_path / "ran").exists(), len(list((tmp_path / "out").iterdir()))) == (False, 1)
 
 
 def test_the_packages_with_install_scripts_are_known_by_name() -> None:

@@ -12,6 +12,7 @@ from cloned_proxy.control.endpoints.decisions import Host, Tool
 from cloned_proxy.control.endpoints.terms import Duration, Reason, Uses, Version, editing
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
+from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Rule
 from cloned_proxy.policy.redact import redact
@@ -57,6 +58,8 @@ class RuleAnswer(Strict):
     inject_header: str | None
     expires: float | None
     max_uses: int | None
+    idle: str | None
+    """After how long without a byte a flow is cut, as in the file (`2h`); None: by the setting."""
     uses_left: int | None
     hits: int
     last_hit: float | None
@@ -162,6 +165,7 @@ def _answer(rule: Rule, use: RuleUse, project: str) -> RuleAnswer:
         inject_header=rule.inject.header if rule.inject is not None else None,
         expires=rule.expires,
         max_uses=rule.max_uses,
+        idle=None if rule.idle is None else format_duration(rule.idle),
         uses_left=max(0, rule.max_uses - use.used(rule)) if rule.max_uses is not None else None,
         hits=use.hit_count(rule),
         last_hit=use.last_hit(rule),

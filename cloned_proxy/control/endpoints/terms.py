@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call
-from cloned_proxy.policy.documents import parse_duration
+from cloned_proxy.policy.duration import parse_duration
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.edit_service import EditService

@@ -96,6 +96,7 @@ function narrowing(rule) {
     rule.protocols?.length && `protocols ${rule.protocols.join(", ")}`,
     rule.addresses?.length && `addresses ${rule.addresses.join(", ")}`,
     rule.inject_header && `adds ${plain(rule.inject_header)}`,
+    rule.idle && `idle ${rule.idle}`,
   ].filter(Boolean);
   return parts.length > 0 && h("span", { class: "quiet" }, ` ${parts.join(" · ")}`);
 }

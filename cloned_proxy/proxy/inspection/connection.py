@@ -26,6 +26,7 @@ from cloned_proxy.proxy.inspection.hooks import FailClosedHandler, UndecidedErro
 from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
 from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
+from cloned_proxy.proxy.tunnels import response_seconds
 from cloned_proxy.telemetry.events import Kind
 
 _log = structlog.get_logger(__name__)
@@ -238,7 +239,8 @@ class InspectedConnection(FailClosedHandler):
 
     def expect_response(self) -> None:
         self.current.asked = True
-        self._arm(self.parts.settings.response_timeout, self._response_late)
+        seconds, grant = self.parts.settings.response_timeout, self.open_grant
+        self._arm(seconds if grant is None else response_seconds(grant.decision, seconds), self._response_late)
 
     def response_came(self) -> None:
         self._disarm()
@@ -250,6 +252,12 @@ class InspectedConnection(FailClosedHandler):
 
     def wait_for_first_head(self) -> None:
         self._arm(self.parts.settings.head_timeout, self._quiet_too_long)
+
+    def is_quiet_for(self, seconds: float) -> bool:
+        """Whether no byte has passed for so long. The watchdog, which knows one time for all, does not come sooner."""
+        watchdog = self.timeout_watchdog
+        watchdog.timeout = max(watchdog.timeout, seconds)  # type: ignore[assignment]  # as in `__init__`
+        return time.time() - watchdog.last_activity >= seconds
 
     async def on_timeout(self) -> None:
         """When no byte has passed for too long; the name is mitmproxy's. What has begun must not look whole."""

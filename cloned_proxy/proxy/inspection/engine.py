@@ -23,6 +23,7 @@ from cloned_proxy.proxy.inspection.parts import InspectionParts
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, linger
 from cloned_proxy.proxy.inspection.tls import TlsHooks
 from cloned_proxy.proxy.relay import reset
+from cloned_proxy.proxy.tunnels import idle_seconds
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.metrics import Metrics
@@ -102,13 +103,17 @@ class MitmInspector:
             transport.abort()
 
     def sweep(self) -> None:
-        """Cuts every open request that the policy in force, or a limit, no longer lets pass."""
+        """Cuts every open request that the policy in force, or a limit, no longer lets pass, and what is idle by it."""
         for connection in tuple(self._connections):
             grant = connection.open_grant
-            if grant is None or (decision := self._enforcer.review(grant)).passes:
+            if grant is None:
+                continue
+            decision = self._enforcer.review(grant)
+            quiet = connection.is_quiet_for(idle_seconds(decision, self.parts.settings.idle_timeout))
+            if decision.passes and not quiet:
                 continue
             try:
-                connection.cut(f"revoked:{decision.reason.value}")
+                connection.cut("idle" if decision.passes else f"revoked:{decision.reason.value}")
             except Exception:  # noqa: BLE001  logged; the others that are to go must not stay for it
                 _log.exception("an inspected connection could not be cut; the next sweep tries again")
 

@@ -22,6 +22,7 @@ from cloned_proxy.proxy.plain.response import SWITCHING_PROTOCOLS, ResponseError
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.plain.websocket import join
 from cloned_proxy.proxy.relay import Relay
+from cloned_proxy.proxy.tunnels import response_seconds
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient
@@ -113,7 +114,7 @@ class Exchange:
         elif not self._body.complete:
             self.due = now + _AFTER_FIN if self._client.eof else self.due
         elif self._incoming.head is None:
-            patience = self._client.parts.settings.response_timeout
+            patience = response_seconds(self.grant.decision, self._client.parts.settings.response_timeout)
             self.due = now + (min(patience, _AFTER_FIN) if self._client.eof else patience)
         elif self.received:
             self._complete()

@@ -99,10 +99,13 @@ def _read_name(message: bytes) -> tuple[list[bytes], int]:
 
 
 def _text_of(labels: list[bytes]) -> str:
-    """As text; a name that text cannot say, such as one with a dot inside a label, becomes one that no host has."""
-    if any(b"." in label for label in labels):
+    """As text; what text cannot say, such as a dot inside a label, becomes a name that no host has.
+
+    So does what is not ASCII: international names are asked for by their A-labels (RFC 5890).
+    """
+    if any(b"." in label or not label.isascii() for label in labels):
         return ""
-    return b".".join(labels).lower().decode("latin-1")
+    return b".".join(labels).lower().decode("ascii")
 
 
 class _Reply:

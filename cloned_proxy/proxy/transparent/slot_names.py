@@ -42,8 +42,11 @@ class SlotNames:
         self._spare: list[socket.socket] = []
         self._listeners: dict[int, Listener] = {}
         """By port; 0: every port."""
+        self._claimed: set[int] = set()
+        """Ports that have a socket of the bag, or had one in vain: a tool may hold a port itself."""
         self._policy: Policy | None = None
         self._opening: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def open(self, descriptors: Sequence[int], shared: Iterable[int], policy: Policy | None) -> None:
         """Takes what `handover` says, in its order. `shared` are ports of the slot whose listeners know the tags.
@@ -85,15 +88,14 @@ class SlotNames:
         if self._steered or policy is self._policy:
             return
         self._policy = policy
-        if ports := self._wanted(policy) - self._listeners.keys():
+        if ports := self._wanted(policy) - self._claimed:
             task = asyncio.get_running_loop().create_task(self._open_ports(ports))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
     def close(self) -> None:
         """Stops answering and cuts what is open."""
-        for task in self._opening:
-            task.cancel()
+        self._closed = True  # a port that is just being opened is closed behind that, or nobody could say whose it is
         if self._server is not None:
             self._server.close()
         for listener in self._listeners.values():
@@ -120,6 +122,7 @@ class SlotNames:
                 )
                 return
             sock = self._spare.pop()
+            self._claimed.add(port)
             try:
                 # Connections of the run before may still be in TIME_WAIT.
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -131,10 +134,12 @@ class SlotNames:
                 )
                 sock.close()
                 continue
-            listener = self._listeners[port] = Listener(
-                sock, self._principal, f"{self._name}:{port}", self.tags, only_names=True
-            )
+            listener = Listener(sock, self._principal, f"{self._name}:{port}", self.tags, only_names=True)
             await self._gate.open(listener)
+            if self._closed:
+                self._gate.close(listener)
+                return
+            self._listeners[port] = listener
 
 
 def _socket(left: list[int]) -> socket.socket:

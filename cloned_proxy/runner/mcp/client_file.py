@@ -99,6 +99,19 @@ class ClientFile:
             )
         return found
 
+    def section(self) -> Place:
+        """Where a new server belongs. Raises StoreError where there is no place for servers yet."""
+        document = self.document()
+        for place in _SECTIONS:
+            if isinstance(_value_at(document, place), dict):
+                return place
+        name = "mcp_servers" if self.language is toml else "mcpServers"
+        raise StoreError(f"{self.path}: write an empty {name} into it first, then try again")
+
+    def document_at(self, place: Place) -> Any:
+        """What the text says at `place`; None for nothing."""
+        return _value_at(self.document(), place)
+
     def set(self, place: Place, value: Any, *, behind: str = "") -> None:
         """Sets one value. Raises StoreError where the layout does not let it be put back byte for byte."""
         before_text = self.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Final, Literal
 
@@ -18,6 +18,7 @@ _QUIET: Final = frozenset(
     {"-y", "--yes", "-q", "--quiet", "--silent", "--no", "--refresh", "--isolated", "--no-progress"}
 )
 _LATEST: Final = "latest"
+_EXACT: Final = re.compile(r"\d+(?:\.\d+)+(?:[-+.a-z0-9A-Z]*)?")
 
 type Kind = Literal["npm", "pypi"]
 
@@ -39,6 +40,17 @@ class Package:
     program: str | None = None
     """None: the package's only one, or the one of its own name."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether it says which version is meant, and not only a range of them."""
+        return self.version is not None and _EXACT.fullmatch(self.version) is not None
+
+    def line(self, rest: Sequence[str]) -> tuple[str, list[str]]:
+        """Command and words that start its program in an image with the package baked in."""
+        if self.program is not None:
+            return self.program, list(rest)
+        return ("npx", ["-y", str(self), *rest]) if self.kind == "npm" else ("uvx", [str(self), *rest])
+
     def __str__(self) -> str:
         between = "@" if self.kind == "npm" else "=="
         return f"{self.name}{between}{self.version}" if self.version else self.name
@@ -52,6 +64,11 @@ def parse_package(kind: Kind, text: str) -> Package:
         raise ValueError(f"{text!r} is no package of {kind}; write one such as {form}")
     version = found["version"]
     return Package(kind, found["name"], None if version == _LATEST else version)
+
+
+def pinned(package: Package, version: str) -> Package:
+    """The package with this version."""
+    return replace(package, version=version)
 
 
 def package_of(command: str, args: Sequence[str]) -> tuple[Package, list[str]] | None:

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedMap
 
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.store.atomic import write_atomically
@@ -28,6 +26,8 @@ _HEAD: Final = """\
 # The MCP servers of this workspace, each run by `cloned-proxy mcp run NAME`. A change acts at the server's next start.
 # project: none|ro|rw, home: true|false, mounts: [SRC:DST[:rw]], image, env (names, never values), memory, cpus
 """
+WORD_VARIABLE: Final = "CLONED_MCP_"
+"""Begins the names of variables by which a client hands over what it fills in: words of a line."""
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 type Project = Literal["none", "ro", "rw"]
@@ -61,7 +61,7 @@ class Server(BaseModel):
     @property
     def starts(self) -> tuple[object, ...]:
         """What makes two entries of clients the same server."""
-        return self.command, tuple(self.args), self.cwd, self.package
+        return self.command, tuple(self.args), self.cwd
 
 
 class _Document(BaseModel):
@@ -137,6 +137,10 @@ class Registry:
     def _text(self) -> str:
         if not self._changed:
             return self._before.decode()
+        # Only a change needs the library that keeps comments: every start of a server reads this file.
+        from ruamel.yaml import YAML  # noqa: PLC0415
+        from ruamel.yaml.comments import CommentedMap  # noqa: PLC0415
+
         yaml = YAML()
         yaml.preserve_quotes = True
         yaml.width = 10_000

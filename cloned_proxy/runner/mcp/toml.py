@@ -25,18 +25,15 @@ def raw_value(text: str, place: Place) -> str:
 
 def raw_of(value: Any) -> str:
     """The text of a value, on one line."""
-    text: str = _inline(value).as_string()
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key_of(key)} = {raw_of(each)}" for key, each in value.items()) + " }"
+    text: str = tomlkit.item(value).as_string()
     return text
 
 
-def _inline(value: Any) -> Item:
-    if not isinstance(value, dict):
-        item: Item = tomlkit.item(value)
-        return item
-    table = tomlkit.inline_table()
-    for name, inner in value.items():
-        table.append(name, _inline(inner))
-    return table
+def key_of(name: str) -> str:
+    """A key as it is written: bare, or in quotes."""
+    return tomlkit.key(name).as_string()
 
 
 def with_value(text: str, place: Place, raw: str, *, behind: str = "") -> str:  # noqa: ARG001  tomlkit appends

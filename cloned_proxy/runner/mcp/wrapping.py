@@ -12,13 +12,12 @@ from cloned_proxy.runner.environment import RESERVED
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.mcp.client_file import ClientFile, Entry
 from cloned_proxy.runner.mcp.packages import Package, package_of
-from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, Project, Registry, Server
+from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, WORD_VARIABLE, Project, Registry, Server
 from cloned_proxy.runner.project.place import project_of
 from cloned_proxy.runner.project.view import check_shown
 from cloned_proxy.runner.spec import Mount
 from cloned_proxy.store.errors import StoreError
 
-WORD_VARIABLE: Final = "CLONED_MCP_"
 _FILLED_IN: Final = re.compile(r"\$\{[^{}]+\}")
 _FILLED_IN_BY_GEMINI: Final = re.compile(r"\$\{[^{}]+\}|\$[A-Za-z_][A-Za-z0-9_]*")
 _HOSTS_OWN: Final = frozenset({"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "SHELL"})
@@ -85,9 +84,6 @@ def make_plan(file: ClientFile, registry: Registry, starter: Starter) -> Plan:
             plan.left.append((entry, why))
         else:
             wrapped = _wrap(file, entry, starter.workspace)
-            if wrapped.package is not None:
-                plan.left.append((entry, f"fetches {wrapped.package} at each start, which no sandbox lets it"))
-                continue
             wrapped.name, wrapped.server = _named(entry, wrapped.server, taken)
             taken[wrapped.name] = wrapped.server
             plan.wrapped.append(wrapped)
@@ -172,8 +168,8 @@ def _wrap(file: ClientFile, entry: Entry, workspace: Path) -> Wrapped:
     names, notes = variables_of(entry, workspace.parent)
     command, args, package = line[0], line[1:], None
     if (found := package_of(command, args)) is not None:
-        package, args = found
-        command = package.program or package.name
+        package, rest = found
+        command, args = package.line(rest)
     elif PurePath(command).is_absolute() and _INTERPRETERS.fullmatch(PurePath(command).name):
         notes.append(f"{command} is the image's own {PurePath(command).name} in the sandbox")
         command = PurePath(command).name

@@ -57,6 +57,8 @@ def kind_of(path: str) -> Kind | None:
         if not inside:
             return Kind.REPOSITORY
         return None if inside[0] in _GIT_DATA or not set(inside) & set(GIT_PARTS) else Kind.TRUSTED
+    if parts[-1] == "HEAD":  # of a repository without a working tree: git takes it for one wherever it is
+        return Kind.REPOSITORY
     if not TRUSTED.isdisjoint(parts) and BROUGHT.isdisjoint(parts):
         return Kind.TRUSTED
     return Kind.RECIPE if _is_recipe(parts) else None

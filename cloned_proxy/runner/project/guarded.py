@@ -72,28 +72,31 @@ def guards_of(root: Path, repositories: Iterable[str], masked: Iterable[str], wr
     places = {"", *repositories}
     found = {path for place in places for path in _trusted(root, place)}
     found |= {path for place in repositories for path in _git(root, place)}
-    kept = {path for path in found if not any(_is_in(path, name) for name in named)}
+    hidden = tuple(masked)
+    kept = {path for path in found if not any(_is_in(path, name) for name in (*named, *hidden))}
     if len(kept) > _MAX_MOUNTS:
         raise SandboxInputError(
             f"{root}: {len(kept)} files and directories in {len(places)} places would have to be protected; "
             "use a smaller project, or `--project ro`"
         )
     for path in sorted(kept):
-        if (root / path).is_symlink():
+        if _is_by_link(root, path):
             raise SandboxInputError(
-                f"{root / path} is a link, which cannot be kept from being replaced: put there what it leads to, or "
-                f"let it be written: --writable {path}"
+                f"{root / path} is a link, or lies behind one, and cannot be kept from being replaced: put there what "
+                f"it leads to, or let it be written: --writable {path}"
             )
     kept = {path for path in kept if not any(path != other and _is_in(path, other) for other in kept)}
     opened = tuple(name for name in named if any(_is_in(name, path) for path in kept))
     for name in opened:
+        if _is_by_link(root, name):
+            raise SandboxInputError(f"--writable {name}: a link, or behind one: it may lead out of {root}; remove it")
         if not (root / name).exists():
             raise SandboxInputError(
                 f"--writable {name}: does not exist, and what is around it is read-only; make it, or name its directory"
             )
-    pinned = {parent for path in (*kept, *masked) for parent in _above(path)}
+    pinned = {parent for path in (*kept, *hidden) for parent in _above(path)}
     pinned |= {path for place in repositories if (path := _join(place, ".git")) and _is_directory(root / path)}
-    pinned -= kept
+    pinned = {path for path in pinned - kept if not any(_is_in(path, name) for name in hidden)}
     return Guards(*(tuple(sorted(paths)) for paths in (kept, pinned, opened, made)))
 
 
@@ -199,6 +202,11 @@ def _run_by_config(root: Path, place: str, config: str) -> Iterator[str]:
 
 def _is_directory(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
+
+
+def _is_by_link(root: Path, path: str) -> bool:
+    """Whether the engine, which follows links, would mount something else than what lies at the path itself."""
+    return (root / path).resolve() != root / path
 
 
 def _is_there(path: Path) -> bool:

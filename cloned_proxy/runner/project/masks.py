@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from cloned_proxy.runner.errors import SandboxInputError
@@ -47,6 +47,8 @@ def masks_over(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
                 if target.exists():
                     there = _hide(other, [str(target.relative_to(other.source))])
                     (directories if target.is_dir() else files).update(there)
+    covered = frozenset(directories)
+    directories, files = ({path for path in paths if not _is_below(path, covered)} for paths in (directories, files))
     if len(directories | files) > _MAX_SECRETS:
         raise SandboxInputError(
             f"{len(directories | files)} workspaces lie in what would be shown; use a smaller project"
@@ -59,6 +61,11 @@ def masks_over(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
                 f"{os.fsencode(path)!r} lies behind a name that is not UTF-8, and cannot be hidden: rename that"
             ) from error
     return sorted(directories), sorted(files)
+
+
+def _is_below(path: str, directories: frozenset[str]) -> bool:
+    """Whether it is hidden with one of them: in an empty directory nothing can be mounted upon."""
+    return any(str(parent) in directories for parent in PurePosixPath(path).parents)
 
 
 def _hide(tree: Tree, paths: Iterable[str]) -> Iterator[str]:

@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 
 from cloned_proxy.runner.setup.settings_file import Setting
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.proxy_url import NO_PROXY
 
-_VARIABLES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+_NAMES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 """curl reads only the lower-case name for `http://`, others only the upper-case ones."""
 _COOPERATIVE: Final = "a program that ignores these settings goes round the proxy: `cloned-proxy exec` is the wall"
 
@@ -70,10 +71,17 @@ class Program:
     plan: Callable[[Site], Plan]
 
 
+def _variables(site: Site, *place: str) -> tuple[Setting, ...]:
+    """The proxy variables, as `token` prints them."""
+    proxies = (Setting((*place, name), site.proxy) for name in _NAMES)
+    return (*proxies, *(Setting((*place, name), NO_PROXY) for name in ("NO_PROXY", "no_proxy")))
+
+
 def _claude_code(site: Site) -> Plan:
     """https://code.claude.com/docs/en/settings (sandbox settings) and .../sandboxing (custom proxy).
 
     Its SOCKS proxy is replaced as well: its own one would decide by a list of its own. Ours refuses what is not HTTP.
+    By default commands run unsandboxed where the sandbox cannot start, and Claude may ask to run one outside of it.
     """
     if not site.is_here:
         raise StoreError(f"Claude Code takes a port of this machine only, and the proxy is at {site.host}")
@@ -82,13 +90,15 @@ def _claude_code(site: Site) -> Plan:
     network = ("sandbox", "network")
     settings = (
         Setting(("sandbox", "enabled"), value=True),
+        Setting(("sandbox", "failIfUnavailable"), value=True),
+        Setting(("sandbox", "allowUnsandboxedCommands"), value=False),
         Setting((*network, "httpProxyPort"), site.port),
         Setting((*network, "socksProxyPort"), site.port),
     )
     return Plan(
         (Target(path, settings),),
         (
-            "Claude Code's sandbox needs bubblewrap and socat on Linux; `/sandbox` in it says whether they are there",
+            "Claude Code's sandbox needs bubblewrap and socat on Linux; without them it will not start now",
             "it is for the commands that Claude runs: what Claude Code itself asks for goes its own way",
             "ssh and what else is not HTTP is refused in that sandbox",
         ),
@@ -108,9 +118,8 @@ def _codex(site: Site) -> Plan:
         Setting((*feature, "enabled"), value=True),
         Setting((*feature, "domains"), {"*": "allow"}, keep=True),
     )
-    variables = tuple(Setting((name,), site.proxy) for name in _VARIABLES)
     return Plan(
-        (Target(directory / "config.toml", settings), Target(directory / ".env", variables)),
+        (Target(directory / "config.toml", settings), Target(directory / ".env", _variables(site))),
         (
             "Codex itself goes through the proxy as well: allow what it needs, as `--preset codex` does",
             "Codex asks DNS for each name before it asks the proxy, so names leave this machine",
@@ -121,9 +130,8 @@ def _codex(site: Site) -> Plan:
 def _gemini(site: Site) -> Plan:
     """https://geminicli.com/docs/reference/configuration (environment variables and .env files)."""
     directory = site.home if site.scope == "user" else site.project
-    settings = tuple(Setting((name,), site.proxy) for name in _VARIABLES)
     return Plan(
-        (Target(directory / ".gemini" / ".env", settings),),
+        (Target(directory / ".gemini" / ".env", _variables(site)),),
         (
             "a .env file of the project comes before the one in the home directory",
             "Gemini CLI itself goes through the proxy as well: allow what it needs, as `--preset gemini-cli` does",
@@ -142,7 +150,7 @@ def _editor(directory: str) -> Callable[[Site], Plan]:
         terminal = f"terminal.integrated.env.{'osx' if mac else 'linux'}"
         settings = (
             Setting(("http.proxy",), site.proxy),
-            *(Setting((terminal, name), site.proxy) for name in _VARIABLES),
+            *_variables(site, terminal),
         )
         return Plan(
             (Target(base / directory / "User" / "settings.json", settings),),
@@ -173,7 +181,8 @@ def _docker(site: Site) -> Plan:
         return Plan((Target(Path("/etc/docker/daemon.json"), settings),), notes)
     directory = Path(site.environment.get("DOCKER_CONFIG") or site.home / ".docker")
     place = ("proxies", "default")
-    settings = tuple(Setting((*place, name), site.proxy) for name in ("httpProxy", "httpsProxy"))
+    proxies = (Setting((*place, name), site.proxy) for name in ("httpProxy", "httpsProxy"))
+    settings = (*proxies, Setting((*place, "noProxy"), NO_PROXY))
     gets = "containers and builds get it as variables; images are pulled by the engine: `--scope system`"
     reaches = (f"{site.host} is reached only by containers and builds with `--network host`",) if site.is_here else ()
     return Plan((Target(directory / "config.json", settings),), (gets, *reaches, _COOPERATIVE))

@@ -39,15 +39,14 @@ class SettingsFile(ClientFile):
         """Raises StoreError for a file that cannot be read, or is not what its name says."""
         target = path.resolve()
         language = _language_of(target)
-        seed = "{}\n" if language is jsonc else ""
         if not target.exists():
-            return cls(target, b"", seed, language, created=True)
+            return cls(target, b"", "{}\n" if language is jsonc else "", language, created=True)
         raw = read_regular_file(target, limit=MAX_BYTES, what="settings file")
         try:
             text = raw.decode("utf-8")
         except UnicodeDecodeError as error:
             raise StoreError(f"{path}: not UTF-8; save it as UTF-8") from error
-        file = cls(target, raw, text if text.strip() else text + seed, language)
+        file = cls(target, raw, text, language)
         file.document()
         return file
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from cloned_proxy.policy.caller import CallerSource, Principal
-from cloned_proxy.policy.model import Limits
+from cloned_proxy.policy.model import Limits, Mode
 from cloned_proxy.proxy.hello_guard import ACCESS_DENIED
 from cloned_proxy.proxy.listener import Listener, bind_tcp
 from cloned_proxy.proxy.transparent import connection
@@ -285,6 +285,36 @@ async def test_a_rule_that_goes_cuts_the_connection_and_refuses_the_next() -> No
         assert await s.ask(hello()) == ACCESS_DENIED
         await s.w.settled()
         assert [end.cause for end in s.w.audit.ends] == ["revoked:host_not_allowed"]
+
+
+async def test_report_mode_lets_it_pass_and_records_name_and_port() -> None:
+    async with slot() as s:
+        s.w.policies.current = policy(allow(HOST, s.port), mode=Mode.REPORT)
+        reader, writer = await s.dial()
+        writer.write(b"SSH-2.0-test\r\n")
+        assert await reader.readline() == b"SSH-2.0-test\r\n"
+        assert s.events == [*allowed(s), (HOST, s.port, "report", "protocol_not_allowed")]
+        writer.close()
+
+
+async def test_the_listeners_of_one_run_share_one_share_of_the_places() -> None:
+    async with upstream() as server, world(allow(HOST, server.port), max_connections=5) as w:
+        tags = NameTags(NETWORK)
+        addresses = [tags.address_of(name) for name in (HOST, OTHER)]
+        for address in addresses:
+            await w.gate.open(Listener(bind_tcp(str(address), server.port), TOOL, "slot", tags))
+        async with contextlib.AsyncExitStack() as stack:
+            for number in range(4):
+                _, writer = await asyncio.open_connection(str(addresses[number % 2]), server.port)
+                stack.callback(writer.close)
+            reader, writer = await asyncio.open_connection(str(addresses[0]), server.port)
+            stack.callback(writer.close)
+            with pytest.raises(ConnectionResetError):  # the fifth: a place is left to others
+                await reader.read()
+            reader, writer = await w.connect()
+            stack.callback(writer.close)
+            writer.write(connect_head(server.port))
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_limits_count_it() -> None:

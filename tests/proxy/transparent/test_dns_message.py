@@ -104,6 +104,7 @@ def test_a_program_finds_itself(tags: NameTags, name: bytes) -> None:
         pytest.param(query(b"127.1"), NXDOMAIN, id="a number"),
         pytest.param(query(b"192.0.2.1"), NXDOMAIN, id="an address"),
         pytest.param(query("bücher.example".encode()), NXDOMAIN, id="UTF-8"),
+        pytest.param(query("é.example".encode("latin-1")), NXDOMAIN, id="Latin 1"),
         pytest.param(query(b""), NXDOMAIN, id="the root"),
     ],
 )

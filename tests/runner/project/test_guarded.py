@@ -126,6 +126,20 @@ def test_a_link_in_such_a_place_is_refused_unless_it_is_named(project: Path, nam
     assert name not in _guards(project, name).read_only
 
 
+def test_nothing_is_mounted_by_way_of_a_link(project: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    (secret / "hooks").mkdir(parents=True)
+    (project / "scripts").symlink_to(secret)
+    git("config", "core.hooksPath", "scripts/hooks", cwd=project)
+    with pytest.raises(SandboxInputError, match="scripts/hooks is a link, or lies behind one"):
+        _guards(project)
+    git("config", "--unset", "core.hooksPath", cwd=project)
+    (project / ".claude").mkdir()
+    (project / ".claude/notes").symlink_to(secret)
+    with pytest.raises(SandboxInputError, match="may lead out"):
+        _guards(project, ".claude/notes/hooks")
+
+
 def test_too_much_to_protect_is_refused(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guarded, "_MAX_MOUNTS", 1)
     with pytest.raises(SandboxInputError, match="would have to be protected"):

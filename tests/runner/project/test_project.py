@@ -76,7 +76,11 @@ def test_git_still_doubts_what_is_somebody_elses(runner: DockerContainerRunner, 
 def test_no_key_is_read_through_any_mount(runner: DockerContainerRunner, project: Path) -> None:
     (project / "way").symlink_to("other/.cloned/identity.key")
     (project / "away").symlink_to(f"{project}/other/.cloned")
+    outside = project.parent / "outside"
+    outside.write_text(SECRET)
+    (project / "out").symlink_to(outside)
     script = """
+        cat /workspace/out ../out /workspace/../outside; ln -s / root; cat root/OUTSIDE; rm root
         cat /workspace/other/.cloned/identity.key way away/identity.key /mnt/x/other/.cloned/identity.key
         cat /mnt/x/way /proc/self/root/mnt/x/other/.cloned/identity.key /proc/self/cwd/other/.cloned/identity.key
         cat /proc/1/root/workspace/other/.cloned/identity.key other/../other/.cloned/identity.key
@@ -85,10 +89,11 @@ def test_no_key_is_read_through_any_mount(runner: DockerContainerRunner, project
         mv other moved && cat moved/.cloned/identity.key; mv moved other; cat other/.cloned/identity.key; exit 0
     """
     mounts = (Mount(str(project), "/mnt/x", read_only=False),)
+    script = script.replace("/OUTSIDE", str(outside))
     seen = sh(runner, f"cd {project}; {script}", project=WRITABLE, mounts=mounts)
     assert seen.out == "", seen
     assert (project / "other/.cloned/identity.key").read_text() == SECRET
-    for name in ("way", "away"):
+    for name in ("way", "away", "out"):
         (project / name).unlink()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.llm import model
 from cloned_proxy.runner.llm.plan import plan_model
+from cloned_proxy.runner.project.aftermath import Aftermath, looking_back
 from cloned_proxy.runner.project.masks import refuse_secrets
 from cloned_proxy.runner.project.place import ProjectAccess
 from cloned_proxy.runner.project.view import ProjectWish, View, _resolved, view_of
@@ -95,6 +97,16 @@ def test_what_a_link_called_so_leads_to_is_masked(project: Path, tmp_path: Path)
         _view(project)
 
 
+def test_what_lies_in_something_masked_is_neither_masked_nor_guarded_again(project: Path) -> None:
+    (project / "keys/sub/.cloned").mkdir(parents=True)
+    (project / "keys/repository/.git/hooks").mkdir(parents=True)
+    (project / "deep").mkdir()
+    (project / "deep/.cloned").symlink_to("../keys")
+    view = _view(project, wish=ProjectWish(access=ProjectAccess.READ_WRITE))
+    assert set(view.masked) == {"/workspace/.cloned", "/workspace/keys"}
+    assert not [bind for bind in view.binds if "/keys" in bind.target]
+
+
 @pytest.mark.parametrize("inside", [".cloned", ".cloned/ca", ".cloned/identity.key", "link"])
 def test_nothing_in_a_workspace_can_be_mounted(project: Path, tmp_path: Path, inside: str) -> None:
     (project / "link").symlink_to(project / ".cloned/ca")
@@ -151,3 +163,22 @@ def test_a_model_is_shown_no_workspace_either(project: Path, monkeypatch: pytest
         plan = plan_model(settings, models, image="i", user="1:1", processors=[0], files=["a.gguf"])
         with pytest.raises(SandboxInputError, match="a workspace, whose keys nobody may see"):
             model.start_model(None, plan, project / ".cloned")  # type: ignore[arg-type]  # no engine is asked
+
+
+@pytest.mark.slow
+def test_of_50_000_files_nothing_is_passed_over(project: Path) -> None:
+    for directory in range(500):
+        place = project / str(directory % 40) / str(directory)
+        place.mkdir(parents=True)
+        for number in range(100):
+            os.close(os.open(place / f"{number}.py", os.O_CREAT | os.O_WRONLY))
+    (project / "39/479/.cloned").mkdir()
+    told: list[Aftermath] = []
+    began = time.process_time()
+    view = _view(project, wish=ProjectWish(access=ProjectAccess.READ_WRITE))
+    with looking_back(view, told.append, every_file=True, spool=project / ".cloned/run"):
+        (project / "0/40/7.py").write_text("changed\n")
+    assert time.process_time() - began < 60, "of the processor's time: 2 s on a slow machine"
+    assert "/workspace/39/479/.cloned" in view.masked
+    assert view.trees[0].survey.entries > 50_000
+    assert [file.path for file in told[0].files or ()] == ["0/40/7.py"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -84,6 +85,7 @@ class Slots:
         return said.out.strip()
 
 
+@contextlib.contextmanager
 def start(way: str, world: World, without: tuple[str, ...] = ()) -> Iterator[Slots]:
     """`steered`: every port by sk_lookup · `spares`: entered, without it · `handed`: nothing is entered at all.
 
@@ -109,7 +111,7 @@ def slots(request: pytest.FixtureRequest, world: World, images: Engine) -> Itera
     if os.geteuid() != 0:
         pytest.skip("entering a namespace of the engine takes root")
     _content(world)
-    for made in start(request.param, world):
+    with start(request.param, world) as made:
         yield made
         assert leftovers(images, made.runner.workspace) == []
 
@@ -119,7 +121,8 @@ def steered(world: World, images: Engine) -> Iterator[Slots]:
     """The way that a proxy with all capabilities takes."""
     if os.geteuid() != 0:
         pytest.skip("entering a namespace of the engine takes root")
-    yield from start("steered", world)
+    with start("steered", world) as made:
+        yield made
 
 
 def _content(world: World) -> None:

@@ -10,6 +10,8 @@ from typing import Final
 import pytest
 
 from cloned_proxy.runner.engine import Engine
+from cloned_proxy.store.approvals import ApprovalService
+from cloned_proxy.store.workspace import Workspace
 from tests.cli.program import eventually
 from tests.net.proxy_process import ProxyOptions
 from tests.net.world import World
@@ -20,6 +22,7 @@ from tests.runner.transparent.test_clients import TLS_OTHER, python
 
 pytestmark = [pytest.mark.docker, pytest.mark.net]
 
+ASKING: Final = "asking.tool@v1"
 LIVE: Final = """
 import pathlib, socket, ssl, sys, time
 box = pathlib.Path("/sandbox")
@@ -90,7 +93,7 @@ class Run:
 
 @pytest.fixture(params=["steered", "handed"])
 def slots(request: pytest.FixtureRequest, world: World, images: Engine) -> Iterator[Slots]:
-    for made in start(request.param, world):
+    with start(request.param, world) as made:
         yield made
         assert leftovers(images, made.runner.workspace) == []
 
@@ -116,11 +119,26 @@ def test_a_run_follows_the_policy_and_outlives_the_proxy(slots: Slots) -> None:
     again.stop()
 
 
+def test_a_call_that_is_held_goes_on_when_a_person_says_yes(world: World, images: Engine) -> None:
+    asking = f"  {ASKING}: {{inherit_global: false, on_deny: ask, hold: 60s}}\n"
+    with start("steered", world) as slots:
+        slots.proxy.write_policy(POLICY + asking)
+        approvals = ApprovalService(Workspace(slots.proxy.files))
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            command = {"it": ("curl", "-sS", "https://other.example.com/x")}
+            running = pool.submit(slots.together, command, ASKING)
+            eventually(lambda: approvals.list("pending") or running.done(), 60, "a request")
+            (approval,) = approvals.list("pending")
+            assert "other.example.com" in str(approval.proposal.addition)
+            approvals.approve(approval.id, actor="cli:tester")
+            assert "GET /x" in running.result(60)["it"].out
+
+
 @pytest.mark.parametrize("without", [(), ("SNI",)], ids=["whole", "SNI"])
 def test_another_name_in_the_hello_gets_out_of_a_build_that_does_not_look(
     world: World, images: Engine, without: tuple[str, ...]
 ) -> None:
-    for slots in start("steered", world, without):
+    with start("steered", world, without) as slots:
         world.reset()
         said = slots.together({"it": python(TLS_OTHER.format(name="denied.example"))})["it"]
         world.settle()
@@ -131,7 +149,7 @@ def test_another_name_in_the_hello_gets_out_of_a_build_that_does_not_look(
 def test_a_denied_name_is_asked_outside_by_a_build_that_does_not_decide(
     world: World, images: Engine, without: tuple[str, ...]
 ) -> None:
-    for slots in start("steered", world, without):
+    with start("steered", world, without) as slots:
         world.reset()
         said = slots.together({"it": ("curl", "-sS", "https://denied.example/marker-denied")})["it"]
         world.settle()

@@ -1,0 +1,78 @@
+"""`sandbox:` of config.yaml as it was read before: the models that read it take longer than a warm `exec` may.
+
+What came of a text is kept in the user's own cache directory, under the hash of that text and of this program. Another
+text, another program or a file that cannot be trusted is read anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from cloned_proxy import __version__
+from cloned_proxy.store.own_directory import check_own_directory
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from cloned_proxy.store.config import SandboxSettings
+
+_MOST_BYTES: Final = 1_048_576
+_KEPT: Final = 16
+
+
+def sandbox_settings(config_file: Path, read: Callable[[], SandboxSettings]) -> SandboxSettings:
+    """The settings that `config_file` holds; `read` reads it where that is not known. Raises what `read` raises."""
+    try:
+        raw = config_file.read_bytes() if config_file.exists(follow_symlinks=False) else b""
+        path = _place(raw)
+    except OSError:
+        return read()
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        check_own_directory(path.parent)
+        with path.open("rb") as file:
+            return cast("SandboxSettings", _read(json.loads(file.read(_MOST_BYTES))))
+    settings = read()
+    _keep(path, settings)
+    return settings
+
+
+def _keep(path: Path, settings: SandboxSettings) -> None:
+    """Where that cannot be done, nothing happens."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        check_own_directory(path.parent)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(_written(settings)), encoding="utf-8")
+        temporary.replace(path)
+        for old in sorted(path.parent.iterdir(), key=lambda file: -file.stat().st_mtime)[_KEPT:]:
+            old.unlink(missing_ok=True)
+
+
+def _written(section: BaseModel) -> dict[str, Any]:
+    """A section's sections below `sections`, so that they are told from mappings; all other values are plain JSON."""
+    values = {name: getattr(section, name) for name in type(section).model_fields}
+    inner = {name: _written(value) for name, value in values.items() if hasattr(value, "model_fields_set")}
+    return {"sections": inner, "values": {name: value for name, value in values.items() if name not in inner}}
+
+
+def _read(section: dict[str, Any]) -> SimpleNamespace:
+    """The same names with the same values as the model, which has nothing else."""
+    inner = {name: _read(value) for name, value in section["sections"].items()}
+    return SimpleNamespace(**section["values"], **inner)
+
+
+def _place(raw: bytes) -> Path:
+    """For this text and this very program: in a checkout that changes without a new version."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    info = (Path(__file__).parent / "config.py").stat()
+    program = f"{__version__} {sys.version} {info.st_mtime_ns} {info.st_size}\n"
+    return Path(base, "cloned-proxy", "settings", hashlib.sha256(program.encode() + raw).hexdigest())
