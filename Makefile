@@ -10,7 +10,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo test test-fast test-wheel lint check fuzz bench dashboards pictures \
+.PHONY: help setup install uninstall serve demo test test-fast test-agents test-wheel lint check fuzz bench dashboards pictures \
   lock wheel wheels clean screenshots
 
 help: ## this list
@@ -60,6 +60,10 @@ test: setup ## the whole test suite; T=tests/proxy: a part of it
 
 test-fast: setup ## the tests that need no namespaces, engine or browser, and are quick
 	@tests/run.sh $(PY) -q -m "not net and not docker and not browser and not slow" $(T)
+
+test-agents: setup ## the real Claude Code, Codex and Gemini CLI (0.8 GB, fetched once into build/agents)
+	@tests/agents/fetch.sh $(PY) build/agents
+	@AGENT_CLIS=$(CURDIR)/build/agents tests/run.sh $(PY) -q tests/agents tests/docs/test_agents.py
 
 lint: setup ## style and types
 	@$(PY) -m ruff check .

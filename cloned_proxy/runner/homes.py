@@ -19,6 +19,7 @@ from cloned_proxy.runner.disk import Usage, disk_usage, home_bound
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.files import remove_scratch
 from cloned_proxy.runner.spec import check_tool_id
+from cloned_proxy.store.atomic import fix_for
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.private_file import create_private
 
@@ -101,9 +102,12 @@ class Homes:
 
     def _place(self, tool: str) -> Path:
         place = self._root / tool
-        for directory in (self._root, place):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            directory.chmod(0o700)
+        try:
+            for directory in (self._root, place):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                directory.chmod(0o700)
+        except OSError as error:
+            raise SandboxError(f"{place}: the home cannot be made: {error.strerror}; {fix_for(error)}") from error
         return place
 
 

@@ -1,11 +1,7 @@
 """`setup` with the real Claude Code, Codex and Gemini CLI, each told by a stand-in of its model to run `curl`.
 
-They are 0.8 GB, so they come from where AGENT_CLIS points, a directory made once by
-
-    npm install --prefix DIR @anthropic-ai/claude-code@2.1.197 @openai/codex@0.171.0 @google/gemini-cli@0.61.0
-    node DIR/node_modules/@anthropic-ai/claude-code/install.cjs
-
-and are skipped, in one line each, where it does not. The sandboxes of the first two need bubblewrap and socat.
+They are 0.8 GB: `make test-agents` fetches them and names their directory in AGENT_CLIS. In any other run they are
+skipped, in one line each. The sandboxes of the first two need bubblewrap and socat.
 """
 
 from __future__ import annotations

@@ -1,11 +1,7 @@
 """`shell -- claude`, `codex` and `gemini`: the real programs at a terminal in the sandbox, their model a stand-in.
 
-They are 0.8 GB, so they come from where AGENT_CLIS points, a directory made once by
-
-    npm install --prefix DIR @anthropic-ai/claude-code@2.1.197 @openai/codex@0.171.0 @google/gemini-cli@0.61.0
-    node DIR/node_modules/@anthropic-ai/claude-code/install.cjs
-
-and are skipped where it does not.
+They are 0.8 GB: `make test-agents` fetches them and names their directory in AGENT_CLIS. In any other run they are
+skipped.
 """
 
 from __future__ import annotations

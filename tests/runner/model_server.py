@@ -53,7 +53,9 @@ MODEL: list[Counting] = []
 
 def load() -> None:
     threads = int(os.environ["LLAMA_ARG_THREADS"])
-    MODEL.append(Counting(os.environ["LLAMA_ARG_MODEL"], n_ctx=CONTEXT, n_threads=threads, n_threads_batch=threads))
+    # The binding keeps the logits of a whole batch, a MiB a token: with its 512 a long prompt fills the memory limit.
+    sizes = {"n_ctx": CONTEXT, "n_batch": 64, "n_threads": threads, "n_threads_batch": threads}
+    MODEL.append(Counting(os.environ["LLAMA_ARG_MODEL"], **sizes))
 
 
 @contextlib.contextmanager

@@ -77,6 +77,13 @@ def test_another_users_files_are_not_mixed_in_and_a_reset_hands_it_over(homes: H
         pass
 
 
+def test_a_home_that_cannot_be_made_is_said(homes: Homes, tmp_path: Path) -> None:
+    (tmp_path / ".cloned").mkdir()
+    (tmp_path / ".cloned" / "homes").write_text("a file")
+    with pytest.raises(SandboxError, match="the home cannot be made"), homes.use(TOOL, user=USER, size=SIZE):
+        pass
+
+
 def test_a_full_home_is_said_before_anything_runs(homes: Homes) -> None:
     with homes.use(TOOL, user=USER, size=SIZE) as home:
         (home / "big").write_bytes(b"x" * 3_000_000)
