@@ -102,7 +102,7 @@ def test_a_tool_inside_is_told_what_it_can_do_itself() -> None:
     assert json.loads(answers.refused(refusal).body)["hint"] == fix
 
 
-@pytest.mark.parametrize("reason", set(Reason) - {Reason.ALLOWED})
+@pytest.mark.parametrize("reason", [reason for reason in Reason if reason is not Reason.ALLOWED])
 def test_no_tool_inside_is_told_a_command_that_it_cannot_run(reason: Reason) -> None:
     hosts = ("api.example.com", "192.0.2.7", "169.254.169.254", "cloned.internal", None)
     for host, approval in itertools.product(hosts, ("", "a-0123456789")):
