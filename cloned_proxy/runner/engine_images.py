@@ -35,8 +35,8 @@ class EngineImages:
 
     def remove_unnamed(self, label: str) -> None:
         """Removes what builds left behind: images without a name that carry `LABEL=VALUE`. What is needed stays."""
+        filters = {"dangling": ["true"], "label": [label]}
         with explained("list images"):
-            filters = {"dangling": ["true"], "label": [label]}
             rows = self._ask("GET", "/images/json", filters=json.dumps(filters))
         for row in rows:
             self.remove_image(str(row["Id"]))
