@@ -94,7 +94,14 @@ def test_what_is_sent_and_recorded_names_no_place_of_this_machine(workspace: Wor
     assert f"to do   {PROGRAM} allow denied.example" in shown
 
 
-_PROSE = ("cloned-proxy makes it", "cloned-proxy that wrote it", "cloned-proxy made;", ".TH CLONED-PROXY")
+# The last one stands in a reason phrase, which a program on this machine reads, wherever ours lies.
+_PROSE = (
+    "cloned-proxy makes it",
+    "cloned-proxy that wrote it",
+    "cloned-proxy made;",
+    ".TH CLONED-PROXY",
+    "see cloned-proxy explain",
+)
 
 
 def _texts(file: Path) -> Iterator[str]:

@@ -33,8 +33,8 @@ from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
-from cloned_proxy.proxy.plain import intake as plain_intake
 from cloned_proxy.proxy.plain import response as plain_response
+from cloned_proxy.proxy.transparent import connection as transparent_connection
 from cloned_proxy.store import approval_rules, approvals
 from cloned_proxy.telemetry.events import AuditUnavailableError
 
@@ -140,7 +140,7 @@ def _no_tls_check() -> None:
 
 
 def _everywhere_parse_head(parse: Callable[..., Any]) -> None:
-    for module in (connection, http_layers, plain_intake):
+    for module in (connection, http_layers, transparent_connection):
         replace_part(module, "parse_head", parse)
 
 
