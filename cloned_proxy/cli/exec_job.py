@@ -10,7 +10,7 @@ from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.exec_options import ExecOptions, FileOptions
 from cloned_proxy.cli.variables import variables
 from cloned_proxy.runner.job import Job
-from cloned_proxy.runner.project.place import ProjectAccess, project_of
+from cloned_proxy.runner.project.place import ProjectAccess, check_caller, project_of
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Mount, check_tool_id
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
@@ -47,9 +47,11 @@ def wish_of(files: FileOptions) -> ProjectWish:
 
 
 def check_project(files: FileOptions, workspace: Path) -> None:
-    """Raises SandboxInputError for a directory that is never a project, before anything is written into it."""
-    if ProjectAccess(files.project) is not ProjectAccess.NONE:
-        project_of(workspace, Path.cwd())
+    """Raises SandboxInputError for what cannot be, before anything is started or written: see `place`."""
+    wish = wish_of(files)
+    project = None if wish.access is ProjectAccess.NONE else project_of(workspace, Path.cwd())
+    if wish.as_caller:
+        check_caller(project)
 
 
 def image_of(options: ExecOptions, settings: SandboxSettings) -> str:

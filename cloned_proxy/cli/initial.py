@@ -114,6 +114,12 @@ class Made:
         yield f"then, in another terminal: {start}"
         for other in others:
             yield f"  or: {other}"
+        project = self.workspace.root.parent
+        if os.geteuid() == 0 and project.stat().st_uid == 0 and any("cloned-proxy shell" in word for word in commands):
+            yield (
+                f"note: you are root, as which no tool runs, and {project} is root's: `shell` wants it to be a user's "
+                f"(`chown -R USER {project}`)"
+            )
 
     def as_data(self) -> dict[str, Any]:
         return {

@@ -47,6 +47,18 @@ def test_an_agent_in_a_container_gets_an_image_that_has_it_and_a_terminal(worksp
     assert "  or: cloned-proxy exec own@v1 -- CMD\n" in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="about root alone")
+@pytest.mark.parametrize("owner", [0, 1000])
+def test_root_is_told_before_the_image_is_built_that_shell_wants_a_users_project(
+    workspace: Workspace, owner: int
+) -> None:
+    os.chown(workspace.path.parent, owner, owner)
+    done = workspace.call("init", "--run", "codex", "--preset", "none", "--sandbox")
+    os.chown(workspace.path.parent, 0, 0)
+    assert done.returncode == 0, done.stderr
+    assert ("you are root" in done.stderr) == (owner == 0)
+
+
 def test_the_commands_name_a_workspace_that_is_not_here(workspace: Workspace, tmp_path: Path) -> None:
     place = tmp_path / "elsewhere" / ".cloned"
     words = ("init", "--run", "codex", "--preset", "none", "--sandbox", "--workspace", str(place), "--json")

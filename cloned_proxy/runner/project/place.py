@@ -89,14 +89,20 @@ def user_of_caller(project: Path | None, facts: EngineFacts) -> str:
             "--user me: this engine gives its containers other user ids than this machine's (rootless, or "
             "userns-remap), so nothing that a tool writes would be yours; use an engine without that, or leave it out"
         )
-    if os.geteuid() != 0:
+    check_caller(project)
+    if project is None or os.geteuid() != 0:
         return f"{os.geteuid()}:{os.getegid()}"
-    if project is not None and (owner := project.stat()).st_uid != 0:
-        return f"{owner.st_uid}:{owner.st_gid}"
-    raise SandboxInputError(
-        "--user me: you are root, and a tool never runs as root; "
-        + ("leave it out" if project is None else f"give {project} to a user (`chown -R USER {project}`)")
-    )
+    owner = project.stat()
+    return f"{owner.st_uid}:{owner.st_gid}"
+
+
+def check_caller(project: Path | None) -> None:
+    """Raises SandboxInputError where there is nobody to be: the caller is root, and the project is no user's."""
+    if os.geteuid() == 0 and (project is None or project.stat().st_uid == 0):
+        raise SandboxInputError(
+            "--user me: you are root, and a tool never runs as root; "
+            + ("leave it out" if project is None else f"give {project} to a user (`chown -R USER {project}`)")
+        )
 
 
 def working_directory(wish: str | None, here: Path, project: Path | None, inside: Collection[str]) -> str:
