@@ -17,6 +17,8 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from cloned_proxy import __version__
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.own_directory import check_own_directory
 
 if TYPE_CHECKING:
@@ -32,9 +34,10 @@ def cached_settings[Settings: BaseModel](what: str, file: Path, models: Path, re
     What comes from the cache has the names and values of the model, and nothing else of it. Raises what `read` raises.
     """
     try:
-        raw = file.read_bytes() if file.exists(follow_symlinks=False) else b""
+        there = file.exists(follow_symlinks=False)
+        raw = read_regular_file(file, limit=_MOST_BYTES, what=what) if there else b""
         path = _place(what, raw, models)
-    except OSError:
+    except (OSError, StoreError):
         return read()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         check_own_directory(path.parent)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.store.config import ConfigError
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.workspace import Workspace
 
 
@@ -64,6 +65,12 @@ def test_an_edit_acts_at_once_and_a_mistake_is_said_each_time(place: Workspace) 
     for _ in range(2):
         with pytest.raises(ConfigError, match="did you mean"):
             place.sandbox_settings()
+
+
+def test_a_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(place: Workspace) -> None:
+    os.mkfifo(place.config_file)
+    with pytest.raises(StoreError, match="not a regular file"):
+        place.llm_settings()
 
 
 def test_a_cache_that_others_can_write_is_not_read(place: Workspace, tmp_path: Path) -> None:
