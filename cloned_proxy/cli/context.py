@@ -8,14 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cloned_proxy.cli.errors import CommandError, say
-from cloned_proxy.cli.place import nowhere
-from cloned_proxy.policy.self_test import failed_tests
-from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.policy_bytes import read_policy_bytes
-from cloned_proxy.store.policy_cache import cached_policy, keep_policy
 from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE, ProxyUrl
-from cloned_proxy.store.serving import another_at, serving_now
 from cloned_proxy.store.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -26,6 +20,9 @@ def existing_workspace(directory: Path | None) -> Workspace:
     """The workspace, for commands that read. Raises CommandError for none, StoreError for somebody else's."""
     workspace = Workspace.find(directory)
     if not workspace.root.is_dir():
+        from cloned_proxy.cli.place import nowhere
+        from cloned_proxy.store.serving import serving_now
+
         raise CommandError(nowhere(workspace, serving_now()))
     workspace.check_owner()
     return workspace
@@ -47,6 +44,10 @@ def policy_in(workspace: Workspace, flag: Path | None) -> tuple[Path, Policy]:
 
 def _read_policy(path: Path, workspace: Workspace) -> Policy:
     """What the file says now; from the cache where the same text was read before and its tests still hold."""
+    from cloned_proxy.policy.self_test import failed_tests
+    from cloned_proxy.store.policy_bytes import read_policy_bytes
+    from cloned_proxy.store.policy_cache import cached_policy, keep_policy
+
     raw, now = read_policy_bytes(path), time.time()
     policy = cached_policy(raw, str(path))
     if policy is not None and not failed_tests(policy, now):
@@ -62,6 +63,8 @@ def last_version_in_force(workspace: Workspace) -> str | None:
     """The version that the newest policy entry of the log names; None when none was ever in force."""
     if not workspace.state_db.exists():
         return None
+    from cloned_proxy.store.audit_log import AuditLog
+
     with AuditLog(workspace.state_db) as log:
         newest = next(log.entries(types=("policy",), last=1), None)
     return (newest.body["policy"] or None) if newest is not None else None
@@ -77,6 +80,8 @@ def proxy_of(workspace: Workspace) -> ProxyUrl:
 
 def wrong_proxy(workspace: Workspace, found: ProxyUrl) -> str:
     """Why the proxy that was set cannot be the one of this workspace, with the fix; "" when it may be."""
+    from cloned_proxy.store.serving import another_at
+
     if found.misses:
         return f"{found.serving} serves this workspace, and {found.effective} is named by {found.said_by}"
     if found.known is not None and (other := another_at(found.known, workspace.root)) is not None:

@@ -56,4 +56,4 @@ def status(*, workspace: WorkspaceOption = None, json_output: JsonOption = False
     """Whether the model runs and answers; exit 1 when it does not."""
     from cloned_proxy.cli.local_model import show_status
 
-    show_status(workspace, as_json=json_output)
+    raise typer.Exit(show_status(workspace, as_json=json_output))

@@ -10,9 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import typer
+from typing import TYPE_CHECKING, Any, Final
 
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.interruption import interruptible
@@ -34,8 +32,10 @@ from cloned_proxy.runner.llm.model import (
 from cloned_proxy.runner.llm.plan import ModelPlan, plan_model
 from cloned_proxy.runner.llm.state import CONTAINER, PORT, LlmState, forget_state, read_state, write_state
 from cloned_proxy.runner.spec import DEFAULT_USER
-from cloned_proxy.store.config import LlmSettings
 from cloned_proxy.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cloned_proxy.store.config import LlmSettings
 
 BASE: Final = f"http://127.0.0.1:{PORT}/v1"
 _STOP_SECONDS: Final = 5.0
@@ -49,13 +49,13 @@ _HOW_TO_LOOK: Final = f"`cloned-proxy llm status`, `docker logs {CONTAINER}`; `c
 class UpOptions:
     """The words of `llm up`; None: what config.yaml says."""
 
-    workspace: Path | None
-    models: Path | None
-    wait: float
-    engine: str | None
-    image: str | None
-    gpus: str | None
-    health: str | None
+    workspace: Path | None = None
+    models: Path | None = None
+    wait: float = 120.0
+    engine: str | None = None
+    image: str | None = None
+    gpus: str | None = None
+    health: str | None = None
 
 
 def bring_up(options: UpOptions) -> None:
@@ -104,8 +104,8 @@ def take_down(directory: Path | None) -> None:
             say("there was no model to stop")
 
 
-def show_status(directory: Path | None, *, as_json: bool) -> None:
-    """Exit 1 when the model does not answer."""
+def show_status(directory: Path | None, *, as_json: bool) -> int:
+    """The exit code: 1 when the model does not answer."""
     root = Workspace.find(directory).root
     with _engine() as engine:
         owner = owner_of(engine)
@@ -130,8 +130,7 @@ def show_status(directory: Path | None, *, as_json: bool) -> None:
         put_json(shown)
     else:
         _put_status(shown, root, ended=found is not None and not found.running)
-    if not healthy:
-        raise typer.Exit(FAILED)
+    return 0 if healthy else FAILED
 
 
 def _put_status(shown: dict[str, Any], root: Path, *, ended: bool) -> None:
@@ -151,18 +150,7 @@ def _put_status(shown: dict[str, Any], root: Path, *, ended: bool) -> None:
 
 
 def _plan(options: UpOptions, workspace: Workspace) -> ModelPlan:
-    given = {name: getattr(options, name) for name in ("engine", "health") if getattr(options, name) is not None}
-    if options.gpus is not None:
-        given["gpus"] = int(options.gpus) if options.gpus.isdigit() else options.gpus
-    kept = workspace.config().llm
-    try:
-        settings = LlmSettings.model_validate({**kept.model_dump(), **given})
-    except ValueError as error:
-        words = " ".join(f"--{name} {value}" for name, value in given.items())
-        raise CommandError(f"llm up {words}: write --gpus N, all or devices, and --health /PATH") from error
-    if settings.engine != kept.engine:  # these, as the file has them, are the other engine's
-        others: dict[str, Any] = {"image": None, "command": None, "env": {}, "port": PORT, "health": options.health}
-        settings = settings.model_copy(update=others)
+    settings = _settings(options, workspace)
     user, group = (os.environ.get(f"LOCALAI_{name}") or DEFAULT_USER.partition(":")[0] for name in ("UID", "GID"))
     image = options.image or (os.environ.get("LOCALAI_IMAGE") if settings.engine == "localai" else None)
     models = (options.models or workspace.root.parent / "models").absolute()
@@ -178,6 +166,27 @@ def _plan(options: UpOptions, workspace: Workspace) -> ModelPlan:
         )
     except SandboxInputError as error:
         raise CommandError(str(error)) from error
+
+
+def _settings(options: UpOptions, workspace: Workspace) -> LlmSettings:
+    """Those of config.yaml, with what the words say instead."""
+    given = {name: getattr(options, name) for name in ("engine", "health") if getattr(options, name) is not None}
+    if options.gpus is not None:
+        given["gpus"] = int(options.gpus) if options.gpus.isdigit() else options.gpus
+    if not given:
+        return workspace.llm_settings()
+    from cloned_proxy.store.config import LlmSettings
+
+    kept = workspace.config().llm
+    try:
+        settings = LlmSettings.model_validate({**kept.model_dump(), **given})
+    except ValueError as error:
+        words = " ".join(f"--{name} {value}" for name, value in given.items())
+        raise CommandError(f"llm up {words}: write --gpus N, all or devices, and --health /PATH") from error
+    if settings.engine != kept.engine:  # these, as the file has them, are the other engine's
+        others: dict[str, Any] = {"image": None, "command": None, "env": {}, "port": PORT, "health": options.health}
+        settings = settings.model_copy(update=others)
+    return settings
 
 
 def _listen() -> socket.socket:

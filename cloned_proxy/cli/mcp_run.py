@@ -6,14 +6,17 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cloned_proxy.cli.context import existing_workspace
 from cloned_proxy.cli.errors import CommandError, say
 from cloned_proxy.cli.exec_options import EnvironmentOptions, ExecOptions, FileOptions, LimitOptions
 from cloned_proxy.cli.sandbox import run_command
-from cloned_proxy.runner.mcp.registry import WORD_VARIABLE, Registry, Server
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.runner.mcp.starting import WORD_VARIABLE, start_of
+
+if TYPE_CHECKING:
+    from cloned_proxy.runner.mcp.registry import Server
+    from cloned_proxy.store.workspace import Workspace
 
 _WORD: Final = re.compile(rf"\$\{{({WORD_VARIABLE}[0-9]+)\}}")
 
@@ -21,10 +24,10 @@ _WORD: Final = re.compile(rf"\$\{{({WORD_VARIABLE}[0-9]+)\}}")
 def run_server(name: str, *, workspace: Path | None, policy: Path | None) -> int:
     """Runs it and returns its exit code. Raises CommandError or StoreError."""
     place = existing_workspace(workspace)
-    registry = Registry(place)
-    server = registry.server(name)
-    if registry.engine is not None:
-        os.environ.setdefault("DOCKER_HOST", registry.engine)
+    start = start_of(place, name)
+    server = start.server
+    if start.engine is not None:
+        os.environ.setdefault("DOCKER_HOST", start.engine)
     missing = [each for each in server.env if each not in os.environ]
     if missing:
         say(f"cloned-proxy: {name} is started without {', '.join(missing)}: not among the variables of its client")

@@ -45,6 +45,18 @@ def _explain(**given: Any) -> int:
     return print_verdict(**given)
 
 
+def _mcp_run(**given: Any) -> int:
+    from cloned_proxy.cli.mcp_run import run_server
+
+    return run_server(given["name"], workspace=given.get("workspace"), policy=given.get("policy"))
+
+
+def _llm_up(**given: Any) -> None:
+    from cloned_proxy.cli.local_model import UpOptions, bring_up
+
+    bring_up(UpOptions(**given))
+
+
 def _exec(**given: Any) -> int:
     from cloned_proxy.cli.exec_options import EnvironmentOptions, ExecOptions, FileOptions, LimitOptions
     from cloned_proxy.cli.sandbox import run_command
@@ -63,6 +75,7 @@ def _exec(**given: Any) -> int:
 
 
 _PLACES: Final = {"--workspace": "workspace", "--policy": "policy"}
+_PATHS: Final = {*_PLACES, "--models"}
 _JSON: Final = {"--json": "as_json"}
 _TOOL: Final = {"--tool": "tool", "--workspace": "workspace"}
 COMMANDS: Final[Mapping[str, Quick]] = {
@@ -84,15 +97,18 @@ COMMANDS: Final[Mapping[str, Quick]] = {
         rest="command",
         unless="CLONED_SANDBOX_NETWORK",
     ),
+    "mcp run": Quick(_mcp_run, _PLACES, {}, argument="name", unless="CLONED_POLICY"),
+    "llm up": Quick(_llm_up, {"--workspace": "workspace", "--models": "models", "--image": "image"}, {}),
 }
 
 
 def quick_call(words: Sequence[str]) -> Callable[[], int | None] | None:
     """The call that a command line stands for, which returns the exit code; None where Typer is to read it."""
-    if not words or (command := COMMANDS.get(words[0])) is None or os.environ.get(command.unless):
+    name = next((name for name in COMMANDS if (named := name.split()) == list(words[: len(named)])), None)
+    if name is None or os.environ.get((command := COMMANDS[name]).unless):
         return None
     given: dict[str, Any] = {}
-    words = words[1:]
+    words = words[len(name.split()) :]
     if command.rest:
         if "--" not in words[:-1]:
             return None
@@ -117,7 +133,7 @@ def _read(command: Quick, words: Sequence[str], given: dict[str, Any]) -> bool:
             if name in command.repeated:
                 given.setdefault(command.repeated[name], []).append(value)
             else:
-                given[command.valued[name]] = Path(value) if name in _PLACES else value
+                given[command.valued[name]] = Path(value) if name in _PATHS else value
         elif command.argument and command.argument not in given and not word.startswith("-") and word:
             given[command.argument] = word
         else:

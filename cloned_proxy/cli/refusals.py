@@ -52,7 +52,7 @@ class Refusals:
         self._denials = Denials(self._show, self._more, most=_MOST_IN_WINDOW, seconds=window)
 
     def __enter__(self) -> Self:
-        self._reader.start()  # its imports take a while, in which the engine is asked already
+        self._reader.start()  # to open the log takes a while, in which the engine is asked already
         return self
 
     def begin(self, run: str) -> None:
@@ -69,15 +69,15 @@ class Refusals:
             say(line)
 
     def _follow(self) -> None:
-        from cloned_proxy.store.audit_log import AuditLog
-
         try:
+            self._after = newest(self._state)
+            self._positioned.set()
+            self._begun.wait()
+            if not self._run:
+                return
+            from cloned_proxy.store.audit_log import AuditLog  # while the container starts
+
             with AuditLog(self._state) as audit:
-                self._after = audit.newest()
-                self._positioned.set()
-                self._begun.wait()
-                if not self._run:
-                    return
                 while not self._over.wait(_POLL_SECONDS):
                     self._read(audit)
                     self._denials.tick()
@@ -120,10 +120,10 @@ class Refusals:
 
 def newest(state: Path) -> int:
     """The number of the log's last entry; 0 for an empty or unreadable log."""
-    from cloned_proxy.store.audit_log import AuditLog
+    from cloned_proxy.store.database import reading
 
     try:
-        with AuditLog(state) as audit:
-            return audit.newest()
+        with reading(state) as database:
+            return int(database.execute("SELECT coalesce(max(seq), 0) FROM entries").fetchone()[0])
     except StoreError:
         return 0

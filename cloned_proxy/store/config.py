@@ -149,7 +149,10 @@ class SandboxSettings(_Section):
 
 
 class LlmSettings(_Section):
-    """The local model of `llm up` (contract section 11). What is None is the engine's own default."""
+    """The local model of `llm up` (contract section 11). What is None is the engine's own default.
+
+    Values alone, as above.
+    """
 
     engine: Literal["localai", "llama.cpp", "ollama", "vllm"] = "localai"
     image: str | None = None

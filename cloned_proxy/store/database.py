@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.store.chain import GENESIS
 from cloned_proxy.store.errors import StoreError
 
 SCHEMA_VERSION: Final = 1
@@ -35,8 +34,8 @@ CREATE TABLE rule_hits (rule TEXT PRIMARY KEY, hits INTEGER NOT NULL, last REAL 
 CREATE TABLE leases (rule TEXT PRIMARY KEY, used INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO meta VALUES
     ('schema_version', '{SCHEMA_VERSION}'),
-    ('anchor_seq', '0'), ('anchor_hash', '{GENESIS}'),
-    ('head_seq', '0'), ('head_hash', '{GENESIS}');
+    ('anchor_seq', '0'), ('anchor_hash', '{{genesis}}'),
+    ('head_seq', '0'), ('head_hash', '{{genesis}}');
 PRAGMA application_id = {_APPLICATION_ID};
 """  # noqa: S608  constants of this module, no input
 
@@ -238,10 +237,12 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
 
 
 def _create_schema(connection: sqlite3.Connection) -> None:
+    from cloned_proxy.store.chain import GENESIS  # noqa: PLC0415  its imports take longer than to open a file
+
     connection.execute("BEGIN IMMEDIATE")  # two processes may start at once
     try:
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-            for statement in _SCHEMA.split(";\n"):
+            for statement in _SCHEMA.format(genesis=GENESIS).split(";\n"):
                 connection.execute(statement)
         connection.execute("COMMIT")
     except BaseException:

@@ -1,4 +1,4 @@
-"""`sandbox:` of config.yaml as it was read before: the models that read it take longer than a warm `exec` may.
+"""Settings as they were read before: the models that read them take longer than a warm start may.
 
 What came of a text is kept in the user's own cache directory, under the hash of that text and of this program. Another
 text, another program or a file that cannot be trusted is read anew.
@@ -17,35 +17,41 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from cloned_proxy import __version__
+from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.own_directory import check_own_directory
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-    from cloned_proxy.store.config import SandboxSettings
-
 _MOST_BYTES: Final = 1_048_576
-_KEPT: Final = 16
+_KEPT: Final = 64
 
 
-def sandbox_settings(config_file: Path, read: Callable[[], SandboxSettings]) -> SandboxSettings:
-    """The settings that `config_file` holds; `read` reads it where that is not known. Raises what `read` raises."""
+def cached_settings[Settings: BaseModel](what: str, file: Path, models: Path, read: Callable[[], Settings]) -> Settings:
+    """What `file` holds of `what`; `read` reads it where that is not known, by the models in the module `models`.
+
+    What comes from the cache has the names and values of the model, and nothing else of it. Raises what `read` raises.
+    """
     try:
-        raw = config_file.read_bytes() if config_file.exists(follow_symlinks=False) else b""
-        path = _place(raw)
-    except OSError:
+        there = file.exists(follow_symlinks=False)
+        raw = read_regular_file(file, limit=_MOST_BYTES, what=what) if there else b""
+        path = _place(what, raw, models)
+    except (OSError, StoreError):
         return read()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         check_own_directory(path.parent)
-        with path.open("rb") as file:
-            return cast("SandboxSettings", _read(json.loads(file.read(_MOST_BYTES))))
+        with path.open("rb") as known:
+            return cast("Settings", _read(json.loads(known.read(_MOST_BYTES))))
     settings = read()
     _keep(path, settings)
     return settings
 
 
-def _keep(path: Path, settings: SandboxSettings) -> None:
-    """Where that cannot be done, nothing happens."""
+def _keep(path: Path, settings: BaseModel) -> None:
+    """Where that cannot be done, nothing happens. What sets variables stays in one file: they may be secrets."""
+    if getattr(settings, "env", None):
+        return
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_own_directory(path.parent)
@@ -70,9 +76,9 @@ def _read(section: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(**section["values"], **inner)
 
 
-def _place(raw: bytes) -> Path:
+def _place(what: str, raw: bytes, models: Path) -> Path:
     """For this text and this very program: in a checkout that changes without a new version."""
     base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    info = (Path(__file__).parent / "config.py").stat()
-    program = f"{__version__} {sys.version} {info.st_mtime_ns} {info.st_size}\n"
+    info = models.stat()
+    program = f"{what!r} {__version__} {sys.version} {info.st_mtime_ns} {info.st_size}\n"
     return Path(base, "cloned-proxy", "settings", hashlib.sha256(program.encode() + raw).hexdigest())

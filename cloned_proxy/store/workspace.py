@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Final
 from cloned_proxy.store.errors import StoreError
 
 if TYPE_CHECKING:
-    from cloned_proxy.store.config import Config, SandboxSettings
+    from cloned_proxy.store.config import Config, LlmSettings, SandboxSettings
     from cloned_proxy.store.presets import PresetShelf
 from cloned_proxy.store.private_file import create_private
 
 DIRECTORY_NAME: Final = ".cloned"
+_CONFIG_MODELS: Final = Path(__file__).with_name("config.py")
 _IGNORES: Final = b"""\
 # The workspace holds keys, secrets and the log, so git sees none of it. A line `!policy.yaml` below keeps the policy.
 *
@@ -123,10 +124,16 @@ class Workspace:
         return load_config(self.config_file)
 
     def sandbox_settings(self) -> SandboxSettings:
-        """`sandbox:` of the settings, for commands that should start fast. Raises StoreError."""
-        from cloned_proxy.store.settings_cache import sandbox_settings  # noqa: PLC0415  as above
+        """`sandbox:` of the settings, for commands that should start fast: values alone. Raises StoreError."""
+        from cloned_proxy.store.settings_cache import cached_settings  # noqa: PLC0415  as above
 
-        return sandbox_settings(self.config_file, lambda: self.config().sandbox)
+        return cached_settings("sandbox", self.config_file, _CONFIG_MODELS, lambda: self.config().sandbox)
+
+    def llm_settings(self) -> LlmSettings:
+        """`llm:` of the settings, in the same way. Raises StoreError."""
+        from cloned_proxy.store.settings_cache import cached_settings  # noqa: PLC0415  as above
+
+        return cached_settings("llm", self.config_file, _CONFIG_MODELS, lambda: self.config().llm)
 
     def policy_path(
         self, flag: Path | None = None, *, config: Config | None = None, environ: Mapping[str, str] | None = None

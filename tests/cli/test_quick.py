@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from cloned_proxy.cli import sandbox
+from cloned_proxy.cli import local_model, mcp_run, sandbox
 from cloned_proxy.cli.app import app
 from cloned_proxy.cli.context import policy_in
 from cloned_proxy.cli.exec_options import ExecOptions
@@ -50,6 +51,37 @@ def test_a_read_imports_nothing_heavy(filled: Workspace, command: str) -> None:
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert "sqlite3" in imported, "the list of imports was not read"
     assert imported & ({*HEAVY, "typer", "idna", "httpx", "cryptography"} - {"sqlite3", "idna"}) == set()
+
+
+STARTS = """
+import sys
+from cloned_proxy.cli import {module}, quick
+{module}.{last} = lambda *_: sys.exit(print(*sys.modules))
+quick.quick_call(sys.argv[1:])()
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "module", "last"),
+    [
+        (("mcp", "run", "s"), "mcp_run", "run_command"),
+        (("llm", "up", "--image", "i:1"), "local_model", "_engine"),
+    ],
+)
+def test_a_start_that_others_wait_for_imports_nothing_heavy(
+    filled: Workspace, words: tuple[str, ...], module: str, last: str
+) -> None:
+    """Up to where it turns to the engine, once its settings were read before."""
+    (filled.path / "mcp.yaml").write_text("servers: {s: {tool: s@v1, command: cat}}\n")
+    (filled.path.parent / "models").mkdir()
+    command = [sys.executable, "-c", STARTS.format(module=module, last=last), *words]
+
+    def imported() -> set[str]:
+        done = subprocess.run(command, env=filled.environment, capture_output=True, text=True, timeout=30, check=True)
+        return {name for name in done.stdout.split() if "." not in name}
+
+    assert "pydantic" in imported()
+    assert imported() & {*HEAVY, "typer", "httpx", "cryptography"} == set()
 
 
 LINES = (
@@ -116,6 +148,14 @@ def test_a_line_means_what_typer_makes_of_it(
         ("exec", TOOL, "-it", "--", "true"),
         ("exec", TOOL, "--timeout", "5", "--", "true"),
         ("exec", "--", "true"),
+        ("mcp",),
+        ("mcp run", "s"),
+        ("mcp", "run"),
+        ("mcp", "run", "s", "t"),
+        ("mcp", "run", "--", "s"),
+        ("mcp", "check", "s"),
+        ("llm", "up", "--engine", "ollama"),
+        ("llm", "up", "x"),
     ],
     ids=" ".join,
 )
@@ -148,9 +188,37 @@ def test_a_command_for_the_sandbox_is_the_one_that_typer_reads(
     assert asked[0] == asked[1]
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("mcp", "run", "s"),
+        ("mcp", "run", "--workspace", "/w/.cloned", "s", "--policy=p"),
+        ("llm", "up"),
+        ("llm", "up", "--models", "m", "--workspace=/w", "--image", "i:1"),
+    ],
+    ids=" ".join,
+)
+def test_a_start_is_the_one_that_typer_reads(monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]) -> None:
+    asked: list[Any] = []
+
+    def remember(*given: Any, **named: Any) -> int:
+        asked.append((given, named))
+        return 3
+
+    monkeypatch.setattr(mcp_run, "run_server", remember)
+    monkeypatch.setattr(local_model, "bring_up", remember)
+    call = quick_call(words)
+    assert call is not None
+    assert (call() or 0) == CliRunner().invoke(app, list(words), prog_name="cloned-proxy").exit_code
+    assert asked[0] == asked[1]
+
+
 def test_a_variable_that_stands_for_an_option_is_typers_to_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLONED_SANDBOX_NETWORK", "cloned_net")
     assert quick_call(EXECS[0]) is None
+    assert quick_call(("mcp", "run", "s")) is not None
+    monkeypatch.setenv("CLONED_POLICY", "policy.yaml")
+    assert quick_call(("mcp", "run", "s")) is None
 
 
 def test_the_options_are_those_of_the_commands() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.store.config import ConfigError
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.workspace import Workspace
 
 
@@ -39,6 +40,22 @@ def test_what_was_read_before_reads_the_same(place: Workspace, monkeypatch: pyte
             assert plain(place.sandbox_settings()) == wanted
 
 
+def test_the_models_settings_are_kept_beside_them_but_no_variables(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(place, "llm: {engine: ollama, gpus: all, cpus: 2}\n")
+    place.sandbox_settings()
+    wanted = place.config().llm.model_dump()
+    assert place.llm_settings().model_dump() == wanted
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "config", lambda _self: pytest.fail("read again"))
+        assert plain(place.llm_settings()) == wanted
+    _write(place, "llm: {env: {TOKEN: hunter2}}\n")
+    assert [place.llm_settings().env for _ in range(2)] == [{"TOKEN": "hunter2"}] * 2
+    cache = Path(os.environ["XDG_CACHE_HOME"])
+    assert not [file for file in cache.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+
+
 def test_an_edit_acts_at_once_and_a_mistake_is_said_each_time(place: Workspace) -> None:
     _write(place, "sandbox: {cpus: 2}\n")
     assert [place.sandbox_settings().cpus for _ in range(2)] == [2.0, 2.0]
@@ -48,6 +65,12 @@ def test_an_edit_acts_at_once_and_a_mistake_is_said_each_time(place: Workspace) 
     for _ in range(2):
         with pytest.raises(ConfigError, match="did you mean"):
             place.sandbox_settings()
+
+
+def test_a_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(place: Workspace) -> None:
+    os.mkfifo(place.config_file)
+    with pytest.raises(StoreError, match="not a regular file"):
+        place.llm_settings()
 
 
 def test_a_cache_that_others_can_write_is_not_read(place: Workspace, tmp_path: Path) -> None:

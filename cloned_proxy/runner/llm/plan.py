@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cloned_proxy.runner.containers import HOSTNAME, NO_NAMES, bind_mount, hardening
 from cloned_proxy.runner.environment import PROXY_URL, proxy_environment
@@ -22,7 +22,9 @@ from cloned_proxy.runner.llm.engines import (
 )
 from cloned_proxy.runner.llm.gpu import GpuHost, gpu_environment, gpu_host_config
 from cloned_proxy.runner.spec import DEFAULT_USER, MIB, WORKSPACE_LABEL, Limits, check_env, parse_size, workspace_mark
-from cloned_proxy.store.config import LlmSettings
+
+if TYPE_CHECKING:
+    from cloned_proxy.store.config import LlmSettings
 
 DIRECTORY_LABEL: Final = "cloned.directory"
 """The workspace whose model this is. Its path is in the mount of the models anyway."""

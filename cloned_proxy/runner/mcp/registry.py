@@ -26,8 +26,6 @@ _HEAD: Final = """\
 # The MCP servers of this workspace, each run by `cloned-proxy mcp run NAME`. A change acts at the server's next start.
 # project: none|ro|rw, home: true|false, mounts: [SRC:DST[:rw]], image, env (names, never values), memory, cpus
 """
-WORD_VARIABLE: Final = "CLONED_MCP_"
-"""Begins the names of variables by which a client hands over what it fills in: words of a line."""
 VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 type Project = Literal["none", "ro", "rw"]
@@ -64,11 +62,21 @@ class Server(BaseModel):
         return self.command, tuple(self.args), self.cwd
 
 
+class Start(BaseModel):
+    """How one server is started, and where. Values alone, as the server's: `starting` gives them without this class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    engine: str | None
+    """DOCKER_HOST for `mcp run`: clients start servers with few variables, and this one is not among them."""
+    server: Server
+
+
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     engine: str | None = None
-    """DOCKER_HOST for `mcp run`: clients start servers with few variables, and this one is not among them."""
+    """As in `Start`."""
     servers: dict[str, Server] = Field(default_factory=dict)
 
 

@@ -12,7 +12,8 @@ from cloned_proxy.runner.environment import RESERVED
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.mcp.client_file import ClientFile, Entry
 from cloned_proxy.runner.mcp.packages import Package, package_of
-from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, WORD_VARIABLE, Project, Registry, Server
+from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, Project, Registry, Server
+from cloned_proxy.runner.mcp.starting import WORD_VARIABLE
 from cloned_proxy.runner.project.place import project_of
 from cloned_proxy.runner.project.view import check_shown
 from cloned_proxy.runner.spec import Mount
