@@ -55,11 +55,11 @@ class Hold:
         """`start` brings a proxy about where none serves. Raises ProxyLinkError."""
         self._workspace = workspace
         self._start = start
-        self._wake_reader, self._wake_writer = socket.socketpair()
         try:
             self._held: Held | None = take_hold(workspace)
         except ProxyLinkError:
             self._held = start()
+        self._wake_reader, self._wake_writer = socket.socketpair()
         self._watcher = threading.Thread(target=self._watch, args=(self._held,), name="proxy-hold", daemon=True)
         self._watcher.start()
 

@@ -19,6 +19,8 @@ from cloned_proxy.runner.errors import ProxyLinkError
 from cloned_proxy.runner.hold import Held, Hold, take_hold
 
 _START_SECONDS: Final = 20.0
+_LOCK_SECONDS: Final = 60.0
+_QUIET_SECONDS: Final = 3.0
 
 
 @contextlib.contextmanager
@@ -29,7 +31,7 @@ def proxy_for(workspace: Path, say: Callable[[str], None], *, policy: Path | Non
     """
 
     def start() -> Held:
-        with _one_at_a_time(workspace):
+        with _one_at_a_time(workspace, say):
             with contextlib.suppress(ProxyLinkError):  # somebody else may have started one meanwhile
                 return take_hold(workspace)
             say(
@@ -48,16 +50,38 @@ def proxy_for(workspace: Path, say: Callable[[str], None], *, policy: Path | Non
 
 
 @contextlib.contextmanager
-def _one_at_a_time(workspace: Path) -> Iterator[None]:
-    """The lock is on the directory of the socket; the kernel gives it back when its owner is killed."""
+def _one_at_a_time(workspace: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """The lock is on the directory of the socket; the kernel gives it back when its owner is killed.
+
+    Its owner may have been stopped (Ctrl-Z) and keeps it then. Raises ProxyLinkError after a minute.
+    """
     place = workspace.joinpath(*SOCKET_PLACE).parent
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        began, told = time.monotonic(), False
+        while not _try_lock(descriptor):
+            waited = time.monotonic() - began
+            if waited > _LOCK_SECONDS:
+                raise ProxyLinkError(
+                    f"another command has been starting the proxy of {workspace} for a minute; it may be stopped "
+                    "(`jobs`, `fg`): let it go on or end it"
+                )
+            if waited > _QUIET_SECONDS and not told:
+                say(f"another command is starting the proxy of {workspace}; waiting for it")
+                told = True
+            time.sleep(0.02)
         yield
     finally:
         os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _start(workspace: Path, policy: Path | None) -> Held:

@@ -1,7 +1,8 @@
 """Settings as they were read before: the models that read them take longer than a warm start may.
 
-What came of a text is kept in the user's own cache directory, under the hash of that text and of this program. Another
-text, another program or a file that cannot be trusted is read anew.
+What came of a text is kept beside it, in the workspace's `cache/`, under the hash of that text and of this program. No
+tool ever sees a workspace: in a cache that some tool may write, it could choose its own image and mounts. Another text,
+another program or a file that cannot be trusted is read anew.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES: Final = 1_048_576
 _KEPT: Final = 64
+_DIRECTORY: Final = "cache"
 
 
 def cached_settings[Settings: BaseModel](what: str, file: Path, models: Path, read: Callable[[], Settings]) -> Settings:
@@ -36,7 +38,7 @@ def cached_settings[Settings: BaseModel](what: str, file: Path, models: Path, re
     try:
         there = file.exists(follow_symlinks=False)
         raw = read_regular_file(file, limit=_MOST_BYTES, what=what) if there else b""
-        path = _place(what, raw, models)
+        path = file.parent / _DIRECTORY / _name(what, raw, models)
     except (OSError, StoreError):
         return read()
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -53,7 +55,7 @@ def _keep(path: Path, settings: BaseModel) -> None:
     if getattr(settings, "env", None):
         return
     with contextlib.suppress(OSError):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
         check_own_directory(path.parent)
         temporary = path.with_suffix(f".{os.getpid()}")
         temporary.touch(mode=0o600)
@@ -76,9 +78,8 @@ def _read(section: dict[str, Any]) -> SimpleNamespace:
     return SimpleNamespace(**section["values"], **inner)
 
 
-def _place(what: str, raw: bytes, models: Path) -> Path:
+def _name(what: str, raw: bytes, models: Path) -> str:
     """For this text and this very program: in a checkout that changes without a new version."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
     info = models.stat()
     program = f"{what!r} {__version__} {sys.version} {info.st_mtime_ns} {info.st_size}\n"
-    return Path(base, "cloned-proxy", "settings", hashlib.sha256(program.encode() + raw).hexdigest())
+    return hashlib.sha256(program.encode() + raw).hexdigest()

@@ -30,7 +30,7 @@ def test_what_pipelines_made_is_told_and_a_hostile_manifest_is_only_text(
 def test_a_model_that_ended_and_a_damaged_note_of_it_are_no_fault(browser: Control, workspace: Workspace) -> None:
     note = workspace.path / "run" / "llm.json"
     note.parent.mkdir(exist_ok=True)
-    note.write_text(json.dumps({"container": "c", "holder": "h", "relay_pid": 2**22 + 1, "relay_started": 1}))
+    note.write_text(json.dumps({"container": "c", "relay_pid": 2**22 + 1, "relay_started": 1}))
     found = browser.api("/model")
     assert (found["running"], found["engine"]) == (False, "localai")
     note.write_text("{")

@@ -82,8 +82,8 @@ def shell(images: Engine, tmp_path_factory: pytest.TempPathFactory, site: int) -
 PYTHON = "import urllib.request; print(urllib.request.urlopen('{base}/page').read().decode(), end='')"
 NODE = "require('http').get('{base}/page', r => r.pipe(process.stdout))"
 PIP = (
-    "pip install --quiet --disable-pip-version-check --no-cache-dir --target /sandbox/lib "
-    "--index-url {base}/simple demo && PYTHONPATH=/sandbox/lib python3 -c 'import demo; print(demo.ANSWER)'"
+    "pip install --quiet --disable-pip-version-check --no-cache-dir "
+    "--index-url {base}/simple demo && python3 -c 'import demo; print(demo.ANSWER)'"
 )
 CLIENTS = [
     ("curl", "curl -sS {base}/page", "page\n"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.proxy.slot_protocol import decode, encode
+from cloned_proxy.runner import standby
 from cloned_proxy.runner.errors import ProxyLinkError
 from cloned_proxy.runner.link import connect, is_served
 from cloned_proxy.runner.standby import proxy_for
@@ -158,3 +160,19 @@ def test_what_lies_in_the_current_directory_is_not_imported(
         assert is_served(workspace)
     assert not (tmp_path / "imported").exists()
     assert not is_served(workspace)
+
+
+def test_a_command_that_was_stopped_while_it_starts_the_proxy_is_waited_for_aloud_and_not_for_ever(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standby, "_QUIET_SECONDS", 0.05)
+    monkeypatch.setattr(standby, "_LOCK_SECONDS", 0.2)
+    place = workspace / "run"
+    place.mkdir(mode=0o700)
+    held = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    said: list[str] = []
+    with pytest.raises(ProxyLinkError, match="it may be stopped"), proxy_for(workspace, said.append):
+        pytest.fail("somebody else starts it")
+    os.close(held)
+    assert said == [f"another command is starting the proxy of {workspace}; waiting for it"]

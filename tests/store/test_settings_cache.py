@@ -13,8 +13,7 @@ from cloned_proxy.store.workspace import Workspace
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def place(tmp_path: Path) -> Workspace:
     workspace = Workspace(tmp_path / ".cloned")
     workspace.create()
     return workspace
@@ -52,8 +51,9 @@ def test_the_models_settings_are_kept_beside_them_but_no_variables(
         assert plain(place.llm_settings()) == wanted
     _write(place, "llm: {env: {TOKEN: hunter2}}\n")
     assert [place.llm_settings().env for _ in range(2)] == [{"TOKEN": "hunter2"}] * 2
-    cache = Path(os.environ["XDG_CACHE_HOME"])
-    assert not [file for file in cache.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+    assert not [
+        file for file in (place.root / "cache").rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()
+    ]
 
 
 def test_an_edit_acts_at_once_and_a_mistake_is_said_each_time(place: Workspace) -> None:
@@ -73,12 +73,18 @@ def test_a_pipe_in_the_place_of_the_file_is_refused_and_not_waited_for(place: Wo
         place.llm_settings()
 
 
-def test_a_cache_that_others_can_write_is_not_read(place: Workspace, tmp_path: Path) -> None:
+def test_a_cache_that_others_can_write_is_not_read(place: Workspace) -> None:
     _write(place, "sandbox: {cpus: 2}\n")
     place.sandbox_settings()
-    directory = tmp_path / "cache" / "cloned-proxy" / "settings"
+    directory = place.root / "cache"
     (file,) = directory.iterdir()
     file.write_text(file.read_text().replace("2.0", "64.0"))
     assert place.sandbox_settings().cpus == 64.0  # it is what is read, as long as the directory is this user's alone
     os.chmod(directory, 0o777)  # noqa: PTH101  the attack
     assert place.sandbox_settings().cpus == 2.0
+
+
+def test_no_workspace_comes_about_by_reading_one_that_is_not_there(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "none")
+    assert workspace.sandbox_settings().cpus == 1.0
+    assert not workspace.root.exists()

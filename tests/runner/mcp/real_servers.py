@@ -89,6 +89,8 @@ def build_image(engine: Engine, servers: RealServers) -> None:
             f"FROM {PYTHON_IMAGE} AS mcp\nUSER 0:0\n"
             "COPY node /usr/local/bin/node\nCOPY node_modules /opt/mcp/node_modules\nCOPY site /opt/site\n"
             "ENV PATH=/opt/mcp/node_modules/.bin:/usr/local/bin:/usr/bin:/bin PYTHONPATH=/opt/site\n"
+            # Where it finds npm, mcp-server-fetch installs JavaScript by it; images that `image build` bakes have none.
+            "RUN rm -f /usr/local/bin/npm /usr/local/bin/npx\n"
             "ENV PYTHONDONTWRITEBYTECODE=1\nUSER 65532:65532\n"
         )
         engine.build(str(folder), target="mcp", tag=IMAGE, args={}, labels={})

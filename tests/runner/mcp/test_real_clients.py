@@ -81,8 +81,9 @@ async def test_fetch_reaches_what_its_own_rules_allow_and_says_what_was_refused(
 
 async def _until_allowed(client: ClientSession, url: str) -> Any:
     """An edit acts within 250 ms on a quiet machine; here it is waited for."""
-    while (result := await client.call_tool("fetch", {"url": url})).is_error:  # noqa: ASYNC110  only a call can tell
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(60):
+        while (result := await client.call_tool("fetch", {"url": url})).is_error:  # noqa: ASYNC110  only a call can tell
+            await asyncio.sleep(0.1)
     return result
 
 
