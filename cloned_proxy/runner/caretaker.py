@@ -2,7 +2,7 @@
 
 `Caretaker` is the serving process's end of it; `main` is the process. It waits for the end of each runner on a pidfd
 (pidfd_open(2)), so that it costs nothing meanwhile, and it outlives the proxy: its standard input ends with that, and
-it stays until the last runner that it knows of has ended.
+it stays until the last runner that it knows of has ended, or has no container any more.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from cloned_proxy.runner.slot_shelf import Shelf
 _SWEEPS: Final = (0.0, 0.5, 1.5, 3.0, 6.0)
 """Seconds after a runner's end. The engine may have been creating a container then, and be done only later."""
 _RETRY_SECONDS: Final = 1.0
+_LOOK_SECONDS: Final = 5.0
+"""After the proxy's end: how often it is asked whether there is still something to remove one day."""
 _RETURN_SECONDS: Final = 5.0
 _STEADY_SECONDS: Final = 1.0
 _PATIENCE: Final = 120.0
@@ -166,6 +168,7 @@ class _Rounds:
         """Of each owner."""
         self._due: list[tuple[float, str, float]] = []
         """When to look at which engine, and since when that is wanted."""
+        self._next_look = 0.0
         self._unread = b""
         self._shelf = Shelf(runs.parent, _say)
         self._poll.register(self._shelf.wake, select.POLLIN)
@@ -183,10 +186,14 @@ class _Rounds:
             self._sweep()
             if self._open:
                 self._shelf.work()
+            elif self._watched and time.monotonic() >= self._next_look:
+                self._let_go()
 
     def _patience(self) -> float | None:
         """Milliseconds until something is due."""
         times = [max(0.0, min(self._due)[0] - time.monotonic())] if self._due else []
+        if self._watched and not self._open:
+            times.append(max(0.0, self._next_look - time.monotonic()))
         shelf = self._shelf.seconds() if self._open else None
         times += [shelf] if shelf is not None else []
         return min(times) * 1000 + (1 if min(times) else 0) if times else None
@@ -265,6 +272,19 @@ class _Rounds:
                 wanted = max(since for _, engine, since in due if engine == host)
                 if now - wanted < _PATIENCE:
                     self._due.append((now + _RETRY_SECONDS, host, wanted))
+
+    def _let_go(self) -> None:
+        """Forgets runners without a container: none begins a run without a proxy, and the next one has a caretaker."""
+        self._next_look = time.monotonic() + _LOOK_SECONDS
+        for host in set(self._engines.values()):
+            os.environ["DOCKER_HOST"] = host
+            try:
+                with contextlib.closing(Engine.connect()) as engine:
+                    busy = {owner for _, owner in engine.owners()}
+            except EngineError:
+                continue
+            for owner in [owner for owner, its in self._engines.items() if its == host and owner not in busy]:
+                self._forget(owner)
 
 
 def _say(message: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import pytest
 import structlog
 
 from cloned_proxy.cli import sandbox
+from cloned_proxy.telemetry.later import LaterLogger
 from tests.cli.program import PROGRAM, Workspace, eventually, policy_text
 from tests.cli.terminal import open_terminal, plain
 
@@ -85,8 +86,8 @@ def test_the_banner_names_the_next_commands(workspace: Workspace) -> None:
 def test_messages_of_exec_have_the_form_of_those_of_serve(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def execute(_options: object) -> object:
-        structlog.get_logger("x").warning("named networks are weaker")
+    def execute(_options: object, _ready: object) -> object:
+        LaterLogger("x").warning("named networks are weaker")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sandbox, "_execute", execute)

@@ -207,7 +207,7 @@ def test_a_probe_that_is_terminated_leaves_nothing(images: Engine) -> None:
             process.terminate()
             assert process.wait(60) == 143
         assert _made_by(process, images) == []
-        assert not [line for line in _processes() if place in line]
+        eventually(lambda: not [line for line in _processes() if place in line], 60, "the end of the caretaker")
 
 
 def _processes() -> list[str]:
