@@ -15,6 +15,7 @@ from cloned_proxy.runner.errors import ToolFailedError
 from cloned_proxy.runner.link import proxy_status
 from cloned_proxy.runner.process import ProcessRunner
 from cloned_proxy.runner.runner import DockerContainerRunner
+from cloned_proxy.share import share_path
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.keys import load_key
 from cloned_proxy.store.workspace import Workspace
@@ -55,7 +56,7 @@ def test_a_process_asks_with_its_token(serving: Serving) -> None:
     ask_for_the_demo_tool(ProcessRunner(workspace=serving.workspace), serving.workspace)
 
 
-ASK = Path(__file__).parents[2] / "sandbox" / "worker" / "ask.py"
+ASK = share_path("sandbox", "worker", "ask.py")
 
 
 def cloned_ask(workspace: Path, *words: str) -> subprocess.Popen[str]:
