@@ -49,7 +49,7 @@ COMMIT = ("commit", "--allow-empty", "-m", "x")
 ATTACKS = [
     Attack("hook", _hook("$R/.git/hooks/pre-commit"), COMMIT),
     Attack("hook-by-link", f"ln -s .git/hooks $R/way; {_hook('$R/way/pre-commit')}", COMMIT),
-    Attack("hook-by-proc", _hook("/proc/self/root/proc/self/cwd/$R/.git/hooks/pre-commit"), COMMIT),
+    Attack("hook-by-proc", _hook("${top:-/proc/self/root}/proc/self/cwd/$R/.git/hooks/pre-commit"), COMMIT),
     Attack("config", _setting("$R/.git/config"), ("status",)),
     Attack("config-by-git", 'git -C $R config core.fsmonitor "touch $C"', ("status",)),
     Attack("config-by-rename", f"{_setting('n')}; mv -f n $R/.git/config", ("status",)),

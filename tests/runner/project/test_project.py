@@ -82,7 +82,8 @@ def test_no_key_is_read_through_any_mount(runner: DockerContainerRunner, project
     script = """
         cat /workspace/out ../out /workspace/../outside; ln -s / root; cat root/OUTSIDE; rm root
         cat /workspace/other/.cloned/identity.key way away/identity.key /mnt/x/other/.cloned/identity.key
-        cat /mnt/x/way /proc/self/root/mnt/x/other/.cloned/identity.key /proc/self/cwd/other/.cloned/identity.key
+        top=/proc/self/root
+        cat /mnt/x/way $top/mnt/x/other/.cloned/identity.key /proc/self/cwd/other/.cloned/identity.key
         cat /proc/1/root/workspace/other/.cloned/identity.key other/../other/.cloned/identity.key
         find / -name identity.key 2>/dev/null; grep -rs 'a key that' /workspace /mnt /sandbox . && echo found
         ln other/.cloned/identity.key copy; umount other/.cloned; rm -rf other/.cloned; rmdir other/.cloned
