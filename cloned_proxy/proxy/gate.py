@@ -23,6 +23,7 @@ from cloned_proxy.proxy.plain import PlainHttp
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.transparent.connection import TransparentConnection
 from cloned_proxy.proxy.tunnels import Tunnels
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -47,6 +48,7 @@ class Gate:
         spliced: bool = splice.AVAILABLE,
         cells: CellStore | None = None,
         requests: RequestsApi | None = None,
+        ways: Ways | None = None,
     ) -> None:
         """Without an `injector` every rule that injects a secret refuses.
 
@@ -79,6 +81,7 @@ class Gate:
             injector=injector or Injector(NoSecrets()),
             clock=clock,
             tunnels=self.tunnels,
+            ways=ways or Ways(connect_timeout=settings.connect_timeout),
             splicer=self._splicer,
             requests=requests,
             admit=self._admit,

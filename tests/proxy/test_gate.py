@@ -16,7 +16,7 @@ import pytest
 from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.policy.identity import Claims, mint_token
 from cloned_proxy.policy.model import Address, Limits, Mode, Policy
-from cloned_proxy.proxy import connect, connection, passage
+from cloned_proxy.proxy import connect, connection, passage, ways
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.listener import Listener, bind_tcp
 from cloned_proxy.proxy.resolver import ResolveError
@@ -682,7 +682,7 @@ BREAKABLE: dict[str, tuple[object, str]] = {
     "identify": (connect, "identify"),
     "decide_tunnel": (passage, "decide_tunnel"),
     "the hello reader": (passage, "ClientHelloReader"),
-    "dial": (passage, "Dial"),
+    "dial": (ways, "Dial"),
     "the relay": (passage, "Relay"),
     "the head parser": (connection, "parse_head"),
 }

@@ -24,6 +24,7 @@ from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, li
 from cloned_proxy.proxy.inspection.tls import TlsHooks
 from cloned_proxy.proxy.relay import reset
 from cloned_proxy.proxy.tunnels import idle_seconds
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.metrics import Metrics
@@ -57,6 +58,7 @@ class MitmInspector:
         metrics: Metrics,
         ca_directory: Path,
         extra_ca: Path | None = None,
+        ways: Ways | None = None,
     ) -> None:
         """Without an `injector` every rule that injects a secret refuses.
 
@@ -75,6 +77,7 @@ class MitmInspector:
             tls=TlsHooks(self._open_authority, extra_ca=extra_ca),
             settings=settings,
             metrics=metrics,
+            ways=ways or Ways(connect_timeout=settings.connect_timeout),
         )
         _trim()
 

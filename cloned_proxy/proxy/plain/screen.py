@@ -6,7 +6,7 @@ from typing import Final
 
 from cloned_proxy.proxy.body import BodyReader, SizedBody
 from cloned_proxy.proxy.echo import CODED, HELD_BYTES, REDACTED, EchoError, EchoFilter, EchoScanner, is_encoded
-from cloned_proxy.proxy.plain.response import ResponseHead
+from cloned_proxy.proxy.response import ResponseHead
 
 
 class Screen:
