@@ -49,7 +49,7 @@ class EgressAddon:
             return
         exchange.grant = granted
         try:
-            exchange.injection = self._injector.injection_for(granted, exchange.head)
+            exchange.injection = self._injector.injection_for(granted)
         except InjectionError as error:
             self._take_back(exchange, granted, error.reason)
             _kill(flow)
