@@ -69,7 +69,7 @@ class EchoFilter:
 
 
 class EchoScanner:
-    """One body, or the messages of one WebSocket, piece by piece. Keeps back only what may be the beginning of a secret."""
+    """One body, or the messages of one WebSocket, piece by piece: keeps back what may be the beginning of a secret."""
 
     __slots__ = ("_filter", "_passed", "_window")
 

@@ -1,4 +1,4 @@
-"""A WebSocket under a rule that injects, on plain HTTP: a real server of the library `websockets`, and its client's bytes.
+"""A WebSocket under a rule that injects, on plain HTTP: a real server of the library `websockets`, its client's bytes.
 
 No client of ours sends `ws://` in absolute form through a proxy, so the client is the library's without its sockets.
 """
@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 import pytest
-from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.client import ClientProtocol
 from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory
 from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
 from websockets.uri import parse_uri
 
 from cloned_proxy.policy.model import Inject
 from cloned_proxy.proxy.echo import EchoFilter
+from cloned_proxy.proxy.frames import EchoGuard
 from cloned_proxy.proxy.plain import websocket
 from tests.proxy.plain import Message, read_message
 from tests.proxy.support import HOST, Secrets, World, allow, world
@@ -178,10 +180,9 @@ async def test_control_with_its_extensions_the_secret_comes_back_compressed(monk
     monkeypatch.setattr("cloned_proxy.proxy.injection._UNREADABLE", frozenset())
     monkeypatch.setattr("cloned_proxy.proxy.plain.screen._EXTENSIONS", b"")
     monkeypatch.setattr("cloned_proxy.proxy.frames._RSV", 0)
-    guard = websocket.EchoGuard
     seen: list[bytes] = []
 
-    class Watching(guard):  # type: ignore[misc, valid-type]  # the class at hand
+    class Watching(EchoGuard):
         def from_server(self, data: bytes) -> bytes:
             seen.append(passed := super().from_server(data))
             return passed

@@ -27,7 +27,8 @@ def join(
 ) -> Relay | None:
     """Relays between the two from now on, what each has sent ahead first: `first` came behind the `101`.
 
-    No frame of the upstream that holds one of the `secrets` goes on. `on_end` is told the cause when both are closed: within this call, which returns None, for a client that has gone.
+    No frame of the upstream that holds one of the `secrets` goes on. `on_end` is told the cause when both are closed:
+    within this call, which returns None, for a client that has gone.
     """
     metrics, tool, buffer = client.parts.metrics, grant.caller.tool, client.intake.buffer
 
