@@ -47,7 +47,7 @@ class Admission:
         if isinstance(granted, Refusal):
             return TurnedAway(answers.refused(granted))
         try:
-            admitted = Admitted(granted, head, self._injector.injection_for(granted, head))
+            admitted = Admitted(granted, head, self._injector.injection_for(granted))
             found = [await examiner.request_admitted(admitted) for examiner in self._examiners]
         except (InjectionError, RefusedError) as error:
             explanation = str(error) if isinstance(error, RefusedError) else ""
