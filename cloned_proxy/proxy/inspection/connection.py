@@ -101,7 +101,8 @@ class InspectedConnection(FailClosedHandler):
 
     def refuse_head(self, error: HeadError) -> None:
         """A head or a body that is refused for its form alone."""
-        refusal = self.parts.enforcer.refuse(self.tunnel.caller, error.request, Kind.INSPECTED_REQUEST, error.reason)
+        request = error.request if error.request.host else self.tunnel.decision.request
+        refusal = self.parts.enforcer.refuse(self.tunnel.caller, request, Kind.INSPECTED_REQUEST, error.reason)
         status = error.status if refusal.decision.reason is error.reason else None
         answer = answers.refused(refusal, status=status, explanation=str(error))
         if self._exchange is None:
