@@ -266,7 +266,7 @@ class Exchange:
         """The request's body is malformed: what has gone upstream of it stays incomplete."""
         self._end(f"refused:{Reason.MALFORMED_REQUEST.value}")
         if not self._incoming.told:
-            self._client.refuse_head(HeadError(str(error)))
+            self._client.refuse_head(HeadError(str(error)).about(self.grant.decision.request, self._head.fields))
         else:
             self._client.reset()
 
