@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cloned_proxy.policy.host import HostError, is_loopback_name, parse_host
-from cloned_proxy.policy.model import Address, Host
+from cloned_proxy.policy.rule import Address, Host
 
 type Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.policy.model import Host
+from cloned_proxy.policy.rule import Host
 from cloned_proxy.proxy.head import Head
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ from collections.abc import Container
 from typing import Final, Protocol
 
 from cloned_proxy.policy.decide import decide_addresses
-from cloned_proxy.policy.model import Address, Decision, Host
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.proxy.resolver import Resolver
 
 _NOT_LOOKED_UP: Final[tuple[Address, ...]] = ()

@@ -15,6 +15,7 @@ from OpenSSL import SSL
 
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.inspection.admission import Admission
 from cloned_proxy.proxy.inspection.http_layers import Session, StrictHttpLayer
 from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
@@ -31,6 +32,7 @@ class InspectionParts:
     settings: ProxySettings
     metrics: Metrics
     ways: Ways
+    admission: Admission
 
 
 def make_layers(context: Context, session: Session, tunnel: Grant) -> tuple[Layer, StrictHttpLayer]:

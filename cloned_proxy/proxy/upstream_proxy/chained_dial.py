@@ -13,7 +13,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
-from cloned_proxy.policy.model import Address, Host
+from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.upstream_proxy.connect_answer import ConnectAnswer, connect_request

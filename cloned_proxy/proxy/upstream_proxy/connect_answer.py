@@ -9,7 +9,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
-from cloned_proxy.policy.model import Address, Host
+from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.proxy.head import EMPTY_LINE
 from cloned_proxy.proxy.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead, parse_response
 from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError, refused_with

@@ -13,8 +13,10 @@ import structlog
 
 from cloned_proxy.policy.bypass import read_bypass
 from cloned_proxy.policy.decide import needs_hello
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.host import parse_host
-from cloned_proxy.policy.model import Address, Decision, Host, Mode, PatternKind
+from cloned_proxy.policy.rule import Address, Host, PatternKind
+from cloned_proxy.policy.vocabulary import Mode
 from cloned_proxy.proxy.dial import DialError, dial
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.resolver import ResolveError, Resolver

@@ -15,7 +15,7 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.policy.model import Address
+from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy.relay import reset
 from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError
 
