@@ -108,19 +108,6 @@ def mitmproxy(world: World, port: int, *, secure: bool = False) -> Iterator[Fron
             yield Front(front.name, port, here, front.process, "https") if secure else front
 
 
-LIAR: Final = "tests.net.lying_front"
-
-
-@contextlib.contextmanager
-def liar(world: World, port: int, lie: str) -> Iterator[Front]:
-    """`tests.net.lying_front`, which answers each CONNECT with one of its `LIES`."""
-    with _directory(readable=False) as here:
-        (here / "lie").write_text(lie)
-        command = [sys.executable, "-m", LIAR, ADDRESS, str(port), str(here)]
-        with _running(world, "liar", port, here, command, as_root=True) as front:
-            yield front
-
-
 def config(front: Front, more: str = "") -> str:
     """The text of config.yaml that puts it in front."""
     return f"upstream: {{proxy: '{front.url}'{', ' + more if more else ''}}}\n"
