@@ -263,10 +263,10 @@ class World:
     def get(self, path: str = "/", extra: str = "", *, method: str = "GET", version: str = "1.1") -> bytes:
         return f"{method} {path} HTTP/{version}\r\nHost: {self.authority}\r\n{extra}\r\n".encode("latin-1")
 
-    def client_tls(self) -> ssl.SSLContext:
+    def client_tls(self, *protocols: str) -> ssl.SSLContext:
         self.inspector._open_authority()
         context = ssl.create_default_context(cafile=str(self.directory / "ca" / "cloned-proxy-ca.pem"))
-        context.set_alpn_protocols(["h2", "http/1.1"])
+        context.set_alpn_protocols(protocols or ["http/1.1"])
         return context
 
     async def connect(self, port: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
