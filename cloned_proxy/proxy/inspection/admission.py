@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import Reason, Request
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.asking import WaitingClient
@@ -46,7 +47,7 @@ class Admission:
         if isinstance(granted, Refusal):
             return TurnedAway(answers.refused(granted))
         try:
-            admitted = Admitted(granted, head, self._injector.injection_for(granted, head))
+            admitted = Admitted(granted, head, self._injector.injection_for(granted))
             found = [await examiner.request_admitted(admitted) for examiner in self._examiners]
         except (InjectionError, RefusedError) as error:
             explanation = str(error) if isinstance(error, RefusedError) else ""
@@ -65,7 +66,8 @@ class Admission:
 
     def refuse_head(self, tunnel: Grant, error: HeadError) -> Answer:
         """Puts a head or a body that is refused for its form alone on record, and says what to mend."""
-        refusal = self._enforcer.refuse(tunnel.caller, error.request, Kind.INSPECTED_REQUEST, error.reason)
+        request = error.request if error.request.host else tunnel.decision.request
+        refusal = self._enforcer.refuse(tunnel.caller, request, Kind.INSPECTED_REQUEST, error.reason)
         status = error.status if refusal.decision.reason is error.reason else None
         return answers.refused(refusal, status=status, explanation=str(error))
 

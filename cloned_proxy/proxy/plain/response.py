@@ -154,4 +154,5 @@ def trailers_of(body: ChunkedBody, *, but: Callable[[str], bool] = lambda _name:
 
 
 def is_trailer(name: str) -> bool:
+    """Whether a field (lower-case name) may be one."""
     return name not in _NEVER_TRAILERS and passes(name, frozenset())

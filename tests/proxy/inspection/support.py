@@ -13,13 +13,18 @@ import trustme
 from prometheus_client import CollectorRegistry
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import parse_pattern
-from cloned_proxy.policy.model import Address, Anonymous, Host, HostIndex, Inject, Policy, Request, Rule, Scope
+from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.model import Policy, Scope
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule import Address, Host, Inject, Rule
+from cloned_proxy.policy.vocabulary import Anonymous
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector
+from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
@@ -254,6 +259,13 @@ class World:
     @property
     def authority(self) -> str:
         return f"{self.host}:{self.upstream.port}"
+
+    @property
+    def connection(self) -> InspectedConnection:
+        """The one client of HTTP/1.1."""
+        (found,) = self.inspector._connections
+        assert isinstance(found, InspectedConnection)
+        return found
 
     @property
     def in_use(self) -> int:

@@ -12,8 +12,10 @@ from typing import Final
 
 from hpack import HeaderTuple, NeverIndexedHeaderTuple
 
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import Host, Reason, Request
+from cloned_proxy.policy.rule import Host
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.fields import authority, passes
 from cloned_proxy.proxy.head import Head, HeadError, parse_head
 from cloned_proxy.proxy.injection import Injection
@@ -53,6 +55,8 @@ def read_request(block: Block, *, max_fields: int, ended: bool) -> Head:
         raise HeadError("the :scheme of a request in TLS is https")
     if _TOKEN.fullmatch(method) is None or _VISIBLE.fullmatch(path) is None:
         raise HeadError("a :method that is no token, or a :path that is not visible ASCII (RFC 9113, section 8.3.1)")
+    if not path.startswith(b"/") and (method, path) != (b"OPTIONS", b"*"):
+        raise HeadError("a :path that does not begin with `/` (RFC 9113, section 8.3.1)")
     host = _host_of(pseudo, fields, method, path)
     length = _length_of(fields)
     if ended and length:

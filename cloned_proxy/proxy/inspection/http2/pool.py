@@ -9,7 +9,7 @@ from typing import Final
 
 from OpenSSL import SSL
 
-from cloned_proxy.policy.model import Address
+from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy import dial as dialling
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.dial import DialError, ExhaustedError

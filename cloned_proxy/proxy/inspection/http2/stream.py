@@ -11,7 +11,7 @@ import structlog
 from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.fields import request_fields

@@ -36,7 +36,7 @@ class _Connection(H2Connection):
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
         told = ConnectionTerminated()
-        told.error_code, told.last_stream_id = frame.error_code, frame.last_stream_id  # type: ignore[assignment]
+        told.error_code, told.last_stream_id = frame.error_code, frame.last_stream_id
         return [], [told]
 
 
@@ -79,7 +79,7 @@ class Message:
             self.fields = [(str(name), str(value)) for name, value in event.headers or []]
             self.began.set()
         elif isinstance(event, InformationalResponseReceived):
-            self.interim.append(dict(event.headers or [])[":status"])  # type: ignore[index]
+            self.interim += [str(value) for name, value in event.headers or [] if name == ":status"]
         elif isinstance(event, DataReceived):
             self.body += event.data or b""
         elif isinstance(event, TrailersReceived):
@@ -103,9 +103,7 @@ class Message:
 class _Peer:
     """One connection: reads all the time, unless it is told to hold back its windows."""
 
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, client_side: bool
-    ) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, client_side: bool) -> None:
         self.reader, self.writer = reader, writer
         self.h2 = _lenient(client_side=client_side)
         self.messages: dict[int, Message] = {}
@@ -193,7 +191,9 @@ class Client(_Peer):
         self.send()
         return stream
 
-    async def ask(self, head: Fields | None = None, body: bytes | None = None, trailers: Fields | None = None) -> Message:
+    async def ask(
+        self, head: Fields | None = None, body: bytes | None = None, trailers: Fields | None = None
+    ) -> Message:
         """One whole exchange."""
         stream = self.begin(head or self.head(), end=body is None and trailers is None)
         if body is not None:
@@ -228,9 +228,7 @@ async def answer_ok(peer: UpstreamPeer, stream: int, message: Message) -> None:
 
 
 class UpstreamPeer(_Peer):
-    def __init__(
-        self, upstream: Upstream2, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    def __init__(self, upstream: Upstream2, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         super().__init__(reader, writer, client_side=False)
         self.upstream = upstream
         upstream.prepare(self)
@@ -240,9 +238,7 @@ class UpstreamPeer(_Peer):
             message = self.messages[event.stream_id or 0] = Message()
             self.upstream.requests.append(message)
             super().take(event)
-            self.upstream.tasks.append(
-                asyncio.ensure_future(self.upstream.serve(self, event.stream_id or 0, message))
-            )
+            self.upstream.tasks.append(asyncio.ensure_future(self.upstream.serve(self, event.stream_id or 0, message)))
             self.upstream.asked.set()
         else:
             super().take(event)
