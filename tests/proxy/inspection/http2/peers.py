@@ -79,7 +79,7 @@ class Message:
             self.fields = [(str(name), str(value)) for name, value in event.headers or []]
             self.began.set()
         elif isinstance(event, InformationalResponseReceived):
-            self.interim += [str(value) for name, value in event.headers or [] if name == ":status"]
+            self.interim += [str(value) for name, value in event.headers or [] if str(name) == ":status"]
         elif isinstance(event, DataReceived):
             self.body += event.data or b""
         elif isinstance(event, TrailersReceived):
