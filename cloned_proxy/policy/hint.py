@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
 from cloned_proxy.policy.address import OPENED_BY, classify
-from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, Decision, Host, Reason
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule import Host
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, GLOBAL_SCOPE, Reason
 
 _SENTENCES: Final = {
     Reason.IDENTITY_MISSING: "send the tool's credential: `cloned-proxy token TOOL` prints one ready to export",
@@ -42,6 +45,8 @@ def hint(decision: Decision, decision_id: str = "") -> str:
 
     As `owner_hint`, but for an address that was not in the request, or the class of one.
     """
+    if decision.instead_of is not None:
+        return _with_or_without_credential(hint(_as_refused(decision), decision_id))
     literal = decision.host is not None and decision.host.address is not None
     if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
         next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
@@ -56,6 +61,8 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
     """
     if decision.reason is Reason.ALLOWED:
         return ""
+    if decision.instead_of is not None:
+        return _with_or_without_credential(owner_hint(_as_refused(decision)))
     if decision.host is not None and (never := why_not_offered(decision.host)):
         return never
     if decision.host is None and decision.reason is Reason.IP_LITERAL:
@@ -69,6 +76,15 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
     if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
         return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
     return _SENTENCES.get(decision.reason, "")
+
+
+def _as_refused(decision: Decision) -> Decision:
+    """What the global rules said of a caller that was asked for its credential."""
+    return replace(decision, reason=decision.instead_of or decision.reason, instead_of=None)
+
+
+def _with_or_without_credential(without: str) -> str:
+    return f"{_SENTENCES[Reason.IDENTITY_MISSING]}; without one: {without}"
 
 
 def _open_address(decision: Decision) -> str:

@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final
 
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.hint_inside import hint_inside
-from cloned_proxy.policy.model import OWN_HOST, Decision, Reason
+from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
 from cloned_proxy.proxy.grant import Refusal
 
 REASON_FIELD: Final = "X-Cloned-Proxy-Reason"
@@ -33,6 +34,7 @@ _STATUS: Final = {
     Reason.INTERNAL_ERROR: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Everything that is not here is a denial: 403."""
+_WITH_A_PHRASE: Final = (HTTPStatus.FORBIDDEN, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _MAX_PHRASE: Final = 200
@@ -93,7 +95,7 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
     if refusal.approval:
         content["approval"] = refusal.approval
     answer = _answer(code, str(reason), content, extra)
-    return replace(answer, phrase=_phrase(refusal)) if code is HTTPStatus.FORBIDDEN else answer
+    return replace(answer, phrase=_phrase(refusal)) if code in _WITH_A_PHRASE else answer
 
 
 def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> Answer:

@@ -15,8 +15,12 @@ from dataclasses import replace
 import structlog
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
+from cloned_proxy.policy.challenge import challenged
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
-from cloned_proxy.policy.model import Address, Decision, Policy, Reason, Request, Verdict
+from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import Address
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy.asking import Asking, WaitingClient
 from cloned_proxy.proxy.budget import Budgets, Charge, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits
@@ -321,6 +325,8 @@ class Enforcer:
         *,
         amends: str = "",
     ) -> Refusal:
+        if kind is not Kind.INSPECTED_REQUEST:  # in opened TLS no client knows a proxy to answer to
+            decision = challenged(policy, caller, decision)
         recorded = self._records.decided(caller, decision, kind, policy, started, amends=amends)
         return Refusal(recorded, decision, inside=caller.inside)
 

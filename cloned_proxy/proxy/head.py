@@ -18,8 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import Reason, Request
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.head_fields import (
     END,
     NOTHING_READ,

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, Self
 
-from cloned_proxy.policy.model import Reason, Request
+from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.vocabulary import Reason
 
 NOTHING_READ: Final = Request(host="", port=0)
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from cloned_proxy.policy.model import Request
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.proxy.body import (
     BodyError,
     BodyReader,
