@@ -41,6 +41,7 @@ def challenged(policy: Policy | None, caller: Caller, decision: Decision) -> Dec
         or not isinstance(caller, Principal)
         or caller.source is not CallerSource.ANONYMOUS
         or decision.passes
+        or decision.host is None  # no rule can name it
         or decision.reason not in _ANOTHER_CALLER_MAY
     ):
         return decision

@@ -34,7 +34,6 @@ _STATUS: Final = {
     Reason.INTERNAL_ERROR: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 """Everything that is not here is a denial: 403."""
-_WITH_A_PHRASE: Final = (HTTPStatus.FORBIDDEN, HTTPStatus.PROXY_AUTHENTICATION_REQUIRED)
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _MAX_PHRASE: Final = 200
@@ -95,7 +94,8 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
     if refusal.approval:
         content["approval"] = refusal.approval
     answer = _answer(code, str(reason), content, extra)
-    return replace(answer, phrase=_phrase(refusal)) if code in _WITH_A_PHRASE else answer
+    denied = code is HTTPStatus.FORBIDDEN or decision.instead_of is not None
+    return replace(answer, phrase=_phrase(refusal)) if denied else answer
 
 
 def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> Answer:
