@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Final
 
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.store.audit_log import Entry

@@ -92,6 +92,7 @@ _FORMS: Final = (
     _Form("a pipelined request for a denied host", _GET.replace(b"$M", b"first") + _HOST + b"\r\n" + _INNER, _TO_DENIED, (_DENIED,)),
     _Form("a denied request behind a body", b"POST http://api.example.com/first HTTP/1.1\r\n" + _HOST + b"Content-Length: 5\r\n\r\nhello" + _INNER, _TO_DENIED, (_DENIED,)),
     _Form("a denied request behind a chunked body", b"POST http://api.example.com/first HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n" + _INNER, _TO_DENIED, (_DENIED,)),
+    _Form("a denied request behind chunks with padded sizes", b"POST http://api.example.com/first HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: chunked\r\n\r\n0005   \r\nhello\r\n000   \r\n\r\n" + _INNER, _TO_DENIED, (_DENIED,)),
     _Form("an upgrade to HTTP/2 in clear", _GET.replace(b"$M", b"h2c") + _HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: $M\r\n\r\n"),
 )  # fmt: skip
 
