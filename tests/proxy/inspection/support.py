@@ -26,6 +26,7 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.inspection.http2.front import Front
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
@@ -265,6 +266,13 @@ class World:
         """The one client of HTTP/1.1."""
         (found,) = self.inspector._connections
         assert isinstance(found, InspectedConnection)
+        return found
+
+    @property
+    def front(self) -> Front:
+        """The one client of HTTP/2."""
+        (found,) = self.inspector._connections
+        assert isinstance(found, Front)
         return found
 
     @property

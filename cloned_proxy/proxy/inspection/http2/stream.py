@@ -331,5 +331,7 @@ class Stream:
         self.cancel(f"revoked:{reason}")
 
     def _reset(self, code: ErrorCodes) -> None:
-        if not (self._answered and self.window.pipe.ended):
+        if not self._answered:
             self._front.reset(self.id, code)
+        elif not self.window.pipe.ended:
+            self._front.reset(self.id, ErrorCodes.NO_ERROR)
