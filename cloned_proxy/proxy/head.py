@@ -17,8 +17,9 @@ import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import Reason, Request
+from cloned_proxy.policy.vocabulary import Reason
 
 
 class TargetForm(enum.Enum):

@@ -13,8 +13,8 @@ from typing import Final, Protocol
 import structlog
 
 from cloned_proxy.policy.address import AddressClass, classify
-from cloned_proxy.policy.model import Reason
 from cloned_proxy.policy.secret import filled, references
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.echo import EchoFilter
 from cloned_proxy.proxy.frames import EXTENSIONS
 from cloned_proxy.proxy.grant import Grant

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Address
+from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy.transparent.name_tags import NameTags
 
 BACKLOG: Final = 4096

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.head import HeadError

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.head import Head, HeadError, TargetForm, parse_head
 
 HOST = b"Host: example.com\r\n"

@@ -19,7 +19,7 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.uri import parse_uri
 
-from cloned_proxy.policy.model import Inject
+from cloned_proxy.policy.rule import Inject
 from cloned_proxy.proxy.echo import EchoFilter
 from cloned_proxy.proxy.frames import EchoGuard
 from cloned_proxy.proxy.plain import websocket

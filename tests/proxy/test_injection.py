@@ -14,8 +14,11 @@ import pytest
 from structlog.testing import capture_logs
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Anonymous, HostIndex, Inject, Mode, Policy, Rule, Scope
+from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.model import Policy, Scope
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule import Inject, Rule
+from cloned_proxy.policy.vocabulary import Anonymous, Mode
 from cloned_proxy.proxy import injection
 from cloned_proxy.proxy.dial import DialError
 from cloned_proxy.proxy.echo import HELD_BYTES, EchoFilter, EchoScanner

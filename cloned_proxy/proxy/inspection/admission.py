@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import Reason, Request
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.asking import WaitingClient

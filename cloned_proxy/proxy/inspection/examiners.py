@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head

@@ -18,7 +18,7 @@ from mitmproxy.proxy import commands, mode_specs
 from mitmproxy.proxy.server import LiveConnectionHandler
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.inspection.examiners import UnfitError
 from cloned_proxy.proxy.inspection.exchange import Exchange

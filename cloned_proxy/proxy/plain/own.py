@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.model import OWN_HOST, Reason, Request
+from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.body import BodyError

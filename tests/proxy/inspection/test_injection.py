@@ -7,7 +7,7 @@ import base64
 
 import pytest
 
-from cloned_proxy.policy.model import Inject
+from cloned_proxy.policy.rule import Inject
 from cloned_proxy.proxy.echo import HELD_BYTES
 from tests.proxy.inspection.support import World, rule
 from tests.proxy.support import until

@@ -25,7 +25,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from cloned_proxy.policy.caller import ANONYMOUS
-from cloned_proxy.policy.model import Inject
+from cloned_proxy.policy.rule import Inject
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.inspection import egress_addon
 from cloned_proxy.proxy.listener import Listener, bind_tcp
