@@ -39,10 +39,13 @@ class Decision:
     refused_address: Address | None = None
     """With `address_not_allowed`: the one that refused it. Never told to a caller who did not send it."""
 
+    secret: str = ""
+    """With `secret_leak`: the name of the secret, for the owner of the log. Its value is in no decision."""
+
     @property
     def passes(self) -> bool:
         return self.verdict is not Verdict.DENY
 
-    def denied(self, reason: Reason) -> Decision:
+    def denied(self, reason: Reason, *, secret: str = "") -> Decision:
         """What a later stage makes of it."""
-        return replace(self, verdict=Verdict.DENY, reason=reason)
+        return replace(self, verdict=Verdict.DENY, reason=reason, secret=secret)

@@ -22,10 +22,12 @@ from cloned_proxy.proxy.inspection.bundle import refresh_bundle
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.egress_addon import EgressAddon
 from cloned_proxy.proxy.inspection.examiners import Examiner
+from cloned_proxy.proxy.inspection.leaks import LeakExaminer
 from cloned_proxy.proxy.inspection.parts import InspectionParts
 from cloned_proxy.proxy.inspection.screen import EchoExaminer
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, linger
 from cloned_proxy.proxy.inspection.tls import TlsHooks
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.relay import reset
 from cloned_proxy.proxy.tunnels import idle_seconds
 from cloned_proxy.store.config import ProxySettings
@@ -57,13 +59,14 @@ class MitmInspector:
         *,
         enforcer: Enforcer,
         injector: Injector | None = None,
+        leaks: LeakWatch | None = None,
         settings: ProxySettings,
         metrics: Metrics,
         ca_directory: Path,
         extra_ca: Path | None = None,
         examiners: Sequence[Examiner] = (),
     ) -> None:
-        """Without an `injector` every rule that injects a secret refuses.
+        """Without an `injector` every rule that injects a secret refuses; without `leaks` no request is searched.
 
         `extra_ca`: a PEM file of certificates that upstreams may chain to, beside the system's.
         `examiners` look at each exchange, in this order.
@@ -76,7 +79,9 @@ class MitmInspector:
         self._none_open = asyncio.Event()
         self._none_open.set()
         # Whoever searches a body comes behind whoever changes it.
-        admission = Admission(enforcer, injector or Injector(NoSecrets()), (*examiners, EchoExaminer()))
+        watch = leaks or LeakWatch()
+        searching = (LeakExaminer(watch, enforcer), EchoExaminer())
+        admission = Admission(enforcer, injector or Injector(NoSecrets()), (*examiners, *searching), watch)
         self.parts: Final = InspectionParts(
             enforcer=enforcer,
             addon=EgressAddon(admission),

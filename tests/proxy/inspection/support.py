@@ -25,6 +25,7 @@ from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
@@ -189,6 +190,7 @@ class World:
     """Of the CONNECT; its port is that of the upstream."""
     secrets: Secrets = field(default_factory=Secrets)
     """What the vault holds."""
+    leaks: LeakWatch = field(default_factory=LeakWatch)
 
     @classmethod
     def make(cls, directory: Path, settings: ProxySettings) -> World:
@@ -205,9 +207,11 @@ class World:
             metrics=metrics,
             own_listeners=frozenset(),
         )
+        leaks = LeakWatch(policies)
         inspector = MitmInspector(
             enforcer=enforcer,
             injector=Injector(secrets),
+            leaks=leaks,
             settings=settings,
             metrics=metrics,
             ca_directory=directory / "ca",
@@ -225,6 +229,7 @@ class World:
             ca,
             directory,
             secrets=secrets,
+            leaks=leaks,
         )
 
     def server_tls(self, *names: str, ca: trustme.CA | None = None) -> ssl.SSLContext:
