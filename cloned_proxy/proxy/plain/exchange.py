@@ -49,8 +49,7 @@ class Exchange:
         self._head = head
         self.grant = grant
         self._body = client.intake.body
-        leaks = None if self._body.complete else client.parts.leaks.scanner(head)
-        self._outgoing = Outgoing(head, self._body, grant.charge.up, leaks)
+        self._outgoing = Outgoing(head, self._body, grant.charge.up, client.parts.leaks.scanner(head))
         self._incoming = Incoming(head, client.parts.settings)
         self._over = False
         self.last = False
@@ -130,11 +129,7 @@ class Exchange:
 
     def _is_broken_off(self) -> bool:
         """Whether the client sends nothing any more, and what it has sent of the request is not the whole."""
-        if self._body.complete or not self._client.eof:
-            return False
-        upstream = self._outgoing.upstream
-        all_was_read = upstream is not None and not upstream.full
-        return all_was_read or self._body.is_broken_off
+        return self._client.eof and self._outgoing.lacks_more
 
     def upstream_drained(self) -> None:
         try:
@@ -312,9 +307,7 @@ class Exchange:
             raise ValueError("a response without an upstream")
         self.due = _NEVER
         self._write_down([response.encode(None, minor=1, close=False)])
-        first = self._incoming.take_rest()
-        secrets = self._incoming.secrets
-        self._relay = join(self._client, upstream, self.grant, first=first, secrets=secrets, on_end=self._relay_ended)
+        self._relay = join(self._client, upstream, self._incoming, self.grant, on_end=self._relay_ended)
 
     def _relay_ended(self, cause: str) -> None:
         self._relay = self._outgoing.upstream = None

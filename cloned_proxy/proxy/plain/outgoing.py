@@ -52,6 +52,13 @@ class Outgoing:
         """Whether it may be sent on another connection, when this one was kept and brought nothing."""
         return self._copy is not None
 
+    @property
+    def lacks_more(self) -> bool:
+        """Whether the body is not the whole although all that has come of it was taken, or can never be."""
+        upstream = self.upstream
+        all_was_taken = upstream is not None and not upstream.full
+        return not self._body.complete and (all_was_taken or self._body.is_broken_off)
+
     def send(self, upstream: Upstream, host: Host) -> None:
         """Writes the head, or what was written the first time, and what has come of the body. Raises BodyError."""
         self.upstream = upstream

@@ -96,12 +96,11 @@ async def test_its_own_host_gets_it(watching: World) -> None:
 async def test_a_body_that_holds_none_arrives_as_it_is(watching: World) -> None:
     body = bytes(range(256)) * 1500 + CANARY[:-1].encode()
     field = f"Content-Length: {len(body)}\r\n"
-    reader, writer = await watching.connect()
+    _, writer = await watching.connect()
     writer.write(watching.get("/up", field, method="POST") + body)
     await until(lambda: len(watching.upstream.received) > len(body))
     assert bytes(watching.upstream.received).endswith(body)
     writer.transport.abort()
-    assert reader
 
 
 async def test_control_without_the_search_it_arrives(watching: World, monkeypatch: pytest.MonkeyPatch) -> None:
