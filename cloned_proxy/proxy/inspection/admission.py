@@ -68,7 +68,8 @@ class Admission:
 
     def refuse_head(self, tunnel: Grant, error: HeadError) -> Answer:
         """Puts a head or a body that is refused for its form alone on record, and says what to mend."""
-        refusal = self._enforcer.refuse(tunnel.caller, error.request, Kind.INSPECTED_REQUEST, error.reason)
+        request = error.request if error.request.host else tunnel.decision.request
+        refusal = self._enforcer.refuse(tunnel.caller, request, Kind.INSPECTED_REQUEST, error.reason)
         status = error.status if refusal.decision.reason is error.reason else None
         return answers.refused(refusal, status=status, explanation=str(error))
 

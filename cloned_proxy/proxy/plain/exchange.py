@@ -263,7 +263,7 @@ class Exchange:
             return
         self._end(f"refused:{Reason.MALFORMED_REQUEST.value}")
         if not self._incoming.told:
-            self._client.refuse_head(HeadError(str(error)))
+            self._client.refuse_head(HeadError(str(error)).about(self.grant.decision.request, self._head.fields))
         else:
             self._client.reset()
 

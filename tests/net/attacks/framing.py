@@ -44,7 +44,8 @@ _FORMS: Final = (
     _Form("origin form with two slashes", b"GET //evil.example.net/$M HTTP/1.1\r\n" + _HOST + b"\r\n"),
     _Form("asterisk form", b"OPTIONS * HTTP/1.1\r\n" + _HOST + b"X: $M\r\n\r\n"),
     _Form("authority form without CONNECT", b"GET api.example.com:80 HTTP/1.1\r\n" + _HOST + b"X: $M\r\n\r\n"),
-    _Form("the https scheme", b"GET https://api.example.com/$M HTTP/1.1\r\n" + _HOST + b"\r\n"),
+    # Inside, it is right: RFC 9112, section 3.2.2.
+    _Form("the https scheme", b"GET https://api.example.com/$M HTTP/1.1\r\n" + _HOST + b"\r\n", paths=("gate",)),
     _Form("the ftp scheme", b"GET ftp://api.example.com/$M HTTP/1.1\r\n" + _HOST + b"\r\n"),
     _Form("the file scheme", b"GET file:///etc/passwd HTTP/1.1\r\nHost:\r\nX: $M\r\n\r\n"),
     _Form("the gopher scheme", b"GET gopher://api.example.com:6379/$M HTTP/1.1\r\n" + _HOST + b"\r\n"),
