@@ -48,7 +48,7 @@ def make_canary(
     ] = None,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Make a value to be stolen: a request that carries it is refused and alarms."""
+    """Make bait: a request that carries it is refused and alarms."""
     from cloned_proxy.cli.errors import CommandError, say
     from cloned_proxy.policy.secret import valid_secret_name
 
