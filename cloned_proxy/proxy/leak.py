@@ -96,7 +96,9 @@ class LeakWatch:
     def scanner(self, head: Head) -> LeakScanner | None:
         """For the body of this request, where there is one that can be searched."""
         needles = self._needles
-        if needles is None or any(name == "content-encoding" for name, _ in head.fields):
+        if needles is None or not (head.chunked or head.content_length):
+            return None
+        if any(name == "content-encoding" for name, _ in head.fields):
             return None
         return LeakScanner(needles, lambda name: self._is_for(name, head.host, head.port))
 

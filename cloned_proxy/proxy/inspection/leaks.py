@@ -8,7 +8,14 @@ from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant, Refusal
-from cloned_proxy.proxy.inspection.examiners import Admitted, Examiner, ResponseSeen, StreamFilter, UnfitError
+from cloned_proxy.proxy.inspection.examiners import (
+    Admitted,
+    Examiner,
+    RawFields,
+    ResponseSeen,
+    StreamFilter,
+    UnfitError,
+)
 from cloned_proxy.proxy.leak import LeakError, LeakScanner, LeakWatch
 
 
@@ -42,3 +49,8 @@ class _Searched(StreamFilter):
 
     def rest(self) -> bytes:
         return self._scanner.rest()
+
+    def trailers(self, fields: RawFields) -> RawFields:
+        for name, value in fields:
+            self.feed(name + b"\n" + value + b"\n")
+        return fields
