@@ -24,6 +24,7 @@ _SENTENCES: Final = {
     Reason.HOST_HEADER_MISMATCH: "the Host header must name the host of the request target",
     Reason.MALFORMED_REQUEST: "the request can be read in more than one way; write host, port and path plainly",
     Reason.LIMIT_EXCEEDED: "wait as Retry-After says, or raise `limits` of the tool in the policy",
+    Reason.SECRET_ECHOED: "the response repeats a secret that the proxy injected",
     Reason.POLICY_UNAVAILABLE: "no valid policy is loaded: `cloned-proxy policy check` says why",
     Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log says more",
 }
@@ -75,6 +76,9 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
         return _open_address(decision)
     if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
         return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
+    if decision.reason is Reason.SECRET_LEAK:
+        named = f"the vault's {decision.secret}" if decision.secret else "a secret of the vault"
+        return f"the request holds {named}, which goes only to hosts of rules that inject it; find out who sends it"
     return _SENTENCES.get(decision.reason, "")
 
 

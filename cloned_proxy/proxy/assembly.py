@@ -23,6 +23,7 @@ from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
 from cloned_proxy.proxy.pruning import LeasePruner
@@ -125,9 +126,12 @@ async def assemble(
     vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
     await asyncio.to_thread(vault.open)
     injector = Injector(vault)
+    leaks = LeakWatch(follower.live)
+    leaks.load(vault.watched())
     inspector = MitmInspector(
         enforcer=enforcer,
         injector=injector,
+        leaks=leaks,
         settings=config.proxy,
         metrics=metrics,
         ca_directory=workspace.ca_directory,
@@ -140,6 +144,7 @@ async def assemble(
         metrics=metrics,
         inspector=inspector,
         injector=injector,
+        leaks=leaks,
         clock=clock,
         cells=cells,
         requests=RequestsApi(
@@ -158,6 +163,7 @@ async def assemble(
 
     async def sweep_by_time() -> None:
         state.leases.times.look()
+        leaks.load(vault.watched())
         sweep()
         metrics.leases.review(clock())
 

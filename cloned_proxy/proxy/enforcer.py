@@ -245,10 +245,10 @@ class Enforcer:
             return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
         return question if decision is question.decision else question._replace(decision=decision), charge
 
-    def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
-        """Puts on record a refusal that the form of a head decides: `malformed_request` or `host_header_mismatch`."""
+    def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason, *, secret: str = "") -> Refusal:
+        """Puts on record a refusal that the head alone decides, such as `malformed_request` or `secret_leak`."""
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
-        decision = Decision(Verdict.DENY, reason, request, tool)
+        decision = Decision(Verdict.DENY, reason, request, tool, secret=secret)
         try:
             return self._refused(caller, decision, kind, self._policies.current, time.perf_counter())
         except AuditUnavailableError:

@@ -17,6 +17,7 @@ from cloned_proxy.proxy.crowd import Crowd
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.injection import Injector, NoSecrets
 from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import BACKLOG, Listener
 from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.plain import PlainHttp
@@ -43,12 +44,13 @@ class Gate:
         metrics: Metrics,
         inspector: Inspector | None,
         injector: Injector | None = None,
+        leaks: LeakWatch | None = None,
         clock: Callable[[], float] = time.time,
         spliced: bool = splice.AVAILABLE,
         cells: CellStore | None = None,
         requests: RequestsApi | None = None,
     ) -> None:
-        """Without an `injector` every rule that injects a secret refuses.
+        """Without an `injector` every rule that injects a secret refuses; without `leaks` no request is searched.
 
         `spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
 
@@ -77,6 +79,7 @@ class Gate:
             metrics=metrics,
             inspector=inspector,
             injector=injector or Injector(NoSecrets()),
+            leaks=leaks or LeakWatch(),
             clock=clock,
             tunnels=self.tunnels,
             splicer=self._splicer,

@@ -46,6 +46,7 @@ _REFUSED: Final[Mapping[str, str]] = {
     Reason.PROTOCOL_NOT_ALLOWED: "the tunnel did not carry TLS; only `protocols: [tcp]` opens that",
     Reason.SNI_MISMATCH: "the TLS server name was another host than the one asked for",
     Reason.SNI_MISSING: "the tunnel named no TLS server; no rule makes up for it",
+    Reason.SECRET_LEAK: "the request held a secret of the vault",
     Reason.HOST_HEADER_MISMATCH: "the Host header named another host than the request",
 }
 """What no rule of ours would mend, or none that should come from a suggestion."""

@@ -190,7 +190,7 @@ def _no_dial_guard() -> None:
 
 
 def _no_stripping() -> None:
-    replace_part(fields, "_OURS", ("no-such-prefix-",))
+    replace_part(fields, "OURS", ("no-such-prefix-",))
     replace_part(fields, "_HOP_BY_HOP", frozenset())
     replace_part(fields, "options_of", lambda found: frozenset())
     replace_part(plain_response, "passes", lambda name, named: True)

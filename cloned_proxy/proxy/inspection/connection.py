@@ -237,6 +237,13 @@ class InspectedConnection(FailClosedHandler):
             if isinstance(connection, Server):
                 self.retire(connection)
 
+    def stop_request(self, cause: str) -> None:
+        """What is on its way upstream must not go on. The client is told, where it has nothing of a response yet."""
+        if self.current.began:
+            self.cut(cause)
+        else:
+            self.retire_upstreams()
+
     def retire_after(self, server: Connection) -> None:
         """The upstream has said that it closes behind this response."""
         self._retiring.append(server)

@@ -27,6 +27,7 @@ from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.inspection.http2.front import Front
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
@@ -191,6 +192,7 @@ class World:
     """Of the CONNECT; its port is that of the upstream."""
     secrets: Secrets = field(default_factory=Secrets)
     """What the vault holds."""
+    leaks: LeakWatch = field(default_factory=LeakWatch)
 
     @classmethod
     def make(cls, directory: Path, settings: ProxySettings) -> World:
@@ -207,9 +209,11 @@ class World:
             metrics=metrics,
             own_listeners=frozenset(),
         )
+        leaks = LeakWatch(policies)
         inspector = MitmInspector(
             enforcer=enforcer,
             injector=Injector(secrets),
+            leaks=leaks,
             settings=settings,
             metrics=metrics,
             ca_directory=directory / "ca",
@@ -227,6 +231,7 @@ class World:
             ca,
             directory,
             secrets=secrets,
+            leaks=leaks,
         )
 
     def server_tls(self, *names: str, ca: trustme.CA | None = None) -> ssl.SSLContext:

@@ -170,7 +170,7 @@ class Stream:
             if filters is not None and (rest := filters.rest()):
                 grant.charge.up(len(rest))
                 await exchange.send(rest)
-            await exchange.end(pipe.trailers)
+            await exchange.end(pipe.trailers if filters is None else filters.trailers(list(pipe.trailers)))
         except UpstreamLostError as error:
             exchange.fail(error)
         except UnfitError as error:
