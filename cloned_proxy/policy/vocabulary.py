@@ -46,6 +46,7 @@ class Reason(enum.StrEnum):
     LEASE_EXPIRED = "lease_expired"
     LEASE_USED_UP = "lease_used_up"
     LIMIT_EXCEEDED = "limit_exceeded"
+    TOO_YOUNG = "too_young"
     POLICY_UNAVAILABLE = "policy_unavailable"
     INTERNAL_ERROR = "internal_error"
 
