@@ -66,6 +66,9 @@ class Session(Protocol):
     def last_words(self) -> bytes:
         """What the client is told before it is closed; `b""` when it has already been sent a part of a response."""
 
+    def held(self, count: int) -> None:
+        """So many bytes of a response are held until it is complete. Ends it when they are too many."""
+
     def upgraded_bytes(self, count: int, *, up: bool) -> None: ...
 
 
@@ -203,6 +206,12 @@ class StrictHttpStream(HttpStream):
     def waiting(self) -> bool:
         """Whether it waits for a decision or a dial: what arrives meanwhile would pile up without bound."""
         return self._paused is not None
+
+    def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
+        """Told after each piece of a body that is collected: that of a response which a filter holds."""
+        if not request:
+            self._session.held(len(self.response_body_buf))
+        return (yield from super().check_body_size(request))
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         yield from super().send_response(already_streamed)
