@@ -80,6 +80,15 @@ def decide_age(decision: Decision, age: Age, now: float) -> Decision:
     return replace(decision, verdict=verdict, reason=Reason.TOO_YOUNG, age=age)
 
 
+def decide_in_the_clear(decision: Decision) -> Decision:
+    """The decision on a plain HTTP request: refused under a rule with `registry`, for only opened TLS is filtered."""
+    rule = decision.rule
+    if not decision.passes or rule is None or rule.registry is None or rule.denies:
+        return decision
+    verdict = Verdict.REPORT if decision.mode is Mode.REPORT else Verdict.DENY
+    return replace(decision, verdict=verdict, reason=Reason.PROTOCOL_NOT_ALLOWED)
+
+
 def parse_package_pattern(kind: RegistryKind, text: str) -> str:
     """A pattern of `allow` in canonical form. Raises ValueError with the fix in its message."""
     form = _NPM_PATTERN if kind is RegistryKind.NPM else _PYPI_PATTERN

@@ -26,6 +26,8 @@ from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
 from cloned_proxy.proxy.pruning import LeasePruner
+from cloned_proxy.proxy.registry.client import MetadataClient
+from cloned_proxy.proxy.registry.examiner import RegistryExaminer
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
@@ -131,6 +133,7 @@ async def assemble(
         settings=config.proxy,
         metrics=metrics,
         ca_directory=workspace.ca_directory,
+        examiners=(RegistryExaminer(enforcer, injector, MetadataClient(config.proxy), clock=clock),),
     )
     parts.push_async_callback(inspector.close)
     gate = Gate(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
+from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import Reason, Request
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.asking import WaitingClient
@@ -50,7 +51,10 @@ class Admission:
             found = [await examiner.request_admitted(admitted) for examiner in self._examiners]
         except (InjectionError, RefusedError) as error:
             explanation = str(error) if isinstance(error, RefusedError) else ""
-            return self._taken_back(granted, error.reason, explanation)
+            refused = granted.decision.denied(error.reason)
+            if isinstance(error, RefusedError):
+                refused = replace(refused, age=error.age)
+            return self._taken_back(granted, refused, explanation)
         except BaseException:
             self._enforcer.finish(granted, Reason.INTERNAL_ERROR.value)
             raise
@@ -77,10 +81,9 @@ class Admission:
             return self._enforcer.refuse(caller, request, kind, Reason.HOST_HEADER_MISMATCH)
         return await self._enforcer.authorise(caller, request, kind, pinned=tunnel.addresses, client=client)
 
-    def _taken_back(self, granted: Grant, reason: Reason, explanation: str) -> TurnedAway:
-        refused = granted.decision.denied(reason)
+    def _taken_back(self, granted: Grant, refused: Decision, explanation: str) -> TurnedAway:
         refusal = self._enforcer.amend(granted, refused)
-        self._enforcer.finish(granted, f"refused:{reason.value}")
+        self._enforcer.finish(granted, f"refused:{refused.reason.value}")
         return TurnedAway(answers.refused(refusal or Refusal(granted.id, refused), explanation=explanation))
 
 
