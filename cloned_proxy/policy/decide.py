@@ -54,6 +54,8 @@ _MISSES: Final = (
 )
 _MISS_RANK: Final = {reason: rank for rank, reason in enumerate(_MISSES)}
 
+_HTTP: Final = 80
+_HTTPS: Final = 443
 _PORTS_END: Final = 65_536
 
 NOTHING_SPENT: Final[Collection[str]] = frozenset()
@@ -108,7 +110,9 @@ def _decide(  # noqa: PLR0917  a value for them would cost as much as the decisi
     if isinstance(found, _Match):
         if any(scope.allow.dated for scope in scopes):
             covering = (rule for scope in scopes for rule in scope.allow.matching(host))
-            allowing = (rule for rule in covering if _miss_of(rule, request, now, spent, ended) is None)
+            # A rule for port 80 must not lead to the same registry in the clear, where nothing is left out.
+            asked = replace(request, port=_HTTPS) if request.port == _HTTP else request
+            allowing = (rule for rule in covering if _miss_of(rule, asked, now, spent, ended) is None)
             dating = preferred(allowing, request.path)
             found = found if dating is None else _Match(dating, request.method is None)
         return Decision(Verdict.ALLOW, Reason.ALLOWED, request, tool, host, found.rule, found.inspect, mode)

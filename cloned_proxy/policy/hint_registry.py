@@ -38,6 +38,8 @@ def exempting_words(decision: Decision) -> list[str]:
     words = ["allow", host.authority if port == 443 else f"{host.authority}:{port}"]  # noqa: PLR2004  HTTPS
     words += [] if decision.tool is None else ["--tool", decision.tool]
     words += registry_words(rule.registry)
+    words += [f"--method={method}" for method in sorted(rule.methods or ())]
+    words += [f"--path={path.text}" for path in rule.paths or ()]
     words += [f"--{word}" for word in sorted(rule.addresses)]
     return [*words, "--package", age.package, "--for", _LEASE]
 

@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 
 if TYPE_CHECKING:
@@ -45,6 +46,20 @@ class Registry:
     def exempts(self, package: str) -> bool:
         """Whether the package (canonical name) passes at any age."""
         return any(_pattern(text).fullmatch(package) for text in self.allow)
+
+    def in_words(self) -> str:
+        """`npm from 7d on, but @acme/*, left-pad`."""
+        told = f"{self.kind} from {format_duration(self.min_age)} on"
+        return f"{told}, but {', '.join(self.allow)}" if self.allow else told
+
+    def as_value(self) -> dict[str, str | list[str]]:
+        """As it stands in a policy file."""
+        value: dict[str, str | list[str]] = {"kind": self.kind.value, "min_age": format_duration(self.min_age)}
+        if self.allow:
+            value["allow"] = list(self.allow)
+        if self.index != INDEX_OF[self.kind]:
+            value["index"] = self.index
+        return value
 
 
 def _pattern(text: str) -> re.Pattern[str]:

@@ -25,6 +25,8 @@ from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.registry.client import MetadataClient
+from cloned_proxy.proxy.registry.examiner import RegistryExaminer
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
@@ -165,8 +167,14 @@ def rule(
     )
 
 
-NAMES = ("api.test", "xn--bcher-kva.test")
+NAMES = ("api.test", "xn--bcher-kva.test", "files.test")
 """What the certificate of the upstream is for."""
+
+
+@dataclass
+class Clock:
+    now: float = 1_800_000_000.0
+    """Unix seconds: 2027-01-15T08:00:00Z."""
 
 
 @dataclass
@@ -187,6 +195,8 @@ class World:
     caller: Principal = ANONYMOUS
     host: str = "api.test"
     """Of the CONNECT; its port is that of the upstream."""
+    clock: Clock = field(default_factory=Clock)
+    """What ages are counted by."""
     secrets: Secrets = field(default_factory=Secrets)
     """What the vault holds."""
 
@@ -205,13 +215,16 @@ class World:
             metrics=metrics,
             own_listeners=frozenset(),
         )
+        injector, extra_ca, clock = Injector(secrets), directory / "upstream-ca.pem", Clock()
+        client = MetadataClient(settings, extra_ca=extra_ca)
         inspector = MitmInspector(
             enforcer=enforcer,
-            injector=Injector(secrets),
+            injector=injector,
             settings=settings,
             metrics=metrics,
             ca_directory=directory / "ca",
-            extra_ca=directory / "upstream-ca.pem",
+            extra_ca=extra_ca,
+            examiners=(RegistryExaminer(enforcer, injector, client, clock=lambda: clock.now),),
         )
         return cls(
             policies,
@@ -225,6 +238,7 @@ class World:
             ca,
             directory,
             secrets=secrets,
+            clock=clock,
         )
 
     def server_tls(self, *names: str, ca: trustme.CA | None = None) -> ssl.SSLContext:
