@@ -47,7 +47,7 @@ class Admission:
         if isinstance(granted, Refusal):
             return TurnedAway(answers.refused(granted))
         try:
-            admitted = Admitted(granted, head, self._injector.injection_for(granted, head))
+            admitted = Admitted(granted, head, self._injector.injection_for(granted))
             found = [await examiner.request_admitted(admitted) for examiner in self._examiners]
         except (InjectionError, RefusedError) as error:
             explanation = str(error) if isinstance(error, RefusedError) else ""
@@ -69,7 +69,8 @@ class Admission:
 
     def refuse_head(self, tunnel: Grant, error: HeadError) -> Answer:
         """Puts a head or a body that is refused for its form alone on record, and says what to mend."""
-        refusal = self._enforcer.refuse(tunnel.caller, error.request, Kind.INSPECTED_REQUEST, error.reason)
+        request = error.request if error.request.host else tunnel.decision.request
+        refusal = self._enforcer.refuse(tunnel.caller, request, Kind.INSPECTED_REQUEST, error.reason)
         status = error.status if refusal.decision.reason is error.reason else None
         return answers.refused(refusal, status=status, explanation=str(error))
 

@@ -26,6 +26,7 @@ from cloned_proxy.proxy.inspection.hooks import FailClosedHandler, UndecidedErro
 from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
 from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
+from cloned_proxy.proxy.relay_guard import TurnedAwayError
 from cloned_proxy.proxy.tunnels import response_seconds
 
 _log = structlog.get_logger(__name__)
@@ -152,10 +153,18 @@ class InspectedConnection(FailClosedHandler):
             exchange.turn_away(exchange.filters.too_long())
             self.retire_upstreams()
 
-    def upgraded_bytes(self, count: int, *, up: bool) -> None:
+    def upgraded_bytes(self, data: bytes, *, up: bool) -> bytes:
         exchange = self.current
-        if exchange.grant is not None:
-            (exchange.grant.charge.up if up else exchange.grant.charge.down)(count)
+        guard, grant = exchange.guard, exchange.grant
+        if guard is not None:
+            try:
+                data = guard.from_client(data) if up else guard.from_server(data)
+            except TurnedAwayError as refused:
+                exchange.cause = refused.cause
+                raise
+        if grant is not None:
+            (grant.charge.up if up else grant.charge.down)(len(data))
+        return data
 
     def finish(self, cause: str) -> None:
         """Returns the grant of the exchange at hand; only the first call counts."""

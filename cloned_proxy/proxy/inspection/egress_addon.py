@@ -15,6 +15,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.fields import asks_for_websocket, request_fields
+from cloned_proxy.proxy.frames import EchoGuard
 from cloned_proxy.proxy.inspection.admission import Admission, TurnedAway
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.examiners import Admitted, Filters, ResponseSeen, UnfitError
@@ -102,6 +103,7 @@ class EgressAddon:
             return
         if filters is None or not filters.limit:
             response.stream = _passing(filters, admitted.grant.charge.down, exchange, connection.cut)
+            exchange.guard = _guard_of(exchange, admitted)
         elif seen.length is not None and seen.length > filters.limit:
             exchange.turn_away(filters.too_long())
             _kill(flow)
@@ -146,6 +148,12 @@ class EgressAddon:
 
     async def error(self, connection: InspectedConnection, flow: http.HTTPFlow) -> None:  # noqa: ARG002  a hook
         connection.finish_failed()
+
+
+def _guard_of(exchange: Exchange, admitted: Admitted) -> EchoGuard | None:
+    """What looks at the frames of a WebSocket whose upgrade carried a secret."""
+    secrets = admitted.injection.echo if admitted.injection is not None else None
+    return EchoGuard(secrets) if exchange.upgraded and secrets is not None else None
 
 
 def _seen(exchange: Exchange, response: http.Response) -> ResponseSeen:

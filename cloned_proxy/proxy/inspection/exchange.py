@@ -10,6 +10,7 @@ from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.inspection.examiners import Admitted, Filters, UnfitError
+from cloned_proxy.proxy.relay_guard import RelayGuard
 
 _log = structlog.get_logger(__name__)
 
@@ -35,6 +36,8 @@ class Exchange:
     received: bool = False
     """Whether the response has been sent to its end with the request still on its way."""
     upgraded: bool = False
+    guard: RelayGuard | None = None
+    """What looks at the bytes behind an upgrade."""
     cause: str = ""
     """Why it ended early, for the record."""
 

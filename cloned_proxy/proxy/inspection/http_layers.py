@@ -31,6 +31,7 @@ from mitmproxy.proxy.layers.tcp import TCPLayer
 
 from cloned_proxy.proxy.body import BodyError, BodyReader, Buffer, ChunkedBody, OversizeError, SizedBody, take_head
 from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
+from cloned_proxy.proxy.relay_guard import TurnedAwayError
 
 type Commands = layer.CommandGenerator[None]
 
@@ -69,7 +70,8 @@ class Session(Protocol):
     def held(self, count: int) -> None:
         """So many bytes of a response are held until it is complete. Ends it when they are too many."""
 
-    def upgraded_bytes(self, count: int, *, up: bool) -> None: ...
+    def upgraded_bytes(self, data: bytes, *, up: bool) -> bytes:
+        """What of it goes on. Raises TurnedAwayError."""
 
 
 class EarlyEndOfMessage(ResponseEndOfMessage):
@@ -231,13 +233,23 @@ class StrictHttpStream(HttpStream):
 
 
 class _RawRelay(TCPLayer):
-    def __init__(self, context: Context, count: Callable[..., None]) -> None:
+    def __init__(self, context: Context, passing: Callable[..., bytes]) -> None:
         super().__init__(context, ignore=True)
-        self._count = count
+        self._passing = passing
 
     def relay_messages(self, event: events.Event) -> Commands:
         if isinstance(event, events.DataReceived):
-            self._count(len(event.data), up=event.connection == self.context.client)
+            try:
+                data = self._passing(event.data, up=event.connection == self.context.client)
+            except TurnedAwayError as refused:
+                self._handle_event = self.done
+                yield commands.SendData(self.context.client, refused.last)
+                yield commands.CloseConnection(self.context.server)
+                yield commands.CloseConnection(self.context.client)
+                return
+            if not data:
+                return
+            event = events.DataReceived(event.connection, data)
         yield from super().relay_messages(event)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.echo import (
     CODED,
@@ -13,6 +15,7 @@ from cloned_proxy.proxy.echo import (
     EchoScanner,
     is_encoded,
 )
+from cloned_proxy.proxy.frames import EXTENSIONS
 from cloned_proxy.proxy.inspection.examiners import (
     Admitted,
     BodyFilter,
@@ -22,6 +25,9 @@ from cloned_proxy.proxy.inspection.examiners import (
     StreamFilter,
     UnfitError,
 )
+from cloned_proxy.proxy.plain.response import SWITCHING_PROTOCOLS
+
+_EXTENSIONS: Final = EXTENSIONS.encode("ascii")
 
 
 class EchoExaminer:
@@ -36,6 +42,11 @@ class EchoExaminer:
             return None
         response.phrase = secrets.redacted(response.phrase)
         response.fields = cleared(secrets, response.fields)
+        if response.status == SWITCHING_PROTOCOLS:
+            # From here on it is a WebSocket, whose frames `EchoGuard` looks at.
+            if response.values(_EXTENSIONS):
+                raise _unfit(admitted, CODED)
+            return None
         if not response.has_body:
             return None
         if is_encoded(value.decode("latin-1") for value in response.values(b"content-encoding")):
