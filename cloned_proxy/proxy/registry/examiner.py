@@ -68,6 +68,7 @@ class RegistryExaminer:
         head, part = admitted.head, asked.target.part
         path = head.path
         fields = [(name, value) for name, value in head.fields if not name.startswith(_OTHER_READINGS)]
+        fields = [(name, value) for name, value in fields if name != "upgrade"]  # no registry speaks anything else
         if asked.reads_metadata:
             path = asked.path
             if asked.is_filtered:

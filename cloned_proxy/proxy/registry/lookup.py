@@ -137,7 +137,7 @@ class AgeLookup:
         path = metadata_path(registry, package)
         asking = metadata_request(head, index.host, index.port, path, ACCEPT[registry.kind], same_host=same_host)
         try:
-            injection = self._injector.injection_for(grant, asking)
+            injection = self._injector.injection_for(grant)
         except InjectionError as error:
             raise MetadataError("the secret of its registry's rule is not to be had") from error
         body = await self._client.fetch(grant, asking, injection)

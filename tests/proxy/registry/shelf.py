@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -36,7 +37,7 @@ class Shelf:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.pages[path] = (status, named, body)
 
-    def packument(self, name: str, ages: dict[str, float | None], now: float, **more: Any) -> dict[str, Any]:
+    def packument(self, name: str, ages: Mapping[str, float | None], now: float, **more: Any) -> dict[str, Any]:
         """Puts a package there, each version so many seconds old (None: without a date), with its tarballs."""
         versions: dict[str, Any] = {}
         times: dict[str, str] = {"created": at(0), "modified": at(now)}
@@ -58,7 +59,7 @@ class Shelf:
         for path in (f"/{name}", f"/{name.replace('/', '%2F')}"):
             self.page(path, body, content_type="application/json", etag='"unfiltered"')
 
-    def project(self, name: str, files: dict[str, float | None], now: float, *, host: str = "") -> None:
+    def project(self, name: str, files: Mapping[str, float | None], now: float, *, host: str = "") -> None:
         """Puts a project of PyPI there, each file so many seconds old, on this host or on another one."""
         listed = []
         for filename, age in files.items():
