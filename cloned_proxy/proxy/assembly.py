@@ -27,6 +27,8 @@ from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
 from cloned_proxy.proxy.pruning import LeasePruner
+from cloned_proxy.proxy.registry.client import MetadataClient
+from cloned_proxy.proxy.registry.examiner import RegistryExaminer
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
@@ -135,6 +137,7 @@ async def assemble(
         settings=config.proxy,
         metrics=metrics,
         ca_directory=workspace.ca_directory,
+        examiners=(RegistryExaminer(enforcer, injector, MetadataClient(config.proxy), clock=clock),),
     )
     parts.push_async_callback(inspector.close)
     gate = Gate(

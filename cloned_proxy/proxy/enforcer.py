@@ -19,6 +19,7 @@ from cloned_proxy.policy.challenge import challenged
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.registry import decide_in_the_clear
 from cloned_proxy.policy.rule import Address
 from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy.asking import Asking, WaitingClient
@@ -220,6 +221,7 @@ class Enforcer:
         started = time.perf_counter()
         policy = self._policies.current
         decision = decide(policy, caller, request, self._clock(), self._leases.spent, ended=self._leases.ended)
+        decision = decide_in_the_clear(decision) if kind is Kind.HTTP else decision
         if not decision.passes or policy is None or decision.host is None or isinstance(caller, IdentityRefusal):
             asking = self._asking
             if (

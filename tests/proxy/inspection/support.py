@@ -28,6 +28,8 @@ from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.inspection.http2.front import Front
 from cloned_proxy.proxy.leak import LeakWatch
+from cloned_proxy.proxy.registry.client import MetadataClient
+from cloned_proxy.proxy.registry.examiner import RegistryExaminer
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
@@ -168,8 +170,14 @@ def rule(
     )
 
 
-NAMES = ("api.test", "xn--bcher-kva.test")
+NAMES = ("api.test", "xn--bcher-kva.test", "files.test")
 """What the certificate of the upstream is for."""
+
+
+@dataclass
+class Clock:
+    now: float = 1_800_000_000.0
+    """Unix seconds: 2027-01-15T08:00:00Z."""
 
 
 @dataclass
@@ -190,6 +198,8 @@ class World:
     caller: Principal = ANONYMOUS
     host: str = "api.test"
     """Of the CONNECT; its port is that of the upstream."""
+    clock: Clock = field(default_factory=Clock)
+    """What ages are counted by."""
     secrets: Secrets = field(default_factory=Secrets)
     """What the vault holds."""
     leaks: LeakWatch = field(default_factory=LeakWatch)
@@ -210,14 +220,17 @@ class World:
             own_listeners=frozenset(),
         )
         leaks = LeakWatch(policies)
+        injector, extra_ca, clock = Injector(secrets), directory / "upstream-ca.pem", Clock()
+        client = MetadataClient(settings, extra_ca=extra_ca)
         inspector = MitmInspector(
             enforcer=enforcer,
-            injector=Injector(secrets),
+            injector=injector,
             leaks=leaks,
             settings=settings,
             metrics=metrics,
             ca_directory=directory / "ca",
-            extra_ca=directory / "upstream-ca.pem",
+            extra_ca=extra_ca,
+            examiners=(RegistryExaminer(enforcer, injector, client, clock=lambda: clock.now),),
         )
         return cls(
             policies,
@@ -232,6 +245,7 @@ class World:
             directory,
             secrets=secrets,
             leaks=leaks,
+            clock=clock,
         )
 
     def server_tls(self, *names: str, ca: trustme.CA | None = None) -> ssl.SSLContext:
