@@ -30,6 +30,7 @@ from cloned_proxy.proxy.inspection.http2.front import Front
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.registry.client import MetadataClient
 from cloned_proxy.proxy.registry.examiner import RegistryExaminer
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
@@ -221,7 +222,7 @@ class World:
         )
         leaks = LeakWatch(policies)
         injector, extra_ca, clock = Injector(secrets), directory / "upstream-ca.pem", Clock()
-        client = MetadataClient(settings, extra_ca=extra_ca)
+        client = MetadataClient(settings, Ways(connect_timeout=settings.connect_timeout), extra_ca=extra_ca)
         inspector = MitmInspector(
             enforcer=enforcer,
             injector=injector,
