@@ -12,7 +12,8 @@ from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, short_path
 from cloned_proxy.cli.tables import Cell, Row, passed
 from cloned_proxy.policy.duration import format_duration
-from cloned_proxy.policy.model import GLOBAL_SCOPE, Rule
+from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.rule_use import NOTHING_USED, RuleUse
 
 HEADINGS = ("ID", "SCOPE", "RULE", "EXPIRES", "USES LEFT", "HITS", "LAST HIT", "ORIGIN")

@@ -30,7 +30,8 @@ from cloned_proxy.cli.process import (
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
 from cloned_proxy.cli.warm.starter import Starter
 from cloned_proxy.cli.watch import denials_shown
-from cloned_proxy.policy.model import Anonymous, Policy
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.vocabulary import Anonymous
 from cloned_proxy.program_name import NAME, program_name
 from cloned_proxy.proxy.server import ServeOptions, Server, authority
 from cloned_proxy.proxy.supervisor import Supervisor

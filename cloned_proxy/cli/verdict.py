@@ -15,10 +15,12 @@ from cloned_proxy.cli.output import iso_time, paint, put, put_json, visible
 from cloned_proxy.policy.address import classify
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
 from cloned_proxy.policy.identity import valid_tool_id
-from cloned_proxy.policy.model import Policy, Reason, Request, Verdict
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.url import decide_url
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.enforced import Enforced, as_enforced, listeners_of
 from cloned_proxy.store.audit_log import AuditLog

@@ -10,8 +10,11 @@ from typing import Any, Final
 
 from cloned_proxy.notify.notice import Notice
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import HostIndex, HostPattern, OnDeny, Policy, Rule
+from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.rule import HostPattern, Rule
+from cloned_proxy.policy.vocabulary import OnDeny
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import signature_of

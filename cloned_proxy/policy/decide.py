@@ -20,23 +20,12 @@ from typing import Final, NamedTuple
 
 from cloned_proxy.policy.address import OPENED_BY, AddressClass, classify
 from cloned_proxy.policy.caller import Caller, CallerSource, IdentityRefusal, Principal
+from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import (
-    OWN_HOST,
-    Address,
-    Anonymous,
-    Decision,
-    Host,
-    Limits,
-    Mode,
-    Policy,
-    Reason,
-    Request,
-    Rule,
-    Scope,
-    Verdict,
-)
+from cloned_proxy.policy.model import Limits, Policy, Scope
 from cloned_proxy.policy.path import path_matches
+from cloned_proxy.policy.rule import Address, Host, Rule
+from cloned_proxy.policy.vocabulary import OWN_HOST, Anonymous, Mode, Reason, Verdict
 
 NEVER_REPORTED: Final = frozenset(
     {

@@ -7,9 +7,11 @@ from functools import lru_cache
 from typing import Final
 
 from cloned_proxy.policy.address import OPENED_BY, classify
-from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, Decision, Host, Reason
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule import Host
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, GLOBAL_SCOPE, Reason
 
 _SENTENCES: Final = {
     Reason.IDENTITY_MISSING: "send the tool's credential: `cloned-proxy token TOOL` prints one ready to export",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint import ALLOWABLE, target_of
-from cloned_proxy.policy.model import OWN_HOST, Decision, Reason
 from cloned_proxy.policy.offer import why_not_offered
+from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
 
 ASK_PROGRAM: Final = "cloned-ask"
 _OWNERS: Final = "only the owner of the policy can change that"

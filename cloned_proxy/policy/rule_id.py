@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from cloned_proxy.policy.documents import RuleDocument
-from cloned_proxy.policy.model import DEFAULT_PORTS, HostPattern, PathPattern
+from cloned_proxy.policy.rule import HostPattern, PathPattern
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
 
 
 def details_of(

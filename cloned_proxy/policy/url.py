@@ -9,7 +9,9 @@ from typing import Final
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal
 from cloned_proxy.policy.decide import NOTHING_SPENT, decide
-from cloned_proxy.policy.model import Decision, Policy, Reason, Request, Verdict
+from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 
 # Raw text on purpose: `urllib.parse` strips tabs and newlines and lower-cases, and a test of the policy must see
 # what a caller would send. User information (`user@`) is refused, because it is how one host is dressed as another.

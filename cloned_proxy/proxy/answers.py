@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final
 
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.hint_inside import hint_inside
-from cloned_proxy.policy.model import OWN_HOST, Decision, Reason
+from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
 from cloned_proxy.proxy.grant import Refusal
 
 REASON_FIELD: Final = "X-Cloned-Proxy-Reason"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import Final
 
-from cloned_proxy.policy.model import Address
+from cloned_proxy.policy.rule import Address
 
 ATTEMPT_DELAY: Final = 0.25
 """Seconds between two attempts (RFC 8305, section 5)."""

@@ -16,7 +16,10 @@ import structlog
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
-from cloned_proxy.policy.model import Address, Decision, Policy, Reason, Request, Verdict
+from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import Address
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy.asking import Asking, WaitingClient
 from cloned_proxy.proxy.budget import Budgets, Charge, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits

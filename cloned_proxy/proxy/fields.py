@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.policy.model import Host
+from cloned_proxy.policy.rule import Host
 from cloned_proxy.proxy.head import Head
 
 if TYPE_CHECKING:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Address, Decision, Policy
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy.budget import Charge
 from cloned_proxy.telemetry.events import Kind
 

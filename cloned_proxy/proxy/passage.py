@@ -15,7 +15,8 @@ from socket import socket as Socket  # noqa: N812  the type, beside variables of
 from typing import Final
 
 from cloned_proxy.policy.decide import decide_tunnel, needs_hello
-from cloned_proxy.policy.model import Decision, Mode, Reason
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.vocabulary import Mode, Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
 from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Decision, Host, Policy
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import Host
 from cloned_proxy.telemetry.events import Kind
 
 

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cloned_proxy.policy.host import HostError, parse_pattern
-from cloned_proxy.policy.model import GLOBAL_SCOPE, HostPattern, Policy, Rule
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.rule import HostPattern, Rule
 from cloned_proxy.policy.self_test import failed_tests
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, text_diff

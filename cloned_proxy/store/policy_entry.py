@@ -10,9 +10,10 @@ from typing import Any, Literal, cast
 
 from cloned_proxy.policy.address import AddressWord
 from cloned_proxy.policy.host import is_loopback_name
-from cloned_proxy.policy.model import GLOBAL_SCOPE, Rule
 from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.policy.problem import Problem
+from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.list_edit import read_value
 from cloned_proxy.store.yaml_edit import Value
 

@@ -15,11 +15,13 @@ from typing import Final
 from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, is_public_suffix, parse_host
-from cloned_proxy.policy.model import DEFAULT_PORTS, Policy, Reason, Request
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path_shape import path_globs, plain_path
 from cloned_proxy.policy.suspicion import bursts, look_alike, random_label
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, Reason
 from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.tally import OTHER, RecordedCall
 

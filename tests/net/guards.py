@@ -15,8 +15,9 @@ from cloned_proxy.policy import decide as deciding
 from cloned_proxy.policy import identity
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.host import parse_host
-from cloned_proxy.policy.model import Decision, Reason, Verdict
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy import (
     answers,
     connect,
@@ -159,7 +160,7 @@ def _no_framing_check() -> None:
         length = singles.get("content-length", "")
         return (int(length) if length.isdigit() else None), "chunked" in singles.get("transfer-encoding", "")
 
-    replace_part(head, "_read_framing", read)
+    replace_part(head, "read_framing", read)
 
 
 def _no_host_check() -> None:

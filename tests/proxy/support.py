@@ -15,19 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
-from cloned_proxy.policy.model import (
-    Address,
-    Anonymous,
-    Host,
-    HostIndex,
-    HostPattern,
-    Limits,
-    Mode,
-    PatternKind,
-    Policy,
-    Rule,
-    Scope,
-)
+from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.model import Limits, Policy, Scope
+from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Rule
+from cloned_proxy.policy.vocabulary import Anonymous, Mode
 from cloned_proxy.proxy import splice
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer

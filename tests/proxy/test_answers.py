@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.host import parse_host
-from cloned_proxy.policy.model import Decision, Reason, Request, Verdict
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.grant import Refusal

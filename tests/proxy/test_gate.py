@@ -15,7 +15,9 @@ import pytest
 
 from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import Address, Limits, Mode, Policy
+from cloned_proxy.policy.model import Limits, Policy
+from cloned_proxy.policy.rule import Address
+from cloned_proxy.policy.vocabulary import Mode
 from cloned_proxy.proxy import connect, connection, passage
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.listener import Listener, bind_tcp

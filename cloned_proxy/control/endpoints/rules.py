@@ -14,8 +14,8 @@ from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.identity import valid_tool_id
-from cloned_proxy.policy.model import Rule
 from cloned_proxy.policy.redact import redact
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.store.policy_edit import EditResult
 from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.policy_file import load_policy

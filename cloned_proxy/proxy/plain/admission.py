@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cloned_proxy.policy.caller import Caller
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Request
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from cloned_proxy.policy.model import Host
+from cloned_proxy.policy.rule import Host
 from cloned_proxy.proxy.fields import encode_request
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injection

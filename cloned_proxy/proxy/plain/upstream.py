@@ -11,7 +11,8 @@ from typing import Final, Protocol, cast
 import structlog
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Address, Decision
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.relay import reset
 

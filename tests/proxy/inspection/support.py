@@ -13,9 +13,13 @@ import trustme
 from prometheus_client import CollectorRegistry
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import parse_pattern
-from cloned_proxy.policy.model import Address, Anonymous, Host, HostIndex, Inject, Policy, Request, Rule, Scope
+from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.model import Policy, Scope
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule import Address, Host, Inject, Rule
+from cloned_proxy.policy.vocabulary import Anonymous
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
