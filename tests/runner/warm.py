@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+from cloned_proxy.cli.warm.child import WAITS
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import GoneError
-from cloned_proxy.runner.spec import WORKSPACE_LABEL, workspace_mark
+from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
 from tests.cli.program import eventually
 
 PROGRAM = [sys.executable, "-m", "cloned_proxy", "exec"]
@@ -21,16 +21,14 @@ def words(workspace: Path, *options: str) -> list[str]:
     return [*PROGRAM, "--workspace", str(workspace), *options]
 
 
-def waiting(engine: Engine, workspace: Path) -> dict[str, int]:
-    """Id and first process of each container that waits."""
-    found = {}
-    for row in engine.labelled(WORKSPACE_LABEL):
-        if row["Labels"][WORKSPACE_LABEL] == workspace_mark(workspace) and row["Names"][0].startswith("/cloned_ready_"):
-            try:
-                found[str(row["Id"])] = engine.state(row["Id"]).pid
-            except GoneError:
-                continue
-    return found
+def waiting(engine: Engine, workspace: Path) -> set[str]:
+    """The id of each container that waits, or will."""
+    mark = workspace_mark(workspace)
+    return {
+        str(row["Id"])
+        for row in engine.labelled(WORKSPACE_LABEL)
+        if row["Labels"][WORKSPACE_LABEL] == mark and row["Names"][0].startswith("/cloned_ready_")
+    }
 
 
 def warm_processes(workspace: Path) -> dict[int, int]:
@@ -53,7 +51,7 @@ def server(workspace: Path) -> int:
 
 def warm_up(engine: Engine, workspace: Path, *options: str, cwd: Path | None = None) -> str:
     """Runs such a command until a container waits for the next one; returns its id."""
-    before = set(waiting(engine, workspace))
+    before = waiting(engine, workspace)
     command = [*words(workspace, *options), "--", "true"]
 
     def one_more() -> bool:
@@ -67,9 +65,13 @@ def warm_up(engine: Engine, workspace: Path, *options: str, cwd: Path | None = N
 
 
 def _settled(engine: Engine, workspace: Path) -> set[str]:
-    """Those whose process has said that it is ready: it waits in a system call."""
+    """Those whose process has said that it is ready."""
     ready = set()
-    for container, pid in waiting(engine, workspace).items():
-        if pid and len(warm_processes(workspace)) > 1 and os.path.exists(f"/proc/{pid}"):  # noqa: PTH110
-            ready.add(container)
+    for container in waiting(engine, workspace):
+        try:
+            pid = engine.inspect(container)["Config"]["Labels"][OWNER_LABEL].split(".")[2]
+            if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == WAITS:
+                ready.add(container)
+        except (GoneError, FileNotFoundError):
+            continue
     return ready

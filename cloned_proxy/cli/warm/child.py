@@ -35,6 +35,9 @@ DONE: Final = b"done"
 """To the server: the command has ended, and another one like it may come."""
 READY: Final = b"ready"
 """A container waits."""
+WAITS: Final = "cloned-ready"
+"""What `ps` calls a process that waits for a command (proc_pid_comm(5): at most 15 characters)."""
+_OWN_NAME: Final = Path("/proc/self/comm")
 _GRACE_SECONDS: Final = 3.0
 """For the removal of what it has, when the one who typed the command is gone; the caretaker does it after that."""
 _LEAVE_SECONDS: Final = 5.0
@@ -55,6 +58,7 @@ def run_for(typed: Typed, control: socket.socket, workspace: Path, prepared: Pre
     """Runs the command, and tells both sides."""
     with typed.conn as conn:
         _become(typed)
+        _OWN_NAME.write_text("cloned-exec", encoding="ascii")
         options = quick_exec(typed.request.argv[1:])
         if options is None or Workspace.find(options.workspace).root != workspace:
             conn.send(DECLINED)
@@ -134,6 +138,7 @@ def wait_ready(request: Request, control: socket.socket, workspace: Path) -> Non
         if prepared is None:
             return
         control.send(READY)
+        _OWN_NAME.write_text(WAITS, encoding="ascii")
         select.select([control, hold], [], [])
         # Without a message the server wants the place for another one, or has ended; or the proxy has.
         control.setblocking(False)
