@@ -31,6 +31,7 @@ _STATUS: Final = {
     Reason.MALFORMED_REQUEST: HTTPStatus.BAD_REQUEST,
     Reason.HOST_HEADER_MISMATCH: HTTPStatus.BAD_REQUEST,
     Reason.LIMIT_EXCEEDED: HTTPStatus.TOO_MANY_REQUESTS,
+    Reason.SECRET_ECHOED: HTTPStatus.BAD_GATEWAY,
     Reason.POLICY_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     Reason.INTERNAL_ERROR: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -110,7 +111,8 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
     if refusal.approval:
         content["approval"] = refusal.approval
     answer = _answer(code, str(reason), content, extra)
-    return replace(answer, phrase=_phrase(refusal)) if code is HTTPStatus.FORBIDDEN else answer
+    denied = code is HTTPStatus.FORBIDDEN or decision.instead_of is not None
+    return replace(answer, phrase=_phrase(refusal)) if denied else answer
 
 
 def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> Answer:
@@ -122,8 +124,10 @@ def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> An
 
 def echoed(explanation: str, decision: Decision, decision_id: str) -> Answer:
     """502 for a response that the caller must not see, because an injected secret is or may be in it."""
-    content = {"error": "secret_echoed", "phase": "response", **_about(decision, decision_id), "hint": explanation}
-    return _answer(HTTPStatus.BAD_GATEWAY, "", content)
+    reason = Reason.SECRET_ECHOED.value
+    about = _about(decision, decision_id)
+    content = {"error": reason, "reason": reason, "phase": "response", **about, "hint": explanation}
+    return _answer(HTTPStatus.BAD_GATEWAY, reason, content)
 
 
 def overloaded() -> Answer:

@@ -24,9 +24,12 @@ from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
 from cloned_proxy.proxy.pruning import LeasePruner
+from cloned_proxy.proxy.registry.client import MetadataClient
+from cloned_proxy.proxy.registry.examiner import RegistryExaminer
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
@@ -137,12 +140,16 @@ async def assemble(
         names=upstream,
     )
     injector = Injector(vault)
+    leaks = LeakWatch(follower.live)
+    leaks.load(vault.watched())
     inspector = MitmInspector(
         enforcer=enforcer,
         injector=injector,
+        leaks=leaks,
         settings=config.proxy,
         metrics=metrics,
         ca_directory=workspace.ca_directory,
+        examiners=(RegistryExaminer(enforcer, injector, MetadataClient(config.proxy, ways), clock=clock),),
         ways=ways,
     )
     parts.push_async_callback(inspector.close)
@@ -153,6 +160,7 @@ async def assemble(
         metrics=metrics,
         inspector=inspector,
         injector=injector,
+        leaks=leaks,
         clock=clock,
         cells=cells,
         ways=ways,
@@ -172,6 +180,7 @@ async def assemble(
 
     async def sweep_by_time() -> None:
         state.leases.times.look()
+        leaks.load(vault.watched())
         sweep()
         metrics.leases.review(clock())
 

@@ -15,9 +15,11 @@ from dataclasses import replace
 import structlog
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
+from cloned_proxy.policy.challenge import challenged
 from cloned_proxy.policy.decide import decide, decide_limits
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.registry import decide_in_the_clear
 from cloned_proxy.policy.rule import Address
 from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy.asking import Asking, WaitingClient
@@ -220,6 +222,7 @@ class Enforcer:
         started = time.perf_counter()
         policy = self._policies.current
         decision = decide(policy, caller, request, self._clock(), self._leases.spent, ended=self._leases.ended)
+        decision = decide_in_the_clear(decision) if kind is Kind.HTTP else decision
         if not decision.passes or policy is None or decision.host is None or isinstance(caller, IdentityRefusal):
             asking = self._asking
             if (
@@ -245,10 +248,10 @@ class Enforcer:
             return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
         return question if decision is question.decision else question._replace(decision=decision), charge
 
-    def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
-        """Puts on record a refusal that the form of a head decides: `malformed_request` or `host_header_mismatch`."""
+    def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason, *, secret: str = "") -> Refusal:
+        """Puts on record a refusal that the head alone decides, such as `malformed_request` or `secret_leak`."""
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
-        decision = Decision(Verdict.DENY, reason, request, tool)
+        decision = Decision(Verdict.DENY, reason, request, tool, secret=secret)
         try:
             return self._refused(caller, decision, kind, self._policies.current, time.perf_counter())
         except AuditUnavailableError:
@@ -325,6 +328,8 @@ class Enforcer:
         *,
         amends: str = "",
     ) -> Refusal:
+        if kind is not Kind.INSPECTED_REQUEST:  # in opened TLS no client knows a proxy to answer to
+            decision = challenged(policy, caller, decision)
         recorded = self._records.decided(caller, decision, kind, policy, started, amends=amends)
         return Refusal(recorded, decision, inside=caller.inside)
 

@@ -29,7 +29,7 @@ type Fields = Sequence[tuple[str, str]]
 type RawFields = tuple[tuple[bytes, bytes], ...]
 
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "te", "trailer", "upgrade"})
-_OURS: Final = ("proxy-", "x-cloned-")
+OURS: Final = ("proxy-", "x-cloned-")
 """Between the caller and the proxy: credentials and what the proxy says; never upstream, never from upstream."""
 _TRAILERS: Final = re.compile(r"(?:^|[,\t ])trailers(?:$|[,\t ])", re.IGNORECASE)
 _FOR_THE_NEXT_PROXY: Final = frozenset({"max-forwards"})
@@ -92,7 +92,7 @@ def _kept(head: Head, host: Host, default_port: int, injection: Injection | None
 
 def passes(name: str, named: frozenset[str]) -> bool:
     """Whether a field (lower-case name) goes to the other side; `named` are the connection options beside it."""
-    return name not in _HOP_BY_HOP and name not in named and not name.startswith(_OURS)
+    return name not in _HOP_BY_HOP and name not in named and not name.startswith(OURS)
 
 
 def authority(host: Host, port: int, *, default_port: int) -> str:

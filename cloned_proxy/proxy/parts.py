@@ -11,6 +11,7 @@ from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.proxy.ways import Ways
@@ -31,6 +32,7 @@ class GateParts:
     metrics: Metrics
     inspector: Inspector | None
     injector: Injector
+    leaks: LeakWatch
     clock: Callable[[], float]
     """Wall clock, for the expiry of credentials."""
     tunnels: Tunnels

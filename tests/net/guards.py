@@ -34,7 +34,7 @@ from cloned_proxy.proxy import (
 from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy import response as plain_response
 from cloned_proxy.proxy.dial import Dial
-from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
+from cloned_proxy.proxy.inspection import admission, egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
 from cloned_proxy.proxy.transparent import connection as transparent_connection
@@ -206,7 +206,7 @@ def _no_account_of_bodies() -> None:
 
 
 def _no_inner_host_check() -> None:
-    replace_part(egress_addon, "_same_target", lambda inner, tunnel: True)
+    replace_part(admission, "_same_target", lambda inner, tunnel: True)
 
 
 def _no_dial_guard() -> None:
@@ -217,7 +217,7 @@ def _no_dial_guard() -> None:
 
 
 def _no_stripping() -> None:
-    replace_part(fields, "_OURS", ("no-such-prefix-",))
+    replace_part(fields, "OURS", ("no-such-prefix-",))
     replace_part(fields, "_HOP_BY_HOP", frozenset())
     replace_part(fields, "options_of", lambda found: frozenset())
     replace_part(plain_response, "passes", lambda name, named: True)

@@ -25,6 +25,7 @@ from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import Listener, OwnListeners, bind_tcp, bind_unix
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
@@ -354,6 +355,7 @@ async def world(
     principal: Principal | None = ANONYMOUS,
     inspector: Inspector | None = None,
     secrets: Secrets | None = None,
+    watched: dict[str, str] | None = None,
     requests: RequestsApi | None = None,
     unix: Path | None = None,
     addresses: tuple[Address, ...] = (LOOPBACK,),
@@ -383,9 +385,12 @@ async def world(
         own_listeners=own,
         names=ahead,
     )
+    leaks = LeakWatch(policies)
+    leaks.load(watched or {})
     gate = Gate(
         enforcer=enforcer,
         identity_key=KEY,
+        leaks=leaks,
         settings=bounds,
         metrics=metrics,
         inspector=inspector,

@@ -11,11 +11,12 @@ from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.body import BodyError, OversizeError
 from cloned_proxy.proxy.client_hello import Unread
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
-from cloned_proxy.proxy.echo import ECHOED, EchoError, EchoFilter
+from cloned_proxy.proxy.echo import ECHOED, EchoError
 from cloned_proxy.proxy.fields import asks_for_websocket
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.injection import InjectionError
+from cloned_proxy.proxy.leak import LeakError
 from cloned_proxy.proxy.plain.incoming import Incoming
 from cloned_proxy.proxy.plain.outgoing import Outgoing
 from cloned_proxy.proxy.plain.reach import Reach
@@ -41,7 +42,7 @@ class Exchange:
     """
 
     __slots__ = ("_body", "_client", "_head", "_incoming", "_last_byte", "_outgoing", "_over", "_reach", "_relay",
-                 "_secrets", "due", "grant", "last", "received")  # fmt: skip
+                 "due", "grant", "last", "received")  # fmt: skip
 
     server_names: Final = Unread.NEED_MORE
 
@@ -50,7 +51,7 @@ class Exchange:
         self._head = head
         self.grant = grant
         self._body = client.intake.body
-        self._outgoing = Outgoing(head, self._body, grant.charge.up)
+        self._outgoing = Outgoing(head, self._body, grant.charge.up, client.parts.leaks.scanner(head))
         self._incoming = Incoming(head, client.parts.settings)
         self._over = False
         self.last = False
@@ -59,8 +60,6 @@ class Exchange:
         """The response has been passed on to its end."""
         self._reach = Reach(client, grant, upgrades=asks_for_websocket(head))
         self._relay: Relay | None = None
-        self._secrets: EchoFilter | None = None
-        """What no byte of the upstream's may tell the client."""
         self.due = _NEVER
         """When the response must have begun, or gone on for a client that has sent FIN; monotonic."""
         self._last_byte = time.monotonic()
@@ -78,7 +77,6 @@ class Exchange:
             return
         if injection is not None:
             self._outgoing.injection = injection
-            self._secrets = injection.echo
             if injection.echo is not None:
                 self._incoming.look_for(injection.echo)
         self._reach.begin(self, repeatable=self._outgoing.repeatable)
@@ -134,11 +132,7 @@ class Exchange:
 
     def _is_broken_off(self) -> bool:
         """Whether the client sends nothing any more, and what it has sent of the request is not the whole."""
-        if self._body.complete or not self._client.eof:
-            return False
-        upstream = self._outgoing.upstream
-        all_was_read = upstream is not None and not upstream.full
-        return all_was_read or self._body.is_broken_off
+        return self._client.eof and self._outgoing.lacks_more
 
     def upstream_drained(self) -> None:
         try:
@@ -269,7 +263,10 @@ class Exchange:
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
     def refuse_body(self, error: BodyError) -> None:
-        """The request's body is malformed: what has gone upstream of it stays incomplete."""
+        """The request's body is malformed or holds a secret: what has gone upstream of it stays incomplete."""
+        if isinstance(error, LeakError):
+            self._refuse(Reason.SECRET_LEAK, secret=error.name)
+            return
         self._end(f"refused:{Reason.MALFORMED_REQUEST.value}")
         if not self._incoming.told:
             self._client.refuse_head(HeadError(str(error)).about(self.grant.decision.request, self._head.fields))
@@ -280,8 +277,8 @@ class Exchange:
         self._end(failure.cause)
         self._answer(answers.failed(failure, self.grant.decision, self.grant.id))
 
-    def _refuse(self, reason: Reason) -> None:
-        refusal = self._client.parts.enforcer.amend(self.grant, self.grant.decision.denied(reason))
+    def _refuse(self, reason: Reason, *, secret: str = "") -> None:
+        refusal = self._client.parts.enforcer.amend(self.grant, self.grant.decision.denied(reason, secret=secret))
         self._end(f"refused:{reason.value}")
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
@@ -316,10 +313,7 @@ class Exchange:
             raise ValueError("a response without an upstream")
         self.due = _NEVER
         self._write_down([response.encode(None, minor=1, close=False)])
-        first = self._incoming.take_rest()
-        self._relay = join(
-            self._client, upstream, self.grant, first=first, secrets=self._secrets, on_end=self._relay_ended
-        )
+        self._relay = join(self._client, upstream, self._incoming, self.grant, on_end=self._relay_ended)
 
     def _relay_ended(self, cause: str) -> None:
         self._relay = self._outgoing.upstream = None

@@ -51,6 +51,11 @@ class Incoming:
         self._screen = Screen(secrets)
 
     @property
+    def secrets(self) -> EchoFilter | None:
+        """What nothing of the upstream's may tell the client."""
+        return self._screen.secrets if self._screen is not None else None
+
+    @property
     def untouched(self) -> bool:
         """Whether the upstream has sent nothing at all."""
         return not self.started and self.head is None and not len(self._buffer)
