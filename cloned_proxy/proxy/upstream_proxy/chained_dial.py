@@ -82,7 +82,7 @@ class ChainedDial:
 
     async def _connect(self) -> None:
         try:
-            outcome: DialOutcome = await self._upstream.connect()
+            outcome: DialOutcome = await self._upstream.connect(self._grant, tunnel=True)
         except (DialError, ExhaustedError) as error:
             outcome = error
         self._task = None
