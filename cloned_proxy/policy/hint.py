@@ -45,9 +45,11 @@ def hint(decision: Decision, decision_id: str = "") -> str:
     As `owner_hint`, but for an address that was not in the request, or the class of one.
     """
     literal = decision.host is not None and decision.host.address is not None
-    if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
+    # A deny of the network that the name resolves into says no more: which one it is, only the log tells.
+    about_address = decision.reason is Reason.ADDRESS_NOT_ALLOWED or decision.refused_address is not None
+    if about_address and not literal:
         next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
-        return f"the name resolves to an address that its rule does not open: {next_step}"
+        return f"the name resolves to an address that the policy does not open: {next_step}"
     return owner_hint(decision)
 
 
@@ -119,6 +121,8 @@ def _remove(decision: Decision) -> str:
     rule = decision.rule
     if rule is None:
         return ""
+    if rule.paths is not None or rule.exceptions:
+        return _command("remove", rule.id)
     tool = None if rule.scope == GLOBAL_SCOPE else rule.scope
     return _command("remove", str(rule.pattern), *_tool(tool))
 

@@ -18,7 +18,7 @@ _OWNERS: Final = "only the owner of the policy can change that"
 _NO_CREDENTIAL: Final = "send no credential: the proxy of a sandbox knows its tool without one"
 _SENTENCES: Final = {
     Reason.EXPLICIT_DENY: f"the policy denies this host by name; {_OWNERS}",
-    Reason.ADDRESS_NOT_ALLOWED: f"the host has an address that its rule does not open; {_OWNERS}",
+    Reason.ADDRESS_NOT_ALLOWED: f"the host has an address that the policy does not open; {_OWNERS}",
     Reason.IP_LITERAL: "write the address as four plain decimals, e.g. 192.0.2.1; other spellings are never allowed",
     Reason.PROTOCOL_NOT_ALLOWED: "a tunnel carries TLS only; send plain HTTP to the proxy without CONNECT",
     Reason.IDENTITY_MISSING: _NO_CREDENTIAL,
@@ -46,4 +46,15 @@ def hint_inside(decision: Decision, approval: str = "") -> str:
         return never
     if host is not None and decision.reason in ALLOWABLE:
         return f"ask for it: {ASK_PROGRAM} {target_of(host, decision.request.port)} 'why' (or http://{OWN_HOST})"
+    if decision.reason is Reason.EXPLICIT_DENY:
+        return _denied(decision)
     return _SENTENCES.get(decision.reason, f"see http://{OWN_HOST}")
+
+
+def _denied(decision: Decision) -> str:
+    """Says no more of an address that the tool did not write than that there is one."""
+    if decision.refused_address is not None:
+        return _SENTENCES[Reason.ADDRESS_NOT_ALLOWED]
+    if decision.rule is not None and decision.rule.paths is not None:
+        return f"the policy denies this path of the host; {_OWNERS}"
+    return _SENTENCES[Reason.EXPLICIT_DENY]

@@ -15,7 +15,8 @@ from dataclasses import replace
 import structlog
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
+from cloned_proxy.policy.decide import decide, decide_limits
+from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.rule import Address

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from cloned_proxy.policy.address import AddressWord
 from cloned_proxy.policy.host import is_loopback_name
+from cloned_proxy.policy.network import is_network
 from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.policy.problem import Problem
 from cloned_proxy.policy.rule import Rule
@@ -25,11 +26,14 @@ class Entry:
     """One entry to write, in the words of the file; it is checked by the policy parser like any other."""
 
     host: str
+    """A host pattern, or in CIDR notation a network."""
     ports: tuple[int, ...] = ()
     methods: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     protocols: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
+    exceptions: tuple[str, ...] = ()
+    """Of a deny."""
     expires: float | None = None
     """Unix seconds; written to the second, rounded up."""
     max_uses: int | None = None
@@ -38,8 +42,10 @@ class Entry:
     def as_value(self) -> Value:
         """A plain string when there is only a host, a mapping otherwise."""
         lists = {name: list(getattr(self, name)) for name in ("ports", "methods", "paths", "protocols", "addresses")}
-        body = {"host": self.host, **{name: items for name, items in lists.items() if items}, **self.terms}
-        return body if len(body) > 1 else self.host
+        lists["except"] = list(self.exceptions)
+        key = "cidr" if is_network(self.host) else "host"
+        body = {key: self.host, **{name: items for name, items in lists.items() if items}, **self.terms}
+        return self.host if body.keys() == {"host"} else body
 
     def opened_for_its_name(self) -> Entry:
         """The entry with `addresses: [private]` where the name means this machine: without it no call would pass."""
@@ -69,6 +75,8 @@ class Entry:
         host = f"[{self.host}]" if ":" in self.host else self.host
         words = [":".join((host, *map(str, self.ports))), ",".join(self.methods), ",".join(self.paths)]
         words += [*self.protocols, *self.addresses]
+        if self.exceptions:
+            words.append(f"except {','.join(self.exceptions)}")
         if self.max_uses is not None:
             words.append(f"uses {self.max_uses}")
         if self.expires is not None:

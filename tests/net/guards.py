@@ -12,7 +12,7 @@ from typing import Any, Final
 from OpenSSL import SSL
 
 from cloned_proxy.policy import decide as deciding
-from cloned_proxy.policy import identity
+from cloned_proxy.policy import identity, refusal
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decision import Decision
@@ -74,7 +74,7 @@ def _no_methods_and_paths() -> None:
 
 
 def _report_everything() -> None:
-    replace_part(deciding, "NEVER_REPORTED", frozenset())
+    replace_part(refusal, "NEVER_REPORTED", frozenset())
 
 
 # Addresses ---------------------------------------------------------------------------------------------------------
