@@ -92,7 +92,7 @@ def _watch(hello: bytes, flight: bytes) -> bool:
     """What a tunnel without a retry pays for the watch, from its beginning to its end."""
     watch = HelloWatch(len(hello))
     watch.from_client(hello)
-    watch.from_server(flight)
+    watch.look_at_server(flight)
     return watch.done
 
 

@@ -69,26 +69,32 @@ class EchoFilter:
 
 
 class EchoScanner:
-    """One body, piece by piece. Keeps back only what may be the beginning of a secret."""
+    """One body, or the messages of one WebSocket, piece by piece: keeps back what may be the beginning of a secret."""
 
-    __slots__ = ("_filter", "_held")
+    __slots__ = ("_filter", "_passed", "_window")
 
     def __init__(self, looking: EchoFilter) -> None:
         self._filter = looking
-        self._held = b""
+        self._window = b""
+        """The end of what has come that may be the beginning of a secret."""
+        self._passed = 0
+        """How many bytes of the window have gone on, because a message ended in it."""
 
     def feed(self, piece: bytes) -> bytes:
         """What may go on now. Raises EchoError before the last byte of a secret would."""
-        data = self._held + piece
+        data = self._window + piece
         if self._filter.finds(data):
             raise EchoError(REPEATED)
-        kept = self._filter.pending(data)
-        self._held = data[len(data) - kept :]
-        return data[: len(data) - kept]
+        end = len(data) - self._filter.pending(data)
+        cleared = data[self._passed : end]
+        self._window = data[end:]
+        self._passed = max(0, self._passed - end)
+        return cleared
 
     def rest(self) -> bytes:
-        """What was kept back, at the end of the body."""
-        held, self._held = self._held, b""
+        """What was kept back, at the end of the body or message. A secret that goes on in the next message is found."""
+        held = self._window[self._passed :]
+        self._passed = len(self._window)
         return held
 
 

@@ -160,7 +160,7 @@ def _no_framing_check() -> None:
         length = singles.get("content-length", "")
         return (int(length) if length.isdigit() else None), "chunked" in singles.get("transfer-encoding", "")
 
-    replace_part(head, "_read_framing", read)
+    replace_part(head, "read_framing", read)
 
 
 def _no_host_check() -> None:

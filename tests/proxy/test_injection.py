@@ -152,14 +152,6 @@ async def test_without_its_secret_the_call_does_not_go_out(values: dict[str, str
     assert [entry["problem"] for entry in logs] == ["holds no 'llm.api_key'"]
 
 
-async def test_a_websocket_carries_no_secret() -> None:
-    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
-    async with scene(answering(reply())) as s:
-        message = await s.ask(headers=upgrade)
-        assert (message.status, message.all("x-cloned-proxy-reason")) == (403, ["protocol_not_allowed"])
-        assert s.server.connections == 0
-
-
 @pytest.mark.parametrize(("port", "address"), [(443, "10.0.0.1"), (443, "8.8.8.8"), (8080, "8.8.8.8")])
 async def test_the_tool_cannot_make_the_secret_travel_in_the_clear(
     monkeypatch: pytest.MonkeyPatch, port: int, address: str
@@ -331,7 +323,7 @@ async def test_control_without_the_hold_back_most_of_a_secret_gets_through(monke
 
 
 async def test_control_without_the_refusal_the_call_goes_out_bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Injector, "injection_for", lambda self, grant, head: None)
+    monkeypatch.setattr(Injector, "injection_for", lambda self, grant: None)
     seen: list[Message] = []
     async with scene(answering(reply(), seen=seen)) as s:
         s.secrets.values.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,11 +16,14 @@ from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector, NoSecrets
 from cloned_proxy.proxy.inspection import responses
+from cloned_proxy.proxy.inspection.admission import Admission
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.bundle import refresh_bundle
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.egress_addon import EgressAddon
+from cloned_proxy.proxy.inspection.examiners import Examiner
 from cloned_proxy.proxy.inspection.parts import InspectionParts
+from cloned_proxy.proxy.inspection.screen import EchoExaminer
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, linger
 from cloned_proxy.proxy.inspection.tls import TlsHooks
 from cloned_proxy.proxy.relay import reset
@@ -57,10 +61,12 @@ class MitmInspector:
         metrics: Metrics,
         ca_directory: Path,
         extra_ca: Path | None = None,
+        examiners: Sequence[Examiner] = (),
     ) -> None:
         """Without an `injector` every rule that injects a secret refuses.
 
         `extra_ca`: a PEM file of certificates that upstreams may chain to, beside the system's.
+        `examiners` look at each exchange, in this order.
         """
         self._ca_directory = ca_directory
         self._authority: Authority | None = None
@@ -69,12 +75,15 @@ class MitmInspector:
         self._enforcer = enforcer
         self._none_open = asyncio.Event()
         self._none_open.set()
+        # Whoever searches a body comes behind whoever changes it.
+        admission = Admission(enforcer, injector or Injector(NoSecrets()), (*examiners, EchoExaminer()))
         self.parts: Final = InspectionParts(
             enforcer=enforcer,
-            addon=EgressAddon(enforcer, injector or Injector(NoSecrets())),
+            addon=EgressAddon(admission),
             tls=TlsHooks(self._open_authority, extra_ca=extra_ca),
             settings=settings,
             metrics=metrics,
+            admission=admission,
         )
         _trim()
 

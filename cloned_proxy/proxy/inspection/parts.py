@@ -15,6 +15,7 @@ from OpenSSL import SSL
 
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.inspection.admission import Admission
 from cloned_proxy.proxy.inspection.http_layers import Session, StrictHttpLayer
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
@@ -29,6 +30,7 @@ class InspectionParts:
     """The same for the TLS hooks: a `TlsHooks`."""
     settings: ProxySettings
     metrics: Metrics
+    admission: Admission
 
 
 def make_layers(context: Context, session: Session, tunnel: Grant) -> tuple[Layer, StrictHttpLayer]:

@@ -11,7 +11,7 @@ from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.body import BodyError, OversizeError
 from cloned_proxy.proxy.client_hello import Unread
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
-from cloned_proxy.proxy.echo import ECHOED, EchoError
+from cloned_proxy.proxy.echo import ECHOED, EchoError, EchoFilter
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.injection import InjectionError
@@ -39,7 +39,7 @@ class Exchange:
     """
 
     __slots__ = ("_body", "_client", "_head", "_incoming", "_last_byte", "_outgoing", "_over", "_reach", "_relay",
-                 "due", "grant", "last", "received")  # fmt: skip
+                 "_secrets", "due", "grant", "last", "received")  # fmt: skip
 
     server_names: Final = Unread.NEED_MORE
 
@@ -57,6 +57,8 @@ class Exchange:
         """The response has been passed on to its end."""
         self._reach = Reach(client, grant)
         self._relay: Relay | None = None
+        self._secrets: EchoFilter | None = None
+        """What no byte of the upstream's may tell the client."""
         self.due = _NEVER
         """When the response must have begun, or gone on for a client that has sent FIN; monotonic."""
         self._last_byte = time.monotonic()
@@ -68,12 +70,13 @@ class Exchange:
             self._client.cut("client_reset")
             return
         try:
-            injection = parts.injector.injection_for(self.grant, self._head)
+            injection = parts.injector.injection_for(self.grant)
         except InjectionError as error:
             self._refuse(error.reason)
             return
         if injection is not None:
             self._outgoing.injection = injection
+            self._secrets = injection.echo
             if injection.echo is not None:
                 self._incoming.look_for(injection.echo)
         self._reach.begin(self, repeatable=self._outgoing.repeatable)
@@ -263,7 +266,7 @@ class Exchange:
         """The request's body is malformed: what has gone upstream of it stays incomplete."""
         self._end(f"refused:{Reason.MALFORMED_REQUEST.value}")
         if not self._incoming.told:
-            self._client.refuse_head(HeadError(str(error)))
+            self._client.refuse_head(HeadError(str(error)).about(self.grant.decision.request, self._head.fields))
         else:
             self._client.reset()
 
@@ -306,8 +309,11 @@ class Exchange:
         if upstream is None:
             raise ValueError("a response without an upstream")
         self.due = _NEVER
-        self._write_down([response.encode(None, minor=1, close=False), self._incoming.take_rest()])
-        self._relay = join(self._client, upstream, self.grant, on_end=self._relay_ended)
+        self._write_down([response.encode(None, minor=1, close=False)])
+        first = self._incoming.take_rest()
+        self._relay = join(
+            self._client, upstream, self.grant, first=first, secrets=self._secrets, on_end=self._relay_ended
+        )
 
     def _relay_ended(self, cause: str) -> None:
         self._relay = self._outgoing.upstream = None

@@ -91,7 +91,7 @@ class Incoming:
             if response.status == SWITCHING_PROTOCOLS:
                 if response.upgrade != b"websocket" or not asks_for_websocket(request):
                     raise ResponseError("101 for an upgrade that nobody asked for (RFC 9110, section 15.2.2)")
-                return response
+                return response if self._screen is None else self._screen.switched(response)
             if self._screen is not None:
                 response = self._screen.cleared(response)
             if request.minor:

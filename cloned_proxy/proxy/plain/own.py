@@ -102,7 +102,9 @@ class OwnExchange:
         client.exchange_ended(keep=keep)
 
     def refuse_body(self, error: BodyError) -> None:
-        self._client.refuse_head(HeadError(str(error)))
+        head = self._head
+        request = Request(head.host, head.port, head.method, head.path)
+        self._client.refuse_head(HeadError(str(error)).about(request, head.fields))
 
     def client_ended(self) -> None:
         """The answer to a whole request is on its way, in milliseconds; to a part of one there is none."""

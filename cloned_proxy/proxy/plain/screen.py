@@ -6,7 +6,10 @@ from typing import Final
 
 from cloned_proxy.proxy.body import BodyReader, SizedBody
 from cloned_proxy.proxy.echo import CODED, HELD_BYTES, REDACTED, EchoError, EchoFilter, EchoScanner, is_encoded
-from cloned_proxy.proxy.plain.response import ResponseHead
+from cloned_proxy.proxy.frames import EXTENSIONS
+from cloned_proxy.proxy.plain.response import ResponseError, ResponseHead
+
+_EXTENSIONS: Final = EXTENSIONS.encode("ascii")
 
 
 class Screen:
@@ -36,6 +39,12 @@ class Screen:
                 raise EchoError(CODED)
             if isinstance(body, SizedBody) and (head.content_length or 0) <= HELD_BYTES:
                 self._held = []
+        return self.cleared(head)
+
+    def switched(self, head: ResponseHead) -> ResponseHead:
+        """The head of a `101`, cleared. Raises ResponseError for a WebSocket whose frames could not be searched."""
+        if any(line.partition(b":")[0].lower() == _EXTENSIONS for line in head.lines):
+            raise ResponseError("a WebSocket extension that was not offered (RFC 6455, section 4.1)")
         return self.cleared(head)
 
     def feed(self, piece: bytes) -> bytes:

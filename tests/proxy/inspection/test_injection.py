@@ -69,14 +69,6 @@ async def test_without_its_secret_the_call_does_not_go_out(injecting: World) -> 
     assert injecting.audit.reasons[-1] == "internal_error"
 
 
-async def test_a_websocket_carries_no_secret(injecting: World) -> None:
-    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
-    answer = await injecting.talk(injecting.get("/v1/a", upgrade))
-    assert answer.startswith(b"HTTP/1.1 403 ")
-    assert b"protocol_not_allowed" in answer
-    assert not injecting.upstream.connections
-
-
 @pytest.mark.parametrize("spelled", [CANARY, base64.b64encode(f"Bearer {CANARY}".encode()).decode()])
 async def test_a_head_that_repeats_it_is_redacted(injecting: World, spelled: str) -> None:
     injecting.upstream.response = (
