@@ -12,6 +12,7 @@ from typing import Any, Final
 from OpenSSL import SSL
 
 from cloned_proxy.policy import decide as deciding
+from cloned_proxy.policy import decide_addresses as addressing
 from cloned_proxy.policy import identity, refusal
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.caller import Principal
@@ -59,7 +60,8 @@ def _no_decision() -> None:
 
 
 def _no_deny_rules() -> None:
-    replace_part(deciding, "_denying_rule", lambda scopes, host, now: None)
+    replace_part(deciding, "_denying_rule", lambda scopes, host, request, now: (None, None))
+    replace_part(addressing, "_denied_network", lambda decision, address: None)
 
 
 def _no_ports() -> None:
@@ -81,7 +83,7 @@ def _report_everything() -> None:
 
 
 def _no_address_classes() -> None:
-    replace_part(deciding, "classify", lambda address: AddressClass.PUBLIC)
+    replace_part(addressing, "classify", lambda address: AddressClass.PUBLIC)
 
 
 def _no_own_listener_check() -> None:
