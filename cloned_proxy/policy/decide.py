@@ -14,7 +14,7 @@ A later stage can only turn a pass into a refusal. Nothing here raises: whatever
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeGuard
 
 from cloned_proxy.policy.address import AddressClass, classify
@@ -25,6 +25,7 @@ from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import Limits, Policy, Scope
 from cloned_proxy.policy.path import path_denied, path_matches
 from cloned_proxy.policy.refusal import refused, verdict_of_refusal
+from cloned_proxy.policy.registry_path import preferred
 from cloned_proxy.policy.rule import Host, Rule
 from cloned_proxy.policy.vocabulary import OWN_HOST, Anonymous, Reason, Verdict
 
@@ -39,6 +40,8 @@ _MISSES: Final = (
 )
 _MISS_RANK: Final = {reason: rank for rank, reason in enumerate(_MISSES)}
 
+_HTTP: Final = 80
+_HTTPS: Final = 443
 _PORTS_END: Final = 65_536
 
 NOTHING_SPENT: Final[Collection[str]] = frozenset()
@@ -114,6 +117,14 @@ def _by_rules(  # noqa: PLR0917  as `_decide`
         # A near miss still says whether the flow would have been inspected, so that report mode can learn its paths.
         learning = request.method is None and found.rule is not None and found.rule.needs_inspection
         return found.reason, None, learning
+    if any(scope.allow.dated for scope in allowing):
+        covering = (rule for scope in allowing for rule in scope.allow.matching(host))
+        # A rule for port 80 must not lead to the same registry in the clear, where nothing is left out.
+        asked = replace(request, port=_HTTPS) if request.port == _HTTP else request
+        dating = preferred(
+            (rule for rule in covering if _miss_of(rule, asked, now, spent, ended) is None), request.path
+        )
+        found = found if dating is None else _Match(dating, request.method is None)
     if watched is not None and found.rule.raw_tcp:  # in what may be anything nobody can look for paths
         return Reason.EXPLICIT_DENY, watched, False
     return Reason.ALLOWED, found.rule, found.inspect or watched is not None
@@ -199,7 +210,7 @@ def _identity_refusal(policy: Policy, caller: Caller) -> Reason | None:
     if caller.tool is not None:
         return None
     # Fail closed on a combination that no listener should produce: nameless, yet not the host listener's anonymous.
-    if caller.source is CallerSource.ANONYMOUS and policy.anonymous is Anonymous.GLOBAL:
+    if caller.source is CallerSource.ANONYMOUS and policy.anonymous is not Anonymous.DENY:
         return None
     return Reason.IDENTITY_MISSING
 

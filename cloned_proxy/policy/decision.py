@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from cloned_proxy.policy.network_index import NetworkIndex
+from cloned_proxy.policy.registry import Age
 from cloned_proxy.policy.rule import Address, Host, Rule
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 
@@ -57,11 +58,18 @@ class Decision:
     """With `address_not_allowed`, or an `explicit_deny` of its network: the one that refused it. Never told to a caller
     who did not send it."""
     networks: NetworkRules = field(default=NO_NETWORKS, repr=False, compare=False)
+    age: Age | None = None
+    """With `too_young`: of what, and what there is instead."""
+
+    instead_of: Reason | None = None
+    """With `identity_missing`: why the global rules refuse a caller that is asked for its credential."""
+    secret: str = ""
+    """With `secret_leak`: the name of the secret, for the owner of the log. Its value is in no decision."""
 
     @property
     def passes(self) -> bool:
         return self.verdict is not Verdict.DENY
 
-    def denied(self, reason: Reason) -> Decision:
+    def denied(self, reason: Reason, *, secret: str = "") -> Decision:
         """What a later stage makes of it."""
-        return replace(self, verdict=Verdict.DENY, reason=reason)
+        return replace(self, verdict=Verdict.DENY, reason=reason, secret=secret)

@@ -14,6 +14,7 @@ from cloned_proxy.policy.messages import not_a_host
 from cloned_proxy.policy.network import parse_network
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.problem import DocumentPath
+from cloned_proxy.policy.registry_reader import read_registry
 from cloned_proxy.policy.rule import HostPattern, Inject, PathPattern, Rule
 from cloned_proxy.policy.rule_id import deny_details_of, details_of, rule_id
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
@@ -89,7 +90,7 @@ class RuleReader:
         pattern = self._target(read, path, denies=False)
         paths = None if read.paths is None else self._paths(read.paths, (*path, "paths"))
         raw_tcp = "tcp" in (read.protocols or ())
-        for key in ("methods", "paths", "inject"):
+        for key in ("methods", "paths", "inject", "registry"):
             if raw_tcp and getattr(read, key) is not None:
                 message = f"'{key}' needs TLS to be opened, and 'protocols: [tcp]' says it may not be TLS; remove one"
                 self.document.problem((*path, key), message)
@@ -99,6 +100,9 @@ class RuleReader:
             self.document.problem((*path, "inject"), "a secret goes to one host, not to a network; name the host")
         if read.addresses is not None and read.cidr is not None:
             self.document.problem((*path, "addresses"), "a network says its addresses itself; leave 'addresses' out")
+        if read.registry is not None and read.cidr is not None:
+            self.document.problem((*path, "registry"), "a registry is one host, not a network; name the host")
+        registry = read_registry(self.document, read, path) if read.registry is not None else None
         if pattern is None:
             return None
         ports = DEFAULT_PORTS if read.ports is None else frozenset(read.ports)
@@ -118,6 +122,7 @@ class RuleReader:
             max_uses=read.max_uses,
             idle=read.idle,
             inject=_inject(read.inject),
+            registry=registry,
             reason=read.reason,
             origin=origin,
         )

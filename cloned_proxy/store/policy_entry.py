@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
@@ -34,6 +34,8 @@ class Entry:
     addresses: tuple[str, ...] = ()
     exceptions: tuple[str, ...] = ()
     """Of a deny."""
+    registry: Mapping[str, Value] | None = None
+    """`kind`, `min_age`, `allow` and `index`, in the words of the file."""
     expires: float | None = None
     """Unix seconds; written to the second, rounded up."""
     max_uses: int | None = None
@@ -44,7 +46,10 @@ class Entry:
         lists = {name: list(getattr(self, name)) for name in ("ports", "methods", "paths", "protocols", "addresses")}
         lists["except"] = list(self.exceptions)
         key = "cidr" if is_network(self.host) else "host"
-        body = {key: self.host, **{name: items for name, items in lists.items() if items}, **self.terms}
+        body: dict[str, Value] = {key: self.host, **{name: items for name, items in lists.items() if items}}
+        if self.registry is not None:
+            body["registry"] = dict(self.registry)
+        body |= self.terms
         return self.host if body.keys() == {"host"} else body
 
     def opened_for_its_name(self) -> Entry:
@@ -77,11 +82,17 @@ class Entry:
         words += [*self.protocols, *self.addresses]
         if self.exceptions:
             words.append(f"except {','.join(self.exceptions)}")
+        if self.registry is not None:
+            words += [f"{name} {_listed(value)}" for name, value in self.registry.items()]
         if self.max_uses is not None:
             words.append(f"uses {self.max_uses}")
         if self.expires is not None:
             words.append(f"until {datetime.fromtimestamp(self.expires, UTC):%Y-%m-%dT%H:%M:%SZ}")
         return " ".join(filter(None, words))
+
+
+def _listed(value: Value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,8 @@ class RuleAnswer(Strict):
     kind: _Kind
     """What `host` is; `cidr` is a network, `public` the whole public internet."""
     inject_header: str | None
+    registry: str | None
+    """Kind, least age and exempt packages, in words."""
     expires: float | None
     max_uses: int | None
     idle: str | None
@@ -179,6 +181,7 @@ def _answer(rule: Rule, use: RuleUse, project: str) -> RuleAnswer:
         exceptions=[str(exception) for exception in rule.exceptions] or None,
         kind=_KINDS[rule.pattern.kind],
         inject_header=rule.inject.header if rule.inject is not None else None,
+        registry=rule.registry.in_words() if rule.registry is not None else None,
         expires=rule.expires,
         max_uses=rule.max_uses,
         idle=None if rule.idle is None else format_duration(rule.idle),

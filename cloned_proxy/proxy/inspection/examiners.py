@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from cloned_proxy.policy.registry import Age
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.grant import Grant
@@ -29,6 +30,11 @@ class Admitted:
     head: Head
     """As the client sent it. HTTP/2 is read into the same shape: `host` and `port` from `:authority`."""
     injection: Injection | None
+    forwarded: Head = field(init=False)
+    """What goes upstream: `head`, unless an examiner replaces its `path` or its `fields`."""
+
+    def __post_init__(self) -> None:
+        self.forwarded = self.head
 
 
 @dataclass(slots=True)
@@ -53,12 +59,13 @@ class ResponseSeen:
 class RefusedError(Exception):
     """An admitted request must not go upstream: it is put on record as denied for `reason`, answered like any other.
 
-    The message becomes the `hint`; "" takes the reason's own.
+    The message becomes the `hint`; "" takes the reason's own. `age` belongs to `too_young`.
     """
 
-    def __init__(self, reason: Reason, message: str = "") -> None:
+    def __init__(self, reason: Reason, message: str = "", *, age: Age | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.age = age
 
 
 class UnfitError(Exception):
@@ -88,6 +95,10 @@ class StreamFilter(ABC):
     def rest(self) -> bytes:
         """What was kept back, at the end of the body. Raises UnfitError."""
 
+    def trailers(self, fields: RawFields) -> RawFields:
+        """The trailers that go on behind it; HTTP/1.1 clients get none."""
+        return fields
+
 
 class HeldFilter(ABC):
     """A body that is read whole before the client gets anything of the response, its head included."""
@@ -98,6 +109,10 @@ class HeldFilter(ABC):
     @abstractmethod
     async def whole(self, body: bytes) -> bytes:
         """The body that goes on instead. Raises UnfitError."""
+
+    def trailers(self, fields: RawFields) -> RawFields:
+        """The trailers that go on behind it; HTTP/1.1 clients get none."""
+        return fields
 
     @abstractmethod
     def too_long(self) -> UnfitError:
@@ -145,6 +160,11 @@ class Filters:
         for one in self._chain:
             body = one.feed(body) + one.rest() if isinstance(one, StreamFilter) else await one.whole(body)
         return body
+
+    def trailers(self, fields: RawFields) -> RawFields:
+        for one in self._chain:
+            fields = one.trailers(fields)
+        return fields
 
     def too_long(self) -> UnfitError:
         """Of the filter that holds the least."""
