@@ -30,13 +30,16 @@ from cloned_proxy.proxy import (
     listener,
     passage,
     requests_api,
+    ways,
 )
 from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy import response as plain_response
+from cloned_proxy.proxy.dial import Dial
 from cloned_proxy.proxy.inspection import admission, egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
 from cloned_proxy.proxy.transparent import connection as transparent_connection
+from cloned_proxy.proxy.upstream_proxy import failure, front
 from cloned_proxy.store import approval_rules, approvals
 from cloned_proxy.telemetry.events import AuditUnavailableError
 
@@ -137,6 +140,30 @@ def _no_tls_check() -> None:
     replace_part(
         passage, "decide_tunnel", lambda decision, names: decision if names is None else original(decision, names)
     )
+
+
+# The proxy in front ------------------------------------------------------------------------------------------------
+
+
+def _front_is_a_destination() -> None:
+    replace_part(front.UpstreamProxy, "closed_to", lambda self, decision: self._own)
+
+
+def _falls_back_to_direct() -> None:
+    """As clients with a PAC file do it: what the proxy in front does not give is dialled."""
+    chained = ways.Ways.attempt
+
+    def attempt(self: Any, granted: Any, on_end: Callable[[Any], None]) -> Any:
+        def ended(outcome: Any) -> None:
+            if isinstance(outcome, failure.UpstreamProxyError):
+                Dial(granted.addresses, granted.decision.request.port, seconds=5, on_end=on_end).start()
+            else:
+                on_end(outcome)
+
+        return chained(self, granted, ended)
+
+    replace_part(ways.Ways, "attempt", attempt)
+    replace_part(ways.Ways, "chained", lambda self, granted: False)
 
 
 # Heads -------------------------------------------------------------------------------------------------------------
@@ -320,6 +347,8 @@ GUARDS: Final[dict[str, Patch]] = {
     "own listeners": _no_own_listener_check,
     "decide before DNS": _resolve_before_deciding,
     "dial the checked address": _resolve_again_for_the_dial,
+    "the proxy in front": _front_is_a_destination,
+    "never directly": _falls_back_to_direct,
     "SNI": _no_sni_check,
     "further ClientHellos": _no_further_hellos,
     "TLS in tunnels": _no_tls_check,
