@@ -39,6 +39,9 @@ class Decision:
     refused_address: Address | None = None
     """With `address_not_allowed`: the one that refused it. Never told to a caller who did not send it."""
 
+    instead_of: Reason | None = None
+    """With `identity_missing`: why the global rules refuse a caller that is asked for its credential."""
+
     @property
     def passes(self) -> bool:
         return self.verdict is not Verdict.DENY
