@@ -23,7 +23,7 @@ async def test_a_request_that_is_cut_during_its_dial_never_reaches_the_upstream(
         await connected.wait()
         return await dial(*args, **more)
 
-    monkeypatch.setattr("cloned_proxy.proxy.inspection.connection.dial", slow)
+    monkeypatch.setattr("cloned_proxy.proxy.inspection.reach.dial", slow)
     before = asyncio.all_tasks()
     serving: list[asyncio.Task[None]] = []
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import Final
 
 from OpenSSL import SSL
 
 from cloned_proxy.policy.rule import Address
-from cloned_proxy.proxy import dial as dialling
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
@@ -18,6 +16,7 @@ from cloned_proxy.proxy.inspection.http2.tls import TlsStream
 from cloned_proxy.proxy.inspection.http2.upstream import Upstream, UpstreamLostError, UpstreamParts
 from cloned_proxy.proxy.inspection.http2.upstream_h1 import UpstreamH1
 from cloned_proxy.proxy.inspection.http2.upstream_h2 import UpstreamH2
+from cloned_proxy.proxy.inspection.reach import reach
 
 _HTTP2: Final = b"h2"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -68,15 +67,13 @@ class Pool:
             first.exception()  # whoever waited has it
 
     async def _connect(self, grant: Grant) -> Upstream:
-        settings, started = self._parts.settings, time.perf_counter()
+        settings = self._parts.settings
         try:
-            sock = await dialling.dial(grant.addresses, grant.decision.request.port, seconds=settings.connect_timeout)
+            reader, writer = await reach(grant, settings, self._parts.metrics)
         except DialError as error:
             raise UpstreamLostError(str(error), failure=UpstreamFailure("connect", error.timed_out)) from None
         except ExhaustedError as error:
             raise UpstreamLostError(str(error), failure=UpstreamFailure("connect")) from None
-        self._parts.metrics.upstream_connected(time.perf_counter() - started)
-        reader, writer = await asyncio.open_connection(sock=sock)
         try:
             tls = await self._secured(grant, reader, writer)
         except BaseException:

@@ -34,6 +34,10 @@ class Scene:
     proxy: str
 
     @property
+    def roots(self) -> bytes:
+        return Path(self.ca).read_bytes()
+
+    @property
     def ca(self) -> str:
         return str(self.world.directory / "ca" / "cloned-proxy-ca.pem")
 
@@ -152,11 +156,11 @@ async def test_a_client_of_http2_and_an_upstream_of_http1(world: World, fetch: F
     assert world.upstream.text.count("POST ") == world.upstream.text.count("POST /ok/1 HTTP/1.1\r\n") == 1
 
 
-async def test_grpcio_through_the_gate(server: World) -> None:  # noqa: F811  the fixture
+async def test_grpcio_through_the_gate(server: World) -> None:
     async with gate(server) as s:
         where = s.proxy.removeprefix("http://")
         options = [("grpc.http_proxy", f"http://{where}"), ("grpc.enable_retries", 0)]
-        credentials = grpc.ssl_channel_credentials(Path(s.ca).read_bytes())
+        credentials = grpc.ssl_channel_credentials(s.roots)
         async with grpc.aio.secure_channel(server.authority, credentials, options) as channel:
             assert await channel.unary_unary("/test.Allowed/Unary")(b"abc") == b"cba"
             with pytest.raises(grpc.aio.AioRpcError) as denied:
@@ -165,7 +169,7 @@ async def test_grpcio_through_the_gate(server: World) -> None:  # noqa: F811  th
     assert "--path /test.Other/Unary" in str(denied.value.details())
 
 
-async def test_grpc_js_through_the_gate(server: World) -> None:  # noqa: F811  the fixture
+async def test_grpc_js_through_the_gate(server: World) -> None:
     clients.installed(clients.NODE_DIRECTORY, "@grpc/grpc-js")
     async with gate(server) as s:
         lines = await s.run(clients.node(), str(clients.NODE_DIRECTORY / "grpc.mjs"), server.authority, s.ca)
