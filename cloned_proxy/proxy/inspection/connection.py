@@ -176,7 +176,7 @@ class InspectedConnection(FailClosedHandler):
     def finish_failed(self) -> None:
         self._disarm()
         failure = self._exchange.failure if self._exchange is not None else None
-        self.finish(f"upstream_error:{failure.phase}" if failure is not None else "client_reset")
+        self.finish(failure.cause if failure is not None else "client_reset")
 
     # Upstream connections.
 
@@ -217,9 +217,9 @@ class InspectedConnection(FailClosedHandler):
             raise UndecidedError("a dial without a grant")
         server.timestamp_start = time.time()
         try:
-            return await reach(grant, self.parts.settings, self.parts.metrics)
+            return await reach(grant, self.parts.ways, self.parts.metrics)
         except DialError as error:
-            exchange.failure = UpstreamFailure("connect", error.timed_out)
+            exchange.failure = answers.not_dialled(error)
             return None
         except ExhaustedError:
             exchange.answer = answers.unavailable()
@@ -234,6 +234,13 @@ class InspectedConnection(FailClosedHandler):
         for connection in list(self.transports):
             if isinstance(connection, Server):
                 self.retire(connection)
+
+    def stop_request(self, cause: str) -> None:
+        """What is on its way upstream must not go on. The client is told, where it has nothing of a response yet."""
+        if self.current.began:
+            self.cut(cause)
+        else:
+            self.retire_upstreams()
 
     def retire_after(self, server: Connection) -> None:
         """The upstream has said that it closes behind this response."""

@@ -9,6 +9,7 @@ from typing import Final
 from OpenSSL import SSL
 
 from cloned_proxy.policy.rule import Address
+from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
@@ -69,9 +70,9 @@ class Pool:
     async def _connect(self, grant: Grant) -> Upstream:
         settings = self._parts.settings
         try:
-            reader, writer = await reach(grant, settings, self._parts.metrics)
+            reader, writer = await reach(grant, self._parts.ways, self._parts.metrics)
         except DialError as error:
-            raise UpstreamLostError(str(error), failure=UpstreamFailure("connect", error.timed_out)) from None
+            raise UpstreamLostError(str(error), failure=answers.not_dialled(error)) from None
         except ExhaustedError as error:
             raise UpstreamLostError(str(error), failure=UpstreamFailure("connect")) from None
         try:

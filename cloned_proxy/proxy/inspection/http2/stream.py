@@ -94,7 +94,7 @@ class Stream(Answering):
             await self._carry(admitted, filters)
         except UpstreamLostError as error:
             self._note("an upstream could not be used", error)
-            self.cause = self.cause or f"upstream_error:{error.failure.phase}"
+            self.cause = self.cause or error.failure.cause
             await self._say(answers.failed(error.failure, grant.decision, grant.id))
         except UnfitError as error:
             self._note("what passes was refused", error)

@@ -14,6 +14,7 @@ from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.inspection.examiners import Filters, ResponseSeen
 from cloned_proxy.proxy.inspection.http2.pipe import Pipe, Trailers
 from cloned_proxy.proxy.inspection.tls import Sessions
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -77,7 +78,7 @@ async def send_body(
     if filters is not None and (rest := filters.rest()):
         went_up(len(rest))
         await exchange.send(rest)
-    await exchange.end(pipe.trailers)
+    await exchange.end(pipe.trailers if filters is None else filters.trailers(list(pipe.trailers)))
 
 
 class Upstream(Protocol):
@@ -104,3 +105,4 @@ class UpstreamParts:
     sessions: Sessions
     settings: ProxySettings
     metrics: Metrics
+    ways: Ways
