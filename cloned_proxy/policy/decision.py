@@ -41,6 +41,8 @@ class Decision:
 
     secret: str = ""
     """With `secret_leak`: the name of the secret, for the owner of the log. Its value is in no decision."""
+    instead_of: Reason | None = None
+    """With `identity_missing`: why the global rules refuse a caller that is asked for its credential."""
 
     @property
     def passes(self) -> bool:

@@ -19,12 +19,7 @@ POLICY = "version: 1\ntools:\n  asks@v1: {on_deny: ask}\n  codex@v1: {use: [code
 
 
 def denied(
-    host: str,
-    *,
-    tool: str | None = TOOL,
-    port: int = 443,
-    verdict: str = "deny",
-    reason: str = "host_not_allowed",
+    host: str, *, tool: str | None = TOOL, port: int = 443, verdict: str = "deny", reason: str = "host_not_allowed"
 ) -> DecisionEvent:
     return DecisionEvent(
         new_decision_id(), 1.0, Kind.TUNNEL, verdict, reason, tool, None, host, port, "CONNECT", "", "", "v", "hint"
@@ -140,3 +135,11 @@ def test_a_secret_on_its_way_out_is_always_told(workspace: Workspace) -> None:
     world.now += 61
     (asking,) = world.happens(denied("b.test", tool="asks@v1", reason="secret_leak"))
     assert asking.reason == "secret_leak"
+
+
+@pytest.mark.parametrize(("anonymous", "told"), [("challenge", []), ("deny", ["a.test"])])
+def test_a_question_for_a_credential_is_no_news(workspace: Workspace, anonymous: str, told: list[str]) -> None:
+    """Each call of git begins with one."""
+    workspace.policy_file.write_text(f"{POLICY}anonymous: {anonymous}\n")
+    world = World(workspace)
+    assert world.hosts(denied("a.test", tool=None, reason="identity_missing")) == told
