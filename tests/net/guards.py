@@ -27,6 +27,7 @@ from cloned_proxy.proxy import (
     fields,
     grant,
     head,
+    leak,
     listener,
     passage,
     requests_api,
@@ -299,6 +300,14 @@ def _no_upstream_verification() -> None:
     replace_part(tls, "_verifying_context", context)
 
 
+# Secrets -----------------------------------------------------------------------------------------------------------
+
+
+def _no_search_for_secrets() -> None:
+    replace_part(leak.LeakWatch, "in_head", lambda self, asked: "")
+    replace_part(leak.LeakWatch, "scanner", lambda self, asked: None)
+
+
 # Records -----------------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +375,7 @@ GUARDS: Final[dict[str, Patch]] = {
     "identity of each request": _identify_once_a_connection,
     "anonymous": _anonymous_is_fine,
     "upstream verification": _no_upstream_verification,
+    "secrets on their way out": _no_search_for_secrets,
     "no record, no request": _no_refusal_without_record,
     "who may ask": _ask_for_anybody,
     "whose request it is": _look_at_any_request,
