@@ -34,6 +34,7 @@ def allow(
         list[int] | None, typer.Option("--port", metavar="PORT", min=1, max=65535, help="As HOST:PORT; repeatable.")
     ] = None,
     tcp: Annotated[bool, typer.Option("--tcp", help="A tunnel may carry anything, not only TLS.")] = False,
+    ssh: Annotated[bool, typer.Option("--ssh", help="A tunnel carries SSH, on port 22 or as you say.")] = False,
     private: Annotated[
         bool, typer.Option("--private", help="The name may resolve to loopback and private addresses.")
     ] = False,
@@ -60,12 +61,14 @@ def allow(
     if preset:
         from cloned_proxy.cli.presets import allow_presets
 
-        if hosts or lasting or uses or method or path or port or tcp or private or reserved:
+        if hosts or lasting or uses or method or path or port or tcp or ssh or private or reserved:
             raise CommandError("--preset stands alone and brings its own hosts; allow others by another command")
         allow_presets(preset, tool=tool, options=options)
         return
     if not hosts:
         raise CommandError("name a HOST, or a --preset; `cloned-proxy preset list` shows the presets")
+    if tcp and ssh:
+        raise CommandError("--tcp lets anything pass, SSH as well; leave one out")
     try:
         expires = time.time() + parse_duration(lasting) if lasting is not None else None
         places = [split_port(text) for text in hosts]
@@ -75,10 +78,10 @@ def allow(
     entries = [
         Entry(
             host,
-            ports=tuple(dict.fromkeys((*(() if given is None else (given,)), *(port or ())))),
+            ports=tuple(dict.fromkeys((*(() if given is None else (given,)), *(port or ())))) or ((22,) if ssh else ()),
             methods=tuple(name.upper() for name in method or ()),
             paths=tuple(path or ()),
-            protocols=("tcp",) if tcp else (),
+            protocols=("tcp",) if tcp else ("ssh",) if ssh else (),
             addresses=tuple(word for word, wanted in words.items() if wanted),
             expires=expires,
             max_uses=uses,

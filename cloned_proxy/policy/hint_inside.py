@@ -35,6 +35,9 @@ _SENTENCES: Final = {
 }
 
 
+_SSH_ALONE: Final = "its rule lets SSH pass, and nothing else"
+
+
 def hint_inside(decision: Decision, approval: str = "") -> str:
     """One line; "" for a pass. `approval` is the id of the request that the denied call has become."""
     if decision.reason is Reason.ALLOWED:
@@ -46,4 +49,6 @@ def hint_inside(decision: Decision, approval: str = "") -> str:
         return never
     if host is not None and decision.reason in ALLOWABLE:
         return f"ask for it: {ASK_PROGRAM} {target_of(host, decision.request.port)} 'why' (or http://{OWN_HOST})"
+    if decision.reason is Reason.PROTOCOL_NOT_ALLOWED and decision.rule is not None and decision.rule.only_ssh:
+        return f"{_SSH_ALONE}; {_OWNERS}"
     return _SENTENCES.get(decision.reason, f"see http://{OWN_HOST}")

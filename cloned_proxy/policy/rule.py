@@ -79,6 +79,8 @@ class Rule:
     paths: tuple[PathPattern, ...] | None = None
     raw_tcp: bool = False
     """`protocols: [tcp]`: a tunnel may carry anything, not only TLS for the CONNECT host."""
+    only_ssh: bool = False
+    """`protocols: [ssh]`: a tunnel carries SSH (RFC 4253) instead of TLS, and plain HTTP does not pass."""
     addresses: frozenset[str] = frozenset()
     """Words of `policy.address.AddressWord`: what the name may resolve to beside public addresses."""
     expires: float | None = None
@@ -97,6 +99,11 @@ class Rule:
     def needs_inspection(self) -> bool:
         """Whether TLS must be opened for this rule to be enforced."""
         return self.methods is not None or self.paths is not None or self.inject is not None
+
+    @property
+    def protocols(self) -> list[str] | None:
+        """As the policy file says it; None: TLS for the CONNECT host, and plain HTTP."""
+        return ["tcp"] if self.raw_tcp else ["ssh"] if self.only_ssh else None
 
     @property
     def is_lease(self) -> bool:
