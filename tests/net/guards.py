@@ -143,6 +143,11 @@ def _no_tls_check() -> None:
     )
 
 
+def _no_ssh_check() -> None:
+    """A tunnel under `protocols: [ssh]` is one under `[tcp]`."""
+    replace_part(passage, "must_be_ssh", lambda decision: False)
+
+
 # The proxy in front ------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +366,7 @@ GUARDS: Final[dict[str, Patch]] = {
     "SNI": _no_sni_check,
     "further ClientHellos": _no_further_hellos,
     "TLS in tunnels": _no_tls_check,
+    "SSH in tunnels": _no_ssh_check,
     "strict lines": _lenient_lines,
     "framing": _no_framing_check,
     "what is left of a body": _no_account_of_bodies,
