@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -26,6 +23,7 @@ from typing import Final
 
 import uvloop
 
+from bench.alone import alone
 from bench.contenders import CONTENDERS, Contender, ContenderError, Mitmdump, Ours, OursTwice, Squid, install_missing
 from bench.lasting import memory_over, reload_figures
 from bench.measure import Sample, machine_facts
@@ -35,7 +33,6 @@ from bench.report import Figure, Results, Table, summarise, write
 from bench.start import measure as start_ratios
 from bench.upstream_process import UpstreamProcess
 from bench.workloads import SET_UP, WORKLOADS, Download, Workload, idle_memory
-from cloned_proxy.runner.worker import PYTHON_IMAGE
 
 _RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -52,12 +49,14 @@ _PARTS: Final = (
     "reload",
     "memory",
     "chained",
+    "opened",
     "sandbox",
     "model",
 )
 _PATIENCE: Final = 60.0
 """Seconds over its own time that a workload may take before it is given up."""
 _OTHER_FILES: Final = 200
+_OPENED_SECONDS: Final = 240.0
 _SANDBOX_SECONDS: Final = 240.0
 _MODEL_SECONDS: Final = 300.0
 _CHAINED_SECONDS: Final = 180.0
@@ -105,6 +104,7 @@ class Bench:
             "reload": self._reload,
             "memory": self._memory,
             "chained": self._chained,
+            "opened": self._opened,
             "sandbox": self._sandbox,
             "model": self._model,
         }
@@ -220,55 +220,25 @@ class Bench:
                 assert isinstance(ours, Ours)
                 self._results.memory = await memory_over(ours, self._plan.requests, 10)
 
+    async def _opened(self) -> None:
+        rounds = str(self._plan.rounds)
+        self._results.opened = await alone("bench.opened", _OPENED_SECONDS, "--rounds", rounds, images=False)
+
     async def _sandbox(self) -> None:
-        self._results.sandbox = await _alone("bench.sandbox", _SANDBOX_SECONDS)
-        self._results.sandbox |= await _alone("bench.transparent", _SANDBOX_SECONDS)
-        self._results.sandbox |= await _alone("bench.mcp", _SANDBOX_SECONDS)
-        self._results.sandbox |= await _alone("bench.warm_exec", _SANDBOX_SECONDS)
+        self._results.sandbox = await alone("bench.sandbox", _SANDBOX_SECONDS)
+        self._results.sandbox |= await alone("bench.transparent", _SANDBOX_SECONDS)
+        self._results.sandbox |= await alone("bench.mcp", _SANDBOX_SECONDS)
+        self._results.sandbox |= await alone("bench.warm_exec", _SANDBOX_SECONDS)
 
     async def _chained(self) -> None:
         """Set-ups through us and a Squid in front, of that Squid alone."""
         if os.geteuid() != 0 or Squid.version() is None:
             print("  left out: needs root and Squid", flush=True)
             return
-        self._results.chained = await _script("bench.chained", _CHAINED_SECONDS)
+        self._results.chained = await alone("bench.chained", _CHAINED_SECONDS, images=False)
 
     async def _model(self) -> None:
-        self._results.model = await _alone("bench.model", _MODEL_SECONDS)
-
-
-async def _alone(module: str, seconds: float) -> dict[str, float]:
-    """The figures of a script of its own, which needs an engine and the images; {} where there are none."""
-    if not _images_here():
-        print("  left out: no engine, or no images (`cloned-proxy image build`)", flush=True)
-        return {}
-    return await _script(module, seconds)
-
-
-async def _script(module: str, seconds: float) -> dict[str, float]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    try:
-        async with asyncio.timeout(seconds):
-            said, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
-    if process.returncode:
-        raise ContenderError(f"python -m {module} failed; run it alone to see why")
-    found: dict[str, float] = json.loads(said) if said else {}
-    for name, value in found.items():
-        print(f"  {name}: {value}", flush=True)
-    return found
-
-
-def _images_here() -> bool:
-    if (docker := shutil.which("docker")) is None:
-        return False
-    asked = subprocess.run([docker, "image", "inspect", PYTHON_IMAGE], capture_output=True, check=False, timeout=30)
-    return asked.returncode == 0
+        self._results.model = await alone("bench.model", _MODEL_SECONDS)
 
 
 def _say(number: int, name: str, what: str, sample: Sample, unit: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from cloned_proxy.policy.decide import decide_addresses
+from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.host import is_loopback_name
 from cloned_proxy.policy.rule import Address, Host

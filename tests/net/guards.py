@@ -12,7 +12,8 @@ from typing import Any, Final
 from OpenSSL import SSL
 
 from cloned_proxy.policy import decide as deciding
-from cloned_proxy.policy import identity
+from cloned_proxy.policy import decide_addresses as addressing
+from cloned_proxy.policy import identity, refusal
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decision import Decision
@@ -26,6 +27,7 @@ from cloned_proxy.proxy import (
     fields,
     grant,
     head,
+    leak,
     listener,
     passage,
     requests_api,
@@ -62,7 +64,8 @@ def _no_decision() -> None:
 
 
 def _no_deny_rules() -> None:
-    replace_part(deciding, "_denying_rule", lambda scopes, host, now: None)
+    replace_part(deciding, "_denying_rule", lambda scopes, host, request, now: (None, None))
+    replace_part(addressing, "_denied_network", lambda decision, address: None)
 
 
 def _no_ports() -> None:
@@ -77,14 +80,14 @@ def _no_methods_and_paths() -> None:
 
 
 def _report_everything() -> None:
-    replace_part(deciding, "NEVER_REPORTED", frozenset())
+    replace_part(refusal, "NEVER_REPORTED", frozenset())
 
 
 # Addresses ---------------------------------------------------------------------------------------------------------
 
 
 def _no_address_classes() -> None:
-    replace_part(deciding, "classify", lambda address: AddressClass.PUBLIC)
+    replace_part(addressing, "classify", lambda address: AddressClass.PUBLIC)
 
 
 def _no_own_listener_check() -> None:
@@ -138,6 +141,11 @@ def _no_tls_check() -> None:
     replace_part(
         passage, "decide_tunnel", lambda decision, names: decision if names is None else original(decision, names)
     )
+
+
+def _no_ssh_check() -> None:
+    """A tunnel under `protocols: [ssh]` is one under `[tcp]`."""
+    replace_part(passage, "must_be_ssh", lambda decision: False)
 
 
 # The proxy in front ------------------------------------------------------------------------------------------------
@@ -297,6 +305,14 @@ def _no_upstream_verification() -> None:
     replace_part(tls, "_verifying_context", context)
 
 
+# Secrets -----------------------------------------------------------------------------------------------------------
+
+
+def _no_search_for_secrets() -> None:
+    replace_part(leak.LeakWatch, "in_head", lambda self, asked: "")
+    replace_part(leak.LeakWatch, "scanner", lambda self, asked: None)
+
+
 # Records -----------------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +364,7 @@ GUARDS: Final[dict[str, Patch]] = {
     "SNI": _no_sni_check,
     "further ClientHellos": _no_further_hellos,
     "TLS in tunnels": _no_tls_check,
+    "SSH in tunnels": _no_ssh_check,
     "strict lines": _lenient_lines,
     "framing": _no_framing_check,
     "what is left of a body": _no_account_of_bodies,
@@ -362,6 +379,7 @@ GUARDS: Final[dict[str, Patch]] = {
     "identity of each request": _identify_once_a_connection,
     "anonymous": _anonymous_is_fine,
     "upstream verification": _no_upstream_verification,
+    "secrets on their way out": _no_search_for_secrets,
     "no record, no request": _no_refusal_without_record,
     "who may ask": _ask_for_anybody,
     "whose request it is": _look_at_any_request,

@@ -54,6 +54,7 @@ ZONE: Final[dict[str, Name]] = {
     "alpha.example.com": Name(ALPHA),
     "beta.example.com": Name(BETA),
     "shell.example.com": Name(("93.184.216.17",)),
+    "ssh.example.com": Name(("93.184.216.19",)),
     "xn--mnchen-3ya.de": Name(("93.184.216.18",)),
     "fass.de": Name(DENIED),
     "silent.example.com": Name(SILENT),
