@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 from collections.abc import Container, Sequence
@@ -19,7 +20,7 @@ from cloned_proxy.policy.vocabulary import Mode
 from cloned_proxy.proxy.dial import DialError, dial
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
-from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError
+from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError, too_slow
 from cloned_proxy.proxy.upstream_proxy.pac import PacFile
 from cloned_proxy.proxy.upstream_proxy.place import Place, place_of
 from cloned_proxy.proxy.upstream_proxy.tls import secure_connection
@@ -154,9 +155,13 @@ class UpstreamProxy:
         Raises UpstreamProxyError, ExhaustedError.
         """
         failure = UpstreamProxyError(Trouble.NO_WAY, "no upstream proxy leads there")
-        for place in await self._places(grant, tunnel=tunnel):
+        places = await self._places(grant, tunnel=tunnel)
+        for place in places:
             try:
-                return await self._connect(place)
+                async with asyncio.timeout(self.bounds.connect_timeout / len(places)):
+                    return await self._connect(place)
+            except TimeoutError:
+                failure = too_slow()
             except UpstreamProxyError as error:
                 failure = error
         raise failure
@@ -208,7 +213,9 @@ class _Closed:
 
 
 def not_connected(error: DialError) -> UpstreamProxyError:
-    """The same failure, of a dial to the proxy in front."""
+    """A dial that failed, as what it was: one to the proxy in front."""
+    if isinstance(error, UpstreamProxyError):
+        return error
     trouble = Trouble.TIMED_OUT if error.timed_out else Trouble.UNREACHABLE
     return UpstreamProxyError(trouble, "the upstream proxy cannot be reached")
 
