@@ -33,6 +33,7 @@ from cloned_proxy.proxy import (
 from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy import response as plain_response
 from cloned_proxy.proxy.inspection import admission, egress_addon, http_layers, tls
+from cloned_proxy.proxy.inspection.http2 import heads, pool
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
 from cloned_proxy.proxy.transparent import connection as transparent_connection
@@ -182,6 +183,20 @@ def _no_inner_host_check() -> None:
     replace_part(admission, "_same_target", lambda inner, tunnel: True)
 
 
+def _lenient_http2() -> None:
+    class Anything:
+        @staticmethod
+        def fullmatch(text: bytes) -> bool:
+            return True
+
+    replace_part(heads, "_NAME", Anything)
+    replace_part(heads, "_VALUE", Anything)
+
+
+def _no_dial_guard_in_http2() -> None:
+    replace_part(pool, "_check", lambda grant, tunnel: None)
+
+
 def _no_dial_guard() -> None:
     async def permit(self: Any, connection: Any, data: Any) -> None:
         return
@@ -327,6 +342,8 @@ GUARDS: Final[dict[str, Patch]] = {
     "Host": _no_host_check,
     "inner Host": _no_inner_host_check,
     "server_connect": _no_dial_guard,
+    "HTTP/2 fields": _lenient_http2,
+    "HTTP/2 dial": _no_dial_guard_in_http2,
     "header stripping": _no_stripping,
     "token signature": _no_signature_check,
     "token expiry": _no_expiry,
