@@ -14,7 +14,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -25,13 +24,14 @@ from typing import Final
 import uvloop
 
 from bench.alone import alone
-from bench.contenders import CONTENDERS, Contender, ContenderError, Mitmdump, Ours, OursTwice, install_missing
+from bench.contenders import CONTENDERS, Contender, ContenderError, Mitmdump, Ours, OursTwice, Squid, install_missing
 from bench.lasting import memory_over, reload_figures
 from bench.measure import Sample, machine_facts
 from bench.micro import SIZES, run_micro
 from bench.page import write_page
 from bench.report import Figure, Results, Table, summarise, write
 from bench.start import measure as start_ratios
+from bench.upstream_process import UpstreamProcess
 from bench.workloads import SET_UP, WORKLOADS, Download, Workload, idle_memory
 
 _RESULTS: Final = Path(__file__).parent / "results"
@@ -39,13 +39,27 @@ _PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _FEW_RULES: Final = 10
 _BIG_POLICY: Final = 20_000
-_PARTS: Final = ("start", "micro", "load", "idle", "tunnels", "rules", "reload", "memory", "opened", "sandbox", "model")
+_PARTS: Final = (
+    "start",
+    "micro",
+    "load",
+    "idle",
+    "tunnels",
+    "rules",
+    "reload",
+    "memory",
+    "chained",
+    "opened",
+    "sandbox",
+    "model",
+)
 _PATIENCE: Final = 60.0
 """Seconds over its own time that a workload may take before it is given up."""
 _OTHER_FILES: Final = 200
 _OPENED_SECONDS: Final = 240.0
 _SANDBOX_SECONDS: Final = 240.0
 _MODEL_SECONDS: Final = 300.0
+_CHAINED_SECONDS: Final = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +103,14 @@ class Bench:
             "rules": self._rules,
             "reload": self._reload,
             "memory": self._memory,
+            "chained": self._chained,
             "opened": self._opened,
             "sandbox": self._sandbox,
             "model": self._model,
         }
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        with _upstream(self._directory) as ports:
+        with UpstreamProcess(self._directory) as ports:
             self._ports = ports
             for part in parts:
                 print(f"{part}:", flush=True)
@@ -215,32 +230,15 @@ class Bench:
         self._results.sandbox |= await alone("bench.mcp", _SANDBOX_SECONDS)
         self._results.sandbox |= await alone("bench.warm_exec", _SANDBOX_SECONDS)
 
+    async def _chained(self) -> None:
+        """Set-ups through us and a Squid in front, of that Squid alone."""
+        if os.geteuid() != 0 or Squid.version() is None:
+            print("  left out: needs root and Squid", flush=True)
+            return
+        self._results.chained = await alone("bench.chained", _CHAINED_SECONDS, images=False)
+
     async def _model(self) -> None:
         self._results.model = await alone("bench.model", _MODEL_SECONDS)
-
-
-class _upstream:  # noqa: N801  used as a context manager only
-    """The upstream process; gives its two ports."""
-
-    def __init__(self, directory: Path) -> None:
-        self._log = (directory / "upstream.log").open("wb")
-        command = [sys.executable, "-m", "bench.upstream"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
-
-    def __enter__(self) -> tuple[int, int]:
-        assert self._process.stdout is not None
-        ports = self._process.stdout.readline().split()
-        if len(ports) != 2:
-            self.__exit__()
-            raise ContenderError("the upstream did not start")
-        return int(ports[0]), int(ports[1])
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._log.close()
 
 
 def _say(number: int, name: str, what: str, sample: Sample, unit: str) -> None:

@@ -50,6 +50,7 @@ def targets_of(results: Results) -> list[Target]:
         _idle(results),
         _many(results),
         _rules(results),
+        *_chained(results.chained),
         *_opened(results.opened),
         *_model(results.model),
         *_warm_exec(results.sandbox),
@@ -107,6 +108,11 @@ def _many(results: Results) -> Target | None:
     if not many:
         return None
     return Target(f"Memory in all, {many['open']:.0f} tunnels open", 150.0, many["MB"], " MB", at_most=True)
+
+
+def _chained(found: dict[str, float]) -> list[Target]:
+    title = "Set-ups through a Squid in front, of that Squid alone"
+    return [Target(title, 0.9, found["chained_ratio"], "x")] if found else []
 
 
 def _model(found: dict[str, float]) -> list[Target]:

@@ -27,7 +27,6 @@ from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
 from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
 from cloned_proxy.proxy.inspection.reach import reach
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
-from cloned_proxy.proxy.relay_guard import TurnedAwayError
 from cloned_proxy.proxy.tunnels import idle_seconds, response_seconds
 
 _log = structlog.get_logger(__name__)
@@ -60,6 +59,8 @@ class InspectedConnection(FailClosedHandler):
         """The answer to a head that could not be read, and so belongs to no exchange."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._idle_since = self._loop.time()
+        """When the last exchange has ended, on the clock of the loop."""
         self.timeout_watchdog.timeout = parts.settings.idle_timeout  # type: ignore[assignment]  # seconds, any number
         # What NextLayer would guess from the first bytes, and could be made to guess wrong, is fixed here.
         context = self.layer.context
@@ -142,6 +143,7 @@ class InspectedConnection(FailClosedHandler):
             return
         self.finish("closed")
         self._exchange = None
+        self._idle_since = self._loop.time()
         for server in self._retiring:
             self.retire(server)
         self._retiring.clear()
@@ -154,18 +156,8 @@ class InspectedConnection(FailClosedHandler):
             exchange.turn_away(exchange.filters.too_long())
             self.retire_upstreams()
 
-    def upgraded_bytes(self, data: bytes, *, up: bool) -> bytes:
-        exchange = self.current
-        guard, grant = exchange.guard, exchange.grant
-        if guard is not None:
-            try:
-                data = guard.from_client(data) if up else guard.from_server(data)
-            except TurnedAwayError as refused:
-                exchange.cause = refused.cause
-                raise
-        if grant is not None:
-            (grant.charge.up if up else grant.charge.down)(len(data))
-        return data
+    def idle_for(self) -> float:
+        return self._loop.time() - self._idle_since
 
     def finish(self, cause: str) -> None:
         """Returns the grant of the exchange at hand; only the first call counts."""
