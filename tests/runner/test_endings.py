@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.runner import execution
-from cloned_proxy.runner import slot_run
+from cloned_proxy.runner import execution, slot_run
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.engine_api import ApiError, EngineApi
 from cloned_proxy.runner.errors import EngineError, ToolTimeoutError

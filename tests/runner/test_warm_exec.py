@@ -227,7 +227,7 @@ def test_what_nobody_wants_for_long_goes(images: Engine, tmp_path: Path, origin:
         "import cloned_proxy.cli.warm.starter as s; from cloned_proxy.__main__ import main\n"
         f"s._PROGRAM = ('-c', {impatient!r}); main()"
     )
-    options = ["--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off", "--workspace", workspace]
+    options = ["--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off", "--workspace", str(workspace)]
     with subprocess.Popen([sys.executable, "-c", program, "serve", *options], stdout=subprocess.DEVNULL) as serving:
         try:
             eventually(lambda: is_served(workspace), 60, "serve")
