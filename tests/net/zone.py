@@ -60,6 +60,7 @@ ZONE: Final[dict[str, Name]] = {
     "closing.example.com": Name(CLOSING),
     "bad-certificate.example.com": Name(BAD_CERTIFICATE),
     "private.example.com": Name((INTERNAL,)),
+    "denied-network.example.com": Name(("93.184.217.70",)),
     "loopback.example.com": Name(("127.0.0.1",)),
     "own.loopback.example.com": Name(("127.0.0.1",)),
     "loopback6.example.com": Name(("::1",)),
