@@ -14,6 +14,7 @@ from OpenSSL import SSL
 from cloned_proxy.policy import decide as deciding
 from cloned_proxy.policy import decide_addresses as addressing
 from cloned_proxy.policy import identity, refusal
+from cloned_proxy.policy import path as paths
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decision import Decision
@@ -80,6 +81,14 @@ def _no_methods_and_paths() -> None:
     replace_part(deciding, "_inner_miss_of", lambda rule, method, path: None)
 
 
+def _paths_as_written() -> None:
+    def matches(pattern: Any, target: str) -> bool:
+        segments = tuple(target.partition("?")[0].split("/")[1:])
+        return paths._glob(pattern.segments, segments, "**", paths._segment_matches)
+
+    replace_part(deciding, "path_matches", matches)
+
+
 def _report_everything() -> None:
     replace_part(refusal, "NEVER_REPORTED", frozenset())
 
@@ -89,6 +98,10 @@ def _report_everything() -> None:
 
 def _no_address_classes() -> None:
     replace_part(addressing, "classify", lambda address: AddressClass.PUBLIC)
+
+
+def _networks_open_everything() -> None:
+    replace_part(addressing, "_is_opened", lambda decision, rule, address: True)
 
 
 def _no_own_listener_check() -> None:
@@ -371,8 +384,10 @@ GUARDS: Final[dict[str, Patch]] = {
     "deny rules": _no_deny_rules,
     "ports": _no_ports,
     "methods and paths": _no_methods_and_paths,
+    "every reading of a path": _paths_as_written,
     "what report mode never opens": _report_everything,
     "address classes": _no_address_classes,
+    "what a network opens": _networks_open_everything,
     "own listeners": _no_own_listener_check,
     "decide before DNS": _resolve_before_deciding,
     "dial the checked address": _resolve_again_for_the_dial,
