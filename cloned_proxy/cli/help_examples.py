@@ -31,6 +31,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "allow '*.example.com' --tool demo.tool@v1 --for 30m",
         "allow api.example.com --method GET --path '/v1/**' --dry-run",
         "allow --preset github-read --tool demo.tool@v1",
+        "allow registry.example.com --registry npm --package '@acme/*'",
     ),
     "preset": ("preset list", "preset show github-read"),
     "preset list": ("preset list", "preset list --json"),

@@ -84,8 +84,9 @@ class News:
         known = self._told.get(key)
         if known is not None and now - known < self._settings.period:
             return []
-        asks = "request" in self._settings.events
-        if not leak and self._policy.is_no_news(body["tool"], host, body["reason"], asks=asks):
+        if not leak and self._policy.is_no_news(
+            body["tool"], host, body["reason"], asks="request" in self._settings.events
+        ):
             return []
         self._told[key] = now
         self._told.move_to_end(key)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
 from cloned_proxy.policy.address import OPENED_BY, classify
 from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.hint_registry import age_told, exempting_words
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.rule import Host
@@ -72,14 +74,24 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
         return _remove(decision)
     if decision.reason in ALLOWABLE and decision.host is not None:
         return _allow(decision)
-    if decision.reason is Reason.ADDRESS_NOT_ALLOWED:
-        return _open_address(decision)
-    if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
-        return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
-    if decision.reason is Reason.SECRET_LEAK:
-        named = f"the vault's {decision.secret}" if decision.secret else "a secret of the vault"
-        return f"the request holds {named}, which goes only to hosts of rules that inject it; find out who sends it"
-    return _SENTENCES.get(decision.reason, "")
+    words = _WORDED.get(decision.reason)
+    return words(decision) if words else _SENTENCES.get(decision.reason, "")
+
+
+def _too_young(decision: Decision) -> str:
+    words = exempting_words(decision)
+    return "; or ".join(filter(None, (age_told(decision), _command(*words) if words else "")))
+
+
+def _protocol(decision: Decision) -> str:
+    if decision.rule is not None and decision.rule.registry:
+        return "a registry is asked by https: in the clear nobody leaves out what is too young"
+    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
+
+
+def _leak(decision: Decision) -> str:
+    named = f"the vault's {decision.secret}" if decision.secret else "a secret of the vault"
+    return f"the request holds {named}, which goes only to hosts of rules that inject it; find out who sends it"
 
 
 def _as_refused(decision: Decision) -> Decision:
@@ -175,3 +187,12 @@ def _can_stand_in_a_rule(method: str, path: str) -> bool:
 
 def _tool(tool: str | None) -> list[str]:
     return [] if tool is None else ["--tool", tool]
+
+
+_WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {
+    Reason.TOO_YOUNG: _too_young,
+    Reason.ADDRESS_NOT_ALLOWED: _open_address,
+    Reason.PROTOCOL_NOT_ALLOWED: _protocol,
+    Reason.SECRET_LEAK: _leak,
+}
+"""The reasons whose hint depends on more than the reason."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint import ALLOWABLE, target_of
+from cloned_proxy.policy.hint_registry import age_told
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
 
@@ -48,4 +49,6 @@ def hint_inside(decision: Decision, approval: str = "") -> str:
         return never
     if host is not None and decision.reason in ALLOWABLE:
         return f"ask for it: {ASK_PROGRAM} {target_of(host, decision.request.port)} 'why' (or http://{OWN_HOST})"
+    if decision.reason is Reason.TOO_YOUNG and (told := age_told(decision)):
+        return told
     return _SENTENCES.get(decision.reason, f"see http://{OWN_HOST}")

@@ -24,6 +24,7 @@ from cloned_proxy.proxy.plain import PlainHttp
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.transparent.connection import TransparentConnection
 from cloned_proxy.proxy.tunnels import Tunnels
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -49,6 +50,7 @@ class Gate:
         spliced: bool = splice.AVAILABLE,
         cells: CellStore | None = None,
         requests: RequestsApi | None = None,
+        ways: Ways | None = None,
     ) -> None:
         """Without an `injector` every rule that injects a secret refuses; without `leaks` no request is searched.
 
@@ -82,6 +84,7 @@ class Gate:
             leaks=leaks or LeakWatch(),
             clock=clock,
             tunnels=self.tunnels,
+            ways=ways or Ways(connect_timeout=settings.connect_timeout),
             splicer=self._splicer,
             requests=requests,
             admit=self._admit,

@@ -14,6 +14,7 @@ from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.tunnels import Tunnels
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -35,6 +36,7 @@ class GateParts:
     clock: Callable[[], float]
     """Wall clock, for the expiry of credentials."""
     tunnels: Tunnels
+    ways: Ways
     splicer: Splicer | None
     """None where bytes stay on the transports: `os.splice` is Linux only."""
     requests: RequestsApi | None

@@ -124,6 +124,14 @@ def test_a_broken_policy_silences_nothing(workspace: Workspace) -> None:
     assert world.hosts(denied("a.test")) == ["a.test"]
 
 
+@pytest.mark.parametrize(("anonymous", "told"), [("challenge", []), ("deny", ["a.test"])])
+def test_a_question_for_a_credential_is_no_news(workspace: Workspace, anonymous: str, told: list[str]) -> None:
+    """Each call of git begins with one."""
+    workspace.policy_file.write_text(f"{POLICY}anonymous: {anonymous}\n")
+    world = World(workspace)
+    assert world.hosts(denied("a.test", tool=None, reason="identity_missing")) == told
+
+
 def test_a_secret_on_its_way_out_is_always_told(workspace: Workspace) -> None:
     world = World(workspace, per_minute=1)
     leak = denied("a.test", reason="secret_leak")
@@ -135,11 +143,3 @@ def test_a_secret_on_its_way_out_is_always_told(workspace: Workspace) -> None:
     world.now += 61
     (asking,) = world.happens(denied("b.test", tool="asks@v1", reason="secret_leak"))
     assert asking.reason == "secret_leak"
-
-
-@pytest.mark.parametrize(("anonymous", "told"), [("challenge", []), ("deny", ["a.test"])])
-def test_a_question_for_a_credential_is_no_news(workspace: Workspace, anonymous: str, told: list[str]) -> None:
-    """Each call of git begins with one."""
-    workspace.policy_file.write_text(f"{POLICY}anonymous: {anonymous}\n")
-    world = World(workspace)
-    assert world.hosts(denied("a.test", tool=None, reason="identity_missing")) == told

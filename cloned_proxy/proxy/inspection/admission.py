@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
@@ -53,7 +53,10 @@ class Admission:
             found = [await examiner.request_admitted(admitted) for examiner in self._examiners]
         except (InjectionError, RefusedError) as error:
             explanation = str(error) if isinstance(error, RefusedError) else ""
-            return self._taken_back(granted, error.reason, explanation)
+            refused = granted.decision.denied(error.reason)
+            if isinstance(error, RefusedError):
+                refused = replace(refused, age=error.age)
+            return self._taken_back(granted, refused, explanation)
         except BaseException:
             self._enforcer.finish(granted, Reason.INTERNAL_ERROR.value)
             raise
@@ -84,10 +87,9 @@ class Admission:
             return self._leaks.refuse(self._enforcer, caller, kind, head, secret)
         return await self._enforcer.authorise(caller, request, kind, pinned=tunnel.addresses, client=client)
 
-    def _taken_back(self, granted: Grant, reason: Reason, explanation: str) -> TurnedAway:
-        refused = granted.decision.denied(reason)
+    def _taken_back(self, granted: Grant, refused: Decision, explanation: str) -> TurnedAway:
         refusal = self._enforcer.amend(granted, refused)
-        self._enforcer.finish(granted, f"refused:{reason.value}")
+        self._enforcer.finish(granted, f"refused:{refused.reason.value}")
         return TurnedAway(answers.refused(refusal or Refusal(granted.id, refused), explanation=explanation))
 
 

@@ -18,7 +18,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHook
 
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
-from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial
+from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.inspection.exchange import Exchange
@@ -167,7 +167,7 @@ class InspectedConnection(FailClosedHandler):
     def finish_failed(self) -> None:
         self._disarm()
         failure = self._exchange.failure if self._exchange is not None else None
-        self.finish(f"upstream_error:{failure.phase}" if failure is not None else "client_reset")
+        self.finish(failure.cause if failure is not None else "client_reset")
 
     # Upstream connections.
 
@@ -209,9 +209,9 @@ class InspectedConnection(FailClosedHandler):
         server.timestamp_start = time.time()
         started = time.perf_counter()
         try:
-            sock = await dial(grant.addresses, grant.decision.request.port, seconds=self.parts.settings.connect_timeout)
+            sock = await self.parts.ways.connect(grant)
         except DialError as error:
-            exchange.failure = UpstreamFailure("connect", error.timed_out)
+            exchange.failure = answers.not_dialled(error)
             return None
         except ExhaustedError:
             exchange.answer = answers.unavailable()

@@ -51,7 +51,7 @@ class EgressAddon:
     def _write_request(
         connection: InspectedConnection, admitted: Admitted, filters: Filters | None, flow: http.HTTPFlow
     ) -> None:
-        exchange, grant, head = connection.current, admitted.grant, admitted.head
+        exchange, grant, head = connection.current, admitted.grant, admitted.forwarded
         host = grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
@@ -60,6 +60,7 @@ class EgressAddon:
         data.host, data.port = host.text, head.port
         fields = request_fields(head, host, default_port=_HTTPS_PORT, injection=admitted.injection)
         data.headers = http.Headers(field for field in fields if field[0] != b"expect")
+        data.path = head.path.encode("ascii")
 
         def sent(piece: bytes) -> None:
             exchange.sent(piece)

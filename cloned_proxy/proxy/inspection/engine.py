@@ -35,6 +35,7 @@ from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, li
 from cloned_proxy.proxy.inspection.tls import Sessions, TlsHooks
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.relay import reset
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.metrics import Metrics
@@ -70,6 +71,7 @@ class MitmInspector:
         metrics: Metrics,
         ca_directory: Path,
         extra_ca: Path | None = None,
+        ways: Ways | None = None,
         examiners: Sequence[Examiner] = (),
     ) -> None:
         """Without an `injector` every rule that injects a secret refuses; without `leaks` no request is searched.
@@ -95,6 +97,7 @@ class MitmInspector:
             sessions=sessions,
             settings=settings,
             metrics=metrics,
+            ways=ways or Ways(connect_timeout=settings.connect_timeout),
             admission=admission,
         )
         _trim()

@@ -12,6 +12,7 @@ from cloned_proxy.proxy.body import BodyError, OversizeError
 from cloned_proxy.proxy.client_hello import Unread
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.echo import ECHOED, EchoError
+from cloned_proxy.proxy.fields import asks_for_websocket
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.injection import InjectionError
@@ -19,11 +20,12 @@ from cloned_proxy.proxy.leak import LeakError
 from cloned_proxy.proxy.plain.incoming import Incoming
 from cloned_proxy.proxy.plain.outgoing import Outgoing
 from cloned_proxy.proxy.plain.reach import Reach
-from cloned_proxy.proxy.plain.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.plain.websocket import join
 from cloned_proxy.proxy.relay import Relay
+from cloned_proxy.proxy.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
 from cloned_proxy.proxy.tunnels import response_seconds
+from cloned_proxy.proxy.upstream_proxy.failure import UpstreamProxyError
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient
@@ -56,7 +58,7 @@ class Exchange:
         """The client connection closes behind this response, and was told so."""
         self.received = False
         """The response has been passed on to its end."""
-        self._reach = Reach(client, grant)
+        self._reach = Reach(client, grant, upgrades=asks_for_websocket(head))
         self._relay: Relay | None = None
         self.due = _NEVER
         """When the response must have begun, or gone on for a client that has sent FIN; monotonic."""
@@ -98,12 +100,13 @@ class Exchange:
         host = self.grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
+        self._incoming.chained = upstream.hop is not None
         self._outgoing.send(upstream, host)
         self._request_moved()
 
     def not_reached(self, error: DialError | ExhaustedError) -> None:
         if isinstance(error, DialError):
-            self._fail(UpstreamFailure(error.phase, error.timed_out))
+            self._fail(answers.not_dialled(error))
         else:
             self._refuse(Reason.INTERNAL_ERROR)
 
@@ -148,6 +151,9 @@ class Exchange:
         except (ResponseError, OversizeError, BodyError) as error:
             self._client.log_bad_response(str(error), self.grant.id)
             self._fail(UpstreamFailure("response"))
+        except UpstreamProxyError as error:
+            self._client.parts.ways.count(error)
+            self._fail(answers.not_dialled(error))
         except EchoError as error:
             self._client.log_bad_response(str(error), self.grant.id)
             self._end(ECHOED)
@@ -268,7 +274,7 @@ class Exchange:
             self._client.reset()
 
     def _fail(self, failure: UpstreamFailure) -> None:
-        self._end(f"upstream_error:{failure.phase}")
+        self._end(failure.cause)
         self._answer(answers.failed(failure, self.grant.decision, self.grant.id))
 
     def _refuse(self, reason: Reason, *, secret: str = "") -> None:

@@ -12,8 +12,8 @@ from cloned_proxy.proxy.injection import Injection
 from cloned_proxy.proxy.leak import LeakScanner
 from cloned_proxy.proxy.plain.incoming import LAST_CHUNK, chunk
 from cloned_proxy.proxy.plain.intake import RequestBody
-from cloned_proxy.proxy.plain.response import trailers_of
 from cloned_proxy.proxy.plain.upstream import IDLE_SECONDS, JUST_USED_SECONDS, Upstream
+from cloned_proxy.proxy.response import trailers_of
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110, section 9.2.2: what a proxy may send a second time when the first try met a stale connection."""
@@ -71,7 +71,8 @@ class Outgoing:
         """Writes the head, or what was written the first time, and what has come of the body. Raises BodyError."""
         self.upstream = upstream
         written, self._copy = self._copy, bytearray() if upstream.reused and self.repeatable else None
-        begin = encode_request(self._head, host, self.injection) if written is None else bytes(written)
+        hop = upstream.hop
+        begin = encode_request(self._head, host, self.injection, hop) if written is None else bytes(written)
         self._write(upstream, [begin])
 
     def more(self) -> bool:

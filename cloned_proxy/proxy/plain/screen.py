@@ -7,7 +7,7 @@ from typing import Final
 from cloned_proxy.proxy.body import BodyReader, SizedBody
 from cloned_proxy.proxy.echo import CODED, HELD_BYTES, REDACTED, EchoError, EchoFilter, EchoScanner, is_encoded
 from cloned_proxy.proxy.frames import EXTENSIONS
-from cloned_proxy.proxy.plain.response import ResponseError, ResponseHead
+from cloned_proxy.proxy.response import ResponseError, ResponseHead
 
 _EXTENSIONS: Final = EXTENSIONS.encode("ascii")
 
