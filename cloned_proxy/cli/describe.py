@@ -32,6 +32,7 @@ def rule_data(rule: Rule, use: RuleUse = NOTHING_USED) -> dict[str, Any]:
         "protocols": rule.protocols,
         "addresses": sorted(rule.addresses) or None,
         "inject": injected(rule),
+        "registry": None if rule.registry is None else rule.registry.as_value(),
         "expires": _time(rule.expires),
         "max_uses": rule.max_uses,
         "idle": None if rule.idle is None else format_duration(rule.idle),
@@ -107,6 +108,8 @@ def rule_text(rule: Rule) -> str:
     parts += sorted(rule.addresses)
     if header := injected(rule):
         parts.append(f"inject {header}")
+    if rule.registry is not None:
+        parts.append(f"registry {rule.registry.in_words()}")
     if rule.idle is not None:
         parts.append(f"idle {format_duration(rule.idle)}")
     return " ".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from cloned_proxy.policy.registry import Age
 from cloned_proxy.policy.rule import Address, Host, Rule
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 
@@ -38,14 +39,18 @@ class Decision:
     mode: Mode = Mode.ENFORCE
     refused_address: Address | None = None
     """With `address_not_allowed`: the one that refused it. Never told to a caller who did not send it."""
+    age: Age | None = None
+    """With `too_young`: of what, and what there is instead."""
 
     instead_of: Reason | None = None
     """With `identity_missing`: why the global rules refuse a caller that is asked for its credential."""
+    secret: str = ""
+    """With `secret_leak`: the name of the secret, for the owner of the log. Its value is in no decision."""
 
     @property
     def passes(self) -> bool:
         return self.verdict is not Verdict.DENY
 
-    def denied(self, reason: Reason) -> Decision:
+    def denied(self, reason: Reason, *, secret: str = "") -> Decision:
         """What a later stage makes of it."""
-        return replace(self, verdict=Verdict.DENY, reason=reason)
+        return replace(self, verdict=Verdict.DENY, reason=reason, secret=secret)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
 from cloned_proxy.policy.address import OPENED_BY, classify
 from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.hint_registry import age_told, exempting_words
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.rule import Host
@@ -24,6 +26,7 @@ _SENTENCES: Final = {
     Reason.HOST_HEADER_MISMATCH: "the Host header must name the host of the request target",
     Reason.MALFORMED_REQUEST: "the request can be read in more than one way; write host, port and path plainly",
     Reason.LIMIT_EXCEEDED: "wait as Retry-After says, or raise `limits` of the tool in the policy",
+    Reason.SECRET_ECHOED: "the response repeats a secret that the proxy injected",
     Reason.POLICY_UNAVAILABLE: "no valid policy is loaded: `cloned-proxy policy check` says why",
     Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log says more",
 }
@@ -71,11 +74,28 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
         return _remove(decision)
     if decision.reason in ALLOWABLE and decision.host is not None:
         return _allow(decision)
-    if decision.reason is Reason.ADDRESS_NOT_ALLOWED:
-        return _open_address(decision)
-    if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
-        return _other_protocol(decision)
-    return _SENTENCES.get(decision.reason, "")
+    words = _WORDED.get(decision.reason)
+    return words(decision) if words else _SENTENCES.get(decision.reason, "")
+
+
+def _too_young(decision: Decision) -> str:
+    words = exempting_words(decision)
+    return "; or ".join(filter(None, (age_told(decision), _command(*words) if words else "")))
+
+
+def _protocol(decision: Decision) -> str:
+    if decision.rule is not None and decision.rule.registry:
+        return "a registry is asked by https: in the clear nobody leaves out what is too young"
+    if decision.rule is not None and decision.rule.only_ssh:
+        return f"its rule lets SSH pass, and nothing else; for anything else: {_again(decision, '--tcp')}"
+    if decision.request.port == SSH_PORT:
+        return f"a tunnel carries TLS only; for SSH: {_again(decision, '--ssh')}"
+    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
+
+
+def _leak(decision: Decision) -> str:
+    named = f"the vault's {decision.secret}" if decision.secret else "a secret of the vault"
+    return f"the request holds {named}, which goes only to hosts of rules that inject it; find out who sends it"
 
 
 def _as_refused(decision: Decision) -> Decision:
@@ -103,14 +123,6 @@ def _open_address(decision: Decision) -> str:
     if rule is not None and not rule.denies and (rule.inject is not None or rule.is_lease):
         return f"{told}; put `addresses: [{', '.join(sorted({word, *opened}))}]` into its rule ({rule.origin})"
     return _again(decision, *(f"--{each}" for each in sorted({word, *opened})))
-
-
-def _other_protocol(decision: Decision) -> str:
-    if decision.rule is not None and decision.rule.only_ssh:
-        return f"its rule lets SSH pass, and nothing else; for anything else: {_again(decision, '--tcp')}"
-    if decision.request.port == SSH_PORT:
-        return f"a tunnel carries TLS only; for SSH: {_again(decision, '--ssh')}"
-    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
 
 
 def _again(decision: Decision, *options: str) -> str:
@@ -184,3 +196,12 @@ def _ssh(port: int) -> list[str]:
 
 def _tool(tool: str | None) -> list[str]:
     return [] if tool is None else ["--tool", tool]
+
+
+_WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {
+    Reason.TOO_YOUNG: _too_young,
+    Reason.ADDRESS_NOT_ALLOWED: _open_address,
+    Reason.PROTOCOL_NOT_ALLOWED: _protocol,
+    Reason.SECRET_LEAK: _leak,
+}
+"""The reasons whose hint depends on more than the reason."""

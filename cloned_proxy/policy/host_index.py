@@ -17,10 +17,12 @@ def _specific_first(rule: Rule) -> tuple[bool, int, bool, bool, bool]:
 class HostIndex:
     """The rules of one list, found by host in time that depends on the labels of the name, not on the rules."""
 
-    __slots__ = ("_any_depth", "_exact", "_one_label", "rules")
+    __slots__ = ("_any_depth", "_exact", "_one_label", "dated", "rules")
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self.rules: Final = tuple(rules)
+        self.dated: Final = any(rule.registry is not None for rule in self.rules)
+        """Whether a rule has `registry`: those are looked for beyond the first that allows."""
         tables: dict[PatternKind, dict[str, list[Rule]]] = {kind: {} for kind in PatternKind}
         for rule in self.rules:
             tables[rule.pattern.kind].setdefault(rule.pattern.value, []).append(rule)

@@ -6,6 +6,7 @@ import enum
 import ipaddress
 from dataclasses import dataclass
 
+from cloned_proxy.policy.registry import Registry
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
 
 type Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -67,8 +68,9 @@ class Rule:
     """One entry of an `allow` or `deny` list."""
 
     id: str
-    """`r-` and 10 hex digits of a hash over scope, action, pattern, ports, methods, paths, protocols, addresses and
-    the injected header's name. Not over `expires`, `max_uses`, `idle` and `reason`: a renewed lease is one rule."""
+    """`r-` and 10 hex digits of a hash over scope, action, pattern, ports, methods, paths, protocols, addresses,
+    `registry` and the injected header's name. Not over `expires`, `max_uses`, `idle` and `reason`: a renewed lease is
+    one rule."""
     scope: str
     """`global`, or the tool id."""
     denies: bool
@@ -89,6 +91,8 @@ class Rule:
     idle: float | None = None
     """Seconds without a byte in either direction after which a flow is cut; None: as config.yaml says."""
     inject: Inject | None = None
+    registry: Registry | None = None
+    """The host is a package registry, of which nothing is let through that is too young."""
     reason: str = ""
     origin: str = ""
     """Where a person finds it: `policy.yaml:14 tools.demo@v1.allow[2]`, or `preset NAME`."""
@@ -98,7 +102,9 @@ class Rule:
     @property
     def needs_inspection(self) -> bool:
         """Whether TLS must be opened for this rule to be enforced."""
-        return self.methods is not None or self.paths is not None or self.inject is not None
+        return (
+            self.methods is not None or self.paths is not None or self.inject is not None or self.registry is not None
+        )
 
     @property
     def protocols(self) -> list[str] | None:

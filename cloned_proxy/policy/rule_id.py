@@ -30,6 +30,8 @@ def details_of(
     parts += sorted(set(read.addresses or ()))
     if read.inject is not None:
         parts.append(["inject", read.inject.header.lower()])
+    if (registry := read.registry) is not None:
+        parts.append(["registry", registry.kind, registry.min_age, registry.index, *sorted(registry.allow)])
     return repr(parts) if parts else ""
 
 

@@ -12,6 +12,7 @@ from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.messages import not_a_host
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.problem import DocumentPath
+from cloned_proxy.policy.registry_reader import read_registry
 from cloned_proxy.policy.rule import HostPattern, Inject, PathPattern, Rule
 from cloned_proxy.policy.rule_id import details_of, rule_id
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
@@ -83,12 +84,13 @@ class RuleReader:
         pattern = self._pattern(read.host, (*path, "host"))
         paths = None if read.paths is None else self._paths(read.paths, (*path, "paths"))
         protocol = self._protocol(read, path)
-        for key in ("methods", "paths", "inject"):
+        for key in ("methods", "paths", "inject", "registry"):
             if protocol and getattr(read, key) is not None:
                 why = f"'protocols: [{protocol}]' says it may not be TLS"
                 self.document.problem((*path, key), f"'{key}' needs TLS to be opened, and {why}; remove one")
         if read.inject is not None and read.ports is None and not protocol:
             self.document.problem((*path, "inject"), _INJECT_NEEDS_PORTS)
+        registry = read_registry(self.document, read, path) if read.registry is not None else None
         if pattern is None:
             return None
         ports = DEFAULT_PORTS if read.ports is None else frozenset(read.ports)
@@ -109,6 +111,7 @@ class RuleReader:
             max_uses=read.max_uses,
             idle=read.idle,
             inject=_inject(read.inject),
+            registry=registry,
             reason=read.reason,
             origin=origin,
         )

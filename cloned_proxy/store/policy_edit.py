@@ -293,8 +293,8 @@ class PolicyEditor:
 def _narrower(rule: Rule, existing: Iterable[tuple[int, Rule]]) -> tuple[int, Rule] | None:
     """The permanent rule, with its place, that says the same but for protocols and addresses, and opens less."""
     for position, old in existing:
-        same = (old.denies, old.pattern, old.ports, old.methods, old.paths) == (
-            rule.denies, rule.pattern, rule.ports, rule.methods, rule.paths
+        same = (old.denies, old.pattern, old.ports, old.methods, old.paths, old.registry) == (
+            rule.denies, rule.pattern, rule.ports, rule.methods, rule.paths, rule.registry
         )  # fmt: skip
         opens_less = old.addresses <= rule.addresses and (rule.raw_tcp or old.protocols == rule.protocols)
         if same and opens_less and old.inject is None and not (old.is_lease or old.preset):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
@@ -30,6 +30,8 @@ class Entry:
     paths: tuple[str, ...] = ()
     protocols: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
+    registry: Mapping[str, Value] | None = None
+    """`kind`, `min_age`, `allow` and `index`, in the words of the file."""
     expires: float | None = None
     """Unix seconds; written to the second, rounded up."""
     max_uses: int | None = None
@@ -38,7 +40,10 @@ class Entry:
     def as_value(self) -> Value:
         """A plain string when there is only a host, a mapping otherwise."""
         lists = {name: list(getattr(self, name)) for name in ("ports", "methods", "paths", "protocols", "addresses")}
-        body = {"host": self.host, **{name: items for name, items in lists.items() if items}, **self.terms}
+        body: dict[str, Value] = {"host": self.host, **{name: items for name, items in lists.items() if items}}
+        if self.registry is not None:
+            body["registry"] = dict(self.registry)
+        body |= self.terms
         return body if len(body) > 1 else self.host
 
     def opened_for_its_name(self) -> Entry:
@@ -69,11 +74,17 @@ class Entry:
         host = f"[{self.host}]" if ":" in self.host else self.host
         words = [":".join((host, *map(str, self.ports))), ",".join(self.methods), ",".join(self.paths)]
         words += [*self.protocols, *self.addresses]
+        if self.registry is not None:
+            words += [f"{name} {_listed(value)}" for name, value in self.registry.items()]
         if self.max_uses is not None:
             words.append(f"uses {self.max_uses}")
         if self.expires is not None:
             words.append(f"until {datetime.fromtimestamp(self.expires, UTC):%Y-%m-%dT%H:%M:%SZ}")
         return " ".join(filter(None, words))
+
+
+def _listed(value: Value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,8 @@ class RuleAnswer(Strict):
     protocols: list[str] | None
     addresses: list[str] | None
     inject_header: str | None
+    registry: str | None
+    """Kind, least age and exempt packages, in words."""
     expires: float | None
     max_uses: int | None
     idle: str | None
@@ -163,6 +165,7 @@ def _answer(rule: Rule, use: RuleUse, project: str) -> RuleAnswer:
         protocols=rule.protocols,
         addresses=sorted(rule.addresses) or None,
         inject_header=rule.inject.header if rule.inject is not None else None,
+        registry=rule.registry.in_words() if rule.registry is not None else None,
         expires=rule.expires,
         max_uses=rule.max_uses,
         idle=None if rule.idle is None else format_duration(rule.idle),

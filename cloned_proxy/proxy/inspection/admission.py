@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
@@ -17,6 +17,7 @@ from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.injection import InjectionError, Injector
 from cloned_proxy.proxy.inspection.examiners import Admitted, Examiner, Filters, RefusedError, ResponseSeen
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.telemetry.events import Kind
 
 
@@ -30,10 +31,11 @@ class TurnedAway:
 class Admission:
     """One for each process."""
 
-    def __init__(self, enforcer: Enforcer, injector: Injector, examiners: Sequence[Examiner]) -> None:
+    def __init__(self, enforcer: Enforcer, injector: Injector, examiners: Sequence[Examiner], leaks: LeakWatch) -> None:
         self._enforcer: Final = enforcer
         self._injector: Final = injector
         self._examiners: Final = examiners
+        self._leaks: Final = leaks
 
     async def admit(
         self, tunnel: Grant, head: Head, client: WaitingClient
@@ -51,7 +53,10 @@ class Admission:
             found = [await examiner.request_admitted(admitted) for examiner in self._examiners]
         except (InjectionError, RefusedError) as error:
             explanation = str(error) if isinstance(error, RefusedError) else ""
-            return self._taken_back(granted, error.reason, explanation)
+            refused = granted.decision.denied(error.reason)
+            if isinstance(error, RefusedError):
+                refused = replace(refused, age=error.age)
+            return self._taken_back(granted, refused, explanation)
         except BaseException:
             self._enforcer.finish(granted, Reason.INTERNAL_ERROR.value)
             raise
@@ -77,12 +82,14 @@ class Admission:
         if not _same_target(head, tunnel):
             await self._enforcer.breath(caller)
             return self._enforcer.refuse(caller, request, kind, Reason.HOST_HEADER_MISMATCH)
+        if secret := self._leaks.in_head(head):
+            await self._enforcer.breath(caller)
+            return self._leaks.refuse(self._enforcer, caller, kind, head, secret)
         return await self._enforcer.authorise(caller, request, kind, pinned=tunnel.addresses, client=client)
 
-    def _taken_back(self, granted: Grant, reason: Reason, explanation: str) -> TurnedAway:
-        refused = granted.decision.denied(reason)
+    def _taken_back(self, granted: Grant, refused: Decision, explanation: str) -> TurnedAway:
         refusal = self._enforcer.amend(granted, refused)
-        self._enforcer.finish(granted, f"refused:{reason.value}")
+        self._enforcer.finish(granted, f"refused:{refused.reason.value}")
         return TurnedAway(answers.refused(refusal or Refusal(granted.id, refused), explanation=explanation))
 
 

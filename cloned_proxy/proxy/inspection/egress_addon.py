@@ -51,7 +51,7 @@ class EgressAddon:
     def _write_request(
         connection: InspectedConnection, admitted: Admitted, filters: Filters | None, flow: http.HTTPFlow
     ) -> None:
-        exchange, grant, head = connection.current, admitted.grant, admitted.head
+        exchange, grant, head = connection.current, admitted.grant, admitted.forwarded
         host = grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
@@ -60,7 +60,8 @@ class EgressAddon:
         data.host, data.port = host.text, head.port
         fields = request_fields(head, host, default_port=_HTTPS_PORT, injection=admitted.injection)
         data.headers = http.Headers(fields)
-        flow.request.stream = _passing(filters, grant.charge.up, exchange, connection.cut)
+        data.path = head.path.encode("ascii")
+        flow.request.stream = _passing(filters, grant.charge.up, exchange, connection.stop_request)
 
     async def server_connect(self, connection: InspectedConnection, data: ServerConnectionHookData) -> None:
         """The last line: whatever asks for a dial, only the grant of the exchange at hand permits one."""
@@ -167,7 +168,7 @@ def _passing(
     filters: Filters | None,
     count: Callable[[int], None],
     exchange: Exchange,
-    cut: Callable[[str], None],
+    stop: Callable[[str], None],
 ) -> Callable[[bytes], bytes | list[bytes]]:
     """What mitmproxy calls with each piece of a body, and with b"" at its end."""
 
@@ -183,7 +184,7 @@ def _passing(
             passed = filters.feed(piece) if piece else filters.rest()
         except UnfitError as error:
             exchange.turn_away(error)
-            cut(error.cause)
+            stop(error.cause)
             # Nothing may follow, not even the end of the body: the reader would take it for whole.
             raise
         count(len(passed))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from cloned_proxy.policy.registry import Age
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.grant import Grant
@@ -29,6 +30,11 @@ class Admitted:
     head: Head
     """As the client sent it. HTTP/2 is read into the same shape: `host` and `port` from `:authority`."""
     injection: Injection | None
+    forwarded: Head = field(init=False)
+    """What goes upstream: `head`, unless an examiner replaces its `path` or its `fields`."""
+
+    def __post_init__(self) -> None:
+        self.forwarded = self.head
 
 
 @dataclass(slots=True)
@@ -53,12 +59,13 @@ class ResponseSeen:
 class RefusedError(Exception):
     """An admitted request must not go upstream: it is put on record as denied for `reason`, answered like any other.
 
-    The message becomes the `hint`; "" takes the reason's own.
+    The message becomes the `hint`; "" takes the reason's own. `age` belongs to `too_young`.
     """
 
-    def __init__(self, reason: Reason, message: str = "") -> None:
+    def __init__(self, reason: Reason, message: str = "", *, age: Age | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.age = age
 
 
 class UnfitError(Exception):
