@@ -159,7 +159,7 @@ def _no_tls_check() -> None:
 
 def _no_ssh_check() -> None:
     """A tunnel under `protocols: [ssh]` is one under `[tcp]`."""
-    replace_part(passage, "must_be_ssh", lambda decision: False)
+    replace_part(Decision, "must_be_ssh", property(lambda decision: False))
 
 
 # The proxy in front ------------------------------------------------------------------------------------------------
