@@ -167,7 +167,7 @@ def _tell_other_commands(announcement: ExitStack, server: Server | Supervisor, c
 def _warn_of_exposure(server: Server | Supervisor) -> None:
     host = urlsplit(f"//{server.address}").hostname or ""
     if not ip_address(host).is_loopback:
-        whom = "the global rules" if server.policy.anonymous is Anonymous.GLOBAL else "nothing"
+        whom = "nothing" if server.policy.anonymous is Anonymous.DENY else "the global rules"
         _log.warning("other machines can reach this proxy", listen=server.address, without_credential=whom)
 
 
@@ -195,5 +195,5 @@ def _announce(server: Server | Supervisor, control: Control) -> None:
 def _what_opens(policy: Policy) -> str:
     """The next step where no example passes: under `anonymous: deny` no rule helps a caller without a credential."""
     if policy.anonymous is Anonymous.DENY:
-        return f"{program_name()} token TOOL for one, or `anonymous: global` in the policy file"
+        return f"{program_name()} token TOOL for one, or `anonymous: challenge` in the policy file"
     return f"{program_name()} allow HOST"

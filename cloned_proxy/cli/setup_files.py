@@ -83,7 +83,7 @@ def _site(options: SetupOptions, program: Program, place: Workspace) -> Site:
         proxy = f"http://{authority}"
         _, policy = policy_in(place, None)
         if policy.anonymous is Anonymous.DENY:
-            fix = "write `anonymous: global` into it, and the global rules decide"
+            fix = "write `anonymous: challenge` into it, and the global rules decide"
             fix = f"{fix}; or `--tool TOOL` for a credential" if program.takes_credentials else fix
             say(f"cloned-proxy: the policy refuses callers without a credential: {fix}")
     else:

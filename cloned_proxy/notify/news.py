@@ -14,7 +14,7 @@ from cloned_proxy.policy.host_index import HostIndex
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.rule import HostPattern, Rule
-from cloned_proxy.policy.vocabulary import OnDeny
+from cloned_proxy.policy.vocabulary import Anonymous, OnDeny, Reason
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import signature_of
@@ -74,7 +74,7 @@ class News:
         known = self._told.get(key)
         if known is not None and now - known < self._settings.period:
             return []
-        if self._policy.is_no_news(body["tool"], host, asks="request" in self._settings.events):
+        if self._policy.is_no_news(body["tool"], host, body["reason"], asks="request" in self._settings.events):
             return []
         self._told[key] = now
         self._told.move_to_end(key)
@@ -113,9 +113,11 @@ class _LivePolicy:
         self._policy = Policy()
         self._quiet: dict[str | None, HostIndex] = {}
 
-    def is_no_news(self, tool: str | None, host: str, *, asks: bool) -> bool:
-        """Whether a denial is one that a preset knows as harmless, or will be told as the tool's request."""
+    def is_no_news(self, tool: str | None, host: str, reason: str, *, asks: bool) -> bool:
+        """Whether a denial is harmless to a preset, a question for a credential, or told as the tool's request."""
         self._refresh()
+        if reason == Reason.IDENTITY_MISSING and self._policy.anonymous is Anonymous.CHALLENGE:
+            return True
         scope = self._policy.scope_of(tool)
         if asks and scope.on_deny is OnDeny.ASK:
             return True

@@ -31,7 +31,7 @@ class Finding:
 def findings(policy: Policy) -> tuple[Finding, ...]:
     """What of a policy opens more than somebody may think, in file order; rules that have ended count as well."""
     found = list(_modes(policy))
-    nameless = policy.anonymous is Anonymous.GLOBAL
+    nameless = policy.anonymous is not Anonymous.DENY
     for rule in policy.rules:
         if not rule.denies:
             shared = nameless and rule.scope == GLOBAL_SCOPE

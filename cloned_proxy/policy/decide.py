@@ -181,7 +181,7 @@ def _identity_refusal(policy: Policy, caller: Caller) -> Reason | None:
     if caller.tool is not None:
         return None
     # Fail closed on a combination that no listener should produce: nameless, yet not the host listener's anonymous.
-    if caller.source is CallerSource.ANONYMOUS and policy.anonymous is Anonymous.GLOBAL:
+    if caller.source is CallerSource.ANONYMOUS and policy.anonymous is not Anonymous.DENY:
         return None
     return Reason.IDENTITY_MISSING
 

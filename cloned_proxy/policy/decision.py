@@ -42,6 +42,9 @@ class Decision:
     age: Age | None = None
     """With `too_young`: of what, and what there is instead."""
 
+    instead_of: Reason | None = None
+    """With `identity_missing`: why the global rules refuse a caller that is asked for its credential."""
+
     @property
     def passes(self) -> bool:
         return self.verdict is not Verdict.DENY

@@ -217,7 +217,7 @@ class TestDocument(_Document):
 class PolicyDocument(_Document):
     version: Literal[1]
     mode: Literal["enforce", "report"] = "enforce"
-    anonymous: Literal["global", "deny"] = "deny"
+    anonymous: Literal["global", "challenge", "deny"] = "deny"
     global_: Annotated[GlobalDocument, BeforeValidator(_empty_mapping)] = Field(
         default=GlobalDocument(), alias="global"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -45,6 +46,8 @@ def hint(decision: Decision, decision_id: str = "") -> str:
 
     As `owner_hint`, but for an address that was not in the request, or the class of one.
     """
+    if decision.instead_of is not None:
+        return _with_or_without_credential(hint(_as_refused(decision), decision_id))
     literal = decision.host is not None and decision.host.address is not None
     if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
         next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
@@ -59,6 +62,8 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
     """
     if decision.reason is Reason.ALLOWED:
         return ""
+    if decision.instead_of is not None:
+        return _with_or_without_credential(owner_hint(_as_refused(decision)))
     if decision.host is not None and (never := why_not_offered(decision.host)):
         return never
     if decision.host is None and decision.reason is Reason.IP_LITERAL:
@@ -77,6 +82,15 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
     if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
         return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
     return _SENTENCES.get(decision.reason, "")
+
+
+def _as_refused(decision: Decision) -> Decision:
+    """What the global rules said of a caller that was asked for its credential."""
+    return replace(decision, reason=decision.instead_of or decision.reason, instead_of=None)
+
+
+def _with_or_without_credential(without: str) -> str:
+    return f"{_SENTENCES[Reason.IDENTITY_MISSING]}; without one: {without}"
 
 
 def _open_address(decision: Decision) -> str:

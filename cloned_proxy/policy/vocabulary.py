@@ -57,10 +57,13 @@ class Mode(enum.StrEnum):
 
 
 class Anonymous(enum.StrEnum):
-    """What a caller of the host listener without a credential gets: the global rules, or nothing."""
+    """What a caller of the host listener without a credential gets."""
 
     DENY = "deny"
     GLOBAL = "global"
+    """What the global rules give, and else a refusal."""
+    CHALLENGE = "challenge"
+    """What the global rules give, and else a question for its credential: `policy.challenge`."""
 
 
 class OnDeny(enum.StrEnum):

@@ -94,7 +94,8 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
     if refusal.approval:
         content["approval"] = refusal.approval
     answer = _answer(code, str(reason), content, extra)
-    return replace(answer, phrase=_phrase(refusal)) if code is HTTPStatus.FORBIDDEN else answer
+    denied = code is HTTPStatus.FORBIDDEN or decision.instead_of is not None
+    return replace(answer, phrase=_phrase(refusal)) if denied else answer
 
 
 def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> Answer:

@@ -15,6 +15,7 @@ from dataclasses import replace
 import structlog
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
+from cloned_proxy.policy.challenge import challenged
 from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.model import Policy
@@ -326,6 +327,8 @@ class Enforcer:
         *,
         amends: str = "",
     ) -> Refusal:
+        if kind is not Kind.INSPECTED_REQUEST:  # in opened TLS no client knows a proxy to answer to
+            decision = challenged(policy, caller, decision)
         recorded = self._records.decided(caller, decision, kind, policy, started, amends=amends)
         return Refusal(recorded, decision, inside=caller.inside)
 

@@ -131,6 +131,8 @@ class Gate:
         for connection in tuple(self._connections):
             if connection.quiet:
                 connection.cut("drained")
+        if self._parts.inspector is not None:
+            self._parts.inspector.drain()
 
     async def drain(self, seconds: float) -> None:
         """Stops accepting, gives open flows `seconds` to end by themselves, then cuts them."""

@@ -31,7 +31,7 @@ from cloned_proxy.proxy import (
     requests_api,
 )
 from cloned_proxy.proxy import record as recording
-from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
+from cloned_proxy.proxy.inspection import admission, egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
 from cloned_proxy.proxy.plain import response as plain_response
@@ -182,7 +182,7 @@ def _no_account_of_bodies() -> None:
 
 
 def _no_inner_host_check() -> None:
-    replace_part(egress_addon, "_same_target", lambda inner, tunnel: True)
+    replace_part(admission, "_same_target", lambda inner, tunnel: True)
 
 
 def _no_dial_guard() -> None:

@@ -135,3 +135,11 @@ def test_a_phrase_is_short_and_of_printable_ascii_whatever_was_asked_for(path: s
 def test_only_a_denial_has_a_phrase_of_ours() -> None:
     assert phrase(Refusal("id-1", decision(Reason.IDENTITY_MISSING))) == "407 Proxy Authentication Required"
     assert phrase(Refusal("id-1", decision(Reason.LIMIT_EXCEEDED))) == "429 Too Many Requests"
+
+
+def test_who_is_asked_for_a_credential_and_has_none_reads_in_the_phrase_what_to_do() -> None:
+    asked = replace(denied(), reason=Reason.IDENTITY_MISSING, instead_of=Reason.HOST_NOT_ALLOWED)
+    answer = answers.refused(Refusal("id-1", asked))
+    assert ("Proxy-Authenticate", 'Basic realm="cloned-proxy"') in answer.fields
+    assert answer.phrase.startswith("identity_missing: ")
+    assert answer.phrase.endswith("without one: cloned-proxy allow api.example.com")

@@ -614,6 +614,9 @@ class FakeInspector:
     def sweep(self) -> None:
         pass
 
+    def drain(self) -> None:
+        pass
+
     async def close(self) -> None:
         pass
 

@@ -27,7 +27,7 @@ from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
 from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
 from cloned_proxy.proxy.relay_guard import TurnedAwayError
-from cloned_proxy.proxy.tunnels import response_seconds
+from cloned_proxy.proxy.tunnels import idle_seconds, response_seconds
 
 _log = structlog.get_logger(__name__)
 
@@ -295,6 +295,17 @@ class InspectedConnection(FailClosedHandler):
 
     def _quiet_too_long(self) -> None:
         self.close_connection(self.client) if self.client in self.transports else None
+
+    def sweep(self) -> None:
+        """Cuts an open request that the policy in force, or a limit, no longer lets pass, or that is idle by it."""
+        grant = self.open_grant
+        if grant is None:
+            return
+        decision = self.parts.enforcer.review(grant)
+        if not decision.passes:
+            self.cut(f"revoked:{decision.reason.value}")
+        elif self.is_quiet_for(idle_seconds(decision, self.parts.settings.idle_timeout)):
+            self.cut("idle")
 
     def end(self) -> None:
         """After the last byte: nothing stays armed and no grant stays out."""

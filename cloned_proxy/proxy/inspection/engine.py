@@ -1,4 +1,7 @@
-"""The `Inspector` of the gate: mitmproxy's connection machinery, without its master, addons, options files and DNS."""
+"""The `Inspector` of the gate: HTTP/2 for clients that offer it, mitmproxy's connection machinery for all others.
+
+Of mitmproxy neither its master nor its addons, option files and DNS.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import structlog
 from mitmproxy import http, options
 from mitmproxy.net import tls as net_tls
 
+from cloned_proxy.proxy.client_hello import MAX_HELLO_BYTES, ClientHelloReader, Unread
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector, NoSecrets
@@ -22,12 +26,13 @@ from cloned_proxy.proxy.inspection.bundle import refresh_bundle
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.egress_addon import EgressAddon
 from cloned_proxy.proxy.inspection.examiners import Examiner
+from cloned_proxy.proxy.inspection.http2.front import Front
+from cloned_proxy.proxy.inspection.http2.tls import TlsStream
 from cloned_proxy.proxy.inspection.parts import InspectionParts
 from cloned_proxy.proxy.inspection.screen import EchoExaminer
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, linger
-from cloned_proxy.proxy.inspection.tls import TlsHooks
+from cloned_proxy.proxy.inspection.tls import Sessions, TlsHooks
 from cloned_proxy.proxy.relay import reset
-from cloned_proxy.proxy.tunnels import idle_seconds
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.metrics import Metrics
@@ -35,6 +40,7 @@ from cloned_proxy.telemetry.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 _CLOSE_SECONDS: Final = 1.0
+_HTTP2: Final = b"h2"
 
 # What mitmproxy's own addons would define; the layers read them.
 _LAYER_OPTIONS: Final[tuple[tuple[str, Any, Any], ...]] = (
@@ -71,16 +77,17 @@ class MitmInspector:
         self._ca_directory = ca_directory
         self._authority: Authority | None = None
         self._options = _make_options()
-        self._connections: dict[InspectedConnection, asyncio.WriteTransport] = {}
-        self._enforcer = enforcer
+        self._connections: dict[InspectedConnection | Front, asyncio.WriteTransport] = {}
         self._none_open = asyncio.Event()
         self._none_open.set()
         # Whoever searches a body comes behind whoever changes it.
         admission = Admission(enforcer, injector or Injector(NoSecrets()), (*examiners, EchoExaminer()))
+        sessions = Sessions(self._open_authority, extra_ca=extra_ca)
         self.parts: Final = InspectionParts(
             enforcer=enforcer,
             addon=EgressAddon(admission),
-            tls=TlsHooks(self._open_authority, extra_ca=extra_ca),
+            tls=TlsHooks(sessions),
+            sessions=sessions,
             settings=settings,
             metrics=metrics,
             admission=admission,
@@ -91,40 +98,57 @@ class MitmInspector:
         """See `Inspector`."""
         transport = writer.transport
         try:
-            connection = InspectedConnection(
-                self.parts, self._options, ClientReader(reader), ClientWriter(writer), grant
-            )
-            self._connections[connection] = transport
-            self._none_open.clear()
-            try:
-                connection.wait_for_first_head()
-                await _to_its_end(connection)
-                if not connection.doomed:
-                    await linger(reader, writer)
-            finally:
-                connection.end()
-                if connection.doomed:
-                    reset(transport)
-                del self._connections[connection]
-                if not self._connections:
-                    self._none_open.set()
+            hello = ClientHelloReader()
+            with contextlib.suppress(TimeoutError, ConnectionError):
+                async with asyncio.timeout(self.parts.settings.head_timeout):
+                    await _read_hello(hello, reader)
+            client = ClientReader(reader, bytes(hello.received)), ClientWriter(writer)
+            connection: InspectedConnection | Front
+            if _HTTP2 in hello.protocols:
+                connection = self._front(grant, *client)
+            else:
+                connection = InspectedConnection(self.parts, self._options, *client, grant)
+            await self._serve(connection, reader, writer)
         finally:
             transport.abort()
+
+    async def _serve(
+        self, connection: InspectedConnection | Front, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._connections[connection] = writer.transport
+        self._none_open.clear()
+        try:
+            await (connection.serve() if isinstance(connection, Front) else _to_its_end(connection))
+            if not connection.doomed:
+                await linger(reader, writer)
+        finally:
+            connection.end()
+            if connection.doomed:
+                reset(writer.transport)
+            del self._connections[connection]
+            if not self._connections:
+                self._none_open.set()
+
+    def _front(self, grant: Grant, reader: ClientReader, writer: ClientWriter) -> Front:
+        host = grant.decision.host
+        if host is None:
+            raise ValueError("a tunnel grant without a canonical host")
+        session = self.parts.sessions.accepting(host.text, http2=True)
+        return Front(self.parts, TlsStream(session, reader, writer), grant)
 
     def sweep(self) -> None:
         """Cuts every open request that the policy in force, or a limit, no longer lets pass, and what is idle by it."""
         for connection in tuple(self._connections):
-            grant = connection.open_grant
-            if grant is None:
-                continue
-            decision = self._enforcer.review(grant)
-            quiet = connection.is_quiet_for(idle_seconds(decision, self.parts.settings.idle_timeout))
-            if decision.passes and not quiet:
-                continue
             try:
-                connection.cut("idle" if decision.passes else f"revoked:{decision.reason.value}")
+                connection.sweep()
             except Exception:  # noqa: BLE001  logged; the others that are to go must not stay for it
-                _log.exception("an inspected connection could not be cut; the next sweep tries again")
+                _log.exception("an inspected connection could not be swept; the next sweep tries again")
+
+    def drain(self) -> None:
+        """Clients of HTTP/2 are told to come again elsewhere; what is open goes on, until `close`."""
+        for connection in tuple(self._connections):
+            if isinstance(connection, Front):
+                connection.drain()
 
     async def close(self) -> None:
         for connection, transport in tuple(self._connections.items()):
@@ -144,8 +168,15 @@ class MitmInspector:
         return self._authority
 
 
+async def _read_hello(hello: ClientHelloReader, reader: asyncio.StreamReader) -> None:
+    """A ClientHello that the gate has seen whole waits in the reader."""
+    while hello.feed(await reader.read(MAX_HELLO_BYTES)) is Unread.NEED_MORE and not reader.at_eof():
+        pass
+
+
 async def _to_its_end(connection: InspectedConnection) -> None:
     """Mitmproxy's `handle_client`, which does not pass a cancellation on to its tasks: they would dial and forward."""
+    connection.wait_for_first_head()
     handling = asyncio.ensure_future(connection.handle_client())
     try:
         await asyncio.shield(handling)

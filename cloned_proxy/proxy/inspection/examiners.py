@@ -95,6 +95,10 @@ class StreamFilter(ABC):
     def rest(self) -> bytes:
         """What was kept back, at the end of the body. Raises UnfitError."""
 
+    def trailers(self, fields: RawFields) -> RawFields:
+        """The trailers that go on behind it; HTTP/1.1 clients get none."""
+        return fields
+
 
 class HeldFilter(ABC):
     """A body that is read whole before the client gets anything of the response, its head included."""
@@ -105,6 +109,10 @@ class HeldFilter(ABC):
     @abstractmethod
     async def whole(self, body: bytes) -> bytes:
         """The body that goes on instead. Raises UnfitError."""
+
+    def trailers(self, fields: RawFields) -> RawFields:
+        """The trailers that go on behind it; HTTP/1.1 clients get none."""
+        return fields
 
     @abstractmethod
     def too_long(self) -> UnfitError:
@@ -152,6 +160,11 @@ class Filters:
         for one in self._chain:
             body = one.feed(body) + one.rest() if isinstance(one, StreamFilter) else await one.whole(body)
         return body
+
+    def trailers(self, fields: RawFields) -> RawFields:
+        for one in self._chain:
+            fields = one.trailers(fields)
+        return fields
 
     def too_long(self) -> UnfitError:
         """Of the filter that holds the least."""

@@ -17,6 +17,7 @@ from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.inspection.admission import Admission
 from cloned_proxy.proxy.inspection.http_layers import Session, StrictHttpLayer
+from cloned_proxy.proxy.inspection.tls import Sessions
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -28,6 +29,7 @@ class InspectionParts:
     """Handlers by hook name: an `EgressAddon`. Not trusted to be one: a handler that is missing refuses."""
     tls: object
     """The same for the TLS hooks: a `TlsHooks`."""
+    sessions: Sessions
     settings: ProxySettings
     metrics: Metrics
     admission: Admission

@@ -75,6 +75,9 @@ class _Held(HeldFilter):
             raise _unfit(self._admitted, REPEATED)
         return body
 
+    def trailers(self, fields: RawFields) -> RawFields:
+        return cleared(self._secrets, fields)
+
     def too_long(self) -> UnfitError:
         return _unfit(self._admitted, REPEATED)
 
@@ -84,6 +87,7 @@ class _Scanned(StreamFilter):
 
     def __init__(self, admitted: Admitted, secrets: EchoFilter) -> None:
         self._admitted = admitted
+        self._secrets = secrets
         self._scanner = EchoScanner(secrets)
 
     def feed(self, piece: bytes) -> bytes:
@@ -94,6 +98,9 @@ class _Scanned(StreamFilter):
 
     def rest(self) -> bytes:
         return self._scanner.rest()
+
+    def trailers(self, fields: RawFields) -> RawFields:
+        return cleared(self._secrets, fields)
 
 
 def _unfit(admitted: Admitted, explanation: str) -> UnfitError:

@@ -24,6 +24,7 @@ from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector
+from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.registry.client import MetadataClient
 from cloned_proxy.proxy.registry.examiner import RegistryExaminer
@@ -274,6 +275,13 @@ class World:
         return f"{self.host}:{self.upstream.port}"
 
     @property
+    def connection(self) -> InspectedConnection:
+        """The one client of HTTP/1.1."""
+        (found,) = self.inspector._connections
+        assert isinstance(found, InspectedConnection)
+        return found
+
+    @property
     def in_use(self) -> int:
         """Grants that are out, of CONNECTs and of requests."""
         return self.enforcer._budgets.usage(self.caller.tool).concurrent
@@ -281,10 +289,10 @@ class World:
     def get(self, path: str = "/", extra: str = "", *, method: str = "GET", version: str = "1.1") -> bytes:
         return f"{method} {path} HTTP/{version}\r\nHost: {self.authority}\r\n{extra}\r\n".encode("latin-1")
 
-    def client_tls(self) -> ssl.SSLContext:
+    def client_tls(self, *protocols: str) -> ssl.SSLContext:
         self.inspector._open_authority()
         context = ssl.create_default_context(cafile=str(self.directory / "ca" / "cloned-proxy-ca.pem"))
-        context.set_alpn_protocols(["h2", "http/1.1"])
+        context.set_alpn_protocols(protocols or ["http/1.1"])
         return context
 
     async def connect(self, port: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
