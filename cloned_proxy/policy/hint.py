@@ -9,7 +9,7 @@ from typing import Final
 
 from cloned_proxy.policy.address import OPENED_BY, classify
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.hint_registry import age_told, exempting_words
+from cloned_proxy.policy.hint_registry import registry_hint
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.rule import Host
@@ -72,13 +72,10 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
         return _remove(decision)
     if decision.reason in ALLOWABLE and decision.host is not None:
         return _allow(decision)
-    if decision.reason is Reason.TOO_YOUNG:
-        words = exempting_words(decision)
-        return "; or ".join(filter(None, (age_told(decision), _command(*words) if words else "")))
+    if told := registry_hint(decision):
+        return told
     if decision.reason is Reason.ADDRESS_NOT_ALLOWED:
         return _open_address(decision)
-    if decision.reason is Reason.PROTOCOL_NOT_ALLOWED and decision.rule is not None and decision.rule.registry:
-        return "a registry is asked by https: in the clear nobody leaves out what is too young"
     if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
         return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
     return _SENTENCES.get(decision.reason, "")

@@ -61,7 +61,7 @@ class Desk:
             "YARN_CACHE_FOLDER": str(home / "yarn"),
             "YARN_ENABLE_GLOBAL_CACHE": "false", "YARN_ENABLE_TELEMETRY": "0", "YARN_NODE_LINKER": "node-modules",
             "YARN_ENABLE_IMMUTABLE_INSTALLS": "false", "YARN_NPM_MINIMAL_AGE_GATE": "0",
-            "UV_CACHE_DIR": str(home / "uv"), "UV_INDEX_URL": _PYPI, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_CONFIG": "1",
+            "UV_CACHE_DIR": str(home / "uv"), "UV_INDEX_URL": _PYPI, "UV_PYTHON_DOWNLOADS": "never",
         }  # fmt: skip
         if not direct:
             env |= {"YARN_HTTPS_PROXY": out["HTTPS_PROXY"], "npm_config_https_proxy": out["HTTPS_PROXY"]}
