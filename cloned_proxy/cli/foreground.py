@@ -28,6 +28,7 @@ from cloned_proxy.cli.process import (
     tame_garbage_collector,
 )
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
+from cloned_proxy.cli.warm.starter import Starter
 from cloned_proxy.cli.watch import denials_shown
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.vocabulary import Anonymous
@@ -62,7 +63,7 @@ def run_in_foreground(
             control=control.address,
             probe=ProbeApart(),
             log_format=log_format,
-            caretaker=Caretaker(workspace.root),
+            caretaker=Caretaker(workspace.root, on_command=Starter(workspace.root).want),
         )
         if workers > 1:
             _supervise(workspace, options, workers, control)

@@ -95,6 +95,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "vault set llm.api_key  # asks for the value",
         "vault set llm.api_key < key.txt",
     ),
+    "vault canary": ("vault canary bait.github", "vault canary bait.netrc --write ~/.netrc-old"),
     "vault list": ("vault list", "vault list --json"),
     "vault remove": ("vault remove llm.api_key",),
     "proxy": ("proxy", "proxy --set http://127.0.0.1:8081", "proxy --clear"),

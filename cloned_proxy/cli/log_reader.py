@@ -24,8 +24,9 @@ _TYPES: Final[tuple[str, ...]] = (
     "flow_end",
 )
 _TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run", "flow_end")
-_CUTS: Final = ("cut:", "revoked:", "idle", "lifetime")
-"""Causes of the ends of flows that are shown: cuts of the proxy's own. A client takes one for its server's reset."""
+_CUTS: Final = ("cut:", "revoked:", "idle", "lifetime", "upstream_error:upstream_proxy")
+"""Causes of the ends of flows that are shown: cuts of the proxy's own, which a client takes for its server's reset, and
+what the proxy in front answered, which no client is told."""
 
 
 def print_log(

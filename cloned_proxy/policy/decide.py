@@ -37,6 +37,8 @@ NEVER_REPORTED: Final = frozenset(
         Reason.IDENTITY_EXPIRED,
         Reason.IDENTITY_MISMATCH,
         Reason.ADDRESS_NOT_ALLOWED,
+        Reason.SECRET_LEAK,
+        Reason.SECRET_ECHOED,
         Reason.POLICY_UNAVAILABLE,
         Reason.INTERNAL_ERROR,
     }

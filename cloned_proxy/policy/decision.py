@@ -44,11 +44,13 @@ class Decision:
 
     instead_of: Reason | None = None
     """With `identity_missing`: why the global rules refuse a caller that is asked for its credential."""
+    secret: str = ""
+    """With `secret_leak`: the name of the secret, for the owner of the log. Its value is in no decision."""
 
     @property
     def passes(self) -> bool:
         return self.verdict is not Verdict.DENY
 
-    def denied(self, reason: Reason) -> Decision:
+    def denied(self, reason: Reason, *, secret: str = "") -> Decision:
         """What a later stage makes of it."""
-        return replace(self, verdict=Verdict.DENY, reason=reason)
+        return replace(self, verdict=Verdict.DENY, reason=reason, secret=secret)

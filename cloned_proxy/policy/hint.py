@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
@@ -25,6 +26,7 @@ _SENTENCES: Final = {
     Reason.HOST_HEADER_MISMATCH: "the Host header must name the host of the request target",
     Reason.MALFORMED_REQUEST: "the request can be read in more than one way; write host, port and path plainly",
     Reason.LIMIT_EXCEEDED: "wait as Retry-After says, or raise `limits` of the tool in the policy",
+    Reason.SECRET_ECHOED: "the response repeats a secret that the proxy injected",
     Reason.POLICY_UNAVAILABLE: "no valid policy is loaded: `cloned-proxy policy check` says why",
     Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log says more",
 }
@@ -74,11 +76,17 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
         return _allow(decision)
     if told := registry_hint(decision):
         return told
-    if decision.reason is Reason.ADDRESS_NOT_ALLOWED:
-        return _open_address(decision)
-    if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
-        return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
-    return _SENTENCES.get(decision.reason, "")
+    words = _WORDED.get(decision.reason)
+    return words(decision) if words else _SENTENCES.get(decision.reason, "")
+
+
+def _protocol(decision: Decision) -> str:
+    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
+
+
+def _leak(decision: Decision) -> str:
+    named = f"the vault's {decision.secret}" if decision.secret else "a secret of the vault"
+    return f"the request holds {named}, which goes only to hosts of rules that inject it; find out who sends it"
 
 
 def _as_refused(decision: Decision) -> Decision:
@@ -174,3 +182,11 @@ def _can_stand_in_a_rule(method: str, path: str) -> bool:
 
 def _tool(tool: str | None) -> list[str]:
     return [] if tool is None else ["--tool", tool]
+
+
+_WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {
+    Reason.ADDRESS_NOT_ALLOWED: _open_address,
+    Reason.PROTOCOL_NOT_ALLOWED: _protocol,
+    Reason.SECRET_LEAK: _leak,
+}
+"""The reasons whose hint depends on more than the reason."""

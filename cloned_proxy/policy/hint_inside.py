@@ -31,6 +31,8 @@ _SENTENCES: Final = {
     Reason.HOST_HEADER_MISMATCH: "the Host header must name the host of the request target",
     Reason.MALFORMED_REQUEST: "the request can be read in more than one way; write host, port and path plainly",
     Reason.LIMIT_EXCEEDED: "wait as Retry-After says",
+    Reason.SECRET_LEAK: f"the request holds a secret that does not belong to this host; {_OWNERS}",
+    Reason.SECRET_ECHOED: "the response repeats a secret that the proxy injected",
     Reason.POLICY_UNAVAILABLE: f"no valid policy is loaded; {_OWNERS}",
     Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log, outside, says more",
 }

@@ -46,6 +46,8 @@ class Reason(enum.StrEnum):
     LEASE_EXPIRED = "lease_expired"
     LEASE_USED_UP = "lease_used_up"
     LIMIT_EXCEEDED = "limit_exceeded"
+    SECRET_LEAK = "secret_leak"  # noqa: S105  a reason
+    SECRET_ECHOED = "secret_echoed"  # noqa: S105  a reason
     TOO_YOUNG = "too_young"
     POLICY_UNAVAILABLE = "policy_unavailable"
     INTERNAL_ERROR = "internal_error"

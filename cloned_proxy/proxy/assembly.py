@@ -23,6 +23,7 @@ from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
 from cloned_proxy.proxy.pruning import LeasePruner
@@ -31,6 +32,9 @@ from cloned_proxy.proxy.registry.examiner import RegistryExaminer
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
+from cloned_proxy.proxy.upstream_proxy.failure import Trouble
+from cloned_proxy.proxy.upstream_proxy.front import UpstreamProxy
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.config import Config
 from cloned_proxy.store.errors import StoreError
@@ -40,6 +44,7 @@ from cloned_proxy.store.state import State
 from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.metrics import Metrics
+from cloned_proxy.telemetry.upstream_metrics import UpstreamMetrics
 
 _log = structlog.get_logger(__name__)
 
@@ -111,6 +116,14 @@ async def assemble(
         leads=seat is None or seat.leads,
     )
     parts.callback(asking.close)
+    vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
+    await asyncio.to_thread(vault.open)
+    upstream = None
+    if config.upstream.proxy is not None:
+        upstream = UpstreamProxy(
+            config.upstream, config.proxy, resolver=resolver, secrets=vault, own=own, base=workspace.root
+        )
+    ways = _ways(upstream, config, metrics)
     enforcer = Enforcer(
         policies=follower.live,
         resolver=resolver,
@@ -123,17 +136,20 @@ async def assemble(
         strict_durability=config.audit.durability == "strict",
         flows_per_tool=share,
         asking=asking,
+        names=upstream,
     )
-    vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
-    await asyncio.to_thread(vault.open)
     injector = Injector(vault)
+    leaks = LeakWatch(follower.live)
+    leaks.load(vault.watched())
     inspector = MitmInspector(
         enforcer=enforcer,
         injector=injector,
+        leaks=leaks,
         settings=config.proxy,
         metrics=metrics,
         ca_directory=workspace.ca_directory,
-        examiners=(RegistryExaminer(enforcer, injector, MetadataClient(config.proxy), clock=clock),),
+        examiners=(RegistryExaminer(enforcer, injector, MetadataClient(config.proxy, ways), clock=clock),),
+        ways=ways,
     )
     parts.push_async_callback(inspector.close)
     gate = Gate(
@@ -143,8 +159,10 @@ async def assemble(
         metrics=metrics,
         inspector=inspector,
         injector=injector,
+        leaks=leaks,
         clock=clock,
         cells=cells,
+        ways=ways,
         requests=RequestsApi(
             approvals,
             asking,
@@ -161,6 +179,7 @@ async def assemble(
 
     async def sweep_by_time() -> None:
         state.leases.times.look()
+        leaks.load(vault.watched())
         sweep()
         metrics.leases.review(clock())
 
@@ -173,6 +192,14 @@ async def assemble(
     for task in tasks:
         parts.push_async_callback(_end, asyncio.create_task(task))
     return Core(state, follower, gate, own, metrics)
+
+
+def _ways(upstream: UpstreamProxy | None, config: Config, metrics: Metrics) -> Ways:
+    if upstream is None:
+        return Ways(connect_timeout=config.proxy.connect_timeout)
+    failures = UpstreamMetrics(metrics.registry, Trouble)
+    _log.info("an upstream proxy is in front", proxy=config.upstream.proxy, resolve=config.upstream.resolve)
+    return Ways(upstream, connect_timeout=config.proxy.connect_timeout, on_trouble=failures.failed)
 
 
 def _start_export(workspace: Workspace, endpoint: str, metrics: Metrics) -> Callable[[], None]:

@@ -16,7 +16,7 @@ import structlog
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
 from cloned_proxy.policy.challenge import challenged
-from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
+from cloned_proxy.policy.decide import decide, decide_limits
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.registry import decide_in_the_clear
@@ -26,6 +26,7 @@ from cloned_proxy.proxy.asking import Asking, WaitingClient
 from cloned_proxy.proxy.budget import Budgets, Charge, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits
 from cloned_proxy.proxy.grant import Grant, Refusal
+from cloned_proxy.proxy.places import Names, Places
 from cloned_proxy.proxy.question import Denial, PolicySource, Question
 from cloned_proxy.proxy.record import Recorder
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
@@ -58,17 +59,17 @@ class Enforcer:
         strict_durability: bool = False,
         flows_per_tool: int | None = None,
         asking: Asking | None = None,
+        names: Names | None = None,
     ) -> None:
         """`flows_per_tool` bounds what any one tool may have open, whatever the policy allows it (`fair_share`).
 
-        Without `asking`, `on_deny: ask` refuses.
+        Without `asking`, `on_deny: ask` refuses. `names` is what the proxy in front has to say about them.
         """
         self._policies = policies
-        self._resolver = resolver
+        self._places = Places(resolver, own_listeners, names)
         self._budgets = budgets
         self._leases = leases
         self._records = Recorder(audit, metrics, clock)
-        self._own_listeners = own_listeners
         self._clock = clock
         self._strict_durability = strict_durability
         self._flows_per_tool = flows_per_tool
@@ -139,7 +140,7 @@ class Enforcer:
             return None
         if self._strict_durability or question.spends_use:
             return None
-        addresses = self._resolver.known(question.host)
+        addresses = self._places.known(question.host)
         if addresses is None:
             return None
         outcome = self._answer(question, addresses)
@@ -171,7 +172,7 @@ class Enforcer:
         if pinned is None:
             asked = time.perf_counter()
             try:
-                pinned = await self._resolver.resolve(question.host, question.caller.tool)
+                pinned = await self._places.resolve(question.host, question.caller.tool)
             except ResolveError as error:
                 # Nothing was dialled, so nothing is spent: a lease outlives a name server that does not answer.
                 decided_at = question.started + time.perf_counter() - asked
@@ -239,7 +240,7 @@ class Enforcer:
     def _answer(self, question: Question, addresses: tuple[Address, ...]) -> tuple[Question, Charge] | Refusal:
         """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet."""
         caller, decision, _, kind, policy, started = question
-        decision = decide_addresses(decision, addresses, self._own_listeners)
+        decision = self._places.judged(decision, addresses)
         limits = fair_limits(policy.scope_of(caller.tool).limits, self._flows_per_tool)
         decision, charge = self._budgets.open(decision, caller.tool, limits)
         if charge is None:
@@ -247,10 +248,10 @@ class Enforcer:
             return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
         return question if decision is question.decision else question._replace(decision=decision), charge
 
-    def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
-        """Puts on record a refusal that the form of a head decides: `malformed_request` or `host_header_mismatch`."""
+    def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason, *, secret: str = "") -> Refusal:
+        """Puts on record a refusal that the head alone decides, such as `malformed_request` or `secret_leak`."""
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
-        decision = Decision(Verdict.DENY, reason, request, tool)
+        decision = Decision(Verdict.DENY, reason, request, tool, secret=secret)
         try:
             return self._refused(caller, decision, kind, self._policies.current, time.perf_counter())
         except AuditUnavailableError:
@@ -285,7 +286,7 @@ class Enforcer:
         spent = [used for used in self._leases.spent if rule is None or used != rule.id]
         policy = self._policies.current
         decision = decide(policy, grant.caller, grant.decision.request, self._clock(), spent, ended=self._leases.ended)
-        decision = decide_addresses(decision, grant.addresses, self._own_listeners)
+        decision = self._places.judged(decision, grant.addresses)
         if policy is not None and decision.passes:
             # An open flow already counts as a request and as concurrent; only its bytes go on.
             bytes_only = replace(policy.scope_of(grant.caller.tool).limits, concurrent=None, requests_per_minute=None)

@@ -21,7 +21,7 @@ class Grant:
     decision: Decision
     caller: Principal
     addresses: tuple[Address, ...]
-    """All checked; the port is the request's."""
+    """All checked; the port is the request's. None at all for a name that only the proxy in front looks up."""
     policy: Policy
     charge: Charge
     since: float

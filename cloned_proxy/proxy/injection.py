@@ -111,12 +111,13 @@ def _in_the_clear(grant: Grant) -> bool:
     """Whether a plain request would carry the secret where a wire-tapper sits, and nobody has asked for that.
 
     The caller chooses the scheme, the rule names only ports: 443 never speaks plain HTTP, 80 was named on purpose, and
-    on any other port it stays among addresses that are not public.
+    on any other port it stays among addresses that are not public. A name that was not looked up here may be anywhere.
     """
     port = grant.decision.request.port
     if grant.kind is not Kind.HTTP or port == _HTTP_PORT:
         return False
-    return port == _HTTPS_PORT or any(classify(address) is AddressClass.PUBLIC for address in grant.addresses)
+    public = not grant.addresses or any(classify(address) is AddressClass.PUBLIC for address in grant.addresses)
+    return port == _HTTPS_PORT or public
 
 
 class NoSecrets:

@@ -28,7 +28,7 @@ from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_history import Snapshot, remember
 from cloned_proxy.store.tally_writer import TallyWriter
-from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, LeaseUsedUpError
+from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, LeaseUsedUpError, RunEvent
 
 _log = structlog.get_logger(__name__)
 
@@ -121,6 +121,8 @@ class AuditWriter:
         It counts against the share of its `owner`, who is asked to wait by `behind`, never here.
         """
         self._accept(event, owner)
+        if isinstance(event, RunEvent):
+            self._urgent.set()  # whoever ran it waits for its last entry, and nothing else of it comes
 
     async def commit(self, event: Event, *, uses: int | None = None, owner: Owner = None) -> None:
         """Queues one event and returns when it is on disk, with one of its rule's `uses` taken if that says a number.

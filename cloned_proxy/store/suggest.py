@@ -47,6 +47,7 @@ _REFUSED: Final[Mapping[str, str]] = {
     Reason.TOO_YOUNG: "it was too young for its rule; `--package` of `cloned-proxy allow --registry` exempts it",
     Reason.SNI_MISMATCH: "the TLS server name was another host than the one asked for",
     Reason.SNI_MISSING: "the tunnel named no TLS server; no rule makes up for it",
+    Reason.SECRET_LEAK: "the request held a secret of the vault",
     Reason.HOST_HEADER_MISMATCH: "the Host header named another host than the request",
 }
 """What no rule of ours would mend, or none that should come from a suggestion."""

@@ -31,10 +31,10 @@ from cloned_proxy.proxy import (
     requests_api,
 )
 from cloned_proxy.proxy import record as recording
+from cloned_proxy.proxy import response as plain_response
 from cloned_proxy.proxy.inspection import admission, egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
-from cloned_proxy.proxy.plain import response as plain_response
 from cloned_proxy.proxy.registry import examiner as registry_examiner
 from cloned_proxy.proxy.registry import lookup as registry_lookup
 from cloned_proxy.proxy.registry import metadata as registry_metadata
@@ -95,7 +95,7 @@ def _resolve_before_deciding() -> None:
     original = enforcer.Enforcer.authorise
 
     async def authorise(self: Any, caller: Any, request: Any, kind: Any, **options: Any) -> Any:
-        await self._resolver.resolve(parse_host(request.host))
+        await self._places.resolve(parse_host(request.host))
         return await original(self, caller, request, kind, **options)
 
     _authorise_by(authorise)
@@ -112,7 +112,7 @@ def _resolve_again_for_the_dial() -> None:
     async def authorise(self: Any, *arguments: Any, **options: Any) -> Any:
         granted = await original(self, *arguments, **options)
         if isinstance(granted, grant.Grant) and granted.decision.host is not None:
-            return replace(granted, addresses=await self._resolver.resolve(granted.decision.host))
+            return replace(granted, addresses=await self._places.resolve(granted.decision.host))
         return granted
 
     _authorise_by(authorise)
@@ -193,7 +193,7 @@ def _no_dial_guard() -> None:
 
 
 def _no_stripping() -> None:
-    replace_part(fields, "_OURS", ("no-such-prefix-",))
+    replace_part(fields, "OURS", ("no-such-prefix-",))
     replace_part(fields, "_HOP_BY_HOP", frozenset())
     replace_part(fields, "options_of", lambda found: frozenset())
     replace_part(plain_response, "passes", lambda name, named: True)

@@ -130,3 +130,16 @@ def test_a_question_for_a_credential_is_no_news(workspace: Workspace, anonymous:
     workspace.policy_file.write_text(f"{POLICY}anonymous: {anonymous}\n")
     world = World(workspace)
     assert world.hosts(denied("a.test", tool=None, reason="identity_missing")) == told
+
+
+def test_a_secret_on_its_way_out_is_always_told(workspace: Workspace) -> None:
+    world = World(workspace, per_minute=1)
+    leak = denied("a.test", reason="secret_leak")
+    told = world.happens(*(denied(f"{number}.test") for number in range(9)), denied("a.test"), leak)
+    assert [(notice.host, notice.title) for notice in told] == [
+        ("0.test", "Egress denied"), ("a.test", "A secret was on its way out"),
+    ]  # fmt: skip
+    assert world.happens(leak) == []
+    world.now += 61
+    (asking,) = world.happens(denied("b.test", tool="asks@v1", reason="secret_leak"))
+    assert asking.reason == "secret_leak"

@@ -25,11 +25,15 @@ from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import Listener, OwnListeners, bind_tcp, bind_unix
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
+from cloned_proxy.proxy.upstream_proxy.front import UpstreamProxy
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.upstream_settings import UpstreamSettings
 from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, FlowEnd
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -265,6 +269,8 @@ class World:
     resolver: TableResolver
     own: OwnListeners
     listener: Listener
+    troubles: list[str] = field(default_factory=list)
+    """With the proxy in front."""
 
     @property
     def address(self) -> str | tuple[str, int]:
@@ -349,16 +355,26 @@ async def world(
     principal: Principal | None = ANONYMOUS,
     inspector: Inspector | None = None,
     secrets: Secrets | None = None,
+    watched: dict[str, str] | None = None,
     requests: RequestsApi | None = None,
     unix: Path | None = None,
     addresses: tuple[Address, ...] = (LOOPBACK,),
     settings: dict[str, float] | None = None,
     spliced: bool = splice.AVAILABLE,
+    front: UpstreamSettings | None = None,
     **more: float,
 ) -> AsyncIterator[World]:
+    """`front` puts a proxy in front, whose credential is one of the `secrets`."""
     own = OwnListeners()
     policies = Policies(current or policy(*rules))
     audit, metrics, resolver = Audit(), RecordingMetrics(), TableResolver({HOST: addresses})
+    bounds = ProxySettings(**(settings or {}), **more)  # type: ignore[arg-type]
+    ahead = None
+    if front is not None:
+        held = secrets or Secrets()
+        ahead = UpstreamProxy(front, bounds, resolver=resolver, secrets=held, own=own, base=Path("/nowhere"))
+    troubles: list[str] = []
+    ways = Ways(ahead, connect_timeout=bounds.connect_timeout, on_trouble=troubles.append)
     enforcer = Enforcer(
         policies=policies,
         resolver=resolver,
@@ -367,23 +383,28 @@ async def world(
         audit=audit,
         metrics=metrics,
         own_listeners=own,
+        names=ahead,
     )
+    leaks = LeakWatch(policies)
+    leaks.load(watched or {})
     gate = Gate(
         enforcer=enforcer,
         identity_key=KEY,
-        settings=ProxySettings(**(settings or {}), **more),  # type: ignore[arg-type]
+        leaks=leaks,
+        settings=bounds,
         metrics=metrics,
         inspector=inspector,
         injector=Injector(secrets) if secrets is not None else None,
         requests=requests,
         spliced=spliced,
+        ways=ways,
     )
     sock = bind_unix(unix) if unix is not None else bind_tcp("127.0.0.1", 0)
     own.add(sock)
     listener = Listener(sock, principal, "test")
     await gate.open(listener)
     try:
-        yield World(gate, enforcer, policies, audit, metrics, resolver, own, listener)
+        yield World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles)
     finally:
         await gate.drain(0)
         assert gate.idle

@@ -19,13 +19,14 @@ STATUS = {
             Reason.HOST_NOT_ALLOWED, Reason.PORT_NOT_ALLOWED, Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED,
             Reason.EXPLICIT_DENY, Reason.IP_LITERAL, Reason.ADDRESS_NOT_ALLOWED, Reason.IDENTITY_MISMATCH,
             Reason.SNI_MISMATCH, Reason.SNI_MISSING, Reason.PROTOCOL_NOT_ALLOWED, Reason.LEASE_EXPIRED,
-            Reason.LEASE_USED_UP,
+            Reason.LEASE_USED_UP, Reason.SECRET_LEAK,
         ),
         403,
     ),
     **dict.fromkeys((Reason.IDENTITY_MISSING, Reason.IDENTITY_INVALID, Reason.IDENTITY_EXPIRED), 407),
     **dict.fromkeys((Reason.HOST_HEADER_MISMATCH, Reason.MALFORMED_REQUEST), 400),
     Reason.LIMIT_EXCEEDED: 429,
+    Reason.SECRET_ECHOED: 502,
     **dict.fromkeys((Reason.POLICY_UNAVAILABLE, Reason.INTERNAL_ERROR), 503),
 }  # fmt: skip
 

@@ -18,7 +18,7 @@ from cloned_proxy.policy.identity import Claims, mint_token
 from cloned_proxy.policy.model import Limits, Policy
 from cloned_proxy.policy.rule import Address
 from cloned_proxy.policy.vocabulary import Mode
-from cloned_proxy.proxy import connect, connection, passage
+from cloned_proxy.proxy import connect, connection, passage, ways
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.listener import Listener, bind_tcp
 from cloned_proxy.proxy.resolver import ResolveError
@@ -687,7 +687,7 @@ BREAKABLE: dict[str, tuple[object, str]] = {
     "identify": (connect, "identify"),
     "decide_tunnel": (passage, "decide_tunnel"),
     "the hello reader": (passage, "ClientHelloReader"),
-    "dial": (passage, "Dial"),
+    "dial": (ways, "Dial"),
     "the relay": (passage, "Relay"),
     "the head parser": (connection, "parse_head"),
 }

@@ -23,7 +23,7 @@ from cloned_proxy.proxy import injection
 from cloned_proxy.proxy.dial import DialError
 from cloned_proxy.proxy.echo import HELD_BYTES, EchoFilter, EchoScanner
 from cloned_proxy.proxy.injection import Injection, Injector
-from cloned_proxy.proxy.plain import reach
+from cloned_proxy.proxy.ways import Ways
 from tests.proxy.plain import Message, answering, client, read_message, reply, request
 from tests.proxy.support import HOST, Handler, Secrets, Upstream, World, allow, upstream, world
 
@@ -162,7 +162,7 @@ async def test_the_tool_cannot_make_the_secret_travel_in_the_clear(
         dialled.append(target)
         raise OSError("the test dials nobody")
 
-    monkeypatch.setattr(reach, "dial", dial)
+    monkeypatch.setattr(Ways, "connect", dial)
     async with (
         world(injecting(port), secrets=vault(), addresses=(ipaddress.ip_address(address),)) as w,
         client(w) as (reader, writer),
@@ -339,7 +339,7 @@ async def test_control_without_the_check_of_the_way_it_travels_in_the_clear(monk
         dialled.append(target)
         raise DialError("connect")
 
-    monkeypatch.setattr(reach, "dial", dial)
+    monkeypatch.setattr(Ways, "connect", dial)
     async with (
         world(injecting(443), secrets=vault(), addresses=(ipaddress.ip_address("8.8.8.8"),)) as w,
         client(w) as (reader, writer),

@@ -17,6 +17,7 @@ from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.injection import InjectionError, Injector
 from cloned_proxy.proxy.inspection.examiners import Admitted, Examiner, Filters, RefusedError, ResponseSeen
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.telemetry.events import Kind
 
 
@@ -30,10 +31,11 @@ class TurnedAway:
 class Admission:
     """One for each process."""
 
-    def __init__(self, enforcer: Enforcer, injector: Injector, examiners: Sequence[Examiner]) -> None:
+    def __init__(self, enforcer: Enforcer, injector: Injector, examiners: Sequence[Examiner], leaks: LeakWatch) -> None:
         self._enforcer: Final = enforcer
         self._injector: Final = injector
         self._examiners: Final = examiners
+        self._leaks: Final = leaks
 
     async def admit(
         self, tunnel: Grant, head: Head, client: WaitingClient
@@ -80,6 +82,9 @@ class Admission:
         if not _same_target(head, tunnel):
             await self._enforcer.breath(caller)
             return self._enforcer.refuse(caller, request, kind, Reason.HOST_HEADER_MISMATCH)
+        if secret := self._leaks.in_head(head):
+            await self._enforcer.breath(caller)
+            return self._leaks.refuse(self._enforcer, caller, kind, head, secret)
         return await self._enforcer.authorise(caller, request, kind, pinned=tunnel.addresses, client=client)
 
     def _taken_back(self, granted: Grant, refused: Decision, explanation: str) -> TurnedAway:

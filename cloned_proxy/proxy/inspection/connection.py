@@ -18,7 +18,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHook
 
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
-from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial
+from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.inspection.exchange import Exchange
@@ -175,7 +175,7 @@ class InspectedConnection(FailClosedHandler):
     def finish_failed(self) -> None:
         self._disarm()
         failure = self._exchange.failure if self._exchange is not None else None
-        self.finish(f"upstream_error:{failure.phase}" if failure is not None else "client_reset")
+        self.finish(failure.cause if failure is not None else "client_reset")
 
     # Upstream connections.
 
@@ -217,9 +217,9 @@ class InspectedConnection(FailClosedHandler):
         server.timestamp_start = time.time()
         started = time.perf_counter()
         try:
-            sock = await dial(grant.addresses, grant.decision.request.port, seconds=self.parts.settings.connect_timeout)
+            sock = await self.parts.ways.connect(grant)
         except DialError as error:
-            exchange.failure = UpstreamFailure("connect", error.timed_out)
+            exchange.failure = answers.not_dialled(error)
             return None
         except ExhaustedError:
             exchange.answer = answers.unavailable()
@@ -236,6 +236,13 @@ class InspectedConnection(FailClosedHandler):
         for connection in list(self.transports):
             if isinstance(connection, Server):
                 self.retire(connection)
+
+    def stop_request(self, cause: str) -> None:
+        """What is on its way upstream must not go on. The client is told, where it has nothing of a response yet."""
+        if self.current.began:
+            self.cut(cause)
+        else:
+            self.retire_upstreams()
 
     def retire_after(self, server: Connection) -> None:
         """The upstream has said that it closes behind this response."""

@@ -61,7 +61,7 @@ class EgressAddon:
         fields = request_fields(head, host, default_port=_HTTPS_PORT, injection=admitted.injection)
         data.headers = http.Headers(fields)
         data.path = head.path.encode("ascii")
-        flow.request.stream = _passing(filters, grant.charge.up, exchange, connection.cut)
+        flow.request.stream = _passing(filters, grant.charge.up, exchange, connection.stop_request)
 
     async def server_connect(self, connection: InspectedConnection, data: ServerConnectionHookData) -> None:
         """The last line: whatever asks for a dial, only the grant of the exchange at hand permits one."""
@@ -168,7 +168,7 @@ def _passing(
     filters: Filters | None,
     count: Callable[[int], None],
     exchange: Exchange,
-    cut: Callable[[str], None],
+    stop: Callable[[str], None],
 ) -> Callable[[bytes], bytes | list[bytes]]:
     """What mitmproxy calls with each piece of a body, and with b"" at its end."""
 
@@ -184,7 +184,7 @@ def _passing(
             passed = filters.feed(piece) if piece else filters.rest()
         except UnfitError as error:
             exchange.turn_away(error)
-            cut(error.cause)
+            stop(error.cause)
             # Nothing may follow, not even the end of the body: the reader would take it for whole.
             raise
         count(len(passed))

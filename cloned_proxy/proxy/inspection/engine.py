@@ -28,11 +28,14 @@ from cloned_proxy.proxy.inspection.egress_addon import EgressAddon
 from cloned_proxy.proxy.inspection.examiners import Examiner
 from cloned_proxy.proxy.inspection.http2.front import Front
 from cloned_proxy.proxy.inspection.http2.tls import TlsStream
+from cloned_proxy.proxy.inspection.leaks import LeakExaminer
 from cloned_proxy.proxy.inspection.parts import InspectionParts
 from cloned_proxy.proxy.inspection.screen import EchoExaminer
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, linger
 from cloned_proxy.proxy.inspection.tls import Sessions, TlsHooks
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.relay import reset
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.metrics import Metrics
@@ -63,13 +66,15 @@ class MitmInspector:
         *,
         enforcer: Enforcer,
         injector: Injector | None = None,
+        leaks: LeakWatch | None = None,
         settings: ProxySettings,
         metrics: Metrics,
         ca_directory: Path,
         extra_ca: Path | None = None,
+        ways: Ways | None = None,
         examiners: Sequence[Examiner] = (),
     ) -> None:
-        """Without an `injector` every rule that injects a secret refuses.
+        """Without an `injector` every rule that injects a secret refuses; without `leaks` no request is searched.
 
         `extra_ca`: a PEM file of certificates that upstreams may chain to, beside the system's.
         `examiners` look at each exchange, in this order.
@@ -81,7 +86,9 @@ class MitmInspector:
         self._none_open = asyncio.Event()
         self._none_open.set()
         # Whoever searches a body comes behind whoever changes it.
-        admission = Admission(enforcer, injector or Injector(NoSecrets()), (*examiners, EchoExaminer()))
+        watch = leaks or LeakWatch()
+        searching = (LeakExaminer(watch, enforcer), EchoExaminer())
+        admission = Admission(enforcer, injector or Injector(NoSecrets()), (*examiners, *searching), watch)
         sessions = Sessions(self._open_authority, extra_ca=extra_ca)
         self.parts: Final = InspectionParts(
             enforcer=enforcer,
@@ -90,6 +97,7 @@ class MitmInspector:
             sessions=sessions,
             settings=settings,
             metrics=metrics,
+            ways=ways or Ways(connect_timeout=settings.connect_timeout),
             admission=admission,
         )
         _trim()

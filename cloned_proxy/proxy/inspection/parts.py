@@ -18,6 +18,7 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.inspection.admission import Admission
 from cloned_proxy.proxy.inspection.http_layers import Session, StrictHttpLayer
 from cloned_proxy.proxy.inspection.tls import Sessions
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -32,6 +33,7 @@ class InspectionParts:
     sessions: Sessions
     settings: ProxySettings
     metrics: Metrics
+    ways: Ways
     admission: Admission
 
 

@@ -25,7 +25,7 @@ from cloned_proxy.proxy.inspection.examiners import (
     StreamFilter,
     UnfitError,
 )
-from cloned_proxy.proxy.plain.response import SWITCHING_PROTOCOLS
+from cloned_proxy.proxy.response import SWITCHING_PROTOCOLS
 
 _EXTENSIONS: Final = EXTENSIONS.encode("ascii")
 

@@ -11,18 +11,21 @@ from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.body import BodyError, OversizeError
 from cloned_proxy.proxy.client_hello import Unread
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
-from cloned_proxy.proxy.echo import ECHOED, EchoError, EchoFilter
+from cloned_proxy.proxy.echo import ECHOED, EchoError
+from cloned_proxy.proxy.fields import asks_for_websocket
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.injection import InjectionError
+from cloned_proxy.proxy.leak import LeakError
 from cloned_proxy.proxy.plain.incoming import Incoming
 from cloned_proxy.proxy.plain.outgoing import Outgoing
 from cloned_proxy.proxy.plain.reach import Reach
-from cloned_proxy.proxy.plain.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.plain.websocket import join
 from cloned_proxy.proxy.relay import Relay
+from cloned_proxy.proxy.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
 from cloned_proxy.proxy.tunnels import response_seconds
+from cloned_proxy.proxy.upstream_proxy.failure import UpstreamProxyError
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient
@@ -39,7 +42,7 @@ class Exchange:
     """
 
     __slots__ = ("_body", "_client", "_head", "_incoming", "_last_byte", "_outgoing", "_over", "_reach", "_relay",
-                 "_secrets", "due", "grant", "last", "received")  # fmt: skip
+                 "due", "grant", "last", "received")  # fmt: skip
 
     server_names: Final = Unread.NEED_MORE
 
@@ -48,17 +51,15 @@ class Exchange:
         self._head = head
         self.grant = grant
         self._body = client.intake.body
-        self._outgoing = Outgoing(head, self._body, grant.charge.up)
+        self._outgoing = Outgoing(head, self._body, grant.charge.up, client.parts.leaks.scanner(head))
         self._incoming = Incoming(head, client.parts.settings)
         self._over = False
         self.last = False
         """The client connection closes behind this response, and was told so."""
         self.received = False
         """The response has been passed on to its end."""
-        self._reach = Reach(client, grant)
+        self._reach = Reach(client, grant, upgrades=asks_for_websocket(head))
         self._relay: Relay | None = None
-        self._secrets: EchoFilter | None = None
-        """What no byte of the upstream's may tell the client."""
         self.due = _NEVER
         """When the response must have begun, or gone on for a client that has sent FIN; monotonic."""
         self._last_byte = time.monotonic()
@@ -76,7 +77,6 @@ class Exchange:
             return
         if injection is not None:
             self._outgoing.injection = injection
-            self._secrets = injection.echo
             if injection.echo is not None:
                 self._incoming.look_for(injection.echo)
         self._reach.begin(self, repeatable=self._outgoing.repeatable)
@@ -100,12 +100,13 @@ class Exchange:
         host = self.grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
+        self._incoming.chained = upstream.hop is not None
         self._outgoing.send(upstream, host)
         self._request_moved()
 
     def not_reached(self, error: DialError | ExhaustedError) -> None:
         if isinstance(error, DialError):
-            self._fail(UpstreamFailure(error.phase, error.timed_out))
+            self._fail(answers.not_dialled(error))
         else:
             self._refuse(Reason.INTERNAL_ERROR)
 
@@ -131,11 +132,7 @@ class Exchange:
 
     def _is_broken_off(self) -> bool:
         """Whether the client sends nothing any more, and what it has sent of the request is not the whole."""
-        if self._body.complete or not self._client.eof:
-            return False
-        upstream = self._outgoing.upstream
-        all_was_read = upstream is not None and not upstream.full
-        return all_was_read or self._body.is_broken_off
+        return self._client.eof and self._outgoing.lacks_more
 
     def upstream_drained(self) -> None:
         try:
@@ -154,6 +151,9 @@ class Exchange:
         except (ResponseError, OversizeError, BodyError) as error:
             self._client.log_bad_response(str(error), self.grant.id)
             self._fail(UpstreamFailure("response"))
+        except UpstreamProxyError as error:
+            self._client.parts.ways.count(error)
+            self._fail(answers.not_dialled(error))
         except EchoError as error:
             self._client.log_bad_response(str(error), self.grant.id)
             self._end(ECHOED)
@@ -263,7 +263,10 @@ class Exchange:
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
     def refuse_body(self, error: BodyError) -> None:
-        """The request's body is malformed: what has gone upstream of it stays incomplete."""
+        """The request's body is malformed or holds a secret: what has gone upstream of it stays incomplete."""
+        if isinstance(error, LeakError):
+            self._refuse(Reason.SECRET_LEAK, secret=error.name)
+            return
         self._end(f"refused:{Reason.MALFORMED_REQUEST.value}")
         if not self._incoming.told:
             self._client.refuse_head(HeadError(str(error)).about(self.grant.decision.request, self._head.fields))
@@ -271,11 +274,11 @@ class Exchange:
             self._client.reset()
 
     def _fail(self, failure: UpstreamFailure) -> None:
-        self._end(f"upstream_error:{failure.phase}")
+        self._end(failure.cause)
         self._answer(answers.failed(failure, self.grant.decision, self.grant.id))
 
-    def _refuse(self, reason: Reason) -> None:
-        refusal = self._client.parts.enforcer.amend(self.grant, self.grant.decision.denied(reason))
+    def _refuse(self, reason: Reason, *, secret: str = "") -> None:
+        refusal = self._client.parts.enforcer.amend(self.grant, self.grant.decision.denied(reason, secret=secret))
         self._end(f"refused:{reason.value}")
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
@@ -310,10 +313,7 @@ class Exchange:
             raise ValueError("a response without an upstream")
         self.due = _NEVER
         self._write_down([response.encode(None, minor=1, close=False)])
-        first = self._incoming.take_rest()
-        self._relay = join(
-            self._client, upstream, self.grant, first=first, secrets=self._secrets, on_end=self._relay_ended
-        )
+        self._relay = join(self._client, upstream, self._incoming, self.grant, on_end=self._relay_ended)
 
     def _relay_ended(self, cause: str) -> None:
         self._relay = self._outgoing.upstream = None

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cloned_proxy.proxy.echo import EchoFilter
 from cloned_proxy.proxy.frames import EchoGuard
 from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.plain.incoming import Incoming
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.relay import Relay
 
@@ -17,17 +17,11 @@ if TYPE_CHECKING:
 
 
 def join(
-    client: PlainClient,
-    upstream: Upstream,
-    grant: Grant,
-    *,
-    first: bytes,
-    secrets: EchoFilter | None,
-    on_end: Callable[[str], None],
+    client: PlainClient, upstream: Upstream, incoming: Incoming, grant: Grant, *, on_end: Callable[[str], None]
 ) -> Relay | None:
-    """Relays between the two from now on, what each has sent ahead first: `first` came behind the `101`.
+    """Relays between the two from now on, what each has sent ahead first: `incoming` has read the `101`.
 
-    No frame of the upstream that holds one of the `secrets` goes on. `on_end` is told the cause when both are closed:
+    No frame of the upstream that holds one of its secrets goes on. `on_end` is told the cause when both are closed:
     within this call, which returns None, for a client that has gone.
     """
     metrics, tool, buffer = client.parts.metrics, grant.caller.tool, client.intake.buffer
@@ -43,14 +37,14 @@ def join(
         grant.charge,
         on_end=ended,
         clock=time.monotonic,
-        guard=EchoGuard(secrets) if secrets is not None else None,
+        guard=EchoGuard(incoming.secrets) if incoming.secrets is not None else None,
     )
     relay.client.full = client.full
     upstream.hand_over(relay.upstream)
     if not relay.started:
         ended("client_reset")
         return None
-    if first:
+    if first := incoming.take_rest():
         relay.upstream.data_received(first)
     if client.eof:
         relay.client.eof_received()  # the loop told it to the old protocol, and will not tell it again

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.proxy.body import BodyError, Buffer, OversizeError, UnsizedBody, take_head
-from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial
+from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.fields import request_fields
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injection
-from cloned_proxy.proxy.plain.response import FIRST_FINAL, ResponseError, ResponseHead, parse_response
 from cloned_proxy.proxy.registry.encoding import MAX_METADATA, decoded, too_large
 from cloned_proxy.proxy.registry.filtered import MetadataError
+from cloned_proxy.proxy.response import FIRST_FINAL, ResponseError, ResponseHead, parse_response
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 
 _READ: Final = 262_144
@@ -29,17 +30,18 @@ _TOLD: Final = frozenset({"user-agent", "authorization"})
 class MetadataClient:
     """One for each process."""
 
-    def __init__(self, settings: ProxySettings, *, extra_ca: Path | None = None) -> None:
+    def __init__(self, settings: ProxySettings, ways: Ways, *, extra_ca: Path | None = None) -> None:
         """`extra_ca`: a PEM file of certificates that registries may chain to, beside the system's."""
         self._settings = settings
+        self._ways = ways
         self._extra_ca = extra_ca
         self._tls: ssl.SSLContext | None = None
 
     async def fetch(self, grant: Grant, asking: Head, injection: Injection | None) -> bytes:
         """The decoded body of the answer to `asking`, as `metadata_request` makes it. Raises MetadataError."""
         host = grant.decision.host
-        if host is None or not grant.addresses:
-            raise MetadataError("the registry has no address")
+        if host is None:
+            raise MetadataError("the registry has no name")
         fields = request_fields(asking, host, default_port=_HTTPS_PORT, injection=injection)
         lines = [b"GET %b HTTP/1.1" % asking.path.encode("ascii"), *(b"%b: %b" % field for field in fields)]
         request = b"\r\n".join((*lines, b"connection: close", b"", b""))
@@ -67,12 +69,13 @@ class MetadataClient:
             if self._extra_ca is not None:
                 self._tls.load_verify_locations(str(self._extra_ca))
             self._tls.set_alpn_protocols(["http/1.1"])
-        sock = await dial(grant.addresses, grant.decision.request.port, seconds=self._settings.connect_timeout)
+        reader, writer = await asyncio.open_connection(sock=await self._ways.connect(grant))
         try:
-            return await asyncio.open_connection(sock=sock, ssl=self._tls, server_hostname=name)
+            await writer.start_tls(self._tls, server_hostname=name)
         except BaseException:
-            sock.close()
+            writer.transport.abort()  # the socket is the loop's by now
             raise
+        return reader, writer
 
     async def _response(self, reader: asyncio.StreamReader) -> tuple[ResponseHead, bytes]:
         buffer, settings = Buffer(), self._settings

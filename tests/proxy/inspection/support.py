@@ -26,8 +26,11 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.inspection.http2.front import Front
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.registry.client import MetadataClient
 from cloned_proxy.proxy.registry.examiner import RegistryExaminer
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
@@ -200,6 +203,7 @@ class World:
     """What ages are counted by."""
     secrets: Secrets = field(default_factory=Secrets)
     """What the vault holds."""
+    leaks: LeakWatch = field(default_factory=LeakWatch)
 
     @classmethod
     def make(cls, directory: Path, settings: ProxySettings) -> World:
@@ -216,11 +220,13 @@ class World:
             metrics=metrics,
             own_listeners=frozenset(),
         )
+        leaks = LeakWatch(policies)
         injector, extra_ca, clock = Injector(secrets), directory / "upstream-ca.pem", Clock()
-        client = MetadataClient(settings, extra_ca=extra_ca)
+        client = MetadataClient(settings, Ways(connect_timeout=settings.connect_timeout), extra_ca=extra_ca)
         inspector = MitmInspector(
             enforcer=enforcer,
             injector=injector,
+            leaks=leaks,
             settings=settings,
             metrics=metrics,
             ca_directory=directory / "ca",
@@ -239,6 +245,7 @@ class World:
             ca,
             directory,
             secrets=secrets,
+            leaks=leaks,
             clock=clock,
         )
 
@@ -279,6 +286,13 @@ class World:
         """The one client of HTTP/1.1."""
         (found,) = self.inspector._connections
         assert isinstance(found, InspectedConnection)
+        return found
+
+    @property
+    def front(self) -> Front:
+        """The one client of HTTP/2."""
+        (found,) = self.inspector._connections
+        assert isinstance(found, Front)
         return found
 
     @property

@@ -46,7 +46,7 @@ class Front(Endpoint):
         self.parts: Final = parts
         self.tunnel: Final = tunnel
         """The grant of the CONNECT whose TLS is opened here."""
-        self.pool: Final = Pool(UpstreamParts(parts.sessions, settings, parts.metrics), tunnel)
+        self.pool: Final = Pool(UpstreamParts(parts.sessions, settings, parts.metrics, parts.ways), tunnel)
         self.doomed = False
         """Ends in a reset instead of a polite close."""
         self._streams: dict[int, Stream] = {}

@@ -20,7 +20,7 @@ from cloned_proxy.proxy.fields import authority, passes
 from cloned_proxy.proxy.head import Head, HeadError, parse_head
 from cloned_proxy.proxy.injection import Injection
 from cloned_proxy.proxy.inspection.examiners import RawFields, ResponseSeen
-from cloned_proxy.proxy.plain.response import FIRST_FINAL, ResponseError, ResponseHead, is_trailer
+from cloned_proxy.proxy.response import FIRST_FINAL, ResponseError, ResponseHead, is_trailer
 
 type Block = Sequence[tuple[bytes, bytes]]
 

@@ -10,7 +10,7 @@ from typing import Final
 from OpenSSL import SSL
 
 from cloned_proxy.policy.rule import Address
-from cloned_proxy.proxy import dial as dialling
+from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
@@ -70,9 +70,9 @@ class Pool:
     async def _connect(self, grant: Grant) -> Upstream:
         settings, started = self._parts.settings, time.perf_counter()
         try:
-            sock = await dialling.dial(grant.addresses, grant.decision.request.port, seconds=settings.connect_timeout)
+            sock = await self._parts.ways.connect(grant)
         except DialError as error:
-            raise UpstreamLostError(str(error), failure=UpstreamFailure("connect", error.timed_out)) from None
+            raise UpstreamLostError(str(error), failure=answers.not_dialled(error)) from None
         except ExhaustedError as error:
             raise UpstreamLostError(str(error), failure=UpstreamFailure("connect")) from None
         self._parts.metrics.upstream_connected(time.perf_counter() - started)

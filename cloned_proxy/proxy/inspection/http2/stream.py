@@ -97,7 +97,7 @@ class Stream:
             await self._carry(admitted, filters)
         except UpstreamLostError as error:
             self._note("an upstream could not be used", error)
-            self.cause = self.cause or f"upstream_error:{error.failure.phase}"
+            self.cause = self.cause or error.failure.cause
             await self._say(answers.failed(error.failure, grant.decision, grant.id))
         except UnfitError as error:
             self._note("what passes was refused", error)
@@ -170,7 +170,7 @@ class Stream:
             if filters is not None and (rest := filters.rest()):
                 grant.charge.up(len(rest))
                 await exchange.send(rest)
-            await exchange.end(pipe.trailers)
+            await exchange.end(pipe.trailers if filters is None else filters.trailers(list(pipe.trailers)))
         except UpstreamLostError as error:
             exchange.fail(error)
         except UnfitError as error:
@@ -331,5 +331,7 @@ class Stream:
         self.cancel(f"revoked:{reason}")
 
     def _reset(self, code: ErrorCodes) -> None:
-        if not (self._answered and self.window.pipe.ended):
+        if not self._answered:
             self._front.reset(self.id, code)
+        elif not self.window.pipe.ended:
+            self._front.reset(self.id, ErrorCodes.NO_ERROR)

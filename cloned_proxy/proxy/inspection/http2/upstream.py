@@ -14,6 +14,7 @@ from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.inspection.examiners import ResponseSeen
 from cloned_proxy.proxy.inspection.http2.pipe import Pipe, Trailers
 from cloned_proxy.proxy.inspection.tls import Sessions
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -89,3 +90,4 @@ class UpstreamParts:
     sessions: Sessions
     settings: ProxySettings
     metrics: Metrics
+    ways: Ways

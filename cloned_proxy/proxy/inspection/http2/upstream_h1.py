@@ -23,7 +23,7 @@ from cloned_proxy.proxy.inspection.http2 import bounds, heads
 from cloned_proxy.proxy.inspection.http2.pipe import Pipe, Trailers
 from cloned_proxy.proxy.inspection.http2.tls import TlsStream
 from cloned_proxy.proxy.inspection.http2.upstream import Outgoing, UpstreamLostError
-from cloned_proxy.proxy.plain.response import (
+from cloned_proxy.proxy.response import (
     FIRST_FINAL,
     SWITCHING_PROTOCOLS,
     ResponseError,

@@ -26,7 +26,7 @@ from cloned_proxy.proxy.inspection.http2.endpoint import Endpoint, Window
 from cloned_proxy.proxy.inspection.http2.pipe import Pipe, Trailers
 from cloned_proxy.proxy.inspection.http2.tls import TlsStream
 from cloned_proxy.proxy.inspection.http2.upstream import Outgoing, UpstreamLostError
-from cloned_proxy.proxy.plain.response import FIRST_FINAL, ResponseError
+from cloned_proxy.proxy.response import FIRST_FINAL, ResponseError
 from cloned_proxy.store.config import ProxySettings
 
 _log = structlog.get_logger(__name__)

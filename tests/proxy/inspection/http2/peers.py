@@ -113,7 +113,8 @@ class _Peer:
         self.gone_away = asyncio.Event()
         self.opened = asyncio.Event()
         """Some window has been opened."""
-        self.acknowledging = True
+        self.withheld: set[int] = set()
+        """Streams whose windows are not opened again; their neighbours share the connection's."""
 
     async def run(self) -> None:
         with contextlib.suppress(OSError, H2Error):
@@ -136,9 +137,12 @@ class _Peer:
             self.gone_away.set()
         elif isinstance(event, WindowUpdated):
             self.opened.set()
-        elif isinstance(event, DataReceived) and self.acknowledging and event.flow_controlled_length:
+        elif isinstance(event, DataReceived) and event.flow_controlled_length:
             with contextlib.suppress(H2Error):
-                self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id or 0)
+                if event.stream_id in self.withheld:
+                    self.h2.increment_flow_control_window(event.flow_controlled_length)
+                else:
+                    self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id or 0)
         if (message := self.messages.get(getattr(event, "stream_id", None) or 0)) is not None:
             message.take(event)
 
