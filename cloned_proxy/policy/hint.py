@@ -117,8 +117,8 @@ def _open_address(decision: Decision) -> str:
 
 
 def _other_protocol(decision: Decision) -> str:
-    if decision.rule is not None and decision.rule.registry:
-        return "a registry is asked by https: in the clear nobody leaves out what is too young"
+    if decision.rule is not None and decision.rule.only_ssh:
+        return f"its rule lets SSH pass, and nothing else; for anything else: {_again(decision, '--tcp')}"
     if decision.request.port == SSH_PORT:
         return f"a tunnel carries TLS only; for SSH: {_again(decision, '--ssh')}"
     return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
