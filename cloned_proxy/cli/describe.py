@@ -30,7 +30,7 @@ def rule_data(rule: Rule, use: RuleUse = NOTHING_USED) -> dict[str, Any]:
         "ports": None if rule.denies else sorted(rule.ports),
         "methods": sorted(rule.methods) if rule.methods is not None else None,
         "paths": [path.text for path in rule.paths] if rule.paths is not None else None,
-        "protocols": ["tcp"] if rule.raw_tcp else None,
+        "protocols": rule.protocols,
         "addresses": sorted(rule.addresses) or None,
         "except": [str(exception) for exception in rule.exceptions] or None,
         "inject": injected(rule),
@@ -114,8 +114,7 @@ def rule_text(rule: Rule) -> str:
         parts.append(",".join(sorted(rule.methods)))
     if rule.paths is not None:
         parts.append(",".join(path.text for path in rule.paths))
-    if rule.raw_tcp:
-        parts.append("tcp")
+    parts += rule.protocols or ()
     parts += sorted(rule.addresses)
     if rule.exceptions:
         parts.append(f"except {','.join(map(str, rule.exceptions))}")

@@ -34,6 +34,7 @@ def allow(
         list[int] | None, typer.Option("--port", metavar="PORT", min=1, max=65535, help="As HOST:PORT; repeatable.")
     ] = None,
     tcp: Annotated[bool, typer.Option("--tcp", help="A tunnel may carry anything, not only TLS.")] = False,
+    ssh: Annotated[bool, typer.Option("--ssh", help="A tunnel carries SSH, on port 22 or as you say.")] = False,
     private: Annotated[
         bool, typer.Option("--private", help="The name may resolve to loopback and private addresses.")
     ] = False,
@@ -74,12 +75,14 @@ def allow(
     if preset:
         from cloned_proxy.cli.presets import allow_presets
 
-        if hosts or lasting or uses or method or path or port or tcp or private or reserved or registry:
+        if hosts or lasting or uses or method or path or port or tcp or ssh or private or reserved or registry:
             raise CommandError("--preset stands alone and brings its own hosts; allow others by another command")
         allow_presets(preset, tool=tool, options=options)
         return
     if not hosts:
         raise CommandError("name a HOST, or a --preset; `cloned-proxy preset list` shows the presets")
+    if tcp and ssh:
+        raise CommandError("--tcp lets anything pass, SSH as well; leave one out")
     try:
         expires = time.time() + parse_duration(lasting) if lasting is not None else None
         places = [split_port(text) for text in hosts]
@@ -87,14 +90,14 @@ def allow(
         raise CommandError(str(error)) from error
     words = {"private": private, "reserved": reserved}
     dated = registry_value(registry, min_age, package or (), index)
-    usual = () if dated is None else (443,)
+    usual = (22,) if ssh else () if dated is None else (443,)
     entries = [
         Entry(
             host,
             ports=tuple(dict.fromkeys((*(() if given is None else (given,)), *(port or ())))) or usual,
             methods=tuple(name.upper() for name in method or ()),
             paths=tuple(path or ()),
-            protocols=("tcp",) if tcp else (),
+            protocols=("tcp",) if tcp else ("ssh",) if ssh else (),
             addresses=tuple(word for word, wanted in words.items() if wanted),
             registry=dated,
             expires=expires,

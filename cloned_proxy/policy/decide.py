@@ -33,6 +33,7 @@ from cloned_proxy.policy.vocabulary import OWN_HOST, Anonymous, Reason, Verdict
 _MISSES: Final = (
     Reason.HOST_NOT_ALLOWED,
     Reason.PORT_NOT_ALLOWED,
+    Reason.PROTOCOL_NOT_ALLOWED,
     Reason.METHOD_NOT_ALLOWED,
     Reason.PATH_NOT_ALLOWED,
     Reason.LEASE_EXPIRED,
@@ -227,6 +228,8 @@ def _miss_of(rule: Rule, request: Request, now: float, spent: Collection[str], e
     """Why an allow rule whose pattern covers the host does not allow the request; None when it does."""
     if request.port not in rule.ports:
         return Reason.PORT_NOT_ALLOWED
+    if rule.only_ssh and request.method is not None:
+        return Reason.PROTOCOL_NOT_ALLOWED
     if request.method is not None and (reason := _inner_miss_of(rule, request.method, request.path or "")) is not None:
         return reason
     if rule.expires is not None and (now >= rule.expires or rule.id in ended):
@@ -263,14 +266,18 @@ def decide_limits(decision: Decision, limits: Limits, usage: Usage) -> Decision:
     return refused(decision, Reason.LIMIT_EXCEEDED) if over else decision
 
 
-def decide_tunnel(decision: Decision, server_names: Sequence[str] | None) -> Decision:
+def decide_tunnel(decision: Decision, server_names: Sequence[str] | None, *, ssh: bool = False) -> Decision:
     """The decision after a ClientHello of a tunnel: `server_names` is its SNI list, None: what came is not TLS.
+
+    `ssh` says that both sides have identified themselves as SSH (RFC 4253, section 4.2) instead.
 
     The SNI must be the CONNECT host, exactly once (contract section 3). A tunnel to an allowed IP literal may leave
     it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is still a mismatch.
     """
-    if not decision.passes or not needs_hello(decision):
+    if not decision.passes or (decision.rule is not None and decision.rule.raw_tcp):
         return decision
+    if must_be_ssh(decision):
+        return decision if ssh else refused(decision, Reason.PROTOCOL_NOT_ALLOWED)
     if server_names is None:
         return refused(decision, Reason.PROTOCOL_NOT_ALLOWED)
     host = decision.host
@@ -286,8 +293,13 @@ def decide_tunnel(decision: Decision, server_names: Sequence[str] | None) -> Dec
 
 
 def needs_hello(decision: Decision) -> bool:
-    """Whether the first bytes of a tunnel can change anything about the decision: raw TCP passes whatever it says."""
-    return not (decision.rule is not None and decision.rule.raw_tcp)
+    """Whether a ClientHello is waited for: under a rule that wants none, the server may be the one who speaks first."""
+    return not (decision.rule is not None and (decision.rule.raw_tcp or decision.rule.only_ssh))
+
+
+def must_be_ssh(decision: Decision) -> bool:
+    """Whether a tunnel carries SSH and nothing else."""
+    return decision.rule is not None and decision.rule.only_ssh
 
 
 def _same_name(server_name: str, host: Host) -> bool:

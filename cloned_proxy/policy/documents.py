@@ -132,7 +132,7 @@ class RuleDocument(_Document):
     ports: list[Annotated[int, Field(ge=1, le=65535)]] | None = Field(default=None, min_length=1)
     methods: list[Annotated[str, BeforeValidator(_method)]] | None = Field(default=None, min_length=1)
     paths: list[str] | None = Field(default=None, min_length=1)
-    protocols: list[Literal["tls", "tcp"]] | None = Field(default=None, min_length=1)
+    protocols: list[Literal["tls", "tcp", "ssh"]] | None = Field(default=None, min_length=1)
     addresses: list[Literal["private", "reserved"]] | None = Field(default=None, min_length=1)
     expires: Annotated[float, BeforeValidator(parse_expiry)] | None = None
     max_uses: int | None = Field(default=None, ge=1)

@@ -9,10 +9,10 @@ from cloned_proxy.policy.network_index import NetworkIndex
 from cloned_proxy.policy.rule import Host, PatternKind, Rule
 
 
-def _specific_first(rule: Rule) -> tuple[bool, int, bool, bool]:
+def _specific_first(rule: Rule) -> tuple[bool, int, bool, bool, bool]:
     # Inspected rules first, so that a broad rule beside one cannot skip its header injection; then those that open
     # addresses, which a plain one must not hide; leases last, so that a use is spent only where nothing lasts.
-    return (not rule.needs_inspection, -len(rule.addresses), rule.is_lease, not rule.raw_tcp)
+    return (not rule.needs_inspection, -len(rule.addresses), rule.is_lease, not rule.raw_tcp, not rule.only_ssh)
 
 
 class HostIndex:

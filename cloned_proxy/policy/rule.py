@@ -96,6 +96,8 @@ class Rule:
     """Of a deny (`except:`): hosts or networks below its pattern that it does not cover."""
     raw_tcp: bool = False
     """`protocols: [tcp]`: a tunnel may carry anything, not only TLS for the CONNECT host."""
+    only_ssh: bool = False
+    """`protocols: [ssh]`: a tunnel carries SSH (RFC 4253) instead of TLS, and plain HTTP does not pass."""
     addresses: frozenset[str] = frozenset()
     """Words of `policy.address.AddressWord`: what the name may resolve to beside public addresses."""
     expires: float | None = None
@@ -118,6 +120,11 @@ class Rule:
         return (
             self.methods is not None or self.paths is not None or self.inject is not None or self.registry is not None
         )
+
+    @property
+    def protocols(self) -> list[str] | None:
+        """As the policy file says it; None: TLS for the CONNECT host, and plain HTTP."""
+        return ["tcp"] if self.raw_tcp else ["ssh"] if self.only_ssh else None
 
     @property
     def is_lease(self) -> bool:

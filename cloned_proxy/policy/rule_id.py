@@ -15,7 +15,7 @@ def details_of(
     paths: tuple[PathPattern, ...] | None,
     read: RuleDocument,
     *,
-    raw_tcp: bool,
+    protocol: str,
 ) -> str:
     """What makes an allow rule differ from the plain one for its host; "" for the plain one."""
     parts: list[object] = []
@@ -25,8 +25,8 @@ def details_of(
         parts.append(["methods", *sorted(methods)])
     if paths is not None:
         parts.append(["paths", *sorted(pattern.text for pattern in paths)])
-    if raw_tcp:
-        parts.append("tcp")
+    if protocol:
+        parts.append(protocol)
     parts += sorted(set(read.addresses or ()))
     if read.inject is not None:
         parts.append(["inject", read.inject.header.lower()])

@@ -19,6 +19,8 @@ from cloned_proxy.policy.rule import HostPattern, Inject, PathPattern, Rule
 from cloned_proxy.policy.rule_id import deny_details_of, details_of, rule_id
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
 
+_SSH_NEEDS_PORTS: Final = "the usual ports of a rule are 80 and 443, where nobody speaks SSH; add 'ports: [22]'"
+_EITHER_SSH_OR_TLS: Final = "a tunnel under one rule carries SSH or TLS; write a rule for each"
 _INJECT_NEEDS_PORTS: Final = (
     "a rule with 'inject' says its ports, because the usual ones hold 80, where the secret would travel in the clear; "
     "add 'ports: [443]'"
@@ -89,12 +91,12 @@ class RuleReader:
             return None
         pattern = self._target(read, path, denies=False)
         paths = None if read.paths is None else self._paths(read.paths, (*path, "paths"))
-        raw_tcp = "tcp" in (read.protocols or ())
+        protocol = self._protocol(read, path)
         for key in ("methods", "paths", "inject", "registry"):
-            if raw_tcp and getattr(read, key) is not None:
-                message = f"'{key}' needs TLS to be opened, and 'protocols: [tcp]' says it may not be TLS; remove one"
-                self.document.problem((*path, key), message)
-        if read.inject is not None and read.ports is None and not raw_tcp:
+            if protocol and getattr(read, key) is not None:
+                why = f"'protocols: [{protocol}]' says it may not be TLS"
+                self.document.problem((*path, key), f"'{key}' needs TLS to be opened, and {why}; remove one")
+        if read.inject is not None and read.ports is None and not protocol:
             self.document.problem((*path, "inject"), _INJECT_NEEDS_PORTS)
         if read.inject is not None and read.cidr is not None:
             self.document.problem((*path, "inject"), "a secret goes to one host, not to a network; name the host")
@@ -107,7 +109,7 @@ class RuleReader:
             return None
         ports = DEFAULT_PORTS if read.ports is None else frozenset(read.ports)
         methods = None if read.methods is None else frozenset(read.methods)
-        details = details_of(ports, methods, paths, read, raw_tcp=raw_tcp)
+        details = details_of(ports, methods, paths, read, protocol=protocol)
         return Rule(
             id=rule_id(scope, pattern, denies=False, details=details),
             scope=scope,
@@ -116,7 +118,8 @@ class RuleReader:
             ports=ports,
             methods=methods,
             paths=paths,
-            raw_tcp=raw_tcp,
+            raw_tcp=protocol == "tcp",
+            only_ssh=protocol == "ssh",
             addresses=frozenset(read.addresses or ()),
             expires=read.expires,
             max_uses=read.max_uses,
@@ -153,6 +156,19 @@ class RuleReader:
             except ValueError as error:
                 self.document.problem((*path, index), str(error))
         return tuple(found)
+
+    def _protocol(self, read: RuleDocument, path: DocumentPath) -> str:
+        """What a tunnel may carry instead of TLS; "" for nothing."""
+        named = read.protocols or ()
+        if "tcp" in named:
+            return "tcp"
+        if "ssh" not in named:
+            return ""
+        if "tls" in named:
+            self.document.problem((*path, "protocols"), _EITHER_SSH_OR_TLS)
+        if read.ports is None:
+            self.document.problem((*path, "protocols"), _SSH_NEEDS_PORTS)
+        return "ssh"
 
     def _pattern(self, value: object, path: DocumentPath) -> HostPattern | None:
         if not isinstance(value, str):

@@ -25,6 +25,8 @@ class Enforced:
     """None: not looked up."""
     failure: str = ""
     """Why the name has no address: the proxy answers 502 or 504."""
+    in_front: bool = False
+    """The proxy in front alone looks the name up, and nobody checks what it finds."""
 
 
 def as_enforced(

@@ -98,7 +98,7 @@ def _told(rule: Rule) -> dict[str, Any]:
         "ports": sorted(rule.ports),
         "methods": sorted(rule.methods) if rule.methods is not None else None,
         "paths": [path.text for path in rule.paths] if rule.paths is not None else None,
-        "protocols": ["tcp"] if rule.raw_tcp else None,
+        "protocols": rule.protocols,
         "registry": None if rule.registry is None else rule.registry.as_value(),
         "expires": rule.expires,
         "max_uses": rule.max_uses,

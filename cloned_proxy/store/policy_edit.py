@@ -219,8 +219,8 @@ class PolicyEditor:
     def _widen(self, text: str, path: tuple[str, ...], position: int, old: Rule, rule: Rule) -> str:
         """The rule that is there gets the protocols and addresses of the new one, and keeps all that it says."""
         changes: dict[str, Value] = {}
-        if rule.raw_tcp and not old.raw_tcp:
-            changes["protocols"] = ["tcp"]
+        if rule.protocols is not None and rule.protocols != old.protocols:
+            changes["protocols"] = [*rule.protocols]
         if rule.addresses != old.addresses:
             changes["addresses"] = sorted(rule.addresses)
         return rewrite_entry(self._path, text, path, position, changes=changes, dropped=())
@@ -300,7 +300,7 @@ def _narrower(rule: Rule, existing: Iterable[tuple[int, Rule]]) -> tuple[int, Ru
         same = (old.denies, old.pattern, old.ports, old.methods, old.paths, old.registry) == (
             rule.denies, rule.pattern, rule.ports, rule.methods, rule.paths, rule.registry
         )  # fmt: skip
-        opens_less = old.addresses <= rule.addresses and old.raw_tcp <= rule.raw_tcp
+        opens_less = old.addresses <= rule.addresses and (rule.raw_tcp or old.protocols == rule.protocols)
         if same and opens_less and old.inject is None and not (old.is_lease or old.preset):
             return position, old
     return None

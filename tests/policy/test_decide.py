@@ -353,8 +353,8 @@ def test_limits(limits: Limits, usage: Usage, *, passes: bool) -> None:
 
 HINTS = [
     (Request("new.example.com", 443), "cloned-proxy allow new.example.com --tool demo@v1"),
-    (Request("api.example.com", 22), "cloned-proxy allow api.example.com:22 --tool demo@v1"),
-    (Request("fd12::9", 22), "cloned-proxy allow '[fd12::9]:22' --tool demo@v1"),
+    (Request("api.example.com", 22), "cloned-proxy allow api.example.com:22 --tool demo@v1 --ssh"),
+    (Request("fd12::9", 22), "cloned-proxy allow '[fd12::9]:22' --tool demo@v1 --ssh"),
     (Request("169.254.169.254", 80), "169.254.169.254 is a metadata address; nobody can ask for those"),
     (Request("fe80::1", 443), "fe80::1 is a link-local address; nobody can ask for those"),
     (Request("denied.example.com", 443), "cloned-proxy remove denied.example.com --tool demo@v1"),

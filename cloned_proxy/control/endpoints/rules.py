@@ -101,7 +101,7 @@ class NewRule(Strict):
     ports: Annotated[Ports, Field(default_factory=list)]
     methods: Annotated[Methods, Field(default_factory=list)]
     paths: Annotated[Paths, Field(default_factory=list)]
-    protocols: Annotated[list[Literal["tls", "tcp"]], Field(default_factory=list, max_length=2)]
+    protocols: Annotated[list[Literal["tls", "tcp", "ssh"]], Field(default_factory=list, max_length=2)]
     addresses: Annotated[list[Literal["private", "reserved"]], Field(default_factory=list, max_length=2)]
     exceptions: Annotated[list[Host], Field(default_factory=list, alias="except", max_length=_MANY)]
     """Of a deny."""
@@ -176,7 +176,7 @@ def _answer(rule: Rule, use: RuleUse, project: str) -> RuleAnswer:
         ports=None if rule.denies else sorted(rule.ports),
         methods=sorted(rule.methods) if rule.methods is not None else None,
         paths=[path.text for path in rule.paths] if rule.paths is not None else None,
-        protocols=["tcp"] if rule.raw_tcp else None,
+        protocols=rule.protocols,
         addresses=sorted(rule.addresses) or None,
         exceptions=[str(exception) for exception in rule.exceptions] or None,
         kind=_KINDS[rule.pattern.kind],
