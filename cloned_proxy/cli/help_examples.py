@@ -40,7 +40,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "deny": (
         "deny tracker.example.com  # every port of it, for everybody",
         "deny '**.example.net' --tool demo.tool@v1 --reason spam",
-        "deny '**.example.net' --except api.example.net --path '/admin/**'",
+        "deny '**.example.net' --except api.example.net",
     ),
     "remove": (
         "remove api.example.com  # an allow or a deny of it",

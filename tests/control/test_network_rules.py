@@ -29,7 +29,7 @@ def test_networks_are_written_shown_and_taken_back(browser: Control, workspace: 
     assert (public["kind"], public["scope"]) == ("public", "web@v1")
 
     for rule in (public, denied, network):
-        assert browser.send("DELETE", f"/rules/{rule['id']}").status == 200
+        assert browser.delete(f"/rules/{rule['id']}").status == 200
     text = workspace.policy.read_text()
     assert "public: false  # for now" in text
     assert "10." not in text
