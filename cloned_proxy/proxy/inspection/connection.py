@@ -25,6 +25,7 @@ from cloned_proxy.proxy.inspection.exchange import Exchange
 from cloned_proxy.proxy.inspection.hooks import FailClosedHandler, UndecidedError
 from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
 from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
+from cloned_proxy.proxy.inspection.reach import reach
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
 from cloned_proxy.proxy.tunnels import idle_seconds, response_seconds
 
@@ -193,7 +194,7 @@ class InspectedConnection(FailClosedHandler):
         self.transports[server] = ConnectionIO(handler=asyncio.current_task(), reader=reader, writer=writer)
         try:
             if server.tls:
-                self._arm(self.parts.settings.connect_timeout, lambda: self._give_up(server, _SLOW_TLS))
+                self._arm(self.parts.settings.connect_timeout, lambda: self._late("tls"))
             await self.server_event(events.OpenConnectionCompleted(command, None))
             await self.handle_connection(server)
         finally:
@@ -206,17 +207,14 @@ class InspectedConnection(FailClosedHandler):
         if grant is None:
             raise UndecidedError("a dial without a grant")
         server.timestamp_start = time.time()
-        started = time.perf_counter()
         try:
-            sock = await self.parts.ways.connect(grant)
+            return await reach(grant, self.parts.ways, self.parts.metrics)
         except DialError as error:
             exchange.failure = answers.not_dialled(error)
             return None
         except ExhaustedError:
             exchange.answer = answers.unavailable()
             return None
-        self.parts.metrics.upstream_connected(time.perf_counter() - started)
-        return await asyncio.open_connection(sock=sock)
 
     def retire(self, server: Connection) -> None:
         if server in self.transports and server.state is not ConnectionState.CLOSED:
@@ -242,18 +240,14 @@ class InspectedConnection(FailClosedHandler):
             if isinstance(connection, Server) and connection not in self.transports:
                 del self._http.connections[connection]
 
-    def _give_up(self, server: Connection, failure: UpstreamFailure) -> None:
-        """Its end tells the layers, which then ask for the last words."""
-        if self._exchange is not None:
-            self._exchange.failure = failure
-        self.retire(server)
-
     # Deadlines.
 
     def expect_response(self) -> None:
         self.current.asked = True
         seconds, grant = self.parts.settings.response_timeout, self.open_grant
-        self._arm(seconds if grant is None else response_seconds(grant.decision, seconds), self._response_late)
+        self._arm(
+            seconds if grant is None else response_seconds(grant.decision, seconds), lambda: self._late("response")
+        )
 
     def response_came(self) -> None:
         self._disarm()
@@ -279,9 +273,9 @@ class InspectedConnection(FailClosedHandler):
         else:
             await super().on_timeout()
 
-    def _response_late(self) -> None:
+    def _late(self, phase: str) -> None:
         if self._exchange is not None:
-            self._exchange.failure = UpstreamFailure("response", timed_out=True)
+            self._exchange.failure = UpstreamFailure(phase, timed_out=True)
         self.retire_upstreams()
 
     def _head_late(self) -> None:
@@ -315,6 +309,3 @@ class InspectedConnection(FailClosedHandler):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-_SLOW_TLS: Final = UpstreamFailure("tls", timed_out=True)
