@@ -16,8 +16,8 @@ from cloned_proxy.policy.host_index import HostIndex
 from cloned_proxy.policy.model import Policy, Scope
 from cloned_proxy.policy.rule import Inject
 from cloned_proxy.policy.vocabulary import Anonymous, Mode
-from cloned_proxy.proxy.registry import client as client_module
 from cloned_proxy.proxy.registry import encoding
+from cloned_proxy.proxy.registry import lookup as lookup_module
 from cloned_proxy.proxy.registry import metadata as metadata_module
 from tests.proxy.inspection.http2.peers import Client
 from tests.proxy.registry.conftest import Store
@@ -326,7 +326,7 @@ async def test_a_document_over_the_limit_is_refused_with_the_limit(npm: Store, m
 async def test_a_small_body_that_would_become_a_huge_one_is_refused(
     npm: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (client_module, metadata_module):
+    for module in (lookup_module, metadata_module):
         monkeypatch.setattr(module, "decoded", functools.partial(encoding.decoded, limit=2**20))
     bomb = gzip.compress(b"[" * (2**20 + 1), 9)
     npm.shelf.zipped = False
