@@ -196,6 +196,7 @@ def measure(rounds: int = 9) -> dict[str, float]:
             "added_ms": median(took - without for without, took in both),
             "added_cpu_ms": (spent[1] - spent[0]) / rounds,
             "added_mb": max(peaks) - before,
+            "added_mb_once": peaks[0] - before,
         }
 
 

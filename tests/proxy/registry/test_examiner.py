@@ -72,6 +72,17 @@ async def test_compressed_or_not(npm: Store, zipped: bool) -> None:
     assert versions((await npm.ask("/left-pad"))[2]) == ["1.0.0", "1.1.0"]
 
 
+@pytest.mark.parametrize(
+    ("accept", "coded"),
+    [("gzip, deflate, br", True), ("br, gzip;q=0.5", True), ("gzip;q=0", False), ("br", False), ("", False)],
+)
+async def test_a_client_that_takes_gzip_gets_it(npm: Store, accept: str, coded: bool) -> None:
+    """A large document would otherwise be copied from buffer to buffer on its way."""
+    _, head, body = await npm.ask("/left-pad", f"Accept-Encoding: {accept}\r\n" if accept else "")
+    assert ("content-encoding: gzip" in head.lower()) is coded
+    assert versions(gzip.decompress(body) if coded else body) == ["1.0.0", "1.1.0"]
+
+
 async def test_a_file_is_dated_by_the_proxys_own_question(npm: Store) -> None:
     """As `npm ci` asks, which has read no metadata: everything that it needs is in the lock file."""
     status, _, body = await npm.ask(OLD, "Authorization: Bearer t\r\nCookie: c\r\n")
