@@ -269,14 +269,13 @@ def decide_limits(decision: Decision, limits: Limits, usage: Usage) -> Decision:
 def decide_tunnel(decision: Decision, server_names: Sequence[str] | None, *, ssh: bool = False) -> Decision:
     """The decision after a ClientHello of a tunnel: `server_names` is its SNI list, None: what came is not TLS.
 
-    `ssh` says that both sides have identified themselves as SSH (RFC 4253, section 4.2) instead.
-
+    But perhaps `ssh`, as which both sides have identified themselves (RFC 4253, section 4.2).
     The SNI must be the CONNECT host, exactly once (contract section 3). A tunnel to an allowed IP literal may leave
     it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is still a mismatch.
     """
     if not decision.passes or (decision.rule is not None and decision.rule.raw_tcp):
         return decision
-    if must_be_ssh(decision):
+    if decision.must_be_ssh:
         return decision if ssh else refused(decision, Reason.PROTOCOL_NOT_ALLOWED)
     if server_names is None:
         return refused(decision, Reason.PROTOCOL_NOT_ALLOWED)
@@ -285,21 +284,13 @@ def decide_tunnel(decision: Decision, server_names: Sequence[str] | None, *, ssh
         return refused(decision, Reason.INTERNAL_ERROR)
     if not server_names:
         return decision if host.address is not None else refused(decision, Reason.SNI_MISSING)
-    return (
-        decision
-        if len(server_names) == 1 and _same_name(server_names[0], host)
-        else refused(decision, Reason.SNI_MISMATCH)
-    )
+    same = len(server_names) == 1 and _same_name(server_names[0], host)
+    return decision if same else refused(decision, Reason.SNI_MISMATCH)
 
 
 def needs_hello(decision: Decision) -> bool:
     """Whether a ClientHello is waited for: under a rule that wants none, the server may be the one who speaks first."""
     return not (decision.rule is not None and (decision.rule.raw_tcp or decision.rule.only_ssh))
-
-
-def must_be_ssh(decision: Decision) -> bool:
-    """Whether a tunnel carries SSH and nothing else."""
-    return decision.rule is not None and decision.rule.only_ssh
 
 
 def _same_name(server_name: str, host: Host) -> bool:

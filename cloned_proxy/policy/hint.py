@@ -46,16 +46,18 @@ ALLOWABLE: Final = frozenset(
 def hint(decision: Decision, decision_id: str = "") -> str:
     """For a program of this host that was denied; for a tool in a sandbox there is `hint_inside`.
 
-    As `owner_hint`, but for an address that was not in the request, or the class of one.
+    As `owner_hint`, but for an address that was not in the request, or the class of one, and for a secret's name.
     """
     if decision.instead_of is not None:
         return _with_or_without_credential(hint(_as_refused(decision), decision_id))
+    look = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
+    if decision.reason is Reason.SECRET_LEAK:
+        return f"the request holds a secret that is not for this host: {look}"
     literal = decision.host is not None and decision.host.address is not None
     # A deny of the network that the name resolves into says no more: which one it is, only the log tells.
     about_address = decision.reason is Reason.ADDRESS_NOT_ALLOWED or decision.refused_address is not None
     if about_address and not literal:
-        next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
-        return f"the name resolves to an address that the policy does not open: {next_step}"
+        return f"the name resolves to an address that the policy does not open: {look}"
     return owner_hint(decision)
 
 

@@ -29,8 +29,8 @@ def parse_path_pattern(text: str) -> PathPattern:
     readings = read_path(text)
     if readings is None:
         raise ValueError(
-            f"{text!r} would match nothing: no rule covers dot segments, '\\', NUL, a bad %-escape, or more than 20 "
-            "places that can be read in two ways; write the plain path, other characters percent-encoded"
+            f"{text!r} would match nothing: no rule covers dot segments, '//' in front, '\\', NUL, a bad %-escape, or "
+            "more than 20 places that can be read in two ways; write the plain path, other characters percent-encoded"
         )
     for segment in readings.segments:
         if _ANY in segment and segment != _ANY:

@@ -3,7 +3,7 @@
 `/a%2fb` is one segment for one server and two for another; some cut `;v=1` off, merge `//`, decode twice, take a
 backslash for a slash, or end a path at an encoded `?`. Each such place is read in each way, independently of the
 others, because a request may pass several programs that do different parts of this. What no reading makes harmless
-(dot segments in any encoding, NUL, broken escapes, overlong UTF-8) has no graph at all.
+(dot segments in any encoding, `//` in front, NUL, broken escapes, overlong UTF-8) has no graph at all.
 
 Sources: RFC 3986 (sections 3.3, 6.2.2), nginx `merge_slashes`, Apache `AllowEncodedSlashes`, the Servlet specification
 (section 3.5, path parameters), Python `urllib.parse.urlsplit` for `//host/path`.
@@ -12,7 +12,6 @@ Sources: RFC 3986 (sections 3.3, 6.2.2), nginx `merge_slashes`, Apache `AllowEnc
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -64,6 +63,8 @@ def read_path(path: str) -> Readings | None:
     edges = _edges(atoms, definite)
     if any(text is not None and _is_dots(text) for out in edges for text, _ in out):
         return None
+    if any(text is None for text, _ in edges[0]):
+        return None  # `//host/path`: for a program that takes it for a URL without its scheme, `host` is the host
     return Readings(tuple(map(canonical, spelled.split("/")[1:])), edges)
 
 
@@ -122,23 +123,7 @@ def _is_understood(spelled: str, atoms: list[str]) -> bool:
 
 def _edges(atoms: list[str], sure: list[bool]) -> tuple[tuple[Edge, ...], ...]:
     last = len(atoms)
-    edges = [dict.fromkeys(_out_of(start, atoms, sure)) for start in range(last)]
-    for end in _behind_a_host(edges):
-        edges[0][(None, end) if end < last else ("", last)] = None
-    return tuple(map(tuple, edges))
-
-
-def _behind_a_host(edges: Sequence[Iterable[Edge]]) -> set[int]:
-    """Where `//host/path` begins for a program that takes it for a URL without its scheme: behind the host."""
-    found, new = set[int](), [0]
-    while new:
-        hosts = [behind for text, behind in edges[new.pop()] if text is None]
-        for host in hosts:  # the list grows: of `///host` one slash may be merged
-            hosts += [behind for text, behind in edges[host] if text is None and behind not in hosts]
-            ends = {end for _, end in edges[host]} - found
-            found |= ends
-            new += [end for end in ends if end < len(edges)]
-    return found
+    return tuple(tuple(dict.fromkeys(_out_of(start, atoms, sure))) for start in range(last))
 
 
 def _out_of(start: int, atoms: list[str], sure: list[bool]) -> list[Edge]:

@@ -180,9 +180,9 @@ async def assemble(
 
     async def sweep_by_time() -> None:
         state.leases.times.look()
-        leaks.load(vault.watched())
         sweep()
         metrics.leases.review(clock())
+        leaks.load(vault.watched())
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)

@@ -60,7 +60,6 @@ class InspectedConnection(FailClosedHandler):
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._idle_since = self._loop.time()
-        """When the last exchange has ended, on the clock of the loop."""
         self.timeout_watchdog.timeout = parts.settings.idle_timeout  # type: ignore[assignment]  # seconds, any number
         # What NextLayer would guess from the first bytes, and could be made to guess wrong, is fixed here.
         context = self.layer.context
@@ -229,10 +228,7 @@ class InspectedConnection(FailClosedHandler):
 
     def stop_request(self, cause: str) -> None:
         """What is on its way upstream must not go on. The client is told, where it has nothing of a response yet."""
-        if self.current.began:
-            self.cut(cause)
-        else:
-            self.retire_upstreams()
+        self.cut(cause) if self.current.began else self.retire_upstreams()
 
     def retire_after(self, server: Connection) -> None:
         """The upstream has said that it closes behind this response."""
