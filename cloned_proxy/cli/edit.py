@@ -19,7 +19,7 @@ from cloned_proxy.cli.options import (
 
 def allow(
     hosts: Annotated[
-        list[str] | None, typer.Argument(metavar="HOST[:PORT]...", help="example.com, *.example.com, 192.0.2.1:8080")
+        list[str] | None, typer.Argument(metavar="HOST[:PORT]...", help="*.example.com, 192.0.2.1:8080, 10.20.0.0/16")
     ] = None,
     *,
     tool: ToolOption = None,
@@ -111,11 +111,15 @@ def allow(
 
 
 def deny(
-    hosts: Annotated[
-        list[str], typer.Argument(metavar="HOST...", help="Every port of it; example.com, **.example.com")
-    ],
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="Every port of it; **.example.com, 10.0.0.0/8")],
     *,
     tool: ToolOption = None,
+    path: Annotated[
+        list[str] | None, typer.Option("--path", metavar="GLOB", help="Only '/admin/**' of it; repeatable.")
+    ] = None,
+    exceptions: Annotated[
+        list[str] | None, typer.Option("--except", metavar="HOST", help="But not this one below it; repeatable.")
+    ] = None,
     reason: ReasonOption = "",
     update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
@@ -126,7 +130,10 @@ def deny(
     from cloned_proxy.cli.editing import EditOptions, add_entries, hosts_only
     from cloned_proxy.store.policy_entry import Entry
 
-    entries = [Entry(host, reason=reason) for host in hosts_only(hosts)]
+    entries = [
+        Entry(host, paths=tuple(path or ()), exceptions=tuple(exceptions or ()), reason=reason)
+        for host in hosts_only(hosts)
+    ]
     add_entries("deny", entries, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))
 
 

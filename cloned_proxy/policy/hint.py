@@ -51,9 +51,11 @@ def hint(decision: Decision, decision_id: str = "") -> str:
     if decision.instead_of is not None:
         return _with_or_without_credential(hint(_as_refused(decision), decision_id))
     literal = decision.host is not None and decision.host.address is not None
-    if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
+    # A deny of the network that the name resolves into says no more: which one it is, only the log tells.
+    about_address = decision.reason is Reason.ADDRESS_NOT_ALLOWED or decision.refused_address is not None
+    if about_address and not literal:
         next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
-        return f"the name resolves to an address that its rule does not open: {next_step}"
+        return f"the name resolves to an address that the policy does not open: {next_step}"
     return owner_hint(decision)
 
 
@@ -81,16 +83,6 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
 def _too_young(decision: Decision) -> str:
     words = exempting_words(decision)
     return "; or ".join(filter(None, (age_told(decision), _command(*words) if words else "")))
-
-
-def _protocol(decision: Decision) -> str:
-    if decision.rule is not None and decision.rule.registry:
-        return "a registry is asked by https: in the clear nobody leaves out what is too young"
-    if decision.rule is not None and decision.rule.only_ssh:
-        return f"its rule lets SSH pass, and nothing else; for anything else: {_again(decision, '--tcp')}"
-    if decision.request.port == SSH_PORT:
-        return f"a tunnel carries TLS only; for SSH: {_again(decision, '--ssh')}"
-    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
 
 
 def _leak(decision: Decision) -> str:
@@ -125,6 +117,16 @@ def _open_address(decision: Decision) -> str:
     return _again(decision, *(f"--{each}" for each in sorted({word, *opened})))
 
 
+def _other_protocol(decision: Decision) -> str:
+    if decision.rule is not None and decision.rule.registry:
+        return "a registry is asked by https: in the clear nobody leaves out what is too young"
+    if decision.rule is not None and decision.rule.only_ssh:
+        return f"its rule lets SSH pass, and nothing else; for anything else: {_again(decision, '--tcp')}"
+    if decision.request.port == SSH_PORT:
+        return f"a tunnel carries TLS only; for SSH: {_again(decision, '--ssh')}"
+    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
+
+
 def _again(decision: Decision, *options: str) -> str:
     """The command for the rule that allows this host, with more than it says now."""
     host, rule = decision.host, decision.rule
@@ -153,6 +155,8 @@ def _remove(decision: Decision) -> str:
     rule = decision.rule
     if rule is None:
         return ""
+    if rule.paths is not None or rule.exceptions:
+        return _command("remove", rule.id)
     tool = None if rule.scope == GLOBAL_SCOPE else rule.scope
     return _command("remove", str(rule.pattern), *_tool(tool))
 
@@ -201,7 +205,7 @@ def _tool(tool: str | None) -> list[str]:
 _WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {
     Reason.TOO_YOUNG: _too_young,
     Reason.ADDRESS_NOT_ALLOWED: _open_address,
-    Reason.PROTOCOL_NOT_ALLOWED: _protocol,
+    Reason.PROTOCOL_NOT_ALLOWED: _other_protocol,
     Reason.SECRET_LEAK: _leak,
 }
 """The reasons whose hint depends on more than the reason."""

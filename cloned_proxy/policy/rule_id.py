@@ -35,6 +35,16 @@ def details_of(
     return repr(parts) if parts else ""
 
 
+def deny_details_of(paths: tuple[PathPattern, ...] | None, exceptions: tuple[HostPattern, ...]) -> str:
+    """What makes a deny differ from the plain one for its host; "" for the plain one."""
+    parts: list[list[str]] = []
+    if paths is not None:
+        parts.append(["paths", *sorted(pattern.text for pattern in paths)])
+    if exceptions:
+        parts.append(["except", *sorted(map(str, exceptions))])
+    return repr(parts) if parts else ""
+
+
 def rule_id(scope: str, pattern: HostPattern, *, denies: bool, details: str = "") -> str:
     """See `Rule.id`; `details` is what `details_of` says."""
     text = f"{scope}\n{'deny' if denies else 'allow'}\n{pattern.kind.value}\n{pattern.value}\n{details}"

@@ -47,14 +47,14 @@ class OwnView:
     def _rules(self, tool: str, policy: Policy) -> dict[str, Any]:
         scope, now = policy.scope_of(tool), self._clock()
         scopes = [scope, policy.global_scope] if scope.inherit_global else [scope]
-        allow = [rule for each in scopes for rule in each.allow.rules if rule.expires is None or rule.expires > now]
+        allow = [rule for each in scopes for rule in each.allowing if rule.expires is None or rule.expires > now]
         deny = [rule for each in (scope, policy.global_scope) for rule in each.deny.rules]
         return {
             "tool": tool,
             "mode": (scope.mode or policy.mode).value,
             "default": "allow" if (scope.mode or policy.mode) is Mode.REPORT else "deny",
             "allow": [_told(rule) for rule in allow],
-            "deny": [str(rule.pattern) for rule in deny],
+            "deny": [str(rule.pattern) for rule in deny if rule.paths is None],
             "may_request_for": sorted(scope.may_request),
         }
 

@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cloned_proxy.policy.host import HostError, parse_pattern
+from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.network import is_network, parse_network
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.rule import HostPattern, Rule
 from cloned_proxy.policy.self_test import failed_tests
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, text_diff
+from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, switch_off, text_diff
 from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_entry import Addition, Entry, rules_of
@@ -185,6 +186,9 @@ class PolicyEditor:
                 if goes(rule) and not rule.preset:
                     edited = remove_entry(self._path, edited, path, position)
                     gone.append(rule)
+        if tool is not None and scope.public is not None and goes(scope.public):
+            edited = switch_off(self._path, edited, ("tools", tool, "public"))
+            gone.append(scope.public)
         return edited, gone
 
     def _add(
@@ -304,6 +308,7 @@ def _narrower(rule: Rule, existing: Iterable[tuple[int, Rule]]) -> tuple[int, Ru
 
 def _pattern(host: str) -> HostPattern:
     try:
-        return parse_pattern(host)
-    except HostError as error:
+        # A deny may name wider networks than an allow.
+        return parse_network(host, denies=True) if is_network(host) else parse_pattern(host)
+    except ValueError as error:
         raise StoreError(f"{host}: {error}") from error

@@ -61,6 +61,7 @@ ZONE: Final[dict[str, Name]] = {
     "closing.example.com": Name(CLOSING),
     "bad-certificate.example.com": Name(BAD_CERTIFICATE),
     "private.example.com": Name((INTERNAL,)),
+    "front.example.org": Name(("10.0.0.9",)),
     "loopback.example.com": Name(("127.0.0.1",)),
     "own.loopback.example.com": Name(("127.0.0.1",)),
     "loopback6.example.com": Name(("::1",)),

@@ -180,8 +180,8 @@ def test_a_key_with_nothing_below_it_is_an_empty_one(document: dict[str, object]
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        ("10.0.0.0/8", "is a range"),
-        ("2001:db8::/32", "is a range"),
+        ("10.0.0.0/8", "is a network"),
+        ("2001:db8::/32", "is a network"),
         ("example.com/8", "holds a path"),
         ("example.com:70000", "70000 is no port (1 to 65535)"),
         ("example.com:0", "0 is no port (1 to 65535)"),
