@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from cloned_proxy.proxy.asking import Asking
 from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.cells import OwnCells, SharedCells
+from cloned_proxy.proxy.cells import CellStore, OwnCells, SharedCells
 from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.follower import PolicyFollower
@@ -25,6 +25,8 @@ from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
+from cloned_proxy.proxy.plane import library
+from cloned_proxy.proxy.plane.plane import Plane, PlaneError
 from cloned_proxy.proxy.pruning import LeasePruner
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import Resolver
@@ -65,10 +67,17 @@ async def assemble(
     clock: Callable[[], float],
     uptime: Callable[[], float],
     seat: Seat | None,
+    plane_threads: int = 0,
 ) -> Core:
-    """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError."""
+    """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError.
+
+    With `plane_threads` the native plane serves in front.
+    """
     key = load_or_create_key(workspace.identity_key)
-    metrics = Metrics(CollectorRegistry(), shared=seat is not None)
+    plane = _open_plane(config, plane_threads) if plane_threads else None
+    if plane is not None:
+        parts.callback(plane.free)  # behind the log, which writes what the plane has left
+    metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane="python" if plane is None else "native")
     if config.telemetry.otlp_endpoint is not None and (seat is None or seat.leads):
         # Taken apart after the log is closed: then it has all there is to send.
         parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config.telemetry.otlp_endpoint, metrics))
@@ -93,7 +102,12 @@ async def assemble(
         clock=clock,
         leads=seat is None or seat.leads,
     )
-    cells = SharedCells(seat.directory, own=seat.number, workers=seat.of) if seat is not None else OwnCells()
+    cells: CellStore = OwnCells()
+    if seat is not None:
+        cells = SharedCells(seat.directory, own=seat.number, workers=seat.of)
+    elif plane is not None:
+        cells = plane.cells
+        state.audit.join(plane.entries)
     own = OwnListeners()
     budgets = Budgets(time.monotonic, cells)
     share = fair_share(config.proxy.max_connections)
@@ -150,6 +164,7 @@ async def assemble(
             view=OwnView(workspace.state_db, clock),
             clock=clock,
         ),
+        plane=plane,
     )
 
     def sweep() -> None:
@@ -170,6 +185,16 @@ async def assemble(
     for task in tasks:
         parts.push_async_callback(_end, asyncio.create_task(task))
     return Core(state, follower, gate, own, metrics)
+
+
+def _open_plane(config: Config, threads: int) -> Plane:
+    path = library.find()
+    if path is None:
+        raise StoreError("the native plane is not built; run `make plane` in a checkout, or serve with --plane off")
+    try:
+        return Plane(path, config.proxy, threads=threads, queue=config.audit.queue)
+    except PlaneError as error:
+        raise StoreError(f"the native plane cannot be used: {error}; or serve with --plane off") from error
 
 
 def _start_export(workspace: Workspace, endpoint: str, metrics: Metrics) -> Callable[[], None]:

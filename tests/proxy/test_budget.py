@@ -12,7 +12,7 @@ import pytest
 
 from cloned_proxy.policy.decide import Usage
 from cloned_proxy.policy.model import NO_LIMITS, Decision, Host, Limits, Reason, Request, Verdict
-from cloned_proxy.proxy.budget import Budgets, _Account
+from cloned_proxy.proxy.budget import ACCOUNT_WIDTH, Budgets
 from cloned_proxy.proxy.cells import SharedCells, clear_first_cells
 
 TOOL = "demo@v1"
@@ -146,7 +146,7 @@ def test_a_dead_worker_gives_back_what_was_open_and_nothing_else(tmp_path: Path,
 
 def test_nobody_takes_while_a_sibling_looks(tmp_path: Path, clock: Clock) -> None:
     first, _ = siblings(tmp_path, clock)
-    sibling = SharedCells(tmp_path, own=1, workers=2).open(f"tool {TOOL}", _Account.WIDTH)
+    sibling = SharedCells(tmp_path, own=1, workers=2).open(f"tool {TOOL}", ACCOUNT_WIDTH)
     taking = threading.Thread(target=take, args=(first,))
     with sibling.turn:
         taking.start()
