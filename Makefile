@@ -10,7 +10,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo test test-fast test-agents test-wheel lint check fuzz bench dashboards pictures \
+.PHONY: help setup install uninstall serve demo test test-fast test-agents test-wheel lint check fuzz bench dashboards findings pictures \
   plane lock wheel wheels clean screenshots
 
 help: ## this list
@@ -92,9 +92,15 @@ test-wheel: wheel ## the tests that can tell a wheel from a checkout, against th
 
 fuzz: setup ## a million mutated heads and ClientHellos against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz
+	@! command -v cargo >/dev/null || { $(MAKE) --silent plane && $(PY) -m tests.proxy.fuzz_plane; }
 
 bench: setup ## speed beside other proxies and `docker run`, same work, one run
 	@$(PY) -m bench
+
+findings: ## what surprised us in other people's software, tried again with the network; T=findings/NAME.sh: one
+	@failed=; for script in $(if $(filter findings/%,$(T)),$(T),$(sort $(wildcard findings/*.sh))); do \
+	  echo "== $$script" >&2; "$$script" || failed="$$failed $$script"; \
+	done; test -z "$$failed" || { echo "not as described any more:$$failed" >&2; exit 1; }
 
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards

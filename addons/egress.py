@@ -28,7 +28,8 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from cloned_proxy.policy.caller import ANONYMOUS, CallerSource, Principal
 from cloned_proxy.policy.decide import decide, decide_addresses
-from cloned_proxy.policy.model import Decision, Policy, Request
+from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_file import load_policy

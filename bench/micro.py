@@ -12,8 +12,9 @@ from bench.measure import median
 from bench.wire import HOST, real_hello
 from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.identity import Claims, identify, mint_token
-from cloned_proxy.policy.model import Policy, Request
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.proxy.client_hello import ClientHelloReader
 from cloned_proxy.proxy.head import parse_head
 from cloned_proxy.proxy.hello_watch import HelloWatch
@@ -91,7 +92,7 @@ def _watch(hello: bytes, flight: bytes) -> bool:
     """What a tunnel without a retry pays for the watch, from its beginning to its end."""
     watch = HelloWatch(len(hello))
     watch.from_client(hello)
-    watch.from_server(flight)
+    watch.look_at_server(flight)
     return watch.done
 
 

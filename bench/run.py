@@ -1,7 +1,8 @@
 """`make bench`: us beside Squid, tinyproxy and stock mitmdump; the same work, one run, rounds interleaved.
 
 `BENCH=quick` takes about two minutes and shows that everything runs; only the figures of the full run (ten minutes) are
-worth quoting, and only from a machine that does nothing else. `python -m bench --readme` puts them into the README.
+worth quoting, and only from a machine that does nothing else. `python -m bench --page` puts
+them into docs/performance.md.
 A contender that fails is left out and named at the end; the exit code is then 1.
 """
 
@@ -29,14 +30,14 @@ from bench.contenders import CONTENDERS, Contender, ContenderError, Mitmdump, Ou
 from bench.lasting import memory_over, reload_figures
 from bench.measure import Sample, machine_facts
 from bench.micro import SIZES, run_micro
-from bench.readme import write_readme
+from bench.page import write_page
 from bench.report import Figure, Results, Table, summarise, write
 from bench.start import measure as start_ratios
 from bench.workloads import SET_UP, WORKLOADS, Download, Workload, idle_memory
 from cloned_proxy.runner.worker import PYTHON_IMAGE
 
 _RESULTS: Final = Path(__file__).parent / "results"
-_README: Final = Path(__file__).parents[1] / "README.md"
+_PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _FEW_RULES: Final = 10
 _BIG_POLICY: Final = 20_000
@@ -280,10 +281,10 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=_PARTS, help="this part alone; may be repeated")
     parser.add_argument("--contender", action="append", help="this one alone; may be repeated")
     parser.add_argument("--results", type=Path, default=_RESULTS)
-    parser.add_argument("--readme", action="store_true", help="measure nothing: put the results into the README")
+    parser.add_argument("--page", action="store_true", help="measure nothing: put the results into docs/performance.md")
     chosen = parser.parse_args()
-    if chosen.readme:
-        return write_readme(_README, chosen.results)
+    if chosen.page:
+        return write_page(_PAGE, chosen.results)
     install_missing()
     kinds, versions = _available(chosen.contender)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,4 +1,4 @@
-"""What the project set out to reach, and what a run reached: the same words in the results and in the README."""
+"""What the project set out to reach, and what a run reached: the same words in the results and in the docs."""
 
 from __future__ import annotations
 

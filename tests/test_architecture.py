@@ -13,7 +13,8 @@ pytestmark = pytest.mark.checkout  # it reads the source where it is written
 
 PACKAGE = Path(__file__).parents[1] / "cloned_proxy"
 LAYERS = ("cli", "control", "notify", "fetch", "runner", "proxy", "store", "telemetry", "policy")
-PURE = {"__future__", "cloned_proxy", "idna", "pydantic", "pydantic_core", "publicsuffixlist", "base64", "binascii",
+PURE = {"__future__", "cloned_proxy", "idna", "packaging", "pydantic", "pydantic_core", "publicsuffixlist",
+        "base64", "binascii",
         "collections", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib", "hmac", "ipaddress",
         "json",
         "math", "re", "shlex", "types", "typing", "urllib"}  # fmt: skip
@@ -48,7 +49,8 @@ def test_the_policy_does_no_io_and_reads_no_clock() -> None:
     assert _files("policy")
     assert used - PURE == set()
     assert not {name for file in _files("policy") for name in _imports(file)} & {"urllib.request", "urllib.robotparser"}
-    assert sys.stdlib_module_names > PURE - {"cloned_proxy", "idna", "pydantic", "pydantic_core", "publicsuffixlist"}
+    libraries = {"cloned_proxy", "idna", "packaging", "pydantic", "pydantic_core", "publicsuffixlist"}
+    assert sys.stdlib_module_names > PURE - libraries
 
 
 def test_no_clock_is_read_through_datetime() -> None:
@@ -77,3 +79,16 @@ def _exit_literals(file: Path) -> Iterator[str]:
 
 def test_exit_codes_have_names() -> None:
     assert [found for layer in LAYERS for file in _files(layer) for found in _exit_literals(file)] == []
+
+
+def test_connections_to_upstreams_are_made_in_one_place() -> None:
+    """What dials elsewhere goes past the proxy in front (`upstream:`)."""
+    dialling = {
+        f"{file.relative_to(PACKAGE)}"
+        for file in _files("proxy")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.ImportFrom)
+        and node.module == "cloned_proxy.proxy.dial"
+        and {alias.name for alias in node.names} & {"dial", "Dial"}
+    }
+    assert dialling == {"proxy/ways.py", "proxy/upstream_proxy/chained_dial.py", "proxy/upstream_proxy/front.py"}

@@ -10,8 +10,10 @@ from cloned_proxy.cli.editing import EditOptions, add_entries
 from cloned_proxy.cli.errors import say
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.hint import owner_hint
-from cloned_proxy.policy.model import DEFAULT_PORTS, Policy, Reason, Request
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, Reason
 from cloned_proxy.proxy.enforced import as_enforced, listeners_of
 from cloned_proxy.store.policy_entry import Entry
 from cloned_proxy.store.workspace import Workspace

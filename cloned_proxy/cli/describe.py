@@ -12,7 +12,8 @@ from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, short_path
 from cloned_proxy.cli.tables import Cell, Row, passed
 from cloned_proxy.policy.duration import format_duration
-from cloned_proxy.policy.model import GLOBAL_SCOPE, Rule
+from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.rule_use import NOTHING_USED, RuleUse
 
 HEADINGS = ("ID", "SCOPE", "RULE", "EXPIRES", "USES LEFT", "HITS", "LAST HIT", "ORIGIN")
@@ -31,6 +32,7 @@ def rule_data(rule: Rule, use: RuleUse = NOTHING_USED) -> dict[str, Any]:
         "protocols": ["tcp"] if rule.raw_tcp else None,
         "addresses": sorted(rule.addresses) or None,
         "inject": injected(rule),
+        "registry": None if rule.registry is None else rule.registry.as_value(),
         "expires": _time(rule.expires),
         "max_uses": rule.max_uses,
         "idle": None if rule.idle is None else format_duration(rule.idle),
@@ -107,6 +109,8 @@ def rule_text(rule: Rule) -> str:
     parts += sorted(rule.addresses)
     if header := injected(rule):
         parts.append(f"inject {header}")
+    if rule.registry is not None:
+        parts.append(f"registry {rule.registry.in_words()}")
     if rule.idle is not None:
         parts.append(f"idle {format_duration(rule.idle)}")
     return " ".join(parts)

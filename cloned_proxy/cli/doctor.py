@@ -18,6 +18,7 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
     from cloned_proxy.cli.engine_checks import engine_checks
     from cloned_proxy.cli.git_checks import git_check
     from cloned_proxy.cli.output import paint, put_json, visible
+    from cloned_proxy.cli.registry_checks import registry_check
     from cloned_proxy.cli.tables import put_indented
     from cloned_proxy.program_name import in_this_shell
     from cloned_proxy.store.workspace import Workspace
@@ -25,6 +26,8 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
     checks = run_checks(workspace, policy)
     place = Workspace.find(workspace)
     if place.root.is_dir() and (found := git_check(place)) is not None:
+        checks.append(found)
+    if place.root.is_dir() and (found := registry_check(place, policy)) is not None:
         checks.append(found)
     checks += engine_checks(configured_images(place), configured_names(place))
     failed = any(check.status == "fail" for check in checks)

@@ -40,6 +40,19 @@ def allow(
     reserved: Annotated[
         bool, typer.Option("--reserved", help="The name may resolve to addresses that IANA reserves.")
     ] = False,
+    registry: Annotated[
+        str | None, typer.Option("--registry", metavar="npm|pypi", help="A registry: nothing too young of it.")
+    ] = None,
+    min_age: Annotated[
+        str | None, typer.Option("--min-age", metavar="DURATION", help="With --registry; 7d if left out.")
+    ] = None,
+    package: Annotated[
+        list[str] | None,
+        typer.Option("--package", metavar="NAME", help="With --registry: of any age; repeatable."),
+    ] = None,
+    index: Annotated[
+        str | None, typer.Option("--index", metavar="PATH", help="With --registry: where its metadata is.")
+    ] = None,
     reason: ReasonOption = "",
     update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
@@ -53,6 +66,7 @@ def allow(
     from cloned_proxy.cli.durations import parse_duration
     from cloned_proxy.cli.editing import EditOptions
     from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.cli.registry_rule import registry_value
     from cloned_proxy.policy.url import split_port
     from cloned_proxy.store.policy_entry import Entry
 
@@ -60,7 +74,7 @@ def allow(
     if preset:
         from cloned_proxy.cli.presets import allow_presets
 
-        if hosts or lasting or uses or method or path or port or tcp or private or reserved:
+        if hosts or lasting or uses or method or path or port or tcp or private or reserved or registry:
             raise CommandError("--preset stands alone and brings its own hosts; allow others by another command")
         allow_presets(preset, tool=tool, options=options)
         return
@@ -72,14 +86,17 @@ def allow(
     except ValueError as error:
         raise CommandError(str(error)) from error
     words = {"private": private, "reserved": reserved}
+    dated = registry_value(registry, min_age, package or (), index)
+    usual = () if dated is None else (443,)
     entries = [
         Entry(
             host,
-            ports=tuple(dict.fromkeys((*(() if given is None else (given,)), *(port or ())))),
+            ports=tuple(dict.fromkeys((*(() if given is None else (given,)), *(port or ())))) or usual,
             methods=tuple(name.upper() for name in method or ()),
             paths=tuple(path or ()),
             protocols=("tcp",) if tcp else (),
             addresses=tuple(word for word, wanted in words.items() if wanted),
+            registry=dated,
             expires=expires,
             max_uses=uses,
             reason=reason,

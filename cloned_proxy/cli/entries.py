@@ -61,7 +61,8 @@ def _policy(body: dict[str, Any]) -> _Told:
 
 def _cut(body: dict[str, Any]) -> _Told:
     passed = f"{body['bytes_up']} bytes up, {body['bytes_down']} down"
-    return _Told("cut", f"{body['tool'] or '-'}  {body['decision']}  {body['cause']}  {passed}")
+    word = "failed" if body["cause"].startswith("upstream_error:") else "cut"
+    return _Told(word, f"{body['tool'] or '-'}  {body['decision']}  {body['cause']}  {passed}")
 
 
 def _approval(body: dict[str, Any]) -> _Told:

@@ -8,7 +8,9 @@ from typing import Final
 
 from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.model import PatternKind, Policy, Request, Rule
+from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import PatternKind, Rule
 
 _ORDINARY_HOSTS: Final = ("example.com", "example.net", "example.org")
 _HTTPS: Final = 443

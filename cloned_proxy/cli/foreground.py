@@ -28,8 +28,10 @@ from cloned_proxy.cli.process import (
     tame_garbage_collector,
 )
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
+from cloned_proxy.cli.warm.starter import Starter
 from cloned_proxy.cli.watch import denials_shown
-from cloned_proxy.policy.model import Anonymous, Policy
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.vocabulary import Anonymous
 from cloned_proxy.program_name import NAME, program_name
 from cloned_proxy.proxy.server import ServeOptions, Server, authority
 from cloned_proxy.proxy.supervisor import Supervisor
@@ -61,7 +63,7 @@ def run_in_foreground(
             control=control.address,
             probe=ProbeApart(),
             log_format=log_format,
-            caretaker=Caretaker(workspace.root),
+            caretaker=Caretaker(workspace.root, on_command=Starter(workspace.root).want),
         )
         if workers > 1:
             _supervise(workspace, options, workers, control)
@@ -166,7 +168,7 @@ def _tell_other_commands(announcement: ExitStack, server: Server | Supervisor, c
 def _warn_of_exposure(server: Server | Supervisor) -> None:
     host = urlsplit(f"//{server.address}").hostname or ""
     if not ip_address(host).is_loopback:
-        whom = "the global rules" if server.policy.anonymous is Anonymous.GLOBAL else "nothing"
+        whom = "nothing" if server.policy.anonymous is Anonymous.DENY else "the global rules"
         _log.warning("other machines can reach this proxy", listen=server.address, without_credential=whom)
 
 
@@ -194,5 +196,5 @@ def _announce(server: Server | Supervisor, control: Control) -> None:
 def _what_opens(policy: Policy) -> str:
     """The next step where no example passes: under `anonymous: deny` no rule helps a caller without a credential."""
     if policy.anonymous is Anonymous.DENY:
-        return f"{program_name()} token TOOL for one, or `anonymous: global` in the policy file"
+        return f"{program_name()} token TOOL for one, or `anonymous: challenge` in the policy file"
     return f"{program_name()} allow HOST"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.policy.foreign import Found, Wanted, read_squid, reader_of, scope_of
-from cloned_proxy.policy.model import GLOBAL_SCOPE
 from cloned_proxy.policy.pack import read_pack
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.policy_edit import EditResult

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from cloned_proxy.cli.retries import FollowedRetries
     from cloned_proxy.store.audit_log import Entry
 
 _POLL_SECONDS: Final = 0.1
@@ -23,8 +24,9 @@ _TYPES: Final[tuple[str, ...]] = (
     "flow_end",
 )
 _TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run", "flow_end")
-_CUTS: Final = ("cut:", "revoked:", "idle", "lifetime")
-"""Causes of the ends of flows that are shown: cuts of the proxy's own. A client takes one for its server's reset."""
+_CUTS: Final = ("cut:", "revoked:", "idle", "lifetime", "upstream_error:upstream_proxy")
+"""Causes of the ends of flows that are shown: cuts of the proxy's own, which a client takes for its server's reset, and
+what the proxy in front answered, which no client is told."""
 
 
 def print_log(
@@ -52,12 +54,15 @@ def print_log(
     types = _TYPES if tool is None else _TYPES_OF_TOOLS
     if denied:
         types = ("decision",)
+    from cloned_proxy.cli.retries import FollowedRetries
+
     seen, told = 0, False
+    repeats = FollowedRetries() if follow else None
     with AuditLog(existing_workspace(workspace).state_db) as audit:
         try:
             while True:
                 batch = _News(audit.entries(after=seen, types=types, denied=denied, tool=tool, since=start))
-                for line in _as_json(batch) if as_json else _as_lines(batch, denied=denied, follow=follow):
+                for line in _as_json(batch) if as_json else _as_lines(batch, repeats, denied=denied):
                     put(line)
                     told = True
                 seen = batch.last or seen
@@ -93,9 +98,16 @@ def _as_json(entries: Iterable[Entry]) -> Iterator[str]:
         yield json_line({"seq": entry.seq, **body})
 
 
-def _as_lines(entries: Iterable[Entry], *, denied: bool, follow: bool) -> Iterator[str]:
-    from cloned_proxy.cli.entries import lines
-    from cloned_proxy.cli.retries import settled, together
+def _as_lines(entries: Iterable[Entry], repeats: FollowedRetries | None, *, denied: bool) -> Iterator[str]:
+    """`repeats` is what is known of earlier batches where the log is followed."""
+    import time
 
-    for entry, times in together(settled(entries)) if denied else ((entry, 1) for entry in settled(entries)):
-        yield from lines(entry.body, times=times, clock=follow)
+    from cloned_proxy.cli.entries import lines
+    from cloned_proxy.cli.retries import retried, settled, together
+
+    if repeats is not None:
+        told = repeats.news(settled(entries), time.time())
+    else:
+        told = together(settled(entries)) if denied else retried(settled(entries))
+    for entry, times in told:
+        yield from lines(entry.body, times=times, clock=repeats is not None)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 import typer
 
 from cloned_proxy.cli.errors import FAILED, say
-from cloned_proxy.policy.model import GLOBAL_SCOPE, Policy
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.preset import Preset
 from cloned_proxy.policy.read_preset import preset_rules
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.presets import DERIVED

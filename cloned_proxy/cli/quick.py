@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from cloned_proxy.cli.exec_options import ExecOptions
 
 
 class Quick(NamedTuple):
@@ -58,10 +61,15 @@ def _llm_up(**given: Any) -> None:
 
 
 def _exec(**given: Any) -> int:
-    from cloned_proxy.cli.exec_options import EnvironmentOptions, ExecOptions, FileOptions, LimitOptions
     from cloned_proxy.cli.sandbox import run_command
 
-    options = ExecOptions(
+    return run_command(_exec_options(given))
+
+
+def _exec_options(given: Mapping[str, Any]) -> ExecOptions:
+    from cloned_proxy.cli.exec_options import EnvironmentOptions, ExecOptions, FileOptions, LimitOptions
+
+    return ExecOptions(
         tool=given["tool"],
         command=tuple(given["command"]),
         image=given.get("image"),
@@ -71,7 +79,6 @@ def _exec(**given: Any) -> int:
         policy=given.get("policy"),
         workspace=given.get("workspace"),
     )
-    return run_command(options)
 
 
 _PLACES: Final = {"--workspace": "workspace", "--policy": "policy"}
@@ -104,6 +111,19 @@ COMMANDS: Final[Mapping[str, Quick]] = {
 
 def quick_call(words: Sequence[str]) -> Callable[[], int | None] | None:
     """The call that a command line stands for, which returns the exit code; None where Typer is to read it."""
+    if (found := _command(words)) is None:
+        return None
+    command, given = found
+    return lambda: command.run(**given)
+
+
+def quick_exec(words: Sequence[str]) -> ExecOptions | None:
+    """The options of a line that is an `exec`; None where Typer is to read it."""
+    found = _command(words)
+    return _exec_options(found[1]) if found is not None and found[0] is COMMANDS["exec"] else None
+
+
+def _command(words: Sequence[str]) -> tuple[Quick, dict[str, Any]] | None:
     name = next((name for name in COMMANDS if (named := name.split()) == list(words[: len(named)])), None)
     if name is None or os.environ.get((command := COMMANDS[name]).unless):
         return None
@@ -116,7 +136,7 @@ def quick_call(words: Sequence[str]) -> Callable[[], int | None] | None:
         words, given[command.rest] = words[:at], words[at + 1 :]
     if not _read(command, words, given) or (command.argument and command.argument not in given):
         return None
-    return lambda: command.run(**given)
+    return command, given
 
 
 def _read(command: Quick, words: Sequence[str], given: dict[str, Any]) -> bool:

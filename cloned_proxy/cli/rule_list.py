@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cloned_proxy.policy.model import Policy, Rule
+    from cloned_proxy.policy.model import Policy
+    from cloned_proxy.policy.rule import Rule
     from cloned_proxy.store.rule_use import RuleUse
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
 from cloned_proxy.cli.exec_job import check_project, job_of
@@ -18,20 +19,24 @@ from cloned_proxy.cli.refusals import Refusals
 from cloned_proxy.cli.terminal_environment import terminal_environment
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
+from cloned_proxy.runner.prepared import Prepared
 from cloned_proxy.runner.runner import DockerContainerRunner
 from cloned_proxy.runner.standby import proxy_for
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.later import configure_logging_later
 
 
-def run_command(options: ExecOptions, *, ready: Callable[[], None] | None = None) -> int:
+def run_command(
+    options: ExecOptions, *, ready: Callable[[], None] | None = None, prepared: Prepared | None = None
+) -> int:
     """Runs it and returns the exit code to pass on. Raises CommandError.
 
-    `ready` is called when a proxy serves the workspace, before the command starts.
+    `ready` is called when a proxy serves the workspace, before the command starts. `prepared` is a container that may
+    be the command's (`DockerContainerRunner.run`).
     """
     configure_logging_later()
     try:
-        outcome = _execute(options, ready)
+        outcome = _execute(options, ready, prepared)
     except ToolTimeoutError as error:
         say(f"cloned-proxy: {error}")
         return TIMED_OUT
@@ -46,7 +51,7 @@ def run_command(options: ExecOptions, *, ready: Callable[[], None] | None = None
     return outcome.exit_code
 
 
-def _execute(options: ExecOptions, ready: Callable[[], None] | None) -> Outcome:
+def _execute(options: ExecOptions, ready: Callable[[], None] | None, prepared: Prepared | None) -> Outcome:
     said = LastWords()
     connection = HostTerminal() if options.terminal.tty else Pipes()
     workspace = Workspace.find(options.workspace)
@@ -58,13 +63,7 @@ def _execute(options: ExecOptions, ready: Callable[[], None] | None) -> Outcome:
     with (
         interruptible(),
         proxy_for(workspace.root, say, policy=options.policy),
-        DockerContainerRunner(
-            workspace=workspace.root,
-            network=options.network,
-            cpus=options.limits.cpus,
-            memory=options.limits.memory,
-            spare_slots=0,
-        ) as runner,
+        runner_for(options, workspace.root) as runner,
         Refusals(workspace.state_db, options.tool, at_once=not options.terminal.tty) as refusals,
         Reports() as reports,
         connection,
@@ -73,8 +72,22 @@ def _execute(options: ExecOptions, ready: Callable[[], None] | None) -> Outcome:
             ready()
         output = said.listening(connection.show)
         _, outcome = runner.run(
-            replace(job, begun=refusals.begin, report=reports.add), feed=connection.feed, output=output
+            replace(job, begun=refusals.begin, report=reports.add),
+            feed=connection.feed,
+            output=output,
+            prepared=prepared,
         )
     if (reason := explained(outcome.exit_code, job, said)) is not None:
         say(f"cloned-proxy: {reason}")
     return outcome
+
+
+def runner_for(options: ExecOptions, workspace: Path) -> DockerContainerRunner:
+    """A runner for this one command. Raises SandboxError and StoreError."""
+    return DockerContainerRunner(
+        workspace=workspace,
+        network=options.network,
+        cpus=options.limits.cpus,
+        memory=options.limits.memory,
+        spare_slots=0,
+    )

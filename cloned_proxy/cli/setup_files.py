@@ -16,7 +16,7 @@ from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put, put_json, short_path
 from cloned_proxy.cli.token import authority_of
 from cloned_proxy.policy.identity import Claims, mint_token, proxy_url, valid_tool_id
-from cloned_proxy.policy.model import Anonymous
+from cloned_proxy.policy.vocabulary import Anonymous
 from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedFile, WrappedServer, unwrap
 from cloned_proxy.runner.setup.programs import PROGRAMS, Plan, Program, Site
 from cloned_proxy.runner.setup.settings_file import SettingsFile
@@ -83,7 +83,7 @@ def _site(options: SetupOptions, program: Program, place: Workspace) -> Site:
         proxy = f"http://{authority}"
         _, policy = policy_in(place, None)
         if policy.anonymous is Anonymous.DENY:
-            fix = "write `anonymous: global` into it, and the global rules decide"
+            fix = "write `anonymous: challenge` into it, and the global rules decide"
             fix = f"{fix}; or `--tool TOOL` for a credential" if program.takes_credentials else fix
             say(f"cloned-proxy: the policy refuses callers without a credential: {fix}")
     else:

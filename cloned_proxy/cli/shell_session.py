@@ -60,7 +60,7 @@ def tell_rules(options: ExecOptions) -> None:
 
 def rule_lines(policy: Policy, tool: str, program: str) -> list[str]:
     """One line, or two where the tool has no rule of its own."""
-    from cloned_proxy.policy.model import Mode
+    from cloned_proxy.policy.vocabulary import Mode
 
     scope = policy.scope_of(tool)
     inherited = policy.global_scope.allow.rules if scope.inherit_global else ()

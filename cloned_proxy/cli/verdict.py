@@ -15,10 +15,13 @@ from cloned_proxy.cli.output import iso_time, paint, put, put_json, visible
 from cloned_proxy.policy.address import classify
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
 from cloned_proxy.policy.identity import valid_tool_id
-from cloned_proxy.policy.model import Policy, Reason, Request, Verdict
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.registry_path import package_of
 from cloned_proxy.policy.url import decide_url
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.enforced import Enforced, as_enforced, listeners_of
 from cloned_proxy.store.audit_log import AuditLog
@@ -155,7 +158,13 @@ def _told(enforced: Enforced, *, https: bool) -> dict[str, Any]:
         "reason": decision.reason.value,
         "rule": None
         if rule is None
-        else {"id": rule.id, "scope": rule.scope, "origin": rule.origin, "inject": injected(rule)},
+        else {
+            "id": rule.id,
+            "scope": rule.scope,
+            "origin": rule.origin,
+            "inject": injected(rule),
+            "registry": _age_told(decision),
+        },
         # None: not looked up, so an address that the rule does not open would still refuse it.
         "addresses": None if addresses is None else _addresses([str(address) for address in addresses]),
         "failure": enforced.failure,
@@ -163,6 +172,17 @@ def _told(enforced: Enforced, *, https: bool) -> dict[str, Any]:
         "inspected": decision.passes and (decision.inspect or (rule is not None and rule.needs_inspection and https)),
         "hint": owner_hint(decision),
     }
+
+
+def _age_told(decision: Decision) -> str | None:
+    """What the rule means for the package that the path names; None for a rule without `registry`."""
+    registry = None if decision.rule is None else decision.rule.registry
+    if registry is None:
+        return None
+    package = package_of(registry, decision.request.path)
+    if package and registry.exempts(package):
+        return f"{registry.in_words()}: {package} passes at any age"
+    return f"{registry.in_words()}: what is younger is left out of metadata, and its files are refused"
 
 
 def lines(told: dict[str, Any]) -> list[str]:
@@ -178,6 +198,8 @@ def lines(told: dict[str, Any]) -> list[str]:
     shown += _address_lines(told)
     if rule and rule["inject"] and verdict != _REFUSED:
         shown.append(f"inject  {rule['inject']}, which the proxy adds to the request")
+    if rule and rule.get("registry") and verdict != _REFUSED:
+        shown.append(f"age     {rule['registry']}")
     if told["inspected"]:
         shown.append("tls     opened with the workspace CA, each request in it decided again")
     if now := told.get("now"):

@@ -8,8 +8,11 @@ from typing import Final
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide, needs_hello
+from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.hint import ALLOWABLE
-from cloned_proxy.policy.model import Address, Decision, Policy, Reason, Request, Verdict
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import Address
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy.enforced import as_enforced
 from cloned_proxy.store.rule_use import RuleUse
 from cloned_proxy.store.tally import OTHER, BlockedCall, BlockedGroup

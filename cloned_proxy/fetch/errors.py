@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint import hint
-from cloned_proxy.policy.model import Decision, Reason
+from cloned_proxy.policy.vocabulary import Reason
 
 REASON_FIELD = "x-cloned-proxy-reason"
 

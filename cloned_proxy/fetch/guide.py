@@ -14,8 +14,9 @@ import httpx
 
 from cloned_proxy.fetch.errors import EgressBlockedError
 from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.identity import Claims, mint_token, valid_tool_id
-from cloned_proxy.policy.model import Decision, Policy
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.url import decide_url
 from cloned_proxy.runner.errors import ProxyLinkError

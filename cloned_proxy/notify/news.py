@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.notify.notice import Notice
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import HostIndex, HostPattern, OnDeny, Policy, Rule
+from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.rule import HostPattern, Rule
+from cloned_proxy.policy.vocabulary import Anonymous, OnDeny, Reason
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import signature_of
@@ -23,6 +26,14 @@ _MAX_KNOWN: Final = 10_000
 """Tool, host and port triples that are remembered; the oldest go first."""
 _MINUTE: Final = 60.0
 _ANONYMOUS: Final = "a caller without a name"
+
+
+@dataclass(slots=True)
+class _Bound:
+    """What was told within the minute, and how many were not since the last one that was."""
+
+    sent: list[float] = field(default_factory=list)
+    untold: int = 0
 
 
 class News:
@@ -42,9 +53,10 @@ class News:
         self._state_db = state_db
         self._settings = settings
         self._clock = clock
-        self._told: OrderedDict[tuple[str, str, int], float] = OrderedDict()
-        self._sent: list[float] = []
-        self._untold = 0
+        self._told: OrderedDict[tuple[str, str, int, bool], float] = OrderedDict()
+        self._sent = _Bound()
+        self._alarms = _Bound()
+        """For secrets on their way out: no flood of other denials hides one."""
         self._policy = _LivePolicy(policy_file, presets, clock)
         self._at = after
 
@@ -61,17 +73,20 @@ class News:
             if "request" in self._settings.events:
                 for entry in log.entries(after=self._at, types=("approval",)):
                     if entry.seq <= head and entry.body["action"] == "asked":
-                        notices += self._within_bounds(_request(entry.body))
+                        notices += self._within_bounds(_request(entry.body), self._sent)
             self._at = head
         return notices
 
     def _denial(self, body: dict[str, Any]) -> list[Notice]:
         tool, host, port = body["tool"] or "", body["host"], body["port"]
-        now, key = self._clock(), (tool, host, port)
+        leak = body["reason"] == Reason.SECRET_LEAK
+        now, key = self._clock(), (tool, host, port, leak)
         known = self._told.get(key)
         if known is not None and now - known < self._settings.period:
             return []
-        if self._policy.is_no_news(body["tool"], host, asks="request" in self._settings.events):
+        if not leak and self._policy.is_no_news(
+            body["tool"], host, body["reason"], asks="request" in self._settings.events
+        ):
             return []
         self._told[key] = now
         self._told.move_to_end(key)
@@ -80,17 +95,17 @@ class News:
         found = Notice(
             "denial", body["at"], body["id"], tool or _ANONYMOUS, host, port, body["reason"], "", body["hint"]
         )
-        return self._within_bounds(found)
+        return self._within_bounds(found, self._alarms if leak else self._sent)
 
-    def _within_bounds(self, notice: Notice) -> list[Notice]:
+    def _within_bounds(self, notice: Notice, bound: _Bound) -> list[Notice]:
         """The notice with the count of those that went untold; none while there are too many."""
         now = self._clock()
-        self._sent = [at for at in self._sent if now - at < _MINUTE]
-        if len(self._sent) >= self._settings.per_minute:
-            self._untold += 1
+        bound.sent = [at for at in bound.sent if now - at < _MINUTE]
+        if len(bound.sent) >= self._settings.per_minute:
+            bound.untold += 1
             return []
-        self._sent.append(now)
-        told, self._untold = replace(notice, more=self._untold), 0
+        bound.sent.append(now)
+        told, bound.untold = replace(notice, more=bound.untold), 0
         return [told]
 
 
@@ -110,9 +125,11 @@ class _LivePolicy:
         self._policy = Policy()
         self._quiet: dict[str | None, HostIndex] = {}
 
-    def is_no_news(self, tool: str | None, host: str, *, asks: bool) -> bool:
-        """Whether a denial is one that a preset knows as harmless, or will be told as the tool's request."""
+    def is_no_news(self, tool: str | None, host: str, reason: str, *, asks: bool) -> bool:
+        """Whether a denial is harmless to a preset, a question for a credential, or told as the tool's request."""
         self._refresh()
+        if reason == Reason.IDENTITY_MISSING and self._policy.anonymous is Anonymous.CHALLENGE:
+            return True
         scope = self._policy.scope_of(tool)
         if asks and scope.on_deny is OnDeny.ASK:
             return True

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.store.notify_settings import Occasion
 
 _TYPES: Final = {"denial": "egress.denied", "request": "egress.requested"}
@@ -37,6 +38,8 @@ class Notice:
 
     @property
     def title(self) -> str:
+        if self.reason == Reason.SECRET_LEAK:
+            return "A secret was on its way out"
         return "Egress denied" if self.occasion == "denial" else "A tool asks for egress"
 
     @property

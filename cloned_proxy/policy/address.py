@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from cloned_proxy.policy.model import Address
+from cloned_proxy.policy.rule import Address
 
 
 class AddressClass(enum.StrEnum):

@@ -9,7 +9,9 @@ from typing import Final
 
 from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.host import suffix_below
-from cloned_proxy.policy.model import GLOBAL_SCOPE, Anonymous, Mode, PatternKind, Policy, Rule
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import PatternKind, Rule
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, Anonymous, Mode
 
 _MANY_PORTS: Final = 20
 _WILDCARDS: Final = (PatternKind.ONE_LABEL, PatternKind.ANY_DEPTH)
@@ -29,7 +31,7 @@ class Finding:
 def findings(policy: Policy) -> tuple[Finding, ...]:
     """What of a policy opens more than somebody may think, in file order; rules that have ended count as well."""
     found = list(_modes(policy))
-    nameless = policy.anonymous is Anonymous.GLOBAL
+    nameless = policy.anonymous is not Anonymous.DENY
     for rule in policy.rules:
         if not rule.denies:
             shared = nameless and rule.scope == GLOBAL_SCOPE

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from cloned_proxy.policy.model import Policy, Rule
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import Rule
 
 _NAMED: Final = 3
 """Hosts that are named; the rest is counted."""

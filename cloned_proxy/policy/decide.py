@@ -20,23 +20,13 @@ from typing import Final, NamedTuple
 
 from cloned_proxy.policy.address import OPENED_BY, AddressClass, classify
 from cloned_proxy.policy.caller import Caller, CallerSource, IdentityRefusal, Principal
+from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import (
-    OWN_HOST,
-    Address,
-    Anonymous,
-    Decision,
-    Host,
-    Limits,
-    Mode,
-    Policy,
-    Reason,
-    Request,
-    Rule,
-    Scope,
-    Verdict,
-)
+from cloned_proxy.policy.model import Limits, Policy, Scope
 from cloned_proxy.policy.path import path_matches
+from cloned_proxy.policy.registry_path import preferred
+from cloned_proxy.policy.rule import Address, Host, Rule
+from cloned_proxy.policy.vocabulary import OWN_HOST, Anonymous, Mode, Reason, Verdict
 
 NEVER_REPORTED: Final = frozenset(
     {
@@ -47,6 +37,8 @@ NEVER_REPORTED: Final = frozenset(
         Reason.IDENTITY_EXPIRED,
         Reason.IDENTITY_MISMATCH,
         Reason.ADDRESS_NOT_ALLOWED,
+        Reason.SECRET_LEAK,
+        Reason.SECRET_ECHOED,
         Reason.POLICY_UNAVAILABLE,
         Reason.INTERNAL_ERROR,
     }
@@ -64,6 +56,8 @@ _MISSES: Final = (
 )
 _MISS_RANK: Final = {reason: rank for rank, reason in enumerate(_MISSES)}
 
+_HTTP: Final = 80
+_HTTPS: Final = 443
 _PORTS_END: Final = 65_536
 
 NOTHING_SPENT: Final[Collection[str]] = frozenset()
@@ -113,8 +107,16 @@ def _decide(  # noqa: PLR0917  a value for them would cost as much as the decisi
     if (denying := _denying_rule((scope, policy.global_scope), host, now)) is not None:
         verdict = _verdict_of_refusal(mode, Reason.EXPLICIT_DENY)
         return Decision(verdict, Reason.EXPLICIT_DENY, request, tool, host, denying, mode=mode)
-    found = _search(_allowing_scopes(policy, scope, caller), host, request, now, spent, ended)
+    scopes = _allowing_scopes(policy, scope, caller)
+    found = _search(scopes, host, request, now, spent, ended)
     if isinstance(found, _Match):
+        if any(scope.allow.dated for scope in scopes):
+            covering = (rule for scope in scopes for rule in scope.allow.matching(host))
+            # A rule for port 80 must not lead to the same registry in the clear, where nothing is left out.
+            asked = replace(request, port=_HTTPS) if request.port == _HTTP else request
+            allowing = (rule for rule in covering if _miss_of(rule, asked, now, spent, ended) is None)
+            dating = preferred(allowing, request.path)
+            found = found if dating is None else _Match(dating, request.method is None)
         return Decision(Verdict.ALLOW, Reason.ALLOWED, request, tool, host, found.rule, found.inspect, mode)
     verdict = _verdict_of_refusal(mode, found.reason)
     # A near miss still says whether the flow would have been inspected, so that report mode can learn its paths.
@@ -181,7 +183,7 @@ def _identity_refusal(policy: Policy, caller: Caller) -> Reason | None:
     if caller.tool is not None:
         return None
     # Fail closed on a combination that no listener should produce: nameless, yet not the host listener's anonymous.
-    if caller.source is CallerSource.ANONYMOUS and policy.anonymous is Anonymous.GLOBAL:
+    if caller.source is CallerSource.ANONYMOUS and policy.anonymous is not Anonymous.DENY:
         return None
     return Reason.IDENTITY_MISSING
 

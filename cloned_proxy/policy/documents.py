@@ -23,6 +23,9 @@ MIN_IDLE: Final = 1.0
 MAX_IDLE: Final = 604_800.0
 """Seconds: a week."""
 
+MAX_MIN_AGE: Final = 315_360_000.0
+"""Seconds: ten years."""
+
 _SIZE_UNITS: Final = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE: Final = re.compile(r"([0-9]{1,15}) ?([A-Za-z]*)", re.ASCII)
 _TOKEN: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
@@ -69,6 +72,13 @@ def _idle(value: object) -> float:
     return seconds
 
 
+def _min_age(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds > MAX_MIN_AGE:
+        raise ValueError(f"{value!r} is out of bounds; write at most 3650d, such as 7d")
+    return seconds
+
+
 def _method(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a method; quote it: 'GET'")  # noqa: TRY004  as in parse_expiry
@@ -107,6 +117,13 @@ class InjectDocument(_Document):
     redact_echo: bool = True
 
 
+class RegistryDocument(_Document):
+    kind: Literal["npm", "pypi"]
+    min_age: Annotated[float, BeforeValidator(_min_age)]
+    allow: list[str] = []
+    index: str | None = None
+
+
 class RuleDocument(_Document):
     """One entry of `allow` in its long form."""
 
@@ -120,6 +137,7 @@ class RuleDocument(_Document):
     max_uses: int | None = Field(default=None, ge=1)
     idle: Annotated[float, BeforeValidator(_idle)] | None = None
     inject: InjectDocument | None = None
+    registry: RegistryDocument | None = None
     reason: str = ""
 
 
@@ -199,7 +217,7 @@ class TestDocument(_Document):
 class PolicyDocument(_Document):
     version: Literal[1]
     mode: Literal["enforce", "report"] = "enforce"
-    anonymous: Literal["global", "deny"] = "deny"
+    anonymous: Literal["global", "challenge", "deny"] = "deny"
     global_: Annotated[GlobalDocument, BeforeValidator(_empty_mapping)] = Field(
         default=GlobalDocument(), alias="global"
     )

@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.identity import valid_tool_id
-from cloned_proxy.policy.model import GLOBAL_SCOPE, OWN_HOST, PatternKind
+from cloned_proxy.policy.rule import PatternKind
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, OWN_HOST
 
 type Action = Literal["allow", "deny"]
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
 from cloned_proxy.policy.address import OPENED_BY, classify
-from cloned_proxy.policy.model import DEFAULT_PORTS, GLOBAL_SCOPE, Decision, Host, Reason
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.hint_registry import age_told, exempting_words
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule import Host
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, GLOBAL_SCOPE, Reason
 
 _SENTENCES: Final = {
     Reason.IDENTITY_MISSING: "send the tool's credential: `cloned-proxy token TOOL` prints one ready to export",
@@ -21,6 +26,7 @@ _SENTENCES: Final = {
     Reason.HOST_HEADER_MISMATCH: "the Host header must name the host of the request target",
     Reason.MALFORMED_REQUEST: "the request can be read in more than one way; write host, port and path plainly",
     Reason.LIMIT_EXCEEDED: "wait as Retry-After says, or raise `limits` of the tool in the policy",
+    Reason.SECRET_ECHOED: "the response repeats a secret that the proxy injected",
     Reason.POLICY_UNAVAILABLE: "no valid policy is loaded: `cloned-proxy policy check` says why",
     Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log says more",
 }
@@ -42,6 +48,8 @@ def hint(decision: Decision, decision_id: str = "") -> str:
 
     As `owner_hint`, but for an address that was not in the request, or the class of one.
     """
+    if decision.instead_of is not None:
+        return _with_or_without_credential(hint(_as_refused(decision), decision_id))
     literal = decision.host is not None and decision.host.address is not None
     if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
         next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
@@ -56,6 +64,8 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
     """
     if decision.reason is Reason.ALLOWED:
         return ""
+    if decision.instead_of is not None:
+        return _with_or_without_credential(owner_hint(_as_refused(decision)))
     if decision.host is not None and (never := why_not_offered(decision.host)):
         return never
     if decision.host is None and decision.reason is Reason.IP_LITERAL:
@@ -64,11 +74,33 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
         return _remove(decision)
     if decision.reason in ALLOWABLE and decision.host is not None:
         return _allow(decision)
-    if decision.reason is Reason.ADDRESS_NOT_ALLOWED:
-        return _open_address(decision)
-    if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
-        return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
-    return _SENTENCES.get(decision.reason, "")
+    words = _WORDED.get(decision.reason)
+    return words(decision) if words else _SENTENCES.get(decision.reason, "")
+
+
+def _too_young(decision: Decision) -> str:
+    words = exempting_words(decision)
+    return "; or ".join(filter(None, (age_told(decision), _command(*words) if words else "")))
+
+
+def _protocol(decision: Decision) -> str:
+    if decision.rule is not None and decision.rule.registry:
+        return "a registry is asked by https: in the clear nobody leaves out what is too young"
+    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
+
+
+def _leak(decision: Decision) -> str:
+    named = f"the vault's {decision.secret}" if decision.secret else "a secret of the vault"
+    return f"the request holds {named}, which goes only to hosts of rules that inject it; find out who sends it"
+
+
+def _as_refused(decision: Decision) -> Decision:
+    """What the global rules said of a caller that was asked for its credential."""
+    return replace(decision, reason=decision.instead_of or decision.reason, instead_of=None)
+
+
+def _with_or_without_credential(without: str) -> str:
+    return f"{_SENTENCES[Reason.IDENTITY_MISSING]}; without one: {without}"
 
 
 def _open_address(decision: Decision) -> str:
@@ -155,3 +187,12 @@ def _can_stand_in_a_rule(method: str, path: str) -> bool:
 
 def _tool(tool: str | None) -> list[str]:
     return [] if tool is None else ["--tool", tool]
+
+
+_WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {
+    Reason.TOO_YOUNG: _too_young,
+    Reason.ADDRESS_NOT_ALLOWED: _open_address,
+    Reason.PROTOCOL_NOT_ALLOWED: _protocol,
+    Reason.SECRET_LEAK: _leak,
+}
+"""The reasons whose hint depends on more than the reason."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint import ALLOWABLE, target_of
-from cloned_proxy.policy.model import OWN_HOST, Decision, Reason
+from cloned_proxy.policy.hint_registry import age_told
 from cloned_proxy.policy.offer import why_not_offered
+from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
 
 ASK_PROGRAM: Final = "cloned-ask"
 _OWNERS: Final = "only the owner of the policy can change that"
@@ -29,6 +31,8 @@ _SENTENCES: Final = {
     Reason.HOST_HEADER_MISMATCH: "the Host header must name the host of the request target",
     Reason.MALFORMED_REQUEST: "the request can be read in more than one way; write host, port and path plainly",
     Reason.LIMIT_EXCEEDED: "wait as Retry-After says",
+    Reason.SECRET_LEAK: f"the request holds a secret that does not belong to this host; {_OWNERS}",
+    Reason.SECRET_ECHOED: "the response repeats a secret that the proxy injected",
     Reason.POLICY_UNAVAILABLE: f"no valid policy is loaded; {_OWNERS}",
     Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log, outside, says more",
 }
@@ -45,4 +49,6 @@ def hint_inside(decision: Decision, approval: str = "") -> str:
         return never
     if host is not None and decision.reason in ALLOWABLE:
         return f"ask for it: {ASK_PROGRAM} {target_of(host, decision.request.port)} 'why' (or http://{OWN_HOST})"
+    if decision.reason is Reason.TOO_YOUNG and (told := age_told(decision)):
+        return told
     return _SENTENCES.get(decision.reason, f"see http://{OWN_HOST}")

@@ -13,7 +13,8 @@ import re
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from cloned_proxy.policy.model import Host, HostPattern, PatternKind, Reason
+from cloned_proxy.policy.rule import Host, HostPattern, PatternKind
+from cloned_proxy.policy.vocabulary import Reason
 
 if TYPE_CHECKING:
     from publicsuffixlist import PublicSuffixList

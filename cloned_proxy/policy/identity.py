@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.model import GLOBAL_SCOPE, Reason
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, Reason
 
 MIN_KEY_BYTES: Final = 32
 """RFC 2104, section 3: a key shorter than the hash's output weakens it."""

@@ -10,7 +10,14 @@ from typing import Final
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from cloned_proxy.policy.documents import GlobalDocument, InjectDocument, LimitsDocument, TestDocument, ToolDocument
+from cloned_proxy.policy.documents import (
+    GlobalDocument,
+    InjectDocument,
+    LimitsDocument,
+    RegistryDocument,
+    TestDocument,
+    ToolDocument,
+)
 
 
 def kind_of(value: object) -> str:
@@ -98,7 +105,7 @@ def _unknown_key(key: str, known: Sequence[str]) -> str:
 
 
 _NESTED: Final[Mapping[str, type[BaseModel]]] = MappingProxyType(
-    {"global": GlobalDocument, "limits": LimitsDocument, "inject": InjectDocument}
+    {"global": GlobalDocument, "limits": LimitsDocument, "inject": InjectDocument, "registry": RegistryDocument}
 )
 
 

@@ -9,7 +9,8 @@ import ipaddress
 from typing import Final
 
 from cloned_proxy.policy.address import AddressClass, classify
-from cloned_proxy.policy.model import OWN_HOST, Host, HostPattern, PatternKind
+from cloned_proxy.policy.rule import Host, HostPattern, PatternKind
+from cloned_proxy.policy.vocabulary import OWN_HOST
 
 _OFFERED: Final = (AddressClass.PUBLIC, AddressClass.LOOPBACK, AddressClass.PRIVATE, AddressClass.CGNAT)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.identity import valid_tool_id
-from cloned_proxy.policy.model import GLOBAL_SCOPE, HostPattern
 from cloned_proxy.policy.problem import Problem
+from cloned_proxy.policy.rule import HostPattern
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ValidationError
 from cloned_proxy.policy.documents import PresetDocument, PresetRuleDocument
 from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.messages import explain, kind_of, not_a_host
-from cloned_proxy.policy.model import HostPattern, PatternKind, Rule
 from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.policy.preset import Preset, valid_preset_name
 from cloned_proxy.policy.problem import DocumentPath, Problem
+from cloned_proxy.policy.rule import HostPattern, PatternKind, Rule
 
 _MAX_TEXT: Final = 500
 _NO_LITERAL: Final = "a preset names hosts, never addresses; put {host} into `allow` of the policy itself"

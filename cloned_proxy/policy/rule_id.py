@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 
 from cloned_proxy.policy.documents import RuleDocument
-from cloned_proxy.policy.model import DEFAULT_PORTS, HostPattern, PathPattern
+from cloned_proxy.policy.rule import HostPattern, PathPattern
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
 
 
 def details_of(
@@ -29,6 +30,8 @@ def details_of(
     parts += sorted(set(read.addresses or ()))
     if read.inject is not None:
         parts.append(["inject", read.inject.header.lower()])
+    if (registry := read.registry) is not None:
+        parts.append(["registry", registry.kind, registry.min_age, registry.index, *sorted(registry.allow)])
     return repr(parts) if parts else ""
 
 

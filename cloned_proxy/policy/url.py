@@ -9,7 +9,10 @@ from typing import Final
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal
 from cloned_proxy.policy.decide import NOTHING_SPENT, decide
-from cloned_proxy.policy.model import Decision, Policy, Reason, Request, Verdict
+from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.registry import decide_in_the_clear
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 
 # Raw text on purpose: `urllib.parse` strips tabs and newlines and lower-cases, and a test of the policy must see
 # what a caller would send. User information (`user@`) is refused, because it is how one host is dressed as another.
@@ -51,7 +54,7 @@ def decide_url(  # noqa: PLR0917  the order of `decide`, which it stands in for
     port = int(match["port"]) if match["port"] else _DEFAULT_PORT[scheme]
     request = Request(host, port, verb, (match["path"] or "/") + (match["query"] or ""))
     if scheme == "http":
-        return decide(policy, caller, request, now, spent, ended=ended)
+        return decide_in_the_clear(decide(policy, caller, request, now, spent, ended=ended))
     tunnel = decide(policy, caller, replace(request, method=None, path=None), now, spent, ended=ended)
     return decide(policy, caller, request, now, spent, ended=ended) if tunnel.passes and tunnel.inspect else tunnel
 

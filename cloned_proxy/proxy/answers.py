@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any, Final
 
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.hint_inside import hint_inside
-from cloned_proxy.policy.model import OWN_HOST, Decision, Reason
+from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
+from cloned_proxy.proxy.dial import DialError
 from cloned_proxy.proxy.grant import Refusal
 
 REASON_FIELD: Final = "X-Cloned-Proxy-Reason"
@@ -29,6 +31,7 @@ _STATUS: Final = {
     Reason.MALFORMED_REQUEST: HTTPStatus.BAD_REQUEST,
     Reason.HOST_HEADER_MISMATCH: HTTPStatus.BAD_REQUEST,
     Reason.LIMIT_EXCEEDED: HTTPStatus.TOO_MANY_REQUESTS,
+    Reason.SECRET_ECHOED: HTTPStatus.BAD_GATEWAY,
     Reason.POLICY_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     Reason.INTERNAL_ERROR: HTTPStatus.SERVICE_UNAVAILABLE,
 }
@@ -49,10 +52,25 @@ _ERRORS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class UpstreamFailure:
-    """An allowed request whose upstream could not be used. `phase`: `resolve`, `connect`, `tls` or `response`."""
+    """An allowed request whose upstream could not be used.
+
+    `phase`: `resolve`, `connect`, `upstream_proxy`, `tls` or `response`.
+    """
 
     phase: str
     timed_out: bool = False
+    status: int | None = None
+    """Of the proxy in front: for the record, and no tool's business."""
+
+    @property
+    def cause(self) -> str:
+        """What goes on record as the end of the flow."""
+        return f"upstream_error:{self.phase}" + (f":{self.status}" if self.status is not None else "")
+
+
+def not_dialled(error: DialError) -> UpstreamFailure:
+    """What a connection that could not be made is for its caller."""
+    return UpstreamFailure(error.phase, error.timed_out, error.status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +111,8 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
     if refusal.approval:
         content["approval"] = refusal.approval
     answer = _answer(code, str(reason), content, extra)
-    return replace(answer, phrase=_phrase(refusal)) if code is HTTPStatus.FORBIDDEN else answer
+    denied = code is HTTPStatus.FORBIDDEN or decision.instead_of is not None
+    return replace(answer, phrase=_phrase(refusal)) if denied else answer
 
 
 def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> Answer:
@@ -105,8 +124,10 @@ def failed(failure: UpstreamFailure, decision: Decision, decision_id: str) -> An
 
 def echoed(explanation: str, decision: Decision, decision_id: str) -> Answer:
     """502 for a response that the caller must not see, because an injected secret is or may be in it."""
-    content = {"error": "secret_echoed", "phase": "response", **_about(decision, decision_id), "hint": explanation}
-    return _answer(HTTPStatus.BAD_GATEWAY, "", content)
+    reason = Reason.SECRET_ECHOED.value
+    about = _about(decision, decision_id)
+    content = {"error": reason, "reason": reason, "phase": "response", **about, "hint": explanation}
+    return _answer(HTTPStatus.BAD_GATEWAY, reason, content)
 
 
 def overloaded() -> Answer:

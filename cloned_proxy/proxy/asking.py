@@ -19,8 +19,10 @@ import structlog
 
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.model import Decision, OnDeny, Policy, Verdict
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.vocabulary import OnDeny, Verdict
 from cloned_proxy.proxy.budget import Budgets, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits
 from cloned_proxy.proxy.question import Denial, PolicySource

@@ -23,14 +23,20 @@ from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.plane import Plane, PlaneError
 from cloned_proxy.proxy.pruning import LeasePruner
+from cloned_proxy.proxy.registry.client import MetadataClient
+from cloned_proxy.proxy.registry.examiner import RegistryExaminer
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.proxy.seat import Seat
+from cloned_proxy.proxy.upstream_proxy.failure import Trouble
+from cloned_proxy.proxy.upstream_proxy.front import UpstreamProxy
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.config import Config
 from cloned_proxy.store.errors import StoreError
@@ -40,6 +46,7 @@ from cloned_proxy.store.state import State
 from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.metrics import Metrics
+from cloned_proxy.telemetry.upstream_metrics import UpstreamMetrics
 
 _log = structlog.get_logger(__name__)
 
@@ -74,9 +81,7 @@ async def assemble(
     With `plane_threads` the native plane serves in front.
     """
     key = load_or_create_key(workspace.identity_key)
-    plane = _open_plane(config, plane_threads) if plane_threads else None
-    if plane is not None:
-        parts.callback(plane.free)  # behind the log, which writes what the plane has left
+    plane = _open_plane(parts, config, plane_threads) if plane_threads else None
     metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane="python" if plane is None else "native")
     if config.telemetry.otlp_endpoint is not None and (seat is None or seat.leads):
         # Taken apart after the log is closed: then it has all there is to send.
@@ -102,11 +107,8 @@ async def assemble(
         clock=clock,
         leads=seat is None or seat.leads,
     )
-    cells: CellStore = OwnCells()
-    if seat is not None:
-        cells = SharedCells(seat.directory, own=seat.number, workers=seat.of)
-    elif plane is not None:
-        cells = plane.cells
+    cells = _cells(seat, plane)
+    if plane is not None:
         state.audit.join(plane.entries)
     own = OwnListeners()
     budgets = Budgets(time.monotonic, cells)
@@ -123,6 +125,14 @@ async def assemble(
         leads=seat is None or seat.leads,
     )
     parts.callback(asking.close)
+    vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
+    await asyncio.to_thread(vault.open)
+    upstream = None
+    if config.upstream.proxy is not None:
+        upstream = UpstreamProxy(
+            config.upstream, config.proxy, resolver=resolver, secrets=vault, own=own, base=workspace.root
+        )
+    ways = _ways(upstream, config, metrics)
     enforcer = Enforcer(
         policies=follower.live,
         resolver=resolver,
@@ -135,16 +145,20 @@ async def assemble(
         strict_durability=config.audit.durability == "strict",
         flows_per_tool=share,
         asking=asking,
+        names=upstream,
     )
-    vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
-    await asyncio.to_thread(vault.open)
     injector = Injector(vault)
+    leaks = LeakWatch(follower.live)
+    leaks.load(vault.watched())
     inspector = MitmInspector(
         enforcer=enforcer,
         injector=injector,
+        leaks=leaks,
         settings=config.proxy,
         metrics=metrics,
         ca_directory=workspace.ca_directory,
+        examiners=(RegistryExaminer(enforcer, injector, MetadataClient(config.proxy, ways), clock=clock),),
+        ways=ways,
     )
     parts.push_async_callback(inspector.close)
     gate = Gate(
@@ -154,8 +168,10 @@ async def assemble(
         metrics=metrics,
         inspector=inspector,
         injector=injector,
+        leaks=leaks,
         clock=clock,
         cells=cells,
+        ways=ways,
         requests=RequestsApi(
             approvals,
             asking,
@@ -173,6 +189,7 @@ async def assemble(
 
     async def sweep_by_time() -> None:
         state.leases.times.look()
+        leaks.load(vault.watched())
         sweep()
         metrics.leases.review(clock())
 
@@ -187,14 +204,30 @@ async def assemble(
     return Core(state, follower, gate, own, metrics)
 
 
-def _open_plane(config: Config, threads: int) -> Plane:
+def _cells(seat: Seat | None, plane: Plane | None) -> CellStore:
+    if seat is not None:
+        return SharedCells(seat.directory, own=seat.number, workers=seat.of)
+    return plane.cells if plane is not None else OwnCells()
+
+
+def _open_plane(parts: AsyncExitStack, config: Config, threads: int) -> Plane:
     path = library.find()
     if path is None:
         raise StoreError("the native plane is not built; run `make plane` in a checkout, or serve with --plane off")
     try:
-        return Plane(path, config.proxy, threads=threads, queue=config.audit.queue)
+        plane = Plane(path, config.proxy, threads=threads, queue=config.audit.queue)
     except PlaneError as error:
         raise StoreError(f"the native plane cannot be used: {error}; or serve with --plane off") from error
+    parts.callback(plane.free)  # behind the log, which writes what the plane has left
+    return plane
+
+
+def _ways(upstream: UpstreamProxy | None, config: Config, metrics: Metrics) -> Ways:
+    if upstream is None:
+        return Ways(connect_timeout=config.proxy.connect_timeout)
+    failures = UpstreamMetrics(metrics.registry, Trouble)
+    _log.info("an upstream proxy is in front", proxy=config.upstream.proxy, resolve=config.upstream.resolve)
+    return Ways(upstream, connect_timeout=config.proxy.connect_timeout, on_trouble=failures.failed)
 
 
 def _start_export(workspace: Workspace, endpoint: str, metrics: Metrics) -> Callable[[], None]:

@@ -1,7 +1,9 @@
 """The body of one message, taken from a byte stream strictly (RFC 9112, sections 6 and 7): pure.
 
 Chunk extensions are bounded and dropped: no receiver has to understand them (RFC 9112, section 7.1.1), and what is not
-passed on cannot be read differently by the next reader. Trailers are bounded and kept for whoever passes them on.
+passed on cannot be read differently by the next reader. The same holds for a size: real servers pad theirs with blanks
+or zeros to a fixed width, which every reader takes for the same number, and whoever passes a chunk on writes a size of
+its own. Trailers are bounded and kept for whoever passes them on.
 """
 
 from __future__ import annotations
@@ -11,11 +13,11 @@ from typing import Final, Protocol, Self
 
 from cloned_proxy.proxy.head import EMPTY_LINE
 
-_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})([ \t]*;[\t -~\x80-\xff]*)?\r\n")
+_CHUNK_LINE: Final = re.compile(rb"(0{0,32})([0-9A-Fa-f]{1,15})([ \t]{0,32}(?:;[\t -~\x80-\xff]*)?)\r\n")
 _TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n")
 _MAX_LINE: Final = 4096
 _MAX_EXTRAS: Final = 65_536
-"""Bytes of extensions and trailers of one body: many tiny chunks must not carry a second, unbounded stream."""
+"""Bytes of padding, extensions and trailers of one body: many tiny chunks must not carry a second, unbounded stream."""
 _PIECE: Final = 65_536
 
 
@@ -158,8 +160,8 @@ class ChunkedBody:
         match = _CHUNK_LINE.fullmatch(line)
         if match is None:
             raise BodyError("a chunk size line that is not hexadecimal digits and CRLF (RFC 9112, section 7.1)")
-        self._count(len(match[2] or b""))
-        self._left = int(match[1], 16)
+        self._count(len(match[1]) + len(match[3]))
+        self._left = int(match[2], 16)
         self._ended = False
         self._in_trailer = not self._left
         return True
@@ -184,7 +186,7 @@ class ChunkedBody:
     def _count(self, extra: int) -> None:
         self._extras += extra
         if self._extras > _MAX_EXTRAS:
-            raise BodyError(f"more than {_MAX_EXTRAS} bytes of chunk extensions and trailers")
+            raise BodyError(f"more than {_MAX_EXTRAS} bytes of chunk padding, extensions and trailers")
 
 
 def take_head(buffer: Buffer, limit: int) -> bytes | None:

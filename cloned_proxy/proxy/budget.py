@@ -10,7 +10,9 @@ from collections.abc import Callable, Collection
 from typing import Final, Protocol
 
 from cloned_proxy.policy.decide import Usage, decide_limits
-from cloned_proxy.policy.model import Decision, Limits, Rule
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.model import Limits
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.proxy.cells import Cells, CellStore, OwnCells
 
 _MINUTE: Final = 60

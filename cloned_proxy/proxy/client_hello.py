@@ -23,6 +23,7 @@ _SSL_3_MAJOR: Final = 3  # the first version byte of SSL 3.0 and of every TLS
 _MAX_MINOR: Final = 4
 _SERVER_NAME: Final = 0  # RFC 6066, section 3: the extension, and its only name type
 _HOST_NAME: Final = 0
+_ALPN: Final = 16  # RFC 7301, section 3.1
 _RANDOM_BYTES: Final = 32
 _MAX_SESSION_ID: Final = 32
 
@@ -58,6 +59,14 @@ class ClientHelloReader:
     def end(self) -> int:
         """How many of them are records of the hello, once its names are told."""
         return self._at
+
+    @property
+    def protocols(self) -> tuple[bytes, ...]:
+        """What the client offers to speak (ALPN), once its names are told; none where the offer cannot be read."""
+        try:
+            return _protocols(bytes(self._message[_HANDSHAKE_HEADER:]))
+        except (_MalformedError, IndexError):
+            return ()
 
     def feed(self, segment: bytes | bytearray | memoryview) -> ServerNames | Unread:
         """The outcome after `segment`; once it is not NEED_MORE it stays."""
@@ -161,3 +170,30 @@ def _host_names(data: bytes, at: int, end: int) -> list[str]:
         _require(start < at <= end and name.isascii())
         names.append(name.decode("ascii"))
     return names
+
+
+def _protocols(data: bytes) -> tuple[bytes, ...]:
+    """Of a hello whose names have been read: only the offsets are looked for again."""
+    at = 2 + _RANDOM_BYTES
+    at += 1 + data[at]
+    at += 2 + (data[at] << 8 | data[at + 1])
+    at += 1 + data[at] + 2
+    while at < len(data):
+        start = at + _EXTENSION_HEADER
+        end = start + (data[at + 2] << 8 | data[at + 3])
+        if data[at] << 8 | data[at + 1] == _ALPN:
+            return _named(data[start + 2 : end])
+        at = end
+    return ()
+
+
+def _named(data: bytes) -> tuple[bytes, ...]:
+    """RFC 7301, section 3.1: names behind their lengths."""
+    found: list[bytes] = []
+    at = 0
+    while at < len(data):
+        end = at + 1 + data[at]
+        _require(at + 1 < end <= len(data))
+        found.append(data[at + 1 : end])
+        at = end
+    return tuple(found)

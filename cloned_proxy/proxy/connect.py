@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cloned_proxy.policy.caller import Caller
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Request
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.grant import Grant, Refusal

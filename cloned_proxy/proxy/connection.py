@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Final, cast
 
 import structlog
@@ -13,7 +14,7 @@ from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, Head, HeadError, parse_head
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
-from cloned_proxy.proxy.listener import Listener
+from cloned_proxy.proxy.listener import Listener, names_listener
 from cloned_proxy.proxy.parts import GateParts, Settling, Successor
 from cloned_proxy.proxy.refused_head import answer_to_head, head_caller
 from cloned_proxy.proxy.relay import Relay, reset
@@ -156,7 +157,8 @@ class ClientConnection(asyncio.Protocol):
 
     def read_head(self, data: bytes) -> Head:
         """The head that is `data`, of this request or a later one. Raises HeadError."""
-        return parse_head(data, max_fields=self.parts.settings.max_head_fields)
+        names_us = partial(names_listener, self.transport)
+        return parse_head(data, names_us=names_us, max_fields=self.parts.settings.max_head_fields)
 
     def established(self) -> None:
         """Tells the client that its CONNECT was granted."""
@@ -274,15 +276,12 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse_head(self, error: HeadError) -> None:
         kind = Kind.TUNNEL if self._buffer.startswith(b"CONNECT ") else Kind.HTTP
-        if self.parts.enforcer.behind(head_caller(self.listener)):
-            self._phase = _Phase.DECIDING
-            self.disarm()
-            self.run(self._refuse_head_later(error, kind))
-        else:
-            self.answer(answer_to_head(self.parts, self.listener, error, kind))
+        self._phase = _Phase.DECIDING
+        self.disarm()
+        self.run(self._refused_head(error, kind))
 
-    async def _refuse_head_later(self, error: HeadError, kind: Kind) -> None:
-        await self.parts.enforcer.breath(head_caller(self.listener))
+    async def _refused_head(self, error: HeadError, kind: Kind) -> None:
+        await self.parts.enforcer.breath(head_caller(self.parts, self.listener, error))
         self.answer(answer_to_head(self.parts, self.listener, error, kind))
 
     def failed(self) -> None:

@@ -9,9 +9,9 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
-from typing import Final
+from typing import ClassVar, Final, Protocol
 
-from cloned_proxy.policy.model import Address
+from cloned_proxy.policy.rule import Address
 
 ATTEMPT_DELAY: Final = 0.25
 """Seconds between two attempts (RFC 8305, section 5)."""
@@ -26,7 +26,9 @@ _STREAM: Final = socket.SOCK_STREAM | getattr(socket, "SOCK_NONBLOCK", 0)
 class DialError(Exception):
     """No address answered. `timed_out` tells 504 from 502; the message names no address."""
 
-    phase: Final = "connect"
+    phase: ClassVar[str] = "connect"
+    status: int | None = None
+    """What a proxy in front answered; None where none did."""
 
     def __init__(self, message: str, *, timed_out: bool = False) -> None:
         super().__init__(message)
@@ -38,6 +40,15 @@ class ExhaustedError(Exception):
 
 
 type DialOutcome = socket.socket | DialError | ExhaustedError
+
+
+class Attempt(Protocol):
+    """One connection in the making. It was given an `on_end`, which is called once, perhaps within `start`."""
+
+    def start(self) -> None: ...
+
+    def cancel(self) -> None:
+        """Drops it; `on_end` will not be called."""
 
 
 class Dial:
@@ -135,9 +146,17 @@ class Dial:
 
 
 async def dial(addresses: Sequence[Address], port: int, *, seconds: float) -> socket.socket:
-    """`Dial` for those who wait. Raises DialError, or ExhaustedError when no socket can be made at all."""
+    """`Dial` for those who wait. Raises as `awaited`."""
+    return await awaited(lambda on_end: Dial(addresses, port, seconds=seconds, on_end=on_end))
+
+
+async def awaited(begin: Callable[[Callable[[DialOutcome], None]], Attempt]) -> socket.socket:
+    """Starts the attempt that `begin` makes and waits for it.
+
+    Raises DialError, or ExhaustedError when no socket can be made at all.
+    """
     ended: asyncio.Future[DialOutcome] = asyncio.get_running_loop().create_future()
-    attempt = Dial(addresses, port, seconds=seconds, on_end=ended.set_result)
+    attempt = begin(ended.set_result)
     attempt.start()
     try:
         outcome = await ended

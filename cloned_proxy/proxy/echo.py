@@ -6,12 +6,11 @@ tell the secret encodes it in a way that is not looked for.
 
 from __future__ import annotations
 
-import base64
 import html
-import json
 from collections.abc import Iterable
 from typing import Final
-from urllib.parse import quote, quote_plus
+
+from cloned_proxy.policy.spelling import spellings
 
 REDACTED: Final = b"[redacted]"
 MIN_SEARCHED: Final = 6
@@ -69,26 +68,32 @@ class EchoFilter:
 
 
 class EchoScanner:
-    """One body, piece by piece. Keeps back only what may be the beginning of a secret."""
+    """One body, or the messages of one WebSocket, piece by piece: keeps back what may be the beginning of a secret."""
 
-    __slots__ = ("_filter", "_held")
+    __slots__ = ("_filter", "_passed", "_window")
 
     def __init__(self, looking: EchoFilter) -> None:
         self._filter = looking
-        self._held = b""
+        self._window = b""
+        """The end of what has come that may be the beginning of a secret."""
+        self._passed = 0
+        """How many bytes of the window have gone on, because a message ended in it."""
 
     def feed(self, piece: bytes) -> bytes:
         """What may go on now. Raises EchoError before the last byte of a secret would."""
-        data = self._held + piece
+        data = self._window + piece
         if self._filter.finds(data):
             raise EchoError(REPEATED)
-        kept = self._filter.pending(data)
-        self._held = data[len(data) - kept :]
-        return data[: len(data) - kept]
+        end = len(data) - self._filter.pending(data)
+        cleared = data[self._passed : end]
+        self._window = data[end:]
+        self._passed = max(0, self._passed - end)
+        return cleared
 
     def rest(self) -> bytes:
-        """What was kept back, at the end of the body."""
-        held, self._held = self._held, b""
+        """What was kept back, at the end of the body or message. A secret that goes on in the next message is found."""
+        held = self._window[self._passed :]
+        self._passed = len(self._window)
         return held
 
 
@@ -99,23 +104,5 @@ def is_encoded(codings: Iterable[str]) -> bool:
 
 def _spellings(secret: str) -> set[bytes]:
     raw = secret.encode("ascii")
-    texts = {secret, html.escape(secret), json.dumps(secret)[1:-1], json.dumps(secret)[1:-1].replace("/", "\\/")}
-    for escaped in (quote(secret, safe=""), quote(secret), quote_plus(secret)):
-        texts |= {escaped, _lower_escapes(escaped)}
-    texts |= {raw.hex(), raw.hex().upper()}
-    return {text.encode("ascii") for text in texts} | _base64_spellings(raw)
-
-
-def _lower_escapes(text: str) -> str:
-    head, *rest = text.split("%")
-    return "%".join([head, *(part[:2].lower() + part[2:] for part in rest)])
-
-
-def _base64_spellings(raw: bytes) -> set[bytes]:
-    """In all three positions that it can have in a longer text, without the characters that its neighbours decide."""
-    found = set()
-    for before in range(3):
-        coded = base64.b64encode(bytes(before) + raw)
-        inner = coded[(before * 8 + 5) // 6 : (before + len(raw)) * 8 // 6]
-        found |= {inner, inner.translate(bytes.maketrans(b"+/", b"-_"))}
-    return found
+    more = {html.escape(secret).encode("ascii"), raw.hex().encode("ascii"), raw.hex().upper().encode("ascii")}
+    return spellings(secret) | more

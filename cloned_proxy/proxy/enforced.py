@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cloned_proxy.policy.decide import decide_addresses
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.host import is_loopback_name
-from cloned_proxy.policy.model import Address, Decision, Host
+from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.lookup import Addresses, in_hosts_file, look_up
 from cloned_proxy.store.serving import server_of

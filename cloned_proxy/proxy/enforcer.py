@@ -15,12 +15,18 @@ from dataclasses import replace
 import structlog
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.decide import decide, decide_addresses, decide_limits
-from cloned_proxy.policy.model import Address, Decision, Policy, Reason, Request, Verdict
+from cloned_proxy.policy.challenge import challenged
+from cloned_proxy.policy.decide import decide, decide_limits
+from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.registry import decide_in_the_clear
+from cloned_proxy.policy.rule import Address
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy.asking import Asking, WaitingClient
 from cloned_proxy.proxy.budget import Budgets, Charge, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits
 from cloned_proxy.proxy.grant import Grant, Refusal
+from cloned_proxy.proxy.places import Names, Places
 from cloned_proxy.proxy.question import Basis, Denial, OwnPlaces, PolicySource, Question
 from cloned_proxy.proxy.record import Recorder
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
@@ -53,22 +59,22 @@ class Enforcer:
         strict_durability: bool = False,
         flows_per_tool: int | None = None,
         asking: Asking | None = None,
+        names: Names | None = None,
     ) -> None:
         """`flows_per_tool` bounds what any one tool may have open, whatever the policy allows it (`fair_share`).
 
-        Without `asking`, `on_deny: ask` refuses.
+        Without `asking`, `on_deny: ask` refuses. `names` is what the proxy in front has to say about them.
         """
         self._policies = policies
-        self._resolver = resolver
+        self._places = Places(resolver, own_listeners, names)
+        self.basis = Basis(policies, resolver, budgets, leases, own_listeners, strict_durability, flows_per_tool)
         self._budgets = budgets
         self._leases = leases
         self._records = Recorder(audit, metrics, clock)
-        self._own_listeners = own_listeners
         self._clock = clock
         self._strict_durability = strict_durability
         self._flows_per_tool = flows_per_tool
         self._asking = asking
-        self.basis = Basis(policies, resolver, budgets, leases, own_listeners, strict_durability, flows_per_tool)
 
     async def authorise(
         self,
@@ -135,7 +141,7 @@ class Enforcer:
             return None
         if self._strict_durability or question.spends_use:
             return None
-        addresses = self._resolver.known(question.host)
+        addresses = self._places.known(question.host)
         if addresses is None:
             return None
         outcome = self._answer(question, addresses)
@@ -167,7 +173,7 @@ class Enforcer:
         if pinned is None:
             asked = time.perf_counter()
             try:
-                pinned = await self._resolver.resolve(question.host, question.caller.tool)
+                pinned = await self._places.resolve(question.host, question.caller.tool)
             except ResolveError as error:
                 # Nothing was dialled, so nothing is spent: a lease outlives a name server that does not answer.
                 decided_at = question.started + time.perf_counter() - asked
@@ -217,6 +223,7 @@ class Enforcer:
         started = time.perf_counter()
         policy = self._policies.current
         decision = decide(policy, caller, request, self._clock(), self._leases.spent, ended=self._leases.ended)
+        decision = decide_in_the_clear(decision) if kind is Kind.HTTP else decision
         if not decision.passes or policy is None or decision.host is None or isinstance(caller, IdentityRefusal):
             asking = self._asking
             if (
@@ -234,7 +241,7 @@ class Enforcer:
     def _answer(self, question: Question, addresses: tuple[Address, ...]) -> tuple[Question, Charge] | Refusal:
         """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet."""
         caller, decision, _, kind, policy, started = question
-        decision = decide_addresses(decision, addresses, self._own_listeners)
+        decision = self._places.judged(decision, addresses)
         limits = fair_limits(policy.scope_of(caller.tool).limits, self._flows_per_tool)
         decision, charge = self._budgets.open(decision, caller.tool, limits)
         if charge is None:
@@ -242,10 +249,10 @@ class Enforcer:
             return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
         return question if decision is question.decision else question._replace(decision=decision), charge
 
-    def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason) -> Refusal:
-        """Puts on record a refusal that the form of a head decides: `malformed_request` or `host_header_mismatch`."""
+    def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason, *, secret: str = "") -> Refusal:
+        """Puts on record a refusal that the head alone decides, such as `malformed_request` or `secret_leak`."""
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
-        decision = Decision(Verdict.DENY, reason, request, tool)
+        decision = Decision(Verdict.DENY, reason, request, tool, secret=secret)
         try:
             return self._refused(caller, decision, kind, self._policies.current, time.perf_counter())
         except AuditUnavailableError:
@@ -280,7 +287,7 @@ class Enforcer:
         spent = [used for used in self._leases.spent if rule is None or used != rule.id]
         policy = self._policies.current
         decision = decide(policy, grant.caller, grant.decision.request, self._clock(), spent, ended=self._leases.ended)
-        decision = decide_addresses(decision, grant.addresses, self._own_listeners)
+        decision = self._places.judged(decision, grant.addresses)
         if policy is not None and decision.passes:
             # An open flow already counts as a request and as concurrent; only its bytes go on.
             bytes_only = replace(policy.scope_of(grant.caller.tool).limits, concurrent=None, requests_per_minute=None)
@@ -322,6 +329,8 @@ class Enforcer:
         *,
         amends: str = "",
     ) -> Refusal:
+        if kind is not Kind.INSPECTED_REQUEST:  # in opened TLS no client knows a proxy to answer to
+            decision = challenged(policy, caller, decision)
         recorded = self._records.decided(caller, decision, kind, policy, started, amends=amends)
         return Refusal(recorded, decision, inside=caller.inside)
 

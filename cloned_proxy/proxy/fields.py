@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.policy.model import Host
+from cloned_proxy.policy.rule import Host
 from cloned_proxy.proxy.head import Head
 
 if TYPE_CHECKING:
@@ -15,13 +16,25 @@ if TYPE_CHECKING:
 VIA: Final = "Via: 1.1 cloned-proxy\r\n"
 """RFC 9110, section 7.6.3. A pseudonym, the same everywhere: it tells no host, no version and no tool."""
 
+
+@dataclass(frozen=True, slots=True)
+class ProxyHop:
+    """The next one that reads the request is a proxy."""
+
+    credential: str | None = field(repr=False)
+    """The value of Proxy-Authorization."""
+
+
 type Fields = Sequence[tuple[str, str]]
 type RawFields = tuple[tuple[bytes, bytes], ...]
 
 _HOP_BY_HOP: Final = frozenset({"connection", "keep-alive", "te", "trailer", "upgrade"})
-_OURS: Final = ("proxy-", "x-cloned-")
+OURS: Final = ("proxy-", "x-cloned-")
 """Between the caller and the proxy: credentials and what the proxy says; never upstream, never from upstream."""
 _TRAILERS: Final = re.compile(r"(?:^|[,\t ])trailers(?:$|[,\t ])", re.IGNORECASE)
+_FOR_THE_NEXT_PROXY: Final = frozenset({"max-forwards"})
+"""By RFC 9110, section 7.6.2, it makes the next proxy answer itself, to TRACE with the whole of what it was sent, the
+credential among it. Without the field the request goes to its server."""
 _FRAMING: Final = frozenset({"content-length", "transfer-encoding"})
 
 
@@ -51,10 +64,16 @@ def request_fields(head: Head, host: Host, *, default_port: int, injection: Inje
     return tuple((name.encode("ascii"), value.encode("latin-1")) for name, value in kept)
 
 
-def encode_request(head: Head, host: Host, injection: Injection | None = None) -> bytes:
-    """The whole head of a plain request as it goes upstream."""
+def encode_request(head: Head, host: Host, injection: Injection | None = None, hop: ProxyHop | None = None) -> bytes:
+    """The whole head of a plain request as it goes upstream: to its server, or to the proxy that is the next `hop`."""
     kept = _kept(head, host, 80, injection)
-    lines = [f"{head.method} {head.path} HTTP/1.1", *(f"{name}: {value}" for name, value in kept)]
+    target = head.path
+    if hop is not None:
+        # RFC 9112, section 3.2.4: OPTIONS for the server as a whole has no path in absolute form.
+        target = f"http://{authority(host, head.port, default_port=80)}{head.path if head.path != '*' else ''}"
+        kept = [(name, value) for name, value in kept if name not in _FOR_THE_NEXT_PROXY]
+        kept += [] if hop.credential is None else [("proxy-authorization", hop.credential)]
+    lines = [f"{head.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in kept)]
     if any(name == "te" and _TRAILERS.search(value) for name, value in head.fields):
         lines.append("te: trailers\r\nconnection: te")
     return "\r\n".join((*lines, VIA, "")).encode("latin-1")
@@ -73,7 +92,7 @@ def _kept(head: Head, host: Host, default_port: int, injection: Injection | None
 
 def passes(name: str, named: frozenset[str]) -> bool:
     """Whether a field (lower-case name) goes to the other side; `named` are the connection options beside it."""
-    return name not in _HOP_BY_HOP and name not in named and not name.startswith(_OURS)
+    return name not in _HOP_BY_HOP and name not in named and not name.startswith(OURS)
 
 
 def authority(host: Host, port: int, *, default_port: int) -> str:

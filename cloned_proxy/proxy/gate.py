@@ -17,6 +17,7 @@ from cloned_proxy.proxy.crowd import Crowd
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.injection import Injector, NoSecrets
 from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import BACKLOG, Listener
 from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.plain import PlainHttp
@@ -24,6 +25,7 @@ from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.transparent.connection import TransparentConnection
 from cloned_proxy.proxy.tunnels import Tunnels
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -44,13 +46,15 @@ class Gate:
         metrics: Metrics,
         inspector: Inspector | None,
         injector: Injector | None = None,
+        leaks: LeakWatch | None = None,
         clock: Callable[[], float] = time.time,
         spliced: bool = splice.AVAILABLE,
         cells: CellStore | None = None,
         requests: RequestsApi | None = None,
         plane: Plane | None = None,
+        ways: Ways | None = None,
     ) -> None:
-        """Without an `injector` every rule that injects a secret refuses.
+        """Without an `injector` every rule that injects a secret refuses; without `leaks` no request is searched.
 
         `spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
 
@@ -87,8 +91,10 @@ class Gate:
             metrics=metrics,
             inspector=inspector,
             injector=injector or Injector(NoSecrets()),
+            leaks=leaks or LeakWatch(),
             clock=clock,
             tunnels=self.tunnels,
+            ways=ways or Ways(connect_timeout=settings.connect_timeout),
             splicer=self._splicer,
             requests=requests,
             admit=self._admit,
@@ -156,6 +162,8 @@ class Gate:
         for connection in tuple(self._connections):
             if connection.quiet:
                 connection.cut("drained")
+        if self._parts.inspector is not None:
+            self._parts.inspector.drain()
 
     async def drain(self, seconds: float) -> None:
         """Stops accepting, gives open flows `seconds` to end by themselves, then cuts them."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Address, Decision, Policy
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy.budget import Charge
 from cloned_proxy.telemetry.events import Kind
 
@@ -19,7 +21,7 @@ class Grant:
     decision: Decision
     caller: Principal
     addresses: tuple[Address, ...]
-    """All checked; the port is the request's."""
+    """All checked; the port is the request's. None at all for a name that only the proxy in front looks up."""
     policy: Policy
     charge: Charge
     since: float

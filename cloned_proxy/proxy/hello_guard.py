@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from cloned_proxy.policy.decide import decide_tunnel
 from cloned_proxy.proxy.client_hello import ServerNames
 from cloned_proxy.proxy.hello_watch import HelloWatch
+from cloned_proxy.proxy.relay_guard import TurnedAwayError
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.connection import ClientConnection
@@ -14,15 +15,6 @@ if TYPE_CHECKING:
 
 ACCESS_DENIED: Final = b"\x15\x03\x03\x00\x02\x02\x31"
 """A fatal `access_denied` alert (RFC 8446, section 6.2): a TLS client says so instead of "connection reset"."""
-
-
-class TurnedAwayError(Exception):
-    """The tunnel is to end. `cause` goes on record, `last` is what the client is told: b"" is a reset."""
-
-    def __init__(self, cause: str, last: bytes = b"") -> None:
-        super().__init__(cause)
-        self.cause: Final = cause
-        self.last: Final = last
 
 
 class HelloGuard(HelloWatch):
@@ -46,6 +38,11 @@ class HelloGuard(HelloWatch):
             else:
                 self._connection.disarm()
         return passed
+
+    def from_server(self, data: bytes) -> bytes:
+        """All of it. Raises TurnedAwayError."""
+        self.look_at_server(data)
+        return data
 
     def judge(self, names: ServerNames | None) -> bool:
         """Raises TurnedAwayError."""

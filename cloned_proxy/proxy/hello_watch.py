@@ -126,7 +126,7 @@ class HelloWatch:
         if self._records > MAX_CLIENT_RECORDS and not self.done:
             self.done = not self.judge(None)
 
-    def from_server(self, data: bytes) -> None:
+    def look_at_server(self, data: bytes) -> None:
         """Looks at what is about to pass. Raises what `judge` raises."""
         at, end = 0, len(data)
         while at < end and not self.done:

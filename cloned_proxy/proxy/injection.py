@@ -13,19 +13,19 @@ from typing import Final, Protocol
 import structlog
 
 from cloned_proxy.policy.address import AddressClass, classify
-from cloned_proxy.policy.model import Reason
 from cloned_proxy.policy.secret import filled, references
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.echo import EchoFilter
-from cloned_proxy.proxy.fields import asks_for_websocket
+from cloned_proxy.proxy.frames import EXTENSIONS
 from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.head import Head
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.events import Kind
 
 _log = structlog.get_logger(__name__)
 
-_UNREADABLE: Final = frozenset({"accept-encoding", "range", "if-range"})
-"""Request fields whose answers could not be searched: compressed, or a secret cut in two."""
+_UNREADABLE: Final = frozenset({"accept-encoding", "range", "if-range", EXTENSIONS})
+"""Request fields whose answers could not be searched: compressed, or a secret cut in two. Without its extensions a
+WebSocket is not compressed (RFC 7692)."""
 _MAX_FILTERS: Final = 256
 _HTTP_PORT: Final = 80
 _HTTPS_PORT: Final = 443
@@ -75,13 +75,11 @@ class Injector:
         self._secrets = secrets
         self._filters: dict[tuple[str, ...], EchoFilter] = {}
 
-    def injection_for(self, grant: Grant, head: Head) -> Injection | None:
+    def injection_for(self, grant: Grant) -> Injection | None:
         """What the rule of the grant adds to this request; None for nothing. Raises InjectionError."""
         rule = grant.decision.rule
         if rule is None or rule.inject is None:
             return None
-        if asks_for_websocket(head):
-            raise _refused(grant, "a WebSocket cannot be searched for its secret", Reason.PROTOCOL_NOT_ALLOWED)
         if _in_the_clear(grant):
             raise _refused(grant, "its secret would cross the network in the clear", Reason.PROTOCOL_NOT_ALLOWED)
         inject, used = rule.inject, {}
@@ -113,12 +111,13 @@ def _in_the_clear(grant: Grant) -> bool:
     """Whether a plain request would carry the secret where a wire-tapper sits, and nobody has asked for that.
 
     The caller chooses the scheme, the rule names only ports: 443 never speaks plain HTTP, 80 was named on purpose, and
-    on any other port it stays among addresses that are not public.
+    on any other port it stays among addresses that are not public. A name that was not looked up here may be anywhere.
     """
     port = grant.decision.request.port
     if grant.kind is not Kind.HTTP or port == _HTTP_PORT:
         return False
-    return port == _HTTPS_PORT or any(classify(address) is AddressClass.PUBLIC for address in grant.addresses)
+    public = not grant.addresses or any(classify(address) is AddressClass.PUBLIC for address in grant.addresses)
+    return port == _HTTPS_PORT or public
 
 
 class NoSecrets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import socket
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Address
+from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy.transparent.name_tags import NameTags
 
 BACKLOG: Final = 4096
@@ -49,6 +50,21 @@ class Listener:
     def party(self) -> object:
         """Who shares one share of the places: the listeners of one run are one party."""
         return self if self.principal is None or self.principal.run is None else self.principal
+
+
+def names_listener(transport: asyncio.BaseTransport, host: str, port: int) -> bool:
+    """Whether the client of a connection may call the proxy `host:port`.
+
+    On loopback that is the address that it came to, or `localhost`. Elsewhere any name can be one that leads here.
+    """
+    match transport.get_extra_info("sockname"):
+        case (str(address), int(own), *_) if own == port:
+            try:
+                return _plain(ipaddress.ip_address(host)) == _plain(ipaddress.ip_address(address))
+            except ValueError:
+                return host.lower() == "localhost" or not ipaddress.ip_address(address).is_loopback
+        case _:
+            return False
 
 
 def bind_tcp(host: str, port: int) -> socket.socket:

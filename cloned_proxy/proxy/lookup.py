@@ -12,7 +12,7 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.policy.model import Address
+from cloned_proxy.policy.rule import Address
 
 type Addresses = tuple[Address, ...]
 

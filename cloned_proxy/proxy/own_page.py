@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from cloned_proxy.policy.hint_inside import ASK_PROGRAM
-from cloned_proxy.policy.model import OWN_HOST
+from cloned_proxy.policy.vocabulary import OWN_HOST
 
 REQUESTS_PATH: Final = "/v1/egress/requests"
 _PAGE: Final = f"""\

@@ -12,8 +12,10 @@ from typing import Any, Final
 from urllib.parse import parse_qs
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Mode, Policy, Rule
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.policy.url import decide_url
+from cloned_proxy.policy.vocabulary import Mode
 from cloned_proxy.store.audit_log import AuditLog
 
 RULES_PATH: Final = "/v1/egress/rules"
@@ -97,6 +99,7 @@ def _told(rule: Rule) -> dict[str, Any]:
         "methods": sorted(rule.methods) if rule.methods is not None else None,
         "paths": [path.text for path in rule.paths] if rule.paths is not None else None,
         "protocols": ["tcp"] if rule.raw_tcp else None,
+        "registry": None if rule.registry is None else rule.registry.as_value(),
         "expires": rule.expires,
         "max_uses": rule.max_uses,
     }

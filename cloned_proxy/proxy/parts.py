@@ -12,9 +12,11 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.tunnels import Tunnels
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -32,9 +34,11 @@ class GateParts:
     metrics: Metrics
     inspector: Inspector | None
     injector: Injector
+    leaks: LeakWatch
     clock: Callable[[], float]
     """Wall clock, for the expiry of credentials."""
     tunnels: Tunnels
+    ways: Ways
     splicer: Splicer | None
     """None where bytes stay on the transports: `os.splice` is Linux only."""
     requests: RequestsApi | None

@@ -16,12 +16,13 @@ from socket import socket as Socket  # noqa: N812  the type, beside variables of
 from typing import Final
 
 from cloned_proxy.policy.decide import decide_tunnel, needs_hello
-from cloned_proxy.policy.model import Decision, Mode, Reason
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.vocabulary import Mode, Reason
 from cloned_proxy.proxy import answers
-from cloned_proxy.proxy.answers import Answer, UpstreamFailure
+from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
 from cloned_proxy.proxy.connection import ClientConnection
-from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError, join
+from cloned_proxy.proxy.dial import Attempt, DialError, DialOutcome, ExhaustedError, join
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.hello_guard import HelloGuard
 from cloned_proxy.proxy.last_words import last_words
@@ -67,7 +68,7 @@ class Passage:
         self._established = False
         self._counted = False
         self._over = False
-        self._dial: Dial | None = None
+        self._dial: Attempt | None = None
         self._dialled_at = 0.0
         self._upstream: Socket | None = None
         """Connected, and not in a relay yet."""
@@ -117,14 +118,8 @@ class Passage:
     # The dial.
 
     def _begin_dial(self) -> None:
-        grant = self.grant
         self._dialled_at = time.perf_counter()
-        self._dial = Dial(
-            grant.addresses,
-            grant.decision.request.port,
-            seconds=self._parts.settings.connect_timeout,
-            on_end=self._dial_ended,
-        )
+        self._dial = self._parts.ways.attempt(self.grant, self._dial_ended)
         self._dial.start()
 
     def _dial_ended(self, outcome: DialOutcome) -> None:
@@ -134,9 +129,9 @@ class Passage:
     def _dialled(self, outcome: DialOutcome) -> None:
         grant = self.grant
         if isinstance(outcome, DialError):
-            failure = UpstreamFailure(outcome.phase, outcome.timed_out)
+            failure = answers.not_dialled(outcome)
             self._turn_away(answers.failed(failure, grant.decision, grant.id))
-            raise _EndedError(f"upstream_error:{outcome.phase}")
+            raise _EndedError(failure.cause)
         if isinstance(outcome, ExhaustedError):
             raise self._refused_as(grant.decision.denied(Reason.INTERNAL_ERROR))
         self._upstream = outcome

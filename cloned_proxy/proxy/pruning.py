@@ -9,8 +9,9 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.policy.model import Policy, Rule
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.proxy.question import PolicySource
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import StoreError

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Address, Decision, Host, Policy
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.proxy.budget import Budgets, LeaseLedger
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.telemetry.events import Kind

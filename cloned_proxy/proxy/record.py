@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import Final
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint import owner_hint
-from cloned_proxy.policy.model import Decision, Policy, Verdict
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.vocabulary import Verdict
 from cloned_proxy.telemetry.events import (
     AuditSink,
     AuditUnavailableError,

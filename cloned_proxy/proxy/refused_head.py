@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cloned_proxy.policy.caller import Caller, IdentityRefusal
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.caller import Caller
+from cloned_proxy.policy.identity import identify
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.head import HeadError
@@ -14,11 +14,11 @@ from cloned_proxy.telemetry.events import Kind
 
 def answer_to_head(parts: GateParts, listener: Listener, error: HeadError, kind: Kind) -> Answer:
     """Puts the refusal of a head on record and says what to mend."""
-    refusal = parts.enforcer.refuse(head_caller(listener), error.request, kind, error.reason)
+    refusal = parts.enforcer.refuse(head_caller(parts, listener, error), error.request, kind, error.reason)
     status = error.status if refusal.decision.reason is error.reason else None
     return answers.refused(refusal, status=status, explanation=str(error))
 
 
-def head_caller(listener: Listener) -> Caller:
-    """Who sent a head that could not be read: only the listener can tell."""
-    return listener.principal or IdentityRefusal(Reason.IDENTITY_MISSING)
+def head_caller(parts: GateParts, listener: Listener, error: HeadError) -> Caller:
+    """Who sent a head that is refused, by its listener and by what credential could be read of it."""
+    return identify(error.fields, key=parts.identity_key, now=parts.clock(), listener=listener.principal)

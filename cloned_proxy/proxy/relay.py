@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from cloned_proxy.proxy.budget import Charge
 from cloned_proxy.proxy.bulk import BULK_BYTES, BULK_SECONDS, BulkFlow, Splicer
-from cloned_proxy.proxy.hello_guard import HelloGuard, TurnedAwayError
+from cloned_proxy.proxy.relay_guard import RelayGuard, TurnedAwayError
 from cloned_proxy.proxy.splice import PumpEnd
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
@@ -47,7 +47,7 @@ class Relay:
         on_end: Callable[[str], None],
         clock: Callable[[], float],
         splicer: Splicer | None = None,
-        guard: HelloGuard | None = None,
+        guard: RelayGuard | None = None,
         answered: bytes = b"",
     ) -> None:
         """`answered` is what the upstream has said before it comes to `start`."""
@@ -102,10 +102,7 @@ class Relay:
         if guard is None:
             return data
         try:
-            if end is self.client:
-                data = guard.from_client(data)
-            else:
-                guard.from_server(data)
+            data = guard.from_client(data) if end is self.client else guard.from_server(data)
         except TurnedAwayError as refused:
             self._turn_away(refused)
             return b""

@@ -10,7 +10,9 @@ import structlog
 
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decide import decide_tunnel
-from cloned_proxy.policy.model import Address, Decision, Reason, Request
+from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.rule import Address
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.client_hello import ServerNames, Unread
 from cloned_proxy.proxy.grant import Grant
 

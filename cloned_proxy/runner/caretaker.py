@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,8 +39,10 @@ _PATIENCE: Final = 120.0
 class Caretaker:
     """Implements `proxy.holders.Caretaker`: starts the process when somebody is first to be watched."""
 
-    def __init__(self, workspace: Path) -> None:
+    def __init__(self, workspace: Path, *, on_command: Callable[[], None] = lambda: None) -> None:
+        """`on_command` is called whenever a command comes to be run under a lasting proxy."""
         self._runs = workspace / "run"
+        self._on_command = on_command
         self._process: subprocess.Popen[bytes] | None = None
         self._watched: dict[str, str] = {}
         self._ready: dict[str, dict[str, Any]] = {}
@@ -59,6 +62,7 @@ class Caretaker:
             self._tell({"forget": owner})
 
     def prepare(self, engine: str) -> None:
+        self._on_command()
         self._tell({"prepare": engine})
 
     def lend(self, owner: str) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -13,7 +13,7 @@ from cloned_proxy.runner.cancellation import Cancellation
 from cloned_proxy.runner.containers import tool_container
 from cloned_proxy.runner.disk import DiskGuard, bounds_of
 from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import SandboxError, ToolLimitError, ToolTimeoutError
+from cloned_proxy.runner.errors import EngineError, SandboxError, ToolLimitError, ToolTimeoutError
 from cloned_proxy.runner.foreground import kept_going
 from cloned_proxy.runner.project.neighbours import check_neighbours
 from cloned_proxy.runner.spec import MIB, SandboxSpec
@@ -27,6 +27,16 @@ type Output = Callable[[Stream, bytes], None]
 """Takes pieces of output as they come; raises ToolLimitError to end the run."""
 type Feed = Callable[[Attached], None]
 """Writes the tool's input and ends it; runs in a thread of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A container that waits at its gate (`prepared`), and is removed by whoever made it."""
+
+    container: str
+    stream: Attached
+    opening: bytes
+    """What makes it the run's command (`gate.opening`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +55,13 @@ def execute(
     output: Output,
     timeout: float | None,
     cancellation: Cancellation | None = None,
+    ready: Ready | None = None,
 ) -> Outcome:
-    """Runs the container to its end and removes it. Raises SandboxError; the container is gone in any case."""
+    """Runs the container to its end and removes it. Raises SandboxError; the container is gone in any case.
+
+    `ready` is the container of `spec`, and waits for its command; else one is made. It is removed here only if the run
+    did not end by itself.
+    """
     ending = cancellation or Cancellation()
     ending.check()
     began = time.monotonic()
@@ -55,13 +70,16 @@ def execute(
     gate = spec.terminal is not None and spec.terminal.known and not engine.sizes_terminals
     wanted = replace(spec, command=gated(spec.command)) if gate else spec
     with (
-        engine.container(spec.name, tool_container(wanted)) as container,
+        engine.container(spec.name, tool_container(wanted)) if ready is None else _taken(engine, ready) as container,
         ending.kills(lambda: engine.kill(container)),
     ):
-        stream = engine.attach(container, terminal=spec.terminal is not None)
+        stream = engine.attach(container, terminal=spec.terminal is not None) if ready is None else ready.stream
         try:
             check_neighbours(engine, spec, container)
-            engine.start(container)
+            if ready is None:
+                engine.start(container)
+            else:
+                _open(ready)
             ending.check()  # a kill before the start found nothing to end
             if spec.terminal is not None and gate:
                 stream.resize(spec.terminal)
@@ -86,6 +104,22 @@ def execute(
                 "`sandbox: {timeout: …}`"
             )
         return Outcome(code, engine.state(container).oom_killed, started)
+
+
+@contextlib.contextmanager
+def _taken(engine: Engine, ready: Ready) -> Iterator[str]:
+    try:
+        yield ready.container
+    except BaseException:
+        engine.discard(ready.container)
+        raise
+
+
+def _open(ready: Ready) -> None:
+    try:
+        ready.stream.write(ready.opening)
+    except OSError as error:
+        raise EngineError("the engine broke off the stream to the tool; is it still running?") from error
 
 
 def _end(engine: Engine, container: str) -> None:

@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Final
 
 from cloned_proxy.policy.host import parse_pattern
-from cloned_proxy.policy.model import GLOBAL_SCOPE, OWN_RULES, Policy, Rule
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.offer import host_of, why_not_offered
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.redact import redact
+from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, OWN_RULES
 from cloned_proxy.store.approval import Origin, Proposal
 from cloned_proxy.store.approval_errors import NeverAllowedError, NotAllowedToAskError
 from cloned_proxy.store.policy_entry import Entry, rules_of

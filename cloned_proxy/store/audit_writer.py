@@ -35,6 +35,7 @@ from cloned_proxy.telemetry.events import (
     EntrySource,
     Event,
     LeaseUsedUpError,
+    RunEvent,
 )
 
 _log = structlog.get_logger(__name__)
@@ -133,6 +134,8 @@ class AuditWriter:
         It counts against the share of its `owner`, who is asked to wait by `behind`, never here.
         """
         self._accept(event, owner)
+        if isinstance(event, RunEvent):
+            self._urgent.set()  # whoever ran it waits for its last entry, and nothing else of it comes
 
     def join(self, source: EntrySource) -> None:
         """Writes from now on also what the source has put on record. Once."""

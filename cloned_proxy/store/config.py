@@ -15,6 +15,7 @@ from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.notify_settings import NotifySettings
 from cloned_proxy.store.policy_bytes import MAX_BYTES
+from cloned_proxy.store.upstream_settings import UpstreamSettings
 from cloned_proxy.store.yaml_reader import read_document
 
 type Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -205,6 +206,7 @@ class Config(_Section):
     egress_proxy: str | None = None
     """URL where this workspace's clients find the proxy; None: the default address."""
     proxy: ProxySettings = ProxySettings()
+    upstream: UpstreamSettings = UpstreamSettings()
     audit: AuditSettings = AuditSettings()
     approvals: ApprovalSettings = ApprovalSettings()
     sandbox: SandboxSettings = SandboxSettings()

@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from cloned_proxy.policy.model import Policy, Reason, Rule
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.path import path_matches
+from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.store.approval import Proposal
 from cloned_proxy.store.tally import HOUR, JOIN, RecordedCall, Tally, condition_of_host
 

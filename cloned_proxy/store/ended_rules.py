@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from cloned_proxy.policy.model import Rule
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.store.lease_time import LeaseEnd
 
 

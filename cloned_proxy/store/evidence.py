@@ -10,15 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cloned_proxy.policy.address import AddressClass, classify
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import (
-    Decision,
-    PatternKind,
-    Policy,
-    Rule,
-    Scope,
-)
+from cloned_proxy.policy.model import Policy, Scope
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule import PatternKind, Rule
 from cloned_proxy.store.approval import Approval, Proposal, entry_data
 from cloned_proxy.store.covered_calls import OUTER, CoveredCalls, Matched
 from cloned_proxy.store.policy_entry import Entry, rules_of

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cloned_proxy.policy.model import Rule
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.store.deadline import boot_id, uptime
 
 _KEEP_SECONDS: Final = 10.0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
-from cloned_proxy.policy.model import Rule
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.store.lease_time import LeaseTimes
 
 

@@ -25,6 +25,7 @@ class LiveVault:
         self._vault = vault
         self._given = {name: environ[variable] for name, variable in ENVIRONMENT.items() if environ.get(variable)}
         self._secrets: dict[str, Secret] = {}
+        self._watched: Mapping[str, str] = self._given
         self._problem: StoreError | None = None
         self._seen: object = None
 
@@ -50,7 +51,17 @@ class LiveVault:
         secret = self._secrets.get(name)
         if secret is None:
             raise VaultError(f"{self._vault.path}: holds no {name!r}; run `cloned-proxy vault set {name}`")
+        if secret.canary:
+            raise VaultError(f"{self._vault.path}: {name!r} is a canary, which no rule may inject")
         return secret.value
+
+    def watched(self) -> Mapping[str, str]:
+        """Every value by its name, canaries included: the same mapping until something changes.
+
+        The last values that could be read, while the vault cannot be opened: they are secrets all the same.
+        """
+        self._refresh()
+        return self._watched
 
     def _refresh(self) -> None:
         signature = self._vault.signature()
@@ -64,5 +75,6 @@ class LiveVault:
             self._secrets, self._problem = {}, error
             _log.error("the vault cannot be opened; rules that inject refuse until it can", reason=str(error))
         else:
+            self._watched = {**{name: secret.value for name, secret in self._secrets.items()}, **self._given}
             if self._secrets:
                 _log.info("vault opened", secrets=len(self._secrets))

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cloned_proxy.policy.host import HostError, parse_pattern
-from cloned_proxy.policy.model import GLOBAL_SCOPE, HostPattern, Policy, Rule
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.rule import HostPattern, Rule
 from cloned_proxy.policy.self_test import failed_tests
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, text_diff
@@ -291,8 +293,8 @@ class PolicyEditor:
 def _narrower(rule: Rule, existing: Iterable[tuple[int, Rule]]) -> tuple[int, Rule] | None:
     """The permanent rule, with its place, that says the same but for protocols and addresses, and opens less."""
     for position, old in existing:
-        same = (old.denies, old.pattern, old.ports, old.methods, old.paths) == (
-            rule.denies, rule.pattern, rule.ports, rule.methods, rule.paths
+        same = (old.denies, old.pattern, old.ports, old.methods, old.paths, old.registry) == (
+            rule.denies, rule.pattern, rule.ports, rule.methods, rule.paths, rule.registry
         )  # fmt: skip
         opens_less = old.addresses <= rule.addresses and old.raw_tcp <= rule.raw_tcp
         if same and opens_less and old.inject is None and not (old.is_lease or old.preset):

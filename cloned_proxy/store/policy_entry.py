@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
 from cloned_proxy.policy.address import AddressWord
 from cloned_proxy.policy.host import is_loopback_name
-from cloned_proxy.policy.model import GLOBAL_SCOPE, Rule
 from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.policy.problem import Problem
+from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.list_edit import read_value
 from cloned_proxy.store.yaml_edit import Value
 
@@ -29,6 +30,8 @@ class Entry:
     paths: tuple[str, ...] = ()
     protocols: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
+    registry: Mapping[str, Value] | None = None
+    """`kind`, `min_age`, `allow` and `index`, in the words of the file."""
     expires: float | None = None
     """Unix seconds; written to the second, rounded up."""
     max_uses: int | None = None
@@ -37,7 +40,10 @@ class Entry:
     def as_value(self) -> Value:
         """A plain string when there is only a host, a mapping otherwise."""
         lists = {name: list(getattr(self, name)) for name in ("ports", "methods", "paths", "protocols", "addresses")}
-        body = {"host": self.host, **{name: items for name, items in lists.items() if items}, **self.terms}
+        body: dict[str, Value] = {"host": self.host, **{name: items for name, items in lists.items() if items}}
+        if self.registry is not None:
+            body["registry"] = dict(self.registry)
+        body |= self.terms
         return body if len(body) > 1 else self.host
 
     def opened_for_its_name(self) -> Entry:
@@ -68,11 +74,17 @@ class Entry:
         host = f"[{self.host}]" if ":" in self.host else self.host
         words = [":".join((host, *map(str, self.ports))), ",".join(self.methods), ",".join(self.paths)]
         words += [*self.protocols, *self.addresses]
+        if self.registry is not None:
+            words += [f"{name} {_listed(value)}" for name, value in self.registry.items()]
         if self.max_uses is not None:
             words.append(f"uses {self.max_uses}")
         if self.expires is not None:
             words.append(f"until {datetime.fromtimestamp(self.expires, UTC):%Y-%m-%dT%H:%M:%SZ}")
         return " ".join(filter(None, words))
+
+
+def _listed(value: Value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

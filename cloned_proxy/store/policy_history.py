@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from cloned_proxy.policy.model import Rule
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_bytes import MAX_BYTES, version_of
 

@@ -20,7 +20,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from cloned_proxy.policy.host import HostError, parse_pattern
-from cloned_proxy.policy.model import PatternKind
+from cloned_proxy.policy.rule import PatternKind
 from cloned_proxy.store.errors import StoreError
 
 _ASK_SECONDS: Final = 30.0

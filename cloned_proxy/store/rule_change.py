@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cloned_proxy.policy.model import GLOBAL_SCOPE, Policy
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.list_edit import rewrite_entry
 from cloned_proxy.store.yaml_edit import Value

@@ -15,7 +15,8 @@ from cloned_proxy.store.policy_history import rules_seen
 from cloned_proxy.store.workspace import Workspace
 
 if TYPE_CHECKING:  # `list` and `explain` read the policy from a cache, and need not build its classes
-    from cloned_proxy.policy.model import Policy, Rule
+    from cloned_proxy.policy.model import Policy
+    from cloned_proxy.policy.rule import Rule
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ from typing import Final
 from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, is_public_suffix, parse_host
-from cloned_proxy.policy.model import DEFAULT_PORTS, Policy, Reason, Request
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path_shape import path_globs, plain_path
 from cloned_proxy.policy.suspicion import bursts, look_alike, random_label
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, Reason
 from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.tally import OTHER, RecordedCall
 
@@ -42,8 +44,10 @@ _REFUSED: Final[Mapping[str, str]] = {
     Reason.LEASE_EXPIRED: "a lease for it has ended; renew it by `cloned-proxy allow … --for`",
     Reason.LEASE_USED_UP: "a lease for it is used up; renew it by `cloned-proxy allow … --uses`",
     Reason.PROTOCOL_NOT_ALLOWED: "the tunnel did not carry TLS; only `protocols: [tcp]` opens that",
+    Reason.TOO_YOUNG: "it was too young for its rule; `--package` of `cloned-proxy allow --registry` exempts it",
     Reason.SNI_MISMATCH: "the TLS server name was another host than the one asked for",
     Reason.SNI_MISSING: "the tunnel named no TLS server; no rule makes up for it",
+    Reason.SECRET_LEAK: "the request held a secret of the vault",
     Reason.HOST_HEADER_MISMATCH: "the Host header named another host than the request",
 }
 """What no rule of ours would mend, or none that should come from a suggestion."""

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from cloned_proxy.policy.host import parse_pattern
-from cloned_proxy.policy.model import HostPattern, PatternKind
+from cloned_proxy.policy.rule import HostPattern, PatternKind
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
 

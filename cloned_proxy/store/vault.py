@@ -32,6 +32,8 @@ class Secret:
     value: str = field(repr=False)
     since: float
     """When it was set (Unix seconds)."""
+    canary: bool = False
+    """Made to be found where it does not belong: no rule injects it, and requests that carry it are refused."""
 
 
 class Vault:
@@ -53,7 +55,7 @@ class Vault:
         """All of them by name; none where there is no vault yet."""
         return self._opened(self._key.load()) if self.path.exists(follow_symlinks=False) else {}
 
-    def set(self, name: str, value: str) -> None:
+    def set(self, name: str, value: str, *, canary: bool = False) -> None:
         """Stores or replaces one secret; the first one makes the vault and its key."""
         if not valid_secret_name(name):
             raise VaultError(f"{name!r} is not the name of a secret; write lower-case words such as llm.api_key")
@@ -69,7 +71,7 @@ class Vault:
                 key, secrets = self._key.create(), {}
             if name not in secrets and len(secrets) >= _MAX_SECRETS:
                 raise VaultError(f"{self.path}: holds {_MAX_SECRETS} secrets already; remove one first")
-            secrets[name] = Secret(name, value, self._clock())
+            secrets[name] = Secret(name, value, self._clock(), canary)
             self._write(secrets, key)
 
     def remove(self, name: str) -> None:
@@ -105,9 +107,14 @@ class Vault:
             ) from None
 
     def _write(self, secrets: Mapping[str, Secret], key: pyrage.x25519.Identity) -> None:
-        stored = {name: {"value": secret.value, "set": secret.since} for name, secret in sorted(secrets.items())}
+        stored = {name: _stored(secret) for name, secret in sorted(secrets.items())}
         plain = json.dumps({"version": _VERSION, "secrets": stored}).encode()
         write_atomically(self.path, pyrage.encrypt(plain, [key.to_public()]))
+
+
+def _stored(secret: Secret) -> dict[str, Any]:
+    stored: dict[str, Any] = {"value": secret.value, "set": secret.since}
+    return {**stored, "canary": True} if secret.canary else stored
 
 
 def _read(plain: bytes) -> dict[str, Secret]:
@@ -117,5 +124,5 @@ def _read(plain: bytes) -> dict[str, Secret]:
     secrets = {}
     for name, entry in document["secrets"].items():
         check_secret_value(entry["value"])
-        secrets[name] = Secret(name, entry["value"], float(entry["set"]))
+        secrets[name] = Secret(name, entry["value"], float(entry["set"]), entry.get("canary", False) is True)
     return secrets

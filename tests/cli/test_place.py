@@ -93,7 +93,7 @@ def test_a_person_may_make_one_and_it_serves_what_was_allowed(workspace: Workspa
     code, shown = _at_a_terminal(workspace, elsewhere, "y", "allow", "a.example.com")
     assert code == 0, shown
     text = (elsewhere / ".cloned" / "policy.yaml").read_text()
-    assert "\nanonymous: global " in text
+    assert "\nanonymous: challenge " in text
     assert "    - a.example.com\n" in text
     assert "example.com/" not in text, "nobody asked for the example"
     assert _run(workspace, elsewhere, "explain", "https://a.example.com/").returncode == 0

@@ -74,7 +74,7 @@ def test_where_nothing_passes_the_banner_names_what_helps(workspace: Workspace, 
     workspace.write_policy(policy_text(anonymous=anonymous, allow=allow))
     (line,) = [line for line in workspace.serve().banner if line.startswith("allowed")]
     assert helps in line
-    assert ("`anonymous: global`" in line) is (anonymous == "deny")
+    assert ("`anonymous: challenge`" in line) is (anonymous == "deny")
 
 
 def test_a_port_in_use_is_one_line_with_the_fix(workspace: Workspace, origin: Origin) -> None:

@@ -25,7 +25,7 @@ def test_set_list_remove(workspace: Workspace) -> None:
     listed = workspace.run("vault", "list")
     assert listed.stdout.splitlines()[1].startswith("llm.api_key  20")
     as_json = workspace.run("vault", "list", "--json")
-    assert [sorted(entry) for entry in json.loads(as_json.stdout)] == [["name", "set"]]
+    assert [sorted(entry) for entry in json.loads(as_json.stdout)] == [["canary", "name", "set"]]
     assert all(CANARY not in text for text in (done.stderr, listed.stdout, listed.stderr, as_json.stdout))
     assert workspace.run("vault", "remove", "llm.api_key").returncode == 0
     assert workspace.run("vault", "list", "--json").stdout == "[]\n"
@@ -131,3 +131,39 @@ def test_doctor_names_the_secret_that_a_rule_misses_and_a_vault_that_does_not_op
     (workspace.path / "vault.key").chmod(0o644)
     broken = _vault_check(workspace)
     assert (broken["status"], broken["fix"].startswith("run `chmod 600")) == ("fail", True)
+
+
+def test_a_short_secret_is_told(workspace: Workspace) -> None:
+    short, long = _set(workspace, "a", "short-7q"), _set(workspace, "b", "sk-canary/4f+9=0aQ")
+    assert "requests are not searched for it on its way to other hosts: it has fewer than 12" in short.stderr
+    assert "short-7q" not in short.stderr
+    assert "not searched" not in long.stderr
+
+
+def test_a_canary_is_shown_once(workspace: Workspace) -> None:
+    done = workspace.run("vault", "canary", "bait.github")
+    value = done.stdout.strip()
+    assert (done.returncode, len(value), value[:3]) == (0, 43, "sk-")
+    assert value not in done.stderr
+    listed = workspace.run("vault", "list")
+    assert listed.stdout.splitlines()[1].startswith("bait.github ")
+    assert listed.stdout.rstrip().endswith("canary")
+    assert value not in listed.stdout
+    assert json.loads(workspace.run("vault", "list", "--json").stdout)[0]["canary"] is True
+    again = workspace.run("vault", "canary", "bait.github")
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "vault remove bait.github" in again.stderr
+
+
+def test_a_canary_goes_where_the_user_wants_it(workspace: Workspace, tmp_path: Path) -> None:
+    place = tmp_path / "decoy.env"
+    done = workspace.run("vault", "canary", "bait", "--write", str(place))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert place.stat().st_mode & 0o777 == 0o600
+    assert place.read_text().startswith("sk-")
+    assert place.read_text().strip() not in done.stderr
+    for path, message in ((place, "is there already"), (tmp_path / "none" / "x", "cannot be made")):
+        refused = workspace.run("vault", "canary", "other", "--write", str(path))
+        assert refused.returncode == 2
+        assert message in refused.stderr
+    assert "other" not in workspace.run("vault", "list").stdout

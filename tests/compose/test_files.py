@@ -198,3 +198,9 @@ def test_the_image_has_what_the_lock_has_and_no_tool_of_developers() -> None:
     assert {"mitmproxy", "uvloop", "opentelemetry-sdk", "pyrage"} <= names
     for lock in ("requirements.lock", "build.lock"):
         assert "://" not in (COMPOSE / lock).read_text()
+
+
+def test_a_tool_of_the_stack_has_no_empty_no_proxy() -> None:
+    """Emacs takes an empty one for "every host"; what is named exempts nothing that exists."""
+    environment = composed("compose.yaml", COMPOSE_PROFILES="tool")["services"]["tool"]["environment"]
+    assert [environment[name] for name in ("NO_PROXY", "no_proxy")] == ["nothing.invalid"] * 2

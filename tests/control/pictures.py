@@ -1,6 +1,6 @@
 """Pictures of the control UI from real data: a real `serve`, real calls by curl, and a real Chromium.
 
-`make screenshots` writes docs/control-ui*.png, for the README.
+`make screenshots` writes docs/control-ui*.png, for docs/control-ui.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Pictures of the dashboards from real data: a real `serve`, a real Prometheus, and a renderer of our own.
 
-`make pictures` writes dashboards/pictures/*.png, for the README.
+`make pictures` writes dashboards/pictures/*.png, for docs/monitoring.md.
 """
 
 from __future__ import annotations

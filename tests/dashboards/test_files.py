@@ -116,9 +116,9 @@ def test_nothing_is_scraped_that_nobody_started_and_no_alert_pends(tmp_path: Pat
 
 @pytest.mark.checkout
 @pytest.mark.parametrize("dashboard", DASHBOARDS)
-def test_each_dashboard_has_a_small_picture_that_the_readme_shows(dashboard: str) -> None:
+def test_each_dashboard_has_a_small_picture_that_the_docs_show(dashboard: str) -> None:
     picture = share_path("dashboards", "pictures", f"{dashboard}.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     assert int.from_bytes(picture[16:20], "big") == 1280
     assert len(picture) < 150_000, "run `make pictures`"
-    assert f"(dashboards/pictures/{dashboard}.png)" in share_path("README.md").read_text()
+    assert f"(../dashboards/pictures/{dashboard}.png)" in share_path("docs", "monitoring.md").read_text()

@@ -1,4 +1,4 @@
-"""The speed figures of the README are those of the results that lie beside them."""
+"""The speed figures of docs/performance.md are those of the results that lie beside them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.readme import block_of, with_block, write_readme
+from bench.page import block_of, with_block, write_page
 from bench.report import Figure, Results, Table, write
 from bench.targets import targets_of
 
-pytestmark = pytest.mark.checkout  # the README and the results are not in the wheel
+pytestmark = pytest.mark.checkout  # the page and the results are not in the wheel
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "performance.md"
 MACHINE = {"cores": "2", "cpu": "a processor", "python": "3.13.0"}
 
 
@@ -25,27 +26,27 @@ def some_results(ours: float) -> Results:
     return results
 
 
-def test_the_readme_shows_the_results_that_are_in_the_repository() -> None:
-    text = (ROOT / "README.md").read_text()
-    assert with_block(text, block_of(ROOT / "bench" / "results")) == text, "run `python -m bench --readme`"
+def test_the_page_shows_the_results_that_are_in_the_repository() -> None:
+    text = PAGE.read_text()
+    assert with_block(text, block_of(ROOT / "bench" / "results")) == text, "run `python -m bench --page`"
 
 
 def test_the_block_is_rewritten_in_place_and_only_once(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text((ROOT / "README.md").read_text())
+    page = tmp_path / "performance.md"
+    page.write_text(PAGE.read_text())
     write(some_results(110.0), tmp_path, "full")
-    assert write_readme(readme, tmp_path) == 0
-    first = readme.read_text()
+    assert write_page(page, tmp_path) == 0
+    first = page.read_text()
     assert "| Set-ups (set-ups) | 110 | 100 | n/a | n/a |" in first
-    assert write_readme(readme, tmp_path) == 0
-    assert readme.read_text() == first
+    assert write_page(page, tmp_path) == 0
+    assert page.read_text() == first
 
 
-def test_a_readme_without_the_marks_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("nothing here\n")
-    assert write_readme(readme, tmp_path) == 1
-    assert readme.read_text() == "nothing here\n"
+def test_a_page_without_the_marks_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "performance.md"
+    page.write_text("nothing here\n")
+    assert write_page(page, tmp_path) == 1
+    assert page.read_text() == "nothing here\n"
     assert "no place" in capsys.readouterr().err
 
 

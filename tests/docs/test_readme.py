@@ -1,4 +1,4 @@
-"""The README shows what a terminal shows: its transcript is run, its help text compared, its commands all tested."""
+"""README and docs/ show what a terminal shows: the transcript is run, the help text compared, each command tested."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def readme() -> str:
     return (ROOT / "README.md").read_text()
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
 
 
 def test_the_transcript_is_what_a_terminal_shows(workspace: Workspace, origin: Origin) -> None:
@@ -117,11 +121,12 @@ def test_the_pauses_of_the_demo_fit_into_its_time(monkeypatch: pytest.MonkeyPatc
 
 def test_the_help_text_is_the_programs(workspace: Workspace) -> None:
     done = workspace.run("--help", env={"COLUMNS": "100"})
-    assert comparable(marked(readme(), "help")) == comparable(f"$ cloned-proxy --help\n{done.stdout}")
+    assert comparable(marked(page("commands.md"), "help")) == comparable(f"$ cloned-proxy --help\n{done.stdout}")
 
 
-def test_every_command_that_the_readme_names_is_run_by_a_test() -> None:
-    named = set(re.findall(r"cloned-proxy ((?:policy|audit|ca) [a-z-]+|[a-z]+)", readme()))
+def test_every_command_that_the_documents_name_is_run_by_a_test() -> None:
+    text = readme() + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
+    named = set(re.findall(r"cloned-proxy ((?:policy|audit|ca) [a-z-]+|[a-z]+)", text))
     assert "policy check" in named, "no command was found"
     folders = [ROOT / "tests" / name for name in ("cli", "runner", "control")]
     tests = "\n".join(path.read_text() for folder in folders for path in folder.glob("test_*.py"))
@@ -130,8 +135,12 @@ def test_every_command_that_the_readme_names_is_run_by_a_test() -> None:
     assert set(missing) - {"serve"} == set()
 
 
-def test_the_policy_that_the_readme_shows_is_valid(workspace: Workspace) -> None:
-    example = re.search(r"^```yaml\n(version: .*?)^```$", readme(), re.MULTILINE | re.DOTALL)
+def test_the_policy_that_the_documents_show_is_valid(workspace: Workspace) -> None:
+    example = re.search(r"^```yaml\n(version: .*?)^```$", page("policy.md"), re.MULTILINE | re.DOTALL)
     assert example is not None
     workspace.write_policy(example[1])
     assert workspace.run("policy", "check").returncode == 0
+
+
+def test_the_readme_is_a_front_door() -> None:
+    assert len(readme().splitlines()) <= 200, "how-to text belongs into docs/"

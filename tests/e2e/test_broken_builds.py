@@ -69,6 +69,7 @@ MATCHING: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("Host",), ("framing: a Host that is not the target", "framing: a Host on another port")),
     # Two layers: either alone still stops it.
     (("inner Host", "server_connect"), ("inspected: fronting to another allowed host",)),
+    (("Host", "inner Host", "server_connect"), ("inspected: absolute form, https, to another allowed host",)),
     (("header stripping",), ("headers: http: X-Cloned-Tool", "headers: inspected: X-Cloned-Tool",
                              "headers: http: Connection", "headers: a tool's credential",
                              "framing: an upgrade to HTTP/2 in clear")),

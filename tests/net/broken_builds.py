@@ -13,7 +13,7 @@ from typing import Any, Final
 from cloned_proxy.__main__ import main as command_line
 from cloned_proxy.policy import decide as deciding
 from cloned_proxy.policy.caller import CallerSource, Principal
-from cloned_proxy.proxy import enforcer, listener, record, server
+from cloned_proxy.proxy import listener, places, record, server
 from cloned_proxy.proxy.inspection import connection as inspected_connection
 from cloned_proxy.proxy.inspection import egress_addon
 from cloned_proxy.proxy.plain import admission as plain_admission
@@ -81,7 +81,7 @@ def _beside_hooks(patch: Patch) -> Patch:
 
 FAULTS: Final[dict[str, Patch]] = {
     "decide raises": lambda: replace_part(deciding, "_decide", _raising),
-    "addresses raise": lambda: replace_part(enforcer, "decide_addresses", _raising),
+    "addresses raise": lambda: replace_part(places, "decide_addresses", _raising),
     "the hook raises": _beside_plain(lambda: replace_part(egress_addon.EgressAddon, "requestheaders", _raising)),
     "the hook does nothing": _beside_plain(
         lambda: replace_part(egress_addon.EgressAddon, "requestheaders", _doing_nothing)

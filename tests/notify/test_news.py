@@ -18,8 +18,9 @@ TOOL = "demo@v1"
 POLICY = "version: 1\ntools:\n  asks@v1: {on_deny: ask}\n  codex@v1: {use: [codex]}\n"
 
 
-def denied(host: str, *, tool: str | None = TOOL, port: int = 443, verdict: str = "deny") -> DecisionEvent:
-    reason = "host_not_allowed"
+def denied(
+    host: str, *, tool: str | None = TOOL, port: int = 443, verdict: str = "deny", reason: str = "host_not_allowed"
+) -> DecisionEvent:
     return DecisionEvent(
         new_decision_id(), 1.0, Kind.TUNNEL, verdict, reason, tool, None, host, port, "CONNECT", "", "", "v", "hint"
     )
@@ -121,3 +122,24 @@ def test_a_broken_policy_silences_nothing(workspace: Workspace) -> None:
     world = World(workspace)
     workspace.policy_file.write_text("nonsense: [")
     assert world.hosts(denied("a.test")) == ["a.test"]
+
+
+@pytest.mark.parametrize(("anonymous", "told"), [("challenge", []), ("deny", ["a.test"])])
+def test_a_question_for_a_credential_is_no_news(workspace: Workspace, anonymous: str, told: list[str]) -> None:
+    """Each call of git begins with one."""
+    workspace.policy_file.write_text(f"{POLICY}anonymous: {anonymous}\n")
+    world = World(workspace)
+    assert world.hosts(denied("a.test", tool=None, reason="identity_missing")) == told
+
+
+def test_a_secret_on_its_way_out_is_always_told(workspace: Workspace) -> None:
+    world = World(workspace, per_minute=1)
+    leak = denied("a.test", reason="secret_leak")
+    told = world.happens(*(denied(f"{number}.test") for number in range(9)), denied("a.test"), leak)
+    assert [(notice.host, notice.title) for notice in told] == [
+        ("0.test", "Egress denied"), ("a.test", "A secret was on its way out"),
+    ]  # fmt: skip
+    assert world.happens(leak) == []
+    world.now += 61
+    (asking,) = world.happens(denied("b.test", tool="asks@v1", reason="secret_leak"))
+    assert asking.reason == "secret_leak"

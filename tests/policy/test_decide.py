@@ -10,8 +10,10 @@ import pytest
 
 from cloned_proxy.policy.caller import ANONYMOUS, IdentityRefusal, Principal
 from cloned_proxy.policy.decide import Usage, decide, decide_addresses, decide_limits, decide_tunnel
+from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.hint import hint, owner_hint
-from cloned_proxy.policy.model import Decision, Limits, Mode, Policy, Reason, Request, Verdict
+from cloned_proxy.policy.model import Limits, Policy
+from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 from tests.policy.tables import policy_of
 
 NOW = 1_800_000_000.0

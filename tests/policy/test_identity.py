@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cloned_proxy.policy.caller import ANONYMOUS, CallerSource, IdentityRefusal, Principal
 from cloned_proxy.policy.identity import Claims, identify, mint_token, proxy_url, valid_tool_id
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 
 KEY = b"k" * 32
 GOOD = mint_token(KEY, Claims("a@v1", "run1", 100.0))

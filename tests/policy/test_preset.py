@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
-from cloned_proxy.policy.model import Policy, Reason
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.policy.preset import Preset, used_names, valid_preset_name
 from cloned_proxy.policy.read_preset import read_preset
 from cloned_proxy.policy.url import decide_url
+from cloned_proxy.policy.vocabulary import Reason
 
 TOOL = "demo@v1"
 GOOD: dict[str, Any] = {

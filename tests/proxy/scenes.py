@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.policy.caller import ANONYMOUS, CallerSource, Principal
-from cloned_proxy.policy.model import Inject, Limits, PathPattern, Policy
+from cloned_proxy.policy.model import Limits, Policy
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule import Inject, PathPattern
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent
 from tests.proxy.inspection.support import World as InspectedWorld

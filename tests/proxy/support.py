@@ -20,21 +20,11 @@ import pytest
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide, decide_addresses
-from cloned_proxy.policy.model import (
-    Address,
-    Anonymous,
-    Host,
-    HostIndex,
-    HostPattern,
-    Limits,
-    Mode,
-    PatternKind,
-    Policy,
-    Reason,
-    Request,
-    Rule,
-    Scope,
-)
+from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.model import Limits, Policy, Scope
+from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Rule
+from cloned_proxy.policy.vocabulary import Anonymous, Mode, Reason
 from cloned_proxy.proxy import splice
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
@@ -43,14 +33,18 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import parse_head
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import Listener, OwnListeners, bind_tcp, bind_unix
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
+from cloned_proxy.proxy.upstream_proxy.front import UpstreamProxy
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.chain import canonical_json
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.upstream_settings import UpstreamSettings
 from cloned_proxy.telemetry.events import (
     AuditUnavailableError,
     DecisionEvent,
@@ -388,6 +382,8 @@ class World:
     resolver: TableResolver
     own: OwnListeners
     listener: Listener
+    troubles: list[str] = field(default_factory=list)
+    """With the proxy in front."""
     plane: Plane | None = None
 
     def publish(self) -> None:
@@ -493,15 +489,20 @@ async def world(
     principal: Principal | None = ANONYMOUS,
     inspector: Inspector | None = None,
     secrets: Secrets | None = None,
+    watched: dict[str, str] | None = None,
     requests: RequestsApi | None = None,
     unix: Path | None = None,
     addresses: tuple[Address, ...] = (LOOPBACK,),
     settings: dict[str, float] | None = None,
     spliced: bool = splice.AVAILABLE,
+    front: UpstreamSettings | None = None,
     known: bool = True,
     **more: float,
 ) -> AsyncIterator[World]:
-    """`known`: the native plane, where there is one, has seen a request of each rule before."""
+    """`front` puts a proxy in front, whose credential is one of the `secrets`.
+
+    `known`: the native plane, where there is one, has seen a request of each rule before.
+    """
     own = OwnListeners()
     plane: Plane | None = None
     bounds = ProxySettings(**(settings or {}), **more)  # type: ignore[arg-type]
@@ -511,6 +512,12 @@ async def world(
         plane = Plane(path, bounds, threads=SERVING.threads, queue=SERVING.queue)
     policies = Policies(current or policy(*rules))
     audit, metrics, resolver = Audit(), RecordingMetrics(), TableResolver({HOST: addresses})
+    ahead = None
+    if front is not None:
+        held = secrets or Secrets()
+        ahead = UpstreamProxy(front, bounds, resolver=resolver, secrets=held, own=own, base=Path("/nowhere"))
+    troubles: list[str] = []
+    ways = Ways(ahead, connect_timeout=bounds.connect_timeout, on_trouble=troubles.append)
     enforcer = Enforcer(
         policies=policies,
         resolver=resolver,
@@ -519,10 +526,14 @@ async def world(
         audit=audit,
         metrics=metrics,
         own_listeners=own,
+        names=ahead,
     )
+    leaks = LeakWatch(policies)
+    leaks.load(watched or {})
     gate = Gate(
         enforcer=enforcer,
         identity_key=KEY,
+        leaks=leaks,
         settings=bounds,
         metrics=metrics,
         inspector=inspector,
@@ -530,6 +541,7 @@ async def world(
         requests=requests,
         spliced=spliced,
         plane=plane,
+        ways=ways,
     )
     if plane is not None:
         audit.join(plane.entries)
@@ -537,7 +549,7 @@ async def world(
     own.add(sock)
     listener = Listener(sock, principal, "test")
     await gate.open(listener)
-    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, plane)
+    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane)
     if known:
         made.publish()
     try:

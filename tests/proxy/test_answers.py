@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.host import parse_host
-from cloned_proxy.policy.model import Decision, Reason, Request, Verdict
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.grant import Refusal
@@ -18,13 +19,14 @@ STATUS = {
             Reason.HOST_NOT_ALLOWED, Reason.PORT_NOT_ALLOWED, Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED,
             Reason.EXPLICIT_DENY, Reason.IP_LITERAL, Reason.ADDRESS_NOT_ALLOWED, Reason.IDENTITY_MISMATCH,
             Reason.SNI_MISMATCH, Reason.SNI_MISSING, Reason.PROTOCOL_NOT_ALLOWED, Reason.LEASE_EXPIRED,
-            Reason.LEASE_USED_UP,
+            Reason.LEASE_USED_UP, Reason.SECRET_LEAK,
         ),
         403,
     ),
     **dict.fromkeys((Reason.IDENTITY_MISSING, Reason.IDENTITY_INVALID, Reason.IDENTITY_EXPIRED), 407),
     **dict.fromkeys((Reason.HOST_HEADER_MISMATCH, Reason.MALFORMED_REQUEST), 400),
     Reason.LIMIT_EXCEEDED: 429,
+    Reason.SECRET_ECHOED: 502,
     **dict.fromkeys((Reason.POLICY_UNAVAILABLE, Reason.INTERNAL_ERROR), 503),
 }  # fmt: skip
 
@@ -134,3 +136,11 @@ def test_a_phrase_is_short_and_of_printable_ascii_whatever_was_asked_for(path: s
 def test_only_a_denial_has_a_phrase_of_ours() -> None:
     assert phrase(Refusal("id-1", decision(Reason.IDENTITY_MISSING))) == "407 Proxy Authentication Required"
     assert phrase(Refusal("id-1", decision(Reason.LIMIT_EXCEEDED))) == "429 Too Many Requests"
+
+
+def test_who_is_asked_for_a_credential_and_has_none_reads_in_the_phrase_what_to_do() -> None:
+    asked = replace(denied(), reason=Reason.IDENTITY_MISSING, instead_of=Reason.HOST_NOT_ALLOWED)
+    answer = answers.refused(Refusal("id-1", asked))
+    assert ("Proxy-Authenticate", 'Basic realm="cloned-proxy"') in answer.fields
+    assert answer.phrase.startswith("identity_missing: ")
+    assert answer.phrase.endswith("without one: cloned-proxy allow api.example.com")

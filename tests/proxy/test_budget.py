@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.decide import Usage
-from cloned_proxy.policy.model import NO_LIMITS, Decision, Host, Limits, Reason, Request, Verdict
+from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.model import NO_LIMITS, Limits
+from cloned_proxy.policy.rule import Host
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy.budget import ACCOUNT_WIDTH, Budgets
 from cloned_proxy.proxy.cells import SharedCells, clear_first_cells
 

@@ -15,7 +15,7 @@ from typing import cast
 import pytest
 import uvloop
 
-from cloned_proxy.policy.model import Address
+from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy import dial as module
 from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial, join
 from tests.proxy.support import LOOPBACK, until, upstream

@@ -17,9 +17,9 @@ from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.policy.model import Limits
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
-from cloned_proxy.proxy.inspection import connection as inspected_connection
 from cloned_proxy.proxy.plain.client import PlainClient
 from cloned_proxy.proxy.requests_api import RequestsApi
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.telemetry.events import DecisionEvent
 from tests.proxy.plain import read_message
 from tests.proxy.random_sequences import check
@@ -170,6 +170,6 @@ async def test_an_upstream_that_is_gone_when_it_is_reached_is_502_in_an_opened_t
         return gone()
 
     async with inspected_scene(tmp_path) as scene:
-        monkeypatch.setattr(inspected_connection, "dial", dial)
+        monkeypatch.setattr(Ways, "connect", dial)
         asked = Asked(0, ENDINGS["reset"])
         await play(scene, (asked,), [b"".join(encode(asked, scene.ports, random.Random(3)))])

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from cloned_proxy.policy.caller import ANONYMOUS
-from cloned_proxy.policy.model import Reason, Request
+from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, Kind, LeaseUsedUpError

@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 import trustme
 
-from cloned_proxy.policy.model import Mode
+from cloned_proxy.policy.vocabulary import Mode
 from cloned_proxy.proxy import passage
 from tests.net.attacks.client_hello import client_hello
 from tests.net.clients import needed

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.head import Head, HeadError, TargetForm, parse_head
 
 HOST = b"Host: example.com\r\n"
@@ -119,6 +119,7 @@ def test_a_host_field_that_names_another_host_is_refused(data: bytes) -> None:
 ACCEPTED = {
     "CONNECT": (b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com:443\r\n\r\n", "example.com", 443, ""),
     "CONNECT, Host without port": (b"CONNECT example.com:443 HTTP/1.1\r\n" + HOST + b"\r\n", "example.com", 443, ""),
+    "CONNECT 1.1 without Host": (b"CONNECT example.com:443 HTTP/1.1\r\n\r\n", "example.com", 443, ""),
     "CONNECT 1.0 without Host": (b"CONNECT example.com:443 HTTP/1.0\r\n\r\n", "example.com", 443, ""),
     "CONNECT, empty body": (b"CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\nContent-Length: 0\r\n\r\n",
                             "a.example", 443, ""),
@@ -198,6 +199,15 @@ def tunnelled(target: bytes, fields: bytes = HOST, method: bytes = b"GET") -> He
         (b"/a?b", HOST, b"GET", (TargetForm.ORIGIN, "example.com", 443, "/a?b")),
         (b"/", b"Host: example.com:8443\r\n", b"GET", (TargetForm.ORIGIN, "example.com", 8443, "/")),
         (b"*", HOST, b"OPTIONS", (TargetForm.ASTERISK, "example.com", 443, "*")),
+        # RFC 9112, section 3.2.2: a server must accept it. lftp, Tcl and PHP with request_fulluri send it.
+        (b"https://example.com/a?b", HOST, b"GET", (TargetForm.ABSOLUTE, "example.com", 443, "/a?b")),
+        (b"HTTPS://Example.com:443", HOST, b"GET", (TargetForm.ABSOLUTE, "Example.com", 443, "/")),
+        (
+            b"https://example.com:8443/",
+            b"Host: example.com:8443\r\n",
+            b"GET",
+            (TargetForm.ABSOLUTE, "example.com", 8443, "/"),
+        ),
     ],
 )
 def test_a_tunnelled_head_takes_its_host_from_the_field(
@@ -211,7 +221,14 @@ def test_a_tunnelled_head_takes_its_host_from_the_field(
     ("target", "fields", "method"),
     [
         (b"http://example.com/", HOST, b"GET"),
-        (b"https://example.com/", HOST, b"GET"),
+        (b"https://evil.example/", HOST, b"GET"),
+        (b"https://example.com/", b"Host: evil.example\r\n", b"GET"),
+        (b"https://example.com:444/", HOST, b"GET"),
+        (b"https://user@example.com/", HOST, b"GET"),
+        (b"https://example.com/", b"", b"GET"),
+        (b"https://example.com/", HOST, b"CONNECT"),
+        (b"https://example.com/#x", HOST, b"GET"),
+        (b"https:///", HOST, b"GET"),
         (b"example.com:443", HOST, b"CONNECT"),
         (b"*", HOST, b"GET"),
         (b"/#x", HOST, b"GET"),
@@ -223,6 +240,62 @@ def test_a_tunnelled_head_takes_its_host_from_the_field(
 def test_a_tunnelled_head_in_another_form_is_refused(target: bytes, fields: bytes, method: bytes) -> None:
     with pytest.raises(HeadError):
         tunnelled(target, fields, method)
+
+
+@pytest.mark.parametrize(("target", "passes"), [(b"http://example.com/a", True), (b"http://evil.example/a", False)])
+def test_absolute_form_where_a_name_was_dialled_names_the_same(target: bytes, passes: bool) -> None:
+    data = b"GET " + target + b" HTTP/1.1\r\n" + HOST + b"\r\n"
+    if passes:
+        assert parse_head(data, dialled=("example.com", 80)).path == "/a"
+    else:
+        with pytest.raises(HeadError) as caught:
+            parse_head(data, dialled=("example.com", 80))
+        assert caught.value.reason is Reason.HOST_HEADER_MISMATCH
+
+
+def at_8081(host: str, port: int) -> bool:
+    return (host, port) == ("127.0.0.1", 8081)
+
+
+@pytest.mark.parametrize(
+    ("line", "host", "passes"),
+    [
+        (b"CONNECT example.com:443", b"127.0.0.1:8081", True),  # ffmpeg, brz
+        (b"GET http://example.com/", b"127.0.0.1:8081", True),  # niquests
+        (b"CONNECT example.com:443", b"127.0.0.1:8082", False),
+        (b"CONNECT example.com:443", b"127.0.0.1", False),
+        (b"CONNECT example.com:443", b"evil.example:8081", False),
+        (b"GET http://example.com/", b"evil.example", False),
+    ],
+)
+def test_a_host_field_that_names_the_proxy_asks_for_nothing_else(line: bytes, host: bytes, passes: bool) -> None:
+    data = line + b" HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"
+    if passes:
+        assert parse_head(data, names_us=at_8081).host == "example.com"
+    else:
+        with pytest.raises(HeadError) as caught:
+            parse_head(data, names_us=at_8081)
+        assert caught.value.reason is Reason.HOST_HEADER_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("data", "seen"),
+    [
+        (b"GET https://a.example/x HTTP/1.1\r\nHost: a.example\r\nX: y\r\n\r\n", ("a.example", 443, "GET", "/x")),
+        (b"GET /x HTTP/1.1\r\nHost: a.example\r\nX: y\r\n\r\n", ("a.example", 443, "GET", "/x")),
+        (b"GET http://a.example/x HTTP/1.1\r\nX: y\r\nHost : b\r\n\r\n", ("a.example", 80, "GET", "/x")),
+        (b"CONNECT a.example:443 HTTP/1.1\r\nX: y\r\nContent-Length: 3\r\n\r\n", ("a.example", 443, None, None)),
+        (b"GET ftp://a.example/x HTTP/1.1\r\nX: y\r\nHost: a.example\r\n\r\n", ("", 0, None, None)),
+    ],
+)
+def test_a_refused_head_tells_what_could_be_read_of_it(
+    data: bytes, seen: tuple[str, int, str | None, str | None]
+) -> None:
+    with pytest.raises(HeadError) as caught:
+        parse_head(data)
+    request = caught.value.request
+    assert (request.host, request.port, request.method, request.path) == seen
+    assert ("x", "y") in caught.value.fields
 
 
 @given(st.binary(max_size=200), st.booleans())

@@ -59,7 +59,7 @@ class Play:
                 try:
                     if who == "s":
                         open_before = not watch.done
-                        watch.from_server(part)
+                        watch.look_at_server(part)
                         if open_before and watch.done:
                             self.up += watch.held
                     else:

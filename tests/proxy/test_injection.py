@@ -14,13 +14,16 @@ import pytest
 from structlog.testing import capture_logs
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Anonymous, HostIndex, Inject, Mode, Policy, Rule, Scope
+from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.model import Policy, Scope
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule import Inject, Rule
+from cloned_proxy.policy.vocabulary import Anonymous, Mode
 from cloned_proxy.proxy import injection
 from cloned_proxy.proxy.dial import DialError
 from cloned_proxy.proxy.echo import HELD_BYTES, EchoFilter, EchoScanner
 from cloned_proxy.proxy.injection import Injection, Injector
-from cloned_proxy.proxy.plain import reach
+from cloned_proxy.proxy.ways import Ways
 from tests.proxy.plain import Message, answering, client, read_message, reply, request
 from tests.proxy.support import HOST, Handler, Secrets, Upstream, World, allow, upstream, world
 
@@ -149,14 +152,6 @@ async def test_without_its_secret_the_call_does_not_go_out(values: dict[str, str
     assert [entry["problem"] for entry in logs] == ["holds no 'llm.api_key'"]
 
 
-async def test_a_websocket_carries_no_secret() -> None:
-    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
-    async with scene(answering(reply())) as s:
-        message = await s.ask(headers=upgrade)
-        assert (message.status, message.all("x-cloned-proxy-reason")) == (403, ["protocol_not_allowed"])
-        assert s.server.connections == 0
-
-
 @pytest.mark.parametrize(("port", "address"), [(443, "10.0.0.1"), (443, "8.8.8.8"), (8080, "8.8.8.8")])
 async def test_the_tool_cannot_make_the_secret_travel_in_the_clear(
     monkeypatch: pytest.MonkeyPatch, port: int, address: str
@@ -167,7 +162,7 @@ async def test_the_tool_cannot_make_the_secret_travel_in_the_clear(
         dialled.append(target)
         raise OSError("the test dials nobody")
 
-    monkeypatch.setattr(reach, "dial", dial)
+    monkeypatch.setattr(Ways, "connect", dial)
     async with (
         world(injecting(port), secrets=vault(), addresses=(ipaddress.ip_address(address),)) as w,
         client(w) as (reader, writer),
@@ -328,7 +323,7 @@ async def test_control_without_the_hold_back_most_of_a_secret_gets_through(monke
 
 
 async def test_control_without_the_refusal_the_call_goes_out_bare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Injector, "injection_for", lambda self, grant, head: None)
+    monkeypatch.setattr(Injector, "injection_for", lambda self, grant: None)
     seen: list[Message] = []
     async with scene(answering(reply(), seen=seen)) as s:
         s.secrets.values.clear()
@@ -344,7 +339,7 @@ async def test_control_without_the_check_of_the_way_it_travels_in_the_clear(monk
         dialled.append(target)
         raise DialError("connect")
 
-    monkeypatch.setattr(reach, "dial", dial)
+    monkeypatch.setattr(Ways, "connect", dial)
     async with (
         world(injecting(443), secrets=vault(), addresses=(ipaddress.ip_address("8.8.8.8"),)) as w,
         client(w) as (reader, writer),

@@ -11,7 +11,8 @@ import pytest
 
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import Inject, Limits
+from cloned_proxy.policy.model import Limits
+from cloned_proxy.policy.rule import Inject
 from cloned_proxy.telemetry.events import DecisionEvent
 from tests.proxy.plain import Message, answering, client, read_message, reply, request
 from tests.proxy.support import HOST, KEY, allow, policy, until, upstream, world

@@ -22,6 +22,7 @@ from websockets.uri import parse_uri
 from cloned_proxy.proxy import plain
 from cloned_proxy.proxy.plain import admission, incoming, outgoing, reach
 from cloned_proxy.proxy.plain import upstream as plain_upstream
+from cloned_proxy.proxy.ways import Ways
 from tests.proxy.plain import Message, answering, client, read_message, reply, request
 from tests.proxy.support import HOST, World, allow, gone, policy, until, upstream, world
 
@@ -422,7 +423,7 @@ async def test_an_upstream_that_is_gone_when_it_is_reached_is_a_failed_dial(monk
     async def dial(*_: object, **__: object) -> socket.socket:
         return gone()
 
-    monkeypatch.setattr(reach, "dial", dial)
+    monkeypatch.setattr(Ways, "connect", dial)
     async with world(allow(HOST, 1)) as w, client(w) as (reader, writer):
         unhandled: list[object] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import ipaddress
 import random
 import socket
@@ -21,7 +22,9 @@ from cloned_proxy.policy.caller import IdentityRefusal, Principal
 from cloned_proxy.policy.decide import decide, decide_addresses
 from cloned_proxy.policy.identity import Claims, identify, mint_token
 from cloned_proxy.policy.model import Limits, Policy
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.proxy.head import parse_head
+from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.plane.verdicts import Published, key_of
@@ -154,15 +157,17 @@ async def test_both_sides_count_together(limits: Limits) -> None:
 
 async def test_the_cap_of_connections_holds_over_both() -> None:
     async with upstream() as server, world(allow(HOST, server.port), settings={"max_connections": 2}) as w:
+        reader, writer = await w.tunnel(server.port)
+        await reader.readexactly(len(hello()))
+        _, python = await w.connect()
+        python.write(b"CONNECT ")
+        await until(lambda: len(w.gate._connections) == 1)
+        assert (await w.ask(b"")).status == 503
+        python.transport.abort()
+        await until(lambda: not w.gate._connections)
         async with tunnel(w, server.port):
-            _, python = await w.connect()
-            python.write(b"CONNECT ")
-            await until(lambda: len(w.gate._connections) == 1)
-            assert (await w.ask(b"")).status == 503
-            python.transport.abort()
-            await until(lambda: not w.gate._connections)
-            async with tunnel(w, server.port):
-                pass
+            assert granted(w) == 2
+        writer.transport.abort()
 
 
 async def test_of_several_addresses_the_one_that_answers_is_taken() -> None:
@@ -354,3 +359,18 @@ def test_the_library_is_of_this_program() -> None:
     path = library.find()
     assert path is not None
     assert library.load(path).plane_reads_answer(SERVER_HELLO, len(SERVER_HELLO))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Rule, ("id scope denies pattern ports methods paths raw_tcp addresses expires max_uses idle inject registry "
+                "reason origin preset")),
+        (Limits, "concurrent requests_per_minute bytes_per_hour"),
+        (Listener, "socket principal name names only_names"),
+        (Principal, "tool run source"),
+    ],
+)  # fmt: skip
+def test_whatever_a_decision_depends_on_is_thought_of(kind: type, fields: str) -> None:
+    """Who adds a field asks `verdicts.publishable` whether a grant that depends on it may be given again natively."""
+    assert [field.name for field in dataclasses.fields(kind)] == fields.split()

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import pytest
 
-from cloned_proxy.policy.model import Address, Rule
+from cloned_proxy.policy.rule import Address, Rule
 from cloned_proxy.proxy import dial, relay, splice
 from tests.proxy import support
 from tests.proxy.support import HOST, World, allow, until, upstream

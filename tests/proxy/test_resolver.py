@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.model import Address, Host
+from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.proxy.lookup import look_up
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
 from cloned_proxy.store.config import ProxySettings

@@ -9,7 +9,10 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Address, Limits, Policy, Reason, Request
+from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.model import Limits, Policy
+from cloned_proxy.policy.rule import Address
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant, Refusal

@@ -142,7 +142,8 @@ def module_runner(module_serving: Serving) -> Iterator[DockerContainerRunner]:
 def leftovers(engine: Engine, workspace: Path) -> list[str]:
     """Tools, directories of runs, and slots whose runner has no place in this workspace any more."""
     owners = {path.name for path in (workspace / "run").glob("*.*.*.*")}
-    names = [str(path) for path in (workspace / "run").glob("*/scratch/*")]
+    waiting = _waiting_runs(engine, workspace)
+    names = [str(path) for path in (workspace / "run").glob("*/scratch/*") if path.name not in waiting]
     for container, mark in engine.owners():
         try:
             facts = engine.inspect(container)
@@ -150,9 +151,16 @@ def leftovers(engine: Engine, workspace: Path) -> list[str]:
             continue
         name = str(facts["Name"]).lstrip("/")
         ours = facts["Config"]["Labels"].get(WORKSPACE_LABEL) == workspace_mark(workspace)
-        if ours and not (name.startswith("cloned_slot_") and mark in owners):
+        if ours and not (name.startswith(("cloned_slot_", "cloned_ready_")) and mark in owners):
             names.append(name)
     return names
+
+
+def _waiting_runs(engine: Engine, workspace: Path) -> set[str]:
+    """Of containers that wait for the next `exec`."""
+    mark, names = workspace_mark(workspace), engine.labelled(WORKSPACE_LABEL)
+    found = (row["Names"][0].partition("cloned_ready_")[2] for row in names if row["Labels"][WORKSPACE_LABEL] == mark)
+    return {run for run in found if run}
 
 
 def open_slots(workspace: Path) -> int:

@@ -32,7 +32,7 @@ def containers(module_runner: DockerContainerRunner, engine: Engine) -> dict[str
 
     def look(_kind: Stream, _said: bytes) -> None:
         for container, mark in engine.owned(OWNER_LABEL):
-            if mark == module_runner._owner and (facts := engine.inspect(container))["State"]["Running"]:
+            if mark == module_runner._site.owner and (facts := engine.inspect(container))["State"]["Running"]:
                 found["tool" if facts["Name"].startswith("/cloned_tool_") else "holder"] = facts
 
     job = Job(tool=TOOL, worker=Worker(PYTHON_IMAGE, ("sh", "-c", "echo up; sleep 1")))

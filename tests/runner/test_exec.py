@@ -16,17 +16,27 @@ import pytest
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.exec_job import parse_mount
 from cloned_proxy.runner.engine import Engine
+from tests.cli.program import eventually
 from tests.runner.conftest import Serving, leftovers
 from tests.runner.jobs import TOOL
+from tests.runner.warm import TYPED, warm_up
 
 PROGRAM = [sys.executable, "-m", "cloned_proxy", "exec"]
 docker = pytest.mark.docker
 
 
-@pytest.fixture
-def workspace(module_serving: Serving, engine: Engine) -> Iterator[Path]:
-    yield module_serving.workspace
-    assert leftovers(engine, module_serving.workspace) == []
+@pytest.fixture(params=["typed", "warm"])
+def workspace(
+    module_serving: Serving, engine: Engine, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Path]:
+    """Each test is run twice: the process that is typed runs the command, or one that was there before it."""
+    place = module_serving.workspace
+    if request.param == "warm":
+        warm_up(engine, place, TOOL)
+    else:
+        monkeypatch.setenv("PYTHONPATH", TYPED["PYTHONPATH"])
+    yield place
+    eventually(lambda: leftovers(engine, place) == [], 60, "the end of the run")
 
 
 def execute(workspace: Path, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

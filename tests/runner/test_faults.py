@@ -173,7 +173,7 @@ def test_a_dead_holder_is_replaced_before_a_tool_would_join_it(module_serving: S
     with DockerContainerRunner(workspace=module_serving.workspace) as runner:
         runner.warm_up(1)
         for container, mark in list(engine.owned("cloned.owner")):
-            if mark == runner._owner:
+            if mark == runner._site.owner:
                 engine.kill(container)
         time.sleep(0.2)
         assert sh(runner, "echo alive").out == "alive\n"
@@ -190,7 +190,7 @@ def test_a_holder_that_dies_under_a_tool_leaves_it_sealed(
             while not list(module_serving.workspace.glob("run/*/scratch/*/up")):
                 time.sleep(0.02)
             for container, mark in list(engine.owned("cloned.owner")):
-                if mark == runner._owner and engine.inspect(container)["Name"].startswith("/cloned_slot_"):
+                if mark == runner._site.owner and engine.inspect(container)["Name"].startswith("/cloned_slot_"):
                     engine.kill(container)
 
             (next(module_serving.workspace.glob("run/*/scratch/*/up")).parent / "dead").touch()

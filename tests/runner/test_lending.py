@@ -18,6 +18,7 @@ from cloned_proxy.runner.spec import WORKSPACE_LABEL, workspace_mark
 from tests.cli.program import eventually
 from tests.runner.conftest import start_serving, write_policy
 from tests.runner.test_ends import is_up, start
+from tests.runner.warm import TYPED
 
 pytestmark = [pytest.mark.docker, pytest.mark.skipif(not may_enter(), reason="only entered slots are lent")]
 
@@ -29,10 +30,13 @@ def place(images: Engine, tmp_path_factory: pytest.TempPathFactory, origin: int)
     workspace.mkdir(parents=True, mode=0o700)
     write_policy(workspace, origin)
     serving = start_serving(workspace)
-    with ExitStack() as stack:
-        assert start(stack, workspace, "true").wait(60) == 0
-    ready(images, workspace)
-    yield workspace
+    with pytest.MonkeyPatch.context() as patch:
+        # A container that waits for the next command would have one of the slots.
+        patch.setenv("PYTHONPATH", TYPED["PYTHONPATH"])
+        with ExitStack() as stack:
+            assert start(stack, workspace, "true").wait(60) == 0
+        ready(images, workspace)
+        yield workspace
     serving.stop()
     eventually(lambda: slots(images, workspace) == {}, 60, "the end of the ready slots")
 

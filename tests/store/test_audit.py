@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.model import HostPattern, PatternKind, Rule
+from cloned_proxy.policy.rule import HostPattern, PatternKind, Rule
 from cloned_proxy.store import audit_log, audit_retention
 from cloned_proxy.store.audit_log import AuditLog, prune_entries
 from cloned_proxy.store.audit_writer import AuditWriter

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.model import HostPattern, PatternKind, Rule
+from cloned_proxy.policy.rule import HostPattern, PatternKind, Rule
 from cloned_proxy.store import lease_time
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.edit_service import EditService

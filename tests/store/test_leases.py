@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.model import HostPattern, PatternKind, Rule
+from cloned_proxy.policy.rule import HostPattern, PatternKind, Rule
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.config import AuditSettings
 from cloned_proxy.store.state import State

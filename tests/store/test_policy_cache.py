@@ -12,7 +12,8 @@ import pytest
 
 from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.model import Policy, Request
+from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.store import policy_cache
 from cloned_proxy.store.policy_cache import cached_policy, keep_policy
 from cloned_proxy.store.policy_file import parse_bytes
@@ -104,8 +105,8 @@ def test_a_file_that_somebody_planted_runs_nothing(cache: Path, tmp_path: Path) 
     [
         ("os", "system"),
         ("builtins", "eval"),
-        ("cloned_proxy.policy.model", "ipaddress.os"),
-        ("cloned_proxy.policy.model", "replace"),
+        ("cloned_proxy.policy.rule", "ipaddress.os"),
+        ("cloned_proxy.policy.decision", "replace"),
         ("cloned_proxy.policy.model", "Mapping"),
         ("cloned_proxy.policy.rule_id", "rule_id"),
         ("cloned_proxy.store.policy_cache", "os"),

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.model import PatternKind, Policy
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.read_preset import preset_rules
+from cloned_proxy.policy.rule import PatternKind
 from cloned_proxy.share import share_path
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.edit_service import EditService

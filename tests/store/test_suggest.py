@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.model import Policy, Reason, Request
+from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.store.policy_entry import Entry
 from cloned_proxy.store.suggest import Suggestion, suggest
 from cloned_proxy.store.tally import OTHER, RecordedCall

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.store.audit_log import AuditLog, append_events
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.store.database import open_database

@@ -17,8 +17,9 @@ from cloned_proxy.control.record import Record, Wanted
 from cloned_proxy.policy.address import classify
 from cloned_proxy.policy.hint import ALLOWABLE, allow_command, owner_hint
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.model import DEFAULT_PORTS, Address, Host, Reason
 from cloned_proxy.policy.offer import why_not_offered
+from cloned_proxy.policy.rule import Address, Host
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, Reason
 from cloned_proxy.proxy.enforced import listeners_of
 from cloned_proxy.store.ignored import IgnoredHosts
 from cloned_proxy.store.rule_use import rule_use

@@ -14,8 +14,8 @@ from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.identity import valid_tool_id
-from cloned_proxy.policy.model import Rule
 from cloned_proxy.policy.redact import redact
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.store.policy_edit import EditResult
 from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.policy_file import load_policy
@@ -56,6 +56,8 @@ class RuleAnswer(Strict):
     protocols: list[str] | None
     addresses: list[str] | None
     inject_header: str | None
+    registry: str | None
+    """Kind, least age and exempt packages, in words."""
     expires: float | None
     max_uses: int | None
     idle: str | None
@@ -163,6 +165,7 @@ def _answer(rule: Rule, use: RuleUse, project: str) -> RuleAnswer:
         protocols=["tcp"] if rule.raw_tcp else None,
         addresses=sorted(rule.addresses) or None,
         inject_header=rule.inject.header if rule.inject is not None else None,
+        registry=rule.registry.in_words() if rule.registry is not None else None,
         expires=rule.expires,
         max_uses=rule.max_uses,
         idle=None if rule.idle is None else format_duration(rule.idle),

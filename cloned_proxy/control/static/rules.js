@@ -95,6 +95,7 @@ function narrowing(rule) {
     rule.paths?.map(plain).join(", "),
     rule.protocols?.length && `protocols ${rule.protocols.join(", ")}`,
     rule.addresses?.length && `addresses ${rule.addresses.join(", ")}`,
+    rule.registry && `registry ${plain(rule.registry)}`,
     rule.inject_header && `adds ${plain(rule.inject_header)}`,
     rule.idle && `idle ${rule.idle}`,
   ].filter(Boolean);

@@ -22,5 +22,8 @@ class Inspector(Protocol):
     def sweep(self) -> None:
         """Cuts every open request that the policy in force, or a limit, no longer lets pass."""
 
+    def drain(self) -> None:
+        """The process is about to end: whoever can be told to take further requests elsewhere is told."""
+
     async def close(self) -> None:
         """Aborts what is still open and frees everything."""

@@ -18,7 +18,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectHook, ServerConnectionHook
 
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
-from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial
+from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.inspection.exchange import Exchange
@@ -26,8 +26,8 @@ from cloned_proxy.proxy.inspection.hooks import FailClosedHandler, UndecidedErro
 from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
 from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
-from cloned_proxy.proxy.tunnels import response_seconds
-from cloned_proxy.telemetry.events import Kind
+from cloned_proxy.proxy.relay_guard import TurnedAwayError
+from cloned_proxy.proxy.tunnels import idle_seconds, response_seconds
 
 _log = structlog.get_logger(__name__)
 
@@ -101,9 +101,7 @@ class InspectedConnection(FailClosedHandler):
 
     def refuse_head(self, error: HeadError) -> None:
         """A head or a body that is refused for its form alone."""
-        refusal = self.parts.enforcer.refuse(self.tunnel.caller, error.request, Kind.INSPECTED_REQUEST, error.reason)
-        status = error.status if refusal.decision.reason is error.reason else None
-        answer = answers.refused(refusal, status=status, explanation=str(error))
+        answer = self.parts.admission.refuse_head(self.tunnel, error)
         if self._exchange is None:
             self._orphan = answer
         else:
@@ -149,10 +147,24 @@ class InspectedConnection(FailClosedHandler):
         self._forget_closed()
         self._arm(self.parts.settings.keep_alive_timeout, self._quiet_too_long)
 
-    def upgraded_bytes(self, count: int, *, up: bool) -> None:
+    def held(self, count: int) -> None:
         exchange = self.current
-        if exchange.grant is not None:
-            (exchange.grant.charge.up if up else exchange.grant.charge.down)(count)
+        if exchange.filters is not None and count > exchange.filters.limit and not exchange.cause:
+            exchange.turn_away(exchange.filters.too_long())
+            self.retire_upstreams()
+
+    def upgraded_bytes(self, data: bytes, *, up: bool) -> bytes:
+        exchange = self.current
+        guard, grant = exchange.guard, exchange.grant
+        if guard is not None:
+            try:
+                data = guard.from_client(data) if up else guard.from_server(data)
+            except TurnedAwayError as refused:
+                exchange.cause = refused.cause
+                raise
+        if grant is not None:
+            (grant.charge.up if up else grant.charge.down)(len(data))
+        return data
 
     def finish(self, cause: str) -> None:
         """Returns the grant of the exchange at hand; only the first call counts."""
@@ -163,7 +175,7 @@ class InspectedConnection(FailClosedHandler):
     def finish_failed(self) -> None:
         self._disarm()
         failure = self._exchange.failure if self._exchange is not None else None
-        self.finish(f"upstream_error:{failure.phase}" if failure is not None else "client_reset")
+        self.finish(failure.cause if failure is not None else "client_reset")
 
     # Upstream connections.
 
@@ -205,9 +217,9 @@ class InspectedConnection(FailClosedHandler):
         server.timestamp_start = time.time()
         started = time.perf_counter()
         try:
-            sock = await dial(grant.addresses, grant.decision.request.port, seconds=self.parts.settings.connect_timeout)
+            sock = await self.parts.ways.connect(grant)
         except DialError as error:
-            exchange.failure = UpstreamFailure("connect", error.timed_out)
+            exchange.failure = answers.not_dialled(error)
             return None
         except ExhaustedError:
             exchange.answer = answers.unavailable()
@@ -218,6 +230,19 @@ class InspectedConnection(FailClosedHandler):
     def retire(self, server: Connection) -> None:
         if server in self.transports and server.state is not ConnectionState.CLOSED:
             self.close_connection(server)
+
+    def retire_upstreams(self) -> None:
+        """The end of an upstream connection tells the layers, which then ask for the last words."""
+        for connection in list(self.transports):
+            if isinstance(connection, Server):
+                self.retire(connection)
+
+    def stop_request(self, cause: str) -> None:
+        """What is on its way upstream must not go on. The client is told, where it has nothing of a response yet."""
+        if self.current.began:
+            self.cut(cause)
+        else:
+            self.retire_upstreams()
 
     def retire_after(self, server: Connection) -> None:
         """The upstream has said that it closes behind this response."""
@@ -267,9 +292,9 @@ class InspectedConnection(FailClosedHandler):
             await super().on_timeout()
 
     def _response_late(self) -> None:
-        for connection in list(self.transports):
-            if isinstance(connection, Server):
-                self._give_up(connection, UpstreamFailure("response", timed_out=True))
+        if self._exchange is not None:
+            self._exchange.failure = UpstreamFailure("response", timed_out=True)
+        self.retire_upstreams()
 
     def _head_late(self) -> None:
         self.refuse_head(HeadError("the request head did not come in time", status=408))
@@ -277,6 +302,17 @@ class InspectedConnection(FailClosedHandler):
 
     def _quiet_too_long(self) -> None:
         self.close_connection(self.client) if self.client in self.transports else None
+
+    def sweep(self) -> None:
+        """Cuts an open request that the policy in force, or a limit, no longer lets pass, or that is idle by it."""
+        grant = self.open_grant
+        if grant is None:
+            return
+        decision = self.parts.enforcer.review(grant)
+        if not decision.passes:
+            self.cut(f"revoked:{decision.reason.value}")
+        elif self.is_quiet_for(idle_seconds(decision, self.parts.settings.idle_timeout)):
+            self.cut("idle")
 
     def end(self) -> None:
         """After the last byte: nothing stays armed and no grant stays out."""

@@ -18,9 +18,9 @@ from mitmproxy.proxy import commands, mode_specs
 from mitmproxy.proxy.server import LiveConnectionHandler
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
-from cloned_proxy.proxy.echo import EchoError
+from cloned_proxy.proxy.inspection.examiners import UnfitError
 from cloned_proxy.proxy.inspection.exchange import Exchange
 from cloned_proxy.proxy.inspection.parts import InspectionParts
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
@@ -102,7 +102,7 @@ class FailClosedHandler(LiveConnectionHandler):
         self, message: str, level: int = logging.INFO, exc_info: Literal[True] | tuple[Any, ...] | None = None
     ) -> None:
         """Where mitmproxy says that one of its layers has crashed, and would leave the client hanging."""
-        if level >= logging.ERROR and not isinstance(sys.exception(), EchoError):
+        if level >= logging.ERROR and not isinstance(sys.exception(), UnfitError):
             _log.error("the inspection failed; its connection is closed", error=message, exc_info=exc_info)
             self.cut(Reason.INTERNAL_ERROR.value)
 

@@ -31,6 +31,7 @@ from mitmproxy.proxy.layers.tcp import TCPLayer
 
 from cloned_proxy.proxy.body import BodyError, BodyReader, Buffer, ChunkedBody, OversizeError, SizedBody, take_head
 from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
+from cloned_proxy.proxy.relay_guard import TurnedAwayError
 
 type Commands = layer.CommandGenerator[None]
 
@@ -66,7 +67,11 @@ class Session(Protocol):
     def last_words(self) -> bytes:
         """What the client is told before it is closed; `b""` when it has already been sent a part of a response."""
 
-    def upgraded_bytes(self, count: int, *, up: bool) -> None: ...
+    def held(self, count: int) -> None:
+        """So many bytes of a response are held until it is complete. Ends it when they are too many."""
+
+    def upgraded_bytes(self, data: bytes, *, up: bool) -> bytes:
+        """What of it goes on. Raises TurnedAwayError."""
 
 
 class EarlyEndOfMessage(ResponseEndOfMessage):
@@ -204,6 +209,12 @@ class StrictHttpStream(HttpStream):
         """Whether it waits for a decision or a dial: what arrives meanwhile would pile up without bound."""
         return self._paused is not None
 
+    def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
+        """Told after each piece of a body that is collected: that of a response which a filter holds."""
+        if not request:
+            self._session.held(len(self.response_body_buf))
+        return (yield from super().check_body_size(request))
+
     def send_response(self, already_streamed: bool = False) -> Commands:
         yield from super().send_response(already_streamed)
         if self.server_state == self.state_done and self.client_state == self.state_stream_request_body:
@@ -222,13 +233,23 @@ class StrictHttpStream(HttpStream):
 
 
 class _RawRelay(TCPLayer):
-    def __init__(self, context: Context, count: Callable[..., None]) -> None:
+    def __init__(self, context: Context, passing: Callable[..., bytes]) -> None:
         super().__init__(context, ignore=True)
-        self._count = count
+        self._passing = passing
 
     def relay_messages(self, event: events.Event) -> Commands:
         if isinstance(event, events.DataReceived):
-            self._count(len(event.data), up=event.connection == self.context.client)
+            try:
+                data = self._passing(event.data, up=event.connection == self.context.client)
+            except TurnedAwayError as refused:
+                self._handle_event = self.done
+                yield commands.SendData(self.context.client, refused.last)
+                yield commands.CloseConnection(self.context.server)
+                yield commands.CloseConnection(self.context.client)
+                return
+            if not data:
+                return
+            event = events.DataReceived(event.connection, data)
         yield from super().relay_messages(event)
 
 

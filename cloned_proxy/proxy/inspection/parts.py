@@ -15,7 +15,10 @@ from OpenSSL import SSL
 
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.inspection.admission import Admission
 from cloned_proxy.proxy.inspection.http_layers import Session, StrictHttpLayer
+from cloned_proxy.proxy.inspection.tls import Sessions
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -27,8 +30,11 @@ class InspectionParts:
     """Handlers by hook name: an `EgressAddon`. Not trusted to be one: a handler that is missing refuses."""
     tls: object
     """The same for the TLS hooks: a `TlsHooks`."""
+    sessions: Sessions
     settings: ProxySettings
     metrics: Metrics
+    ways: Ways
+    admission: Admission
 
 
 def make_layers(context: Context, session: Session, tunnel: Grant) -> tuple[Layer, StrictHttpLayer]:

@@ -30,7 +30,7 @@ from OpenSSL import SSL
 
 from cloned_proxy.proxy.body import BodyError, BodyReader, Buffer, OversizeError, SizedBody, UnsizedBody, take_head
 from cloned_proxy.proxy.inspection.http_layers import Commands, StrictHttpLayer
-from cloned_proxy.proxy.plain.response import (
+from cloned_proxy.proxy.response import (
     FIRST_FINAL,
     SWITCHING_PROTOCOLS,
     ResponseError,

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
-
-import structlog
-from mitmproxy import http
 
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.echo import (
@@ -19,14 +15,45 @@ from cloned_proxy.proxy.echo import (
     EchoScanner,
     is_encoded,
 )
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.inspection.exchange import Exchange
+from cloned_proxy.proxy.frames import EXTENSIONS
+from cloned_proxy.proxy.inspection.examiners import (
+    Admitted,
+    BodyFilter,
+    HeldFilter,
+    RawFields,
+    ResponseSeen,
+    StreamFilter,
+    UnfitError,
+)
+from cloned_proxy.proxy.response import SWITCHING_PROTOCOLS
 
-_log = structlog.get_logger(__name__)
+_EXTENSIONS: Final = EXTENSIONS.encode("ascii")
 
-_WITHOUT_BODY: Final = frozenset({204, 304})
 
-type RawFields = list[tuple[bytes, bytes]]
+class EchoExaminer:
+    """The last of the examiners: what the others have made of a response is searched as well."""
+
+    async def request_admitted(self, admitted: Admitted) -> None:
+        """Nothing is wrong with any request: the secret goes where its rule wants it."""
+
+    def response_came(self, admitted: Admitted, response: ResponseSeen) -> BodyFilter | None:
+        secrets = admitted.injection.echo if admitted.injection is not None else None
+        if secrets is None:
+            return None
+        response.phrase = secrets.redacted(response.phrase)
+        response.fields = cleared(secrets, response.fields)
+        if response.status == SWITCHING_PROTOCOLS:
+            # From here on it is a WebSocket, whose frames `EchoGuard` looks at.
+            if response.values(_EXTENSIONS):
+                raise _unfit(admitted, CODED)
+            return None
+        if not response.has_body:
+            return None
+        if is_encoded(value.decode("latin-1") for value in response.values(b"content-encoding")):
+            raise _unfit(admitted, CODED)
+        if response.length is not None and response.length <= HELD_BYTES:
+            return _Held(admitted, secrets)
+        return _Scanned(admitted, secrets)
 
 
 def cleared(secrets: EchoFilter, fields: RawFields) -> RawFields:
@@ -34,60 +61,48 @@ def cleared(secrets: EchoFilter, fields: RawFields) -> RawFields:
     return [(name, secrets.redacted(value)) for name, value in fields if not secrets.finds(name)]
 
 
-def begin(exchange: Exchange, secrets: EchoFilter, response: http.Response, cut: Callable[[str], None]) -> bool:
-    """Lets the body through as far as it holds no secret; False when it cannot be searched, and the answer is set.
+class _Held(HeldFilter):
+    """A body of a known length that is seen whole before the first byte goes on."""
 
-    `cut` ends the connection of a body that is on its way when a secret turns up in it.
-    """
-    grant = _granted(exchange)
-    response.reason = secrets.redacted(response.reason.encode("latin-1")).decode("latin-1")
-    if exchange.head.method == "HEAD" or response.status_code in _WITHOUT_BODY:
-        return True
-    if is_encoded(response.headers.get_all("content-encoding")):
-        _turn_away(exchange, grant, CODED)
-        return False
-    length = response.headers.get("content-length", "")
-    if length.isdigit() and int(length) <= HELD_BYTES:
-        return True  # read whole, and looked at by `passes` before the first byte goes on
-    scanner = EchoScanner(secrets)
+    limit = HELD_BYTES
 
-    def screened(piece: bytes) -> list[bytes]:
+    def __init__(self, admitted: Admitted, secrets: EchoFilter) -> None:
+        self._admitted = admitted
+        self._secrets = secrets
+
+    async def whole(self, body: bytes) -> bytes:
+        if self._secrets.finds(body):
+            raise _unfit(self._admitted, REPEATED)
+        return body
+
+    def trailers(self, fields: RawFields) -> RawFields:
+        return cleared(self._secrets, fields)
+
+    def too_long(self) -> UnfitError:
+        return _unfit(self._admitted, REPEATED)
+
+
+class _Scanned(StreamFilter):
+    """Any other body, as it passes."""
+
+    def __init__(self, admitted: Admitted, secrets: EchoFilter) -> None:
+        self._admitted = admitted
+        self._secrets = secrets
+        self._scanner = EchoScanner(secrets)
+
+    def feed(self, piece: bytes) -> bytes:
         try:
-            passed = scanner.feed(piece) if piece else scanner.rest()
+            return self._scanner.feed(piece)
         except EchoError:
-            _note(exchange, grant, REPEATED)
-            cut(ECHOED)
-            # Nothing may follow, not even the end of the body: the client would take it for whole.
-            raise
-        grant.charge.down(len(passed))
-        # An empty piece would be the last chunk.
-        return [passed] if passed else []
+            raise _unfit(self._admitted, REPEATED) from None
 
-    response.stream = screened
-    return True
+    def rest(self) -> bytes:
+        return self._scanner.rest()
+
+    def trailers(self, fields: RawFields) -> RawFields:
+        return cleared(self._secrets, fields)
 
 
-def passes(exchange: Exchange, secrets: EchoFilter, response: http.Response) -> bool:
-    """Whether a body that was read whole may go on; the answer is set when not."""
-    grant, body = _granted(exchange), response.raw_content or b""
-    if secrets.finds(body):
-        _turn_away(exchange, grant, REPEATED)
-        return False
-    grant.charge.down(len(body))
-    return True
-
-
-def _granted(exchange: Exchange) -> Grant:
-    if exchange.grant is None:
-        raise ValueError("a response that nothing was asked for")
-    return exchange.grant
-
-
-def _turn_away(exchange: Exchange, grant: Grant, explanation: str) -> None:
-    _note(exchange, grant, explanation)
-    exchange.answer = answers.echoed(explanation, grant.decision, grant.id)
-
-
-def _note(exchange: Exchange, grant: Grant, problem: str) -> None:
-    exchange.failure, exchange.cause = None, ECHOED
-    _log.info("an upstream's response was refused", problem=problem, decision=grant.id)
+def _unfit(admitted: Admitted, explanation: str) -> UnfitError:
+    grant = admitted.grant
+    return UnfitError(explanation, answer=answers.echoed(explanation, grant.decision, grant.id), cause=ECHOED)

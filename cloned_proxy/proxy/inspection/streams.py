@@ -15,8 +15,10 @@ _READ: Final = 65_536
 class ClientReader:
     """Gives no bytes while on hold: what has come then waits in the kernel, where the client notices."""
 
-    def __init__(self, reader: asyncio.StreamReader) -> None:
+    def __init__(self, reader: asyncio.StreamReader, first: bytes = b"") -> None:
+        """`first` has been read already, and is read again."""
         self._reader = reader
+        self._first = first
         self._free = asyncio.Event()
         self._free.set()
         self._aborted = False
@@ -39,7 +41,12 @@ class ClientReader:
 
     async def read(self, count: int) -> bytes:
         await self._free.wait()
-        return b"" if self._aborted else await self._reader.read(count)
+        if self._aborted:
+            return b""
+        if self._first:
+            first, self._first = self._first, b""
+            return first
+        return await self._reader.read(count)
 
 
 class ClientWriter:
@@ -48,6 +55,10 @@ class ClientWriter:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         self._closed = False
+
+    @property
+    def transport(self) -> asyncio.WriteTransport:
+        return self._writer.transport
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         value = self._writer.get_extra_info(name, default)

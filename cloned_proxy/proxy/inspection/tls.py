@@ -1,6 +1,6 @@
-"""TLS of an opened tunnel: our certificate towards the client, a verified one from the upstream, HTTP/1.1 on both.
+"""TLS of an opened tunnel: our certificate towards the client, a verified one from the upstream, ALPN on each side.
 
-In place of mitmproxy's TlsConfig, whose options can turn verification off and HTTP/2 on, and whose failures pass.
+In place of mitmproxy's TlsConfig, whose options can turn verification off, and whose failures pass.
 """
 
 from __future__ import annotations
@@ -21,44 +21,62 @@ if TYPE_CHECKING:
     from cloned_proxy.proxy.inspection.connection import InspectedConnection
 
 _HTTP1: Final = b"http/1.1"
+_HTTP2: Final = b"h2"
 _HOST_FLAGS: Final = 0x04 | 0x20
 """X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS, X509_CHECK_FLAG_NEVER_CHECK_SUBJECT (x509_vfy.h)."""
 
 
-class TlsHooks:
-    """`authority` is asked for when the first tunnel is opened: without such a rule there is no CA."""
+class Sessions:
+    """Makes what both versions of HTTP run in.
+
+    `authority` is asked for when the first tunnel is opened: without such a rule there is no CA.
+    """
 
     def __init__(self, authority: Callable[[], Authority], *, extra_ca: Path | None = None) -> None:
         self._authority = authority
         self._extra_ca = extra_ca
-        self._accepting: SSL.Context | None = None
+        self._accepting: dict[bool, SSL.Context] = {}
         self._connecting: SSL.Context | None = None
+
+    def accepting(self, host: str, *, http2: bool = False) -> SSL.Connection:
+        """For a client that was granted a CONNECT to `host`; with `http2` for one that has offered it."""
+        authority = self._authority()
+        context = self._accepting.get(http2)
+        if context is None:
+            context = self._accepting[http2] = _accepting_context(_HTTP2 if http2 else _HTTP1)
+        session = SSL.Connection(context)
+        session.use_certificate(authority.leaf(host))
+        session.use_privatekey(authority.leaf_key)
+        session.set_accept_state()
+        return session
+
+    def connecting(self, name: str, *, http2: bool = False) -> SSL.Connection:
+        """To an upstream whose certificate must be for `name`; with `http2` that is asked for, too."""
+        if self._connecting is None:
+            self._connecting = _verifying_context(self._extra_ca)
+        session = SSL.Connection(self._connecting)
+        session.set_alpn_protos([_HTTP2, _HTTP1] if http2 else [_HTTP1])
+        _expect_name(session, name)
+        session.set_connect_state()
+        return session
+
+
+class TlsHooks:
+    """What mitmproxy's layers ask for, by the names of its hooks."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
 
     async def tls_start_client(self, connection: InspectedConnection, data: TlsData) -> None:
         if not isinstance(data.conn, Client) or connection.tunnel.decision.host is None:
             raise TypeError("TLS that no CONNECT was granted for")
-        authority = self._authority()
-        if self._accepting is None:
-            self._accepting = SSL.Context(SSL.TLS_SERVER_METHOD)
-            self._accepting.set_min_proto_version(SSL.TLS1_2_VERSION)
-            self._accepting.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
-            self._accepting.set_alpn_select_callback(_select_http1)
-        session = SSL.Connection(self._accepting)
-        session.use_certificate(authority.leaf(connection.tunnel.decision.host.text))
-        session.use_privatekey(authority.leaf_key)
-        session.set_accept_state()
-        data.ssl_conn = session
+        data.ssl_conn = self._sessions.accepting(connection.tunnel.decision.host.text)
 
     async def tls_start_server(self, connection: InspectedConnection, data: TlsData) -> None:  # noqa: ARG002  hook
         server = data.conn
         if not isinstance(server, Server) or server.sni is None:
             raise TypeError("an upstream without a name to verify")
-        if self._connecting is None:
-            self._connecting = _verifying_context(self._extra_ca)
-        session = SSL.Connection(self._connecting)
-        _expect_name(session, server.sni)
-        session.set_connect_state()
-        data.ssl_conn = session
+        data.ssl_conn = self._sessions.connecting(server.sni)
 
     async def tls_established_server(self, connection: InspectedConnection, data: TlsData) -> None:  # noqa: ARG002
         connection.tls_established()
@@ -69,8 +87,15 @@ class TlsHooks:
             connection.current.failure = UpstreamFailure("tls")
 
 
-def _select_http1(_: SSL.Connection, offers: list[bytes]) -> Any:
-    return _HTTP1 if _HTTP1 in offers else SSL.NO_OVERLAPPING_PROTOCOLS
+def _accepting_context(protocol: bytes) -> SSL.Context:
+    def select(_: SSL.Connection, offers: list[bytes]) -> Any:
+        return protocol if protocol in offers else SSL.NO_OVERLAPPING_PROTOCOLS
+
+    context = SSL.Context(SSL.TLS_SERVER_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(SSL.OP_NO_COMPRESSION | SSL.OP_NO_RENEGOTIATION)
+    context.set_alpn_select_callback(select)
+    return context
 
 
 def _verifying_context(extra_ca: Path | None) -> SSL.Context:
@@ -81,7 +106,6 @@ def _verifying_context(extra_ca: Path | None) -> SSL.Context:
     context.set_default_verify_paths()
     if extra_ca is not None:
         context.load_verify_locations(str(extra_ca))
-    context.set_alpn_protos([_HTTP1])
     return context
 
 

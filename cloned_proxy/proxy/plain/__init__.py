@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from cloned_proxy.policy.model import Decision
+from cloned_proxy.policy.decision import Decision
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cloned_proxy.policy.caller import Caller
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.identity import identify
-from cloned_proxy.policy.model import Request
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head
@@ -32,6 +32,9 @@ def admit(client: PlainClient, head: Head) -> None:
         after_breath(client, caller, partial(client.begin, exchange))
         return
     request = Request(head.host, head.port, head.method, head.path)
+    if parts.leaks.armed and (secret := parts.leaks.in_head(head)):
+        after_breath(client, caller, partial(_leaking, client, caller, head, secret))
+        return
     outcome = parts.enforcer.authorise_now(caller, request, Kind.HTTP)
     if outcome is None:
         client.wait_for(partial(_authorised, client, head, caller, request))
@@ -55,6 +58,12 @@ async def _breathed(client: PlainClient, caller: Caller, then: Callable[[], None
 async def _authorised(client: PlainClient, head: Head, caller: Caller, request: Request) -> Callable[[], None]:
     outcome = await client.parts.enforcer.authorise(caller, request, Kind.HTTP, client=client)
     return partial(_decided, client, head, outcome)
+
+
+def _leaking(client: PlainClient, caller: Caller, head: Head, secret: str) -> None:
+    parts = client.parts
+    refusal = parts.leaks.refuse(parts.enforcer, caller, Kind.HTTP, head, secret)
+    client.answer(head, answers.refused(refusal))
 
 
 def _decided(client: PlainClient, head: Head, outcome: Grant | Refusal) -> None:

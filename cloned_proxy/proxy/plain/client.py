@@ -160,7 +160,7 @@ class PlainClient(asyncio.Protocol):
 
     def refuse_head(self, error: HeadError) -> None:
         self._exchange = None
-        after_breath(self, head_caller(self.listener), partial(self._answer_head, error))
+        after_breath(self, head_caller(self.parts, self.listener, error), partial(self._answer_head, error))
 
     def _answer_head(self, error: HeadError) -> None:
         answer = answer_to_head(self.parts, self.listener, error, Kind.HTTP)

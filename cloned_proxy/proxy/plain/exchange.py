@@ -5,24 +5,27 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.body import BodyError, OversizeError
 from cloned_proxy.proxy.client_hello import Unread
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.echo import ECHOED, EchoError
+from cloned_proxy.proxy.fields import asks_for_websocket
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head, HeadError
 from cloned_proxy.proxy.injection import InjectionError
+from cloned_proxy.proxy.leak import LeakError
 from cloned_proxy.proxy.plain.incoming import Incoming
 from cloned_proxy.proxy.plain.outgoing import Outgoing
 from cloned_proxy.proxy.plain.reach import Reach
-from cloned_proxy.proxy.plain.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.plain.websocket import join
 from cloned_proxy.proxy.relay import Relay
+from cloned_proxy.proxy.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
 from cloned_proxy.proxy.tunnels import response_seconds
+from cloned_proxy.proxy.upstream_proxy.failure import UpstreamProxyError
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient
@@ -48,14 +51,14 @@ class Exchange:
         self._head = head
         self.grant = grant
         self._body = client.intake.body
-        self._outgoing = Outgoing(head, self._body, grant.charge.up)
+        self._outgoing = Outgoing(head, self._body, grant.charge.up, client.parts.leaks.scanner(head))
         self._incoming = Incoming(head, client.parts.settings)
         self._over = False
         self.last = False
         """The client connection closes behind this response, and was told so."""
         self.received = False
         """The response has been passed on to its end."""
-        self._reach = Reach(client, grant)
+        self._reach = Reach(client, grant, upgrades=asks_for_websocket(head))
         self._relay: Relay | None = None
         self.due = _NEVER
         """When the response must have begun, or gone on for a client that has sent FIN; monotonic."""
@@ -68,7 +71,7 @@ class Exchange:
             self._client.cut("client_reset")
             return
         try:
-            injection = parts.injector.injection_for(self.grant, self._head)
+            injection = parts.injector.injection_for(self.grant)
         except InjectionError as error:
             self._refuse(error.reason)
             return
@@ -97,12 +100,13 @@ class Exchange:
         host = self.grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
+        self._incoming.chained = upstream.hop is not None
         self._outgoing.send(upstream, host)
         self._request_moved()
 
     def not_reached(self, error: DialError | ExhaustedError) -> None:
         if isinstance(error, DialError):
-            self._fail(UpstreamFailure(error.phase, error.timed_out))
+            self._fail(answers.not_dialled(error))
         else:
             self._refuse(Reason.INTERNAL_ERROR)
 
@@ -128,11 +132,7 @@ class Exchange:
 
     def _is_broken_off(self) -> bool:
         """Whether the client sends nothing any more, and what it has sent of the request is not the whole."""
-        if self._body.complete or not self._client.eof:
-            return False
-        upstream = self._outgoing.upstream
-        all_was_read = upstream is not None and not upstream.full
-        return all_was_read or self._body.is_broken_off
+        return self._client.eof and self._outgoing.lacks_more
 
     def upstream_drained(self) -> None:
         try:
@@ -151,6 +151,9 @@ class Exchange:
         except (ResponseError, OversizeError, BodyError) as error:
             self._client.log_bad_response(str(error), self.grant.id)
             self._fail(UpstreamFailure("response"))
+        except UpstreamProxyError as error:
+            self._client.parts.ways.count(error)
+            self._fail(answers.not_dialled(error))
         except EchoError as error:
             self._client.log_bad_response(str(error), self.grant.id)
             self._end(ECHOED)
@@ -260,19 +263,22 @@ class Exchange:
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
     def refuse_body(self, error: BodyError) -> None:
-        """The request's body is malformed: what has gone upstream of it stays incomplete."""
+        """The request's body is malformed or holds a secret: what has gone upstream of it stays incomplete."""
+        if isinstance(error, LeakError):
+            self._refuse(Reason.SECRET_LEAK, secret=error.name)
+            return
         self._end(f"refused:{Reason.MALFORMED_REQUEST.value}")
         if not self._incoming.told:
-            self._client.refuse_head(HeadError(str(error)))
+            self._client.refuse_head(HeadError(str(error)).about(self.grant.decision.request, self._head.fields))
         else:
             self._client.reset()
 
     def _fail(self, failure: UpstreamFailure) -> None:
-        self._end(f"upstream_error:{failure.phase}")
+        self._end(failure.cause)
         self._answer(answers.failed(failure, self.grant.decision, self.grant.id))
 
-    def _refuse(self, reason: Reason) -> None:
-        refusal = self._client.parts.enforcer.amend(self.grant, self.grant.decision.denied(reason))
+    def _refuse(self, reason: Reason, *, secret: str = "") -> None:
+        refusal = self._client.parts.enforcer.amend(self.grant, self.grant.decision.denied(reason, secret=secret))
         self._end(f"refused:{reason.value}")
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
@@ -306,8 +312,8 @@ class Exchange:
         if upstream is None:
             raise ValueError("a response without an upstream")
         self.due = _NEVER
-        self._write_down([response.encode(None, minor=1, close=False), self._incoming.take_rest()])
-        self._relay = join(self._client, upstream, self.grant, on_end=self._relay_ended)
+        self._write_down([response.encode(None, minor=1, close=False)])
+        self._relay = join(self._client, upstream, self._incoming, self.grant, on_end=self._relay_ended)
 
     def _relay_ended(self, cause: str) -> None:
         self._relay = self._outgoing.upstream = None

@@ -8,7 +8,8 @@ from cloned_proxy.proxy.body import BodyReader, Buffer, ChunkedBody, SizedBody, 
 from cloned_proxy.proxy.echo import EchoFilter
 from cloned_proxy.proxy.fields import asks_for_websocket
 from cloned_proxy.proxy.head import Head
-from cloned_proxy.proxy.plain.response import (
+from cloned_proxy.proxy.plain.screen import Screen
+from cloned_proxy.proxy.response import (
     FIRST_FINAL,
     SWITCHING_PROTOCOLS,
     ResponseError,
@@ -16,7 +17,7 @@ from cloned_proxy.proxy.plain.response import (
     parse_response,
     trailers_of,
 )
-from cloned_proxy.proxy.plain.screen import Screen
+from cloned_proxy.proxy.upstream_proxy.traces import without_traces
 from cloned_proxy.store.config import ProxySettings
 
 LAST_CHUNK: Final = b"0\r\n"
@@ -25,7 +26,8 @@ LAST_CHUNK: Final = b"0\r\n"
 class Incoming:
     """The response to one request. What goes to the client is appended to the caller's `out`, piece by piece."""
 
-    __slots__ = ("_body", "_buffer", "_rechunks", "_request", "_screen", "_settings", "head", "started", "told")
+    __slots__ = ("_body", "_buffer", "_rechunks", "_request", "_screen", "_settings", "chained", "head", "started",
+                 "told")  # fmt: skip
 
     def __init__(self, request: Head, settings: ProxySettings) -> None:
         self._request = request
@@ -35,6 +37,8 @@ class Incoming:
         self._body: BodyReader | None = None
         self._rechunks = False
         self._screen: Screen | None = None
+        self.chained = False
+        """It comes from the proxy in front, which may also speak in its own name."""
         self.head: ResponseHead | None = None
         """The final one."""
         self.started = False
@@ -45,6 +49,11 @@ class Incoming:
     def look_for(self, secrets: EchoFilter) -> None:
         """No secret in the response will get to the client: `read_head`, `begin` and `read_body` raise EchoError."""
         self._screen = Screen(secrets)
+
+    @property
+    def secrets(self) -> EchoFilter | None:
+        """What nothing of the upstream's may tell the client."""
+        return self._screen.secrets if self._screen is not None else None
 
     @property
     def untouched(self) -> bool:
@@ -78,20 +87,24 @@ class Incoming:
         return self._buffer.take(len(self._buffer))
 
     def read_head(self, out: list[bytes]) -> ResponseHead | None:
-        """The final head, or a wanted `101`; None when more is needed. Raises ResponseError and OversizeError.
+        """The final head, or a wanted `101`; None when more is needed.
+
+        Raises ResponseError, OversizeError and UpstreamProxyError.
 
         Interim heads go on as they come (RFC 9110, section 15.2).
         """
         settings, request = self._settings, self._request
         while (data := take_head(self._buffer, settings.max_head_bytes)) is not None:
             response = parse_response(data, max_fields=settings.max_head_fields)
+            if self.chained:
+                response = without_traces(response)
             if response.status >= FIRST_FINAL:
                 return response
             self.started = True
             if response.status == SWITCHING_PROTOCOLS:
                 if response.upgrade != b"websocket" or not asks_for_websocket(request):
                     raise ResponseError("101 for an upgrade that nobody asked for (RFC 9110, section 15.2.2)")
-                return response
+                return response if self._screen is None else self._screen.switched(response)
             if self._screen is not None:
                 response = self._screen.cleared(response)
             if request.minor:

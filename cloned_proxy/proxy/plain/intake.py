@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.proxy.body import (
     BodyError,
     BodyReader,
@@ -135,7 +136,9 @@ class Intake:
             return None
         head = self._read_head(data)
         if head.method == "CONNECT":
-            raise HeadError("CONNECT must be the first request of its connection")
+            raise HeadError("CONNECT must be the first request of its connection").about(
+                Request(head.host, head.port), head.fields
+            )
         return head
 
     @property

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from cloned_proxy.policy.model import Host
+from cloned_proxy.policy.rule import Host
 from cloned_proxy.proxy.fields import encode_request
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injection
+from cloned_proxy.proxy.leak import LeakScanner
 from cloned_proxy.proxy.plain.incoming import LAST_CHUNK, chunk
 from cloned_proxy.proxy.plain.intake import RequestBody
-from cloned_proxy.proxy.plain.response import trailers_of
 from cloned_proxy.proxy.plain.upstream import Upstream
+from cloned_proxy.proxy.response import trailers_of
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110, section 9.2.2: what a proxy may send a second time when the first try met a stale connection."""
@@ -23,10 +24,13 @@ _SMALL: Final = 65_536
 class Outgoing:
     """One request."""
 
-    __slots__ = ("_body", "_charge", "_copy", "_head", "injection", "upstream")
+    __slots__ = ("_body", "_charge", "_copy", "_head", "_leaks", "injection", "upstream")
 
-    def __init__(self, head: Head, body: RequestBody, charge: Callable[[int], None]) -> None:
-        """`charge` is told the bytes that go upstream."""
+    def __init__(
+        self, head: Head, body: RequestBody, charge: Callable[[int], None], leaks: LeakScanner | None = None
+    ) -> None:
+        """`charge` is told the bytes that go upstream; the body passes through `leaks`."""
+        self._leaks = leaks
         self._body = body
         self._head = head
         self._charge = charge
@@ -48,11 +52,19 @@ class Outgoing:
         """Whether it may be sent on another connection, when this one was kept and brought nothing."""
         return self._copy is not None
 
+    @property
+    def lacks_more(self) -> bool:
+        """Whether the body is not the whole although all that has come of it was taken, or can never be."""
+        upstream = self.upstream
+        all_was_taken = upstream is not None and not upstream.full
+        return not self._body.complete and (all_was_taken or self._body.is_broken_off)
+
     def send(self, upstream: Upstream, host: Host) -> None:
         """Writes the head, or what was written the first time, and what has come of the body. Raises BodyError."""
         self.upstream = upstream
         written, self._copy = self._copy, bytearray() if upstream.reused and self.repeatable else None
-        begin = encode_request(self._head, host, self.injection) if written is None else bytes(written)
+        hop = upstream.hop
+        begin = encode_request(self._head, host, self.injection, hop) if written is None else bytes(written)
         self._write(upstream, [begin])
 
     def more(self) -> bool:
@@ -69,7 +81,7 @@ class Outgoing:
     def pass_by(self, data: bytes) -> bool:
         """The short way of `more` for bulk: False when `data` has to go through the client's buffer."""
         upstream = self.upstream
-        if upstream is None or upstream.full or not self._body.pass_by(data):
+        if upstream is None or upstream.full or self._leaks is not None or not self._body.pass_by(data):
             return False
         self._write(upstream, [data])
         return True
@@ -86,10 +98,20 @@ class Outgoing:
 
     def _take_body(self, out: list[bytes]) -> None:
         """Moves what there is of the body from the client's buffer to `out`."""
-        body, chunks = self._body, self._body.chunks
+        body, chunks, leaks = self._body, self._body.chunks, self._leaks
         while piece := body.read():
-            out.append(piece if chunks is None else chunk(piece))
-        if piece is None and chunks is not None:
+            self._pass(piece if leaks is None else leaks.feed(piece), out)
+        if piece is not None:
+            return
+        if leaks is not None:
+            self._pass(leaks.rest(), out)
+        if chunks is not None:
             injection = self.injection
             trailers = trailers_of(chunks) if injection is None else trailers_of(chunks, but=injection.is_own)
+            if leaks is not None:
+                leaks.feed(trailers)
             out += (LAST_CHUNK, trailers, b"\r\n")
+
+    def _pass(self, piece: bytes, out: list[bytes]) -> None:
+        if piece:
+            out.append(piece if self._body.chunks is None else chunk(piece))

@@ -7,7 +7,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.model import OWN_HOST, Reason, Request
+from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.body import BodyError
@@ -101,7 +102,9 @@ class OwnExchange:
         client.exchange_ended(keep=keep)
 
     def refuse_body(self, error: BodyError) -> None:
-        self._client.refuse_head(HeadError(str(error)))
+        head = self._head
+        request = Request(head.host, head.port, head.method, head.path)
+        self._client.refuse_head(HeadError(str(error)).about(request, head.fields))
 
     def client_ended(self) -> None:
         """The answer to a whole request is on its way, in milliseconds; to a part of one there is none."""

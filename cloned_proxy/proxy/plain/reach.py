@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from cloned_proxy.proxy.body import BodyError
-from cloned_proxy.proxy.dial import DialError, ExhaustedError, dial, join
+from cloned_proxy.proxy.dial import DialError, ExhaustedError, join
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.plain.upstream import Conversation, Pool, Upstream
@@ -30,11 +30,14 @@ class Traveller(Conversation, Protocol):
 class Reach:
     """One for each exchange, which it does not know: with a cycle only the collector could free the two."""
 
-    __slots__ = ("_client", "_grant", "_task")
+    __slots__ = ("_absolute", "_client", "_grant", "_task")
 
-    def __init__(self, client: PlainClient, grant: Grant) -> None:
+    def __init__(self, client: PlainClient, grant: Grant, *, upgrades: bool) -> None:
+        """`upgrades`: the request asks for a WebSocket, which goes through a tunnel (RFC 6455, section 4.1)."""
         self._client = client
         self._grant = grant
+        self._absolute = not upgrades and client.parts.ways.chained(grant)
+        """The proxy in front gets the request itself."""
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, traveller: Traveller, *, repeatable: bool) -> None:
@@ -42,7 +45,7 @@ class Reach:
 
         A kept connection may turn out to be closed: then only what is `repeatable` can be sent again.
         """
-        upstream = self._client.pool.take(self._grant, repeatable=repeatable)
+        upstream = self._client.pool.take(self._grant, repeatable=repeatable, chained=self._absolute)
         if upstream is None:
             self.dial(traveller)
             return
@@ -88,16 +91,21 @@ class Reach:
     async def _connected(self, traveller: Traveller) -> Upstream | DialError | ExhaustedError:
         client = self._client
         try:
-            return await connect(client.parts, client.pool, self._grant, traveller)
+            return await connect(client.parts, client.pool, self._grant, traveller, absolute=self._absolute)
         except (DialError, ExhaustedError) as error:
             return error
 
 
-async def connect(parts: GateParts, pool: Pool, grant: Grant, conversation: Conversation) -> Upstream:
-    """A new connection to one of the grant's addresses. Raises DialError and ExhaustedError."""
+async def connect(
+    parts: GateParts, pool: Pool, grant: Grant, conversation: Conversation, *, absolute: bool = False
+) -> Upstream:
+    """A new connection to where the grant leads, or (`absolute`) to the proxy that the request itself is sent to.
+
+    Raises DialError and ExhaustedError.
+    """
     started = time.perf_counter()
-    sock = await dial(grant.addresses, grant.decision.request.port, seconds=parts.settings.connect_timeout)
-    upstream = Upstream(pool, grant, conversation)
+    sock, hop = await parts.ways.connect_to_front() if absolute else (await parts.ways.connect(grant), None)
+    upstream = Upstream(pool, grant, conversation, hop)
     joining = asyncio.ensure_future(join(sock, lambda: upstream))
     try:
         await asyncio.shield(joining)

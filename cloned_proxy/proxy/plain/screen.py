@@ -6,16 +6,19 @@ from typing import Final
 
 from cloned_proxy.proxy.body import BodyReader, SizedBody
 from cloned_proxy.proxy.echo import CODED, HELD_BYTES, REDACTED, EchoError, EchoFilter, EchoScanner, is_encoded
-from cloned_proxy.proxy.plain.response import ResponseHead
+from cloned_proxy.proxy.frames import EXTENSIONS
+from cloned_proxy.proxy.response import ResponseError, ResponseHead
+
+_EXTENSIONS: Final = EXTENSIONS.encode("ascii")
 
 
 class Screen:
     """One response."""
 
-    __slots__ = ("_filter", "_held", "_scanner")
+    __slots__ = ("_held", "_scanner", "secrets")
 
     def __init__(self, secrets: EchoFilter) -> None:
-        self._filter: Final = secrets
+        self.secrets: Final = secrets
         self._scanner: Final = EchoScanner(secrets)
         self._held: list[bytes] | None = None
         """What waits for the end of a body that is short enough to be seen whole."""
@@ -23,7 +26,7 @@ class Screen:
     def cleared(self, head: ResponseHead) -> ResponseHead:
         """The head with every secret in it redacted."""
         lines = [self._clear_line(line) for line in head.lines]
-        return head._replace(phrase=self._filter.redacted(head.phrase), lines=lines)
+        return head._replace(phrase=self.secrets.redacted(head.phrase), lines=lines)
 
     def begin(self, head: ResponseHead, body: BodyReader | None) -> ResponseHead:
         """The final head, cleared. Raises EchoError for a body that cannot be searched."""
@@ -36,6 +39,12 @@ class Screen:
                 raise EchoError(CODED)
             if isinstance(body, SizedBody) and (head.content_length or 0) <= HELD_BYTES:
                 self._held = []
+        return self.cleared(head)
+
+    def switched(self, head: ResponseHead) -> ResponseHead:
+        """The head of a `101`, cleared. Raises ResponseError for a WebSocket whose frames could not be searched."""
+        if any(line.partition(b":")[0].lower() == _EXTENSIONS for line in head.lines):
+            raise ResponseError("a WebSocket extension that was not offered (RFC 6455, section 4.1)")
         return self.cleared(head)
 
     def feed(self, piece: bytes) -> bytes:
@@ -61,8 +70,8 @@ class Screen:
 
     def _clear_line(self, line: bytes) -> bytes:
         name, colon, value = line.partition(b":")
-        if self._filter.finds(name):
+        if self.secrets.finds(name):
             return b""  # a name with a mark in its place would be none
-        if self._filter.finds(value):
+        if self.secrets.finds(value):
             return name + colon + b" " + REDACTED + b"\r\n"
         return line

@@ -11,7 +11,9 @@ from typing import Final, Protocol, cast
 import structlog
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Address, Decision
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.rule import Address
+from cloned_proxy.proxy.fields import ProxyHop
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.relay import reset
 
@@ -45,12 +47,15 @@ class Conversation(Protocol):
 class Upstream(asyncio.Protocol):
     """One connection: idle in the pool, or with one exchange at a time."""
 
-    __slots__ = ("_pool", "address", "conversation", "ended", "full", "grant", "idle_since", "reused", "transport")
+    __slots__ = ("_pool", "address", "conversation", "ended", "full", "grant", "hop", "idle_since", "reused",
+                 "transport")  # fmt: skip
 
-    def __init__(self, pool: Pool, grant: Grant, conversation: Conversation) -> None:
+    def __init__(self, pool: Pool, grant: Grant, conversation: Conversation, hop: ProxyHop | None = None) -> None:
         self.transport: asyncio.Transport
         self.address: Address | None = None
         """The peer's; None until it is connected, and for one that had closed by then."""
+        self.hop = hop
+        """What stands at the other end, where that is the proxy in front and not the server."""
         self.grant = grant
         """The last one it was used with: the pool asks whether that still passes."""
         self.conversation: Conversation | None = conversation
@@ -137,14 +142,17 @@ class Pool:
     def __len__(self) -> int:
         return len(self._all)
 
-    def take(self, grant: Grant, *, repeatable: bool) -> Upstream | None:
-        """A connection that this grant permits to use; one just used for a request that is not `repeatable`."""
+    def take(self, grant: Grant, *, repeatable: bool, chained: bool = False) -> Upstream | None:
+        """A connection that this grant permits to use; one just used for a request that is not `repeatable`.
+
+        `chained`: one to the proxy in front. Those of one caller, rule and target are never another's, either.
+        """
         candidates = self._idle.get(_key_of(grant))
         if candidates is None:
             return None
         oldest = self._clock() - (IDLE_SECONDS if repeatable else JUST_USED_SECONDS)
         for upstream in reversed(candidates):
-            if upstream.address in grant.addresses and upstream.idle_since > oldest:
+            if upstream.idle_since > oldest and _leads_to(upstream, grant, chained=chained):
                 self.discard(upstream)
                 upstream.grant = grant
                 upstream.reused = True
@@ -193,6 +201,10 @@ class Pool:
         except Exception:  # noqa: BLE001  logged; whatever it was, a connection that nobody can vouch for goes
             _log.exception("a pooled connection could not be reviewed and is closed")
             return False
+
+
+def _leads_to(upstream: Upstream, grant: Grant, *, chained: bool) -> bool:
+    return upstream.hop is not None if chained else upstream.hop is None and upstream.address in grant.addresses
 
 
 def _key_of(grant: Grant) -> Key:

@@ -6,7 +6,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from cloned_proxy.proxy.frames import EchoGuard
 from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.plain.incoming import Incoming
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.relay import Relay
 
@@ -14,10 +16,13 @@ if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient
 
 
-def join(client: PlainClient, upstream: Upstream, grant: Grant, *, on_end: Callable[[str], None]) -> Relay | None:
-    """Relays between the two from now on, what the client has sent ahead first.
+def join(
+    client: PlainClient, upstream: Upstream, incoming: Incoming, grant: Grant, *, on_end: Callable[[str], None]
+) -> Relay | None:
+    """Relays between the two from now on, what each has sent ahead first: `incoming` has read the `101`.
 
-    `on_end` is told the cause when both are closed: within this call, which returns None, for a client that has gone.
+    No frame of the upstream that holds one of its secrets goes on. `on_end` is told the cause when both are closed:
+    within this call, which returns None, for a client that has gone.
     """
     metrics, tool, buffer = client.parts.metrics, grant.caller.tool, client.intake.buffer
 
@@ -26,12 +31,21 @@ def join(client: PlainClient, upstream: Upstream, grant: Grant, *, on_end: Calla
         on_end(cause)
 
     metrics.tunnel_opened(tool)
-    relay = Relay(client.transport, lambda: buffer.take(len(buffer)), grant.charge, on_end=ended, clock=time.monotonic)
+    relay = Relay(
+        client.transport,
+        lambda: buffer.take(len(buffer)),
+        grant.charge,
+        on_end=ended,
+        clock=time.monotonic,
+        guard=EchoGuard(incoming.secrets) if incoming.secrets is not None else None,
+    )
     relay.client.full = client.full
     upstream.hand_over(relay.upstream)
     if not relay.started:
         ended("client_reset")
         return None
+    if first := incoming.take_rest():
+        relay.upstream.data_received(first)
     if client.eof:
         relay.client.eof_received()  # the loop told it to the old protocol, and will not tell it again
     return relay

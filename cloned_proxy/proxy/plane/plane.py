@@ -202,7 +202,7 @@ class Plane:
 
     def publish(self, listener: Listener, head: Head, grant: Grant) -> None:
         """Lets the plane grant the same again, if that may be."""
-        if listener in self._listeners and self._running:
+        if listener in self._listeners and self._running and not self._parts.ways.chained(grant):
             self._verdicts.publish(self._listeners[listener][0], head, grant)
 
     def sweep(self) -> None:

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 from typing import Final, cast
 
-from cloned_proxy.policy.model import Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant

@@ -14,7 +14,7 @@ from typing import Final
 
 from cloned_proxy.policy.decide import needs_hello
 from cloned_proxy.policy.identity import credential_fields, credentials_expire
-from cloned_proxy.policy.model import Mode, Reason, Verdict
+from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 from cloned_proxy.proxy.budget import ACCOUNT_WIDTH, account_name
 from cloned_proxy.proxy.client_hello import ServerNames, Unread
 from cloned_proxy.proxy.crowd import fair_limits

@@ -15,7 +15,8 @@ from typing import Final
 
 from cloned_proxy.policy.caller import IdentityRefusal
 from cloned_proxy.policy.decide import needs_hello
-from cloned_proxy.policy.model import Reason, Request
+from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.head import Head, TargetForm, parse_head

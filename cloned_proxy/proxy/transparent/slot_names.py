@@ -12,7 +12,8 @@ from typing import Final
 import structlog
 
 from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import DEFAULT_PORTS, Policy
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.slot_protocol import NamesHandover, SlotProtocolError

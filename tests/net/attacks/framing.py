@@ -44,7 +44,8 @@ _FORMS: Final = (
     _Form("origin form with two slashes", b"GET //evil.example.net/$M HTTP/1.1\r\n" + _HOST + b"\r\n"),
     _Form("asterisk form", b"OPTIONS * HTTP/1.1\r\n" + _HOST + b"X: $M\r\n\r\n"),
     _Form("authority form without CONNECT", b"GET api.example.com:80 HTTP/1.1\r\n" + _HOST + b"X: $M\r\n\r\n"),
-    _Form("the https scheme", b"GET https://api.example.com/$M HTTP/1.1\r\n" + _HOST + b"\r\n"),
+    # Inside, it is right: RFC 9112, section 3.2.2.
+    _Form("the https scheme", b"GET https://api.example.com/$M HTTP/1.1\r\n" + _HOST + b"\r\n", paths=("gate",)),
     _Form("the ftp scheme", b"GET ftp://api.example.com/$M HTTP/1.1\r\n" + _HOST + b"\r\n"),
     _Form("the file scheme", b"GET file:///etc/passwd HTTP/1.1\r\nHost:\r\nX: $M\r\n\r\n"),
     _Form("the gopher scheme", b"GET gopher://api.example.com:6379/$M HTTP/1.1\r\n" + _HOST + b"\r\n"),
@@ -91,6 +92,7 @@ _FORMS: Final = (
     _Form("a pipelined request for a denied host", _GET.replace(b"$M", b"first") + _HOST + b"\r\n" + _INNER, _TO_DENIED, (_DENIED,)),
     _Form("a denied request behind a body", b"POST http://api.example.com/first HTTP/1.1\r\n" + _HOST + b"Content-Length: 5\r\n\r\nhello" + _INNER, _TO_DENIED, (_DENIED,)),
     _Form("a denied request behind a chunked body", b"POST http://api.example.com/first HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n" + _INNER, _TO_DENIED, (_DENIED,)),
+    _Form("a denied request behind chunks with padded sizes", b"POST http://api.example.com/first HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: chunked\r\n\r\n0005   \r\nhello\r\n000   \r\n\r\n" + _INNER, _TO_DENIED, (_DENIED,)),
     _Form("an upgrade to HTTP/2 in clear", _GET.replace(b"$M", b"h2c") + _HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: $M\r\n\r\n"),
 )  # fmt: skip
 

@@ -90,6 +90,8 @@ ATTACKS: Final = (
     Attack("two Hosts", _wire("GET /ok/$M HTTP/1.1\r\n$H\r\nHost: evil.example.net\r\n\r\n")),
     Attack("no Host", _wire("GET /ok/$M HTTP/1.1\r\nX: y\r\n\r\n")),
     Attack("absolute form for another host", _wire("GET http://evil.example.net/ok/$M HTTP/1.1\r\n$H\r\n\r\n"), (("evil.example.net", 80),), ("evil.example.net",)),
+    Attack("absolute form, https, to another allowed host", _wire("GET https://api.example.com/ok/$M HTTP/1.1\r\n$H\r\n\r\n")),
+    Attack("absolute form, https, with another Host", _wire("GET https://inspected.example.com/ok/$M HTTP/1.1\r\nHost: evil.example.net\r\n\r\n")),
     Attack("absolute form, https, another host", _wire("GET https://evil.example.net/ok/$M HTTP/1.1\r\n$H\r\n\r\n"), (("evil.example.net", 443),), ("evil.example.net",)),
     Attack("a CONNECT inside", _wire("CONNECT evil.example.net:443 HTTP/1.1\r\n$H\r\n\r\n", "$M"), (("evil.example.net", 443),), ("evil.example.net",)),
     Attack("a bare LF", _wire("GET /ok/$M HTTP/1.1\n$H\n\n")),

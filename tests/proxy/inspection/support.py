@@ -13,14 +13,24 @@ import trustme
 from prometheus_client import CollectorRegistry
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import parse_pattern
-from cloned_proxy.policy.model import Address, Anonymous, Host, HostIndex, Inject, Policy, Request, Rule, Scope
+from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.model import Policy, Scope
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.rule import Address, Host, Inject, Rule
+from cloned_proxy.policy.vocabulary import Anonymous
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector
+from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.inspection.http2.front import Front
+from cloned_proxy.proxy.leak import LeakWatch
+from cloned_proxy.proxy.registry.client import MetadataClient
+from cloned_proxy.proxy.registry.examiner import RegistryExaminer
+from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
@@ -161,8 +171,14 @@ def rule(
     )
 
 
-NAMES = ("api.test", "xn--bcher-kva.test")
+NAMES = ("api.test", "xn--bcher-kva.test", "files.test")
 """What the certificate of the upstream is for."""
+
+
+@dataclass
+class Clock:
+    now: float = 1_800_000_000.0
+    """Unix seconds: 2027-01-15T08:00:00Z."""
 
 
 @dataclass
@@ -183,8 +199,11 @@ class World:
     caller: Principal = ANONYMOUS
     host: str = "api.test"
     """Of the CONNECT; its port is that of the upstream."""
+    clock: Clock = field(default_factory=Clock)
+    """What ages are counted by."""
     secrets: Secrets = field(default_factory=Secrets)
     """What the vault holds."""
+    leaks: LeakWatch = field(default_factory=LeakWatch)
 
     @classmethod
     def make(cls, directory: Path, settings: ProxySettings) -> World:
@@ -201,13 +220,18 @@ class World:
             metrics=metrics,
             own_listeners=frozenset(),
         )
+        leaks = LeakWatch(policies)
+        injector, extra_ca, clock = Injector(secrets), directory / "upstream-ca.pem", Clock()
+        client = MetadataClient(settings, Ways(connect_timeout=settings.connect_timeout), extra_ca=extra_ca)
         inspector = MitmInspector(
             enforcer=enforcer,
-            injector=Injector(secrets),
+            injector=injector,
+            leaks=leaks,
             settings=settings,
             metrics=metrics,
             ca_directory=directory / "ca",
-            extra_ca=directory / "upstream-ca.pem",
+            extra_ca=extra_ca,
+            examiners=(RegistryExaminer(enforcer, injector, client, clock=lambda: clock.now),),
         )
         return cls(
             policies,
@@ -221,6 +245,8 @@ class World:
             ca,
             directory,
             secrets=secrets,
+            leaks=leaks,
+            clock=clock,
         )
 
     def server_tls(self, *names: str, ca: trustme.CA | None = None) -> ssl.SSLContext:
@@ -256,6 +282,20 @@ class World:
         return f"{self.host}:{self.upstream.port}"
 
     @property
+    def connection(self) -> InspectedConnection:
+        """The one client of HTTP/1.1."""
+        (found,) = self.inspector._connections
+        assert isinstance(found, InspectedConnection)
+        return found
+
+    @property
+    def front(self) -> Front:
+        """The one client of HTTP/2."""
+        (found,) = self.inspector._connections
+        assert isinstance(found, Front)
+        return found
+
+    @property
     def in_use(self) -> int:
         """Grants that are out, of CONNECTs and of requests."""
         return self.enforcer._budgets.usage(self.caller.tool).concurrent
@@ -263,10 +303,10 @@ class World:
     def get(self, path: str = "/", extra: str = "", *, method: str = "GET", version: str = "1.1") -> bytes:
         return f"{method} {path} HTTP/{version}\r\nHost: {self.authority}\r\n{extra}\r\n".encode("latin-1")
 
-    def client_tls(self) -> ssl.SSLContext:
+    def client_tls(self, *protocols: str) -> ssl.SSLContext:
         self.inspector._open_authority()
         context = ssl.create_default_context(cafile=str(self.directory / "ca" / "cloned-proxy-ca.pem"))
-        context.set_alpn_protocols(["h2", "http/1.1"])
+        context.set_alpn_protocols(protocols or ["http/1.1"])
         return context
 
     async def connect(self, port: int = 0) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

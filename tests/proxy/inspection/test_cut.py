@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
 
 import pytest
 
-from cloned_proxy.proxy.dial import dial
+from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.ways import Ways
 from tests.proxy.inspection.support import World
 from tests.proxy.support import until
 
@@ -18,12 +18,14 @@ async def test_a_request_that_is_cut_during_its_dial_never_reaches_the_upstream(
 ) -> None:
     dialling, connected = asyncio.Event(), asyncio.Event()
 
-    async def slow(*args: Any, **more: Any) -> socket.socket:
+    at_once = Ways.connect
+
+    async def slow(ways: Ways, grant: Grant) -> socket.socket:
         dialling.set()
         await connected.wait()
-        return await dial(*args, **more)
+        return await at_once(ways, grant)
 
-    monkeypatch.setattr("cloned_proxy.proxy.inspection.connection.dial", slow)
+    monkeypatch.setattr(Ways, "connect", slow)
     before = asyncio.all_tasks()
     serving: list[asyncio.Task[None]] = []
 

@@ -142,7 +142,7 @@ async def test_a_dial_whose_grant_was_given_back_in_between_is_refused(world: Wo
 
 async def test_a_dial_without_any_exchange_is_refused(world: World) -> None:
     _, writer = await world.connect()
-    (connection,) = world.inspector._connections
+    connection = world.connection
     server = Server(address=("127.0.0.1", world.upstream.port))
     hook = ServerConnectHook(ServerConnectionHookData(server=server, client=connection.client))
     await connection.handle_hook(hook)

@@ -6,8 +6,10 @@ import base64
 import pytest
 
 from cloned_proxy.policy.caller import Principal
+from cloned_proxy.policy.host_index import HostIndex
 from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import HostIndex, Inject, Policy, Scope
+from cloned_proxy.policy.model import Policy, Scope
+from cloned_proxy.policy.rule import Inject
 from cloned_proxy.proxy.inspection import connection as connection_module
 from tests.proxy.inspection.support import KEY, OK, World, rule
 from tests.proxy.support import resident_bytes, until

@@ -7,7 +7,7 @@ import base64
 
 import pytest
 
-from cloned_proxy.policy.model import Inject
+from cloned_proxy.policy.rule import Inject
 from cloned_proxy.proxy.echo import HELD_BYTES
 from tests.proxy.inspection.support import World, rule
 from tests.proxy.support import until
@@ -67,14 +67,6 @@ async def test_without_its_secret_the_call_does_not_go_out(injecting: World) -> 
     assert not injecting.upstream.connections
     await until(lambda: injecting.in_use == 0)
     assert injecting.audit.reasons[-1] == "internal_error"
-
-
-async def test_a_websocket_carries_no_secret(injecting: World) -> None:
-    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
-    answer = await injecting.talk(injecting.get("/v1/a", upgrade))
-    assert answer.startswith(b"HTTP/1.1 403 ")
-    assert b"protocol_not_allowed" in answer
-    assert not injecting.upstream.connections
 
 
 @pytest.mark.parametrize("spelled", [CANARY, base64.b64encode(f"Bearer {CANARY}".encode()).decode()])

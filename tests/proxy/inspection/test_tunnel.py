@@ -140,7 +140,7 @@ async def test_a_websocket_passes_and_nothing_of_it_is_kept(world: World) -> Non
             writer.write(b"".join(client.data_to_send()))
             while not (events := client.events_received()):
                 client.receive_data(await reader.read(65536))
-        (connection,) = world.inspector._connections
+        connection = world.connection
         assert connection.open_grant is not None
         assert connection.open_grant.charge.bytes_up > 300_000
         assert all(stream.flow.websocket is None for stream in connection.http_layer.streams.values())

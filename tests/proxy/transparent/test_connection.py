@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from cloned_proxy.policy.caller import CallerSource, Principal
-from cloned_proxy.policy.model import Limits, Mode
+from cloned_proxy.policy.model import Limits
+from cloned_proxy.policy.vocabulary import Mode
 from cloned_proxy.proxy.hello_guard import ACCESS_DENIED
 from cloned_proxy.proxy.listener import Listener, bind_tcp
 from cloned_proxy.proxy.transparent import connection

@@ -150,8 +150,9 @@ def trailers_of(body: ChunkedBody, *, but: Callable[[str], bool] = lambda _name:
     """
     names = [line.partition(b":")[0].decode("ascii").lower() for line in body.trailers]
     lines = zip(names, body.trailers, strict=True)
-    return b"".join(line for name, line in lines if _is_trailer(name) and not but(name))
+    return b"".join(line for name, line in lines if is_trailer(name) and not but(name))
 
 
-def _is_trailer(name: str) -> bool:
+def is_trailer(name: str) -> bool:
+    """Whether a field (lower-case name) may be one."""
     return name not in _NEVER_TRAILERS and passes(name, frozenset())

@@ -1,4 +1,4 @@
-"""The results in the README: one marked block, written by `python -m bench --readme` and compared by a test."""
+"""The results in docs/performance.md: one marked block, written by `python -m bench --page`, compared by a test."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any, Final
 from bench.report import Figure, Results, Table
 from bench.targets import rows, targets_of
 
-_BEGIN: Final = "<!-- bench: written by `python -m bench --readme` -->\n"
+_BEGIN: Final = "<!-- bench: written by `python -m bench --page` -->\n"
 _END: Final = "<!-- bench: end -->\n"
 _RUN: Final = "full"
 _SHOWN: Final = ("cloned-proxy", "Squid", "tinyproxy", "mitmdump")
 
 
-def write_readme(readme: Path, results: Path) -> int:
+def write_page(page: Path, results: Path) -> int:
     """Rewrites the block; 1, with a word why, when there is nothing to write or no place for it."""
     try:
-        text = with_block(readme.read_text(), block_of(results))
+        text = with_block(page.read_text(), block_of(results))
     except (OSError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    readme.write_text(text)
+    page.write_text(text)
     return 0
 
 
 def with_block(text: str, block: str) -> str:
-    """The README's text with the block in its place. Raises ValueError."""
+    """The page's text with the block in its place. Raises ValueError."""
     before, begin, rest = text.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if not begin or not end:
-        raise ValueError(f"the README has no place for the figures: {_BEGIN.strip()} … {_END.strip()}")
+        raise ValueError(f"the page has no place for the figures: {_BEGIN.strip()} … {_END.strip()}")
     return before + begin + block + end + after
 
 
@@ -69,8 +69,8 @@ def _block(results: Results) -> str:
         if not table.key.startswith("rules"):
             unit = table.unit if table.lower_is_better else table.unit.removesuffix("/s")
             lines.append(f"| {table.title} ({unit}) | {' | '.join(_cell(table, name) for name in _SHOWN)} |")
-    lines += ["", *rows(targets_of(results)), "", f"![The same figures as bars](bench/results/{_RUN}.svg)", ""]
-    lines.append(f"Everything that was measured is in [bench/results/{_RUN}.md](bench/results/{_RUN}.md).")
+    lines += ["", *rows(targets_of(results)), "", f"![The same figures as bars](../bench/results/{_RUN}.svg)", ""]
+    lines.append(f"Everything that was measured is in [bench/results/{_RUN}.md](../bench/results/{_RUN}.md).")
     return "\n".join(lines) + "\n"
 
 

@@ -1,0 +1,242 @@
+"""Requests in opened TLS: HTTP/2 beside our own HTTP/1.1, and beside stock mitmdump's HTTP/2.
+
+python -m bench.opened      five rounds, in turns; 32 requests under way, each answered with two bytes
+
+Goals, per CPU-second of the proxy: at least 0.8 of our HTTP/1.1, and at least three times mitmdump. The upstream is a
+process of its own and speaks what it is asked for; all TLS is real.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import trustme
+import uvloop
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived, StreamEnded, StreamReset
+
+from bench.contenders import Contender, Mitmdump, Ours
+from bench.measure import Sample, cpu_seconds, median
+from bench.wire import HOST, trusting_context
+
+OF_HTTP1: Final = 0.8
+OF_MITMDUMP: Final = 3.0
+_UNDER_WAY: Final = 32
+_STREAMS: Final = 8
+"""On each connection of HTTP/2."""
+_ROUNDS: Final = 5
+_WARM_UP: Final = 0.5
+_SECONDS: Final = 3.0
+_END: Final = b"\r\n\r\n"
+_HEAD: Final = [
+    ("user-agent", "bench/1"), ("accept", "*/*"), ("accept-encoding", "gzip, deflate"), ("authorization", "Bearer x"),
+]  # fmt: skip
+
+
+class _Opening(Ours):
+    """Ours, with a rule that opens the TLS."""
+
+    def write_policy(self, hosts: list[str], literal: str = "") -> float:  # noqa: ARG002  one rule is enough
+        port = self.ports[1]
+        entry = f"{{host: {HOST}, ports: [{port}], paths: ['/v1/**'], addresses: [private]}}"
+        self.policy.write_text(f"version: 1\nanonymous: global\nglobal:\n  allow: [{entry}]\n")
+        self.policy.chmod(0o600)
+        return time.monotonic()
+
+
+@dataclass(slots=True)
+class _Work:
+    until: float
+    count: int = 0
+    errors: int = 0
+
+
+async def _tunnel(contender: Contender, port: int, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(*contender.address)
+    writer.write(f"CONNECT {HOST}:{port} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n".encode())
+    answer = await reader.readuntil(_END)
+    if b" 200 " not in answer.split(b"\r\n")[0]:
+        raise OSError(answer.decode("latin-1"))
+    context = trusting_context()
+    context.set_alpn_protocols([protocol])
+    await writer.start_tls(context, server_hostname=HOST)
+    return reader, writer
+
+
+async def _http1(contender: Contender, port: int, work: _Work) -> None:
+    reader, writer = await _tunnel(contender, port, "http/1.1")
+    fields = "".join(f"{name}: {value}\r\n" for name, value in _HEAD)
+    request = f"GET /v1/things HTTP/1.1\r\nHost: {HOST}:{port}\r\n{fields}\r\n".encode()
+    while time.monotonic() < work.until:
+        writer.write(request)
+        head = await reader.readuntil(_END)
+        await reader.readexactly(2)
+        if not head.startswith(b"HTTP/1.1 200"):
+            raise OSError(head.decode("latin-1"))
+        work.count += 1
+        if b"connection: close" in head.lower():
+            writer.transport.abort()
+            reader, writer = await _tunnel(contender, port, "http/1.1")
+    writer.transport.abort()
+
+
+async def _http2(contender: Contender, port: int, work: _Work) -> None:
+    reader, writer = await _tunnel(contender, port, "h2")
+    plain = H2Configuration(
+        client_side=True, header_encoding="latin-1", validate_inbound_headers=False, validate_outbound_headers=False
+    )
+    connection = H2Connection(plain)
+    connection.initiate_connection()
+    head = [(":method", "GET"), (":scheme", "https"), (":authority", f"{HOST}:{port}"), (":path", "/v1/things"), *_HEAD]
+
+    def ask() -> None:
+        connection.send_headers(connection.get_next_available_stream_id(), head, end_stream=True)
+
+    under_way = _STREAMS
+    for _ in range(_STREAMS):
+        ask()
+    while under_way:
+        writer.write(connection.data_to_send())
+        data = await reader.read(65_536)
+        if not data:
+            break
+        for event in connection.receive_data(data):
+            if isinstance(event, StreamReset):
+                work.errors += 1
+            elif not isinstance(event, StreamEnded):
+                continue
+            else:
+                work.count += 1
+            if time.monotonic() < work.until:
+                ask()
+            else:
+                under_way -= 1
+    work.errors += under_way
+    writer.transport.abort()
+
+
+async def _measured(contender: Contender, port: int, *, http2: bool) -> Sample:
+    clients = _UNDER_WAY // _STREAMS if http2 else _UNDER_WAY
+    speak = _http2 if http2 else _http1
+
+    async def load(seconds: float) -> _Work:
+        work = _Work(time.monotonic() + seconds)
+        await asyncio.gather(*(speak(contender, port, work) for _ in range(clients)))
+        return work
+
+    await load(_WARM_UP)
+    before, began = cpu_seconds(contender.pid), time.monotonic()
+    work = await load(_SECONDS)
+    return Sample(work.count, time.monotonic() - began, cpu_seconds(contender.pid) - before, errors=work.errors)
+
+
+async def measure() -> dict[str, float]:
+    """Requests per CPU-second, and the two ratios."""
+    ways: tuple[tuple[str, type[Contender], bool], ...] = (
+        ("http2", _Opening, True),
+        ("http1", _Opening, False),
+        ("mitmdump_http2", Mitmdump, True),
+    )
+    found: dict[str, list[float]] = {name: [] for name, _, _ in ways}
+    with tempfile.TemporaryDirectory() as directory, _upstream(Path(directory)) as port:
+        for number in range(_ROUNDS):
+            for name, kind, http2 in ways:
+                contender = kind(Path(directory) / f"{name}{number}", (port, port), 1)
+                contender.start()
+                try:
+                    sample = await _measured(contender, port, http2=http2)
+                finally:
+                    contender.stop()
+                if sample.errors:
+                    raise SystemExit(f"{name}: {sample.errors} requests failed")
+                found[name].append(sample.per_cpu)
+                sys.stderr.write(f"round {number + 1}  {name:<16} {sample.per_cpu:.0f} per CPU-second\n")
+    rates = {name: median(values) for name, values in found.items()}
+    of_http1, of_mitmdump = rates["http2"] / rates["http1"], rates["http2"] / rates["mitmdump_http2"]
+    return {
+        **{f"opened_{name}_per_cpu_second": round(rate) for name, rate in rates.items()},
+        "opened_http2_of_http1": round(of_http1, 2),
+        "opened_http2_of_mitmdump": round(of_mitmdump, 2),
+        "load": round(os.getloadavg()[0], 1),
+    }
+
+
+@contextlib.contextmanager
+def _upstream(directory: Path) -> Iterator[int]:
+    """Its port; its CA is what the proxy trusts."""
+    pem = directory / "ca.pem"
+    process = subprocess.Popen([sys.executable, "-m", "bench.opened", str(pem)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        os.environ["SSL_CERT_FILE"] = str(pem)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
+
+
+async def _answer_http2(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    connection = H2Connection(
+        H2Configuration(client_side=False, validate_inbound_headers=False, validate_outbound_headers=False)
+    )
+    connection.initiate_connection()
+    writer.write(connection.data_to_send())
+    while data := await reader.read(65_536):
+        for event in connection.receive_data(data):
+            if isinstance(event, RequestReceived) and event.stream_id is not None:
+                connection.send_headers(event.stream_id, [(":status", "200"), ("content-length", "2")])
+                connection.send_data(event.stream_id, b"ok", end_stream=True)
+        writer.write(connection.data_to_send())
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    session = writer.get_extra_info("ssl_object")
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        if session.selected_alpn_protocol() == "h2":
+            await _answer_http2(reader, writer)
+        else:
+            while await reader.readuntil(_END):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    writer.transport.abort()
+
+
+async def _serve(pem: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST).configure_cert(context)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    server = await asyncio.start_server(_answer, "127.0.0.1", 0, ssl=context)
+    sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
+    sys.stdout.flush()
+    stopped = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+    await stopped.wait()
+
+
+def main() -> int:
+    """Prints one JSON object; with an argument it is the upstream, which writes its CA there."""
+    if len(sys.argv) > 1:
+        uvloop.run(_serve(Path(sys.argv[1])))
+    else:
+        sys.stdout.write(json.dumps(uvloop.run(measure()), indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

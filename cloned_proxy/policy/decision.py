@@ -1,0 +1,56 @@
+"""What a request asks, and the answer to it. `policy.decide` is the only function that makes one of the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from cloned_proxy.policy.registry import Age
+from cloned_proxy.policy.rule import Address, Host, Rule
+from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one head asks for, as written by the caller: nothing in it is trusted or normalised yet."""
+
+    host: str
+    """Without brackets and without the port."""
+    port: int
+    method: str | None = None
+    """None: a CONNECT, whose methods and paths cannot be seen (yet)."""
+    path: str | None = None
+    """Origin-form target with the query, when the method is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The answer to one request. `policy.decide` makes it; later stages may only turn it into a refusal."""
+
+    verdict: Verdict
+    reason: Reason
+    request: Request
+    tool: str | None = None
+    host: Host | None = None
+    """Canonical; None only when the host could not be read."""
+    rule: Rule | None = None
+    """The rule that allowed or denied; None for a default deny."""
+    inspect: bool = False
+    """TLS of this tunnel must be opened, and each request in it decided again."""
+    mode: Mode = Mode.ENFORCE
+    refused_address: Address | None = None
+    """With `address_not_allowed`: the one that refused it. Never told to a caller who did not send it."""
+    age: Age | None = None
+    """With `too_young`: of what, and what there is instead."""
+
+    instead_of: Reason | None = None
+    """With `identity_missing`: why the global rules refuse a caller that is asked for its credential."""
+    secret: str = ""
+    """With `secret_leak`: the name of the secret, for the owner of the log. Its value is in no decision."""
+
+    @property
+    def passes(self) -> bool:
+        return self.verdict is not Verdict.DENY
+
+    def denied(self, reason: Reason, *, secret: str = "") -> Decision:
+        """What a later stage makes of it."""
+        return replace(self, verdict=Verdict.DENY, reason=reason, secret=secret)

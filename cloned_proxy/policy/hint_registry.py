@@ -1,0 +1,50 @@
+"""The next step for someone who was denied something of a package registry for its age."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.duration import format_duration
+from cloned_proxy.policy.registry import INDEX_OF, Registry
+
+_LEASE: Final = "30m"
+
+
+def age_told(decision: Decision) -> str:
+    """What is too young, and what there is instead: for owner and tool alike. "" without an age."""
+    age, rule = decision.age, decision.rule
+    if age is None or rule is None or rule.registry is None:
+        return ""
+    name = " ".join(filter(None, (age.package or "this", age.version)))
+    wanted = format_duration(rule.registry.min_age)
+    if age.problem:
+        told = f"nobody knows the age of {name}: {age.problem}"
+    elif age.published is None and age.version:
+        told = f"nobody knows the age of {name}: its registry gives no date"
+    elif age.version:
+        told = f"{name} is younger than {wanted}"
+    else:
+        told = f"all of {name} is younger than {wanted}"
+    return f"{told}; newest that is old enough: {age.newest}" if age.newest else told
+
+
+def exempting_words(decision: Decision) -> list[str]:
+    """The words of the `allow` command that lets this package through for a while; [] where there is no package."""
+    age, rule, host = decision.age, decision.rule, decision.host
+    if age is None or rule is None or rule.registry is None or host is None or not age.package:
+        return []
+    port = decision.request.port
+    words = ["allow", host.authority if port == 443 else f"{host.authority}:{port}"]  # noqa: PLR2004  HTTPS
+    words += [] if decision.tool is None else ["--tool", decision.tool]
+    words += registry_words(rule.registry)
+    words += [f"--method={method}" for method in sorted(rule.methods or ())]
+    words += [f"--path={path.text}" for path in rule.paths or ()]
+    words += [f"--{word}" for word in sorted(rule.addresses)]
+    return [*words, "--package", age.package, "--for", _LEASE]
+
+
+def registry_words(registry: Registry) -> list[str]:
+    """The options of `allow` that make a rule with this registry, its exempt packages left out."""
+    words = ["--registry", registry.kind.value, "--min-age", format_duration(registry.min_age)]
+    return words + ([] if registry.index == INDEX_OF[registry.kind] else ["--index", registry.index])

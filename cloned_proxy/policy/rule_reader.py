@@ -1,0 +1,137 @@
+"""The entries of an `allow` or `deny` list become rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cloned_proxy.policy.document_reader import DocumentReader, path_text
+from cloned_proxy.policy.documents import DenyDocument, InjectDocument, RuleDocument
+from cloned_proxy.policy.host import parse_pattern
+from cloned_proxy.policy.messages import not_a_host
+from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.problem import DocumentPath
+from cloned_proxy.policy.registry_reader import read_registry
+from cloned_proxy.policy.rule import HostPattern, Inject, PathPattern, Rule
+from cloned_proxy.policy.rule_id import details_of, rule_id
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
+
+_INJECT_NEEDS_PORTS: Final = (
+    "a rule with 'inject' says its ports, because the usual ones hold 80, where the secret would travel in the clear; "
+    "add 'ports: [443]'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleReader:
+    """Reads the rule lists of one document, which collects their problems."""
+
+    document: DocumentReader
+
+    def rules(self, entries: Sequence[object], scope: str, path: DocumentPath, *, denies: bool) -> list[Rule]:
+        """The rules of the list that stands at `path`; entries that cannot be read are problems of the document."""
+        rules: list[Rule] = []
+        seen: dict[str, int] = {}
+        place = path_text(path)
+        for index, entry in enumerate(entries):
+            rule = self._rule(entry, scope, (*path, index), place, denies=denies)
+            if rule is None:
+                continue
+            first = seen.setdefault(rule.id, index)
+            if first != index:
+                line = self.document.line((*path, first))
+                other = f"line {line}" if line is not None else path_text((*path, first))
+                self.document.problem((*path, index), f"says the same as {other}; remove one of them")
+            rules.append(rule)
+        return rules
+
+    def _rule(self, entry: object, scope: str, path: DocumentPath, place: str, *, denies: bool) -> Rule | None:
+        origin = f"{self.document.source}:{self.document.line(path) or 1} {place}[{path[-1]}]"
+        if isinstance(entry, str):
+            pattern = self._pattern(entry, path)
+            if pattern is None:
+                return None
+            return Rule(rule_id(scope, pattern, denies=denies), scope, denies, pattern, origin=origin)
+        if not isinstance(entry, dict):
+            self._pattern(entry, path)
+            return None
+        if denies:
+            return self._deny_rule(entry, scope, path, origin)
+        return self._allow_rule(entry, scope, path, origin)
+
+    def _deny_rule(self, entry: object, scope: str, path: DocumentPath, origin: str) -> Rule | None:
+        read = self.document.struct(DenyDocument, entry, path)
+        pattern = self._pattern(read.host, (*path, "host")) if read is not None else None
+        if read is None or pattern is None:
+            return None
+        return Rule(
+            rule_id(scope, pattern, denies=True),
+            scope,
+            True,
+            pattern,
+            expires=read.expires,
+            reason=read.reason,
+            origin=origin,
+        )
+
+    def _allow_rule(self, entry: object, scope: str, path: DocumentPath, origin: str) -> Rule | None:
+        read = self.document.struct(RuleDocument, entry, path)
+        if read is None:
+            return None
+        pattern = self._pattern(read.host, (*path, "host"))
+        paths = None if read.paths is None else self._paths(read.paths, (*path, "paths"))
+        raw_tcp = "tcp" in (read.protocols or ())
+        for key in ("methods", "paths", "inject", "registry"):
+            if raw_tcp and getattr(read, key) is not None:
+                message = f"'{key}' needs TLS to be opened, and 'protocols: [tcp]' says it may not be TLS; remove one"
+                self.document.problem((*path, key), message)
+        if read.inject is not None and read.ports is None and not raw_tcp:
+            self.document.problem((*path, "inject"), _INJECT_NEEDS_PORTS)
+        registry = read_registry(self.document, read, path) if read.registry is not None else None
+        if pattern is None:
+            return None
+        ports = DEFAULT_PORTS if read.ports is None else frozenset(read.ports)
+        methods = None if read.methods is None else frozenset(read.methods)
+        details = details_of(ports, methods, paths, read, raw_tcp=raw_tcp)
+        return Rule(
+            id=rule_id(scope, pattern, denies=False, details=details),
+            scope=scope,
+            denies=False,
+            pattern=pattern,
+            ports=ports,
+            methods=methods,
+            paths=paths,
+            raw_tcp=raw_tcp,
+            addresses=frozenset(read.addresses or ()),
+            expires=read.expires,
+            max_uses=read.max_uses,
+            idle=read.idle,
+            inject=_inject(read.inject),
+            registry=registry,
+            reason=read.reason,
+            origin=origin,
+        )
+
+    def _pattern(self, value: object, path: DocumentPath) -> HostPattern | None:
+        if not isinstance(value, str):
+            self.document.problem(path, not_a_host(value))
+            return None
+        try:
+            return parse_pattern(value)
+        except ValueError as error:
+            self.document.problem(path, str(error))
+            return None
+
+    def _paths(self, texts: Sequence[str], path: DocumentPath) -> tuple[PathPattern, ...]:
+        patterns: list[PathPattern] = []
+        for index, text in enumerate(texts):
+            try:
+                patterns.append(parse_path_pattern(text))
+            except ValueError as error:
+                self.document.problem((*path, index), str(error))
+        return tuple(patterns)
+
+
+def _inject(read: InjectDocument | None) -> Inject | None:
+    return None if read is None else Inject(read.header, read.value, read.redact_echo)

@@ -1,0 +1,196 @@
+"""An upstream that speaks HTTP/1.1: one exchange at a time, read as strictly as everywhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Final
+
+from OpenSSL import SSL
+
+from cloned_proxy.proxy.body import (
+    BodyError,
+    BodyReader,
+    Buffer,
+    ChunkedBody,
+    OversizeError,
+    SizedBody,
+    UnsizedBody,
+    take_head,
+)
+from cloned_proxy.proxy.inspection.examiners import ResponseSeen
+from cloned_proxy.proxy.inspection.http2 import bounds, heads
+from cloned_proxy.proxy.inspection.http2.pipe import Pipe, Trailers
+from cloned_proxy.proxy.inspection.http2.tls import TlsStream
+from cloned_proxy.proxy.inspection.http2.upstream import Outgoing, UpstreamLostError
+from cloned_proxy.proxy.response import (
+    FIRST_FINAL,
+    SWITCHING_PROTOCOLS,
+    ResponseError,
+    ResponseHead,
+    parse_response,
+)
+from cloned_proxy.store.config import ProxySettings
+
+_CONTINUE: Final = 100
+_MAX_INTERIM: Final = 16
+_JUST_USED: Final = 1.0
+"""Seconds. No server of any use closes a connection sooner behind a response."""
+
+
+class UpstreamH1:
+    def __init__(self, tls: TlsStream, settings: ProxySettings) -> None:
+        self.tls: Final = tls
+        self._settings: Final = settings
+        self._exchange: ExchangeH1 | None = None
+        self._buffer = Buffer()
+        self._used_at = time.monotonic()
+        self._closed = False
+
+    @property
+    def free(self) -> bool:
+        return not self._closed and self._exchange is None
+
+    @property
+    def fresh(self) -> bool:
+        return time.monotonic() - self._used_at < _JUST_USED
+
+    def open(self, outgoing: Outgoing) -> ExchangeH1:
+        """Sends the head. Raises UpstreamLostError."""
+        exchange = ExchangeH1(self, outgoing)
+        try:
+            self.tls.write(_encode(outgoing, chunked=exchange.chunked))
+        except SSL.Error:
+            self.abort()
+            raise UpstreamLostError("the connection broke", unprocessed=True) from None
+        self._exchange = exchange
+        return exchange
+
+    def abort(self) -> None:
+        self._closed = True
+        self.tls.abort()
+
+    def done(self, exchange: ExchangeH1) -> None:
+        """What is not whole ends with the connection."""
+        if self._exchange is exchange:
+            self._exchange = None
+            self._used_at = time.monotonic()
+            if not (exchange.asked and exchange.keep and exchange.body.ended) or self._buffer:
+                self.abort()
+
+    async def run(self) -> None:
+        problem = "the upstream closed its connection"
+        try:
+            while not self._closed and (data := await self.tls.read()):
+                self._buffer += data
+                await self._advance()
+        except (ResponseError, BodyError, OversizeError) as error:
+            problem = str(error)
+        except (OSError, SSL.Error):
+            problem = "the connection broke"
+        finally:
+            self._closed = True
+            self._ended(problem)
+            self.tls.close()
+
+    async def _advance(self) -> None:
+        exchange = self._exchange
+        if exchange is None or exchange.body.ended:
+            raise ResponseError("bytes that nothing was asked for")
+        if exchange.framing is None:
+            head = self._find_head(exchange)
+            if head is None:
+                return
+            exchange.begin(head)
+        framing, body = exchange.framing or SizedBody(0), exchange.body
+        while piece := framing.read(self._buffer):
+            body.feed(piece)
+            await body.room(bounds.STREAM_WINDOW)
+        if piece is None:
+            body.end(heads.trailer_fields(framing.trailers) if isinstance(framing, ChunkedBody) else ())
+
+    def _find_head(self, exchange: ExchangeH1) -> ResponseHead | None:
+        limit, most = self._settings.max_head_bytes, self._settings.max_head_fields
+        while (data := take_head(self._buffer, limit)) is not None:
+            head = parse_response(data, max_fields=most)
+            if head.status >= FIRST_FINAL:
+                return head
+            exchange.interim += 1
+            if head.status == SWITCHING_PROTOCOLS or exchange.interim > _MAX_INTERIM:
+                raise ResponseError("too many interim responses, or an upgrade that nobody asked for")
+            if head.status == _CONTINUE:
+                exchange.outgoing.interim()
+        return None
+
+    def _ended(self, problem: str) -> None:
+        exchange = self._exchange
+        if exchange is None or exchange.body.ended:
+            return
+        if isinstance(exchange.framing, UnsizedBody) and self.tls.closed_cleanly:
+            exchange.body.end()  # RFC 9112, section 9.8: whole only behind a close_notify
+        else:
+            exchange.fail(UpstreamLostError(problem))
+
+
+class ExchangeH1:
+    __slots__ = ("_connection", "asked", "body", "chunked", "framing", "head", "interim", "keep", "outgoing")
+
+    def __init__(self, connection: UpstreamH1, outgoing: Outgoing) -> None:
+        self._connection = connection
+        self.outgoing: Final = outgoing
+        self.chunked: Final = not outgoing.ended and not any(name == b"content-length" for name, _ in outgoing.fields)
+        self.body = Pipe()
+        self.head: asyncio.Future[ResponseSeen] = asyncio.get_running_loop().create_future()
+        self.framing: BodyReader | None = None
+        """How the body of the response is read, once its head is there."""
+        self.interim = 0
+        self.keep = False
+        self.asked = outgoing.ended
+        """Whether the request has been sent to its end."""
+
+    def begin(self, head: ResponseHead) -> None:
+        method = self.outgoing.head.method
+        body = head.body(method)
+        self.framing = body or SizedBody(0)
+        # Chunks announced and none allowed (an answer to HEAD): whether some follow is anybody's guess.
+        self.keep = head.keep_alive and not isinstance(body, UnsizedBody) and not (head.chunked and body is None)
+        if not self.head.done():
+            self.head.set_result(heads.seen_of(head, method=method))
+
+    async def send(self, piece: bytes) -> None:
+        await self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self.chunked else piece)
+
+    async def end(self, trailers: Trailers) -> None:  # noqa: ARG002  no receiver has to understand them
+        if self.chunked:
+            await self._write(b"0\r\n\r\n")
+        self.asked = True
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            self._connection.tls.write(data)
+            await self._connection.tls.drain()
+        except (SSL.Error, OSError):
+            raise UpstreamLostError("the connection broke") from None
+
+    def fail(self, error: UpstreamLostError) -> None:
+        if not self.head.done():
+            self.head.set_exception(error)
+            self.head.exception()  # nobody may be waiting yet
+        self.body.break_off(error)
+
+    def close(self) -> None:
+        self._connection.done(self)
+
+
+def _encode(outgoing: Outgoing, *, chunked: bool) -> bytes:
+    head = outgoing.head
+    lines = [f"{head.method} {head.path} HTTP/1.1".encode("ascii")]
+    cookies = [value for name, value in outgoing.fields if name == b"cookie"]
+    lines += [b"%b: %b" % field for field in outgoing.fields if field[0] != b"cookie"]
+    if cookies:
+        lines.append(b"cookie: " + b"; ".join(cookies))  # RFC 9113, section 8.2.3
+    if chunked:
+        lines.append(b"transfer-encoding: chunked")
+    if heads.wants_trailers(head):
+        lines.append(b"te: trailers\r\nconnection: te")
+    return b"\r\n".join((*lines, b"", b""))

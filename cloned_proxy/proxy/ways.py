@@ -1,0 +1,76 @@
+"""The ways out: to an address of the grant directly, or through the proxy in front, and then never past it.
+
+Every connection to an upstream is made here: of tunnels, of plain HTTP, of inspected requests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from cloned_proxy.proxy.dial import Attempt, Dial, DialError, DialOutcome, ExhaustedError, awaited
+from cloned_proxy.proxy.fields import ProxyHop
+from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.upstream_proxy.chained_dial import ChainedDial
+from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError, too_slow
+from cloned_proxy.proxy.upstream_proxy.front import UpstreamProxy
+
+
+class Ways:
+    """One for each process."""
+
+    def __init__(
+        self,
+        upstream: UpstreamProxy | None = None,
+        *,
+        connect_timeout: float,
+        on_trouble: Callable[[Trouble], None] = lambda _: None,
+    ) -> None:
+        """`connect_timeout` (seconds) bounds each connection. `on_trouble` hears what the proxy in front fails with."""
+        self._upstream: Final = upstream
+        self._seconds: Final = connect_timeout
+        self._on_trouble: Final = on_trouble
+
+    def chained(self, grant: Grant) -> bool:
+        """Whether what the grant permits goes through the proxy in front."""
+        return self._upstream is not None and self._upstream.takes(grant)
+
+    def attempt(self, grant: Grant, on_end: Callable[[DialOutcome], None]) -> Attempt:
+        """A connection to the target of the grant; `on_end` as with `Dial`."""
+        upstream = self._upstream
+        if upstream is None or not upstream.takes(grant):
+            return Dial(grant.addresses, grant.decision.request.port, seconds=self._seconds, on_end=on_end)
+
+        def counted(outcome: DialOutcome) -> None:
+            self.count(outcome)
+            on_end(outcome)
+
+        return ChainedDial(upstream, grant, on_end=counted)
+
+    async def connect(self, grant: Grant) -> socket.socket:
+        """`attempt` for those who wait. Raises as `awaited`."""
+        return await awaited(partial(self.attempt, grant))
+
+    async def connect_to_front(self) -> tuple[socket.socket, ProxyHop]:
+        """To the proxy in front itself, and what a request in absolute form tells it. Raises as `connect`."""
+        if self._upstream is None:
+            raise ValueError("there is no proxy in front")
+        try:
+            hop = ProxyHop(self._upstream.credential())
+            async with asyncio.timeout(self._seconds):
+                return await self._upstream.connect(), hop
+        except TimeoutError:
+            error = too_slow()
+            self.count(error)
+            raise error from None
+        except (DialError, ExhaustedError) as error:
+            self.count(error)
+            raise
+
+    def count(self, outcome: DialOutcome) -> None:
+        """Counts what went wrong with the proxy in front."""
+        if isinstance(outcome, UpstreamProxyError):
+            self._on_trouble(outcome.trouble)

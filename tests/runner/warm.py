@@ -1,0 +1,77 @@
+"""`exec` in a workspace where a container waits for it, and in the same one as a process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from cloned_proxy.cli.warm.child import WAITS
+from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import GoneError
+from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
+from tests.cli.program import eventually
+
+PROGRAM = [sys.executable, "-m", "cloned_proxy", "exec"]
+TYPED = {"PYTHONPATH": "/nonexistent"}
+"""In the environment of a command it makes another installation of it, for which no process is warm."""
+
+
+def words(workspace: Path, *options: str) -> list[str]:
+    return [*PROGRAM, "--workspace", str(workspace), *options]
+
+
+def waiting(engine: Engine, workspace: Path) -> set[str]:
+    """The id of each container that waits, or will."""
+    mark = workspace_mark(workspace)
+    return {
+        str(row["Id"])
+        for row in engine.labelled(WORKSPACE_LABEL)
+        if row["Labels"][WORKSPACE_LABEL] == mark and row["Names"][0].startswith("/cloned_ready_")
+    }
+
+
+def warm_processes(workspace: Path) -> dict[int, int]:
+    """Process to parent, of the one that forks and of those that it has forked."""
+    found = {}
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_bytes()
+            if b"cloned_proxy.cli.warm.server\0" + bytes(workspace) in command:
+                found[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    return found
+
+
+def server(workspace: Path) -> int:
+    found = warm_processes(workspace)
+    return next((pid for pid, parent in found.items() if parent not in found), 0)
+
+
+def warm_up(engine: Engine, workspace: Path, *options: str, cwd: Path | None = None) -> str:
+    """Runs such a command until a container waits for the next one; returns its id."""
+    before = waiting(engine, workspace)
+    command = [*words(workspace, *options), "--", "true"]
+
+    def one_more() -> bool:
+        assert subprocess.run(command, check=False, timeout=60, cwd=cwd).returncode == 0
+        return server(workspace) > 0
+
+    eventually(one_more, 60, "the warm process")
+    subprocess.run(command, check=True, timeout=60, cwd=cwd)
+    eventually(lambda: bool(_settled(engine, workspace) - before), 60, "a container that waits")
+    return min(_settled(engine, workspace) - before)
+
+
+def _settled(engine: Engine, workspace: Path) -> set[str]:
+    """Those whose process has said that it is ready."""
+    ready = set()
+    for container in waiting(engine, workspace):
+        try:
+            pid = engine.inspect(container)["Config"]["Labels"][OWNER_LABEL].split(".")[2]
+            if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == WAITS:
+                ready.add(container)
+        except (GoneError, FileNotFoundError):
+            continue
+    return ready
