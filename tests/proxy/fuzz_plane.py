@@ -111,6 +111,7 @@ def main() -> int:
     readers, rng, taken = PlaneReaders(), random.Random(chosen.seed), [0, 0, 0]
     for _ in range(chosen.inputs):
         taken = [count + new for count, new in zip(taken, once(readers, rng), strict=True)]
+    heads, hellos, told = taken
     sys.stdout.write(f"plane: {chosen.inputs} inputs each; it took {heads} heads, {hellos} hellos, {told} answers\n")
     return 0
 
