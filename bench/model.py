@@ -31,6 +31,7 @@ from cloned_proxy.runner.link import proxy_status
 from cloned_proxy.runner.llm.relay import InsideSockets
 from cloned_proxy.runner.llm.state import CONTAINER
 from cloned_proxy.runner.standby import proxy_for
+from tests.runner.kept_images import bring_sandbox_images
 from tests.runner.real_model import FILE, IMAGE, build_image, fetch
 
 ROUNDS = 9
@@ -54,12 +55,17 @@ type Asked = tuple[http.client.HTTPConnection, str]
 """A connection, and what stands before each path: "" or the origin, as a proxy wants it."""
 
 
+def print_to_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+
+
 def main() -> int:
     """Prints one JSON object."""
     # Whoever ends this early gets the model taken down, too: a signal alone would pass by every `finally`.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     try:
         engine = Engine.connect()
+        bring_sandbox_images(engine, print_to_stderr)
         place = fetch()
         build_image(engine, place)
     except (SandboxError, RuntimeError) as error:

@@ -54,6 +54,20 @@ def check_project(files: FileOptions, workspace: Path) -> None:
         check_caller(project)
 
 
+def check_policy(policy: Path | None, workspace: Path) -> None:
+    """Raises CommandError where a proxy serves the workspace already, by another policy: that one decides."""
+    if policy is None:
+        return
+    from cloned_proxy.store.serving import server_of
+
+    serving = server_of(workspace)
+    if serving is not None and serving.policy.resolve() != policy.expanduser().absolute().resolve():
+        raise CommandError(
+            f"--policy {policy}: a proxy serves {workspace} already, by {serving.policy}, and that one decides; "
+            "leave --policy out, end that proxy, or use a workspace of its own (--workspace)"
+        )
+
+
 def image_of(options: ExecOptions, settings: SandboxSettings) -> str:
     """The image: as typed, else the tool's own of config.yaml, else everybody's, else the worker's."""
     return options.image or settings.images.get(options.tool) or settings.image or PYTHON_IMAGE

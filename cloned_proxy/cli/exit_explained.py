@@ -6,20 +6,15 @@ Shells and the engine's init give them to what could not be started: 126 found a
 
 from __future__ import annotations
 
-import os
-import re
 from typing import Final
 
 from cloned_proxy.cli.agents import Agent, agent_of
 from cloned_proxy.runner.execution import Output
 from cloned_proxy.runner.job import Job
+from cloned_proxy.runner.not_started import NOT_EXECUTABLE, NOT_FOUND, complains_of
 from cloned_proxy.runner.stream import Stream
 
-NOT_EXECUTABLE: Final = 126
-NOT_FOUND: Final = 127
 _KEPT: Final = 600
-_COMPLAINT: Final = rb"exec:?(?: line \d+:)? %b(?: failed)?: |failed to exec pid1: "
-"""As said by tini (`exec X failed: …`), by dash and bash (`exec: X: …`), by busybox, and by Podman's catatonit."""
 
 
 class LastWords:
@@ -42,8 +37,7 @@ class LastWords:
 
     def complain_of(self, word: str) -> bool:
         """Whether the last line says of the word that it could not even be started."""
-        last = self._said.strip().rpartition(b"\n")[2]
-        return re.search(_COMPLAINT % re.escape(os.fsencode(word)), last) is not None
+        return complains_of(word, self._said)
 
 
 def explained(code: int, job: Job, said: LastWords) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import stat
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, Self
 
@@ -61,7 +62,7 @@ def lines_of(aftermath: Aftermath) -> Iterator[str]:
     if recipes:
         yield f"cloned-proxy: changed, and run by whoever builds, tests or installs: {_some(recipes)}"
     if aftermath.doors:
-        yield f"cloned-proxy: sockets or FIFOs were left, which no tool is shown; remove them: {_some(aftermath.doors)}"
+        yield f"cloned-proxy: sockets or FIFOs were left, which are hidden from the next tool: {_some(aftermath.doors)}"
 
 
 def _topmost(changes: Iterable[Change]) -> list[Change]:
@@ -101,4 +102,5 @@ def _sizes(file: FileChange) -> str:
         return f"{file.count} {'file' if file.count == 1 else 'files'}"
     if file.before is None or file.after is None:
         return f"{file.after if file.before is None else file.before} bytes"
-    return f"{file.before} -> {file.after} bytes"
+    sizes = f"{file.before} -> {file.after} bytes" if file.before != file.after else f"{file.after} bytes"
+    return sizes if file.modes is None else f"{sizes}, {' -> '.join(map(stat.filemode, file.modes))}"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
-from cloned_proxy.cli.exec_job import check_project, job_of
+from cloned_proxy.cli.exec_job import check_policy, check_project, job_of
 from cloned_proxy.cli.exec_options import ExecOptions
 from cloned_proxy.cli.exit_explained import LastWords, explained
 from cloned_proxy.cli.host_terminal import HostTerminal
@@ -57,6 +57,7 @@ def _execute(options: ExecOptions, ready: Callable[[], None] | None, prepared: P
     workspace = Workspace.find(options.workspace)
     check_project(options.files, workspace.root)
     workspace.create()
+    check_policy(options.policy, workspace.root)
     job = job_of(options, workspace.sandbox_settings())
     if isinstance(connection, HostTerminal):
         job = replace(job, terminal=connection.size, env={**terminal_environment(os.environ), **job.env})

@@ -10,11 +10,11 @@ from typing import Final
 
 from cloned_proxy.policy.address import OPENED_BY, classify
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.hint_registry import age_told, exempting_words
+from cloned_proxy.policy.hint_registry import registry_hint
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.rule import Host
-from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, GLOBAL_SCOPE, Reason
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, GLOBAL_SCOPE, SSH_PORT, Reason
 
 _SENTENCES: Final = {
     Reason.IDENTITY_MISSING: "send the tool's credential: `cloned-proxy token TOOL` prints one ready to export",
@@ -46,14 +46,18 @@ ALLOWABLE: Final = frozenset(
 def hint(decision: Decision, decision_id: str = "") -> str:
     """For a program of this host that was denied; for a tool in a sandbox there is `hint_inside`.
 
-    As `owner_hint`, but for an address that was not in the request, or the class of one.
+    As `owner_hint`, but for an address that was not in the request, or the class of one, and for a secret's name.
     """
     if decision.instead_of is not None:
         return _with_or_without_credential(hint(_as_refused(decision), decision_id))
+    look = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
+    if decision.reason is Reason.SECRET_LEAK:
+        return f"the request holds a secret that is not for this host: {look}"
     literal = decision.host is not None and decision.host.address is not None
-    if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
-        next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
-        return f"the name resolves to an address that its rule does not open: {next_step}"
+    # A deny of the network that the name resolves into says no more: which one it is, only the log tells.
+    about_address = decision.reason is Reason.ADDRESS_NOT_ALLOWED or decision.refused_address is not None
+    if about_address and not literal:
+        return f"the name resolves to an address that the policy does not open: {look}"
     return owner_hint(decision)
 
 
@@ -74,19 +78,10 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
         return _remove(decision)
     if decision.reason in ALLOWABLE and decision.host is not None:
         return _allow(decision)
+    if told := registry_hint(decision):
+        return told
     words = _WORDED.get(decision.reason)
     return words(decision) if words else _SENTENCES.get(decision.reason, "")
-
-
-def _too_young(decision: Decision) -> str:
-    words = exempting_words(decision)
-    return "; or ".join(filter(None, (age_told(decision), _command(*words) if words else "")))
-
-
-def _protocol(decision: Decision) -> str:
-    if decision.rule is not None and decision.rule.registry:
-        return "a registry is asked by https: in the clear nobody leaves out what is too young"
-    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
 
 
 def _leak(decision: Decision) -> str:
@@ -121,6 +116,14 @@ def _open_address(decision: Decision) -> str:
     return _again(decision, *(f"--{each}" for each in sorted({word, *opened})))
 
 
+def _other_protocol(decision: Decision) -> str:
+    if decision.rule is not None and decision.rule.only_ssh:
+        return f"its rule lets SSH pass, and nothing else; for anything else: {_again(decision, '--tcp')}"
+    if decision.request.port == SSH_PORT:
+        return f"a tunnel carries TLS only; for SSH: {_again(decision, '--ssh')}"
+    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
+
+
 def _again(decision: Decision, *options: str) -> str:
     """The command for the rule that allows this host, with more than it says now."""
     host, rule = decision.host, decision.rule
@@ -136,7 +139,7 @@ def _again(decision: Decision, *options: str) -> str:
     words += _tool(decision.tool)
     words += [f"--method={method}" for method in sorted(rule.methods or ())]
     words += [f"--path={path.text}" for path in rule.paths or ()]
-    words += ["--tcp"] if rule.raw_tcp and "--tcp" not in options else []
+    words += [f"--{name}" for name in rule.protocols or () if "--tcp" not in options]
     return _command("allow", *words, *options)
 
 
@@ -149,13 +152,15 @@ def _remove(decision: Decision) -> str:
     rule = decision.rule
     if rule is None:
         return ""
+    if rule.paths is not None or rule.exceptions:
+        return _command("remove", rule.id)
     tool = None if rule.scope == GLOBAL_SCOPE else rule.scope
     return _command("remove", str(rule.pattern), *_tool(tool))
 
 
 def allow_command(host: Host, port: int, tool: str | None) -> str:
     """The command that allows a host: on the default ports where `port` is one of them, and on `port` otherwise."""
-    return _command("allow", target_of(host, port), *_tool(tool))
+    return _command("allow", target_of(host, port), *_tool(tool), *_ssh(port))
 
 
 def _allow(decision: Decision) -> str:
@@ -168,7 +173,7 @@ def _allow(decision: Decision) -> str:
         if not _can_stand_in_a_rule(request.method, path):
             return _SENTENCES[Reason.MALFORMED_REQUEST]
         words += ["--method", request.method, "--path", path]
-    return _command(*words)
+    return _command(*words, *(_ssh(request.port) if request.method is None else ()))
 
 
 @lru_cache(maxsize=512)  # a tool that is denied asks for the same again, and each denial needs it twice
@@ -185,14 +190,18 @@ def _can_stand_in_a_rule(method: str, path: str) -> bool:
     return "*" not in path and method.isupper() and method != "CONNECT"
 
 
+def _ssh(port: int) -> list[str]:
+    """What is refused on that port would be refused again as no TLS, if its rule did not say so."""
+    return ["--ssh"] if port == SSH_PORT else []
+
+
 def _tool(tool: str | None) -> list[str]:
     return [] if tool is None else ["--tool", tool]
 
 
 _WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {
-    Reason.TOO_YOUNG: _too_young,
     Reason.ADDRESS_NOT_ALLOWED: _open_address,
-    Reason.PROTOCOL_NOT_ALLOWED: _protocol,
+    Reason.PROTOCOL_NOT_ALLOWED: _other_protocol,
     Reason.SECRET_LEAK: _leak,
 }
 """The reasons whose hint depends on more than the reason."""

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from cloned_proxy.runner.cancellation import Cancellation
 from cloned_proxy.runner.crew import Crew
@@ -16,6 +16,9 @@ from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.execution import MAX_STDOUT, Collected, Feed, Outcome, Output
 from cloned_proxy.runner.files import read_scratch
 from cloned_proxy.runner.job import GRACE_SECONDS, Job, Watch, watched
+from cloned_proxy.runner.not_started import NOT_FOUND, never_started
+from cloned_proxy.runner.project.place import ProjectAccess
+from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.spec import Limits, Mount
 from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
 
@@ -48,6 +51,10 @@ class ExecResult:
         return self.stdout.decode(errors="replace")
 
 
+type Access = Literal["ro", "rw", "none"]
+"""Of the project, as `exec --project` has it."""
+
+
 class ExecOptions(TypedDict, total=False):
     """What `exec_async` takes by name: the options of `exec`."""
 
@@ -58,6 +65,9 @@ class ExecOptions(TypedDict, total=False):
     stdin: bytes | str
     files: Sequence[str]
     watch: Watch | None
+    project: Access
+    user: Literal["me"] | None
+    home: bool
 
 
 class Calls(abc.ABC):
@@ -87,6 +97,9 @@ class Calls(abc.ABC):
         stdin: bytes | str = b"",
         files: Sequence[str] = (),
         watch: Watch | None = None,
+        project: Access = "ro",
+        user: Literal["me"] | None = None,
+        home: bool = False,
         cancellation: Cancellation | None = None,
     ) -> ExecResult:
         """Runs one command under the rules of `tool` and waits for its end; an exit code is a result, no error.
@@ -96,8 +109,12 @@ class Calls(abc.ABC):
         exist). `watch` sees stderr piece by piece, in another thread. `cancellation` is for a thread that wants to end
         the run; Ctrl-C ends it as well.
 
-        Raises SandboxError, of which ToolTimeoutError, ToolLimitError (more than 8 MiB on stdout, a full /sandbox) and
-        RunCancelledError mean that the command was killed; its container is gone in any case.
+        `project` "ro" shows it at /workspace, "rw" there and at its own path, writable and as `user` "me", "none" not
+        at all. `user` "me" is this process's own user id. `home` keeps the tool's home for its next run.
+
+        Raises SandboxError: SandboxInputError for a program that the image does not have; ToolTimeoutError,
+        ToolLimitError (more than 8 MiB on stdout, a full /sandbox) and RunCancelledError mean that the command was
+        killed; its container is gone in any case.
         """
         began = time.monotonic()
         data = stdin.encode() if isinstance(stdin, str) else bytes(stdin)
@@ -111,8 +128,13 @@ class Calls(abc.ABC):
             stream.write(data)
             stream.end_input()
 
-        job = self._job(tool, argv, image, mounts, env, timeout=timeout or self._timeout, keep=keep)
+        seen = _wish(project, user)
+        more = {"timeout": timeout or self._timeout, "keep": keep, "project": seen, "home": home}
+        job = self._job(tool, argv, image, mounts, env, **more)
         run, outcome = self.run(job, feed=feed, output=watched(collected, watch), cancellation=cancellation)
+        if never_started(outcome.exit_code, argv[0], bytes(collected.stderr)):
+            what = "no program" if outcome.exit_code == NOT_FOUND else "nothing executable called"
+            raise SandboxInputError(f"the image {job.worker.image} has {what} {argv[0]!r}; `image=` names another one")
         return ExecResult(
             exit_code=outcome.exit_code,
             stdout=bytes(collected.stdout),
@@ -141,6 +163,9 @@ class Calls(abc.ABC):
         mounts: Sequence[Mount] = (),
         env: Mapping[str, str] | None = None,
         watch: Watch | None = None,
+        project: Access = "ro",
+        user: Literal["me"] | None = None,
+        home: bool = False,
         grace: float = GRACE_SECONDS,
     ) -> AsyncIterator[Session]:
         """A command that goes on running: `stdin` and `stdout` to talk with it, `mcp()` for the MCP SDK.
@@ -155,7 +180,8 @@ class Calls(abc.ABC):
         """
         from cloned_proxy.runner.session import open_session  # noqa: PLC0415  anyio and pydantic, for sessions alone
 
-        job = self._job(tool, argv, image, mounts, env, timeout=None, keep=None)
+        seen = _wish(project, user)
+        job = self._job(tool, argv, image, mounts, env, timeout=None, keep=None, project=seen, home=home)
         async with open_session(self._crew, self.run, job, watch=watch, grace=grace) as session:
             yield session
 
@@ -172,3 +198,9 @@ class Calls(abc.ABC):
             raise SandboxInputError(f'argv is a list of words, as in ["sh", "-c", "…"]; not {argv!r}')
         worker = Worker(image or self._image_of(tool) or PYTHON_IMAGE, tuple(argv))
         return Job(tool=tool, worker=worker, env=env or {}, mounts=tuple(mounts), **more)
+
+
+def _wish(project: Access, user: Literal["me"] | None) -> ProjectWish:
+    access = ProjectAccess(project)
+    writable = access is ProjectAccess.READ_WRITE
+    return ProjectWish(access=access, own_path=writable, as_caller=user == "me" or writable)

@@ -30,6 +30,8 @@ PACKAGES_LABEL: Final = "cloned.packages"
 """What was asked for, as JSON: `["npm:NAME@VERSION", "pypi:NAME==VERSION"]`."""
 LOCK_LABEL: Final = "cloned.lock"
 """What was resolved, as JSON: npm's package-lock.json and pip's requirements with hashes."""
+WORDS_LABEL: Final = "cloned.words"
+"""What else was asked for, as JSON: `{"node": …, "scripts": …}`."""
 _STAGE_LABEL: Final = "cloned.stage"
 """Marks what is left of a build, with the name of the image that it was for."""
 _TOOLS: Final = "/opt/uv-tools"
@@ -45,11 +47,15 @@ _UV_INSTALL: Final = (
 def build_tool_image(engine: Engine, wanted: ToolImage, say: Say, *, renew: bool = False) -> str:
     """Builds the image and returns its name. Raises SandboxError.
 
-    An image of the same name and packages lends its lock, unless `renew` resolves them anew.
+    One that is there, of the same words and on the worker of now, stays as it is, unless `renew` resolves its packages
+    anew. On another worker it is built again from its lock.
     """
     known = {} if renew else _lock_of(engine, wanted)
+    if known and _is_current(engine, wanted):
+        say(f"{wanted.name} is there, unchanged; --rebuild resolves its packages anew")
+        return wanted.name
     if known:
-        say(f"{wanted.name} is there: its lock says which versions; --rebuild resolves them anew")
+        say(f"{wanted.name} is there, on another worker: its lock says which versions; --rebuild resolves them anew")
     with tempfile.TemporaryDirectory(prefix="cloned-tool-image-") as directory:
         context = Path(directory)
         lock: dict[str, Any] = {}
@@ -64,6 +70,7 @@ def build_tool_image(engine: Engine, wanted: ToolImage, say: Say, *, renew: bool
         (context / "Dockerfile").write_text(_dockerfile(wanted, context))
         _readable(context)
         labels = {PACKAGES_LABEL: json.dumps(wanted.words), LOCK_LABEL: json.dumps(lock, sort_keys=True)}
+        labels[WORDS_LABEL] = _words(wanted)
         if not _keeps_node(wanted):
             labels[NODE_LABEL] = ""
         say(f"building {wanted.name}")
@@ -71,6 +78,18 @@ def build_tool_image(engine: Engine, wanted: ToolImage, say: Say, *, renew: bool
         # The engine keeps stages for a next build, and with them every package a second time.
         engine.remove_unnamed(f"{_STAGE_LABEL}={wanted.name}")
     return wanted.name
+
+
+def _words(wanted: ToolImage) -> str:
+    return json.dumps({"node": _keeps_node(wanted), "scripts": wanted.scripts})
+
+
+def _is_current(engine: Engine, wanted: ToolImage) -> bool:
+    """Whether it was made by these words, and lies on the layers of the worker that is there."""
+    facts, worker = engine.image(wanted.name), engine.image(PYTHON_IMAGE)
+    labels = (facts.get("Config") or {}).get("Labels") or {}
+    below = worker["RootFS"]["Layers"]
+    return labels.get(WORDS_LABEL) == _words(wanted) and facts["RootFS"]["Layers"][: len(below)] == below
 
 
 def _lock_of(engine: Engine, wanted: ToolImage) -> dict[str, Any]:

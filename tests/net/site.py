@@ -1,7 +1,8 @@
 """What a canary answers: a small HTTP/1.1 server with the things real clients ask for.
 
 `/bytes/N` N zero bytes · `/chunked` · `/sse` three events, one every 100 ms · `/ws` WebSocket echo ·
-`/to/URL` a redirect · any file below the content root · else one line that says who answered.
+`/to/URL` a redirect · any file below the content root ·
+`/OWNER/NAME.git/…` git's smart protocol for a repository that is there · else one line that says who answered.
 """
 
 from __future__ import annotations
@@ -16,10 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.net.git_site import git_call
 from tests.net.tls_stream import Stream
 
 _BLOCK: Final = bytes(262_144)
 _TYPES: Final = {".html": "text/html", ".json": "application/json"}
+_FORMS: Final = {
+    "application/vnd.pypi.simple.v1+json": "simple.json",
+    "application/vnd.npm.install-v1+json": "abbreviated.json",
+}
+"""Other forms of the index of a directory, for a client that asks for one, where there is one."""
 _WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 _CLOSE: Final = 8
 _PING: Final = 9
@@ -90,6 +97,9 @@ class Site:
                 return
             if asked.headers.get("expect", "").lower() == "100-continue":
                 stream.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if (call := git_call(self._root, asked.method, asked.path, asked.headers)) is not None:
+                stream.send(call.answer(_read_body(reader, asked)))
+                continue
             received = _skip_body(reader, asked)
             self._answer(stream, asked, name, received)
             if asked.headers.get("connection", "").lower() == "close":
@@ -111,7 +121,9 @@ class Site:
         elif path.startswith("/to/"):
             _send_head(stream, "302 Found", {"Location": path.removeprefix("/to/"), "Content-Length": "0"})
         elif file.is_dir() and (file / "index.html").is_file():
-            _send_file(stream, asked, file / "index.html")
+            accept = asked.headers.get("accept", "")
+            form = next((name for kind, name in _FORMS.items() if kind in accept and (file / name).is_file()), "")
+            _send_file(stream, asked, file / (form or "index.html"))
         elif file.is_file():
             _send_file(stream, asked, file)
         elif path.startswith("/git/"):
@@ -132,6 +144,18 @@ def _read_head(reader: Reader) -> _Asked:
         key, _, value = line.partition(":")
         headers[key.strip().lower()] = value.strip()
     return _Asked(method, rest.rpartition(" ")[0], headers)
+
+
+def _read_body(reader: Reader, asked: _Asked) -> bytes:
+    if "chunked" not in asked.headers.get("transfer-encoding", "").lower():
+        return reader.take(int(asked.headers.get("content-length", "0")))
+    body = bytearray()
+    while size := int(reader.until(b"\r\n").partition(b";")[0], 16):
+        body += reader.take(size)
+        reader.until(b"\r\n")
+    while reader.until(b"\r\n") != b"\r\n":
+        pass
+    return bytes(body)
 
 
 def _skip_body(reader: Reader, asked: _Asked) -> int:
@@ -163,7 +187,8 @@ def _send_zeros(stream: Stream, count: int) -> None:
 
 def _send_file(stream: Stream, asked: _Asked, file: Path) -> None:
     body = file.read_bytes()
-    kind = _TYPES.get(file.suffix, "application/octet-stream")
+    kind = next((kind for kind, name in _FORMS.items() if name == file.name), "")
+    kind = kind or _TYPES.get(file.suffix, "application/octet-stream")
     _send_head(stream, "200 OK", {"Content-Length": str(len(body)), "Content-Type": kind})
     if asked.method != "HEAD":
         stream.send(body)

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
-from cloned_proxy.policy.decide import decide, decide_addresses
+from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host_index import HostIndex
 from cloned_proxy.policy.model import Limits, Policy, Scope

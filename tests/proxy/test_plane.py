@@ -19,7 +19,8 @@ from typing import Final
 import pytest
 
 from cloned_proxy.policy.caller import IdentityRefusal, Principal
-from cloned_proxy.policy.decide import decide, decide_addresses
+from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.identity import Claims, identify, mint_token
 from cloned_proxy.policy.model import Limits, Policy
 from cloned_proxy.policy.rule import Rule
@@ -176,6 +177,17 @@ async def test_of_several_addresses_the_one_that_answers_is_taken() -> None:
         async with tunnel(w, server.port):
             assert w.metrics.connects == 1
         assert granted(w) == 1
+
+
+@pytest.mark.parametrize("more", [{"only_ssh": True}, {"max_uses": 5}, {"inject": None, "methods": frozenset({"GET"})}])
+async def test_what_needs_another_look_each_time_is_never_published(more: dict[str, object]) -> None:
+    async with upstream() as server, world(allow(HOST, server.port, **more)) as w:
+        for _ in range(2):
+            _, writer = await w.connect()
+            writer.write(connect_head(server.port))
+            await until(lambda: len(w.audit.verdicts) > 0)
+            writer.transport.abort()
+        assert published(w) == []
 
 
 async def test_an_upstream_that_refuses_is_a_502_by_python() -> None:
@@ -364,8 +376,8 @@ def test_the_library_is_of_this_program() -> None:
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
-        (Rule, ("id scope denies pattern ports methods paths raw_tcp addresses expires max_uses idle inject registry "
-                "reason origin preset")),
+        (Rule, ("id scope denies pattern ports methods paths exceptions raw_tcp only_ssh addresses expires max_uses "
+                "idle inject registry reason origin preset")),
         (Limits, "concurrent requests_per_minute bytes_per_hour"),
         (Listener, "socket principal name names only_names"),
         (Principal, "tool run source"),

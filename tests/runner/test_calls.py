@@ -66,6 +66,25 @@ def test_a_command_gives_its_result(runner: DockerContainerRunner, tmp_path: Pat
     assert not result.out_of_memory
 
 
+@pytest.mark.parametrize(("word", "said"), [("nope", "has no program 'nope'"), ("/etc/passwd", "nothing executable")])
+def test_a_program_that_is_not_there_is_an_error_of_the_caller(
+    runner: DockerContainerRunner, word: str, said: str
+) -> None:
+    with pytest.raises(SandboxInputError, match=said):
+        runner.exec(TOOL, [word])
+    assert runner.exec(TOOL, ["sh", "-c", "exit 127"]).exit_code == 127
+
+
+def test_the_project_and_a_home_are_as_asked(runner: DockerContainerRunner) -> None:
+    listed = "ls -d /workspace/* >/dev/null 2>&1; echo $?; touch ~/kept; ls ~"
+    (runner.project / "a-file").touch()
+    with_it, without = (runner.exec(TOOL, ["sh", "-c", listed], project=access) for access in ("ro", "none"))
+    assert (with_it.text, without.text) == ("0\nkept\n", "2\nkept\n")
+    for _ in range(2):
+        assert runner.exec("home.tool@v1", ["sh", "-c", "ls ~; touch ~/kept"], home=True).exit_code == 0
+    assert runner.exec("home.tool@v1", ["ls", "/home/tool"], home=True).text == "kept\n"
+
+
 def test_a_command_is_a_list_of_words(runner: DockerContainerRunner) -> None:
     with pytest.raises(SandboxInputError, match="argv is a list of words"):
         runner.exec(TOOL, "sleep 1000")

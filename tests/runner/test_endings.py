@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.runner import execution
-from cloned_proxy.runner import runner as runner_module
+from cloned_proxy.runner import execution, slot_run
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.engine_api import ApiError, EngineApi
 from cloned_proxy.runner.errors import EngineError, ToolTimeoutError
@@ -127,7 +126,7 @@ def test_parallel_runs_that_time_out_each_remove_their_own(
             if engine.find(spec.name) is not None:
                 left.append(spec.name)
 
-    monkeypatch.setattr(runner_module, "execute", execute_and_look)
+    monkeypatch.setattr(slot_run, "execute", execute_and_look)
     with DockerContainerRunner(workspace=module_serving.workspace, spare_slots=RUNS) as runner:
 
         def one(number: int) -> None:

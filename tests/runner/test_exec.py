@@ -143,6 +143,16 @@ def test_bad_words_are_refused_with_the_fix(workspace: Path, words: list[str], m
 
 
 @docker
+def test_another_policy_than_the_one_that_is_served_is_refused(workspace: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("version: 1\n", encoding="utf-8")
+    done = execute(workspace, "--policy", str(other), TOOL, "--", "true")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"cloned-proxy: --policy %b: a proxy serves " % bytes(other))
+    assert execute(workspace, "--policy", str(workspace / "policy.yaml"), TOOL, "--", "true").returncode == 0
+
+
+@docker
 def test_a_missing_image_names_the_fix(workspace: Path) -> None:
     done = execute(workspace, "--image", "nothing.example/x:1", TOOL, "--", "true")
     assert (done.returncode, b"docker pull nothing.example/x:1" in done.stderr) == (1, True)

@@ -109,11 +109,15 @@ def test_the_same_words_make_the_same_image_from_its_lock(
         monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
         monkeypatch.setenv("PIP_INDEX_URL", registry.simple)
         made = [images.image(build_tool_image(images, wanted, said.append)) for _ in range(2)]
+        unchanged = said[-1]
+        monkeypatch.setattr("cloned_proxy.runner.tool_image._is_current", lambda *_: False)  # as on another worker
+        made.append(images.image(build_tool_image(images, wanted, said.append)))
     images.remove_image(wanted.name)
+    assert (unchanged.startswith(f"{wanted.name} is there, unchanged"), made[0]["Id"]) == (True, made[1]["Id"])
     assert [line.partition(":")[0] for line in said if "its lock says which versions" in line] == [
         "cloned-tool-test-lock"
     ]
-    assert made[0]["Config"]["Labels"] == made[1]["Config"]["Labels"]
+    assert made[0]["Config"]["Labels"] == made[2]["Config"]["Labels"]
     left = subprocess.run(
         ["docker", "images", "--quiet", "--filter", f"label=cloned.stage={wanted.name}"],
         capture_output=True,

@@ -16,6 +16,8 @@ import pytest
 
 from cloned_proxy.cli.warm.wire import SOCKET
 from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.link import is_served
+from cloned_proxy.store.audit_log import AuditLog
 from tests.cli.program import eventually
 from tests.runner.conftest import leftovers, start_serving, write_policy
 from tests.runner.jobs import TOOL
@@ -197,6 +199,50 @@ def test_without_the_server_what_runs_goes_on_and_the_next_one_runs_as_well(work
         assert process.communicate(b"on", 60) == (b"on", b"")
     with start(workspace, "cat") as process:
         assert process.communicate(b"next", 60) == (b"next", b"")
+
+
+def test_a_stopped_server_keeps_nobody_waiting_and_runs_nothing_twice(workspace: Path, images: Engine) -> None:
+    warm_up(images, workspace, TOOL)
+    stopped = server(workspace)
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        seen = subprocess.run(
+            [*words(workspace, TOOL), "--", "echo", "once"], capture_output=True, check=True, timeout=60
+        )
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert seen.stdout == b"once\n"
+    warm_up(images, workspace, TOOL)
+    with AuditLog(workspace / "state.db") as log:
+        assert [entry.body["command"] for entry in log.entries(types=("run",))].count("echo once") == 1
+
+
+def test_what_nobody_wants_for_long_goes(images: Engine, tmp_path: Path, origin: int) -> None:
+    """By a `serve` of its own, whose warm process has less patience."""
+    workspace = tmp_path / "code" / ".cloned"
+    workspace.mkdir(parents=True, mode=0o700)
+    write_policy(workspace, origin)
+    impatient = "import cloned_proxy.cli.warm.server as s; s._IDLE_SECONDS = 4.0; s.main()"
+    program = (
+        "import cloned_proxy.cli.warm.starter as s; from cloned_proxy.__main__ import main\n"
+        f"s._PROGRAM = ('-c', {impatient!r}); main()"
+    )
+    options = ["--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off", "--workspace", str(workspace)]
+    with subprocess.Popen([sys.executable, "-c", program, "serve", *options], stdout=subprocess.DEVNULL) as serving:
+        try:
+            eventually(lambda: is_served(workspace), 60, "serve")
+
+            def waits() -> bool:
+                with start(workspace, "true") as process:
+                    process.communicate(timeout=60)
+                return bool(waiting(images, workspace))
+
+            eventually(waits, 60, "a container that waits")
+            eventually(lambda: not waiting(images, workspace), 60, "its end")
+            eventually(lambda: not workspace.joinpath(*SOCKET).exists(), 60, "the end of the warm process")
+            assert leftovers(images, workspace) == []
+        finally:
+            serving.terminate()
 
 
 def test_what_is_wrong_is_told_in_the_same_words(workspace: Path, images: Engine) -> None:

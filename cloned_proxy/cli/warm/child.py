@@ -24,7 +24,7 @@ from cloned_proxy.cli.exec_job import check_project, job_of
 from cloned_proxy.cli.exec_options import ExecOptions
 from cloned_proxy.cli.quick import quick_exec
 from cloned_proxy.cli.sandbox import run_command, runner_for
-from cloned_proxy.cli.warm.wire import BEGUN, DECLINED, DESCRIPTORS, ENDED, MOST_BYTES, Request
+from cloned_proxy.cli.warm.wire import BEGUN, DECLINED, DESCRIPTORS, ENDED, GO, MOST_BYTES, Request
 from cloned_proxy.program_name import program_name
 from cloned_proxy.proxy.slot_protocol import encode
 from cloned_proxy.runner.hold import take_hold
@@ -64,6 +64,8 @@ def run_for(typed: Typed, control: socket.socket, workspace: Path, prepared: Pre
             conn.send(DECLINED)
             return
         socket.send_fds(conn, [BEGUN], [os.pidfd_open(os.getpid())])
+        if conn.recv(len(GO)) != GO:
+            return
         over = threading.Event()
         threading.Thread(target=_end_with, args=(conn, over), name="typed-process", daemon=True).start()
         code = _run(options, prepared)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from cloned_proxy.cli.warm.wire import BEGUN, DECLINED, ENDED, MOST_BYTES, SOCKET, Request, here
+from cloned_proxy.cli.warm.wire import BEGUN, DECLINED, ENDED, GO, HELLO, MOST_BYTES, SOCKET, Request, here
 
 _PEER = 12
 """Bytes of `struct ucred`, unix(7): pid, uid, gid."""
@@ -21,6 +21,8 @@ _ANSWER_BYTES = 64
 _CHUNK = 65_536
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOST = 1
+_PATIENCE = 5.0
+"""Seconds for an answer, until a process has taken the command."""
 
 
 def passed_on(argv: list[str]) -> int | None:
@@ -31,6 +33,10 @@ def passed_on(argv: list[str]) -> int | None:
     try:
         place = _workspace(words[: words.index("--")])
         with _connected(place) as conn:
+            conn.settimeout(_PATIENCE)
+            if conn.recv(_ANSWER_BYTES) != HELLO:
+                return None
+            conn.settimeout(None)
             return _Passing(conn).run(argv)
     except OSError:
         return None
@@ -125,7 +131,9 @@ class _Passing:
         poll.register(self._conn, select.POLLIN)
         try:
             while True:
-                ready = [descriptor for descriptor, _ in poll.poll()]
+                ready = [descriptor for descriptor, _ in poll.poll(_PATIENCE * 1000 if self._process < 0 else None)]
+                if not ready and self._process < 0:  # it is stopped, or this machine is: the other way is as good
+                    return None
                 if 0 in ready and not self._take_typed():
                     poll.unregister(0)
                 if self._conn.fileno() not in ready:
@@ -158,19 +166,23 @@ class _Passing:
 
     def _begin(self, process: int) -> None:
         self._process = process
+        try:
+            self._conn.send(GO)
+        except OSError:  # it has ended: the next message says so
+            return
         for number in self._received:
             self._send(number)
 
     def _take_typed(self) -> bool:
-        """Whether there is more to come. Raises OSError."""
-        data = os.read(0, _CHUNK)
+        """Whether there is more to come. Never raises: the command may be at work already."""
         try:
+            data = os.read(0, _CHUNK)
             while data:
                 data = data[os.write(self._typed, data) :]
                 if not data:
                     return True
-        except BrokenPipeError:
-            return False
+        except OSError:  # the terminal is gone, or nobody reads any more
+            data = b""
         os.close(self._typed)
         self._typed = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         return False

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.cli.warm.child import DONE, READY, Typed, run_for, wait_ready
-from cloned_proxy.cli.warm.wire import DECLINED, DESCRIPTORS, MOST_BYTES, SOCKET, Request, here
+from cloned_proxy.cli.warm.wire import DECLINED, DESCRIPTORS, HELLO, MOST_BYTES, SOCKET, Request, here
 from cloned_proxy.proxy.slot_protocol import new_socket, peer_user
 
 _MOST_READY: Final = 2
@@ -113,6 +113,8 @@ class Server:
             conn.close()
             return
         conn.setblocking(False)
+        with contextlib.suppress(OSError):
+            conn.send(HELLO)
         self._new[conn.fileno()] = conn
         self._poll.register(conn, select.POLLIN)
 

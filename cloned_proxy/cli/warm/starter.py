@@ -11,6 +11,8 @@ from typing import Final
 
 from cloned_proxy.cli.warm.wire import SOCKET
 
+_PROGRAM: Final = ("-P", "-m", "cloned_proxy.cli.warm.server")
+"""-P: what lies in the directory in which somebody typed `serve` is not ours to import."""
 _LONGEST_PATH: Final = 107
 _STEADY_SECONDS: Final = 5.0
 
@@ -31,8 +33,7 @@ class Starter:
         if len(bytes(self._workspace.joinpath(*SOCKET))) > _LONGEST_PATH or now - self._started < _STEADY_SECONDS:
             return
         self._started = now
-        # -P: what lies in the directory in which somebody typed `serve` is not ours to import.
-        words = [sys.executable, "-P", "-m", "cloned_proxy.cli.warm.server", str(self._workspace)]
+        words = [sys.executable, *_PROGRAM, str(self._workspace)]
         with contextlib.suppress(OSError):
             self._process = subprocess.Popen(  # noqa: S603  this program, with words of our own
                 words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True

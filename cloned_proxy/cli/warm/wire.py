@@ -18,8 +18,13 @@ MOST_BYTES = 131_072
 DESCRIPTORS = 4
 """Standard input, output and error, and the directory in which the command was typed."""
 
+HELLO = b"hello"
+"""First, from whoever takes requests: what lies in the queue of a process that is stopped keeps its descriptors open,
+and whoever waits for the end of the command's output would wait for that process."""
 BEGUN = b"begun"
-"""With a descriptor (pidfd_open(2)) of the process that runs it: from now on it has the command."""
+"""With a descriptor (pidfd_open(2)) of the process that would run it."""
+GO = b"go"
+"""The answer to that, before which nothing runs: whoever typed the command may have given up waiting, and run it."""
 DECLINED = b"declined"
 """Nothing was done: the typed process has to do it."""
 ENDED = b"ended "

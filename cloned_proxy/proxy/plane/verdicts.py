@@ -191,6 +191,7 @@ def publishable(grant: Grant) -> bool:
         and decision.mode is Mode.ENFORCE
         and decision.host is not None
         and not decision.inspect
+        and not decision.must_be_ssh
         and rule is not None
         and rule.max_uses is None
     )

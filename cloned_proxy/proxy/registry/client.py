@@ -69,12 +69,13 @@ class MetadataClient:
             if self._extra_ca is not None:
                 self._tls.load_verify_locations(str(self._extra_ca))
             self._tls.set_alpn_protocols(["http/1.1"])
-        sock = await self._ways.connect(grant)
+        reader, writer = await asyncio.open_connection(sock=await self._ways.connect(grant))
         try:
-            return await asyncio.open_connection(sock=sock, ssl=self._tls, server_hostname=name)
+            await writer.start_tls(self._tls, server_hostname=name)
         except BaseException:
-            sock.close()
+            writer.transport.abort()  # the socket is the loop's by now
             raise
+        return reader, writer
 
     async def _response(self, reader: asyncio.StreamReader) -> tuple[ResponseHead, bytes]:
         buffer, settings = Buffer(), self._settings

@@ -14,7 +14,7 @@ from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.inspection.examiners import HeldFilter, ResponseSeen, UnfitError
+from cloned_proxy.proxy.inspection.examiners import HeldFilter, RawFields, ResponseSeen, UnfitError
 from cloned_proxy.proxy.registry import npm, pypi
 from cloned_proxy.proxy.registry.asked import Asked
 from cloned_proxy.proxy.registry.dates import Dates
@@ -123,6 +123,10 @@ class FilteredMetadata(HeldFilter):
             raise self._shower.turned_away(self._asked, Age(package, wanted, dated.published, newest))
         answer = answers.own(HTTPStatus.NOT_FOUND, {"error": f"version not found: {wanted}"})
         raise UnfitError("a version that is not there", answer=answer, cause="closed")
+
+    def trailers(self, fields: RawFields) -> RawFields:  # noqa: ARG002  digests and the like, which are not true of it
+        """See `HeldFilter`."""
+        return []
 
     def too_long(self) -> UnfitError:
         return self.unfit(too_large())

@@ -1,4 +1,4 @@
-"""The masks over every workspace in what a run sees; and what no mask can hide, which is refused."""
+"""The masks over every workspace, socket and FIFO in what a run sees; what no mask can hide is refused."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ def masks_over(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
     trees = tuple(trees)
     directories = {path for tree in trees for path in _hide(tree, tree.survey.secret_directories)}
     files = {path for tree in trees for path in _hide(tree, tree.survey.secret_files)}
+    # A connect or a write would go through to whoever is behind, read-only mount or not.
+    files |= {path for tree in trees for path in _hide(tree, tree.survey.doors)}
     for tree in trees:
         for link in tree.survey.secret_links:
             # Where a link leads on this machine is a workspace here, too, if some tree shows it.
@@ -51,7 +53,7 @@ def masks_over(trees: Iterable[Tree]) -> tuple[list[str], list[str]]:
     directories, files = ({path for path in paths if not _is_below(path, covered)} for paths in (directories, files))
     if len(directories | files) > _MAX_SECRETS:
         raise SandboxInputError(
-            f"{len(directories | files)} workspaces lie in what would be shown; use a smaller project"
+            f"{len(directories | files)} workspaces, sockets and FIFOs lie in what would be shown: use a smaller one"
         )
     for path in directories | files:
         try:

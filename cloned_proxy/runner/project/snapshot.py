@@ -45,6 +45,8 @@ class FileChange:
     """A unified diff, of text; at most MAX_LINES, the tool's own words."""
     note: str = ""
     """Why there is no diff, or not all of it."""
+    modes: tuple[int, int] | None = None
+    """As in lstat(2), before and after, where they differ."""
 
 
 class Spool:
@@ -153,7 +155,8 @@ class Snapshot:
             note = "not a regular file"
         elif old is not None and new is not None:
             lines, note = _difference(old, new, path)
-        return FileChange(path, change.letter, _size(before), _size(after), 1, lines, note)
+        modes = None if before is None or after is None or before.mode == after.mode else (before.mode, after.mode)
+        return FileChange(path, change.letter, _size(before), _size(after), 1, lines, note, modes)
 
 
 def _heap_of(path: str) -> str | None:

@@ -21,7 +21,7 @@ from cloned_proxy.runner.project.place import (
     working_directory,
 )
 from cloned_proxy.runner.project.survey import Identity
-from cloned_proxy.runner.project.tree import Tree, identity_of, refuse_doors, tree_of
+from cloned_proxy.runner.project.tree import Tree, identity_of, tree_of
 from cloned_proxy.runner.project.worktree import linked_repository
 from cloned_proxy.runner.spec import Mount, check_mount
 from cloned_proxy.store.workspace import DIRECTORY_NAME
@@ -89,8 +89,6 @@ def view_of(
         for mount in named
         if (source := Path(mount.source)).is_dir()
     ]
-    for tree in trees:
-        refuse_doors(tree)
     refuse_other_names(trees, named, workspace)
     directories, files = masks_over(trees)
     for path in wish.writable:

@@ -29,6 +29,8 @@ global:
     - {host: mixed6.example.com$INSIDE}
     - {host: alias.example.com$INSIDE}
     - {host: private.example.com$INSIDE}
+    - {host: denied-network.example.com$INSIDE}
+    - {cidr: 10.9.0.0/16}
     - {host: loopback.example.com$INSIDE}
     - {host: loopback6.example.com$INSIDE}
     - {host: this-network.example.com$INSIDE}
@@ -43,10 +45,12 @@ global:
     - {host: nat64.example.com$INSIDE}
     - {host: teredo.example.com$INSIDE}
     - {host: own.loopback.example.com, ports: [$PORT, $METRICS], addresses: [private]$INSIDE}
+    - {host: ssh.example.com, ports: [22, 80, 443], protocols: [ssh]}
     - {host: inspected.example.com, methods: [GET], paths: ["/ok/**"]}
     - {host: bad-certificate.example.com, methods: [GET]}
   deny:
     - blocked.wild.example.org
+    - {cidr: 93.184.217.64/28, except: [93.184.217.67]}
 tools:
   control@v1: {}
   alpha@v1: {inherit_global: false, allow: [{host: alpha.example.com$INSIDE}]}

@@ -19,6 +19,7 @@ from cloned_proxy.policy.vocabulary import Anonymous, Mode
 from cloned_proxy.proxy.registry import client as client_module
 from cloned_proxy.proxy.registry import encoding
 from cloned_proxy.proxy.registry import metadata as metadata_module
+from tests.proxy.inspection.http2.peers import Client
 from tests.proxy.registry.conftest import Store
 from tests.proxy.registry.shelf import CANARY, DAY, at
 from tests.proxy.support import until
@@ -354,6 +355,18 @@ async def test_an_injected_secret_goes_with_the_proxys_own_question_and_never_ba
     npm.shelf.put("left-pad", found)
     status, _, body = await npm.ask("/left-pad")
     assert (status, b"sesame" in body) == (502, False)
+
+
+async def test_the_streams_of_http_2_are_judged_one_by_one(npm: Store) -> None:
+    client = await Client.connect(npm.world)
+    paths = (OLD, YOUNG, "/left-pad", "/left-pad/-/left-pad-2%2e0.0.tgz", f"{OLD}?file=2.0.0")
+    streams = [client.begin(client.head(path)) for path in paths]
+    old, young, document, spelled, query = [await client.response(stream) for stream in streams]
+    assert [each.status for each in (old, young, document, spelled, query)] == ["200", "403", "200", "403", "200"]
+    assert (bytes(old.body), versions(bytes(document.body))) == (b"old tarball", ["1.0.0", "1.1.0"])
+    assert CANARY not in bytes(young.body + spelled.body + query.body)
+    assert set(npm.shelf.asked) == {"GET /left-pad", f"GET {OLD}"}
+    await client.close()
 
 
 WHEEL = "/packages/acme_pad-1.0-py3-none-any.whl"

@@ -172,6 +172,12 @@ def test_the_difference_of_every_kind_of_file(project: Path) -> None:
     assert "root:" not in str(files), "what a planted link leads to is not read"
 
 
+def test_a_changed_mode_is_shown(project: Path) -> None:
+    (project / "text").chmod(0o644)
+    lines = list(lines_of(_after(project, lambda: (project / "text").chmod(0o4755), every=True)))
+    assert [line for line in lines if line.startswith("M text")] == ["M text  56 bytes, -rw-r--r-- -> -rwsr-xr-x"]
+
+
 def test_without_a_writable_project_there_is_a_difference_too(project: Path) -> None:
     aftermath = _after(project, lambda: None, every=True, access="ro")
     assert list(lines_of(aftermath)) == ["cloned-proxy: the run changed no file"]

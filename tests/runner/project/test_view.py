@@ -70,9 +70,17 @@ def test_the_project_can_be_mounted_although_its_workspace_has_sockets(project: 
     (project / ".cloned/run").mkdir()
     os.mkfifo(project / ".cloned/run/slots.sock")
     assert "/mnt/x/.cloned" in _view(project, _mount(project)).masked
+
+
+def test_sockets_and_fifos_are_hidden_wherever_they_are_seen(project: Path, tmp_path: Path) -> None:
+    """Whoever is behind one is on the host; a read-only mount keeps nobody from a connect."""
+    other = tmp_path / "other"
+    (other / "deep").mkdir(parents=True)
+    os.mkfifo(other / "deep/fifo")
     os.mkfifo(project / "agent.sock")
-    with pytest.raises(SandboxInputError, match=r"contains sockets or FIFOs, .*: agent.sock"):
-        _view(project)
+    view = _view(project, _mount(other))
+    hidden = {mount.target for mount in view.binds if mount.source == "/dev/null"}
+    assert hidden == {"/workspace/agent.sock", "/mnt/x/deep/fifo"}
 
 
 def test_a_workspace_of_another_name_is_masked(project: Path) -> None:
