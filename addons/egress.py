@@ -27,7 +27,8 @@ from mitmproxy import ctx, exceptions, http
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from cloned_proxy.policy.caller import ANONYMOUS, CallerSource, Principal
-from cloned_proxy.policy.decide import decide, decide_addresses
+from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError

@@ -1,6 +1,6 @@
 """Requests in opened TLS: HTTP/2 beside our own HTTP/1.1, and beside stock mitmdump's HTTP/2.
 
-python -m bench.opened      five rounds, in turns; 32 requests under way, each answered with two bytes
+python -m bench.opened      rounds in turns; 32 requests under way, each answered with two bytes
 
 Goals, per CPU-second of the proxy: at least 0.8 of our HTTP/1.1, and at least three times mitmdump. The upstream is a
 process of its own and speaks what it is asked for; all TLS is real.
@@ -8,6 +8,7 @@ process of its own and speaks what it is asked for; all TLS is real.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import json
@@ -33,12 +34,9 @@ from bench.contenders import Contender, Mitmdump, Ours
 from bench.measure import Sample, cpu_seconds, median
 from bench.wire import HOST, trusting_context
 
-OF_HTTP1: Final = 0.8
-OF_MITMDUMP: Final = 3.0
 _UNDER_WAY: Final = 32
 _STREAMS: Final = 8
 """On each connection of HTTP/2."""
-_ROUNDS: Final = 5
 _WARM_UP: Final = 0.5
 _SECONDS: Final = 3.0
 _END: Final = b"\r\n\r\n"
@@ -144,7 +142,7 @@ async def _measured(contender: Contender, port: int, *, http2: bool) -> Sample:
     return Sample(work.count, time.monotonic() - began, cpu_seconds(contender.pid) - before, errors=work.errors)
 
 
-async def measure() -> dict[str, float]:
+async def measure(rounds: int) -> dict[str, float]:
     """Requests per CPU-second, and the two ratios."""
     ways: tuple[tuple[str, type[Contender], bool], ...] = (
         ("http2", _Opening, True),
@@ -153,7 +151,7 @@ async def measure() -> dict[str, float]:
     )
     found: dict[str, list[float]] = {name: [] for name, _, _ in ways}
     with tempfile.TemporaryDirectory() as directory, _upstream(Path(directory)) as port:
-        for number in range(_ROUNDS):
+        for number in range(rounds):
             for name, kind, http2 in ways:
                 contender = kind(Path(directory) / f"{name}{number}", (port, port), 1)
                 contender.start()
@@ -179,7 +177,9 @@ async def measure() -> dict[str, float]:
 def _upstream(directory: Path) -> Iterator[int]:
     """Its port; its CA is what the proxy trusts."""
     pem = directory / "ca.pem"
-    process = subprocess.Popen([sys.executable, "-m", "bench.opened", str(pem)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.opened", "--upstream", str(pem)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         port = int(process.stdout.readline())
@@ -230,11 +230,15 @@ async def _serve(pem: Path) -> None:
 
 
 def main() -> int:
-    """Prints one JSON object; with an argument it is the upstream, which writes its CA there."""
-    if len(sys.argv) > 1:
-        uvloop.run(_serve(Path(sys.argv[1])))
+    """Prints one JSON object."""
+    parser = argparse.ArgumentParser(prog="bench.opened", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--upstream", type=Path, help="be the upstream, and write its CA there")
+    chosen = parser.parse_args()
+    if chosen.upstream is not None:
+        uvloop.run(_serve(chosen.upstream))
     else:
-        sys.stdout.write(json.dumps(uvloop.run(measure()), indent=2) + "\n")
+        sys.stdout.write(json.dumps(uvloop.run(measure(chosen.rounds)), indent=2) + "\n")
     return 0
 
 

@@ -56,6 +56,10 @@ class Results:
     """Resident MB along the long run."""
     many_tunnels: dict[str, float] = field(default_factory=dict)
     """How many were open, and the resident MB of the whole proxy."""
+    chained: dict[str, float] = field(default_factory=dict)
+    """As `bench.chained` prints them."""
+    opened: dict[str, float] = field(default_factory=dict)
+    """As `bench.opened` prints them."""
     sandbox: dict[str, float] = field(default_factory=dict)
     """As `bench.sandbox` prints them."""
     model: dict[str, float] = field(default_factory=dict)
@@ -114,12 +118,15 @@ def markdown(results: Results) -> str:
     if results.memory:
         steps = " → ".join(f"{size:.0f}" for size in results.memory)
         lines += ["", "### Resident memory over the long run", "", f"{steps} MB"]
-    if results.sandbox:
-        lines += ["", "### A sandboxed call", "", "| | |", "|---|---:|"]
-        lines += [f"| {name.replace('_', ' ')} | {value} |" for name, value in results.sandbox.items()]
-    if results.model:
-        lines += ["", "### A local model", "", "| | |", "|---|---:|"]
-        lines += [f"| {name.replace('_', ' ')} | {value} |" for name, value in results.model.items()]
+    for title, found in (
+        ("Through a Squid in front", results.chained),
+        ("Requests in opened TLS", results.opened),
+        ("A sandboxed call", results.sandbox),
+        ("A local model", results.model),
+    ):
+        if found:
+            lines += ["", f"### {title}", "", "| | |", "|---|---:|"]
+            lines += [f"| {name.replace('_', ' ')} | {value} |" for name, value in found.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -26,27 +23,43 @@ from typing import Final
 
 import uvloop
 
-from bench.contenders import CONTENDERS, Contender, ContenderError, Mitmdump, Ours, OursTwice, install_missing
+from bench.alone import alone
+from bench.contenders import CONTENDERS, Contender, ContenderError, Mitmdump, Ours, OursTwice, Squid, install_missing
 from bench.lasting import memory_over, reload_figures
 from bench.measure import Sample, machine_facts
 from bench.micro import SIZES, run_micro
 from bench.page import write_page
 from bench.report import Figure, Results, Table, summarise, write
 from bench.start import measure as start_ratios
+from bench.upstream_process import UpstreamProcess
 from bench.workloads import SET_UP, WORKLOADS, Download, Workload, idle_memory
-from cloned_proxy.runner.worker import PYTHON_IMAGE
 
 _RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 _SHARED_MEMORY: Final = Path("/dev/shm")
 _FEW_RULES: Final = 10
 _BIG_POLICY: Final = 20_000
-_PARTS: Final = ("start", "micro", "load", "idle", "tunnels", "rules", "reload", "memory", "sandbox", "model")
+_PARTS: Final = (
+    "start",
+    "micro",
+    "load",
+    "idle",
+    "tunnels",
+    "rules",
+    "reload",
+    "memory",
+    "chained",
+    "opened",
+    "sandbox",
+    "model",
+)
 _PATIENCE: Final = 60.0
 """Seconds over its own time that a workload may take before it is given up."""
 _OTHER_FILES: Final = 200
+_OPENED_SECONDS: Final = 240.0
 _SANDBOX_SECONDS: Final = 240.0
 _MODEL_SECONDS: Final = 300.0
+_CHAINED_SECONDS: Final = 180.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +103,14 @@ class Bench:
             "rules": self._rules,
             "reload": self._reload,
             "memory": self._memory,
+            "chained": self._chained,
+            "opened": self._opened,
             "sandbox": self._sandbox,
             "model": self._model,
         }
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        with _upstream(self._directory) as ports:
+        with UpstreamProcess(self._directory) as ports:
             self._ports = ports
             for part in parts:
                 print(f"{part}:", flush=True)
@@ -205,68 +220,25 @@ class Bench:
                 assert isinstance(ours, Ours)
                 self._results.memory = await memory_over(ours, self._plan.requests, 10)
 
+    async def _opened(self) -> None:
+        rounds = str(self._plan.rounds)
+        self._results.opened = await alone("bench.opened", _OPENED_SECONDS, "--rounds", rounds, images=False)
+
     async def _sandbox(self) -> None:
-        self._results.sandbox = await _alone("bench.sandbox", _SANDBOX_SECONDS)
-        self._results.sandbox |= await _alone("bench.transparent", _SANDBOX_SECONDS)
-        self._results.sandbox |= await _alone("bench.mcp", _SANDBOX_SECONDS)
-        self._results.sandbox |= await _alone("bench.warm_exec", _SANDBOX_SECONDS)
+        self._results.sandbox = await alone("bench.sandbox", _SANDBOX_SECONDS)
+        self._results.sandbox |= await alone("bench.transparent", _SANDBOX_SECONDS)
+        self._results.sandbox |= await alone("bench.mcp", _SANDBOX_SECONDS)
+        self._results.sandbox |= await alone("bench.warm_exec", _SANDBOX_SECONDS)
+
+    async def _chained(self) -> None:
+        """Set-ups through us and a Squid in front, of that Squid alone."""
+        if os.geteuid() != 0 or Squid.version() is None:
+            print("  left out: needs root and Squid", flush=True)
+            return
+        self._results.chained = await alone("bench.chained", _CHAINED_SECONDS, images=False)
 
     async def _model(self) -> None:
-        self._results.model = await _alone("bench.model", _MODEL_SECONDS)
-
-
-async def _alone(module: str, seconds: float) -> dict[str, float]:
-    """The figures of a script of its own, which needs an engine and the images; {} where there are none."""
-    if not _images_here():
-        print("  left out: no engine, or no images (`cloned-proxy image build`)", flush=True)
-        return {}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", module, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    try:
-        async with asyncio.timeout(seconds):
-            said, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            await process.wait()
-    if process.returncode:
-        raise ContenderError(f"python -m {module} failed; run it alone to see why")
-    found: dict[str, float] = json.loads(said) if said else {}
-    for name, value in found.items():
-        print(f"  {name}: {value}", flush=True)
-    return found
-
-
-def _images_here() -> bool:
-    if (docker := shutil.which("docker")) is None:
-        return False
-    asked = subprocess.run([docker, "image", "inspect", PYTHON_IMAGE], capture_output=True, check=False, timeout=30)
-    return asked.returncode == 0
-
-
-class _upstream:  # noqa: N801  used as a context manager only
-    """The upstream process; gives its two ports."""
-
-    def __init__(self, directory: Path) -> None:
-        self._log = (directory / "upstream.log").open("wb")
-        command = [sys.executable, "-m", "bench.upstream"]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True)
-
-    def __enter__(self) -> tuple[int, int]:
-        assert self._process.stdout is not None
-        ports = self._process.stdout.readline().split()
-        if len(ports) != 2:
-            self.__exit__()
-            raise ContenderError("the upstream did not start")
-        return int(ports[0]), int(ports[1])
-
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
-        self._log.close()
+        self._results.model = await alone("bench.model", _MODEL_SECONDS)
 
 
 def _say(number: int, name: str, what: str, sample: Sample, unit: str) -> None:

@@ -50,6 +50,8 @@ def targets_of(results: Results) -> list[Target]:
         _idle(results),
         _many(results),
         _rules(results),
+        *_chained(results.chained),
+        *_opened(results.opened),
         *_model(results.model),
         *_warm_exec(results.sandbox),
         *_starts(results),
@@ -108,6 +110,11 @@ def _many(results: Results) -> Target | None:
     return Target(f"Memory in all, {many['open']:.0f} tunnels open", 150.0, many["MB"], " MB", at_most=True)
 
 
+def _chained(found: dict[str, float]) -> list[Target]:
+    title = "Set-ups through a Squid in front, of that Squid alone"
+    return [Target(title, 0.9, found["chained_ratio"], "x")] if found else []
+
+
 def _model(found: dict[str, float]) -> list[Target]:
     if not found:
         return []
@@ -115,6 +122,15 @@ def _model(found: dict[str, float]) -> list[Target]:
         Target("Tokens of a sealed model, of those inside its namespace", 0.98, found["tokens_ratio"], "x"),
         Target("First token of a sealed model, later by", 2.0, found["first_token_later_ms"], " ms", at_most=True),
         Target("`llm up`, of the bare container", 1.2, found["start_ratio"], "x", at_most=True),
+    ]
+
+
+def _opened(found: dict[str, float]) -> list[Target]:
+    if not found:
+        return []
+    return [
+        Target("HTTP/2 in opened TLS, of our own HTTP/1.1", 0.8, found["opened_http2_of_http1"], "x"),
+        Target("HTTP/2 in opened TLS, of stock mitmdump", 3.0, found["opened_http2_of_mitmdump"], "x"),
     ]
 
 

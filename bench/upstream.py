@@ -113,13 +113,13 @@ def _record_flight(context: ssl.SSLContext) -> bytes:
     raise RuntimeError("a handshake ended after one flight")
 
 
-async def _serve() -> None:
+async def _serve(address: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert(HOST).configure_cert(context)
     flight = _record_flight(context)
     loop = asyncio.get_running_loop()
-    http = await loop.create_server(HttpServer, "127.0.0.1", 0, backlog=4096)
-    tls = await loop.create_server(lambda: TlsServer(context, flight), "127.0.0.1", 0, backlog=4096)
+    http = await loop.create_server(HttpServer, address, 0, backlog=4096)
+    tls = await loop.create_server(lambda: TlsServer(context, flight), address, 0, backlog=4096)
     print(http.sockets[0].getsockname()[1], tls.sockets[0].getsockname()[1], flush=True)
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
@@ -127,4 +127,4 @@ async def _serve() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(uvloop.run(_serve()))
+    sys.exit(uvloop.run(_serve(sys.argv[1])))

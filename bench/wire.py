@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from typing import Final
 
-HOST: Final = "localhost"
+HOST: Final = os.environ.get("BENCH_HOST", "localhost")
 """The allowed name: every contender resolves it from the hosts file, and it resolves to loopback only."""
 DENIED: Final = "denied.example"
 """In no rule list and never resolved: reserved by RFC 2606."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from cloned_proxy.cli.context import policy_in
 from cloned_proxy.cli.editing import EditOptions, add_entries
 from cloned_proxy.cli.errors import say
+from cloned_proxy.policy.address import classify
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decision import Request
@@ -41,4 +42,6 @@ def _refused_by_address(entry: Entry, tool: str | None, policy: Policy, place: W
     found = as_enforced(decide(policy, caller, request, time.time()), listeners_of(place), ask=False).decision
     if found.reason is not Reason.ADDRESS_NOT_ALLOWED:
         return ""
-    return f"a call will still be refused, because {entry.host} is {found.refused_address} here: {owner_hint(found)}"
+    address = found.refused_address
+    kind = "" if address is None else f" ({classify(address).value.replace('_', '-')})"
+    return f"a call will still be refused, because {entry.host} is {address}{kind} here: {owner_hint(found)}"

@@ -10,6 +10,7 @@ from cloned_proxy.cli import (
     approvals,
     audit,
     ca,
+    connect,
     doctor,
     edit,
     exec_tool,
@@ -84,6 +85,7 @@ app.add_typer(preset.app, name="preset")
 app.add_typer(vault.app, name="vault")
 app.command("proxy")(proxy.proxy)
 app.command("token")(token.token)
+app.command("connect")(connect.connect)
 app.command("pair")(pair.pair)
 app.add_typer(pair.app, name="devices")
 app.command("doctor")(doctor.doctor)

@@ -64,6 +64,7 @@ def run_checks(directory: Path | None, policy_flag: Path | None) -> list[Check]:
             _guarded("identity", lambda: _identity(workspace)),
             _guarded("vault", lambda: _vault(workspace, policy_flag)),
             _guarded("notify", lambda: _notify(workspace)),
+            _guarded("upstream", lambda: _upstream(workspace)),
             _state(workspace),
             _guarded("proxy", lambda: _proxy(workspace)),
         ]
@@ -200,6 +201,12 @@ def _notify(workspace: Workspace) -> Check:
         name for name, wanted in (("desktop", settings.desktop), ("webhook", settings.webhook)) if wanted
     )
     return Check("notify", "ok", f"{channels}, on {' and '.join(settings.events)}")
+
+
+def _upstream(workspace: Workspace) -> Check:
+    from cloned_proxy.cli.upstream_check import upstream_check
+
+    return upstream_check(workspace)
 
 
 def _state(workspace: Workspace) -> Check:

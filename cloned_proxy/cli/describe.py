@@ -12,7 +12,7 @@ from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, short_path
 from cloned_proxy.cli.tables import Cell, Row, passed
 from cloned_proxy.policy.duration import format_duration
-from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.rule import HostPattern, PatternKind, Rule
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.rule_use import NOTHING_USED, RuleUse
 
@@ -26,11 +26,13 @@ def rule_data(rule: Rule, use: RuleUse = NOTHING_USED) -> dict[str, Any]:
         "scope": rule.scope,
         "action": "deny" if rule.denies else "allow",
         "host": str(rule.pattern),
+        "kind": rule.pattern.kind.name.lower(),
         "ports": None if rule.denies else sorted(rule.ports),
         "methods": sorted(rule.methods) if rule.methods is not None else None,
         "paths": [path.text for path in rule.paths] if rule.paths is not None else None,
-        "protocols": ["tcp"] if rule.raw_tcp else None,
+        "protocols": rule.protocols,
         "addresses": sorted(rule.addresses) or None,
+        "except": [str(exception) for exception in rule.exceptions] or None,
         "inject": injected(rule),
         "registry": None if rule.registry is None else rule.registry.as_value(),
         "expires": _time(rule.expires),
@@ -83,7 +85,8 @@ def removal(rule: Rule, others: Iterable[Rule]) -> str:
     if shares:
         return shlex.join(["cloned-proxy", "remove", rule.id])
     tool = [] if rule.scope == GLOBAL_SCOPE else ["--tool", rule.scope]
-    return shlex.join(["cloned-proxy", "remove", str(rule.pattern), *tool])
+    named = rule.id if rule.pattern.kind is PatternKind.PUBLIC else str(rule.pattern)
+    return shlex.join(["cloned-proxy", "remove", named, *tool])
 
 
 def injected(rule: Rule) -> str | None:
@@ -95,18 +98,26 @@ def _time(at: float | None) -> str | None:
     return None if at is None else iso_time(at)
 
 
+def _target(pattern: HostPattern) -> str:
+    if pattern.kind is PatternKind.PUBLIC:
+        return f"THE WHOLE PUBLIC INTERNET ({pattern})"
+    is_ipv6_network = pattern.kind is PatternKind.CIDR and ":" in pattern.value
+    return f"[{pattern}]" if is_ipv6_network else str(pattern)
+
+
 def rule_text(rule: Rule) -> str:
     """One line: `allow api.example.com:8443 GET,HEAD /repos/**`."""
-    parts = ["deny" if rule.denies else "allow", str(rule.pattern)]
+    parts = ["deny" if rule.denies else "allow", _target(rule.pattern)]
     if not rule.denies and sorted(rule.ports) != [80, 443]:
         parts[1] += ":" + ",".join(str(port) for port in sorted(rule.ports))
     if rule.methods is not None:
         parts.append(",".join(sorted(rule.methods)))
     if rule.paths is not None:
         parts.append(",".join(path.text for path in rule.paths))
-    if rule.raw_tcp:
-        parts.append("tcp")
+    parts += rule.protocols or ()
     parts += sorted(rule.addresses)
+    if rule.exceptions:
+        parts.append(f"except {','.join(map(str, rule.exceptions))}")
     if header := injected(rule):
         parts.append(f"inject {header}")
     if rule.registry is not None:

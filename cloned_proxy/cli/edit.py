@@ -19,7 +19,7 @@ from cloned_proxy.cli.options import (
 
 def allow(
     hosts: Annotated[
-        list[str] | None, typer.Argument(metavar="HOST[:PORT]...", help="example.com, *.example.com, 192.0.2.1:8080")
+        list[str] | None, typer.Argument(metavar="HOST[:PORT]...", help="*.example.com, 192.0.2.1:8080, 10.20.0.0/16")
     ] = None,
     *,
     tool: ToolOption = None,
@@ -34,6 +34,7 @@ def allow(
         list[int] | None, typer.Option("--port", metavar="PORT", min=1, max=65535, help="As HOST:PORT; repeatable.")
     ] = None,
     tcp: Annotated[bool, typer.Option("--tcp", help="A tunnel may carry anything, not only TLS.")] = False,
+    ssh: Annotated[bool, typer.Option("--ssh", help="A tunnel carries SSH, on port 22 or as you say.")] = False,
     private: Annotated[
         bool, typer.Option("--private", help="The name may resolve to loopback and private addresses.")
     ] = False,
@@ -74,12 +75,14 @@ def allow(
     if preset:
         from cloned_proxy.cli.presets import allow_presets
 
-        if hosts or lasting or uses or method or path or port or tcp or private or reserved or registry:
+        if hosts or lasting or uses or method or path or port or tcp or ssh or private or reserved or registry:
             raise CommandError("--preset stands alone and brings its own hosts; allow others by another command")
         allow_presets(preset, tool=tool, options=options)
         return
     if not hosts:
         raise CommandError("name a HOST, or a --preset; `cloned-proxy preset list` shows the presets")
+    if tcp and ssh:
+        raise CommandError("--tcp lets anything pass, SSH as well; leave one out")
     try:
         expires = time.time() + parse_duration(lasting) if lasting is not None else None
         places = [split_port(text) for text in hosts]
@@ -87,14 +90,14 @@ def allow(
         raise CommandError(str(error)) from error
     words = {"private": private, "reserved": reserved}
     dated = registry_value(registry, min_age, package or (), index)
-    usual = () if dated is None else (443,)
+    usual = (22,) if ssh else () if dated is None else (443,)
     entries = [
         Entry(
             host,
             ports=tuple(dict.fromkeys((*(() if given is None else (given,)), *(port or ())))) or usual,
             methods=tuple(name.upper() for name in method or ()),
             paths=tuple(path or ()),
-            protocols=("tcp",) if tcp else (),
+            protocols=("tcp",) if tcp else ("ssh",) if ssh else (),
             addresses=tuple(word for word, wanted in words.items() if wanted),
             registry=dated,
             expires=expires,
@@ -107,11 +110,15 @@ def allow(
 
 
 def deny(
-    hosts: Annotated[
-        list[str], typer.Argument(metavar="HOST...", help="Every port of it; example.com, **.example.com")
-    ],
+    hosts: Annotated[list[str], typer.Argument(metavar="HOST...", help="Every port of it; **.example.com, 10.0.0.0/8")],
     *,
     tool: ToolOption = None,
+    path: Annotated[
+        list[str] | None, typer.Option("--path", metavar="GLOB", help="Only '/admin/**' of it; repeatable.")
+    ] = None,
+    exceptions: Annotated[
+        list[str] | None, typer.Option("--except", metavar="HOST", help="But not this one below it; repeatable.")
+    ] = None,
     reason: ReasonOption = "",
     update_tests: UpdateTestsOption = False,
     dry_run: DryRunOption = False,
@@ -122,7 +129,10 @@ def deny(
     from cloned_proxy.cli.editing import EditOptions, add_entries, hosts_only
     from cloned_proxy.store.policy_entry import Entry
 
-    entries = [Entry(host, reason=reason) for host in hosts_only(hosts)]
+    entries = [
+        Entry(host, paths=tuple(path or ()), exceptions=tuple(exceptions or ()), reason=reason)
+        for host in hosts_only(hosts)
+    ]
     add_entries("deny", entries, tool=tool, options=EditOptions(workspace, policy, reason, dry_run, update_tests))
 
 

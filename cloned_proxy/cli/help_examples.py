@@ -99,6 +99,10 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "vault list": ("vault list", "vault list --json"),
     "vault remove": ("vault remove llm.api_key",),
     "proxy": ("proxy", "proxy --set http://127.0.0.1:8081", "proxy --clear"),
+    "connect": (
+        "connect git.example.com 22  # for ssh: with %h %p",
+        "connect --tool demo.tool@v1 git.example.com 22",
+    ),
     "token": ("token demo.tool@v1 --ttl 8h", "token demo.tool@v1 --json"),
     "pair": ("pair --name laptop", "pair --api --read-only --name grafana"),
     "devices": ("devices", "devices revoke d-01234567"),

@@ -46,6 +46,8 @@ class Overview:
     """The newest escape probe on record."""
     model: bool
     """Whether the local model of this workspace runs and answers."""
+    upstream: dict[str, Any] | None
+    """The proxy in front: `proxy`, `resolve`, and the `problem` with it. None: there is none."""
 
     def as_data(self) -> dict[str, Any]:
         """For JSON, with times in Unix seconds."""
@@ -64,6 +66,7 @@ class Overview:
             "pending": self.pending,
             "sandbox": {"engine": self.engine, "probe": self.probe},
             "model": {"healthy": self.model},
+            "upstream": self.upstream,
         }
 
 
@@ -81,6 +84,7 @@ def look(workspace: Workspace, policy_flag: Path | None) -> Overview:
         engine=_engine(),
         probe=probe,
         model=_model(workspace),
+        upstream=_upstream(workspace),
     )
 
 
@@ -141,6 +145,23 @@ def _model(workspace: Workspace) -> bool:
     return ask_health(PORT, state.health, os.environ.get("LLM_API_KEY", "")).health is Health.READY
 
 
+def _upstream(workspace: Workspace) -> dict[str, Any] | None:
+    from cloned_proxy.cli.upstream_check import UpstreamProblemError, ask_upstream
+
+    try:
+        settings = workspace.config().upstream
+    except StoreError:  # `doctor` says what is wrong with them
+        return None
+    if settings.proxy is None:
+        return None
+    problem = None
+    try:
+        ask_upstream(workspace, settings)
+    except (UpstreamProblemError, StoreError) as error:
+        problem = str(error)
+    return {"proxy": settings.proxy, "resolve": settings.resolve, "problem": problem}
+
+
 def lines(found: Overview) -> Iterator[str]:
     """For people: what serves first, then what it refused."""
     live = found.live
@@ -154,6 +175,10 @@ def lines(found: Overview) -> Iterator[str]:
         yield _line("control", live.url("control") or "off")
         metrics = live.url("metrics")
         yield _line("metrics", f"{metrics}/metrics" if metrics is not None else "off")
+    if (upstream := found.upstream) is not None:
+        state = "answers" if upstream["problem"] is None else paint(visible(upstream["problem"]), "red")
+        names = ", looks names up: no address class is checked" if upstream["resolve"] == "upstream" else ""
+        yield _line("upstream", f"{upstream['proxy']}  {state}{names}")
     yield from _policy(found.policy)
     yield _line("denied", f"in the last hour: {found.denied_last_hour}")
     for entry, times in found.denials:

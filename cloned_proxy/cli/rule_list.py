@@ -60,8 +60,8 @@ def _effective(policy: Policy, tool: str | None) -> tuple[Rule, ...]:
     if tool is None:
         return policy.rules
     scope = policy.scope_of(tool)
-    inherited = policy.global_scope.allow.rules if scope.inherit_global else ()
-    return (*scope.deny.rules, *policy.global_scope.deny.rules, *scope.allow.rules, *inherited)
+    inherited = policy.global_scope.allowing if scope.inherit_global else ()
+    return (*scope.deny.rules, *policy.global_scope.deny.rules, *scope.allowing, *inherited)
 
 
 def _oldest(stale: str) -> float:

@@ -64,12 +64,12 @@ def rule_lines(policy: Policy, tool: str, program: str) -> list[str]:
 
     scope = policy.scope_of(tool)
     inherited = policy.global_scope.allow.rules if scope.inherit_global else ()
-    hosts = list(dict.fromkeys(str(rule.pattern) for rule in (*scope.allow.rules, *inherited)))
+    hosts = list(dict.fromkeys(str(rule.pattern) for rule in (*scope.allowing, *inherited)))
     more = f" and {len(hosts) - _SHOWN} more" if len(hosts) > _SHOWN else ""
     if Mode.REPORT in (policy.mode, scope.mode):
         return [f"the rules of {tool} apply, in report mode: everything passes, and is recorded"]
     lines = [f"the rules of {tool} apply; it may reach {', '.join(hosts[:_SHOWN]) or 'nothing'}{more}"]
-    if not scope.allow.rules:
+    if not scope.allowing:
         preset = preset_of(PurePosixPath(program).name)
         what = f"--preset {preset}" if preset in AGENTS else "HOST"
         lines.append(f"it has no rule of its own; in another terminal: `cloned-proxy allow {what} --tool {tool}`")

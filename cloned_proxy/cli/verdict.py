@@ -24,6 +24,7 @@ from cloned_proxy.policy.url import decide_url
 from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.enforced import Enforced, as_enforced, listeners_of
+from cloned_proxy.proxy.lookup import Addresses
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.rule_use import rule_use
 from cloned_proxy.store.workspace import Workspace
@@ -73,7 +74,7 @@ def explained(
     decision = decide_url(policy, caller, url, verb, time.time(), use.spent(policy), ended=use.ended(policy))
     if decision.reason is Reason.MALFORMED_REQUEST:
         raise CommandError(f"{what!r} is not a request that a client could send; write http(s)://HOST[:PORT]/PATH")
-    told = _told(as_enforced(decision, listeners_of(place), ask=resolve), https=url.lower().startswith("https"))
+    told = _told(_enforced(decision, place, ask=resolve), https=url.lower().startswith("https"))
     return {"url": url, "method": verb, **told, "policy": policy.version}
 
 
@@ -127,7 +128,13 @@ def _again(body: dict[str, Any], place: Workspace, policy: Policy, *, resolve: b
     decision = decide(policy, caller, request, time.time(), use.spent(policy), ended=use.ended(policy))
     address = body.get("refused_address", "")
     known = (ipaddress.ip_address(address),) if address and not resolve else None
-    return as_enforced(decision, listeners_of(place), ask=resolve, known=known)
+    return _enforced(decision, place, ask=resolve, known=known)
+
+
+def _enforced(decision: Decision, place: Workspace, *, ask: bool, known: Addresses | None = None) -> Enforced:
+    if decision.host is not None and place.config().upstream.looks_up(decision.host):
+        return Enforced(decision, in_front=decision.passes)
+    return as_enforced(decision, listeners_of(place), ask=ask, known=known)
 
 
 def _target(body: dict[str, Any]) -> str:
@@ -168,6 +175,8 @@ def _told(enforced: Enforced, *, https: bool) -> dict[str, Any]:
         # None: not looked up, so an address that the rule does not open would still refuse it.
         "addresses": None if addresses is None else _addresses([str(address) for address in addresses]),
         "failure": enforced.failure,
+        # Names go to the proxy in front as they are: no address is known here, and no class of one is checked.
+        "looked_up_in_front": enforced.in_front,
         # A refused CONNECT is never opened, although its decision carries the mark for a near miss.
         "inspected": decision.passes and (decision.inspect or (rule is not None and rule.needs_inspection and https)),
         "hint": owner_hint(decision),
@@ -217,6 +226,8 @@ def _address_lines(told: dict[str, Any]) -> list[str]:
         return [f"address {', '.join(known)}"]
     if told["verdict"] == _REFUSED or "decision" in told:
         return []
+    if told["looked_up_in_front"]:
+        return ["address looked up by the upstream proxy alone: no address class is checked"]
     return ["address not looked up: --resolve asks DNS, and what the rule does not open would be refused"]
 
 

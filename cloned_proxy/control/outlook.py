@@ -7,7 +7,7 @@ from collections.abc import Container
 from typing import Final
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
-from cloned_proxy.policy.decide import decide, needs_hello
+from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.hint import ALLOWABLE
 from cloned_proxy.policy.model import Policy
@@ -71,7 +71,7 @@ def _mends(decision: Decision, reason: str, refused_at: Address | None) -> bool:
     if decision.inspect:
         return False  # which methods and paths were in the tunnel, nobody knows
     if reason in _MENDED_BY_RAW_TCP:
-        return not needs_hello(decision)
+        return decision.rule is not None and decision.rule.raw_tcp
     if reason == Reason.ADDRESS_NOT_ALLOWED:
         return refused_at is not None  # then it is part of the decision
     return reason in _MENDED_BY_A_RULE  # identity, form and limits are not known before it is tried

@@ -14,6 +14,8 @@ import signal
 import time
 from pathlib import Path
 
+import httpx
+
 from cloned_proxy.notify.delivery import Channel, Delivery
 from cloned_proxy.notify.desktop import show
 from cloned_proxy.notify.news import News
@@ -21,6 +23,7 @@ from cloned_proxy.notify.webhook import Receiver
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.private_memory import keep_memory_private
+from cloned_proxy.store.upstream_client import proxy_for
 from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import NotifyEvent
@@ -52,7 +55,11 @@ async def _run(workspace: Workspace, policy_file: Path, lifeline: int, after: in
         channels["desktop"] = show
     if settings.webhook is not None:
         vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
-        channels["webhook"] = Receiver(settings.webhook, vault.value_of, clock=time.time).send
+
+        def proxy_to(url: str) -> httpx.Proxy | None:
+            return proxy_for(url, config.upstream, vault.value_of, workspace.root)
+
+        channels["webhook"] = Receiver(settings.webhook, vault.value_of, clock=time.time, proxy_to=proxy_to).send
     news = News(workspace.state_db, policy_file, workspace.presets, settings, time.time, after=after)
 
     def record(event: NotifyEvent) -> None:

@@ -84,9 +84,8 @@ class News:
         known = self._told.get(key)
         if known is not None and now - known < self._settings.period:
             return []
-        if not leak and self._policy.is_no_news(
-            body["tool"], host, body["reason"], asks="request" in self._settings.events
-        ):
+        asks = "request" in self._settings.events
+        if not leak and self._policy.is_no_news(body["tool"], host, body["reason"], asks=asks):
             return []
         self._told[key] = now
         self._told.move_to_end(key)

@@ -69,17 +69,14 @@ class Receiver:
         *,
         clock: Callable[[], float],
         pauses: tuple[float, ...] = PAUSES,
+        proxy_to: Callable[[str], httpx.Proxy | None] = lambda _: None,
     ) -> None:
-        """`value_of` gives secrets of the vault as they are now."""
+        """`value_of` gives secrets of the vault as they are now, `proxy_to` the proxy that leads to a URL."""
         self._settings = settings
         self._value_of = value_of
         self._clock = clock
         self._pauses = pauses
-        # Nothing of the environment: a proxy variable would send it through the very proxy that it tells about.
-        self._client = httpx.AsyncClient(timeout=_SECONDS, trust_env=False, follow_redirects=False)
-
-    async def close(self) -> None:
-        await self._client.aclose()
+        self._proxy_to = proxy_to
 
     async def send(self, notice: Notice) -> None:
         """Tries until it has arrived, four times at most. Raises WebhookError."""
@@ -95,6 +92,11 @@ class Receiver:
                 raise WebhookError(why)
             await asyncio.sleep(pause * random.uniform(1, 1.25))  # noqa: S311  spreads attempts, guards nothing
 
+    def _client(self, url: str) -> httpx.AsyncClient:
+        # Nothing of the environment: a proxy variable would send it through the very proxy that it tells about.
+        proxy = self._proxy_to(url)
+        return httpx.AsyncClient(timeout=_SECONDS, trust_env=False, follow_redirects=False, proxy=proxy)
+
     async def _attempt(self, message_id: str, body: bytes) -> tuple[str, bool]:
         """Why it did not arrive ("" for arrived), and whether another attempt would be in vain."""
         url = filled(self._settings.url, self._value_of)
@@ -104,7 +106,8 @@ class Receiver:
         try:
             async with (
                 asyncio.timeout(_SECONDS),
-                self._client.stream("POST", url, content=body, headers=headers) as answer,
+                self._client(url) as client,
+                client.stream("POST", url, content=body, headers=headers) as answer,
             ):
                 status = answer.status_code
         except (httpx.HTTPError, TimeoutError, OSError) as error:

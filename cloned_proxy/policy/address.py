@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from cloned_proxy.policy.rule import Address
+from cloned_proxy.policy.rule import Address, Network
 
 
 class AddressClass(enum.StrEnum):
@@ -137,3 +137,13 @@ def classify(address: Address) -> AddressClass:
     if (number >> 32) & 0xFFFF_FFFF in _ISATAP:
         return AddressClass.EMBEDDED_IPV4
     return AddressClass.PUBLIC if number >> 125 == _GLOBAL_UNICAST else AddressClass.RESERVED
+
+
+def classes_of(network: Network) -> frozenset[AddressClass]:
+    """Every class of which the network holds a whole block, or is itself a part. Single metadata addresses are none."""
+    blocks = _IPV4_RANGES if network.version == 4 else _IPV6_RANGES  # noqa: PLR2004  the IP version
+    first, last = int(network.network_address), int(network.broadcast_address)
+    edges = {first, last} | {edge for low, high, _ in blocks for edge in (low, low - 1, high, high + 1)}
+    kind = type(network.network_address)
+    found = frozenset(classify(kind(edge)) for edge in edges if first <= edge <= last)
+    return found - {AddressClass.METADATA} if len(found) > 1 else found

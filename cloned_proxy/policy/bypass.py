@@ -32,6 +32,10 @@ class Bypass:
             name in self.names or name.endswith(self.suffixes) or is_loopback_name(name)
         )  # fmt: skip
 
+    def leaves_to_front(self, host: Host) -> bool:
+        """Whether it is a name that the proxy in front would look up, if it is to look any up."""
+        return host.address is None and not self.covers_name(host)
+
     def covers(self, address: Address) -> bool:
         return address.is_loopback or any(address in network for network in self.networks)
 

@@ -4,7 +4,7 @@ The order is the contract's (section 3), and each stage is a function, called in
 
 1. `decide`            malformed, identity, explicit deny (tool, then global), tool allow, global allow (if inherited)
                        with expired and used-up leases skipped, default deny
-2. `decide_addresses`  what the name resolved to
+2. `decide_addresses`  what the name resolved to (`policy.decide_addresses`)
 3. `decide_limits`     the tool's budget
 4. `decide_tunnel`     each plaintext ClientHello of a CONNECT tunnel: TLS, and its server name
 
@@ -13,42 +13,27 @@ A later stage can only turn a pass into a refusal. Nothing here raises: whatever
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv6Address
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
-from cloned_proxy.policy.address import OPENED_BY, AddressClass, classify
+from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.caller import Caller, CallerSource, IdentityRefusal, Principal
-from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.decision import NO_NETWORKS, Decision, NetworkRules, Request
+from cloned_proxy.policy.exception import is_excepted
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.model import Limits, Policy, Scope
-from cloned_proxy.policy.path import path_matches
+from cloned_proxy.policy.path import path_denied, path_matches
+from cloned_proxy.policy.refusal import refused, verdict_of_refusal
 from cloned_proxy.policy.registry_path import preferred
-from cloned_proxy.policy.rule import Address, Host, Rule
-from cloned_proxy.policy.vocabulary import OWN_HOST, Anonymous, Mode, Reason, Verdict
-
-NEVER_REPORTED: Final = frozenset(
-    {
-        Reason.MALFORMED_REQUEST,
-        Reason.HOST_HEADER_MISMATCH,
-        Reason.IDENTITY_MISSING,
-        Reason.IDENTITY_INVALID,
-        Reason.IDENTITY_EXPIRED,
-        Reason.IDENTITY_MISMATCH,
-        Reason.ADDRESS_NOT_ALLOWED,
-        Reason.SECRET_LEAK,
-        Reason.SECRET_ECHOED,
-        Reason.POLICY_UNAVAILABLE,
-        Reason.INTERNAL_ERROR,
-    }
-)
-"""Refusals that stand in `report` mode too (contract section 3)."""
+from cloned_proxy.policy.rule import Host, Rule
+from cloned_proxy.policy.vocabulary import OWN_HOST, Anonymous, Reason, Verdict
 
 # How far a rule came before it failed; the furthest one names the reason, because it is the one to fix.
 _MISSES: Final = (
     Reason.HOST_NOT_ALLOWED,
     Reason.PORT_NOT_ALLOWED,
+    Reason.PROTOCOL_NOT_ALLOWED,
     Reason.METHOD_NOT_ALLOWED,
     Reason.PATH_NOT_ALLOWED,
     Reason.LEASE_EXPIRED,
@@ -104,24 +89,46 @@ def _decide(  # noqa: PLR0917  a value for them would cost as much as the decisi
     if (refusal := _identity_refusal(policy, caller)) is not None:
         return Decision(Verdict.DENY, refusal, request, tool, host, mode=mode)
 
-    if (denying := _denying_rule((scope, policy.global_scope), host, now)) is not None:
-        verdict = _verdict_of_refusal(mode, Reason.EXPLICIT_DENY)
-        return Decision(verdict, Reason.EXPLICIT_DENY, request, tool, host, denying, mode=mode)
     scopes = _allowing_scopes(policy, scope, caller)
-    found = _search(scopes, host, request, now, spent, ended)
-    if isinstance(found, _Match):
-        if any(scope.allow.dated for scope in scopes):
-            covering = (rule for scope in scopes for rule in scope.allow.matching(host))
-            # A rule for port 80 must not lead to the same registry in the clear, where nothing is left out.
-            asked = replace(request, port=_HTTPS) if request.port == _HTTP else request
-            allowing = (rule for rule in covering if _miss_of(rule, asked, now, spent, ended) is None)
-            dating = preferred(allowing, request.path)
-            found = found if dating is None else _Match(dating, request.method is None)
-        return Decision(Verdict.ALLOW, Reason.ALLOWED, request, tool, host, found.rule, found.inspect, mode)
-    verdict = _verdict_of_refusal(mode, found.reason)
-    # A near miss still says whether the flow would have been inspected, so that report mode can learn its paths.
-    learning = request.method is None and found.rule is not None and found.rule.needs_inspection
-    return Decision(verdict, found.reason, request, tool, host, None, learning, mode)
+    denying = (scope, policy.global_scope)
+    reason, rule, inspect = _by_rules(scopes, denying, scope.public, host, request, now, spent, ended)
+    verdict = Verdict.ALLOW if reason is Reason.ALLOWED else verdict_of_refusal(mode, reason)
+    networks = _networks(scopes, denying, now, ended) if verdict is not Verdict.DENY else NO_NETWORKS
+    return Decision(verdict, reason, request, tool, host, rule, inspect, mode, networks=networks)
+
+
+def _by_rules(  # noqa: PLR0917  as `_decide`
+    allowing: Sequence[Scope],
+    denying: Sequence[Scope],
+    public: Rule | None,
+    host: Host,
+    request: Request,
+    now: float,
+    spent: Collection[str],
+    ended: Collection[str],
+) -> tuple[Reason, Rule | None, bool]:
+    """What the rules say: the reason, the rule that is to be named, and whether TLS must be opened."""
+    denies, watched = _denying_rule(denying, host, request, now)
+    if denies is not None:
+        return Reason.EXPLICIT_DENY, denies, False
+    found = _search(allowing, host, request, now, spent, ended)
+    if isinstance(found, _Miss) and _is_public(public, host, request.port):
+        found = _Match(public, inspect=False)
+    if isinstance(found, _Miss):
+        # A near miss still says whether the flow would have been inspected, so that report mode can learn its paths.
+        learning = request.method is None and found.rule is not None and found.rule.needs_inspection
+        return found.reason, None, learning
+    if any(scope.allow.dated for scope in allowing):
+        covering = (rule for scope in allowing for rule in scope.allow.matching(host))
+        # A rule for port 80 must not lead to the same registry in the clear, where nothing is left out.
+        asked = replace(request, port=_HTTPS) if request.port == _HTTP else request
+        dating = preferred(
+            (rule for rule in covering if _miss_of(rule, asked, now, spent, ended) is None), request.path
+        )
+        found = found if dating is None else _Match(dating, request.method is None)
+    if watched is not None and found.rule.raw_tcp:  # in what may be anything nobody can look for paths
+        return Reason.EXPLICIT_DENY, watched, False
+    return Reason.ALLOWED, found.rule, found.inspect or watched is not None
 
 
 # Named tuples, not dataclasses: one is made for each decision, at a third of the cost.
@@ -140,12 +147,33 @@ _NAME_MISS: Final = _Miss(Reason.HOST_NOT_ALLOWED)
 _LITERAL_MISS: Final = _Miss(Reason.IP_LITERAL)
 
 
-def _denying_rule(scopes: Sequence[Scope], host: Host, now: float) -> Rule | None:
+def _denying_rule(scopes: Sequence[Scope], host: Host, request: Request, now: float) -> tuple[Rule | None, Rule | None]:
+    """The deny that covers the request, and one that may cover paths inside of a tunnel, which must be opened then."""
+    watched: Rule | None = None
     for scope in scopes:
         for rule in scope.deny.matching(host) if scope.deny.rules else ():
-            if rule.expires is None or now < rule.expires:
-                return rule
-    return None
+            if (rule.expires is not None and now >= rule.expires) or is_excepted(rule, host):
+                continue
+            if rule.paths is None:
+                return rule, watched
+            if request.method is None:
+                watched = watched or rule
+            elif any(path_denied(pattern, request.path or "") for pattern in rule.paths):
+                return rule, watched
+    return None, watched
+
+
+def _networks(allowing: Sequence[Scope], denying: Sequence[Scope], now: float, ended: Collection[str]) -> NetworkRules:
+    allow = tuple(scope.allow.networks for scope in allowing if scope.allow.networks)
+    deny = tuple(scope.deny.networks for scope in denying if scope.deny.networks)
+    return NetworkRules(allow, deny, now, ended) if allow or deny else NO_NETWORKS
+
+
+def _is_public(rule: Rule | None, host: Host, port: int) -> TypeGuard[Rule]:
+    """Whether `public: true` covers the host: a name with a dot, whose addresses are looked at later, or a literal."""
+    if rule is None or port not in rule.ports:
+        return False
+    return "." in host.text if host.address is None else classify(host.address) is AddressClass.PUBLIC
 
 
 def _search(  # noqa: PLR0917  as `_decide`
@@ -200,6 +228,8 @@ def _miss_of(rule: Rule, request: Request, now: float, spent: Collection[str], e
     """Why an allow rule whose pattern covers the host does not allow the request; None when it does."""
     if request.port not in rule.ports:
         return Reason.PORT_NOT_ALLOWED
+    if rule.only_ssh and request.method is not None:
+        return Reason.PROTOCOL_NOT_ALLOWED
     if request.method is not None and (reason := _inner_miss_of(rule, request.method, request.path or "")) is not None:
         return reason
     if rule.expires is not None and (now >= rule.expires or rule.id in ended):
@@ -213,52 +243,6 @@ def _inner_miss_of(rule: Rule, method: str, path: str) -> Reason | None:
     if rule.paths is not None and not any(path_matches(pattern, path) for pattern in rule.paths):
         return Reason.PATH_NOT_ALLOWED
     return None
-
-
-def _verdict_of_refusal(mode: Mode, reason: Reason) -> Verdict:
-    return Verdict.REPORT if mode is Mode.REPORT and reason not in NEVER_REPORTED else Verdict.DENY
-
-
-def _refused(decision: Decision, reason: Reason) -> Decision:
-    """The decision turned into a refusal, or into a report where `report` mode lets it pass."""
-    return replace(decision, verdict=_verdict_of_refusal(decision.mode, reason), reason=reason)
-
-
-def decide_addresses(decision: Decision, addresses: Sequence[Address], own: Container[tuple[Address, int]]) -> Decision:
-    """The decision after resolution: one address that is not allowed refuses the whole name.
-
-    A resolver that mixes public and internal answers is either broken or an attack (DNS rebinding), and picking
-    the public half would make the outcome depend on the order of the records. `own` are the proxy's listeners.
-    """
-    if not decision.passes:
-        return decision
-    if not addresses:
-        return _refused(decision, Reason.ADDRESS_NOT_ALLOWED)
-    for address in addresses:
-        if not _may_dial(decision, address, own):
-            return replace(_refused(decision, Reason.ADDRESS_NOT_ALLOWED), refused_address=address)
-    return decision
-
-
-def _may_dial(decision: Decision, address: Address, own: Container[tuple[Address, int]]) -> bool:
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    # Dialling the unspecified address connects to this machine, so no rule opens it, and `::ffff:a.b.c.d` is a.b.c.d.
-    if address.is_unspecified or (mapped is not None and mapped.is_unspecified):
-        return False
-    port = decision.request.port
-    if (address, port) in own or (mapped is not None and (mapped, port) in own):
-        return False
-    literal = decision.host.address if decision.host is not None else None
-    if literal is not None and address != literal:
-        return False
-    address_class = classify(address)
-    if address_class is AddressClass.PUBLIC:
-        return True
-    # In report mode the rule at hand may be the deny that was reported; that one opens nothing.
-    rule = decision.rule
-    if rule is None or rule.denies:
-        return False
-    return literal is not None or OPENED_BY.get(address_class) in rule.addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,34 +263,43 @@ def decide_limits(decision: Decision, limits: Limits, usage: Usage) -> Decision:
         or (limits.requests_per_minute is not None and usage.requests_last_minute >= limits.requests_per_minute)
         or (limits.bytes_per_hour is not None and usage.bytes_last_hour >= limits.bytes_per_hour)
     )
-    return _refused(decision, Reason.LIMIT_EXCEEDED) if over else decision
+    return refused(decision, Reason.LIMIT_EXCEEDED) if over else decision
 
 
-def decide_tunnel(decision: Decision, server_names: Sequence[str] | None) -> Decision:
+def decide_tunnel(decision: Decision, server_names: Sequence[str] | None, *, ssh: bool = False) -> Decision:
     """The decision after a ClientHello of a tunnel: `server_names` is its SNI list, None: what came is not TLS.
+
+    `ssh` says that both sides have identified themselves as SSH (RFC 4253, section 4.2) instead.
 
     The SNI must be the CONNECT host, exactly once (contract section 3). A tunnel to an allowed IP literal may leave
     it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is still a mismatch.
     """
-    if not decision.passes or not needs_hello(decision):
+    if not decision.passes or (decision.rule is not None and decision.rule.raw_tcp):
         return decision
+    if must_be_ssh(decision):
+        return decision if ssh else refused(decision, Reason.PROTOCOL_NOT_ALLOWED)
     if server_names is None:
-        return _refused(decision, Reason.PROTOCOL_NOT_ALLOWED)
+        return refused(decision, Reason.PROTOCOL_NOT_ALLOWED)
     host = decision.host
     if host is None:
-        return _refused(decision, Reason.INTERNAL_ERROR)
+        return refused(decision, Reason.INTERNAL_ERROR)
     if not server_names:
-        return decision if host.address is not None else _refused(decision, Reason.SNI_MISSING)
+        return decision if host.address is not None else refused(decision, Reason.SNI_MISSING)
     return (
         decision
         if len(server_names) == 1 and _same_name(server_names[0], host)
-        else _refused(decision, Reason.SNI_MISMATCH)
+        else refused(decision, Reason.SNI_MISMATCH)
     )
 
 
 def needs_hello(decision: Decision) -> bool:
-    """Whether the first bytes of a tunnel can change anything about the decision: raw TCP passes whatever it says."""
-    return not (decision.rule is not None and decision.rule.raw_tcp)
+    """Whether a ClientHello is waited for: under a rule that wants none, the server may be the one who speaks first."""
+    return not (decision.rule is not None and (decision.rule.raw_tcp or decision.rule.only_ssh))
+
+
+def must_be_ssh(decision: Decision) -> bool:
+    """Whether a tunnel carries SSH and nothing else."""
+    return decision.rule is not None and decision.rule.only_ssh
 
 
 def _same_name(server_name: str, host: Host) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
+from cloned_proxy.policy.network_index import NetworkIndex
 from cloned_proxy.policy.registry import Age
 from cloned_proxy.policy.rule import Address, Host, Rule
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
@@ -22,6 +25,20 @@ class Request:
     """Origin-form target with the query, when the method is known."""
 
 
+class NetworkRules(NamedTuple):
+    """The rules with `cidr:` of the scopes that a decision asked, for the addresses that its name resolves to."""
+
+    allow: tuple[NetworkIndex, ...]
+    deny: tuple[NetworkIndex, ...]
+    at: float
+    """Unix seconds."""
+    ended: Collection[str]
+    """As of `decide`."""
+
+
+NO_NETWORKS: Final = NetworkRules((), (), 0.0, ())
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The answer to one request. `policy.decide` makes it; later stages may only turn it into a refusal."""
@@ -38,7 +55,9 @@ class Decision:
     """TLS of this tunnel must be opened, and each request in it decided again."""
     mode: Mode = Mode.ENFORCE
     refused_address: Address | None = None
-    """With `address_not_allowed`: the one that refused it. Never told to a caller who did not send it."""
+    """With `address_not_allowed`, or an `explicit_deny` of its network: the one that refused it. Never told to a caller
+    who did not send it."""
+    networks: NetworkRules = field(default=NO_NETWORKS, repr=False, compare=False)
     age: Age | None = None
     """With `too_young`: of what, and what there is instead."""
 

@@ -125,13 +125,14 @@ class RegistryDocument(_Document):
 
 
 class RuleDocument(_Document):
-    """One entry of `allow` in its long form."""
+    """One entry of `allow` in its long form. It has a host or a network."""
 
-    host: object
+    host: object = None
+    cidr: object = None
     ports: list[Annotated[int, Field(ge=1, le=65535)]] | None = Field(default=None, min_length=1)
     methods: list[Annotated[str, BeforeValidator(_method)]] | None = Field(default=None, min_length=1)
     paths: list[str] | None = Field(default=None, min_length=1)
-    protocols: list[Literal["tls", "tcp"]] | None = Field(default=None, min_length=1)
+    protocols: list[Literal["tls", "tcp", "ssh"]] | None = Field(default=None, min_length=1)
     addresses: list[Literal["private", "reserved"]] | None = Field(default=None, min_length=1)
     expires: Annotated[float, BeforeValidator(parse_expiry)] | None = None
     max_uses: int | None = Field(default=None, ge=1)
@@ -142,9 +143,12 @@ class RuleDocument(_Document):
 
 
 class DenyDocument(_Document):
-    """One entry of `deny` in its long form: it covers every port, method and path of its host."""
+    """One entry of `deny` in its long form: it covers every port and method of its host or network."""
 
-    host: object
+    host: object = None
+    cidr: object = None
+    paths: list[str] | None = Field(default=None, min_length=1)
+    except_: list[str] | None = Field(default=None, min_length=1, alias="except")
     expires: Annotated[float, BeforeValidator(parse_expiry)] | None = None
     reason: str = ""
 
@@ -200,6 +204,7 @@ class GlobalDocument(_Document):
 
 class ToolDocument(GlobalDocument):
     inherit_global: bool = True
+    public: bool = False
     limits: LimitsDocument = LimitsDocument()
     mode: Literal["enforce", "report"] | None = None
     on_deny: Literal["refuse", "ask"] = "refuse"

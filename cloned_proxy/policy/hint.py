@@ -14,7 +14,7 @@ from cloned_proxy.policy.hint_registry import age_told, exempting_words
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.rule import Host
-from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, GLOBAL_SCOPE, Reason
+from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, GLOBAL_SCOPE, SSH_PORT, Reason
 
 _SENTENCES: Final = {
     Reason.IDENTITY_MISSING: "send the tool's credential: `cloned-proxy token TOOL` prints one ready to export",
@@ -51,9 +51,11 @@ def hint(decision: Decision, decision_id: str = "") -> str:
     if decision.instead_of is not None:
         return _with_or_without_credential(hint(_as_refused(decision), decision_id))
     literal = decision.host is not None and decision.host.address is not None
-    if decision.reason is Reason.ADDRESS_NOT_ALLOWED and not literal:
+    # A deny of the network that the name resolves into says no more: which one it is, only the log tells.
+    about_address = decision.reason is Reason.ADDRESS_NOT_ALLOWED or decision.refused_address is not None
+    if about_address and not literal:
         next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
-        return f"the name resolves to an address that its rule does not open: {next_step}"
+        return f"the name resolves to an address that the policy does not open: {next_step}"
     return owner_hint(decision)
 
 
@@ -81,12 +83,6 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
 def _too_young(decision: Decision) -> str:
     words = exempting_words(decision)
     return "; or ".join(filter(None, (age_told(decision), _command(*words) if words else "")))
-
-
-def _protocol(decision: Decision) -> str:
-    if decision.rule is not None and decision.rule.registry:
-        return "a registry is asked by https: in the clear nobody leaves out what is too young"
-    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
 
 
 def _leak(decision: Decision) -> str:
@@ -121,6 +117,16 @@ def _open_address(decision: Decision) -> str:
     return _again(decision, *(f"--{each}" for each in sorted({word, *opened})))
 
 
+def _other_protocol(decision: Decision) -> str:
+    if decision.rule is not None and decision.rule.registry:
+        return "a registry is asked by https: in the clear nobody leaves out what is too young"
+    if decision.rule is not None and decision.rule.only_ssh:
+        return f"its rule lets SSH pass, and nothing else; for anything else: {_again(decision, '--tcp')}"
+    if decision.request.port == SSH_PORT:
+        return f"a tunnel carries TLS only; for SSH: {_again(decision, '--ssh')}"
+    return f"a tunnel carries TLS only; for anything else: {_again(decision, '--tcp')}"
+
+
 def _again(decision: Decision, *options: str) -> str:
     """The command for the rule that allows this host, with more than it says now."""
     host, rule = decision.host, decision.rule
@@ -136,7 +142,7 @@ def _again(decision: Decision, *options: str) -> str:
     words += _tool(decision.tool)
     words += [f"--method={method}" for method in sorted(rule.methods or ())]
     words += [f"--path={path.text}" for path in rule.paths or ()]
-    words += ["--tcp"] if rule.raw_tcp and "--tcp" not in options else []
+    words += [f"--{name}" for name in rule.protocols or () if "--tcp" not in options]
     return _command("allow", *words, *options)
 
 
@@ -149,13 +155,15 @@ def _remove(decision: Decision) -> str:
     rule = decision.rule
     if rule is None:
         return ""
+    if rule.paths is not None or rule.exceptions:
+        return _command("remove", rule.id)
     tool = None if rule.scope == GLOBAL_SCOPE else rule.scope
     return _command("remove", str(rule.pattern), *_tool(tool))
 
 
 def allow_command(host: Host, port: int, tool: str | None) -> str:
     """The command that allows a host: on the default ports where `port` is one of them, and on `port` otherwise."""
-    return _command("allow", target_of(host, port), *_tool(tool))
+    return _command("allow", target_of(host, port), *_tool(tool), *_ssh(port))
 
 
 def _allow(decision: Decision) -> str:
@@ -168,7 +176,7 @@ def _allow(decision: Decision) -> str:
         if not _can_stand_in_a_rule(request.method, path):
             return _SENTENCES[Reason.MALFORMED_REQUEST]
         words += ["--method", request.method, "--path", path]
-    return _command(*words)
+    return _command(*words, *(_ssh(request.port) if request.method is None else ()))
 
 
 @lru_cache(maxsize=512)  # a tool that is denied asks for the same again, and each denial needs it twice
@@ -185,6 +193,11 @@ def _can_stand_in_a_rule(method: str, path: str) -> bool:
     return "*" not in path and method.isupper() and method != "CONNECT"
 
 
+def _ssh(port: int) -> list[str]:
+    """What is refused on that port would be refused again as no TLS, if its rule did not say so."""
+    return ["--ssh"] if port == SSH_PORT else []
+
+
 def _tool(tool: str | None) -> list[str]:
     return [] if tool is None else ["--tool", tool]
 
@@ -192,7 +205,7 @@ def _tool(tool: str | None) -> list[str]:
 _WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {
     Reason.TOO_YOUNG: _too_young,
     Reason.ADDRESS_NOT_ALLOWED: _open_address,
-    Reason.PROTOCOL_NOT_ALLOWED: _protocol,
+    Reason.PROTOCOL_NOT_ALLOWED: _other_protocol,
     Reason.SECRET_LEAK: _leak,
 }
 """The reasons whose hint depends on more than the reason."""

@@ -6,6 +6,7 @@ and `http://cloned.internal` says what to do without it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from cloned_proxy.policy.decision import Decision
@@ -19,7 +20,7 @@ _OWNERS: Final = "only the owner of the policy can change that"
 _NO_CREDENTIAL: Final = "send no credential: the proxy of a sandbox knows its tool without one"
 _SENTENCES: Final = {
     Reason.EXPLICIT_DENY: f"the policy denies this host by name; {_OWNERS}",
-    Reason.ADDRESS_NOT_ALLOWED: f"the host has an address that its rule does not open; {_OWNERS}",
+    Reason.ADDRESS_NOT_ALLOWED: f"the host has an address that the policy does not open; {_OWNERS}",
     Reason.IP_LITERAL: "write the address as four plain decimals, e.g. 192.0.2.1; other spellings are never allowed",
     Reason.PROTOCOL_NOT_ALLOWED: "a tunnel carries TLS only; send plain HTTP to the proxy without CONNECT",
     Reason.IDENTITY_MISSING: _NO_CREDENTIAL,
@@ -38,6 +39,9 @@ _SENTENCES: Final = {
 }
 
 
+_SSH_ALONE: Final = "its rule lets SSH pass, and nothing else"
+
+
 def hint_inside(decision: Decision, approval: str = "") -> str:
     """One line; "" for a pass. `approval` is the id of the request that the denied call has become."""
     if decision.reason is Reason.ALLOWED:
@@ -49,6 +53,28 @@ def hint_inside(decision: Decision, approval: str = "") -> str:
         return never
     if host is not None and decision.reason in ALLOWABLE:
         return f"ask for it: {ASK_PROGRAM} {target_of(host, decision.request.port)} 'why' (or http://{OWN_HOST})"
-    if decision.reason is Reason.TOO_YOUNG and (told := age_told(decision)):
-        return told
+    told = _WORDED.get(decision.reason)
+    if told is not None and (sentence := told(decision)):
+        return sentence
     return _SENTENCES.get(decision.reason, f"see http://{OWN_HOST}")
+
+
+def _denied(decision: Decision) -> str:
+    """Says no more of an address that the tool did not write than that there is one."""
+    if decision.refused_address is not None:
+        return _SENTENCES[Reason.ADDRESS_NOT_ALLOWED]
+    if decision.rule is not None and decision.rule.paths is not None:
+        return f"the policy denies this path of the host; {_OWNERS}"
+    return _SENTENCES[Reason.EXPLICIT_DENY]
+
+
+def _other_protocol(decision: Decision) -> str:
+    return f"{_SSH_ALONE}; {_OWNERS}" if decision.rule is not None and decision.rule.only_ssh else ""
+
+
+_WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {
+    Reason.EXPLICIT_DENY: _denied,
+    Reason.TOO_YOUNG: age_told,
+    Reason.PROTOCOL_NOT_ALLOWED: _other_protocol,
+}
+"""The reasons whose sentence depends on more than the reason; "" takes the general one."""

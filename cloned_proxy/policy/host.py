@@ -168,8 +168,8 @@ _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _WITH_PORT: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:]+):(?P<port>[0-9*]+)")
 _RANGE: Final = re.compile(r"[0-9A-Fa-f:.]*[0-9:]/[0-9]{1,3}")
 _RANGE_ADVICE: Final = (
-    "{!r} is a range, and a rule takes single addresses (192.0.2.1) and names; for a name that resolves into it, write "
-    "{{host: NAME, addresses: [private]}}"
+    "{!r} is a network; write {{cidr: {}}}: it allows its addresses, and lets names that have a rule of their own "
+    "resolve into it"
 )
 _MAX_PORT: Final = 65_535
 _REGEX: Final = re.compile(r"[\\^$()|+?\[\]{}]")
@@ -192,7 +192,7 @@ def _reject_other_languages(text: str) -> None:
         rest = text[scheme.end() :].partition("/")[0]
         raise ValueError(f"{text!r} holds a scheme; write the host alone: {rest!r}")
     if "/" in text:
-        raise ValueError(_RANGE_ADVICE.format(text) if _RANGE.fullmatch(text) is not None else _path_advice(text))
+        raise ValueError(_RANGE_ADVICE.format(text, text) if _RANGE.fullmatch(text) is not None else _path_advice(text))
     if (match := _WITH_PORT.fullmatch(text)) is not None:
         _reject_port(text, match["host"].strip("[]"), match["port"])
     if text.startswith("[") and text.endswith("]") and ":" in text:

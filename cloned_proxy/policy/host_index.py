@@ -5,22 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from cloned_proxy.policy.network_index import NetworkIndex
 from cloned_proxy.policy.rule import Host, PatternKind, Rule
 
 
-def _specific_first(rule: Rule) -> tuple[bool, int, bool, bool]:
+def _specific_first(rule: Rule) -> tuple[bool, int, bool, bool, bool]:
     # Inspected rules first, so that a broad rule beside one cannot skip its header injection; then those that open
     # addresses, which a plain one must not hide; leases last, so that a use is spent only where nothing lasts.
-    return (not rule.needs_inspection, -len(rule.addresses), rule.is_lease, not rule.raw_tcp)
+    return (not rule.needs_inspection, -len(rule.addresses), rule.is_lease, not rule.raw_tcp, not rule.only_ssh)
 
 
 class HostIndex:
     """The rules of one list, found by host in time that depends on the labels of the name, not on the rules."""
 
-    __slots__ = ("_any_depth", "_exact", "_one_label", "dated", "rules")
+    __slots__ = ("_any_depth", "_exact", "_one_label", "dated", "networks", "rules")
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self.rules: Final = tuple(rules)
+        self.networks: Final = NetworkIndex(
+            sorted((rule for rule in self.rules if rule.pattern.kind is PatternKind.CIDR), key=_specific_first)
+        )
         self.dated: Final = any(rule.registry is not None for rule in self.rules)
         """Whether a rule has `registry`: those are looked for beyond the first that allows."""
         tables: dict[PatternKind, dict[str, list[Rule]]] = {kind: {} for kind in PatternKind}
@@ -39,7 +43,7 @@ class HostIndex:
         name = host.text
         found = self._exact.get(name, ())
         if host.address is not None:
-            return found
+            return found + self.networks.holding(host.address)
         if self._one_label:
             found += self._one_label.get(name.partition(".")[2], ())
         if self._any_depth:

@@ -34,6 +34,8 @@ class Scope:
 
     allow: HostIndex = field(default_factory=HostIndex)
     deny: HostIndex = field(default_factory=HostIndex)
+    public: Rule | None = None
+    """`public: true`: the tool may reach the public internet and nothing private, wherever no other rule says more."""
     inherit_global: bool = True
     limits: Limits = NO_LIMITS
     on_deny: OnDeny = OnDeny.REFUSE
@@ -47,6 +49,16 @@ class Scope:
     """The presets whose rules stand behind the file's own in `allow`."""
     quiet: tuple[HostPattern, ...] = ()
     """Hosts that its presets know to be asked for and refused without harm: recorded, but no reason for an alarm."""
+
+    @property
+    def allowing(self) -> tuple[Rule, ...]:
+        """The rules that allow something, `public: true` first."""
+        return self.allow.rules if self.public is None else (self.public, *self.allow.rules)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Its own, the denies first, in file order."""
+        return (*self.deny.rules, *self.allowing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +104,4 @@ class Policy:
     def rules(self) -> tuple[Rule, ...]:
         """Every rule, the global ones first, in file order."""
         scopes = (self.global_scope, *self.tools.values())
-        return tuple(rule for scope in scopes for rule in (*scope.deny.rules, *scope.allow.rules))
+        return tuple(rule for scope in scopes for rule in scope.rules)

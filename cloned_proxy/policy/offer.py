@@ -28,6 +28,13 @@ def why_not_offered(host: Host) -> str:
     return f"{host.text} is a {kind.value.replace('_', '-')} address{of_itself}; nobody can ask for those"
 
 
+def why_no_request(pattern: HostPattern) -> str:
+    """Why nobody may ask for a rule with this pattern; "" where one may."""
+    if pattern.kind in (PatternKind.CIDR, PatternKind.PUBLIC):
+        return f"{pattern} is more than one host, and opened by the owner alone; ask for the host or the address"
+    return why_not_offered(host_of(pattern))
+
+
 def host_of(pattern: HostPattern) -> Host:
     """The host that a pattern names, or the one that its wildcard stands in front of."""
     address = ipaddress.ip_address(pattern.value) if pattern.kind is PatternKind.ADDRESS else None

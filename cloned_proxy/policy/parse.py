@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
-from cloned_proxy.policy.document_reader import DocumentReader
+from cloned_proxy.policy.document_reader import DocumentReader, path_text
 from cloned_proxy.policy.documents import (
     GlobalDocument,
     LimitsDocument,
@@ -18,10 +18,11 @@ from cloned_proxy.policy.documents import (
 from cloned_proxy.policy.host_index import HostIndex
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.messages import kind_of
-from cloned_proxy.policy.model import Limits, Policy, PolicyTest, Scope
+from cloned_proxy.policy.model import NO_LIMITS, Limits, Policy, PolicyTest, Scope
 from cloned_proxy.policy.preset import NO_PRESETS, Preset, versions_of
 from cloned_proxy.policy.problem import DocumentPath, Problem
-from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.rule import PUBLIC_INTERNET, Rule
+from cloned_proxy.policy.rule_id import rule_id
 from cloned_proxy.policy.rule_reader import RuleReader
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, OWN_RULES, Anonymous, Mode, OnDeny
 
@@ -65,6 +66,10 @@ def parse_policy(
     raise PolicyError(reader.in_file_order(), source)
 
 
+_PUBLIC_NEEDS_LIMITS: Final = (
+    "'public: true' opens every public host, so it needs a bound; add "
+    "'limits: {requests_per_minute: 120, bytes_per_hour: 200MiB}'"
+)
 _RULE_LISTS: Final = ("allow", "deny")
 
 
@@ -126,6 +131,7 @@ class _PolicyReader:
         return Scope(
             allow,
             deny,
+            self._public(read, name, path),
             inherit_global=read.inherit_global,
             limits=_limits(read.limits),
             mode=None if read.mode is None else Mode(read.mode),
@@ -134,6 +140,17 @@ class _PolicyReader:
             may_request=frozenset(read.may_request),
             use=tuple(read.use),
             quiet=quiet,
+        )
+
+    def _public(self, read: ToolDocument, name: str, path: DocumentPath) -> Rule | None:
+        """`public: true` as a rule of its own, so that each reader of rules knows it."""
+        if not read.public:
+            return None
+        if _limits(read.limits) == NO_LIMITS:
+            self.document.problem((*path, "public"), _PUBLIC_NEEDS_LIMITS)
+        origin = f"{self.document.source}:{self.document.line((*path, 'public')) or 1} {path_text(path)}.public"
+        return Rule(
+            rule_id(name, PUBLIC_INTERNET, denies=False), name, denies=False, pattern=PUBLIC_INTERNET, origin=origin
         )
 
     def _used(self, names: Sequence[str], path: DocumentPath) -> list[Preset]:

@@ -1,25 +1,23 @@
 """Path globs: `*` is one segment or a part of one, `**` any number of segments (none included).
 
-A target is compared segment by segment after the percent-encoding of unreserved characters is taken away
-(RFC 3986, section 6.2.2.2). The query is not looked at.
+A target is compared segment by segment, without its query. Where it can be read in several ways (`%2f`, `;v=1`, `//`:
+`policy.path_readings`), an allow covers it when the glob matches it as written and covers every other reading; a deny
+covers it when it covers any.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
+from cloned_proxy.policy.path_readings import Edge, Readings, decoded, read_path
 from cloned_proxy.policy.rule import PathPattern
 
-_ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
-_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# RFC 3986 `pchar` and "/", without ";": servers that cut `;parameters` off read `/..;/` as a step upwards.
-_PATH: Final = re.compile(r"/[A-Za-z0-9\-._~!$&'()*+,=:@/%]*")
-# Encoded NUL, slash, semicolon, backslash, and an encoded percent sign that a second decoding would turn into more.
-_AMBIGUOUS_ESCAPE: Final = re.compile(r"%(?:00|2[Ff]|3[Bb]|5[Cc]|25[0-9A-Fa-f]{2})")
-_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_DOTS: Final = frozenset({".", ".."})
+_ANY: Final = "**"
+
+type _States = frozenset[int]
+"""Where in a glob a reading may stand."""
 
 
 def parse_path_pattern(text: str) -> PathPattern:
@@ -28,43 +26,127 @@ def parse_path_pattern(text: str) -> PathPattern:
         raise ValueError(f"{text!r}: a path starts with '/'; write {'/' + text!r}")
     if "?" in text or "#" in text:
         raise ValueError(f"{text!r}: queries and fragments are not compared; leave out everything from '?' or '#'")
-    segments = _segments(text)
-    if segments is None:
+    readings = read_path(text)
+    if readings is None:
         raise ValueError(
-            f"{text!r} can be read in two ways (dot segments, '//', ';', '\\', or a bad %-escape) and would "
-            "match nothing; write the plain path, other characters percent-encoded"
+            f"{text!r} would match nothing: no rule covers dot segments, '\\', NUL, a bad %-escape, or more than 20 "
+            "places that can be read in two ways; write the plain path, other characters percent-encoded"
         )
-    for segment in segments:
-        if "**" in segment and segment != "**":
+    for segment in readings.segments:
+        if _ANY in segment and segment != _ANY:
             raise ValueError(
                 f"{text!r}: '**' stands alone between slashes, as in '/repos/**'; use '*' inside a segment"
             )
-    return PathPattern(text, segments)
+    return PathPattern(text, readings.segments)
 
 
 def path_matches(pattern: PathPattern, target: str) -> bool:
-    """Whether an origin-form target (path and query) is covered.
+    """Whether an origin-form target (path and query) is covered: as it is written, and in every other reading.
 
-    An ambiguous path (dot segments, encoded slashes, backslashes, empty segments) is covered by no pattern: two
-    readers could disagree about what it names.
+    A path that may be read as anything (`..` in any encoding, NUL, a bad escape) is covered by no pattern.
     """
-    segments = _segments(target.partition("?")[0])
-    return segments is not None and _glob(pattern.segments, segments, "**", _segment_matches)
+    readings = read_path(target.partition("?")[0])
+    if readings is None or not _glob(pattern.segments, readings.segments, _ANY, _segment_matches):
+        return False
+    if not readings.edges:
+        return True
+    return all(_ends(_glob_of(pattern.text), readings.edges))
 
 
-def _segments(path: str) -> tuple[str, ...] | None:
-    """The segments of a path in comparable form; None when it is ambiguous."""
-    if _PATH.fullmatch(path) is None or _BAD_ESCAPE.search(path) or _AMBIGUOUS_ESCAPE.search(path):
-        return None
-    segments = tuple(_ESCAPE.sub(_decode_unreserved, path).split("/")[1:])
-    if "" in segments[:-1] or not _DOTS.isdisjoint(segments):
-        return None
-    return segments
+def path_denied(pattern: PathPattern, target: str) -> bool:
+    """Whether an explicit deny covers an origin-form target: in any reading, or because it may be read as anything.
+
+    Compared decoded and without regard to case, a slash at the end, blanks and dots at the end of a segment: one of
+    the servers that a path may reach does not tell them apart.
+    """
+    return _denied(pattern.text, target.partition("?")[0])
 
 
-def _decode_unreserved(escape: re.Match[str]) -> str:
-    character = chr(int(escape[1], 16))
-    return character if character in _UNRESERVED else escape[0].upper()
+class _Glob:
+    """The readings of a pattern, as a machine that takes the segments of a path one by one."""
+
+    __slots__ = ("edges", "end")
+
+    def __init__(self, edges: tuple[tuple[Edge, ...], ...]) -> None:
+        self.edges: Final = edges
+        self.end: Final = len(edges)
+
+    def closed(self, states: Iterable[int]) -> _States:
+        """With all that is reached without a segment."""
+        found, new = set[int](), list(states)
+        while new:
+            state = new.pop()
+            if state in found:
+                continue
+            found.add(state)
+            if state < self.end:
+                new += [behind for glob, behind in self.edges[state] if glob in (None, _ANY)]
+        return frozenset(found)
+
+    def step(self, states: _States, segment: str) -> _States:
+        """Where a reading may stand after one more segment."""
+        after = set[int]()
+        for state in states:
+            for glob, behind in self.edges[state] if state < self.end else ():
+                if glob == _ANY:
+                    after.add(state)
+                elif glob is not None and _segment_matches(glob, segment):
+                    after.add(behind)
+        return self.closed(after)
+
+
+type _Graph = tuple[tuple[Edge, ...], ...]
+
+
+def _graph(readings: Readings) -> _Graph:
+    return readings.edges or tuple(((segment, at + 1),) for at, segment in enumerate(readings.segments))
+
+
+@lru_cache(maxsize=4096)
+def _glob_of(text: str) -> _Glob:
+    readings = read_path(text)
+    return _Glob(() if readings is None else _graph(readings))
+
+
+@lru_cache(maxsize=4096)
+def _denied(pattern: str, path: str) -> bool:
+    readings = read_path(path)
+    return readings is None or any(_ends(_folded_glob(pattern), _folded(_graph(readings))))
+
+
+@lru_cache(maxsize=4096)
+def _folded_glob(text: str) -> _Glob:
+    return _Glob(_folded(_glob_of(text).edges))
+
+
+def _folded(graph: _Graph) -> _Graph:
+    """As a deny compares: with the segments of the most careless server, and without a slash at the end."""
+    last = len(graph)
+
+    def fold(segment: str | None, behind: int) -> Edge:
+        if not segment:
+            return (None if last > 1 else segment, behind)
+        return (decoded(segment).casefold().rstrip(". "), behind)
+
+    return tuple(tuple(fold(*edge) for edge in out) for out in graph)
+
+
+def _ends(glob: _Glob, graph: _Graph) -> set[bool]:
+    """Whether the glob covers a reading, for all of them: each way through the graph with each state it leads to."""
+    last = len(graph)
+    start = (0, glob.closed((0,)))
+    seen, new, ends = {start}, [start], set[bool]()
+    while new:
+        node, states = new.pop()
+        if node == last:
+            ends.add(glob.end in states)
+            continue
+        for segment, behind in graph[node]:
+            after = (behind, states if segment is None else glob.step(states, segment))
+            if after not in seen:
+                seen.add(after)
+                new.append(after)
+    return ends
 
 
 def _segment_matches(pattern: str, segment: str) -> bool:

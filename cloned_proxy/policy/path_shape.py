@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.path_readings import read_path
 from cloned_proxy.policy.suspicion import looks_random
 
 _MANY: Final = 6
@@ -45,6 +46,7 @@ def plain_path(path: str) -> bool:
 def path_globs(paths: Iterable[str]) -> tuple[str, ...]:
     """Globs that cover all these plain paths, sorted; `()` when they have nothing in common.
 
+    A segment that can be read in several ways (`@scope%2fpkg`) stays as it is: `*` would cover it in one of them only.
     Three ids in one place become `*`: `/users/1/keys` and its like are `/users/*/keys`. More than six different
     segments in one place become `/*`, or `/**` where the paths go deeper.
     """
@@ -60,14 +62,19 @@ def path_globs(paths: Iterable[str]) -> tuple[str, ...]:
 
 def _globs(node: _Node, prefix: str) -> list[str]:
     globs = [prefix] if node.ends else []
-    ids = [segment for segment in node.below if _ID.fullmatch(segment) or looks_random(segment)]
+    doubtful = [segment for segment in node.below if segment and _is_doubtful(segment)]
+    ids = [
+        segment
+        for segment in node.below
+        if segment not in doubtful and (_ID.fullmatch(segment) or looks_random(segment))
+    ]
     below = dict(node.below)
     if len(ids) >= _IDS and len(node.below) - len(ids) <= _MANY:
         merged = below["*"] = _Node()
         for segment in ids:
             merged.merge(below.pop(segment))
     if len(below) > _MANY:
-        leaves = all(not child.below for child in below.values())
+        leaves = not doubtful and all(not child.below for child in below.values())
         # An empty last segment (`/repos/`) is none that `*` covers.
         return [
             *globs,
@@ -77,3 +84,8 @@ def _globs(node: _Node, prefix: str) -> list[str]:
     for segment, child in below.items():
         globs += _globs(child, f"{prefix}/{segment}")
     return globs
+
+
+def _is_doubtful(segment: str) -> bool:
+    readings = read_path(f"/{segment}")
+    return readings is None or bool(readings.edges)

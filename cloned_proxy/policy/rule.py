@@ -5,11 +5,13 @@ from __future__ import annotations
 import enum
 import ipaddress
 from dataclasses import dataclass
+from typing import Final
 
 from cloned_proxy.policy.registry import Registry
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
 
 type Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+type Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class PatternKind(enum.Enum):
@@ -17,6 +19,8 @@ class PatternKind(enum.Enum):
     ONE_LABEL = "*."  # `*.example.com`: exactly one more label, never the apex
     ANY_DEPTH = "**."  # `**.example.com`: one or more labels, never the apex
     ADDRESS = "address"  # an IP literal: only the same literal in a request, never a name that resolves to it
+    CIDR = "cidr"  # a network: every literal in it, and what the allowed names of its scope may resolve to
+    PUBLIC = "public"  # `public: true` of a tool: any name and literal, at public addresses only
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +42,19 @@ class Host:
 class HostPattern:
     kind: PatternKind
     value: str
-    """Canonical, without the wildcard: `example.com` for `*.example.com`."""
+    """Canonical, without the wildcard: `example.com` for `*.example.com`; `10.20.0.0/16` for a network."""
 
     def __str__(self) -> str:
-        wildcard = self.kind.value if self.kind in (PatternKind.ONE_LABEL, PatternKind.ANY_DEPTH) else ""
+        wildcard = self.kind.value if self.is_wildcard else ""
         return wildcard + self.value
+
+    @property
+    def is_wildcard(self) -> bool:
+        return self.kind in (PatternKind.ONE_LABEL, PatternKind.ANY_DEPTH)
+
+
+PUBLIC_INTERNET: Final = HostPattern(PatternKind.PUBLIC, "public: true")
+"""As the file says it, which no host is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +81,8 @@ class Rule:
 
     id: str
     """`r-` and 10 hex digits of a hash over scope, action, pattern, ports, methods, paths, protocols, addresses,
-    `registry` and the injected header's name. Not over `expires`, `max_uses`, `idle` and `reason`: a renewed lease is
-    one rule."""
+    exceptions, `registry` and the injected header's name. Not over `expires`, `max_uses`, `idle` and `reason`: a
+    renewed lease is one rule."""
     scope: str
     """`global`, or the tool id."""
     denies: bool
@@ -79,8 +91,13 @@ class Rule:
     """Not looked at for a deny: an explicit deny covers every port."""
     methods: frozenset[str] | None = None
     paths: tuple[PathPattern, ...] | None = None
+    """Of a deny: what of the host it covers, in any reading of a path; None: all of it."""
+    exceptions: tuple[HostPattern, ...] = ()
+    """Of a deny (`except:`): hosts or networks below its pattern that it does not cover."""
     raw_tcp: bool = False
     """`protocols: [tcp]`: a tunnel may carry anything, not only TLS for the CONNECT host."""
+    only_ssh: bool = False
+    """`protocols: [ssh]`: a tunnel carries SSH (RFC 4253) instead of TLS, and plain HTTP does not pass."""
     addresses: frozenset[str] = frozenset()
     """Words of `policy.address.AddressWord`: what the name may resolve to beside public addresses."""
     expires: float | None = None
@@ -103,6 +120,11 @@ class Rule:
         return (
             self.methods is not None or self.paths is not None or self.inject is not None or self.registry is not None
         )
+
+    @property
+    def protocols(self) -> list[str] | None:
+        """As the policy file says it; None: TLS for the CONNECT host, and plain HTTP."""
+        return ["tcp"] if self.raw_tcp else ["ssh"] if self.only_ssh else None
 
     @property
     def is_lease(self) -> bool:

@@ -15,7 +15,7 @@ def details_of(
     paths: tuple[PathPattern, ...] | None,
     read: RuleDocument,
     *,
-    raw_tcp: bool,
+    protocol: str,
 ) -> str:
     """What makes an allow rule differ from the plain one for its host; "" for the plain one."""
     parts: list[object] = []
@@ -25,13 +25,23 @@ def details_of(
         parts.append(["methods", *sorted(methods)])
     if paths is not None:
         parts.append(["paths", *sorted(pattern.text for pattern in paths)])
-    if raw_tcp:
-        parts.append("tcp")
+    if protocol:
+        parts.append(protocol)
     parts += sorted(set(read.addresses or ()))
     if read.inject is not None:
         parts.append(["inject", read.inject.header.lower()])
     if (registry := read.registry) is not None:
         parts.append(["registry", registry.kind, registry.min_age, registry.index, *sorted(registry.allow)])
+    return repr(parts) if parts else ""
+
+
+def deny_details_of(paths: tuple[PathPattern, ...] | None, exceptions: tuple[HostPattern, ...]) -> str:
+    """What makes a deny differ from the plain one for its host; "" for the plain one."""
+    parts: list[list[str]] = []
+    if paths is not None:
+        parts.append(["paths", *sorted(pattern.text for pattern in paths)])
+    if exceptions:
+        parts.append(["except", *sorted(map(str, exceptions))])
     return repr(parts) if parts else ""
 
 

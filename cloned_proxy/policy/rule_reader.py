@@ -8,15 +8,19 @@ from typing import Final
 
 from cloned_proxy.policy.document_reader import DocumentReader, path_text
 from cloned_proxy.policy.documents import DenyDocument, InjectDocument, RuleDocument
+from cloned_proxy.policy.exception import parse_exception
 from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.messages import not_a_host
+from cloned_proxy.policy.network import parse_network
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.problem import DocumentPath
 from cloned_proxy.policy.registry_reader import read_registry
 from cloned_proxy.policy.rule import HostPattern, Inject, PathPattern, Rule
-from cloned_proxy.policy.rule_id import details_of, rule_id
+from cloned_proxy.policy.rule_id import deny_details_of, details_of, rule_id
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
 
+_SSH_NEEDS_PORTS: Final = "the usual ports of a rule are 80 and 443, where nobody speaks SSH; add 'ports: [22]'"
+_EITHER_SSH_OR_TLS: Final = "a tunnel under one rule carries SSH or TLS; write a rule for each"
 _INJECT_NEEDS_PORTS: Final = (
     "a rule with 'inject' says its ports, because the usual ones hold 80, where the secret would travel in the clear; "
     "add 'ports: [443]'"
@@ -62,14 +66,20 @@ class RuleReader:
 
     def _deny_rule(self, entry: object, scope: str, path: DocumentPath, origin: str) -> Rule | None:
         read = self.document.struct(DenyDocument, entry, path)
-        pattern = self._pattern(read.host, (*path, "host")) if read is not None else None
+        pattern = self._target(read, path, denies=True) if read is not None else None
         if read is None or pattern is None:
             return None
+        paths = None if read.paths is None else self._paths(read.paths, (*path, "paths"))
+        if paths is not None and read.cidr is not None:
+            self.document.problem((*path, "paths"), "paths belong to a host, not to a network; name the host")
+        exceptions = self._exceptions(pattern, read.except_ or (), (*path, "except"))
         return Rule(
-            rule_id(scope, pattern, denies=True),
+            rule_id(scope, pattern, denies=True, details=deny_details_of(paths, exceptions)),
             scope,
             True,
             pattern,
+            paths=paths,
+            exceptions=exceptions,
             expires=read.expires,
             reason=read.reason,
             origin=origin,
@@ -79,21 +89,27 @@ class RuleReader:
         read = self.document.struct(RuleDocument, entry, path)
         if read is None:
             return None
-        pattern = self._pattern(read.host, (*path, "host"))
+        pattern = self._target(read, path, denies=False)
         paths = None if read.paths is None else self._paths(read.paths, (*path, "paths"))
-        raw_tcp = "tcp" in (read.protocols or ())
+        protocol = self._protocol(read, path)
         for key in ("methods", "paths", "inject", "registry"):
-            if raw_tcp and getattr(read, key) is not None:
-                message = f"'{key}' needs TLS to be opened, and 'protocols: [tcp]' says it may not be TLS; remove one"
-                self.document.problem((*path, key), message)
-        if read.inject is not None and read.ports is None and not raw_tcp:
+            if protocol and getattr(read, key) is not None:
+                why = f"'protocols: [{protocol}]' says it may not be TLS"
+                self.document.problem((*path, key), f"'{key}' needs TLS to be opened, and {why}; remove one")
+        if read.inject is not None and read.ports is None and not protocol:
             self.document.problem((*path, "inject"), _INJECT_NEEDS_PORTS)
+        if read.inject is not None and read.cidr is not None:
+            self.document.problem((*path, "inject"), "a secret goes to one host, not to a network; name the host")
+        if read.addresses is not None and read.cidr is not None:
+            self.document.problem((*path, "addresses"), "a network says its addresses itself; leave 'addresses' out")
+        if read.registry is not None and read.cidr is not None:
+            self.document.problem((*path, "registry"), "a registry is one host, not a network; name the host")
         registry = read_registry(self.document, read, path) if read.registry is not None else None
         if pattern is None:
             return None
         ports = DEFAULT_PORTS if read.ports is None else frozenset(read.ports)
         methods = None if read.methods is None else frozenset(read.methods)
-        details = details_of(ports, methods, paths, read, raw_tcp=raw_tcp)
+        details = details_of(ports, methods, paths, read, protocol=protocol)
         return Rule(
             id=rule_id(scope, pattern, denies=False, details=details),
             scope=scope,
@@ -102,7 +118,8 @@ class RuleReader:
             ports=ports,
             methods=methods,
             paths=paths,
-            raw_tcp=raw_tcp,
+            raw_tcp=protocol == "tcp",
+            only_ssh=protocol == "ssh",
             addresses=frozenset(read.addresses or ()),
             expires=read.expires,
             max_uses=read.max_uses,
@@ -112,6 +129,46 @@ class RuleReader:
             reason=read.reason,
             origin=origin,
         )
+
+    def _target(self, read: RuleDocument | DenyDocument, path: DocumentPath, *, denies: bool) -> HostPattern | None:
+        """The host or the network of an entry, which has one of them."""
+        named = read.model_fields_set & {"host", "cidr"}
+        if len(named) != 1:
+            message = "'host' is missing; add 'host: ...'" if not named else "'host' and 'cidr' are two rules; split it"
+            self.document.problem((*path, "host"), message)
+            return None
+        if "host" in named:
+            return self._pattern(read.host, (*path, "host"))
+        return self._network(read.cidr, (*path, "cidr"), denies=denies)
+
+    def _network(self, value: object, path: DocumentPath, *, denies: bool) -> HostPattern | None:
+        try:
+            return parse_network(value if isinstance(value, str) else repr(value), denies=denies)
+        except ValueError as error:
+            self.document.problem(path, str(error))
+            return None
+
+    def _exceptions(self, pattern: HostPattern, texts: Sequence[str], path: DocumentPath) -> tuple[HostPattern, ...]:
+        found: list[HostPattern] = []
+        for index, text in enumerate(texts):
+            try:
+                found.append(parse_exception(pattern, text))
+            except ValueError as error:
+                self.document.problem((*path, index), str(error))
+        return tuple(found)
+
+    def _protocol(self, read: RuleDocument, path: DocumentPath) -> str:
+        """What a tunnel may carry instead of TLS; "" for nothing."""
+        named = read.protocols or ()
+        if "tcp" in named:
+            return "tcp"
+        if "ssh" not in named:
+            return ""
+        if "tls" in named:
+            self.document.problem((*path, "protocols"), _EITHER_SSH_OR_TLS)
+        if read.ports is None:
+            self.document.problem((*path, "protocols"), _SSH_NEEDS_PORTS)
+        return "ssh"
 
     def _pattern(self, value: object, path: DocumentPath) -> HostPattern | None:
         if not isinstance(value, str):

@@ -7,6 +7,8 @@ from typing import Final
 
 DEFAULT_PORTS: Final = frozenset({80, 443})
 
+SSH_PORT: Final = 22
+
 GLOBAL_SCOPE: Final = "global"
 
 OWN_HOST: Final = "cloned.internal"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -76,9 +77,11 @@ async def assemble(
     """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError."""
     key = load_or_create_key(workspace.identity_key)
     metrics = Metrics(CollectorRegistry(), shared=seat is not None)
+    vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
+    await asyncio.to_thread(vault.open)
     if config.telemetry.otlp_endpoint is not None and (seat is None or seat.leads):
         # Taken apart after the log is closed: then it has all there is to send.
-        parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config.telemetry.otlp_endpoint, metrics))
+        parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config, vault, metrics))
     state = State(
         workspace.state_db,
         config.audit,
@@ -116,8 +119,6 @@ async def assemble(
         leads=seat is None or seat.leads,
     )
     parts.callback(asking.close)
-    vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
-    await asyncio.to_thread(vault.open)
     upstream = None
     if config.upstream.proxy is not None:
         upstream = UpstreamProxy(
@@ -202,13 +203,16 @@ def _ways(upstream: UpstreamProxy | None, config: Config, metrics: Metrics) -> W
     return Ways(upstream, connect_timeout=config.proxy.connect_timeout, on_trouble=failures.failed)
 
 
-def _start_export(workspace: Workspace, endpoint: str, metrics: Metrics) -> Callable[[], None]:
+def _start_export(workspace: Workspace, config: Config, vault: LiveVault, metrics: Metrics) -> Callable[[], None]:
     """Exports the log from now on; returns what ends it. Raises StoreError without the extra."""
     try:
         from cloned_proxy.store.otlp_export import OtlpExport  # noqa: PLC0415  optional, and half a second to import
+        from cloned_proxy.store.upstream_client import proxy_for  # noqa: PLC0415  with it
     except ModuleNotFoundError as error:
         raise StoreError(f"telemetry.otlp_endpoint needs {error.name}: pip install 'cloned-proxy[otlp]'") from error
-    export = OtlpExport(workspace.root, workspace.state_db, endpoint, metrics.registry)
+    endpoint = config.telemetry.otlp_endpoint or ""
+    ahead = partial(proxy_for, endpoint, config.upstream, vault.value_of, workspace.root)
+    export = OtlpExport(workspace.root, workspace.state_db, endpoint, metrics.registry, ahead)
     export.start()
     return export.close
 

@@ -33,6 +33,8 @@ class Unread(enum.Enum):
 
     NEED_MORE = "need_more"
     NOT_TLS = "not_tls"
+    SSH = "ssh"
+    """Both sides have identified themselves as SSH, which the rule wants."""
 
 
 type ServerNames = tuple[str, ...]

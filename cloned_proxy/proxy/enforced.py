@@ -6,7 +6,7 @@ from collections.abc import Container
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from cloned_proxy.policy.decide import decide_addresses
+from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.host import is_loopback_name
 from cloned_proxy.policy.rule import Address, Host
@@ -25,6 +25,8 @@ class Enforced:
     """None: not looked up."""
     failure: str = ""
     """Why the name has no address: the proxy answers 502 or 504."""
+    in_front: bool = False
+    """The proxy in front alone looks the name up, and nobody checks what it finds."""
 
 
 def as_enforced(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from cloned_proxy.policy.decide import decide_tunnel
+from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.vocabulary import Mode
 from cloned_proxy.proxy.client_hello import ServerNames
 from cloned_proxy.proxy.hello_watch import HelloWatch
 from cloned_proxy.proxy.relay_guard import TurnedAwayError
@@ -15,6 +17,18 @@ if TYPE_CHECKING:
 
 ACCESS_DENIED: Final = b"\x15\x03\x03\x00\x02\x02\x31"
 """A fatal `access_denied` alert (RFC 8446, section 6.2): a TLS client says so instead of "connection reset"."""
+
+
+_REPORTED_SILENCE: Final = 1.0
+"""Seconds that a silent tunnel waits for its ClientHello in report mode."""
+
+
+def hello_seconds(decision: Decision, seconds: float) -> float:
+    """How long a ClientHello is waited for: `seconds`, as the settings say, or less."""
+    if decision.mode is Mode.ENFORCE:
+        return seconds
+    # Where silence will pass anyway, a protocol whose server speaks first must not wait for long to be recorded.
+    return min(seconds, _REPORTED_SILENCE) if decide_tunnel(decision, None).passes else seconds
 
 
 class HelloGuard(HelloWatch):

@@ -47,14 +47,14 @@ class OwnView:
     def _rules(self, tool: str, policy: Policy) -> dict[str, Any]:
         scope, now = policy.scope_of(tool), self._clock()
         scopes = [scope, policy.global_scope] if scope.inherit_global else [scope]
-        allow = [rule for each in scopes for rule in each.allow.rules if rule.expires is None or rule.expires > now]
+        allow = [rule for each in scopes for rule in each.allowing if rule.expires is None or rule.expires > now]
         deny = [rule for each in (scope, policy.global_scope) for rule in each.deny.rules]
         return {
             "tool": tool,
             "mode": (scope.mode or policy.mode).value,
             "default": "allow" if (scope.mode or policy.mode) is Mode.REPORT else "deny",
             "allow": [_told(rule) for rule in allow],
-            "deny": [str(rule.pattern) for rule in deny],
+            "deny": [str(rule.pattern) for rule in deny if rule.paths is None],
             "may_request_for": sorted(scope.may_request),
         }
 
@@ -98,7 +98,7 @@ def _told(rule: Rule) -> dict[str, Any]:
         "ports": sorted(rule.ports),
         "methods": sorted(rule.methods) if rule.methods is not None else None,
         "paths": [path.text for path in rule.paths] if rule.paths is not None else None,
-        "protocols": ["tcp"] if rule.raw_tcp else None,
+        "protocols": rule.protocols,
         "registry": None if rule.registry is None else rule.registry.as_value(),
         "expires": rule.expires,
         "max_uses": rule.max_uses,

@@ -12,23 +12,21 @@ import time
 from collections.abc import Callable
 from functools import partial
 from socket import socket as Socket  # noqa: N812  the type, beside variables of that name
-from typing import Final
 
-from cloned_proxy.policy.decide import decide_tunnel, needs_hello
+from cloned_proxy.policy.decide import decide_tunnel, must_be_ssh, needs_hello
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.vocabulary import Mode, Reason
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.dial import Attempt, DialError, DialOutcome, ExhaustedError, join
 from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.hello_guard import HelloGuard
+from cloned_proxy.proxy.hello_guard import HelloGuard, hello_seconds
 from cloned_proxy.proxy.last_words import last_words
 from cloned_proxy.proxy.relay import Relay, reset
-
-_REPORTED_SILENCE: Final = 1.0
-"""Seconds that a silent tunnel waits for its ClientHello in report mode."""
+from cloned_proxy.proxy.relay_guard import RelayGuard
+from cloned_proxy.proxy.ssh_guard import SshGuard
 
 
 class _EndedError(Exception):
@@ -108,6 +106,8 @@ class Passage:
         # Where nothing can turn out wrong, nothing is waited for: the server may be the one who speaks first.
         if needs_hello(grant.decision):
             self._begin_hello()
+        elif must_be_ssh(grant.decision):
+            self._relay(SshGuard(self._connection, self))
         else:
             self.server_names = Unread.NOT_TLS
             self._relay()
@@ -119,7 +119,8 @@ class Passage:
         self._reader = ClientHelloReader()
         self._read_hello()
         if self._reader is not None:
-            connection.arm(self._hello_seconds(), self._hello_timed_out)
+            seconds = hello_seconds(self.grant.decision, self._parts.settings.client_hello_timeout)
+            connection.arm(seconds, self._hello_timed_out)
             if connection.eof:
                 self._hello_missing()
             else:
@@ -161,13 +162,6 @@ class Passage:
 
     def _hello_timed_out(self) -> None:
         self._take(partial(self._hello_read, Unread.NOT_TLS))
-
-    def _hello_seconds(self) -> float:
-        seconds = self._parts.settings.client_hello_timeout
-        if self.grant.decision.mode is Mode.ENFORCE:
-            return seconds
-        # Where silence will pass anyway, a protocol whose server speaks first must not wait for long to be recorded.
-        return min(seconds, _REPORTED_SILENCE) if decide_tunnel(self.grant.decision, None).passes else seconds
 
     # The client meanwhile.
 
@@ -211,7 +205,7 @@ class Passage:
         finally:
             self._end(cause)
 
-    def _relay(self, guard: HelloGuard | None = None) -> None:
+    def _relay(self, guard: RelayGuard | None = None) -> None:
         connection, upstream = self._connection, self._upstream
         if upstream is None:
             raise ValueError("a relay without an upstream")

@@ -215,8 +215,8 @@ class Server:
         """The workspace CA in PEM form, when a rule that the tool may use opens TLS."""
         policy = self.policy
         scope = policy.scope_of(tool)
-        scopes = (scope, policy.global_scope) if scope.inherit_global else (scope,)
-        if not any(rule.needs_inspection for each in scopes for rule in each.allow.rules):
+        # Denies with paths open TLS as well, the global ones for everybody.
+        if not any(rule.needs_inspection for each in (scope, policy.global_scope) for rule in each.rules):
             return None
         Authority.open(self.workspace.ca_directory)  # made on first use
         return certificate_path(self.workspace.ca_directory).read_text(encoding="ascii")

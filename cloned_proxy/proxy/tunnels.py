@@ -96,9 +96,8 @@ class Tunnels:
         try:
             decision = self._review(tunnel.grant)
             if tunnel.server_names is not Unread.NEED_MORE:
-                decision = decide_tunnel(
-                    decision, None if tunnel.server_names is Unread.NOT_TLS else tunnel.server_names
-                )
+                names = None if isinstance(tunnel.server_names, Unread) else tunnel.server_names
+                decision = decide_tunnel(decision, names, ssh=tunnel.server_names is Unread.SSH)
         except Exception:  # noqa: BLE001  logged; whatever it was, a tunnel that nobody can vouch for goes
             _log.exception("a tunnel could not be reviewed and is cut")
             return f"revoked:{Reason.INTERNAL_ERROR.value}", self._idle

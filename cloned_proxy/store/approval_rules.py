@@ -9,10 +9,10 @@ from typing import Final
 
 from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.offer import host_of, why_not_offered
+from cloned_proxy.policy.offer import why_no_request
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.redact import redact
-from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.rule import PatternKind, Rule
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, OWN_RULES
 from cloned_proxy.store.approval import Origin, Proposal
 from cloned_proxy.store.approval_errors import NeverAllowedError, NotAllowedToAskError
@@ -53,9 +53,9 @@ def _check_terms(proposal: Proposal, most: int) -> None:
 
 
 def _check_place(rule: Rule) -> None:
-    host = host_of(rule.pattern)
     # A deny of such an address is as good as any other.
-    if (why := why_not_offered(host)) and not (rule.denies and host.address is not None):
+    harmless = rule.denies and rule.pattern.kind in (PatternKind.ADDRESS, PatternKind.CIDR)
+    if (why := why_no_request(rule.pattern)) and not harmless:
         raise NeverAllowedError(why)
 
 

@@ -16,6 +16,7 @@ from cloned_proxy.policy.duration import parse_duration
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.redact import MAX_TEXT, bounded
 from cloned_proxy.policy.url import split_port
+from cloned_proxy.policy.vocabulary import SSH_PORT
 from cloned_proxy.store.approval import Approval, Proposal
 from cloned_proxy.store.approval_errors import ApprovalError
 from cloned_proxy.store.approval_rules import MAX_ENTRIES
@@ -98,7 +99,8 @@ def _entry(domain: str, action: Action) -> Entry:
         raise MalformedRequestError(f"domains: {error}") from error
     if port is not None and action == "deny":
         raise MalformedRequestError(f"domains: {domain!r}: a deny covers every port; write {host}")
-    return Entry(host, () if port is None else (port,))
+    # Who asks for port 22 wants SSH, and a rule that does not say so would refuse it again as no TLS.
+    return Entry(host, () if port is None else (port,), protocols=("ssh",) if port == SSH_PORT else ())
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def weigh(approval: Approval, tally: Tally, policy: Policy, *, since: float, now
 
 
 def _is_wildcard(rule: Rule) -> bool:
-    return rule.pattern.kind in (PatternKind.ONE_LABEL, PatternKind.ANY_DEPTH)
+    return rule.pattern.is_wildcard
 
 
 def narrowest(denied: Iterable[RecordedCall]) -> tuple[Entry, ...]:
@@ -174,7 +174,7 @@ def _about(rule: Rule, scopes: Iterable[Scope], now: float) -> Iterable[str]:
             kind = classify(ipaddress.ip_address(name))
             if kind is not AddressClass.PUBLIC:
                 yield f"{name} is no public address ({kind.value}): it opens this machine or your own network"
-        case PatternKind.EXACT:
+        case PatternKind.EXACT | PatternKind.CIDR | PatternKind.PUBLIC:  # of the last two nobody asks for any
             pass
     try:
         host = parse_host(name if not _is_wildcard(rule) else f"a.{name}")

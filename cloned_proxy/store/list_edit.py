@@ -9,7 +9,7 @@ from typing import Any
 
 from cloned_proxy.policy.problem import DocumentPath
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.yaml_edit import Value, remove_item, render, replace_item, set_keys
+from cloned_proxy.store.yaml_edit import Value, remove_item, render, replace_item, replace_value, set_keys
 from cloned_proxy.store.yaml_reader import read_document
 
 
@@ -56,13 +56,34 @@ def rewrite_entry(
     changes = {name: value for name, value in changes.items() if body.get(name) != read_value(value)}
     if body.keys() & set(dropped):
         kept: dict[str, Value] = {name: value for name, value in {**body, **changes}.items() if name not in dropped}
-        whole: Value = kept if len(kept) > 1 else body["host"]
+        whole: Value = body["host"] if kept.keys() == {"host"} else kept
         return change_list(path, text, place, lambda t: replace_item(t, place, position, whole),
                      lambda items: items.__setitem__(position, read_value(whole)))  # fmt: skip
     if not changes:
         return text
     return change_list(path, text, place, lambda t: set_keys(t, place, position, changes),
                  lambda items: items.__setitem__(position, {**body, **read_value(changes)}))  # fmt: skip
+
+
+def switch_off(path: Path, text: str, place: tuple[str, ...]) -> str:
+    """Turns the `true` at `place` into `false`, proven as `change_list` does. Raises StoreError."""
+    expected = read_document(text.encode(), str(path)).data
+    _parent(expected, place)[place[-1]] = False
+    try:
+        edited = replace_value(text, place, value=False)
+        same = read_document(edited.encode(), str(path)).data == expected
+    except (ValueError, IndexError, StoreError) as error:
+        raise StoreError(f"{path}: its layout cannot be edited safely ({error}); edit it by hand") from error
+    if not same:
+        raise StoreError(f"{path}: its layout cannot be edited safely; edit it by hand")
+    return edited
+
+
+def _parent(document: Any, place: tuple[str, ...]) -> dict[str, Any]:
+    for key in place[:-1]:
+        document = document[key]
+    found: dict[str, Any] = document
+    return found
 
 
 def list_at(document: Any, path: DocumentPath) -> list[Any]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Final
 
+import httpx
 import structlog
 from prometheus_client import CollectorRegistry, Counter
 
@@ -48,10 +49,19 @@ _CLOSE_SECONDS: Final = 12.0
 class OtlpExport:
     """One for each workspace: of several workers, the leading one's. Starts with `start`, ends with `close`."""
 
-    def __init__(self, root: Path, state_db: Path, endpoint: str, registry: CollectorRegistry) -> None:
+    def __init__(
+        self,
+        root: Path,
+        state_db: Path,
+        endpoint: str,
+        registry: CollectorRegistry,
+        proxy: Callable[[], httpx.Proxy | None] = lambda: None,
+    ) -> None:
+        """`proxy` gives the one that leads to the endpoint, and raises StoreError."""
         self._cursor = root.joinpath(*CURSOR_PLACE)
         self._state_db = state_db
         self._endpoint = endpoint
+        self._proxy = proxy
         self._version = __version__
         self._sent = Counter("cloned_proxy_otlp_exported", "Entries that the collector took.", registry=registry)
         self._dropped = Counter(
@@ -83,12 +93,15 @@ class OtlpExport:
 
     def _run(self) -> None:
         pause = _EVERY_SECONDS
-        with Collector(self._endpoint, self._version) as collector:
+        collector: Collector | None = None
+        with contextlib.ExitStack() as ends:
             while True:
                 ending = self._ending.wait(pause)
                 if ending and self._failing:
                     return  # what waits in the log goes out after the next start
                 try:
+                    if collector is None:
+                        collector = ends.enter_context(Collector(self._endpoint, self._version, self._proxy()))
                     self._export(collector)
                     self._say(None)
                 except (ExportError, StoreError, OSError) as error:

@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cloned_proxy.policy.host import HostError, parse_pattern
+from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.network import is_network, parse_network
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.rule import HostPattern, Rule
 from cloned_proxy.policy.self_test import failed_tests
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, text_diff
+from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, switch_off, text_diff
 from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_entry import Addition, Entry, rules_of
@@ -185,6 +186,9 @@ class PolicyEditor:
                 if goes(rule) and not rule.preset:
                     edited = remove_entry(self._path, edited, path, position)
                     gone.append(rule)
+        if tool is not None and scope.public is not None and goes(scope.public):
+            edited = switch_off(self._path, edited, ("tools", tool, "public"))
+            gone.append(scope.public)
         return edited, gone
 
     def _add(
@@ -215,8 +219,8 @@ class PolicyEditor:
     def _widen(self, text: str, path: tuple[str, ...], position: int, old: Rule, rule: Rule) -> str:
         """The rule that is there gets the protocols and addresses of the new one, and keeps all that it says."""
         changes: dict[str, Value] = {}
-        if rule.raw_tcp and not old.raw_tcp:
-            changes["protocols"] = ["tcp"]
+        if rule.protocols is not None and rule.protocols != old.protocols:
+            changes["protocols"] = [*rule.protocols]
         if rule.addresses != old.addresses:
             changes["addresses"] = sorted(rule.addresses)
         return rewrite_entry(self._path, text, path, position, changes=changes, dropped=())
@@ -296,7 +300,7 @@ def _narrower(rule: Rule, existing: Iterable[tuple[int, Rule]]) -> tuple[int, Ru
         same = (old.denies, old.pattern, old.ports, old.methods, old.paths, old.registry) == (
             rule.denies, rule.pattern, rule.ports, rule.methods, rule.paths, rule.registry
         )  # fmt: skip
-        opens_less = old.addresses <= rule.addresses and old.raw_tcp <= rule.raw_tcp
+        opens_less = old.addresses <= rule.addresses and (rule.raw_tcp or old.protocols == rule.protocols)
         if same and opens_less and old.inject is None and not (old.is_lease or old.preset):
             return position, old
     return None
@@ -304,6 +308,7 @@ def _narrower(rule: Rule, existing: Iterable[tuple[int, Rule]]) -> tuple[int, Ru
 
 def _pattern(host: str) -> HostPattern:
     try:
-        return parse_pattern(host)
-    except HostError as error:
+        # A deny may name wider networks than an allow.
+        return parse_network(host, denies=True) if is_network(host) else parse_pattern(host)
+    except ValueError as error:
         raise StoreError(f"{host}: {error}") from error

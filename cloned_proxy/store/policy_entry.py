@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from cloned_proxy.policy.address import AddressWord
 from cloned_proxy.policy.host import is_loopback_name
+from cloned_proxy.policy.network import is_network
 from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.policy.problem import Problem
 from cloned_proxy.policy.rule import Rule
@@ -25,11 +26,14 @@ class Entry:
     """One entry to write, in the words of the file; it is checked by the policy parser like any other."""
 
     host: str
+    """A host pattern, or in CIDR notation a network."""
     ports: tuple[int, ...] = ()
     methods: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     protocols: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
+    exceptions: tuple[str, ...] = ()
+    """Of a deny."""
     registry: Mapping[str, Value] | None = None
     """`kind`, `min_age`, `allow` and `index`, in the words of the file."""
     expires: float | None = None
@@ -40,11 +44,13 @@ class Entry:
     def as_value(self) -> Value:
         """A plain string when there is only a host, a mapping otherwise."""
         lists = {name: list(getattr(self, name)) for name in ("ports", "methods", "paths", "protocols", "addresses")}
-        body: dict[str, Value] = {"host": self.host, **{name: items for name, items in lists.items() if items}}
+        lists["except"] = list(self.exceptions)
+        key = "cidr" if is_network(self.host) else "host"
+        body: dict[str, Value] = {key: self.host, **{name: items for name, items in lists.items() if items}}
         if self.registry is not None:
             body["registry"] = dict(self.registry)
         body |= self.terms
-        return body if len(body) > 1 else self.host
+        return self.host if body.keys() == {"host"} else body
 
     def opened_for_its_name(self) -> Entry:
         """The entry with `addresses: [private]` where the name means this machine: without it no call would pass."""
@@ -74,6 +80,8 @@ class Entry:
         host = f"[{self.host}]" if ":" in self.host else self.host
         words = [":".join((host, *map(str, self.ports))), ",".join(self.methods), ",".join(self.paths)]
         words += [*self.protocols, *self.addresses]
+        if self.exceptions:
+            words.append(f"except {','.join(self.exceptions)}")
         if self.registry is not None:
             words += [f"{name} {_listed(value)}" for name, value in self.registry.items()]
         if self.max_uses is not None:

@@ -7,6 +7,7 @@ million entries. It is a summary for people: the chained entries are the record.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -82,6 +83,7 @@ class Tally:
         self._path = path
         self._database = open_database(path)
         self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        self.define("in_network", _in_network)
 
     def __enter__(self) -> Self:
         return self
@@ -188,12 +190,23 @@ def _conditions(
     return " AND ".join(where), values
 
 
+def _in_network(network: str, host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(network)
+    except ValueError:
+        return False  # a name
+
+
 def condition_of_host(pattern: HostPattern) -> tuple[str, tuple[str, ...]]:
     """The part of a WHERE that holds for the hosts of a pattern, and its values."""
     below = f"*.{pattern.value}"  # GLOB, whose special characters no pattern holds
     match pattern.kind:
         case PatternKind.EXACT | PatternKind.ADDRESS:
             return "host = ?", (pattern.value,)
+        case PatternKind.CIDR:
+            return "in_network(?, host)", (pattern.value,)
+        case PatternKind.PUBLIC:
+            return "host GLOB ?", ("*.*",)
         case PatternKind.ANY_DEPTH:
             return "host GLOB ?", (below,)
         case PatternKind.ONE_LABEL:

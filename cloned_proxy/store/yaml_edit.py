@@ -96,6 +96,14 @@ def replace_item(text: str, path: Sequence[str], index: int, value: Value) -> st
     return text[: _start(item)] + render(value) + text[_end(text, item) :]
 
 
+def replace_value(text: str, path: Sequence[str], *, value: bool) -> str:
+    """Writes the value of one key anew."""
+    place = _find(text, path)
+    if place is None or place.missing:
+        raise ValueError(f"{'.'.join(path)} is not there")
+    return text[: _start(place.node)] + render(value) + text[_end(text, place.node) :]
+
+
 def remove_item(text: str, path: DocumentPath, index: int) -> str:
     """Takes one item out of the list at `path`; an emptied list stays as `[]`."""
     place = _find(text, path)

@@ -136,11 +136,11 @@ def _text(value: str) -> str:
 class Collector:
     """A connection to one collector, for one thread."""
 
-    def __init__(self, endpoint: str, version: str) -> None:
-        """`endpoint` is the collector's base URL, such as http://127.0.0.1:4318."""
+    def __init__(self, endpoint: str, version: str, proxy: httpx.Proxy | None = None) -> None:
+        """`endpoint` is the collector's base URL, such as http://127.0.0.1:4318; `proxy` leads there."""
         self._url = f"{endpoint.rstrip('/')}/v1/logs"
         self._resource = Resource(attributes=[_pair("service.name", "cloned-proxy"), _pair("service.version", version)])
-        self._client = httpx.Client(timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
+        self._client = httpx.Client(timeout=_TIMEOUT, trust_env=False, follow_redirects=False, proxy=proxy)
 
     def __enter__(self) -> Self:
         return self

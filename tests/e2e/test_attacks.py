@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from tests.net.attacks import destinations, framing, headers, identity, inspected, tunnels
+from tests.net.attacks import destinations, framing, headers, identity, inspected, secrets, tunnels
 from tests.net.attacks.attempt import Attack, Attempt, permitted_call_passes
 from tests.net.attacks.policies import CONFIG, POLICIES
 from tests.net.proxy_process import ProxyOptions, ProxyProcess
@@ -57,6 +57,7 @@ FRAMING = named((*framing.ATTACKS, *framing.INSIDE))
 IDENTITY = named(identity.ATTACKS)
 HEADERS = named(headers.ATTACKS)
 INSPECTED = named(inspected.ATTACKS)
+SECRETS = named(secrets.ATTACKS)
 PERMITTED = {**named(tunnels.PERMITTED), **named(inspected.PERMITTED)}
 
 
@@ -99,6 +100,11 @@ def test_what_is_meant_for_the_proxy_does_not_go_upstream(world: World, proxies:
 @pytest.mark.parametrize("name", INSPECTED)
 def test_each_request_in_an_opened_tunnel_is_decided(world: World, proxies: Proxies, name: str) -> None:
     carry_out(world, proxies("base"), INSPECTED[name])
+
+
+@over(SECRETS)
+def test_a_secret_goes_to_no_host_that_it_is_not_for(world: World, proxies: Proxies, path: str, name: str) -> None:
+    carry_out(world, proxies("base", path), SECRETS[name])
 
 
 @over(PERMITTED)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.net.asker import ASKING_GUARDS
-from tests.net.attacks import destinations, framing, headers, identity, inspected, tunnels
+from tests.net.attacks import destinations, framing, headers, identity, inspected, secrets, tunnels
 from tests.net.attacks.attempt import Attack, Attempt, permitted_call_passes, proxy_authorization, read_all
 from tests.net.attacks.policies import CONFIG, POLICIES
 from tests.net.broken_builds import FAULTS, OPEN, SLOT, SLOT_OFFSET
@@ -29,6 +29,7 @@ _TABLES = {
     "identity: ": identity.ATTACKS,
     "headers: ": headers.ATTACKS,
     "inspected: ": inspected.ATTACKS,
+    "secret: ": secrets.ATTACKS,
 }
 ATTACKS = {prefix + attack.name: attack for prefix, table in _TABLES.items() for attack in table}
 
@@ -62,6 +63,11 @@ MATCHING: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
                                  "tunnel: another SNI behind early data")),
     (("TLS in tunnels",), ("tunnel: plain HTTP in a tunnel", "tunnel: SSH in a tunnel",
                            "tunnel: the HTTP/2 preface in a tunnel", "tunnel: bytes sent with the CONNECT head")),
+    (("SSH in tunnels",), ("tunnel: HTTP in a tunnel for SSH", "tunnel: HTTP in a tunnel for SSH, to a server of SSH",
+                           "tunnel: HTTP behind an SSH identification", "tunnel: TLS in a tunnel for SSH",
+                           "tunnel: a line before the SSH identification",
+                           "tunnel: an SSH identification without an end",
+                           "tunnel: an SSH identification of another version")),
     (("strict lines",), ("framing: bare LF everywhere", "framing: obs-fold", "inspected: obs-fold")),
     (("framing",), ("framing: Content-Length beside Transfer-Encoding", "framing: an unknown transfer coding",
                     "framing: a signed Content-Length")),
@@ -81,6 +87,8 @@ MATCHING: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("identity of each request",), ("identity: on a kept-alive connection: no credential",
                                      "identity: on a kept-alive connection: another tool's own credential")),
     (("anonymous",), ("identity: no credential where one is needed",)),
+    (("secrets on their way out",), ("secret: in the query", "secret: in the path", "secret: in a header",
+                                     "secret: in a body", "secret: in a body in two segments")),
     (("upstream verification",), ("inspected: an upstream with a bad certificate",)),
     (OPEN, ("http: a host nobody allowed", "tunnel: a host nobody allowed", "http: private.example.com (allowed)",
             "tunnel: SNI of another host", "tunnel: plain HTTP in a tunnel", "framing: a Host that is not the target",
@@ -101,6 +109,9 @@ INSPECTING: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("strict lines",), ("framing: inside: bare LF everywhere", "framing: inside: obs-fold")),
     (("framing",), ("framing: inside: Content-Length beside Transfer-Encoding",
                     "framing: inside: an unknown transfer coding", "framing: inside: a signed Content-Length")),
+    (("secrets on their way out",), ("secret: in the query, in opened TLS", "secret: in a header, in opened TLS",
+                                     "secret: in a body, in opened TLS",
+                                     "secret: in a body in two segments, in opened TLS")),
 ]  # fmt: skip
 """The same where every rule looks inside TLS. Not here is what that path stops a second time by its nature: it sends
 its own ClientHello and not the client's."""

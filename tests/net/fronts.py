@@ -23,8 +23,8 @@ from tests.net.world import World
 
 ADDRESS: Final = "10.0.0.9"
 USER: Final = "corp-user"
-PASSWORD: Final = "corp:pa55word"
-"""With a colon, which RFC 7617 allows in passwords alone."""
+PASSWORD: Final = "pa55word.corp"
+"""Of letters that tinyproxy's configuration can hold."""
 _START_SECONDS: Final = 60.0
 _SQUID_HELPER: Final = Path("/usr/lib/squid/basic_ncsa_auth")
 

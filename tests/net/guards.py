@@ -12,7 +12,8 @@ from typing import Any, Final
 from OpenSSL import SSL
 
 from cloned_proxy.policy import decide as deciding
-from cloned_proxy.policy import identity
+from cloned_proxy.policy import decide_addresses as addressing
+from cloned_proxy.policy import identity, refusal
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decision import Decision
@@ -26,16 +27,20 @@ from cloned_proxy.proxy import (
     fields,
     grant,
     head,
+    leak,
     listener,
     passage,
     requests_api,
+    ways,
 )
 from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy import response as plain_response
+from cloned_proxy.proxy.dial import Dial
 from cloned_proxy.proxy.inspection import admission, egress_addon, http_layers, tls
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
 from cloned_proxy.proxy.transparent import connection as transparent_connection
+from cloned_proxy.proxy.upstream_proxy import failure, front
 from cloned_proxy.store import approval_rules, approvals
 from cloned_proxy.telemetry.events import AuditUnavailableError
 
@@ -59,7 +64,8 @@ def _no_decision() -> None:
 
 
 def _no_deny_rules() -> None:
-    replace_part(deciding, "_denying_rule", lambda scopes, host, now: None)
+    replace_part(deciding, "_denying_rule", lambda scopes, host, request, now: (None, None))
+    replace_part(addressing, "_denied_network", lambda decision, address: None)
 
 
 def _no_ports() -> None:
@@ -74,14 +80,14 @@ def _no_methods_and_paths() -> None:
 
 
 def _report_everything() -> None:
-    replace_part(deciding, "NEVER_REPORTED", frozenset())
+    replace_part(refusal, "NEVER_REPORTED", frozenset())
 
 
 # Addresses ---------------------------------------------------------------------------------------------------------
 
 
 def _no_address_classes() -> None:
-    replace_part(deciding, "classify", lambda address: AddressClass.PUBLIC)
+    replace_part(addressing, "classify", lambda address: AddressClass.PUBLIC)
 
 
 def _no_own_listener_check() -> None:
@@ -135,6 +141,35 @@ def _no_tls_check() -> None:
     replace_part(
         passage, "decide_tunnel", lambda decision, names: decision if names is None else original(decision, names)
     )
+
+
+def _no_ssh_check() -> None:
+    """A tunnel under `protocols: [ssh]` is one under `[tcp]`."""
+    replace_part(passage, "must_be_ssh", lambda decision: False)
+
+
+# The proxy in front ------------------------------------------------------------------------------------------------
+
+
+def _front_is_a_destination() -> None:
+    replace_part(front.UpstreamProxy, "closed_to", lambda self, decision: self._own)
+
+
+def _falls_back_to_direct() -> None:
+    """As clients with a PAC file do it: what the proxy in front does not give is dialled."""
+    chained = ways.Ways.attempt
+
+    def attempt(self: Any, granted: Any, on_end: Callable[[Any], None]) -> Any:
+        def ended(outcome: Any) -> None:
+            if isinstance(outcome, failure.UpstreamProxyError):
+                Dial(granted.addresses, granted.decision.request.port, seconds=5, on_end=on_end).start()
+            else:
+                on_end(outcome)
+
+        return chained(self, granted, ended)
+
+    replace_part(ways.Ways, "attempt", attempt)
+    replace_part(ways.Ways, "chained", lambda self, granted: False)
 
 
 # Heads -------------------------------------------------------------------------------------------------------------
@@ -270,6 +305,14 @@ def _no_upstream_verification() -> None:
     replace_part(tls, "_verifying_context", context)
 
 
+# Secrets -----------------------------------------------------------------------------------------------------------
+
+
+def _no_search_for_secrets() -> None:
+    replace_part(leak.LeakWatch, "in_head", lambda self, asked: "")
+    replace_part(leak.LeakWatch, "scanner", lambda self, asked: None)
+
+
 # Records -----------------------------------------------------------------------------------------------------------
 
 
@@ -318,9 +361,12 @@ GUARDS: Final[dict[str, Patch]] = {
     "own listeners": _no_own_listener_check,
     "decide before DNS": _resolve_before_deciding,
     "dial the checked address": _resolve_again_for_the_dial,
+    "the proxy in front": _front_is_a_destination,
+    "never directly": _falls_back_to_direct,
     "SNI": _no_sni_check,
     "further ClientHellos": _no_further_hellos,
     "TLS in tunnels": _no_tls_check,
+    "SSH in tunnels": _no_ssh_check,
     "strict lines": _lenient_lines,
     "framing": _no_framing_check,
     "what is left of a body": _no_account_of_bodies,
@@ -335,6 +381,7 @@ GUARDS: Final[dict[str, Patch]] = {
     "identity of each request": _identify_once_a_connection,
     "anonymous": _anonymous_is_fine,
     "upstream verification": _no_upstream_verification,
+    "secrets on their way out": _no_search_for_secrets,
     "no record, no request": _no_refusal_without_record,
     "who may ask": _ask_for_anybody,
     "whose request it is": _look_at_any_request,

@@ -1,7 +1,8 @@
 """What a canary answers: a small HTTP/1.1 server with the things real clients ask for.
 
 `/bytes/N` N zero bytes · `/chunked` · `/sse` three events, one every 100 ms · `/ws` WebSocket echo ·
-`/to/URL` a redirect · any file below the content root · else one line that says who answered.
+`/to/URL` a redirect · any file below the content root ·
+`/OWNER/NAME.git/…` git's smart protocol for a repository that is there · else one line that says who answered.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.net.git_site import git_call
 from tests.net.tls_stream import Stream
 
 _BLOCK: Final = bytes(262_144)
@@ -90,6 +92,9 @@ class Site:
                 return
             if asked.headers.get("expect", "").lower() == "100-continue":
                 stream.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if (call := git_call(self._root, asked.method, asked.path, asked.headers)) is not None:
+                stream.send(call.answer(_read_body(reader, asked)))
+                continue
             received = _skip_body(reader, asked)
             self._answer(stream, asked, name, received)
             if asked.headers.get("connection", "").lower() == "close":
@@ -132,6 +137,18 @@ def _read_head(reader: Reader) -> _Asked:
         key, _, value = line.partition(":")
         headers[key.strip().lower()] = value.strip()
     return _Asked(method, rest.rpartition(" ")[0], headers)
+
+
+def _read_body(reader: Reader, asked: _Asked) -> bytes:
+    if "chunked" not in asked.headers.get("transfer-encoding", "").lower():
+        return reader.take(int(asked.headers.get("content-length", "0")))
+    body = bytearray()
+    while size := int(reader.until(b"\r\n").partition(b";")[0], 16):
+        body += reader.take(size)
+        reader.until(b"\r\n")
+    while reader.until(b"\r\n") != b"\r\n":
+        pass
+    return bytes(body)
 
 
 def _skip_body(reader: Reader, asked: _Asked) -> int:

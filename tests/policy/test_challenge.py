@@ -8,7 +8,8 @@ import pytest
 
 from cloned_proxy.policy.caller import ANONYMOUS, Caller, CallerSource, IdentityRefusal, Principal
 from cloned_proxy.policy.challenge import challenged
-from cloned_proxy.policy.decide import decide, decide_addresses
+from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.hint import hint
 from cloned_proxy.policy.vocabulary import Reason

@@ -71,6 +71,9 @@ PROBLEMS = [
     (_rule(idle="10ms"), f"{RULE}.idle", 7, "from 1s to 7d"),
     (_rule(idle="8d"), f"{RULE}.idle", 7, "from 1s to 7d"),
     (_rule(protocols=["tcp"], methods=["GET"]), f"{RULE}.methods", 7, "remove one"),
+    (_rule(protocols=["ssh"], ports=[22], paths=["/x"]), f"{RULE}.paths", 7, "remove one"),
+    (_rule(protocols=["ssh"]), f"{RULE}.protocols", 7, "ports: [22]"),
+    (_rule(protocols=["ssh", "tls"], ports=[22]), f"{RULE}.protocols", 7, "a rule for each"),
     (_rule(protocols=["tcp"], inject={"header": "A", "value": "b"}), f"{RULE}.inject", 7, "remove one"),
     (_rule(inject={"header": "A", "value": "b\r\nc"}), f"{RULE}.inject.value", 7, "one line"),
     (_rule(inject={"header": "A", "value": "b"}), f"{RULE}.inject", 7, "ports: [443]"),
@@ -177,8 +180,8 @@ def test_a_key_with_nothing_below_it_is_an_empty_one(document: dict[str, object]
 @pytest.mark.parametrize(
     ("host", "words"),
     [
-        ("10.0.0.0/8", "is a range"),
-        ("2001:db8::/32", "is a range"),
+        ("10.0.0.0/8", "is a network"),
+        ("2001:db8::/32", "is a network"),
         ("example.com/8", "holds a path"),
         ("example.com:70000", "70000 is no port (1 to 65535)"),
         ("example.com:0", "0 is no port (1 to 65535)"),

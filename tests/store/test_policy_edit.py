@@ -160,6 +160,8 @@ WIDER = [
                  "{host: a.test, addresses: [private]}  # plain", id="addresses"),
     pytest.param("{host: a.test, reason: why}", Entry("a.test", protocols=("tcp",), addresses=("reserved", "private")),
                  "{host: a.test, reason: why, protocols: [tcp], addresses: [private, reserved]}", id="both"),
+    pytest.param("{host: a.test, ports: [22], protocols: [ssh]}", Entry("a.test", ports=(22,), protocols=("tcp",)),
+                 "{host: a.test, ports: [22], protocols: [tcp]}", id="anything for SSH"),
     pytest.param("{host: a.test, addresses: [private]}", Entry("a.test", addresses=("private", "reserved")),
                  "{host: a.test, addresses: [private, reserved]}", id="one more"),
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Final, Literal
 
@@ -15,7 +16,7 @@ from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.redact import redact
-from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.rule import PatternKind, Rule
 from cloned_proxy.store.policy_edit import EditResult
 from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.policy_file import load_policy
@@ -38,6 +39,13 @@ type Paths = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_l
 type ToolId = Annotated[str, Field(max_length=256), AfterValidator(_tool_id)]
 
 
+type _Kind = Literal["exact", "one_label", "any_depth", "address", "cidr", "public"]
+_KINDS: Final[Mapping[PatternKind, _Kind]] = {
+    PatternKind.EXACT: "exact", PatternKind.ONE_LABEL: "one_label", PatternKind.ANY_DEPTH: "any_depth",
+    PatternKind.ADDRESS: "address", PatternKind.CIDR: "cidr", PatternKind.PUBLIC: "public",
+}  # fmt: skip
+
+
 class RulesQuery(Query):
     tool: Tool | None = None
     """Only this tool's own rules."""
@@ -55,6 +63,10 @@ class RuleAnswer(Strict):
     paths: list[str] | None
     protocols: list[str] | None
     addresses: list[str] | None
+    exceptions: list[str] | None
+    """Of a deny: `except` in the file."""
+    kind: _Kind
+    """What `host` is; `cidr` is a network, `public` the whole public internet."""
     inject_header: str | None
     registry: str | None
     """Kind, least age and exempt packages, in words."""
@@ -89,8 +101,10 @@ class NewRule(Strict):
     ports: Annotated[Ports, Field(default_factory=list)]
     methods: Annotated[Methods, Field(default_factory=list)]
     paths: Annotated[Paths, Field(default_factory=list)]
-    protocols: Annotated[list[Literal["tls", "tcp"]], Field(default_factory=list, max_length=2)]
+    protocols: Annotated[list[Literal["tls", "tcp", "ssh"]], Field(default_factory=list, max_length=2)]
     addresses: Annotated[list[Literal["private", "reserved"]], Field(default_factory=list, max_length=2)]
+    exceptions: Annotated[list[Host], Field(default_factory=list, alias="except", max_length=_MANY)]
+    """Of a deny."""
     lasting: Annotated[Duration | None, Field(alias="for")] = None
     uses: Uses | None = None
     reason: Reason = ""
@@ -162,8 +176,10 @@ def _answer(rule: Rule, use: RuleUse, project: str) -> RuleAnswer:
         ports=None if rule.denies else sorted(rule.ports),
         methods=sorted(rule.methods) if rule.methods is not None else None,
         paths=[path.text for path in rule.paths] if rule.paths is not None else None,
-        protocols=["tcp"] if rule.raw_tcp else None,
+        protocols=rule.protocols,
         addresses=sorted(rule.addresses) or None,
+        exceptions=[str(exception) for exception in rule.exceptions] or None,
+        kind=_KINDS[rule.pattern.kind],
         inject_header=rule.inject.header if rule.inject is not None else None,
         registry=rule.registry.in_words() if rule.registry is not None else None,
         expires=rule.expires,
@@ -190,6 +206,7 @@ def _add(call: Call) -> EditAnswer:
         paths=tuple(body.paths),
         protocols=tuple(body.protocols),
         addresses=tuple(body.addresses),
+        exceptions=tuple(body.exceptions),
         expires=call.parts.clock() + seconds if seconds is not None else None,
         max_uses=body.uses,
         reason=reason,

@@ -25,8 +25,8 @@ from cloned_proxy.proxy.inspection.exchange import Exchange
 from cloned_proxy.proxy.inspection.hooks import FailClosedHandler, UndecidedError
 from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
 from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
+from cloned_proxy.proxy.inspection.reach import reach
 from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
-from cloned_proxy.proxy.relay_guard import TurnedAwayError
 from cloned_proxy.proxy.tunnels import idle_seconds, response_seconds
 
 _log = structlog.get_logger(__name__)
@@ -59,6 +59,8 @@ class InspectedConnection(FailClosedHandler):
         """The answer to a head that could not be read, and so belongs to no exchange."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
+        self._idle_since = self._loop.time()
+        """When the last exchange has ended, on the clock of the loop."""
         self.timeout_watchdog.timeout = parts.settings.idle_timeout  # type: ignore[assignment]  # seconds, any number
         # What NextLayer would guess from the first bytes, and could be made to guess wrong, is fixed here.
         context = self.layer.context
@@ -141,6 +143,7 @@ class InspectedConnection(FailClosedHandler):
             return
         self.finish("closed")
         self._exchange = None
+        self._idle_since = self._loop.time()
         for server in self._retiring:
             self.retire(server)
         self._retiring.clear()
@@ -153,18 +156,8 @@ class InspectedConnection(FailClosedHandler):
             exchange.turn_away(exchange.filters.too_long())
             self.retire_upstreams()
 
-    def upgraded_bytes(self, data: bytes, *, up: bool) -> bytes:
-        exchange = self.current
-        guard, grant = exchange.guard, exchange.grant
-        if guard is not None:
-            try:
-                data = guard.from_client(data) if up else guard.from_server(data)
-            except TurnedAwayError as refused:
-                exchange.cause = refused.cause
-                raise
-        if grant is not None:
-            (grant.charge.up if up else grant.charge.down)(len(data))
-        return data
+    def idle_for(self) -> float:
+        return self._loop.time() - self._idle_since
 
     def finish(self, cause: str) -> None:
         """Returns the grant of the exchange at hand; only the first call counts."""
@@ -202,7 +195,7 @@ class InspectedConnection(FailClosedHandler):
         self.transports[server] = ConnectionIO(handler=asyncio.current_task(), reader=reader, writer=writer)
         try:
             if server.tls:
-                self._arm(self.parts.settings.connect_timeout, lambda: self._give_up(server, _SLOW_TLS))
+                self._arm(self.parts.settings.connect_timeout, lambda: self._late("tls"))
             await self.server_event(events.OpenConnectionCompleted(command, None))
             await self.handle_connection(server)
         finally:
@@ -215,17 +208,14 @@ class InspectedConnection(FailClosedHandler):
         if grant is None:
             raise UndecidedError("a dial without a grant")
         server.timestamp_start = time.time()
-        started = time.perf_counter()
         try:
-            sock = await self.parts.ways.connect(grant)
+            return await reach(grant, self.parts.ways, self.parts.metrics)
         except DialError as error:
             exchange.failure = answers.not_dialled(error)
             return None
         except ExhaustedError:
             exchange.answer = answers.unavailable()
             return None
-        self.parts.metrics.upstream_connected(time.perf_counter() - started)
-        return await asyncio.open_connection(sock=sock)
 
     def retire(self, server: Connection) -> None:
         if server in self.transports and server.state is not ConnectionState.CLOSED:
@@ -254,18 +244,14 @@ class InspectedConnection(FailClosedHandler):
             if isinstance(connection, Server) and connection not in self.transports:
                 del self._http.connections[connection]
 
-    def _give_up(self, server: Connection, failure: UpstreamFailure) -> None:
-        """Its end tells the layers, which then ask for the last words."""
-        if self._exchange is not None:
-            self._exchange.failure = failure
-        self.retire(server)
-
     # Deadlines.
 
     def expect_response(self) -> None:
         self.current.asked = True
         seconds, grant = self.parts.settings.response_timeout, self.open_grant
-        self._arm(seconds if grant is None else response_seconds(grant.decision, seconds), self._response_late)
+        self._arm(
+            seconds if grant is None else response_seconds(grant.decision, seconds), lambda: self._late("response")
+        )
 
     def response_came(self) -> None:
         self._disarm()
@@ -291,9 +277,9 @@ class InspectedConnection(FailClosedHandler):
         else:
             await super().on_timeout()
 
-    def _response_late(self) -> None:
+    def _late(self, phase: str) -> None:
         if self._exchange is not None:
-            self._exchange.failure = UpstreamFailure("response", timed_out=True)
+            self._exchange.failure = UpstreamFailure(phase, timed_out=True)
         self.retire_upstreams()
 
     def _head_late(self) -> None:
@@ -327,6 +313,3 @@ class InspectedConnection(FailClosedHandler):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-_SLOW_TLS: Final = UpstreamFailure("tls", timed_out=True)

@@ -59,9 +59,14 @@ class EgressAddon:
         # mitmproxy's names go through IDNA 2003; here only the A-label that the policy matched goes on.
         data.host, data.port = host.text, head.port
         fields = request_fields(head, host, default_port=_HTTPS_PORT, injection=admitted.injection)
-        data.headers = http.Headers(fields)
+        data.headers = http.Headers(field for field in fields if field[0] != b"expect")
         data.path = head.path.encode("ascii")
-        flow.request.stream = _passing(filters, grant.charge.up, exchange, connection.stop_request)
+
+        def sent(piece: bytes) -> None:
+            exchange.sent(piece)
+            grant.charge.up(len(piece))
+
+        flow.request.stream = _passing(filters, sent, exchange, connection.stop_request)
 
     async def server_connect(self, connection: InspectedConnection, data: ServerConnectionHookData) -> None:
         """The last line: whatever asks for a dial, only the grant of the exchange at hand permits one."""
@@ -91,6 +96,7 @@ class EgressAddon:
                 connection.retire(flow.server_conn)
                 return
         connection.response_came()
+        exchange.last |= exchange.body_withheld
         if "connection" in response.headers:  # the one option that the reader leaves there: close
             connection.retire_after(flow.server_conn)
         seen = _seen(exchange, response)
@@ -101,8 +107,12 @@ class EgressAddon:
             _kill(flow)
             connection.retire(flow.server_conn)
             return
+
+        def received(piece: bytes) -> None:
+            admitted.grant.charge.down(len(piece))
+
         if filters is None or not filters.limit:
-            response.stream = _passing(filters, admitted.grant.charge.down, exchange, connection.cut)
+            response.stream = _passing(filters, received, exchange, connection.cut)
             exchange.guard = _guard_of(exchange, admitted)
         elif seen.length is not None and seen.length > filters.limit:
             exchange.turn_away(filters.too_long())
@@ -166,18 +176,18 @@ def _seen(exchange: Exchange, response: http.Response) -> ResponseSeen:
 
 def _passing(
     filters: Filters | None,
-    count: Callable[[int], None],
+    note: Callable[[bytes], None],
     exchange: Exchange,
     stop: Callable[[str], None],
 ) -> Callable[[bytes], bytes | list[bytes]]:
-    """What mitmproxy calls with each piece of a body, and with b"" at its end."""
+    """What mitmproxy calls with each piece of a body, and with b"" at its end. `note` is told what goes on."""
 
-    def counted(piece: bytes) -> bytes:
-        count(len(piece))
+    def noted(piece: bytes) -> bytes:
+        note(piece)
         return piece
 
     if filters is None:
-        return counted
+        return noted
 
     def filtered(piece: bytes) -> list[bytes]:
         try:
@@ -187,7 +197,7 @@ def _passing(
             stop(error.cause)
             # Nothing may follow, not even the end of the body: the reader would take it for whole.
             raise
-        count(len(passed))
+        note(passed)
         # An empty piece would be the last chunk.
         return [passed] if passed else []
 

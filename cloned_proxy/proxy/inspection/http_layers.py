@@ -7,13 +7,13 @@ parser that ever sees them, and mitmproxy gets the values that it made. Two read
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from mitmproxy import http
-from mitmproxy.proxy import commands, events, layer
+from mitmproxy.connection import Server
+from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
@@ -27,58 +27,14 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseProtocolError,
 )
 from mitmproxy.proxy.layers.http._http1 import Http1Server
-from mitmproxy.proxy.layers.tcp import TCPLayer
 
 from cloned_proxy.proxy.body import BodyError, BodyReader, Buffer, ChunkedBody, OversizeError, SizedBody, take_head
 from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
-from cloned_proxy.proxy.relay_guard import TurnedAwayError
-
-type Commands = layer.CommandGenerator[None]
+from cloned_proxy.proxy.inspection.http_stream import Commands, EarlyEndOfMessage, StrictHttpStream
+from cloned_proxy.proxy.inspection.session import Session
 
 _SWITCHING: Final = 101
 _FIRST_FINAL: Final = 200
-
-
-class Session(Protocol):
-    """What the layers ask of the connection that they belong to."""
-
-    doomed: bool
-    """Ends in a reset instead of a polite close."""
-    max_head_bytes: int
-    max_head_fields: int
-
-    def head_began(self) -> None: ...
-
-    def head_read(self, head: Head) -> None: ...
-
-    def refuse_head(self, error: HeadError) -> None:
-        """Puts the refusal on record and prepares its answer."""
-
-    def response_began(self) -> None: ...
-
-    def response_failed(self, problem: str) -> None:
-        """The upstream broke off, or what it sent is refused."""
-
-    def response_ended_early(self) -> None:
-        """The client has the whole of it while its request is still on its way."""
-
-    def exchange_ended(self) -> None: ...
-
-    def last_words(self) -> bytes:
-        """What the client is told before it is closed; `b""` when it has already been sent a part of a response."""
-
-    def held(self, count: int) -> None:
-        """So many bytes of a response are held until it is complete. Ends it when they are too many."""
-
-    def upgraded_bytes(self, data: bytes, *, up: bool) -> bytes:
-        """What of it goes on. Raises TurnedAwayError."""
-
-
-class EarlyEndOfMessage(ResponseEndOfMessage):
-    """A response is complete and its request is not (RFC 9112, section 9.5): the client need not wait for its end.
-
-    mitmproxy holds that back until the request has been read, and with it the last chunk.
-    """
 
 
 class StrictHttpServer(Http1Server):
@@ -169,6 +125,9 @@ class StrictHttpServer(Http1Server):
             self._session.response_ended_early()
             self._ended_early = True
             yield from self._send_last_chunk()
+            if self._session.current.body_withheld:
+                self.state = self.done
+                yield commands.CloseConnection(self.conn)
         elif isinstance(event, ResponseEndOfMessage):
             if not self._ended_early:
                 yield from self._send_last_chunk()
@@ -197,62 +156,6 @@ class StrictHttpServer(Http1Server):
         yield commands.CloseConnection(self.conn)
 
 
-class StrictHttpStream(HttpStream):
-    """One request and its response; after a 101, raw bytes both ways of which none is kept."""
-
-    def __init__(self, context: Context, stream_id: int, session: Session) -> None:
-        super().__init__(context, stream_id)
-        self._session = session
-
-    @property
-    def waiting(self) -> bool:
-        """Whether it waits for a decision or a dial: what arrives meanwhile would pile up without bound."""
-        return self._paused is not None
-
-    def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
-        """Told after each piece of a body that is collected: that of a response which a filter holds."""
-        if not request:
-            self._session.held(len(self.response_body_buf))
-        return (yield from super().check_body_size(request))
-
-    def send_response(self, already_streamed: bool = False) -> Commands:
-        yield from super().send_response(already_streamed)
-        if self.server_state == self.state_done and self.client_state == self.state_stream_request_body:
-            yield SendHttp(EarlyEndOfMessage(self.stream_id), self.context.client)
-
-    def flow_done(self) -> Commands:
-        response = self.flow.response
-        if response is None or response.status_code != _SWITCHING:
-            yield from super().flow_done()
-            return
-        self.flow.live = False
-        self.child_layer = _RawRelay(self.context, self._session.upgraded_bytes)
-        self._handle_event = self.passthrough  # as mitmproxy does it
-        yield from self.child_layer.handle_event(events.Start())
-        yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
-
-
-class _RawRelay(TCPLayer):
-    def __init__(self, context: Context, passing: Callable[..., bytes]) -> None:
-        super().__init__(context, ignore=True)
-        self._passing = passing
-
-    def relay_messages(self, event: events.Event) -> Commands:
-        if isinstance(event, events.DataReceived):
-            try:
-                data = self._passing(event.data, up=event.connection == self.context.client)
-            except TurnedAwayError as refused:
-                self._handle_event = self.done
-                yield commands.SendData(self.context.client, refused.last)
-                yield commands.CloseConnection(self.context.server)
-                yield commands.CloseConnection(self.context.client)
-                return
-            if not data:
-                return
-            event = events.DataReceived(event.connection, data)
-        yield from super().relay_messages(event)
-
-
 class StrictHttpLayer(HttpLayer):
     streams: dict[int, StrictHttpStream]  # type: ignore[assignment]
 
@@ -262,6 +165,14 @@ class StrictHttpLayer(HttpLayer):
         self.server = StrictHttpServer(context.fork(), session)
         # HttpLayer keeps a reader that is already there, whatever ALPN says: no byte reaches another one.
         self.connections[context.client] = self.server
+
+    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> Commands:
+        kept = [each for each in self.connections if isinstance(each, Server) and each.connected]
+        if reuse and kept and not self.session.current.may_reuse(self.session.idle_for()):
+            for server in kept:
+                self.session.retire(server)
+            reuse = False
+        yield from super().get_connection(event, reuse=reuse)
 
     def make_stream(self, stream_id: int) -> Commands:
         stream = self.streams[stream_id] = StrictHttpStream(self.context.fork(), stream_id, self.session)

@@ -16,7 +16,8 @@ from OpenSSL import SSL
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.inspection.admission import Admission
-from cloned_proxy.proxy.inspection.http_layers import Session, StrictHttpLayer
+from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
+from cloned_proxy.proxy.inspection.session import Session
 from cloned_proxy.proxy.inspection.tls import Sessions
 from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings

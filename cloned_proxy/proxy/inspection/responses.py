@@ -13,11 +13,13 @@ from mitmproxy import http as mitmhttp
 from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layer import CommandGenerator
 from mitmproxy.proxy.layers import http
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     HttpEvent,
+    RequestHeaders,
     RequestProtocolError,
     ResponseData,
     ResponseEndOfMessage,
@@ -29,7 +31,8 @@ from mitmproxy.proxy.layers.tls import ServerTLSLayer
 from OpenSSL import SSL
 
 from cloned_proxy.proxy.body import BodyError, BodyReader, Buffer, OversizeError, SizedBody, UnsizedBody, take_head
-from cloned_proxy.proxy.inspection.http_layers import Commands, StrictHttpLayer
+from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
+from cloned_proxy.proxy.inspection.http_stream import Commands, StaleUpstream
 from cloned_proxy.proxy.response import (
     FIRST_FINAL,
     SWITCHING_PROTOCOLS,
@@ -40,14 +43,15 @@ from cloned_proxy.proxy.response import (
 
 _MAX_INTERIM: Final = 16
 """RFC 9110, section 15.2, sets no bound; servers send one or two."""
+_CONTINUE: Final = 100
 _NO_CONTENT: Final = 204
 
 
 class StrictHttpClient(Http1Client):
     """Serialises requests, and frames the byte stream that comes back.
 
-    Interim responses end here: nobody has asked for one, the 100 that a client waits for comes from the proxy. So do
-    trailers, which no receiver has to understand (RFC 9110, section 6.5.1).
+    Interim responses end here, but for the 100 that a client waits for. So do trailers, which no receiver has to
+    understand (RFC 9110, section 6.5.1).
     """
 
     buf: Buffer  # type: ignore[assignment]  # the two things that mitmproxy does with it are there
@@ -61,19 +65,28 @@ class StrictHttpClient(Http1Client):
         self._body: BodyReader = SizedBody(0)
 
     def send(self, event: HttpEvent) -> Commands:
+        if isinstance(event, RequestHeaders) and self._session.current.body_withheld:
+            # mitmproxy would answer it itself, and so does not see it.
+            event.request.headers["expect"] = "100-continue"
         yield from super().send(event)
         if isinstance(event, RequestProtocolError) and self.state != self.passthrough:
             self.state = self.done  # the client has gone: that its upstream is closed now is no fault of the upstream
 
     def read_headers(self, event: events.ConnectionEvent) -> Commands:
         if isinstance(event, events.ConnectionClosed) and self.request is not None:
-            yield from self._refuse("the connection was closed before a response came")
+            exchange = self._session.current
+            if not self.buf and not self._interim and exchange.goes_again():
+                self.state = self.done
+                sent, code = bytes(exchange.copy or b""), ErrorCode.GENERIC_SERVER_ERROR
+                yield ReceiveHttp(StaleUpstream(self._stream, "the connection had been closed", code, sent))
+            else:
+                yield from self._refuse("the connection was closed before a response came")
             return
         if isinstance(event, events.ConnectionClosed) or self.request is None:
             yield from super().read_headers(event)  # closes what is kept
             return
         try:
-            head = self._find_head()
+            head = yield from self._find_head()
         except (ResponseError, OversizeError) as error:
             yield from self._refuse(str(error))
             return
@@ -87,7 +100,7 @@ class StrictHttpClient(Http1Client):
         self.state = self.read_body
         yield from self.state(event)
 
-    def _find_head(self) -> ResponseHead | None:
+    def _find_head(self) -> CommandGenerator[ResponseHead | None]:
         while (data := take_head(self.buf, self._session.max_head_bytes)) is not None:
             head = parse_response(data, max_fields=self._session.max_head_fields)
             if head.status >= FIRST_FINAL:
@@ -99,6 +112,8 @@ class StrictHttpClient(Http1Client):
             self._interim += 1
             if self._interim > _MAX_INTERIM:
                 raise ResponseError(f"more than {_MAX_INTERIM} interim responses")
+            if head.status == _CONTINUE and self._session.current.continues():
+                yield commands.SendData(self.context.client, b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
 
     def read_body(self, event: events.Event) -> Commands:

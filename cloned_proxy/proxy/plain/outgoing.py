@@ -12,13 +12,23 @@ from cloned_proxy.proxy.injection import Injection
 from cloned_proxy.proxy.leak import LeakScanner
 from cloned_proxy.proxy.plain.incoming import LAST_CHUNK, chunk
 from cloned_proxy.proxy.plain.intake import RequestBody
-from cloned_proxy.proxy.plain.upstream import Upstream
+from cloned_proxy.proxy.plain.upstream import IDLE_SECONDS, JUST_USED_SECONDS, Upstream
 from cloned_proxy.proxy.response import trailers_of
 
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110, section 9.2.2: what a proxy may send a second time when the first try met a stale connection."""
 _SMALL: Final = 65_536
 """Bytes of a body that are kept for that."""
+
+
+def repeatable(head: Head) -> bool:
+    """Whether a request may be sent a second time: it asks for the same thing again, and is short enough to be kept."""
+    return head.method in _IDEMPOTENT and not head.chunked and (head.content_length or 0) <= _SMALL
+
+
+def longest_idle(head: Head) -> float:
+    """Seconds for which a connection may have been idle that a request of this head meets."""
+    return IDLE_SECONDS if repeatable(head) else JUST_USED_SECONDS
 
 
 class Outgoing:
@@ -43,9 +53,7 @@ class Outgoing:
 
     @property
     def repeatable(self) -> bool:
-        """Whether it may be sent a second time: it asks for the same thing again, and is short enough to be kept."""
-        head = self._head
-        return head.method in _IDEMPOTENT and not head.chunked and (head.content_length or 0) <= _SMALL
+        return repeatable(self._head)
 
     @property
     def may_go_again(self) -> bool:

@@ -157,4 +157,4 @@ def _ports_of(policy: Policy | None, tool: str | None) -> set[int]:
         return set()
     scope = policy.scope_of(tool)
     scopes = (scope, policy.global_scope) if scope.inherit_global else (scope,)
-    return {port for each in scopes for rule in each.allow.rules for port in rule.ports}
+    return {port for each in scopes for rule in each.allowing for port in rule.ports}

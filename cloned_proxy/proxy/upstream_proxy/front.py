@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import ssl
 from collections.abc import Container, Sequence
 from pathlib import Path
 from socket import socket as Socket  # noqa: N812  the type, beside variables of that name
@@ -24,12 +23,11 @@ from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyErro
 from cloned_proxy.proxy.upstream_proxy.tls import secure_connection
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.upstream_settings import UpstreamSettings
+from cloned_proxy.store.upstream_tls import verifying_context
 
 _log = structlog.get_logger(__name__)
 
-_MAX_CA_BYTES: Final = 4 * 1024 * 1024
 _MOST_TARGETS: Final = 4
 """Addresses of one name that the proxy is asked for, one after the other."""
 
@@ -70,7 +68,7 @@ class UpstreamProxy:
 
     def looks_up(self, host: Host | None) -> bool:
         """Whether the name is looked up by the proxy in front alone (`resolve: upstream`)."""
-        return self._by_name and host is not None and host.address is None and not self._bypass.covers_name(host)
+        return self._by_name and host is not None and self._bypass.leaves_to_front(host)
 
     def takes(self, grant: Grant) -> bool:
         """Whether what this grant permits goes through it; otherwise it is reached directly."""
@@ -181,20 +179,3 @@ def basic(value: str) -> str:
         _log.error("the upstream proxy is not asked: its credential in the vault is not user:password")
         raise UpstreamProxyError(Trouble.CREDENTIAL, "no credential for the upstream proxy")
     return f"Basic {base64.b64encode(value.encode()).decode('ascii')}"
-
-
-def verifying_context(settings: UpstreamSettings, base: Path) -> ssl.SSLContext:
-    """For the TLS of the proxy itself: the system's roots and `ca_files`. Raises StoreError."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    for named in settings.ca_files:
-        path = base / Path(named).expanduser()
-        try:
-            pem = read_regular_file(path, limit=_MAX_CA_BYTES, what="CA file").decode("ascii")
-            context.load_verify_locations(cadata=pem)
-        except StoreError as error:
-            raise StoreError(f"upstream.ca_files: {error}") from error
-        except (ssl.SSLError, ValueError) as error:
-            fix = "`openssl x509 -inform der -in FILE` makes PEM of DER"
-            raise StoreError(f"upstream.ca_files: {path}: no PEM certificate in it, or a broken one; {fix}") from error
-    return context

@@ -43,6 +43,7 @@ global:
     - {host: nat64.example.com$INSIDE}
     - {host: teredo.example.com$INSIDE}
     - {host: own.loopback.example.com, ports: [$PORT, $METRICS], addresses: [private]$INSIDE}
+    - {host: ssh.example.com, ports: [22, 80, 443], protocols: [ssh]}
     - {host: inspected.example.com, methods: [GET], paths: ["/ok/**"]}
     - {host: bad-certificate.example.com, methods: [GET]}
   deny:

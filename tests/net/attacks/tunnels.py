@@ -121,6 +121,19 @@ def _alert_record(attempt: Attempt) -> None:
     raw_tunnel(attempt, b"\x15\x03\x01\x00\x02\x01\x00" + attempt.marker.encode())
 
 
+def _ssh(make: Callable[[Attempt], bytes], port: int = 22) -> Callable[[Attempt], None]:
+    """Into a tunnel whose rule says `protocols: [ssh]`. On 22 a server of SSH listens, on 80 one that is lenient."""
+    return _plain(make, f"ssh.example.com:{port}")
+
+
+def _ssh_plain(attempt: Attempt) -> None:
+    attempt.get("ssh.example.com")
+
+
+def _identified(attempt: Attempt) -> bytes:
+    return b"SSH-2.0-OpenSSH_9.2p1\r\n" + _request(attempt, "ssh.example.com")
+
+
 ATTACKS: Final = (
     Attack("SNI of another host", _handshake("evil.example.net")),
     Attack("SNI of another allowed host", _handshake("other.example.com")),
@@ -154,6 +167,16 @@ ATTACKS: Final = (
     Attack("a ClientHello without an end", _half_a_hello),
     Attack("a ClientHello of many megabytes", _endless_hello),
     Attack("a ServerHello from the client", _server_hello_first),
+    Attack("HTTP in a tunnel for SSH", _ssh(lambda a: _request(a, "ssh.example.com"), 80)),
+    Attack("HTTP in a tunnel for SSH, to a server of SSH", _ssh(lambda a: _request(a, "ssh.example.com"))),
+    Attack("HTTP behind an SSH identification", _ssh(_identified, 80)),
+    Attack(
+        "TLS in a tunnel for SSH", _ssh(lambda a: client_hello(["ssh.example.com"], session=a.marker.encode()), 443)
+    ),
+    Attack("a line before the SSH identification", _ssh(lambda a: f"{a.marker}\r\nSSH-2.0-x\r\n".encode())),
+    Attack("an SSH identification without an end", _ssh(lambda a: f"SSH-2.0-{a.marker * 20}".encode())),
+    Attack("an SSH identification of another version", _ssh(lambda a: f"SSH-1.5-{a.marker}\r\n".encode())),
+    Attack("plain HTTP under a rule for SSH", _ssh_plain, (("ssh.example.com", 80),)),
     Attack("an alert before the ClientHello", _alert_record),
 )
 
@@ -164,5 +187,6 @@ PERMITTED: Final = (
     Attack("the right SNI in upper case", _hello("API.Example.COM"), paths=("gate",)),
     Attack("the right SNI, a byte a segment", _hello("api.example.com", segment=1), paths=("gate",)),
     Attack("the right SNI in small TLS records", _hello("api.example.com", record=64), paths=("gate",)),
+    Attack("SSH in a tunnel for SSH", _ssh(lambda a: f"SSH-2.0-x\r\n{a.marker}".encode())),
     Attack("the right SNI beside ECH GREASE", _hello("api.example.com", grease=True), paths=("gate",)),
 )

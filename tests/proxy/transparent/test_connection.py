@@ -229,19 +229,35 @@ async def test_a_denied_name_by_http_gets_the_403_with_its_reason() -> None:
         assert (reply.status, reply.json["reason"], reply.json["port"]) == (403, "host_not_allowed", s.port)
 
 
-async def test_where_a_rule_allows_anything_the_server_may_speak_first() -> None:
+@pytest.mark.parametrize("rule", [{"raw_tcp": True}, {"only_ssh": True}], ids=["tcp", "ssh"])
+async def test_where_a_rule_wants_no_tls_the_server_may_speak_first(rule: dict[str, bool]) -> None:
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"SSH-2.0-test\r\n")
         await writer.drain()
         await reader.read()
 
-    async with upstream(greet) as server, world(allow(HOST, server.port, raw_tcp=True)) as w:
+    async with upstream(greet) as server, world(allow(HOST, server.port, **rule)) as w:
         tags = NameTags(NETWORK)
         await w.gate.open(Listener(bind_tcp(str(tags.address_of(HOST)), server.port), TOOL, "slot", tags))
         reader, writer = await asyncio.open_connection(str(tags.address_of(HOST)), server.port)
         assert await reader.readline() == b"SSH-2.0-test\r\n"
         writer.close()
         await w.settled()
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", b"HTTP/1.1 403 protocol_not_allowed: its rule lets SSH pass"),
+        (hello(), ACCESS_DENIED),
+        (b"HELO a\r\n", b"reset"),
+    ],
+)
+async def test_under_a_rule_for_ssh_nothing_else_passes(data: bytes, told: bytes) -> None:
+    async with slot(only_ssh=True) as s:
+        assert (await s.ask(data)).startswith(told)
+        assert s.events[-1] == (HOST, s.port, "deny", "protocol_not_allowed")
+        assert bytes(s.server.received) == b""
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from cloned_proxy.proxy.upstream_proxy import connect_answer, tls
 from cloned_proxy.proxy.upstream_proxy import front as module
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.upstream_settings import UpstreamSettings
+from cloned_proxy.store.upstream_tls import verifying_context
 from tests.proxy.support import HOST, LOOPBACK, World, allow, connect_head, hello, until, upstream, world
 from tests.proxy.upstream_proxy.fronts import BASIC, OPEN, TARGET, Front, front, vault
 
@@ -470,4 +471,4 @@ def test_a_ca_file_that_is_none_is_an_error_at_the_start(tmp_path: Path) -> None
     (tmp_path / "ca.pem").write_text("no certificate")
     settings = UpstreamSettings(proxy="https://proxy.example.com:3128", ca_files=["ca.pem"])
     with pytest.raises(StoreError, match=r"upstream\.ca_files: .*ca\.pem: no PEM certificate"):
-        module.verifying_context(settings, tmp_path)
+        verifying_context(settings, tmp_path)

@@ -32,6 +32,7 @@ from cloned_proxy.proxy.inspection.http2.stream import Stream
 from cloned_proxy.proxy.inspection.http2.tls import TlsStream
 from cloned_proxy.proxy.inspection.http2.upstream import UpstreamParts
 from cloned_proxy.proxy.inspection.parts import InspectionParts
+from cloned_proxy.proxy.linger import LINGER_SECONDS
 from cloned_proxy.proxy.tunnels import idle_seconds
 
 _log = structlog.get_logger(__name__)
@@ -124,16 +125,11 @@ class Front(Endpoint):
             self.give_up(ErrorCodes.ENHANCE_YOUR_CALM)
             return
         answer = self.parts.admission.refuse_head(self.tunnel, error)
-        block = [(b":status", b"%d" % answer.status.value)]
-        block += [
-            (name.lower().encode("ascii"), value.encode("latin-1"))
-            for name, value in answer.fields
-            if name != "Connection"
-        ]
         with contextlib.suppress(H2Error):
-            self.h2.send_headers(number, block)
+            self.h2.send_headers(number, heads.answer_block(answer))
             self.h2.send_data(number, answer.body, end_stream=True)
-        self.reset(number, ErrorCodes.NO_ERROR)
+        # Not before the client has had a moment to finish: told at once, curl forgets the answer that it has.
+        self._loop.call_later(LINGER_SECONDS, self.reset, number, ErrorCodes.NO_ERROR)
 
     def _reset_came(self, stream: Stream | None) -> None:
         if stream is not None:

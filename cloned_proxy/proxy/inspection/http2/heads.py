@@ -16,6 +16,7 @@ from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.rule import Host
 from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.fields import authority, passes
 from cloned_proxy.proxy.head import Head, HeadError, parse_head
 from cloned_proxy.proxy.injection import Injection
@@ -187,6 +188,13 @@ def response_block(seen: ResponseSeen, length: int | None) -> list[tuple[bytes, 
     if length is not None and seen.status != 204:  # noqa: PLR2004  No Content
         block.append((b"content-length", b"%d" % length))
     return block
+
+
+def answer_block(answer: Answer) -> list[tuple[bytes, bytes]]:
+    """The head of an answer of the proxy's own."""
+    fields = [(name.lower(), value) for name, value in answer.fields if name != "Connection"]
+    block = [(b":status", b"%d" % answer.status.value)]
+    return block + [(name.encode("ascii"), value.encode("latin-1")) for name, value in fields]
 
 
 def trailers_of(block: Block, *, max_fields: int) -> RawFields:

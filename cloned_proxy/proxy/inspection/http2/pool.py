@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import Final
 
 from OpenSSL import SSL
@@ -18,6 +17,7 @@ from cloned_proxy.proxy.inspection.http2.tls import TlsStream
 from cloned_proxy.proxy.inspection.http2.upstream import Upstream, UpstreamLostError, UpstreamParts
 from cloned_proxy.proxy.inspection.http2.upstream_h1 import UpstreamH1
 from cloned_proxy.proxy.inspection.http2.upstream_h2 import UpstreamH2
+from cloned_proxy.proxy.inspection.reach import reach
 
 _HTTP2: Final = b"h2"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
@@ -68,15 +68,13 @@ class Pool:
             first.exception()  # whoever waited has it
 
     async def _connect(self, grant: Grant) -> Upstream:
-        settings, started = self._parts.settings, time.perf_counter()
+        settings = self._parts.settings
         try:
-            sock = await self._parts.ways.connect(grant)
+            reader, writer = await reach(grant, self._parts.ways, self._parts.metrics)
         except DialError as error:
             raise UpstreamLostError(str(error), failure=answers.not_dialled(error)) from None
         except ExhaustedError as error:
             raise UpstreamLostError(str(error), failure=UpstreamFailure("connect")) from None
-        self._parts.metrics.upstream_connected(time.perf_counter() - started)
-        reader, writer = await asyncio.open_connection(sock=sock)
         try:
             tls = await self._secured(grant, reader, writer)
         except BaseException:

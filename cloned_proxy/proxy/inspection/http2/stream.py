@@ -13,16 +13,21 @@ from h2.exceptions import H2Error
 
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
-from cloned_proxy.proxy.answers import Answer, UpstreamFailure
+from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.fields import request_fields
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.inspection.admission import TurnedAway
 from cloned_proxy.proxy.inspection.examiners import Admitted, Filters, ResponseSeen, UnfitError
 from cloned_proxy.proxy.inspection.http2 import grpc, heads
-from cloned_proxy.proxy.inspection.http2.endpoint import Window
+from cloned_proxy.proxy.inspection.http2.answering import Answering
 from cloned_proxy.proxy.inspection.http2.pipe import BrokenBodyError, Trailers
-from cloned_proxy.proxy.inspection.http2.upstream import Outgoing, UpstreamExchange, UpstreamLostError
+from cloned_proxy.proxy.inspection.http2.upstream import (
+    Outgoing,
+    UpstreamExchange,
+    UpstreamLostError,
+    send_body,
+)
 from cloned_proxy.proxy.tunnels import response_seconds
 
 if TYPE_CHECKING:
@@ -33,24 +38,14 @@ _log = structlog.get_logger(__name__)
 _HTTPS_PORT: Final = 443
 
 
-class Stream:
+class Stream(Answering):
     """From its HEADERS to its end: one task."""
 
-    __slots__ = ("_answered", "_began", "_front", "_grpc", "_head", "_timer", "cause", "grant", "id", "last_byte",
-                 "task", "window")  # fmt: skip
+    __slots__ = ("_timer", "cause", "grant", "last_byte", "task")
 
     def __init__(self, front: Front, number: int, head: Head) -> None:
-        self._front = front
-        self._head = head
-        self._grpc = grpc.speaks_grpc(head)
-        self._began = False
-        """Whether a part of the response has been sent."""
-        self._answered = False
-        """Whether all of it has."""
+        super().__init__(front, number, head)
         self._timer: asyncio.TimerHandle | None = None
-        self.id: Final = number
-        self.window: Final = Window(front, number)
-        """For the body of the request."""
         self.grant: Grant | None = None
         self.cause = ""
         """Why it ended early, for the record."""
@@ -79,6 +74,8 @@ class Stream:
             _log.exception("an inspected request failed and is ended")
             self.cause = self.cause or Reason.INTERNAL_ERROR.value
             await self._say(answers.unavailable())
+        else:
+            await self._let_finish()
         finally:
             self._disarm()
             self.window.close()
@@ -156,35 +153,25 @@ class Stream:
     # The request's body.
 
     async def _send_body(self, exchange: UpstreamExchange, filters: Filters | None) -> None:
-        pipe, grant = self.window.pipe, self.grant
-        if grant is None:
-            raise PermissionError("a body without a grant")
         try:
-            while (piece := await pipe.take()) is not None:
-                if filters is not None:
-                    piece = filters.feed(piece)
-                if piece:
-                    self.last_byte = time.monotonic()
-                    grant.charge.up(len(piece))
-                    await exchange.send(piece)
-            if filters is not None and (rest := filters.rest()):
-                grant.charge.up(len(rest))
-                await exchange.send(rest)
-            await exchange.end(pipe.trailers if filters is None else filters.trailers(list(pipe.trailers)))
+            await send_body(self.window.pipe, exchange, filters, self._went_up)
         except UpstreamLostError as error:
             exchange.fail(error)
         except UnfitError as error:
-            # Before the upstream has the whole of it; whoever waits for the response says so.
-            self._unfit(exchange, error)
+            # Before the upstream has the whole of it. Whoever waits for the response says so.
+            if not exchange.head.done():
+                exchange.head.set_exception(error)
+            exchange.body.break_off(error)
         except BrokenBodyError:
             self.cancel("client_reset")
         else:
             self._expect_response(exchange)
 
-    def _unfit(self, exchange: UpstreamExchange, error: UnfitError) -> None:
-        if not exchange.head.done():
-            exchange.head.set_exception(error)
-        exchange.body.break_off(error)
+    def _went_up(self, count: int) -> None:
+        self.last_byte = time.monotonic()
+        if self.grant is None:
+            raise PermissionError("a body without a grant")
+        self.grant.charge.up(count)
 
     def _continue(self) -> None:
         """The upstream wants the body that the client announced with `Expect`."""
@@ -220,7 +207,7 @@ class Stream:
             return
         if not seen.has_body:
             self._send_head(seen, seen.length, end=True)
-            self._over()
+            self._answered = True
             return
         self._send_head(seen, None if filters is not None and filters.resizes else seen.length)
         while (piece := await exchange.body.take()) is not None:
@@ -234,12 +221,12 @@ class Stream:
         body = exchange.body.take_now()
         if not body:
             self._send_head(seen, seen.length, end=True)
-            self._over()
+            self._answered = True
             return
         self._send_head(seen, seen.length)
         grant.charge.down(len(body))
         await self._front.send_data(self.id, body, end=True)
-        self._over()
+        self._answered = True
 
     async def _whole(self, filters: Filters, seen: ResponseSeen, exchange: UpstreamExchange) -> bytes:
         if seen.has_body and seen.length is not None and seen.length > filters.limit:
@@ -270,48 +257,9 @@ class Stream:
             self._front.flush_soon()
         else:
             await self._front.send_data(self.id, b"", end=True)
-        self._over()
-
-    def _over(self) -> None:
         self._answered = True
-        if not self.window.pipe.ended:
-            # RFC 9113, section 8.1: the rest of the request is not wanted any more.
-            self._front.reset(self.id, ErrorCodes.NO_ERROR)
 
     # Other ends.
-
-    async def _say(self, answer: Answer) -> None:
-        """In the proxy's own name, where nothing of a response has been sent; otherwise it must not look whole."""
-        if self._answered:
-            return
-        try:
-            async with asyncio.timeout(self._front.parts.settings.head_timeout):
-                if self._grpc:
-                    self._say_grpc(answer)
-                elif self._began:
-                    self._reset(ErrorCodes.INTERNAL_ERROR)
-                else:
-                    await self._say_http(answer)
-        except (H2Error, OSError, TimeoutError):
-            self._reset(ErrorCodes.CANCEL)
-
-    def _say_grpc(self, answer: Answer) -> None:
-        block = grpc.status_of(answer) if self._began else grpc.trailers_only(answer)
-        self._front.h2.send_headers(self.id, block, end_stream=True)
-        self._front.flush_soon()
-        self._over()
-
-    async def _say_http(self, answer: Answer) -> None:
-        self._began = True
-        fields = [(name.lower(), value) for name, value in answer.fields if name != "Connection"]
-        block = [(b":status", b"%d" % answer.status.value)]
-        block += [(name.encode("ascii"), value.encode("latin-1")) for name, value in fields]
-        with_body = self._head.method != "HEAD"
-        self._front.h2.send_headers(self.id, block, end_stream=not with_body)
-        if with_body:
-            await self._front.send_data(self.id, answer.body, end=True)
-        self._front.flush_soon()
-        self._over()
 
     def cancel(self, cause: str) -> None:
         """Ends it from outside; its neighbours go on."""
@@ -329,9 +277,3 @@ class Stream:
                 self._front.h2.send_headers(self.id, block, end_stream=True)
                 self._answered = True
         self.cancel(f"revoked:{reason}")
-
-    def _reset(self, code: ErrorCodes) -> None:
-        if not self._answered:
-            self._front.reset(self.id, code)
-        elif not self.window.pipe.ended:
-            self._front.reset(self.id, ErrorCodes.NO_ERROR)

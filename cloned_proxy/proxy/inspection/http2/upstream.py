@@ -11,7 +11,7 @@ from hpack import HeaderTuple
 
 from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.head import Head
-from cloned_proxy.proxy.inspection.examiners import ResponseSeen
+from cloned_proxy.proxy.inspection.examiners import Filters, ResponseSeen
 from cloned_proxy.proxy.inspection.http2.pipe import Pipe, Trailers
 from cloned_proxy.proxy.inspection.tls import Sessions
 from cloned_proxy.proxy.ways import Ways
@@ -64,6 +64,21 @@ class UpstreamExchange(Protocol):
 
     def close(self) -> None:
         """After the last byte, or before: what is not complete is broken off, and nothing more comes of it."""
+
+
+async def send_body(
+    pipe: Pipe, exchange: UpstreamExchange, filters: Filters | None, went_up: Callable[[int], None]
+) -> None:
+    """All of a request's body, through its filters. Raises UpstreamLostError, UnfitError, BrokenBodyError."""
+    while (piece := await pipe.take()) is not None:
+        passed = piece if filters is None else filters.feed(piece)
+        if passed:
+            went_up(len(passed))
+            await exchange.send(passed)
+    if filters is not None and (rest := filters.rest()):
+        went_up(len(rest))
+        await exchange.send(rest)
+    await exchange.end(pipe.trailers if filters is None else filters.trailers(list(pipe.trailers)))
 
 
 class Upstream(Protocol):

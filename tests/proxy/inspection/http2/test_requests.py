@@ -250,3 +250,28 @@ async def test_at_drain_the_client_is_told_and_what_is_open_goes_on(
     async with asyncio.timeout(60):
         await client.closed.wait()
     assert [end.cause for end in h2.audit.ends] == ["closed"]
+
+
+async def test_an_answer_comes_before_the_end_of_the_body_and_the_client_may_finish(
+    h2: World, upstream: Upstream2, client: Client
+) -> None:
+    h2.allow(rule("api.test", h2.upstream.port, paths=("/ok/**",)))
+    stream = client.begin(client.head("/no", method="POST"), end=False)
+    message = client.messages[stream]
+    await message.until(lambda: message.ended)
+    assert (message.status, message.reset) == ("403", None)
+    await client.send_body(stream, b"x" * 300_000)
+    assert (await client.ask(client.head("/ok/1"))).status == "200"
+    assert (message.status, message.reset) == ("403", None)
+    await until(lambda: not h2.front._streams)
+    assert not any(m.get(":path") == "/no" for m in upstream.requests)
+
+
+async def test_a_body_that_nobody_wants_and_that_does_not_end_is_taken_back(
+    h2: World, upstream: Upstream2, client: Client
+) -> None:
+    h2.allow(rule("api.test", h2.upstream.port, paths=("/ok/**",)))
+    stream = client.begin(client.head("/no", method="POST"), end=False)
+    message = client.messages[stream]
+    await message.until(lambda: message.reset is not None)
+    assert (message.status, message.reset) == ("403", 0)

@@ -1,0 +1,43 @@
+"""Parts of the benchmark that are scripts of their own, and print one JSON object."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+import sys
+
+from bench.contenders import ContenderError
+from cloned_proxy.runner.worker import PYTHON_IMAGE
+
+
+async def alone(module: str, seconds: float, *options: str, images: bool = True) -> dict[str, float]:
+    """The figures of a script of its own; {} where it needs an engine and the images, and there are none."""
+    if images and not images_here():
+        print("  left out: no engine, or no images (`cloned-proxy image build`)", flush=True)
+        return {}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *options, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    if process.returncode:
+        raise ContenderError(f"python -m {module} failed; run it alone to see why")
+    found: dict[str, float] = json.loads(said) if said else {}
+    for name, value in found.items():
+        print(f"  {name}: {value}", flush=True)
+    return found
+
+
+def images_here() -> bool:
+    """Whether an engine answers that has the image of the Python worker."""
+    if (docker := shutil.which("docker")) is None:
+        return False
+    asked = subprocess.run([docker, "image", "inspect", PYTHON_IMAGE], capture_output=True, check=False, timeout=30)
+    return asked.returncode == 0

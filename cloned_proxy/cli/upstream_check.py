@@ -1,0 +1,113 @@
+"""Whether the proxy in front answers and takes its credential: for `doctor` and `status`."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from contextlib import ExitStack
+from http import HTTPStatus
+from typing import Final
+
+from cloned_proxy.cli.checks import Check
+from cloned_proxy.proxy.lookup import look_up
+from cloned_proxy.proxy.response import ResponseError, parse_response
+from cloned_proxy.proxy.upstream_proxy.front import basic
+from cloned_proxy.store.upstream_settings import UpstreamSettings
+from cloned_proxy.store.upstream_tls import verifying_context
+from cloned_proxy.store.vault import Vault
+from cloned_proxy.store.workspace import Workspace
+
+_SECONDS: Final = 3.0
+_MAX_HEAD: Final = 16_384
+_QUESTION: Final = "OPTIONS http://cloned.invalid/ HTTP/1.1\r\nHost: cloned.invalid\r\nConnection: close\r\n"
+"""About a name that never is (RFC 6761), so that the answer is the proxy's own. Not with `Max-Forwards: 0`: that Squid
+answers without having looked at the credential."""
+
+
+class UpstreamProblemError(Exception):
+    """What is wrong, and the fix."""
+
+    def __init__(self, detail: str, fix: str) -> None:
+        super().__init__(detail)
+        self.fix: Final = fix
+
+
+def upstream_check(workspace: Workspace) -> Check:
+    """Raises StoreError for settings that are not valid."""
+    settings = workspace.config().upstream
+    if settings.proxy is None:
+        return Check("upstream", "ok", "none: what is allowed is reached directly")
+    try:
+        ask_upstream(workspace, settings)
+    except UpstreamProblemError as problem:
+        return Check("upstream", "fail", f"{settings.proxy} {problem}: nothing gets out", problem.fix)
+    if settings.resolve == "upstream":
+        detail = f"{settings.proxy} answers, and looks names up: no address class is checked, a name may lead anywhere"
+        return Check("upstream", "warn", detail, "set `resolve: here`, unless that proxy takes nothing but names")
+    return Check("upstream", "ok", f"{settings.proxy} answers")
+
+
+def ask_upstream(workspace: Workspace, settings: UpstreamSettings) -> None:
+    """Returns when it answers as a proxy does. Raises UpstreamProblemError, and StoreError for its files."""
+    head = _QUESTION
+    if settings.secret is not None:
+        head += f"Proxy-Authorization: {_credential(workspace, settings.secret)}\r\n"
+    try:
+        status = _answer(settings, workspace, f"{head}\r\n".encode())
+    except ssl.SSLError as error:
+        reason = getattr(error, "verify_message", "") or error.reason or type(error).__name__
+        raise UpstreamProblemError(
+            f"cannot be verified ({reason})", "name its CA in `upstream: {ca_files: […]}`, or write http://"
+        ) from error
+    except ResponseError as error:
+        raise UpstreamProblemError("does not answer like an HTTP proxy", "put `upstream: {proxy: …}` right") from error
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        raise UpstreamProblemError(
+            f"does not answer ({reason})", "put `upstream: {proxy: …}` right, or start it"
+        ) from error
+    if status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+        fix = "`cloned-proxy vault set upstream.proxy` (user:password) and `auth: ${vault:upstream.proxy}`"
+        raise UpstreamProblemError("wants another credential (407)", fix)
+
+
+def _credential(workspace: Workspace, name: str) -> str:
+    fix = f"`cloned-proxy vault set {name}` with user:password"
+    secret = Vault(workspace, workspace.config().vault.key).secrets().get(name)
+    if secret is None:
+        raise UpstreamProblemError(f"is not asked (the vault holds no {name})", fix)
+    if ":" not in secret.value:
+        raise UpstreamProblemError(f"is not asked (the secret {name} is not user:password)", fix)
+    return basic(secret.value)
+
+
+def _answer(settings: UpstreamSettings, workspace: Workspace, question: bytes) -> int:
+    """The status. Raises OSError, ssl.SSLError and ResponseError."""
+    name, port = settings.place
+    with ExitStack() as stack:
+        sock = stack.enter_context(_connected(name, port))
+        if settings.secure:
+            context = verifying_context(settings, workspace.root)
+            sock = stack.enter_context(context.wrap_socket(sock, server_hostname=name))
+        sock.sendall(question)
+        received = b""
+        while b"\r\n\r\n" not in received and len(received) < _MAX_HEAD:
+            piece = sock.recv(4096)
+            if not piece:
+                raise ConnectionResetError("it closed the connection")
+            received += piece
+        return parse_response(received.partition(b"\r\n\r\n")[0] + b"\r\n\r\n", max_fields=200).status
+
+
+def _connected(name: str, port: int) -> socket.socket:
+    failure = OSError("no address")
+    for address in look_up(name) if not _is_literal(name) else (name,):
+        try:
+            return socket.create_connection((str(address), port), timeout=_SECONDS)
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+def _is_literal(name: str) -> bool:
+    return ":" in name or name.replace(".", "").isdigit()
