@@ -111,9 +111,11 @@ class Server:
         deadline = time.monotonic() + _PARTING_SECONDS
         while waiting and (left := deadline - time.monotonic()) > 0:
             for descriptor, _ in ends.poll(left * 1000):
-                if not waiting[descriptor].recv(64):  # else it has just become ready
-                    ends.unregister(descriptor)
-                    del waiting[descriptor]
+                with contextlib.suppress(ConnectionError):
+                    if waiting[descriptor].recv(64):  # it has just become ready
+                        continue
+                ends.unregister(descriptor)
+                del waiting[descriptor]
 
     def _patience(self) -> float:
         """Milliseconds."""
