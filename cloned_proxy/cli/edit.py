@@ -69,6 +69,7 @@ def allow(
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.registry_rule import registry_value
     from cloned_proxy.policy.url import split_port
+    from cloned_proxy.policy.vocabulary import SSH_PORT
     from cloned_proxy.store.policy_entry import Entry
 
     options = EditOptions(workspace, policy, reason, dry_run, update_tests)
@@ -90,7 +91,7 @@ def allow(
         raise CommandError(str(error)) from error
     words = {"private": private, "reserved": reserved}
     dated = registry_value(registry, min_age, package or (), index)
-    usual = (22,) if ssh else () if dated is None else (443,)
+    usual = (SSH_PORT,) if ssh else () if dated is None else (443,)
     entries = [
         Entry(
             host,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, TypeGuard
+from typing import Final, NamedTuple
 
 from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.caller import Caller, CallerSource, IdentityRefusal, Principal
@@ -112,13 +112,13 @@ def _by_rules(  # noqa: PLR0917  as `_decide`
     if denies is not None:
         return Reason.EXPLICIT_DENY, denies, False
     found = _search(allowing, host, request, now, spent, ended)
-    if isinstance(found, _Miss) and _is_public(public, host, request.port):
+    if public is not None and isinstance(found, _Miss) and _is_public(public, host, request.port):
         found = _Match(public, inspect=False)
     if isinstance(found, _Miss):
         # A near miss still says whether the flow would have been inspected, so that report mode can learn its paths.
         learning = request.method is None and found.rule is not None and found.rule.needs_inspection
         return found.reason, None, learning
-    if any(scope.allow.dated for scope in allowing):
+    if allowing[0].allow.dated or allowing[-1].allow.dated:  # of the one or two
         covering = (rule for scope in allowing for rule in scope.allow.matching(host))
         # A rule for port 80 must not lead to the same registry in the clear, where nothing is left out.
         asked = replace(request, port=_HTTPS) if request.port == _HTTP else request
@@ -164,14 +164,20 @@ def _denying_rule(scopes: Sequence[Scope], host: Host, request: Request, now: fl
 
 
 def _networks(allowing: Sequence[Scope], denying: Sequence[Scope], now: float, ended: Collection[str]) -> NetworkRules:
-    allow = tuple(scope.allow.networks for scope in allowing if scope.allow.networks)
-    deny = tuple(scope.deny.networks for scope in denying if scope.deny.networks)
-    return NetworkRules(allow, deny, now, ended) if allow or deny else NO_NETWORKS
+    """`allowing` are some of `denying`. Nearly no policy has networks, so the usual way costs next to nothing."""
+    for scope in denying:
+        if scope.allow.networks is not None or scope.deny.networks is not None:
+            break
+    else:
+        return NO_NETWORKS
+    allow = tuple(scope.allow.networks for scope in allowing if scope.allow.networks is not None)
+    deny = tuple(scope.deny.networks for scope in denying if scope.deny.networks is not None)
+    return NetworkRules(allow, deny, now, ended)
 
 
-def _is_public(rule: Rule | None, host: Host, port: int) -> TypeGuard[Rule]:
+def _is_public(rule: Rule, host: Host, port: int) -> bool:
     """Whether `public: true` covers the host: a name with a dot, whose addresses are looked at later, or a literal."""
-    if rule is None or port not in rule.ports:
+    if port not in rule.ports:
         return False
     return "." in host.text if host.address is None else classify(host.address) is AddressClass.PUBLIC
 
@@ -269,14 +275,13 @@ def decide_limits(decision: Decision, limits: Limits, usage: Usage) -> Decision:
 def decide_tunnel(decision: Decision, server_names: Sequence[str] | None, *, ssh: bool = False) -> Decision:
     """The decision after a ClientHello of a tunnel: `server_names` is its SNI list, None: what came is not TLS.
 
-    `ssh` says that both sides have identified themselves as SSH (RFC 4253, section 4.2) instead.
-
+    But perhaps `ssh`, as which both sides have identified themselves (RFC 4253, section 4.2).
     The SNI must be the CONNECT host, exactly once (contract section 3). A tunnel to an allowed IP literal may leave
     it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is still a mismatch.
     """
     if not decision.passes or (decision.rule is not None and decision.rule.raw_tcp):
         return decision
-    if must_be_ssh(decision):
+    if decision.must_be_ssh:
         return decision if ssh else refused(decision, Reason.PROTOCOL_NOT_ALLOWED)
     if server_names is None:
         return refused(decision, Reason.PROTOCOL_NOT_ALLOWED)
@@ -285,21 +290,13 @@ def decide_tunnel(decision: Decision, server_names: Sequence[str] | None, *, ssh
         return refused(decision, Reason.INTERNAL_ERROR)
     if not server_names:
         return decision if host.address is not None else refused(decision, Reason.SNI_MISSING)
-    return (
-        decision
-        if len(server_names) == 1 and _same_name(server_names[0], host)
-        else refused(decision, Reason.SNI_MISMATCH)
-    )
+    same = len(server_names) == 1 and _same_name(server_names[0], host)
+    return decision if same else refused(decision, Reason.SNI_MISMATCH)
 
 
 def needs_hello(decision: Decision) -> bool:
     """Whether a ClientHello is waited for: under a rule that wants none, the server may be the one who speaks first."""
     return not (decision.rule is not None and (decision.rule.raw_tcp or decision.rule.only_ssh))
-
-
-def must_be_ssh(decision: Decision) -> bool:
-    """Whether a tunnel carries SSH and nothing else."""
-    return decision.rule is not None and decision.rule.only_ssh
 
 
 def _same_name(server_name: str, host: Host) -> bool:

@@ -67,6 +67,11 @@ class Decision:
     """With `secret_leak`: the name of the secret, for the owner of the log. Its value is in no decision."""
 
     @property
+    def must_be_ssh(self) -> bool:
+        """Whether a tunnel carries SSH and nothing else."""
+        return self.rule is not None and self.rule.only_ssh
+
+    @property
     def passes(self) -> bool:
         return self.verdict is not Verdict.DENY
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from cloned_proxy.policy.address import OPENED_BY, classify
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.hint_registry import age_told, exempting_words
+from cloned_proxy.policy.hint_registry import registry_hint
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path import parse_path_pattern
 from cloned_proxy.policy.rule import Host
@@ -46,16 +46,18 @@ ALLOWABLE: Final = frozenset(
 def hint(decision: Decision, decision_id: str = "") -> str:
     """For a program of this host that was denied; for a tool in a sandbox there is `hint_inside`.
 
-    As `owner_hint`, but for an address that was not in the request, or the class of one.
+    As `owner_hint`, but for an address that was not in the request, or the class of one, and for a secret's name.
     """
     if decision.instead_of is not None:
         return _with_or_without_credential(hint(_as_refused(decision), decision_id))
+    look = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
+    if decision.reason is Reason.SECRET_LEAK:
+        return f"the request holds a secret that is not for this host: {look}"
     literal = decision.host is not None and decision.host.address is not None
     # A deny of the network that the name resolves into says no more: which one it is, only the log tells.
     about_address = decision.reason is Reason.ADDRESS_NOT_ALLOWED or decision.refused_address is not None
     if about_address and not literal:
-        next_step = f"cloned-proxy explain {decision_id}" if decision_id else "cloned-proxy log --denied"
-        return f"the name resolves to an address that the policy does not open: {next_step}"
+        return f"the name resolves to an address that the policy does not open: {look}"
     return owner_hint(decision)
 
 
@@ -76,13 +78,10 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
         return _remove(decision)
     if decision.reason in ALLOWABLE and decision.host is not None:
         return _allow(decision)
+    if told := registry_hint(decision):
+        return told
     words = _WORDED.get(decision.reason)
     return words(decision) if words else _SENTENCES.get(decision.reason, "")
-
-
-def _too_young(decision: Decision) -> str:
-    words = exempting_words(decision)
-    return "; or ".join(filter(None, (age_told(decision), _command(*words) if words else "")))
 
 
 def _leak(decision: Decision) -> str:
@@ -118,8 +117,6 @@ def _open_address(decision: Decision) -> str:
 
 
 def _other_protocol(decision: Decision) -> str:
-    if decision.rule is not None and decision.rule.registry:
-        return "a registry is asked by https: in the clear nobody leaves out what is too young"
     if decision.rule is not None and decision.rule.only_ssh:
         return f"its rule lets SSH pass, and nothing else; for anything else: {_again(decision, '--tcp')}"
     if decision.request.port == SSH_PORT:
@@ -203,7 +200,6 @@ def _tool(tool: str | None) -> list[str]:
 
 
 _WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {
-    Reason.TOO_YOUNG: _too_young,
     Reason.ADDRESS_NOT_ALLOWED: _open_address,
     Reason.PROTOCOL_NOT_ALLOWED: _other_protocol,
     Reason.SECRET_LEAK: _leak,

@@ -69,7 +69,7 @@ def _denied(decision: Decision) -> str:
 
 
 def _other_protocol(decision: Decision) -> str:
-    return f"{_SSH_ALONE}; {_OWNERS}" if decision.rule is not None and decision.rule.only_ssh else ""
+    return _SSH_ALONE if decision.rule is not None and decision.rule.only_ssh else ""
 
 
 _WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Final
 
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.registry import INDEX_OF, Registry
+from cloned_proxy.policy.vocabulary import Reason
 
 _LEASE: Final = "30m"
+
+
+def registry_hint(decision: Decision) -> str:
+    """The next step after a refusal by a rule with `registry`; "" for any other decision."""
+    rule = decision.rule
+    if rule is None or rule.registry is None or rule.denies:
+        return ""
+    if decision.reason is Reason.PROTOCOL_NOT_ALLOWED:
+        return "a registry is asked by https: in the clear nobody leaves out what is too young"
+    if decision.reason is not Reason.TOO_YOUNG:
+        return ""
+    words = _exempting_words(decision)
+    return "; or ".join(filter(None, (age_told(decision), shlex.join(("cloned-proxy", *words)) if words else "")))
 
 
 def age_told(decision: Decision) -> str:
@@ -29,7 +44,7 @@ def age_told(decision: Decision) -> str:
     return f"{told}; newest that is old enough: {age.newest}" if age.newest else told
 
 
-def exempting_words(decision: Decision) -> list[str]:
+def _exempting_words(decision: Decision) -> list[str]:
     """The words of the `allow` command that lets this package through for a while; [] where there is no package."""
     age, rule, host = decision.age, decision.rule, decision.host
     if age is None or rule is None or rule.registry is None or host is None or not age.package:
@@ -37,14 +52,14 @@ def exempting_words(decision: Decision) -> list[str]:
     port = decision.request.port
     words = ["allow", host.authority if port == 443 else f"{host.authority}:{port}"]  # noqa: PLR2004  HTTPS
     words += [] if decision.tool is None else ["--tool", decision.tool]
-    words += registry_words(rule.registry)
+    words += _registry_words(rule.registry)
     words += [f"--method={method}" for method in sorted(rule.methods or ())]
     words += [f"--path={path.text}" for path in rule.paths or ()]
     words += [f"--{word}" for word in sorted(rule.addresses)]
     return [*words, "--package", age.package, "--for", _LEASE]
 
 
-def registry_words(registry: Registry) -> list[str]:
+def _registry_words(registry: Registry) -> list[str]:
     """The options of `allow` that make a rule with this registry, its exempt packages left out."""
     words = ["--registry", registry.kind.value, "--min-age", format_duration(registry.min_age)]
     return words + ([] if registry.index == INDEX_OF[registry.kind] else ["--index", registry.index])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
-from cloned_proxy.policy.path_readings import Edge, Readings, decoded, read_path
+from cloned_proxy.policy.path_readings import MOST_KEPT, Edge, Readings, decoded, read_path
 from cloned_proxy.policy.rule import PathPattern
 
 _ANY: Final = "**"
@@ -29,8 +29,8 @@ def parse_path_pattern(text: str) -> PathPattern:
     readings = read_path(text)
     if readings is None:
         raise ValueError(
-            f"{text!r} would match nothing: no rule covers dot segments, '\\', NUL, a bad %-escape, or more than 20 "
-            "places that can be read in two ways; write the plain path, other characters percent-encoded"
+            f"{text!r} would match nothing: no rule covers dot segments, '//' in front, '\\', NUL, a bad %-escape, or "
+            "more than 20 places that can be read in two ways; write the plain path, other characters percent-encoded"
         )
     for segment in readings.segments:
         if _ANY in segment and segment != _ANY:
@@ -59,7 +59,8 @@ def path_denied(pattern: PathPattern, target: str) -> bool:
     Compared decoded and without regard to case, a slash at the end, blanks and dots at the end of a segment: one of
     the servers that a path may reach does not tell them apart.
     """
-    return _denied(pattern.text, target.partition("?")[0])
+    path = target.partition("?")[0]
+    return _denied(pattern.text, path) if len(path) <= MOST_KEPT else _denied.__wrapped__(pattern.text, path)
 
 
 class _Glob:

@@ -3,7 +3,7 @@
 `/a%2fb` is one segment for one server and two for another; some cut `;v=1` off, merge `//`, decode twice, take a
 backslash for a slash, or end a path at an encoded `?`. Each such place is read in each way, independently of the
 others, because a request may pass several programs that do different parts of this. What no reading makes harmless
-(dot segments in any encoding, NUL, broken escapes, overlong UTF-8) has no graph at all.
+(dot segments in any encoding, `//` in front, NUL, broken escapes, overlong UTF-8) has no graph at all.
 
 Sources: RFC 3986 (sections 3.3, 6.2.2), nginx `merge_slashes`, Apache `AllowEncodedSlashes`, the Servlet specification
 (section 3.5, path parameters), Python `urllib.parse.urlsplit` for `//host/path`.
@@ -12,7 +12,6 @@ Sources: RFC 3986 (sections 3.3, 6.2.2), nginx `merge_slashes`, Apache `AllowEnc
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -30,6 +29,10 @@ class Readings(NamedTuple):
     """For each node but the last. Empty for a path that can be read in one way only."""
 
 
+MOST_KEPT: Final = 1024
+"""Characters of a path; what comes of a longer one is found anew each time."""
+_MOST_ROUNDS: Final = 8
+"""Of decoding. Nobody encodes so often; each round of a long chain costs as much as the path is long."""
 _MOST: Final = 20
 """Places that can be read in two ways; the work for one path grows with their third power."""
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
@@ -44,14 +47,19 @@ _SEPARATOR: Final = re.compile(rf"(/)|({_MAYBE_SLASH})", re.IGNORECASE)
 _CUT: Final = re.compile(r"(;|%(?:25)*3B)|(%(?:25)*(?:3F|23))", re.IGNORECASE)
 _ENCODED_TWICE: Final = re.compile(r"%25(?=[0-9A-Fa-f]{2})")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_SPECIAL: Final = re.compile(rb"[/\\;?#]")
+_SPECIAL: Final = re.compile(r"[/\\;?#]")
 _DOTS_AND_BLANKS: Final = re.compile(r"[\s.]*\.[\s.]*")
 _FOLDED_BY_UNICODE: Final = {0xFF0E: ".", 0x2024: ".", 0x2025: "..", 0xFF0F: "/", 0xFF3C: "/"}
 
 
-@lru_cache(maxsize=4096)
 def read_path(path: str) -> Readings | None:
     """The readings of a path without its query; None when one of them may be anything."""
+    # The cache holds nothing of a size that a caller chooses.
+    return _read_path(path) if len(path) <= MOST_KEPT else _read_path.__wrapped__(path)
+
+
+@lru_cache(maxsize=4096)
+def _read_path(path: str) -> Readings | None:
     if _PATH.fullmatch(path) is None or _BAD_ESCAPE.search(path) or _OVERLONG.search(path):
         return None
     if _TWO_WAYS.search(path) is None:
@@ -64,6 +72,8 @@ def read_path(path: str) -> Readings | None:
     edges = _edges(atoms, definite)
     if any(text is not None and _is_dots(text) for out in edges for text, _ in out):
         return None
+    if any(text is None for text, _ in edges[0]):
+        return None  # `//host/path`: for a program that takes it for a URL without its scheme, `host` is the host
     return Readings(tuple(map(canonical, spelled.split("/")[1:])), edges)
 
 
@@ -74,10 +84,17 @@ def canonical(segment: str) -> str:
 
 def decoded(segment: str) -> str:
     """A segment as a file system would take it, decoded as often as anybody does."""
-    raw = segment.encode()
-    while (further := unquote_to_bytes(raw)) != raw:
+    return _decoded_to_the_end(segment) or ""
+
+
+def _decoded_to_the_end(text: str) -> str | None:
+    """None for what is encoded too often."""
+    raw = text.encode()
+    for _ in range(_MOST_ROUNDS):
+        if (further := unquote_to_bytes(raw)) == raw:
+            return raw.decode("utf-8", "surrogateescape").translate(_FOLDED_BY_UNICODE)
         raw = further
-    return raw.decode("utf-8", "surrogateescape").translate(_FOLDED_BY_UNICODE)
+    return None
 
 
 def _plain_unreserved(escape: re.Match[str]) -> str:
@@ -108,37 +125,18 @@ def _atoms(spelled: str) -> tuple[list[str], list[bool]]:
 
 def _is_understood(spelled: str, atoms: list[str]) -> bool:
     """Whether there are few enough doubtful places, and whether decoding to the end brings up no other ones."""
-    whole = spelled.encode()
-    while (further := unquote_to_bytes(whole)) != whole:
-        whole = further
-    if b"\x00" in whole:
+    text = _decoded_to_the_end(spelled)
+    if text is None or "\x00" in text:
         return False
-    text = whole.decode("utf-8", "surrogateescape").translate(_FOLDED_BY_UNICODE)
     cuts = sum(len(_CUT.findall(atom)) for atom in atoms)
-    found = len(_SPECIAL.findall(text.encode("utf-8", "surrogateescape")))
+    found = len(_SPECIAL.findall(text))
     doubtful = cuts + sum(1 for atom in atoms if atom == "" or _SEPARATOR.match(atom))
     return found == len(atoms) + cuts and doubtful <= _MOST
 
 
 def _edges(atoms: list[str], sure: list[bool]) -> tuple[tuple[Edge, ...], ...]:
     last = len(atoms)
-    edges = [dict.fromkeys(_out_of(start, atoms, sure)) for start in range(last)]
-    for end in _behind_a_host(edges):
-        edges[0][(None, end) if end < last else ("", last)] = None
-    return tuple(map(tuple, edges))
-
-
-def _behind_a_host(edges: Sequence[Iterable[Edge]]) -> set[int]:
-    """Where `//host/path` begins for a program that takes it for a URL without its scheme: behind the host."""
-    found, new = set[int](), [0]
-    while new:
-        hosts = [behind for text, behind in edges[new.pop()] if text is None]
-        for host in hosts:  # the list grows: of `///host` one slash may be merged
-            hosts += [behind for text, behind in edges[host] if text is None and behind not in hosts]
-            ends = {end for _, end in edges[host]} - found
-            found |= ends
-            new += [end for end in ends if end < len(edges)]
-    return found
+    return tuple(tuple(dict.fromkeys(_out_of(start, atoms, sure))) for start in range(last))
 
 
 def _out_of(start: int, atoms: list[str], sure: list[bool]) -> list[Edge]:

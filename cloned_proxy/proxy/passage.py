@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from socket import socket as Socket  # noqa: N812  the type, beside variables of that name
 
-from cloned_proxy.policy.decide import decide_tunnel, must_be_ssh, needs_hello
+from cloned_proxy.policy.decide import decide_tunnel, needs_hello
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
@@ -106,7 +106,7 @@ class Passage:
         # Where nothing can turn out wrong, nothing is waited for: the server may be the one who speaks first.
         if needs_hello(grant.decision):
             self._begin_hello()
-        elif must_be_ssh(grant.decision):
+        elif grant.decision.must_be_ssh:
             self._relay(SshGuard(self._connection, self))
         else:
             self.server_names = Unread.NOT_TLS

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 
-from tests.net.attacks import destinations, framing, headers, identity, inspected, secrets, tunnels
+from tests.net.attacks import destinations, framing, headers, http2, identity, inspected, secrets, tunnels
 from tests.net.attacks.attempt import Attack, Attempt, permitted_call_passes
 from tests.net.attacks.policies import CONFIG, POLICIES
 from tests.net.proxy_process import ProxyOptions, ProxyProcess
@@ -56,9 +56,13 @@ TUNNELS = named(tunnels.ATTACKS)
 FRAMING = named((*framing.ATTACKS, *framing.INSIDE))
 IDENTITY = named(identity.ATTACKS)
 HEADERS = named(headers.ATTACKS)
-INSPECTED = named(inspected.ATTACKS)
+INSPECTED = {**named(inspected.ATTACKS), **{f"HTTP/2: {a.name}": a for a in http2.ATTACKS}}
 SECRETS = named(secrets.ATTACKS)
-PERMITTED = {**named(tunnels.PERMITTED), **named(inspected.PERMITTED)}
+PERMITTED = {
+    **named(tunnels.PERMITTED),
+    **named(inspected.PERMITTED),
+    **{f"HTTP/2: {a.name}": a for a in http2.PERMITTED},
+}
 
 
 @over(DESTINATIONS)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.net.asker import ASKING_GUARDS
-from tests.net.attacks import destinations, framing, headers, identity, inspected, secrets, tunnels
+from tests.net.attacks import destinations, framing, headers, http2, identity, inspected, secrets, tunnels
 from tests.net.attacks.attempt import Attack, Attempt, permitted_call_passes, proxy_authorization, read_all
 from tests.net.attacks.policies import CONFIG, POLICIES
 from tests.net.broken_builds import FAULTS, OPEN, SLOT, SLOT_OFFSET
@@ -29,6 +29,7 @@ _TABLES = {
     "identity: ": identity.ATTACKS,
     "headers: ": headers.ATTACKS,
     "inspected: ": inspected.ATTACKS,
+    "http2: ": http2.ATTACKS,
     "secret: ": secrets.ATTACKS,
 }
 ATTACKS = {prefix + attack.name: attack for prefix, table in _TABLES.items() for attack in table}
@@ -40,7 +41,11 @@ MATCHING: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
                          "framing: a pipelined request for a denied host",
                          "framing: a denied request behind a chunked body")),
     (("deny rules",), ("http: an explicit deny under an allowed wildcard",
-                       "tunnel: an explicit deny under an allowed wildcard")),
+                       "tunnel: an explicit deny under an allowed wildcard",
+                       "http: a name into a denied network", "tunnel: a name into a denied network")),
+    (("every reading of a path",), ("inspected: an encoded slash", "inspected: dots with a parameter",
+                                    "inspected: dots encoded twice", "inspected: overlong dots")),
+    (("what a network opens",), ("http: private.example.com (allowed)", "tunnel: private.example.com (allowed)")),
     (("ports",), ("tunnel: port 22 of an allowed host", "http: port 8080 of an allowed host")),
     (("methods and paths",), ("inspected: a method that is not allowed", "inspected: a path that is not allowed",
                               "inspected: a second request with a forbidden path",
@@ -75,6 +80,11 @@ MATCHING: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("Host",), ("framing: a Host that is not the target", "framing: a Host on another port")),
     # Two layers: either alone still stops it.
     (("inner Host", "server_connect"), ("inspected: fronting to another allowed host",)),
+    (("inner Host", "HTTP/2 dial"), ("http2: the authority of another allowed host",)),
+    (("HTTP/2 fields",), ("http2: a second request behind CRLF in a value",
+                          "http2: a second request behind LF in a value",
+                          "http2: a second request behind CRLF in a name", "http2: NUL in a value")),
+    (("methods and paths",), ("http2: a forbidden path on the next stream", "http2: a method that is not allowed")),
     (("Host", "inner Host", "server_connect"), ("inspected: absolute form, https, to another allowed host",)),
     (("header stripping",), ("headers: http: X-Cloned-Tool", "headers: inspected: X-Cloned-Tool",
                              "headers: http: Connection", "headers: a tool's credential",

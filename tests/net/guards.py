@@ -14,6 +14,7 @@ from OpenSSL import SSL
 from cloned_proxy.policy import decide as deciding
 from cloned_proxy.policy import decide_addresses as addressing
 from cloned_proxy.policy import identity, refusal
+from cloned_proxy.policy import path as paths
 from cloned_proxy.policy.address import AddressClass
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decision import Decision
@@ -37,8 +38,12 @@ from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy import response as plain_response
 from cloned_proxy.proxy.dial import Dial
 from cloned_proxy.proxy.inspection import admission, egress_addon, http_layers, tls
+from cloned_proxy.proxy.inspection.http2 import heads, pool
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
+from cloned_proxy.proxy.registry import examiner as registry_examiner
+from cloned_proxy.proxy.registry import lookup as registry_lookup
+from cloned_proxy.proxy.registry import metadata as registry_metadata
 from cloned_proxy.proxy.transparent import connection as transparent_connection
 from cloned_proxy.proxy.upstream_proxy import failure, front
 from cloned_proxy.store import approval_rules, approvals
@@ -79,6 +84,14 @@ def _no_methods_and_paths() -> None:
     replace_part(deciding, "_inner_miss_of", lambda rule, method, path: None)
 
 
+def _paths_as_written() -> None:
+    def matches(pattern: Any, target: str) -> bool:
+        segments = tuple(target.partition("?")[0].split("/")[1:])
+        return paths._glob(pattern.segments, segments, "**", paths._segment_matches)
+
+    replace_part(deciding, "path_matches", matches)
+
+
 def _report_everything() -> None:
     replace_part(refusal, "NEVER_REPORTED", frozenset())
 
@@ -88,6 +101,10 @@ def _report_everything() -> None:
 
 def _no_address_classes() -> None:
     replace_part(addressing, "classify", lambda address: AddressClass.PUBLIC)
+
+
+def _networks_open_everything() -> None:
+    replace_part(addressing, "_is_opened", lambda decision, rule, address: True)
 
 
 def _no_own_listener_check() -> None:
@@ -145,7 +162,7 @@ def _no_tls_check() -> None:
 
 def _no_ssh_check() -> None:
     """A tunnel under `protocols: [ssh]` is one under `[tcp]`."""
-    replace_part(passage, "must_be_ssh", lambda decision: False)
+    replace_part(Decision, "must_be_ssh", property(lambda decision: False))
 
 
 # The proxy in front ------------------------------------------------------------------------------------------------
@@ -215,6 +232,20 @@ def _no_account_of_bodies() -> None:
 
 def _no_inner_host_check() -> None:
     replace_part(admission, "_same_target", lambda inner, tunnel: True)
+
+
+def _lenient_http2() -> None:
+    class Anything:
+        @staticmethod
+        def fullmatch(text: bytes) -> bool:
+            return True
+
+    replace_part(heads, "_NAME", Anything)
+    replace_part(heads, "_VALUE", Anything)
+
+
+def _no_dial_guard_in_http2() -> None:
+    replace_part(pool, "_check", lambda grant, tunnel: None)
 
 
 def _no_dial_guard() -> None:
@@ -351,19 +382,50 @@ def _keep_what_is_written() -> None:
     replace_part(approval_rules, "redact", lambda text: text)
 
 
+# Registries --------------------------------------------------------------------------------------------------------
+
+
+def _no_age() -> None:
+    for module in (registry_examiner, registry_metadata):
+        replace_part(module, "decide_age", lambda decision, age, now: decision)
+
+
+def _registries_in_the_clear() -> None:
+    replace_part(enforcer, "decide_in_the_clear", lambda decision: decision)
+
+
+def _no_age_beside_a_broad_rule() -> None:
+    replace_part(deciding, "preferred", lambda rules, path: None)
+
+
+def _paths_as_they_came() -> None:
+    """Any package may vouch for a file, and the path goes upstream in the spelling of the client."""
+    original = registry_lookup.AgeLookup.age_of
+
+    async def age_of(self: Any, grant: Any, head: Any, target: Any, now: float) -> Any:
+        found = await original(self, grant, head, target, now)
+        return replace(found, spelled=head.path)
+
+    replace_part(registry_lookup.AgeLookup, "age_of", age_of)
+
+
 GUARDS: Final[dict[str, Patch]] = {
     "the decision": _no_decision,
     "deny rules": _no_deny_rules,
     "ports": _no_ports,
     "methods and paths": _no_methods_and_paths,
+    "every reading of a path": _paths_as_written,
     "what report mode never opens": _report_everything,
     "address classes": _no_address_classes,
+    "what a network opens": _networks_open_everything,
     "own listeners": _no_own_listener_check,
     "decide before DNS": _resolve_before_deciding,
     "dial the checked address": _resolve_again_for_the_dial,
-    "the proxy in front": _front_is_a_destination,
-    "never directly": _falls_back_to_direct,
     "SNI": _no_sni_check,
+    "the age of files": _no_age,
+    "registries only by https": _registries_in_the_clear,
+    "an age that no broad rule takes away": _no_age_beside_a_broad_rule,
+    "the path that was judged": _paths_as_they_came,
     "further ClientHellos": _no_further_hellos,
     "TLS in tunnels": _no_tls_check,
     "SSH in tunnels": _no_ssh_check,
@@ -373,6 +435,8 @@ GUARDS: Final[dict[str, Patch]] = {
     "Host": _no_host_check,
     "inner Host": _no_inner_host_check,
     "server_connect": _no_dial_guard,
+    "HTTP/2 fields": _lenient_http2,
+    "HTTP/2 dial": _no_dial_guard_in_http2,
     "header stripping": _no_stripping,
     "token signature": _no_signature_check,
     "token expiry": _no_expiry,
@@ -388,3 +452,9 @@ GUARDS: Final[dict[str, Patch]] = {
     "our own name": _our_name_is_a_name_like_others,
     "redaction": _keep_what_is_written,
 }
+
+FRONT_GUARDS: Final[dict[str, Patch]] = {
+    "the proxy in front": _front_is_a_destination,
+    "never directly": _falls_back_to_direct,
+}
+"""Those that stand only where a proxy is in front: `tests/e2e/test_upstream_proxy.py` has their attacks."""

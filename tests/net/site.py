@@ -22,6 +22,11 @@ from tests.net.tls_stream import Stream
 
 _BLOCK: Final = bytes(262_144)
 _TYPES: Final = {".html": "text/html", ".json": "application/json"}
+_FORMS: Final = {
+    "application/vnd.pypi.simple.v1+json": "simple.json",
+    "application/vnd.npm.install-v1+json": "abbreviated.json",
+}
+"""Other forms of the index of a directory, for a client that asks for one, where there is one."""
 _WEBSOCKET_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, section 1.3
 _CLOSE: Final = 8
 _PING: Final = 9
@@ -116,7 +121,9 @@ class Site:
         elif path.startswith("/to/"):
             _send_head(stream, "302 Found", {"Location": path.removeprefix("/to/"), "Content-Length": "0"})
         elif file.is_dir() and (file / "index.html").is_file():
-            _send_file(stream, asked, file / "index.html")
+            accept = asked.headers.get("accept", "")
+            form = next((name for kind, name in _FORMS.items() if kind in accept and (file / name).is_file()), "")
+            _send_file(stream, asked, file / (form or "index.html"))
         elif file.is_file():
             _send_file(stream, asked, file)
         elif path.startswith("/git/"):
@@ -180,7 +187,8 @@ def _send_zeros(stream: Stream, count: int) -> None:
 
 def _send_file(stream: Stream, asked: _Asked, file: Path) -> None:
     body = file.read_bytes()
-    kind = _TYPES.get(file.suffix, "application/octet-stream")
+    kind = next((kind for kind, name in _FORMS.items() if name == file.name), "")
+    kind = kind or _TYPES.get(file.suffix, "application/octet-stream")
     _send_head(stream, "200 OK", {"Content-Length": str(len(body)), "Content-Type": kind})
     if asked.method != "HEAD":
         stream.send(body)

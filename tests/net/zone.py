@@ -62,6 +62,7 @@ ZONE: Final[dict[str, Name]] = {
     "bad-certificate.example.com": Name(BAD_CERTIFICATE),
     "private.example.com": Name((INTERNAL,)),
     "front.example.org": Name(("10.0.0.9",)),
+    "denied-network.example.com": Name(("93.184.217.70",)),
     "loopback.example.com": Name(("127.0.0.1",)),
     "own.loopback.example.com": Name(("127.0.0.1",)),
     "loopback6.example.com": Name(("::1",)),

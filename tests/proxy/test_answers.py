@@ -19,7 +19,7 @@ STATUS = {
             Reason.HOST_NOT_ALLOWED, Reason.PORT_NOT_ALLOWED, Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED,
             Reason.EXPLICIT_DENY, Reason.IP_LITERAL, Reason.ADDRESS_NOT_ALLOWED, Reason.IDENTITY_MISMATCH,
             Reason.SNI_MISMATCH, Reason.SNI_MISSING, Reason.PROTOCOL_NOT_ALLOWED, Reason.LEASE_EXPIRED,
-            Reason.LEASE_USED_UP, Reason.SECRET_LEAK,
+            Reason.LEASE_USED_UP, Reason.SECRET_LEAK, Reason.TOO_YOUNG,
         ),
         403,
     ),

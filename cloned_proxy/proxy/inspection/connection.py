@@ -53,6 +53,8 @@ class InspectedConnection(FailClosedHandler):
         """The grant of the CONNECT whose TLS is opened here."""
         self.max_head_bytes = parts.settings.max_head_bytes
         self.max_head_fields = parts.settings.max_head_fields
+        self.unsent = 0
+        self.refuses_http1 = False
         self._requests = 0
         self._retiring: list[Connection] = []
         self._orphan: answers.Answer | None = None
@@ -60,7 +62,6 @@ class InspectedConnection(FailClosedHandler):
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._idle_since = self._loop.time()
-        """When the last exchange has ended, on the clock of the loop."""
         self.timeout_watchdog.timeout = parts.settings.idle_timeout  # type: ignore[assignment]  # seconds, any number
         # What NextLayer would guess from the first bytes, and could be made to guess wrong, is fixed here.
         context = self.layer.context
@@ -89,7 +90,7 @@ class InspectedConnection(FailClosedHandler):
         await super().server_event(event)
         # While a stream waits for a decision or a dial, and while enough is pipelined, the client is not read.
         waiting = any(stream.waiting for stream in self._http.streams.values())
-        self._reader.hold(waiting or self._http.server.backlog > _MAX_BACKLOG)
+        self._reader.hold(waiting or max(self.unsent, self._http.server.backlog) > _MAX_BACKLOG)
 
     # The exchange, as the layers tell it.
 
@@ -229,10 +230,7 @@ class InspectedConnection(FailClosedHandler):
 
     def stop_request(self, cause: str) -> None:
         """What is on its way upstream must not go on. The client is told, where it has nothing of a response yet."""
-        if self.current.began:
-            self.cut(cause)
-        else:
-            self.retire_upstreams()
+        self.cut(cause) if self.current.began else self.retire_upstreams()
 
     def retire_after(self, server: Connection) -> None:
         """The upstream has said that it closes behind this response."""

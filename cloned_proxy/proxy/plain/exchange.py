@@ -77,8 +77,7 @@ class Exchange:
             return
         if injection is not None:
             self._outgoing.injection = injection
-            if injection.echo is not None:
-                self._incoming.look_for(injection.echo)
+            self._incoming.look_for(injection.echo)
         self._reach.begin(self, repeatable=self._outgoing.repeatable)
 
     # The request.
@@ -90,18 +89,14 @@ class Exchange:
 
     def pass_request(self, data: bytes) -> bool:
         """The short way of `request_bytes` for bulk: False when `data` has to go through the client's buffer."""
-        passed = self._outgoing.pass_by(data)
-        if passed:
+        if passed := self._outgoing.pass_by(data):
             self._request_moved()
         return passed
 
     def reached(self, upstream: Upstream) -> None:
         """The upstream takes the request. Raises BodyError."""
-        host = self.grant.decision.host
-        if host is None:
-            raise ValueError("a grant without a canonical host")
         self._incoming.chained = upstream.hop is not None
-        self._outgoing.send(upstream, host)
+        self._outgoing.send(upstream, self.grant.decision.host)
         self._request_moved()
 
     def not_reached(self, error: DialError | ExhaustedError) -> None:

@@ -46,9 +46,9 @@ class Incoming:
         self.told = False
         """Whether a part of the final response is for the client to see."""
 
-    def look_for(self, secrets: EchoFilter) -> None:
+    def look_for(self, secrets: EchoFilter | None) -> None:
         """No secret in the response will get to the client: `read_head`, `begin` and `read_body` raise EchoError."""
-        self._screen = Screen(secrets)
+        self._screen = Screen(secrets) if secrets is not None else None
 
     @property
     def secrets(self) -> EchoFilter | None:

@@ -67,8 +67,10 @@ class Outgoing:
         all_was_taken = upstream is not None and not upstream.full
         return not self._body.complete and (all_was_taken or self._body.is_broken_off)
 
-    def send(self, upstream: Upstream, host: Host) -> None:
+    def send(self, upstream: Upstream, host: Host | None) -> None:
         """Writes the head, or what was written the first time, and what has come of the body. Raises BodyError."""
+        if host is None:
+            raise ValueError("a grant without a canonical host")
         self.upstream = upstream
         written, self._copy = self._copy, bytearray() if upstream.reused and self.repeatable else None
         hop = upstream.hop

@@ -93,13 +93,17 @@ class Attempt:
 
     @contextlib.contextmanager
     def tls(
-        self, authority: str, server_name: str | None, headers: Mapping[str, str] | None = None
+        self,
+        authority: str,
+        server_name: str | None,
+        headers: Mapping[str, str] | None = None,
+        protocol: str = "http/1.1",
     ) -> Iterator[ssl.SSLSocket]:
         """TLS inside a tunnel. Certificates are not looked at: an attacker does not care."""
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([protocol])
         with (
             self.tunnel(authority, headers) as connection,
             context.wrap_socket(connection, server_hostname=server_name, suppress_ragged_eofs=True) as secure,

@@ -28,6 +28,7 @@ class _Place:
 _DENIED: Final = (
     _Place("a host nobody allowed", "evil.example.net", secret="evil.example.net"),
     _Place("an explicit deny under an allowed wildcard", "blocked.wild.example.org", secret="blocked.wild.example.org"),
+    _Place("a name into a denied network", "denied-network.example.com", contact="93.184.217.70"),
     _Place("the apex of a wildcard", "wild.example.org", secret="wild.example.org"),
     _Place("two labels under a one-label wildcard", "two.one.wild.example.org", secret="two.one.wild.example.org"),
     _Place("an allowed name as prefix", "api.example.com.evil.example.net", secret="api.example.com.evil.example.net"),
@@ -93,6 +94,9 @@ _LITERALS: Final = (
     ("NAT64", "[64:ff9b::a00:5]", "64:ff9b::a00:5"),
     ("a zone index", "[fe80::1%25lo]", "fe80::1"),
     ("a private address", INTERNAL, INTERNAL),
+    ("an allowed network's neighbour", "10.10.0.5", "10.10.0.5"),
+    ("an allowed network, mapped into IPv6", "[::ffff:10.9.0.5]", "10.9.0.5"),
+    ("an allowed network, one number", "168361989", "10.9.0.5"),
     ("a private address in hex", "0x0a000005", INTERNAL),
     ("cloud metadata", "169.254.169.254", "169.254.169.254"),
     ("cloud metadata, one number", "2852039166", "169.254.169.254"),

@@ -29,6 +29,8 @@ global:
     - {host: mixed6.example.com$INSIDE}
     - {host: alias.example.com$INSIDE}
     - {host: private.example.com$INSIDE}
+    - {host: denied-network.example.com$INSIDE}
+    - {cidr: 10.9.0.0/16}
     - {host: loopback.example.com$INSIDE}
     - {host: loopback6.example.com$INSIDE}
     - {host: this-network.example.com$INSIDE}
@@ -48,6 +50,7 @@ global:
     - {host: bad-certificate.example.com, methods: [GET]}
   deny:
     - blocked.wild.example.org
+    - {cidr: 93.184.217.70/31, except: [93.184.217.71]}
 tools:
   control@v1: {}
   alpha@v1: {inherit_global: false, allow: [{host: alpha.example.com$INSIDE}]}

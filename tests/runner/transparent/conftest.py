@@ -39,6 +39,7 @@ tools:
       - files.example.com
       - {{host: inspected.example.com, methods: [GET]}}
       - {{host: shell.example.com, ports: [22], protocols: [tcp]}}
+      - {{host: ssh.example.com, ports: [22], protocols: [ssh]}}
       - {{host: private.example.com}}
       - "*.wild.example.org"
   {OTHER}: {{inherit_global: false}}

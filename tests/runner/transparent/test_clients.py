@@ -77,6 +77,7 @@ WORKING: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     "websockets": (python(WEBSOCKETS.format(url="wss://other.example.com/ws")), "hello"),
     "websockets, plain": (python(WEBSOCKETS.format(url="ws://other.example.com/ws")), "hello"),
     "a server that speaks first": (python(BANNER), "SSH-2.0-canary"),
+    "ssh, as far as its server goes": (("sh", "-c", "ssh-keyscan -T 1 ssh.example.com; true"), "SSH-2.0-canary"),
     "the slot itself": (python("import socket; print(socket.gethostbyname(socket.gethostname()))"), "127.0.0.1"),
 }
 
@@ -92,7 +93,7 @@ def test_what_is_allowed_works_without_a_single_variable(slots: Slots) -> None:
     assert wrong == {}
     assert set(slots.world.dns_names()) == {
         "other.example.com", "inspected.example.com", "shell.example.com", "one.wild.example.org",
-        *({"files.example.com"} if slots.way == "steered" else ()),
+        *({"files.example.com", "ssh.example.com"} if slots.way == "steered" else ()),
     }  # fmt: skip
 
 
@@ -170,6 +171,15 @@ def test_with_the_variables_set_everything_goes_through_the_proxy_as_before(slot
     said = slots.together(commands, proxied=True)
     assert ANSWER in said["curl"].out
     assert "403" in said["denied"].out
+
+
+def test_a_proxy_command_needs_no_other_program(slots: Slots) -> None:
+    greeted = r"printf 'SSH-2.0-x\r\n' | cloned-connect {} 22"
+    commands = {host: ("sh", "-c", greeted.format(host)) for host in ("ssh.example.com", "denied.example")}
+    said = slots.together(commands, proxied=True)
+    assert (said["ssh.example.com"].code, said["ssh.example.com"].out) == (0, "SSH-2.0-canary\n")
+    assert said["denied.example"].code == 1
+    assert "denied.example:22: host_not_allowed: ask for it: cloned-ask denied.example:22" in said["denied.example"].out
 
 
 LOOK_UP: Final = """

@@ -171,7 +171,7 @@ def read_response(block: Block, *, method: str, ended: bool, max_fields: int) ->
         for name, value in fields
         if name != b"content-length" and passes(name.decode("ascii"), frozenset())
     ]
-    return ResponseSeen(status, b"", kept, 0 if ended and length is None else length, has_body)
+    return ResponseSeen(status, b"", kept, length, has_body)
 
 
 def seen_of(head: ResponseHead, *, method: str) -> ResponseSeen:

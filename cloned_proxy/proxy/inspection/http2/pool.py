@@ -48,11 +48,14 @@ class Pool:
             if self._speaks_h1:
                 return await self._connect(grant)
             first = self._first
+            mine = first is None
             if first is None:
                 first = self._first = asyncio.create_task(self._connect(grant))
                 first.add_done_callback(self._first_done)
                 again = False
             await asyncio.shield(first)
+            if mine and self._usable(grant) is None:
+                raise UpstreamLostError("the upstream takes no stream on a new connection")
 
     def _usable(self, grant: Grant) -> Upstream | None:
         """What a grant does not cover is not used for it, though it is open: the name may have moved meanwhile."""

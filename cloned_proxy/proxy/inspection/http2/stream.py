@@ -140,7 +140,7 @@ class Stream(Answering):
             exchange.close()
 
     def _outgoing(self, admitted: Admitted, filters: Filters | None) -> Outgoing:
-        head, host = admitted.head, admitted.grant.decision.host
+        head, host = admitted.forwarded, admitted.grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
         fields = request_fields(head, host, default_port=_HTTPS_PORT, injection=admitted.injection)

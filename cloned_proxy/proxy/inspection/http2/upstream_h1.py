@@ -34,6 +34,7 @@ from cloned_proxy.store.config import ProxySettings
 
 _CONTINUE: Final = 100
 _MAX_INTERIM: Final = 16
+_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _JUST_USED: Final = 1.0
 """Seconds. No server of any use closes a connection sooner behind a response."""
 
@@ -189,6 +190,12 @@ def _encode(outgoing: Outgoing, *, chunked: bool) -> bytes:
     lines += [b"%b: %b" % field for field in outgoing.fields if field[0] != b"cookie"]
     if cookies:
         lines.append(b"cookie: " + b"; ".join(cookies))  # RFC 9113, section 8.2.3
+    if (
+        outgoing.ended
+        and head.method in _WITH_BODY
+        and not any(name == b"content-length" for name, _ in outgoing.fields)
+    ):
+        lines.append(b"content-length: 0")  # RFC 9110, section 8.6: else some servers wait for a body
     if chunked:
         lines.append(b"transfer-encoding: chunked")
     if heads.wants_trailers(head):

@@ -237,3 +237,20 @@ def test_calm_is_lost_by_a_burst_and_comes_back_with_time() -> None:
     assert [calm.spend() for _ in range(4)] == [True, True, True, False]
     now = 1.0
     assert [calm.spend() for _ in range(2)] == [True, False]
+
+
+async def test_an_upstream_that_takes_no_stream_is_502_and_not_dialled_for_ever(
+    h2: World, upstream: Upstream2, client: Client
+) -> None:
+    def none(peer: UpstreamPeer) -> None:
+        settings: dict[SettingCodes | int, int] = {SettingCodes.MAX_CONCURRENT_STREAMS: 0}
+        peer.h2.local_settings.update(settings)
+
+    async def refuse(peer: UpstreamPeer, stream: int, message: Message) -> None:
+        peer.h2.reset_stream(stream, 7)  # REFUSED_STREAM
+        peer.send()
+
+    upstream.prepare, upstream.serve = none, refuse
+    streams = [client.begin(client.head(f"/{n}")) for n in range(5)]
+    assert {(await client.response(stream)).status for stream in streams} == {"502"}
+    assert h2.upstream.connections <= 10
