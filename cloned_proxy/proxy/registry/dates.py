@@ -38,6 +38,9 @@ class Dates:
     spelled: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The path and query as the metadata has them, where they differ from those of the key."""
 
+    absent: bool = False
+    """The registry has no such package."""
+
     def newest(self, registry: Registry, now: float) -> str:
         """The newest version with a file that is old enough; "" when there is none."""
         return self.order(
