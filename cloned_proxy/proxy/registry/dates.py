@@ -50,7 +50,7 @@ class Dates:
 
 def is_old_enough(published: float | None, registry: Registry, now: float) -> bool:
     """A date in the future is none: whoever sets it there would choose when it becomes old."""
-    return published is not None and now - published >= registry.min_age and published <= now
+    return published is not None and now - published >= registry.min_age
 
 
 def parse_time(value: object) -> float | None:
