@@ -105,6 +105,8 @@ class StrictHttpStream(HttpStream):
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         yield from super().send_response(already_streamed)
+        if not already_streamed and self.flow.response is not None:
+            self.flow.response.data.content = None  # mitmproxy's objects refer to each other, and outlive the exchange
         if self.server_state == self.state_done and self.client_state == self.state_stream_request_body:
             yield SendHttp(EarlyEndOfMessage(self.stream_id), self.context.client)
 
