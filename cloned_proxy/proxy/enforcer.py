@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -27,7 +27,7 @@ from cloned_proxy.proxy.budget import Budgets, Charge, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits
 from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.places import Names, Places
-from cloned_proxy.proxy.question import Denial, PolicySource, Question
+from cloned_proxy.proxy.question import Basis, Denial, OwnPlaces, PolicySource, Question
 from cloned_proxy.proxy.record import Recorder
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
 from cloned_proxy.telemetry.events import (
@@ -54,7 +54,7 @@ class Enforcer:
         leases: LeaseLedger,
         audit: AuditSink,
         metrics: Metrics,
-        own_listeners: Container[tuple[Address, int]],
+        own_listeners: OwnPlaces,
         clock: Callable[[], float] = time.time,
         strict_durability: bool = False,
         flows_per_tool: int | None = None,
@@ -67,6 +67,7 @@ class Enforcer:
         """
         self._policies = policies
         self._places = Places(resolver, own_listeners, names)
+        self.basis = Basis(policies, resolver, budgets, leases, own_listeners, strict_durability, flows_per_tool)
         self._budgets = budgets
         self._leases = leases
         self._records = Recorder(audit, metrics, clock)

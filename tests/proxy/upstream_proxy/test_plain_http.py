@@ -83,7 +83,7 @@ async def test_a_tool_cannot_have_its_request_mirrored_by_the_front(
     guarded: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With `Max-Forwards: 0` the front is the final recipient of a TRACE, and sends back what it was sent."""
+    """With `Max-Forwards: 0` the front is the final recipient of a TRACE, and sends back what it got."""
     if not guarded:
         monkeypatch.setattr(fields, "_FOR_THE_NEXT_PROXY", frozenset())
     seen: list[Message] = []
