@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from bench.measure import median
 from bench.wire import HOST, real_hello
 from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.identity import Claims, identify, mint_token
 from cloned_proxy.policy.model import Policy
@@ -61,6 +63,24 @@ def _decisions(hosts: int) -> dict[str, float]:
     }
 
 
+def _networks(count: int) -> dict[str, float]:
+    """Literals under rules with `cidr`, and a name that resolves into one of the networks."""
+    lines = [f"    - {{cidr: 10.{at // 256 % 256}.{at % 256}.0/{24 + at % 5}}}\n" for at in range(count)]
+    text = "version: 1\nanonymous: global\nglobal:\n  allow:\n    - db.example.com\n" + "".join(lines)
+    policy = policy_from_bytes(text.encode(), source="bench", now=_NOW)
+    literals = [Request(f"10.{at // 256 % 256}.{at % 256}.1", 443) for at in range(count)]
+    led = [ipaddress.ip_address(request.host) for request in literals]
+    named = decide(policy, ANONYMOUS, Request("db.example.com", 443), _NOW)
+    return {
+        f"decide, {count} networks: literal": _microseconds(
+            lambda index: decide(policy, ANONYMOUS, literals[index * 7 % count], _NOW)
+        ),
+        f"decide, {count} networks: address of a name": _microseconds(
+            lambda index: decide_addresses(named, (led[index * 7 % count],), ())
+        ),
+    }
+
+
 def _parts(directory: Path) -> dict[str, float]:
     token = mint_token(_KEY, Claims("bench@v1", "run", _NOW + 3600))
     fields = (("host", f"{HOST}:443"), ("x-cloned-tool-token", token))
@@ -107,5 +127,5 @@ def run_micro(directory: Path) -> dict[str, float]:
     directory.mkdir(parents=True)
     figures: dict[str, float] = {}
     for hosts in SIZES:
-        figures |= _decisions(hosts)
+        figures |= _decisions(hosts) | _networks(hosts)
     return figures | _parts(directory)

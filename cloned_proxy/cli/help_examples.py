@@ -30,6 +30,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "allow api.example.com",
         "allow '*.example.com' --tool demo.tool@v1 --for 30m",
         "allow api.example.com --method GET --path '/v1/**' --dry-run",
+        "allow 10.20.0.0/16:5432 --tcp --tool demo.tool@v1  # a network",
         "allow --preset github-read --tool demo.tool@v1",
         "allow registry.example.com --registry npm --package '@acme/*'",
     ),
@@ -39,6 +40,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "deny": (
         "deny tracker.example.com  # every port of it, for everybody",
         "deny '**.example.net' --tool demo.tool@v1 --reason spam",
+        "deny '**.example.net' --except api.example.net",
     ),
     "remove": (
         "remove api.example.com  # an allow or a deny of it",

@@ -152,14 +152,14 @@ def _upstream(workspace: Workspace) -> dict[str, Any] | None:
         settings = workspace.config().upstream
     except StoreError:  # `doctor` says what is wrong with them
         return None
-    if settings.proxy is None:
+    if not settings.wanted:
         return None
     problem = None
     try:
         ask_upstream(workspace, settings)
     except (UpstreamProblemError, StoreError) as error:
         problem = str(error)
-    return {"proxy": settings.proxy, "resolve": settings.resolve, "problem": problem}
+    return {"proxy": settings.proxy or settings.pac, "resolve": settings.resolve, "problem": problem}
 
 
 def lines(found: Overview) -> Iterator[str]:

@@ -6,12 +6,15 @@ import socket
 import ssl
 from contextlib import ExitStack
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 from cloned_proxy.cli.checks import Check
 from cloned_proxy.proxy.lookup import look_up
 from cloned_proxy.proxy.response import ResponseError, parse_response
 from cloned_proxy.proxy.upstream_proxy.front import basic
+from cloned_proxy.proxy.upstream_proxy.pac import PacFile
+from cloned_proxy.proxy.upstream_proxy.place import Place, place_of
 from cloned_proxy.store.upstream_settings import UpstreamSettings
 from cloned_proxy.store.upstream_tls import verifying_context
 from cloned_proxy.store.vault import Vault
@@ -35,20 +38,24 @@ class UpstreamProblemError(Exception):
 def upstream_check(workspace: Workspace) -> Check:
     """Raises StoreError for settings that are not valid."""
     settings = workspace.config().upstream
-    if settings.proxy is None:
+    if not settings.wanted:
         return Check("upstream", "ok", "none: what is allowed is reached directly")
+    name = settings.proxy or settings.pac
     try:
         ask_upstream(workspace, settings)
     except UpstreamProblemError as problem:
-        return Check("upstream", "fail", f"{settings.proxy} {problem}: nothing gets out", problem.fix)
+        return Check("upstream", "fail", f"{name} {problem}: nothing gets out", problem.fix)
     if settings.resolve == "upstream":
-        detail = f"{settings.proxy} answers, and looks names up: no address class is checked, a name may lead anywhere"
+        detail = f"{name} answers, and looks names up: no address class is checked, a name may lead anywhere"
         return Check("upstream", "warn", detail, "set `resolve: here`, unless that proxy takes nothing but names")
-    return Check("upstream", "ok", f"{settings.proxy} answers")
+    return Check("upstream", "ok", f"{name} answers")
 
 
 def ask_upstream(workspace: Workspace, settings: UpstreamSettings) -> None:
     """Returns when it answers as a proxy does. Raises UpstreamProblemError, and StoreError for its files."""
+    if settings.pac is not None:  # which proxy that is, depends on who asks for what
+        PacFile(workspace.root / Path(settings.pac).expanduser()).close()
+        return
     head = _QUESTION
     if settings.secret is not None:
         head += f"Proxy-Authorization: {_credential(workspace, settings.secret)}\r\n"
@@ -83,9 +90,10 @@ def _credential(workspace: Workspace, name: str) -> str:
 
 def _answer(settings: UpstreamSettings, workspace: Workspace, question: bytes) -> int:
     """The status. Raises OSError, ssl.SSLError and ResponseError."""
-    name, port = settings.place
+    place = place_of(settings.proxy or "")
+    name = place.host.text
     with ExitStack() as stack:
-        sock = stack.enter_context(_connected(name, port))
+        sock = stack.enter_context(_connected(place))
         if settings.secure:
             context = verifying_context(settings, workspace.root)
             sock = stack.enter_context(context.wrap_socket(sock, server_hostname=name))
@@ -99,15 +107,11 @@ def _answer(settings: UpstreamSettings, workspace: Workspace, question: bytes) -
         return parse_response(received.partition(b"\r\n\r\n")[0] + b"\r\n\r\n", max_fields=200).status
 
 
-def _connected(name: str, port: int) -> socket.socket:
+def _connected(place: Place) -> socket.socket:
     failure = OSError("no address")
-    for address in look_up(name) if not _is_literal(name) else (name,):
+    for address in look_up(place.host.text) if place.host.address is None else (place.host.address,):
         try:
-            return socket.create_connection((str(address), port), timeout=_SECONDS)
+            return socket.create_connection((str(address), place.port), timeout=_SECONDS)
         except OSError as error:
             failure = error
     raise failure
-
-
-def _is_literal(name: str) -> bool:
-    return ":" in name or name.replace(".", "").isdigit()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, TypeGuard
+from typing import Final, NamedTuple
 
 from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.caller import Caller, CallerSource, IdentityRefusal, Principal
@@ -112,13 +112,13 @@ def _by_rules(  # noqa: PLR0917  as `_decide`
     if denies is not None:
         return Reason.EXPLICIT_DENY, denies, False
     found = _search(allowing, host, request, now, spent, ended)
-    if isinstance(found, _Miss) and _is_public(public, host, request.port):
+    if public is not None and isinstance(found, _Miss) and _is_public(public, host, request.port):
         found = _Match(public, inspect=False)
     if isinstance(found, _Miss):
         # A near miss still says whether the flow would have been inspected, so that report mode can learn its paths.
         learning = request.method is None and found.rule is not None and found.rule.needs_inspection
         return found.reason, None, learning
-    if any(scope.allow.dated for scope in allowing):
+    if allowing[0].allow.dated or allowing[-1].allow.dated:  # of the one or two
         covering = (rule for scope in allowing for rule in scope.allow.matching(host))
         # A rule for port 80 must not lead to the same registry in the clear, where nothing is left out.
         asked = replace(request, port=_HTTPS) if request.port == _HTTP else request
@@ -164,14 +164,20 @@ def _denying_rule(scopes: Sequence[Scope], host: Host, request: Request, now: fl
 
 
 def _networks(allowing: Sequence[Scope], denying: Sequence[Scope], now: float, ended: Collection[str]) -> NetworkRules:
-    allow = tuple(scope.allow.networks for scope in allowing if scope.allow.networks)
-    deny = tuple(scope.deny.networks for scope in denying if scope.deny.networks)
-    return NetworkRules(allow, deny, now, ended) if allow or deny else NO_NETWORKS
+    """`allowing` are some of `denying`. Nearly no policy has networks, so the usual way costs next to nothing."""
+    for scope in denying:
+        if scope.allow.networks is not None or scope.deny.networks is not None:
+            break
+    else:
+        return NO_NETWORKS
+    allow = tuple(scope.allow.networks for scope in allowing if scope.allow.networks is not None)
+    deny = tuple(scope.deny.networks for scope in denying if scope.deny.networks is not None)
+    return NetworkRules(allow, deny, now, ended)
 
 
-def _is_public(rule: Rule | None, host: Host, port: int) -> TypeGuard[Rule]:
+def _is_public(rule: Rule, host: Host, port: int) -> bool:
     """Whether `public: true` covers the host: a name with a dot, whose addresses are looked at later, or a literal."""
-    if rule is None or port not in rule.ports:
+    if port not in rule.ports:
         return False
     return "." in host.text if host.address is None else classify(host.address) is AddressClass.PUBLIC
 

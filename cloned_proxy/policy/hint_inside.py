@@ -39,7 +39,7 @@ _SENTENCES: Final = {
 }
 
 
-_SSH_ALONE: Final = f"its rule lets SSH pass, and nothing else; {_OWNERS}"
+_SSH_ALONE: Final = "its rule lets SSH pass, and nothing else"
 
 
 def hint_inside(decision: Decision, approval: str = "") -> str:

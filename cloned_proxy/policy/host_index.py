@@ -22,9 +22,8 @@ class HostIndex:
 
     def __init__(self, rules: Iterable[Rule] = ()) -> None:
         self.rules: Final = tuple(rules)
-        self.networks: Final = NetworkIndex(
-            sorted((rule for rule in self.rules if rule.pattern.kind is PatternKind.CIDR), key=_specific_first)
-        )
+        networks = [rule for rule in self.rules if rule.pattern.kind is PatternKind.CIDR]
+        self.networks: Final = NetworkIndex(sorted(networks, key=_specific_first)) if networks else None
         self.dated: Final = any(rule.registry is not None for rule in self.rules)
         """Whether a rule has `registry`: those are looked for beyond the first that allows."""
         tables: dict[PatternKind, dict[str, list[Rule]]] = {kind: {} for kind in PatternKind}
@@ -43,7 +42,7 @@ class HostIndex:
         name = host.text
         found = self._exact.get(name, ())
         if host.address is not None:
-            return found + self.networks.holding(host.address)
+            return found if self.networks is None else found + self.networks.holding(host.address)
         if self._one_label:
             found += self._one_label.get(name.partition(".")[2], ())
         if self._any_depth:

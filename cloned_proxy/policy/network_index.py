@@ -30,9 +30,6 @@ class NetworkIndex:
             for version, tables in found.items()
         }
 
-    def __bool__(self) -> bool:
-        return any(self._tables.values())
-
     def holding(self, address: Address) -> tuple[Rule, ...]:
         """Every rule whose network holds the address, the smallest network first.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
-from cloned_proxy.policy.path_readings import Edge, Readings, decoded, read_path
+from cloned_proxy.policy.path_readings import MOST_KEPT, Edge, Readings, decoded, read_path
 from cloned_proxy.policy.rule import PathPattern
 
 _ANY: Final = "**"
@@ -59,7 +59,8 @@ def path_denied(pattern: PathPattern, target: str) -> bool:
     Compared decoded and without regard to case, a slash at the end, blanks and dots at the end of a segment: one of
     the servers that a path may reach does not tell them apart.
     """
-    return _denied(pattern.text, target.partition("?")[0])
+    path = target.partition("?")[0]
+    return _denied(pattern.text, path) if len(path) <= MOST_KEPT else _denied.__wrapped__(pattern.text, path)
 
 
 class _Glob:

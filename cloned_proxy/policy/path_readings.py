@@ -29,6 +29,10 @@ class Readings(NamedTuple):
     """For each node but the last. Empty for a path that can be read in one way only."""
 
 
+MOST_KEPT: Final = 1024
+"""Characters of a path; what comes of a longer one is found anew each time."""
+_MOST_ROUNDS: Final = 8
+"""Of decoding. Nobody encodes so often; each round of a long chain costs as much as the path is long."""
 _MOST: Final = 20
 """Places that can be read in two ways; the work for one path grows with their third power."""
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
@@ -43,14 +47,19 @@ _SEPARATOR: Final = re.compile(rf"(/)|({_MAYBE_SLASH})", re.IGNORECASE)
 _CUT: Final = re.compile(r"(;|%(?:25)*3B)|(%(?:25)*(?:3F|23))", re.IGNORECASE)
 _ENCODED_TWICE: Final = re.compile(r"%25(?=[0-9A-Fa-f]{2})")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
-_SPECIAL: Final = re.compile(rb"[/\\;?#]")
+_SPECIAL: Final = re.compile(r"[/\\;?#]")
 _DOTS_AND_BLANKS: Final = re.compile(r"[\s.]*\.[\s.]*")
 _FOLDED_BY_UNICODE: Final = {0xFF0E: ".", 0x2024: ".", 0x2025: "..", 0xFF0F: "/", 0xFF3C: "/"}
 
 
-@lru_cache(maxsize=4096)
 def read_path(path: str) -> Readings | None:
     """The readings of a path without its query; None when one of them may be anything."""
+    # The cache holds nothing of a size that a caller chooses.
+    return _read_path(path) if len(path) <= MOST_KEPT else _read_path.__wrapped__(path)
+
+
+@lru_cache(maxsize=4096)
+def _read_path(path: str) -> Readings | None:
     if _PATH.fullmatch(path) is None or _BAD_ESCAPE.search(path) or _OVERLONG.search(path):
         return None
     if _TWO_WAYS.search(path) is None:
@@ -75,10 +84,17 @@ def canonical(segment: str) -> str:
 
 def decoded(segment: str) -> str:
     """A segment as a file system would take it, decoded as often as anybody does."""
-    raw = segment.encode()
-    while (further := unquote_to_bytes(raw)) != raw:
+    return _decoded_to_the_end(segment) or ""
+
+
+def _decoded_to_the_end(text: str) -> str | None:
+    """None for what is encoded too often."""
+    raw = text.encode()
+    for _ in range(_MOST_ROUNDS):
+        if (further := unquote_to_bytes(raw)) == raw:
+            return raw.decode("utf-8", "surrogateescape").translate(_FOLDED_BY_UNICODE)
         raw = further
-    return raw.decode("utf-8", "surrogateescape").translate(_FOLDED_BY_UNICODE)
+    return None
 
 
 def _plain_unreserved(escape: re.Match[str]) -> str:
@@ -109,14 +125,11 @@ def _atoms(spelled: str) -> tuple[list[str], list[bool]]:
 
 def _is_understood(spelled: str, atoms: list[str]) -> bool:
     """Whether there are few enough doubtful places, and whether decoding to the end brings up no other ones."""
-    whole = spelled.encode()
-    while (further := unquote_to_bytes(whole)) != whole:
-        whole = further
-    if b"\x00" in whole:
+    text = _decoded_to_the_end(spelled)
+    if text is None or "\x00" in text:
         return False
-    text = whole.decode("utf-8", "surrogateescape").translate(_FOLDED_BY_UNICODE)
     cuts = sum(len(_CUT.findall(atom)) for atom in atoms)
-    found = len(_SPECIAL.findall(text.encode("utf-8", "surrogateescape")))
+    found = len(_SPECIAL.findall(text))
     doubtful = cuts + sum(1 for atom in atoms if atom == "" or _SEPARATOR.match(atom))
     return found == len(atoms) + cuts and doubtful <= _MOST
 

@@ -129,10 +129,11 @@ async def assemble(
     )
     parts.callback(asking.close)
     upstream = None
-    if config.upstream.proxy is not None:
+    if config.upstream.wanted:
         upstream = UpstreamProxy(
             config.upstream, config.proxy, resolver=resolver, secrets=vault, own=own, base=workspace.root
         )
+        parts.callback(upstream.close)
     ways = _ways(upstream, config, metrics)
     enforcer = Enforcer(
         policies=follower.live,
@@ -200,6 +201,8 @@ async def assemble(
     tasks = [_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()]
     if seat is None or seat.leads:
         tasks.append(LeasePruner(workspace, policy_file, policies=follower.live, clock=clock).run())
+    if upstream is not None:
+        tasks.append(upstream.look_ahead())
     for task in tasks:
         parts.push_async_callback(_end, asyncio.create_task(task))
     return Core(state, follower, gate, own, metrics)
@@ -227,7 +230,11 @@ def _ways(upstream: UpstreamProxy | None, config: Config, metrics: Metrics) -> W
     if upstream is None:
         return Ways(connect_timeout=config.proxy.connect_timeout)
     failures = UpstreamMetrics(metrics.registry, Trouble)
-    _log.info("an upstream proxy is in front", proxy=config.upstream.proxy, resolve=config.upstream.resolve)
+    _log.info(
+        "an upstream proxy is in front",
+        proxy=config.upstream.proxy or config.upstream.pac,
+        resolve=config.upstream.resolve,
+    )
     return Ways(upstream, connect_timeout=config.proxy.connect_timeout, on_trouble=failures.failed)
 
 

@@ -54,14 +54,14 @@ class Ways:
         """`attempt` for those who wait. Raises as `awaited`."""
         return await awaited(partial(self.attempt, grant))
 
-    async def connect_to_front(self) -> tuple[socket.socket, ProxyHop]:
+    async def connect_to_front(self, grant: Grant) -> tuple[socket.socket, ProxyHop]:
         """To the proxy in front itself, and what a request in absolute form tells it. Raises as `connect`."""
         if self._upstream is None:
             raise ValueError("there is no proxy in front")
         try:
             hop = ProxyHop(self._upstream.credential())
             async with asyncio.timeout(self._seconds):
-                return await self._upstream.connect(), hop
+                return await self._upstream.connect(grant, tunnel=False), hop
         except TimeoutError:
             error = too_slow()
             self.count(error)

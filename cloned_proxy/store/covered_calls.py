@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.path import path_matches
+from cloned_proxy.policy.path import path_denied, path_matches
 from cloned_proxy.policy.rule import Rule
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.store.approval import Proposal
@@ -116,7 +116,9 @@ class CoveredCalls:
         return _Condition(f"({text})", tuple(value for condition in each for value in condition.values))
 
     def _path_covered(self, index: int, path: str) -> bool:
-        return any(path_matches(pattern, path) for pattern in self._rules[index].paths or ())
+        rule = self._rules[index]
+        covers = path_denied if rule.denies else path_matches
+        return any(covers(pattern, path) for pattern in rule.paths or ())
 
 
 def _whom(tool: str | None, policy: Policy) -> _Condition:
@@ -133,14 +135,18 @@ def _rule(index: int, rule: Rule, *, narrow: bool) -> _Condition:
     """What `policy.decide` would say of a rule that has just been made. Of a tunnel the inside is not known yet."""
     condition = _Condition(*condition_of_host(rule.pattern))
     if rule.denies:
-        return condition
+        return condition & _path(index) if narrow and rule.paths is not None else condition
     condition &= _Condition(f"port IN ({_places(rule.ports)})", tuple(rule.ports))
     if narrow and rule.methods is not None:
         methods = (*OUTER, *rule.methods)
         condition &= _Condition(f"method IN ({_places(methods)})", methods)
     if narrow and rule.paths is not None:
-        condition &= _Condition("(method IN ('', 'CONNECT') OR path_covered(?, path))", (index,))
+        condition &= _path(index)
     return condition
+
+
+def _path(index: int) -> _Condition:
+    return _Condition("(method IN ('', 'CONNECT') OR path_covered(?, path))", (index,))
 
 
 def _places(values: Iterable[object]) -> str:

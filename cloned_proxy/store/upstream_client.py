@@ -21,8 +21,10 @@ def proxy_for(url: str, settings: UpstreamSettings, value_of: Callable[[str], st
     `value_of` gives secrets of the vault, `base` is where relative paths begin. By a name's addresses nothing is exempt
     here: only tools' names are looked up before they are dialled.
     """
-    if settings.proxy is None or _is_direct(url, settings):
+    if not settings.wanted or _is_direct(url, settings):
         return None
+    if settings.proxy is None:
+        raise StoreError("no PAC file is asked for this; name the proxy (`upstream: {proxy: …}`), or add to `no_proxy`")
     auth = None
     if settings.secret is not None:
         user, colon, password = value_of(settings.secret).partition(":")

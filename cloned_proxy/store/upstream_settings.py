@@ -67,24 +67,30 @@ class UpstreamSettings(BaseModel):
     """`${vault:NAME}`; the vault holds `user:password`, which is sent as Basic (RFC 7617)."""
     resolve: Literal["here", "upstream"] = "here"
     """`here`: tunnels go to an address that was checked. `upstream`: by name, and no address class is checked."""
+    pac: str | None = None
+    """PAC file instead of `proxy`, relative to the workspace; needs the extra `pac`. Its DIRECT is not taken."""
     ca_files: list[str] = Field(default_factory=list)
     """PEM files with CAs that an `https://` proxy may chain to beside the system's, relative to the workspace."""
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        if self.proxy is None and self.model_fields_set:
+        if not self.wanted and self.model_fields_set:
             raise ValueError(f"`proxy` is missing; {_FIX}, or take `upstream` out")
-        if self.ca_files and self.proxy is not None and not self.proxy.startswith("https:"):
+        if self.proxy is not None and self.pac is not None:
+            raise ValueError("`proxy` and `pac` are two answers to one question; take one of them out")
+        if self.ca_files and not self.may_be_secure:
             raise ValueError("`ca_files` are for a proxy that is reached by https://")
         return self
 
     @property
-    def place(self) -> tuple[str, int]:
-        """Canonical host and port of the proxy. Raises ValueError without one."""
-        parts = urlsplit(self.proxy or "")
-        if parts.hostname is None or parts.port is None:
-            raise ValueError("there is no upstream proxy")
-        return parse_host(parts.hostname).text, parts.port
+    def wanted(self) -> bool:
+        """Whether there is a proxy in front."""
+        return self.proxy is not None or self.pac is not None
+
+    @property
+    def may_be_secure(self) -> bool:
+        """Whether a proxy in front may be reached by TLS."""
+        return self.secure or self.pac is not None
 
     @property
     def secure(self) -> bool:
@@ -93,9 +99,7 @@ class UpstreamSettings(BaseModel):
 
     def looks_up(self, host: Host) -> bool:
         """Whether the proxy in front alone looks the host up, so that no address of it is known here."""
-        return (
-            self.proxy is not None and self.resolve == "upstream" and read_bypass(self.no_proxy).leaves_to_front(host)
-        )
+        return self.wanted and self.resolve == "upstream" and read_bypass(self.no_proxy).leaves_to_front(host)
 
     @property
     def secret(self) -> str | None:

@@ -126,7 +126,7 @@ def test_a_tool_uses_a_key_that_it_never_sees(s: Scene, tmp_path: Path) -> None:
         answer = s.curl(path).stdout
         assert " 502 " in answer
         assert "secret_echoed" in answer
-    assert "X-Seen: [redacted]" in s.curl("/v1/head").stdout
+    assert "x-seen: [redacted]" in s.curl("/v1/head").stdout.lower()
 
     # A redirect: the next request is decided by itself, and its rule injects nothing.
     assert s.curl("/v1/away", "-L", "--location-trusted").stdout.endswith("reached")

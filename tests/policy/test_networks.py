@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from datetime import date
 from ipaddress import ip_address
 from typing import Any
 
@@ -21,8 +22,10 @@ from cloned_proxy.policy.hint_inside import hint_inside
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.network import network_of
 from cloned_proxy.policy.network_index import NetworkIndex
+from cloned_proxy.policy.offer import why_no_request
 from cloned_proxy.policy.parse import PolicyError
-from cloned_proxy.policy.rule import HostPattern, PatternKind, Rule
+from cloned_proxy.policy.read_preset import read_preset
+from cloned_proxy.policy.rule import PUBLIC_INTERNET, HostPattern, PatternKind, Rule
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 from tests.policy.tables import policy_of
 
@@ -361,3 +364,21 @@ def test_no_network_opens_what_no_rule_opens(
     for host in ("db.example.com", str(address), "any.example"):
         if asked(policy, host, str(address)).passes:
             assert kind is AddressClass.PUBLIC or kind in OPENED_BY
+
+
+@pytest.mark.parametrize("entry", [{"cidr": "10.20.0.0/16"}, "10.20.0.0/16", {"host": "10.20.0.0/16"}])
+def test_a_preset_can_open_no_network(entry: object) -> None:
+    document = {
+        "name": "p",
+        "about": "a",
+        "source": "https://example.com/",
+        "checked": date(2026, 1, 1),
+        "allow": [entry],
+    }
+    with pytest.raises(PolicyError):
+        read_preset(document, name="p", source="p.yaml", version="", lines={})
+
+
+def test_nobody_can_ask_for_a_network_or_for_the_internet() -> None:
+    for pattern in (HostPattern(PatternKind.CIDR, "10.20.0.0/16"), PUBLIC_INTERNET):
+        assert "opened by the owner alone" in why_no_request(pattern)

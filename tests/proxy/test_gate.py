@@ -731,3 +731,16 @@ async def test_an_inspector_that_fails_closes_the_client() -> None:
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
         writer.transport.abort()
+
+
+async def test_tries_of_a_refused_call_take_nothing_of_the_budget() -> None:
+    """Clients repeat one up to nine times."""
+    async with upstream() as server:
+        current = policy(allow(HOST, server.port), limits=Limits(requests_per_minute=1))
+        async with world(current=current, principal=DEMO) as w:
+            for _ in range(9):
+                assert (await w.ask(connect_head(server.port, "other.example"))).status == 403
+            _, writer = await w.tunnel(server.port)
+            writer.close()
+            await w.settled()
+            assert (await w.ask(connect_head(server.port))).status == 429

@@ -146,8 +146,9 @@ async def test_a_server_that_compresses_unasked_is_a_bad_gateway() -> None:
         return response
 
     async with scene(parrot, process=process) as s, s.open() as client:
-        assert (await client.answer()).status == HTTPStatus.BAD_GATEWAY
-        assert [end.cause for end in s.world.audit.ends] == ["upstream_error:response"]
+        message = await client.answer()
+        assert (message.status, message.all("x-cloned-proxy-reason")) == (HTTPStatus.BAD_GATEWAY, ["secret_echoed"])
+        assert [end.cause for end in s.world.audit.ends] == ["refused:secret_echoed"]
 
 
 async def test_without_redact_echo_the_two_agree_on_what_they_like() -> None:

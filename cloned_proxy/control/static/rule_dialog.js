@@ -52,7 +52,7 @@ export function add(tools, version) {
     field("Paths", text("paths", { placeholder: "any" }), "/v1/** covers all below /v1/, /v1/* one step."));
   const body = [
     choice("What", "action", [["allow", "Allow"], ["deny", "Deny, whatever else allows it"]], "allow"),
-    field("Host", text("host", { required: true, maxlength: 255, placeholder: "api.example.com" }), "*.example.com is one label more, **.example.com any number."),
+    field("Host", text("host", { required: true, maxlength: 255, placeholder: "api.example.com" }), "*.example.com is one label more, **.example.com any number, 10.20.0.0/16 a network."),
     field("For which tool", text("tool", { list: "known-tools", maxlength: 256, placeholder: "every tool" })),
     h("datalist", { id: "known-tools" }, tools.map((tool) => h("option", { value: tool }))),
     narrowing, ...terms(""),

@@ -6,14 +6,15 @@ const list = (values) => `[${values.join(", ")}]`;
 
 /** `wanted` is the body of POST /rules: without `ports` the rule is for 80 and 443. */
 export function asYaml(wanted) {
-  const parts = [`host: ${plain(wanted.host)}`];
+  const network = wanted.host.includes("/");
+  const parts = [`${network ? "cidr" : "host"}: ${plain(wanted.host)}`];
   if (wanted.ports?.length) parts.push(`ports: ${list(wanted.ports)}`);
   if (wanted.methods?.length) parts.push(`methods: ${list(wanted.methods.map(plain))}`);
   if (wanted.paths?.length) parts.push(`paths: ${list(wanted.paths.map((path) => JSON.stringify(plain(path))))}`);
   if (wanted.for) parts.push(`expires: in ${visible(wanted.for)}`);
   if (wanted.uses) parts.push(`max_uses: ${wanted.uses}`);
   if (wanted.reason) parts.push(`reason: ${JSON.stringify(visible(wanted.reason))}`);
-  const entry = parts.length > 1 ? `{${parts.join(", ")}}` : plain(wanted.host);
+  const entry = parts.length > 1 || network ? `{${parts.join(", ")}}` : plain(wanted.host);
   return `${wanted.tool ? `tools → ${visible(wanted.tool)}` : "global"} → ${wanted.action}\n- ${entry}`;
 }
 

@@ -45,7 +45,7 @@ function open(place) {
   }
 
   const columns = [
-    { label: "Rule", kind: "wide", cell: (rule) => [badge(rule.action, rule.action), " ", hostname(rule.host), narrowing(rule), where(rule)] },
+    { label: "Rule", kind: "wide", cell: (rule) => [badge(rule.action, rule.action), " ", rule.kind === "public" ? badge("bad", "the whole public internet") : hostname(rule.host), narrowing(rule), where(rule)] },
     { label: "Left", cell: left },
     { label: "Hits", kind: "number", cell: (rule) => number(rule.hits) },
     { label: "Last hit", cell: (rule) => ago(rule.last_hit) },
@@ -56,7 +56,7 @@ function open(place) {
     const about = `the rule for ${authority(rule.host)} (${rule.scope})`;
     const act = (label, how, kind = "small") => button(label, `${rule.id} ${label}`, changing(() => how(rule, state.version)), { kind, about });
     if (rule.preset) return h("span", { class: "quiet small" }, "goes with its preset");
-    return h("div", { class: "actions" }, rule.expires && act("Extend…", extend), act("Edit…", edit), act("Remove", takeBack));
+    return h("div", { class: "actions" }, rule.expires && act("Extend…", extend), rule.kind !== "public" && act("Edit…", edit), act("Remove", takeBack));
   }
 
   async function load() {
@@ -96,6 +96,7 @@ function narrowing(rule) {
     rule.protocols?.length && `protocols ${rule.protocols.join(", ")}`,
     rule.addresses?.length && `addresses ${rule.addresses.join(", ")}`,
     rule.registry && `registry ${plain(rule.registry)}`,
+    rule.exceptions?.length && `except ${rule.exceptions.map(plain).join(", ")}`,
     rule.inject_header && `adds ${plain(rule.inject_header)}`,
     rule.idle && `idle ${rule.idle}`,
   ].filter(Boolean);

@@ -53,6 +53,8 @@ class InspectedConnection(FailClosedHandler):
         """The grant of the CONNECT whose TLS is opened here."""
         self.max_head_bytes = parts.settings.max_head_bytes
         self.max_head_fields = parts.settings.max_head_fields
+        self.unsent = 0
+        self.refuses_http1 = False
         self._requests = 0
         self._retiring: list[Connection] = []
         self._orphan: answers.Answer | None = None
@@ -88,7 +90,7 @@ class InspectedConnection(FailClosedHandler):
         await super().server_event(event)
         # While a stream waits for a decision or a dial, and while enough is pipelined, the client is not read.
         waiting = any(stream.waiting for stream in self._http.streams.values())
-        self._reader.hold(waiting or self._http.server.backlog > _MAX_BACKLOG)
+        self._reader.hold(waiting or max(self.unsent, self._http.server.backlog) > _MAX_BACKLOG)
 
     # The exchange, as the layers tell it.
 

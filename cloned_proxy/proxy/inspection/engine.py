@@ -19,7 +19,7 @@ from cloned_proxy.proxy.client_hello import MAX_HELLO_BYTES, ClientHelloReader, 
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector, NoSecrets
-from cloned_proxy.proxy.inspection import responses
+from cloned_proxy.proxy.inspection import responses, responses_h2
 from cloned_proxy.proxy.inspection.admission import Admission
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.bundle import refresh_bundle
@@ -205,6 +205,7 @@ def _make_options() -> options.Options:
 def _trim() -> None:
     """Takes out of mitmproxy what costs, leaks or breaks and protects nothing here."""
     responses.install()
+    responses_h2.install()
     # Checks the types of values that its own parser has just made.
     setattr(http.MessageData, "__post_init__", lambda _: None)  # noqa: B010  mypy sees a method
     # Would write the keys of every session to the file named by SSLKEYLOGFILE.

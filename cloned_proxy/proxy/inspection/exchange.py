@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
+from hpack import HeaderTuple
 
 from cloned_proxy.proxy.answers import Answer, UpstreamFailure
+from cloned_proxy.proxy.fields import request_fields
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.inspection.examiners import Admitted, Filters, UnfitError
+from cloned_proxy.proxy.inspection.http2 import heads
 from cloned_proxy.proxy.plain.outgoing import longest_idle, repeatable
 from cloned_proxy.proxy.relay_guard import RelayGuard, TurnedAwayError
+
+_HTTPS_PORT: Final = 443
 
 _log = structlog.get_logger(__name__)
 
@@ -109,3 +115,13 @@ class Exchange:
             decision=self.grant.id if self.grant is not None else None,
         )
         self.failure, self.cause, self.answer = None, error.cause, error.answer
+
+
+def block_of(exchange: Exchange) -> list[HeaderTuple]:
+    """The head of an admitted request for an upstream of HTTP/2."""
+    admitted = exchange.admitted
+    if admitted is None or admitted.grant.decision.host is None:
+        raise ValueError("a request without a grant")
+    host = admitted.grant.decision.host
+    fields = request_fields(admitted.head, host, default_port=_HTTPS_PORT, injection=admitted.injection)
+    return heads.request_block(admitted.head, host, fields, admitted.injection)

@@ -8,8 +8,9 @@ from typing import Final
 
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers.http import HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
     RequestData,
     RequestEndOfMessage,
     RequestHeaders,
@@ -54,6 +55,30 @@ class StrictHttpStream(HttpStream):
         """Whether it waits for a decision or a dial: what arrives meanwhile would pile up without bound."""
         return self._paused is not None
 
+    def make_server_connection(self) -> layer.CommandGenerator[bool]:
+        request, server = self.flow.request, self.flow.server_conn
+        wanted = (request.host, request.port), request.scheme == "https", server.via, server.transport_protocol
+        connection, problem = yield GetHttpConnection(*wanted)
+        if problem and self._http1_refused():
+            connection, problem = yield GetHttpConnection(*wanted)
+        if problem:
+            failed = ResponseProtocolError(self.stream_id, problem, ErrorCode.CONNECT_FAILED)
+            yield from self.handle_protocol_error(failed)
+            return False
+        self.context.server = self.flow.server_conn = connection
+        return True
+
+    def _http1_refused(self) -> bool:
+        """Whether the upstream has refused HTTP/1.1 just now, and is to be asked for HTTP/2."""
+        exchange = self._session.current
+        if not self._session.refuses_http1 or exchange.failure is None or exchange.failure.phase != "tls":
+            return False
+        exchange.failure = None
+        layers = (one for one in self.context.layers if isinstance(one, HttpLayer))
+        for connection in next(layers).connections:
+            connection.error = None  # else mitmproxy tells the same again, and dials nothing
+        return True
+
     def handle_protocol_error(self, event: RequestProtocolError | ResponseProtocolError) -> Commands:
         if isinstance(event, StaleUpstream):
             yield from self._send_again(event)
@@ -80,6 +105,8 @@ class StrictHttpStream(HttpStream):
 
     def send_response(self, already_streamed: bool = False) -> Commands:
         yield from super().send_response(already_streamed)
+        if not already_streamed and self.flow.response is not None:
+            self.flow.response.data.content = None  # mitmproxy's objects refer to each other, and outlive the exchange
         if self.server_state == self.state_done and self.client_state == self.state_stream_request_body:
             yield SendHttp(EarlyEndOfMessage(self.stream_id), self.context.client)
 

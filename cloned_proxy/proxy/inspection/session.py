@@ -17,6 +17,10 @@ class Session(Protocol):
     """Ends in a reset instead of a polite close."""
     max_head_bytes: int
     max_head_fields: int
+    refuses_http1: bool
+    """The upstream speaks HTTP/2 alone."""
+    unsent: int
+    """Bytes of a request's body that its upstream does not take yet."""
 
     @property
     def current(self) -> Exchange:

@@ -50,12 +50,12 @@ class Sessions:
         session.set_accept_state()
         return session
 
-    def connecting(self, name: str, *, http2: bool = False) -> SSL.Connection:
-        """To an upstream whose certificate must be for `name`; with `http2` that is asked for, too."""
+    def connecting(self, name: str, *, http2: bool = False, only_http2: bool = False) -> SSL.Connection:
+        """To an upstream whose certificate must be for `name`; with `http2` that is asked for, too, or alone."""
         if self._connecting is None:
             self._connecting = _verifying_context(self._extra_ca)
         session = SSL.Connection(self._connecting)
-        session.set_alpn_protos([_HTTP2, _HTTP1] if http2 else [_HTTP1])
+        session.set_alpn_protos([_HTTP2] if only_http2 else [_HTTP2, _HTTP1] if http2 else [_HTTP1])
         _expect_name(session, name)
         session.set_connect_state()
         return session
@@ -72,19 +72,21 @@ class TlsHooks:
             raise TypeError("TLS that no CONNECT was granted for")
         data.ssl_conn = self._sessions.accepting(connection.tunnel.decision.host.text)
 
-    async def tls_start_server(self, connection: InspectedConnection, data: TlsData) -> None:  # noqa: ARG002  hook
+    async def tls_start_server(self, connection: InspectedConnection, data: TlsData) -> None:
         server = data.conn
         if not isinstance(server, Server) or server.sni is None:
             raise TypeError("an upstream without a name to verify")
-        data.ssl_conn = self._sessions.connecting(server.sni)
+        data.ssl_conn = self._sessions.connecting(server.sni, only_http2=connection.refuses_http1)
 
     async def tls_established_server(self, connection: InspectedConnection, data: TlsData) -> None:  # noqa: ARG002
         connection.tls_established()
 
-    async def tls_failed_server(self, connection: InspectedConnection, data: TlsData) -> None:  # noqa: ARG002  hook
+    async def tls_failed_server(self, connection: InspectedConnection, data: TlsData) -> None:
         failure = connection.current.failure
         if failure is None or failure.phase != "tls":
             connection.current.failure = UpstreamFailure("tls")
+        if "no application protocol" in (data.conn.error or ""):
+            connection.refuses_http1 = True
 
 
 def _accepting_context(protocol: bytes) -> SSL.Context:

@@ -104,7 +104,7 @@ async def connect(
     Raises DialError and ExhaustedError.
     """
     started = time.perf_counter()
-    sock, hop = await parts.ways.connect_to_front() if absolute else (await parts.ways.connect(grant), None)
+    sock, hop = await parts.ways.connect_to_front(grant) if absolute else (await parts.ways.connect(grant), None)
     upstream = Upstream(pool, grant, conversation, hop)
     joining = asyncio.ensure_future(join(sock, lambda: upstream))
     try:

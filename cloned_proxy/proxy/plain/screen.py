@@ -7,7 +7,7 @@ from typing import Final
 from cloned_proxy.proxy.body import BodyReader, SizedBody
 from cloned_proxy.proxy.echo import CODED, HELD_BYTES, REDACTED, EchoError, EchoFilter, EchoScanner, is_encoded
 from cloned_proxy.proxy.frames import EXTENSIONS
-from cloned_proxy.proxy.response import ResponseError, ResponseHead
+from cloned_proxy.proxy.response import ResponseHead
 
 _EXTENSIONS: Final = EXTENSIONS.encode("ascii")
 
@@ -42,9 +42,9 @@ class Screen:
         return self.cleared(head)
 
     def switched(self, head: ResponseHead) -> ResponseHead:
-        """The head of a `101`, cleared. Raises ResponseError for a WebSocket whose frames could not be searched."""
+        """The head of a `101`, cleared. Raises EchoError for a WebSocket whose frames could not be searched."""
         if any(line.partition(b":")[0].lower() == _EXTENSIONS for line in head.lines):
-            raise ResponseError("a WebSocket extension that was not offered (RFC 6455, section 4.1)")
+            raise EchoError(CODED)
         return self.cleared(head)
 
     def feed(self, piece: bytes) -> bytes:

@@ -14,7 +14,7 @@ from cloned_proxy.proxy.fields import request_fields
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injection
-from cloned_proxy.proxy.registry.encoding import MAX_METADATA, decoded, too_large
+from cloned_proxy.proxy.registry.encoding import MAX_METADATA, too_large
 from cloned_proxy.proxy.registry.filtered import MetadataError
 from cloned_proxy.proxy.response import FIRST_FINAL, ResponseError, ResponseHead, parse_response
 from cloned_proxy.proxy.ways import Ways
@@ -37,8 +37,8 @@ class MetadataClient:
         self._extra_ca = extra_ca
         self._tls: ssl.SSLContext | None = None
 
-    async def fetch(self, grant: Grant, asking: Head, injection: Injection | None) -> bytes:
-        """The decoded body of the answer to `asking`, as `metadata_request` makes it. Raises MetadataError."""
+    async def fetch(self, grant: Grant, asking: Head, injection: Injection | None) -> tuple[bytes, list[str]]:
+        """The body, with its content codings, that answers `asking` (a `metadata_request`). Raises MetadataError."""
         host = grant.decision.host
         if host is None:
             raise MetadataError("the registry has no name")
@@ -61,7 +61,7 @@ class MetadataClient:
             raise MetadataError("the registry answered in a way that is not HTTP/1.1") from error
         if head.status != _OK:
             raise MetadataError(f"the registry answered {head.status} when it was asked about it")
-        return decoded(body, _values(head, b"content-encoding"))
+        return body, _values(head, b"content-encoding")
 
     async def _connect(self, grant: Grant, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         if self._tls is None:

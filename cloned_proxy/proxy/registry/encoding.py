@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from typing import Final
 
 from cloned_proxy.proxy.registry.filtered import MetadataError
@@ -10,6 +11,7 @@ from cloned_proxy.proxy.registry.filtered import MetadataError
 MAX_METADATA: Final = 64 * 2**20
 """Bytes, decoded as well as on the wire: the largest packuments that are known have about half of it."""
 _GZIP: Final = 16 + zlib.MAX_WBITS
+_NEVER: Final = ("0", "0.0", "0.00", "0.000")
 
 
 def decoded(body: bytes, codings: list[str], limit: int = MAX_METADATA) -> bytes:
@@ -31,6 +33,20 @@ def decoded(body: bytes, codings: list[str], limit: int = MAX_METADATA) -> bytes
     if not inflating.eof or inflating.unused_data:
         raise MetadataError("its metadata is cut off, or something follows it")
     return content
+
+
+def accepts_gzip(values: Iterable[str]) -> bool:
+    """Whether a client with these values of Accept-Encoding takes gzip (RFC 9110, section 12.5.3)."""
+    offers = [offer.replace(" ", "").lower() for value in values for offer in value.split(",")]
+    return any(
+        offer.partition(";")[0] in ("gzip", "x-gzip") and offer.partition(";q=")[2] not in _NEVER for offer in offers
+    )
+
+
+def zipped(body: bytes) -> bytes:
+    """As fast as it goes: a large document would otherwise be copied from buffer to buffer on its way to the client."""
+    deflating = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
+    return deflating.compress(body) + deflating.flush()
 
 
 def too_large(limit: int = MAX_METADATA) -> MetadataError:

@@ -24,6 +24,7 @@ from cloned_proxy.proxy.registry.dates import KnownDates
 from cloned_proxy.proxy.registry.filtered import MetadataError
 from cloned_proxy.proxy.registry.lookup import AgeLookup
 from cloned_proxy.proxy.registry.metadata import FilteredMetadata, Shower
+from cloned_proxy.proxy.registry.work import Work
 
 _EDITING: Final = frozenset({"PUT", "PATCH", "DELETE"})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -56,8 +57,9 @@ class RegistryExaminer:
     ) -> None:
         """`clock` gives Unix seconds: the proxy's own time, by which all ages are counted."""
         self._enforcer = enforcer
-        self._lookup = AgeLookup(enforcer, injector, client, KnownDates())
-        self._shower = Shower(enforcer, self._lookup.note, clock)
+        work = Work()
+        self._lookup = AgeLookup(enforcer, injector, client, KnownDates(), work)
+        self._shower = Shower(enforcer, self._lookup.note, work, clock)
         self._clock = clock
 
     async def request_admitted(self, admitted: Admitted) -> None:
@@ -111,5 +113,5 @@ class RegistryExaminer:
         if response.status != HTTPStatus.OK:
             raise held.unfit(MetadataError(f"the registry answered {response.status} when it was asked about it"))
         response.fields = [(name, value) for name, value in response.fields if name.lower() not in _OF_THE_ORIGINAL]
-        response.fields += [(b"Content-Type", held.content_type), (b"Cache-Control", b"no-store")]
+        response.fields += held.fields
         return held if response.has_body else None

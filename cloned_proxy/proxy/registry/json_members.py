@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from json import decoder
 from typing import Any, Final, cast
 
+_BLANKS: Final = (" ", "\t", "\n", "\r")
 _BLANK: Final = re.compile(r"[ \t\n\r]*")
 _scanner: Final[Any] = json.JSONDecoder()  # its C functions have no types
 _string_at: Final = cast("Callable[[str, int], tuple[str, int]]", vars(decoder)["scanstring"])
@@ -53,10 +54,15 @@ class Members:
             if key in seen:
                 raise ValueError("a key is there twice")
             seen.add(key)
-            self._next()
+            if not text.startswith(":", self.at):
+                self._next()
             self._take(":")
-            self._next()
+            if text.startswith(_BLANKS, self.at):
+                self._next()
             yield key, start
+            if text.startswith(',"', self.at):  # as registries write it: nothing to skip
+                self.at += 1
+                continue
             if self._next() == "}":
                 self._take("}")
                 return

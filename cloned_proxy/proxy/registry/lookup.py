@@ -19,7 +19,9 @@ from cloned_proxy.proxy.injection import InjectionError, Injector
 from cloned_proxy.proxy.registry import npm, pypi
 from cloned_proxy.proxy.registry.client import MetadataClient, metadata_request
 from cloned_proxy.proxy.registry.dates import Dates, KnownDates, key_of
+from cloned_proxy.proxy.registry.encoding import decoded
 from cloned_proxy.proxy.registry.filtered import Filtered, MetadataError
+from cloned_proxy.proxy.registry.work import Work
 from cloned_proxy.telemetry.events import Kind
 
 ACCEPT: Final = {RegistryKind.NPM: "application/json", RegistryKind.PYPI: pypi.SIMPLE_JSON}
@@ -44,11 +46,14 @@ class FileAge:
 class AgeLookup:
     """One for each process."""
 
-    def __init__(self, enforcer: Enforcer, injector: Injector, client: MetadataClient, known: KnownDates) -> None:
+    def __init__(
+        self, enforcer: Enforcer, injector: Injector, client: MetadataClient, known: KnownDates, work: Work
+    ) -> None:
         self._enforcer = enforcer
         self._injector = injector
         self._client = client
         self._known = known
+        self._work = work
         self._answered: set[Index] = set()
         """Those that have had metadata: they are asked first."""
         self._locks: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
@@ -140,12 +145,8 @@ class AgeLookup:
             injection = self._injector.injection_for(grant)
         except InjectionError as error:
             raise MetadataError("the secret of its registry's rule is not to be had") from error
-        body = await self._client.fetch(grant, asking, injection)
-        base = url_of(grant, path)
-        found = await asyncio.to_thread(
-            filtered, body, package, base=base, registry=registry, now=0.0, covered=lambda _url: True
-        )
-        return found.dates
+        body, codings = await self._client.fetch(grant, asking, injection)
+        return await self._work.done(_dates_in, body, codings, package, url_of(grant, path), registry)
 
     @staticmethod
     def _key(grant: Grant, index: Index, package: str) -> tuple[object, ...]:
@@ -166,6 +167,12 @@ def filtered(
     if registry.kind is RegistryKind.NPM:
         return npm.filter_packument(body, package, registry=registry, now=now, covered=covered)
     return pypi.filter_simple(body, package, base=base, registry=registry, now=now, covered=covered)
+
+
+def _dates_in(body: bytes, codings: list[str], package: str, base: str, registry: Registry) -> Dates:
+    """Raises MetadataError."""
+    content = decoded(body, codings)
+    return filtered(content, package, base=base, registry=registry, now=0.0, covered=lambda _url: True).dates
 
 
 def _index_of(grant: Grant) -> Index:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
@@ -18,33 +17,32 @@ from cloned_proxy.proxy.inspection.examiners import HeldFilter, RawFields, Respo
 from cloned_proxy.proxy.registry import npm, pypi
 from cloned_proxy.proxy.registry.asked import Asked
 from cloned_proxy.proxy.registry.dates import Dates
-from cloned_proxy.proxy.registry.encoding import MAX_METADATA, decoded, too_large
+from cloned_proxy.proxy.registry.encoding import MAX_METADATA, accepts_gzip, decoded, too_large, zipped
 from cloned_proxy.proxy.registry.filtered import Filtered, MetadataError
 from cloned_proxy.proxy.registry.lookup import filtered
-
-_AT_A_TIME: Final = 2
-"""Documents that are filtered at once: each may need three times its size."""
+from cloned_proxy.proxy.registry.work import Work
 
 
 class Shower:
     """One for each process: filters documents beside the event loop."""
 
-    def __init__(self, enforcer: Enforcer, note: Callable[[Grant, Dates], None], clock: Callable[[], float]) -> None:
+    def __init__(
+        self, enforcer: Enforcer, note: Callable[[Grant, Dates], None], work: Work, clock: Callable[[], float]
+    ) -> None:
         """`note` is told what a document has said about its files."""
         self._enforcer = enforcer
         self._note = note
-        self._free = asyncio.Semaphore(_AT_A_TIME)
+        self.work: Final = work
         self.clock = clock
 
     async def show(self, asked: Asked, body: bytes, codings: list[str]) -> Filtered:
         """The document without what is too young. Raises MetadataError."""
-        async with self._free:
-            found = await asyncio.to_thread(self._work, asked, body, codings)
+        found = await self.work.done(self._filtered, asked, body, codings)
         if not asked.target.whole:
             self._note(asked.admitted.grant, found.dates)
         return found
 
-    def _work(self, asked: Asked, body: bytes, codings: list[str]) -> Filtered:
+    def _filtered(self, asked: Asked, body: bytes, codings: list[str]) -> Filtered:
         content, target, registry = decoded(body, codings), asked.target, asked.registry
         judged: dict[str, bool] = {}
 
@@ -89,17 +87,26 @@ class FilteredMetadata(HeldFilter):
         self._asked = asked
         self._codings = [value.decode("latin-1") for value in response.values(b"content-encoding")]
 
+        offers = (value for name, value in asked.admitted.head.fields if name == "accept-encoding")
+        # What a rule with `inject` answers is searched for its secret, and so is not compressed.
+        self._zips = asked.admitted.injection is None and accepts_gzip(offers)
+
     @property
-    def content_type(self) -> bytes:
-        """Of what the client gets."""
+    def fields(self) -> RawFields:
+        """What the response says of the document that the client gets."""
         asked = self._asked
-        if asked.wants_html:
-            return b"text/html; charset=utf-8"
         simple = asked.registry.kind is RegistryKind.PYPI and not asked.target.whole
-        return pypi.SIMPLE_JSON.encode("ascii") if simple else b"application/json"
+        kind = pypi.SIMPLE_JSON.encode("ascii") if simple else b"application/json"
+        fields = [(b"Content-Type", b"text/html; charset=utf-8" if asked.wants_html else kind)]
+        fields += [(b"Content-Encoding", b"gzip")] if self._zips else []
+        return [*fields, (b"Vary", b"Accept, Accept-Encoding"), (b"Cache-Control", b"no-store")]
 
     async def whole(self, body: bytes) -> bytes:
         """See `HeldFilter`."""
+        shown = await self._shown(body)
+        return await self._shower.work.done(zipped, shown) if self._zips else shown
+
+    async def _shown(self, body: bytes) -> bytes:
         asked, target = self._asked, self._asked.target
         try:
             found = await self._shower.show(asked, body, self._codings)

@@ -67,13 +67,14 @@ def filter_packument(
     if not isinstance(times, dict):
         raise MetadataError("its metadata holds no dates (`time`)")
     files = _Tarballs(package, registry, covered)
-    for version, found in read.versions.items():
-        files.add(found.url, version, parse_time(times.get(version)))
-    kept: dict[str, _Version] = {}
-    for version, found in read.versions.items():
-        dated = files.dated.get(files.key_of(found.url))
-        if dated is not None and is_old_enough(dated.published, registry, now) and files.covers(found.url):
-            kept[version] = found
+    keys = {version: files.add(found.url, version, times.get(version)) for version, found in read.versions.items()}
+    kept = {
+        version: found
+        for version, found in read.versions.items()
+        if (key := keys[version])
+        and is_old_enough(files.dated[key].published, registry, now)
+        and files.covers(found.url)
+    }
     body = _written(body, read, kept, times)
     return Filtered(body, Dates(package, files.dated, newest, files.spelled), len(kept), files.foreign)
 
@@ -132,13 +133,18 @@ class _Tarballs:
         """The paths that a key does not spell."""
         self.foreign = ""
 
-    def add(self, url: str, version: str, published: float | None) -> None:
-        if not (key := self.key_of(url)):
-            return
-        dated = Dated(version, published)
-        self.dated[key] = max(self.dated.get(key, dated), dated, key=lambda each: each.published or _NO_DATE)
+    def add(self, url: str, version: str, date: object) -> str:
+        """Notes the date of a tarball and returns its key; "" where the URL is none of this package."""
+        key = self.key_of(url)
+        if not key:
+            return ""
+        published = parse_time(date)
+        older = self.dated.get(key)
+        if older is None or (published or _NO_DATE) > (older.published or _NO_DATE):
+            self.dated[key] = Dated(version, published)
         if not url.endswith(key[key.index("/") :]):
             self.spelled[key] = spelled_in(url)
+        return key
 
     def key_of(self, url: str) -> str:
         """The key of a tarball of this package, "" for any other URL."""

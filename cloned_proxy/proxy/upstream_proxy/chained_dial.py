@@ -13,12 +13,16 @@ from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
+import structlog
+
 from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.proxy.dial import Dial, DialError, DialOutcome, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.upstream_proxy.connect_answer import ConnectAnswer, connect_request
 from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError, too_slow
 from cloned_proxy.proxy.upstream_proxy.front import UpstreamProxy, not_connected
+
+_log = structlog.get_logger(__name__)
 
 _PIECE: Final = 65_536
 _UNREACHABLE_THERE: Final = frozenset(
@@ -82,7 +86,7 @@ class ChainedDial:
 
     async def _connect(self) -> None:
         try:
-            outcome: DialOutcome = await self._upstream.connect()
+            outcome: DialOutcome = await self._upstream.connect(self._grant, tunnel=True)
         except (DialError, ExhaustedError) as error:
             outcome = error
         self._task = None
@@ -91,8 +95,7 @@ class ChainedDial:
     def _connected(self, outcome: DialOutcome) -> None:
         self._dial = None
         if not isinstance(outcome, socket.socket):
-            told = isinstance(outcome, (UpstreamProxyError, ExhaustedError))
-            self._end(outcome if told or not isinstance(outcome, DialError) else not_connected(outcome))
+            self._end(not_connected(outcome) if isinstance(outcome, DialError) else outcome)
             return
         self._sock = outcome
         try:
@@ -124,7 +127,7 @@ class ChainedDial:
         try:
             data = sock.recv(_PIECE, socket.MSG_PEEK)
             if not data:
-                raise ConnectionResetError
+                raise ConnectionResetError  # noqa: TRY301  an end here is no better than a reset
             used = answer.feed(data)
             _take(sock, used)
         except BlockingIOError:
@@ -133,6 +136,9 @@ class ChainedDial:
             self._end(UpstreamProxyError(Trouble.UNREACHABLE, "the upstream proxy broke off"))
         except UpstreamProxyError as error:
             self._refused(error)
+        except Exception:  # noqa: BLE001  logged; whatever it was, a socket that is never read would ring for ever
+            _log.exception("the answer of the upstream proxy could not be looked at")
+            self._end(UpstreamProxyError(Trouble.MALFORMED, "the upstream proxy sent what cannot be read"))
         else:
             if answer.open:
                 self._end(self._let_go())

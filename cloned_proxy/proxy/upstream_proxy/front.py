@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 from collections.abc import Container, Sequence
 from pathlib import Path
 from socket import socket as Socket  # noqa: N812  the type, beside variables of that name
@@ -13,13 +15,14 @@ import structlog
 from cloned_proxy.policy.bypass import read_bypass
 from cloned_proxy.policy.decide import needs_hello
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.host import parse_host
 from cloned_proxy.policy.rule import Address, Host, PatternKind
 from cloned_proxy.policy.vocabulary import Mode
 from cloned_proxy.proxy.dial import DialError, dial
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
-from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError
+from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError, too_slow
+from cloned_proxy.proxy.upstream_proxy.pac import PacFile
+from cloned_proxy.proxy.upstream_proxy.place import Place, place_of
 from cloned_proxy.proxy.upstream_proxy.tls import secure_connection
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
@@ -51,18 +54,31 @@ class UpstreamProxy:
         base: Path,
     ) -> None:
         """`own` are the listeners of this process, `base` is where relative paths begin. Raises StoreError."""
-        name, self.port = settings.place
-        self.host: Final = parse_host(name)
         self.bounds: Final = bounds
         self._by_name: Final = settings.resolve == "upstream"
         self._bypass: Final = read_bypass(settings.no_proxy)
         self._secret: Final = settings.secret
-        self._context: Final = verifying_context(settings, base) if settings.secure else None
         self._resolver: Final = resolver
         self._secrets: Final = secrets
         self._own: Final = own
-        self._seen_at: set[Address] = set() if self.host.address is None else {self.host.address}
-        """Every address that it was ever reached at: they stay closed to tools."""
+        self._context: Final = verifying_context(settings, base) if settings.may_be_secure else None
+        self._pac: Final = PacFile(base / Path(settings.pac).expanduser()) if settings.pac is not None else None
+        self._only: Final = None if settings.proxy is None else place_of(settings.proxy)
+        self._met: Final[set[tuple[Address, int]]] = set()
+        """Where proxies in front were ever found: these stay closed to tools."""
+        self._named: Final[set[Host]] = set()
+        if self._only is not None:
+            self._meet(self._only, () if self._only.host.address is None else (self._only.host.address,))
+
+    async def look_ahead(self) -> None:
+        """Finds out where the proxy is, so that it is closed to tools before anything went through it."""
+        if self._only is not None:
+            with contextlib.suppress(ResolveError):
+                self._meet(self._only, await self._resolver.resolve(self._only.host))
+
+    def close(self) -> None:
+        if self._pac is not None:
+            self._pac.close()
 
     # What goes through it.
 
@@ -94,7 +110,7 @@ class UpstreamProxy:
         """
         rule = decision.rule
         exact = rule is not None and not rule.denies and rule.pattern.kind in (PatternKind.EXACT, PatternKind.ADDRESS)
-        return self._own if exact and decision.host == self.host else _Closed(self._own, self._seen_at, self.port)
+        return self._own if exact and decision.host in self._named else _Closed(self._own, self._met)
 
     # What it is told.
 
@@ -116,59 +132,90 @@ class UpstreamProxy:
     # The connection to it.
 
     def known_addresses(self) -> tuple[Address, ...] | None:
-        """Where it can be dialled at once. None: something has to be waited for, `connect` does that.
+        """Where it can be dialled at once, at `port`. None: something has to be waited for, `connect` does that.
 
         Raises UpstreamProxyError when it is this proxy itself.
         """
-        if self._context is not None:
+        place = self._only
+        if place is None or place.secure:
             return None
-        addresses = self._resolver.known(self.host)
-        return None if addresses is None else self._checked(addresses)
+        addresses = self._resolver.known(place.host)
+        return None if addresses is None else self._checked(place, addresses)
 
-    async def connect(self) -> Socket:
-        """A connection to the proxy itself, with its TLS if it has one. Raises UpstreamProxyError, ExhaustedError."""
+    @property
+    def port(self) -> int:
+        """Of the addresses that are known at once."""
+        if self._only is None:
+            raise ValueError("no proxy is known at once")
+        return self._only.port
+
+    async def connect(self, grant: Grant, *, tunnel: bool) -> Socket:
+        """A connection to the proxy itself, with its TLS if it has one, for a tunnel or for a request itself.
+
+        Raises UpstreamProxyError, ExhaustedError.
+        """
+        failure = UpstreamProxyError(Trouble.NO_WAY, "no upstream proxy leads there")
+        places = await self._places(grant, tunnel=tunnel)
+        for place in places:
+            try:
+                async with asyncio.timeout(self.bounds.connect_timeout / len(places)):
+                    return await self._connect(place)
+            except TimeoutError:
+                failure = too_slow()
+            except UpstreamProxyError as error:
+                failure = error
+        raise failure
+
+    async def _places(self, grant: Grant, *, tunnel: bool) -> Sequence[Place]:
+        if self._pac is None:
+            return () if self._only is None else (self._only,)
+        host = grant.decision.host
+        if host is None:
+            raise ValueError("a grant without a canonical host")
+        return await self._pac.places(host, grant.decision.request.port, tunnel=tunnel)
+
+    async def _connect(self, place: Place) -> Socket:
         try:
-            addresses = self._checked(await self._resolver.resolve(self.host))
+            addresses = self._checked(place, await self._resolver.resolve(place.host))
         except ResolveError as error:
             trouble = Trouble.TIMED_OUT if error.timed_out else Trouble.UNREACHABLE
             raise UpstreamProxyError(trouble, "the name of the upstream proxy does not resolve") from error
-        if self._context is not None:
-            return await secure_connection(addresses, self.port, self.host.text, self._context)
+        if place.secure and self._context is not None:
+            return await secure_connection(addresses, place.port, place.host.text, self._context)
         try:
-            return await dial(addresses, self.port, seconds=self.bounds.connect_timeout)
+            return await dial(addresses, place.port, seconds=self.bounds.connect_timeout)
         except DialError as error:
             raise not_connected(error) from error
 
-    def _checked(self, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
-        if any((address, self.port) in self._own for address in addresses):
+    def _checked(self, place: Place, addresses: tuple[Address, ...]) -> tuple[Address, ...]:
+        if any((address, place.port) in self._own for address in addresses):
             _log.error("the upstream proxy is this proxy itself; mend `upstream` in config.yaml")
             raise UpstreamProxyError(Trouble.NO_WAY, "the upstream proxy is this proxy itself")
-        self._seen_at.update(addresses)
+        self._meet(place, addresses)
         return addresses
+
+    def _meet(self, place: Place, addresses: tuple[Address, ...]) -> None:
+        self._named.add(place.host)
+        self._met.update((address, place.port) for address in addresses)
 
 
 class _Closed:
-    """The listeners of this process, and the proxy in front."""
+    """The listeners of this process, and the proxies in front."""
 
-    __slots__ = ("_addresses", "_own", "_port")
+    __slots__ = ("_met", "_own")
 
-    def __init__(self, own: Container[tuple[Address, int]], addresses: set[Address], port: int) -> None:
+    def __init__(self, own: Container[tuple[Address, int]], met: set[tuple[Address, int]]) -> None:
         self._own = own
-        self._addresses = addresses
-        self._port = port
+        self._met = met
 
     def __contains__(self, item: object) -> bool:
-        if item in self._own:
-            return True
-        match item:
-            case (address, int(port)):
-                return port == self._port and address in self._addresses
-            case _:
-                return False
+        return item in self._own or item in self._met
 
 
 def not_connected(error: DialError) -> UpstreamProxyError:
-    """The same failure, of a dial to the proxy in front."""
+    """A dial that failed, as what it was: one to the proxy in front."""
+    if isinstance(error, UpstreamProxyError):
+        return error
     trouble = Trouble.TIMED_OUT if error.timed_out else Trouble.UNREACHABLE
     return UpstreamProxyError(trouble, "the upstream proxy cannot be reached")
 

@@ -50,7 +50,7 @@ global:
     - {host: bad-certificate.example.com, methods: [GET]}
   deny:
     - blocked.wild.example.org
-    - {cidr: 93.184.217.64/28, except: [93.184.217.67]}
+    - {cidr: 93.184.217.70/31, except: [93.184.217.71]}
 tools:
   control@v1: {}
   alpha@v1: {inherit_global: false, allow: [{host: alpha.example.com$INSIDE}]}

@@ -69,6 +69,29 @@ async def test_without_its_secret_the_call_does_not_go_out(injecting: World) -> 
     assert injecting.audit.reasons[-1] == "internal_error"
 
 
+UPGRADE = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\nSec-WebSocket-Version: 13\r\n"
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+async def test_the_head_of_an_upgrade_is_redacted_and_offers_no_extension(injecting: World) -> None:
+    injecting.upstream.response = SWITCHED + f"X-Seen: Bearer {CANARY}\r\n\r\n".encode()
+    reader, writer = await injecting.connect()
+    writer.write(injecting.get("/v1/a", f"{UPGRADE}Sec-WebSocket-Extensions: permessage-deflate\r\n"))
+    head = await reader.readuntil(b"\r\n\r\n")
+    writer.transport.abort()
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert b"X-Seen: [redacted]\r\n" in head
+    assert _of(injecting.upstream.text, "sec-websocket-extensions") == []
+    assert _of(injecting.upstream.text, "authorization") == [f"Bearer {CANARY}"]
+
+
+async def test_an_upgrade_to_frames_that_nobody_could_search_is_refused(injecting: World) -> None:
+    injecting.upstream.response = SWITCHED + b"Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n"
+    answer = await injecting.talk(injecting.get("/v1/a", UPGRADE))
+    assert answer.startswith(b"HTTP/1.1 502 ")
+    assert b"X-Cloned-Proxy-Reason: secret_echoed" in answer
+
+
 @pytest.mark.parametrize("spelled", [CANARY, base64.b64encode(f"Bearer {CANARY}".encode()).decode()])
 async def test_a_head_that_repeats_it_is_redacted(injecting: World, spelled: str) -> None:
     injecting.upstream.response = (

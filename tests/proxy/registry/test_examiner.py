@@ -16,8 +16,8 @@ from cloned_proxy.policy.host_index import HostIndex
 from cloned_proxy.policy.model import Policy, Scope
 from cloned_proxy.policy.rule import Inject
 from cloned_proxy.policy.vocabulary import Anonymous, Mode
-from cloned_proxy.proxy.registry import client as client_module
 from cloned_proxy.proxy.registry import encoding
+from cloned_proxy.proxy.registry import lookup as lookup_module
 from cloned_proxy.proxy.registry import metadata as metadata_module
 from tests.proxy.inspection.http2.peers import Client
 from tests.proxy.registry.conftest import Store
@@ -70,6 +70,17 @@ async def test_whatever_a_client_has_kept_it_gets_the_whole_filtered_view(npm: S
 async def test_compressed_or_not(npm: Store, zipped: bool) -> None:
     npm.shelf.zipped = zipped
     assert versions((await npm.ask("/left-pad"))[2]) == ["1.0.0", "1.1.0"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "coded"),
+    [("gzip, deflate, br", True), ("br, gzip;q=0.5", True), ("gzip;q=0", False), ("br", False), ("", False)],
+)
+async def test_a_client_that_takes_gzip_gets_it(npm: Store, accept: str, coded: bool) -> None:
+    """A large document would otherwise be copied from buffer to buffer on its way."""
+    _, head, body = await npm.ask("/left-pad", f"Accept-Encoding: {accept}\r\n" if accept else "")
+    assert ("content-encoding: gzip" in head.lower()) is coded
+    assert versions(gzip.decompress(body) if coded else body) == ["1.0.0", "1.1.0"]
 
 
 async def test_a_file_is_dated_by_the_proxys_own_question(npm: Store) -> None:
@@ -326,7 +337,7 @@ async def test_a_document_over_the_limit_is_refused_with_the_limit(npm: Store, m
 async def test_a_small_body_that_would_become_a_huge_one_is_refused(
     npm: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (client_module, metadata_module):
+    for module in (lookup_module, metadata_module):
         monkeypatch.setattr(module, "decoded", functools.partial(encoding.decoded, limit=2**20))
     bomb = gzip.compress(b"[" * (2**20 + 1), 9)
     npm.shelf.zipped = False

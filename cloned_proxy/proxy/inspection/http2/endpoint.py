@@ -51,6 +51,31 @@ class _Connection(H2Connection):
         return [], [told]
 
 
+def make_connection(*, client_side: bool, max_head_bytes: int) -> H2Connection:
+    """The state of one end, within our bounds. What it reads is not validated: `heads` is stricter."""
+    made = _Connection(
+        H2Configuration(
+            client_side=client_side,
+            header_encoding=None,
+            validate_inbound_headers=False,
+            normalize_inbound_headers=False,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+        )
+    )
+    wanted = {
+        SettingCodes.HEADER_TABLE_SIZE: bounds.HEADER_TABLE,
+        SettingCodes.MAX_CONCURRENT_STREAMS: bounds.MAX_STREAMS,
+        SettingCodes.INITIAL_WINDOW_SIZE: bounds.STREAM_WINDOW,
+        SettingCodes.MAX_HEADER_LIST_SIZE: max_head_bytes,
+    }
+    if client_side:
+        wanted[SettingCodes.ENABLE_PUSH] = 0
+    made.local_settings = Settings(client=client_side, initial_values=wanted)
+    made.decoder.max_header_list_size = max_head_bytes
+    return made
+
+
 class Window:
     """How much the sender of one stream may have under way.
 
@@ -89,16 +114,7 @@ class Endpoint:
 
     def __init__(self, tls: TlsStream, *, client_side: bool, max_head_bytes: int) -> None:
         self.tls: Final = tls
-        self.h2: Final = _Connection(
-            H2Configuration(
-                client_side=client_side,
-                header_encoding=None,
-                validate_inbound_headers=False,  # `heads` is stricter, and ends one stream
-                normalize_inbound_headers=False,
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,
-            )
-        )
+        self.h2: Final = make_connection(client_side=client_side, max_head_bytes=max_head_bytes)
         self.growth = bounds.GROWTH
         self.last_byte = time.monotonic()
         self.closed = False
@@ -109,16 +125,6 @@ class Endpoint:
         """Streams that wait for a window."""
         self._unreturned = 0
         self._reading: asyncio.Task[None] | None = None
-        wanted = {
-            SettingCodes.HEADER_TABLE_SIZE: bounds.HEADER_TABLE,
-            SettingCodes.MAX_CONCURRENT_STREAMS: bounds.MAX_STREAMS,
-            SettingCodes.INITIAL_WINDOW_SIZE: bounds.STREAM_WINDOW,
-            SettingCodes.MAX_HEADER_LIST_SIZE: max_head_bytes,
-        }
-        if client_side:
-            wanted[SettingCodes.ENABLE_PUSH] = 0
-        self.h2.local_settings = Settings(client=client_side, initial_values=wanted)
-        self.h2.decoder.max_header_list_size = max_head_bytes
 
     # What subclasses say.
 
