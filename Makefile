@@ -11,7 +11,7 @@ WHEEL_ENV := .venv-wheel
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
 .PHONY: help setup install uninstall serve demo test test-fast test-agents test-wheel lint check fuzz bench dashboards findings pictures \
-  lock wheel wheels clean screenshots
+  plane lock wheel wheels clean screenshots
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,7 @@ T ?= tests
 
 test: setup ## the whole test suite; T=tests/proxy: a part of it
 	@tests/install.sh
+	@! command -v cargo >/dev/null || $(MAKE) --silent plane
 	@tests/run.sh $(PY) $(T)
 
 test-fast: setup ## the tests that need no namespaces, engine or browser, and are quick
@@ -73,6 +74,10 @@ lint: setup ## style and types
 check: lint ## lint, types, dead links, help text
 	@$(PY) -m pytest -q -m "not docker" tests/docs
 
+plane: ## build the native plane with cargo, offline (`serve --plane require`)
+	@command -v cargo >/dev/null || { echo "the native plane needs cargo: apt-get install cargo" >&2; exit 2; }
+	@cargo build --quiet --release --offline --manifest-path plane/Cargo.toml --target-dir build/plane
+
 wheel: setup ## build dist/*.whl
 	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist
 
@@ -87,6 +92,7 @@ test-wheel: wheel ## the tests that can tell a wheel from a checkout, against th
 
 fuzz: setup ## a million mutated heads and ClientHellos against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz
+	@! command -v cargo >/dev/null || { $(MAKE) --silent plane && $(PY) -m tests.proxy.fuzz_plane; }
 
 bench: setup ## speed beside other proxies and `docker run`, same work, one run
 	@$(PY) -m bench

@@ -23,6 +23,13 @@ def serve(
     workers: Annotated[
         int, typer.Option("--workers", min=1, max=64, help="Processes that serve; more than one for more processors.")
     ] = 1,
+    plane: Annotated[
+        Literal["auto", "off", "require"],
+        typer.Option(
+            "--plane",
+            help="Serve tunnels natively (experimental): require; auto is off for now.",
+        ),
+    ] = "auto",
     slot: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,8 +75,11 @@ def serve(
         slots=slots,
         control=control_address,
         standby=standby,
+        plane_threads=workers if plane == "require" else 0,
     )
     try:
-        run_in_foreground(options, directory=workspace, workers=workers, log_format=log_format)
+        run_in_foreground(
+            options, directory=workspace, workers=1 if plane == "require" else workers, log_format=log_format
+        )
     except BindError as error:
         raise type(error)(f"{error}{beside_another(str(error))}") from error

@@ -75,7 +75,7 @@ def identify(
     for another tool is `identity_mismatch`), ANONYMOUS for the host listener, or None for a listener that names nobody
     and therefore refuses callers without a credential. A bad credential is refused even where none was needed.
     """
-    credentials = [(name, value) for name, value in headers if name in _CREDENTIAL_FIELDS]
+    credentials = credential_fields(headers)
     if not credentials:
         return listener if listener is not None else IdentityRefusal(Reason.IDENTITY_MISSING)
     proved = _proved(credentials, key, now)
@@ -87,6 +87,17 @@ def identify(
     if listener.tool == proved.tool:
         return listener
     return IdentityRefusal(Reason.IDENTITY_MISMATCH, claimed=proved.tool, inside=inside)
+
+
+def credential_fields(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those of the fields of a head that `identify` looks at, in their order."""
+    return [(name, value) for name, value in headers if name in _CREDENTIAL_FIELDS]
+
+
+def credentials_expire(headers: Sequence[tuple[str, str]], *, key: bytes, now: float) -> float:
+    """Unix seconds until which `identify` goes on to say the same of a head; inf for one without a credential."""
+    claims = [_claims_of(name, value, key, now) for name, value in credential_fields(headers)]
+    return min((each.expires if isinstance(each, Claims) else now for each in claims), default=math.inf)
 
 
 def _proved(credentials: Sequence[tuple[str, str]], key: bytes, now: float) -> Principal | IdentityRefusal:

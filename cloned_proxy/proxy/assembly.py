@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from cloned_proxy.proxy.asking import Asking
 from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.cells import OwnCells, SharedCells
+from cloned_proxy.proxy.cells import CellStore, OwnCells, SharedCells
 from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.follower import PolicyFollower
@@ -27,6 +27,8 @@ from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
+from cloned_proxy.proxy.plane import library
+from cloned_proxy.proxy.plane.plane import Plane, PlaneError
 from cloned_proxy.proxy.pruning import LeasePruner
 from cloned_proxy.proxy.registry.client import MetadataClient
 from cloned_proxy.proxy.registry.examiner import RegistryExaminer
@@ -73,10 +75,15 @@ async def assemble(
     clock: Callable[[], float],
     uptime: Callable[[], float],
     seat: Seat | None,
+    plane_threads: int = 0,
 ) -> Core:
-    """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError."""
+    """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError.
+
+    With `plane_threads` the native plane serves in front.
+    """
     key = load_or_create_key(workspace.identity_key)
-    metrics = Metrics(CollectorRegistry(), shared=seat is not None)
+    plane = _open_plane(parts, config, plane_threads) if plane_threads else None
+    metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane="python" if plane is None else "native")
     vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
     await asyncio.to_thread(vault.open)
     if config.telemetry.otlp_endpoint is not None and (seat is None or seat.leads):
@@ -103,7 +110,9 @@ async def assemble(
         clock=clock,
         leads=seat is None or seat.leads,
     )
-    cells = SharedCells(seat.directory, own=seat.number, workers=seat.of) if seat is not None else OwnCells()
+    cells = _cells(seat, plane)
+    if plane is not None:
+        state.audit.join(plane.entries)
     own = OwnListeners()
     budgets = Budgets(time.monotonic, cells)
     share = fair_share(config.proxy.max_connections)
@@ -173,6 +182,7 @@ async def assemble(
             view=OwnView(workspace.state_db, clock),
             clock=clock,
         ),
+        plane=plane,
     )
 
     def sweep() -> None:
@@ -196,6 +206,24 @@ async def assemble(
     for task in tasks:
         parts.push_async_callback(_end, asyncio.create_task(task))
     return Core(state, follower, gate, own, metrics)
+
+
+def _cells(seat: Seat | None, plane: Plane | None) -> CellStore:
+    if seat is not None:
+        return SharedCells(seat.directory, own=seat.number, workers=seat.of)
+    return plane.cells if plane is not None else OwnCells()
+
+
+def _open_plane(parts: AsyncExitStack, config: Config, threads: int) -> Plane:
+    path = library.find()
+    if path is None:
+        raise StoreError("the native plane is not built; run `make plane` in a checkout, or serve with --plane off")
+    try:
+        plane = Plane(path, config.proxy, threads=threads, queue=config.audit.queue)
+    except PlaneError as error:
+        raise StoreError(f"the native plane cannot be used: {error}; or serve with --plane off") from error
+    parts.callback(plane.free)  # behind the log, which writes what the plane has left
+    return plane
 
 
 def _ways(upstream: UpstreamProxy | None, config: Config, metrics: Metrics) -> Ways:

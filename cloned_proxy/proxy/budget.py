@@ -20,6 +20,15 @@ _PLACES: Final = 61
 """Sixty whole steps and the one that has begun: a window is never shorter than it says, and at most a step longer."""
 
 
+ACCOUNT_WIDTH: Final = 1 + 4 * _PLACES
+"""Cells of one account: open flows, then the windows of requests and of bytes."""
+
+
+def account_name(tool: str | None) -> str:
+    """Under which its cells are kept."""
+    return "anonymous" if tool is None else f"tool {tool}"
+
+
 class LeaseLedger(Protocol):
     """Uses taken from rules with `max_uses`; survives restarts (the store implements it)."""
 
@@ -116,8 +125,6 @@ class _Account:
 
     __slots__ = ("_cells", "_mine", "bytes", "requests")
 
-    WIDTH: Final = 1 + 4 * _PLACES
-
     def __init__(self, cells: Cells, clock: Callable[[], float]) -> None:
         self._cells = cells
         self._mine = cells.own * cells.width
@@ -132,6 +139,9 @@ class _Account:
                 self.requests.add(1)
                 self._cells.values[self._mine] += 1
         return decision
+
+    def adopt(self) -> None:
+        self._cells.values[self._mine] += 1
 
     def leave(self) -> None:
         self._cells.values[self._mine] -= 1
@@ -175,6 +185,20 @@ class Budgets:
         decision = account.enter(decision, limits)
         return decision, Charge(account) if decision.passes else None
 
+    def adopt(self, tool: str | None, *, up: int) -> Charge:
+        """Takes over a flow that somebody else has opened, and that has brought `up` bytes so far, counted already."""
+        account = self._account(tool)
+        account.adopt()
+        charge = Charge(account)
+        charge.bytes_up = up
+        return charge
+
+    def seen(self, tool: str | None, *, up: int, down: int) -> Charge:
+        """What a flow has brought that is counted elsewhere: to be shown, not to be counted on."""
+        charge = Charge(self._account(tool))
+        charge.bytes_up, charge.bytes_down, charge.open = up, down, False
+        return charge
+
     def retry_after(self, tool: str | None, limits: Limits) -> int:
         return self._account(tool).retry_after(limits)
 
@@ -182,6 +206,6 @@ class Budgets:
         # Bounded: a tool name comes from a signed token or a listener, never from a caller's free text.
         account = self._accounts.get(tool)
         if account is None:
-            cells = self._store.open("anonymous" if tool is None else f"tool {tool}", _Account.WIDTH)
+            cells = self._store.open(account_name(tool), ACCOUNT_WIDTH)
             account = self._accounts[tool] = _Account(cells, self._clock)
         return account

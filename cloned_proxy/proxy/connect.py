@@ -23,17 +23,20 @@ def serve(connection: ClientConnection, head: Head) -> None:
     request = Request(head.host, head.port)
     granted = parts.enforcer.authorise_now(caller, request, Kind.TUNNEL)
     if granted is None:
-        connection.run(_authorise(connection, caller, request))
+        connection.run(_authorise(connection, caller, head))
     else:
-        _decided(connection, granted)
+        _decided(connection, granted, head)
 
 
-async def _authorise(connection: ClientConnection, caller: Caller, request: Request) -> None:
-    _decided(connection, await connection.parts.enforcer.authorise(caller, request, Kind.TUNNEL, client=connection))
+async def _authorise(connection: ClientConnection, caller: Caller, head: Head) -> None:
+    request = Request(head.host, head.port)
+    granted = await connection.parts.enforcer.authorise(caller, request, Kind.TUNNEL, client=connection)
+    _decided(connection, granted, head)
 
 
-def _decided(connection: ClientConnection, granted: Grant | Refusal) -> None:
+def _decided(connection: ClientConnection, granted: Grant | Refusal, head: Head) -> None:
     if isinstance(granted, Refusal):
         connection.answer(answers.refused(granted))
     else:
+        connection.parts.publish(connection.listener, head, granted)
         Passage(connection, granted).begin()

@@ -123,6 +123,11 @@ class ClientConnection(asyncio.Protocol):
             self._held = False
             self.transport.resume_reading()
 
+    def resume(self, unread: bytes) -> None:
+        """Goes on behind the head of a CONNECT that somebody else has read, with what the client has sent since."""
+        self._phase = _Phase.DECIDING
+        self._buffer += unread
+
     def peek(self, start: int = 0) -> bytes:
         """What the client has sent behind its CONNECT head and nobody has taken."""
         return bytes(self._buffer[start:])

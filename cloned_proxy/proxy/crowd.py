@@ -36,10 +36,22 @@ def _only_share(share: int) -> Limits:
     return Limits(concurrent=share)
 
 
+class PartyCounts:
+    """Who else holds connections of a party: nobody."""
+
+    def count(self, party: object, amount: int) -> None:
+        """So many more are held here."""
+
+    def elsewhere(self, party: object) -> int:  # noqa: ARG002  there is nobody else
+        return 0
+
+
 class Crowd:
     """The connections that were admitted. The cap holds over all workers, the share of a party in each of them."""
 
-    def __init__(self, places: int, store: CellStore) -> None:
+    def __init__(self, places: int, store: CellStore, parties: PartyCounts | None = None) -> None:
+        """`parties` is where somebody else of this process counts the connections of the same parties."""
+        self._parties = parties or PartyCounts()
         self._places = places
         self._share = fair_share(places)
         self._cells = store.open("connections", 1)
@@ -52,7 +64,7 @@ class Crowd:
 
     def enter(self, connection: object, party: object, *, contended: bool) -> bool:
         """Counts a connection; False when it is one too many. `contended`: other listeners are open as well."""
-        if contended and self._by_party[party] >= self._share:
+        if contended and self._by_party[party] + self._parties.elsewhere(party) >= self._share:
             return False
         values, own = self._cells.values, self._cells.own
         # Counted first and looked at afterwards: two workers that race for the last place may both give it up, and
@@ -61,9 +73,18 @@ class Crowd:
         if sum(values) > self._places:
             values[own] -= 1
             return False
+        self._count(connection, party)
+        return True
+
+    def place(self, connection: object, party: object) -> None:
+        """Counts a connection that was admitted elsewhere, and gives its place there back."""
+        self._cells.values[self._cells.own] += 1
+        self._count(connection, party)
+
+    def _count(self, connection: object, party: object) -> None:
         self._inside[connection] = party
         self._by_party[party] += 1
-        return True
+        self._parties.count(party, 1)
 
     def leave(self, connection: object) -> None:
         """Gives the place back; a connection that was not admitted, or has left, has none."""
@@ -72,5 +93,6 @@ class Crowd:
         party = self._inside.pop(connection)
         self._cells.values[self._cells.own] -= 1
         self._by_party[party] -= 1
+        self._parties.count(party, -1)
         if not self._by_party[party]:
             del self._by_party[party]

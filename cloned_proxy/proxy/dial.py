@@ -73,7 +73,7 @@ class Dial:
         self, addresses: Sequence[Address], port: int, *, seconds: float, on_end: Callable[[DialOutcome], None]
     ) -> None:
         """`seconds` bound all attempts together."""
-        self._waiting = deque(addresses) if len(addresses) == 1 else _interleaved(addresses)
+        self._waiting = deque(addresses) if len(addresses) == 1 else interleaved(addresses)
         self._port = port
         self._seconds = seconds
         self._on_end = on_end
@@ -183,7 +183,7 @@ async def join(sock: socket.socket, protocol: Callable[[], asyncio.Protocol]) ->
         sock.detach()
 
 
-def _interleaved(addresses: Sequence[Address]) -> deque[Address]:
+def interleaved(addresses: Sequence[Address]) -> deque[Address]:
     """RFC 8305, section 4: alternating families, starting with the one that the system prefers."""
     preferred = addresses[0].version
     first = [address for address in addresses if address.version == preferred]

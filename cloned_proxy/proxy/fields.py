@@ -33,8 +33,8 @@ OURS: Final = ("proxy-", "x-cloned-")
 """Between the caller and the proxy: credentials and what the proxy says; never upstream, never from upstream."""
 _TRAILERS: Final = re.compile(r"(?:^|[,\t ])trailers(?:$|[,\t ])", re.IGNORECASE)
 _FOR_THE_NEXT_PROXY: Final = frozenset({"max-forwards"})
-"""By RFC 9110, section 7.6.2, it makes the next proxy answer itself, to TRACE with the whole of what it was sent, the
-credential among it. Without the field the request goes to its server."""
+"""By RFC 9110, section 7.6.2, it makes the next proxy answer itself, to TRACE with what it was sent. Whether it leaves
+the credential out (section 9.3.8) is up to it. Without the field the request goes to its server."""
 _FRAMING: Final = frozenset({"content-length", "transfer-encoding"})
 
 

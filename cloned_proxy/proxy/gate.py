@@ -21,6 +21,7 @@ from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import BACKLOG, Listener
 from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.plain import PlainHttp
+from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.transparent.connection import TransparentConnection
 from cloned_proxy.proxy.tunnels import Tunnels
@@ -50,20 +51,29 @@ class Gate:
         spliced: bool = splice.AVAILABLE,
         cells: CellStore | None = None,
         requests: RequestsApi | None = None,
+        plane: Plane | None = None,
         ways: Ways | None = None,
     ) -> None:
         """Without an `injector` every rule that injects a secret refuses; without `leaks` no request is searched.
 
         `spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
 
+        With a `plane` that one accepts, and serves what it may by itself.
+
         `cells` is where the workers count their connections; the cap holds for all of them together.
         """
-        self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells())
+        if plane is not None:
+            cells = plane.cells
+        parties = plane.parties if plane is not None else None
+        self._plane: Final = plane
+        self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells(), parties)
         self._servers: dict[Listener, asyncio.Server] = {}
         self._connections: set[ClientConnection] = set()
         self._all_gone = asyncio.Event()
         self._all_gone.set()
         self._stopping = False
+        self._cutting = False
+        """What is still connected is cut."""
         self.at_sweep: Final[set[Callable[[], None]]] = set()
         """Told at each sweep, whatever its cause."""
         self.tunnels: Final = Tunnels(
@@ -88,21 +98,30 @@ class Gate:
             splicer=self._splicer,
             requests=requests,
             admit=self._admit,
+            keep=self._keep,
             forget=self._forget,
             stopping=lambda: self._stopping,
             serve=connect.serve,
             serve_plain=self._plain.serve,
+            publish=plane.publish if plane is not None else lambda *_: None,
+            plane_idle=self._look_whether_all_are_gone,
+            plane_failed=self._accept_without_plane,
         )
+        self._adopting: set[asyncio.Task[None]] = set()
+        if plane is not None:
+            plane.start(self._parts)
 
     @property
     def idle(self) -> bool:
         """Whether no client is connected."""
-        return not self._connections
+        return not self._connections and (self._plane is None or not self._plane.connections)
 
     async def open(self, listener: Listener) -> None:
         """Accepts on the listener's socket, which belongs to the gate from now on."""
+        if self._plane is not None and self._plane.takes(listener):
+            self._plane.open(listener)
+            return
         loop = asyncio.get_running_loop()
-
         accept = partial(self.connection, listener)
         if listener.socket.family == socket.AF_UNIX:
             server = await loop.create_unix_server(accept, sock=listener.socket, backlog=BACKLOG)
@@ -122,6 +141,8 @@ class Gate:
 
     def close(self, listener: Listener) -> None:
         """Stops accepting on one listener and cuts the connections that came through it: its sandbox has ended."""
+        if self._plane is not None and self._plane.close_listener(listener):
+            listener.socket.close()
         if (server := self._servers.pop(listener, None)) is not None:
             server.close()
         for connection in tuple(self._connections):
@@ -131,6 +152,10 @@ class Gate:
     def stop_accepting(self) -> None:
         """Closes every listening socket; what is connected goes on, new heads are answered 503."""
         self._stopping = True
+        if self._plane is not None:
+            self._plane.stop_accepting()
+            for listener in self._plane.listeners:
+                listener.socket.close()
         for server in self._servers.values():
             server.close()
         self._servers.clear()
@@ -145,9 +170,15 @@ class Gate:
         self.stop_accepting()
         self._plain.close()
         if not await self._gone_within(seconds):
+            self._cutting = True
             for connection in tuple(self._connections):
                 connection.cut("drained")
+            if self._plane is not None:
+                self._plane.cut("drained")
+            self._look_whether_all_are_gone()
             await self._gone_within(_CUT_SECONDS)
+        if self._plane is not None:
+            self._plane.stop()
         if self._splicer is not None:
             self._splicer.close()
 
@@ -156,12 +187,15 @@ class Gate:
 
         The server calls it at each change of the policy, and each second for what time alone revokes.
         """
+        if self._plane is not None:
+            self._plane.sweep()
         self.tunnels.sweep()
         self._plain.sweep()
         for told in tuple(self.at_sweep):
             told()
 
     async def _gone_within(self, seconds: float) -> bool:
+        self._look_whether_all_are_gone()
         try:
             async with asyncio.timeout(seconds):
                 await self._all_gone.wait()
@@ -170,15 +204,44 @@ class Gate:
         return True
 
     def _admit(self, connection: ClientConnection) -> bool:
-        admitted = self._crowd.enter(connection, connection.listener.party, contended=len(self._servers) > 1)
+        admitted = self._crowd.enter(connection, connection.listener.party, contended=self._listening > 1)
         if not admitted and len(self._connections) - len(self._crowd) >= _TURNED_AWAY_AT_ONCE:
             connection.cut("overloaded")
         self._connections.add(connection)
         self._all_gone.clear()
         return admitted
 
+    def _keep(self, connection: ClientConnection) -> None:
+        self._crowd.place(connection, connection.listener.party)
+        self._connections.add(connection)
+        self._all_gone.clear()
+        if self._cutting or self._plane is None or connection.listener not in self._plane.listeners:
+            # Cut while it was on its way from the plane.
+            cause = "drained" if self._cutting else "listener_closed"
+            asyncio.get_running_loop().call_soon(connection.cut, cause)
+
+    @property
+    def _listening(self) -> int:
+        return len(self._servers) + (len(self._plane.listeners) if self._plane is not None else 0)
+
     def _forget(self, connection: ClientConnection) -> None:
         self._crowd.leave(connection)
         self._connections.discard(connection)
         if not self._connections:
+            self._look_whether_all_are_gone()
+
+    def _look_whether_all_are_gone(self) -> None:
+        if self.idle:
             self._all_gone.set()
+        else:
+            self._all_gone.clear()
+
+    def _accept_without_plane(self) -> None:
+        """The plane has closed what it had; its listening sockets are ours."""
+        if self._plane is None:
+            return
+        for listener in self._plane.listeners:
+            self._plane.close_listener(listener)
+            task = asyncio.ensure_future(self.open(listener))
+            self._adopting.add(task)
+            task.add_done_callback(self._adopting.discard)

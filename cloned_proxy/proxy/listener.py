@@ -143,6 +143,7 @@ class OwnListeners:
         self._wildcard_ports: set[int] = set()
         self._ports: set[int] = set()
         """All of them: most dials go to another port, and need not be looked at more closely."""
+        self._added = 0
 
     def add(self, sock: socket.socket) -> None:
         """Registers a bound socket; unix sockets cannot be dialled through the proxy and are left out."""
@@ -157,6 +158,11 @@ class OwnListeners:
         else:
             self._bound.add((address, port))
         self._ports.add(port)
+        self._added += 1
+
+    def __len__(self) -> int:
+        """How many were registered so far."""
+        return self._added
 
     def __contains__(self, item: object) -> bool:
         match item:

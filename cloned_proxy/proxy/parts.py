@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.leak import LeakWatch
+from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.tunnels import Tunnels
 from cloned_proxy.proxy.ways import Ways
@@ -43,6 +45,8 @@ class GateParts:
     """What answers at `http://cloned.internal`; without it that name is refused like any other."""
     admit: Callable[[ClientConnection], bool]
     """Counts a new connection; False when it is one too many."""
+    keep: Callable[[ClientConnection], None]
+    """Counts a connection that the native plane has admitted."""
     forget: Callable[[ClientConnection], None]
     """The connection and all that came of it are closed."""
     stopping: Callable[[], bool]
@@ -50,6 +54,11 @@ class GateParts:
     """What follows the head of a CONNECT: `connect.serve`."""
     serve_plain: Callable[[ClientConnection, Head], None]
     """What follows every other head: `PlainHttp.serve`."""
+    publish: Callable[[Listener, Head, Grant], None]
+    """Told of each grant of a CONNECT: the native plane may give the same one again."""
+    plane_idle: Callable[[], None]
+    """The native plane has no connection any more."""
+    plane_failed: Callable[[], None]
 
 
 class Successor(Protocol):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from socket import socket as Socket  # noqa: N812  the type, beside variables of that name
 
@@ -31,6 +32,20 @@ from cloned_proxy.proxy.ssh_guard import SshGuard
 
 class _EndedError(Exception):
     """The tunnel is not to be; the client was told. The message is the cause that goes on record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """How far a CONNECT has come that was granted elsewhere: its dial has failed, or its client was told the 200."""
+
+    upstream: Socket | None = None
+    failure: DialError | ExhaustedError | None = None
+    hello_seconds: float = 0.0
+    """What is left of the time for its ClientHello."""
+    guarded: bool = False
+    """Its ClientHello has passed and gone upstream."""
+    server_bytes: bytes = b""
+    """What the upstream has said to that."""
 
 
 class Passage:
@@ -64,6 +79,27 @@ class Passage:
         self._parts.tunnels.add(self)
         self._connection.settling = self
         self._take(self._begin_inspected if self.grant.decision.inspect else self._begin_dial)
+
+    def resume(self, at: Resumption) -> None:
+        """In the place of `begin`."""
+        self._parts.tunnels.add(self)
+        self._connection.settling = self
+        self._take(partial(self._resume, at))
+        if not self._over:
+            self._parts.tunnels.look_at(self)  # what was revoked on the way from there to here
+
+    def _resume(self, at: Resumption) -> None:
+        if at.failure is not None:
+            self._dialled(at.failure)
+            return
+        self._established = True
+        self._upstream = at.upstream
+        if not at.guarded:
+            self._begin_hello(at.hello_seconds)
+            return
+        host = self.grant.decision.host
+        self.server_names = (host.text,) if host is not None and host.address is None else ()
+        self._relay(HelloGuard(self._connection, self.grant, 0), at.server_bytes)
 
     def _take(self, step: Callable[[], None]) -> None:
         """Takes one step. Whatever goes wrong in it ends the tunnel, and nothing is left open."""
@@ -114,12 +150,13 @@ class Passage:
 
     # The ClientHello.
 
-    def _begin_hello(self) -> None:
+    def _begin_hello(self, seconds: float | None = None) -> None:
         connection = self._connection
         self._reader = ClientHelloReader()
         self._read_hello()
         if self._reader is not None:
-            seconds = hello_seconds(self.grant.decision, self._parts.settings.client_hello_timeout)
+            if seconds is None:
+                seconds = hello_seconds(self.grant.decision, self._parts.settings.client_hello_timeout)
             connection.arm(seconds, self._hello_timed_out)
             if connection.eof:
                 self._hello_missing()
@@ -205,7 +242,7 @@ class Passage:
         finally:
             self._end(cause)
 
-    def _relay(self, guard: RelayGuard | None = None) -> None:
+    def _relay(self, guard: RelayGuard | None = None, answered: bytes = b"") -> None:
         connection, upstream = self._connection, self._upstream
         if upstream is None:
             raise ValueError("a relay without an upstream")
@@ -217,6 +254,7 @@ class Passage:
             clock=time.monotonic,
             splicer=self._parts.splicer,
             guard=guard,
+            answered=answered,
         )
         self._count()
         self._upstream = None

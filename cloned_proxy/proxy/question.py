@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.rule import Host
+from cloned_proxy.policy.rule import Address, Host
+from cloned_proxy.proxy.budget import Budgets, LeaseLedger
+from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.telemetry.events import Kind
 
 
@@ -16,6 +20,30 @@ class PolicySource(Protocol):
 
     @property
     def current(self) -> Policy | None: ...
+
+
+class OwnPlaces(Container[tuple[Address, int]], Protocol):
+    """Where the proxy itself listens."""
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What the enforcer decides by, for who has to know when a decision would be another one."""
+
+    policies: PolicySource
+    resolver: Resolver
+    budgets: Budgets
+    leases: LeaseLedger
+    own_listeners: OwnPlaces
+    strict_durability: bool
+    flows_per_tool: int | None
+
+    def now(self) -> tuple[Policy | None, frozenset[str], frozenset[str], int]:
+        """Equal to what it was before: nothing has changed but the time, the addresses of names and the budgets."""
+        leases = self.leases
+        return self.policies.current, frozenset(leases.spent), frozenset(leases.ended), len(self.own_listeners)
 
 
 class Question(NamedTuple):

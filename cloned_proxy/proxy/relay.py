@@ -35,8 +35,8 @@ class Relay:
     Without a `splicer` every byte goes through the transports, and so it does while there is a `guard`.
     """
 
-    __slots__ = ("_charge", "_clock", "_on_end", "_open_ends", "_unread", "cause", "client", "guard", "last_byte",
-                 "splicer", "upstream")  # fmt: skip
+    __slots__ = ("_answered", "_charge", "_clock", "_on_end", "_open_ends", "_unread", "cause", "client", "guard",
+                 "last_byte", "splicer", "upstream")  # fmt: skip
 
     def __init__(
         self,
@@ -48,10 +48,13 @@ class Relay:
         clock: Callable[[], float],
         splicer: Splicer | None = None,
         guard: RelayGuard | None = None,
+        answered: bytes = b"",
     ) -> None:
+        """`answered` is what the upstream has said before it comes to `start`."""
         self.splicer = splicer
         self.guard = guard
         self._unread = unread
+        self._answered = answered
         self._charge = charge
         self._on_end = on_end
         self._clock = clock
@@ -89,6 +92,9 @@ class Relay:
             upstream.write(first)
         if not self.upstream.full and not client.is_closing():
             client.resume_reading()
+        answered, self._answered = self._answered, b""
+        if answered:
+            self.upstream.data_received(answered)
 
     def guarded(self, end: RelayEnd, data: bytes) -> bytes:
         """What of the bytes that came at `end` passes now."""

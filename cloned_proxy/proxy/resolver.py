@@ -132,6 +132,13 @@ class Resolver:
         self._cache.move_to_end(host.text)
         return answer.addresses
 
+    def lasts(self, host: Host) -> float:
+        """Seconds for which `known` will go on to answer as it does now; 0 when it does not."""
+        if host.address is not None:
+            return float("inf")
+        answer = self._cache.get(host.text)
+        return max(0.0, answer.expires - self._clock()) if answer is not None and answer.addresses else 0.0
+
     def forget(self) -> None:
         """Empties the cache; called at each change of the policy.
 

@@ -59,6 +59,8 @@ class ServeOptions:
     standby: bool = False
     """Serves while somebody holds it, and sandboxes alone: `runner.standby` starts such a one."""
     caretaker: Caretaker | None = None
+    plane_threads: int = 0
+    """Of the native plane; 0: Python serves everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,14 @@ class Server:
             config = self.workspace.config()
             policy_file = find_policy(self.workspace, config, self._options.policy_file)
             core = await assemble(
-                parts, self.workspace, config, policy_file, clock=self._clock, uptime=self._uptime, seat=self._seat
+                parts,
+                self.workspace,
+                config,
+                policy_file,
+                clock=self._clock,
+                uptime=self._uptime,
+                seat=self._seat,
+                plane_threads=self._options.plane_threads,
             )
             if self._options.control is not None:
                 core.own.add_address(*self._options.control)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Final, Protocol
 
 import structlog
@@ -18,8 +19,8 @@ from cloned_proxy.proxy.grant import Grant
 _log = structlog.get_logger(__name__)
 
 
-class Tunnel(Protocol):
-    """From the grant on, so that a change of the policy finds a tunnel before its first byte, too."""
+class Reviewed(Protocol):
+    """What can be asked whether it still passes."""
 
     @property
     def grant(self) -> Grant: ...
@@ -27,6 +28,10 @@ class Tunnel(Protocol):
     @property
     def server_names(self) -> ServerNames | Unread:
         """What its first bytes are: NEED_MORE before they came, NOT_TLS where they are not (or need not be) a hello."""
+
+
+class Tunnel(Reviewed, Protocol):
+    """From the grant on, so that a change of the policy finds a tunnel before its first byte, too."""
 
     def cut_off(self, cause: str) -> None:
         """Resets both sides at once; the cause goes on record."""
@@ -51,16 +56,18 @@ class Tunnels:
     ) -> None:
         self._review: Final = review
         self._idle: Final = idle_seconds
-        self._max: Final = max_seconds
+        self.max_seconds: Final = max_seconds
         self._clock: Final = clock
         """The clock of `Grant.since` and `Tunnel.last_byte`: monotonic."""
         self._open: set[Tunnel] = set()
+        self.elsewhere: Callable[[], Sequence[Tunnel]] = lambda: ()
+        """Those that somebody else carries and cuts: only to be shown."""
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self.elsewhere())
 
     def __iter__(self) -> Iterator[Tunnel]:
-        return iter(self._open)
+        return chain(self._open, self.elsewhere())
 
     def add(self, tunnel: Tunnel) -> None:
         self._open.add(tunnel)
@@ -79,16 +86,22 @@ class Tunnels:
             case = _case_of(tunnel)
             answer = answered.get(case)
             if answer is None:
-                answer = answered[case] = self._reviewed(tunnel)
+                answer = answered[case] = self.reviewed(tunnel)
             cause, idle = answer
             if not cause and now - tunnel.last_byte() >= idle:
                 cause = "idle"
-            if not cause and now - tunnel.grant.since >= self._max:
+            if not cause and now - tunnel.grant.since >= self.max_seconds:
                 cause = "lifetime"
             if cause:
                 _cut_off(tunnel, cause)
 
-    def _reviewed(self, tunnel: Tunnel) -> tuple[str, float]:
+    def look_at(self, tunnel: Tunnel) -> None:
+        """For one that was not known at the last sweep: cuts it if it is revoked."""
+        cause, _ = self.reviewed(tunnel)
+        if cause:
+            _cut_off(tunnel, cause)
+
+    def reviewed(self, tunnel: Reviewed) -> tuple[str, float]:
         """`revoked:<reason>`, or "" when the tunnel still passes, and how long it may be idle by its rule of now.
 
         A review that fails revokes.

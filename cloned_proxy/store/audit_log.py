@@ -15,7 +15,7 @@ from cloned_proxy.store.chain import ChainReport, Link, canonical_json, next_lin
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.lease_time import LeaseEnd, keep_lease_ends, lease_ends
-from cloned_proxy.telemetry.events import DecisionEvent, Event
+from cloned_proxy.telemetry.events import DecisionEvent, Entries, Event
 
 _PRUNE_GROUP: Final = 5000
 _INSERT: Final = (
@@ -182,19 +182,37 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
             hits[event.rule] = (hits.get(event.rule, (0, 0.0))[0] + 1, event.at)
             if event.spends_use:
                 spent[event.rule] = spent.get(event.rule, 0) + 1
-    if not rows:
-        return
+    if rows:
+        _insert(database, rows, hits)
+        database.executemany(
+            "INSERT INTO leases VALUES (?, ?) ON CONFLICT (rule) DO UPDATE SET used = used + excluded.used",
+            list(spent.items()),
+        )
+
+
+def append_bodies(database: sqlite3.Connection, entries: Entries) -> None:
+    """As `append_events`, for entries in their stored form. They spend no uses."""
+    link = _link(database, "head")
+    rows: list[tuple[int, str, str]] = []
+    for body in entries.bodies:
+        link = next_link(link, body)
+        rows.append((link.seq, body, link.hash))
+    hits: dict[str, tuple[int, float]] = {}
+    for calls in entries.calls:
+        count, last = hits.get(calls.event.rule, (0, 0.0))
+        hits[calls.event.rule] = (count + calls.count, max(last, calls.last))
+    if rows:
+        _insert(database, rows, hits)
+
+
+def _insert(database: sqlite3.Connection, rows: list[tuple[int, str, str]], hits: dict[str, tuple[int, float]]) -> None:
     # One statement for the group, not one a row: each is a hand-over of the interpreter lock, and the event loop pays.
     database.execute(_INSERT, (json.dumps(rows),))
-    _set_link(database, "head", link)
+    _set_link(database, "head", Link(rows[-1][0], rows[-1][2]))
     database.executemany(
         "INSERT INTO rule_hits VALUES (?, ?, ?) "
         "ON CONFLICT (rule) DO UPDATE SET hits = hits + excluded.hits, last = max(last, excluded.last)",
         [(rule, count, at) for rule, (count, at) in hits.items()],
-    )
-    database.executemany(
-        "INSERT INTO leases VALUES (?, ?) ON CONFLICT (rule) DO UPDATE SET used = used + excluded.used",
-        list(spent.items()),
     )
 
 

@@ -22,13 +22,21 @@ from typing import Final
 import structlog
 
 from cloned_proxy.store.audit_backlog import Backlog, Owner
-from cloned_proxy.store.audit_log import append_events, forget_rules, lease_use
+from cloned_proxy.store.audit_log import append_bodies, append_events, forget_rules, lease_use
 from cloned_proxy.store.audit_retention import PRUNE_SECONDS, Retention
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.policy_history import Snapshot, remember
 from cloned_proxy.store.tally_writer import TallyWriter
-from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, LeaseUsedUpError, RunEvent
+from cloned_proxy.telemetry.events import (
+    AuditUnavailableError,
+    DecisionEvent,
+    Entries,
+    EntrySource,
+    Event,
+    LeaseUsedUpError,
+    RunEvent,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -36,6 +44,7 @@ _GATHER_SECONDS: Final = 0.02
 """How long a group may grow; the commit itself comes on top, and both stay within 50 ms on a healthy disk."""
 _RETRY_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 10.0
+_WATCH_SECONDS: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,10 @@ class AuditWriter:
         self._closed = False
         self._wake = threading.Event()
         self._urgent = threading.Event()
+        self._source: EntrySource | None = None
+        self._watcher: threading.Thread | None = None
+        self._entries: list[Entries] = []
+        """Taken from the source, and not committed yet."""
         self._thread = threading.Thread(target=self._run, name="audit-writer", daemon=True)
         self._thread.start()
 
@@ -123,6 +136,18 @@ class AuditWriter:
         self._accept(event, owner)
         if isinstance(event, RunEvent):
             self._urgent.set()  # whoever ran it waits for its last entry, and nothing else of it comes
+
+    def join(self, source: EntrySource) -> None:
+        """Writes from now on also what the source has put on record. Once."""
+        self._source = source
+        self._watcher = threading.Thread(target=self._watch, args=(source,), name="audit-source", daemon=True)
+        self._watcher.start()
+
+    def _watch(self, source: EntrySource) -> None:
+        while not self._closed:
+            if source.wait(_WATCH_SECONDS):
+                self._wake.set()
+                time.sleep(_GATHER_SECONDS)
 
     async def commit(self, event: Event, *, uses: int | None = None, owner: Owner = None) -> None:
         """Queues one event and returns when it is on disk, with one of its rule's `uses` taken if that says a number.
@@ -162,6 +187,8 @@ class AuditWriter:
         self._urgent.set()
         self._wake.set()
         self._thread.join(timeout=_CLOSE_SECONDS)
+        if self._watcher is not None:
+            self._watcher.join(timeout=_CLOSE_SECONDS)
 
     async def _settled(self, event: Event | None, uses: int | None, owner: Owner) -> None:
         loop = asyncio.get_running_loop()
@@ -196,7 +223,7 @@ class AuditWriter:
                     return
                 if self._failure is not None:
                     time.sleep(_RETRY_SECONDS)
-                elif self._closed and not self._queue:
+                elif self._closed and not self._queue and not self._source_waits():
                     return
         except BaseException as error:
             self._fail(f"the audit writer died: {error!r}")
@@ -204,6 +231,9 @@ class AuditWriter:
         finally:
             self._refuse([item for item, _ in (*batch, *self._queue)])
             self._database.close()
+
+    def _source_waits(self) -> bool:
+        return bool(self._entries) or (self._source is not None and self._source.wait(0))
 
     def _take(self) -> list[tuple[_Item, Owner]]:
         self._wake.clear()
@@ -229,6 +259,8 @@ class AuditWriter:
         if self._failure is not None:
             _log.info("the audit log is writable again")
             self._failure = None
+            if self._source is not None:
+                self._source.suspend(suspended=False)
         self._backlog.shrank(owner for _, owner in batch)
         if self._on_queue is not None:
             self._on_queue(len(self._queue))
@@ -242,12 +274,13 @@ class AuditWriter:
     def _transact(self, batch: Sequence[_Item]) -> list[_Awaited]:
         """Writes one group in one transaction; returns those whose rule had no use left, which were not written."""
         too_late: list[_Awaited] = []
-        if not batch and self._failure is None:
+        if not batch and self._failure is None and not self._source_waits():
             return too_late
         self._database.execute("BEGIN IMMEDIATE")
         try:
             # After a failure even an empty group writes a page: only that shows that the disk takes data again.
             self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
+            self._append_entries()  # first: what the group says of their decisions comes behind them
             events: list[Event] = []
             used: dict[str, int] = {}
             for item in batch:
@@ -272,7 +305,16 @@ class AuditWriter:
                 self._database.execute("ROLLBACK")
             self._tally = TallyWriter()  # what it knew of rows may have been taken back
             raise
+        self._entries.clear()
         return too_late
+
+    def _append_entries(self) -> None:
+        if self._source is not None and self._source.wait(0):
+            self._entries.append(self._source.take())
+        for entries in self._entries:
+            append_bodies(self._database, entries)
+            self._tally.add_calls(self._database, entries.calls)
+            self._retention.wrote(len(entries.bodies))
 
     def _append(self, events: list[Event]) -> None:
         append_events(self._database, events)
@@ -298,6 +340,8 @@ class AuditWriter:
         if self._failure is None:
             _log.error("audit log unavailable; requests are refused until it is back", reason=reason)
         self._failure = reason
+        if self._source is not None:
+            self._source.suspend(suspended=True)
 
     def _refuse(self, items: Sequence[_Item]) -> None:
         for item in items:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from cloned_proxy.store.tally import HOUR, OTHER
-from cloned_proxy.telemetry.events import DecisionEvent, Event
+from cloned_proxy.telemetry.events import Calls, DecisionEvent, Event
 
 NEW_CALLS_PER_HOUR: Final = 2000
 CALLS_PER_DESTINATION: Final = 200
@@ -64,6 +64,16 @@ class TallyWriter:
                 numbers[0] += 1
                 numbers[1], numbers[2] = min(numbers[1], at), max(numbers[2], at)
         self._write(database, counted)
+
+    def add_calls(self, database: sqlite3.Connection, calls: Iterable[Calls]) -> None:
+        """As `add`, for decisions that are counted already."""
+        for each in calls:
+            hour = int(each.first // HOUR)
+            if hour != self._hour:
+                self._begin(hour)
+            event = each.event
+            call = (event.tool, event.host, event.port, event.method, event.path, event.verdict, event.reason)
+            self._write(database, {call: [each.count, each.first, each.last]})
 
     def _begin(self, hour: int) -> None:
         self._hour = hour

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -78,6 +78,12 @@ class Spread:
         self._counts[bisect_left(self._bounds, amount)] += 1
         self._sum += amount
 
+    def add(self, counts: Sequence[int], total: float) -> None:
+        """Many at a time: how many in each bucket, and their sum."""
+        for place, count in enumerate(counts):
+            self._counts[place] += count
+        self._sum += total
+
     def carry(self) -> None:
         # Added as `Histogram.observe` adds, many at a time; there is no public way to do that.
         histogram, total = self._histogram, self._sum
@@ -118,6 +124,8 @@ class Counts(Collector):
         self._at_once: Final = at_once
         self._lock: Final = threading.Lock()
         self._carried: list[Count | Level | Spread] = []
+        self.refresh: Callable[[], None] | None = None
+        """Asked before anything is carried: has whoever counts elsewhere add what is new, on the event loop."""
 
     def count(self, counter: Counter) -> Count:
         return _CountAtOnce(counter) if self._at_once else self._add(Count(counter))
@@ -132,6 +140,8 @@ class Counts(Collector):
         return ()
 
     def collect(self) -> Iterable[Metric]:
+        if (refresh := self.refresh) is not None:
+            refresh()
         with self._lock:
             for carried in tuple(self._carried):
                 carried.carry()

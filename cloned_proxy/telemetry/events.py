@@ -213,6 +213,38 @@ type Event = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Decisions that differ in nothing but their id and time."""
+
+    event: DecisionEvent
+    count: int
+    first: float
+    """Unix seconds; all of them are in one hour."""
+    last: float
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """What somebody else of this process has put on record: entries in their stored form, and what they count."""
+
+    bodies: list[str]
+    calls: list[Calls]
+
+
+class EntrySource(Protocol):
+    """Where entries come from that were not recorded by `AuditSink.record`. Asked on the writer's thread."""
+
+    def wait(self, seconds: float) -> bool:
+        """Whether there are entries, waiting so long for one."""
+
+    def take(self) -> Entries:
+        """All of them."""
+
+    def suspend(self, *, suspended: bool) -> None:
+        """While the log cannot be written nothing may be decided there."""
+
+
 class AuditUnavailableError(Exception):
     """The event cannot be recorded (disk fails, writer dead): the caller must refuse the request with 503."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from cloned_proxy import __version__
 from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.telemetry.counts import Count, Counts, Level, Spread
-from cloned_proxy.telemetry.events import DecisionEvent
+from cloned_proxy.telemetry.events import DecisionEvent, Kind
 from cloned_proxy.telemetry.lease_metrics import LeaseMetrics
 
 ANONYMOUS_LABEL: Final = "_anonymous"
@@ -20,12 +20,12 @@ OTHER_LABEL: Final = "_other"
 MAX_HOSTS_A_TOOL: Final = 100
 
 # A decision takes microseconds; one that had to wait for a strict commit takes milliseconds.
-_DECISION_BUCKETS: Final = (
+DECISION_BUCKETS: Final = (
     *(2e-6, 5e-6, 10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6),
     *(0.001, 0.005, 0.025, 0.1, 1.0),
 )
-_CONNECT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-_REQUEST_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+CONNECT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+REQUEST_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 START_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 RUN_RESULTS: Final = frozenset(
     {"ok", "failed", "error", "timeout", "limit", "engine", "slot", "proxy", "bad_input", "abandoned"}
@@ -37,8 +37,11 @@ _DENY: Final = Verdict.DENY.name.lower()
 class Metrics:
     """One for each process. What a request counts are plain numbers of the event loop, carried over at a scrape."""
 
-    def __init__(self, registry: CollectorRegistry, *, shared: bool = False) -> None:
-        """`shared`: this is one of several workers, whose metrics `telemetry.shared` keeps."""
+    def __init__(self, registry: CollectorRegistry, *, shared: bool = False, plane: str = "python") -> None:
+        """`shared`: this is one of several workers, whose metrics `telemetry.shared` keeps.
+
+        `plane` is what serves the common case: `native` or `python`.
+        """
         self.registry = registry
         self._known: Container[str] = frozenset()
         self._hosts: dict[str, set[str]] = {}
@@ -65,11 +68,14 @@ class Metrics:
         self._audit_dropped = Counter(
             "cloned_proxy_audit_dropped", "Audit events that could not be recorded.", registry=registry
         )
+        self._plane_failures = Counter(
+            "cloned_proxy_plane_failures", "Faults of the native plane; Python serves after one.", registry=registry
+        )
         build = Gauge(
-            "cloned_proxy_build_info", "Always 1; the labels tell the build.", ("version", "python"),
+            "cloned_proxy_build_info", "Always 1; the labels tell the build.", ("version", "python", "plane"),
             registry=registry, multiprocess_mode="max",
         )  # fmt: skip
-        build.labels(__version__, platform.python_version()).set(1)
+        build.labels(__version__, platform.python_version(), plane).set(1)
 
     def _make_traffic(self, registry: CollectorRegistry) -> None:
         self._decisions = Counter(
@@ -81,14 +87,14 @@ class Metrics:
         decision_seconds = Histogram(
             "cloned_proxy_decision_duration_seconds",
             "Time to decide, without name resolution.",
-            buckets=_DECISION_BUCKETS,
+            buckets=DECISION_BUCKETS,
             registry=registry,
         )
         self._decision_seconds = self._counts.spread(decision_seconds)
         connect_seconds = Histogram(
             "cloned_proxy_upstream_connect_duration_seconds",
             "Time to connect to an upstream.",
-            buckets=_CONNECT_BUCKETS,
+            buckets=CONNECT_BUCKETS,
             registry=registry,
         )
         self._connect_seconds = self._counts.spread(connect_seconds)
@@ -96,7 +102,7 @@ class Metrics:
             "cloned_proxy_request_duration_seconds",
             "Time from the grant of a request or tunnel to its end.",
             ("kind",),
-            buckets=_REQUEST_BUCKETS,
+            buckets=REQUEST_BUCKETS,
             registry=registry,
         )
         self._tunnels = Gauge(
@@ -153,16 +159,19 @@ class Metrics:
     def decided(self, event: DecisionEvent, seconds: float) -> None:
         """One decision: `decisions_total`, `decision_duration_seconds`, and `blocked_hosts_total` for a denial."""
         tool = self._tool(event.tool)
-        key = (tool, event.verdict, event.reason)
-        count = self._decided.get(key)
-        if count is None:
-            count = self._decided[key] = self._counts.count(self._decisions.labels(*key))
-        count.add(1, event.id)  # from a point of a graph to the entry of the log
+        self._decided_as(tool, event).add(1, event.id)  # from a point of a graph to the entry of the log
         self._decision_seconds.observe(seconds)
         if event.verdict == _DENY:
             self._count_blocked(tool, event)
         else:
             self.leases.passed(tool, event.rule, event.at)
+
+    def _decided_as(self, tool: str, event: DecisionEvent) -> Count:
+        key = (tool, event.verdict, event.reason)
+        count = self._decided.get(key)
+        if count is None:
+            count = self._decided[key] = self._counts.count(self._decisions.labels(*key))
+        return count
 
     def _count_blocked(self, tool: str, event: DecisionEvent) -> None:
         # A malformed host is free text; only canonical names may take one of the hundred places.
@@ -203,6 +212,36 @@ class Metrics:
         if open_now > 1:
             self._open_tunnels[tool] = level, open_now - 1
         level.add(-1)
+
+    def tunnels_changed(self, tool: str | None, amount: int) -> None:
+        """So many tunnels of the tool have begun to relay, or (negative) have ended, elsewhere in this process."""
+        for _ in range(amount):
+            self.tunnel_opened(tool)
+        for _ in range(-amount):
+            self.tunnel_closed(tool)
+
+    def granted(self, event: DecisionEvent, count: int) -> None:
+        """So many decisions like this one, which passed, elsewhere in this process; the event is the newest."""
+        if not count:
+            return
+        tool = self._tool(event.tool)
+        self._decided_as(tool, event).add(count, event.id)
+        self.leases.passed(tool, event.rule, event.at)
+
+    def observed_elsewhere(self, which: int, counts: list[int], total: float) -> None:
+        """What to add to a histogram: of connects (0), of decisions (1), of the requests that were tunnels (2)."""
+        kind = Kind.TUNNEL.value
+        if kind not in self._requests_of:
+            self._requests_of[kind] = self._counts.spread(self._request_seconds.labels(kind))
+        (self._connect_seconds, self._decision_seconds, self._requests_of[kind])[which].add(counts, total)
+
+    def refreshed_by(self, refresh: Callable[[], None] | None) -> None:
+        """Has somebody who counts by himself tell what he has counted, before each scrape."""
+        self._counts.refresh = refresh
+
+    def plane_failed(self) -> None:
+        """The native plane had a fault, and is out of use."""
+        self._plane_failures.inc()
 
     def bytes_passed(self, tool: str | None, *, up: int, down: int) -> None:
         """Bytes of one flow: `up` from the caller, `down` to it."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.e2e import test_registries
 from tests.net.asker import ASKING_GUARDS
 from tests.net.attacks import destinations, framing, headers, http2, identity, inspected, secrets, tunnels
 from tests.net.attacks.attempt import Attack, Attempt, permitted_call_passes, proxy_authorization, read_all
@@ -158,7 +159,7 @@ def test_every_guard_has_its_attack() -> None:
     tested = {guard for guards, _ in MATCHING for guard in guards}
     elsewhere = {"no record, no request", "listener-bound identity"}  # the two tests below
     asking = set(ASKING_GUARDS)  # `test_asking.py`
-    assert tested | elsewhere | asking == set(GUARDS)
+    assert tested | elsewhere | asking | set(test_registries.ATTACKS) == set(GUARDS)
 
 
 @pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault != "the audit log is full"])

@@ -263,7 +263,7 @@ def test_uv_locks_and_syncs_the_older_version_and_refuses_a_lock_with_the_young_
 _BROAD = f"{_POLICY.replace(packages.NPM_HOST, '"*.example.com"')}    - {packages.NPM_HOST}\n"
 """A rule for the whole host beside it, port 80 included, that is the closer one."""
 _OLD_TARBALL = "left-pad-1.1.0.tgz"
-_ATTACKS = {
+ATTACKS = {
     "the age of files": f"{_NPM}left-pad/-/{_YOUNG_TARBALL}",
     "registries only by https": f"http://{packages.NPM_HOST}/npm/left-pad/-/{_YOUNG_TARBALL}",
     "an age that no broad rule takes away": f"{_NPM}left-pad/-/{_YOUNG_TARBALL}",
@@ -279,7 +279,7 @@ def beside_a_broad_rule(world: World) -> Iterator[ProxyProcess]:
     made.stop()
 
 
-@pytest.mark.parametrize("guard", _ATTACKS)
+@pytest.mark.parametrize("guard", ATTACKS)
 def test_the_attack_succeeds_without_its_guard_alone(
     fresh_world: World, beside_a_broad_rule: ProxyProcess, tmp_path: Path, guard: str
 ) -> None:
@@ -287,7 +287,7 @@ def test_the_attack_succeeds_without_its_guard_alone(
     for proxy in (broken, beside_a_broad_rule):
         fresh_world.reset()
         desk = _desk(fresh_world, proxy, tmp_path)
-        desk.run("curl", "-sS", "-o", "got", "--cacert", str(desk.authorities), _ATTACKS[guard])
+        desk.run("curl", "-sS", "-o", "got", "--cacert", str(desk.authorities), ATTACKS[guard])
         arrived = any(f"{_YOUNG_TARBALL} " in fresh_world.text_at(packages.NPM_HOST, port) for port in (80, 443))
         assert arrived is (proxy is broken)
     broken.stop()

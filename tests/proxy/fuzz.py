@@ -92,7 +92,9 @@ def check_head(data: bytes) -> bool:
         except HeadError:
             continue
         accepted = True
-        _compare(data, "h11", _of(head), _by_h11(data))
+        # CONNECT has its host in its target: some clients leave Host out, which h11 wants in every HTTP/1.1 head.
+        if head.method != "CONNECT" or any(name == "host" for name, _ in head.fields):
+            _compare(data, "h11", _of(head), _by_h11(data))
         _compare(data, "http.server", _of(head), _by_http_server(data))
     return accepted
 

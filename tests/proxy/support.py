@@ -6,36 +6,77 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import os
 import resource
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decide_addresses import decide_addresses
+from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host_index import HostIndex
 from cloned_proxy.policy.model import Limits, Policy, Scope
 from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Rule
-from cloned_proxy.policy.vocabulary import Anonymous, Mode
+from cloned_proxy.policy.vocabulary import Anonymous, Mode, Reason
 from cloned_proxy.proxy import splice
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.head import parse_head
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import Listener, OwnListeners, bind_tcp, bind_unix
+from cloned_proxy.proxy.plane import library
+from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
 from cloned_proxy.proxy.upstream_proxy.front import UpstreamProxy
 from cloned_proxy.proxy.ways import Ways
+from cloned_proxy.store.chain import canonical_json
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.upstream_settings import UpstreamSettings
-from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Event, FlowEnd
+from cloned_proxy.telemetry.events import (
+    AuditUnavailableError,
+    DecisionEvent,
+    Entries,
+    EntrySource,
+    Event,
+    FlowEnd,
+    Kind,
+)
 from cloned_proxy.telemetry.metrics import Metrics
+
+
+@dataclass
+class Serving:
+    """What serves the common case in each `world` that is made from now on."""
+
+    native: bool = False
+    threads: int = 1
+    queue: int = 10_000
+    """Entries that may wait before heads do."""
+
+
+SERVING = Serving()
+
+
+def need_plane() -> None:
+    """Skips the test where the native plane is not built; in CI that is an error."""
+    if library.find() is None:
+        assert not os.environ.get("CI"), "the native plane is not built: make plane"
+        pytest.skip("the native plane is not built: make plane")
+
 
 KEY = b"k" * 32
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
@@ -102,14 +143,46 @@ class Leases:
         pass
 
 
+class NoEntries:
+    def wait(self, seconds: float) -> bool:
+        return False
+
+    def take(self) -> Entries:
+        return Entries([], [])
+
+    def suspend(self, *, suspended: bool) -> None:
+        pass
+
+
 class Audit:
     def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.broken = False
+        self._events: list[Event] = []
+        self._source: EntrySource | None = None
+        self._broken = False
         self.slow_for: set[str | None] = set()
         """Callers who are behind until `disk` is set."""
         self.waiting = 0
         self.disk = asyncio.Event()
+
+    @property
+    def broken(self) -> bool:
+        return self._broken
+
+    @broken.setter
+    def broken(self, broken: bool) -> None:
+        self._broken = broken
+        if self._source is not None:
+            self._source.suspend(suspended=broken)
+
+    @property
+    def events(self) -> list[Event]:
+        """All in their order, with what the native plane has put on record."""
+        if self._source is not None:
+            self._events += map(event_of, self._source.take().bodies)
+        return self._events
+
+    def join(self, source: EntrySource) -> None:
+        self._source = source
 
     def record(self, event: Event, *, owner: str | None = None) -> None:
         if self.broken:
@@ -137,6 +210,17 @@ class Audit:
         return [event for event in self.events if isinstance(event, FlowEnd)]
 
 
+def event_of(body: str) -> Event:
+    """The event that an entry of the log holds, which is of the form in which we would have written it."""
+    fields = json.loads(body)
+    kind = fields.pop("type")
+    if kind == "decision":
+        fields["kind"], fields["reason"] = Kind(fields["kind"]), Reason(fields["reason"])
+    event: Event = DecisionEvent(**fields) if kind == "decision" else FlowEnd(**fields)
+    assert canonical_json(event) == body
+    return event
+
+
 class Secrets:
     """A vault whose content a test sets."""
 
@@ -151,24 +235,51 @@ class Secrets:
 
 class RecordingMetrics(Metrics):
     def __init__(self) -> None:
-        self.open = 0
-        self.connects = 0
+        self._open = 0
+        self._connects = 0
         self.dropped = 0
+        self.failures = 0
+        self._refresh: Callable[[], None] | None = None
+
+    @property
+    def open(self) -> int:
+        if self._refresh is not None:
+            self._refresh()
+        return self._open
+
+    @property
+    def connects(self) -> int:
+        if self._refresh is not None:
+            self._refresh()
+        return self._connects
+
+    def refreshed_by(self, refresh: Callable[[], None] | None) -> None:
+        self._refresh = refresh
+
+    def granted(self, event: DecisionEvent, count: int) -> None:
+        pass
+
+    def observed_elsewhere(self, which: int, counts: list[int], total: float) -> None:
+        if which == 0:
+            self._connects += sum(counts)
+
+    def plane_failed(self) -> None:
+        self.failures += 1
 
     def decided(self, event: DecisionEvent, seconds: float) -> None:
         pass
 
     def upstream_connected(self, seconds: float) -> None:
-        self.connects += 1
+        self._connects += 1
 
     def request_finished(self, kind: str, seconds: float) -> None:
         pass
 
     def tunnel_opened(self, tool: str | None) -> None:
-        self.open += 1
+        self._open += 1
 
     def tunnel_closed(self, tool: str | None) -> None:
-        self.open -= 1
+        self._open -= 1
 
     def bytes_passed(self, tool: str | None, *, up: int, down: int) -> None:
         pass
@@ -183,6 +294,9 @@ class TableResolver(Resolver):
     def __init__(self, table: dict[str, tuple[Address, ...]]) -> None:
         self.table = table
         self.asked: list[str] = []
+
+    def lasts(self, host: Host) -> float:
+        return 60.0 if host.address is not None or host.text in self.table else 0.0
 
     def known(self, host: Host) -> tuple[Address, ...] | None:
         return (host.address,) if host.address is not None else None
@@ -271,6 +385,27 @@ class World:
     listener: Listener
     troubles: list[str] = field(default_factory=list)
     """With the proxy in front."""
+    plane: Plane | None = None
+
+    def publish(self) -> None:
+        """Has the plane grant what the rules allow from the first request on, as if each had been made before."""
+        current, caller = self.policies.current, self.listener.principal
+        if self.plane is None or current is None or caller is None:
+            return
+        for rule in current.rules:
+            for port in rule.ports if rule.pattern.kind in {PatternKind.EXACT, PatternKind.ADDRESS} else ():
+                host = f"[{rule.pattern.value}]" if ":" in rule.pattern.value else rule.pattern.value
+                head = parse_head(connect_head(port, host))
+                decision = decide(current, caller, Request(head.host, port), time.time())
+                known = decision.host and (
+                    (decision.host.address,) if decision.host.address else self.resolver.table.get(decision.host.text)
+                )
+                decision = decide_addresses(decision, known or (), self.own)
+                if known and decision.passes:
+                    charge = self.enforcer.basis.budgets.seen(caller.tool, up=0, down=0)
+                    kind = Kind.INSPECTED_TUNNEL if decision.inspect else Kind.TUNNEL
+                    grant = Grant("", kind, decision, caller, known, current, charge, 0.0)
+                    self.plane.publish(self.listener, head, grant)
 
     @property
     def address(self) -> str | tuple[str, int]:
@@ -362,13 +497,22 @@ async def world(
     settings: dict[str, float] | None = None,
     spliced: bool = splice.AVAILABLE,
     front: UpstreamSettings | None = None,
+    known: bool = True,
     **more: float,
 ) -> AsyncIterator[World]:
-    """`front` puts a proxy in front, whose credential is one of the `secrets`."""
+    """`front` puts a proxy in front, whose credential is one of the `secrets`.
+
+    `known`: the native plane, where there is one, has seen a request of each rule before.
+    """
     own = OwnListeners()
+    plane: Plane | None = None
+    bounds = ProxySettings(**(settings or {}), **more)  # type: ignore[arg-type]
+    if SERVING.native:
+        path = library.find()
+        assert path is not None
+        plane = Plane(path, bounds, threads=SERVING.threads, queue=SERVING.queue)
     policies = Policies(current or policy(*rules))
     audit, metrics, resolver = Audit(), RecordingMetrics(), TableResolver({HOST: addresses})
-    bounds = ProxySettings(**(settings or {}), **more)  # type: ignore[arg-type]
     ahead = None
     if front is not None:
         held = secrets or Secrets()
@@ -378,7 +522,7 @@ async def world(
     enforcer = Enforcer(
         policies=policies,
         resolver=resolver,
-        budgets=Budgets(asyncio.get_running_loop().time),
+        budgets=Budgets(asyncio.get_running_loop().time, plane.cells if plane is not None else None),
         leases=Leases(),
         audit=audit,
         metrics=metrics,
@@ -397,16 +541,26 @@ async def world(
         injector=Injector(secrets) if secrets is not None else None,
         requests=requests,
         spliced=spliced,
+        plane=plane,
         ways=ways,
     )
+    if plane is not None:
+        audit.join(plane.entries)
     sock = bind_unix(unix) if unix is not None else bind_tcp("127.0.0.1", 0)
     own.add(sock)
     listener = Listener(sock, principal, "test")
     await gate.open(listener)
+    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane)
+    if known:
+        made.publish()
     try:
-        yield World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles)
+        yield made
     finally:
         await gate.drain(0)
         assert gate.idle
         assert metrics.open == 0
         assert len(gate.tunnels) == 0
+        if plane is not None:
+            assert audit.events is not None  # what is left, before it can no longer be asked for
+            plane.free()
+            audit.join(NoEntries())

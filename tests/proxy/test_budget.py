@@ -15,7 +15,7 @@ from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.model import NO_LIMITS, Limits
 from cloned_proxy.policy.rule import Host
 from cloned_proxy.policy.vocabulary import Reason, Verdict
-from cloned_proxy.proxy.budget import Budgets, _Account
+from cloned_proxy.proxy.budget import ACCOUNT_WIDTH, Budgets
 from cloned_proxy.proxy.cells import SharedCells, clear_first_cells
 
 TOOL = "demo@v1"
@@ -149,7 +149,7 @@ def test_a_dead_worker_gives_back_what_was_open_and_nothing_else(tmp_path: Path,
 
 def test_nobody_takes_while_a_sibling_looks(tmp_path: Path, clock: Clock) -> None:
     first, _ = siblings(tmp_path, clock)
-    sibling = SharedCells(tmp_path, own=1, workers=2).open(f"tool {TOOL}", _Account.WIDTH)
+    sibling = SharedCells(tmp_path, own=1, workers=2).open(f"tool {TOOL}", ACCOUNT_WIDTH)
     taking = threading.Thread(target=take, args=(first,))
     with sibling.turn:
         taking.start()

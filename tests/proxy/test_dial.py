@@ -111,8 +111,8 @@ async def test_running_out_of_descriptors_is_our_own_fault(monkeypatch: pytest.M
 
 def test_families_alternate_and_the_preferred_one_comes_first() -> None:
     four = [ipaddress.ip_address(f"192.0.2.{i}") for i in (1, 2, 3)]
-    assert list(module._interleaved((SIX, *four))) == [SIX, *four]
-    assert list(module._interleaved((four[0], four[1], SIX, four[2]))) == [four[0], SIX, four[1], four[2]]
+    assert list(module.interleaved((SIX, *four))) == [SIX, *four]
+    assert list(module.interleaved((four[0], four[1], SIX, four[2]))) == [four[0], SIX, four[1], four[2]]
 
 
 class _Aborting(asyncio.Protocol):

@@ -26,7 +26,7 @@ async def test_no_descriptor_for_the_upstream_is_503_and_passes() -> None:
     def exhausted(*_: object) -> object:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    async with upstream() as server, world(allow(HOST, server.port)) as w:
+    async with upstream() as server, world(allow(HOST, server.port), known=False) as w:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(dial, "_begin", exhausted)
             reply = await w.ask(connect_head(server.port))

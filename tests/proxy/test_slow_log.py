@@ -74,7 +74,7 @@ async def test_a_long_pipeline_does_not_keep_the_others_waiting() -> None:
 
 
 async def test_a_flooder_whose_log_fails_is_refused_for_that() -> None:
-    async with upstream() as server, world(allow(HOST, server.port)) as w:
+    async with upstream() as server, world(allow(HOST, server.port), known=False) as w:
         w.audit.slow_for = {None}
         answer = asyncio.create_task(w.ask(connect_head(server.port)))
         await until(lambda: w.audit.waiting > 0)

@@ -40,7 +40,8 @@ CONTRACT = {
     "cloned_proxy_sandbox_slots": set(),
     "cloned_proxy_isolation_probe_success": set(),
     "cloned_proxy_lease_expires_timestamp_seconds": {"tool"},
-    "cloned_proxy_build_info": {"version", "python"},
+    "cloned_proxy_build_info": {"version", "python", "plane"},
+    "cloned_proxy_plane_failures_total": set(),
 }
 
 

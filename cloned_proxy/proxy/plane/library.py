@@ -1,0 +1,155 @@
+"""The C ABI of the plane (`plane/src/abi.rs`), and where its library is. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import (
+    POINTER,
+    c_bool,
+    c_char_p,
+    c_double,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint8,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
+from pathlib import Path
+from typing import Final
+
+NAME: Final = "libcloned_plane.so"
+ID_BYTES: Final = 12
+NO_LIMIT: Final = 2**64 - 1
+
+_PACKAGE: Final = Path(__file__).parents[2]
+PLACES: Final = (_PACKAGE / "_plane" / NAME, _PACKAGE.parent / "build" / "plane" / "release" / NAME)
+"""Of an installed wheel, and of a checkout where cargo has built it."""
+
+
+class Config(ctypes.Structure):
+    """Times in microseconds."""
+
+    _fields_ = (
+        ("threads", c_uint64),
+        ("head_timeout", c_uint64),
+        ("hello_timeout", c_uint64),
+        ("connect_timeout", c_uint64),
+        ("max_head_bytes", c_uint64),
+        ("max_head_fields", c_uint64),
+        ("max_connections", c_uint64),
+        ("party_share", c_uint64),
+        ("queue", c_uint64),
+        ("crowd", c_void_p),
+        ("parties", c_void_p),
+        ("parties_width", c_uint64),
+        ("bounds", POINTER(c_double) * 3),
+        ("bounds_count", c_uint64 * 3),
+    )
+
+
+class Publication(ctypes.Structure):
+    _fields_ = (
+        ("number", c_uint32),
+        ("needs_hello", c_bool),
+        ("literal", c_bool),
+        ("expires", c_uint64),
+        ("account", c_void_p),
+        ("concurrent", c_uint64),
+        ("requests_per_minute", c_uint64),
+        ("bytes_per_hour", c_uint64),
+    )
+
+
+class HandedOver(ctypes.Structure):
+    _fields_ = (
+        ("stage", c_uint32),
+        ("fd", c_int32),
+        ("upstream", c_int32),
+        ("listener", c_uint32),
+        ("verdict", c_uint32),
+        ("admitted", c_bool),
+        ("granted", c_bool),
+        ("id", c_uint8 * ID_BYTES),
+        ("since", c_uint64),
+        ("up", c_uint64),
+        ("hello_deadline", c_uint64),
+        ("client_length", c_uint64),
+        ("server_length", c_uint64),
+    )
+
+
+class SeenTunnel(ctypes.Structure):
+    _fields_ = (
+        ("verdict", c_uint32),
+        ("relaying", c_bool),
+        ("id", c_uint8 * ID_BYTES),
+        ("since", c_uint64),
+        ("last_byte", c_uint64),
+        ("up", c_uint64),
+        ("down", c_uint64),
+    )
+
+
+class Batch(ctypes.Structure):
+    _fields_ = (
+        ("text", c_void_p),
+        ("text_length", c_size_t),
+        ("calls", c_void_p),
+        ("calls_length", c_size_t),
+        ("entries", c_size_t),
+        ("kept", c_void_p),
+    )
+
+
+_TEXT: Final = (c_char_p, c_size_t)
+_PLANE: Final = c_void_p
+_FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
+    "plane_start": (c_void_p, (POINTER(Config),)),
+    "plane_stop": (None, (_PLANE,)),
+    "plane_free": (None, (_PLANE,)),
+    "plane_bell": (c_int32, (_PLANE,)),
+    "plane_listen": (None, (_PLANE, c_int32, c_uint32, c_size_t)),
+    "plane_unlisten": (None, (_PLANE, c_uint32, *_TEXT)),
+    "plane_set_contended": (None, (_PLANE, c_bool)),
+    "plane_suspend": (None, (_PLANE, c_bool)),
+    "plane_drain": (None, (_PLANE, *_TEXT)),
+    "plane_cut_all": (None, (_PLANE, *_TEXT)),
+    "plane_cut_flow": (None, (_PLANE, c_char_p, *_TEXT)),
+    "plane_forget": (None, (_PLANE,)),
+    "plane_review": (None, (_PLANE, *_TEXT)),
+    "plane_panic": (None, (_PLANE,)),
+    "plane_publish": (c_void_p, (_PLANE, *_TEXT, POINTER(Publication), *_TEXT)),
+    "verdict_withdraw": (None, (c_void_p,)),
+    "verdict_free": (None, (c_void_p,)),
+    "verdict_counts": (None, (c_void_p, POINTER(c_int64 * 5), POINTER(c_uint8 * ID_BYTES))),
+    "plane_take": (c_bool, (_PLANE, POINTER(HandedOver), c_char_p, c_size_t)),
+    "plane_adopted": (None, (_PLANE, c_size_t, c_bool, c_void_p)),
+    "plane_snapshot": (c_size_t, (_PLANE, POINTER(SeenTunnel), c_size_t)),
+    "plane_numbers": (None, (_PLANE, POINTER(c_int64 * 6))),
+    "plane_spread": (None, (_PLANE, c_size_t, POINTER(c_uint64), c_size_t)),
+    "plane_take_turn": (None, (_PLANE,)),
+    "plane_give_turn": (None, (_PLANE,)),
+    "plane_wait": (c_size_t, (_PLANE, c_uint64)),
+    "plane_take_records": (None, (_PLANE, POINTER(Batch))),
+    "plane_free_records": (None, (POINTER(Batch),)),
+    "plane_reads_head": (c_size_t, (*_TEXT, c_size_t, c_size_t, POINTER(c_size_t))),
+    "plane_reads_hello": (c_uint32, (*_TEXT, *_TEXT, c_bool)),
+    "plane_reads_answer": (c_bool, _TEXT),
+}
+
+
+def find() -> Path | None:
+    """The library, if there is one."""
+    return next((place for place in PLACES if place.is_file()), None)
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """Raises OSError for a file that is no library for this machine, AttributeError for one of another version."""
+    library = ctypes.CDLL(str(path))
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype = result
+        function.argtypes = arguments
+    return library

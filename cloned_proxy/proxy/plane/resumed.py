@@ -1,0 +1,94 @@
+"""Connections that the plane hands over, which go on here as if the gate had accepted them."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import socket
+from dataclasses import dataclass
+from typing import Final, cast
+
+from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.proxy.connection import ClientConnection
+from cloned_proxy.proxy.dial import DialError, ExhaustedError
+from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.listener import Listener
+from cloned_proxy.proxy.parts import GateParts
+from cloned_proxy.proxy.passage import Passage, Resumption
+
+
+class Stage(enum.IntEnum):
+    """At which boundary a connection came: `shared::Stage`."""
+
+    HEAD = 0
+    UNREACHABLE = 1
+    LATE = 2
+    EXHAUSTED = 3
+    HELLO = 4
+    GUARD = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """One connection, and how far it has come."""
+
+    stage: Stage
+    sock: socket.socket
+    listener: Listener
+    admitted: bool
+    client_bytes: bytes
+    grant: Grant | None = None
+    """From the dial on."""
+    upstream: socket.socket | None = None
+    server_bytes: bytes = b""
+    hello_seconds: float = 0.0
+    """What is left of the time for a ClientHello."""
+
+    def close(self) -> None:
+        """Where nobody takes it."""
+        self.sock.close()
+        if self.upstream is not None:
+            self.upstream.close()
+
+
+class HandedConnection(ClientConnection):
+    """Begins with what the plane has read."""
+
+    __slots__ = ("_handed",)
+
+    def __init__(self, parts: GateParts, handed: Handed) -> None:
+        super().__init__(parts, handed.listener)
+        self._handed: Handed | None = handed
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        handed, self._handed = self._handed, None
+        if handed is None or not handed.admitted:
+            super().connection_made(transport)
+            return
+        self.transport = cast(asyncio.Transport, transport)
+        self.parts.keep(self)
+        if handed.grant is None:
+            self.arm(self.parts.settings.head_timeout, self._head_timed_out)
+            self.data_received(handed.client_bytes)
+            return
+        self.resume(handed.client_bytes)
+        Passage(self, handed.grant).resume(_resumption(handed))
+
+
+_UNREACHABLE: Final = "the upstream cannot be reached"
+
+
+def _resumption(handed: Handed) -> Resumption:
+    match handed.stage:
+        case Stage.UNREACHABLE:
+            return Resumption(failure=DialError(_UNREACHABLE))
+        case Stage.LATE:
+            return Resumption(failure=DialError("the upstream did not answer in time", timed_out=True))
+        case Stage.EXHAUSTED:
+            return Resumption(failure=ExhaustedError("no file descriptor is left"))
+        case Stage.HELLO:
+            return Resumption(handed.upstream, hello_seconds=handed.hello_seconds)
+        case Stage.GUARD:
+            return Resumption(handed.upstream, guarded=True, server_bytes=handed.server_bytes)
+        case Stage.HEAD:
+            raise ValueError(Reason.INTERNAL_ERROR)

@@ -1,0 +1,248 @@
+"""What the plane may grant by itself: grants of ours that depend on nothing but who asks for which host and port.
+
+A verdict is taken back as soon as anything changes that a decision looks at (`question.Basis`), and lives no longer
+than what it was made of: the addresses, the credential, the rule. So each one equals what would be decided anew.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from cloned_proxy.policy.decide import needs_hello
+from cloned_proxy.policy.identity import credential_fields, credentials_expire
+from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
+from cloned_proxy.proxy.budget import ACCOUNT_WIDTH, account_name
+from cloned_proxy.proxy.client_hello import ServerNames, Unread
+from cloned_proxy.proxy.crowd import fair_limits
+from cloned_proxy.proxy.dial import interleaved
+from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.plane.cells import PlaneCells
+from cloned_proxy.proxy.plane.entries import PlaneEntries
+from cloned_proxy.proxy.plane.library import ID_BYTES, NO_LIMIT, Publication
+from cloned_proxy.proxy.question import Basis
+from cloned_proxy.store.chain import canonical_json
+from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd, Kind
+
+MOST: Final = 20_000
+"""Verdicts at once; then all are taken back, and those in use are there again at their next miss."""
+
+_FOREVER: Final = 3600.0
+"""Seconds: of a verdict that nothing else ends."""
+_SEPARATOR: Final = "\x1e"
+_ID, _AT, _SECONDS = "@", 1.5, 0.5
+"""Stand for what differs in the entries of one verdict; JSON text of the event around them has none of it."""
+
+
+@dataclass(slots=True)
+class Published:
+    """A verdict, while it can be granted or anything is open by it. In `Tunnels.sweep` it stands for its tunnels."""
+
+    number: int
+    key: bytes
+    grant: Grant
+    event: DecisionEvent
+    expires: float
+    """Monotonic seconds."""
+    handle: int
+    live: bool = True
+    counted: list[int] = field(default_factory=lambda: [0, 0, 0, 0, 0])
+    """What the metrics know of: granted, open, relaying, bytes up, bytes down."""
+
+    @property
+    def server_names(self) -> ServerNames | Unread:
+        """What every tunnel of it has begun with, or has to."""
+        decision = self.grant.decision
+        if not needs_hello(decision) or decision.host is None:
+            return Unread.NOT_TLS
+        return () if decision.host.address is not None else (decision.host.text,)
+
+
+class Verdicts:
+    """Everything that is published, on the event loop. `plane` is the handle of the running plane."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        plane: int,
+        *,
+        basis: Basis,
+        cells: PlaneCells,
+        key: bytes,
+        clock: Callable[[], float],
+        entries: PlaneEntries,
+    ) -> None:
+        self._library: Final = library
+        self._plane: Final = plane
+        self._basis: Final = basis
+        self._strict: Final = basis.strict_durability
+        self._cells: Final = cells
+        self._identity_key: Final = key
+        self._clock: Final = clock
+        self._entries: Final = entries
+        self._by_key: dict[bytes, Published] = {}
+        self.known: Final[dict[int, Published]] = {}
+        self._next = 1
+        self._inputs = basis.now()
+        self._offset = clock() - time.monotonic()
+
+    def publish(self, listener: int, head: Head, grant: Grant) -> None:
+        """Lets the plane grant the same again to whoever sends the same, if it may."""
+        self.look()
+        now = time.monotonic()
+        host = grant.decision.host
+        if host is None or not publishable(grant) or self._strict or self._inputs[0] is not grant.policy:
+            return
+        seconds = min(_FOREVER, self._basis.resolver.lasts(host), self._lasts(head, grant))
+        key = key_of(listener, head)
+        before = self._by_key.get(key)
+        if seconds <= 0 or (before is not None and before.live and now < before.expires):
+            return
+        if len(self._by_key) >= MOST:
+            self.forget()
+        elif before is not None:
+            self._withdraw(before)
+        self._publish(key, grant, now + seconds)
+
+    def _lasts(self, head: Head, grant: Grant) -> float:
+        """Seconds until the rule or a credential is over by the wall clock."""
+        now = self._clock()
+        ends = credentials_expire(head.fields, key=self._identity_key, now=now)
+        rule = grant.decision.rule
+        if rule is not None and rule.expires is not None:
+            ends = min(ends, rule.expires)
+        return ends - now
+
+    def _publish(self, key: bytes, grant: Grant, expires: float) -> None:
+        number, self._next = self._next, self._next + 1
+        event = _event_of(grant)
+        self._entries.know(number, event)
+        limits = fair_limits(grant.policy.scope_of(grant.caller.tool).limits, self._basis.flows_per_tool)
+        host = grant.decision.host
+        content = _content(grant, event).encode("ascii")
+        what = Publication(
+            number=number,
+            needs_hello=needs_hello(grant.decision),
+            literal=host is not None and host.address is not None,
+            expires=int(expires * 1e6),
+            account=self._cells.address(account_name(grant.caller.tool), ACCOUNT_WIDTH),
+            concurrent=_limit(limits.concurrent),
+            requests_per_minute=_limit(limits.requests_per_minute),
+            bytes_per_hour=_limit(limits.bytes_per_hour),
+        )
+        handle = self._library.plane_publish(self._plane, key, len(key), ctypes.byref(what), content, len(content))
+        if handle is None:
+            return
+        published = Published(number, key, grant, event, expires, handle)
+        self._by_key[key] = self.known[number] = published
+
+    def look(self) -> None:
+        """Takes everything back if anything has changed that a decision looks at, or the wall clock was set."""
+        inputs, offset = self._basis.now(), self._clock() - time.monotonic()
+        if inputs != self._inputs or abs(offset - self._offset) > 1:
+            self.forget()
+        self._inputs, self._offset = inputs, offset
+
+    def forget(self) -> None:
+        """At the return nothing that was published is granted any more."""
+        for published in self._by_key.values():
+            self._library.verdict_withdraw(published.handle)
+            published.live = False
+        self._by_key.clear()
+        self._library.plane_forget(self._plane)
+
+    def _withdraw(self, published: Published) -> None:
+        self._library.verdict_withdraw(published.handle)
+        published.live = False
+        del self._by_key[published.key]
+
+    def counts(self, published: Published) -> tuple[list[int], str]:
+        """Granted, open, relaying, bytes up and down since it was published; the id of the newest decision."""
+        numbers, last = (ctypes.c_int64 * 5)(), (ctypes.c_uint8 * ID_BYTES)()
+        self._library.verdict_counts(published.handle, ctypes.byref(numbers), ctypes.byref(last))
+        return list(numbers), bytes(last).hex()
+
+    def retire(self) -> list[int]:
+        """Frees what is over and has nothing open; returns the numbers."""
+        now = time.monotonic()
+        retired: list[int] = []
+        for published in tuple(self.known.values()):
+            if published.live and now >= published.expires:
+                self._withdraw(published)
+            # What the metrics know of is what was counted last: nothing is freed before they know all of it.
+            if not published.live and self.counts(published)[0] == published.counted and published.counted[1] == 0:
+                del self.known[published.number]
+                self._library.verdict_free(published.handle)
+                retired.append(published.number)
+        return retired
+
+
+def publishable(grant: Grant) -> bool:
+    """Whether another request like this one would be granted for the same reasons, and leave the same entries."""
+    decision, rule = grant.decision, grant.decision.rule
+    return (
+        grant.kind is Kind.TUNNEL
+        and decision.verdict is Verdict.ALLOW
+        and decision.reason is Reason.ALLOWED
+        and decision.mode is Mode.ENFORCE
+        and decision.host is not None
+        and not decision.inspect
+        and not decision.must_be_ssh
+        and rule is not None
+        and rule.max_uses is None
+    )
+
+
+def key_of(listener: int, head: Head) -> bytes:
+    """All of a head that who asks, and what for, depend on, as written: as `Worker::verdict_on` has it."""
+    key = listener.to_bytes(4, "little") + head.target.encode("latin-1")
+    for name, value in credential_fields(head.fields):
+        key += bytes((0, len(name))) + value.encode("latin-1")
+    return key
+
+
+def _limit(value: int | None) -> int:
+    return NO_LIMIT if value is None else value
+
+
+def _event_of(grant: Grant) -> DecisionEvent:
+    decision, rule = grant.decision, grant.decision.rule
+    return DecisionEvent(
+        id=_ID,
+        at=_AT,
+        kind=grant.kind,
+        verdict="allow",
+        reason=decision.reason,
+        tool=decision.tool,
+        run=grant.caller.run,
+        host=decision.host.text if decision.host is not None else "",
+        port=decision.request.port,
+        method="CONNECT",
+        path="",
+        rule=rule.id if rule is not None else "",
+        policy=grant.policy.version,
+        hint="",
+    )
+
+
+def _content(grant: Grant, event: DecisionEvent) -> str:
+    port, host = grant.decision.request.port, grant.decision.host
+    places = (f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in interleaved(grant.addresses))  # noqa: PLR2004  the IP version
+    entry = canonical_json(event)
+    before, at, rest = entry.partition(f'"at":{_AT!r}')
+    between, mark, behind = rest.partition(f'"id":"{_ID}"')
+    end = canonical_json(FlowEnd("", _AT, grant.caller.tool, 0, 0, _SECONDS, ""))
+    if not (at and mark and end.endswith("}")):
+        raise ValueError("the entry of a decision has another form than the plane writes")
+    return _SEPARATOR.join((
+        ",".join(places),
+        host.text if host is not None else "",
+        f'{before}"at":',
+        f'{between}"id":"',
+        f'"{behind}',
+        end.rpartition(f'"seconds":{_SECONDS!r}')[2],
+    ))  # fmt: skip

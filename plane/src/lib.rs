@@ -1,0 +1,21 @@
+//! The native plane of the gate: the common case of a CONNECT, served without the interpreter.
+//!
+//! It runs as threads of the serving process and owns what it accepts. It serves only what a verdict that Python has
+//! published covers word for word; every other connection goes to Python, descriptor and bytes, at a request boundary.
+//! Python is the specification: nothing is refused here, and no answer but the 200 of a CONNECT is written.
+//!
+//! From below: `sys` calls the kernel, `cells` counts beside Python, `head` and `hello` read, `side` moves bytes,
+//! `connect` is the life of one connection, `worker` the loop around it, `shared` what the threads share, `abi` the door.
+
+mod abi;
+mod cells;
+mod connect;
+mod flow;
+mod head;
+mod hello;
+mod record;
+mod shared;
+mod side;
+mod sys;
+mod verdict;
+mod worker;

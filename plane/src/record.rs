@@ -1,0 +1,157 @@
+//! What goes on record: finished JSON lines for the audit log, and the numbers of the histograms.
+#![forbid(unsafe_code)]
+
+use crate::verdict::ID;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+const HOUR: u64 = 3_600_000_000;
+
+#[derive(Default)]
+pub struct Waiting {
+    /// One JSON text a line, as the log stores it.
+    pub text: Vec<u8>,
+    pub entries: usize,
+    /// By verdict and hour: how many decisions, when the first and the last (microseconds since the epoch).
+    pub calls: HashMap<(u32, u64), (u64, u64, u64)>,
+    /// Somebody waits until there are few.
+    pub choked: bool,
+}
+
+pub struct Records {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    /// Entries that may wait for the disk; beyond it heads wait in their sockets. Nobody is refused for that.
+    most: usize,
+}
+
+impl Records {
+    pub fn new(most: usize) -> Self {
+        Records { waiting: Mutex::new(Waiting::default()), filled: Condvar::new(), most }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // A thread that died in here has at worst left a line without its count.
+        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether there are so many that heads have to wait.
+    pub fn decided(&self, verdict: u32, entry: &[Vec<u8>; 3], id: &[u8; ID], wall: u64) -> bool {
+        let mut waiting = self.lock();
+        let text = &mut waiting.text;
+        text.extend_from_slice(&entry[0]);
+        seconds(text, wall);
+        text.extend_from_slice(&entry[1]);
+        hex(text, id);
+        text.extend_from_slice(&entry[2]);
+        text.push(b'\n');
+        let call = waiting.calls.entry((verdict, wall / HOUR)).or_insert((0, wall, wall));
+        call.0 += 1;
+        call.2 = wall;
+        self.added(waiting)
+    }
+
+    pub fn ended(&self, end: &End<'_>, suffix: &[u8]) {
+        let mut waiting = self.lock();
+        let text = &mut waiting.text;
+        text.extend_from_slice(b"{\"at\":");
+        seconds(text, end.wall);
+        text.extend_from_slice(b",\"bytes_down\":");
+        number(text, end.down);
+        text.extend_from_slice(b",\"bytes_up\":");
+        number(text, end.up);
+        text.extend_from_slice(b",\"cause\":");
+        text.extend_from_slice(end.cause.as_bytes());
+        text.extend_from_slice(b",\"decision\":\"");
+        hex(text, end.id);
+        text.extend_from_slice(b"\",\"seconds\":");
+        seconds(text, end.lasted);
+        text.extend_from_slice(suffix);
+        text.push(b'\n');
+        self.added(waiting);
+    }
+
+    fn added(&self, mut waiting: MutexGuard<'_, Waiting>) -> bool {
+        waiting.entries += 1;
+        if waiting.entries == 1 {
+            self.filled.notify_all();
+        }
+        waiting.choked |= waiting.entries > self.most;
+        waiting.entries > self.most
+    }
+
+    /// Waits until there is something, for so long at most; how many entries there are.
+    pub fn wait(&self, most: Duration) -> usize {
+        let waited = self.filled.wait_timeout_while(self.lock(), most, |waiting| waiting.entries == 0);
+        match waited {
+            Ok((waiting, _)) => waiting.entries,
+            Err(poisoned) => poisoned.into_inner().0.entries,
+        }
+    }
+}
+
+pub struct End<'a> {
+    pub id: &'a [u8; ID],
+    /// Microseconds since the epoch.
+    pub wall: u64,
+    pub up: u64,
+    pub down: u64,
+    /// Microseconds.
+    pub lasted: u64,
+    /// A JSON string.
+    pub cause: &'a str,
+}
+
+/// Buckets as prometheus_client counts them, which `telemetry/counts.py` carries on.
+pub struct Spread {
+    bounds: Vec<f64>,
+    counts: Vec<AtomicU64>,
+    sum: AtomicU64,
+}
+
+impl Spread {
+    pub fn new(bounds: &[f64]) -> Self {
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Spread { bounds: bounds.to_vec(), counts, sum: AtomicU64::new(0) }
+    }
+
+    pub fn observe(&self, microseconds: u64) {
+        let seconds = microseconds as f64 / 1e6;
+        self.counts[self.bounds.partition_point(|bound| *bound < seconds)].fetch_add(1, Relaxed);
+        self.sum.fetch_add(microseconds, Relaxed);
+    }
+
+    /// The sum in microseconds, then the counts.
+    pub fn values(&self) -> Vec<u64> {
+        std::iter::once(&self.sum).chain(&self.counts).map(|value| value.load(Relaxed)).collect()
+    }
+}
+
+/// As Python writes a float that has at most six decimals.
+fn seconds(out: &mut Vec<u8>, microseconds: u64) {
+    number(out, microseconds / 1_000_000);
+    out.push(b'.');
+    let (mut rest, mut digit) = (microseconds % 1_000_000, 100_000);
+    loop {
+        out.push(b'0' + (rest / digit) as u8);
+        rest %= digit;
+        digit /= 10;
+        if rest == 0 || digit == 0 {
+            return;
+        }
+    }
+}
+
+fn number(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(value.to_string().as_bytes());
+}
+
+pub fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in bytes {
+        out.push(DIGITS[usize::from(byte >> 4)]);
+        out.push(DIGITS[usize::from(byte & 15)]);
+    }
+}

@@ -1,0 +1,228 @@
+//! What the threads of the plane share with each other and with Python.
+#![forbid(unsafe_code)]
+
+use crate::cells::{Cells, Turn};
+use crate::record::{Records, Spread};
+use crate::verdict::{Verdict, ID};
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
+
+/// Numbers of `ProxySettings`; times in microseconds.
+pub struct Settings {
+    pub head_timeout: u64,
+    pub hello_timeout: u64,
+    pub connect_timeout: u64,
+    pub max_head_bytes: usize,
+    pub max_head_fields: usize,
+    pub max_connections: u64,
+    /// Of one party, while more than one listener is open.
+    pub party_share: u64,
+}
+
+pub enum Order {
+    Listen {
+        fd: i32,
+        listener: u32,
+        party: usize,
+    },
+    /// Stops accepting, and cuts what came that way.
+    Unlisten {
+        listener: u32,
+        cause: String,
+    },
+    /// Stops accepting altogether, and cuts who has not asked for anything yet.
+    Drain {
+        cause: String,
+    },
+    Publish {
+        key: Vec<u8>,
+        verdict: Arc<Verdict>,
+    },
+    /// No verdict published so far is granted again.
+    Forget,
+    /// By the number of a verdict: what its flows are held to.
+    Review(Arc<HashMap<u32, Bounds>>),
+    CutFlow {
+        id: [u8; ID],
+        cause: String,
+    },
+    CutAll {
+        cause: String,
+    },
+    Snapshot(Arc<Mutex<Vec<Seen>>>),
+    /// The log has room again.
+    Breathe,
+    Stop,
+    /// For the test of what happens then.
+    Panic,
+}
+
+/// Microseconds.
+pub struct Bounds {
+    pub idle: u64,
+    pub lifetime: u64,
+    /// Cuts all of them; empty: those that break a bound.
+    pub cause: String,
+}
+
+/// An open tunnel.
+#[derive(Clone)]
+pub struct Seen {
+    pub verdict: u32,
+    pub id: [u8; ID],
+    pub since: u64,
+    pub last_byte: u64,
+    pub up: u64,
+    pub down: u64,
+    pub relaying: bool,
+}
+
+/// At which boundary a connection goes to Python.
+#[derive(Clone, Copy, PartialEq, Debug)]
+#[repr(u32)]
+pub enum Stage {
+    /// Nothing was decided.
+    Head = 0,
+    /// Granted; no address answered.
+    Unreachable = 1,
+    /// As before, and not in time.
+    Late = 2,
+    /// Granted; no descriptor is left.
+    Exhausted = 3,
+    /// Connected and told so; the bytes of the client are to be judged.
+    Hello = 4,
+    /// As before, and the hello has gone upstream; what either side says now is to be judged.
+    Guard = 5,
+}
+
+pub struct Handed {
+    pub stage: Stage,
+    pub fd: i32,
+    pub listener: u32,
+    /// Whether it has a place among the connections.
+    pub admitted: bool,
+    pub client_bytes: Vec<u8>,
+    /// Not for `Stage::Head`.
+    pub granted: Option<Granted>,
+}
+
+pub struct Granted {
+    pub verdict: Arc<Verdict>,
+    pub id: [u8; ID],
+    /// Monotonic microseconds.
+    pub since: u64,
+    /// -1: none.
+    pub upstream: i32,
+    pub server_bytes: Vec<u8>,
+    pub up: u64,
+    pub hello_deadline: u64,
+}
+
+#[derive(Default)]
+struct Inbox {
+    orders: VecDeque<Order>,
+    /// How many were ever posted, and carried out.
+    posted: u64,
+    done: u64,
+}
+
+/// The orders of one thread.
+pub struct Post {
+    inbox: Mutex<Inbox>,
+    carried_out: Condvar,
+    pub bell: i32,
+}
+
+impl Post {
+    pub fn new(bell: i32) -> Self {
+        Post { inbox: Mutex::new(Inbox::default()), carried_out: Condvar::new(), bell }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// The number of the order, for `finished`.
+    pub fn send(&self, order: Order) -> u64 {
+        let mut inbox = self.lock();
+        inbox.orders.push_back(order);
+        inbox.posted += 1;
+        inbox.posted
+    }
+
+    pub fn take(&self) -> Option<Order> {
+        self.lock().orders.pop_front()
+    }
+
+    pub fn carried_out(&self) {
+        self.lock().done += 1;
+        self.carried_out.notify_all();
+    }
+
+    /// Waits until the order was carried out, or nobody is left to do it.
+    pub fn finished(&self, number: u64, nobody_is_left: impl Fn() -> bool) {
+        let mut inbox = self.lock();
+        while inbox.done < number && !nobody_is_left() {
+            let waited = self.carried_out.wait_timeout(inbox, Duration::from_millis(50));
+            inbox = waited.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+        }
+    }
+}
+
+pub struct Shared {
+    pub settings: Settings,
+    pub posts: Vec<Post>,
+    pub records: Records,
+    pub turn: Turn,
+    /// Connections: one column.
+    pub crowd: Cells,
+    /// Connections by party.
+    pub parties: Cells,
+    pub contended: AtomicBool,
+    /// The log fails: nothing is granted here.
+    pub suspended: AtomicBool,
+    /// A thread of the plane has died; all have let go of everything.
+    pub dead: AtomicBool,
+    pub running: AtomicI64,
+    pub connections: AtomicI64,
+    pub accepted: AtomicU64,
+    pub handed_over: AtomicU64,
+    pub connect_seconds: Spread,
+    pub decision_seconds: Spread,
+    pub request_seconds: Spread,
+    pub handed: Mutex<VecDeque<Handed>>,
+    /// Rings when something was handed over, or the last connection is gone, or the plane is dead.
+    pub bell: i32,
+}
+
+impl Shared {
+    pub fn hand_over(&self, handed: Handed) {
+        self.handed_over.fetch_add(1, SeqCst);
+        self.queue().push_back(handed);
+        crate::sys::ring(self.bell);
+    }
+
+    pub fn queue(&self) -> MutexGuard<'_, VecDeque<Handed>> {
+        self.handed.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Takes a place for a connection; whether there was one.
+    pub fn admit(&self, party: usize) -> bool {
+        let share = if self.contended.load(SeqCst) { self.settings.party_share } else { u64::MAX };
+        if !self.parties.enter(party, share) {
+            return false;
+        }
+        if !self.crowd.enter(0, self.settings.max_connections) {
+            self.parties.leave(party);
+            return false;
+        }
+        true
+    }
+
+    pub fn leave(&self, party: usize) {
+        self.crowd.leave(0);
+        self.parties.leave(party);
+    }
+}

@@ -1,0 +1,44 @@
+//! What the plane may grant by itself: a decision that Python has made, and what it counts by it.
+#![forbid(unsafe_code)]
+
+use crate::cells::{Account, Limits};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::Mutex;
+
+pub struct Verdict {
+    pub number: u32,
+    /// Checked, in the order in which they are to be tried.
+    pub addresses: Vec<SocketAddr>,
+    /// Canonical, as the server name must be.
+    pub host: Vec<u8>,
+    pub literal: bool,
+    /// Whether the tunnel has to begin with a ClientHello.
+    pub needs_hello: bool,
+    /// Monotonic microseconds.
+    pub expires: u64,
+    pub account: Account,
+    pub limits: Limits,
+    /// The entry of the decision in three pieces: between them the time and the id.
+    pub entry: [Vec<u8>; 3],
+    /// The end of the entry of a flow's end.
+    pub end: Vec<u8>,
+    /// False once it is not to be granted again; what is open by it goes on until Python says otherwise.
+    pub live: AtomicBool,
+    pub counts: Counts,
+}
+
+/// What goes to the metrics. Only grows, but for `relaying`.
+#[derive(Default)]
+pub struct Counts {
+    pub granted: AtomicU64,
+    /// Flows that are open here, at whatever stage.
+    pub open: AtomicI64,
+    /// Those of them that are tunnels already.
+    pub relaying: AtomicI64,
+    pub bytes_up: AtomicU64,
+    pub bytes_down: AtomicU64,
+    pub last_id: Mutex<[u8; ID]>,
+}
+
+pub const ID: usize = 12;
