@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, ClassVar, Final
 
 from bench.wire import HOST, marked_bytes, marked_hello, real_hello
+from cloned_proxy.proxy.plane import library
 
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
@@ -164,6 +165,19 @@ class OursTwice(Ours):
         return super().version() if "--workers" in described.stdout else None
 
 
+class OursNative(Ours):
+    """With the native plane, where it is built."""
+
+    name = "cloned-proxy, native plane"
+
+    @classmethod
+    def version(cls) -> str | None:
+        return super().version() if library.find() is not None else None
+
+    def command(self) -> list[str]:
+        return [*super().command(), "--plane", "require"]
+
+
 class Squid(Contender):
     name = "Squid"
 
@@ -247,7 +261,7 @@ class Mitmdump(Contender):
         return [*command, "-s", str(here / "allow.py")]
 
 
-CONTENDERS: Final[tuple[type[Contender], ...]] = (Ours, OursTwice, Squid, Tinyproxy, Mitmdump)
+CONTENDERS: Final[tuple[type[Contender], ...]] = (Ours, OursTwice, OursNative, Squid, Tinyproxy, Mitmdump)
 
 
 def _version_of(program: str, option: str, *, field: int) -> str | None:

@@ -22,12 +22,7 @@ def _is_below(exception: HostPattern, denied: HostPattern) -> bool:
         if exception.kind not in (PatternKind.CIDR, PatternKind.ADDRESS):
             return False
         inner, outer = network_of(exception), network_of(denied)
-        return (
-            inner.version == outer.version
-            and int(inner.network_address) >> (outer.max_prefixlen - outer.prefixlen)
-            == int(outer.network_address) >> (outer.max_prefixlen - outer.prefixlen)
-            and inner.prefixlen > outer.prefixlen
-        )
+        return inner.network_address in outer and inner.prefixlen > outer.prefixlen
     if exception.kind is PatternKind.EXACT:
         return covers(denied, Host(exception.value))
     # `*.a.example.com` is below `**.example.com`, and no wildcard is below `*.example.com`.

@@ -11,12 +11,13 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
 from cloned_proxy.policy.challenge import challenged
-from cloned_proxy.policy.decide import decide, decide_limits
+from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.registry import decide_in_the_clear
@@ -30,6 +31,7 @@ from cloned_proxy.proxy.places import Names, Places
 from cloned_proxy.proxy.question import Basis, Denial, OwnPlaces, PolicySource, Question
 from cloned_proxy.proxy.record import Recorder
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
+from cloned_proxy.proxy.review import Reviewer
 from cloned_proxy.telemetry.events import (
     AuditSink,
     AuditUnavailableError,
@@ -75,6 +77,8 @@ class Enforcer:
         self._strict_durability = strict_durability
         self._flows_per_tool = flows_per_tool
         self._asking = asking
+        self.review: Final = Reviewer(policies, self._places, leases, budgets, clock).review
+        """`Reviewer.review`: what of an open flow the policy in force says now."""
 
     async def authorise(
         self,
@@ -269,30 +273,6 @@ class Enforcer:
         except AuditUnavailableError:
             return self._unrecorded(grant.caller, decision.request)
         return None if decision.passes else refusal
-
-    def review(self, grant: Grant) -> Decision:
-        """What the policy in force says now about an open flow; the caller cuts it when that no longer passes.
-
-        Never raises: a flow that nobody can vouch for goes, and does not keep the others from being looked at.
-        """
-        try:
-            return self._review(grant)
-        except Exception:  # noqa: BLE001  logged; a fault refuses
-            _log.exception("an open flow could not be reviewed and is cut")
-            return grant.decision.denied(Reason.INTERNAL_ERROR)
-
-    def _review(self, grant: Grant) -> Decision:
-        rule = grant.decision.rule
-        # The flow holds the use it took: it is not cut because it was the last one.
-        spent = [used for used in self._leases.spent if rule is None or used != rule.id]
-        policy = self._policies.current
-        decision = decide(policy, grant.caller, grant.decision.request, self._clock(), spent, ended=self._leases.ended)
-        decision = self._places.judged(decision, grant.addresses)
-        if policy is not None and decision.passes:
-            # An open flow already counts as a request and as concurrent; only its bytes go on.
-            bytes_only = replace(policy.scope_of(grant.caller.tool).limits, concurrent=None, requests_per_minute=None)
-            decision = decide_limits(decision, bytes_only, self._budgets.usage(grant.caller.tool, bytes_only))
-        return decision
 
     def finish(self, grant: Grant, cause: str) -> None:
         """Returns the grant's budget and puts the end of its flow on record. Only the first call counts."""

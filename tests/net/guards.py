@@ -32,6 +32,7 @@ from cloned_proxy.proxy import (
     listener,
     passage,
     requests_api,
+    review,
     ways,
 )
 from cloned_proxy.proxy import record as recording
@@ -65,7 +66,8 @@ def _no_decision() -> None:
     def allow(policy: Any, caller: Any, request: Any, now: float, spent: Any = (), **_: Any) -> Decision:
         return Decision(Verdict.ALLOW, Reason.ALLOWED, request, caller.tool, parse_host(request.host))
 
-    replace_part(enforcer, "decide", allow)
+    for module in (enforcer, review):
+        replace_part(module, "decide", allow)
 
 
 def _no_deny_rules() -> None:
@@ -391,7 +393,8 @@ def _no_age() -> None:
 
 
 def _registries_in_the_clear() -> None:
-    replace_part(enforcer, "decide_in_the_clear", lambda decision: decision)
+    for module in (enforcer, review):
+        replace_part(module, "decide_in_the_clear", lambda decision: decision)
 
 
 def _no_age_beside_a_broad_rule() -> None:

@@ -15,7 +15,7 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injection
 from cloned_proxy.proxy.registry.encoding import MAX_METADATA, too_large
-from cloned_proxy.proxy.registry.filtered import MetadataError
+from cloned_proxy.proxy.registry.filtered import AbsentError, MetadataError
 from cloned_proxy.proxy.response import FIRST_FINAL, ResponseError, ResponseHead, parse_response
 from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.config import ProxySettings
@@ -23,6 +23,7 @@ from cloned_proxy.store.config import ProxySettings
 _READ: Final = 262_144
 _HTTPS_PORT: Final = 443
 _OK: Final = 200
+_ABSENT: Final = frozenset({404, 410})
 _TOLD: Final = frozenset({"user-agent", "authorization"})
 """Of the request that the metadata is needed for. `authorization` goes to no other host than it was meant for."""
 
@@ -59,6 +60,8 @@ class MetadataClient:
             raise MetadataError("the registry could not be asked about it") from error
         except (ResponseError, OversizeError, BodyError) as error:
             raise MetadataError("the registry answered in a way that is not HTTP/1.1") from error
+        if head.status in _ABSENT:
+            raise AbsentError("the registry has no such package")
         if head.status != _OK:
             raise MetadataError(f"the registry answered {head.status} when it was asked about it")
         return body, _values(head, b"content-encoding")

@@ -38,6 +38,9 @@ class Dates:
     spelled: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The path and query as the metadata has them, where they differ from those of the key."""
 
+    absent: bool = False
+    """The registry has no such package."""
+
     def newest(self, registry: Registry, now: float) -> str:
         """The newest version with a file that is old enough; "" when there is none."""
         return self.order(
@@ -47,7 +50,7 @@ class Dates:
 
 def is_old_enough(published: float | None, registry: Registry, now: float) -> bool:
     """A date in the future is none: whoever sets it there would choose when it becomes old."""
-    return published is not None and now - published >= registry.min_age and published <= now
+    return published is not None and now - published >= registry.min_age
 
 
 def parse_time(value: object) -> float | None:

@@ -11,6 +11,10 @@ class MetadataError(ValueError):
     """Metadata that cannot be filtered, and so is not shown. The message is a clause about the package."""
 
 
+class AbsentError(MetadataError):
+    """The registry has no such package: hosts of files alone have none at all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Filtered:
     body: bytes = field(repr=False)

@@ -20,7 +20,8 @@ from cloned_proxy.proxy.registry import npm, pypi
 from cloned_proxy.proxy.registry.client import MetadataClient, metadata_request
 from cloned_proxy.proxy.registry.dates import Dates, KnownDates, key_of
 from cloned_proxy.proxy.registry.encoding import decoded
-from cloned_proxy.proxy.registry.filtered import Filtered, MetadataError
+from cloned_proxy.proxy.registry.filtered import AbsentError, Filtered, MetadataError
+from cloned_proxy.proxy.registry.semver import newest as newest_version
 from cloned_proxy.proxy.registry.work import Work
 from cloned_proxy.telemetry.events import Kind
 
@@ -74,9 +75,8 @@ class AgeLookup:
         key = key_of(here.host, here.port, target.path)
         problems: list[str] = []
         newest = ""
-        indexes = self._indexes(grant)
-        for ask in (False, True):
-            for index in indexes:
+        for index in self._indexes(grant):
+            for ask in (False, True):
                 try:
                     dates = await self._dates(grant, head, index, target.package, ask=ask)
                 except MetadataError as error:
@@ -88,14 +88,17 @@ class AgeLookup:
                 if (found := dates.files.get(key)) is not None:
                     age = Age(target.package, found.version, found.published, newest)
                     return FileAge(age, dates.spelled.get(key, ""))
-        problem = problems[0] if problems else "its metadata does not name this file"
+        problem = problems[0] if problems else "no metadata of it names this file"
         return FileAge(Age(target.package, newest=newest, problem=problem))
 
     def _indexes(self, grant: Grant) -> list[Index]:
-        """The host itself, and the other hosts that the caller has a rule with the same kind of registry for."""
+        """The host itself, and the other hosts that the caller has a rule with the same kind of registry for.
+
+        A registry knows its own files best, so it comes first: no other one can vouch for a file that it dates.
+        """
         registry, here = _registry_of(grant), _index_of(grant)
         found = dict.fromkeys((here, *self._others(grant, registry)))
-        return sorted(found, key=lambda index: index not in self._answered)
+        return sorted(found, key=lambda index: (index != here, index not in self._answered))
 
     def _others(self, grant: Grant, registry: Registry) -> Iterator[Index]:
         policy, tool = grant.policy, grant.caller.tool
@@ -116,10 +119,14 @@ class AgeLookup:
         seen = self._known.get(key)
         async with self._locks.setdefault(key, asyncio.Lock()):
             found = self._known.get(key)
-            if found is None or found is seen:  # else somebody has asked while this request was waiting
+            if found is not None and (found is not seen or found.absent):
+                return found  # somebody has asked while this request was waiting, or there is nothing to ask for
+            try:
                 found = await self._asked(grant, head, index, package)
-                self._known.put(key, found)
                 self._answered.add(index)
+            except AbsentError:
+                found = Dates(package, {}, newest_version, absent=True)
+            self._known.put(key, found)
             return found
 
     async def _asked(self, grant: Grant, head: Head, index: Index, package: str) -> Dates:

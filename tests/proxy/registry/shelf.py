@@ -29,6 +29,8 @@ class Shelf:
     asked: list[str] = field(default_factory=list)
     """Method and target of each request, in order."""
     heads: list[bytes] = field(default_factory=list)
+    others: dict[str, bytes] = field(default_factory=dict)
+    """What it answers under another name than its first."""
     zipped: bool = True
     otherwise: bytes = b""
     """The body for every path that it does not know; b"": 404."""
@@ -75,6 +77,8 @@ class Shelf:
     def _page(self, head: bytes, target: str) -> tuple[int, dict[str, str], bytes]:
         elsewhere = target.startswith("/simple/") and b"host: api.test" not in head.lower()  # it holds files alone
         found = None if elsewhere else self.pages.get(target)
+        if target in self.others and b"host: api.test" not in head.lower():
+            found = 200, {}, self.others[target]
         if found is None and self.otherwise:
             return 200, {}, self.otherwise
         return found or (404, {}, b'{"error":"not found"}')

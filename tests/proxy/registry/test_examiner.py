@@ -112,7 +112,7 @@ async def test_many_who_need_the_same_date_make_one_question(npm: Store) -> None
         ("2.0.0", "left-pad 2.0.0 is younger than 7d; newest that is old enough: 1.1.0"),
         ("3.0.0", "nobody knows the age of left-pad 3.0.0: its registry gives no date"),
         ("4.0.0", "left-pad 4.0.0 is younger than 7d"),
-        ("9.9.9", "nobody knows the age of left-pad: its metadata does not name this file"),
+        ("9.9.9", "nobody knows the age of left-pad: no metadata of it names this file"),
     ],
 )
 async def test_a_file_that_is_too_young_or_has_no_date_stays_where_it_is(npm: Store, version: str, told: str) -> None:
@@ -436,6 +436,26 @@ async def test_files_on_another_host_are_dated_by_the_index(store: Store) -> Non
     assert (status, CANARY in body) == (403, False)
     assert "newest that is old enough: 1.0" in json.loads(body)["hint"]
     assert base.encode() in (await store.ask("/simple/acme-pad/", JSON))[2]
+
+
+async def test_no_other_registry_vouches_for_a_file_that_its_own_dates(npm: Store) -> None:
+    """Another one that the caller may ask, too, lists the young file under the same name with an old date."""
+    npm.world.allow(npm.rule(), npm.rule(host="files.test"))
+    found = npm.shelf.packument("left-pad", AGES, npm.now)
+    npm.shelf.others["/left-pad"] = json.dumps({**found, "time": dict.fromkeys(AGES, at(npm.now - 900 * DAY))}).encode()
+    elsewhere = await npm.ask("/left-pad", host="files.test")
+    assert len(versions(elsewhere[2])) == 5, "its own view is what it is trusted for"
+    status, _, body = await npm.ask(YOUNG)
+    assert (status, CANARY in body) == (403, False)
+
+
+async def test_a_host_of_files_alone_is_asked_for_metadata_once(store: Store) -> None:
+    base = f"https://files.test:{store.world.upstream.port}"
+    store.shelf.project("acme-pad", {"acme_pad-1.0.tar.gz": 100 * DAY}, store.now, host=base)
+    store.world.allow(store.rule("pypi"), store.rule("pypi", host="files.test"))
+    for _ in range(3):
+        assert (await store.ask("/packages/acme_pad-1.0.tar.gz", host="files.test"))[0] == 200
+    assert store.shelf.asked.count("GET /simple/acme-pad/") == 2
 
 
 async def test_an_index_is_asked_by_the_callers_own_rules_only(store: Store) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from cloned_proxy.policy.rule import Inject
 from cloned_proxy.proxy import fields
 from cloned_proxy.proxy.response import ResponseHead
 from cloned_proxy.proxy.upstream_proxy import traces
@@ -201,6 +202,19 @@ async def test_one_callers_connection_is_never_anothers_and_goes_with_its_rule()
         writer.write(request(80))
         assert (await read_message(reader)).status == 403
         assert server.connections == 2
+
+
+async def test_by_name_a_secret_is_not_sent_in_the_clear_to_who_knows_where() -> None:
+    """Ports other than 80 are for addresses that are not public, and of one that is sent by name none is known."""
+    rule = allow(HOST, 8080, inject=Inject("Authorization", "Bearer ${vault:upstream.proxy}"))
+    async with (
+        upstream(answering(OK)) as server,
+        world(rule, front=ahead_of(server, resolve="upstream"), secrets=vault()) as w,
+        client(w) as (reader, writer),
+    ):
+        writer.write(request(8080))
+        assert (await read_message(reader)).status == 403
+    assert server.connections == 0
 
 
 def test_a_servers_own_squid_is_its_answer_while_it_is_no_error() -> None:

@@ -102,8 +102,11 @@ class Stream(Answering):
             await self._say(error.answer)
         except BrokenBodyError:
             self.cause = self.cause or "client_reset"
-        except BaseException:
+        except (asyncio.CancelledError, H2Error):
             self.cause = self.cause or "client_reset"
+            raise
+        except Exception:
+            self.cause = self.cause or Reason.INTERNAL_ERROR.value
             raise
         finally:
             self._front.parts.enforcer.finish(grant, self.cause or "closed")
@@ -164,6 +167,9 @@ class Stream(Answering):
             exchange.body.break_off(error)
         except BrokenBodyError:
             self.cancel("client_reset")
+        except Exception:  # noqa: BLE001  logged; whatever it was, the request must not go on
+            _log.exception("the body of an inspected request failed")
+            self.cancel(Reason.INTERNAL_ERROR.value)
         else:
             self._expect_response(exchange)
 

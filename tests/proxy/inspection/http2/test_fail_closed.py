@@ -54,6 +54,19 @@ async def test_a_part_that_raises_is_503_and_its_neighbours_go_on(
     await until(lambda: h2.in_use == 1)
 
 
+async def test_a_body_that_fails_ends_its_request_and_nothing_looks_whole(
+    h2: World, upstream: Upstream2, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(stream, "send_body", _raising)
+        answer = await client.ask(client.head("/broken", method="POST"), b"canary")
+    assert answer.reset is not None
+    assert (await client.ask(client.head("/whole"))).status == "200"
+    assert b"canary" not in b"".join(bytes(message.body) for message in upstream.requests)
+    assert not any(message.ended for message in upstream.requests if message.get(":path") == "/broken")
+    assert {end.cause for end in h2.audit.ends} == {"internal_error", "closed"}
+
+
 async def test_an_admission_that_leaves_nothing_is_no_permission(
     h2: World, upstream: Upstream2, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -275,3 +275,40 @@ async def test_a_body_that_nobody_wants_and_that_does_not_end_is_taken_back(
     message = client.messages[stream]
     await message.until(lambda: message.reset is not None)
     assert (message.status, message.reset) == ("403", 0)
+
+
+async def test_a_silent_upstream_is_504_and_its_neighbour_is_answered(
+    h2: World, upstream: Upstream2, client: Client
+) -> None:
+    async def some(peer: UpstreamPeer, stream: int, message: Message) -> None:
+        if message.get(":path") == "/answered":
+            peer.h2.send_headers(stream, [(":status", "200")], end_stream=True)
+            peer.send()
+
+    upstream.serve = some
+    parts = h2.inspector.parts
+    parts.settings = parts.settings.model_copy(update={"response_timeout": 0.3})
+    silent = client.begin(client.head("/silent"))
+    assert (await client.ask(client.head("/answered"))).status == "200"
+    answer = await client.response(silent)
+    assert (answer.status, b'"phase":"response"' in answer.body) == ("504", True)
+    await until(lambda: len(h2.audit.ends) == 2)
+    assert {end.cause for end in h2.audit.ends} == {"closed", "upstream_error:response"}
+
+
+async def test_a_stream_without_a_byte_is_cut_as_idle_and_its_neighbour_is_not(
+    h2: World, upstream: Upstream2, client: Client
+) -> None:
+    async def begin(peer: UpstreamPeer, stream: int, message: Message) -> None:
+        peer.h2.send_headers(stream, [(":status", "200")])
+        peer.send()
+
+    upstream.serve = begin
+    idle, busy = client.begin(client.head("/idle")), client.begin(client.head("/busy"))
+    for number in (idle, busy):
+        await client.messages[number].began.wait()
+    h2.front._streams[idle].last_byte -= 1000
+    h2.inspector.sweep()
+    assert (await client.response(idle)).reset is not None
+    assert not client.messages[busy].over.is_set()
+    assert [end.cause for end in h2.audit.ends] == ["idle"]
