@@ -28,25 +28,27 @@ class NotSshError(ValueError):
 class Identification:
     """One side's first bytes, however they were cut."""
 
-    __slots__ = ("_seen", "_server", "complete")
+    __slots__ = ("_at", "_seen", "_server", "complete")
 
     def __init__(self, *, server: bool) -> None:
         self._server = server
         self._seen = b""
         """Of the line at hand; of a server, the lines before it too."""
+        self._at = 0
+        """Where in it the line at hand begins: no line is read twice, however many pieces come."""
         self.complete = False
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """What passes now, and what came behind it: both are b"" until the string is complete. Raises NotSshError."""
         seen = self._seen = self._seen + data
-        at = 0
+        at = self._at
         while True:
             end = seen.find(b"\n", at) + 1
             line = seen[at : end or None]
             if self._is_other_line(line):
                 if end == 0 or end > MAX_PREAMBLE:
                     break
-                at = end
+                at = self._at = end
                 continue
             if not end:
                 _check_beginning(line)

@@ -98,3 +98,19 @@ def test_the_outcome_does_not_depend_on_how_it_was_cut(tail: bytes, server: bool
     cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
     pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
     assert outcome(Identification(server=server), pieces) == outcome(Identification(server=server), [whole])
+
+
+def test_a_preamble_that_comes_byte_by_byte_is_read_once() -> None:
+    read = 0
+
+    class Counting(Identification):
+        def _is_other_line(self, line: bytes) -> bool:
+            nonlocal read
+            read += 1
+            return super()._is_other_line(line)
+
+    server = Counting(server=True)
+    for _ in range(4096):
+        assert server.feed(b"\n") == (b"", b"")
+    assert server.feed(b"SSH-2.0-x\r\n") == (b"\n" * 4096 + b"SSH-2.0-x\r\n", b"")
+    assert read < 3 * 4096
