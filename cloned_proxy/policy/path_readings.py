@@ -48,7 +48,9 @@ _CUT: Final = re.compile(r"(;|%(?:25)*3B)|(%(?:25)*(?:3F|23))", re.IGNORECASE)
 _ENCODED_TWICE: Final = re.compile(r"%25(?=[0-9A-Fa-f]{2})")
 _UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 _SPECIAL: Final = re.compile(r"[/\\;?#]")
-_DOTS_AND_BLANKS: Final = re.compile(r"[\s.]*\.[\s.]*")
+# Blanks, controls and characters without a width, which some programs drop before they look for dots.
+_UNSEEN: Final = r"\s\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff"
+_DOTS_AND_BLANKS: Final = re.compile(rf"[.{_UNSEEN}]*\.[.{_UNSEEN}]*")
 _FOLDED_BY_UNICODE: Final = {0xFF0E: ".", 0x2024: ".", 0x2025: "..", 0xFF0F: "/", 0xFF3C: "/"}
 
 

@@ -111,7 +111,7 @@ def project_json_path(registry: Registry, package: str) -> str:
 def _npm(index: str, path: str) -> Target:
     parts = path[len(index) :].rstrip("/").split("/") if path.startswith(index) else []
     if parts[:1] in ([""], ["-"]):
-        known = len(parts) == 1 or (parts[1] in _NPM_API and not path.lower().endswith(_FILE_SUFFIXES))
+        known = len(parts) == 1 or (parts[1] in _NPM_API and not parts[-1].lower().endswith(_FILE_SUFFIXES))
         return _API if known else UNKNOWN
     return _npm_package(path, parts) if parts else _npm_file(path, path.split("/")[1:])
 

@@ -190,6 +190,8 @@ SCOPED_FILE = Target(Part.FILE, "@acme/pad", "/@acme/pad/-/pad-2.0.0.tgz")
         ("/@acme/pad/-/pad-2.0.0.tgz", SCOPED_FILE),
         ("/@acme%2fpad/-/pad-2.0.0.tgz", SCOPED_FILE),
         ("/-/ping", Target(Part.API)),
+        ("/-/package/x.tgz", UNKNOWN),
+        ("/-/package/x.tgz/", UNKNOWN),
         ("/", Target(Part.API)),
         ("/-/npm/v1/security/advisories/bulk", Target(Part.API)),
         ("/-/v1/search?text=x", Target(Part.API)),

@@ -285,3 +285,14 @@ def test_another_user_is_not_served(workspace: Path, images: Engine) -> None:
         path.parent.chmod(0o700)
         path.chmod(0o600)
     assert [answer == b"0\n" for answer in answers] == [True, False]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes another group")
+def test_who_is_in_other_groups_is_somebody_else() -> None:
+    """The server takes what has its own mark: without the engine's group nobody gets at the engine through it."""
+    program = [sys.executable, "-c", "from cloned_proxy.cli.warm.wire import here; print(here())"]
+    marks = {
+        subprocess.run(program, capture_output=True, check=True, timeout=60, extra_groups=groups).stdout
+        for groups in ((), (65_534,))
+    }
+    assert len(marks) == 2

@@ -30,7 +30,7 @@ DECLINED = b"declined"
 ENDED = b"ended "
 """Then the exit code."""
 
-_NAMESPACES = ("mnt", "pid", "user")
+_NAMESPACES = ("mnt", "net", "pid", "user")
 _BETWEEN = b"\0"
 
 
@@ -38,8 +38,10 @@ def here() -> bytes:
     """The installation, and what its processes see of the machine; both ends must be the same."""
     seen = [os.stat(f"/proc/self/ns/{name}").st_ino for name in _NAMESPACES]  # noqa: PTH116  see above: no pathlib
     root = os.stat("/")  # noqa: PTH116
+    # The engine answers whoever is in its group: a command may do no more than the process that was typed.
+    groups = (os.getegid(), *sorted(os.getgroups()))
     program = (__version__, _package, sys.executable, os.environ.get("PYTHONPATH", ""))
-    return repr((program, seen, root.st_dev, root.st_ino)).encode(errors="surrogateescape")
+    return repr((program, groups, seen, root.st_dev, root.st_ino)).encode(errors="surrogateescape")
 
 
 class Request:
