@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Final, Protocol
 
-from cloned_proxy.policy.decide_addresses import decide_addresses
+from cloned_proxy.policy.decide_addresses import decide_addresses, decide_unseen
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.refusal import refused
-from cloned_proxy.policy.rule import Address, Host, PatternKind
-from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.proxy.resolver import Resolver
 
 _NOT_LOOKED_UP: Final[tuple[Address, ...]] = ()
@@ -43,14 +41,9 @@ class Places:
         return _NOT_LOOKED_UP if self._is_elsewhere(host) else await self._resolver.resolve(host, tool)
 
     def judged(self, decision: Decision, addresses: tuple[Address, ...]) -> Decision:
-        """The decision on these addresses; as it was for a name that is not looked up here.
-
-        `public: true` promises that nothing private is reached, which nobody can say of a name that is not looked up.
-        """
+        """The decision on these addresses, or on a name that is not looked up here."""
         if not addresses and self._is_elsewhere(decision.host):
-            rule = decision.rule
-            is_public = rule is not None and rule.pattern.kind is PatternKind.PUBLIC
-            return refused(decision, Reason.ADDRESS_NOT_ALLOWED) if is_public else decision
+            return decide_unseen(decision)
         return decide_addresses(decision, addresses, self._closed_to(decision))
 
     def _closed_to(self, decision: Decision) -> Container[tuple[Address, int]]:
