@@ -24,9 +24,9 @@ _TYPES: Final[tuple[str, ...]] = (
     "flow_end",
 )
 _TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run", "flow_end")
-_CUTS: Final = ("cut:", "revoked:", "idle", "lifetime", "upstream_error:upstream_proxy")
+_CUTS: Final = ("cut:", "revoked:", "idle", "lifetime", "upstream_error:upstream_proxy", "refused:secret_echoed")
 """Causes of the ends of flows that are shown: cuts of the proxy's own, which a client takes for its server's reset, and
-what the proxy in front answered, which no client is told."""
+what the proxy in front answered, which no client is told. No decision says that a server repeated a secret."""
 
 
 def print_log(

@@ -93,7 +93,9 @@ def _call_of(entry: Entry) -> tuple[object, ...]:
     body = entry.body
     if body["type"] != "decision" or body["verdict"] != "deny":
         return ()
-    return tuple(body[name] for name in ("tool", "host", "port", "method", "path", "reason"))
+    # The hint names the secret. Each that leaks is an alarm of its own: a canary must not vanish in another's line.
+    secret = body["hint"] if body["reason"] == Reason.SECRET_LEAK else ""
+    return (*(body[name] for name in ("tool", "host", "port", "method", "path", "reason")), secret)
 
 
 class FollowedRetries:

@@ -16,6 +16,7 @@ from cloned_proxy.policy.address import classify
 from cloned_proxy.policy.bypass import read_bypass
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
+from cloned_proxy.policy.decide_addresses import decide_unseen
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
 from cloned_proxy.policy.identity import valid_tool_id
@@ -135,7 +136,8 @@ def _again(body: dict[str, Any], place: Workspace, policy: Policy, *, resolve: b
 
 def _enforced(decision: Decision, place: Workspace, *, ask: bool, known: Addresses | None = None) -> Enforced:
     if decision.host is not None and _looked_up_in_front(decision.host, place):
-        return Enforced(decision, in_front=decision.passes)
+        judged = decide_unseen(decision)
+        return Enforced(judged, in_front=judged.passes)
     return as_enforced(decision, listeners_of(place), ask=ask, known=known)
 
 

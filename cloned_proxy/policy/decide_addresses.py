@@ -33,6 +33,17 @@ def decide_addresses(decision: Decision, addresses: Sequence[Address], own: Cont
     return decision
 
 
+def decide_unseen(decision: Decision) -> Decision:
+    """The decision on a name that only the proxy in front looks up: no address is known, and none is checked.
+
+    `public: true` promises that nothing private is reached, which nobody can say of such a name.
+    """
+    rule = decision.rule
+    if decision.passes and rule is not None and rule.pattern.kind is PatternKind.PUBLIC:
+        return refused(decision, Reason.ADDRESS_NOT_ALLOWED)
+    return decision
+
+
 def _denied_network(decision: Decision, address: Address) -> Rule | None:
     """The deny whose network holds an address of the name."""
     networks = decision.networks

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Final, Protocol
 
-from cloned_proxy.policy.decide_addresses import decide_addresses
+from cloned_proxy.policy.decide_addresses import decide_addresses, decide_unseen
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.refusal import refused
-from cloned_proxy.policy.rule import Address, Host, PatternKind
+from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.resolver import Resolver
 
@@ -46,15 +46,11 @@ class Places:
         return _NOT_LOOKED_UP if self._is_elsewhere(host) else await self._resolver.resolve(host, tool)
 
     def judged(self, decision: Decision, addresses: tuple[Address, ...]) -> Decision:
-        """The decision on these addresses; as it was for a name that is not looked up here.
-
-        `public: true` promises that nothing private is reached, which nobody can say of a name that is not looked up.
-        """
+        """The decision on these addresses, or on a name that is not looked up here."""
         if not addresses and self._names is not None and self._is_elsewhere(decision.host):
-            rule = decision.rule
-            is_public = rule is not None and rule.pattern.kind is PatternKind.PUBLIC
-            is_closed = decision.passes and (is_public or self._names.closes(decision))
-            return refused(decision, Reason.ADDRESS_NOT_ALLOWED) if is_closed else decision
+            unseen = decide_unseen(decision)
+            is_closed = unseen.passes and self._names.closes(unseen)
+            return refused(unseen, Reason.ADDRESS_NOT_ALLOWED) if is_closed else unseen
         return decide_addresses(decision, addresses, self._closed_to(decision))
 
     def _closed_to(self, decision: Decision) -> Container[tuple[Address, int]]:

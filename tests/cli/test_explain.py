@@ -122,6 +122,15 @@ def test_a_name_that_was_not_looked_up_is_said_to_be_so(workspace: Workspace) ->
     assert "--resolve" in workspace.run("explain", "known.example").stdout
 
 
+def test_what_only_the_proxy_in_front_looks_up_is_no_public_host_for_explain_either(workspace: Workspace) -> None:
+    public = "    public: true\n    limits: {requests_per_minute: 9}\n    allow: [known.example]\n"
+    workspace.write_policy(policy_text().replace("    allow: []\n", public))
+    (workspace.path / "config.yaml").write_text('upstream: {proxy: "http://192.0.2.1:3128", resolve: upstream}\n')
+    told = workspace.json("explain", "other.example", "--tool", TOOL, code=1)
+    assert (told["verdict"], told["reason"], told["looked_up_in_front"]) == ("deny", "address_not_allowed", False)
+    assert workspace.json("explain", "known.example", "--tool", TOOL)["looked_up_in_front"] is True
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

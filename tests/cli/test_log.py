@@ -77,15 +77,24 @@ def test_runs_and_probes_are_shown_to_people_and_to_filters(workspace: Workspace
 def test_a_flow_that_was_cut_is_shown_and_one_that_ended_is_not(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     with AuditLog(workspace.path / "state.db") as audit:
-        for cause in ("closed", "cut:device:desk", "idle", "revoked:host_not_allowed"):
+        ends = (
+            "closed",
+            "refused:not_tls",
+            "cut:device:desk",
+            "idle",
+            "revoked:host_not_allowed",
+            "refused:secret_echoed",
+        )
+        for cause in ends:
             audit.append(FlowEnd("cafe", 1000.0, TOOL, 10, 2000, 1.5, cause))
     assert workspace.run("log").stdout.splitlines() == [
         f"1970-01-01T00:16:40Z  cut     {TOOL}  cafe  cut:device:desk  10 bytes up, 2000 down",
         f"1970-01-01T00:16:40Z  cut     {TOOL}  cafe  idle  10 bytes up, 2000 down",
         f"1970-01-01T00:16:40Z  cut     {TOOL}  cafe  revoked:host_not_allowed  10 bytes up, 2000 down",
+        f"1970-01-01T00:16:40Z  cut     {TOOL}  cafe  refused:secret_echoed  10 bytes up, 2000 down",
     ]
     assert [record["cause"] for record in records(workspace, "--tool", TOOL)] == [
-        "cut:device:desk", "idle", "revoked:host_not_allowed",
+        "cut:device:desk", "idle", "revoked:host_not_allowed", "refused:secret_echoed",
     ]  # fmt: skip
     assert records(workspace, "--denied") == []
 

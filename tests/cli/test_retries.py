@@ -60,6 +60,12 @@ def test_retries_are_counted_at_the_newest() -> None:
     assert [(each.seq, times) for each, times in together(denials)] == [(2, 1), (3, 2), (4, 1)]
 
 
+def test_of_two_secrets_that_leak_by_one_call_each_is_told() -> None:
+    entries = [entry(seq, reason="secret_leak", hint=name) for seq, name in ((1, "bait"), (2, "key"), (3, "key"))]
+    assert [(each.seq, times) for each, times in together(entries)] == [(1, 1), (3, 2)]
+    assert [(each.seq, times) for each, times in retried(entries)] == [(1, 1), (2, 2)]
+
+
 def asked(seq: int, at: float = 0.0, **other: Any) -> Entry:
     return entry(seq, at, reason="identity_missing", **other)
 
