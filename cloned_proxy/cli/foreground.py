@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -57,19 +58,20 @@ def run_in_foreground(
     # Libraries that log by the standard way say what is wrong and nothing else: decisions are on record already.
     logging.getLogger().setLevel(logging.WARNING)
     workspace = Workspace.find(directory)
-    with Control.bind(workspace, options, log_format) as control:
+    warm = Starter(workspace.root)
+    with contextlib.closing(warm), Control.bind(workspace, options, log_format) as control:
         options = replace(
             options,
             control=control.address,
             probe=ProbeApart(),
             log_format=log_format,
-            caretaker=Caretaker(workspace.root, on_command=Starter(workspace.root).want),
+            caretaker=Caretaker(workspace.root, on_command=warm.want),
         )
         if workers > 1:
             _supervise(workspace, options, workers, control)
             return
         with asyncio.Runner(loop_factory=new_event_loop) as runner:
-            runner.run(_serve(Server(workspace, options), control))
+            runner.run(_serve(Server(workspace, options), control, warm))
 
 
 def _supervise(workspace: Workspace, options: ServeOptions, workers: int, control: Control) -> None:
@@ -90,7 +92,7 @@ def _supervise(workspace: Workspace, options: ServeOptions, workers: int, contro
             raise CommandError("not every worker could start; see the messages above", code=FAILED)
 
 
-async def _serve(server: Server, control: Control) -> None:
+async def _serve(server: Server, control: Control, warm: Starter) -> None:
     asked_to_stop = asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()
 
@@ -124,6 +126,8 @@ async def _serve(server: Server, control: Control) -> None:
         if canary is not None:
             canary.cancel()
             await asyncio.gather(canary, return_exceptions=True)
+        # While the proxy still hears that they have removed everything.
+        await asyncio.to_thread(warm.close)
         _log.info("stopping: open flows may end by themselves, a second signal cuts them")
         await server.stop()
         for task in (watchdog, beside, unused):

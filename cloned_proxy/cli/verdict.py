@@ -13,6 +13,7 @@ from cloned_proxy.cli.describe import injected
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.output import iso_time, paint, put, put_json, visible
 from cloned_proxy.policy.address import classify
+from cloned_proxy.policy.bypass import read_bypass
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decision import Decision, Request
@@ -20,6 +21,7 @@ from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.registry_path import package_of
+from cloned_proxy.policy.rule import Host
 from cloned_proxy.policy.url import decide_url
 from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.program_name import in_this_shell
@@ -132,9 +134,17 @@ def _again(body: dict[str, Any], place: Workspace, policy: Policy, *, resolve: b
 
 
 def _enforced(decision: Decision, place: Workspace, *, ask: bool, known: Addresses | None = None) -> Enforced:
-    if decision.host is not None and place.config().upstream.looks_up(decision.host):
+    if decision.host is not None and _looked_up_in_front(decision.host, place):
         return Enforced(decision, in_front=decision.passes)
     return as_enforced(decision, listeners_of(place), ask=ask, known=known)
+
+
+def _looked_up_in_front(host: Host, place: Workspace) -> bool:
+    """Whether the proxy in front alone looks the host up, so that no address of it is known here."""
+    upstream = place.upstream_settings()
+    if (upstream.proxy is None and upstream.pac is None) or upstream.resolve != "upstream":
+        return False
+    return read_bypass(upstream.no_proxy).leaves_to_front(host)
 
 
 def _target(body: dict[str, Any]) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import ipaddress
 import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy.transparent.name_tags import NameTags
+
+if TYPE_CHECKING:
+    import asyncio
 
 BACKLOG: Final = 4096
 _OWNER_ONLY: Final = 0o600

@@ -9,7 +9,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from cloned_proxy.policy.bypass import read_bypass
 from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.rule import Host
 from cloned_proxy.policy.secret import check_template, references
 
 _FIX: Final = "write one such as http://proxy.example.com:3128"
@@ -96,10 +95,6 @@ class UpstreamSettings(BaseModel):
     def secure(self) -> bool:
         """Whether the way to the proxy itself is TLS."""
         return self.proxy is not None and self.proxy.startswith("https:")
-
-    def looks_up(self, host: Host) -> bool:
-        """Whether the proxy in front alone looks the host up, so that no address of it is known here."""
-        return self.wanted and self.resolve == "upstream" and read_bypass(self.no_proxy).leaves_to_front(host)
 
     @property
     def secret(self) -> str | None:

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.private_file import create_private
 
 if TYPE_CHECKING:
     from cloned_proxy.store.config import Config, LlmSettings, SandboxSettings
     from cloned_proxy.store.presets import PresetShelf
-from cloned_proxy.store.private_file import create_private
+    from cloned_proxy.store.upstream_settings import UpstreamSettings
 
 DIRECTORY_NAME: Final = ".cloned"
 _CONFIG_MODELS: Final = Path(__file__).with_name("config.py")
+_UPSTREAM_MODELS: Final = Path(__file__).with_name("upstream_settings.py")
 _IGNORES: Final = b"""\
 # The workspace holds keys, secrets and the log, so git sees none of it. A line `!policy.yaml` below keeps the policy.
 *
@@ -134,6 +136,12 @@ class Workspace:
         from cloned_proxy.store.settings_cache import cached_settings  # noqa: PLC0415  as above
 
         return cached_settings("llm", self.config_file, _CONFIG_MODELS, lambda: self.config().llm)
+
+    def upstream_settings(self) -> UpstreamSettings:
+        """`upstream:` of the settings, in the same way. Raises StoreError."""
+        from cloned_proxy.store.settings_cache import cached_settings  # noqa: PLC0415  as above
+
+        return cached_settings("upstream", self.config_file, _UPSTREAM_MODELS, lambda: self.config().upstream)
 
     def policy_path(
         self, flag: Path | None = None, *, config: Config | None = None, environ: Mapping[str, str] | None = None

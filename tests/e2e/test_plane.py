@@ -27,12 +27,21 @@ from tests.proxy.support import need_plane
 
 pytestmark = [pytest.mark.net, pytest.mark.checkout, pytest.mark.timeout(120)]
 
+_BEGINNINGS = (
+    "tunnel: a comma",
+    "tunnel: a host",
+    "tunnel: a trailing",
+    "tunnel: mixed",
+    "tunnel: port",
+    "tunnel: private",
+    "tunnel: two trailing",
+    "tunnel: userinfo",
+)
 _ON_ALLOWED_NAMES = {
     name: attack
     for name, attack in DESTINATIONS.items()
-    if attack.policy == "base" and (name.startswith(("tunnel: port", "tunnel: a trailing", "tunnel: two trailing",
-    "tunnel: userinfo", "tunnel: a comma", "tunnel: a host", "tunnel: mixed", "tunnel: private")) or name == "a rebinding name")
-}  # fmt: skip
+    if attack.policy == "base" and (name.startswith(_BEGINNINGS) or name == "a rebinding name")
+}
 """The others are refused before there could be a verdict on them."""
 
 PERMITTED = named(tunnels.PERMITTED)

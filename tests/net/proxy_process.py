@@ -161,7 +161,7 @@ class ProxyProcess:
     def stop(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired, TimeoutError):
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(timeout=2)
+            self.process.wait(timeout=20)
             return
         self.kill()
 

@@ -23,6 +23,7 @@ from tests.net import namespace, zone
 from tests.net.proxy_process import ProxyOptions, ProxyProcess
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+_END_SECONDS: Final = 30.0
 _START_SECONDS: Final = 20.0
 _PATIENCE: Final = 5.0
 """Seconds until a read on a connection of a test gives up."""
@@ -191,8 +192,10 @@ class World:
                     pipe.close()
         self._control.close()
         self._inside.wait(timeout=10)
-        time.sleep(0.05)  # forks of a killed process get their own signal a moment later
-        left = namespace.processes_in(self._namespace)
+        # Forks of a killed process get their own signal a moment later; a caretaker has slots to remove first.
+        deadline = time.monotonic() + _END_SECONDS
+        while (left := namespace.processes_in(self._namespace)) and time.monotonic() < deadline:
+            time.sleep(0.05)
         shutil.rmtree(self.directory, ignore_errors=True)
         return left
 

@@ -164,6 +164,25 @@ def test_each_engine_is_told_where_to_listen_and_how_many_threads_to_start(
     assert (found["USER"], found["NO_PROXY"]) == ("tool", "localhost,127.0.0.1,::1")
 
 
+URLLIB = "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).status, end='')"
+
+
+@docker
+def test_an_engine_reaches_itself_on_loopback(workspace: Path, stand_in: str) -> None:
+    """Some warm up by their own port, with clients that obey the proxy variables; the control is without `NO_PROXY`."""
+    (workspace.parent / "models" / "m.gguf").touch()
+    settings(workspace, image=stand_in)
+    assert llm("up", workspace).returncode == 0
+    for host in ("127.0.0.1", "localhost"):
+        place = f"http://{host}:8080/environment"
+        curl = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", place]
+        for client in (curl, ["python3", "-c", URLLIB, place]):
+            said = subprocess.run(["docker", "exec", CONTAINER, *client], capture_output=True, check=False, timeout=60)
+            assert said.stdout == b"200", said.stderr
+            bare = ["docker", "exec", CONTAINER, "env", "-u", "NO_PROXY", "-u", "no_proxy", *client]
+            assert subprocess.run(bare, capture_output=True, check=False, timeout=60).returncode != 0
+
+
 @docker
 def test_a_model_that_loads_is_waited_for_and_one_that_takes_too_long_goes_on(workspace: Path, stand_in: str) -> None:
     settings(workspace, image=stand_in, env={"STAND_IN_LOADING": "6.5", "STAND_IN_HEALTH": "/ready"}, health="/ready")

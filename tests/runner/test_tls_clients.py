@@ -14,9 +14,11 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.environment import CA_NAMES
 from tests.net import content
 from tests.net.proxy_process import PROGRAM, ProxyOptions, ProxyProcess
 from tests.net.world import World
+from tests.pinned_wheels import needed, unpacked
 from tests.runner.conftest import leftovers
 from tests.runner.jobs import TOOL
 
@@ -25,6 +27,7 @@ pytestmark = [
     pytest.mark.net,
     pytest.mark.skipif(os.geteuid() != 0, reason="entering a namespace of the engine takes root"),
 ]
+DENO = Path(__file__).with_name("deno.lock")
 INSPECTED, TUNNELLED = "https://inspected.example.com", "https://files.example.com"
 CLOSED = "closed.tool@v1"
 POLICY = f"""\
@@ -88,6 +91,20 @@ def sandbox(world: World, images: Engine, tmp_path_factory: pytest.TempPathFacto
 def test_an_inspected_host_is_trusted_by_every_client(sandbox: Sandbox, command: str, output: str) -> None:
     done = sandbox.sh(command.format(base=INSPECTED))
     assert (done.stdout, done.returncode) == (output, 0), done
+
+
+@pytest.mark.slow
+def test_deno_trusts_an_inspected_host_too(sandbox: Sandbox) -> None:
+    """With roots of its own, and several variables that add to them."""
+    binary = needed(lambda: unpacked(DENO)) / "site" / "deno-2.9.8.data" / "scripts"
+    deno = 'cp /mnt/deno/deno /sandbox/ && chmod +x /sandbox/deno && {before} /sandbox/deno eval "{script}"'
+    script = f"console.log((await (await fetch('{INSPECTED}/page')).text()).trim())"
+    mount = ("--mount", f"{binary}:/mnt/deno")
+    done = sandbox.sh(deno.format(before="", script=script), *mount)
+    assert (done.stdout, done.returncode) == ("page\n", 0), done
+    without = f"env {' '.join(f'-u {name}' for name in sorted(CA_NAMES))}"
+    bare = sandbox.sh(deno.format(before=without, script=script), *mount)
+    assert (bare.stdout, "certificate" in bare.stderr) == ("", True), bare
 
 
 def test_inspection_sees_paths_and_methods_of_a_container(sandbox: Sandbox) -> None:

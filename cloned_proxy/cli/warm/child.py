@@ -70,6 +70,7 @@ def run_for(typed: Typed, control: socket.socket, workspace: Path, prepared: Pre
         threading.Thread(target=_end_with, args=(conn, over), name="typed-process", daemon=True).start()
         code = _run(options, prepared)
         over.set()
+        _let_go_of_streams()
         with contextlib.suppress(OSError):
             conn.send(ENDED + b"%d" % code)
     with contextlib.suppress(OSError):
@@ -85,6 +86,14 @@ def _run(options: ExecOptions, prepared: Prepared | None) -> int:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     return code
+
+
+def _let_go_of_streams() -> None:
+    """Whoever reads the command's output to its end need not wait for the removal of what it had."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for standard in range(3):
+        os.dup2(nothing, standard)
+    os.close(nothing)
 
 
 def _become(typed: Typed) -> None:

@@ -21,6 +21,9 @@ _ANSWER_BYTES = 64
 _CHUNK = 65_536
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LOST = 1
+_AGAIN_MS = 300
+"""A signal that comes between a look for signals and the system call behind it is seen only after that; so it is sent
+again, and whoever is ending takes no notice of it."""
 _PATIENCE = 5.0
 """Seconds for an answer, until a process has taken the command."""
 
@@ -131,9 +134,13 @@ class _Passing:
         poll.register(self._conn, select.POLLIN)
         try:
             while True:
-                ready = [descriptor for descriptor, _ in poll.poll(_PATIENCE * 1000 if self._process < 0 else None)]
+                ready = [
+                    descriptor for descriptor, _ in poll.poll(_PATIENCE * 1000 if self._process < 0 else _AGAIN_MS)
+                ]
                 if not ready and self._process < 0:  # it is stopped, or this machine is: the other way is as good
                     return None
+                if not ready and self._received:
+                    self._send(self._received[0])
                 if 0 in ready and not self._take_typed():
                     poll.unregister(0)
                 if self._conn.fileno() not in ready:

@@ -30,6 +30,7 @@ _MOST_READY: Final = 2
 """Containers that wait, each for another kind of command."""
 _IDLE_SECONDS: Final = 900.0
 """Without a command for so long the ones that wait go, and then this process; as `slot_shelf` has it."""
+_PARTING_SECONDS: Final = 5.0
 _HOPELESS_SECONDS: Final = 60.0
 """What could not be prepared is not tried again before."""
 _MOST_HOPELESS: Final = 100
@@ -54,6 +55,8 @@ class _Child:
     waits: bool
     """It makes a container, or has one ready."""
     ready: bool = False
+    done: bool = False
+    """Its command has ended; it removes what it had."""
     since: float = 0.0
 
 
@@ -90,9 +93,29 @@ class Server:
                     self._look(descriptor)
                 self._let_go_of_idle()
         finally:
+            self._part_from_waiting()
             with contextlib.suppress(OSError):
                 if self._path.stat().st_ino == own:  # the next one may have taken the place
                     self._path.unlink()
+
+    def _part_from_waiting(self) -> None:
+        """Returns when those that have no command have removed what they had. What runs goes on."""
+        waiting = {
+            child.control.fileno(): child.control for child in self._children.values() if child.waits or child.done
+        }
+        ends = select.poll()
+        for control in waiting.values():
+            with contextlib.suppress(OSError):
+                control.shutdown(socket.SHUT_WR)
+            ends.register(control, select.POLLIN)
+        deadline = time.monotonic() + _PARTING_SECONDS
+        while waiting and (left := deadline - time.monotonic()) > 0:
+            for descriptor, _ in ends.poll(left * 1000):
+                with contextlib.suppress(ConnectionError):
+                    if waiting[descriptor].recv(64):  # it has just become ready
+                        continue
+                ends.unregister(descriptor)
+                del waiting[descriptor]
 
     def _patience(self) -> float:
         """Milliseconds."""
@@ -161,6 +184,7 @@ class Server:
         if said == READY:
             child.ready, child.since = True, time.monotonic()
         elif said == DONE:
+            child.done = True
             self._prepare_for(child.request)
         else:
             self._forget(child)
