@@ -15,6 +15,8 @@ from cloned_proxy.policy.path_readings import MOST_KEPT, Edge, Readings, decoded
 from cloned_proxy.policy.rule import PathPattern
 
 _ANY: Final = "**"
+_BLANKS: Final = "".join(map(chr, range(0x21)))
+"""What servers trim (Java's `trim`), or do not see behind a name (`$` of most regular expressions, of `%0a`)."""
 
 type _States = frozenset[int]
 """Where in a glob a reading may stand."""
@@ -56,8 +58,8 @@ def path_matches(pattern: PathPattern, target: str) -> bool:
 def path_denied(pattern: PathPattern, target: str) -> bool:
     """Whether an explicit deny covers an origin-form target: in any reading, or because it may be read as anything.
 
-    Compared decoded and without regard to case, a slash at the end, blanks and dots at the end of a segment: one of
-    the servers that a path may reach does not tell them apart.
+    Compared decoded and without regard to case, a slash at the end, blanks and control characters around a segment,
+    and dots at its end: one of the servers that a path may reach does not tell them apart.
     """
     path = target.partition("?")[0]
     return _denied(pattern.text, path) if len(path) <= MOST_KEPT else _denied.__wrapped__(pattern.text, path)
@@ -127,7 +129,7 @@ def _folded(graph: _Graph) -> _Graph:
     def fold(segment: str | None, behind: int) -> Edge:
         if not segment:
             return (None if last > 1 else segment, behind)
-        return (decoded(segment).casefold().rstrip(". "), behind)
+        return (decoded(segment).casefold().lstrip(_BLANKS).rstrip(_BLANKS + "."), behind)
 
     return tuple(tuple(fold(*edge) for edge in out) for out in graph)
 

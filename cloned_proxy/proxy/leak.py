@@ -39,6 +39,7 @@ _MIN_HELD: Final = 8
 """Bytes of a secret's beginning at the end of a piece that wait for what follows. Fewer go on: they mean nothing, and a
 body that waits for an answer to its last byte would wait for ever."""
 _REDACTED: Final = "[redacted]"
+_NO_CODING: Final = ("", "identity")
 
 
 class LeakError(BodyError):
@@ -88,9 +89,11 @@ class LeakWatch:
         return self.found_in(_text_of(head), head) if self._needles is not None else ""
 
     def refuse(self, enforcer: Enforcer, caller: Caller, kind: Kind, head: Head, name: str) -> Refusal:
-        """Puts the refusal of a request for what is `in_head` on record, without path and host where it may stand."""
-        host = _REDACTED if self.found_in(head.host.encode("latin-1"), head) else head.host
-        request = Request(host, head.port, head.method, None)
+        """Puts the refusal of a request for what is `in_head` on record, without what of the head may hold it."""
+        host, method = (
+            _REDACTED if self.found_in(text.encode("latin-1"), head) else text for text in (head.host, head.method)
+        )
+        request = Request(host, head.port, method, None)
         return enforcer.refuse(caller, request, kind, Reason.SECRET_LEAK, secret=name)
 
     def scanner(self, head: Head) -> LeakScanner | None:
@@ -98,7 +101,7 @@ class LeakWatch:
         needles = self._needles
         if needles is None or not (head.chunked or head.content_length):
             return None
-        if any(name == "content-encoding" for name, _ in head.fields):
+        if any(name == "content-encoding" and value.lower() not in _NO_CODING for name, value in head.fields):
             return None
         return LeakScanner(needles, lambda name: self._is_for(name, head.host, head.port))
 
@@ -165,9 +168,9 @@ class LeakScanner:
 
 
 def _text_of(head: Head) -> bytes:
-    """All of the head that goes upstream, but for the names of its fields."""
-    values = [value for name, value in head.fields if not name.startswith(OURS)]
-    return "\n".join((head.host, head.path, *values)).encode("latin-1")
+    """All of the head that goes upstream, the names of its fields in lower case."""
+    fields = [text for field in head.fields if not field[0].startswith(OURS) for text in field]
+    return "\n".join((head.method, head.host, head.path, *fields)).encode("latin-1")
 
 
 def _is_watched(value: str) -> bool:

@@ -24,6 +24,9 @@ class Names(Protocol):
     def closed_to(self, decision: Decision) -> Container[tuple[Address, int]]:
         """Where the decision may not lead, whatever its rule opens."""
 
+    def closes(self, decision: Decision) -> bool:
+        """Whether a name that is looked up elsewhere leads where the decision may not."""
+
 
 class Places:
     """One for each enforcer."""
@@ -47,10 +50,11 @@ class Places:
 
         `public: true` promises that nothing private is reached, which nobody can say of a name that is not looked up.
         """
-        if not addresses and self._is_elsewhere(decision.host):
+        if not addresses and self._names is not None and self._is_elsewhere(decision.host):
             rule = decision.rule
             is_public = rule is not None and rule.pattern.kind is PatternKind.PUBLIC
-            return refused(decision, Reason.ADDRESS_NOT_ALLOWED) if is_public else decision
+            is_closed = decision.passes and (is_public or self._names.closes(decision))
+            return refused(decision, Reason.ADDRESS_NOT_ALLOWED) if is_closed else decision
         return decide_addresses(decision, addresses, self._closed_to(decision))
 
     def _closed_to(self, decision: Decision) -> Container[tuple[Address, int]]:

@@ -86,7 +86,7 @@ def test_the_banner_names_the_next_commands(workspace: Workspace) -> None:
 def test_messages_of_exec_have_the_form_of_those_of_serve(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def execute(_options: object, _ready: object) -> object:
+    def execute(*_: object) -> object:
         LaterLogger("x").warning("named networks are weaker")
         raise KeyboardInterrupt
 

@@ -80,7 +80,13 @@ def squid(world: World, port: int, *, password: bool = False, extra: str = "") -
             f"cache deny all\npid_filename none\ncoredump_dir {here}\npinger_enable off\nshutdown_lifetime 0 seconds\n"
             "visible_hostname squid.corp.example\n"
         )
-        with _running(world, "Squid", port, here, [program, "-N", "-f", str(here / "squid.conf")]) as front:
+        with _running(
+            world,
+            "Squid",
+            port,
+            here,
+            [program, "-N", "-n", f"front{port}x{os.getpid()}", "-f", str(here / "squid.conf")],
+        ) as front:
             yield front
 
 

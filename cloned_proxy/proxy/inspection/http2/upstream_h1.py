@@ -134,12 +134,14 @@ class UpstreamH1:
 
 
 class ExchangeH1:
-    __slots__ = ("_connection", "asked", "body", "chunked", "framing", "head", "interim", "keep", "outgoing")
+    __slots__ = ("_connection", "_due", "asked", "body", "chunked", "framing", "head", "interim", "keep", "outgoing")
 
     def __init__(self, connection: UpstreamH1, outgoing: Outgoing) -> None:
         self._connection = connection
         self.outgoing: Final = outgoing
         self.chunked: Final = not outgoing.ended and not any(name == b"content-length" for name, _ in outgoing.fields)
+        self._due = 0 if self.chunked or outgoing.ended else outgoing.head.content_length or 0
+        """Bytes of a body with a length that have not been sent."""
         self.body = Pipe()
         self.head: asyncio.Future[ResponseSeen] = asyncio.get_running_loop().create_future()
         self.framing: BodyReader | None = None
@@ -159,12 +161,15 @@ class ExchangeH1:
             self.head.set_result(heads.seen_of(head, method=method))
 
     async def send(self, piece: bytes) -> None:
+        if not self.chunked and len(piece) > self._due:
+            raise UpstreamLostError("a body that is longer than it says")  # its rest would be a request of its own
+        self._due -= 0 if self.chunked else len(piece)
         await self._write(b"%x\r\n%b\r\n" % (len(piece), piece) if self.chunked else piece)
 
     async def end(self, trailers: Trailers) -> None:  # noqa: ARG002  no receiver has to understand them
         if self.chunked:
             await self._write(b"0\r\n\r\n")
-        self.asked = True
+        self.asked = not self._due  # else the server would take what is missing from the next request
 
     async def _write(self, data: bytes) -> None:
         try:

@@ -43,3 +43,18 @@ async def client(h2: World, upstream: Upstream2) -> AsyncIterator[Client]:
     made = await Client.connect(h2)
     yield made
     await made.close()
+
+
+@pytest.fixture
+async def h1(tmp_path: Path) -> AsyncIterator[World]:
+    """A world whose upstream speaks HTTP/1.1."""
+    directory = tmp_path / "h1"
+    directory.mkdir()
+    made = World.make(directory, ProxySettings())
+    server = await made.start()
+    front = await asyncio.start_server(made.serve, "127.0.0.1", 0)
+    made.port = front.sockets[0].getsockname()[1]
+    yield made
+    await made.inspector.close()
+    front.close()
+    server.close()

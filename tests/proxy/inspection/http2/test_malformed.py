@@ -3,35 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame
 
 from cloned_proxy.proxy.inspection.http2 import heads
-from cloned_proxy.store.config import ProxySettings
 from tests.proxy.inspection.http2.peers import Client, Fields, Message, Upstream2, UpstreamPeer
 from tests.proxy.inspection.support import World, rule
 from tests.proxy.support import until
 
 CANARY = "canary-7f3a"
-
-
-@pytest.fixture
-async def h1(tmp_path: Path) -> AsyncIterator[World]:
-    """A world whose upstream speaks HTTP/1.1."""
-    directory = tmp_path / "h1"
-    directory.mkdir()
-    made = World.make(directory, ProxySettings())
-    server = await made.start()
-    front = await asyncio.start_server(made.serve, "127.0.0.1", 0)
-    made.port = front.sockets[0].getsockname()[1]
-    yield made
-    await made.inspector.close()
-    front.close()
-    server.close()
 
 
 def _changed(head: Fields, name: str, value: str) -> Fields:
