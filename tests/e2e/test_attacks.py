@@ -93,7 +93,7 @@ def test_a_tool_cannot_be_impersonated(world: World, proxies: Proxies, path: str
 def test_the_tool_itself_reaches_its_host(world: World, proxies: Proxies, path: str) -> None:
     attempt = Attempt(world, proxies("base", path))
     leaks = attempt.carry_out(Attack("the tool itself", identity.permitted))
-    assert len(leaks) == 2
+    assert len(set(leaks)) == 2  # over both paths
 
 
 @over(HEADERS)

@@ -210,5 +210,5 @@ def _allowed_calls(attempt: Attempt) -> None:
 
 def test_a_whole_build_lets_the_same_calls_pass(world: World) -> None:
     proxy = world.serve(POLICIES["gate"]["base"], ProxyOptions(config=CONFIG))
-    assert len(Attempt(world, proxy).carry_out(Attack("calls that the policy allows", _allowed_calls))) == 2
+    assert len(set(Attempt(world, proxy).carry_out(Attack("calls that the policy allows", _allowed_calls)))) == 2
     proxy.kill()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import subprocess
@@ -183,8 +184,12 @@ def check_load(world: World, result: dict[str, Any]) -> None:
 
 
 def test_a_policy_that_changes_under_load_loses_and_leaks_nothing(fresh_world: World) -> None:
+    change_under_load(fresh_world, seconds=6)
+
+
+def change_under_load(fresh_world: World, seconds: int) -> None:
     proxy = fresh_world.serve(_WITH)
-    load = start_load(proxy, 6)
+    load = start_load(proxy, seconds)
     changes = 0
     while load.poll() is None:
         proxy.write_policy(_WITHOUT if changes % 2 == 0 else _WITH)
@@ -192,7 +197,7 @@ def test_a_policy_that_changes_under_load_loses_and_leaks_nothing(fresh_world: W
         time.sleep(0.07)
     result = result_of(load)
     check_load(fresh_world, result)
-    assert changes > 30
+    assert changes > seconds * 5
     # Both versions were in force while it lasted, or this proved nothing.
     assert result["seen"][f"{SOMETIMES} 200"]
     assert result["seen"][f"{SOMETIMES} 403"]
@@ -278,6 +283,8 @@ def test_a_full_disk_refuses_and_recovers(fresh_world: World) -> None:
     fresh_world.reset()
     for _ in range(10):
         assert status(proxy) == 503
+        with contextlib.suppress(OSError):
+            Attempt(fresh_world, proxy).fetch(ALWAYS)
     assert not fresh_world.touched(ALWAYS)
     filler.unlink()
     deadline = time.monotonic() + 15

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -37,12 +38,22 @@ class ProxyOptions:
     """Instead of a fresh one."""
     disk: str = ""
     """The size of a file system of its own for the workspace, such as `3m`."""
+    plane: str = field(default_factory=lambda: os.environ.get("PLANE", "off"))
+    """`require` puts the native plane in front; in the environment it does so for all whose test does not say."""
 
 
 class ProxyProcess:
     """One running proxy. `port` speaks HTTP proxying, `metrics_port` answers /metrics, /healthz and /readyz."""
 
-    def __init__(self, world: World, workspace: Path, number: int, process: subprocess.Popen[bytes] | Nursling) -> None:
+    def __init__(
+        self,
+        world: World,
+        workspace: Path,
+        number: int,
+        process: subprocess.Popen[bytes] | Nursling,
+        *,
+        native: bool = False,
+    ) -> None:
         self.world = world
         self.workspace = workspace
         self.files = world.seen_from_outside(workspace)
@@ -52,6 +63,8 @@ class ProxyProcess:
         self.port = number
         self.metrics_port = number + 5000
         self.process = process
+        self.native = native
+        """The native plane is in front, and grants by itself what was granted before."""
 
     @classmethod
     def start(cls, world: World, workspace: Path, number: int, policy: str, options: ProxyOptions) -> Self:
@@ -66,7 +79,7 @@ class ProxyProcess:
         if options.config:
             replace(files / "config.yaml", options.config)
         addresses = ["--listen", f"127.0.0.1:{number}", "--metrics", f"127.0.0.1:{number + 5000}", "--control", "off"]
-        arguments = ["--workspace", str(workspace), *addresses]
+        arguments = ["--workspace", str(workspace), "--plane", options.plane, *addresses]
         log = world.directory / f"serve-{number}.log"
         process: subprocess.Popen[bytes] | Nursling
         if options.without:
@@ -74,7 +87,7 @@ class ProxyProcess:
         else:
             with log.open("wb") as output:
                 process = world.spawn([*options.program, *arguments], cwd=workspace, stdout=output, stderr=output)
-        proxy = cls(world, workspace, number, process)
+        proxy = cls(world, workspace, number, process, native=options.plane == "require")
         proxy.wait_ready()
         return proxy
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
-CONFIG: Final = """
+_CONFIG: Final = """
 proxy:
   head_timeout: 1.0
   keep_alive_timeout: 0.3
@@ -15,6 +16,11 @@ proxy:
   resolver_cache_seconds: 0.0
 """
 """Short times, so that an attack that waits is over soon, and no cache: a rebinding name must be asked again."""
+
+CONFIG_OF_PLANE: Final = _CONFIG.replace("resolver_cache_seconds: 0.0", "resolver_cache_seconds: 60.0")
+"""The native plane grants again for as long as the addresses are known: with no cache it would grant nothing."""
+
+CONFIG: Final = CONFIG_OF_PLANE if os.environ.get("PLANE") == "require" else _CONFIG
 
 _RULES: Final = """
 global:

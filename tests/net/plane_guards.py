@@ -1,0 +1,17 @@
+"""How each guard of the native plane is taken out: in the verdicts that Python publishes for it.
+
+The library is the one that ships, without a switch for tests: it is told what to look at, and here it is told less.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cloned_proxy.proxy.plane import verdicts
+from tests.net.guards import Patch, replace_part
+
+PLANE_GUARDS: Final[dict[str, Patch]] = {
+    "plane: the ClientHello": lambda: replace_part(verdicts, "needs_hello", lambda _: False),
+    "plane: who asks": lambda: replace_part(verdicts, "credential_fields", lambda _: ()),
+    "plane: taking back": lambda: replace_part(verdicts.Verdicts, "forget", lambda _: None),
+}
