@@ -35,6 +35,10 @@ class UpstreamProblemError(Exception):
         self.fix: Final = fix
 
 
+class UpstreamSlowError(UpstreamProblemError):
+    """It takes connections, and has not said in time what it makes of a question about no name: some look that up."""
+
+
 def upstream_check(workspace: Workspace) -> Check:
     """Raises StoreError for settings that are not valid."""
     settings = workspace.config().upstream
@@ -43,6 +47,8 @@ def upstream_check(workspace: Workspace) -> Check:
     name = settings.proxy or settings.pac
     try:
         ask_upstream(workspace, settings)
+    except UpstreamSlowError as problem:
+        return Check("upstream", "warn", f"{name} {problem}", problem.fix)
     except UpstreamProblemError as problem:
         return Check("upstream", "fail", f"{name} {problem}: nothing gets out", problem.fix)
     if settings.resolve == "upstream":
@@ -97,14 +103,23 @@ def _answer(settings: UpstreamSettings, workspace: Workspace, question: bytes) -
         if settings.secure:
             context = verifying_context(settings, workspace.root)
             sock = stack.enter_context(context.wrap_socket(sock, server_hostname=name))
-        sock.sendall(question)
-        received = b""
-        while b"\r\n\r\n" not in received and len(received) < _MAX_HEAD:
-            piece = sock.recv(4096)
-            if not piece:
-                raise ConnectionResetError("it closed the connection")
-            received += piece
-        return parse_response(received.partition(b"\r\n\r\n")[0] + b"\r\n\r\n", max_fields=200).status
+        try:
+            sock.sendall(question)
+            return _status(sock)
+        except TimeoutError as error:
+            raise UpstreamSlowError(
+                f"takes connections, and has not answered within {_SECONDS:.0f} s", "ask again, and look at its log"
+            ) from error
+
+
+def _status(sock: socket.socket) -> int:
+    received = b""
+    while b"\r\n\r\n" not in received and len(received) < _MAX_HEAD:
+        piece = sock.recv(4096)
+        if not piece:
+            raise ConnectionResetError("it closed the connection")
+        received += piece
+    return parse_response(received.partition(b"\r\n\r\n")[0] + b"\r\n\r\n", max_fields=200).status
 
 
 def _connected(place: Place) -> socket.socket:
