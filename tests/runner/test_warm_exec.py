@@ -167,7 +167,8 @@ def test_a_signal_ends_it_as_it_ends_any(workspace: Path, images: Engine, number
 
 def test_it_stops_and_goes_on_with_whoever_typed_it(workspace: Path, images: Engine) -> None:
     ready = warm_up(images, workspace, TOOL)
-    with start(workspace, "sh", "-c", 'echo "$CLONED_CONTAINER_NAME"; cat') as process:
+    # A group of its own: the kernel stops none whose parents are all outside of their session, as under setsid(1).
+    with start(workspace, "sh", "-c", 'echo "$CLONED_CONTAINER_NAME"; cat', process_group=0) as process:
         found = inspected(images, process)
         assert found["Id"] == ready
         runner = int(found["Config"]["Labels"]["cloned.owner"].split(".")[2])
