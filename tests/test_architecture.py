@@ -79,16 +79,3 @@ def _exit_literals(file: Path) -> Iterator[str]:
 
 def test_exit_codes_have_names() -> None:
     assert [found for layer in LAYERS for file in _files(layer) for found in _exit_literals(file)] == []
-
-
-def test_connections_to_upstreams_are_made_in_one_place() -> None:
-    """What dials elsewhere goes past the proxy in front (`upstream:`)."""
-    dialling = {
-        f"{file.relative_to(PACKAGE)}"
-        for file in _files("proxy")
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.ImportFrom)
-        and node.module == "cloned_proxy.proxy.dial"
-        and {alias.name for alias in node.names} & {"dial", "Dial"}
-    }
-    assert dialling == {"proxy/ways.py", "proxy/upstream_proxy/chained_dial.py", "proxy/upstream_proxy/front.py"}

@@ -20,6 +20,8 @@ def _dialling(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "cloned_proxy.proxy.dial":
             yield from (f"imports {alias.name}" for alias in node.names if alias.name in {"Dial", "dial"})
+        if isinstance(node, ast.ImportFrom) and node.module == "cloned_proxy.proxy":
+            yield from ("imports the module" for alias in node.names if alias.name == "dial")
 
 
 def _connecting(tree: ast.AST) -> Iterator[str]:
