@@ -60,7 +60,9 @@ def plain(found: dict[str, Any], name: str) -> str:
     """Everything that does not differ from run to run, and not the command."""
     config = {key: value for key, value in found["Config"].items() if key not in ("Cmd", "Labels")}
     labels = sorted(found["Config"]["Labels"])
-    text = json.dumps([config, labels, found["HostConfig"], found["Mounts"], found["AppArmorProfile"]], sort_keys=True)
+    # The engine lists the mounts in no fixed order.
+    mounts = sorted(found["Mounts"], key=lambda mount: mount["Destination"])
+    text = json.dumps([config, labels, found["HostConfig"], mounts, found["AppArmorProfile"]], sort_keys=True)
     scratch = next(mount["Source"] for mount in found["Mounts"] if mount["Destination"] == "/sandbox")
     holder = found["HostConfig"]["NetworkMode"]
     return text.replace(scratch, "SCRATCH").replace(name, "NAME").replace(holder, "HOLDER")
