@@ -116,7 +116,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.13 --generate
   --no-emit-find-links --no-annotate --custom-compile-command "make lock"
 lock: $(UV) ## resolve the newest versions that fit and pin them with hashes
 	@$(COMPILE) --upgrade pyproject.toml --group dev --output-file requirements.lock
-	@$(COMPILE) --upgrade pyproject.toml --extra otlp --constraint requirements.lock --output-file compose/requirements.lock
+	@$(COMPILE) --upgrade pyproject.toml --extra otlp --extra fleet --constraint requirements.lock --output-file compose/requirements.lock
 	@echo hatchling | $(COMPILE) --upgrade - --constraint requirements.lock --output-file compose/build.lock
 
 wheels: ## what the proxy's image is built from where the build reaches no index
