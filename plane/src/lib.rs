@@ -5,8 +5,8 @@
 //! Python is the specification: nothing is refused here, and no answer but the 200 of a CONNECT is written.
 //!
 //! From below: `sys` calls the kernel, `cells` counts beside Python, `head` and `hello` read, `side` moves bytes,
-//! `connect`, `dial`, `tunnel` and `ending` are the life of one connection, `worker` the loop around it, `shared` what the
-//! threads share, `abi` the door.
+//! `connect`, `dial`, `tunnel` and `ending` are the life of one connection, `worker` the loop around it with its `places`
+//! and `orders`, `shared` what the threads share, `abi` the door.
 
 mod abi;
 mod cells;
@@ -16,6 +16,8 @@ mod ending;
 mod flow;
 mod head;
 mod hello;
+mod orders;
+mod places;
 mod record;
 mod shared;
 mod side;
