@@ -53,6 +53,11 @@ def valid_tool_id(text: str) -> bool:
     return text != GLOBAL_SCOPE and _TOOL_ID.fullmatch(text) is not None
 
 
+def valid_run_id(text: str) -> bool:
+    """Whether the text can name a run in the log."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
 def mint_token(key: bytes, claims: Claims) -> str:
     """A token for one tool and one run: URL-safe text without `:`, `@` or `/`, checked without a lookup.
 
@@ -60,7 +65,7 @@ def mint_token(key: bytes, claims: Claims) -> str:
     """
     if not valid_tool_id(claims.tool):
         raise ValueError(f"{claims.tool!r} is not a tool id; use letters, digits, '.', '_', '-', e.g. 'web.search@v1'")
-    if _RUN_ID.fullmatch(claims.run) is None:
+    if not valid_run_id(claims.run):
         raise ValueError(f"{claims.run!r} is not a run id; use 1 to 128 letters, digits, '.', '_' or '-'")
     if not math.isfinite(claims.expires):
         raise ValueError("a token needs a finite expiry, in Unix seconds")
