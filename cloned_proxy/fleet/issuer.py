@@ -36,24 +36,31 @@ class Issuer:
         source: JwksSource,
         *,
         on_change: Callable[[], None],
+        on_load: Callable[[], None] = lambda: None,
         uptime: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`on_change` is told at each change of the keys; `uptime` gives seconds that no clock setting moves."""
+        """`on_change` is told at each change of the keys, `on_load` whenever the source has answered.
+
+        `uptime` gives seconds that no clock setting moves.
+        """
         self.settings: Final = settings
         self.keys: Keys = {}
         self.loaded: float | None = None
         """On `uptime`: when the source last answered; None for never."""
         self._source: Final = source
+        self.tried: Final = asyncio.Event()
+        """Set once the source was asked for the first time."""
         self._on_change: Final = on_change
+        self._on_load: Final = on_load
         self._uptime: Final = uptime
         self._missed: Final = asyncio.Event()
-        self._tried: float | None = None
+        self._asked: float | None = None
         self._failing = False
 
     def key(self, name: str) -> PublicKey | None:
         """The key of this `kid`; when there is none the keys are soon loaded anew, unless they just were."""
         found = self.keys.get(name)
-        if found is None and (self._tried is None or self._uptime() - self._tried >= MISS_SECONDS):
+        if found is None and (self._asked is None or self._uptime() - self._asked >= MISS_SECONDS):
             self._missed.set()
         return found
 
@@ -71,7 +78,13 @@ class Issuer:
 
     async def load(self) -> bool:
         """Asks the source once. False when it has not answered with keys: what was known stays, for a day."""
-        self._tried = self._uptime()
+        self._asked = self._uptime()
+        try:
+            return await self._load()
+        finally:
+            self.tried.set()
+
+    async def _load(self) -> bool:
         try:
             text = await self._source.read()
             keys = read_jwks(text, self._source.name) if text is not None else self.keys
@@ -85,6 +98,7 @@ class Issuer:
             _log.info("the keys of an issuer can be loaded again", issuer=self.settings.issuer)
         self._failing = False
         self.loaded = self._uptime()
+        self._on_load()
         self._take(keys)
         return True
 

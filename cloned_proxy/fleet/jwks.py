@@ -10,7 +10,7 @@ import base64
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.exceptions import PyJWTError
 
+from cloned_proxy.fleet.keys import key_id
 from cloned_proxy.fleet.token_form import read_json
+from cloned_proxy.store.fleet_settings import public_key_bytes
 
 _log = structlog.get_logger(__name__)
 
@@ -54,27 +56,22 @@ class PublicKey:
     key: Any = field(compare=False)
     """Of `cryptography`."""
     algorithms: tuple[str, ...]
-    thumbprint: str
-    """RFC 7638: of another key it is another one."""
+    digest: str
+    """Of another key it is another one: an RFC 7638 thumbprint, or for a key of the fleet its id."""
 
 
 type Keys = Mapping[str, PublicKey]
 """By `kid`."""
 
 
-def fleet_keys(raw_keys: list[bytes]) -> Keys:
-    """The fleet's own, from their 32 bytes, each by its thumbprint (RFC 7638, RFC 8037)."""
-    found: dict[str, PublicKey] = {}
-    for raw in raw_keys:
-        name = thumbprint(raw)
-        found[name] = PublicKey(Ed25519PublicKey.from_public_bytes(raw), ("EdDSA",), name)
-    return found
-
-
-def thumbprint(raw: bytes) -> str:
-    """The `kid` of an Ed25519 public key of 32 bytes."""
-    x = base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
-    return _thumbprint_of({"crv": "Ed25519", "kty": "OKP", "x": x})
+def fleet_keys(trusted: Iterable[str]) -> Keys:
+    """Those of `fleet.trust`, each by the id that envelopes name it by as well."""
+    return {
+        (name := key_id(public)): PublicKey(
+            Ed25519PublicKey.from_public_bytes(public_key_bytes(public)), ("EdDSA",), name
+        )
+        for public in trusted
+    }
 
 
 def read_jwks(text: bytes, source: str) -> Keys:

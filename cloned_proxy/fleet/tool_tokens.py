@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import jwt
 import structlog
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.exceptions import (
     InvalidAlgorithmError,
     InvalidAudienceError,
@@ -24,7 +23,8 @@ from jwt.exceptions import (
 from jwt.types import Options
 
 from cloned_proxy.fleet.issuer import Issuer
-from cloned_proxy.fleet.jwks import Keys, PublicKey, thumbprint
+from cloned_proxy.fleet.jwks import Keys, PublicKey
+from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.token_form import Fault, TokenError, Unverified, read_token
 from cloned_proxy.policy.identity import Claims, OwnTokens, is_own, valid_run_id, valid_tool_id
 
@@ -48,7 +48,7 @@ _FAULTS: Final = (
 )
 
 
-def mint_tool_token(key: Ed25519PrivateKey, claims: Claims, *, fleet: str, now: float) -> str:
+def mint_tool_token(key: SigningKey, claims: Claims, *, fleet: str, now: float) -> str:
     """A token for one tool and one run that every replica of the fleet accepts. Raises ValueError as `mint_token`."""
     if not valid_tool_id(claims.tool):
         raise ValueError(f"{claims.tool!r} is not a tool id; use letters, digits, '.', '_', '-', e.g. 'web.search@v1'")
@@ -62,8 +62,7 @@ def mint_tool_token(key: Ed25519PrivateKey, claims: Claims, *, fleet: str, now: 
         "exp": math.ceil(claims.expires),
         "jti": claims.run,
     }
-    headers = {"typ": TOKEN_TYPE, "kid": thumbprint(key.public_key().public_bytes_raw())}
-    return jwt.encode(payload, key, algorithm="EdDSA", headers=headers)
+    return jwt.encode(payload, key.pem(), algorithm="EdDSA", headers={"typ": TOKEN_TYPE, "kid": key.id})
 
 
 class FleetTokens:

@@ -9,7 +9,7 @@ import hmac
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 from urllib.parse import quote, unquote
@@ -43,6 +43,10 @@ class TokenVerifier(Protocol):
     @property
     def generation(self) -> int:
         """Another number as soon as it may say something else of a token than before, but for the time."""
+
+    @property
+    def at_change(self) -> set[Callable[[], None]]:
+        """Told at each such change, at once."""
 
     def claims(self, token: str, now: float) -> Claims | None:
         """What a genuine token says, also when it has expired; None for anything else. Never raises."""
@@ -82,6 +86,7 @@ class OwnTokens:
     def __init__(self, key: bytes) -> None:
         _check_length(key)
         self._key: Final = key
+        self.at_change: Final[set[Callable[[], None]]] = set()
 
     def claims(self, token: str, now: float) -> Claims | None:  # noqa: ARG002  these tokens have no beginning
         """As of a `TokenVerifier`."""

@@ -6,24 +6,27 @@ import base64
 import hashlib
 import hmac
 import json
+import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import jwt
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from cloned_proxy.fleet.issuer import Issuer
-from cloned_proxy.fleet.jwks import fleet_keys, thumbprint
+from cloned_proxy.fleet.jwks import fleet_keys
+from cloned_proxy.fleet.keys import key_id
 from cloned_proxy.fleet.token_form import Fault
 from cloned_proxy.fleet.tool_tokens import TOKEN_TYPE, FleetTokens
 from cloned_proxy.policy.identity import OwnTokens
+from cloned_proxy.store.fleet_settings import public_key_text
 from cloned_proxy.store.issuer_settings import IssuerSettings
 
 FLEET: Final = "prod"
-NOW: Final = 1_800_000_000.0
+NOW: Final = float(int(time.time()))
 CLUSTER: Final = "https://kubernetes.default.svc.cluster.local"
 CI: Final = "https://ci.example"
 TOOL: Final = "search.tool@v1"
@@ -42,20 +45,29 @@ def raw_public(key: Ed25519PrivateKey) -> bytes:
     return key.public_key().public_bytes_raw()
 
 
-def pem(key: Any) -> bytes:
-    found: bytes = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+def trusted(key: Ed25519PrivateKey) -> str:
+    """As a line of `trust:`."""
+    return public_key_text(raw_public(key))
+
+
+def public_bytes(key: Any) -> bytes:
+    """A public key as files have it: what an attacker would take for the secret of an HMAC."""
+    if isinstance(key, Ed25519PublicKey):
+        return key.public_bytes_raw()
+    found: bytes = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     return found
 
 
 def jwk(key: Any, kid: str, **more: Any) -> dict[str, Any]:
-    for kind in (RSAAlgorithm, ECAlgorithm, OKPAlgorithm):
-        try:
-            return json.loads(kind.to_jwk(key.public_key())) | {"kid": kid} | more  # type: ignore[attr-defined]
-        except (TypeError, AttributeError, jwt.InvalidKeyError):
-            continue
-    raise AssertionError(key)
+    match key:
+        case rsa.RSAPrivateKey():
+            text = RSAAlgorithm.to_jwk(key.public_key())
+        case ec.EllipticCurvePrivateKey():
+            text = ECAlgorithm.to_jwk(key.public_key())
+        case _:
+            text = OKPAlgorithm.to_jwk(key.public_key())
+    found: dict[str, Any] = json.loads(text)
+    return found | {"kid": kid} | more
 
 
 def jwks(*keys: dict[str, Any]) -> bytes:
@@ -80,11 +92,11 @@ def sealed(header: bytes | dict[str, Any], payload: bytes | dict[str, Any], key:
 
 
 def fleet_header(key: Ed25519PrivateKey = ED, **more: Any) -> dict[str, Any]:
-    return {"alg": "EdDSA", "typ": TOKEN_TYPE, "kid": thumbprint(raw_public(key))} | more
+    return {"alg": "EdDSA", "typ": TOKEN_TYPE, "kid": key_id(trusted(key))} | more
 
 
 def fleet_claims(**more: Any) -> dict[str, Any]:
-    times = {"iat": NOW - 10, "nbf": NOW - 10, "exp": NOW + 600}
+    times = {"iat": NOW - 10, "nbf": NOW - 10, "exp": NOW + 86_400}
     return {"sub": TOOL, "aud": FLEET, "jti": "run-1"} | times | more
 
 
@@ -95,7 +107,7 @@ def pod_header(**more: Any) -> dict[str, Any]:
 def pod_claims(**more: Any) -> dict[str, Any]:
     """As a projected ServiceAccount token of Kubernetes has them."""
     place = {"namespace": "agents", "pod": {"name": "search-7d9f", "uid": "1"}, "serviceaccount": {"name": "search"}}
-    times = {"iat": NOW - 10, "nbf": NOW - 10, "exp": NOW + 3600}
+    times = {"iat": NOW - 10, "nbf": NOW - 10, "exp": NOW + 86_400}
     return {"iss": CLUSTER, "aud": ["cloned-proxy"], "sub": SUBJECT, "jti": "j", "kubernetes.io": place} | times | more
 
 
@@ -131,13 +143,15 @@ class Verifying:
 
 
 def settings(issuer: str, **more: Any) -> IssuerSettings:
-    return IssuerSettings(**{"issuer": issuer, "audience": "cloned-proxy", "jwks": "held", "map": {SUBJECT: TOOL}} | more)
+    return IssuerSettings(
+        **{"issuer": issuer, "audience": "cloned-proxy", "jwks": "held", "map": {SUBJECT: TOOL}} | more
+    )
 
 
 async def verifying(*fleets: Ed25519PrivateKey) -> Verifying:
     """A replica of the fleet that also knows a cluster, and a CI system which may name another tool only."""
     refused: list[Fault] = []
-    keys = fleet_keys([raw_public(key) for key in fleets or (ED,)])
+    keys = fleet_keys([trusted(key) for key in fleets or (ED,)])
     tokens = FleetTokens(OwnTokens(OWN_KEY), fleet=FLEET, keys=keys, on_refused=refused.append)
     sources = {
         CLUSTER: HeldKeys(jwks(jwk(RSA, "k1"), jwk(EC, "k2"), jwk(ED, "k3"))),
