@@ -54,6 +54,8 @@ class Issuer:
         self._on_load: Final = on_load
         self._uptime: Final = uptime
         self._missed: Final = asyncio.Event()
+        self._text = b""
+        """What the keys were read from."""
         self._asked: float | None = None
         self._failing = False
 
@@ -87,7 +89,7 @@ class Issuer:
     async def _load(self) -> bool:
         try:
             text = await self._source.read()
-            keys = read_jwks(text, self._source.name) if text is not None else self.keys
+            keys = read_jwks(text, self._source.name) if text != self._text else self.keys
         except (SourceError, ValueError) as error:
             self._failed(str(error))
             return False
@@ -97,7 +99,7 @@ class Issuer:
         if self._failing:
             _log.info("the keys of an issuer can be loaded again", issuer=self.settings.issuer)
         self._failing = False
-        self.loaded = self._uptime()
+        self.loaded, self._text = self._uptime(), text
         self._on_load()
         self._take(keys)
         return True
@@ -110,6 +112,7 @@ class Issuer:
             )  # fmt: skip
         self._failing = True
         if self.loaded is not None and self._uptime() - self.loaded > _KEPT_SECONDS:
+            self._text = b""
             self._take({})
 
     def _take(self, keys: Keys) -> None:

@@ -14,7 +14,7 @@ import httpx
 from cloned_proxy.fleet.jwks import MAX_JWKS_BYTES
 from cloned_proxy.fleet.token_form import read_json
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import read_regular_file, signature_of
+from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.issuer_settings import IssuerSettings, check_https, is_url
 
 _TIMEOUT: Final = 10.0
@@ -41,34 +41,28 @@ class JwksSource(Protocol):
     def seconds(self) -> float:
         """Between two looks."""
 
-    async def read(self) -> bytes | None:
-        """The document; None when it has not changed since the last read. Raises SourceError."""
+    async def read(self) -> bytes:
+        """The document. Raises SourceError."""
 
 
 class JwksFile:
-    """A file: looked at every two seconds, read when it has changed."""
+    """A file, which may be replaced at any time."""
 
     seconds: Final = 2.0
 
     def __init__(self, path: Path) -> None:
         self._path: Final = path
         self.name = str(path)
-        self._seen: object = None
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> bytes:
         """As of a `JwksSource`."""
         return await asyncio.to_thread(self._read)
 
-    def _read(self) -> bytes | None:
-        signature = signature_of(self._path)
-        if signature is not None and signature == self._seen:
-            return None
+    def _read(self) -> bytes:
         try:
-            text = read_regular_file(self._path, limit=MAX_JWKS_BYTES, what="JWK set")
+            return read_regular_file(self._path, limit=MAX_JWKS_BYTES, what="JWK set")
         except StoreError as error:
             raise SourceError(str(error)) from error
-        self._seen = signature
-        return text
 
 
 class JwksUrl:
@@ -82,7 +76,7 @@ class JwksUrl:
         self._proxy_for: Final = proxy_for
         self.name = settings.jwks or settings.issuer.rstrip("/") + _DISCOVERY
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> bytes:
         """As of a `JwksSource`."""
         try:
             context = await asyncio.to_thread(self._context)

@@ -121,7 +121,7 @@ class HeldKeys:
         self.text: bytes | Exception = text
         self.reads = 0
 
-    async def read(self) -> bytes | None:
+    async def read(self) -> bytes:
         self.reads += 1
         if isinstance(self.text, Exception):
             raise self.text
