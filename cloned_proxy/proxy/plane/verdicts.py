@@ -142,7 +142,7 @@ class Verdicts:
         self._by_key[key] = self.known[number] = published
 
     def look(self) -> None:
-        """Takes everything back if anything has changed that a decision or a name hangs on, or the clock was set."""
+        """Takes everything back if anything changed that a decision or a name hangs on, or the wall clock was set."""
         inputs, generation, offset = self._basis.now(), self._tokens.generation, self._clock() - time.monotonic()
         if inputs != self._inputs or generation != self._generation or abs(offset - self._offset) > 1:
             self.forget()
