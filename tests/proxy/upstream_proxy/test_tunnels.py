@@ -331,6 +331,7 @@ async def test_by_name_the_front_is_not_asked_for_itself_because_a_pattern_cover
 async def test_a_front_that_is_this_proxy_itself_is_never_dialled() -> None:
     async with front() as ahead, world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w:
         w.own.add_address("127.0.0.1", ahead.port)
+        w.gate.sweep()  # as when a listener is opened
         told = await refused(w, ahead)
     assert (told["status"], w.troubles, ahead.heads) == (502, ["no_way"], [])
 
