@@ -109,7 +109,7 @@ class Plane:
             self._handle,
             basis=parts.enforcer.basis,
             cells=self.cells,
-            key=parts.identity_key,
+            tokens=parts.tokens,
             clock=parts.clock,
             entries=self.entries,
             ways=parts.ways,
