@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -68,8 +67,3 @@ class Notary:
                 (anchor_of(database).seq,),
             )
             return receipt
-
-    async def close(self) -> None:
-        """The last receipt: called when the log is closed, so that it covers all of it."""
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.to_thread(self.sign)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 import secrets
+import socket
 import sqlite3
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from cloned_proxy.fleet.envelope import Trust, seal
 from cloned_proxy.fleet.errors import EnvelopeError, Refused
-from cloned_proxy.fleet.keys import SigningKey, load_or_create_key
+from cloned_proxy.fleet.keys import SigningKey, load_or_create_key, short_id
 from cloned_proxy.fleet.token_form import read_json
 from cloned_proxy.store.chain import Link
+from cloned_proxy.store.fleet_settings import FleetSettings
 from cloned_proxy.store.workspace import Workspace
 
 RECEIPT_TYPE: Final = "application/vnd.cloned-proxy.audit-receipt+json"
@@ -72,6 +74,11 @@ def replica_key(workspace: Workspace) -> SigningKey:
     directory = workspace.root / "fleet"
     directory.mkdir(mode=0o700, exist_ok=True)
     return load_or_create_key(directory / "replica.key")
+
+
+def replica_name(settings: FleetSettings, key: SigningKey) -> str:
+    """What the replica is called, for people."""
+    return settings.replica or f"{socket.gethostname()[:100]}-{short_id(key.id)}"
 
 
 def log_id(database: sqlite3.Connection) -> str:
