@@ -61,6 +61,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "log": (
         "log -f  # as it happens",
         "log --denied --since 1h",
+        "log -n 20  # the newest",
         "log --tool demo.tool@v1 --json  # one object a line",
     ),
     "approvals": ("approvals list", "approvals approve a-0123456789 --for 30m"),
