@@ -77,7 +77,7 @@ def export(
     signed: Annotated[bool, typer.Option("--signed", help="With receipts, signed with this replica's key.")] = False,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Write the log to stdout so that it can be checked elsewhere, one JSON object a line."""
+    """Write the log to stdout, in a form that can be checked elsewhere."""
     from cloned_proxy.cli.audit_export import write_export
 
     write_export(since, signed=signed, workspace=workspace)

@@ -71,9 +71,9 @@ async def _print(place: Workspace, start: float | None, printer: _Printer, *, fo
         while True:
             try:
                 printer.print(log, await log.read(start))
-            except StoreAwayError:
+            except StoreAwayError as error:
                 if not follow or not printer.connected:
-                    raise
+                    raise CommandError(f"the store of the fleet does not answer: {error}", code=FAILED) from error
             if not follow:
                 return
             await asyncio.sleep(_POLL_SECONDS)

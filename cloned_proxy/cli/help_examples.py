@@ -76,7 +76,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "audit verify": (
         "audit verify",
         "audit verify --json  # with the last hash",
-        "audit verify log.jsonl --key ed25519:…  # an export, without its database",
+        "audit verify log.jsonl --key ed25519:KEY  # an export",
     ),
     "audit export": ("audit export --since 1d --signed > log.jsonl", "audit export > log.jsonl"),
     "policy": ("policy check", "policy history", "policy restore 0123456789ab --dry-run"),
