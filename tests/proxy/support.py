@@ -387,6 +387,7 @@ class World:
     troubles: list[str] = field(default_factory=list)
     """With the proxy in front."""
     plane: Plane | None = None
+    ahead: UpstreamProxy | None = None
 
     def publish(self) -> None:
         """Has the plane grant what the rules allow from the first request on, as if each had been made before."""
@@ -401,11 +402,16 @@ class World:
                 known = decision.host and (
                     (decision.host.address,) if decision.host.address else self.resolver.table.get(decision.host.text)
                 )
-                decision = decide_addresses(decision, known or (), self.own)
-                if known and decision.passes:
+                if self.ahead is not None and self.ahead.looks_up(decision.host):
+                    known, passes = (), decision.passes and not self.ahead.closes(decision)
+                else:
+                    closed = self.own if self.ahead is None else self.ahead.closed_to(decision)
+                    decision = decide_addresses(decision, known or (), closed)
+                    passes = bool(known) and decision.passes
+                if passes:
                     charge = self.enforcer.basis.budgets.seen(caller.tool, up=0, down=0)
                     kind = Kind.INSPECTED_TUNNEL if decision.inspect else Kind.TUNNEL
-                    grant = Grant("", kind, decision, caller, known, current, charge, 0.0)
+                    grant = Grant("", kind, decision, caller, known or (), current, charge, 0.0)
                     self.plane.publish(self.listener, head, grant)
 
     @property
@@ -552,7 +558,7 @@ async def world(
     own.add(sock)
     listener = Listener(sock, principal, "test")
     await gate.open(listener)
-    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane)
+    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane, ahead)
     if known:
         made.publish()
     try:
