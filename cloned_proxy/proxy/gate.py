@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from cloned_proxy.policy.identity import TokenVerifier
 from cloned_proxy.proxy import connect, splice
 from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.cells import CellStore, OwnCells
@@ -41,7 +42,7 @@ class Gate:
         self,
         *,
         enforcer: Enforcer,
-        identity_key: bytes,
+        tokens: TokenVerifier,
         settings: ProxySettings,
         metrics: Metrics,
         inspector: Inspector | None,
@@ -86,7 +87,7 @@ class Gate:
         self._plain: Final = PlainHttp(enforcer.review)
         self._parts: Final = GateParts(
             enforcer=enforcer,
-            identity_key=identity_key,
+            tokens=tokens,
             settings=settings,
             metrics=metrics,
             inspector=inspector,
@@ -108,6 +109,7 @@ class Gate:
             plane_failed=self._accept_without_plane,
         )
         self._adopting: set[asyncio.Task[None]] = set()
+        tokens.at_change.add(self.sweep)
         if plane is not None:
             plane.start(self._parts)
 
@@ -118,9 +120,11 @@ class Gate:
 
     async def open(self, listener: Listener) -> None:
         """Accepts on the listener's socket, which belongs to the gate from now on."""
-        if self._plane is not None and self._plane.takes(listener):
-            self._plane.open(listener)
-            return
+        if self._plane is not None:
+            self._plane.look()  # what led there leads to the proxy itself from now on
+            if self._plane.takes(listener):
+                self._plane.open(listener)
+                return
         loop = asyncio.get_running_loop()
         accept = partial(self.connection, listener)
         if listener.socket.family == socket.AF_UNIX:
