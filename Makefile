@@ -10,7 +10,7 @@ WHEEL_ENV := .venv-wheel
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo test test-fast test-agents test-wheel lint check fuzz bench dashboards findings pictures \
+.PHONY: help setup install uninstall serve demo fleet-demo test test-fast test-agents test-wheel lint check fuzz bench dashboards findings pictures \
   plane lock sbom wheel wheels clean screenshots
 
 help: ## this list
@@ -49,6 +49,9 @@ serve: setup ## start the proxy with the shipped default policy
 
 demo: setup ## the tour of the README in one terminal, 45 seconds, without internet
 	@$(PY) -m demo
+
+fleet-demo: setup ## two replicas, one signed policy, on a redis-server of its own, in half a minute
+	@demo/fleet.sh .venv/bin/cloned-proxy
 
 # Images that an engine of the tests would otherwise build each time.
 export KEPT_IMAGES := $(CURDIR)/build/images
