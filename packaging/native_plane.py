@@ -1,7 +1,7 @@
 """Build hook of the wheel: puts the library of the native plane into it, and what that asks of a machine into its tag.
 
-Where there is cargo it is built (seconds, offline: it has no dependency). Else one that was built before is taken, if it
-is no older than its source. Else the wheel is for every machine, and Python serves everything.
+Where there is cargo it is built (seconds, offline: it has no dependency). Else one that was built before is taken, if
+it is no older than its source. Else the wheel is for every machine, and Python serves everything.
 """
 
 from __future__ import annotations
