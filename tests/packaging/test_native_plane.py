@@ -69,6 +69,12 @@ def test_one_that_is_older_than_its_source_is_not(hook: ModuleType, checkout: Pa
     assert asked(hook, checkout) == {"force_include": {}}
 
 
+def test_one_that_does_not_load_here_is_not(hook: ModuleType, checkout: Path) -> None:
+    library = checkout / "build" / "plane" / "release" / _BUILT.name
+    library.write_bytes(b"of another machine")
+    assert asked(hook, checkout) == {"force_include": {}}
+
+
 def test_without_any_the_wheel_is_for_every_machine(hook: ModuleType, checkout: Path) -> None:
     shutil.rmtree(checkout / "build")
     assert asked(hook, checkout) == {"force_include": {}}
