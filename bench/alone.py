@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
 
 from bench.contenders import ContenderError
+from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.worker import PYTHON_IMAGE
+from tests.runner.kept_images import bring_sandbox_images
 
 
 async def alone(module: str, seconds: float, *options: str, images: bool = True) -> dict[str, float]:
@@ -41,3 +44,14 @@ def images_here() -> bool:
         return False
     asked = subprocess.run([docker, "image", "inspect", PYTHON_IMAGE], capture_output=True, check=False, timeout=30)
     return asked.returncode == 0
+
+
+def bring_images() -> None:
+    """The images of the sandbox, built if the engine has none. Raises EngineError."""
+    with contextlib.closing(Engine.connect()) as engine:
+        bring_sandbox_images(engine, print_to_stderr)
+
+
+def print_to_stderr(line: str) -> None:
+    """Stdout is for the figures."""
+    sys.stderr.write(f"{line}\n")

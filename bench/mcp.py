@@ -1,6 +1,6 @@
 """How long an MCP server takes to start and to answer in the sandbox, beside the same server without one.
 
-python -m bench.mcp              needs an engine, the images and npm's registry; part of `make bench`
+python -m bench.mcp              needs an engine and npm's registry; part of `make bench`
 
 Goals: `mcp run` of a baked server is initialized within 1.5 of the plain one and half a second, and a call takes at
 most 0.3 ms more. A proxy serves the workspace meanwhile.
@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.alone import bring_images
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.mcp.baking import bake
@@ -119,6 +120,7 @@ def main() -> int:
     """Prints one JSON object."""
     figures: dict[str, float | bool] = {}
     try:
+        bring_images()
         with contextlib.closing(Engine.connect()) as engine:
             figures = measure(engine)
     except SandboxError as error:

@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.alone import print_to_stderr
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.link import proxy_status
@@ -53,10 +54,6 @@ while True:
 
 type Asked = tuple[http.client.HTTPConnection, str]
 """A connection, and what stands before each path: "" or the origin, as a proxy wants it."""
-
-
-def print_to_stderr(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
 
 
 def main() -> int:

@@ -1,6 +1,6 @@
 """How long a sandboxed call takes, beside `docker run` with the same hardening, in the same run.
 
-python -m bench.sandbox          needs an engine and the images (`cloned-proxy image build`); part of `make bench`
+python -m bench.sandbox          needs an engine, and builds the images where it has none; part of `make bench`
 
 Goals: a call into a ready slot at most 0.6 of `docker run`, a listener within 10 ms, and four calls at once as much
 faster than four in a row as four plain processes are on this machine at that moment.
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from cloned_proxy.runner.engine import Engine
+from bench.alone import bring_images
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.runner import DockerContainerRunner
@@ -86,7 +86,7 @@ def together(action: Callable[[], object]) -> float:
 def main() -> int:
     """Prints one JSON object."""
     try:
-        Engine.connect().close()
+        bring_images()
     except SandboxError as error:
         sys.stderr.write(f"sandboxes are not measured: {error}\n")
         return 0

@@ -1,6 +1,6 @@
 """Setting up a TLS connection from a slot: by the names that it answers for, beside the same through HTTP_PROXY.
 
-python -m bench.transparent      needs an engine, the images, root, and a name of this machine that it can resolve
+python -m bench.transparent      needs an engine, root, and a name of this machine that it can resolve
 
 Goal: at most 1.3 times as long. Both are measured in turns, in one container, to one server on this machine.
 """
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import trustme
 
+from bench.alone import bring_images
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.execution import Collected
 from cloned_proxy.runner.job import Job
@@ -107,6 +108,7 @@ def _server(address: str, name: str) -> Iterator[int]:
 def main() -> int:
     """Prints one JSON object."""
     try:
+        bring_images()
         sys.stdout.write(json.dumps(measure(), indent=2) + "\n")
     except SandboxError as error:
         sys.stderr.write(f"slots are not measured: {error}\n")

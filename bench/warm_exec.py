@@ -1,6 +1,6 @@
 """How long a warm `exec` takes, beside `docker run` with the same hardening, in the same run; and what twenty cost.
 
-python -m bench.warm_exec        needs an engine and the images (`cloned-proxy image build`); part of `make bench`
+python -m bench.warm_exec        needs an engine, and builds the images where it has none; part of `make bench`
 
 Goals: with `serve` running, `exec … true` at most 0.6 of `docker run … true`, and at most 30 MB of host memory for each
 of twenty at once (proportional set size, proc_pid_smaps_rollup(5); the engine's share is the same for both).
@@ -12,6 +12,7 @@ for it; `exec_in_a_row_ratio` is without that time, and `cold_exec_ratio` withou
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+from bench.alone import bring_images
 from bench.sandbox import DOCKER_RUN, timed
 from cloned_proxy.cli.warm.wire import SOCKET
 from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.link import is_served
 from cloned_proxy.runner.spec import WORKSPACE_LABEL, workspace_mark
 
@@ -164,5 +167,18 @@ def measure() -> dict[str, float]:
     }
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Prints one JSON object; how busy the machine was, and what else there is to say, goes to stderr."""
+    try:
+        bring_images()
+    except SandboxError as error:
+        sys.stderr.write(f"warm exec is not measured: {error}\n")
+        return 1
+    busy = os.getloadavg()[0]
     sys.stdout.write(json.dumps(measure(), indent=2) + "\n")
+    sys.stderr.write(f"load of this machine: {busy:.1f} before, {os.getloadavg()[0]:.1f} after\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

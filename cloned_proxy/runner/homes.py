@@ -18,7 +18,7 @@ from typing import Final
 from cloned_proxy.runner.disk import Usage, disk_usage, home_bound
 from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.files import remove_scratch
-from cloned_proxy.runner.spec import check_tool_id
+from cloned_proxy.runner.spec import PKI, PKI_SOURCE, check_tool_id
 from cloned_proxy.store.atomic import fix_for
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.private_file import create_private
@@ -109,6 +109,24 @@ class Homes:
         except OSError as error:
             raise SandboxError(f"{place}: the home cannot be made: {error.strerror}; {fix_for(error)}") from error
         return place
+
+
+def link_nss(home: Path, *, wanted: bool) -> None:
+    """In a kept home a link leads to the database of each run, unless the tool has one of its own; or it is taken away.
+
+    The tool may have put anything there: nothing is followed, and nothing but such a link is removed.
+    """
+    directory = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if wanted:
+            with contextlib.suppress(FileExistsError):
+                os.symlink(PKI_SOURCE, PKI, dir_fd=directory)
+            return
+        with contextlib.suppress(OSError):  # none there, or no link
+            if os.readlink(PKI, dir_fd=directory) == PKI_SOURCE:
+                os.unlink(PKI, dir_fd=directory)
+    finally:
+        os.close(directory)
 
 
 def _look(place: Path) -> KeptHome | None:

@@ -21,6 +21,7 @@ from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.execution import Feed, Outcome, Output, execute
 from cloned_proxy.runner.files import new_scratch, remove_scratch
 from cloned_proxy.runner.holder_watch import while_held
+from cloned_proxy.runner.homes import link_nss
 from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.limits import names_for
 from cloned_proxy.runner.link import ProxyLink
@@ -117,14 +118,12 @@ class SlotRun:
         `write` False: what it is to trust lies in the directory of this call already.
         """
         more = workspace_ca is not None or bool(self.site.private_cas)
-        if not more and not self.home:
+        if self.home:
+            link_nss(Path(self.home), wanted=more)
+        if not more:
             return spec
         from cloned_proxy.runner import trust  # noqa: PLC0415  long, and most need nothing of it
 
-        if self.home:
-            trust.link_nss(Path(self.home), wanted=more)
-        if not more:
-            return spec
         if write:
             trust.write_trust(self.scratch, self.site.private_cas, workspace_ca)
         shown = trust.trust_binds(self.scratch, spec.mounts, home_in_memory=not self.home)

@@ -28,6 +28,10 @@ HOME: Final = "/home/tool"
 """Every tool's HOME, in its container."""
 
 CA_FILE: Final = "/sandbox/.cloned-ca.pem"
+PKI: Final = ".pki"
+"""In HOME, where programs that are built on NSS have their database, in `nssdb`."""
+PKI_SOURCE: Final = "/sandbox/.cloned-pki"
+"""What is seen there where there are private CAs."""
 _OWN_TARGETS: Final = ("/workspace", "/sandbox", "/tmp", "/proc", "/sys", "/dev")  # noqa: S108  paths in the container
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SIZE: Final = re.compile(r"([1-9][0-9]*)([kmg]?)b?", re.IGNORECASE)

@@ -7,10 +7,8 @@ the tool opens TLS.
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
 import json
-import os
 import posixpath
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,7 +23,7 @@ from cloned_proxy.runner.environment import JAVA_PASSWORD, java_store
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.nss_database import nss_database
 from cloned_proxy.runner.project.place import SCRATCH
-from cloned_proxy.runner.spec import CA_FILE, HOME, Mount
+from cloned_proxy.runner.spec import CA_FILE, HOME, PKI, PKI_SOURCE, Mount
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 
@@ -38,9 +36,7 @@ _CHROMIUM_PLACES: Final = ("chromium", "opt/chrome", "opt/chrome_for_testing")
 _MOZILLA_POLICY: Final = ".cloned-ca-mozilla.json"
 _MOZILLA_PLACES: Final = ("firefox", "thunderbird")
 """Below /etc, where Mozilla's programs look for the one file of policies that they read."""
-_NSS: Final = ".cloned-pki"
-_PKI: Final = ".pki"
-"""In HOME, where the other programs that are built on NSS have their database, in `nssdb`."""
+_NSS: Final = Path(PKI_SOURCE).name
 
 
 def read_ca_files(paths: Sequence[str], base: Path) -> str:
@@ -102,26 +98,7 @@ def _shown(*, home_in_memory: bool) -> Iterator[tuple[str, str]]:
     for place in _MOZILLA_PLACES:
         yield _MOZILLA_POLICY, f"/etc/{place}/policies/policies.json"
     if home_in_memory:
-        yield _NSS, f"{HOME}/{_PKI}"
-
-
-def link_nss(home: Path, *, wanted: bool) -> None:
-    """In a kept home a link leads to the database of each run, unless the tool has one of its own; or it is taken away.
-
-    The tool may have put anything there: nothing is followed, and nothing but such a link is removed.
-    """
-    target = f"{SCRATCH}/{_NSS}"
-    directory = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if wanted:
-            with contextlib.suppress(FileExistsError):
-                os.symlink(target, _PKI, dir_fd=directory)
-            return
-        with contextlib.suppress(OSError):  # none there, or no link
-            if os.readlink(_PKI, dir_fd=directory) == target:
-                os.unlink(_PKI, dir_fd=directory)
-    finally:
-        os.close(directory)
+        yield _NSS, f"{HOME}/{PKI}"
 
 
 def _write(path: Path, content: bytes, *, mode: int) -> None:

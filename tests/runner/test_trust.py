@@ -17,8 +17,9 @@ import trustme
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.environment import JAVA_OPTIONS, ca_environment, with_java_options
 from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.homes import link_nss
 from cloned_proxy.runner.spec import Mount
-from cloned_proxy.runner.trust import link_nss, read_ca_files, trust_binds, write_trust
+from cloned_proxy.runner.trust import read_ca_files, trust_binds, write_trust
 from tests.runner.conftest import start_serving
 from tests.runner.jobs import TOOL
 from tests.runner.private_site import Site, private_site

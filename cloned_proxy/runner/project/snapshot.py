@@ -6,7 +6,6 @@ a tool left is opened without following links, without blocking on a FIFO, and r
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import itertools
 import os
@@ -118,28 +117,33 @@ class Snapshot:
 
     def keep(self, look: Look) -> None:
         """A visitor: what is there before the run, and what its text files say."""
-        with contextlib.suppress(FileNotFoundError):
-            path = look.path
-            self._before[path] = stamp = stamp_of(look.entry.stat(follow_symlinks=False))
-            if _has_lines(path, stamp):
-                text = _text(look)
-                if text is not None:
-                    self._spool.put(path, text)
+        path = look.path
+        try:
+            stamp = stamp_of(look.entry.stat(follow_symlinks=False))
+        except FileNotFoundError:  # gone since it was listed
+            return
+        self._before[path] = stamp
+        if _has_lines(path, stamp):
+            text = _text(look, stamp.size)
+            if text is not None:
+                self._spool.put(path, text)
 
     def see(self, look: Look) -> None:
         """A visitor: what is there after it, and what the text files that changed say now."""
-        with contextlib.suppress(FileNotFoundError):
-            path = look.path
+        path = look.path
+        try:
             stamp = stamp_of(look.entry.stat(follow_symlinks=False))
-            if stamp == self._before.get(path):
-                del self._before[path]
-                return
-            self._after[path] = stamp
-            if _has_lines(path, stamp) and stamp.size <= self._room:
-                text = _text(look)
-                if text is not None:
-                    self._room -= len(text)
-                    self._seen[path] = text
+        except FileNotFoundError:  # as above
+            return
+        if stamp == self._before.get(path):
+            del self._before[path]
+            return
+        self._after[path] = stamp
+        if _has_lines(path, stamp) and stamp.size <= self._room:
+            text = _text(look, stamp.size)
+            if text is not None:
+                self._room -= len(text)
+                self._seen[path] = text
 
     def changes(self) -> tuple[FileChange, ...]:
         """By path. Directories are left out: what is in them is told."""
@@ -193,12 +197,11 @@ def _heap_of(path: str) -> str | None:
     return None if found is None else path[: found.end()]
 
 
-def _text(look: Look) -> bytes | None:
-    """What a file says; None for what is no text, or cannot be read."""
+def _text(look: Look, size: int) -> bytes | None:
+    """What a file of that size says; None for what is no text, cannot be read, or is longer by now."""
+    if not size:
+        return b""
     try:
-        size = look.entry.stat(follow_symlinks=False).st_size  # known already: no call of the system
-        if not size:
-            return b""
         descriptor = os.open(look.entry.name, _OPEN, dir_fd=look.directory)
     except OSError:
         return None

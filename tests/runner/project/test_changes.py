@@ -206,7 +206,7 @@ def test_a_file_that_turns_into_something_else_while_it_is_looked_at_is_not_read
             look.entry.stat(follow_symlinks=False)  # what is known of it is of before
             (project / "text").unlink()
             (project / "text").symlink_to(outside) if swap == "link" else os.mkfifo(project / "text")
-            seen.append(_text(look))
+            seen.append(_text(look, 100))
 
     look_through(project, visit=visit)
     assert seen == [None]
