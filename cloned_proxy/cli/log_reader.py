@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from cloned_proxy.cli.retries import FollowedRetries
     from cloned_proxy.store.audit_log import AuditLog, Entry
@@ -61,7 +61,7 @@ def print_log(
         types = ("decision",)
     from cloned_proxy.cli.retries import FollowedRetries
 
-    newest = _limit(limit)
+    newest = newest_shown(limit)
     seen, told = 0, False
     repeats = FollowedRetries() if follow else None
     with AuditLog(existing_workspace(workspace).state_db) as audit:
@@ -84,13 +84,24 @@ def print_log(
         say("nothing on record that matches" if denied or tool or since else "nothing on record yet")
 
 
-def _limit(given: int | None) -> int:
+def newest_shown(given: int | None) -> int:
     """How many of what is there already are printed; 0: all."""
     import sys
 
     if given is not None:
         return given
     return _AT_TERMINAL if sys.stdout.isatty() else 0
+
+
+def is_shown(body: Mapping[str, Any], *, denied: bool, tool: str | None) -> bool:
+    """Whether an entry of another proxy's log would be printed here."""
+    types = ("decision",) if denied else _TYPES if tool is None else _TYPES_OF_TOOLS
+    return (
+        body.get("type") in types
+        and (not denied or body.get("verdict") == "deny")
+        and (tool is None or body.get("tool") == tool)
+        and (body["type"] != "flow_end" or str(body.get("cause")).startswith(_CUTS))
+    )
 
 
 class _News:

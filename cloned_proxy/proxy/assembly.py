@@ -15,20 +15,22 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from cloned_proxy.policy.identity import OwnTokens
 from cloned_proxy.proxy.asking import Asking
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.cells import CellStore, OwnCells, SharedCells
 from cloned_proxy.proxy.crowd import fair_share
+from cloned_proxy.proxy.denial_budget import DenialBudget
 from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.fleet_audit import open_fleet_audit
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.identities import open_identities
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
-from cloned_proxy.proxy.plane import library
+from cloned_proxy.proxy.plane.choice import ONLY_PYTHON, PlaneChoice
 from cloned_proxy.proxy.plane.plane import Plane, PlaneError
 from cloned_proxy.proxy.pruning import LeasePruner
 from cloned_proxy.proxy.registry.client import MetadataClient
@@ -42,7 +44,6 @@ from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.config import Config
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.keys import load_or_create_key
 from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.state import State
 from cloned_proxy.store.vault import Vault
@@ -65,6 +66,7 @@ class Core:
     gate: Gate
     own: OwnListeners
     metrics: Metrics
+    plane: PlaneChoice
 
 
 async def assemble(
@@ -76,20 +78,19 @@ async def assemble(
     clock: Callable[[], float],
     uptime: Callable[[], float],
     seat: Seat | None,
-    plane_threads: int = 0,
+    chosen: PlaneChoice = ONLY_PYTHON,
 ) -> Core:
     """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError.
 
-    With `plane_threads` the native plane serves in front.
+    `chosen` says whether the native plane serves in front.
     """
-    key = load_or_create_key(workspace.identity_key)
-    plane = _open_plane(parts, config, plane_threads) if plane_threads else None
-    metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane="python" if plane is None else "native")
+    plane, chosen = _open_plane(parts, config, chosen)
+    metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane=chosen.plane)
     vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
     await asyncio.to_thread(vault.open)
-    if config.telemetry.otlp_endpoint is not None and (seat is None or seat.leads):
-        # Taken apart after the log is closed: then it has all there is to send.
-        parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config, vault, metrics))
+    if seat is None or seat.leads:
+        await _send_log(parts, workspace, config, vault, metrics, clock=clock)
+    tokens = await open_identities(parts, workspace, config, vault, metrics.registry, clock=clock)
     state = State(
         workspace.state_db,
         config.audit,
@@ -149,6 +150,7 @@ async def assemble(
         flows_per_tool=share,
         asking=asking,
         names=upstream,
+        denials=DenialBudget(time.monotonic, cells, per_minute=config.audit.denials_per_minute),
     )
     injector = Injector(vault)
     leaks = LeakWatch(follower.live)
@@ -166,7 +168,7 @@ async def assemble(
     parts.push_async_callback(inspector.close)
     gate = Gate(
         enforcer=enforcer,
-        tokens=OwnTokens(key),
+        tokens=tokens,
         settings=config.proxy,
         metrics=metrics,
         inspector=inspector,
@@ -206,7 +208,7 @@ async def assemble(
         tasks.append(upstream.look_ahead())
     for task in tasks:
         parts.push_async_callback(_end, asyncio.create_task(task))
-    return Core(state, follower, gate, own, metrics)
+    return Core(state, follower, gate, own, metrics, chosen)
 
 
 def _cells(seat: Seat | None, plane: Plane | None) -> CellStore:
@@ -215,16 +217,16 @@ def _cells(seat: Seat | None, plane: Plane | None) -> CellStore:
     return plane.cells if plane is not None else OwnCells()
 
 
-def _open_plane(parts: AsyncExitStack, config: Config, threads: int) -> Plane:
-    path = library.find()
-    if path is None:
-        raise StoreError("the native plane is not built; run `make plane` in a checkout, or serve with --plane off")
+def _open_plane(parts: AsyncExitStack, config: Config, chosen: PlaneChoice) -> tuple[Plane | None, PlaneChoice]:
+    """What was chosen, or Python where that cannot be started. Raises StoreError where it is required."""
+    if chosen.library is None:
+        return None, chosen
     try:
-        plane = Plane(path, config.proxy, threads=threads, queue=config.audit.queue)
+        plane = Plane(chosen.library, config.proxy, threads=chosen.threads, queue=config.audit.queue)
     except PlaneError as error:
-        raise StoreError(f"the native plane cannot be used: {error}; or serve with --plane off") from error
+        return None, chosen.without(str(error))
     parts.callback(plane.free)  # behind the log, which writes what the plane has left
-    return plane
+    return plane, chosen
 
 
 def _ways(upstream: UpstreamProxy | None, config: Config, metrics: Metrics) -> Ways:
@@ -237,6 +239,21 @@ def _ways(upstream: UpstreamProxy | None, config: Config, metrics: Metrics) -> W
         resolve=config.upstream.resolve,
     )
     return Ways(upstream, connect_timeout=config.proxy.connect_timeout, on_trouble=failures.failed)
+
+
+async def _send_log(
+    parts: AsyncExitStack,
+    workspace: Workspace,
+    config: Config,
+    vault: LiveVault,
+    metrics: Metrics,
+    *,
+    clock: Callable[[], float],
+) -> None:
+    """To whoever else is to have the log. Taken apart after the log is closed: then it has all there is to send."""
+    if config.telemetry.otlp_endpoint is not None:
+        parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config, vault, metrics))
+    await open_fleet_audit(parts, workspace, config, vault, metrics.registry, clock=clock)
 
 
 def _start_export(workspace: Workspace, config: Config, vault: LiveVault, metrics: Metrics) -> Callable[[], None]:

@@ -75,7 +75,9 @@ class Metrics:
             "cloned_proxy_build_info", "Always 1; the labels tell the build.", ("version", "python", "plane"),
             registry=registry, multiprocess_mode="max",
         )  # fmt: skip
-        build.labels(__version__, platform.python_version(), plane).set(1)
+        self._build: Final = build
+        self._build_labels: Final = (__version__, platform.python_version())
+        build.labels(*self._build_labels, plane).set(1)
 
     def _make_traffic(self, registry: CollectorRegistry) -> None:
         self._decisions = Counter(
@@ -156,10 +158,13 @@ class Metrics:
         """The tools that the policy in force names; any other is `_unknown`, no tool is `_anonymous`."""
         self._known = tools
 
-    def decided(self, event: DecisionEvent, seconds: float) -> None:
-        """One decision: `decisions_total`, `decision_duration_seconds`, and `blocked_hosts_total` for a denial."""
+    def decided(self, event: DecisionEvent, seconds: float, decision_id: str = "") -> None:
+        """One decision: `decisions_total`, `decision_duration_seconds`, and `blocked_hosts_total` for a denial.
+
+        `decision_id` is the one under which it is on record, where that is not the event's.
+        """
         tool = self._tool(event.tool)
-        self._decided_as(tool, event).add(1, event.id)  # from a point of a graph to the entry of the log
+        self._decided_as(tool, event).add(1, decision_id or event.id)  # from a point of a graph to the entry of the log
         self._decision_seconds.observe(seconds)
         if event.verdict == _DENY:
             self._count_blocked(tool, event)
@@ -242,6 +247,8 @@ class Metrics:
     def plane_failed(self) -> None:
         """The native plane had a fault, and is out of use."""
         self._plane_failures.inc()
+        self._build.remove(*self._build_labels, "native")
+        self._build.labels(*self._build_labels, "python").set(1)
 
     def bytes_passed(self, tool: str | None, *, up: int, down: int) -> None:
         """Bytes of one flow: `up` from the caller, `down` to it."""

@@ -23,12 +23,13 @@ from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.identity import OwnTokens
+from cloned_proxy.policy.identity import OwnTokens, TokenVerifier
 from cloned_proxy.policy.model import Limits, Policy, Scope
 from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Rule
 from cloned_proxy.policy.vocabulary import Anonymous, Mode, Reason
 from cloned_proxy.proxy import splice
 from cloned_proxy.proxy.budget import Budgets
+from cloned_proxy.proxy.denial_budget import DENIALS_PER_MINUTE, DenialBudget
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.grant import Grant
@@ -190,6 +191,10 @@ class Audit:
             raise AuditUnavailableError
         self.events.append(event)
 
+    def denied(self, event: DecisionEvent, *, owner: str | None = None, summary: bool = False) -> str:
+        self.record(event)
+        return event.id
+
     async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         self.record(event)
 
@@ -267,7 +272,7 @@ class RecordingMetrics(Metrics):
     def plane_failed(self) -> None:
         self.failures += 1
 
-    def decided(self, event: DecisionEvent, seconds: float) -> None:
+    def decided(self, event: DecisionEvent, seconds: float, decision_id: str = "") -> None:
         pass
 
     def upstream_connected(self, seconds: float) -> None:
@@ -387,6 +392,7 @@ class World:
     troubles: list[str] = field(default_factory=list)
     """With the proxy in front."""
     plane: Plane | None = None
+    ahead: UpstreamProxy | None = None
 
     def publish(self) -> None:
         """Has the plane grant what the rules allow from the first request on, as if each had been made before."""
@@ -401,11 +407,16 @@ class World:
                 known = decision.host and (
                     (decision.host.address,) if decision.host.address else self.resolver.table.get(decision.host.text)
                 )
-                decision = decide_addresses(decision, known or (), self.own)
-                if known and decision.passes:
+                if self.ahead is not None and self.ahead.looks_up(decision.host):
+                    known, passes = (), decision.passes and not self.ahead.closes(decision)
+                else:
+                    closed = self.own if self.ahead is None else self.ahead.closed_to(decision)
+                    decision = decide_addresses(decision, known or (), closed)
+                    passes = bool(known) and decision.passes
+                if passes:
                     charge = self.enforcer.basis.budgets.seen(caller.tool, up=0, down=0)
                     kind = Kind.INSPECTED_TUNNEL if decision.inspect else Kind.TUNNEL
-                    grant = Grant("", kind, decision, caller, known, current, charge, 0.0)
+                    grant = Grant("", kind, decision, caller, known or (), current, charge, 0.0)
                     self.plane.publish(self.listener, head, grant)
 
     @property
@@ -499,11 +510,14 @@ async def world(
     spliced: bool = splice.AVAILABLE,
     front: UpstreamSettings | None = None,
     known: bool = True,
+    denials: int = DENIALS_PER_MINUTE,
+    tokens: TokenVerifier | None = None,
     **more: float,
 ) -> AsyncIterator[World]:
     """`front` puts a proxy in front, whose credential is one of the `secrets`.
 
-    `known`: the native plane, where there is one, has seen a request of each rule before.
+    `denials` of each caller are recorded one by one. `known`: the native plane, where there is one, has seen a request
+    of each rule before.
     """
     own = OwnListeners()
     plane: Plane | None = None
@@ -531,12 +545,13 @@ async def world(
         metrics=metrics,
         own_listeners=own,
         names=ahead,
+        denials=DenialBudget(asyncio.get_running_loop().time, per_minute=denials),
     )
     leaks = LeakWatch(policies)
     leaks.load(watched or {})
     gate = Gate(
         enforcer=enforcer,
-        tokens=OwnTokens(KEY),
+        tokens=tokens or OwnTokens(KEY),
         leaks=leaks,
         settings=bounds,
         metrics=metrics,
@@ -553,7 +568,7 @@ async def world(
     own.add(sock)
     listener = Listener(sock, principal, "test")
     await gate.open(listener)
-    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane)
+    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane, ahead)
     if known:
         made.publish()
     try:

@@ -142,6 +142,18 @@ class UpstreamProxy:
             raise UpstreamProxyError(Trouble.CREDENTIAL, "no credential for the upstream proxy") from None
         return basic(value)
 
+    def now(self) -> object:
+        """Equal to what it was before: it is told the same, and the same places are closed to tools."""
+        try:
+            value = None if self._secret is None else self._secrets.value_of(self._secret)
+        except StoreError:
+            value = None
+        return value, len(self._met), len(self._named_at)
+
+    def lasts(self) -> float:
+        """Seconds for which `known_addresses` will go on to answer as it does now."""
+        return 0.0 if self._only is None else self._resolver.lasts(self._only.host)
+
     def server_speaks_first(self, grant: Grant) -> bool:
         """Whether the server may be the first to speak in this tunnel."""
         return not needs_hello(grant.decision) or grant.decision.mode is Mode.REPORT
