@@ -103,7 +103,8 @@ class Gate:
             stopping=lambda: self._stopping,
             serve=connect.serve,
             serve_plain=self._plain.serve,
-            publish=plane.publish if plane is not None else lambda *_: None,
+            publish=plane.publish if plane is not None else lambda *_: False,
+            give_back=plane.take_back if plane is not None else lambda _: False,
             plane_idle=self._look_whether_all_are_gone,
             plane_failed=self._accept_without_plane,
         )

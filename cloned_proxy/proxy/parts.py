@@ -54,8 +54,10 @@ class GateParts:
     """What follows the head of a CONNECT: `connect.serve`."""
     serve_plain: Callable[[ClientConnection, Head], None]
     """What follows every other head: `PlainHttp.serve`."""
-    publish: Callable[[Listener, Head, Grant], None]
-    """Told of each grant of a CONNECT: the native plane may give the same one again."""
+    publish: Callable[[Listener, Head, Grant], bool]
+    """Told of each grant that is no injection: the native plane may give the same one again. Whether it will."""
+    give_back: Callable[[ClientConnection], bool]
+    """Gives a client that asks for more such requests to the native plane. Whether that has taken it: then it is gone."""
     plane_idle: Callable[[], None]
     """The native plane has no connection any more."""
     plane_failed: Callable[[], None]

@@ -1,10 +1,11 @@
 //! A CONNECT from its head to the end of its tunnel. At each boundary that is not plainly in order it goes to Python.
 #![forbid(unsafe_code)]
 
-use crate::flow::{Dial, Grant, State};
+use crate::flow::{Dial, Grant, State, NOBODY};
 use crate::head;
 use crate::hello::{self, Hello};
-use crate::record::End;
+use crate::plain::{add_credentials, handed_exchange};
+use crate::record::{Asked, End};
 use crate::shared::{Granted, Handed, Stage};
 use crate::side::{self, Pumped};
 use crate::sys::{self, Io};
@@ -16,9 +17,9 @@ use std::sync::Arc;
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// RFC 8305, section 5: microseconds between two attempts.
 const ATTEMPT_DELAY: u64 = 250_000;
-const CLIENT_RESET: &str = "\"client_reset\"";
-const UPSTREAM_FAILED: &str = "\"upstream_error:response\"";
-const CLOSED: &str = "\"closed\"";
+pub const CLIENT_RESET: &str = "\"client_reset\"";
+pub const UPSTREAM_FAILED: &str = "\"upstream_error:response\"";
+pub const CLOSED: &str = "\"closed\"";
 /// Random bytes that are drawn at once.
 const DRAWN: usize = ID * 256;
 
@@ -26,11 +27,19 @@ impl Worker {
     // The head.
 
     pub fn read_head(&mut self, place: u32) {
-        if !self.flows[place as usize].client.readable {
+        let flow = &mut self.flows[place as usize];
+        if !flow.client.flush() {
+            return self.end(place, "", true);
+        }
+        if !flow.client.drained() || (flow.unread.is_empty() && !flow.client.readable) {
             return;
         }
         if self.choked {
             return self.park(place);
+        }
+        if !flow.unread.is_empty() {
+            let data = std::mem::take(&mut flow.unread);
+            return self.judge_head(place, &data);
         }
         match self.flows[place as usize].client.read(&mut self.buffer) {
             Io::Moved(count) => {
@@ -44,12 +53,17 @@ impl Worker {
 
     fn judge_head(&mut self, place: u32, data: &[u8]) {
         let began = sys::monotonic();
+        if !data.starts_with(b"CONNECT ") || self.flows[place as usize].served {
+            return self.judge_plain(place, data, began);
+        }
         let settings = &self.shared.settings;
         let head = match head::read(data, settings.max_head_bytes, settings.max_head_fields) {
             Some(head) => head,
             None => return self.hand_over(place, Stage::Head, data.to_vec()),
         };
-        let verdict = match self.verdict_on(place, &head, data) {
+        let mut key = self.key_of(place, &data[head.authority.clone()]);
+        add_credentials(&mut key, data, &head.credentials);
+        let verdict = match self.verdict_on(&key) {
             Some(verdict) => verdict,
             None => return self.hand_over(place, Stage::Head, data.to_vec()),
         };
@@ -57,33 +71,33 @@ impl Worker {
             Some(id) if verdict.account.enter(&verdict.limits, self.now, &self.shared.turn) => id,
             _ => return self.hand_over(place, Stage::Head, data.to_vec()),
         };
-        self.grant(place, &verdict, id, began);
+        self.grant(place, &verdict, id, began, &Asked::default());
         self.flows[place as usize].unread = data[head.length..].to_vec();
         self.begin_dial(place);
     }
 
     /// The one that is in force for this head, if there is one.
-    fn verdict_on(&mut self, place: u32, head: &head::Head, data: &[u8]) -> Option<Arc<Verdict>> {
+    pub fn verdict_on(&mut self, key: &[u8]) -> Option<Arc<Verdict>> {
         if self.shared.suspended.load(SeqCst) {
             return None;
         }
-        let mut key = self.flows[place as usize].listener.to_le_bytes().to_vec();
-        key.extend_from_slice(&data[head.authority.clone()]);
-        for (name, value) in &head.credentials {
-            key.push(0);
-            key.push(name.len() as u8); // the names that can be one differ in it
-            key.extend_from_slice(&data[value.clone()]);
-        }
-        let verdict = self.verdicts.get(&key)?;
+        let verdict = self.verdicts.get(key)?;
         if verdict.live.load(SeqCst) && sys::monotonic() < verdict.expires {
             return Some(verdict.clone());
         }
-        self.verdicts.remove(&key);
+        self.verdicts.remove(key);
         None
     }
 
+    /// The beginning of the key of a verdict: the credentials follow.
+    pub fn key_of(&self, place: u32, target: &[u8]) -> Vec<u8> {
+        let mut key = self.flows[place as usize].listener.to_le_bytes().to_vec();
+        key.extend_from_slice(target);
+        key
+    }
+
     /// Unpredictable, as those of Python are; None when the kernel gives no random bytes.
-    fn new_id(&mut self) -> Option<[u8; ID]> {
+    pub fn new_id(&mut self) -> Option<[u8; ID]> {
         if self.ids.len() < ID {
             self.ids = vec![0; DRAWN];
             if !sys::random(&mut self.ids) {
@@ -97,13 +111,13 @@ impl Worker {
         Some(id)
     }
 
-    fn grant(&mut self, place: u32, verdict: &Arc<Verdict>, id: [u8; ID], began: u64) {
+    pub fn grant(&mut self, place: u32, verdict: &Arc<Verdict>, id: [u8; ID], began: u64, asked: &Asked<'_>) {
         let now = sys::monotonic();
         let counts = &verdict.counts;
         counts.granted.fetch_add(1, SeqCst);
         counts.open.fetch_add(1, SeqCst);
         *counts.last_id.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = id;
-        if self.shared.records.decided(verdict.number, &verdict.entry, &id, sys::wall()) {
+        if self.shared.records.decided(verdict, &id, sys::wall(), asked) {
             self.choked = true;
             self.stop_accepting();
         }
@@ -114,7 +128,7 @@ impl Worker {
 
     // The dial.
 
-    fn begin_dial(&mut self, place: u32) {
+    pub fn begin_dial(&mut self, place: u32) {
         let deadline = self.now + self.shared.settings.connect_timeout;
         let flow = &mut self.flows[place as usize];
         flow.state = State::Dial;
@@ -144,7 +158,7 @@ impl Worker {
             };
             dial.next_address += 1;
             match sys::dial(&address) {
-                Ok((fd, connected)) => match self.new_link(fd, place, connected) {
+                Ok((fd, connected)) => match self.new_link(fd, place, connected, address) {
                     Some(link) if connected => return self.connected(place, link),
                     Some(link) => {
                         if let Some(dial) = &mut self.flows[place as usize].dial {
@@ -172,6 +186,9 @@ impl Worker {
 
     pub fn upstream_moved(&mut self, link: u32, events: u32) {
         let (place, fd) = (self.links[link as usize].flow, self.links[link as usize].side.fd);
+        if place == NOBODY {
+            return self.kept_moved(link);
+        }
         if self.links[link as usize].connected {
             return self.progress(place);
         }
@@ -224,6 +241,8 @@ impl Worker {
                 _ => self.give_back_unread(place, Stage::Late),
             },
             State::Hello => self.give_back_unread(place, Stage::Hello),
+            State::Exchange => self.silent(place),
+            State::Linger => self.end(place, "", true),
             State::Free | State::Guard | State::Relay => {}
         }
     }
@@ -231,6 +250,9 @@ impl Worker {
     // The ClientHello, and the answer to it.
 
     fn establish(&mut self, place: u32) {
+        if self.flows[place as usize].exchange.is_some() {
+            return self.send_first(place);
+        }
         let flow = &mut self.flows[place as usize];
         let needs_hello = flow.grant.as_ref().map_or(true, |grant| grant.verdict.needs_hello);
         if !flow.client.write(ESTABLISHED) {
@@ -381,7 +403,7 @@ impl Worker {
     }
 
     /// Tells the account what has passed since it was told last.
-    fn count_bytes(&mut self, place: u32) {
+    pub fn count_bytes(&mut self, place: u32) {
         let flow = &mut self.flows[place as usize];
         let down = flow.upstream.map_or(0, |link| self.links[link as usize].side.bytes);
         let total = flow.client.bytes + down;
@@ -418,7 +440,7 @@ impl Worker {
         self.gone();
     }
 
-    fn finish(&self, grant: &Grant, cause: &str, up: u64, down: u64) {
+    pub fn finish(&self, grant: &Grant, cause: &str, up: u64, down: u64) {
         let lasted = sys::monotonic() - grant.since;
         let (verdict, counts) = (&grant.verdict, &grant.verdict.counts);
         verdict.account.leave();
@@ -427,7 +449,8 @@ impl Worker {
         if grant.relaying {
             counts.relaying.fetch_sub(1, SeqCst);
         }
-        self.shared.request_seconds.observe(lasted);
+        let seconds = if verdict.plain.is_some() { &self.shared.plain_seconds } else { &self.shared.request_seconds };
+        seconds.observe(lasted);
         self.shared.records.ended(&End { id: &grant.id, wall: sys::wall(), up, down, lasted, cause }, &verdict.end);
         // Last: who sees no open flow finds its end on record.
         counts.open.fetch_sub(1, SeqCst);
@@ -453,15 +476,16 @@ impl Worker {
             admitted: false,
             client_bytes,
             granted: None,
+            underway: None,
         });
     }
 
-    fn give_back_unread(&mut self, place: u32, stage: Stage) {
+    pub fn give_back_unread(&mut self, place: u32, stage: Stage) {
         let unread = std::mem::take(&mut self.flows[place as usize].unread);
         self.hand_over(place, stage, unread);
     }
 
-    fn hand_over(&mut self, place: u32, stage: Stage, client_bytes: Vec<u8>) {
+    pub fn hand_over(&mut self, place: u32, stage: Stage, client_bytes: Vec<u8>) {
         self.hand_over_all(place, stage, client_bytes, Vec::new());
     }
 
@@ -475,7 +499,7 @@ impl Worker {
         self.hand_over_all(place, Stage::Guard, client_bytes, server_bytes);
     }
 
-    fn hand_over_all(&mut self, place: u32, stage: Stage, client_bytes: Vec<u8>, server_bytes: Vec<u8>) {
+    pub fn hand_over_all(&mut self, place: u32, stage: Stage, client_bytes: Vec<u8>, server_bytes: Vec<u8>) {
         self.count_bytes(place);
         let flow = &mut self.flows[place as usize];
         if !flow.client.drained() {
@@ -483,13 +507,18 @@ impl Worker {
         }
         let (fd, listener, up, deadline) = (flow.client.fd, flow.listener, flow.client.bytes, flow.deadline);
         let (grant, link, dial) = (flow.grant.take(), flow.upstream.take(), flow.dial.take());
+        let (client_bytes, mut underway) = handed_exchange(flow.exchange.take(), client_bytes);
         sys::unwatch(self.epoll, fd);
         for attempt in dial.map_or(Vec::new(), |dial| dial.attempts) {
             self.drop_link(attempt, false);
         }
         let mut upstream = side::NONE;
         if let Some(link) = link {
-            upstream = self.links[link as usize].side.fd;
+            let side = &mut self.links[link as usize].side;
+            upstream = side.fd;
+            if let Some(underway) = &mut underway {
+                underway.unsent = side.take_pending();
+            }
             sys::unwatch(self.epoll, upstream);
             self.forget_link(link);
         }
@@ -506,6 +535,6 @@ impl Worker {
             hello_deadline: deadline,
         });
         self.free_flow(place);
-        self.shared.hand_over(Handed { stage, fd, listener, admitted: true, client_bytes, granted });
+        self.shared.hand_over(Handed { stage, fd, listener, admitted: true, client_bytes, granted, underway });
     }
 }

@@ -9,14 +9,21 @@
 //! threads share, `abi` the door.
 
 mod abi;
+mod body;
 mod cells;
 mod connect;
+mod exchange;
+mod fields;
 mod flow;
 mod head;
 mod hello;
+mod kept;
 mod orders;
 mod places;
+mod plain;
 mod record;
+mod request;
+mod response;
 mod shared;
 mod side;
 mod sys;
