@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from cloned_proxy.policy.identity import TokenVerifier
 from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
@@ -22,6 +23,7 @@ from cloned_proxy.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.connection import ClientConnection
+    from cloned_proxy.proxy.plain.underway import Underway
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class GateParts:
     """What every connection works with."""
 
     enforcer: Enforcer
-    identity_key: bytes
+    tokens: TokenVerifier
     settings: ProxySettings
     metrics: Metrics
     inspector: Inspector | None
@@ -54,10 +56,12 @@ class GateParts:
     """What follows the head of a CONNECT: `connect.serve`."""
     serve_plain: Callable[[ClientConnection, Head], None]
     """What follows every other head: `PlainHttp.serve`."""
+    resume_plain: Callable[[ClientConnection, bytes | Underway], None]
+    """Goes on with plain requests that the native plane has served so far: `PlainHttp.resume`."""
     publish: Callable[[Listener, Head, Grant], bool]
     """Told of each grant that is no injection: the native plane may give the same one again. Whether it will."""
     give_back: Callable[[ClientConnection], bool]
-    """Gives a client that asks for more such requests to the native plane. Whether that has taken it: then it is gone."""
+    """Gives a client that asks for more such requests to the native plane. True: that has it, and here it is gone."""
     plane_idle: Callable[[], None]
     """The native plane has no connection any more."""
     plane_failed: Callable[[], None]

@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use crate::body::Body;
-use crate::connect::{CLIENT_RESET, CLOSED, UPSTREAM_FAILED};
+use crate::ending::{CLIENT_RESET, CLOSED, UPSTREAM_FAILED};
 use crate::flow::State;
 use crate::response::{self, Read};
 use crate::shared::Stage;

@@ -1,17 +1,20 @@
-//! The native plane of the gate: the common case of a CONNECT, served without the interpreter.
+//! The native plane of the gate: the common case of a CONNECT and of plain HTTP, served without the interpreter.
 //!
 //! It runs as threads of the serving process and owns what it accepts. It serves only what a verdict that Python has
 //! published covers word for word; every other connection goes to Python, descriptor and bytes, at a request boundary.
-//! Python is the specification: nothing is refused here, and no answer but the 200 of a CONNECT is written.
+//! Python is the specification: nothing is refused here, and no answer of our own but the 200 of a CONNECT is written.
 //!
-//! From below: `sys` calls the kernel, `cells` counts beside Python, `head` and `hello` read, `side` moves bytes,
-//! `connect` is the life of one connection, `worker` the loop around it with its `places` and `orders`, `shared` what the
-//! threads share, `abi` the door.
+//! From below: `sys` calls the kernel, `cells` counts beside Python, `head`, `request`, `response`, `body` and `hello` read,
+//! `side` moves bytes. `connect`, `dial`, `tunnel` and `ending` are the life of one tunnel, `plain`, `exchange` and `kept`
+//! that of a plain request; `worker` is the loop around it with its `places` and `orders`, `shared` what the threads share,
+//! `abi` the door.
 
 mod abi;
 mod body;
 mod cells;
 mod connect;
+mod dial;
+mod ending;
 mod exchange;
 mod fields;
 mod flow;
@@ -27,5 +30,6 @@ mod response;
 mod shared;
 mod side;
 mod sys;
+mod tunnel;
 mod verdict;
 mod worker;

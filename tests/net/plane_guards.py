@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloned_proxy.proxy.plane import verdicts
+from cloned_proxy.proxy.plane import forms, verdicts
 from tests.net.guards import Patch, replace_part
 
 PLANE_GUARDS: Final[dict[str, Patch]] = {
     "plane: the ClientHello": lambda: replace_part(verdicts, "needs_hello", lambda _: False),
-    "plane: who asks": lambda: replace_part(verdicts, "credential_fields", lambda _: ()),
+    "plane: who asks": lambda: replace_part(forms, "credential_fields", lambda _: ()),
     "plane: taking back": lambda: replace_part(verdicts.Verdicts, "forget", lambda _: None),
 }

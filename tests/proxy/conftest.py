@@ -43,16 +43,9 @@ _THROUGH_THE_PLANE: Final = {
     "test_idle.py": _ALL,
     "test_slow_log.py": _ALL,
     "test_slow_record.py": _ALL,
-    # Plain HTTP is Python's: what the plane has to do with it is that the connection comes over whole, and ends.
-    "test_plain_http.py": (
-        "test_bodies_of_any_size_and_segmentation_arrive_unchanged",
-        "test_two_pipelined_requests_of_which_the_second_is_denied",
-    ),
-    "test_plain_http_faults.py": (
-        "test_an_unfinished_head_is_408_and_an_idle_client_is_closed",
-        "test_a_stopping_gate_cuts_idle_clients_and_finishes_open_requests",
-        "test_websockets_through_the_proxy",
-    ),
+    "test_plain_http.py": _ALL,
+    "test_plain_http_faults.py": _ALL,
+    "test_ended_early.py": _ALL,
 }
 """Tests, by file, whose gate must behave the same with the native plane in front: how their names begin."""
 

@@ -23,6 +23,7 @@ from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.identity import OwnTokens
 from cloned_proxy.policy.model import Limits, Policy, Scope
 from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Rule
 from cloned_proxy.policy.vocabulary import Anonymous, Mode, Reason
@@ -31,7 +32,7 @@ from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.head import parse_head
+from cloned_proxy.proxy.head import Head, parse_head
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.leak import LeakWatch
@@ -395,17 +396,23 @@ class World:
         for rule in current.rules:
             for port in rule.ports if rule.pattern.kind in {PatternKind.EXACT, PatternKind.ADDRESS} else ():
                 host = f"[{rule.pattern.value}]" if ":" in rule.pattern.value else rule.pattern.value
-                head = parse_head(connect_head(port, host))
-                decision = decide(current, caller, Request(head.host, port), time.time())
-                known = decision.host and (
-                    (decision.host.address,) if decision.host.address else self.resolver.table.get(decision.host.text)
-                )
-                decision = decide_addresses(decision, known or (), self.own)
-                if known and decision.passes:
-                    charge = self.enforcer.basis.budgets.seen(caller.tool, up=0, down=0)
-                    kind = Kind.INSPECTED_TUNNEL if decision.inspect else Kind.TUNNEL
-                    grant = Grant("", kind, decision, caller, known, current, charge, 0.0)
-                    self.plane.publish(self.listener, head, grant)
+                self._publish(current, caller, parse_head(connect_head(port, host)), Request(rule.pattern.value, port))
+                if rule.inject is None:
+                    asked = f"GET http://{host}:{port}/ HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
+                    self._publish(current, caller, parse_head(asked), Request(rule.pattern.value, port, "GET", "/"))
+
+    def _publish(self, current: Policy, caller: Principal, head: Head, request: Request) -> None:
+        assert self.plane is not None
+        decision = decide(current, caller, request, time.time())
+        known = decision.host and (
+            (decision.host.address,) if decision.host.address else self.resolver.table.get(decision.host.text)
+        )
+        decision = decide_addresses(decision, known or (), self.own)
+        if known and decision.passes:
+            charge = self.enforcer.basis.budgets.seen(caller.tool, up=0, down=0)
+            kind = Kind.INSPECTED_TUNNEL if decision.inspect else Kind.TUNNEL if request.method is None else Kind.HTTP
+            grant = Grant("", kind, decision, caller, known, current, charge, 0.0)
+            self.plane.publish(self.listener, head, grant)
 
     @property
     def address(self) -> str | tuple[str, int]:
@@ -533,7 +540,7 @@ async def world(
     leaks.load(watched or {})
     gate = Gate(
         enforcer=enforcer,
-        identity_key=KEY,
+        tokens=OwnTokens(KEY),
         leaks=leaks,
         settings=bounds,
         metrics=metrics,

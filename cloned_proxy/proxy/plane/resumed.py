@@ -6,15 +6,16 @@ import asyncio
 import enum
 import socket
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import cast
 
-from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.passage import Passage, Resumption
+from cloned_proxy.proxy.plain.underway import Underway
 
 
 class Stage(enum.IntEnum):
@@ -26,6 +27,10 @@ class Stage(enum.IntEnum):
     EXHAUSTED = 3
     HELLO = 4
     GUARD = 5
+    PLAIN = 6
+    EXCHANGE = 7
+    BROKEN = 8
+    SILENT = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,8 @@ class Handed:
     server_bytes: bytes = b""
     hello_seconds: float = 0.0
     """What is left of the time for a ClientHello."""
+    underway: Underway | None = None
+    """A plain request, with its grant and its upstream."""
 
     def close(self) -> None:
         """Where nobody takes it."""
@@ -67,28 +74,39 @@ class HandedConnection(ClientConnection):
             return
         self.transport = cast(asyncio.Transport, transport)
         self.parts.keep(self)
-        if handed.grant is None:
+        if handed.underway is not None:
+            self.parts.resume_plain(self, handed.underway)
+        elif handed.stage is Stage.PLAIN:
+            self.parts.resume_plain(self, handed.client_bytes)
+        elif handed.grant is None:
             self.arm(self.parts.settings.head_timeout, self._head_timed_out)
             self.data_received(handed.client_bytes)
-            return
-        self.resume(handed.client_bytes)
-        Passage(self, handed.grant).resume(_resumption(handed))
+        else:
+            self.resume(handed.client_bytes)
+            Passage(self, handed.grant).resume(_resumption(handed))
 
 
-_UNREACHABLE: Final = "the upstream cannot be reached"
+def failure_at(stage: Stage) -> DialError | ExhaustedError | UpstreamFailure | None:
+    """Why there is no upstream."""
+    match stage:
+        case Stage.UNREACHABLE:
+            return DialError("the upstream cannot be reached")
+        case Stage.LATE:
+            return DialError("the upstream did not answer in time", timed_out=True)
+        case Stage.EXHAUSTED:
+            return ExhaustedError("no file descriptor is left")
+        case Stage.BROKEN | Stage.SILENT:
+            return UpstreamFailure("response", timed_out=stage is Stage.SILENT)
+        case _:
+            return None
 
 
 def _resumption(handed: Handed) -> Resumption:
-    match handed.stage:
-        case Stage.UNREACHABLE:
-            return Resumption(failure=DialError(_UNREACHABLE))
-        case Stage.LATE:
-            return Resumption(failure=DialError("the upstream did not answer in time", timed_out=True))
-        case Stage.EXHAUSTED:
-            return Resumption(failure=ExhaustedError("no file descriptor is left"))
-        case Stage.HELLO:
-            return Resumption(handed.upstream, hello_seconds=handed.hello_seconds)
-        case Stage.GUARD:
-            return Resumption(handed.upstream, guarded=True, server_bytes=handed.server_bytes)
-        case Stage.HEAD:
-            raise ValueError(Reason.INTERNAL_ERROR)
+    failure = failure_at(handed.stage)
+    if isinstance(failure, DialError | ExhaustedError):
+        return Resumption(failure=failure)
+    if handed.stage is Stage.HELLO:
+        return Resumption(handed.upstream, hello_seconds=handed.hello_seconds)
+    if handed.stage is Stage.GUARD:
+        return Resumption(handed.upstream, guarded=True, server_bytes=handed.server_bytes)
+    raise ValueError(handed.stage)
