@@ -91,10 +91,11 @@ impl Worker {
                 Io::Moved(count)
                     if flow.unread.is_empty() && !exchange.chunked && body.pass_by(&self.buffer[..count]) =>
                 {
-                    let piece = std::mem::take(&mut self.buffer);
-                    let goes_on = self.send(place, &piece[..count]);
-                    self.buffer = piece;
-                    if !goes_on {
+                    if let Some(copy) = &mut exchange.copy {
+                        copy.extend_from_slice(&self.buffer[..count]);
+                    }
+                    let written = self.links[link].side.write(&self.buffer[..count]);
+                    if !self.sent(place, count, written) {
                         return false;
                     }
                 }
@@ -128,22 +129,24 @@ impl Worker {
     }
 
     fn send(&mut self, place: u32, bytes: &[u8]) -> bool {
-        let now = self.now;
         let flow = &mut self.flows[place as usize];
         let (exchange, link) = match (&mut flow.exchange, flow.upstream) {
             (Some(exchange), Some(link)) => (exchange, link as usize),
             _ => return false,
         };
-        flow.client.bytes += bytes.len() as u64;
-        flow.last_byte = now;
         if let Some(copy) = &mut exchange.copy {
             copy.extend_from_slice(bytes);
         }
-        if self.links[link].side.write(bytes) {
-            self.count_bytes(place);
-            return true;
-        }
-        self.upstream_gone(place, true)
+        let written = self.links[link].side.write(bytes);
+        self.sent(place, bytes.len(), written)
+    }
+
+    fn sent(&mut self, place: u32, count: usize, written: bool) -> bool {
+        let flow = &mut self.flows[place as usize];
+        flow.client.bytes += count as u64;
+        flow.last_byte = self.now;
+        self.count_bytes(place);
+        written || self.upstream_gone(place, true)
     }
 
     // The response.
@@ -173,10 +176,8 @@ impl Worker {
                     let passes = exchange.answer.is_empty() && !exchange.rechunk;
                     let body = exchange.response.as_mut().filter(|_| passes);
                     let goes_on = if body.map_or(false, |body| body.pass_by(&self.buffer[..count])) {
-                        let piece = std::mem::take(&mut self.buffer);
-                        let goes_on = self.tell(place, &piece[..count]);
-                        self.buffer = piece;
-                        goes_on
+                        let written = flow.client.write(&self.buffer[..count]);
+                        self.told(place, count, written)
                     } else {
                         exchange.answer.extend_from_slice(&self.buffer[..count]);
                         self.read_response(place)
@@ -258,16 +259,20 @@ impl Worker {
         if bytes.is_empty() {
             return true;
         }
-        let flow = &mut self.flows[place as usize];
-        if let Some(link) = flow.upstream {
-            self.links[link as usize].side.bytes += bytes.len() as u64;
+        let written = self.flows[place as usize].client.write(bytes);
+        self.told(place, bytes.len(), written)
+    }
+
+    fn told(&mut self, place: u32, count: usize, written: bool) -> bool {
+        if let Some(link) = self.flows[place as usize].upstream {
+            self.links[link as usize].side.bytes += count as u64;
         }
-        if flow.client.write(bytes) {
-            self.count_bytes(place);
-            return true;
+        if !written {
+            self.end(place, CLIENT_RESET, true);
+            return false;
         }
-        self.end(place, CLIENT_RESET, true);
-        false
+        self.count_bytes(place);
+        true
     }
 
     /// FIN or, with `broken`, a reset: nothing comes any more.

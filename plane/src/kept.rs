@@ -36,10 +36,14 @@ impl Worker {
             if kept.idle_since <= oldest {
                 return None;
             }
-            if verdict.addresses.contains(&kept.address) && self.is_quiet(link) {
+            if !verdict.addresses.contains(&kept.address) {
+                continue;
+            }
+            if self.is_quiet(link) {
                 self.forget_kept(link);
                 return Some(link);
             }
+            self.drop_kept(link);
         }
         None
     }

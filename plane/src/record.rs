@@ -163,6 +163,17 @@ impl Spread {
 
 /// As Python writes a float that has at most six decimals.
 fn seconds(out: &mut Vec<u8>, microseconds: u64) {
+    if (1..100).contains(&microseconds) {
+        // Below a ten-thousandth it is mantissa and exponent.
+        let (first, second) =
+            if microseconds < 10 { (microseconds, 0) } else { (microseconds / 10, microseconds % 10) };
+        number(out, first);
+        if second > 0 {
+            out.push(b'.');
+            number(out, second);
+        }
+        return out.extend_from_slice(if microseconds < 10 { b"e-06" } else { b"e-05" });
+    }
     number(out, microseconds / 1_000_000);
     out.push(b'.');
     let (mut rest, mut digit) = (microseconds % 1_000_000, 100_000);

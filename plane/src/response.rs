@@ -38,6 +38,15 @@ pub fn read(data: &[u8], most: usize, most_fields: usize) -> Read {
     }
 }
 
+/// A connection option, which may be the name of a field.
+fn option(text: &[u8]) -> Vec<u8> {
+    text[trimmed(text, 0..text.len())].to_ascii_lowercase()
+}
+
+fn name_of(line: &[u8]) -> &[u8] {
+    line.split(|octet| *octet == b':').next().unwrap_or(line)
+}
+
 /// Behind the first empty line, of whatever line ends: one with a bare LF is refused when it is read.
 fn end_of(data: &[u8]) -> Option<usize> {
     let mut at = 0;
@@ -83,7 +92,7 @@ impl Response {
     }
 
     fn read_fields(&mut self, data: &[u8], mut at: usize, most: usize) -> Option<()> {
-        let (mut connections, mut count) = (0, 0);
+        let (mut options, mut count) = (Vec::new(), 0);
         while at < data.len() - 2 {
             let colon = at + data[at..].iter().position(|octet| !TOKEN[usize::from(*octet)])?;
             let name = &data[at..colon];
@@ -98,12 +107,7 @@ impl Response {
             count += 1;
             match name.len() {
                 10 if name.eq_ignore_ascii_case(b"connection") => {
-                    connections += 1;
-                    if value.eq_ignore_ascii_case(b"close") {
-                        self.keep_alive = false;
-                    } else if !value.eq_ignore_ascii_case(b"keep-alive") {
-                        return None;
-                    }
+                    options.extend(value.split(|octet| *octet == b',').map(option));
                 }
                 14 if name.eq_ignore_ascii_case(b"content-length") => {
                     if self.content_length.is_some() {
@@ -122,8 +126,13 @@ impl Response {
             }
             at = end + 2;
         }
-        if connections > 1 || count > most || at != data.len() - 2 {
+        // An upgrade is for Python to judge.
+        if count > most || at != data.len() - 2 || options.iter().any(|option| option == b"upgrade") {
             return None;
+        }
+        self.keep_alive &= !options.iter().any(|option| option == b"close");
+        if options.iter().any(|option| option != b"close") {
+            self.lines.retain(|line| !options.contains(&option(name_of(&data[line.clone()]))));
         }
         Some(())
     }
