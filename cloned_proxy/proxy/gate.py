@@ -111,6 +111,7 @@ class Gate:
             plane_failed=self._accept_without_plane,
         )
         self._adopting: set[asyncio.Task[None]] = set()
+        tokens.at_change.add(self.sweep)
         if plane is not None:
             plane.start(self._parts)
 
@@ -121,9 +122,11 @@ class Gate:
 
     async def open(self, listener: Listener) -> None:
         """Accepts on the listener's socket, which belongs to the gate from now on."""
-        if self._plane is not None and self._plane.takes(listener):
-            self._plane.open(listener)
-            return
+        if self._plane is not None:
+            self._plane.look()  # what led there leads to the proxy itself from now on
+            if self._plane.takes(listener):
+                self._plane.open(listener)
+                return
         loop = asyncio.get_running_loop()
         accept = partial(self.connection, listener)
         if listener.socket.family == socket.AF_UNIX:

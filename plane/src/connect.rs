@@ -126,6 +126,7 @@ impl Worker {
                 Some(dial) if self.now < dial.deadline => self.try_next_address(place),
                 _ => self.give_back_unread(place, Stage::Late),
             },
+            State::Ask => self.give_back_unread(place, Stage::Asked),
             State::Hello => self.give_back_unread(place, Stage::Hello),
             State::Exchange => self.silent(place),
             State::Linger => self.end(place, "", true),

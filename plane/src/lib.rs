@@ -4,12 +4,13 @@
 //! published covers word for word; every other connection goes to Python, descriptor and bytes, at a request boundary.
 //! Python is the specification: nothing is refused here, and no answer of our own but the 200 of a CONNECT is written.
 //!
-//! From below: `sys` calls the kernel, `cells` counts beside Python, `head`, `request`, `response`, `body` and `hello` read,
-//! `side` moves bytes. `connect`, `dial`, `tunnel` and `ending` are the life of one tunnel, `plain`, `exchange` and `kept`
-//! that of a plain request; `worker` is the loop around it with its `places` and `orders`, `shared` what the threads share,
-//! `abi` the door.
+//! From below: `sys` calls the kernel, `cells` counts beside Python, `head`, `request`, `response`, `body`, `hello` and
+//! `front` read, `side` moves bytes. `connect`, `dial`, `ask`, `tunnel` and `ending` are the life of one tunnel, `plain`,
+//! `exchange` and `kept` that of a plain request; `worker` is the loop around it with its `places` and `orders`, `shared`
+//! what the threads share, `abi` the door.
 
 mod abi;
+mod ask;
 mod body;
 mod cells;
 mod connect;
@@ -18,6 +19,7 @@ mod ending;
 mod exchange;
 mod fields;
 mod flow;
+mod front;
 mod head;
 mod hello;
 mod kept;

@@ -105,14 +105,16 @@ pub enum Stage {
     Hello = 4,
     /// As before, and the hello has gone upstream; what either side says now is to be judged.
     Guard = 5,
+    /// Granted; the proxy in front was asked for the target, and what it says to that is to be judged.
+    Asked = 6,
     /// Nothing was decided of a further plain request.
-    Plain = 6,
+    Plain = 7,
     /// A plain request is under way, and nothing of the final response was told.
-    Exchange = 7,
+    Exchange = 8,
     /// As before; its upstream has ended without a response.
-    Broken = 8,
+    Broken = 9,
     /// As before; its upstream was silent for too long.
-    Silent = 9,
+    Silent = 10,
 }
 
 pub struct Handed {

@@ -23,7 +23,7 @@ from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.identity import OwnTokens
+from cloned_proxy.policy.identity import OwnTokens, TokenVerifier
 from cloned_proxy.policy.model import Limits, Policy, Scope
 from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Rule
 from cloned_proxy.policy.vocabulary import Anonymous, Mode, Reason
@@ -387,6 +387,7 @@ class World:
     troubles: list[str] = field(default_factory=list)
     """With the proxy in front."""
     plane: Plane | None = None
+    ahead: UpstreamProxy | None = None
 
     def publish(self) -> None:
         """Has the plane grant what the rules allow from the first request on, as if each had been made before."""
@@ -407,11 +408,16 @@ class World:
         known = decision.host and (
             (decision.host.address,) if decision.host.address else self.resolver.table.get(decision.host.text)
         )
-        decision = decide_addresses(decision, known or (), self.own)
-        if known and decision.passes:
+        if self.ahead is not None and self.ahead.looks_up(decision.host):
+            known, passes = (), decision.passes and not self.ahead.closes(decision)
+        else:
+            closed = self.own if self.ahead is None else self.ahead.closed_to(decision)
+            decision = decide_addresses(decision, known or (), closed)
+            passes = bool(known) and decision.passes
+        if passes:
             charge = self.enforcer.basis.budgets.seen(caller.tool, up=0, down=0)
             kind = Kind.INSPECTED_TUNNEL if decision.inspect else Kind.TUNNEL if request.method is None else Kind.HTTP
-            grant = Grant("", kind, decision, caller, known, current, charge, 0.0)
+            grant = Grant("", kind, decision, caller, known or (), current, charge, 0.0)
             self.plane.publish(self.listener, head, grant)
 
     @property
@@ -505,6 +511,7 @@ async def world(
     spliced: bool = splice.AVAILABLE,
     front: UpstreamSettings | None = None,
     known: bool = True,
+    tokens: TokenVerifier | None = None,
     **more: float,
 ) -> AsyncIterator[World]:
     """`front` puts a proxy in front, whose credential is one of the `secrets`.
@@ -524,6 +531,8 @@ async def world(
     if front is not None:
         held = secrets or Secrets()
         ahead = UpstreamProxy(front, bounds, resolver=resolver, secrets=held, own=own, base=Path("/nowhere"))
+        if front.pac is not None:
+            await ahead.look_ahead()
     troubles: list[str] = []
     ways = Ways(ahead, connect_timeout=bounds.connect_timeout, on_trouble=troubles.append)
     enforcer = Enforcer(
@@ -540,7 +549,7 @@ async def world(
     leaks.load(watched or {})
     gate = Gate(
         enforcer=enforcer,
-        tokens=OwnTokens(KEY),
+        tokens=tokens or OwnTokens(KEY),
         leaks=leaks,
         settings=bounds,
         metrics=metrics,
@@ -557,7 +566,7 @@ async def world(
     own.add(sock)
     listener = Listener(sock, principal, "test")
     await gate.open(listener)
-    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane)
+    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane, ahead)
     if known:
         made.publish()
     try:

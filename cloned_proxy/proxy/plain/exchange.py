@@ -98,6 +98,9 @@ class Exchange:
             tunnels.look_at(self)  # what was revoked on the way from there to here
 
     def _rejoined(self, upstream: Upstream, at: Underway) -> None:
+        if self._over:
+            upstream.give_up()
+            return
         try:
             self._outgoing.upstream = upstream
             upstream.transport.write(at.unsent)

@@ -60,7 +60,9 @@ class Reach:
     def go_on(self, sock: socket.socket, traveller: Traveller, then: Callable[[Upstream], None]) -> None:
         """With a connection that carries the request already: `then` is told before its first byte is read."""
         upstream = Rejoined(self._client.pool, self._grant, traveller, then)
-        self._task = asyncio.get_running_loop().create_task(_joined(sock, upstream))
+        # Called off before its first step a task would have left the socket to nobody.
+        joining = asyncio.ensure_future(join(sock, lambda: upstream))
+        self._task = asyncio.get_running_loop().create_task(_joined(joining, upstream))
 
     def end(self, upstream: Upstream | None, *, complete: bool, clean: bool) -> None:
         """Lets go of the connection, if there is one yet. The traveller will be told nothing any more.
@@ -113,15 +115,14 @@ async def connect(
     started = time.perf_counter()
     sock, hop = await parts.ways.connect_to_front(grant) if absolute else (await parts.ways.connect(grant), None)
     upstream = Upstream(pool, grant, conversation, hop)
-    await _joined(sock, upstream)
+    await _joined(asyncio.ensure_future(join(sock, lambda: upstream)), upstream)
     if upstream.address is None:
         raise DialError("the upstream closed the connection as soon as it was made")
     parts.metrics.upstream_connected(time.perf_counter() - started)
     return upstream
 
 
-async def _joined(sock: socket.socket, upstream: Upstream) -> None:
-    joining = asyncio.ensure_future(join(sock, lambda: upstream))
+async def _joined(joining: asyncio.Future[None], upstream: Upstream) -> None:
     try:
         await asyncio.shield(joining)
     except asyncio.CancelledError:

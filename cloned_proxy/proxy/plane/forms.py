@@ -12,6 +12,7 @@ from cloned_proxy.proxy.dial import interleaved
 from cloned_proxy.proxy.fields import authority
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.ways import KnownWay
 from cloned_proxy.store.chain import canonical_json
 from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd, Kind
 
@@ -92,10 +93,10 @@ def event_of(grant: Grant) -> DecisionEvent:
     )
 
 
-def content_of(grant: Grant, event: DecisionEvent) -> str:
+def content_of(grant: Grant, way: KnownWay, event: DecisionEvent) -> str:
     """The parts of a verdict that are text, as `plane_publish` reads them."""
-    port, host = grant.decision.request.port, grant.decision.host
-    places = (f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in interleaved(grant.addresses))  # noqa: PLR2004  the IP version
+    host, port = grant.decision.host, way.port
+    places = (f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in interleaved(way.addresses))  # noqa: PLR2004  the IP version
     plain = grant.kind is Kind.HTTP
     holes = [f'"at":{_AT!r}', f'"id":"{_ID}"', *((f'"method":"{_METHOD}"', f'"path":"{_PATH}"') if plain else ())]
     entry, pieces = canonical_json(replace(event, method=_METHOD, path=_PATH) if plain else event), [""]
@@ -114,5 +115,6 @@ def content_of(grant: Grant, event: DecisionEvent) -> str:
         host.text if host is not None else "",
         end.rpartition(f'"seconds":{_SECONDS!r}')[2],
         authority(host, port, default_port=_HTTP_PORT) if plain and host is not None else "",
+        way.request.decode("ascii"),
         *pieces,
     ))  # fmt: skip

@@ -118,6 +118,7 @@ class Plane:
             entries=self.entries,
             leaks=parts.leaks,
             response_timeout=parts.settings.response_timeout,
+            ways=parts.ways,
         )
         self._arrivals = Arrivals(
             self._library, self._handle, parts, verdicts=self._verdicts, listener_of=self._listener_of
@@ -172,7 +173,7 @@ class Plane:
 
     def publish(self, listener: Listener, head: Head, grant: Grant) -> bool:
         """Lets the plane grant the same again, if that may be; whether it will."""
-        if listener not in self._listeners or not self._running or self._parts.ways.chained(grant):
+        if listener not in self._listeners or not self._running or self.failed:
             return False
         return self._verdicts.publish(self._listeners[listener][0], head, grant)
 
@@ -193,6 +194,11 @@ class Plane:
         number, party = self._listeners[connection.listener]
         self._library.plane_take_back(self._handle, fd, number, party)
         return True
+
+    def look(self) -> None:
+        """Takes everything back if anything has changed that a decision looks at."""
+        if self._running:
+            self._verdicts.look()
 
     def sweep(self) -> None:
         """Takes back what is not to be granted any more, and cuts what no longer passes. `Tunnels.sweep` says when."""

@@ -14,8 +14,9 @@ from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.parts import GateParts
-from cloned_proxy.proxy.passage import Passage, Resumption
+from cloned_proxy.proxy.passage import Passage
 from cloned_proxy.proxy.plain.underway import Underway
+from cloned_proxy.proxy.resumption import Resumption
 
 
 class Stage(enum.IntEnum):
@@ -27,10 +28,11 @@ class Stage(enum.IntEnum):
     EXHAUSTED = 3
     HELLO = 4
     GUARD = 5
-    PLAIN = 6
-    EXCHANGE = 7
-    BROKEN = 8
-    SILENT = 9
+    ASKED = 6
+    PLAIN = 7
+    EXCHANGE = 8
+    BROKEN = 9
+    SILENT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +48,8 @@ class Handed:
     """From the dial on."""
     upstream: socket.socket | None = None
     server_bytes: bytes = b""
-    hello_seconds: float = 0.0
-    """What is left of the time for a ClientHello."""
+    seconds: float = 0.0
+    """What is left of the time for a ClientHello, or for the answer of the proxy in front."""
     underway: Underway | None = None
     """A plain request, with its grant and its upstream."""
 
@@ -105,8 +107,12 @@ def _resumption(handed: Handed) -> Resumption:
     failure = failure_at(handed.stage)
     if isinstance(failure, DialError | ExhaustedError):
         return Resumption(failure=failure)
-    if handed.stage is Stage.HELLO:
-        return Resumption(handed.upstream, hello_seconds=handed.hello_seconds)
-    if handed.stage is Stage.GUARD:
-        return Resumption(handed.upstream, guarded=True, server_bytes=handed.server_bytes)
-    raise ValueError(handed.stage)
+    match handed.stage:
+        case Stage.HELLO:
+            return Resumption(handed.upstream, seconds=handed.seconds)
+        case Stage.GUARD:
+            return Resumption(handed.upstream, guarded=True, server_bytes=handed.server_bytes)
+        case Stage.ASKED:
+            return Resumption(handed.upstream, seconds=handed.seconds, asked=True)
+        case _:
+            raise ValueError(handed.stage)

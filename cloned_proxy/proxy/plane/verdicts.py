@@ -1,7 +1,8 @@
 """What the plane may grant by itself: grants of ours that depend on nothing but who asks for what.
 
-A verdict is taken back as soon as anything changes that a decision looks at (`question.Basis`), and lives no longer
-than what it was made of: the addresses, the credential, the rule. So each one equals what would be decided anew.
+A verdict is taken back as soon as anything changes that a decision looks at (`question.Basis`), or the way to the
+upstream (`ways.KnownWay`), and lives no longer than what it was made of: the addresses, the credential, the rule. So
+each one equals what would be decided anew.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 from cloned_proxy.policy.decide import needs_hello
 from cloned_proxy.policy.identity import TokenVerifier, credentials_expire
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.proxy.budget import ACCOUNT_WIDTH, account_name
 from cloned_proxy.proxy.client_hello import ServerNames, Unread
 from cloned_proxy.proxy.crowd import fair_limits
@@ -29,6 +31,7 @@ from cloned_proxy.proxy.plane.forms import content_of, event_of, key_of, plain_k
 from cloned_proxy.proxy.plane.library import ID_BYTES, NO_LIMIT, Publication
 from cloned_proxy.proxy.question import Basis
 from cloned_proxy.proxy.tunnels import response_seconds
+from cloned_proxy.proxy.ways import KnownWay, Ways
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
 
 MOST: Final = 20_000
@@ -79,6 +82,7 @@ class Verdicts:
         entries: PlaneEntries,
         leaks: LeakWatch,
         response_timeout: float,
+        ways: Ways,
     ) -> None:
         """While `leaks` searches requests for secrets no plain one is granted without that."""
         self._library: Final = library
@@ -89,6 +93,7 @@ class Verdicts:
         self._tokens: Final = tokens
         self._clock: Final = clock
         self._entries: Final = entries
+        self._ways: Final = ways
         self._by_key: dict[bytes, Published] = {}
         self.known: Final[dict[int, Published]] = {}
         self._next = 1
@@ -107,9 +112,14 @@ class Verdicts:
         if host is None or not publishable(grant) or self._strict or self._inputs[0] is not grant.policy:
             return False
         plain = grant.kind is Kind.HTTP
-        if plain and self._leaks.armed:
+        if plain and (self._leaks.armed or self._ways.chained(grant)):
             return False
-        seconds = min(_FOREVER, self._basis.resolver.lasts(host), self._lasts(head, grant))
+        way = self._ways.known(grant)
+        if way is None:
+            return False
+        # Without addresses of its own it is a name that only the proxy in front looks up.
+        looked_up = self._basis.resolver.lasts(host) if grant.addresses else _FOREVER
+        seconds = min(_FOREVER, looked_up, way.seconds, self._lasts(head, grant))
         key = plain_key_of(listener, head, grant) if plain else key_of(listener, head)
         before = self._by_key.get(key)
         if before is not None and before.live and now < before.expires:
@@ -120,7 +130,7 @@ class Verdicts:
             self.forget()
         elif before is not None:
             self._withdraw(before)
-        return self._publish(key, grant, now + seconds)
+        return self._publish(key, grant, way, now + seconds)
 
     def _lasts(self, head: Head, grant: Grant) -> float:
         """Seconds until the rule or a credential is over by the wall clock."""
@@ -131,13 +141,13 @@ class Verdicts:
             ends = min(ends, rule.expires)
         return ends - now
 
-    def _publish(self, key: bytes, grant: Grant, expires: float) -> bool:
+    def _publish(self, key: bytes, grant: Grant, way: KnownWay, expires: float) -> bool:
         number, self._next = self._next, self._next + 1
         event = event_of(grant)
         self._entries.know(number, event)
         limits = fair_limits(grant.policy.scope_of(grant.caller.tool).limits, self._basis.flows_per_tool)
         host = grant.decision.host
-        content = content_of(grant, event).encode("ascii")
+        content = content_of(grant, way, event).encode("ascii")
         what = Publication(
             number=number,
             needs_hello=needs_hello(grant.decision),
@@ -173,8 +183,9 @@ class Verdicts:
             self.forget()
         self._inputs, self._offset = inputs, offset
 
-    def _now(self) -> tuple[object, ...]:
-        return *self._basis.now(), self._tokens.generation, self._leaks.armed
+    def _now(self) -> tuple[Policy | None, object]:
+        policy, *more = self._basis.now()
+        return policy, (more, self._tokens.generation, self._ways.front_now(), self._leaks.armed)
 
     def forget(self) -> None:
         """At the return nothing that was published is granted any more."""

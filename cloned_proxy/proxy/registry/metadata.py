@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from cloned_proxy.policy.decision import Request
@@ -14,35 +15,60 @@ from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.inspection.examiners import HeldFilter, RawFields, ResponseSeen, UnfitError
+from cloned_proxy.proxy.inspection.held import Held, HeldBodies
 from cloned_proxy.proxy.registry import npm, pypi
 from cloned_proxy.proxy.registry.asked import Asked
 from cloned_proxy.proxy.registry.dates import Dates
 from cloned_proxy.proxy.registry.encoding import MAX_METADATA, accepts_gzip, decoded, too_large, zipped
-from cloned_proxy.proxy.registry.filtered import Filtered, MetadataError
+from cloned_proxy.proxy.registry.filtered import Filtered, MetadataError, Piece
 from cloned_proxy.proxy.registry.lookup import filtered
 from cloned_proxy.proxy.registry.work import Work
+
+
+class _Made(NamedTuple):
+    body: bytes | None
+    """None where nothing can be shown."""
+    dates: Dates
+    foreign: str
 
 
 class Shower:
     """One for each process: filters documents beside the event loop."""
 
     def __init__(
-        self, enforcer: Enforcer, note: Callable[[Grant, Dates], None], work: Work, clock: Callable[[], float]
+        self,
+        enforcer: Enforcer,
+        note: Callable[[Grant, Dates], None],
+        work: Work,
+        bodies: HeldBodies,
+        clock: Callable[[], float],
     ) -> None:
         """`note` is told what a document has said about its files."""
         self._enforcer = enforcer
         self._note = note
-        self.work: Final = work
+        self._work = work
+        self._turn = asyncio.Lock()
+        self.bodies: Final = bodies
         self.clock = clock
 
-    async def show(self, asked: Asked, body: bytes, codings: list[str]) -> Filtered:
-        """The document without what is too young. Raises MetadataError."""
-        found = await self.work.done(self._filtered, asked, body, codings)
+    def note(self, asked: Asked, dates: Dates) -> None:
+        """Remembers what a document has said. The JSON of a project says nothing of files that the index dates."""
         if not asked.target.whole:
-            self._note(asked.admitted.grant, found.dates)
-        return found
+            self._note(asked.admitted.grant, dates)
 
-    def _filtered(self, asked: Asked, body: bytes, codings: list[str]) -> Filtered:
+    async def made(self, held: Held, work: Callable[[], _Made]) -> _Made:
+        """What is shown of a document. What comes out may be larger than what went in, so it waits for room, too."""
+        while True:
+            await held.room()
+            async with self._turn:
+                if not held.may_grow:
+                    continue  # that of the one before has taken it
+                made = await self._work.done(work)
+                held.note(len(made.body or b""))
+                return made
+
+    def filtered(self, asked: Asked, body: bytes, codings: list[str]) -> Filtered:
+        """The document without what is too young: beside the event loop. Raises MetadataError."""
         content, target, registry = decoded(body, codings), asked.target, asked.registry
         judged: dict[str, bool] = {}
 
@@ -85,6 +111,7 @@ class FilteredMetadata(HeldFilter):
     def __init__(self, shower: Shower, asked: Asked, response: ResponseSeen) -> None:
         self._shower = shower
         self._asked = asked
+        self.held: Held = shower.bodies.body(asked.admitted.grant.caller.tool)
         self._codings = [value.decode("latin-1") for value in response.values(b"content-encoding")]
 
         offers = (value for name, value in asked.admitted.head.fields if name == "accept-encoding")
@@ -103,33 +130,45 @@ class FilteredMetadata(HeldFilter):
 
     async def whole(self, body: bytes) -> bytes:
         """See `HeldFilter`."""
-        shown = await self._shown(body)
-        return await self._shower.work.done(zipped, shown) if self._zips else shown
-
-    async def _shown(self, body: bytes) -> bytes:
-        asked, target = self._asked, self._asked.target
         try:
-            found = await self._shower.show(asked, body, self._codings)
+            made = await self._shower.made(self.held, lambda: self._made(body))
         except MetadataError as error:
             raise self.unfit(error) from error
-        if found.foreign and not found.kept:
-            raise self.unfit(MetadataError(f"its files are on {found.foreign}, for which no rule has 'registry'"))
-        if found.dates.files and not found.kept:
-            raise self._shower.turned_away(asked, Age(target.package))
-        if asked.wants_html:
-            return pypi.as_html(found.body, target.package)
-        return self._one_version(found) if target.version and not target.whole else found.body
+        self._shower.note(self._asked, made.dates)
+        if made.body is not None:
+            return made.body
+        if made.foreign:
+            raise self.unfit(MetadataError(f"its files are on {made.foreign}, for which no rule has 'registry'"))
+        raise self._without(made.dates)
 
-    def _one_version(self, found: Filtered) -> bytes:
+    def _made(self, body: bytes) -> _Made:
+        """All of the work on one document at once, so that no other one is held in memory beside it."""
+        asked, target = self._asked, self._asked.target
+        found = self._shower.filtered(asked, body, self._codings)
+        shown: Sequence[Piece] | None = found.pieces
+        if not found.kept and (found.foreign or found.dates.files):
+            shown = None
+        elif asked.wants_html:
+            shown = (pypi.as_html(found.body, target.package),)
+        elif target.version and not target.whole:
+            manifest = npm.one_version(found.body, target.version)
+            shown = None if manifest is None else (manifest,)
+        foreign = "" if found.kept else found.foreign
+        if shown is None:
+            return _Made(None, found.dates, foreign)
+        return _Made(zipped(shown) if self._zips else b"".join(shown), found.dates, foreign)
+
+    def _without(self, dates: Dates) -> UnfitError:
+        """For a version that is not shown, or for a package of which none is."""
         wanted, package = self._asked.target.version, self._asked.target.package
-        if (manifest := npm.one_version(found.body, wanted)) is not None:
-            return manifest
-        dated = next((each for each in found.dates.files.values() if each.version == wanted), None)
+        dated = next((each for each in dates.files.values() if each.version == wanted), None)
+        newest = dates.newest(self._asked.registry, self._shower.clock())
+        if not newest:
+            return self._shower.turned_away(self._asked, Age(package))
         if dated is not None:
-            newest = found.dates.newest(self._asked.registry, self._shower.clock())
-            raise self._shower.turned_away(self._asked, Age(package, wanted, dated.published, newest))
+            return self._shower.turned_away(self._asked, Age(package, wanted, dated.published, newest))
         answer = answers.own(HTTPStatus.NOT_FOUND, {"error": f"version not found: {wanted}"})
-        raise UnfitError("a version that is not there", answer=answer, cause="closed")
+        return UnfitError("a version that is not there", answer=answer, cause="closed")
 
     def trailers(self, fields: RawFields) -> RawFields:  # noqa: ARG002  digests and the like, which are not true of it
         """See `HeldFilter`."""

@@ -27,8 +27,8 @@ pub struct Publication {
 }
 
 /// `content`: parts with 0x1e between them: addresses with their port (a comma between), host, the end of the entry of
-/// an end, the Host field of plain requests (else nothing), and the entry of the decision in its parts. Null when it is
-/// not that.
+/// an end, the Host field of plain requests (else nothing), what the proxy in front is told, and the entry of the decision
+/// in its parts. Null when it is not that.
 #[no_mangle]
 pub unsafe extern "C" fn plane_publish(
     plane: &Plane,
@@ -45,7 +45,7 @@ pub unsafe extern "C" fn plane_publish(
         None => None,
     };
     let addresses = match addresses {
-        Some(addresses) if parts.len() == if what.plain { 9 } else { 7 } && !addresses.is_empty() => addresses,
+        Some(addresses) if parts.len() == if what.plain { 10 } else { 8 } && !addresses.is_empty() => addresses,
         _ => return std::ptr::null(),
     };
     let plain = Plain { host: parts[3].to_vec(), pool: what.pool, response_timeout: what.response_timeout };
@@ -54,6 +54,7 @@ pub unsafe extern "C" fn plane_publish(
     let verdict = Arc::new(Verdict {
         number: what.number,
         addresses,
+        request: parts[4].to_vec(),
         host: parts[1].to_vec(),
         literal: what.literal,
         needs_hello: what.needs_hello,
@@ -66,7 +67,7 @@ pub unsafe extern "C" fn plane_publish(
         },
         end: parts[2].to_vec(),
         plain,
-        entry: parts[4..].iter().map(|part| part.to_vec()).collect(),
+        entry: parts[5..].iter().map(|part| part.to_vec()).collect(),
         live: AtomicBool::new(true),
         counts: Counts::default(),
     });

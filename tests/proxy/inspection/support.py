@@ -26,6 +26,7 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.inspection.held import HeldBodies
 from cloned_proxy.proxy.inspection.http2.front import Front
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.registry.client import MetadataClient
@@ -204,6 +205,8 @@ class World:
     secrets: Secrets = field(default_factory=Secrets)
     """What the vault holds."""
     leaks: LeakWatch = field(default_factory=LeakWatch)
+    bodies: HeldBodies = field(default_factory=HeldBodies)
+    """What the metadata of registries takes in memory."""
 
     @classmethod
     def make(cls, directory: Path, settings: ProxySettings) -> World:
@@ -222,6 +225,7 @@ class World:
         )
         leaks = LeakWatch(policies)
         injector, extra_ca, clock = Injector(secrets), directory / "upstream-ca.pem", Clock()
+        bodies = HeldBodies()
         client = MetadataClient(settings, Ways(connect_timeout=settings.connect_timeout), extra_ca=extra_ca)
         inspector = MitmInspector(
             enforcer=enforcer,
@@ -231,7 +235,7 @@ class World:
             metrics=metrics,
             ca_directory=directory / "ca",
             extra_ca=extra_ca,
-            examiners=(RegistryExaminer(enforcer, injector, client, clock=lambda: clock.now),),
+            examiners=(RegistryExaminer(enforcer, injector, client, clock=lambda: clock.now, bodies=bodies),),
         )
         return cls(
             policies,
@@ -247,6 +251,7 @@ class World:
             secrets=secrets,
             leaks=leaks,
             clock=clock,
+            bodies=bodies,
         )
 
     def server_tls(self, *names: str, ca: trustme.CA | None = None) -> ssl.SSLContext:
