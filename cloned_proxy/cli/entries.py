@@ -12,6 +12,7 @@ from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, paint, short_path,
 from cloned_proxy.cli.tables import passed, wrapped
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK
+from cloned_proxy.telemetry.events import MANY
 
 _LABEL: Final = 6
 
@@ -109,7 +110,9 @@ def _place(body: dict[str, Any]) -> str:
 
 
 def _decision(body: dict[str, Any]) -> _Told:
-    asked = f"{body['method']} {_place(body)}{body['path']}" if body["method"] else "(a head that cannot be read)"
+    asked = f"{body['method']} {_place(body)}{body['path']}"
+    if not body["method"]:
+        asked = "(refused calls over its budget)" if body["host"] == MANY else "(a head that cannot be read)"
     dry = "  (dry run)" if (body["run"] or "").startswith(DRY_RUN_MARK) else ""
     text = f"{body['tool'] or '-'}  {asked}"
     style = VERDICT_STYLES[body["verdict"]]

@@ -25,6 +25,7 @@ def print_fleet_log(
     denied: bool,
     tool: str | None,
     since: str | None,
+    limit: int | None,
     workspace: Path | None,
     as_json: bool,
 ) -> None:
@@ -33,12 +34,13 @@ def print_fleet_log(
 
     from cloned_proxy.cli.context import existing_workspace
     from cloned_proxy.cli.durations import parse_duration
+    from cloned_proxy.cli.log_reader import newest_shown
 
     try:
         start = time.time() - parse_duration(since) if since is not None else None
     except ValueError as error:
         raise CommandError(f"--since: {error}") from error
-    printer = _Printer(denied=denied, tool=tool, as_json=as_json)
+    printer = _Printer(denied=denied, tool=tool, newest=newest_shown(limit), as_json=as_json)
     try:
         asyncio.run(_print(existing_workspace(workspace), start, printer, follow=follow))
     except KeyboardInterrupt:  # the way to end `-f`
@@ -82,9 +84,11 @@ async def _print(place: Workspace, start: float | None, printer: _Printer, *, fo
 class _Printer:
     """Says what was read, and what is wrong with it."""
 
-    def __init__(self, *, denied: bool, tool: str | None, as_json: bool) -> None:
+    def __init__(self, *, denied: bool, tool: str | None, newest: int, as_json: bool) -> None:
         self._denied: Final = denied
         self._tool: Final = tool
+        self._newest: Final = newest
+        """How many of what is there already are printed; 0: all."""
         self._as_json: Final = as_json
         self.told = False
         self.warned = False
@@ -94,28 +98,30 @@ class _Printer:
     def print(self, log: FleetLog, entries: Sequence[FleetEntry]) -> None:
         from cloned_proxy.cli.output import put, visible
 
-        self.connected = True
-        for line in self._lines(entries):
-            put(line)
+        told = [list(lines) for lines in map(self._lines, entries)]
+        told = [lines for lines in told if lines]
+        for lines in told if self.connected else told[-self._newest :]:
+            for line in lines:
+                put(line)
             self.told = True
+        self.connected = True
         for finding in log.findings:
             say(f"cloned-proxy: {visible(finding)}")
             self.warned = True
         log.findings.clear()
 
-    def _lines(self, entries: Sequence[FleetEntry]) -> Iterator[str]:
+    def _lines(self, entry: FleetEntry) -> Iterator[str]:
         from cloned_proxy.cli.entries import lines
         from cloned_proxy.cli.log_reader import is_shown
         from cloned_proxy.cli.output import json_line, visible, with_iso_times
 
-        for entry in entries:
-            body = entry.body
-            if not is_shown(body, denied=self._denied, tool=self._tool):
-                continue
-            if self._as_json:
-                yield json_line({"replica": entry.replica, "log": entry.log, "seq": entry.seq, **with_iso_times(body)})
-            else:
-                try:
-                    yield from (f"{visible(entry.replica)}  {line}" for line in lines(body))
-                except (LookupError, TypeError, ValueError):
-                    yield f"{visible(entry.replica)}  entry {entry.seq}: not as this program writes it"
+        body = entry.body
+        if not is_shown(body, denied=self._denied, tool=self._tool):
+            return
+        if self._as_json:
+            yield json_line({"replica": entry.replica, "log": entry.log, "seq": entry.seq, **with_iso_times(body)})
+            return
+        try:
+            yield from (f"{visible(entry.replica)}  {line}" for line in lines(body))
+        except (LookupError, TypeError, ValueError):
+            yield f"{visible(entry.replica)}  entry {entry.seq}: not as this program writes it"

@@ -27,7 +27,9 @@ def log(
     if fleet:
         from cloned_proxy.cli.fleet_log import print_fleet_log
 
-        print_fleet_log(follow=follow, denied=denied, tool=tool, since=since, workspace=workspace, as_json=as_json)
+        print_fleet_log(
+            follow=follow, denied=denied, tool=tool, since=since, limit=limit, workspace=workspace, as_json=as_json
+        )
         return
     from cloned_proxy.cli.log_reader import print_log
 

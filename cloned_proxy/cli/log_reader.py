@@ -61,7 +61,7 @@ def print_log(
         types = ("decision",)
     from cloned_proxy.cli.retries import FollowedRetries
 
-    newest = _limit(limit)
+    newest = newest_shown(limit)
     seen, told = 0, False
     repeats = FollowedRetries() if follow else None
     with AuditLog(existing_workspace(workspace).state_db) as audit:
@@ -84,7 +84,7 @@ def print_log(
         say("nothing on record that matches" if denied or tool or since else "nothing on record yet")
 
 
-def _limit(given: int | None) -> int:
+def newest_shown(given: int | None) -> int:
     """How many of what is there already are printed; 0: all."""
     import sys
 

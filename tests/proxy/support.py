@@ -29,6 +29,7 @@ from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Ru
 from cloned_proxy.policy.vocabulary import Anonymous, Mode, Reason
 from cloned_proxy.proxy import splice
 from cloned_proxy.proxy.budget import Budgets
+from cloned_proxy.proxy.denial_budget import DENIALS_PER_MINUTE, DenialBudget
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.grant import Grant
@@ -190,6 +191,10 @@ class Audit:
             raise AuditUnavailableError
         self.events.append(event)
 
+    def denied(self, event: DecisionEvent, *, owner: str | None = None, summary: bool = False) -> str:
+        self.record(event)
+        return event.id
+
     async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         self.record(event)
 
@@ -267,7 +272,7 @@ class RecordingMetrics(Metrics):
     def plane_failed(self) -> None:
         self.failures += 1
 
-    def decided(self, event: DecisionEvent, seconds: float) -> None:
+    def decided(self, event: DecisionEvent, seconds: float, decision_id: str = "") -> None:
         pass
 
     def upstream_connected(self, seconds: float) -> None:
@@ -511,12 +516,14 @@ async def world(
     spliced: bool = splice.AVAILABLE,
     front: UpstreamSettings | None = None,
     known: bool = True,
+    denials: int = DENIALS_PER_MINUTE,
     tokens: TokenVerifier | None = None,
     **more: float,
 ) -> AsyncIterator[World]:
     """`front` puts a proxy in front, whose credential is one of the `secrets`.
 
-    `known`: the native plane, where there is one, has seen a request of each rule before.
+    `denials` of each caller are recorded one by one. `known`: the native plane, where there is one, has seen a request
+    of each rule before.
     """
     own = OwnListeners()
     plane: Plane | None = None
@@ -544,6 +551,7 @@ async def world(
         metrics=metrics,
         own_listeners=own,
         names=ahead,
+        denials=DenialBudget(asyncio.get_running_loop().time, per_minute=denials),
     )
     leaks = LeakWatch(policies)
     leaks.load(watched or {})

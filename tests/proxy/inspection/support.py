@@ -51,6 +51,10 @@ class Audit:
     def record(self, event: Event, *, owner: str | None = None) -> None:
         self.events.append(event)
 
+    def denied(self, event: DecisionEvent, *, owner: str | None = None, summary: bool = False) -> str:
+        self.record(event)
+        return event.id
+
     async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         if isinstance(event, DecisionEvent) and event.kind is Kind.INSPECTED_REQUEST:
             self.asked.set()
