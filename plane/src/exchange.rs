@@ -51,14 +51,14 @@ impl Worker {
                 (Some(exchange), Some(link)) => (exchange, link as usize),
                 _ => return true,
             };
+            if !self.links[link].side.flush() {
+                return self.upstream_gone(place, true);
+            }
             let body = match &mut exchange.request {
                 Some(body) => body,
                 None if out.is_empty() => return true,
                 None => return self.send(place, &out) && self.request_is_whole(place),
             };
-            if !self.links[link].side.flush() {
-                return self.upstream_gone(place, true);
-            }
             if !self.links[link].side.drained() {
                 return true;
             }
