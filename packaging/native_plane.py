@@ -6,6 +6,7 @@ it is no older than its source. Else the wheel is for every machine, and Python 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
@@ -54,7 +55,18 @@ class NativePlane(BuildHookInterface):  # type: ignore[type-arg]
             return None
         built = library.stat().st_mtime
         fresh = all(each.stat().st_mtime <= built for each in (source / "Cargo.toml", *source.rglob("src/**/*.rs")))
-        return library if fresh else None
+        if not fresh or not _loads(library):
+            return None
+        return library
+
+
+def _loads(library: Path) -> bool:
+    """Whether it is for this machine: pip would refuse the wheel otherwise, as in an image of another C library."""
+    try:
+        ctypes.CDLL(str(library))
+    except OSError:
+        return False
+    return True
 
 
 def platform_tag(library: Path) -> str:
