@@ -200,9 +200,9 @@ async def assemble(  # noqa: C901, PLR0915  the composition root: one part after
 
     async def sweep_by_time() -> None:
         state.leases.times.look()
+        leaks.load(vault.watched())  # before the sweep, which takes back what is not to go unsearched
         sweep()
         metrics.leases.review(clock())
-        leaks.load(vault.watched())
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)

@@ -135,6 +135,10 @@ class ChunkedBody:
         self._in_trailer = False
         self._extras = 0
 
+    def go_on(self, left: int, *, ended: bool, extras: int) -> None:
+        """Behind what somebody else has read: `left` bytes are to come of the chunk at hand, or it has `ended`."""
+        self._left, self._ended, self._extras = left, ended, extras
+
     def read(self, buffer: Buffer) -> bytes | None:
         if self._in_trailer:
             return self._read_trailer(buffer)

@@ -106,7 +106,9 @@ class Gate:
             refusals=KnownRefusals(enforcer),
             serve=connect.serve,
             serve_plain=self._plain.serve,
-            publish=plane.publish if plane is not None else lambda *_: None,
+            resume_plain=self._plain.resume,
+            publish=plane.publish if plane is not None else lambda *_: False,
+            give_back=plane.take_back if plane is not None else lambda _: False,
             plane_idle=self._look_whether_all_are_gone,
             plane_failed=self._accept_without_plane,
         )

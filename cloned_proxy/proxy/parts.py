@@ -24,6 +24,7 @@ from cloned_proxy.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.connection import ClientConnection
+    from cloned_proxy.proxy.plain.underway import Underway
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +58,12 @@ class GateParts:
     """What follows the head of a CONNECT: `connect.serve`."""
     serve_plain: Callable[[ClientConnection, Head], None]
     """What follows every other head: `PlainHttp.serve`."""
-    publish: Callable[[Listener, Head, Grant], None]
-    """Told of each grant of a CONNECT: the native plane may give the same one again."""
+    resume_plain: Callable[[ClientConnection, bytes | Underway], None]
+    """Goes on with plain requests that the native plane has served so far: `PlainHttp.resume`."""
+    publish: Callable[[Listener, Head, Grant], bool]
+    """Told of each grant that is no injection: the native plane may give the same one again. Whether it will."""
+    give_back: Callable[[ClientConnection], bool]
+    """Gives a client that asks for more such requests to the native plane. True: that has it, and here it is gone."""
     plane_idle: Callable[[], None]
     """The native plane has no connection any more."""
     plane_failed: Callable[[], None]

@@ -25,6 +25,7 @@ DECISION_BUCKETS: Final = (
     *(0.001, 0.005, 0.025, 0.1, 1.0),
 )
 CONNECT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_PLAIN: Final = 3
 REQUEST_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 START_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
 RUN_RESULTS: Final = frozenset(
@@ -234,11 +235,11 @@ class Metrics:
         self.leases.passed(tool, event.rule, event.at)
 
     def observed_elsewhere(self, which: int, counts: list[int], total: float) -> None:
-        """What to add to a histogram: of connects (0), of decisions (1), of the requests that were tunnels (2)."""
-        kind = Kind.TUNNEL.value
+        """What to add to a histogram: of connects (0), decisions (1), requests that were tunnels (2) or plain (3)."""
+        kind = (Kind.HTTP if which == _PLAIN else Kind.TUNNEL).value
         if kind not in self._requests_of:
             self._requests_of[kind] = self._counts.spread(self._request_seconds.labels(kind))
-        (self._connect_seconds, self._decision_seconds, self._requests_of[kind])[which].add(counts, total)
+        (self._connect_seconds, self._decision_seconds, self._requests_of[kind])[min(which, 2)].add(counts, total)
 
     def refreshed_by(self, refresh: Callable[[], None] | None) -> None:
         """Has somebody who counts by himself tell what he has counted, before each scrape."""

@@ -57,6 +57,10 @@ impl Cells {
         true
     }
 
+    pub fn add(&self, column: usize) {
+        self.own(column).fetch_add(1, SeqCst);
+    }
+
     pub fn leave(&self, column: usize) {
         self.own(column).fetch_sub(1, SeqCst);
     }

@@ -1,8 +1,10 @@
-//! The head of a CONNECT, and what is granted by it. At each boundary that is not plainly in order it goes to Python.
+//! The head of a request, and what is granted by it. At each boundary that is not plainly in order it goes to Python.
 #![forbid(unsafe_code)]
 
 use crate::flow::{Grant, State};
 use crate::head;
+use crate::plain::add_credentials;
+use crate::record::Asked;
 use crate::shared::Stage;
 use crate::sys::{self, Io};
 use crate::verdict::{Verdict, ID};
@@ -15,11 +17,19 @@ const DRAWN: usize = ID * 256;
 
 impl Worker {
     pub fn read_head(&mut self, place: u32) {
-        if !self.flows[place as usize].client.readable {
+        let flow = &mut self.flows[place as usize];
+        if !flow.client.flush() {
+            return self.end(place, "", true);
+        }
+        if !flow.client.drained() || (flow.unread.is_empty() && !flow.client.readable) {
             return;
         }
         if self.choked {
             return self.park(place);
+        }
+        if !flow.unread.is_empty() {
+            let data = std::mem::take(&mut flow.unread);
+            return self.judge_head(place, &data);
         }
         match self.flows[place as usize].client.read(&mut self.buffer) {
             Io::Moved(count) => {
@@ -33,12 +43,17 @@ impl Worker {
 
     fn judge_head(&mut self, place: u32, data: &[u8]) {
         let began = sys::monotonic();
+        if !data.starts_with(b"CONNECT ") || self.flows[place as usize].served {
+            return self.judge_plain(place, data, began);
+        }
         let settings = &self.shared.settings;
         let head = match head::read(data, settings.max_head_bytes, settings.max_head_fields) {
             Some(head) => head,
             None => return self.hand_over(place, Stage::Head, data.to_vec()),
         };
-        let verdict = match self.verdict_on(place, &head, data) {
+        let mut key = self.key_of(place, &data[head.authority.clone()]);
+        add_credentials(&mut key, data, &head.credentials);
+        let verdict = match self.verdict_on(&key) {
             Some(verdict) => verdict,
             None => return self.hand_over(place, Stage::Head, data.to_vec()),
         };
@@ -46,33 +61,33 @@ impl Worker {
             Some(id) if verdict.account.enter(&verdict.limits, self.now, &self.shared.turn) => id,
             _ => return self.hand_over(place, Stage::Head, data.to_vec()),
         };
-        self.grant(place, &verdict, id, began);
+        self.grant(place, &verdict, id, began, &Asked::default());
         self.flows[place as usize].unread = data[head.length..].to_vec();
         self.begin_dial(place);
     }
 
-    /// The one that is in force for this head, if there is one.
-    fn verdict_on(&mut self, place: u32, head: &head::Head, data: &[u8]) -> Option<Arc<Verdict>> {
+    /// The one that is in force for this key, if there is one.
+    pub fn verdict_on(&mut self, key: &[u8]) -> Option<Arc<Verdict>> {
         if self.shared.suspended.load(SeqCst) {
             return None;
         }
-        let mut key = self.flows[place as usize].listener.to_le_bytes().to_vec();
-        key.extend_from_slice(&data[head.authority.clone()]);
-        for (name, value) in &head.credentials {
-            key.push(0);
-            key.push(name.len() as u8); // the names that can be one differ in it
-            key.extend_from_slice(&data[value.clone()]);
-        }
-        let verdict = self.verdicts.get(&key)?;
+        let verdict = self.verdicts.get(key)?;
         if verdict.live.load(SeqCst) && sys::monotonic() < verdict.expires {
             return Some(verdict.clone());
         }
-        self.verdicts.remove(&key);
+        self.verdicts.remove(key);
         None
     }
 
+    /// The beginning of the key of a verdict: the credentials follow.
+    pub fn key_of(&self, place: u32, target: &[u8]) -> Vec<u8> {
+        let mut key = self.flows[place as usize].listener.to_le_bytes().to_vec();
+        key.extend_from_slice(target);
+        key
+    }
+
     /// Unpredictable, as those of Python are; None when the kernel gives no random bytes.
-    fn new_id(&mut self) -> Option<[u8; ID]> {
+    pub fn new_id(&mut self) -> Option<[u8; ID]> {
         if self.ids.len() < ID {
             self.ids = vec![0; DRAWN];
             if !sys::random(&mut self.ids) {
@@ -86,13 +101,13 @@ impl Worker {
         Some(id)
     }
 
-    fn grant(&mut self, place: u32, verdict: &Arc<Verdict>, id: [u8; ID], began: u64) {
+    pub fn grant(&mut self, place: u32, verdict: &Arc<Verdict>, id: [u8; ID], began: u64, asked: &Asked<'_>) {
         let now = sys::monotonic();
         let counts = &verdict.counts;
         counts.granted.fetch_add(1, SeqCst);
         counts.open.fetch_add(1, SeqCst);
         *counts.last_id.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = id;
-        if self.shared.records.decided(verdict.number, &verdict.entry, &id, sys::wall()) {
+        if self.shared.records.decided(verdict, &id, sys::wall(), asked) {
             self.choked = true;
             self.stop_accepting();
         }
@@ -113,6 +128,8 @@ impl Worker {
             },
             State::Ask => self.give_back_unread(place, Stage::Asked),
             State::Hello => self.give_back_unread(place, Stage::Hello),
+            State::Exchange => self.silent(place),
+            State::Linger => self.end(place, "", true),
             State::Free | State::Guard | State::Relay => {}
         }
     }

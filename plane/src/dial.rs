@@ -1,7 +1,7 @@
 //! The way to an upstream: one of the addresses that were checked answers, or Python says that none does.
 #![forbid(unsafe_code)]
 
-use crate::flow::{Dial, State};
+use crate::flow::{Dial, State, NOBODY};
 use crate::shared::Stage;
 use crate::sys;
 use crate::worker::Worker;
@@ -40,7 +40,7 @@ impl Worker {
             };
             dial.next_address += 1;
             match sys::dial(&address) {
-                Ok((fd, connected)) => match self.new_link(fd, place, connected) {
+                Ok((fd, connected)) => match self.new_link(fd, place, connected, address) {
                     Some(link) if connected => return self.connected(place, link),
                     Some(link) => {
                         if let Some(dial) = &mut self.flows[place as usize].dial {
@@ -68,6 +68,9 @@ impl Worker {
 
     pub fn upstream_moved(&mut self, link: u32, events: u32) {
         let (place, fd) = (self.links[link as usize].flow, self.links[link as usize].side.fd);
+        if place == NOBODY {
+            return self.kept_moved(link);
+        }
         if self.links[link as usize].connected {
             return self.progress(place);
         }

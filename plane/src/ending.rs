@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::flow::Grant;
+use crate::plain::handed_exchange;
 use crate::record::End;
 use crate::shared::{Granted, Handed, Stage};
 use crate::side;
@@ -37,7 +38,7 @@ impl Worker {
         self.gone();
     }
 
-    fn finish(&self, grant: &Grant, cause: &str, up: u64, down: u64) {
+    pub fn finish(&self, grant: &Grant, cause: &str, up: u64, down: u64) {
         let lasted = sys::monotonic() - grant.since;
         let (verdict, counts) = (&grant.verdict, &grant.verdict.counts);
         verdict.account.leave();
@@ -46,7 +47,8 @@ impl Worker {
         if grant.relaying {
             counts.relaying.fetch_sub(1, SeqCst);
         }
-        self.shared.request_seconds.observe(lasted);
+        let seconds = if verdict.plain.is_some() { &self.shared.plain_seconds } else { &self.shared.request_seconds };
+        seconds.observe(lasted);
         self.shared.records.ended(&End { id: &grant.id, wall: sys::wall(), up, down, lasted, cause }, &verdict.end);
         // Last: who sees no open flow finds its end on record.
         counts.open.fetch_sub(1, SeqCst);
@@ -72,6 +74,7 @@ impl Worker {
             admitted: false,
             client_bytes,
             granted: None,
+            underway: None,
         });
     }
 
@@ -94,7 +97,7 @@ impl Worker {
         self.hand_over_all(place, Stage::Guard, client_bytes, server_bytes);
     }
 
-    fn hand_over_all(&mut self, place: u32, stage: Stage, client_bytes: Vec<u8>, server_bytes: Vec<u8>) {
+    pub fn hand_over_all(&mut self, place: u32, stage: Stage, client_bytes: Vec<u8>, server_bytes: Vec<u8>) {
         self.count_bytes(place);
         let flow = &mut self.flows[place as usize];
         if !flow.client.drained() {
@@ -102,13 +105,18 @@ impl Worker {
         }
         let (fd, listener, up, deadline) = (flow.client.fd, flow.listener, flow.client.bytes, flow.deadline);
         let (grant, link, dial) = (flow.grant.take(), flow.upstream.take(), flow.dial.take());
+        let (client_bytes, mut underway) = handed_exchange(flow.exchange.take(), client_bytes);
         sys::unwatch(self.epoll, fd);
         for attempt in dial.map_or(Vec::new(), |dial| dial.attempts) {
             self.drop_link(attempt, false);
         }
         let mut upstream = side::NONE;
         if let Some(link) = link {
-            upstream = self.links[link as usize].side.fd;
+            let side = &mut self.links[link as usize].side;
+            upstream = side.fd;
+            if let Some(underway) = &mut underway {
+                underway.unsent = side.take_pending();
+            }
             sys::unwatch(self.epoll, upstream);
             self.forget_link(link);
         }
@@ -125,6 +133,6 @@ impl Worker {
             hello_deadline: deadline,
         });
         self.free_flow(place);
-        self.shared.hand_over(Handed { stage, fd, listener, admitted: true, client_bytes, granted });
+        self.shared.hand_over(Handed { stage, fd, listener, admitted: true, client_bytes, granted, underway });
     }
 }

@@ -1,9 +1,13 @@
 //! One client connection: where it stands, and what belongs to it.
 #![forbid(unsafe_code)]
 
+use crate::body::Body;
 use crate::side::Side;
 use crate::verdict::{Verdict, ID};
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+pub const NOBODY: u32 = u32::MAX;
 
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum State {
@@ -20,6 +24,10 @@ pub enum State {
     /// The hello has gone upstream; waits for what the server says to it.
     Guard,
     Relay,
+    /// A plain request is with its upstream.
+    Exchange,
+    /// Everything was said: FIN is sent, and what still comes is not looked at.
+    Linger,
 }
 
 pub struct Flow {
@@ -35,6 +43,10 @@ pub struct Flow {
     /// Connected, behind `State::Dial`: the place of its upstream.
     pub upstream: Option<u32>,
     pub dial: Option<Box<Dial>>,
+    /// The plain request at hand, from its grant on.
+    pub exchange: Option<Box<Exchange>>,
+    /// A plain request was served on it: no CONNECT may follow.
+    pub served: bool,
     /// Monotonic microseconds; 0 is none.
     pub deadline: u64,
     /// The earliest timer that is set for it; 0 is none.
@@ -63,11 +75,51 @@ pub struct Dial {
     pub error: i32,
 }
 
+/// One plain request and its response.
+pub struct Exchange {
+    /// As the client sent it, for Python where that has to go on.
+    pub head: Vec<u8>,
+    /// Whether the client keeps its connection.
+    pub keep_alive: bool,
+    /// It is a HEAD: no body in the response.
+    pub to_head: bool,
+    /// It may be sent a second time.
+    pub repeatable: bool,
+    /// What is still to come of its body.
+    pub request: Option<Body>,
+    pub chunked: bool,
+    /// What goes to the upstream first, until there is one.
+    pub first: Vec<u8>,
+    /// All that was written to a kept connection, of a request that may be sent again.
+    pub copy: Option<Vec<u8>>,
+    /// What the upstream has sent and nobody has read.
+    pub answer: Vec<u8>,
+    /// What is still to come of the response, behind its head.
+    pub response: Option<Body>,
+    /// Its body goes on in chunks of our own.
+    pub rechunk: bool,
+    /// Its connection can carry another request.
+    pub clean: bool,
+    /// An interim response was passed on.
+    pub started: bool,
+    /// The final head was passed on.
+    pub told: bool,
+    /// All of the response was passed on.
+    pub received: bool,
+    /// The client's connection closes behind the response, and it was told so.
+    pub last: bool,
+}
+
 /// A connection to an upstream, or an attempt at one.
 pub struct Link {
     pub generation: u32,
-    /// The place of its flow.
+    /// The place of its flow; `NOBODY` while it is kept for the next request.
     pub flow: u32,
+    pub address: SocketAddr,
+    /// Since when it is kept: monotonic microseconds.
+    pub idle_since: u64,
+    /// Of whose requests it may carry another: `Plain::pool`.
+    pub pool: u32,
     pub connected: bool,
     pub side: Side,
 }

@@ -20,9 +20,9 @@ const fn token_table() -> [bool; 256] {
 }
 
 /// RFC 9110, section 5.6.2.
-static TOKEN: [bool; 256] = token_table();
+pub static TOKEN: [bool; 256] = token_table();
 
-fn value_octet(octet: u8) -> bool {
+pub fn value_octet(octet: u8) -> bool {
     octet == b'\t' || (octet >= 0x20 && octet < 0x7f)
 }
 
@@ -102,7 +102,7 @@ pub fn line_end(data: &[u8]) -> Option<usize> {
     }
 }
 
-fn trimmed(data: &[u8], mut span: Range<usize>) -> Range<usize> {
+pub fn trimmed(data: &[u8], mut span: Range<usize>) -> Range<usize> {
     while span.start < span.end && matches!(data[span.start], b' ' | b'\t') {
         span.start += 1;
     }
@@ -121,7 +121,16 @@ fn usual_authority(text: &[u8]) -> bool {
     };
     let (host, port) = (&text[..colon], &text[colon + 1..]);
     let port_is_one = !port.is_empty() && port.len() <= 5 && port[0] != b'0' && port.iter().all(u8::is_ascii_digit);
-    port_is_one && (usual_name(host) || canonical_ipv4(host) || ipv6(host))
+    port_is_one && usual_host(host)
+}
+
+fn usual_host(host: &[u8]) -> bool {
+    usual_name(host) || canonical_ipv4(host) || ipv6(host)
+}
+
+/// As above, or without a port.
+pub fn usual_target(text: &[u8]) -> bool {
+    usual_host(text) || usual_authority(text)
 }
 
 fn usual_name(host: &[u8]) -> bool {

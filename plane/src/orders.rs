@@ -32,12 +32,17 @@ impl Worker {
                 for listener in self.listening.keys().copied().collect::<Vec<_>>() {
                     self.unlisten(listener);
                 }
-                self.cut_where(&cause, |flow| flow.state == State::Head);
+                self.close_kept();
+                self.cut_where(&cause, |flow| flow.state == State::Head && flow.unread.is_empty());
             }
             Order::Publish { key, verdict } => {
                 self.verdicts.insert(key, verdict);
             }
-            Order::Forget => self.verdicts.clear(),
+            Order::Adopt { fd, listener, party } => self.take_back(fd, listener, party),
+            Order::Forget => {
+                self.verdicts.clear();
+                self.close_kept();
+            }
             Order::Review(bounds) => self.review(&bounds),
             Order::CutFlow { id, cause } => {
                 self.cut_where(&cause, |flow| flow.grant.as_ref().map_or(false, |grant| grant.id == id));
@@ -55,6 +60,16 @@ impl Worker {
             Order::Stop => self.stopping = true,
             Order::Panic => panic!("asked to"),
         }
+    }
+
+    /// From Python, between two of its requests.
+    fn take_back(&mut self, fd: i32, listener: u32, party: usize) {
+        let place = self.new_flow(fd, listener, party);
+        self.flows[place as usize].served = true;
+        if !self.listening.contains_key(&listener) {
+            return self.end(place, "", true);
+        }
+        self.watch_client(place, self.shared.settings.keep_alive_timeout);
     }
 
     fn unlisten(&mut self, listener: u32) {
@@ -86,9 +101,12 @@ impl Worker {
                 None => continue,
             };
             // Before the relay the deadlines of the dial and the hello hold.
-            let last = if grant.relaying { flow.last_byte } else { grant.since };
+            let last = if grant.relaying || flow.exchange.is_some() { flow.last_byte } else { grant.since };
             let since = grant.since;
-            if !bounds.cause.is_empty() {
+            let untold = flow.exchange.as_ref().map_or(false, |exchange| !exchange.started && !exchange.told);
+            if !bounds.cause.is_empty() && untold {
+                self.hand_over_exchange(place as u32); // the client is to be told why
+            } else if !bounds.cause.is_empty() {
                 self.end(place as u32, &bounds.cause, true);
             } else if now.saturating_sub(last) >= bounds.idle {
                 self.end(place as u32, "\"idle\"", true);
@@ -118,6 +136,7 @@ impl Worker {
     /// Lets go of every connection, whatever state a panic has left it in.
     pub fn abandon(&mut self, cause: &str) {
         self.listening.clear();
+        self.close_kept();
         for place in 0..self.flows.len() {
             if self.flows[place].state != State::Free {
                 self.end(place as u32, cause, true);

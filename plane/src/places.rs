@@ -5,6 +5,7 @@ use crate::flow::{Flow, Link, State};
 use crate::side::{Side, NONE};
 use crate::sys;
 use crate::worker::{token, Worker, SOCKET};
+use std::net::SocketAddr;
 
 const GENERATIONS: u32 = 0x7fff_ffff;
 
@@ -23,6 +24,8 @@ impl Worker {
                     grant: None,
                     upstream: None,
                     dial: None,
+                    exchange: None,
+                    served: false,
                     deadline: 0,
                     timer: 0,
                     last_byte: 0,
@@ -48,22 +51,27 @@ impl Worker {
         flow.grant = None;
         flow.upstream = None;
         flow.dial = None;
+        flow.exchange = None;
+        flow.served = false;
+        flow.last_byte = 0;
         flow.deadline = 0;
         flow.timer = 0;
         self.free_flows.push(place);
     }
 
     /// A place for a connection to an upstream; None when it cannot be watched (the socket is closed then).
-    pub fn new_link(&mut self, fd: i32, flow: u32, connected: bool) -> Option<u32> {
+    pub fn new_link(&mut self, fd: i32, flow: u32, connected: bool, address: SocketAddr) -> Option<u32> {
         let place = match self.free_links.pop() {
             Some(place) => place,
             None => {
-                self.links.push(Link { generation: 0, flow, connected, side: Side::new(NONE) });
+                let side = Side::new(NONE);
+                self.links.push(Link { generation: 0, flow, address, idle_since: 0, pool: 0, connected, side });
                 self.links.len() as u32 - 1
             }
         };
         let link = &mut self.links[place as usize];
         link.flow = flow;
+        link.address = address;
         link.connected = connected;
         link.side = Side::new(fd);
         if !sys::watch(self.epoll, fd, SOCKET, token(link.generation, place, true)) {

@@ -1,21 +1,29 @@
 //! What goes on record: finished JSON lines for the audit log, and the numbers of the histograms.
 #![forbid(unsafe_code)]
 
-use crate::verdict::ID;
+use crate::verdict::{Verdict, ID};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 const HOUR: u64 = 3_600_000_000;
+const MAX_PATH: usize = 1024;
+
+/// How many decisions, when the first and the last (microseconds since the epoch).
+pub struct Calls {
+    pub count: u64,
+    pub first: u64,
+    pub last: u64,
+}
 
 #[derive(Default)]
 pub struct Waiting {
     /// One JSON text a line, as the log stores it.
     pub text: Vec<u8>,
     pub entries: usize,
-    /// By verdict and hour: how many decisions, when the first and the last (microseconds since the epoch).
-    pub calls: HashMap<(u32, u64), (u64, u64, u64)>,
+    /// By verdict and hour, and by what was asked for (method and path of a plain request, else nothing).
+    pub calls: HashMap<(u32, u64), HashMap<Vec<u8>, Calls>>,
     /// Somebody waits until there are few.
     pub choked: bool,
 }
@@ -38,18 +46,27 @@ impl Records {
     }
 
     /// Whether there are so many that heads have to wait.
-    pub fn decided(&self, verdict: u32, entry: &[Vec<u8>; 3], id: &[u8; ID], wall: u64) -> bool {
+    pub fn decided(&self, verdict: &Verdict, id: &[u8; ID], wall: u64, asked: &Asked<'_>) -> bool {
         let mut waiting = self.lock();
-        let text = &mut waiting.text;
+        let (text, entry) = (&mut waiting.text, &verdict.entry);
         text.extend_from_slice(&entry[0]);
         seconds(text, wall);
         text.extend_from_slice(&entry[1]);
         hex(text, id);
         text.extend_from_slice(&entry[2]);
+        let mut call = Vec::new();
+        if entry.len() > 3 {
+            quoted(text, asked.method);
+            text.extend_from_slice(&entry[3]);
+            quoted(text, asked.recorded_path());
+            text.extend_from_slice(&entry[4]);
+            call = [asked.method, asked.recorded_path()].join(&b' ');
+        }
         text.push(b'\n');
-        let call = waiting.calls.entry((verdict, wall / HOUR)).or_insert((0, wall, wall));
-        call.0 += 1;
-        call.2 = wall;
+        let calls = waiting.calls.entry((verdict.number, wall / HOUR)).or_default();
+        let calls = calls.entry(call).or_insert(Calls { count: 0, first: wall, last: wall });
+        calls.count += 1;
+        calls.last = wall;
         self.added(waiting)
     }
 
@@ -92,6 +109,21 @@ impl Records {
     }
 }
 
+/// What differs in the requests of one verdict; nothing of it does for a CONNECT.
+#[derive(Default)]
+pub struct Asked<'a> {
+    pub method: &'a [u8],
+    pub path: &'a [u8],
+}
+
+impl<'a> Asked<'a> {
+    /// Without the query, which may hold a secret; bounded as in `proxy/record.py`.
+    fn recorded_path(&self) -> &'a [u8] {
+        let path = self.path.split(|octet| *octet == b'?').next().unwrap_or(b"");
+        &path[..path.len().min(MAX_PATH)]
+    }
+}
+
 pub struct End<'a> {
     pub id: &'a [u8; ID],
     /// Microseconds since the epoch.
@@ -131,6 +163,17 @@ impl Spread {
 
 /// As Python writes a float that has at most six decimals.
 fn seconds(out: &mut Vec<u8>, microseconds: u64) {
+    if (1..100).contains(&microseconds) {
+        // Below a ten-thousandth it is mantissa and exponent.
+        let (first, second) =
+            if microseconds < 10 { (microseconds, 0) } else { (microseconds / 10, microseconds % 10) };
+        number(out, first);
+        if second > 0 {
+            out.push(b'.');
+            number(out, second);
+        }
+        return out.extend_from_slice(if microseconds < 10 { b"e-06" } else { b"e-05" });
+    }
     number(out, microseconds / 1_000_000);
     out.push(b'.');
     let (mut rest, mut digit) = (microseconds % 1_000_000, 100_000);
@@ -146,6 +189,16 @@ fn seconds(out: &mut Vec<u8>, microseconds: u64) {
 
 fn number(out: &mut Vec<u8>, value: u64) {
     out.extend_from_slice(value.to_string().as_bytes());
+}
+
+/// Visible ASCII as a JSON string.
+fn quoted(out: &mut Vec<u8>, text: &[u8]) {
+    for octet in text {
+        if matches!(octet, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(*octet);
+    }
 }
 
 pub fn hex(out: &mut Vec<u8>, bytes: &[u8]) {

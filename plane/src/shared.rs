@@ -1,6 +1,7 @@
 //! What the threads of the plane share with each other and with Python.
 #![forbid(unsafe_code)]
 
+use crate::body::Body;
 use crate::cells::{Cells, Turn};
 use crate::record::{Records, Spread};
 use crate::verdict::{Verdict, ID};
@@ -14,6 +15,9 @@ pub struct Settings {
     pub head_timeout: u64,
     pub hello_timeout: u64,
     pub connect_timeout: u64,
+    /// Between two plain requests of a client.
+    pub keep_alive_timeout: u64,
+    pub idle_timeout: u64,
     pub max_head_bytes: usize,
     pub max_head_fields: usize,
     pub max_connections: u64,
@@ -35,6 +39,12 @@ pub enum Order {
     /// Stops accepting altogether, and cuts who has not asked for anything yet.
     Drain {
         cause: String,
+    },
+    /// A connection that comes back from Python, counted already.
+    Adopt {
+        fd: i32,
+        listener: u32,
+        party: usize,
     },
     Publish {
         key: Vec<u8>,
@@ -97,6 +107,14 @@ pub enum Stage {
     Guard = 5,
     /// Granted; the proxy in front was asked for the target, and what it says to that is to be judged.
     Asked = 6,
+    /// Nothing was decided of a further plain request.
+    Plain = 7,
+    /// A plain request is under way, and nothing of the final response was told.
+    Exchange = 8,
+    /// As before; its upstream has ended without a response.
+    Broken = 9,
+    /// As before; its upstream was silent for too long.
+    Silent = 10,
 }
 
 pub struct Handed {
@@ -106,8 +124,21 @@ pub struct Handed {
     /// Whether it has a place among the connections.
     pub admitted: bool,
     pub client_bytes: Vec<u8>,
-    /// Not for `Stage::Head`.
+    /// Not for `Stage::Head` and `Stage::Plain`.
     pub granted: Option<Granted>,
+    /// Of a plain request under way.
+    pub underway: Option<Underway>,
+}
+
+/// How far a plain request has come. `Handed::client_bytes` begin with its head.
+pub struct Underway {
+    pub head_length: usize,
+    /// What is to come of its body; None: it is complete.
+    pub request: Option<Body>,
+    /// An interim response was passed on.
+    pub started: bool,
+    /// What was sent upstream, and the kernel has not taken.
+    pub unsent: Vec<u8>,
 }
 
 pub struct Granted {
@@ -187,6 +218,8 @@ pub struct Shared {
     pub suspended: AtomicBool,
     /// A thread of the plane has died; all have let go of everything.
     pub dead: AtomicBool,
+    /// No further request is served on a connection.
+    pub draining: AtomicBool,
     pub running: AtomicI64,
     pub connections: AtomicI64,
     pub accepted: AtomicU64,
@@ -194,6 +227,7 @@ pub struct Shared {
     pub connect_seconds: Spread,
     pub decision_seconds: Spread,
     pub request_seconds: Spread,
+    pub plain_seconds: Spread,
     pub handed: Mutex<VecDeque<Handed>>,
     /// Rings when something was handed over, or the last connection is gone, or the plane is dead.
     pub bell: i32,
@@ -221,6 +255,12 @@ impl Shared {
             return false;
         }
         true
+    }
+
+    /// As above, for a connection that has a place already: Python gives its own up behind this.
+    pub fn readmit(&self, party: usize) {
+        self.crowd.add(0);
+        self.parties.add(party);
     }
 
     pub fn leave(&self, party: usize) {

@@ -114,7 +114,11 @@ impl Side {
         self.pending.is_empty()
     }
 
-    fn flush(&mut self) -> bool {
+    /// Sends what waits, if it may. False: the connection has failed.
+    pub fn flush(&mut self) -> bool {
+        if self.pending.is_empty() || !self.writable {
+            return true;
+        }
         match sys::transmit(self.fd, &self.pending) {
             Io::Moved(count) if count == self.pending.len() => {
                 self.pending = Vec::new(); // a cleared one keeps its memory for as long as the tunnel lasts
@@ -131,6 +135,16 @@ impl Side {
             }
             _ => false,
         }
+    }
+
+    pub fn send_fin(&mut self) {
+        self.fin_sent = true;
+        sys::send_fin(self.fd);
+    }
+
+    /// What waits, for somebody else to send.
+    pub fn take_pending(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.pending)
     }
 
     /// Lets go of the pipe; one that holds bytes cannot be used again.
@@ -171,7 +185,7 @@ pub enum Pumped {
 pub fn pump(source: &mut Side, sink: &mut Side, buffer: &mut [u8], pipes: &mut Vec<(i32, i32)>) -> Pumped {
     for _ in 0..SHARE {
         if !sink.pending.is_empty() {
-            if sink.writable && !sink.flush() {
+            if !sink.flush() {
                 return Pumped::SinkFailed;
             }
             if !sink.pending.is_empty() {
@@ -187,8 +201,7 @@ pub fn pump(source: &mut Side, sink: &mut Side, buffer: &mut [u8], pipes: &mut V
         }
         if source.ended {
             if !sink.fin_sent {
-                sink.fin_sent = true;
-                sys::send_fin(sink.fd);
+                sink.send_fin();
             }
             source.drop_pipe(pipes);
             return Pumped::Rests;

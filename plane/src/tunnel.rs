@@ -16,6 +16,9 @@ impl Worker {
     // The ClientHello, and the answer to it.
 
     pub fn establish(&mut self, place: u32) {
+        if self.flows[place as usize].exchange.is_some() {
+            return self.send_first(place);
+        }
         let flow = &mut self.flows[place as usize];
         let needs_hello = flow.grant.as_ref().map_or(true, |grant| grant.verdict.needs_hello);
         if !flow.client.write(ESTABLISHED) {

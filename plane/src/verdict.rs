@@ -21,13 +21,25 @@ pub struct Verdict {
     pub expires: u64,
     pub account: Account,
     pub limits: Limits,
-    /// The entry of the decision in three pieces: between them the time and the id.
-    pub entry: [Vec<u8>; 3],
+    /// The entry of the decision in pieces: between them the time, the id and, of a plain request, method and path.
+    pub entry: Vec<Vec<u8>>,
+    /// None: of a CONNECT.
+    pub plain: Option<Plain>,
     /// The end of the entry of a flow's end.
     pub end: Vec<u8>,
     /// False once it is not to be granted again; what is open by it goes on until Python says otherwise.
     pub live: AtomicBool,
     pub counts: Counts,
+}
+
+/// Of plain requests.
+pub struct Plain {
+    /// What Host says to the server.
+    pub host: Vec<u8>,
+    /// The same for all verdicts of one caller, rule, host and port: only these share connections to upstreams.
+    pub pool: u32,
+    /// Microseconds that the head of a response may take.
+    pub response_timeout: u64,
 }
 
 /// What goes to the metrics. Only grows, but for `relaying`.

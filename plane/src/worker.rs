@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::flow::{Flow, Link, State};
+use crate::kept::Kept;
 use crate::shared::{Post, Shared};
 use crate::sys::{self, EpollEvent};
 use crate::verdict::Verdict;
@@ -46,6 +47,7 @@ pub struct Worker {
     pub buffer: Vec<u8>,
     pub pipes: Vec<(i32, i32)>,
     pub ids: Vec<u8>,
+    pub kept: Kept,
     /// Monotonic microseconds, of this turn.
     pub now: u64,
     pub stopping: bool,
@@ -78,6 +80,7 @@ impl Worker {
             buffer: vec![0; BUFFER],
             pipes: Vec::new(),
             ids: Vec::new(),
+            kept: Kept::default(),
             now: sys::monotonic(),
             stopping: false,
         }
@@ -94,6 +97,10 @@ impl Worker {
             let found = sys::wait(self.epoll, &mut events, self.patience());
             self.now = sys::monotonic();
             let again = std::mem::take(&mut self.again);
+            // First who has moved, then what follows: no connection that is kept is taken while it has said something.
+            for event in &events[..found] {
+                self.mark(event.data, event.events);
+            }
             for event in &events[..found] {
                 let (what, whose) = (event.events, event.data);
                 self.event(whose, what);
@@ -110,12 +117,27 @@ impl Worker {
         if !self.again.is_empty() {
             return 0;
         }
+        let kept = if self.kept.sweep_at != 0 { self.kept.sweep_at } else { u64::MAX };
         let mut due = self.timers.peek().map_or(u64::MAX, |timer| timer.0 .0);
         if self.resume_at != 0 {
             due = due.min(self.resume_at);
         }
-        let now = sys::monotonic();
+        let (due, now) = (due.min(kept), sys::monotonic());
         (due.saturating_sub(now).min(1_000_000) + 999) as i32 / 1000
+    }
+
+    fn mark(&mut self, whose: u64, what: u32) {
+        let (generation, place) = ((whose >> 32) as u32, (whose as u32 >> 1) as usize);
+        if whose == BELL || generation == LISTENER {
+            return;
+        }
+        if whose & 1 == 1 {
+            if let Some(link) = self.links.get_mut(place).filter(|link| link.generation == generation) {
+                link.side.mark(what);
+            }
+        } else if let Some(flow) = self.flows.get_mut(place).filter(|flow| flow.generation == generation) {
+            flow.client.mark(what);
+        }
     }
 
     fn event(&mut self, whose: u64, what: u32) {
@@ -127,17 +149,12 @@ impl Worker {
             return self.accept(place);
         }
         if upstream {
-            match self.links.get_mut(place as usize) {
-                Some(link) if link.generation == generation => link.side.mark(what),
-                _ => return,
+            if self.links.get(place as usize).map_or(false, |link| link.generation == generation) {
+                self.upstream_moved(place, what);
             }
-            return self.upstream_moved(place, what);
+        } else if self.flows.get(place as usize).map_or(false, |flow| flow.generation == generation) {
+            self.progress(place);
         }
-        match self.flows.get_mut(place as usize) {
-            Some(flow) if flow.generation == generation => flow.client.mark(what),
-            _ => return,
-        }
-        self.progress(place);
     }
 
     /// Looks at a flow whose client has moved, or whose turn has come again.
@@ -155,6 +172,8 @@ impl Worker {
             State::Hello => self.read_hello(place),
             State::Guard => self.read_answer(place),
             State::Relay => self.relay(place),
+            State::Exchange => self.exchange(place),
+            State::Linger => self.linger(place),
         }
     }
 
@@ -182,6 +201,9 @@ impl Worker {
         if self.resume_at != 0 && self.now >= self.resume_at {
             self.resume_at = 0;
             self.accept_again();
+        }
+        if self.kept.sweep_at != 0 && self.now >= self.kept.sweep_at {
+            self.sweep_kept();
         }
         while let Some(Reverse((when, whose))) = self.timers.peek().copied() {
             if when > self.now {
@@ -233,11 +255,16 @@ impl Worker {
         if !self.shared.admit(party) {
             return self.hand_over_unadmitted(place);
         }
+        self.watch_client(place, self.shared.settings.head_timeout);
+    }
+
+    pub fn watch_client(&mut self, place: u32, patience: u64) {
+        let fd = self.flows[place as usize].client.fd;
         let whose = token(self.flows[place as usize].generation, place, false);
         if !sys::watch(self.epoll, fd, SOCKET, whose) {
             return self.end(place, "", true);
         }
-        self.arm(place, self.now + self.shared.settings.head_timeout);
+        self.arm(place, self.now + patience);
     }
 
     pub fn stop_accepting(&mut self) {

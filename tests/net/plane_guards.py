@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from cloned_proxy.proxy.plane import verdicts
+from cloned_proxy.proxy.plane import forms, verdicts
 from cloned_proxy.proxy.ways import KnownWay, Ways
 from tests.net.guards import Patch, replace_part
 
@@ -24,7 +24,7 @@ def _directly() -> None:
 
 PLANE_GUARDS: Final[dict[str, Patch]] = {
     "plane: the ClientHello": lambda: replace_part(verdicts, "needs_hello", lambda _: False),
-    "plane: who asks": lambda: replace_part(verdicts, "credential_fields", lambda _: ()),
+    "plane: who asks": lambda: replace_part(forms, "credential_fields", lambda _: ()),
     "plane: taking back": lambda: replace_part(verdicts.Verdicts, "forget", lambda _: None),
     "plane: the proxy in front": _directly,
 }

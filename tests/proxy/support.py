@@ -33,7 +33,7 @@ from cloned_proxy.proxy.denial_budget import DENIALS_PER_MINUTE, DenialBudget
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.head import parse_head
+from cloned_proxy.proxy.head import Head, parse_head
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
 from cloned_proxy.proxy.leak import LeakWatch
@@ -402,22 +402,28 @@ class World:
         for rule in current.rules:
             for port in rule.ports if rule.pattern.kind in {PatternKind.EXACT, PatternKind.ADDRESS} else ():
                 host = f"[{rule.pattern.value}]" if ":" in rule.pattern.value else rule.pattern.value
-                head = parse_head(connect_head(port, host))
-                decision = decide(current, caller, Request(head.host, port), time.time())
-                known = decision.host and (
-                    (decision.host.address,) if decision.host.address else self.resolver.table.get(decision.host.text)
-                )
-                if self.ahead is not None and self.ahead.looks_up(decision.host):
-                    known, passes = (), decision.passes and not self.ahead.closes(decision)
-                else:
-                    closed = self.own if self.ahead is None else self.ahead.closed_to(decision)
-                    decision = decide_addresses(decision, known or (), closed)
-                    passes = bool(known) and decision.passes
-                if passes:
-                    charge = self.enforcer.basis.budgets.seen(caller.tool, up=0, down=0)
-                    kind = Kind.INSPECTED_TUNNEL if decision.inspect else Kind.TUNNEL
-                    grant = Grant("", kind, decision, caller, known or (), current, charge, 0.0)
-                    self.plane.publish(self.listener, head, grant)
+                self._publish(current, caller, parse_head(connect_head(port, host)), Request(rule.pattern.value, port))
+                if rule.inject is None:
+                    asked = f"GET http://{host}:{port}/ HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode()
+                    self._publish(current, caller, parse_head(asked), Request(rule.pattern.value, port, "GET", "/"))
+
+    def _publish(self, current: Policy, caller: Principal, head: Head, request: Request) -> None:
+        assert self.plane is not None
+        decision = decide(current, caller, request, time.time())
+        known = decision.host and (
+            (decision.host.address,) if decision.host.address else self.resolver.table.get(decision.host.text)
+        )
+        if self.ahead is not None and self.ahead.looks_up(decision.host):
+            known, passes = (), decision.passes and not self.ahead.closes(decision)
+        else:
+            closed = self.own if self.ahead is None else self.ahead.closed_to(decision)
+            decision = decide_addresses(decision, known or (), closed)
+            passes = bool(known) and decision.passes
+        if passes:
+            charge = self.enforcer.basis.budgets.seen(caller.tool, up=0, down=0)
+            kind = Kind.INSPECTED_TUNNEL if decision.inspect else Kind.TUNNEL if request.method is None else Kind.HTTP
+            grant = Grant("", kind, decision, caller, known or (), current, charge, 0.0)
+            self.plane.publish(self.listener, head, grant)
 
     @property
     def address(self) -> str | tuple[str, int]:

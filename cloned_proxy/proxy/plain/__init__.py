@@ -11,6 +11,7 @@ from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.plain.client import PlainClient
+from cloned_proxy.proxy.plain.underway import Underway
 from cloned_proxy.proxy.plain.upstream import Pool
 
 
@@ -26,6 +27,15 @@ class PlainHttp:
         client = PlainClient(self._clients, self.pool, connection)
         connection.plain = client
         client.start(head)
+
+    def resume(self, connection: ClientConnection, at: bytes | Underway) -> None:
+        """Takes over a connection whose requests the native plane has served so far: the bytes of the next, or one."""
+        client = PlainClient(self._clients, self.pool, connection)
+        connection.plain = client
+        if isinstance(at, bytes):
+            client.start_between(at)
+        else:
+            client.go_on(at)
 
     def sweep(self) -> None:
         """Deadlines are looked at here, once a second, instead of with timers for each request."""

@@ -70,4 +70,5 @@ def _decided(client: PlainClient, head: Head, outcome: Grant | Refusal) -> None:
     if isinstance(outcome, Refusal):
         client.answer(head, answers.refused(outcome))
     else:
+        client.goes_back = client.parts.publish(client.listener, head, outcome)
         client.begin(Exchange(client, head, outcome))

@@ -20,6 +20,7 @@ from cloned_proxy.proxy.plain.admission import admit, after_breath
 from cloned_proxy.proxy.plain.exchange import Exchange
 from cloned_proxy.proxy.plain.intake import Intake
 from cloned_proxy.proxy.plain.own import OwnExchange
+from cloned_proxy.proxy.plain.underway import Underway
 from cloned_proxy.proxy.plain.upstream import Pool
 from cloned_proxy.proxy.refused_head import answer_to_head, head_caller
 from cloned_proxy.proxy.relay import reset
@@ -47,7 +48,7 @@ class PlainClient(asyncio.Protocol):
     """Serves one request after the other; pipelined bytes wait. Each request is identified and authorised anew."""
 
     __slots__ = ("_connection", "_dropped", "_exchange", "_head_began", "_phase", "_serving", "_task", "deadline",
-                 "eof", "full", "home", "intake", "listener", "parts", "pool", "transport")  # fmt: skip
+                 "eof", "full", "goes_back", "home", "intake", "listener", "parts", "pool", "transport")  # fmt: skip
 
     def __init__(self, home: set[PlainClient], pool: Pool, connection: ClientConnection) -> None:
         self.parts = connection.parts
@@ -59,6 +60,8 @@ class PlainClient(asyncio.Protocol):
         self.full = False
         """The client does not read what was written for it."""
         self.eof = connection.eof
+        self.goes_back = False
+        """The native plane would have served the last request, had it come again."""
         self.deadline = _NEVER
         """When the phase must have ended, monotonic; `check` looks at it once a second."""
         self._connection = connection
@@ -75,6 +78,27 @@ class PlainClient(asyncio.Protocol):
         self.intake.add(self._connection.take())
         self.transport.set_protocol(self)
         self._admit(head)
+        self._serve()
+
+    def start_between(self, data: bytes) -> None:
+        """Takes over the transport between two requests, with what has come of the next one."""
+        self.home.add(self)
+        self.intake.begin_between()
+        self.intake.add(data)
+        self.transport.set_protocol(self)
+        self._serve()
+
+    def go_on(self, at: Underway) -> None:
+        """Takes over the transport and a request that somebody else has begun to serve."""
+        self.home.add(self)
+        head = self._connection.read_head(at.head)
+        self.intake.begin(head)
+        self.intake.body.go_on(at.body)
+        self.intake.add(at.unread)
+        self.transport.set_protocol(self)
+        exchange = Exchange(self, head, at.grant)
+        self._phase, self._exchange = _Phase.EXCHANGE, exchange
+        exchange.go_on(at)
         self._serve()
 
     # The transport's side.
@@ -238,6 +262,7 @@ class PlainClient(asyncio.Protocol):
             self._wait_for_more()
 
     def _admit(self, head: Head) -> None:
+        self.goes_back = False
         self.intake.begin(head)
         self.deadline = _NEVER
         admit(self, head)
@@ -248,11 +273,24 @@ class PlainClient(asyncio.Protocol):
             return
         settings = self.parts.settings
         began = self.intake.expects_more
+        if not began and self.goes_back and self._gone_back():
+            return
         if not began:
             self.deadline = time.monotonic() + settings.keep_alive_timeout
         elif self.deadline is _NEVER or not self._head_began:
             self.deadline = time.monotonic() + settings.head_timeout
         self._head_began = began
+
+    def _gone_back(self) -> bool:
+        """Whether the native plane has the connection now, on which nothing is under way, and this one has left it."""
+        transport = self.transport
+        if transport.is_closing() or transport.get_write_buffer_size() or self.parts.stopping():
+            return False
+        if not self.parts.give_back(self._connection):
+            return False
+        self._phase = _Phase.CLOSING
+        self.forget()
+        return True
 
     # For `admission`.
 

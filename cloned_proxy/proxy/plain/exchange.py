@@ -20,6 +20,7 @@ from cloned_proxy.proxy.leak import LeakError
 from cloned_proxy.proxy.plain.incoming import Incoming
 from cloned_proxy.proxy.plain.outgoing import Outgoing
 from cloned_proxy.proxy.plain.reach import Reach
+from cloned_proxy.proxy.plain.underway import Underway
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.plain.websocket import join
 from cloned_proxy.proxy.relay import Relay
@@ -79,6 +80,38 @@ class Exchange:
             self._outgoing.injection = injection
             self._incoming.look_for(injection.echo)
         self._reach.begin(self, repeatable=self._outgoing.repeatable)
+
+    def go_on(self, at: Underway) -> None:
+        """In the place of `begin`, for a request that somebody else has begun to serve."""
+        tunnels = self._client.parts.tunnels
+        tunnels.add(self)
+        self._incoming.started = at.started
+        if isinstance(at.failure, UpstreamFailure):
+            self._fail(at.failure)
+        elif at.failure is not None:
+            self.not_reached(at.failure)
+        elif at.upstream is not None:
+            self._reach.go_on(at.upstream, self, lambda upstream: self._rejoined(upstream, at))
+        else:
+            self._reach.begin(self, repeatable=self._outgoing.repeatable)
+        if not self._over:
+            tunnels.look_at(self)  # what was revoked on the way from there to here
+
+    def _rejoined(self, upstream: Upstream, at: Underway) -> None:
+        if self._over:
+            upstream.give_up()
+            return
+        try:
+            self._outgoing.upstream = upstream
+            upstream.transport.write(at.unsent)
+            self._request_moved()
+            self.request_bytes()
+            if at.answer and not self._over:
+                self.response_bytes(at.answer)
+        except BodyError as error:
+            self.refuse_body(error)
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on
+            self._client.failed()
 
     # The request.
 

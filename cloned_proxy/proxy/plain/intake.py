@@ -22,6 +22,7 @@ from cloned_proxy.proxy.body import (
     take_head,
 )
 from cloned_proxy.proxy.head import FIRST_OF_TOKEN, Head, HeadError
+from cloned_proxy.proxy.plain.underway import BodyLeft, BodyStage
 from cloned_proxy.store.config import ProxySettings
 
 _BACKLOG: Final = 65_536
@@ -35,15 +36,26 @@ class RequestBody:
 
     __slots__ = ("_buffer", "_expects", "_reader", "chunks")
 
-    def __init__(self, head: Head, buffer: Buffer) -> None:
+    def __init__(self, head: Head | None, buffer: Buffer) -> None:
+        """Without a head, nothing."""
         self._buffer = buffer
-        self.chunks: Final = ChunkedBody() if head.chunked else None
+        self.chunks: Final = ChunkedBody() if head is not None and head.chunked else None
         """The reader of a chunked body, which knows its trailers; None for a body that is framed otherwise."""
         self._reader: BodyReader | None = self.chunks
         """None when the body has been read to its end, or there is none."""
-        if self._reader is None and head.content_length:
+        if self._reader is None and head is not None and head.content_length:
             self._reader = SizedBody(head.content_length)
-        self._expects = self._reader is not None and any(name == "expect" for name, _ in head.fields)
+        fields = head.fields if head is not None and self._reader is not None else ()
+        self._expects = any(name == "expect" for name, _ in fields)
+
+    def go_on(self, body: BodyLeft) -> None:
+        """Behind what somebody else has read of it."""
+        if body.stage is BodyStage.COMPLETE:
+            self._reader = None
+        elif self.chunks is not None:
+            self.chunks.go_on(body.left, ended=body.stage is BodyStage.AT_CHUNK, extras=body.extras)
+        else:
+            self._reader = SizedBody(body.left)
 
     @property
     def complete(self) -> bool:
@@ -115,6 +127,10 @@ class Intake:
     def begin(self, head: Head) -> None:
         """What comes next is the body of this request."""
         self.body = RequestBody(head, self.buffer)
+
+    def begin_between(self) -> None:
+        """What comes next is a head: the request before it was served elsewhere."""
+        self.body = RequestBody(None, self.buffer)
 
     def next_head(self) -> Head | None:
         """The head behind the body at hand, of which the rest is thrown away; None while it has not come.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from cloned_proxy.proxy.body import BodyError
 from cloned_proxy.proxy.dial import DialError, ExhaustedError, join
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.parts import GateParts
-from cloned_proxy.proxy.plain.upstream import Conversation, Pool, Upstream
+from cloned_proxy.proxy.plain.upstream import Conversation, Pool, Rejoined, Upstream
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient
@@ -54,6 +56,13 @@ class Reach:
 
     def dial(self, traveller: Traveller) -> None:
         self._task = asyncio.get_running_loop().create_task(self._connect(traveller))
+
+    def go_on(self, sock: socket.socket, traveller: Traveller, then: Callable[[Upstream], None]) -> None:
+        """With a connection that carries the request already: `then` is told before its first byte is read."""
+        upstream = Rejoined(self._client.pool, self._grant, traveller, then)
+        # Called off before its first step a task would have left the socket to nobody.
+        joining = asyncio.ensure_future(join(sock, lambda: upstream))
+        self._task = asyncio.get_running_loop().create_task(_joined(joining, upstream))
 
     def end(self, upstream: Upstream | None, *, complete: bool, clean: bool) -> None:
         """Lets go of the connection, if there is one yet. The traveller will be told nothing any more.
@@ -106,14 +115,17 @@ async def connect(
     started = time.perf_counter()
     sock, hop = await parts.ways.connect_to_front(grant) if absolute else (await parts.ways.connect(grant), None)
     upstream = Upstream(pool, grant, conversation, hop)
-    joining = asyncio.ensure_future(join(sock, lambda: upstream))
+    await _joined(asyncio.ensure_future(join(sock, lambda: upstream)), upstream)
+    if upstream.address is None:
+        raise DialError("the upstream closed the connection as soon as it was made")
+    parts.metrics.upstream_connected(time.perf_counter() - started)
+    return upstream
+
+
+async def _joined(joining: asyncio.Future[None], upstream: Upstream) -> None:
     try:
         await asyncio.shield(joining)
     except asyncio.CancelledError:
         # Not called off half-way, when nobody could say whose the socket is.
         joining.add_done_callback(lambda _: upstream.give_up())
         raise
-    if upstream.address is None:
-        raise DialError("the upstream closed the connection as soon as it was made")
-    parts.metrics.upstream_connected(time.perf_counter() - started)
-    return upstream

@@ -129,6 +129,26 @@ class Upstream(asyncio.Protocol):
             conversation.upstream_ended(broken=broken)
 
 
+class Rejoined(Upstream):
+    """One that has carried a part of an exchange elsewhere."""
+
+    __slots__ = ("_then",)
+
+    def __init__(self, pool: Pool, grant: Grant, conversation: Conversation, then: Callable[[Upstream], None]) -> None:
+        super().__init__(pool, grant, conversation)
+        self._then: Final = then
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        conversation = self.conversation
+        if conversation is None:
+            return
+        if self.ended:
+            conversation.upstream_ended(broken=True)
+        else:
+            self._then(self)
+
+
 class Pool:
     """Idle connections by key; the last one used is the first one taken, so that the surplus ages out."""
 
@@ -147,7 +167,7 @@ class Pool:
 
         `chained`: one to the proxy in front. Those of one caller, rule and target are never another's, either.
         """
-        candidates = self._idle.get(_key_of(grant))
+        candidates = self._idle.get(key_of(grant))
         if candidates is None:
             return None
         oldest = self._clock() - (IDLE_SECONDS if repeatable else JUST_USED_SECONDS)
@@ -163,13 +183,13 @@ class Pool:
         """Keeps a connection on which nothing is under way."""
         upstream.conversation = None
         upstream.idle_since = self._clock()
-        siblings = self._idle.setdefault(_key_of(upstream.grant), {})
+        siblings = self._idle.setdefault(key_of(upstream.grant), {})
         if len(siblings) >= MAX_IDLE_EACH:
             next(iter(siblings)).give_up()
-            siblings = self._idle.setdefault(_key_of(upstream.grant), {})
+            siblings = self._idle.setdefault(key_of(upstream.grant), {})
         elif len(self._all) >= MAX_IDLE:
             next(iter(self._all)).give_up()
-            siblings = self._idle.setdefault(_key_of(upstream.grant), {})
+            siblings = self._idle.setdefault(key_of(upstream.grant), {})
         siblings[upstream] = None
         self._all[upstream] = None
 
@@ -178,7 +198,7 @@ class Pool:
         if upstream not in self._all:
             return
         del self._all[upstream]
-        key = _key_of(upstream.grant)
+        key = key_of(upstream.grant)
         siblings = self._idle[key]
         del siblings[upstream]
         if not siblings:
@@ -207,7 +227,8 @@ def _leads_to(upstream: Upstream, grant: Grant, *, chained: bool) -> bool:
     return upstream.hop is not None if chained else upstream.hop is None and upstream.address in grant.addresses
 
 
-def _key_of(grant: Grant) -> Key:
+def key_of(grant: Grant) -> Key:
+    """Whose further requests a connection of this one may carry."""
     decision = grant.decision
     rule = decision.rule.id if decision.rule is not None else ""
     host = decision.host.text if decision.host is not None else ""

@@ -16,14 +16,15 @@ import structlog
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.parts import GateParts
+from cloned_proxy.proxy.plain.underway import BodyLeft, BodyStage, Underway
 from cloned_proxy.proxy.plane import library
-from cloned_proxy.proxy.plane.resumed import Handed, HandedConnection, Stage
+from cloned_proxy.proxy.plane.resumed import Handed, HandedConnection, Stage, failure_at
 from cloned_proxy.proxy.plane.verdicts import Verdicts
 
 _log = structlog.get_logger(__name__)
 
-_BUFFER: Final = 1 << 18
-"""Bytes: more than one read and one ClientHello."""
+_BUFFER: Final = 1 << 20
+"""Bytes: more than a head and two reads of each side."""
 _MICROSECOND: Final = 1e-6
 
 
@@ -65,7 +66,8 @@ class Arrivals:
     def _adopt(self, handed: library.HandedOver) -> None:
         listener, party = self._listener_of(handed.listener)
         client, server = handed.client_length, handed.server_length
-        data = ctypes.string_at(self._buffer, client + server) if client + server <= _BUFFER else b""
+        length = client + server + handed.unsent_length
+        data = ctypes.string_at(self._buffer, length) if length <= _BUFFER else b""
         sock = socket.socket(fileno=handed.fd)
         upstream = socket.socket(fileno=handed.upstream) if handed.upstream >= 0 else None
         grant = self._grant_of(handed) if handed.granted else None
@@ -73,7 +75,7 @@ class Arrivals:
         self._library.plane_adopted(
             self._plane, party, handed.admitted, published.handle if published is not None else None
         )
-        if listener is None or len(data) != client + server:
+        if listener is None or len(data) != length:
             sock.close()
             if upstream is not None:
                 upstream.close()
@@ -90,8 +92,9 @@ class Arrivals:
                     data[:client],
                     grant,
                     upstream,
-                    data[client:],
+                    data[client : client + server],
                     max(0.0, handed.hello_deadline * _MICROSECOND - time.monotonic()),
+                    _underway(handed, grant, upstream, data) if grant is not None and handed.head_length else None,
                 )
             )
         )
@@ -121,3 +124,18 @@ class Arrivals:
         # As in `dial.join`: uvloop has the descriptor by now, and the object must not close it once more.
         if not isinstance(transport, asyncio.Transport):
             handed.sock.detach()
+
+
+def _underway(handed: library.HandedOver, grant: Grant, upstream: socket.socket | None, data: bytes) -> Underway:
+    head, client = handed.head_length, handed.client_length
+    return Underway(
+        grant=grant,
+        head=data[:head],
+        unread=data[head:client],
+        body=BodyLeft(BodyStage(handed.body), handed.left, handed.extras),
+        upstream=upstream,
+        unsent=data[client + handed.server_length :],
+        answer=data[client : client + handed.server_length],
+        started=handed.started,
+        failure=failure_at(Stage(handed.stage)),
+    )

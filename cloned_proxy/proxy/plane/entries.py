@@ -7,6 +7,7 @@ import ctypes
 import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 from cloned_proxy.proxy.plane.library import Batch
@@ -86,5 +87,9 @@ class PlaneEntries:
             self._library.plane_free_records(ctypes.byref(batch))
 
     def _calls(self, line: str) -> Calls:
-        number, count, first, last = (int(part) for part in line.split(" "))
-        return Calls(self._events[number], count, first / 1e6, last / 1e6)
+        *numbers, method, path = line.split(" ") if line[-1] != " " else [*line.split(" "), ""]
+        number, count, first, last = map(int, numbers)
+        event = self._events[number]
+        if method:
+            event = replace(event, method=method, path=path)
+        return Calls(event, count, first / 1e6, last / 1e6)

@@ -12,7 +12,7 @@ from typing import Final
 from cloned_proxy.proxy.plane.verdicts import Verdicts
 from cloned_proxy.telemetry.metrics import CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS, Metrics
 
-SPREADS: Final = (CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS)
+SPREADS: Final = (CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS, REQUEST_BUCKETS)
 """In the order of `plane_spread`."""
 _MICROSECOND: Final = 1e-6
 _REFRESH_SECONDS: Final = 1.0

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import itertools
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final
 import structlog
 
 from cloned_proxy.proxy.budget import Budgets
+from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
@@ -82,12 +84,14 @@ class Plane:
 
     def _config(self, settings: ProxySettings, threads: int, queue: int) -> library.Config:
         double = ctypes.c_double
-        bounds = [(double * len(each))(*each) for each in SPREADS]
+        bounds = [(double * len(each))(*each) for each in SPREADS[:_BOUNDS]]
         return library.Config(
             threads=threads,
             head_timeout=_microseconds(settings.head_timeout),
             hello_timeout=_microseconds(settings.client_hello_timeout),
             connect_timeout=_microseconds(settings.connect_timeout),
+            keep_alive_timeout=_microseconds(settings.keep_alive_timeout),
+            idle_timeout=_microseconds(settings.idle_timeout),
             max_head_bytes=settings.max_head_bytes,
             max_head_fields=settings.max_head_fields,
             max_connections=settings.max_connections,
@@ -96,8 +100,8 @@ class Plane:
             crowd=self.cells.address("connections", 1),
             parties=self.cells.address("parties", PARTIES),
             parties_width=PARTIES,
-            bounds=(ctypes.POINTER(double) * 3)(*(ctypes.cast(each, ctypes.POINTER(double)) for each in bounds)),
-            bounds_count=(ctypes.c_uint64 * 3)(*(len(each) for each in bounds)),
+            bounds=(ctypes.POINTER(double) * _BOUNDS)(*(ctypes.cast(each, ctypes.POINTER(double)) for each in bounds)),
+            bounds_count=(ctypes.c_uint64 * _BOUNDS)(*(len(each) for each in bounds)),
         )
 
     def start(self, parts: GateParts) -> None:
@@ -112,6 +116,8 @@ class Plane:
             tokens=parts.tokens,
             clock=parts.clock,
             entries=self.entries,
+            leaks=parts.leaks,
+            response_timeout=parts.settings.response_timeout,
             ways=parts.ways,
         )
         self._arrivals = Arrivals(
@@ -165,10 +171,29 @@ class Plane:
 
     # Verdicts.
 
-    def publish(self, listener: Listener, head: Head, grant: Grant) -> None:
-        """Lets the plane grant the same again, if that may be."""
-        if listener in self._listeners and self._running:
-            self._verdicts.publish(self._listeners[listener][0], head, grant)
+    def publish(self, listener: Listener, head: Head, grant: Grant) -> bool:
+        """Lets the plane grant the same again, if that may be; whether it will."""
+        if listener not in self._listeners or not self._running or self.failed:
+            return False
+        return self._verdicts.publish(self._listeners[listener][0], head, grant)
+
+    def take_back(self, connection: ClientConnection) -> bool:
+        """Takes a connection from the loop, between two plain requests; False leaves it there.
+
+        The plane gets a descriptor of its own: closing that of the loop says nothing to the client.
+        """
+        if connection.listener not in self._listeners or not self._running or self.failed:
+            return False
+        transport = connection.transport
+        try:
+            fd = os.dup(transport.get_extra_info("socket").fileno())
+        except OSError:
+            return False
+        transport.set_protocol(asyncio.Protocol())
+        transport.abort()
+        number, party = self._listeners[connection.listener]
+        self._library.plane_take_back(self._handle, fd, number, party)
+        return True
 
     def look(self) -> None:
         """Takes everything back if anything has changed that a decision looks at."""
@@ -273,6 +298,8 @@ class Plane:
 
 
 _OPEN, _DEAD = 1, 5
+_BOUNDS = 3
+"""The plane has those of tunnels for plain requests, too."""
 
 
 class _PlaneTunnel:

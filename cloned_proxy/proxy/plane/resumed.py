@@ -6,15 +6,16 @@ import asyncio
 import enum
 import socket
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import cast
 
-from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.proxy.answers import UpstreamFailure
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.passage import Passage
+from cloned_proxy.proxy.plain.underway import Underway
 from cloned_proxy.proxy.resumption import Resumption
 
 
@@ -28,6 +29,10 @@ class Stage(enum.IntEnum):
     HELLO = 4
     GUARD = 5
     ASKED = 6
+    PLAIN = 7
+    EXCHANGE = 8
+    BROKEN = 9
+    SILENT = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class Handed:
     server_bytes: bytes = b""
     seconds: float = 0.0
     """What is left of the time for a ClientHello, or for the answer of the proxy in front."""
+    underway: Underway | None = None
+    """A plain request, with its grant and its upstream."""
 
     def close(self) -> None:
         """Where nobody takes it."""
@@ -69,30 +76,43 @@ class HandedConnection(ClientConnection):
             return
         self.transport = cast(asyncio.Transport, transport)
         self.parts.keep(self)
-        if handed.grant is None:
+        if handed.underway is not None:
+            self.parts.resume_plain(self, handed.underway)
+        elif handed.stage is Stage.PLAIN:
+            self.parts.resume_plain(self, handed.client_bytes)
+        elif handed.grant is None:
             self.arm(self.parts.settings.head_timeout, self._head_timed_out)
             self.data_received(handed.client_bytes)
-            return
-        self.resume(handed.client_bytes)
-        Passage(self, handed.grant).resume(_resumption(handed))
+        else:
+            self.resume(handed.client_bytes)
+            Passage(self, handed.grant).resume(_resumption(handed))
 
 
-_UNREACHABLE: Final = "the upstream cannot be reached"
+def failure_at(stage: Stage) -> DialError | ExhaustedError | UpstreamFailure | None:
+    """Why there is no upstream."""
+    match stage:
+        case Stage.UNREACHABLE:
+            return DialError("the upstream cannot be reached")
+        case Stage.LATE:
+            return DialError("the upstream did not answer in time", timed_out=True)
+        case Stage.EXHAUSTED:
+            return ExhaustedError("no file descriptor is left")
+        case Stage.BROKEN | Stage.SILENT:
+            return UpstreamFailure("response", timed_out=stage is Stage.SILENT)
+        case _:
+            return None
 
 
 def _resumption(handed: Handed) -> Resumption:
+    failure = failure_at(handed.stage)
+    if isinstance(failure, DialError | ExhaustedError):
+        return Resumption(failure=failure)
     match handed.stage:
-        case Stage.UNREACHABLE:
-            return Resumption(failure=DialError(_UNREACHABLE))
-        case Stage.LATE:
-            return Resumption(failure=DialError("the upstream did not answer in time", timed_out=True))
-        case Stage.EXHAUSTED:
-            return Resumption(failure=ExhaustedError("no file descriptor is left"))
         case Stage.HELLO:
             return Resumption(handed.upstream, seconds=handed.seconds)
         case Stage.GUARD:
             return Resumption(handed.upstream, guarded=True, server_bytes=handed.server_bytes)
         case Stage.ASKED:
             return Resumption(handed.upstream, seconds=handed.seconds, asked=True)
-        case Stage.HEAD:
-            raise ValueError(Reason.INTERNAL_ERROR)
+        case _:
+            raise ValueError(handed.stage)

@@ -1,4 +1,4 @@
-"""What the plane may grant by itself: grants of ours that depend on nothing but who asks for which host and port.
+"""What the plane may grant by itself: grants of ours that depend on nothing but who asks for what.
 
 A verdict is taken back as soon as anything changes that a decision looks at (`question.Basis`), or the way to the
 upstream (`ways.KnownWay`), and lives no longer than what it was made of: the addresses, the credential, the rule. So
@@ -8,37 +8,37 @@ each one equals what would be decided anew.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 from cloned_proxy.policy.decide import needs_hello
-from cloned_proxy.policy.identity import TokenVerifier, credential_fields, credentials_expire
+from cloned_proxy.policy.identity import TokenVerifier, credentials_expire
 from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 from cloned_proxy.proxy.budget import ACCOUNT_WIDTH, account_name
 from cloned_proxy.proxy.client_hello import ServerNames, Unread
 from cloned_proxy.proxy.crowd import fair_limits
-from cloned_proxy.proxy.dial import interleaved
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.leak import LeakWatch
+from cloned_proxy.proxy.plain.upstream import Key
+from cloned_proxy.proxy.plain.upstream import key_of as pool_key_of
 from cloned_proxy.proxy.plane.cells import PlaneCells
 from cloned_proxy.proxy.plane.entries import PlaneEntries
+from cloned_proxy.proxy.plane.forms import content_of, event_of, key_of, plain_key_of, publishable
 from cloned_proxy.proxy.plane.library import ID_BYTES, NO_LIMIT, Publication
 from cloned_proxy.proxy.question import Basis
+from cloned_proxy.proxy.tunnels import response_seconds
 from cloned_proxy.proxy.ways import KnownWay, Ways
-from cloned_proxy.store.chain import canonical_json
-from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd, Kind
+from cloned_proxy.telemetry.events import DecisionEvent, Kind
 
 MOST: Final = 20_000
 """Verdicts at once; then all are taken back, and those in use are there again at their next miss."""
 
 _FOREVER: Final = 3600.0
 """Seconds: of a verdict that nothing else ends."""
-_SEPARATOR: Final = "\x1e"
-_ID, _AT, _SECONDS = "@", 1.5, 0.5
-"""Stand for what differs in the entries of one verdict; JSON text of the event around them has none of it."""
 
 
 @dataclass(slots=True)
@@ -60,6 +60,8 @@ class Published:
     def server_names(self) -> ServerNames | Unread:
         """What every tunnel of it has begun with, or has to."""
         decision = self.grant.decision
+        if self.grant.kind is Kind.HTTP:
+            return Unread.NEED_MORE
         if not needs_hello(decision) or decision.host is None:
             return Unread.NOT_TLS
         return () if decision.host.address is not None else (decision.host.text,)
@@ -78,8 +80,11 @@ class Verdicts:
         tokens: TokenVerifier,
         clock: Callable[[], float],
         entries: PlaneEntries,
+        leaks: LeakWatch,
+        response_timeout: float,
         ways: Ways,
     ) -> None:
+        """While `leaks` searches requests for secrets no plain one is granted without that."""
         self._library: Final = library
         self._plane: Final = plane
         self._basis: Final = basis
@@ -92,31 +97,40 @@ class Verdicts:
         self._by_key: dict[bytes, Published] = {}
         self.known: Final[dict[int, Published]] = {}
         self._next = 1
+        self._leaks: Final = leaks
+        self._response_timeout: Final = response_timeout
+        self._pools: dict[Key, int] = {}
+        self._next_pool = itertools.count(1)
         self._inputs = self._now()
         self._offset = clock() - time.monotonic()
 
-    def publish(self, listener: int, head: Head, grant: Grant) -> None:
-        """Lets the plane grant the same again to whoever sends the same, if it may."""
+    def publish(self, listener: int, head: Head, grant: Grant) -> bool:
+        """Lets the plane grant the same again to whoever sends the same, if it may. Whether it will."""
         self.look()
         now = time.monotonic()
         host = grant.decision.host
         if host is None or not publishable(grant) or self._strict or self._inputs[0] is not grant.policy:
-            return
+            return False
+        plain = grant.kind is Kind.HTTP
+        if plain and (self._leaks.armed or self._ways.chained(grant)):
+            return False
         way = self._ways.known(grant)
         if way is None:
-            return
+            return False
         # Without addresses of its own it is a name that only the proxy in front looks up.
         looked_up = self._basis.resolver.lasts(host) if grant.addresses else _FOREVER
         seconds = min(_FOREVER, looked_up, way.seconds, self._lasts(head, grant))
-        key = key_of(listener, head)
+        key = plain_key_of(listener, head, grant) if plain else key_of(listener, head)
         before = self._by_key.get(key)
-        if seconds <= 0 or (before is not None and before.live and now < before.expires):
-            return
+        if before is not None and before.live and now < before.expires:
+            return True
+        if seconds <= 0 or not key:
+            return False
         if len(self._by_key) >= MOST:
             self.forget()
         elif before is not None:
             self._withdraw(before)
-        self._publish(key, grant, way, now + seconds)
+        return self._publish(key, grant, way, now + seconds)
 
     def _lasts(self, head: Head, grant: Grant) -> float:
         """Seconds until the rule or a credential is over by the wall clock."""
@@ -127,17 +141,20 @@ class Verdicts:
             ends = min(ends, rule.expires)
         return ends - now
 
-    def _publish(self, key: bytes, grant: Grant, way: KnownWay, expires: float) -> None:
+    def _publish(self, key: bytes, grant: Grant, way: KnownWay, expires: float) -> bool:
         number, self._next = self._next, self._next + 1
-        event = _event_of(grant)
+        event = event_of(grant)
         self._entries.know(number, event)
         limits = fair_limits(grant.policy.scope_of(grant.caller.tool).limits, self._basis.flows_per_tool)
         host = grant.decision.host
-        content = _content(grant, way, event).encode("ascii")
+        content = content_of(grant, way, event).encode("ascii")
         what = Publication(
             number=number,
             needs_hello=needs_hello(grant.decision),
             literal=host is not None and host.address is not None,
+            plain=grant.kind is Kind.HTTP,
+            pool=self._pool_of(grant),
+            response_timeout=int(response_seconds(grant.decision, self._response_timeout) * 1e6),
             expires=int(expires * 1e6),
             account=self._cells.address(account_name(grant.caller.tool), ACCOUNT_WIDTH),
             concurrent=_limit(limits.concurrent),
@@ -146,9 +163,18 @@ class Verdicts:
         )
         handle = self._library.plane_publish(self._plane, key, len(key), ctypes.byref(what), content, len(content))
         if handle is None:
-            return
+            return False
         published = Published(number, key, grant, event, expires, handle)
         self._by_key[key] = self.known[number] = published
+        return True
+
+    def _pool_of(self, grant: Grant) -> int:
+        """The number that stands for whose requests share connections to upstreams."""
+        key = pool_key_of(grant)
+        number = self._pools.get(key)
+        if number is None:
+            number = self._pools[key] = next(self._next_pool)
+        return number
 
     def look(self) -> None:
         """Takes everything back if anything changed that a decision or a name hangs on, or the wall clock was set."""
@@ -159,7 +185,7 @@ class Verdicts:
 
     def _now(self) -> tuple[Policy | None, object]:
         policy, *more = self._basis.now()
-        return policy, (more, self._tokens.generation, self._ways.front_now())
+        return policy, (more, self._tokens.generation, self._ways.front_now(), self._leaks.armed)
 
     def forget(self) -> None:
         """At the return nothing that was published is granted any more."""
@@ -167,6 +193,7 @@ class Verdicts:
             self._library.verdict_withdraw(published.handle)
             published.live = False
         self._by_key.clear()
+        self._pools.clear()
         self._library.plane_forget(self._plane)
 
     def _withdraw(self, published: Published) -> None:
@@ -195,70 +222,5 @@ class Verdicts:
         return retired
 
 
-def publishable(grant: Grant) -> bool:
-    """Whether another request like this one would be granted for the same reasons, and leave the same entries."""
-    decision, rule = grant.decision, grant.decision.rule
-    return (
-        grant.kind is Kind.TUNNEL
-        and decision.verdict is Verdict.ALLOW
-        and decision.reason is Reason.ALLOWED
-        and decision.mode is Mode.ENFORCE
-        and decision.host is not None
-        and not decision.inspect
-        and not decision.must_be_ssh
-        and rule is not None
-        and rule.max_uses is None
-        and decision.narrowed is None
-    )
-
-
-def key_of(listener: int, head: Head) -> bytes:
-    """All of a head that who asks, and what for, depend on, as written: as `Worker::verdict_on` has it."""
-    key = listener.to_bytes(4, "little") + head.target.encode("latin-1")
-    for name, value in credential_fields(head.fields):
-        key += bytes((0, len(name))) + value.encode("latin-1")
-    return key
-
-
 def _limit(value: int | None) -> int:
     return NO_LIMIT if value is None else value
-
-
-def _event_of(grant: Grant) -> DecisionEvent:
-    decision, rule = grant.decision, grant.decision.rule
-    return DecisionEvent(
-        id=_ID,
-        at=_AT,
-        kind=grant.kind,
-        verdict="allow",
-        reason=decision.reason,
-        tool=decision.tool,
-        run=grant.caller.run,
-        host=decision.host.text if decision.host is not None else "",
-        port=decision.request.port,
-        method="CONNECT",
-        path="",
-        rule=rule.id if rule is not None else "",
-        policy=grant.policy.version,
-        hint="",
-    )
-
-
-def _content(grant: Grant, way: KnownWay, event: DecisionEvent) -> str:
-    host, port = grant.decision.host, way.port
-    places = (f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in interleaved(way.addresses))  # noqa: PLR2004  the IP version
-    entry = canonical_json(event)
-    before, at, rest = entry.partition(f'"at":{_AT!r}')
-    between, mark, behind = rest.partition(f'"id":"{_ID}"')
-    end = canonical_json(FlowEnd("", _AT, grant.caller.tool, 0, 0, _SECONDS, ""))
-    if not (at and mark and end.endswith("}")):
-        raise ValueError("the entry of a decision has another form than the plane writes")
-    return _SEPARATOR.join((
-        ",".join(places),
-        host.text if host is not None else "",
-        f'{before}"at":',
-        f'{between}"id":"',
-        f'"{behind}',
-        end.rpartition(f'"seconds":{_SECONDS!r}')[2],
-        way.request.decode("ascii"),
-    ))  # fmt: skip

@@ -1,7 +1,8 @@
 //! Connections that go to Python.
 
 use super::Plane;
-use crate::shared::Handed;
+use crate::body::Body;
+use crate::shared::{Handed, Order};
 use crate::sys;
 use crate::verdict::{Verdict, ID};
 use std::sync::atomic::Ordering::SeqCst;
@@ -21,9 +22,17 @@ pub struct HandedOver {
     hello_deadline: u64,
     client_length: u64,
     server_length: u64,
+    unsent_length: u64,
+    /// 0: no plain request is under way.
+    head_length: u64,
+    /// Of its body: complete, sized, at a chunk's size, in a chunk.
+    body: u32,
+    extras: u32,
+    left: u64,
+    started: bool,
 }
 
-/// The next connection for Python, its bytes into `buffer` (the client's first). False: none. One whose bytes have no
+/// The next connection for Python, its bytes into `buffer` (the client's, the server's, the unsent). False: none. One whose bytes have no
 /// room cannot be (`buffer` holds what one read and one hello can be) and is closed.
 #[no_mangle]
 pub unsafe extern "C" fn plane_take(plane: &Plane, out: &mut HandedOver, buffer: *mut u8, room: usize) -> bool {
@@ -35,17 +44,27 @@ pub unsafe extern "C" fn plane_take(plane: &Plane, out: &mut HandedOver, buffer:
     };
     let none = Vec::new();
     let server_bytes = handed.granted.as_ref().map_or(&none, |granted| &granted.server_bytes);
-    let (client_length, server_length) = (handed.client_bytes.len(), server_bytes.len());
-    if client_length + server_length <= room {
-        std::ptr::copy_nonoverlapping(handed.client_bytes.as_ptr(), buffer, client_length);
-        std::ptr::copy_nonoverlapping(server_bytes.as_ptr(), buffer.add(client_length), server_length);
+    let unsent = handed.underway.as_ref().map_or(&none, |underway| &underway.unsent);
+    let all = [&handed.client_bytes, server_bytes, unsent];
+    if all.iter().map(|part| part.len()).sum::<usize>() <= room {
+        let mut at = buffer;
+        for part in all {
+            std::ptr::copy_nonoverlapping(part.as_ptr(), at, part.len());
+            at = at.add(part.len());
+        }
     }
-    *out = described(&handed, client_length as u64, server_length as u64);
+    *out = described(&handed, all.map(|part| part.len() as u64));
     true
 }
 
-fn described(handed: &Handed, client_length: u64, server_length: u64) -> HandedOver {
-    let granted = handed.granted.as_ref();
+fn described(handed: &Handed, lengths: [u64; 3]) -> HandedOver {
+    let [client_length, server_length, unsent_length] = lengths;
+    let (granted, underway) = (handed.granted.as_ref(), handed.underway.as_ref());
+    let (body, left, extras) = match underway.and_then(|underway| underway.request.as_ref()) {
+        None | Some(Body::Unsized) => (0, 0, 0),
+        Some(Body::Sized(left)) => (1, *left, 0),
+        Some(Body::Chunked(chunks)) => (2 + u32::from(chunks.open), chunks.left, chunks.extras as u32),
+    };
     HandedOver {
         stage: handed.stage as u32,
         fd: handed.fd,
@@ -60,6 +79,12 @@ fn described(handed: &Handed, client_length: u64, server_length: u64) -> HandedO
         hello_deadline: granted.map_or(0, |granted| granted.hello_deadline),
         client_length,
         server_length,
+        unsent_length,
+        head_length: underway.map_or(0, |underway| underway.head_length as u64),
+        body,
+        extras,
+        left,
+        started: underway.map_or(false, |underway| underway.started),
     }
 }
 
@@ -75,4 +100,15 @@ pub extern "C" fn plane_adopted(plane: &Plane, party: usize, admitted: bool, ver
         verdict.counts.open.fetch_sub(1, SeqCst);
     }
     shared.connections.fetch_sub(1, SeqCst);
+}
+
+/// Takes a connection on which nothing is under way back from Python, which counts it no more behind this.
+#[no_mangle]
+pub extern "C" fn plane_take_back(plane: &Plane, fd: i32, listener: u32, party: usize) {
+    let shared = &plane.shared;
+    shared.connections.fetch_add(1, SeqCst);
+    shared.readmit(party);
+    let post = &shared.posts[fd as usize % shared.posts.len()];
+    post.send(Order::Adopt { fd, listener, party });
+    sys::ring(post.bell);
 }

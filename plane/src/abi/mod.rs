@@ -32,6 +32,8 @@ pub struct Config {
     head_timeout: u64,
     hello_timeout: u64,
     connect_timeout: u64,
+    keep_alive_timeout: u64,
+    idle_timeout: u64,
     max_head_bytes: u64,
     max_head_fields: u64,
     max_connections: u64,
@@ -90,6 +92,8 @@ pub unsafe extern "C" fn plane_start(config: &Config) -> *const Plane {
             head_timeout: config.head_timeout,
             hello_timeout: config.hello_timeout,
             connect_timeout: config.connect_timeout,
+            keep_alive_timeout: config.keep_alive_timeout,
+            idle_timeout: config.idle_timeout,
             max_head_bytes: config.max_head_bytes as usize,
             max_head_fields: config.max_head_fields as usize,
             max_connections: config.max_connections,
@@ -103,6 +107,7 @@ pub unsafe extern "C" fn plane_start(config: &Config) -> *const Plane {
         contended: AtomicBool::new(false),
         suspended: AtomicBool::new(false),
         dead: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
         running: AtomicI64::new(threads as i64),
         connections: AtomicI64::new(0),
         accepted: AtomicU64::new(0),
@@ -110,6 +115,7 @@ pub unsafe extern "C" fn plane_start(config: &Config) -> *const Plane {
         connect_seconds: spread(0),
         decision_seconds: spread(1),
         request_seconds: spread(2),
+        plain_seconds: spread(2),
         handed: Mutex::new(VecDeque::new()),
         bell: sys::new_bell(),
     });
@@ -195,6 +201,7 @@ pub extern "C" fn plane_suspend(plane: &Plane, suspended: bool) {
 
 #[no_mangle]
 pub unsafe extern "C" fn plane_drain(plane: &Plane, cause: *const u8, length: usize) {
+    plane.shared.draining.store(true, SeqCst);
     let cause = text(cause, length);
     plane.tell(|| Order::Drain { cause: cause.clone() });
 }

@@ -49,11 +49,12 @@ pub extern "C" fn plane_numbers(plane: &Plane, out: &mut [i64; 6]) {
     out[5] = i64::from(shared.dead.load(SeqCst));
 }
 
-/// The sum in microseconds and the buckets of a histogram (connects, decisions, requests).
+/// The sum in microseconds and the buckets of a histogram (connects, decisions, tunnels, plain requests).
 #[no_mangle]
 pub unsafe extern "C" fn plane_spread(plane: &Plane, which: usize, out: *mut u64, room: usize) {
     let shared = &plane.shared;
-    let spread = [&shared.connect_seconds, &shared.decision_seconds, &shared.request_seconds][which % 3];
+    let all = [&shared.connect_seconds, &shared.decision_seconds, &shared.request_seconds, &shared.plain_seconds];
+    let spread = all[which % all.len()];
     for (at, value) in spread.values().into_iter().take(room).enumerate() {
         *out.add(at) = value;
     }

@@ -1,6 +1,7 @@
 //! What goes to the audit log.
 
 use super::Plane;
+use crate::record::Calls;
 use crate::shared::Order;
 use crate::sys;
 use std::time::Duration;
@@ -21,14 +22,18 @@ pub struct Batch {
     kept: *mut (Vec<u8>, Vec<u8>),
 }
 
-/// Takes all entries: one JSON text a line; and of each verdict and hour a line: verdict, count, first, last.
+/// Takes all entries: one JSON text a line; and of each verdict, hour and request a line: verdict, count, first, last, method, path.
 #[no_mangle]
 pub extern "C" fn plane_take_records(plane: &Plane, out: &mut Batch) {
     let shared = &plane.shared;
     let taken = std::mem::take(&mut *shared.records.lock());
     let mut calls = Vec::new();
-    for ((verdict, _), (count, first, last)) in taken.calls {
-        calls.extend_from_slice(format!("{verdict} {count} {first} {last}\n").as_bytes());
+    for ((verdict, _), asked) in taken.calls {
+        for (what, Calls { count, first, last }) in asked {
+            calls.extend_from_slice(format!("{verdict} {count} {first} {last} ").as_bytes());
+            calls.extend_from_slice(&what);
+            calls.push(b'\n');
+        }
     }
     if taken.choked {
         for post in &shared.posts {

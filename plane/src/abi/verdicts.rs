@@ -4,7 +4,7 @@ use super::{bytes, Plane, ROWS};
 use crate::cells::{Account, Cells, Limits, ACCOUNT_WIDTH};
 use crate::shared::Order;
 use crate::sys;
-use crate::verdict::{Counts, Verdict, ID};
+use crate::verdict::{Counts, Plain, Verdict, ID};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::Arc;
@@ -16,6 +16,9 @@ pub struct Publication {
     number: u32,
     needs_hello: bool,
     literal: bool,
+    plain: bool,
+    pool: u32,
+    response_timeout: u64,
     expires: u64,
     account: *const u64,
     concurrent: u64,
@@ -23,8 +26,9 @@ pub struct Publication {
     bytes_per_hour: u64,
 }
 
-/// `content`: parts with 0x1e between them: addresses with their port (a comma between), host, the entry of the decision
-/// in three parts, the end of the entry of an end, what the proxy in front is told. Null when it is not that.
+/// `content`: parts with 0x1e between them: addresses with their port (a comma between), host, the end of the entry of
+/// an end, the Host field of plain requests (else nothing), what the proxy in front is told, and the entry of the decision
+/// in its parts. Null when it is not that.
 #[no_mangle]
 pub unsafe extern "C" fn plane_publish(
     plane: &Plane,
@@ -41,14 +45,16 @@ pub unsafe extern "C" fn plane_publish(
         None => None,
     };
     let addresses = match addresses {
-        Some(addresses) if parts.len() == 7 && !addresses.is_empty() => addresses,
+        Some(addresses) if parts.len() == if what.plain { 10 } else { 8 } && !addresses.is_empty() => addresses,
         _ => return std::ptr::null(),
     };
+    let plain = Plain { host: parts[3].to_vec(), pool: what.pool, response_timeout: what.response_timeout };
+    let plain = if what.plain { Some(plain) } else { None };
     let limit = |value: u64| if value == NO_LIMIT { None } else { Some(value) };
     let verdict = Arc::new(Verdict {
         number: what.number,
         addresses,
-        request: parts[6].to_vec(),
+        request: parts[4].to_vec(),
         host: parts[1].to_vec(),
         literal: what.literal,
         needs_hello: what.needs_hello,
@@ -59,8 +65,9 @@ pub unsafe extern "C" fn plane_publish(
             requests_per_minute: limit(what.requests_per_minute),
             bytes_per_hour: limit(what.bytes_per_hour),
         },
-        entry: [parts[2].to_vec(), parts[3].to_vec(), parts[4].to_vec()],
-        end: parts[5].to_vec(),
+        end: parts[2].to_vec(),
+        plain,
+        entry: parts[5..].iter().map(|part| part.to_vec()).collect(),
         live: AtomicBool::new(true),
         counts: Counts::default(),
     });

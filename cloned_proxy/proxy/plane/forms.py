@@ -1,0 +1,121 @@
+"""What of a grant the plane is told: under which key it is looked up, and what goes on record by it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from cloned_proxy.policy.identity import credential_fields
+from cloned_proxy.policy.uniform import looks_at_requests
+from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
+from cloned_proxy.proxy.dial import interleaved
+from cloned_proxy.proxy.fields import authority
+from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.ways import KnownWay
+from cloned_proxy.store.chain import canonical_json
+from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd, Kind
+
+_OF_HOST, _OF_PATH = b"\x01", b"\x02"
+_ABSOLUTE: Final = "http://"
+_MAX_PATH: Final = 1024
+_UNUSUAL: Final = frozenset({"expect", "te", "trailer", "upgrade"})
+"""Fields that make a request one of Python's."""
+_HTTP_PORT: Final = 80
+_SEPARATOR: Final = "\x1e"
+_ID, _AT, _SECONDS, _METHOD, _PATH = "@", 1.5, 0.5, "@M", "@P"
+"""Stand for what differs in the entries of one verdict; JSON text of the event around them has none of it."""
+
+
+def publishable(grant: Grant) -> bool:
+    """Whether another request like this one would be granted for the same reasons, and leave the same entries."""
+    decision, rule = grant.decision, grant.decision.rule
+    return (
+        grant.kind in {Kind.TUNNEL, Kind.HTTP}
+        and decision.verdict is Verdict.ALLOW
+        and decision.reason is Reason.ALLOWED
+        and decision.mode is Mode.ENFORCE
+        and decision.host is not None
+        and not decision.inspect
+        and not decision.must_be_ssh
+        and rule is not None
+        and rule.max_uses is None
+        and decision.narrowed is None
+        and (grant.kind is Kind.TUNNEL or rule.inject is None)
+    )
+
+
+def key_of(listener: int, head: Head) -> bytes:
+    """All of a head that who asks, and what for, depend on, as written: as `Worker::verdict_on` has it."""
+    return listener.to_bytes(4, "little") + head.target.encode("latin-1") + _credentials(head)
+
+
+def plain_key_of(listener: int, head: Head, grant: Grant) -> bytes:
+    """As `Worker::plain_verdict_on` has it: with method and path, where a rule looks at them.
+
+    b"" for a request that the plane does not read, or a key that is too long to be kept.
+    """
+    rest = head.target.removeprefix(_ABSOLUTE)
+    asked, slash, path = rest.partition("/")
+    host = grant.decision.host
+    if host is None or not slash or rest == head.target or not _UNUSUAL.isdisjoint(name for name, _ in head.fields):
+        return b""
+    narrow = looks_at_requests(grant.policy, grant.caller.tool, host)
+    key = listener.to_bytes(4, "little") + (_OF_PATH if narrow else _OF_HOST) + asked.encode("ascii")
+    key += _credentials(head)
+    if not narrow:
+        return key
+    return key + f"\0\0{head.method} /{path}".encode("ascii") if len(path) < _MAX_PATH else b""
+
+
+def _credentials(head: Head) -> bytes:
+    fields = credential_fields(head.fields)
+    return b"".join(bytes((0, len(name))) + value.encode("latin-1") for name, value in fields)
+
+
+def event_of(grant: Grant) -> DecisionEvent:
+    """What the decisions of one verdict have in common."""
+    decision, rule = grant.decision, grant.decision.rule
+    return DecisionEvent(
+        id=_ID,
+        at=_AT,
+        kind=grant.kind,
+        verdict="allow",
+        reason=decision.reason,
+        tool=decision.tool,
+        run=grant.caller.run,
+        host=decision.host.text if decision.host is not None else "",
+        port=decision.request.port,
+        method=decision.request.method or "CONNECT",
+        path=(decision.request.path or "").partition("?")[0],
+        rule=rule.id if rule is not None else "",
+        policy=grant.policy.version,
+        hint="",
+    )
+
+
+def content_of(grant: Grant, way: KnownWay, event: DecisionEvent) -> str:
+    """The parts of a verdict that are text, as `plane_publish` reads them."""
+    host, port = grant.decision.host, way.port
+    places = (f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in interleaved(way.addresses))  # noqa: PLR2004  the IP version
+    plain = grant.kind is Kind.HTTP
+    holes = [f'"at":{_AT!r}', f'"id":"{_ID}"', *((f'"method":"{_METHOD}"', f'"path":"{_PATH}"') if plain else ())]
+    entry, pieces = canonical_json(replace(event, method=_METHOD, path=_PATH) if plain else event), [""]
+    for hole in holes:
+        before, found, entry = entry.partition(hole)
+        if not found:
+            raise ValueError("the entry of a decision has another form than the plane writes")
+        name, _, value = hole.partition(":")
+        quote = '"' if value.startswith('"') else ""
+        pieces[-1] += f"{before}{name}:{quote}"
+        pieces.append(quote)
+    pieces[-1] += entry
+    end = canonical_json(FlowEnd("", _AT, grant.caller.tool, 0, 0, _SECONDS, ""))
+    return _SEPARATOR.join((
+        ",".join(places),
+        host.text if host is not None else "",
+        end.rpartition(f'"seconds":{_SECONDS!r}')[2],
+        authority(host, port, default_port=_HTTP_PORT) if plain and host is not None else "",
+        way.request.decode("ascii"),
+        *pieces,
+    ))  # fmt: skip
