@@ -22,6 +22,7 @@ from cloned_proxy.telemetry.events import (
     DecisionEvent,
     DeviceEvent,
     Event,
+    FinishedDecision,
     FlowEnd,
     IgnoreEvent,
     Kind,
@@ -36,6 +37,7 @@ GENESIS: Final = "0" * 64
 _TYPES: Final = {
     DecisionEvent: "decision",
     RepeatedDecision: "decision",
+    FinishedDecision: "decision",
     FlowEnd: "flow_end",
     PolicyEvent: "policy",
     ApprovalEvent: "approval",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final, Protocol
 
 
@@ -141,6 +143,32 @@ class FlowEnd:
     seconds: float
     cause: str
     """`closed`, `revoked:<reason>`, `idle`, `upstream_error:<phase>`, `drained`, …"""
+
+
+WHOLE: Final = "closed"
+"""The cause of the end of a flow that nobody cut and that did not fail."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedDecision(DecisionEvent):
+    """A plain exchange that was over before its decision went to the disk: one entry for both. Fields as in FlowEnd."""
+
+    ended: float = 0.0
+    """Unix seconds."""
+    bytes_up: int = 0
+    bytes_down: int = 0
+    seconds: float = 0.0
+    cause: str = WHOLE
+
+
+def finished(decision: DecisionEvent, end: FlowEnd) -> FinishedDecision:
+    """The decision and its end as one."""
+    return _finished(*_decided(decision), end.at, end.bytes_up, end.bytes_down, end.seconds, end.cause)
+
+
+_decided: Final[Callable[[DecisionEvent], tuple[Any, ...]]] = attrgetter(*DecisionEvent.__slots__)
+_finished: Final[Callable[..., FinishedDecision]] = FinishedDecision
+"""By position: one is made for nearly every plain request."""
 
 
 @dataclass(frozen=True, slots=True)
