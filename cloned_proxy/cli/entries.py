@@ -63,7 +63,8 @@ def _policy(body: dict[str, Any]) -> _Told:
 def _cut(body: dict[str, Any]) -> _Told:
     passed = f"{body['bytes_up']} bytes up, {body['bytes_down']} down"
     word = "failed" if body["cause"].startswith("upstream_error:") else "cut"
-    return _Told(word, f"{body['tool'] or '-'}  {body['decision']}  {body['cause']}  {passed}")
+    where = f"{_place(body)}  " if body.get("host") else ""  # its decision may have been pruned
+    return _Told(word, f"{body['tool'] or '-'}  {where}{body['cause']}  {passed}  id: {body['decision']}")
 
 
 def _approval(body: dict[str, Any]) -> _Told:
@@ -103,9 +104,13 @@ def _notify(body: dict[str, Any]) -> _Told:
     return _Told("notify", text, "red")
 
 
-def _decision(body: dict[str, Any]) -> _Told:
+def _place(body: dict[str, Any]) -> str:
     host = f"[{body['host']}]" if ":" in body["host"] else body["host"]
-    asked = f"{body['method']} {host}:{body['port']}{body['path']}"
+    return f"{host}:{body['port']}"
+
+
+def _decision(body: dict[str, Any]) -> _Told:
+    asked = f"{body['method']} {_place(body)}{body['path']}"
     if not body["method"]:
         asked = "(refused calls over its budget)" if body["host"] == MANY else "(a head that cannot be read)"
     dry = "  (dry run)" if (body["run"] or "").startswith(DRY_RUN_MARK) else ""

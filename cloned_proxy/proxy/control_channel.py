@@ -58,6 +58,9 @@ class ServingView(Protocol):
     def addresses(self) -> dict[str, str | None]: ...
 
     @property
+    def plane(self) -> dict[str, str]: ...
+
+    @property
     def holders(self) -> Holders: ...
 
     def problems(self) -> tuple[str, ...]: ...
@@ -147,6 +150,7 @@ class ControlChannel:
             "error": str(live.last_error) if live.last_error is not None else None,
             "problems": list(self._view.problems()),
             "tunnels": len(self._view.tunnels),
+            "plane": self._view.plane,
         }
 
     def _told(self, tunnel: Tunnel) -> dict[str, Any]:

@@ -116,6 +116,11 @@ class Gate:
             plane.start(self._parts)
 
     @property
+    def plane_failed(self) -> bool:
+        """Whether the native plane had a fault, so that Python serves in its place."""
+        return self._plane is not None and self._plane.failed
+
+    @property
     def idle(self) -> bool:
         """Whether no client is connected."""
         return not self._connections and (self._plane is None or not self._plane.connections)

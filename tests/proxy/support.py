@@ -532,6 +532,8 @@ async def world(
     if front is not None:
         held = secrets or Secrets()
         ahead = UpstreamProxy(front, bounds, resolver=resolver, secrets=held, own=own, base=Path("/nowhere"))
+        if front.pac is not None:
+            await ahead.look_ahead()
     troubles: list[str] = []
     ways = Ways(ahead, connect_timeout=bounds.connect_timeout, on_trouble=troubles.append)
     enforcer = Enforcer(

@@ -17,13 +17,11 @@ import structlog
 
 from cloned_proxy.policy.rule import Host
 from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError
-from cloned_proxy.proxy.upstream_proxy.place import Place, place_of
+from cloned_proxy.proxy.upstream_proxy.place import Place, place_of, places_named_in, read_pac
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import read_regular_file
 
 _log = structlog.get_logger(__name__)
 
-_MAX_BYTES: Final = 1_048_576
 _KEPT_SECONDS: Final = 30.0
 _MOST_KEPT: Final = 4096
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -34,10 +32,7 @@ class PacFile:
 
     def __init__(self, path: Path) -> None:
         """Raises StoreError: no such file, no PAC file, or no PyPAC."""
-        try:
-            text = read_regular_file(path, limit=_MAX_BYTES, what="PAC file").decode()
-        except UnicodeDecodeError as error:
-            raise StoreError(f"upstream.pac: {path} is not UTF-8") from error
+        text = read_pac(path)
         self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="pac")
         try:
             # The interpreter belongs to the thread that made it.
@@ -48,6 +43,8 @@ class PacFile:
         except Exception as error:
             self.close()
             raise StoreError(f"upstream.pac: {path} is no PAC file: {str(error).splitlines()[0][:200]}") from error
+        self.named: Final = places_named_in(text)
+        """Proxies that stand in it literally: known before it was ever asked."""
         self._kept: dict[tuple[str, Host, int], tuple[tuple[Place, ...], float]] = {}
 
     def close(self) -> None:
