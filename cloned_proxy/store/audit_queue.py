@@ -14,7 +14,8 @@ from operator import attrgetter
 from typing import Final
 
 from cloned_proxy.store.audit_backlog import Backlog, Owner
-from cloned_proxy.telemetry.events import WHOLE, DecisionEvent, FlowEnd, Kind, finished, repeated, repeated_id
+from cloned_proxy.telemetry.combined import finished, repeated, repeated_id
+from cloned_proxy.telemetry.events import WHOLE, DecisionEvent, FlowEnd, Kind
 
 GATHER_SECONDS: Final = 1.0
 """So long at most a summary of denials (`put_denial(summary=True)`) is counted on before it goes to the disk."""

@@ -17,19 +17,18 @@ from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Final, NamedTuple
 
 from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision
 from cloned_proxy.telemetry.events import (
     ApprovalEvent,
     DecisionEvent,
     DeviceEvent,
     Event,
-    FinishedDecision,
     FlowEnd,
     IgnoreEvent,
     Kind,
     NotifyEvent,
     PolicyEvent,
     ProbeEvent,
-    RepeatedDecision,
     RunEvent,
 )
 

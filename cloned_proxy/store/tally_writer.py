@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from cloned_proxy.store.tally import HOUR, OTHER
-from cloned_proxy.telemetry.events import Calls, DecisionEvent, Event, FinishedDecision, RepeatedDecision
+from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision
+from cloned_proxy.telemetry.events import Calls, DecisionEvent, Event
 
 NEW_CALLS_PER_HOUR: Final = 2000
 CALLS_PER_DESTINATION: Final = 200

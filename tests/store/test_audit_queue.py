@@ -7,17 +7,8 @@ from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.audit_queue import GATHER_SECONDS, AuditQueue
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.store.tally import Tally
-from cloned_proxy.telemetry.events import (
-    MANY,
-    DecisionEvent,
-    FinishedDecision,
-    FlowEnd,
-    Kind,
-    RepeatedDecision,
-    is_of_entry,
-    new_decision_id,
-    repeated_id,
-)
+from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision, is_of_entry, repeated_id
+from cloned_proxy.telemetry.events import MANY, DecisionEvent, FlowEnd, Kind, new_decision_id
 
 
 def denial(host: str = "evil.example.net", at: float = 1000.0) -> DecisionEvent:
