@@ -14,7 +14,7 @@ from typing import Any, Final
 from cloned_proxy.store.audit_log import times_of
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.telemetry.events import common_digits, is_of_entry
+from cloned_proxy.telemetry.combined import common_digits, is_of_entry
 
 _MOST_SCANNED: Final = 100_000
 """Entries looked at for one page: some fifty milliseconds. What was not looked at is on the next page."""

@@ -15,7 +15,8 @@ from cloned_proxy.store.chain import ChainReport, Link, canonical_json, next_lin
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.lease_time import LeaseEnd, keep_lease_ends, lease_ends
-from cloned_proxy.telemetry.events import DecisionEvent, Entries, Event, common_digits, is_of_entry
+from cloned_proxy.telemetry.combined import common_digits, is_of_entry
+from cloned_proxy.telemetry.events import DecisionEvent, Entries, Event
 
 _PRUNE_GROUP: Final = 5000
 _INSERT: Final = (

@@ -14,11 +14,13 @@ from operator import attrgetter
 from typing import Final
 
 from cloned_proxy.store.audit_backlog import Backlog, Owner
-from cloned_proxy.telemetry.events import DecisionEvent, repeated, repeated_id
+from cloned_proxy.telemetry.combined import finished, repeated, repeated_id
+from cloned_proxy.telemetry.events import WHOLE, DecisionEvent, FlowEnd, Kind
 
 GATHER_SECONDS: Final = 1.0
 """So long at most a summary of denials (`put_denial(summary=True)`) is counted on before it goes to the disk."""
 
+_ALLOW: Final = "allow"
 _MARKS: Final = attrgetter(
     "tool", "host", "port", "method", "path", "reason", "run", "kind", "rule", "policy", "hint", "refused_address"
 )
@@ -39,6 +41,16 @@ class _Run:
         """Monotonic seconds."""
 
 
+class _Exchange:
+    """A plain request that was let through, and its end if that comes before the writer does."""
+
+    __slots__ = ("decision", "end")
+
+    def __init__(self, decision: DecisionEvent) -> None:
+        self.decision = decision
+        self.end: FlowEnd | None = None
+
+
 class AuditQueue[Item]:
     """`put`, `put_denial` are the event loop's, `take` and `done` the writer's thread's."""
 
@@ -46,11 +58,13 @@ class AuditQueue[Item]:
         """`length` is how many events may wait before callers do: see `Backlog`."""
         self._backlog: Final = Backlog(length)
         self._clock: Final = clock
-        self._waiting: deque[tuple[Item | _Run, Owner]] = deque()
+        self._waiting: deque[tuple[Item | _Run | _Exchange, Owner]] = deque()
         self._turn: Final = threading.Lock()
         """Held while a run is counted on or taken: a denial that was answered is in one group or the next."""
         self._runs: dict[tuple[Owner, object], _Run] = {}
         self._summaries: dict[tuple[Owner, object], _Run] = {}
+        self._open: dict[str, _Exchange] = {}
+        """Exchanges by the id of their decision, while that waits."""
         self._told: dict[tuple[Owner, object], float] = {}
         """When the last summary of its kind went."""
 
@@ -58,8 +72,24 @@ class AuditQueue[Item]:
         return len(self._waiting) + len(self._summaries)
 
     def put(self, item: Item, owner: Owner) -> None:
+        """Queues an event. The end of a plain exchange whose decision still waits becomes one entry with it."""
+        waiting: Item | _Exchange = item
+        if isinstance(item, DecisionEvent) and item.kind is Kind.HTTP and item.verdict == _ALLOW:
+            # Known before it waits: if the writer takes everything in between, its end is an entry of its own.
+            self._open[item.id] = waiting = _Exchange(item)
+        elif isinstance(item, FlowEnd) and self._ends(item):
+            return
         self._backlog.grew(owner)
-        self._waiting.append((item, owner))
+        self._waiting.append((waiting, owner))
+
+    def _ends(self, end: FlowEnd) -> bool:
+        """Whether the decision of this end waits, and has it now. Cuts and failures stand by themselves."""
+        with self._turn:
+            exchange = self._open.pop(end.decision, None)
+            if exchange is None or end.cause != WHOLE:
+                return False
+            exchange.end = end
+        return True
 
     def put_denial(self, event: DecisionEvent, owner: Owner, *, summary: bool) -> str:
         """Queues a denial, or counts one up; returns the id under which this one is on record.
@@ -84,6 +114,7 @@ class AuditQueue[Item]:
         """Everything that is due; when `closing`, everything."""
         with self._turn:
             self._runs.clear()
+            self._open.clear()
             self._sum_up(closing=closing)
             return [self._sealed(*self._waiting.popleft()) for _ in range(len(self._waiting))]
 
@@ -99,7 +130,9 @@ class AuditQueue[Item]:
         self._told = {key: at for key, at in self._told.items() if at + GATHER_SECONDS > now}
 
     @staticmethod
-    def _sealed(item: Item | _Run, owner: Owner) -> tuple[Item | DecisionEvent, Owner]:
+    def _sealed(item: Item | _Run | _Exchange, owner: Owner) -> tuple[Item | DecisionEvent, Owner]:
+        if isinstance(item, _Exchange):
+            return (item.decision if item.end is None else finished(item.decision, item.end)), owner
         if not isinstance(item, _Run):
             return item, owner
         return (item.event if item.count == 1 else repeated(item.event, item.count, item.last)), owner

@@ -17,6 +17,7 @@ from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Final, NamedTuple
 
 from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision
 from cloned_proxy.telemetry.events import (
     ApprovalEvent,
     DecisionEvent,
@@ -28,7 +29,6 @@ from cloned_proxy.telemetry.events import (
     NotifyEvent,
     PolicyEvent,
     ProbeEvent,
-    RepeatedDecision,
     RunEvent,
 )
 
@@ -36,6 +36,7 @@ GENESIS: Final = "0" * 64
 _TYPES: Final = {
     DecisionEvent: "decision",
     RepeatedDecision: "decision",
+    FinishedDecision: "decision",
     FlowEnd: "flow_end",
     PolicyEvent: "policy",
     ApprovalEvent: "approval",

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from cloned_proxy.store.tally import HOUR, OTHER
-from cloned_proxy.telemetry.events import Calls, DecisionEvent, Event, RepeatedDecision
+from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision
+from cloned_proxy.telemetry.events import Calls, DecisionEvent, Event
 
 NEW_CALLS_PER_HOUR: Final = 2000
 CALLS_PER_DESTINATION: Final = 200
@@ -207,7 +208,8 @@ def _decision(body: str) -> DecisionEvent | None:
         fields: dict[str, Any] = json.loads(body)
         if fields.pop("type") != "decision":
             return None
-        event = RepeatedDecision(**fields) if "count" in fields else DecisionEvent(**fields)
+        kinds = RepeatedDecision if "count" in fields else FinishedDecision if "ended" in fields else DecisionEvent
+        event = kinds(**fields)
         _plain((event.tool, event.host, event.port, event.method, event.path, event.verdict, event.reason))
         return event if event.at + event.port >= 0 else None
     except (TypeError, ValueError, AttributeError, KeyError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 
 class Kind(enum.StrEnum):
@@ -79,52 +79,6 @@ class DecisionEvent:
         return self.at
 
 
-@dataclass(frozen=True, slots=True)
-class RepeatedDecision(DecisionEvent):
-    """Denials of one caller that differ in nothing but their ids (`repeated_id`) and times: one entry for all."""
-
-    count: int = 1
-    last: float = 0.0
-    """Unix seconds of the last one; `at` is the first one's."""
-
-    @property
-    def times(self) -> int:
-        return self.count
-
-    @property
-    def latest(self) -> float:
-        return self.last
-
-
-_COUNTED_DIGITS: Final = 8
-
-
-def repeated(first: DecisionEvent, count: int, last: float) -> RepeatedDecision:
-    """One entry for `count` denials that are equal to the first one."""
-    fields: dict[str, Any] = {name: getattr(first, name) for name in DecisionEvent.__slots__}
-    return RepeatedDecision(**fields, count=count, last=last)
-
-
-def repeated_id(first: str, number: int) -> str:
-    """The id of the call `number` (from 0) of an entry whose first one has the id `first`: its last digits count on."""
-    head, tail = first[:-_COUNTED_DIGITS], first[-_COUNTED_DIGITS:]
-    return f"{head}{(int(tail, 16) + number) % 16**_COUNTED_DIGITS:0{_COUNTED_DIGITS}x}"
-
-
-def common_digits(decision_id: str) -> str:
-    """What the ids of the calls of one entry have in common."""
-    return decision_id[:-_COUNTED_DIGITS]
-
-
-def is_of_entry(decision_id: str, first: str, count: int) -> bool:
-    """Whether a call has this id that stands in the entry of `count` calls, the first of which has the id `first`."""
-    try:
-        distance = (int(decision_id[-_COUNTED_DIGITS:], 16) - int(first[-_COUNTED_DIGITS:], 16)) % 16**_COUNTED_DIGITS
-    except ValueError:
-        return decision_id == first
-    return common_digits(decision_id) == common_digits(first) and distance < count
-
-
 MANY: Final = "_other"
 """In place of a host: the entry stands for calls that were not recorded one by one."""
 
@@ -141,6 +95,10 @@ class FlowEnd:
     seconds: float
     cause: str
     """`closed`, `revoked:<reason>`, `idle`, `upstream_error:<phase>`, `drained`, …"""
+
+
+WHOLE: Final = "closed"
+"""The cause of the end of a flow that nobody cut and that did not fail."""
 
 
 @dataclass(frozen=True, slots=True)

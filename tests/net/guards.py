@@ -358,7 +358,7 @@ def _heedless(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return original(self, event, **options)
         except AuditUnavailableError:
-            return event.id
+            return getattr(event, "id", "")
 
     return record
 

@@ -7,15 +7,8 @@ from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.audit_queue import GATHER_SECONDS, AuditQueue
 from cloned_proxy.store.audit_writer import AuditWriter
 from cloned_proxy.store.tally import Tally
-from cloned_proxy.telemetry.events import (
-    MANY,
-    DecisionEvent,
-    Kind,
-    RepeatedDecision,
-    is_of_entry,
-    new_decision_id,
-    repeated_id,
-)
+from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision, is_of_entry, repeated_id
+from cloned_proxy.telemetry.events import MANY, DecisionEvent, FlowEnd, Kind, new_decision_id
 
 
 def denial(host: str = "evil.example.net", at: float = 1000.0) -> DecisionEvent:
@@ -96,3 +89,53 @@ def test_the_log_finds_counts_and_verifies_them(tmp_path: Path) -> None:
         assert all(log.decision(each) is not None for each in ids)
         assert log.decision(repeated_id(entries[-1].body["id"], entries[-1].times)) is None
         assert tally.count(since=0, verdict="deny") == 30
+
+
+def exchange() -> tuple[DecisionEvent, FlowEnd]:
+    decision = replace(denial(), kind=Kind.HTTP, verdict="allow", reason="allowed", rule="r1")
+    return decision, FlowEnd(decision.id, 1000.5, "demo@v1", 10, 20, 0.5, "closed")
+
+
+def test_a_plain_exchange_that_is_over_before_the_writer_comes_is_one_entry() -> None:
+    queue = AuditQueue[DecisionEvent | FlowEnd](4)
+    decision, end = exchange()
+    queue.put(decision, "demo@v1")
+    queue.put(end, "demo@v1")
+    [(entry, _)] = queue.take()
+    assert isinstance(entry, FinishedDecision)
+    assert (entry.id, entry.ended, entry.bytes_up, entry.bytes_down, entry.cause) == (
+        decision.id, 1000.5, 10, 20, "closed",
+    )  # fmt: skip
+
+
+def test_an_end_that_comes_later_or_is_a_cut_is_an_entry_of_its_own() -> None:
+    queue = AuditQueue[DecisionEvent | FlowEnd](4)
+    decision, end = exchange()
+    queue.put(decision, None)
+    assert [event for event, _ in queue.take()] == [decision]
+    queue.put(end, None)
+    assert [event for event, _ in queue.take()] == [end]
+    queue.put(decision, None)
+    queue.put(cut := replace(end, cause="revoked:host_not_allowed"), None)
+    assert [event for event, _ in queue.take()] == [decision, cut]
+    tunnel = replace(decision, kind=Kind.TUNNEL)
+    queue.put(tunnel, None)
+    queue.put(end, None)
+    assert [event for event, _ in queue.take()] == [tunnel, end]
+
+
+def test_one_entry_for_both_is_found_counted_and_verified(tmp_path: Path) -> None:
+    path = tmp_path / "state.db"
+    writer = AuditWriter(path)
+    decision, end = exchange()
+    writer.record(decision)
+    writer.record(end)
+    writer.close()
+    with AuditLog(path) as log, Tally(path) as tally:
+        assert log.verify().holds
+        assert (found := log.decision(decision.id)) is not None
+        assert found.times == 1
+        assert log.rule_hits()["r1"].hits == 1
+        assert tally.count(since=0) == 1
+        bodies = [entry.body for entry in log.entries(types=("decision", "flow_end"))]
+    assert sum(body.get("bytes_down", 0) for body in bodies) == 20
