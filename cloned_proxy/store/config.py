@@ -235,8 +235,6 @@ class Config(_Section):
                 raise ValueError("`policy` is a path, or the https:// URL of a fleet's envelope, without a password")
             if self.fleet is None or self.fleet.store is not None:
                 raise ValueError("`policy` is a URL: that is for a `fleet` (`name`, `trust`) without a `store`")
-        if self.fleet is not None and self.fleet.store is None and self.policy is None:
-            raise ValueError("`fleet` has no `store`; write one, or `policy:` with the file or https:// of an envelope")
         return self
 
 

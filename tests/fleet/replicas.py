@@ -43,13 +43,15 @@ def envelope(
 
 def put_into(store: Any, policy: bytes, version: int, key: SigningKey, **more: Any) -> None:
     """Writes into the store whatever somebody with its password could."""
-    place(store, envelope(policy, version, key, **more), version, hashlib.sha256(policy).hexdigest())
+    raw = envelope(policy, version, key, **more)
+    place(store, raw, version, hashlib.sha256(policy).hexdigest(), fleet=more.get("fleet", "acme"))
 
 
-def place(store: Any, raw: bytes, version: int, sha256: str = "x") -> None:
+def place(store: Any, raw: bytes, version: int, sha256: str = "x", *, fleet: str = "acme") -> None:
+    names = Names(fleet)
     with store.client() as client:
-        client.hset(NAMES.policy, mapping={"epoch": 1, "version": version, "sha256": sha256, "envelope": raw})
-        client.publish(NAMES.policy_news, f"1.{version}")
+        client.hset(names.policy, mapping={"epoch": 1, "version": version, "sha256": sha256, "envelope": raw})
+        client.publish(names.policy_news, f"1.{version}")
 
 
 class Replica:
