@@ -32,13 +32,13 @@ def write_export(since: str | None, *, signed: bool, workspace: Path | None) -> 
         raise CommandError(f"--since: {error}") from error
     need_libraries()
     from cloned_proxy.fleet.bundle import Source, export
-    from cloned_proxy.fleet.receipt import log_id, replica_key, replica_name
+    from cloned_proxy.fleet.receipt import log_id, own_key, own_name
     from cloned_proxy.store.audit_log import AuditLog
     from cloned_proxy.store.database import writing
 
     place = existing_workspace(workspace)
-    key = replica_key(place) if signed else None
-    source = Source(replica_name(place.config().fleet, key), time.time(), key)
+    key = own_key(place) if signed else None
+    source = Source(own_name(place.config().fleet, key), time.time(), key)
     with writing(place.state_db) as database:
         log_id(database)  # given now, so that the export itself only reads and holds up no proxy
     with AuditLog(place.state_db) as log, log.reading() as database:

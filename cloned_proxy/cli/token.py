@@ -58,22 +58,25 @@ def _mint(place: Workspace, claims: Claims) -> str:
     from cloned_proxy.store.keys import load_or_create_key
 
     fleet = place.config().fleet if place.config_file.exists() else None
-    key_file = place.root / "fleet.key"
-    if fleet is None or not key_file.exists():
-        if fleet is not None:
-            say(
-                "cloned-proxy: no signing key of the fleet is here: this credential is for this workspace's proxy alone"
-            )
+    if fleet is None:
         return mint_token(load_or_create_key(place.identity_key), claims)
+    import os
     import time
 
     from cloned_proxy.fleet.libraries import need_libraries
+    from cloned_proxy.store.errors import StoreError
 
     need_libraries()
-    from cloned_proxy.fleet.keys import load_key
+    from cloned_proxy.fleet.signing import signing_key
     from cloned_proxy.fleet.tool_tokens import mint_tool_token
 
-    key = load_key(key_file, missing="")
+    try:
+        key = signing_key(place, fleet.key, os.environ)
+    except StoreError:
+        if fleet.key not in {"auto", "file"} or place.fleet_key.exists(follow_symlinks=False):
+            raise
+        say("cloned-proxy: no signing key of the fleet is here: the credential is for this workspace's proxy alone")
+        return mint_token(load_or_create_key(place.identity_key), claims)
     if key.public not in fleet.trust:
         say("cloned-proxy: `fleet.trust` of this workspace does not name this key; replicas that trust it accept it")
     return mint_tool_token(key, claims, fleet=fleet.name, now=time.time())

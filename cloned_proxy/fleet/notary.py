@@ -10,7 +10,7 @@ from typing import Final
 import structlog
 
 from cloned_proxy.fleet.keys import SigningKey
-from cloned_proxy.fleet.receipt import Receipt, anchor_of, head_of, log_id, replica_key, seal_receipt
+from cloned_proxy.fleet.receipt import Receipt, anchor_of, head_of, log_id, own_key, seal_receipt
 from cloned_proxy.store.database import writing
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.workspace import Workspace
@@ -33,7 +33,7 @@ class Notary:
     ) -> None:
         """Makes the replica's key if there is none. Raises StoreError."""
         self._database: Final = workspace.state_db
-        self._key: Final[SigningKey] = replica_key(workspace)
+        self._key: Final[SigningKey] = own_key(workspace)
         self._replica: Final = replica
         self._clock: Final = clock
         self._seconds: Final = seconds

@@ -14,10 +14,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from cloned_proxy.fleet.envelope import Trust, seal
-from cloned_proxy.fleet.errors import EnvelopeError, FleetError, Refused
-from cloned_proxy.fleet.keys import SigningKey, load_or_create_key, short_id
+from cloned_proxy.fleet.errors import EnvelopeError, Refused
+from cloned_proxy.fleet.kept import Shelf
+from cloned_proxy.fleet.keys import SigningKey
+from cloned_proxy.fleet.member import replica_key, replica_name
 from cloned_proxy.fleet.token_form import read_json
-from cloned_proxy.store.atomic import fix_for
 from cloned_proxy.store.chain import Link
 from cloned_proxy.store.fleet_settings import FleetSettings
 from cloned_proxy.store.workspace import Workspace
@@ -70,22 +71,15 @@ def _receipt_in(fields: dict[str, Any]) -> Receipt:
     return Receipt(**fields)
 
 
-def replica_key(workspace: Workspace) -> SigningKey:
-    """The key of this replica, made (0600) on first use. Raises StoreError."""
-    directory = workspace.root / "fleet"
-    try:
-        directory.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise FleetError(f"{directory}: cannot be made: {error.strerror}; {fix_for(error)}") from error
-    return load_or_create_key(directory / "replica.key")
+def own_key(workspace: Workspace) -> SigningKey:
+    """The key of this replica, made (0600) on first use, also where no fleet is set up. Raises StoreError."""
+    Shelf(workspace).create()
+    return replica_key(workspace)
 
 
-def replica_name(settings: FleetSettings | None, key: SigningKey | None) -> str:
-    """What the replica is called, for people: as `fleet.replica` says, else by its host and a part of its key."""
-    if settings is not None and settings.replica is not None:
-        return settings.replica
-    host = socket.gethostname()[:100]
-    return host if key is None else f"{host}-{short_id(key.id)}"
+def own_name(settings: FleetSettings | None, key: SigningKey | None) -> str:
+    """What the log is called, for people: as the replica in a fleet, by the host outside of one."""
+    return socket.gethostname() if settings is None or key is None else replica_name(settings, key)
 
 
 def log_id(database: sqlite3.Connection) -> str:

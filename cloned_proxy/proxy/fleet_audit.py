@@ -38,11 +38,11 @@ async def open_fleet_audit(
     from cloned_proxy.fleet.link import Link  # noqa: PLC0415
     from cloned_proxy.fleet.names import Names  # noqa: PLC0415
     from cloned_proxy.fleet.notary import Notary  # noqa: PLC0415
-    from cloned_proxy.fleet.receipt import replica_key, replica_name  # noqa: PLC0415
+    from cloned_proxy.fleet.receipt import own_key, own_name  # noqa: PLC0415
     from cloned_proxy.telemetry.shipping_metrics import ShippingMetrics  # noqa: PLC0415
 
-    key = replica_key(workspace)
-    name = replica_name(fleet, key)
+    key = own_key(workspace)
+    name = own_name(fleet, key)
     notary = Notary(workspace, name, clock=clock)
     work: list[Coroutine[Any, Any, None]] = [notary.work()]
     if fleet.store is not None and fleet.audit_entries:

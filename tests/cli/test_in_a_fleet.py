@@ -30,10 +30,10 @@ def private(path: Path, content: bytes) -> None:
     path.chmod(0o600)
 
 
-def join(workspace: Workspace, key: SigningKey, **more: Any) -> None:
+def join(workspace: Workspace, key: SigningKey, *, policy: str | None = None, **more: Any) -> None:
     workspace.path.mkdir(mode=0o700, exist_ok=True)
     settings = {"name": FLEET, "trust": [key.public], "replica": "r1"} | more
-    private(workspace.path / "config.yaml", yaml.safe_dump({"fleet": settings}).encode())
+    private(workspace.path / "config.yaml", yaml.safe_dump({"fleet": settings, "policy": policy}).encode())
 
 
 def records(workspace: Workspace, *arguments: str) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def test_a_replica_believes_its_fleet_and_ships_its_log(
     assert [(each["tool"], each["reason"] == "identity_invalid") for each in records(workspace)] == [
         (TOOL, False), (TOOL, False), (TOOL, False), (None, True),
     ]  # fmt: skip
-    assert not any(path == "/forged" for _, path, _ in origin.seen)
+    assert [path for _, path, _ in origin.seen] == ["/of-the-workspace", "/minted", "/pod"]
     assert 'cloned_proxy_fleet_tokens_refused_total{reason="key"} 1.0' in serving.page("/metrics").body
 
     ids = [each["id"] for each in records(workspace)]
@@ -107,7 +107,7 @@ def test_what_is_said_without_a_fleet_or_a_store(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     assert "in no fleet" in workspace.call("log", "--fleet").stderr
     key = SigningKey.generate()
-    join(workspace, key)
+    join(workspace, key, policy="envelope.json")
     assert "`fleet: {store: …}` is not set" in workspace.call("log", "--fleet").stderr
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

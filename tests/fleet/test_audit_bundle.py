@@ -16,7 +16,7 @@ from cloned_proxy.fleet.envelope import Trust, seal
 from cloned_proxy.fleet.errors import EnvelopeError, FleetError
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.notary import Notary
-from cloned_proxy.fleet.receipt import RECEIPT_TYPE, Receipt, open_receipt, replica_key, seal_receipt
+from cloned_proxy.fleet.receipt import RECEIPT_TYPE, Receipt, open_receipt, own_key, seal_receipt
 from cloned_proxy.store.audit_log import AuditLog, prune_entries
 from cloned_proxy.store.chain import Link, next_link
 from cloned_proxy.store.database import reading, writing
@@ -52,7 +52,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 def exported(workspace: Workspace, since: float | None = None, *, signed: bool = True) -> list[str]:
-    key = replica_key(workspace) if signed else None
+    key = own_key(workspace) if signed else None
     with writing(workspace.state_db) as database:
         return list(export(database, since, Source("r1", 3000.0, key)))
 
@@ -130,7 +130,7 @@ TAMPERINGS: dict[str, tuple[Tamper, list[str]]] = {
 @pytest.mark.parametrize("name", TAMPERINGS)
 def test_what_was_done_to_an_export_is_said(workspace: Workspace, name: str) -> None:
     tamper, said = TAMPERINGS[name]
-    key = replica_key(workspace).public
+    key = own_key(workspace).public
     lines = exported(workspace)
     assert checked(lines, key).holds
     findings = checked(tamper(list(lines)), key).findings
@@ -143,35 +143,35 @@ def test_a_forger_who_hashes_anew_passes_where_nothing_is_signed(workspace: Work
     lines = exported(workspace, signed=False)
     assert checked(change_and_hash_anew(list(lines))).holds
     assert not checked(change_a_byte(list(lines))).holds
-    assert not checked(lines, replica_key(workspace).public).holds
+    assert not checked(lines, own_key(workspace).public).holds
 
 
 def test_digests_that_are_not_looked_at_leave_the_end_of_the_chain(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    key = replica_key(workspace).public
+    key = own_key(workspace).public
     monkeypatch.setattr(bundle_check, "_differences", lambda *_: iter(()))
     findings = checked(change_and_hash_anew(exported(workspace)), key).findings
     assert any("do not lead to the hash that is signed" in each for each in findings)
 
 
 def test_a_whole_export(workspace: Workspace) -> None:
-    found = checked(exported(workspace), replica_key(workspace).public)
+    found = checked(exported(workspace), own_key(workspace).public)
     assert found.findings == []
     assert (found.replica, found.first, found.last, found.entries, found.receipts) == ("r1", 1, COUNT, COUNT, 2)
 
 
 def test_a_part_of_the_log(workspace: Workspace) -> None:
-    found = checked(exported(workspace, since=1004.5), replica_key(workspace).public)
+    found = checked(exported(workspace, since=1004.5), own_key(workspace).public)
     assert (found.findings, found.first, found.last, found.receipts) == ([], 5, COUNT, 1)
-    nothing = checked(exported(workspace, since=9999.0), replica_key(workspace).public)
+    nothing = checked(exported(workspace, since=9999.0), own_key(workspace).public)
     assert (nothing.findings, nothing.entries) == ([], 0)
 
 
 def test_what_is_left_of_a_log_that_was_pruned(workspace: Workspace) -> None:
     with reading(workspace.state_db) as database:
         assert prune_entries(database, before=1004.5) == 4
-    found = checked(exported(workspace), replica_key(workspace).public)
+    found = checked(exported(workspace), own_key(workspace).public)
     assert (found.findings, found.first, found.last) == ([], 5, COUNT)
 
 
@@ -183,7 +183,7 @@ def test_a_receipt_of_another_replica(workspace: Workspace) -> None:
     lines = exported(workspace)
     foreign = seal_receipt(Receipt("r2", "0" * 16, 6, "0" * 64, 1.0), OTHER)
     lines.insert(-1, json.dumps({"receipt": json.loads(foreign)}))
-    assert checked(lines, replica_key(workspace).public).findings == [
+    assert checked(lines, own_key(workspace).public).findings == [
         "receipt 3 is not of this key: it is another replica's, or was changed"
     ]
 
@@ -200,7 +200,7 @@ def test_a_log_that_was_changed_after_a_receipt_and_hashed_anew(workspace: Works
         database.execute("UPDATE meta SET value = ? WHERE key = 'head_hash'", (last.hash,))
     with AuditLog(workspace.state_db) as log:
         assert log.verify().holds  # as the chain alone sees it
-    findings = checked(exported(workspace), replica_key(workspace).public).findings
+    findings = checked(exported(workspace), own_key(workspace).public).findings
     assert findings == [
         f"receipt {number}, given at entry {seq}, is for other entries: the log was changed behind it"
         for number, seq in ((1, 3), (2, 6))
@@ -208,7 +208,7 @@ def test_a_log_that_was_changed_after_a_receipt_and_hashed_anew(workspace: Works
 
 
 def test_a_receipt_is_no_policy_and_no_policy_a_receipt(workspace: Workspace) -> None:
-    key = replica_key(workspace)
+    key = own_key(workspace)
     receipt = Receipt("r1", "1" * 16, 1, "0" * 64, 1.0)
     sealed = seal_receipt(receipt, key)
     assert open_receipt(sealed, Trust([key.public])) == receipt

@@ -21,7 +21,7 @@ from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.names import Names
 from cloned_proxy.fleet.notary import Notary
-from cloned_proxy.fleet.receipt import Receipt, replica_key, seal_receipt
+from cloned_proxy.fleet.receipt import Receipt, own_key, seal_receipt
 from cloned_proxy.store.audit_log import AuditLog, prune_entries
 from cloned_proxy.store.chain import Link as ChainLink
 from cloned_proxy.store.chain import next_link
@@ -59,7 +59,7 @@ class Replica:
         settings = FleetSettings(name="test", store=url, trust=[TRUSTED])
         link, registry = Link(settings, base=directory), CollectorRegistry()
         shipper = AuditShipper(
-            LocalLog(workspace.state_db), link, NAMES, replica=name, key=replica_key(workspace).public, keep=keep,
+            LocalLog(workspace.state_db), link, NAMES, replica=name, key=own_key(workspace).public, keep=keep,
             metrics=ShippingMetrics(registry), clock=lambda: 1100.0,
         )  # fmt: skip
         return cls(name, workspace, link, registry, shipper, Notary(workspace, name))
@@ -289,8 +289,8 @@ async def shipped(replica: Replica) -> str:
     assert replica.notary.sign() is not None
     replica.record(1004)
     assert await replica.shipper.ship()
-    assert (await read(replica, replica_key(replica.workspace).public))[1] == []
-    return f"r1 ({replica_key(replica.workspace).id[:12]}): "
+    assert (await read(replica, own_key(replica.workspace).public))[1] == []
+    return f"r1 ({own_key(replica.workspace).id[:12]}): "
 
 
 def rewrite(store: RedisServer, change: dict[int, str | None], *, anew: bool = False) -> None:
@@ -369,7 +369,7 @@ async def test_a_receipt_of_another_key(replica: Replica, store: RedisServer) ->
 
 async def test_a_log_that_was_made_up_shows_to_whoever_knows_the_key(replica: Replica, store: RedisServer) -> None:
     await shipped(replica)
-    known = replica_key(replica.workspace).public
+    known = own_key(replica.workspace).public
     with store.client() as client:
         said = json.dumps({"replica": "r1", "key": OTHER.public})
         client.hset(NAMES.audit_logs, "f" * 16, said)
