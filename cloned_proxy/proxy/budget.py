@@ -43,6 +43,9 @@ class LeaseLedger(Protocol):
     def take(self, rule: Rule) -> bool:
         """Takes one use as far as this process knows; False when none is left. The commit of its event decides."""
 
+    def give_back(self, rule: Rule) -> None:
+        """The use that was taken here did not come about."""
+
     def exhaust(self, rule: Rule) -> None:
         """Another process took the last use."""
 

@@ -38,6 +38,7 @@ from cloned_proxy.telemetry.events import (
     FlowEnd,
     Kind,
     LeaseUsedUpError,
+    UseNotCountedError,
 )
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -196,9 +197,9 @@ class Enforcer:
     async def _granted(self, question: Question, charge: Charge, addresses: tuple[Address, ...]) -> Grant | Refusal:
         try:
             recorded = await self._put_on_record(question)
-        except LeaseUsedUpError:
+        except LeaseUsedUpError as error:
             charge.close()
-            refused = question.decision.denied(Reason.LEASE_USED_UP)
+            refused = question.decision.denied(error.reason)
             return self._refused(question.caller, refused, question.kind, question.policy, question.started)
         except BaseException:
             charge.close()
@@ -292,6 +293,9 @@ class Enforcer:
                 raise LeaseUsedUpError(rule.id)
             try:
                 return await self._records.committed(caller, decision, kind, policy, started, uses=rule.max_uses)
+            except UseNotCountedError:
+                self._leases.give_back(rule)
+                raise
             except LeaseUsedUpError:
                 self._leases.exhaust(rule)
                 raise
