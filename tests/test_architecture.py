@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.checkout  # it reads the source where it is written
 
 PACKAGE = Path(__file__).parents[1] / "cloned_proxy"
-LAYERS = ("cli", "control", "notify", "fetch", "runner", "proxy", "store", "telemetry", "policy")
+LAYERS = ("cli", "control", "notify", "fetch", "runner", "proxy", "fleet", "store", "telemetry", "policy")
 PURE = {"__future__", "cloned_proxy", "idna", "packaging", "pydantic", "pydantic_core", "publicsuffixlist",
         "base64", "binascii",
         "collections", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib", "hmac", "ipaddress",

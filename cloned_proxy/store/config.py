@@ -6,13 +6,14 @@ import difflib
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from cloned_proxy.policy.problem import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
+from cloned_proxy.store.fleet_settings import FleetSettings
 from cloned_proxy.store.notify_settings import NotifySettings
 from cloned_proxy.store.policy_bytes import MAX_BYTES
 from cloned_proxy.store.upstream_settings import UpstreamSettings
@@ -200,6 +201,12 @@ class TelemetrySettings(_Section):
     """Base URL of a collector for OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `otlp`. None: off."""
 
 
+def _named_fleet(value: object) -> object:
+    if value is None:  # a section whose lines were all taken out: whose policy would be in force is a guess
+        raise ValueError("`fleet` is empty; write its `name` and `trust`, or take it out")
+    return value
+
+
 class Config(_Section):
     policy: str | None = None
     """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it."""
@@ -214,6 +221,8 @@ class Config(_Section):
     telemetry: TelemetrySettings = TelemetrySettings()
     vault: VaultSettings = VaultSettings()
     notify: NotifySettings = NotifySettings()
+    fleet: Annotated[FleetSettings | None, BeforeValidator(_named_fleet)] = None
+    """None: this proxy is in no fleet, and its policy is its own."""
 
 
 class ConfigError(StoreError):
@@ -250,12 +259,17 @@ def _problem(place: DocumentPath, kind: str, message: str, lines: dict[DocumentP
     return Problem(".".join(str(part) for part in place) or "(file)", lines.get(known), text)
 
 
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
 def _nearest(place: DocumentPath) -> str:
     section: type[BaseModel] = Config
     for part in place[:-1]:
         annotation = section.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        sections = [each for each in (annotation, *get_args(annotation)) if _is_section(each)]
+        if not sections:
             return ""
-        section = annotation
+        section = sections[0]
     near = difflib.get_close_matches(str(place[-1]), section.model_fields, n=1)
     return f"; did you mean `{near[0]}`?" if near else f"; known: {', '.join(section.model_fields)}"

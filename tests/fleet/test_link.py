@@ -1,0 +1,128 @@
+"""The way to the store: it comes back by itself, and nothing waits for longer than its bound."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from cloned_proxy.fleet import link as link_module
+from cloned_proxy.fleet.errors import StoreAwayError
+from cloned_proxy.fleet.keys import SigningKey
+from cloned_proxy.fleet.link import Link
+from cloned_proxy.store.fleet_settings import FleetSettings
+from tests.fleet.conftest import RedisServer
+
+TRUST = [SigningKey.generate().public]
+WAIT = 60.0
+
+
+class Listener:
+    """What a link has told."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[object] = asyncio.Queue()
+
+    async def wait_for(self, wanted: object) -> None:
+        async with asyncio.timeout(WAIT):
+            while await self.events.get() != wanted:
+                pass
+
+
+@pytest.fixture
+async def made(tmp_path: Path) -> AsyncIterator[Callable[[str], tuple[Link, Listener]]]:
+    links: list[Link] = []
+
+    def make(url: str) -> tuple[Link, Listener]:
+        heard = Listener()
+        settings = FleetSettings(name="acme", store=url, trust=TRUST)
+        link = Link(settings, base=tmp_path, on_state=heard.events.put_nowait)
+        link.follow("news", heard.events.put_nowait)
+        links.append(link)
+        return link, heard
+
+    yield make
+    for link in links:
+        await link.close()
+
+
+async def test_it_reads_after_each_subscription_and_hears_what_comes(
+    made: Callable[[str], tuple[Link, Listener]], store: RedisServer
+) -> None:
+    link, heard = made(store.url)
+
+    async def read() -> None:
+        heard.events.put_nowait(await link.run(lambda redis: redis.get("what")))
+
+    link.at_connect(read)
+    with store.client() as client:
+        client.set("what", "first")
+        link.start()
+        await heard.wait_for(b"first")
+        await heard.wait_for(True)
+        client.publish("news", "1")
+        await heard.wait_for(b"1")
+    await asyncio.to_thread(store.kill)
+    await heard.wait_for(False)
+    assert not link.connected
+    await asyncio.to_thread(store.start)
+    with store.client() as client:
+        await heard.wait_for(True)
+        client.publish("news", "2")
+        await heard.wait_for(b"2")
+
+
+async def test_a_frozen_store_costs_a_bounded_wait_and_no_later_answer_is_mistaken(
+    made: Callable[[str], tuple[Link, Listener]], store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "CALL_SECONDS", 0.2)
+    monkeypatch.setattr(link_module, "_QUIET_SECONDS", 0.2)
+    link, heard = made(store.url)
+    link.start()
+    await heard.wait_for(True)
+    await link.run(lambda redis: redis.set("a", "1"))
+    store.freeze()
+    with pytest.raises(StoreAwayError, match="no answer within"):
+        await link.run(lambda redis: redis.get("a"), within=0.2)
+    await heard.wait_for(False)
+    store.thaw()
+    await heard.wait_for(True)
+    await link.run(lambda redis: redis.set("b", "2"))
+    assert [await link.run(lambda redis: redis.get("b")) for _ in range(10)] == [b"2"] * 10
+
+
+async def test_what_is_nobodys_store_is_told_without_the_password(tmp_path: Path) -> None:
+    settings = FleetSettings(
+        name="acme", store=f"unix://{tmp_path}/none.sock", auth="${vault:fleet.store}", trust=TRUST
+    )
+
+    class Vault:
+        def value_of(self, name: str) -> str:
+            return "user:s3cret"
+
+    async with Link(settings, base=tmp_path, secrets=Vault()) as link:
+        with pytest.raises(StoreAwayError) as caught:
+            await link.run(lambda redis: redis.ping())
+    assert "s3cret" not in str(caught.value)
+    assert "none.sock" in str(caught.value)
+
+
+async def test_a_wrong_password_is_told_with_its_fix(store: RedisServer, tmp_path: Path) -> None:
+    with store.client() as client:
+        client.config_set("requirepass", "right")
+
+    class Vault:
+        secret = ":wrong"
+
+        def value_of(self, name: str) -> str:
+            return self.secret
+
+    vault = Vault()
+    settings = FleetSettings(name="acme", store=store.url, auth="${vault:fleet.store}", trust=TRUST)
+    async with Link(settings, base=tmp_path, secrets=vault) as link:
+        with pytest.raises(StoreAwayError, match="refuses this credential"):
+            await link.run(lambda redis: redis.ping())
+        vault.secret = ":right"
+        assert await link.run(lambda redis: redis.ping())
