@@ -15,7 +15,7 @@ from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Request
-from cloned_proxy.policy.identity import Claims, identify, mint_token
+from cloned_proxy.policy.identity import Claims, OwnTokens, identify, mint_token
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.proxy.client_hello import ClientHelloReader
 from cloned_proxy.proxy.head import parse_head
@@ -83,6 +83,7 @@ def _networks(count: int) -> dict[str, float]:
 
 def _parts(directory: Path) -> dict[str, float]:
     token = mint_token(_KEY, Claims("bench@v1", "run", _NOW + 3600))
+    tokens = OwnTokens(_KEY)
     fields = (("host", f"{HOST}:443"), ("x-cloned-tool-token", token))
     connect = f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\nUser-Agent: bench/1\r\n\r\n".encode()
     get = f"GET http://{HOST}/a/b?c=d HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: bench/1\r\nAccept: */*\r\n".encode()
@@ -96,7 +97,7 @@ def _parts(directory: Path) -> dict[str, float]:
     state = State(directory / "state.db")
     try:
         figures = {
-            "token check": _microseconds(lambda _: identify(fields, key=_KEY, now=_NOW, listener=ANONYMOUS)),
+            "token check": _microseconds(lambda _: identify(fields, tokens=tokens, now=_NOW, listener=ANONYMOUS)),
             "head parse, CONNECT": _microseconds(lambda _: parse_head(connect)),
             "head parse, GET with five fields": _microseconds(lambda _: parse_head(get)),
             "ClientHello parse": _microseconds(lambda _: ClientHelloReader().feed(hello)),

@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import quote, unquote
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
@@ -22,7 +22,8 @@ MIN_KEY_BYTES: Final = 32
 
 _VERSION: Final = "v1"
 _CONTEXT: Final = b"cloned-proxy tool token\x00"  # the same key signing anything else can never yield a token
-_MAX_CREDENTIAL: Final = 2048
+_MAX_CREDENTIAL: Final = 8192
+"""Characters of one field: a Kubernetes token in Basic has about 1,800, one with a list of groups some thousand."""
 _TOOL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:@[A-Za-z0-9][A-Za-z0-9._-]{0,30})?", re.ASCII)
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _CREDENTIAL_FIELDS: Final = ("proxy-authorization", "x-cloned-tool-token")
@@ -34,6 +35,17 @@ class Claims:
     run: str
     expires: float
     """Unix seconds."""
+
+
+class TokenVerifier(Protocol):
+    """Tells genuine tokens from others. Asked for each request, so an answer may wait for nothing."""
+
+    @property
+    def generation(self) -> int:
+        """Another number as soon as it may say something else of a token than before, but for the time."""
+
+    def claims(self, token: str, now: float) -> Claims | None:
+        """What a genuine token says, also when it has expired; None for anything else. Never raises."""
 
 
 def valid_tool_id(text: str) -> bool:
@@ -57,6 +69,25 @@ def mint_token(key: bytes, claims: Claims) -> str:
     return f"{signed}.{_signature(key, signed)}"
 
 
+class OwnTokens:
+    """Verifies what `mint_token` made with the same key, that of this workspace. Raises ValueError for a short one."""
+
+    generation: Final = 0
+
+    def __init__(self, key: bytes) -> None:
+        _check_length(key)
+        self._key: Final = key
+
+    def claims(self, token: str, now: float) -> Claims | None:  # noqa: ARG002  these tokens have no beginning
+        """As of a `TokenVerifier`."""
+        return _verified(self._key, token)
+
+
+def is_own(token: str) -> bool:
+    """Whether it has the form of `mint_token`, genuine or not."""
+    return token.startswith(f"{_VERSION}.")
+
+
 def proxy_url(tool: str, token: str, authority: str) -> str:
     """`http://<tool, percent-encoded>:<token>@host:port`, as a client wants it in HTTP_PROXY."""
     return f"http://{quote(tool, safe='')}:{token}@{authority}"
@@ -65,7 +96,7 @@ def proxy_url(tool: str, token: str, authority: str) -> str:
 def identify(
     headers: Sequence[tuple[str, str]],
     *,
-    key: bytes,
+    tokens: TokenVerifier,
     now: float,
     listener: Principal | None,
 ) -> Caller:
@@ -78,7 +109,7 @@ def identify(
     credentials = credential_fields(headers)
     if not credentials:
         return listener if listener is not None else IdentityRefusal(Reason.IDENTITY_MISSING)
-    proved = _proved(credentials, key, now)
+    proved = _proved(credentials, tokens, now)
     inside = listener is not None and listener.inside
     if isinstance(proved, IdentityRefusal):
         return replace(proved, inside=inside)
@@ -94,19 +125,19 @@ def credential_fields(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str
     return [(name, value) for name, value in headers if name in _CREDENTIAL_FIELDS]
 
 
-def credentials_expire(headers: Sequence[tuple[str, str]], *, key: bytes, now: float) -> float:
+def credentials_expire(headers: Sequence[tuple[str, str]], *, tokens: TokenVerifier, now: float) -> float:
     """Unix seconds until which `identify` goes on to say the same of a head; inf for one without a credential."""
-    claims = [_claims_of(name, value, key, now) for name, value in credential_fields(headers)]
+    claims = [_claims_of(name, value, tokens, now) for name, value in credential_fields(headers)]
     return min((each.expires if isinstance(each, Claims) else now for each in claims), default=math.inf)
 
 
-def _proved(credentials: Sequence[tuple[str, str]], key: bytes, now: float) -> Principal | IdentityRefusal:
+def _proved(credentials: Sequence[tuple[str, str]], tokens: TokenVerifier, now: float) -> Principal | IdentityRefusal:
     """Whom the credential fields of one head prove, all of them the same."""
     if len({name for name, _ in credentials}) != len(credentials):
         return IdentityRefusal(Reason.IDENTITY_INVALID)
     proved: set[tuple[str, str]] = set()
     for name, value in credentials:
-        claims = _claims_of(name, value, key, now)
+        claims = _claims_of(name, value, tokens, now)
         if isinstance(claims, IdentityRefusal):
             return claims
         proved.add((claims.tool, claims.run))
@@ -115,10 +146,10 @@ def _proved(credentials: Sequence[tuple[str, str]], key: bytes, now: float) -> P
     return Principal(*proved.pop())
 
 
-def _claims_of(name: str, value: str, key: bytes, now: float) -> Claims | IdentityRefusal:
+def _claims_of(name: str, value: str, tokens: TokenVerifier, now: float) -> Claims | IdentityRefusal:
     """What one credential field proves: genuine, then for the named user, then not expired."""
     parts = _token_of(name, value)
-    claims = _verified(key, parts[1]) if parts is not None else None
+    claims = tokens.claims(parts[1], now) if parts is not None else None
     if parts is None or claims is None:
         return IdentityRefusal(Reason.IDENTITY_INVALID)
     user = parts[0]
@@ -167,11 +198,15 @@ def _verified(key: bytes, token: str) -> Claims | None:
 
 
 def _signature(key: bytes, signed: str) -> str:
+    _check_length(key)
+    return _base64url(hmac.new(key, _CONTEXT + signed.encode("ascii"), hashlib.sha256).digest())
+
+
+def _check_length(key: bytes) -> None:
     if len(key) < MIN_KEY_BYTES:
         raise ValueError(
             f"the identity key has {len(key)} bytes and needs {MIN_KEY_BYTES}; remove it to have it made anew"
         )
-    return _base64url(hmac.new(key, _CONTEXT + signed.encode("ascii"), hashlib.sha256).digest())
 
 
 def _base64url(data: bytes) -> str:

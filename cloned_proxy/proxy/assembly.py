@@ -15,6 +15,7 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
+from cloned_proxy.policy.identity import OwnTokens
 from cloned_proxy.proxy.asking import Asking
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.cells import CellStore, OwnCells, SharedCells
@@ -165,7 +166,7 @@ async def assemble(
     parts.push_async_callback(inspector.close)
     gate = Gate(
         enforcer=enforcer,
-        identity_key=key,
+        tokens=OwnTokens(key),
         settings=config.proxy,
         metrics=metrics,
         inspector=inspector,

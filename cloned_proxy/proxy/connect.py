@@ -19,7 +19,7 @@ def serve(connection: ClientConnection, head: Head) -> None:
     if parts.stopping():
         connection.answer(answers.unavailable())
         return
-    caller = identify(head.fields, key=parts.identity_key, now=parts.clock(), listener=connection.listener.principal)
+    caller = identify(head.fields, tokens=parts.tokens, now=parts.clock(), listener=connection.listener.principal)
     request = Request(head.host, head.port)
     granted = parts.enforcer.authorise_now(caller, request, Kind.TUNNEL)
     if granted is None:

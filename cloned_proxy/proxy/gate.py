@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
+from cloned_proxy.policy.identity import TokenVerifier
 from cloned_proxy.proxy import connect, splice
 from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.cells import CellStore, OwnCells
@@ -41,7 +42,7 @@ class Gate:
         self,
         *,
         enforcer: Enforcer,
-        identity_key: bytes,
+        tokens: TokenVerifier,
         settings: ProxySettings,
         metrics: Metrics,
         inspector: Inspector | None,
@@ -86,7 +87,7 @@ class Gate:
         self._plain: Final = PlainHttp(enforcer.review)
         self._parts: Final = GateParts(
             enforcer=enforcer,
-            identity_key=identity_key,
+            tokens=tokens,
             settings=settings,
             metrics=metrics,
             inspector=inspector,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from cloned_proxy.policy.identity import TokenVerifier
 from cloned_proxy.proxy.bulk import Splicer
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
@@ -29,7 +30,7 @@ class GateParts:
     """What every connection works with."""
 
     enforcer: Enforcer
-    identity_key: bytes
+    tokens: TokenVerifier
     settings: ProxySettings
     metrics: Metrics
     inspector: Inspector | None

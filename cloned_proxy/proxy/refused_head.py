@@ -21,4 +21,4 @@ def answer_to_head(parts: GateParts, listener: Listener, error: HeadError, kind:
 
 def head_caller(parts: GateParts, listener: Listener, error: HeadError) -> Caller:
     """Who sent a head that is refused, by its listener and by what credential could be read of it."""
-    return identify(error.fields, key=parts.identity_key, now=parts.clock(), listener=listener.principal)
+    return identify(error.fields, tokens=parts.tokens, now=parts.clock(), listener=listener.principal)

@@ -5,17 +5,23 @@
 //! Python is the specification: nothing is refused here, and no answer but the 200 of a CONNECT is written.
 //!
 //! From below: `sys` calls the kernel, `cells` counts beside Python, `head` and `hello` read, `side` moves bytes,
-//! `connect` is the life of one connection, `worker` the loop around it, `shared` what the threads share, `abi` the door.
+//! `connect`, `dial`, `tunnel` and `ending` are the life of one connection, `worker` the loop around it with its `places`
+//! and `orders`, `shared` what the threads share, `abi` the door.
 
 mod abi;
 mod cells;
 mod connect;
+mod dial;
+mod ending;
 mod flow;
 mod head;
 mod hello;
+mod orders;
+mod places;
 mod record;
 mod shared;
 mod side;
 mod sys;
+mod tunnel;
 mod verdict;
 mod worker;

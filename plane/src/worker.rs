@@ -2,8 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::flow::{Flow, Link, State};
-use crate::shared::{Bounds, Order, Post, Seen, Shared};
-use crate::side::Side;
+use crate::shared::{Post, Shared};
 use crate::sys::{self, EpollEvent};
 use crate::verdict::Verdict;
 use std::cmp::Reverse;
@@ -16,15 +15,14 @@ const EVENTS: usize = 512;
 const ACCEPT_AT_ONCE: usize = 64;
 /// Microseconds until connections are accepted again after the process ran out of descriptors.
 const PAUSE: u64 = 100_000;
-const SOCKET: u32 = sys::IN | sys::OUT | sys::RDHUP | sys::EDGE;
+pub const SOCKET: u32 = sys::IN | sys::OUT | sys::RDHUP | sys::EDGE;
 const BELL: u64 = u64::MAX;
 const LISTENER: u32 = u32::MAX;
-const GENERATIONS: u32 = 0x7fff_ffff;
 
-struct Listening {
-    fd: i32,
-    listener: u32,
-    party: usize,
+pub struct Listening {
+    pub fd: i32,
+    pub listener: u32,
+    pub party: usize,
 }
 
 pub struct Worker {
@@ -32,16 +30,16 @@ pub struct Worker {
     number: usize,
     pub epoll: i32,
     pub flows: Vec<Flow>,
-    free_flows: Vec<u32>,
+    pub free_flows: Vec<u32>,
     pub links: Vec<Link>,
-    free_links: Vec<u32>,
+    pub free_links: Vec<u32>,
     pub verdicts: HashMap<Vec<u8>, Arc<Verdict>>,
-    listening: HashMap<u32, Listening>,
-    accepting: bool,
+    pub listening: HashMap<u32, Listening>,
+    pub accepting: bool,
     resume_at: u64,
     timers: BinaryHeap<Reverse<(u64, u64)>>,
     /// Flows whose turn was over, and that have more.
-    again: Vec<u64>,
+    pub again: Vec<u64>,
     /// Heads that wait until the log has room.
     pub parked: Vec<u64>,
     pub choked: bool,
@@ -50,10 +48,10 @@ pub struct Worker {
     pub ids: Vec<u8>,
     /// Monotonic microseconds, of this turn.
     pub now: u64,
-    stopping: bool,
+    pub stopping: bool,
 }
 
-fn token(generation: u32, place: u32, upstream: bool) -> u64 {
+pub fn token(generation: u32, place: u32, upstream: bool) -> u64 {
     u64::from(generation) << 32 | u64::from(place) << 1 | u64::from(upstream)
 }
 
@@ -85,7 +83,7 @@ impl Worker {
         }
     }
 
-    fn post(&self) -> &Post {
+    pub fn post(&self) -> &Post {
         &self.shared.posts[self.number]
     }
 
@@ -249,7 +247,7 @@ impl Worker {
         }
     }
 
-    fn accept_again(&mut self) {
+    pub fn accept_again(&mut self) {
         if !self.accepting && !self.choked && self.resume_at == 0 {
             self.accepting = true;
             for listening in self.listening.values() {
@@ -257,212 +255,8 @@ impl Worker {
             }
         }
     }
-
-    // Places.
-
-    fn new_flow(&mut self, fd: i32, listener: u32, party: usize) -> u32 {
-        let place = match self.free_flows.pop() {
-            Some(place) => place,
-            None => {
-                self.flows.push(Flow {
-                    generation: 0,
-                    state: State::Free,
-                    listener: 0,
-                    party: 0,
-                    client: Side::new(crate::side::NONE),
-                    unread: Vec::new(),
-                    grant: None,
-                    upstream: None,
-                    dial: None,
-                    deadline: 0,
-                    timer: 0,
-                    last_byte: 0,
-                });
-                self.flows.len() as u32 - 1
-            }
-        };
-        let flow = &mut self.flows[place as usize];
-        flow.state = State::Head;
-        flow.listener = listener;
-        flow.party = party;
-        flow.client = Side::new(fd);
-        place
-    }
-
-    /// Whatever it held has to be closed, or handed over, before.
-    pub fn free_flow(&mut self, place: u32) {
-        let flow = &mut self.flows[place as usize];
-        flow.generation = (flow.generation + 1) & GENERATIONS;
-        flow.state = State::Free;
-        flow.client = Side::new(crate::side::NONE);
-        flow.unread = Vec::new();
-        flow.grant = None;
-        flow.upstream = None;
-        flow.dial = None;
-        flow.deadline = 0;
-        flow.timer = 0;
-        self.free_flows.push(place);
-    }
-
-    /// A place for a connection to an upstream; None when it cannot be watched (the socket is closed then).
-    pub fn new_link(&mut self, fd: i32, flow: u32, connected: bool) -> Option<u32> {
-        let place = match self.free_links.pop() {
-            Some(place) => place,
-            None => {
-                self.links.push(Link { generation: 0, flow, connected, side: Side::new(crate::side::NONE) });
-                self.links.len() as u32 - 1
-            }
-        };
-        let link = &mut self.links[place as usize];
-        link.flow = flow;
-        link.connected = connected;
-        link.side = Side::new(fd);
-        if !sys::watch(self.epoll, fd, SOCKET, token(link.generation, place, true)) {
-            self.drop_link(place, false);
-            return None;
-        }
-        Some(place)
-    }
-
-    pub fn drop_link(&mut self, place: u32, hard: bool) {
-        let link = &mut self.links[place as usize];
-        link.side.close(hard, &mut self.pipes);
-        self.forget_link(place);
-    }
-
-    /// Its socket is closed, or somebody else's.
-    pub fn forget_link(&mut self, place: u32) {
-        let link = &mut self.links[place as usize];
-        link.generation = (link.generation + 1) & GENERATIONS;
-        link.side = Side::new(crate::side::NONE);
-        self.free_links.push(place);
-    }
-
-    // Orders.
-
-    fn carry_out(&mut self) {
-        sys::silence(self.post().bell);
-        while let Some(order) = self.post().take() {
-            self.obey(order);
-            self.post().carried_out();
-        }
-    }
-
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Listen { fd, listener, party } => {
-                self.listening.insert(listener, Listening { fd, listener, party });
-                if self.accepting {
-                    watch_listener(self.epoll, fd, listener);
-                }
-            }
-            Order::Unlisten { listener, cause } => {
-                self.unlisten(listener);
-                self.cut_where(&cause, |flow| flow.listener == listener);
-            }
-            Order::Drain { cause } => {
-                for listener in self.listening.keys().copied().collect::<Vec<_>>() {
-                    self.unlisten(listener);
-                }
-                self.cut_where(&cause, |flow| flow.state == State::Head);
-            }
-            Order::Publish { key, verdict } => {
-                self.verdicts.insert(key, verdict);
-            }
-            Order::Forget => self.verdicts.clear(),
-            Order::Review(bounds) => self.review(&bounds),
-            Order::CutFlow { id, cause } => {
-                self.cut_where(&cause, |flow| flow.grant.as_ref().map_or(false, |grant| grant.id == id));
-            }
-            Order::CutAll { cause } => self.cut_where(&cause, |_| true),
-            Order::Snapshot(seen) => {
-                let mine = self.snapshot();
-                seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(mine);
-            }
-            Order::Breathe => {
-                self.choked = false;
-                self.accept_again();
-                self.again.append(&mut self.parked);
-            }
-            Order::Stop => self.stopping = true,
-            Order::Panic => panic!("asked to"),
-        }
-    }
-
-    fn unlisten(&mut self, listener: u32) {
-        if let Some(listening) = self.listening.remove(&listener) {
-            if self.accepting {
-                sys::unwatch(self.epoll, listening.fd);
-            }
-        }
-    }
-
-    fn cut_where(&mut self, cause: &str, which: impl Fn(&Flow) -> bool) {
-        for place in 0..self.flows.len() {
-            if self.flows[place].state != State::Free && which(&self.flows[place]) {
-                self.end(place as u32, cause, true);
-            }
-        }
-    }
-
-    fn review(&mut self, bounds: &HashMap<u32, Bounds>) {
-        let now = sys::monotonic();
-        for place in 0..self.flows.len() {
-            let flow = &self.flows[place];
-            let grant = match &flow.grant {
-                Some(grant) => grant,
-                None => continue,
-            };
-            let bounds = match bounds.get(&grant.verdict.number) {
-                Some(bounds) => bounds,
-                None => continue,
-            };
-            // Before the relay the deadlines of the dial and the hello hold.
-            let last = if grant.relaying { flow.last_byte } else { grant.since };
-            let since = grant.since;
-            if !bounds.cause.is_empty() {
-                self.end(place as u32, &bounds.cause, true);
-            } else if now.saturating_sub(last) >= bounds.idle {
-                self.end(place as u32, "\"idle\"", true);
-            } else if now.saturating_sub(since) >= bounds.lifetime {
-                self.end(place as u32, "\"lifetime\"", true);
-            }
-        }
-    }
-
-    fn snapshot(&self) -> Vec<Seen> {
-        let seen = |flow: &Flow| {
-            let grant = flow.grant.as_ref()?;
-            let down = flow.upstream.map_or(0, |link| self.links[link as usize].side.bytes);
-            Some(Seen {
-                verdict: grant.verdict.number,
-                id: grant.id,
-                since: grant.since,
-                last_byte: flow.last_byte,
-                up: flow.client.bytes,
-                down,
-                relaying: grant.relaying,
-            })
-        };
-        self.flows.iter().filter_map(seen).collect()
-    }
-
-    /// Lets go of every connection, whatever state a panic has left it in.
-    pub fn abandon(&mut self, cause: &str) {
-        self.listening.clear();
-        for place in 0..self.flows.len() {
-            if self.flows[place].state != State::Free {
-                self.end(place as u32, cause, true);
-            }
-        }
-        for (reading, writing) in self.pipes.drain(..) {
-            sys::shut(reading);
-            sys::shut(writing);
-        }
-        sys::shut(self.epoll);
-    }
 }
 
-fn watch_listener(epoll: i32, fd: i32, listener: u32) {
+pub fn watch_listener(epoll: i32, fd: i32, listener: u32) {
     sys::watch(epoll, fd, sys::IN | sys::EXCLUSIVE, token(LISTENER, listener, false));
 }

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloned_proxy.policy.caller import ANONYMOUS, CallerSource, IdentityRefusal, Principal
-from cloned_proxy.policy.identity import Claims, identify, mint_token, proxy_url, valid_tool_id
+from cloned_proxy.policy.identity import Claims, OwnTokens, identify, mint_token, proxy_url, valid_tool_id
 from cloned_proxy.policy.vocabulary import Reason
 
 KEY = b"k" * 32
@@ -65,14 +65,14 @@ CASES = [
 
 @pytest.mark.parametrize(("headers", "listener", "caller"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
 def test_identify(headers: list[tuple[str, str]], listener: Principal | None, caller: object) -> None:
-    assert identify(headers, key=KEY, now=50.0, listener=listener) == caller
+    assert identify(headers, tokens=OwnTokens(KEY), now=50.0, listener=listener) == caller
 
 
 @given(st.integers(0, len(GOOD) * 8 - 1))
 def test_any_flipped_bit_of_a_token_is_refused(bit: int) -> None:
     flipped = bytearray(GOOD.encode())
     flipped[bit // 8] ^= 1 << bit % 8
-    assert identify([_own(flipped.decode("latin-1"))], key=KEY, now=50.0, listener=ANONYMOUS) == INVALID
+    assert identify([_own(flipped.decode("latin-1"))], tokens=OwnTokens(KEY), now=50.0, listener=ANONYMOUS) == INVALID
 
 
 @pytest.mark.parametrize("tool", ["", "global", "_unknown", "a b", "a:b", "a\n", "é", "a" * 200])

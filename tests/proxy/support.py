@@ -23,6 +23,7 @@ from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host_index import HostIndex
+from cloned_proxy.policy.identity import OwnTokens
 from cloned_proxy.policy.model import Limits, Policy, Scope
 from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Rule
 from cloned_proxy.policy.vocabulary import Anonymous, Mode, Reason
@@ -536,7 +537,7 @@ async def world(
     leaks.load(watched or {})
     gate = Gate(
         enforcer=enforcer,
-        identity_key=KEY,
+        tokens=OwnTokens(KEY),
         leaks=leaks,
         settings=bounds,
         metrics=metrics,

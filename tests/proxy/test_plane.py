@@ -21,7 +21,7 @@ import pytest
 from cloned_proxy.policy.caller import IdentityRefusal, Principal
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_addresses
-from cloned_proxy.policy.identity import Claims, identify, mint_token
+from cloned_proxy.policy.identity import Claims, OwnTokens, identify, mint_token
 from cloned_proxy.policy.model import Limits, Policy
 from cloned_proxy.policy.rule import Rule
 from cloned_proxy.proxy.head import parse_head
@@ -363,7 +363,7 @@ def test_the_key_of_a_head_is_all_that_identity_looks_at() -> None:
     plain = parse_head(connect_head(443))
     token = mint_token(KEY, Claims("demo@v1", "run", time.time() + 60))
     named = parse_head(connect_head(443, headers=f"X-Cloned-Tool-Token: {token}\r\n"))
-    assert identify(plain.fields, key=KEY, now=time.time(), listener=DEMO) == DEMO
+    assert identify(plain.fields, tokens=OwnTokens(KEY), now=time.time(), listener=DEMO) == DEMO
     assert len({key_of(1, plain), key_of(2, plain), key_of(1, named)}) == 3
 
 

@@ -26,7 +26,7 @@ def admit(client: PlainClient, head: Head) -> None:
     if parts.stopping():
         client.answer(head, answers.unavailable(), keep=False)
         return
-    caller = identify(head.fields, key=parts.identity_key, now=parts.clock(), listener=client.listener.principal)
+    caller = identify(head.fields, tokens=parts.tokens, now=parts.clock(), listener=client.listener.principal)
     if parts.requests is not None and is_own(head.host):
         exchange = OwnExchange(client, head, caller, parts.requests)
         after_breath(client, caller, partial(client.begin, exchange))

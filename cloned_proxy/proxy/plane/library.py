@@ -1,4 +1,4 @@
-"""The C ABI of the plane (`plane/src/abi.rs`), and where its library is. Nothing here decides anything."""
+"""The C ABI of the plane (`plane/src/abi/`), and where its library is. Nothing here decides anything."""
 
 from __future__ import annotations
 

@@ -6,9 +6,6 @@ import asyncio
 import ctypes
 import itertools
 import json
-import socket
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,26 +14,23 @@ from typing import Final
 import structlog
 
 from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.crowd import PartyCounts, fair_share
+from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.plane import library
+from cloned_proxy.proxy.plane.arrivals import Arrivals
 from cloned_proxy.proxy.plane.cells import PlaneCells
 from cloned_proxy.proxy.plane.entries import PlaneEntries
-from cloned_proxy.proxy.plane.resumed import Handed, HandedConnection, Stage
+from cloned_proxy.proxy.plane.figures import SPREADS, Figures
+from cloned_proxy.proxy.plane.parties import PARTIES, Parties
 from cloned_proxy.proxy.plane.verdicts import Published, Verdicts
 from cloned_proxy.proxy.tunnels import Tunnel
 from cloned_proxy.store.config import ProxySettings
-from cloned_proxy.telemetry.metrics import CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS
 
 _log = structlog.get_logger(__name__)
 
-_PARTIES: Final = 1024
-"""Listeners that the plane can tell apart; those above are Python's."""
-_BUFFER: Final = 1 << 18
-"""Bytes: more than one read and one ClientHello."""
 _MICROSECOND: Final = 1e-6
 _SHOWN: Final = 10_000
 _TURNS: Final = 64
@@ -46,41 +40,6 @@ _REFRESH_SECONDS: Final = 1.0
 
 class PlaneError(Exception):
     """The plane cannot be loaded or started; the message says why."""
-
-
-class _Parties(PartyCounts):
-    """Connections by party, in both rows of the cells."""
-
-    def __init__(self, cells: PlaneCells) -> None:
-        self._values = cells.open("parties", _PARTIES).values
-        self._free = list(range(_PARTIES - 1, -1, -1))
-        self._places: dict[object, tuple[int, int]] = {}
-        """Of a party with open listeners: its column, and how many those are."""
-
-    @property
-    def full(self) -> bool:
-        return not self._free
-
-    def opened(self, party: object) -> int:
-        place, listeners = self._places.get(party) or (self._free.pop(), 0)
-        self._places[party] = place, listeners + 1
-        return place
-
-    def closed(self, party: object) -> None:
-        place, listeners = self._places.pop(party)
-        if listeners > 1:
-            self._places[party] = place, listeners - 1
-        else:
-            self._values[place] = 0
-            self._free.append(place)
-
-    def count(self, party: object, amount: int) -> None:
-        if party in self._places:
-            place = self._places[party][0]
-            self._values[place] = max(0, self._values[place] + amount)
-
-    def elsewhere(self, party: object) -> int:
-        return self._values[_PARTIES + self._places[party][0]] if party in self._places else 0
 
 
 class Plane:
@@ -96,7 +55,7 @@ class Plane:
         self.threads: Final = threads
         self.failed = False
         """A thread has died: the gate accepts by itself again."""
-        self.parties: Final = _Parties(self.cells)
+        self.parties: Final = Parties(self.cells)
         try:
             self._library = library.load(path)
         except (OSError, AttributeError) as error:
@@ -113,19 +72,17 @@ class Plane:
         self._listeners: dict[Listener, tuple[int, int]] = {}
         """Number and column of the party."""
         self._by_number: dict[int, Listener] = {}
-        self._buffer: Final = ctypes.create_string_buffer(_BUFFER)
-        self._adopting: set[asyncio.Task[None]] = set()
-        self._spreads: Final = [[0] * (len(each) + 2) for each in _SPREADS]
         self._running = True
         self._freed = False
         self._parts: GateParts
         self._verdicts: Verdicts
         self._loop: asyncio.AbstractEventLoop
-        self._loop_thread = 0
+        self._arrivals: Arrivals
+        self._figures: Figures
 
     def _config(self, settings: ProxySettings, threads: int, queue: int) -> library.Config:
         double = ctypes.c_double
-        bounds = [(double * len(each))(*each) for each in _SPREADS]
+        bounds = [(double * len(each))(*each) for each in SPREADS]
         return library.Config(
             threads=threads,
             head_timeout=_microseconds(settings.head_timeout),
@@ -137,8 +94,8 @@ class Plane:
             party_share=fair_share(settings.max_connections),
             queue=queue,
             crowd=self.cells.address("connections", 1),
-            parties=self.cells.address("parties", _PARTIES),
-            parties_width=_PARTIES,
+            parties=self.cells.address("parties", PARTIES),
+            parties_width=PARTIES,
             bounds=(ctypes.POINTER(double) * 3)(*(ctypes.cast(each, ctypes.POINTER(double)) for each in bounds)),
             bounds_count=(ctypes.c_uint64 * 3)(*(len(each) for each in bounds)),
         )
@@ -147,19 +104,22 @@ class Plane:
         """Joins it to the gate whose parts these are."""
         self._parts = parts
         self._loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
         self._verdicts = Verdicts(
             self._library,
             self._handle,
             basis=parts.enforcer.basis,
             cells=self.cells,
-            key=parts.identity_key,
+            tokens=parts.tokens,
             clock=parts.clock,
             entries=self.entries,
         )
+        self._arrivals = Arrivals(
+            self._library, self._handle, parts, verdicts=self._verdicts, listener_of=self._listener_of
+        )
+        self._figures = Figures(self._library, self._handle, parts.metrics, verdicts=self._verdicts, clock=parts.clock)
         self._loop.add_reader(self._library.plane_bell(self._handle), self._rung)
         parts.tunnels.elsewhere = self.tunnels
-        parts.metrics.refreshed_by(self._refresh)
+        parts.metrics.refreshed_by(self._figures.refresh)
 
     @property
     def budgets(self) -> Budgets:
@@ -185,7 +145,7 @@ class Plane:
         number, _ = self._listeners.pop(listener)
         if self._running:
             self._library.plane_unlisten(self._handle, number, *_cause("listener_closed"))
-            self._take_over()
+            self._arrivals.take()
         del self._by_number[number]
         self.parties.closed(listener.party)
         self._contend()
@@ -194,6 +154,10 @@ class Plane:
     @property
     def listeners(self) -> Sequence[Listener]:
         return tuple(self._listeners)
+
+    def _listener_of(self, number: int) -> tuple[Listener | None, int]:
+        listener = self._by_number.get(number)
+        return listener, self._listeners[listener][1] if listener in self._listeners else 0
 
     def _contend(self) -> None:
         self._library.plane_set_contended(self._handle, len(self._listeners) > 1)
@@ -220,7 +184,7 @@ class Plane:
         if lines:
             bounds = "".join(lines).encode("ascii")
             self._library.plane_review(self._handle, bounds, len(bounds))
-        self._carry()
+        self._figures.carry()
         self.entries.forget(self._verdicts.retire())
 
     # The end.
@@ -228,7 +192,7 @@ class Plane:
     @property
     def connections(self) -> int:
         """That are the plane's, or on their way from it."""
-        return self._told()[0] + len(self._adopting)
+        return self._told()[0] + len(self._arrivals)
 
     def stop_accepting(self) -> None:
         """What is connected goes on; who has not asked for anything yet is cut, and nothing new is granted."""
@@ -236,7 +200,7 @@ class Plane:
             return
         self._verdicts.forget()
         self._library.plane_drain(self._handle, *_cause("drained"))
-        self._take_over()
+        self._arrivals.take()
 
     def cut(self, cause: str) -> None:
         if self._running:
@@ -249,8 +213,8 @@ class Plane:
         self._running = False
         self._library.plane_stop(self._handle)
         self._loop.remove_reader(self._library.plane_bell(self._handle))
-        self._take_over()
-        self._carry()
+        self._arrivals.take()
+        self._figures.carry()
         self._parts.metrics.refreshed_by(None)
         self._parts.tunnels.elsewhere = lambda: ()
 
@@ -273,82 +237,14 @@ class Plane:
     # What is handed over.
 
     def _rung(self) -> None:
-        self._take_over(_TURNS)
+        if not self._arrivals.take(_TURNS):
+            self._loop.call_soon(self._rung)
         if self._told()[_DEAD] and not self.failed:
             self.failed = True
             _log.error("the native plane has failed: its connections are closed, and Python serves from now on")
             self._parts.metrics.plane_failed()
             self._parts.plane_failed()
         self._parts.plane_idle()
-
-    def _take_over(self, most: int | None = None) -> None:
-        handed = library.HandedOver()
-        for _ in itertools.count() if most is None else range(most):
-            if not self._library.plane_take(self._handle, ctypes.byref(handed), self._buffer, _BUFFER):
-                return
-            self._adopt(handed)
-        self._loop.call_soon(self._rung)
-
-    def _adopt(self, handed: library.HandedOver) -> None:
-        listener = self._by_number.get(handed.listener)
-        client, server = handed.client_length, handed.server_length
-        data = ctypes.string_at(self._buffer, client + server) if client + server <= _BUFFER else b""
-        sock = socket.socket(fileno=handed.fd)
-        upstream = socket.socket(fileno=handed.upstream) if handed.upstream >= 0 else None
-        grant = self._grant_of(handed) if handed.granted else None
-        party = self._listeners[listener][1] if listener in self._listeners else 0
-        published = self._verdicts.known[handed.verdict] if grant is not None else None
-        self._library.plane_adopted(
-            self._handle, party, handed.admitted, published.handle if published is not None else None
-        )
-        if listener is None or len(data) != client + server:
-            sock.close()
-            if upstream is not None:
-                upstream.close()
-            if grant is not None:
-                self._parts.enforcer.finish(grant, "listener_closed")
-            return
-        task = self._loop.create_task(
-            self._join(
-                Handed(
-                    Stage(handed.stage),
-                    sock,
-                    listener,
-                    handed.admitted,
-                    data[:client],
-                    grant,
-                    upstream,
-                    data[client:],
-                    max(0.0, handed.hello_deadline * _MICROSECOND - time.monotonic()),
-                )
-            )
-        )
-        self._adopting.add(task)
-        task.add_done_callback(self._adopted)
-
-    def _adopted(self, task: asyncio.Task[None]) -> None:
-        self._adopting.discard(task)
-        self._parts.plane_idle()
-
-    def _grant_of(self, handed: library.HandedOver) -> Grant:
-        published = self._verdicts.known[handed.verdict].grant
-        charge = self.budgets.adopt(published.caller.tool, up=handed.up)
-        return replace(published, id=bytes(handed.id).hex(), charge=charge, since=handed.since * _MICROSECOND)
-
-    async def _join(self, handed: Handed) -> None:
-        """Gives the client's socket to the loop."""
-        connection = HandedConnection(self._parts, handed)
-        try:
-            transport, _ = await self._loop.connect_accepted_socket(lambda: connection, handed.sock)
-        except OSError as error:
-            _log.warning("a connection was lost on its way from the plane", reason=str(error))
-            handed.close()
-            if handed.grant is not None:
-                self._parts.enforcer.finish(handed.grant, "client_reset")
-            return
-        # As in `dial.join`: uvloop has the descriptor by now, and the object must not close it once more.
-        if not isinstance(transport, asyncio.Transport):
-            handed.sock.detach()
 
     # What is shown.
 
@@ -369,43 +265,7 @@ class Plane:
             self._library.plane_numbers(self._handle, ctypes.byref(numbers))
         return list(numbers)
 
-    def _refresh(self) -> None:
-        """For a scrape, which has a thread of its own: the metrics are the loop's."""
-        if threading.get_ident() == self._loop_thread:
-            self._carry()
-            return
-        carried = threading.Event()
 
-        def carry() -> None:
-            self._carry()
-            carried.set()
-
-        self._loop.call_soon_threadsafe(carry)
-        carried.wait(_REFRESH_SECONDS)
-
-    def _carry(self) -> None:
-        """Tells the metrics what was counted since the last time."""
-        metrics = self._parts.metrics
-        for published in self._verdicts.known.values():
-            counts, last = self._verdicts.counts(published)
-            if counts == published.counted:
-                continue
-            granted, _, relaying, up, down = (now - then for now, then in zip(counts, published.counted, strict=True))
-            published.counted = counts
-            metrics.granted(replace(published.event, id=last, at=self._parts.clock()), granted)
-            metrics.tunnels_changed(published.event.tool, relaying)
-            metrics.bytes_passed(published.event.tool, up=up, down=down)
-        for which, known in enumerate(self._spreads):
-            values = (ctypes.c_uint64 * len(known))()
-            self._library.plane_spread(self._handle, which, values, len(known))
-            total, *counts = (now - then for now, then in zip(values, known, strict=True))
-            self._spreads[which] = list(values)
-            if any(counts):
-                metrics.observed_elsewhere(which, counts, total * _MICROSECOND)
-
-
-_SPREADS: Final = (CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS)
-"""In the order of `plane_spread`."""
 _OPEN, _DEAD = 1, 5
 
 

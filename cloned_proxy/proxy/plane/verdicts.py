@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cloned_proxy.policy.decide import needs_hello
-from cloned_proxy.policy.identity import credential_fields, credentials_expire
+from cloned_proxy.policy.identity import TokenVerifier, credential_fields, credentials_expire
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 from cloned_proxy.proxy.budget import ACCOUNT_WIDTH, account_name
 from cloned_proxy.proxy.client_hello import ServerNames, Unread
@@ -72,7 +72,7 @@ class Verdicts:
         *,
         basis: Basis,
         cells: PlaneCells,
-        key: bytes,
+        tokens: TokenVerifier,
         clock: Callable[[], float],
         entries: PlaneEntries,
     ) -> None:
@@ -81,13 +81,14 @@ class Verdicts:
         self._basis: Final = basis
         self._strict: Final = basis.strict_durability
         self._cells: Final = cells
-        self._identity_key: Final = key
+        self._tokens: Final = tokens
         self._clock: Final = clock
         self._entries: Final = entries
         self._by_key: dict[bytes, Published] = {}
         self.known: Final[dict[int, Published]] = {}
         self._next = 1
         self._inputs = basis.now()
+        self._generation = tokens.generation
         self._offset = clock() - time.monotonic()
 
     def publish(self, listener: int, head: Head, grant: Grant) -> None:
@@ -111,7 +112,7 @@ class Verdicts:
     def _lasts(self, head: Head, grant: Grant) -> float:
         """Seconds until the rule or a credential is over by the wall clock."""
         now = self._clock()
-        ends = credentials_expire(head.fields, key=self._identity_key, now=now)
+        ends = credentials_expire(head.fields, tokens=self._tokens, now=now)
         rule = grant.decision.rule
         if rule is not None and rule.expires is not None:
             ends = min(ends, rule.expires)
@@ -141,11 +142,11 @@ class Verdicts:
         self._by_key[key] = self.known[number] = published
 
     def look(self) -> None:
-        """Takes everything back if anything has changed that a decision looks at, or the wall clock was set."""
-        inputs, offset = self._basis.now(), self._clock() - time.monotonic()
-        if inputs != self._inputs or abs(offset - self._offset) > 1:
+        """Takes everything back if anything changed that a decision or a name hangs on, or the wall clock was set."""
+        inputs, generation, offset = self._basis.now(), self._tokens.generation, self._clock() - time.monotonic()
+        if inputs != self._inputs or generation != self._generation or abs(offset - self._offset) > 1:
             self.forget()
-        self._inputs, self._offset = inputs, offset
+        self._inputs, self._generation, self._offset = inputs, generation, offset
 
     def forget(self) -> None:
         """At the return nothing that was published is granted any more."""

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.caller import ANONYMOUS
+from cloned_proxy.policy.identity import OwnTokens
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import Listener, bind_tcp
 from cloned_proxy.store.config import ProxySettings
@@ -116,7 +117,7 @@ async def test_npm_installs_a_scoped_package_and_no_other_one(tmp_path: Path, pa
         front = bind_tcp("127.0.0.1", 0)
         gate = Gate(
             enforcer=world.enforcer,
-            identity_key=KEY,
+            tokens=OwnTokens(KEY),
             settings=world.settings,
             metrics=world.metrics,
             inspector=world.inspector,

@@ -25,6 +25,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from cloned_proxy.policy.caller import ANONYMOUS
+from cloned_proxy.policy.identity import OwnTokens
 from cloned_proxy.policy.rule import Inject
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.inspection import egress_addon
@@ -99,7 +100,7 @@ async def scene(directory: Path) -> AsyncIterator[Scene]:
     leaf.cert_chain_pems[0].write_to_path(str(chain))
     gate = Gate(
         enforcer=world.enforcer,
-        identity_key=KEY,
+        tokens=OwnTokens(KEY),
         settings=world.settings,
         metrics=world.metrics,
         inspector=world.inspector,

@@ -11,6 +11,7 @@ import pytest
 import uvloop
 
 from cloned_proxy.policy.caller import ANONYMOUS
+from cloned_proxy.policy.identity import OwnTokens
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import Listener, bind_tcp, bind_unix
 from cloned_proxy.store.config import ProxySettings
@@ -21,7 +22,7 @@ async def scenario(directory: Path) -> None:
     world = World.make(directory, ProxySettings())
     gate = Gate(
         enforcer=world.enforcer,
-        identity_key=KEY,
+        tokens=OwnTokens(KEY),
         settings=world.settings,
         metrics=world.metrics,
         inspector=world.inspector,

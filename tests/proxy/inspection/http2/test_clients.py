@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from cloned_proxy.policy.caller import ANONYMOUS
+from cloned_proxy.policy.identity import OwnTokens
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.listener import Listener, bind_tcp
 from tests.net import clients
@@ -59,7 +60,7 @@ async def gate(world: World) -> AsyncIterator[Scene]:
     """In front of the inspection."""
     made = Gate(
         enforcer=world.enforcer,
-        identity_key=KEY,
+        tokens=OwnTokens(KEY),
         settings=world.settings,
         metrics=world.metrics,
         inspector=world.inspector,

@@ -1,0 +1,123 @@
+"""What the plane hands over: each connection is given to the loop, and goes on there as one of the gate's own."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import itertools
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import structlog
+
+from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.listener import Listener
+from cloned_proxy.proxy.parts import GateParts
+from cloned_proxy.proxy.plane import library
+from cloned_proxy.proxy.plane.resumed import Handed, HandedConnection, Stage
+from cloned_proxy.proxy.plane.verdicts import Verdicts
+
+_log = structlog.get_logger(__name__)
+
+_BUFFER: Final = 1 << 18
+"""Bytes: more than one read and one ClientHello."""
+_MICROSECOND: Final = 1e-6
+
+
+class Arrivals:
+    """Those of one plane, on the event loop."""
+
+    def __init__(
+        self,
+        native: ctypes.CDLL,
+        plane: int,
+        parts: GateParts,
+        *,
+        verdicts: Verdicts,
+        listener_of: Callable[[int], tuple[Listener | None, int]],
+    ) -> None:
+        """`listener_of`: by its number, with the column of its party; None once it is closed."""
+        self._library: Final = native
+        self._plane: Final = plane
+        self._parts: Final = parts
+        self._verdicts: Final = verdicts
+        self._listener_of: Final = listener_of
+        self._buffer: Final = ctypes.create_string_buffer(_BUFFER)
+        self._loop: Final = asyncio.get_running_loop()
+        self._adopting: Final[set[asyncio.Task[None]]] = set()
+
+    def __len__(self) -> int:
+        """How many are on their way to the loop."""
+        return len(self._adopting)
+
+    def take(self, most: int | None = None) -> bool:
+        """Takes all of them, or so many; whether there were no more."""
+        handed = library.HandedOver()
+        for _ in itertools.count() if most is None else range(most):
+            if not self._library.plane_take(self._plane, ctypes.byref(handed), self._buffer, _BUFFER):
+                return True
+            self._adopt(handed)
+        return False
+
+    def _adopt(self, handed: library.HandedOver) -> None:
+        listener, party = self._listener_of(handed.listener)
+        client, server = handed.client_length, handed.server_length
+        data = ctypes.string_at(self._buffer, client + server) if client + server <= _BUFFER else b""
+        sock = socket.socket(fileno=handed.fd)
+        upstream = socket.socket(fileno=handed.upstream) if handed.upstream >= 0 else None
+        grant = self._grant_of(handed) if handed.granted else None
+        published = self._verdicts.known[handed.verdict] if grant is not None else None
+        self._library.plane_adopted(
+            self._plane, party, handed.admitted, published.handle if published is not None else None
+        )
+        if listener is None or len(data) != client + server:
+            sock.close()
+            if upstream is not None:
+                upstream.close()
+            if grant is not None:
+                self._parts.enforcer.finish(grant, "listener_closed")
+            return
+        task = self._loop.create_task(
+            self._join(
+                Handed(
+                    Stage(handed.stage),
+                    sock,
+                    listener,
+                    handed.admitted,
+                    data[:client],
+                    grant,
+                    upstream,
+                    data[client:],
+                    max(0.0, handed.hello_deadline * _MICROSECOND - time.monotonic()),
+                )
+            )
+        )
+        self._adopting.add(task)
+        task.add_done_callback(self._adopted)
+
+    def _adopted(self, task: asyncio.Task[None]) -> None:
+        self._adopting.discard(task)
+        self._parts.plane_idle()
+
+    def _grant_of(self, handed: library.HandedOver) -> Grant:
+        published = self._verdicts.known[handed.verdict].grant
+        charge = self._parts.enforcer.basis.budgets.adopt(published.caller.tool, up=handed.up)
+        return replace(published, id=bytes(handed.id).hex(), charge=charge, since=handed.since * _MICROSECOND)
+
+    async def _join(self, handed: Handed) -> None:
+        """Gives the client's socket to the loop."""
+        connection = HandedConnection(self._parts, handed)
+        try:
+            transport, _ = await self._loop.connect_accepted_socket(lambda: connection, handed.sock)
+        except OSError as error:
+            _log.warning("a connection was lost on its way from the plane", reason=str(error))
+            handed.close()
+            if handed.grant is not None:
+                self._parts.enforcer.finish(handed.grant, "client_reset")
+            return
+        # As in `dial.join`: uvloop has the descriptor by now, and the object must not close it once more.
+        if not isinstance(transport, asyncio.Transport):
+            handed.sock.detach()

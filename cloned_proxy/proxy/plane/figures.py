@@ -1,0 +1,68 @@
+"""What the plane has counted, told to the metrics, which are the event loop's."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from cloned_proxy.proxy.plane.verdicts import Verdicts
+from cloned_proxy.telemetry.metrics import CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS, Metrics
+
+SPREADS: Final = (CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS)
+"""In the order of `plane_spread`."""
+_MICROSECOND: Final = 1e-6
+_REFRESH_SECONDS: Final = 1.0
+
+
+class Figures:
+    """Those of one plane."""
+
+    def __init__(
+        self, native: ctypes.CDLL, plane: int, metrics: Metrics, *, verdicts: Verdicts, clock: Callable[[], float]
+    ) -> None:
+        self._library: Final = native
+        self._plane: Final = plane
+        self._metrics: Final = metrics
+        self._verdicts: Final = verdicts
+        self._clock: Final = clock
+        self._spreads: Final = [[0] * (len(each) + 2) for each in SPREADS]
+        self._loop: Final = asyncio.get_running_loop()
+        self._loop_thread: Final = threading.get_ident()
+
+    def refresh(self) -> None:
+        """For a scrape, which has a thread of its own."""
+        if threading.get_ident() == self._loop_thread:
+            self.carry()
+            return
+        carried = threading.Event()
+
+        def carry() -> None:
+            self.carry()
+            carried.set()
+
+        self._loop.call_soon_threadsafe(carry)
+        carried.wait(_REFRESH_SECONDS)
+
+    def carry(self) -> None:
+        """Tells the metrics what was counted since the last time."""
+        metrics = self._metrics
+        for published in self._verdicts.known.values():
+            counts, last = self._verdicts.counts(published)
+            if counts == published.counted:
+                continue
+            granted, _, relaying, up, down = (now - then for now, then in zip(counts, published.counted, strict=True))
+            published.counted = counts
+            metrics.granted(replace(published.event, id=last, at=self._clock()), granted)
+            metrics.tunnels_changed(published.event.tool, relaying)
+            metrics.bytes_passed(published.event.tool, up=up, down=down)
+        for which, known in enumerate(self._spreads):
+            values = (ctypes.c_uint64 * len(known))()
+            self._library.plane_spread(self._plane, which, values, len(known))
+            total, *counts = (now - then for now, then in zip(values, known, strict=True))
+            self._spreads[which] = list(values)
+            if any(counts):
+                metrics.observed_elsewhere(which, counts, total * _MICROSECOND)

@@ -1,0 +1,236 @@
+//! The C ABI, called through ctypes, which lets go of the interpreter lock meanwhile.
+//!
+//! Python owns a plane from `plane_start` to `plane_free` and a verdict from `plane_publish` to `verdict_free`; it calls
+//! nothing with a pointer behind that. Buffers belong to the caller and are only used during the call.
+
+mod handed;
+mod numbers;
+mod readers;
+mod records;
+mod verdicts;
+
+use crate::cells::Cells;
+use crate::record::{Records, Spread};
+use crate::shared::{Bounds, Order, Post, Settings, Shared};
+use crate::sys;
+use crate::verdict::ID;
+use crate::worker::Worker;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+/// Of Python's rows one is its own and one ours.
+const ROWS: usize = 2;
+const STACK: usize = 256 << 10;
+
+#[repr(C)]
+pub struct Config {
+    threads: u64,
+    head_timeout: u64,
+    hello_timeout: u64,
+    connect_timeout: u64,
+    max_head_bytes: u64,
+    max_head_fields: u64,
+    max_connections: u64,
+    party_share: u64,
+    queue: u64,
+    crowd: *const u64,
+    parties: *const u64,
+    parties_width: u64,
+    /// Of the histograms of connects, decisions and requests.
+    bounds: [*const f64; 3],
+    bounds_count: [u64; 3],
+}
+
+pub struct Plane {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Plane {
+    /// Has every thread obey, and waits until all have.
+    fn tell(&self, order: impl Fn() -> Order) {
+        let shared = &self.shared;
+        let sent: Vec<u64> = shared.posts.iter().map(|post| post.send(order())).collect();
+        for post in &shared.posts {
+            sys::ring(post.bell);
+        }
+        for (post, number) in shared.posts.iter().zip(sent) {
+            post.finished(number, || shared.dead.load(SeqCst) || shared.running.load(SeqCst) == 0);
+        }
+    }
+}
+
+unsafe fn bytes<'a>(start: *const u8, length: usize) -> &'a [u8] {
+    if length == 0 {
+        &[]
+    } else {
+        std::slice::from_raw_parts(start, length)
+    }
+}
+
+unsafe fn text(start: *const u8, length: usize) -> String {
+    String::from_utf8_lossy(bytes(start, length)).into_owned()
+}
+
+unsafe fn numbers<'a>(start: *const f64, count: u64) -> &'a [f64] {
+    std::slice::from_raw_parts(start, count as usize)
+}
+
+/// Null when no thread could be started.
+#[no_mangle]
+pub unsafe extern "C" fn plane_start(config: &Config) -> *const Plane {
+    let threads = config.threads.max(1) as usize;
+    let spread = |which: usize| Spread::new(numbers(config.bounds[which], config.bounds_count[which]));
+    let shared = Arc::new(Shared {
+        settings: Settings {
+            head_timeout: config.head_timeout,
+            hello_timeout: config.hello_timeout,
+            connect_timeout: config.connect_timeout,
+            max_head_bytes: config.max_head_bytes as usize,
+            max_head_fields: config.max_head_fields as usize,
+            max_connections: config.max_connections,
+            party_share: config.party_share,
+        },
+        posts: (0..threads).map(|_| Post::new(sys::new_bell())).collect(),
+        records: Records::new(config.queue as usize),
+        turn: Default::default(),
+        crowd: Cells::new(config.crowd, 1, ROWS),
+        parties: Cells::new(config.parties, config.parties_width as usize, ROWS),
+        contended: AtomicBool::new(false),
+        suspended: AtomicBool::new(false),
+        dead: AtomicBool::new(false),
+        running: AtomicI64::new(threads as i64),
+        connections: AtomicI64::new(0),
+        accepted: AtomicU64::new(0),
+        handed_over: AtomicU64::new(0),
+        connect_seconds: spread(0),
+        decision_seconds: spread(1),
+        request_seconds: spread(2),
+        handed: Mutex::new(VecDeque::new()),
+        bell: sys::new_bell(),
+    });
+    let plane = Plane { shared, threads: Mutex::new(Vec::new()) };
+    for number in 0..threads {
+        let shared = plane.shared.clone();
+        let thread = std::thread::Builder::new().name(format!("plane-{number}")).stack_size(STACK);
+        match thread.spawn(move || serve(&shared, number)) {
+            Ok(thread) => plane.lock_threads().push(thread),
+            Err(_) => return std::ptr::null(),
+        }
+    }
+    Box::into_raw(Box::new(plane))
+}
+
+impl Plane {
+    fn lock_threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// One thread. A panic in it ends the plane: every thread lets go of what it has, and Python accepts again.
+fn serve(shared: &Arc<Shared>, number: usize) {
+    let mut worker = Worker::new(shared.clone(), number);
+    let died = catch_unwind(AssertUnwindSafe(|| worker.run())).is_err();
+    if died {
+        shared.dead.store(true, SeqCst);
+        for post in &shared.posts {
+            sys::ring(post.bell);
+        }
+    }
+    let cause = if shared.dead.load(SeqCst) { "\"internal_error\"" } else { "\"drained\"" };
+    // A second panic, of a state that the first one has spoilt: the descriptors that are left end with the process.
+    let _ = catch_unwind(AssertUnwindSafe(|| worker.abandon(cause)));
+    shared.running.fetch_sub(1, SeqCst);
+    sys::ring(shared.bell);
+}
+
+/// Ends the threads. What is on record stays to be taken, and so does what was handed over.
+#[no_mangle]
+pub extern "C" fn plane_stop(plane: &Plane) {
+    plane.tell(|| Order::Stop);
+    for thread in plane.lock_threads().drain(..) {
+        let _ = thread.join();
+    }
+}
+
+/// Behind `plane_stop`.
+#[no_mangle]
+pub unsafe extern "C" fn plane_free(plane: *mut Plane) {
+    let plane = Box::from_raw(plane);
+    for post in &plane.shared.posts {
+        sys::shut(post.bell);
+    }
+    sys::shut(plane.shared.bell);
+}
+
+#[no_mangle]
+pub extern "C" fn plane_bell(plane: &Plane) -> i32 {
+    plane.shared.bell
+}
+
+#[no_mangle]
+pub extern "C" fn plane_listen(plane: &Plane, fd: i32, listener: u32, party: usize) {
+    plane.tell(|| Order::Listen { fd, listener, party });
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn plane_unlisten(plane: &Plane, listener: u32, cause: *const u8, length: usize) {
+    let cause = text(cause, length);
+    plane.tell(|| Order::Unlisten { listener, cause: cause.clone() });
+}
+
+#[no_mangle]
+pub extern "C" fn plane_set_contended(plane: &Plane, contended: bool) {
+    plane.shared.contended.store(contended, SeqCst);
+}
+
+#[no_mangle]
+pub extern "C" fn plane_suspend(plane: &Plane, suspended: bool) {
+    plane.shared.suspended.store(suspended, SeqCst);
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn plane_drain(plane: &Plane, cause: *const u8, length: usize) {
+    let cause = text(cause, length);
+    plane.tell(|| Order::Drain { cause: cause.clone() });
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn plane_cut_all(plane: &Plane, cause: *const u8, length: usize) {
+    let cause = text(cause, length);
+    plane.tell(|| Order::CutAll { cause: cause.clone() });
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn plane_cut_flow(plane: &Plane, id: &[u8; ID], cause: *const u8, length: usize) {
+    let (id, cause) = (*id, text(cause, length));
+    plane.tell(|| Order::CutFlow { id, cause: cause.clone() });
+}
+
+#[no_mangle]
+pub extern "C" fn plane_forget(plane: &Plane) {
+    plane.tell(|| Order::Forget);
+}
+
+/// Of each verdict a line: number, idle, lifetime (microseconds), and the cause if all of its flows are to be cut.
+#[no_mangle]
+pub unsafe extern "C" fn plane_review(plane: &Plane, lines: *const u8, length: usize) {
+    let read = |line: &str| {
+        let mut parts = line.splitn(4, ' ');
+        let number = parts.next()?.parse().ok()?;
+        let (idle, lifetime) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some((number, Bounds { idle, lifetime, cause: parts.next()?.to_owned() }))
+    };
+    let bounds: Arc<HashMap<u32, Bounds>> = Arc::new(text(lines, length).lines().filter_map(read).collect());
+    plane.tell(|| Order::Review(bounds.clone()));
+}
+
+#[no_mangle]
+pub extern "C" fn plane_panic(plane: &Plane) {
+    let post = &plane.shared.posts[0];
+    post.send(Order::Panic);
+    sys::ring(post.bell);
+}

@@ -1,0 +1,94 @@
+//! What the plane may grant: published and taken back.
+
+use super::{bytes, Plane, ROWS};
+use crate::cells::{Account, Cells, Limits, ACCOUNT_WIDTH};
+use crate::shared::Order;
+use crate::sys;
+use crate::verdict::{Counts, Verdict, ID};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::Arc;
+
+const NO_LIMIT: u64 = u64::MAX;
+
+#[repr(C)]
+pub struct Publication {
+    number: u32,
+    needs_hello: bool,
+    literal: bool,
+    expires: u64,
+    account: *const u64,
+    concurrent: u64,
+    requests_per_minute: u64,
+    bytes_per_hour: u64,
+}
+
+/// `content`: parts with 0x1e between them: addresses with their port (a comma between), host, the entry of the decision
+/// in three parts, the end of the entry of an end. Null when it is not that.
+#[no_mangle]
+pub unsafe extern "C" fn plane_publish(
+    plane: &Plane,
+    key: *const u8,
+    key_length: usize,
+    what: &Publication,
+    content: *const u8,
+    length: usize,
+) -> *const Verdict {
+    let key = bytes(key, key_length).to_vec();
+    let parts: Vec<&[u8]> = bytes(content, length).split(|octet| *octet == 0x1e).collect();
+    let addresses: Option<Vec<SocketAddr>> = match parts.first() {
+        Some(list) => String::from_utf8_lossy(list).split(',').map(|one| one.parse().ok()).collect(),
+        None => None,
+    };
+    let addresses = match addresses {
+        Some(addresses) if parts.len() == 6 && !addresses.is_empty() => addresses,
+        _ => return std::ptr::null(),
+    };
+    let limit = |value: u64| if value == NO_LIMIT { None } else { Some(value) };
+    let verdict = Arc::new(Verdict {
+        number: what.number,
+        addresses,
+        host: parts[1].to_vec(),
+        literal: what.literal,
+        needs_hello: what.needs_hello,
+        expires: what.expires,
+        account: Account { cells: Cells::new(what.account, ACCOUNT_WIDTH, ROWS) },
+        limits: Limits {
+            concurrent: limit(what.concurrent),
+            requests_per_minute: limit(what.requests_per_minute),
+            bytes_per_hour: limit(what.bytes_per_hour),
+        },
+        entry: [parts[2].to_vec(), parts[3].to_vec(), parts[4].to_vec()],
+        end: parts[5].to_vec(),
+        live: AtomicBool::new(true),
+        counts: Counts::default(),
+    });
+    for post in &plane.shared.posts {
+        post.send(Order::Publish { key: key.clone(), verdict: verdict.clone() });
+        sys::ring(post.bell);
+    }
+    Arc::into_raw(verdict)
+}
+
+/// It is not granted again. At once, and before the other threads are told.
+#[no_mangle]
+pub extern "C" fn verdict_withdraw(verdict: &Verdict) {
+    verdict.live.store(false, SeqCst);
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn verdict_free(verdict: *const Verdict) {
+    drop(Arc::from_raw(verdict));
+}
+
+/// Granted, open, relaying, bytes up, bytes down; and the id of the last decision.
+#[no_mangle]
+pub extern "C" fn verdict_counts(verdict: &Verdict, out: &mut [i64; 5], id: &mut [u8; ID]) {
+    let counts = &verdict.counts;
+    out[1] = counts.open.load(SeqCst); // first: behind a last end the other numbers are complete
+    out[0] = counts.granted.load(SeqCst) as i64;
+    out[2] = counts.relaying.load(SeqCst);
+    out[3] = counts.bytes_up.load(SeqCst) as i64;
+    out[4] = counts.bytes_down.load(SeqCst) as i64;
+    *id = *counts.last_id.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+}
