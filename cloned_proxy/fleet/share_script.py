@@ -21,7 +21,7 @@ CUT_AFTER_SECONDS: Final = 900
 
 SHARE: Final = """
 -- KEYS: the tool's shares, what is known of the server. ARGV: replica, process, milliseconds that a share lasts, ms to
--- settle, channel, tool, then of each limit: itself (-1 for none), used, held, wanted.
+-- settle, channel, tool, 1 if a request waits for it, then of each limit: itself (-1 for none), used, held, wanted.
 local me, process, lasts = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local tails = {61000, 3660000, 900000}
 local t = redis.call('TIME')
@@ -33,7 +33,7 @@ end
 local settling = tonumber(redis.call('HGET', KEYS[2], 'settled')) > now
 local limit, used, held, want, free = {}, {}, {}, {}, {}
 for d = 1, 3 do
-  local at = 3 + 4 * d
+  local at = 4 + 4 * d
   limit[d], used[d] = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   held[d], want[d] = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   free[d] = limit[d]
@@ -69,19 +69,20 @@ for d = 1, 3 do
     local most = math.max(free[d], 0)
     local target = want[d]
     if hungry[d] == 1 then
-      -- Others wait: what was not used for a whole window goes, and more than an equal part as far as it is not used.
-      local equal = math.floor(limit[d] / sharers)
-      if used[d] > 0 then target = math.min(target, math.max(equal, 1)) else target = math.min(target, most, 1) end
-      if used[d] == 0 and held[d] > 0 then target = 0 end
+      -- Another has used up all that it has: half of what this one has left goes over, again and again.
+      -- What is free is for requests that wait, not for more room.
+      local left = math.max(held[d] - used[d], 0)
+      if left == 0 and ARGV[7] == '1' then left = math.max(most - used[d], 2) end
+      target = math.min(target, used[d] + math.floor(left / 2))
     end
     if settling then
       mine.has[d] = math.min(held[d], limit[d])
     else
       mine.has[d] = math.min(math.max(target, used[d]), most)
     end
-    if mine.has[d] < want[d] then mine.hungry[d] = 1 end
+    if ARGV[7] == '1' and mine.has[d] < want[d] and mine.has[d] <= used[d] then mine.hungry[d] = 1 end
     holds = holds or mine.has[d] > 0
-    starves = starves or (mine.hungry[d] == 1 and mine.has[d] <= used[d])
+    starves = starves or mine.hungry[d] == 1
   end
 end
 if holds or starves then

@@ -129,12 +129,11 @@ class Uses:
         Raises LeaseUsedUpError, and UseNotCountedError when it cannot be known. A use that was taken in a call whose
         answer did not come is lost: it is never given twice.
         """
-        for _ in range(2):
-            joins = self._joins
-            answer, told = await self._take(rule, uses)
-            if answer not in _REJOINED:
-                break
+        joins = self._joins
+        answer, told = await self._take(rule, uses)
+        if answer in _REJOINED:
             await self._rejoin(joins)
+            answer, told = await self._take(rule, uses)
         match answer:
             case "taken":
                 self._say("")
@@ -189,7 +188,9 @@ class Uses:
             names = self._names
             keys = [names.ledger, names.members, names.waiting, *map(names.uses, own)]
             values = [self._me, self._memory.generation, secrets.token_hex(8), self._settle, *own.values()]
-            answer, generation, _ = await self._link.run(lambda redis: redis.eval(JOIN, len(keys), *keys, *values))
+            answer, generation, _ = await self._link.run(
+                lambda redis: redis.eval(JOIN, len(keys), *keys, *map(str, values))
+            )
             if answer == b"joined":
                 self._memory.keep(generation.decode(), self._memory.resumed)
                 self._say("")
@@ -202,9 +203,13 @@ class Uses:
         self._joins += 1
 
     async def _follow_resumption(self) -> None:
-        """Goes over to a count that an operator has begun, who has signed that; nobody else can make a replica forget."""
+        """Goes over to a count that an operator has begun and signed; nobody else can make a replica forget."""
         names = self._names
-        generation, raw = await self._link.run(lambda redis: redis.hmget(names.ledger, "generation", "resume"))
+
+        async def read(redis: Any) -> Any:
+            return await redis.hmget(names.ledger, "generation", "resume")
+
+        generation, raw = await self._link.run(read)
         if not raw or generation is None or generation.decode() == self._memory.generation:
             return
         try:

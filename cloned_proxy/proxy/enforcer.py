@@ -150,7 +150,7 @@ class Enforcer:
         if addresses is None:
             return None
         outcome = self._answer(question, addresses)
-        if isinstance(outcome, Refusal):
+        if outcome is None or isinstance(outcome, Refusal):
             return outcome
         question, charge = outcome
         try:
@@ -190,6 +190,9 @@ class Enforcer:
         if self._policies.current is not question.policy:
             return await self._authorise(caller, request, kind, None, client)
         outcome = self._answer(question, pinned)
+        if outcome is None:
+            await self._budgets.shares.more(question.caller.tool)
+            return await self._authorise(caller, request, kind, pinned, client)
         if isinstance(outcome, Refusal):
             return outcome
         return await self._granted(*outcome, pinned)
@@ -243,13 +246,18 @@ class Enforcer:
             kind = Kind.INSPECTED_TUNNEL
         return Question(caller, decision, decision.host, kind, policy, started)
 
-    def _answer(self, question: Question, addresses: tuple[Address, ...]) -> tuple[Question, Charge] | Refusal:
-        """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet."""
+    def _answer(self, question: Question, addresses: tuple[Address, ...]) -> tuple[Question, Charge] | Refusal | None:
+        """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet.
+
+        None: this replica's share of a limit is used up, and the fleet may have more of it.
+        """
         caller, decision, _, kind, policy, started = question
         decision = self._places.judged(decision, addresses)
         limits = fair_limits(policy.scope_of(caller.tool).limits, self._flows_per_tool)
         decision, charge = self._budgets.open(decision, caller.tool, limits)
         if charge is None:
+            if decision.reason is Reason.LIMIT_EXCEEDED and self._budgets.shares.may_grow(caller.tool):
+                return None
             retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
             return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
         return question if decision is question.decision else question._replace(decision=decision), charge
