@@ -60,6 +60,8 @@ class Results:
     """As `bench.chained` prints them."""
     opened: dict[str, float] = field(default_factory=dict)
     """As `bench.opened` prints them."""
+    registry: dict[str, float] = field(default_factory=dict)
+    """As `bench.registry` prints them."""
     sandbox: dict[str, float] = field(default_factory=dict)
     """As `bench.sandbox` prints them."""
     model: dict[str, float] = field(default_factory=dict)
@@ -121,6 +123,7 @@ def markdown(results: Results) -> str:
     for title, found in (
         ("Through a Squid in front", results.chained),
         ("Requests in opened TLS", results.opened),
+        ("A packument of 10 MB under `min_age`", results.registry),
         ("A sandboxed call", results.sandbox),
         ("A local model", results.model),
     ):

@@ -50,6 +50,7 @@ _PARTS: Final = (
     "memory",
     "chained",
     "opened",
+    "registry",
     "sandbox",
     "model",
 )
@@ -57,6 +58,7 @@ _PATIENCE: Final = 60.0
 """Seconds over its own time that a workload may take before it is given up."""
 _OTHER_FILES: Final = 200
 _OPENED_SECONDS: Final = 240.0
+_REGISTRY_SECONDS: Final = 120.0
 _SANDBOX_SECONDS: Final = 240.0
 _MODEL_SECONDS: Final = 300.0
 _CHAINED_SECONDS: Final = 180.0
@@ -105,6 +107,7 @@ class Bench:
             "memory": self._memory,
             "chained": self._chained,
             "opened": self._opened,
+            "registry": self._registry,
             "sandbox": self._sandbox,
             "model": self._model,
         }
@@ -223,6 +226,10 @@ class Bench:
     async def _opened(self) -> None:
         rounds = str(self._plan.rounds)
         self._results.opened = await alone("bench.opened", _OPENED_SECONDS, "--rounds", rounds, images=False)
+
+    async def _registry(self) -> None:
+        rounds = str(self._plan.rounds * 3)
+        self._results.registry = await alone("bench.registry", _REGISTRY_SECONDS, rounds, images=False)
 
     async def _sandbox(self) -> None:
         self._results.sandbox = await alone("bench.sandbox", _SANDBOX_SECONDS)

@@ -52,6 +52,7 @@ def targets_of(results: Results) -> list[Target]:
         _rules(results),
         *_chained(results.chained),
         *_opened(results.opened),
+        *_registry(results.registry),
         *_model(results.model),
         *_warm_exec(results.sandbox),
         *_starts(results),
@@ -131,6 +132,15 @@ def _opened(found: dict[str, float]) -> list[Target]:
     return [
         Target("HTTP/2 in opened TLS, of our own HTTP/1.1", 0.8, found["opened_http2_of_http1"], "x"),
         Target("HTTP/2 in opened TLS, of stock mitmdump", 3.0, found["opened_http2_of_mitmdump"], "x"),
+    ]
+
+
+def _registry(found: dict[str, float]) -> list[Target]:
+    if not found:
+        return []
+    return [
+        Target("A filtered packument of 10 MB, later by", 150.0, found["added_ms"], " ms", at_most=True),
+        Target("A filtered packument of 10 MB, memory more by", 40.0, found["added_mb"], " MB", at_most=True),
     ]
 
 

@@ -9,7 +9,7 @@ import hmac
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 from urllib.parse import quote, unquote
@@ -44,6 +44,10 @@ class TokenVerifier(Protocol):
     def generation(self) -> int:
         """Another number as soon as it may say something else of a token than before, but for the time."""
 
+    @property
+    def at_change(self) -> set[Callable[[], None]]:
+        """Told at each such change, at once."""
+
     def claims(self, token: str, now: float) -> Claims | None:
         """What a genuine token says, also when it has expired; None for anything else. Never raises."""
 
@@ -53,6 +57,11 @@ def valid_tool_id(text: str) -> bool:
     return text != GLOBAL_SCOPE and _TOOL_ID.fullmatch(text) is not None
 
 
+def valid_run_id(text: str) -> bool:
+    """Whether the text can name a run in the log."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
 def mint_token(key: bytes, claims: Claims) -> str:
     """A token for one tool and one run: URL-safe text without `:`, `@` or `/`, checked without a lookup.
 
@@ -60,7 +69,7 @@ def mint_token(key: bytes, claims: Claims) -> str:
     """
     if not valid_tool_id(claims.tool):
         raise ValueError(f"{claims.tool!r} is not a tool id; use letters, digits, '.', '_', '-', e.g. 'web.search@v1'")
-    if _RUN_ID.fullmatch(claims.run) is None:
+    if not valid_run_id(claims.run):
         raise ValueError(f"{claims.run!r} is not a run id; use 1 to 128 letters, digits, '.', '_' or '-'")
     if not math.isfinite(claims.expires):
         raise ValueError("a token needs a finite expiry, in Unix seconds")
@@ -77,6 +86,7 @@ class OwnTokens:
     def __init__(self, key: bytes) -> None:
         _check_length(key)
         self._key: Final = key
+        self.at_change: Final[set[Callable[[], None]]] = set()
 
     def claims(self, token: str, now: float) -> Claims | None:  # noqa: ARG002  these tokens have no beginning
         """As of a `TokenVerifier`."""

@@ -15,7 +15,6 @@ from typing import Final
 import structlog
 from prometheus_client import CollectorRegistry
 
-from cloned_proxy.policy.identity import OwnTokens
 from cloned_proxy.proxy.asking import Asking
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.cells import CellStore, OwnCells, SharedCells
@@ -23,6 +22,7 @@ from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
+from cloned_proxy.proxy.identities import open_identities
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.leak import LeakWatch
@@ -42,7 +42,6 @@ from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.config import Config
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.keys import load_or_create_key
 from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.state import State
 from cloned_proxy.store.vault import Vault
@@ -82,7 +81,6 @@ async def assemble(
 
     With `plane_threads` the native plane serves in front.
     """
-    key = load_or_create_key(workspace.identity_key)
     plane = _open_plane(parts, config, plane_threads) if plane_threads else None
     metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane="python" if plane is None else "native")
     vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
@@ -90,6 +88,7 @@ async def assemble(
     if config.telemetry.otlp_endpoint is not None and (seat is None or seat.leads):
         # Taken apart after the log is closed: then it has all there is to send.
         parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config, vault, metrics))
+    tokens = await open_identities(parts, workspace, config, vault, metrics.registry, clock=clock)
     state = State(
         workspace.state_db,
         config.audit,
@@ -166,7 +165,7 @@ async def assemble(
     parts.push_async_callback(inspector.close)
     gate = Gate(
         enforcer=enforcer,
-        tokens=OwnTokens(key),
+        tokens=tokens,
         settings=config.proxy,
         metrics=metrics,
         inspector=inspector,

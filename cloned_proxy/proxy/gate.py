@@ -109,6 +109,7 @@ class Gate:
             plane_failed=self._accept_without_plane,
         )
         self._adopting: set[asyncio.Task[None]] = set()
+        tokens.at_change.add(self.sweep)
         if plane is not None:
             plane.start(self._parts)
 

@@ -116,13 +116,19 @@ class SlotRun:
 
         `write` False: what it is to trust lies in the directory of this call already.
         """
-        if workspace_ca is None and not self.site.private_cas:
+        more = workspace_ca is not None or bool(self.site.private_cas)
+        if not more and not self.home:
             return spec
-        from cloned_proxy.runner.trust import browser_binds, write_trust  # noqa: PLC0415  long, and most need neither
+        from cloned_proxy.runner import trust  # noqa: PLC0415  long, and most need nothing of it
 
+        if self.home:
+            trust.link_nss(Path(self.home), wanted=more)
+        if not more:
+            return spec
         if write:
-            write_trust(self.scratch, self.site.private_cas, workspace_ca)
-        return replace(spec, with_ca=True, binds=(*spec.binds, *browser_binds(self.scratch)))
+            trust.write_trust(self.scratch, self.site.private_cas, workspace_ca)
+        database = () if self.home else trust.nss_bind(self.scratch, spec.mounts)
+        return replace(spec, with_ca=True, binds=(*spec.binds, *trust.trust_binds(self.scratch), *database))
 
     def execute(
         self,

@@ -7,11 +7,14 @@ the tool opens TLS.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import json
+import os
+import posixpath
 import warnings
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import certifi
@@ -20,14 +23,22 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from cloned_proxy.runner.environment import JAVA_PASSWORD, java_store
 from cloned_proxy.runner.errors import SandboxInputError
-from cloned_proxy.runner.spec import CA_FILE, Mount
+from cloned_proxy.runner.nss_database import nss_database
+from cloned_proxy.runner.project.place import SCRATCH
+from cloned_proxy.runner.spec import CA_FILE, HOME, Mount
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
-_BROWSERS: Final = ".cloned-ca-browsers.json"
-_POLICY_PLACES: Final = ("chromium", "opt/chrome", "opt/chrome_for_testing")
+_CHROMIUM_POLICY: Final = ".cloned-ca-chromium.json"
+_CHROMIUM_PLACES: Final = ("chromium", "opt/chrome", "opt/chrome_for_testing")
 """Below /etc, where builds of Chromium look for policies; they read neither a bundle nor a variable."""
+_MOZILLA_POLICY: Final = ".cloned-ca-mozilla.json"
+_MOZILLA_PLACES: Final = ("firefox", "thunderbird")
+"""Below /etc, where Mozilla's programs look for the one file of policies that they read."""
+_NSS: Final = ".cloned-pki"
+_PKI: Final = ".pki"
+"""In HOME, where the other programs that are built on NSS have their database, in `nssdb`."""
 
 
 def read_ca_files(paths: Sequence[str], base: Path) -> str:
@@ -54,24 +65,71 @@ def _read(base: Path, named: str) -> list[x509.Certificate]:
 
 
 def write_trust(directory: Path, private: str, workspace_ca: str | None) -> Path:
-    """Writes a PEM bundle, a Java trust store beside it and a policy for browsers; returns the bundle's path."""
+    """Writes a PEM bundle, and beside it what Java, browsers and NSS read instead; returns the bundle's path."""
     own = private + (workspace_ca or "")
     path = directory / Path(CA_FILE).name
     bundle = Path(certifi.where()).read_text(encoding="ascii") + "\n" + own
-    for file, content in (
-        (path, bundle.encode("ascii")),
-        (Path(java_store(str(path))), _java_trust_store(bundle)),
-        (directory / _BROWSERS, _browser_policy(own)),
-    ):
-        file.write_bytes(content)
-        file.chmod(0o444)
+    certificates = tuple(dict.fromkeys(_parsed(own.encode())))
+    single = {f".cloned-ca-{number}.pem": each for number, each in enumerate(certificates)}
+    files: dict[str, bytes] = {
+        path.name: bundle.encode("ascii"),
+        Path(java_store(path.name)).name: _java_trust_store(bundle),
+        _CHROMIUM_POLICY: _chromium_policy(certificates),
+        _MOZILLA_POLICY: _mozilla_policy(single),
+        **{name: each.public_bytes(Encoding.PEM) for name, each in single.items()},
+    }
+    for name, content in files.items():
+        _write(directory / name, content, mode=0o444)
+    _write_nss(directory / _NSS, certificates)
     return path
 
 
-def browser_binds(directory: Path) -> Iterator[Mount]:
-    """Where the policy of `write_trust` is shown to browsers."""
-    for place in _POLICY_PLACES:
-        yield Mount(str(directory / _BROWSERS), f"/etc/{place}/policies/managed/cloned-proxy-ca.json")
+def trust_binds(directory: Path) -> Iterator[Mount]:
+    """Where the policies of `write_trust` are shown to browsers."""
+    for place in _CHROMIUM_PLACES:
+        yield Mount(str(directory / _CHROMIUM_POLICY), f"/etc/{place}/policies/managed/cloned-proxy-ca.json")
+    for place in _MOZILLA_PLACES:
+        yield Mount(str(directory / _MOZILLA_POLICY), f"/etc/{place}/policies/policies.json")
+
+
+def nss_bind(directory: Path, mounts: Iterable[Mount]) -> Iterator[Mount]:
+    """Where the database of `write_trust` is shown in a home in memory, unless one of `mounts` is there."""
+    target = PurePosixPath(HOME, _PKI)
+    if not any(PurePosixPath(posixpath.normpath(mount.target)).is_relative_to(target) for mount in mounts):
+        yield Mount(str(directory / _NSS), str(target), read_only=False)
+
+
+def link_nss(home: Path, *, wanted: bool) -> None:
+    """In a kept home a link leads to the database of each run, unless the tool has one of its own; or it is taken away.
+
+    The tool may have put anything there: nothing is followed, and nothing but such a link is removed.
+    """
+    target = f"{SCRATCH}/{_NSS}"
+    directory = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if wanted:
+            with contextlib.suppress(FileExistsError):
+                os.symlink(target, _PKI, dir_fd=directory)
+            return
+        with contextlib.suppress(OSError):  # none there, or no link
+            if os.readlink(_PKI, dir_fd=directory) == target:
+                os.unlink(_PKI, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+def _write(path: Path, content: bytes, *, mode: int) -> None:
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def _write_nss(place: Path, certificates: tuple[x509.Certificate, ...]) -> None:
+    # The tool's user is not this one, and Chromium refuses a database that it cannot write.
+    for directory in (place, place / "nssdb"):
+        directory.mkdir()
+        directory.chmod(0o777)
+    for name, content in nss_database(certificates).items():
+        _write(place / "nssdb" / name, content, mode=0o666)
 
 
 @functools.lru_cache(maxsize=4)
@@ -85,9 +143,14 @@ def _java_trust_store(bundle: str) -> bytes:
     return pkcs12.serialize_java_truststore(named, BestAvailableEncryption(JAVA_PASSWORD.encode()))
 
 
-def _browser_policy(own: str) -> bytes:
-    certificates = [base64.b64encode(each.public_bytes(Encoding.DER)).decode() for each in _parsed(own.encode())]
-    return json.dumps({"CACertificates": certificates}).encode()
+def _chromium_policy(certificates: Sequence[x509.Certificate]) -> bytes:
+    encoded = [base64.b64encode(each.public_bytes(Encoding.DER)).decode() for each in certificates]
+    return json.dumps({"CACertificates": encoded}).encode()
+
+
+def _mozilla_policy(names: Iterable[str]) -> bytes:
+    """Firefox takes the first certificate of each file."""
+    return json.dumps({"policies": {"Certificates": {"Install": [f"{SCRATCH}/{name}" for name in names]}}}).encode()
 
 
 def _parsed(raw: bytes) -> list[x509.Certificate]:

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from cloned_proxy.policy.duration import parse_duration
 from cloned_proxy.policy.secret import check_template, references
+from cloned_proxy.store.issuer_settings import IssuerSettings
 
 KEY_PREFIX: Final = "ed25519:"
 _KEY_BYTES: Final = 32
@@ -117,6 +118,8 @@ class FleetSettings(BaseModel):
     """`narrow`: what passes must pass the policy file of this machine as well. `none`: there is no such file."""
     on_store_loss: Literal["local_share", "deny"] = "local_share"
     """What becomes of limits over all replicas while the store is away."""
+    issuers: list[IssuerSettings] = Field(default_factory=list)
+    """Whose tokens name tools here, beside the fleet's own; see `issuer_settings.py`."""
     replica: ReplicaName | None = None
     """What this proxy is called in `fleet status`; None: the name of the host, and a part of its key."""
     poll: LongDuration = 30.0
@@ -129,6 +132,8 @@ class FleetSettings(BaseModel):
     def _is_whole(self) -> Self:
         if len(set(self.trust)) != len(self.trust):
             raise ValueError("`trust` names a key twice; take one of them out")
+        if len({each.issuer for each in self.issuers}) != len(self.issuers):
+            raise ValueError("`issuers` names an issuer twice; put both into one `map`")
         if self.auth is not None and self.store is None:
             raise ValueError("`auth` is for a store; write `store` as well, or take it out")
         return self

@@ -23,7 +23,7 @@ from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.identity import OwnTokens
+from cloned_proxy.policy.identity import OwnTokens, TokenVerifier
 from cloned_proxy.policy.model import Limits, Policy, Scope
 from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Rule
 from cloned_proxy.policy.vocabulary import Anonymous, Mode, Reason
@@ -502,6 +502,7 @@ async def world(
     spliced: bool = splice.AVAILABLE,
     front: UpstreamSettings | None = None,
     known: bool = True,
+    tokens: TokenVerifier | None = None,
     **more: float,
 ) -> AsyncIterator[World]:
     """`front` puts a proxy in front, whose credential is one of the `secrets`.
@@ -537,7 +538,7 @@ async def world(
     leaks.load(watched or {})
     gate = Gate(
         enforcer=enforcer,
-        tokens=OwnTokens(KEY),
+        tokens=tokens or OwnTokens(KEY),
         leaks=leaks,
         settings=bounds,
         metrics=metrics,

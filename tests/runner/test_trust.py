@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import http.server
 import os
 import shlex
 import shutil
 import ssl
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,9 +17,11 @@ import trustme
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.environment import JAVA_OPTIONS, ca_environment, with_java_options
 from cloned_proxy.runner.errors import SandboxInputError
-from cloned_proxy.runner.trust import browser_binds, read_ca_files, write_trust
+from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.trust import link_nss, nss_bind, read_ca_files, trust_binds, write_trust
 from tests.runner.conftest import start_serving
 from tests.runner.jobs import TOOL
+from tests.runner.private_site import Site, private_site
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FETCH = """\
@@ -40,50 +39,47 @@ IN_THE_SANDBOX = [
 ]
 
 
-@dataclass
-class Site:
-    """A web server on loopback with a certificate of a private CA."""
-
-    ca: trustme.CA
-    port: int
-
-    @property
-    def url(self) -> str:
-        return f"https://127.0.0.1:{self.port}"
-
-    @property
-    def pem(self) -> str:
-        return self.ca.cert_pem.bytes().decode()
-
-
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", "8")
-            self.end_headers()
-            self.wfile.write(b"private\n")
-
-        def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002  the base class's word
-
-    ca = trustme.CA()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("127.0.0.1").configure_cert(context)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # a client that refuses the certificate
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-    yield Site(ca, server.server_address[1])
-    server.shutdown()
-    server.server_close()
+    with private_site() as site:
+        yield site
 
 
 def test_the_bundle_has_the_public_roots_the_private_ones_and_the_workspaces_own(tmp_path: Path) -> None:
     one, two = (trustme.CA().cert_pem.bytes().decode() for _ in range(2))
     bundle = write_trust(tmp_path, one, two).read_text()
     assert (bundle.count(one), bundle.count(two), bundle.count("BEGIN CERTIFICATE") > 100) == (1, 1, True)
-    assert all(path.stat().st_mode & 0o777 == 0o444 for path in tmp_path.iterdir())
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes.pop(".cloned-pki") == 0o777
+    assert set(modes.values()) == {0o444}
+
+
+def test_the_database_of_a_home_in_memory_is_not_laid_over_what_somebody_mounts_there(tmp_path: Path) -> None:
+    for target, shown in (("/home/tool/.pki", 0), ("/home/tool/.pki/nssdb/", 0), ("/home/tool/.pkix", 1)):
+        assert len(list(nss_bind(tmp_path, [Mount("/x", target)]))) == shown
+
+
+def test_a_kept_home_has_a_link_while_there_are_private_cas_and_keeps_what_is_its_own(tmp_path: Path) -> None:
+    link = tmp_path / ".pki"
+    for _ in range(2):
+        link_nss(tmp_path, wanted=True)
+        assert link.readlink() == Path("/sandbox/.cloned-pki")
+    for _ in range(2):
+        link_nss(tmp_path, wanted=False)
+        assert not link.is_symlink()
+    own = tmp_path / "own"
+    own.mkdir()
+    for make in (lambda: link.symlink_to(own), lambda: link.write_text("mine"), link.mkdir):
+        make()
+        before = link.lstat()
+        for wanted in (True, False):
+            link_nss(tmp_path, wanted=wanted)
+        assert link.lstat() == before
+        link.rmdir() if link.is_dir() and not link.is_symlink() else link.unlink()
+    home = tmp_path / "home"
+    home.symlink_to(own)
+    with pytest.raises(NotADirectoryError):
+        link_nss(home, wanted=True)
 
 
 def test_ca_files_are_read_from_beside_the_workspace_and_told_apart(tmp_path: Path) -> None:
@@ -134,7 +130,7 @@ def test_java_takes_the_trust_store(site: Site, tmp_path: Path) -> None:
 @pytest.mark.skipif(CHROMIUM is None or os.geteuid() != 0, reason="no browser, or no namespace of mounts to be had")
 def test_chromium_takes_the_policy(site: Site, tmp_path: Path) -> None:
     write_trust(tmp_path, site.pem, None)
-    policy = next(browser_binds(tmp_path))
+    policy = next(trust_binds(tmp_path))
     assert CHROMIUM is not None
     page = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server", "--dump-dom", site.url]
     shown = {}
@@ -170,6 +166,43 @@ def project(images: Engine, site: Site, tmp_path_factory: pytest.TempPathFactory
     serving = start_serving(workspace)
     yield workspace
     serving.stop()
+
+
+NSS_IN_THE_SANDBOX = """\
+import json, os, pathlib, sqlite3, ssl, sys
+home = pathlib.Path.home()
+with sqlite3.connect(home / ".pki/nssdb/cert9.db") as database:
+    [(der,)] = database.execute("SELECT a11 FROM nssPublic WHERE a11 IS NOT NULL")
+    database.execute("UPDATE nssPublic SET a3 = a3")  # Chromium opens no database that it cannot write
+policy = json.loads(pathlib.Path("/etc/firefox/policies/policies.json").read_text())
+[named] = policy["policies"]["Certificates"]["Install"]
+company = ssl.PEM_cert_to_DER_cert(sys.argv[1])
+print([der == company, ssl.PEM_cert_to_DER_cert(pathlib.Path(named).read_text()) == company])
+print([each.name for each in home.iterdir()], os.path.islink(home / ".pki"))
+"""
+
+
+@pytest.mark.docker
+def test_nss_and_firefox_find_it_in_both_kinds_of_home(project: Path, site: Site) -> None:
+    words = [sys.executable, "-m", "cloned_proxy", "exec", "--workspace", str(project)]
+    script = ["--", "python3", "-c", NSS_IN_THE_SANDBOX, site.pem]
+    config = project / "config.yaml"
+    config.write_text("sandbox: {ca_files: [company.pem]}\n")
+    try:
+        said = [
+            subprocess.run(
+                [*words, *home, TOOL, *script], capture_output=True, text=True, check=True, timeout=100
+            ).stdout
+            for home in ([], ["--home"], ["--home"])
+        ]
+    finally:
+        config.unlink()
+    there = "[True, True]\n['.pki'] {}\n".format
+    assert said == [there(False), there(True), there(True)]
+    done = subprocess.run(
+        [*words, "--home", TOOL, "--", "ls", "-A"], capture_output=True, text=True, check=True, timeout=100
+    )
+    assert ".pki" not in done.stdout
 
 
 @pytest.mark.docker

@@ -22,6 +22,7 @@ from mitmproxy.proxy.layers.http._events import (
     RequestEndOfMessage,
     RequestHeaders,
     RequestProtocolError,
+    ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
@@ -35,6 +36,8 @@ from cloned_proxy.proxy.inspection.session import Session
 
 _SWITCHING: Final = 101
 _FIRST_FINAL: Final = 200
+_PIECE: Final = 65_536
+"""Bytes of a body that are encrypted at once."""
 
 
 class StrictHttpServer(Http1Server):
@@ -133,6 +136,10 @@ class StrictHttpServer(Http1Server):
                 yield from self._send_last_chunk()
             self._ended_early = False
             yield from self.mark_done(response=True)
+        elif isinstance(event, ResponseData):
+            # OpenSSL keeps as much memory as it has ever encrypted at once, until the connection is collected.
+            for start in range(0, len(event.data), _PIECE):
+                yield from super().send(ResponseData(event.stream_id, event.data[start : start + _PIECE]))
         else:
             yield from super().send(event)
 

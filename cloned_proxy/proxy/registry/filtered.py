@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from msgspec import Raw
+
 from cloned_proxy.proxy.registry.dates import Dates
+
+type Piece = bytes | Raw
 
 
 class MetadataError(ValueError):
@@ -17,9 +22,14 @@ class AbsentError(MetadataError):
 
 @dataclass(frozen=True, slots=True)
 class Filtered:
-    body: bytes = field(repr=False)
+    pieces: Sequence[Piece] = field(repr=False)
+    """Of the document: most of them are parts of the original, which are not copied."""
     dates: Dates
     kept: int
     """Versions, or files, that are still in it."""
     foreign: str = ""
     """An authority where files are that no rule with `registry` judges; they were left out."""
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(self.pieces)

@@ -1,79 +1,67 @@
-"""The members of a large JSON object one by one, with the place of each in the text: pure."""
+"""A large JSON object by its members, each value as the bytes that the registry wrote: pure.
+
+msgspec checks the whole text against RFC 8259 while it looks for the end of a value, and makes no objects of what it
+passes over. Whoever writes an object anew from these members writes each name once and each value byte for byte, so
+that the next reader sees what was examined.
+"""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Iterator
-from json import decoder
-from typing import Any, Final, cast
+from typing import Any, Final
 
-_BLANKS: Final = (" ", "\t", "\n", "\r")
-_BLANK: Final = re.compile(r"[ \t\n\r]*")
-_scanner: Final[Any] = json.JSONDecoder()  # its C functions have no types
-_string_at: Final = cast("Callable[[str, int], tuple[str, int]]", vars(decoder)["scanstring"])
+from msgspec import DecodeError, Raw
+from msgspec.json import Decoder
 
-
-def value_at(text: str, at: int) -> tuple[Any, int]:
-    """The value that begins at `at`, and where it ends. Raises ValueError."""
-    try:
-        return cast("tuple[Any, int]", _scanner.scan_once(text, at))
-    except (StopIteration, RecursionError, IndexError) as error:
-        raise ValueError("no JSON value") from error
+_ESCAPE: Final = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)"
+)
+"""One escape sequence; the group is half a surrogate pair without the other half."""
 
 
-def behind_blanks(text: str, at: int) -> int:
-    """Where the next token is; the length of the text when there is none."""
-    match = _BLANK.match(text, at)
-    return match.end() if match is not None else at
+class _Name:
+    """The name of a member, equal to no other one: a plain dict would hide that a name is there twice."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
 
 
-class Members:
-    """Iterates over (key, place of its quotation mark); `at` is then where the value begins.
+def _name(_kind: type, text: Any) -> _Name:
+    return _Name(text)
 
-    Whoever iterates moves `at` behind the value. A key that is there twice is an error: two readers could each take
-    another one of them.
+
+type Text = bytes | bytearray | Raw
+
+_RAW: Final = Decoder(dict[_Name, Raw], dec_hook=_name)
+_READ: Final = Decoder(dict[_Name, Any], dec_hook=_name)
+
+
+def members(text: Text) -> dict[str, Raw]:
+    """The values of an object as they are written, in their order. Raises ValueError."""
+    return _members(text, _RAW)
+
+
+def values(text: Text) -> dict[str, Any]:
+    """The values of an object, read. Raises ValueError."""
+    return _members(text, _READ)
+
+
+def whole_characters(text: bytes | bytearray) -> bytes | bytearray:
+    r"""The document with U+FFFD for each `\ud83d` that has lost its other half: no character, and msgspec refuses it.
+
+    JavaScript writes such a thing where it has cut a text in two, a readme for example.
     """
+    return _ESCAPE.sub(lambda found: b"\\ufffd" if found[1] else found[0], text)
 
-    def __init__(self, text: str, at: int) -> None:
-        """`at` is the place of the opening brace."""
-        self._text = text
-        self.at = at
 
-    def __iter__(self) -> Iterator[tuple[str, int]]:
-        """Raises ValueError."""
-        text, seen = self._text, set[str]()
-        self._take("{")
-        if self._next() == "}":
-            self._take("}")
-            return
-        while True:
-            start = self.at
-            self._take('"')
-            key, self.at = _string_at(text, self.at)
-            if key in seen:
-                raise ValueError("a key is there twice")
-            seen.add(key)
-            if not text.startswith(":", self.at):
-                self._next()
-            self._take(":")
-            if text.startswith(_BLANKS, self.at):
-                self._next()
-            yield key, start
-            if text.startswith(',"', self.at):  # as registries write it: nothing to skip
-                self.at += 1
-                continue
-            if self._next() == "}":
-                self._take("}")
-                return
-            self._take(",")
-            self._next()
-
-    def _next(self) -> str:
-        self.at = behind_blanks(self._text, self.at)
-        return self._text[self.at : self.at + 1]
-
-    def _take(self, expected: str) -> None:
-        if not self._text.startswith(expected, self.at):
-            raise ValueError(f"no {expected} where it should be")
-        self.at += 1
+def _members[T](text: Text, decoder: Decoder[dict[_Name, T]]) -> dict[str, T]:
+    try:
+        named = decoder.decode(text)
+    except (DecodeError, RecursionError) as error:
+        raise ValueError("no JSON object") from error
+    found = {name.text: value for name, value in named.items()}
+    if len(found) != len(named):
+        raise ValueError("a name is there twice")
+    return found

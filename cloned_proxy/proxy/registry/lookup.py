@@ -168,7 +168,13 @@ def url_of(grant: Grant, path: str) -> str:
 
 
 def filtered(
-    body: bytes, package: str, *, base: str, registry: Registry, now: float, covered: Callable[[str], bool]
+    body: bytes | bytearray,
+    package: str,
+    *,
+    base: str,
+    registry: Registry,
+    now: float,
+    covered: Callable[[str], bool],
 ) -> Filtered:
     """The metadata of one package, as `ACCEPT` asks for it, without what is too young. Raises MetadataError."""
     if registry.kind is RegistryKind.NPM:

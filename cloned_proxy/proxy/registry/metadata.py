@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from cloned_proxy.policy.decision import Request
@@ -18,7 +18,7 @@ from cloned_proxy.proxy.registry import npm, pypi
 from cloned_proxy.proxy.registry.asked import Asked
 from cloned_proxy.proxy.registry.dates import Dates
 from cloned_proxy.proxy.registry.encoding import MAX_METADATA, accepts_gzip, decoded, too_large, zipped
-from cloned_proxy.proxy.registry.filtered import Filtered, MetadataError
+from cloned_proxy.proxy.registry.filtered import Filtered, MetadataError, Piece
 from cloned_proxy.proxy.registry.lookup import filtered
 from cloned_proxy.proxy.registry.work import Work
 
@@ -35,14 +35,13 @@ class Shower:
         self.work: Final = work
         self.clock = clock
 
-    async def show(self, asked: Asked, body: bytes, codings: list[str]) -> Filtered:
-        """The document without what is too young. Raises MetadataError."""
-        found = await self.work.done(self._filtered, asked, body, codings)
+    def note(self, asked: Asked, dates: Dates) -> None:
+        """Remembers what a document has said. The JSON of a project says nothing of files that the index dates."""
         if not asked.target.whole:
-            self._note(asked.admitted.grant, found.dates)
-        return found
+            self._note(asked.admitted.grant, dates)
 
-    def _filtered(self, asked: Asked, body: bytes, codings: list[str]) -> Filtered:
+    def filtered(self, asked: Asked, body: bytes, codings: list[str]) -> Filtered:
+        """The document without what is too young: beside the event loop. Raises MetadataError."""
         content, target, registry = decoded(body, codings), asked.target, asked.registry
         judged: dict[str, bool] = {}
 
@@ -77,6 +76,13 @@ class Shower:
         return UnfitError(age.problem or "all of it is too young", answer=answer, cause=f"refused:{Reason.TOO_YOUNG}")
 
 
+class _Made(NamedTuple):
+    body: bytes | None
+    """None where nothing can be shown."""
+    dates: Dates
+    foreign: str
+
+
 class FilteredMetadata(HeldFilter):
     """One document. The limit holds for what is on the wire; what is decompressed has the same."""
 
@@ -103,33 +109,45 @@ class FilteredMetadata(HeldFilter):
 
     async def whole(self, body: bytes) -> bytes:
         """See `HeldFilter`."""
-        shown = await self._shown(body)
-        return await self._shower.work.done(zipped, shown) if self._zips else shown
-
-    async def _shown(self, body: bytes) -> bytes:
-        asked, target = self._asked, self._asked.target
         try:
-            found = await self._shower.show(asked, body, self._codings)
+            made = await self._shower.work.done(self._made, body)
         except MetadataError as error:
             raise self.unfit(error) from error
-        if found.foreign and not found.kept:
-            raise self.unfit(MetadataError(f"its files are on {found.foreign}, for which no rule has 'registry'"))
-        if found.dates.files and not found.kept:
-            raise self._shower.turned_away(asked, Age(target.package))
-        if asked.wants_html:
-            return pypi.as_html(found.body, target.package)
-        return self._one_version(found) if target.version and not target.whole else found.body
+        self._shower.note(self._asked, made.dates)
+        if made.body is not None:
+            return made.body
+        if made.foreign:
+            raise self.unfit(MetadataError(f"its files are on {made.foreign}, for which no rule has 'registry'"))
+        raise self._without(made.dates)
 
-    def _one_version(self, found: Filtered) -> bytes:
+    def _made(self, body: bytes) -> _Made:
+        """All of the work on one document at once, so that no other one is held in memory beside it."""
+        asked, target = self._asked, self._asked.target
+        found = self._shower.filtered(asked, body, self._codings)
+        shown: Sequence[Piece] | None = found.pieces
+        if not found.kept and (found.foreign or found.dates.files):
+            shown = None
+        elif asked.wants_html:
+            shown = (pypi.as_html(found.body, target.package),)
+        elif target.version and not target.whole:
+            manifest = npm.one_version(found.body, target.version)
+            shown = None if manifest is None else (manifest,)
+        foreign = "" if found.kept else found.foreign
+        if shown is None:
+            return _Made(None, found.dates, foreign)
+        return _Made(zipped(shown) if self._zips else b"".join(shown), found.dates, foreign)
+
+    def _without(self, dates: Dates) -> UnfitError:
+        """For a version that is not shown, or for a package of which none is."""
         wanted, package = self._asked.target.version, self._asked.target.package
-        if (manifest := npm.one_version(found.body, wanted)) is not None:
-            return manifest
-        dated = next((each for each in found.dates.files.values() if each.version == wanted), None)
+        dated = next((each for each in dates.files.values() if each.version == wanted), None)
+        newest = dates.newest(self._asked.registry, self._shower.clock())
+        if not newest:
+            return self._shower.turned_away(self._asked, Age(package))
         if dated is not None:
-            newest = found.dates.newest(self._asked.registry, self._shower.clock())
-            raise self._shower.turned_away(self._asked, Age(package, wanted, dated.published, newest))
+            return self._shower.turned_away(self._asked, Age(package, wanted, dated.published, newest))
         answer = answers.own(HTTPStatus.NOT_FOUND, {"error": f"version not found: {wanted}"})
-        raise UnfitError("a version that is not there", answer=answer, cause="closed")
+        return UnfitError("a version that is not there", answer=answer, cause="closed")
 
     def trailers(self, fields: RawFields) -> RawFields:  # noqa: ARG002  digests and the like, which are not true of it
         """See `HeldFilter`."""

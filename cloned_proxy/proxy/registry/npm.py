@@ -1,26 +1,29 @@
 """A packument without the versions that are too young: pure.
 
-Packuments of 10 MB and more exist, so the text is not made into one tree of objects: each version is read by itself and
-forgotten, and what stays is copied as the registry wrote it.
+Packuments of 10 MB and more exist, so the text is not made into one tree of objects: of each version two values are
+read, and what stays is copied as the registry wrote it. A document in which a name is there twice would mean something
+else to each reader, and is not shown.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
+
+from msgspec import Raw, Struct, ValidationError
+from msgspec.json import Decoder, encode
 
 from cloned_proxy.policy.registry import Registry
 from cloned_proxy.policy.registry_path import Part, target_of
 from cloned_proxy.proxy.registry.dates import Dated, Dates, file_key, is_old_enough, parse_time, spelled_in
-from cloned_proxy.proxy.registry.filtered import Filtered, MetadataError
-from cloned_proxy.proxy.registry.json_members import Members, behind_blanks, value_at
-from cloned_proxy.proxy.registry.semver import newest, parse_semver
+from cloned_proxy.proxy.registry.filtered import Filtered, MetadataError, Piece
+from cloned_proxy.proxy.registry.json_members import Text, members, values, whole_characters
+from cloned_proxy.proxy.registry.semver import Semver, newest, parse_semver
 
-_KNOWN: Final = frozenset({"name", "time", "dist-tags"})
 _NOT_COPIED: Final = frozenset({"versions", "time", "dist-tags", "_attachments"})
 """What is written anew, and what would hold the tarballs themselves."""
 _TIMES_OF_ALL: Final = frozenset({"created", "modified"})
@@ -29,27 +32,61 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_~+-][A-Za-z0-9._~+-]*")
 """Of a file whose URL has neither an escape nor a query."""
 
 
+class _Dist(Struct):
+    tarball: str = ""
+
+
+class _Manifest(Struct):
+    """What is read of a version."""
+
+    dist: _Dist
+    deprecated: Any = None
+
+
+_MANIFEST: Final = Decoder(_Manifest)
+_STRING: Final = Decoder(str)
+_EMPTY: Final = Raw(b"{}")
+
+
 class _Version(NamedTuple):
-    start: int
-    """Where its key begins."""
-    end: int
+    text: Raw
     url: str
     """Of its tarball; "" when there is none."""
     deprecated: bool
 
+    @classmethod
+    def of(cls, text: Raw) -> Self:
+        """Raises ValueError."""
+        try:
+            manifest = _MANIFEST.decode(text)
+        except ValidationError:
+            return cls(text, "", deprecated=False)
+        return cls(text, manifest.dist.tarball, bool(manifest.deprecated))
 
-@dataclass(slots=True)
+
+@dataclass(frozen=True, slots=True)
 class _Packument:
-    """Places in the text, and what of it is needed."""
+    copied: Mapping[str, Raw]
+    versions: Mapping[str, _Version]
+    name: str | None
+    times: Mapping[str, Any] | None
+    tags: Mapping[str, Any]
 
-    members: list[tuple[int, int]] = field(default_factory=list)
-    """Those that are copied."""
-    versions: dict[str, _Version] = field(default_factory=dict)
-    known: dict[str, Any] = field(default_factory=dict)
+    @classmethod
+    def of(cls, text: Text) -> Self:
+        """Raises ValueError."""
+        found = members(text)
+        return cls(
+            copied={name: value for name, value in found.items() if name not in _NOT_COPIED},
+            versions={name: _Version.of(value) for name, value in members(found.get("versions", _EMPTY)).items()},
+            name=_STRING.decode(found["name"]) if "name" in found else None,
+            times=values(found["time"]) if "time" in found else None,
+            tags=values(found.get("dist-tags", _EMPTY)),
+        )
 
 
 def filter_packument(
-    body: bytes, package: str, *, registry: Registry, now: float, covered: Callable[[str], bool]
+    body: bytes | bytearray, package: str, *, registry: Registry, now: float, covered: Callable[[str], bool]
 ) -> Filtered:
     """The document with what is old enough. Raises MetadataError.
 
@@ -57,14 +94,13 @@ def filter_packument(
     because nobody would look at its age.
     """
     try:
-        # The structure of JSON is ASCII. One byte stays one character, whatever the text is in.
-        read = _read(body.decode("latin-1"))
+        read = _read(body)
     except ValueError as error:
         raise MetadataError("its metadata is not the JSON of a packument") from error
-    if read.known.get("name", package) != package:
+    if read.name not in (None, package):
         raise MetadataError("its metadata is that of another package")
-    times = read.known.get("time")
-    if not isinstance(times, dict):
+    times = read.times
+    if times is None:
         raise MetadataError("its metadata holds no dates (`time`)")
     files = _Tarballs(package, registry, covered)
     keys = {version: files.add(found.url, version, times.get(version)) for version, found in read.versions.items()}
@@ -75,44 +111,29 @@ def filter_packument(
         and is_old_enough(files.dated[key].published, registry, now)
         and files.covers(found.url)
     }
-    body = _written(body, read, kept, times)
-    return Filtered(body, Dates(package, files.dated, newest, files.spelled), len(kept), files.foreign)
+    times = {name: value for name, value in times.items() if name in kept or name in _TIMES_OF_ALL}
+    if "modified" in times and kept:
+        times["modified"] = times[max(kept, key=lambda version: files.dated[keys[version]].published or 0.0)]
+    pieces = tuple(_written(read, kept, times))
+    return Filtered(pieces, Dates(package, files.dated, newest, files.spelled), len(kept), files.foreign)
 
 
 def one_version(body: bytes, wanted: str) -> bytes | None:
     """Of a filtered packument the version that a number or a tag names, as a registry tells it by itself."""
-    document = json.loads(body)
-    found = document["versions"].get(document["dist-tags"].get(wanted, wanted))
-    return None if found is None else json.dumps(found).encode("ascii")
+    document = members(body)
+    found = members(document["versions"]).get(values(document["dist-tags"]).get(wanted, wanted))
+    return None if found is None else bytes(found)
 
 
-def _read(text: str) -> _Packument:
+def _read(body: bytes | bytearray) -> _Packument:
     """Raises ValueError."""
-    read = _Packument()
-    members = Members(text, behind_blanks(text, 0))
-    for key, start in members:
-        if key == "versions":
-            members.at = _read_versions(text, members.at, read)
-            continue
-        value, members.at = value_at(text, members.at)
-        if key in _KNOWN:
-            read.known[key] = value
-        if key not in _NOT_COPIED:
-            read.members.append((start, members.at))
-    if behind_blanks(text, members.at) != len(text):
-        raise ValueError("something follows the document")
-    return read
-
-
-def _read_versions(text: str, at: int, read: _Packument) -> int:
-    versions = Members(text, at)
-    for version, start in versions:
-        value, versions.at = value_at(text, versions.at)
-        dist = value.get("dist") if isinstance(value, dict) else None
-        url = dist.get("tarball") if isinstance(dist, dict) else None
-        deprecated = isinstance(value, dict) and bool(value.get("deprecated"))
-        read.versions[version] = _Version(start, versions.at, url if isinstance(url, str) else "", deprecated)
-    return versions.at
+    try:
+        return _Packument.of(body)
+    except ValueError:
+        whole = whole_characters(body)
+        if whole == body:
+            raise
+        return _Packument.of(whole)
 
 
 class _Tarballs:
@@ -173,48 +194,45 @@ class _Tarballs:
         return (key, self._covered(url)) if ours else ("", False)
 
 
-def _written(body: bytes, read: _Packument, kept: Mapping[str, _Version], times: Mapping[str, Any]) -> bytes:
-    view = memoryview(body)
-    pieces: list[bytes | memoryview] = [b"{"]
-    for start, end in read.members:
-        pieces += [view[start:end], b","]
-    pieces.append(b'"versions":{')
-    for found in kept.values():
-        pieces += [view[found.start : found.end], b","]
-    if kept:
-        pieces.pop()
-    stays = {key: value for key, value in times.items() if key in kept or key in _TIMES_OF_ALL}
-    if "modified" in stays and kept:
-        stays["modified"] = max((times[version] for version in kept), key=lambda text: parse_time(text) or 0.0)
-    pieces += [b'},"time":', _encoded(stays), b',"dist-tags":', _encoded(_tags(read, kept)), b"}"]
-    return b"".join(pieces)
+def _written(read: _Packument, kept: Mapping[str, _Version], times: Mapping[str, Any]) -> Iterator[Piece]:
+    yield b"{"
+    for name, value in read.copied.items():
+        yield from (encode(name), b":", value, b",")
+    yield b'"versions":{'
+    comma = b""
+    for name, version in kept.items():
+        yield from (comma, encode(name), b":", version.text)
+        comma = b","
+    yield from (b'},"time":', encode(times), b',"dist-tags":', encode(_tags(read.tags, kept)), b"}")
 
 
-def _encoded(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("latin-1")
-
-
-def _tags(read: _Packument, kept: Mapping[str, _Version]) -> dict[str, str]:
+def _tags(tags: Mapping[str, Any], kept: Mapping[str, _Version]) -> dict[str, str]:
     """Each tag at its version, or at the one that it would have had before: never a higher one."""
-    tags = read.known.get("dist-tags")
-    found = {}
-    for tag, version in tags.items() if isinstance(tags, dict) else ():
-        moved = version if version in kept else _before(version, kept, any_will_do=tag == "latest")
+    found, before = {}, _Before(kept)
+    for tag, version in tags.items():
+        moved = version if version in kept else before.version(version, any_will_do=tag == "latest")
         if moved:
             found[tag] = moved
     return found
 
 
-def _before(version: object, kept: Mapping[str, _Version], *, any_will_do: bool) -> str:
-    """The newest below `version`: a pre-release only for one, a deprecated one only where there is nothing else."""
-    limit = parse_semver(version) if isinstance(version, str) else None
-    if limit is None:
-        return newest(kept) if any_will_do else ""
-    parsed = ((parse_semver(text), text) for text in kept)
-    below = [(found, text) for found, text in parsed if found is not None and found < limit]
-    if limit.final:
-        below = [(found, text) for found, text in below if found.final]
-    current = [(found, text) for found, text in below if not kept[text].deprecated]
-    if not below:
-        return newest(kept) if any_will_do else ""
-    return max(current or below)[1]
+class _Before:
+    """The versions that are shown, in their order: read once, and only where a tag has to move."""
+
+    def __init__(self, kept: Mapping[str, _Version]) -> None:
+        self._kept = kept
+
+    @cached_property
+    def _ordered(self) -> list[tuple[Semver, str]]:
+        return sorted((parsed, text) for text in self._kept if (parsed := parse_semver(text)) is not None)
+
+    def version(self, version: object, *, any_will_do: bool) -> str:
+        """The newest below: a pre-release only for one, a deprecated one only where there is nothing else."""
+        limit = parse_semver(version) if isinstance(version, str) else None
+        below = [each for each in self._ordered if limit is not None and each[0] < limit]
+        if limit is not None and limit.final:
+            below = [each for each in below if each[0].final]
+        if not below:
+            return newest(self._kept) if any_will_do else ""
+        current = (text for _, text in reversed(below) if not self._kept[text].deprecated)
+        return next(current, below[-1][1])

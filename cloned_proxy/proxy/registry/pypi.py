@@ -27,7 +27,7 @@ type _Covered = Callable[[str], bool]
 
 
 def filter_simple(
-    body: bytes, project: str, *, base: str, registry: Registry, now: float, covered: _Covered
+    body: bytes | bytearray, project: str, *, base: str, registry: Registry, now: float, covered: _Covered
 ) -> Filtered:
     """The document of PEP 691 with the files that are old enough, their URLs absolute. Raises MetadataError.
 
@@ -46,7 +46,7 @@ def filter_simple(
 
 
 def filter_project(
-    body: bytes, project: str, *, base: str, registry: Registry, now: float, covered: _Covered
+    body: bytes | bytearray, project: str, *, base: str, registry: Registry, now: float, covered: _Covered
 ) -> Filtered:
     """PyPI's per-project JSON with the releases that are old enough; `info` is kept where its version is one of them.
 
@@ -139,7 +139,7 @@ class _Sieve:
         return {**file, "url": url}
 
     def filtered(self, body: bytes, kept: int) -> Filtered:
-        return Filtered(body, Dates(self._project, self._files, newest, self._spelled), kept, self._foreign)
+        return Filtered((body,), Dates(self._project, self._files, newest, self._spelled), kept, self._foreign)
 
 
 def newest(versions: Iterable[str]) -> str:
@@ -173,7 +173,7 @@ def _settle_info(document: dict[str, Any], kept: Mapping[str, object]) -> None:
     document["urls"] = kept[newest(kept)]
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def _object(body: bytes | bytearray) -> dict[str, Any]:
     try:
         document = json.loads(body, object_pairs_hook=_each_key_once)
     except (ValueError, RecursionError) as error:

@@ -6,11 +6,12 @@ import asyncio
 import functools
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from mitmproxy.proxy.layers.tls import TLSLayer
 
 from cloned_proxy.policy.host_index import HostIndex
 from cloned_proxy.policy.model import Policy, Scope
@@ -496,3 +497,20 @@ async def test_the_json_of_a_project(pypi: Store) -> None:
     assert (list(read["releases"]), read["info"]["version"]) == (["1.0"], "1.0")
     status, _, body = await pypi.ask("/pypi/acme-pad/2.0/json")
     assert (status, json.loads(body)["reason"]) == (403, "too_young")
+
+
+async def test_a_large_document_is_encrypted_in_pieces(npm: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL keeps the memory of what it encrypted at once for as long as the objects of the connection live."""
+    sizes: list[int] = []
+    send = TLSLayer.send_data
+
+    def noted(layer: TLSLayer, data: bytes) -> Iterator[Any]:
+        sizes.append(len(data))
+        return send(layer, data)
+
+    monkeypatch.setattr(TLSLayer, "send_data", noted)
+    npm.shelf.packument("left-pad", {"1.0.0": 100 * DAY}, npm.now, readme="x" * 300_000)
+    status, _, body = await npm.ask("/left-pad")
+    assert (status, len(json.loads(body)["readme"])) == (200, 300_000)
+    assert sum(sizes) > 300_000
+    assert max(sizes) <= 66_000
