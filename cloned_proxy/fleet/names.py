@@ -27,3 +27,14 @@ class Names:
         """Sorted set: replica and worker by the store's time at which that was."""
         self.replica_news: Final = f"{prefix}replicas:news"
         """Channel: the same JSON, at the moment when it is said."""
+        self.audit_logs: Final = f"{prefix}audit:logs"
+        """Hash: id of each log that is shipped to whose it is (JSON)."""
+        self._audit: Final = f"{prefix}audit:"
+
+    def audit(self, log: str) -> str:
+        """Stream: the newest entries of a log, each under its own number, so that none can be there twice."""
+        return f"{self._audit}{log}"
+
+    def audit_receipts(self, log: str) -> str:
+        """Stream: the receipts for it, in the same way."""
+        return f"{self._audit}{log}:receipts"

@@ -20,6 +20,7 @@ from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.cells import CellStore, OwnCells, SharedCells
 from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.enforcer import Enforcer
+from cloned_proxy.proxy.fleet_audit import open_fleet_audit
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.identities import open_identities
@@ -85,9 +86,8 @@ async def assemble(
     metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane="python" if plane is None else "native")
     vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
     await asyncio.to_thread(vault.open)
-    if config.telemetry.otlp_endpoint is not None and (seat is None or seat.leads):
-        # Taken apart after the log is closed: then it has all there is to send.
-        parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config, vault, metrics))
+    if seat is None or seat.leads:
+        await _send_log(parts, workspace, config, vault, metrics, clock=clock)
     tokens = await open_identities(parts, workspace, config, vault, metrics.registry, clock=clock)
     state = State(
         workspace.state_db,
@@ -236,6 +236,21 @@ def _ways(upstream: UpstreamProxy | None, config: Config, metrics: Metrics) -> W
         resolve=config.upstream.resolve,
     )
     return Ways(upstream, connect_timeout=config.proxy.connect_timeout, on_trouble=failures.failed)
+
+
+async def _send_log(
+    parts: AsyncExitStack,
+    workspace: Workspace,
+    config: Config,
+    vault: LiveVault,
+    metrics: Metrics,
+    *,
+    clock: Callable[[], float],
+) -> None:
+    """To whoever else is to have the log. Taken apart after the log is closed: then it has all there is to send."""
+    if config.telemetry.otlp_endpoint is not None:
+        parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config, vault, metrics))
+    await open_fleet_audit(parts, workspace, config, vault, metrics.registry, clock=clock)
 
 
 def _start_export(workspace: Workspace, config: Config, vault: LiveVault, metrics: Metrics) -> Callable[[], None]:

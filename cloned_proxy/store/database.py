@@ -65,6 +65,8 @@ _ADDED: Final = {
             boot    TEXT NOT NULL,
             uptime  REAL NOT NULL
         ) WITHOUT ROWID""",
+    "receipts": """
+        CREATE TABLE IF NOT EXISTS receipts (seq INTEGER PRIMARY KEY, at REAL NOT NULL, envelope TEXT NOT NULL)""",
     "entries_at": "CREATE INDEX IF NOT EXISTS entries_at ON entries (at)",
     "tally_calls": """
         CREATE TABLE IF NOT EXISTS tally_calls (

@@ -120,6 +120,8 @@ class FleetSettings(BaseModel):
     """What becomes of limits over all replicas while the store is away."""
     issuers: list[IssuerSettings] = Field(default_factory=list)
     """Whose tokens name tools here, beside the fleet's own; see `issuer_settings.py`."""
+    audit_entries: int = Field(default=10_000, ge=0, le=10_000_000)
+    """So many of the newest entries of each replica's log are in the store, for `log --fleet`. 0: none is sent."""
     replica: ReplicaName | None = None
     """What this proxy is called in `fleet status`; None: the name of the host, and a part of its key."""
     poll: LongDuration = 30.0
