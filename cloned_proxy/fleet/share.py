@@ -31,6 +31,12 @@ class Part(NamedTuple):
         roomy = min(self.limit, max(equal, 2 * self.used + 1))
         return roomy if self.held < roomy or self.held > max(equal, _PLENTY * (self.used + 1)) else self.held
 
+    def kept(self, sharers: int, *, gives: bool) -> int:
+        """What stays here: half of what is left goes where it is needed (`gives`), and what is far too much goes."""
+        if gives:
+            return min(self.held, self.used + max(self.held - self.used, 0) // 2)
+        return min(self.held, max(self.wanted(sharers), self.used))
+
     @property
     def short(self) -> bool:
         """Whether less than half of the share is left, and the limit has more."""

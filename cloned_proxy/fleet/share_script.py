@@ -2,7 +2,8 @@
 
 A share is the part of a limit that one replica may use by itself, in the rolling windows of its own steady clock. The
 shares of all replicas together are never more than the limit, so no window over all of them is either. A share comes
-back in three ways: its replica gives back what it has not used within a window; or it was not heard of for as long as
+back in three ways: its replica gives back what it has not used within a window, and uses no more of that from before
+it says so; or it was not heard of for as long as
 shares last, and then for a whole window more, since it may have used all of it at the last moment; or its name belongs
 to another process by now, and then after a window, too. Times are the store's own, so no host's clock matters.
 
@@ -21,7 +22,8 @@ CUT_AFTER_SECONDS: Final = 900
 
 SHARE: Final = """
 -- KEYS: the tool's shares, what is known of the server. ARGV: replica, process, milliseconds that a share lasts, ms to
--- settle, channel, tool, 1 if a request waits for it, then of each limit: itself (-1 for none), used, held, wanted.
+-- settle, channel, tool, 1 if a request waits for it, then of each limit:
+-- itself (-1 for none), used, kept, wanted. Nothing is taken from what a replica keeps: it is used while this runs.
 local me, process, lasts = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local tails = {61000, 3660000, 900000}
 local t = redis.call('TIME')
@@ -31,11 +33,11 @@ if redis.call('HGET', KEYS[2], 'run') ~= run then
   redis.call('HSET', KEYS[2], 'run', run, 'settled', now + ARGV[4])
 end
 local settling = tonumber(redis.call('HGET', KEYS[2], 'settled')) > now
-local limit, used, held, want, free = {}, {}, {}, {}, {}
+local limit, used, keep, want, free = {}, {}, {}, {}, {}
 for d = 1, 3 do
   local at = 4 + 4 * d
   limit[d], used[d] = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-  held[d], want[d] = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
+  keep[d], want[d] = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   free[d] = limit[d]
 end
 local sharers, hungry = 1, {0, 0, 0}
@@ -69,16 +71,14 @@ for d = 1, 3 do
     local most = math.max(free[d], 0)
     local target = want[d]
     if hungry[d] == 1 then
-      -- Another has used up all that it has: half of what this one has left goes over, again and again.
-      -- What is free is for requests that wait, not for more room.
-      local left = math.max(held[d] - used[d], 0)
-      if left == 0 and ARGV[7] == '1' then left = math.max(most - used[d], 2) end
-      target = math.min(target, used[d] + math.floor(left / 2))
+      -- Somewhere a request waits: what is free is for those that do, half of it for each, not for more room.
+      local waits = ARGV[7] == '1' and keep[d] <= used[d]
+      target = waits and math.min(target, used[d] + math.floor(math.max(most - used[d], 2) / 2)) or keep[d]
     end
     if settling then
-      mine.has[d] = math.min(held[d], limit[d])
+      mine.has[d] = math.min(keep[d], limit[d])
     else
-      mine.has[d] = math.min(math.max(target, used[d]), most)
+      mine.has[d] = math.min(math.max(target, keep[d]), most)
     end
     if ARGV[7] == '1' and mine.has[d] < want[d] and mine.has[d] <= used[d] then mine.hungry[d] = 1 end
     holds = holds or mine.has[d] > 0

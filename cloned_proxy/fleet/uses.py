@@ -89,6 +89,7 @@ class Uses:
         taken_here: Callable[[], Mapping[str, int]],
         acknowledged_by: int = 0,
         settle: int = SETTLE_MILLISECONDS,
+        on_outcome: Callable[[str], None] = lambda _outcome: None,
     ) -> None:
         """`taken_here` gives the uses by rule that this replica took, from its own disk; it may block.
 
@@ -106,6 +107,7 @@ class Uses:
         """By rule, since this process began: the disk may not have heard of the last ones."""
         self._acknowledged_by = acknowledged_by
         self._settle = settle
+        self._on_outcome = on_outcome
         self._joining = asyncio.Lock()
         self._joins = 0
         self.problem = ""
@@ -139,10 +141,12 @@ class Uses:
                 self._say("")
                 self._taken[rule] = self._taken.get(rule, 0) + 1
                 self.totals[rule] = int(told)
+                self._on_outcome("taken")
                 return int(told)
             case "used_up":
                 self._say("")
                 self.totals[rule] = int(told)
+                self._on_outcome("used_up")
                 raise LeaseUsedUpError(rule)
             case _:
                 raise self._refusal(_WHY.get(answer, answer).format(told))
@@ -222,6 +226,7 @@ class Uses:
 
     def _refusal(self, why: str) -> UseNotCountedError:
         self._say(why)
+        self._on_outcome("not_counted")
         return UseNotCountedError(why)
 
     def _say(self, problem: str) -> None:

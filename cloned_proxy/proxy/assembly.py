@@ -21,6 +21,7 @@ from cloned_proxy.proxy.cells import CellStore, OwnCells, SharedCells
 from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.fleet_audit import open_fleet_audit
+from cloned_proxy.proxy.fleet_limits import begin, open_fleet_limits
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.identities import open_identities
@@ -114,7 +115,10 @@ async def assemble(
     if plane is not None:
         state.audit.join(plane.entries)
     own = OwnListeners()
-    budgets = Budgets(time.monotonic, cells)
+    fleet = open_fleet_limits(
+        parts, workspace, config, vault, metrics.registry, state=state, policies=follower.live, cells=cells, seat=seat
+    )
+    budgets = Budgets(time.monotonic, cells, fleet.shares)
     share = fair_share(config.proxy.max_connections)
     approvals = ApprovalService(workspace, policy_file, settings=config.approvals, clock=clock)
     asking = Asking(
@@ -140,7 +144,7 @@ async def assemble(
         resolver=resolver,
         budgets=budgets,
         leases=state.leases,
-        audit=state.audit,
+        audit=fleet.audit,
         metrics=metrics,
         own_listeners=own,
         clock=clock,
@@ -197,6 +201,7 @@ async def assemble(
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)
+    begin(parts, fleet)
     # Several tasks: a database that hangs must not keep tunnels open.
     tasks = [_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()]
     if seat is None or seat.leads:

@@ -170,6 +170,12 @@ class _Account:
 class WholeLimits:
     """Whose limits these are: of this proxy alone. `shares.Shares` has another answer, for a fleet."""
 
+    counts: Callable[[str, Limits], Usage] = staticmethod(lambda _tool, _limits: Usage(0, 0, 0))
+    """What a tool uses here, as the budgets know it."""
+
+    async def run(self) -> None:
+        """What there is to do beside traffic, until cancelled."""
+
     def limits_of(self, tool: str | None, limits: Limits) -> Limits:  # noqa: ARG002  every tool has all of them
         """What of the limits this proxy may use up by itself."""
         return limits
@@ -199,6 +205,7 @@ class Budgets:
         """`store` says with whom the accounts are shared; nobody by default. `shares` are those of a fleet."""
         self._clock = clock
         self.shares: Final = shares or WholeLimits()
+        self.shares.counts = self.usage
         self._store: CellStore = store or OwnCells()
         self._accounts: dict[str | None, _Account] = {}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -20,7 +20,6 @@ from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.share import Part
 from cloned_proxy.fleet.share_names import ShareNames
 from cloned_proxy.fleet.share_script import CUT_AFTER_SECONDS, SETTLE_MILLISECONDS, SHARE
-from cloned_proxy.policy.decide import Usage
 from cloned_proxy.policy.model import NO_LIMITS, Limits
 from cloned_proxy.proxy.budget import WholeLimits
 from cloned_proxy.proxy.cells import Cells, CellStore
@@ -78,7 +77,7 @@ class _Share:
 
 
 class Shares(WholeLimits):
-    """One for each process. `counts` says what a tool uses; `Budgets` has it, which asks here in turn."""
+    """One for each process."""
 
     def __init__(
         self,
@@ -109,7 +108,6 @@ class Shares(WholeLimits):
         self._settle = settle
         self._clock = clock
         self._shares: dict[str, _Share] = {}
-        self.counts: Callable[[str, Limits], Usage] = lambda _tool, _limits: Usage(0, 0, 0)
         link.follow(self._names.hungry, self._hungry)
 
     # What a request asks.
@@ -187,7 +185,7 @@ class Shares(WholeLimits):
         for tool, share in self._shares.items() if self._leads else ():
             if share.ends and self._link.connected:
                 with contextlib.suppress(StoreAwayError):
-                    await self._exchange(tool, share, leaving=True)
+                    await self._exchange(tool, share, gives=True, leaves=True)
 
     def _look_for_beggars(self) -> None:
         """Opens the shares of tools whose requests wait in other workers: this one may not have seen the tool yet."""
@@ -233,12 +231,12 @@ class Shares(WholeLimits):
         if share is None or not self._leads or (share.asking is not None and not share.asking.done()):
             return
         if any(part.limit is not None and part.held > part.used for part in self._parts(tool, share)):
-            share.asking = asyncio.create_task(self._ask(tool, share))
+            share.asking = asyncio.create_task(self._ask(tool, share, gives=True))
 
-    async def _ask(self, tool: str, share: _Share, *, miss: bool = False) -> None:
+    async def _ask(self, tool: str, share: _Share, *, miss: bool = False, gives: bool = False) -> None:
         before = share.parts
         try:
-            await self._exchange(tool, share, waits=miss)
+            await self._exchange(tool, share, waits=miss, gives=gives)
             for _ in range(_TRIES if miss else 0):
                 if _grew(before, share) or share.sharers == 1:
                     break
@@ -258,15 +256,19 @@ class Shares(WholeLimits):
         if not grown:
             share.dry_until = self._clock() + _DRY_SECONDS
 
-    async def _exchange(self, tool: str, share: _Share, *, waits: bool = False, leaving: bool = False) -> None:
+    async def _exchange(
+        self, tool: str, share: _Share, *, waits: bool = False, gives: bool = False, leaves: bool = False
+    ) -> None:
         began = share.asked = self._clock()
+        parts = self._parts(tool, share)
+        kept = [min(part.used, part.held) if leaves else part.kept(share.sharers, gives=gives) for part in parts]
+        # Before it is said: what is given back must not be used any more when others get it.
+        self._set(share, kept)
         numbers: list[int] = []
-        for part in self._parts(tool, share):
-            wanted = part.used if leaving else part.wanted(share.sharers)
-            numbers += (-1 if part.limit is None else part.limit, part.used, part.held, wanted)
-        if leaving:
-            # Before the answer: what is given back must not be used in the meantime.
-            share.cells.values[_PARTS] = memoryview(bytes(24)).cast("Q")
+        for part, now, keeps in zip(parts, self._parts(tool, share), kept, strict=True):
+            wanted = keeps if gives else part.wanted(share.sharers)
+            # Another worker may have used some of it at the last moment.
+            numbers += (-1 if part.limit is None else part.limit, now.used, min(max(keeps, now.used), part.held), wanted)
         lasts = int(self.lasts * 1000)
         keys = (self._names.shares(tool), self._names.server)
         told = (self._me, self._process, lasts, self._settle, self._names.hungry, tool, int(waits), *numbers)
@@ -275,13 +277,14 @@ class Shares(WholeLimits):
             answer: list[int] = await redis.eval(SHARE, len(keys), *keys, *told)
             return answer
 
-        *parts, found = await self._link.run(work, within=_MOST_WAIT)
-        if leaving:
-            return
-        for place, part in enumerate(parts):
-            share.cells.values[_PARTS.start + place] = max(0, int(part))
+        *granted, found = await self._link.run(work, within=_MOST_WAIT)
+        self._set(share, granted)
         share.cells.values[_ENDS] = int((began + self.lasts * _CLOCKS_DRIFT) * 1e6)
         share.sharers = max(1, int(found))
+
+    def _set(self, share: _Share, parts: Sequence[int]) -> None:
+        for place, part in enumerate(parts, _PARTS.start):
+            share.cells.values[place] = max(0, int(part))
 
     async def _beg(self, share: _Share) -> None:
         """Leaves word for the worker that asks, and waits until the share has changed."""

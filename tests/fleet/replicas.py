@@ -123,7 +123,6 @@ class Replica:
             clock=lambda: uptime() + self.later,
         )
         self.budgets = Budgets(time.monotonic, shares=self.shares)
-        self.shares.counts = self.budgets.usage
         self.later = 0.0
         """Seconds that the time since boot is ahead, as after a sleep of the machine."""
         self.enforcer = self._enforcer(self.policies)
