@@ -1,4 +1,4 @@
-"""The audit log of a replica whose leases are counted over the fleet: a use is taken there first, then put on record."""
+"""The audit log of a replica whose leases are counted over the fleet: a use is taken there first."""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ class Resumption:
 
 
 def seal_resumption(resumption: Resumption, key: SigningKey) -> bytes:
+    """The envelope that `read_resumption` reads."""
     return seal(json.dumps(asdict(resumption)).encode(), PAYLOAD_TYPE, [key])
 
 

@@ -85,7 +85,7 @@ return 1
 RESUME: Final = (
     _KNOWN
     + """
--- KEYS: ledger, members, waiting. ARGV: generation before ('' for none), the new one, the signed word for it, ms to settle.
+-- KEYS: ledger, members, waiting. ARGV: generation before ('' for none), the new one, its signed word, ms to settle.
 local generation = redis.call('HGET', KEYS[1], 'generation') or ''
 if generation ~= ARGV[1] then return 0 end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -111,9 +111,7 @@ async def assemble(
         clock=clock,
         leads=seat is None or seat.leads,
     )
-    cells = _cells(seat, plane)
-    if plane is not None:
-        state.audit.join(plane.entries)
+    cells = _cells(seat, plane, state)
     own = OwnListeners()
     fleet = open_fleet_limits(
         parts, workspace, config, vault, metrics.registry, state=state, policies=follower.live, cells=cells, seat=seat
@@ -208,12 +206,14 @@ async def assemble(
         tasks.append(LeasePruner(workspace, policy_file, policies=follower.live, clock=clock).run())
     if upstream is not None:
         tasks.append(upstream.look_ahead())
-    for task in tasks:
-        parts.push_async_callback(_end, asyncio.create_task(task))
+    _keep_running(parts, tasks)
     return Core(state, follower, gate, own, metrics)
 
 
-def _cells(seat: Seat | None, plane: Plane | None) -> CellStore:
+def _cells(seat: Seat | None, plane: Plane | None, state: State) -> CellStore:
+    """Where everybody of this process counts, the plane too, whose entries go into the log."""
+    if plane is not None:
+        state.audit.join(plane.entries)
     if seat is not None:
         return SharedCells(seat.directory, own=seat.number, workers=seat.of)
     return plane.cells if plane is not None else OwnCells()
@@ -279,6 +279,11 @@ async def _each_second(work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Exception:  # noqa: BLE001  revocation by time must outlive one fault
             _log.exception("a sweep failed; the next one follows in a second")
+
+
+def _keep_running(parts: AsyncExitStack, tasks: Iterable[Coroutine[Any, Any, None]]) -> None:
+    for task in tasks:
+        parts.push_async_callback(_end, asyncio.create_task(task))
 
 
 async def _end(task: asyncio.Task[None]) -> None:

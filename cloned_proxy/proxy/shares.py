@@ -268,7 +268,12 @@ class Shares(WholeLimits):
         for part, now, keeps in zip(parts, self._parts(tool, share), kept, strict=True):
             wanted = keeps if gives else part.wanted(share.sharers)
             # Another worker may have used some of it at the last moment.
-            numbers += (-1 if part.limit is None else part.limit, now.used, min(max(keeps, now.used), part.held), wanted)
+            numbers += (
+                -1 if part.limit is None else part.limit,
+                now.used,
+                min(max(keeps, now.used), part.held),
+                wanted,
+            )
         lasts = int(self.lasts * 1000)
         keys = (self._names.shares(tool), self._names.server)
         told = (self._me, self._process, lasts, self._settle, self._names.hungry, tool, int(waits), *numbers)
@@ -290,7 +295,7 @@ class Shares(WholeLimits):
         """Leaves word for the worker that asks, and waits until the share has changed."""
         values, before, ends = share.cells.values, share.parts, self._clock() + _MOST_WAIT
         values[share.cells.own * share.cells.width + _WANTED] = int(self._clock() * 1e6)
-        while share.parts == before and self._clock() < ends:
+        while share.parts == before and self._clock() < ends:  # noqa: ASYNC110  memory of several processes
             await asyncio.sleep(_BEG_SECONDS)
         if share.parts == before:
             share.dry_until = self._clock() + _DRY_SECONDS

@@ -106,7 +106,7 @@ class ApprovalEvent:
 
     at: float
     action: str
-    """`asked`, `approved`, `rejected`, `expired`, `conflict`."""
+    """`asked`, `received` (from another replica of a fleet), `approved`, `rejected`, `expired`, `conflict`."""
     approval: str
     """Id of the request."""
     actor: str

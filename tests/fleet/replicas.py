@@ -86,7 +86,17 @@ def policy(port: int, *, uses: int | None = None, limits: Limits | None = None) 
 class Replica:
     """One of them, as `assembly` would put it together."""
 
-    def __init__(self, name: str, url: str, directory: Path, current: Policy, *, on_store_loss: str = "local_share", settle: int = 0, **uses: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        directory: Path,
+        current: Policy,
+        *,
+        on_store_loss: str = "local_share",
+        settle: int = 0,
+        acknowledged_by: int = 0,
+    ) -> None:
         directory.mkdir(exist_ok=True)
         settings = FleetSettings(name=FLEET, store=url, trust=[OPERATOR.public])
         self.name = name
@@ -104,7 +114,7 @@ class Replica:
             trust=Trust([OPERATOR.public]),
             taken_here=taken_here,
             settle=settle,
-            **uses,
+            acknowledged_by=acknowledged_by,
         )
         self.state = State(directory / "state.db", AuditSettings(retention_days=36_500))
         self.state.leases.keep(current.rules)

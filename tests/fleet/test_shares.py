@@ -14,7 +14,7 @@ from cloned_proxy.fleet.share_names import ShareNames
 from cloned_proxy.policy.model import Limits
 from cloned_proxy.proxy.grant import Grant
 from tests.fleet.conftest import RedisServer
-from tests.fleet.replicas import FLEET, TOOL, Canary, Replica, policy, processes, serving, until
+from tests.fleet.replicas import FLEET, Canary, Replica, policy, processes, serving, until
 
 NAMES = ShareNames(FLEET)
 WINDOW = 61.0
@@ -88,13 +88,13 @@ async def test_places_over_all_replicas(store: RedisServer, canary: Canary, tmp_
             while len(held) < 3:
                 for replica in (one, two):
                     if isinstance(outcome := await replica.ask(), Grant):
-                        held.append((replica, outcome))
+                        held.append((replica, outcome))  # noqa: PERF401  one after the other
         assert [isinstance(await replica.ask(), Grant) for replica in (one, two, one, two)] == [False] * 4
         replica, grant = held.pop()
         replica.enforcer.finish(grant, "client_closed")
         other = one if replica is two else two
         async with asyncio.timeout(15):  # the place goes over to the other replica, which waits for it
-            while not isinstance(outcome := await other.ask(), Grant):
+            while not isinstance(await other.ask(), Grant):  # noqa: ASYNC110  asking is what moves it
                 await asyncio.sleep(0.02)
         assert [isinstance(await each.ask(), Grant) for each in (one, two)] == [False, False]
 
@@ -214,5 +214,3 @@ async def test_a_request_within_its_share_asks_the_store_nothing(
 )
 def test_what_a_replica_wants(part: Part, sharers: int, wanted: int) -> None:
     assert part.wanted(sharers) == wanted
-
-

@@ -52,6 +52,8 @@ class ApprovalAnswer(Strict):
     decided_at: float | None
     decided_reason: str
     rule_ids: list[str]
+    replica: str
+    """Of a fleet, on which it was asked for; "" for this one."""
 
 
 class MatchedAnswer(Strict):

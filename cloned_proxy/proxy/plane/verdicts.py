@@ -98,7 +98,7 @@ class Verdicts:
         host = grant.decision.host
         if host is None or not publishable(grant) or self._strict or self._inputs[0] is not grant.policy:
             return
-        if self._basis.budgets.shares.are_of(grant.caller.tool):  # smaller and larger while the plane knows nothing of it
+        if self._basis.budgets.shares.are_of(grant.caller.tool):  # smaller and larger from moment to moment
             return
         seconds = min(_FOREVER, self._basis.resolver.lasts(host), self._lasts(head, grant))
         key = key_of(listener, head)
