@@ -70,6 +70,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "approvals approve a-0123456789 --for 30m",
         "approvals approve a-0123456789 --narrowest",
     ),
+    "approvals key": ("approvals key", "approvals key --json"),
     "approvals reject": ("approvals reject a-0123456789", "approvals reject a-0123456789 --reason 'ask for one host'"),
     "audit": ("audit verify", "audit verify --json"),
     "audit verify": ("audit verify", "audit verify --json  # with the last hash"),

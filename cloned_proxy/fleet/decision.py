@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Literal
 
@@ -19,13 +18,13 @@ from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.rule import Rule
 from cloned_proxy.store.approval import Proposal, entry_data
 from cloned_proxy.store.approval_errors import NeverAllowedError
+from cloned_proxy.store.approval_mirror import entry_of
 from cloned_proxy.store.approval_rules import checked
 from cloned_proxy.store.evidence import MAX_NARROWEST
 from cloned_proxy.store.policy_entry import Action, Entry, rules_of
 
 PAYLOAD_TYPE: Final = "application/vnd.cloned-proxy.decision+json"
 LONGEST_SECONDS: Final = 30 * 86_400.0
-_LISTS: Final = ("ports", "methods", "paths", "protocols", "addresses")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +72,10 @@ def read_decision(raw: bytes, trust: Trust, fleet: str, request: str) -> FleetDe
     payload = trust.open(raw, PAYLOAD_TYPE).payload
     try:
         fields: dict[str, Any] = json.loads(payload)
-        found = FleetDecision(**(fields | {"entries": tuple(map(_entry, fields["entries"]))}))
+        found = FleetDecision(**(fields | {"entries": tuple(map(entry_of, fields["entries"]))}))
         ranges = 0 < found.ends - found.decided <= LONGEST_SECONDS
         if found.verdict not in {"approved", "rejected"} or found.action not in {"allow", "deny"} or not ranges:
-            raise ValueError("a field has a value that it cannot have")
+            raise ValueError("a field has a value that it cannot have")  # noqa: TRY301  told below
         checked(Proposal(found.entries, found.tool, found.action, uses=found.uses), most=MAX_NARROWEST)
         found.rules()
     except (ValueError, KeyError, TypeError, AttributeError, NeverAllowedError, PolicyError) as error:
@@ -86,10 +85,3 @@ def read_decision(raw: bytes, trust: Trust, fleet: str, request: str) -> FleetDe
     if found.request != request:
         raise EnvelopeError(Refused.CONFLICT, f"it is about the request {found.request}, and offered for {request}")
     return found
-
-
-def _entry(stored: dict[str, Any]) -> Entry:
-    if not stored.keys() <= {"host", *_LISTS}:
-        raise ValueError("an entry says more than it may")
-    lists: dict[str, Sequence[Any]] = {name: tuple(value) for name, value in stored.items() if name != "host"}
-    return Entry(str(stored["host"]), **lists)  # type: ignore[arg-type]  # checked by the parser of policies

@@ -21,7 +21,7 @@ from cloned_proxy.proxy.cells import CellStore, OwnCells, SharedCells
 from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.fleet_audit import open_fleet_audit
-from cloned_proxy.proxy.fleet_limits import begin, open_fleet_limits
+from cloned_proxy.proxy.fleet_limits import begin, open_fleet_limits, open_fleet_requests
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.identities import open_identities
@@ -114,7 +114,15 @@ async def assemble(
     cells = _cells(seat, plane, state)
     own = OwnListeners()
     fleet = open_fleet_limits(
-        parts, workspace, config, vault, metrics.registry, state=state, policies=follower.live, cells=cells, seat=seat
+        parts,
+        workspace,
+        config,
+        vault,
+        metrics.registry,
+        state=state,
+        policies=follower.policies,
+        cells=cells,
+        seat=seat,
     )
     budgets = Budgets(time.monotonic, cells, fleet.shares)
     share = fair_share(config.proxy.max_connections)
@@ -122,7 +130,7 @@ async def assemble(
     asking = Asking(
         approvals,
         config.approvals,
-        policies=follower.live,
+        policies=follower.policies,
         leases=state.leases,
         budgets=budgets,
         clock=clock,
@@ -138,7 +146,7 @@ async def assemble(
         parts.callback(upstream.close)
     ways = _ways(upstream, config, metrics)
     enforcer = Enforcer(
-        policies=follower.live,
+        policies=follower.policies,
         resolver=resolver,
         budgets=budgets,
         leases=state.leases,
@@ -152,7 +160,7 @@ async def assemble(
         names=upstream,
     )
     injector = Injector(vault)
-    leaks = LeakWatch(follower.live)
+    leaks = LeakWatch(follower.policies)
     leaks.load(vault.watched())
     inspector = MitmInspector(
         enforcer=enforcer,
@@ -179,7 +187,7 @@ async def assemble(
         requests=RequestsApi(
             approvals,
             asking,
-            policies=follower.live,
+            policies=follower.policies,
             audit=state.audit,
             view=OwnView(workspace.state_db, clock),
             clock=clock,
@@ -199,7 +207,13 @@ async def assemble(
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)
-    begin(parts, fleet)
+    begin(
+        parts,
+        fleet,
+        open_fleet_requests(
+            fleet, workspace, config, follower=follower, clock=clock, uptime=uptime, leads=seat is None or seat.leads
+        ),
+    )
     # Several tasks: a database that hangs must not keep tunnels open.
     tasks = [_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()]
     if seat is None or seat.leads:

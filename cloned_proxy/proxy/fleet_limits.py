@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
+from cloned_proxy.policy.rule import Rule
 from cloned_proxy.proxy.budget import WholeLimits
 from cloned_proxy.proxy.cells import CellStore
+from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.question import PolicySource
 from cloned_proxy.proxy.seat import Seat
 from cloned_proxy.store.audit_log import AuditLog
@@ -103,12 +105,57 @@ def open_fleet_limits(
     return FleetLimits(shares, CountedAudit(state.audit, uses), link, metrics, name)
 
 
-def begin(parts: AsyncExitStack, limits: FleetLimits) -> None:
+def open_fleet_requests(
+    limits: FleetLimits,
+    workspace: Workspace,
+    config: Config,
+    *,
+    follower: PolicyFollower,
+    clock: Callable[[], float],
+    uptime: Callable[[], float],
+    leads: bool,
+) -> Callable[[], Coroutine[Any, Any, None]]:
+    """The requests of the fleet, and what was granted in it beside the policy; returns what runs beside traffic."""
+    fleet = config.fleet
+    if fleet is None or limits.link is None or limits.metrics is None:
+        return limits.shares.run
+    from cloned_proxy.fleet.envelope import Trust  # noqa: PLC0415  optional, as above
+    from cloned_proxy.fleet.requests import FleetRequests  # noqa: PLC0415
+    from cloned_proxy.store.approval_mirror import ApprovalMirror  # noqa: PLC0415
+
+    metrics = limits.metrics
+
+    def changed(rules: tuple[Rule, ...]) -> None:
+        metrics.grants(len(rules))
+        follower.grant(rules)
+
+    requests = FleetRequests(
+        limits.link,
+        fleet.name,
+        limits.replica,
+        trust=Trust(dict.fromkeys((*fleet.trust, *fleet.approvers))),
+        mirror=ApprovalMirror(workspace.state_db, clock=clock, uptime=uptime),
+        on_change=changed,
+        on_decision=lambda decision: metrics.decided(decision.replica, decision.verdict),
+        clock=clock,
+        uptime=uptime,
+        leads=leads,
+    )
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(limits.shares.run())
+            tasks.create_task(requests.run())
+
+    return run
+
+
+def begin(parts: AsyncExitStack, limits: FleetLimits, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Starts what runs beside traffic, once everything follows the link that wants to."""
     if limits.link is None:
         return
     limits.link.start()
-    task = asyncio.create_task(limits.shares.run())
+    task = asyncio.create_task(run())
     parts.push_async_callback(_end, task)
 
 

@@ -1,4 +1,4 @@
-"""Requests of a whole fleet in the state.db of one replica: its own go out, those of others come in, decisions settle."""
+"""Requests of a whole fleet in the state.db of one replica: its own go out, others come in, decisions settle them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ApprovalMirror:
         ]
 
     def receive(self, approval: Approval, seconds: float) -> bool:
-        """Takes in a request of another replica that waits so long; False where it, or an equal one, is here already."""
+        """Takes in a request of another replica that waits so long; False where it or its equal is here already."""
         proposal, rules = checked(approval.proposal)
         key = key_of(approval.asker, approval.origin, rules)
         now, up = self._clock(), self._uptime()
@@ -118,7 +118,7 @@ def from_message(told: Mapping[str, Any], approval_id: str) -> Approval:
         asker, replica, origin = str(told["asker"]), str(told["replica"]), told["origin"]
         if origin not in {"tool", "denied", "host"} or (origin != "host" and not valid_tool_id(asker)):
             raise ValueError("nobody can have asked that")
-        entries = tuple(map(_entry, told["entries"]))
+        entries = tuple(map(entry_of, told["entries"]))
         proposal = Proposal(
             entries, told["tool"], told["action"], told["for_seconds"], told["uses"], str(told["reason"])
         )
@@ -135,7 +135,9 @@ def from_message(told: Mapping[str, Any], approval_id: str) -> Approval:
         raise ValueError(str(error)) from error
 
 
-def _entry(stored: Mapping[str, Any]) -> Entry:
+def entry_of(stored: Mapping[str, Any]) -> Entry:
+    """What `entry_data` made of an entry. Raises ValueError for what says more than a request may."""
     if not stored.keys() <= {"host", *_LISTS}:
         raise ValueError("an entry says more than a request may")
-    return Entry(str(stored["host"]), **{name: tuple(value) for name, value in stored.items() if name != "host"})
+    lists: Any = {name: tuple(value) for name, value in stored.items() if name != "host"}
+    return Entry(str(stored["host"]), **lists)
