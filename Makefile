@@ -11,7 +11,7 @@ WHEEL_ENV := .venv-wheel
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
 .PHONY: help setup install uninstall serve demo test test-fast test-agents test-wheel lint check fuzz bench dashboards findings pictures \
-  plane lock wheel wheels clean screenshots
+  plane lock sbom wheel wheels clean screenshots
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ plane: ## build the native plane with cargo, offline (`serve --plane require`)
 
 wheel: setup ## build dist/*.whl
 	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist
+
+sbom: setup ## dist/sbom.json: every dependency with its licence (CycloneDX); asks an index
+	@$(PY) packaging/sbom.py --uv $(abspath $(UV)) --output dist/sbom.json
 
 # The tests are copied away from the checkout, so that nothing in it can stand in for what the wheel forgot.
 test-wheel: wheel ## the tests that can tell a wheel from a checkout, against the built wheel, in an environment of its own

@@ -23,6 +23,7 @@ from bench.measure import Sample
 from bench.upstream_process import UpstreamProcess
 from bench.wire import HOST
 from bench.workloads import Workload, set_up
+from cloned_proxy.proxy.plane import library
 
 _ADDRESS: Final = "10.77.0.1"
 _INSIDE: Final = "--inside"
@@ -46,44 +47,66 @@ class Front(Squid):
 class Chained(Ours):
     name = "cloned-proxy and Squid"
     front: Contender
+    plane = "off"
+    title = "python"
 
     def command(self) -> list[str]:
         command = super().command()
         config = self.policy.with_name("config.yaml")
         config.write_text(f"upstream: {{proxy: 'http://127.0.0.1:{self.front.port}'}}\n")
         config.chmod(0o600)
-        return command
+        return [*command, "--plane", self.plane]
+
+
+class ChainedNatively(Chained):
+    name = "cloned-proxy, native plane, and Squid"
+    plane = "require"
+    title = "native"
 
 
 async def _measure(directory: Path) -> dict[str, float]:
     alone: list[Sample] = []
-    chained: list[Sample] = []
+    chained: dict[str, list[Sample]] = {kind.plane: [] for kind in _kinds()}
     with UpstreamProcess(directory, _ADDRESS) as ports:
         for number in range(_ROUNDS):
-            front, ours = (
-                Front(directory / f"squid{number}", ports, 10),
-                Chained(directory / f"ours{number}", ports, 10),
-            )
-            ours.front = front
+            front = Front(directory / f"squid{number}", ports, 10)
             front.start()
             try:
                 alone.append(await _SET_UP.run(front, _SECONDS))
-                ours.start()
-                try:
-                    chained.append(await _SET_UP.run(ours, _SECONDS))
-                finally:
-                    ours.stop()
+                for kind in _kinds():
+                    ours = kind(directory / f"ours{number}{kind.plane}", ports, 10)
+                    ours.front = front
+                    ours.start()
+                    try:
+                        chained[kind.plane].append(await _SET_UP.run(ours, _SECONDS))
+                    finally:
+                        ours.stop()
             finally:
                 front.stop()
-    return {
-        "squid_setups_per_cpu": _median(alone, per_cpu=True),
-        "chained_setups_per_cpu": _median(chained, per_cpu=True),
-        "chained_ratio": round(_median(chained, per_cpu=True) / _median(alone, per_cpu=True), 2),
-        "squid_setups_per_second": _median(alone, per_cpu=False),
-        "chained_setups_per_second": _median(chained, per_cpu=False),
-        "chained_wall_clock_ratio": round(_median(chained, per_cpu=False) / _median(alone, per_cpu=False), 2),
-        "errors": sum(sample.errors for sample in alone + chained),
+    found = {"load_average": round(os.getloadavg()[0], 1), **_figures("squid", alone)}
+    for kind in _kinds():
+        found |= _figures(kind.title, chained[kind.plane], alone)
+    # Of what `serve` does where the plane is built, which is the last kind.
+    return {"chained_ratio": found[f"{_kinds()[-1].title}_ratio"], **found}
+
+
+def _kinds() -> list[type[Chained]]:
+    return [Chained] + ([ChainedNatively] if library.find() is not None else [])
+
+
+def _figures(title: str, samples: list[Sample], alone: list[Sample] | None = None) -> dict[str, float]:
+    """Medians over the rounds; with `alone` also what they are of that, and the least and most of a round."""
+    figures = {
+        f"{title}_setups_per_cpu": _median(samples, per_cpu=True),
+        f"{title}_setups_per_second": _median(samples, per_cpu=False),
+        f"{title}_errors": float(sum(sample.errors for sample in samples)),
     }
+    if alone is not None:
+        ratios = [each.per_cpu / other.per_cpu for each, other in zip(samples, alone, strict=True)]
+        figures[f"{title}_ratio"] = round(_median(samples, per_cpu=True) / _median(alone, per_cpu=True), 2)
+        figures[f"{title}_ratio_least"], figures[f"{title}_ratio_most"] = round(min(ratios), 2), round(max(ratios), 2)
+        figures[f"{title}_wall_clock_ratio"] = round(_median(samples, per_cpu=False) / _median(alone, per_cpu=False), 2)
+    return figures
 
 
 def _median(samples: list[Sample], *, per_cpu: bool) -> float:

@@ -147,6 +147,10 @@ class Ours(Contender):
     def command(self) -> list[str]:
         self.policy.parent.mkdir(mode=0o700)
         self.write_policy(rule_hosts(self.rules))
+        # The others answer any number of refused calls, one log line for each; so do we here.
+        config = self.policy.with_name("config.yaml")
+        config.write_text("audit: {denials_per_minute: 1000000000}\n")
+        config.chmod(0o600)
         self.metrics_port = free_port()
         command = [str(Path(sys.executable).with_name("cloned-proxy")), "serve"]
         command += ["--workspace", str(self.policy.parent), "--listen", f"127.0.0.1:{self.port}"]

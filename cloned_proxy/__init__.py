@@ -8,38 +8,89 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from cloned_proxy.fetch.errors import EgressBlockedError
     from cloned_proxy.fetch.safe_fetch import SafeFetch
+    from cloned_proxy.policy.decision import Decision
+    from cloned_proxy.policy.model import Policy
+    from cloned_proxy.policy.parse import PolicyError
+    from cloned_proxy.policy.vocabulary import Reason, Verdict
     from cloned_proxy.runner.calls import ExecResult
-    from cloned_proxy.runner.errors import SandboxError
+    from cloned_proxy.runner.errors import (
+        EngineError,
+        RunCancelledError,
+        SandboxError,
+        SandboxInputError,
+        ToolFailedError,
+        ToolLimitError,
+        ToolTimeoutError,
+    )
+    from cloned_proxy.runner.job import ToolResult
     from cloned_proxy.runner.runner import DockerContainerRunner
     from cloned_proxy.runner.session import Session
     from cloned_proxy.runner.spec import Mount
+    from cloned_proxy.store.approval import Approval
+    from cloned_proxy.store.approval_errors import ApprovalError
     from cloned_proxy.store.egress_request import request_egress
-
-__all__ = [
-    "DockerContainerRunner",
-    "EgressBlockedError",
-    "ExecResult",
-    "Mount",
-    "SafeFetch",
-    "SandboxError",
-    "Session",
-    "__version__",
-    "request_egress",
-]
+    from cloned_proxy.store.errors import StoreError
+    from cloned_proxy.testing import decide, load_policy
 
 __version__ = "0.1.0"
 """The one place where it is written; the wheel's own is read from here."""
 
 _PLACES: Final = {
+    "Approval": "cloned_proxy.store.approval",
+    "ApprovalError": "cloned_proxy.store.approval_errors",
+    "Decision": "cloned_proxy.policy.decision",
     "DockerContainerRunner": "cloned_proxy.runner.runner",
     "EgressBlockedError": "cloned_proxy.fetch.errors",
+    "EngineError": "cloned_proxy.runner.errors",
     "ExecResult": "cloned_proxy.runner.calls",
     "Mount": "cloned_proxy.runner.spec",
+    "Policy": "cloned_proxy.policy.model",
+    "PolicyError": "cloned_proxy.policy.parse",
+    "Reason": "cloned_proxy.policy.vocabulary",
+    "RunCancelledError": "cloned_proxy.runner.errors",
     "SafeFetch": "cloned_proxy.fetch.safe_fetch",
     "SandboxError": "cloned_proxy.runner.errors",
+    "SandboxInputError": "cloned_proxy.runner.errors",
     "Session": "cloned_proxy.runner.session",
+    "StoreError": "cloned_proxy.store.errors",
+    "ToolFailedError": "cloned_proxy.runner.errors",
+    "ToolLimitError": "cloned_proxy.runner.errors",
+    "ToolResult": "cloned_proxy.runner.job",
+    "ToolTimeoutError": "cloned_proxy.runner.errors",
+    "Verdict": "cloned_proxy.policy.vocabulary",
+    "decide": "cloned_proxy.testing",
+    "load_policy": "cloned_proxy.testing",
     "request_egress": "cloned_proxy.store.egress_request",
 }
+
+__all__ = [
+    "Approval",
+    "ApprovalError",
+    "Decision",
+    "DockerContainerRunner",
+    "EgressBlockedError",
+    "EngineError",
+    "ExecResult",
+    "Mount",
+    "Policy",
+    "PolicyError",
+    "Reason",
+    "RunCancelledError",
+    "SafeFetch",
+    "SandboxError",
+    "SandboxInputError",
+    "Session",
+    "StoreError",
+    "ToolFailedError",
+    "ToolLimitError",
+    "ToolResult",
+    "ToolTimeoutError",
+    "Verdict",
+    "__version__",
+    "decide",
+    "load_policy",
+    "request_egress",
+]
 
 
 def __getattr__(name: str) -> Any:

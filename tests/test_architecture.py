@@ -17,7 +17,7 @@ PURE = {"__future__", "cloned_proxy", "idna", "packaging", "pydantic", "pydantic
         "base64", "binascii",
         "collections", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib", "hmac", "ipaddress",
         "json",
-        "math", "re", "shlex", "types", "typing", "urllib"}  # fmt: skip
+        "math", "re", "shlex", "types", "typing", "unicodedata", "urllib"}  # fmt: skip
 
 
 def _imports(file: Path) -> Iterator[str]:

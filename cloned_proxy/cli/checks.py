@@ -216,13 +216,28 @@ def _state(workspace: Workspace) -> Check:
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as state:
             verdict = state.execute("PRAGMA quick_check(1)").fetchone()[0]
+            gone = state.execute("SELECT value FROM meta WHERE key = 'anchor_seq'").fetchone()
     except sqlite3.Error as error:
         return Check("state", "fail", f"{path}: {error}", f"move it away (mv {path} {path}.broken); a new one is made")
     if verdict != "ok":
         return Check(
             "state", "fail", f"{path}: {verdict}", f"move it away (mv {path} {path}.broken); a new one is made"
         )
-    return Check("state", "ok", f"{path} ({path.stat().st_size} bytes)")
+    return Check("state", "ok", f"{path}, {_size_of_log(workspace)}{_what_is_gone(gone)}")
+
+
+def _size_of_log(workspace: Workspace) -> str:
+    size = f"{workspace.state_db.stat().st_size / 2**20:.1f} MiB"
+    try:
+        return f"{size} of {workspace.config().audit.max_mib} MiB (audit.max_mib)"
+    except StoreError:  # a check of its own
+        return size
+
+
+def _what_is_gone(anchor: tuple[str] | None) -> str:
+    """What retention has removed. The chain begins behind it, and holds from there on."""
+    gone = int(anchor[0]) if anchor is not None else 0
+    return f"; the oldest {gone} entries have gone by age or size" if gone else ""
 
 
 def _proxy(workspace: Workspace) -> Check:

@@ -46,7 +46,11 @@ def _proxy(tool: str | None, workspace: Path | None) -> str:
     from cloned_proxy.cli.token import authority_of
     from cloned_proxy.policy.identity import Claims, mint_token, proxy_url, valid_tool_id
     from cloned_proxy.store.keys import load_or_create_key
+    from cloned_proxy.store.workspace import Workspace
 
+    if not Workspace.find(workspace).root.is_dir():
+        # As a ProxyCommand it also runs for those who should not learn which other workspaces are served.
+        raise CommandError("there is no workspace here; name one by --workspace DIR or CLONED_WORKSPACE")
     place = existing_workspace(workspace)
     authority = authority_of(place)
     if tool is None:

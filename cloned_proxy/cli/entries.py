@@ -12,6 +12,7 @@ from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, paint, short_path,
 from cloned_proxy.cli.tables import passed, wrapped
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK
+from cloned_proxy.telemetry.events import MANY
 
 _LABEL: Final = 6
 
@@ -62,7 +63,8 @@ def _policy(body: dict[str, Any]) -> _Told:
 def _cut(body: dict[str, Any]) -> _Told:
     passed = f"{body['bytes_up']} bytes up, {body['bytes_down']} down"
     word = "failed" if body["cause"].startswith("upstream_error:") else "cut"
-    return _Told(word, f"{body['tool'] or '-'}  {body['decision']}  {body['cause']}  {passed}")
+    where = f"{_place(body)}  " if body.get("host") else ""  # its decision may have been pruned
+    return _Told(word, f"{body['tool'] or '-'}  {where}{body['cause']}  {passed}  id: {body['decision']}")
 
 
 def _approval(body: dict[str, Any]) -> _Told:
@@ -102,11 +104,15 @@ def _notify(body: dict[str, Any]) -> _Told:
     return _Told("notify", text, "red")
 
 
-def _decision(body: dict[str, Any]) -> _Told:
+def _place(body: dict[str, Any]) -> str:
     host = f"[{body['host']}]" if ":" in body["host"] else body["host"]
-    asked = (
-        f"{body['method']} {host}:{body['port']}{body['path']}" if body["method"] else "(a head that cannot be read)"
-    )
+    return f"{host}:{body['port']}"
+
+
+def _decision(body: dict[str, Any]) -> _Told:
+    asked = f"{body['method']} {_place(body)}{body['path']}"
+    if not body["method"]:
+        asked = "(refused calls over its budget)" if body["host"] == MANY else "(a head that cannot be read)"
     dry = "  (dry run)" if (body["run"] or "").startswith(DRY_RUN_MARK) else ""
     text = f"{body['tool'] or '-'}  {asked}"
     style = VERDICT_STYLES[body["verdict"]]

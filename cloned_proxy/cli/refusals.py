@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from cloned_proxy.cli.denials import Denials
 from cloned_proxy.cli.errors import say
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.telemetry.events import MANY
 
 if TYPE_CHECKING:
     from cloned_proxy.store.audit_log import AuditLog
@@ -106,7 +107,8 @@ class Refusals:
 
     def _show(self, body: dict[str, Any]) -> None:
         hint = f"; {body['hint']}" if body["hint"] else ""
-        self._tell(f"cloned-proxy: refused {body['host']}:{body['port']} ({body['reason']}){hint}")
+        what = "what was over its budget" if body["host"] == MANY else f"{body['host']}:{body['port']}"
+        self._tell(f"cloned-proxy: refused {what} ({body['reason']}){hint}")
 
     def _more(self, count: int) -> None:
         self._tell(f"cloned-proxy: and {count} more: `cloned-proxy log --denied`")

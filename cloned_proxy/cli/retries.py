@@ -68,10 +68,10 @@ def retried(entries: Iterable[Entry]) -> Iterator[tuple[Entry, int]]:
         seq, last = open_calls.get(call, (0, 0.0)) if call else (0, 0.0)
         if seq in held and at - last <= _RETRY_SECONDS:
             first, times = held[seq]
-            held[seq] = (first, times + 1)
+            held[seq] = (first, times + entry.times)
             open_calls[call] = (seq, at)
             continue
-        held[entry.seq] = (entry, 1)
+        held[entry.seq] = (entry, entry.times)
         if call:
             open_calls[call] = (entry.seq, at)
         while len(held) > _MOST_HELD or (held and _is_over(next(iter(held.values()))[0], open_calls, at)):
@@ -110,9 +110,9 @@ class FollowedRetries:
             call = _call_of(entry)
             _, times = self._calls.pop(call, (entry, 0))
             if call:
-                self._calls[call] = (entry, times + 1)
+                self._calls[call] = (entry, times + entry.times)
             if not times:
-                yield entry, 1
+                yield entry, entry.times
         for call, (newest, times) in tuple(self._calls.items()):
             if now - newest.body["at"] > _QUIET_SECONDS or len(self._calls) > _MOST_HELD:
                 del self._calls[call]
@@ -129,7 +129,7 @@ def together(denials: Iterable[Entry]) -> Iterator[tuple[Entry, int]]:
     for entry in denials:
         call = _call_of(entry)
         _, times = calls.pop(call, (entry, 0))
-        calls[call] = (entry, times + 1)
+        calls[call] = (entry, times + entry.times)
         if len(calls) > _MOST_HELD:
             yield calls.pop(next(iter(calls)))
     yield from calls.values()

@@ -9,6 +9,7 @@ import typer
 from cloned_proxy.cli.options import JsonOption, WorkspaceOption
 
 if TYPE_CHECKING:
+    from cloned_proxy.policy.identity import Claims
     from cloned_proxy.store.workspace import Workspace
 
 
@@ -27,8 +28,7 @@ def token(
     from cloned_proxy.cli.durations import parse_duration
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.output import iso_time, put, put_json
-    from cloned_proxy.policy.identity import Claims, mint_token, proxy_url, valid_tool_id
-    from cloned_proxy.store.keys import load_or_create_key
+    from cloned_proxy.policy.identity import Claims, proxy_url, valid_tool_id
     from cloned_proxy.store.proxy_url import NO_PROXY
 
     try:
@@ -40,7 +40,7 @@ def token(
     place = existing_workspace(workspace)
     authority = authority_of(place)
     run = f"cli-{secrets.token_hex(4)}"
-    minted = mint_token(load_or_create_key(place.identity_key), Claims(tool, run, expires))
+    minted = _mint(place, Claims(tool, run, expires))
     url = proxy_url(tool, minted, authority)
     if as_json:
         put_json({"tool": tool, "run": run, "expires": iso_time(expires), "token": minted, "proxy": url})
@@ -49,6 +49,34 @@ def token(
         put(f"{name}={url}")
     for name in ("NO_PROXY", "no_proxy"):
         put(f"{name}={NO_PROXY}")
+
+
+def _mint(place: Workspace, claims: Claims) -> str:
+    """With the fleet's key where this machine has it; else with that of the workspace, for its own proxy alone."""
+    from cloned_proxy.cli.errors import say
+    from cloned_proxy.policy.identity import mint_token
+    from cloned_proxy.store.keys import load_or_create_key
+
+    fleet = place.config().fleet if place.config_file.exists() else None
+    key_file = place.root / "fleet.key"
+    if fleet is None or not key_file.exists():
+        if fleet is not None:
+            say(
+                "cloned-proxy: no signing key of the fleet is here: this credential is for this workspace's proxy alone"
+            )
+        return mint_token(load_or_create_key(place.identity_key), claims)
+    import time
+
+    from cloned_proxy.fleet.libraries import need_libraries
+
+    need_libraries()
+    from cloned_proxy.fleet.keys import load_key
+    from cloned_proxy.fleet.tool_tokens import mint_tool_token
+
+    key = load_key(key_file, missing="")
+    if key.public not in fleet.trust:
+        say("cloned-proxy: `fleet.trust` of this workspace does not name this key; replicas that trust it accept it")
+    return mint_tool_token(key, claims, fleet=fleet.name, now=time.time())
 
 
 def authority_of(place: Workspace) -> str:

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cloned_proxy.store.audit_log import times_of
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.telemetry.events import common_digits, is_of_entry
 
 _MOST_SCANNED: Final = 100_000
 """Entries looked at for one page: some fifty milliseconds. What was not looked at is on the next page."""
 _DAY_MINUTES: Final = 24 * 60
+_TIMES: Final = "iif(instr(body, '\"count\":'), CAST(substr(body, instr(body, '\"count\":') + 8, 10) AS INTEGER), 1)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +85,17 @@ class Record:
         return self._walk(kind, Wanted(), before=before, since=None, limit=limit)
 
     def decision(self, identifier: str) -> tuple[int, dict[str, Any]] | None:
-        """The decision with this id."""
+        """The entry of the decision with this id; it may stand for several."""
         with self._open() as database:
-            row = database.execute(
-                "SELECT seq, body FROM entries WHERE instr(body, ?) > 0 ORDER BY seq DESC LIMIT 1",
-                (f'"id":"{identifier}"',),
-            ).fetchone()
-        return (row[0], json.loads(row[1])) if row is not None else None
+            rows = database.execute(
+                "SELECT seq, body FROM entries WHERE instr(body, ?) > 0 ORDER BY seq DESC",
+                (f'"id":"{common_digits(identifier)}',),
+            )
+            for seq, text in rows:
+                body = json.loads(text)
+                if is_of_entry(identifier, body["id"], times_of(body)):
+                    return seq, body
+        return None
 
     def newest(self, kind: str) -> dict[str, Any] | None:
         """The last entry of one type. Looks at each entry once, however often it is asked."""
@@ -164,10 +171,10 @@ class _Minutes:
             self._seen = _first_since(database, first * 60) - 1
             self._minutes.clear()
         # Read out of the text: the column `at` would read all of the JSON. A quote inside a value is escaped, so the
-        # first `"at":` is the field.
+        # first `"at":` is the field. So is `"count":`, which only an entry of several calls has.
         rows = database.execute(
-            "SELECT CAST(substr(body, instr(body, '\"at\":') + 5, 20) AS REAL) / 60 AS minute, count(*), "
-            'sum(instr(body, \'"verdict":"deny"\') > 0) FROM entries '
+            "SELECT CAST(substr(body, instr(body, '\"at\":') + 5, 20) AS REAL) / 60 AS minute, "  # noqa: S608  fixed parts
+            f'sum({_TIMES}), sum({_TIMES} * (instr(body, \'"verdict":"deny"\') > 0)) FROM entries '
             'WHERE seq > ? AND seq <= ? AND instr(body, \'"type":"decision"\') > 0 GROUP BY CAST(minute AS INTEGER)',
             (self._seen, head),
         )

@@ -14,6 +14,7 @@ class CountedAudit:
     def __init__(self, inner: AuditSink, uses: Uses) -> None:
         self._uses: Final = uses
         self._inner: Final = inner
+        self.denied: Final = inner.denied
         self.record: Final = inner.record
         self.behind: Final = inner.behind
         self.caught_up: Final = inner.caught_up

@@ -76,9 +76,12 @@ def replica_key(workspace: Workspace) -> SigningKey:
     return load_or_create_key(directory / "replica.key")
 
 
-def replica_name(settings: FleetSettings, key: SigningKey) -> str:
-    """What the replica is called, for people."""
-    return settings.replica or f"{socket.gethostname()[:100]}-{short_id(key.id)}"
+def replica_name(settings: FleetSettings | None, key: SigningKey | None) -> str:
+    """What the replica is called, for people: as `fleet.replica` says, else by its host and a part of its key."""
+    if settings is not None and settings.replica is not None:
+        return settings.replica
+    host = socket.gethostname()[:100]
+    return host if key is None else f"{host}-{short_id(key.id)}"
 
 
 def log_id(database: sqlite3.Connection) -> str:

@@ -23,6 +23,7 @@ from cloned_proxy.store.files import signature_of
 from cloned_proxy.store.notify_settings import NotifySettings
 from cloned_proxy.store.policy_file import load_policy
 from cloned_proxy.store.presets import PresetShelf
+from cloned_proxy.telemetry.events import MANY
 
 _MAX_KNOWN: Final = 10_000
 """Tool, host and port triples that are remembered; the oldest go first."""
@@ -104,6 +105,8 @@ class News:
         known = self._told.get(key)
         if known is not None and now - known < self._settings.period:
             return []
+        if host == MANY:
+            return []  # a count of calls like those that were told
         asks = "request" in self._settings.events
         if not leak and self._policy.is_no_news(body["tool"], host, body["reason"], asks=asks):
             return []

@@ -181,6 +181,7 @@ class LimitsDocument(_Document):
     concurrent: int | None = Field(default=None, ge=1)
     requests_per_minute: int | None = Field(default=None, ge=1)
     bytes_per_hour: Annotated[int, Field(ge=1), BeforeValidator(parse_size)] | None = None
+    denials_per_minute: int | None = Field(default=None, ge=1)
 
 
 def _empty_list(value: object) -> object:

@@ -31,6 +31,7 @@ _SENTENCES: Final = {
     Reason.POLICY_UNAVAILABLE: "no valid policy is loaded: `cloned-proxy policy check` says why",
     Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log says more",
 }
+MANY_DENIALS: Final = "too many refused calls in a minute (`denials_per_minute`): ask for nothing that is refused"
 ALLOWABLE: Final = frozenset(
     {
         Reason.HOST_NOT_ALLOWED,

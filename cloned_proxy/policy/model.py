@@ -18,11 +18,13 @@ from cloned_proxy.policy.vocabulary import OWN_RULES, Anonymous, Mode, OnDeny
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Upper bounds for one tool; None means unbounded."""
+    """Upper bounds for one tool; None means unbounded, unless it says something else."""
 
     concurrent: int | None = None
     requests_per_minute: int | None = None
     bytes_per_hour: int | None = None
+    denials_per_minute: int | None = None
+    """Refused calls that are recorded one by one; None: as many as `audit.denials_per_minute` of config.yaml says."""
 
 
 NO_LIMITS: Final = Limits()

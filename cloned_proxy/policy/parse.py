@@ -146,7 +146,7 @@ class _PolicyReader:
         """`public: true` as a rule of its own, so that each reader of rules knows it."""
         if not read.public:
             return None
-        if _limits(read.limits) == NO_LIMITS:
+        if replace(_limits(read.limits), denials_per_minute=None) == NO_LIMITS:
             self.document.problem((*path, "public"), _PUBLIC_NEEDS_LIMITS)
         origin = f"{self.document.source}:{self.document.line((*path, 'public')) or 1} {path_text(path)}.public"
         return Rule(
@@ -184,4 +184,4 @@ class _PolicyReader:
 
 
 def _limits(read: LimitsDocument) -> Limits:
-    return Limits(read.concurrent, read.requests_per_minute, read.bytes_per_hour)
+    return Limits(read.concurrent, read.requests_per_minute, read.bytes_per_hour, read.denials_per_minute)

@@ -7,9 +7,11 @@ covers it when it covers any.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Final
+from unicodedata import normalize
 
 from cloned_proxy.policy.path_readings import MOST_KEPT, Edge, Readings, decoded, read_path
 from cloned_proxy.policy.rule import PathPattern
@@ -17,6 +19,9 @@ from cloned_proxy.policy.rule import PathPattern
 _ANY: Final = "**"
 _BLANKS: Final = "".join(map(chr, range(0x21)))
 """What servers trim (Java's `trim`), or do not see behind a name (`$` of most regular expressions, of `%0a`)."""
+
+_STREAM: Final = re.compile(r":[^:]*:[\s\x00-\x20]*\$.*", re.DOTALL)
+"""`::$DATA`, `:$I30:$INDEX_ALLOCATION`: behind them stands the same file or directory (Microsoft, MS-FSCC 2.1.5)."""
 
 type _States = frozenset[int]
 """Where in a glob a reading may stand."""
@@ -59,7 +64,8 @@ def path_denied(pattern: PathPattern, target: str) -> bool:
     """Whether an explicit deny covers an origin-form target: in any reading, or because it may be read as anything.
 
     Compared decoded and without regard to case, a slash at the end, blanks and control characters around a segment,
-    and dots at its end: one of the servers that a path may reach does not tell them apart.
+    and dots at its end, letters of other widths, and the name of a stream of NTFS (`::$DATA`): one of the servers that
+    a path may reach does not tell them apart.
     """
     path = target.partition("?")[0]
     return _denied(pattern.text, path) if len(path) <= MOST_KEPT else _denied.__wrapped__(pattern.text, path)
@@ -114,22 +120,28 @@ def _glob_of(text: str) -> _Glob:
 @lru_cache(maxsize=4096)
 def _denied(pattern: str, path: str) -> bool:
     readings = read_path(path)
-    return readings is None or any(_ends(_folded_glob(pattern), _folded(_graph(readings))))
+    return readings is None or any(_ends(_folded_glob(pattern), _folded(_graph(readings), streams=True)))
 
 
 @lru_cache(maxsize=4096)
 def _folded_glob(text: str) -> _Glob:
-    return _Glob(_folded(_glob_of(text).edges))
+    return _Glob(_folded(_glob_of(text).edges, streams=False))
 
 
-def _folded(graph: _Graph) -> _Graph:
-    """As a deny compares: with the segments of the most careless server, and without a slash at the end."""
+def _folded(graph: _Graph, *, streams: bool) -> _Graph:
+    """As a deny compares: with the segments of the most careless server, and without a slash at the end.
+
+    `streams`: a segment may also be a file that is named with one of its streams.
+    """
     last = len(graph)
 
     def fold(segment: str | None, behind: int) -> Edge:
         if not segment:
             return (None if last > 1 else segment, behind)
-        return (decoded(segment).casefold().lstrip(_BLANKS).rstrip(_BLANKS + "."), behind)
+        text = normalize("NFKC", decoded(segment)).casefold()
+        if streams:
+            text = _STREAM.sub("", text)
+        return (text.lstrip(_BLANKS).rstrip(_BLANKS + "."), behind)
 
     return tuple(tuple(fold(*edge) for edge in out) for out in graph)
 

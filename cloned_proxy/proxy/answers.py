@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.hint import hint
+from cloned_proxy.policy.hint import MANY_DENIALS, hint
 from cloned_proxy.policy.hint_inside import hint_inside
 from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
 from cloned_proxy.proxy.dial import DialError
@@ -107,7 +107,7 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
         "error": _ERRORS.get(code, "egress_denied"),
         "reason": str(reason),
         **_about(decision, refusal.id),
-        "hint": explanation or _hint(refusal),
+        "hint": _hint(refusal) if refusal.unlisted else explanation or _hint(refusal),
     }
     if refusal.approval:
         content["approval"] = refusal.approval
@@ -169,6 +169,8 @@ def _phrase(refusal: Refusal) -> str:
 
 
 def _hint(refusal: Refusal) -> str:
+    if refusal.unlisted and refusal.decision.reason is Reason.LIMIT_EXCEEDED:
+        return MANY_DENIALS
     if refusal.inside:
         return hint_inside(refusal.decision, refusal.approval)
     if not refusal.approval:

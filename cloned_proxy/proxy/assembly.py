@@ -19,6 +19,7 @@ from cloned_proxy.proxy.asking import Asking
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.cells import CellStore, OwnCells, SharedCells
 from cloned_proxy.proxy.crowd import fair_share
+from cloned_proxy.proxy.denial_budget import DenialBudget
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.fleet_audit import open_fleet_audit
 from cloned_proxy.proxy.fleet_limits import begin, open_fleet_limits, open_fleet_requests
@@ -158,6 +159,7 @@ async def assemble(
         flows_per_tool=share,
         asking=asking,
         names=upstream,
+        denials=DenialBudget(time.monotonic, cells, per_minute=config.audit.denials_per_minute),
     )
     injector = Injector(vault)
     leaks = LeakWatch(follower.policies)

@@ -16,11 +16,11 @@ from cloned_proxy.policy.rule import Rule
 from cloned_proxy.proxy.cells import Cells, CellStore, OwnCells
 
 _MINUTE: Final = 60
-_PLACES: Final = 61
+PLACES: Final = 61
 """Sixty whole steps and the one that has begun: a window is never shorter than it says, and at most a step longer."""
 
 
-ACCOUNT_WIDTH: Final = 1 + 4 * _PLACES
+ACCOUNT_WIDTH: Final = 1 + 4 * PLACES
 """Cells of one account: open flows, then the windows of requests and of bytes."""
 
 
@@ -80,7 +80,7 @@ class Charge:
         return True
 
 
-class _Window:
+class Window:
     """Amounts by step of time over the last sixty steps: a ring of stamps and one of amounts in each worker's row."""
 
     __slots__ = ("_cells", "_clock", "_mine", "_start", "_step")
@@ -94,12 +94,12 @@ class _Window:
 
     def add(self, amount: int) -> None:
         values, now = self._cells.values, int(self._clock()) // self._step
-        stamp = self._mine + now % _PLACES
+        stamp = self._mine + now % PLACES
         if values[stamp] != now:
             # In this order a sibling that reads in between sees an old stamp with nothing, never a new one with more.
-            values[stamp + _PLACES] = 0
+            values[stamp + PLACES] = 0
             values[stamp] = now
-        values[stamp + _PLACES] += amount
+        values[stamp + PLACES] += amount
 
     def total(self) -> int:
         return sum(amount for _, amount in self._recent())
@@ -111,14 +111,14 @@ class _Window:
         for stamp, amount in recent:
             excess -= amount
             if excess <= 0:
-                return max(1, math.ceil((stamp + _PLACES) * self._step - self._clock()))
+                return max(1, math.ceil((stamp + PLACES) * self._step - self._clock()))
         return 1
 
     def _recent(self) -> list[tuple[int, int]]:
-        cells, oldest = self._cells, int(self._clock()) // self._step - _PLACES + 1
+        cells, oldest = self._cells, int(self._clock()) // self._step - PLACES + 1
         found: list[tuple[int, int]] = []
         for row in range(self._start, cells.width * cells.workers, cells.width):
-            stamps, amounts = cells.values[row : row + _PLACES], cells.values[row + _PLACES : row + 2 * _PLACES]
+            stamps, amounts = cells.values[row : row + PLACES], cells.values[row + PLACES : row + 2 * PLACES]
             found += [(stamp, amount) for stamp, amount in zip(stamps, amounts, strict=True) if stamp >= oldest]
         return found
 
@@ -131,8 +131,8 @@ class _Account:
     def __init__(self, cells: Cells, clock: Callable[[], float]) -> None:
         self._cells = cells
         self._mine = cells.own * cells.width
-        self.requests = _Window(cells, 1, 1, clock)
-        self.bytes = _Window(cells, 1 + 2 * _PLACES, _MINUTE, clock)
+        self.requests = Window(cells, 1, 1, clock)
+        self.bytes = Window(cells, 1 + 2 * PLACES, _MINUTE, clock)
 
     def enter(self, decision: Decision, limits: Limits) -> Decision:
         """Counts one request and one open flow, unless the limits refuse them."""

@@ -16,20 +16,20 @@ from typing import Final
 import structlog
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.challenge import challenged
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decision import Decision, Request
-from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.registry import decide_in_the_clear
 from cloned_proxy.policy.rule import Address
-from cloned_proxy.policy.vocabulary import Reason, Verdict
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.asking import Asking, WaitingClient
 from cloned_proxy.proxy.budget import Budgets, Charge, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits
+from cloned_proxy.proxy.denial_budget import DenialBudget
 from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.places import Names, Places
 from cloned_proxy.proxy.question import Basis, Denial, OwnPlaces, PolicySource, Question
 from cloned_proxy.proxy.record import Recorder
+from cloned_proxy.proxy.refusing import Refusing
 from cloned_proxy.proxy.resolver import ResolveError, Resolver
 from cloned_proxy.proxy.review import Reviewer
 from cloned_proxy.telemetry.events import (
@@ -63,9 +63,11 @@ class Enforcer:
         flows_per_tool: int | None = None,
         asking: Asking | None = None,
         names: Names | None = None,
+        denials: DenialBudget | None = None,
     ) -> None:
         """`flows_per_tool` bounds what any one tool may have open, whatever the policy allows it (`fair_share`).
 
+        `denials` is what each caller may have of recorded refusals.
         Without `asking`, `on_deny: ask` refuses. `names` is what the proxy in front has to say about them.
         """
         self._policies = policies
@@ -74,12 +76,15 @@ class Enforcer:
         self._budgets = budgets
         self._leases = leases
         self._records = Recorder(audit, metrics, clock)
+        self._refusing: Final = Refusing(self._records, denials or DenialBudget(time.monotonic), policies)
         self._clock = clock
         self._strict_durability = strict_durability
         self._flows_per_tool = flows_per_tool
         self._asking = asking
         self.review: Final = Reviewer(policies, self._places, leases, budgets, clock).review
         """`Reviewer.review`: what of an open flow the policy in force says now."""
+        self.refuse: Final = self._refusing.refuse
+        """`Refusing.refuse`: for what a head alone decides; let its caller have `breath` first."""
 
     async def authorise(
         self,
@@ -97,27 +102,30 @@ class Enforcer:
         (`hold`). Raises nothing but cancellation; a fault is a refusal with `internal_error`.
         """
         try:
-            await self.breath(caller)
-            return await self._authorise(caller, request, kind, pinned, client)
+            await self._log_caught_up(caller)
+            outcome = await self._authorise(caller, request, kind, pinned, client)
         except AuditUnavailableError:
-            return self._unrecorded(caller, request)
+            return self._refusing.unrecorded(caller, request)
         except Exception:  # noqa: BLE001  fail closed: whatever went wrong, no grant leaves here
             _log.exception("authorise failed; the request is refused")
-            return self._unrecorded(caller, request)
+            return self._refusing.unrecorded(caller, request)
+        if isinstance(outcome, Refusal) and outcome.unlisted:
+            await self._refusing.turn(caller)
+        return outcome
 
     def authorise_now(self, caller: Caller, request: Request, kind: Kind) -> Grant | Refusal | None:
         """`authorise` without a task, for a request that nothing has to be waited for.
 
         None, with nothing taken and nothing on record, when a name has to be looked up, a commit awaited, a person
-        asked, or the log waited for.
+        asked, or the caller is `behind`.
         """
         try:
-            return None if self._records.behind(caller) else self._authorise_now(caller, request, kind)
+            return None if self.behind(caller) else self._authorise_now(caller, request, kind)
         except AuditUnavailableError:
-            return self._unrecorded(caller, request)
+            return self._refusing.unrecorded(caller, request)
         except Exception:  # noqa: BLE001  logged; a fault refuses
             _log.exception("authorise failed; the request is refused")
-            return self._unrecorded(caller, request)
+            return self._refusing.unrecorded(caller, request)
 
     def outlook(self, caller: Caller, request: Request) -> Decision:
         """What the rules say of a request that nobody has made yet. Permits nothing, and nothing of it is on record."""
@@ -126,14 +134,17 @@ class Enforcer:
         )
 
     def behind(self, caller: Caller) -> bool:
-        """Whether the log is slow and this caller has had its share of it: `breath` waits."""
-        return self._records.behind(caller)
+        """Whether `breath` waits: the caller has had its share of a slow log, or more refusals than are its due."""
+        return self._records.behind(caller) or self._refusing.over(caller)
 
     async def breath(self, caller: Caller) -> None:
-        """Waits while the caller is behind, before anything of its request is decided. Overload refuses nobody.
+        """What a caller who is behind waits for before it is refused. Overload refuses nobody."""
+        await self._log_caught_up(caller)
+        if self._refusing.over(caller):
+            await self._refusing.turn(caller)
 
-        Returns at once when the log fails: what follows cannot be recorded then, and is refused for that.
-        """
+    async def _log_caught_up(self, caller: Caller) -> None:
+        """Returns at once when the log fails: what follows cannot be recorded then, and is refused for that."""
         with contextlib.suppress(AuditUnavailableError):
             while self._records.behind(caller):
                 await self._records.caught_up()
@@ -203,7 +214,7 @@ class Enforcer:
         except LeaseUsedUpError as error:
             charge.close()
             refused = question.decision.denied(error.reason)
-            return self._refused(question.caller, refused, question.kind, question.policy, question.started)
+            return self._refusing.refused(question.caller, refused, question.kind, question.policy, question.started)
         except BaseException:
             charge.close()
             raise
@@ -212,14 +223,14 @@ class Enforcer:
         if self._policies.current is not question.policy and not (now := self.review(grant)).passes:
             refusal = self.amend(grant, now)
             self.finish(grant, f"revoked:{now.reason.value}")
-            return refusal or self._unrecorded(question.caller, now.request)
+            return refusal or self._refusing.unrecorded(question.caller, now.request)
         return grant
 
     async def _asked(self, denial: Denial, client: WaitingClient | None) -> Question | Refusal:
         """Has a person asked, and waits for the answer if the policy says so."""
         caller, decision, kind, policy, started = denial
-        refusal = self._refused(caller, decision, kind, policy, started)
-        if self._asking is None:
+        refusal = self._refusing.refused(caller, decision, kind, policy, started)
+        if self._asking is None or refusal.unlisted:
             return refusal
         answer = await self._asking.answer(denial, client)
         if answer.passes and isinstance(again := self._ask(caller, decision.request, kind), Question):
@@ -241,7 +252,7 @@ class Enforcer:
                 and asking.concerns(policy, decision)
             ):
                 return Denial(caller, decision, kind, policy, started)
-            return self._refused(caller, decision, kind, policy, started)
+            return self._refusing.refused(caller, decision, kind, policy, started)
         if decision.inspect and kind is Kind.TUNNEL:
             kind = Kind.INSPECTED_TUNNEL
         return Question(caller, decision, decision.host, kind, policy, started)
@@ -259,28 +270,20 @@ class Enforcer:
             if decision.reason is Reason.LIMIT_EXCEEDED and self._budgets.shares.may_grow(caller.tool):
                 return None
             retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
-            return replace(self._refused(caller, decision, kind, policy, started), retry_after=retry)
+            refusal = self._refusing.refused(caller, decision, kind, policy, started)
+            return refusal if refusal.unlisted else replace(refusal, retry_after=retry)
         return question if decision is question.decision else question._replace(decision=decision), charge
-
-    def refuse(self, caller: Caller, request: Request, kind: Kind, reason: Reason, *, secret: str = "") -> Refusal:
-        """Puts on record a refusal that the head alone decides, such as `malformed_request` or `secret_leak`."""
-        tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
-        decision = Decision(Verdict.DENY, reason, request, tool, secret=secret)
-        try:
-            return self._refused(caller, decision, kind, self._policies.current, time.perf_counter())
-        except AuditUnavailableError:
-            return self._unrecorded(caller, request)
 
     def amend(self, grant: Grant, decision: Decision) -> Refusal | None:
         """Puts on record what a later stage made of a grant (`decide_tunnel`); None when it still stands unchanged."""
         if decision is grant.decision:
             return None
         try:
-            refusal = self._refused(
+            refusal = self._refusing.refused(
                 grant.caller, decision, grant.kind, grant.policy, time.perf_counter(), amends=grant.id
             )
         except AuditUnavailableError:
-            return self._unrecorded(grant.caller, decision.request)
+            return self._refusing.unrecorded(grant.caller, decision.request)
         return None if decision.passes else refusal
 
     def finish(self, grant: Grant, cause: str) -> None:
@@ -310,26 +313,6 @@ class Enforcer:
         if self._strict_durability:
             return await self._records.committed(caller, decision, kind, policy, started)
         return self._records.decided(caller, decision, kind, policy, started)
-
-    def _refused(
-        self,
-        caller: Caller,
-        decision: Decision,
-        kind: Kind,
-        policy: Policy | None,
-        started: float,
-        *,
-        amends: str = "",
-    ) -> Refusal:
-        if kind is not Kind.INSPECTED_REQUEST:  # in opened TLS no client knows a proxy to answer to
-            decision = challenged(policy, caller, decision)
-        recorded = self._records.decided(caller, decision, kind, policy, started, amends=amends)
-        return Refusal(recorded, decision, inside=caller.inside)
-
-    def _unrecorded(self, caller: Caller, request: Request) -> Refusal:
-        tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
-        decision = Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request, tool)
-        return Refusal(self._records.lost(), decision, inside=caller.inside)
 
 
 def _grant(question: Question, recorded: str, addresses: tuple[Address, ...], charge: Charge) -> Grant:

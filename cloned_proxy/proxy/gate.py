@@ -120,9 +120,11 @@ class Gate:
 
     async def open(self, listener: Listener) -> None:
         """Accepts on the listener's socket, which belongs to the gate from now on."""
-        if self._plane is not None and self._plane.takes(listener):
-            self._plane.open(listener)
-            return
+        if self._plane is not None:
+            self._plane.look()  # what led there leads to the proxy itself from now on
+            if self._plane.takes(listener):
+                self._plane.open(listener)
+                return
         loop = asyncio.get_running_loop()
         accept = partial(self.connection, listener)
         if listener.socket.family == socket.AF_UNIX:

@@ -42,3 +42,5 @@ class Refusal:
     """Id of the request that a person may approve."""
     inside: bool = False
     """The caller is a tool in a sandbox, where nobody can run `cloned-proxy`."""
+    unlisted: bool = False
+    """Over the caller's budget of refusals: on record as a number, and told to the caller when it is its turn."""

@@ -71,7 +71,7 @@ class OwnView:
                     **{name: body.get(name) for name in ("host", "port", "method", "path", "reason")},
                     "decision_id": body.get("id"),
                     "at": body["at"],
-                    "count": known["count"] + 1,
+                    "count": known["count"] + entry.times,
                 }
         return list(reversed(found.values()))[:_TOLD]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from socket import socket as Socket  # noqa: N812  the type, beside variables of that name
 
@@ -27,25 +26,12 @@ from cloned_proxy.proxy.hello_guard import HelloGuard, hello_seconds
 from cloned_proxy.proxy.last_words import last_words
 from cloned_proxy.proxy.relay import Relay, reset
 from cloned_proxy.proxy.relay_guard import RelayGuard
+from cloned_proxy.proxy.resumption import Resumption
 from cloned_proxy.proxy.ssh_guard import SshGuard
 
 
 class _EndedError(Exception):
     """The tunnel is not to be; the client was told. The message is the cause that goes on record."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resumption:
-    """How far a CONNECT has come that was granted elsewhere: its dial has failed, or its client was told the 200."""
-
-    upstream: Socket | None = None
-    failure: DialError | ExhaustedError | None = None
-    hello_seconds: float = 0.0
-    """What is left of the time for its ClientHello."""
-    guarded: bool = False
-    """Its ClientHello has passed and gone upstream."""
-    server_bytes: bytes = b""
-    """What the upstream has said to that."""
 
 
 class Passage:
@@ -89,13 +75,19 @@ class Passage:
             self._parts.tunnels.look_at(self)  # what was revoked on the way from there to here
 
     def _resume(self, at: Resumption) -> None:
+        parts = self._parts
         if at.failure is not None:
-            self._dialled(at.failure)
+            self._dialled(parts.ways.failed(self.grant, at.failure))
+            return
+        if at.asked and at.upstream is not None:
+            self._dialled_at = time.perf_counter() - parts.settings.connect_timeout + at.seconds
+            self._dial = parts.ways.answered(self.grant, (at.upstream, at.seconds), self._dial_ended)
+            self._dial.start()
             return
         self._established = True
         self._upstream = at.upstream
         if not at.guarded:
-            self._begin_hello(at.hello_seconds)
+            self._begin_hello(at.seconds)
             return
         host = self.grant.decision.host
         self.server_names = (host.text,) if host is not None and host.address is None else ()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.hint import owner_hint
+from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.hint import MANY_DENIALS, owner_hint
 from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.vocabulary import Verdict
+from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.telemetry.events import (
+    MANY,
     AuditSink,
     AuditUnavailableError,
     DecisionEvent,
@@ -23,6 +25,7 @@ from cloned_proxy.telemetry.metrics import Metrics
 
 _MAX_RECORDED_HOST: Final = 255
 _MAX_RECORDED_PATH: Final = 1024
+_ANYTHING: Final = Request(MANY, 0)
 _VERDICTS: Final = {verdict: verdict.name.lower() for verdict in Verdict}
 
 
@@ -51,8 +54,23 @@ class Recorder:
         `started` is on `time.perf_counter`; `amends` is the id of the decision that it replaces.
         """
         event = self._event(caller, decision, kind, policy, amends=amends)
-        self._record(event, time.perf_counter() - started, _owner(caller))
+        self._record(event, time.perf_counter() - started, owner_of(caller))
         return event.id
+
+    def refused(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float) -> str:
+        """As `decided`, for a denial: equal ones in a row may become one entry, under whose id each is found."""
+        event = self._event(caller, decision, kind, policy)
+        recorded = self._audit.denied(event, owner=owner_of(caller))
+        self._metrics.decided(event, time.perf_counter() - started, recorded)
+        return recorded
+
+    def summed_up(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float) -> str:
+        """As `refused`, of a caller who is refused too much: the entry says how often, and not what was asked for."""
+        summary = Decision(Verdict.DENY, Reason.LIMIT_EXCEEDED, _ANYTHING, decision.tool)
+        event = replace(self._event(caller, summary, kind, policy), hint=MANY_DENIALS)
+        recorded = self._audit.denied(event, owner=owner_of(caller), summary=True)
+        self._metrics.decided(event, time.perf_counter() - started, recorded)
+        return recorded
 
     async def committed(
         self,
@@ -69,7 +87,7 @@ class Recorder:
         Raises LeaseUsedUpError and AuditUnavailableError.
         """
         event = self._event(caller, decision, kind, policy, spends_use=uses is not None)
-        await self._audit.commit(event, uses=uses, owner=_owner(caller))
+        await self._audit.commit(event, uses=uses, owner=owner_of(caller))
         self._metrics.decided(event, time.perf_counter() - started)
         return event.id
 
@@ -93,7 +111,7 @@ class Recorder:
 
     def behind(self, caller: Caller) -> bool:
         """Whether the caller is to wait, by `caught_up`, before its next request is decided."""
-        return self._audit.behind(_owner(caller))
+        return self._audit.behind(owner_of(caller))
 
     async def caught_up(self) -> None:
         """Returns when all that was recorded before is on disk. Raises AuditUnavailableError."""
@@ -131,6 +149,6 @@ class Recorder:
         )
 
 
-def _owner(caller: Caller) -> str | None:
+def owner_of(caller: Caller) -> str | None:
     """Whose share of the log a request takes. A name that is only claimed takes nothing from the tool of that name."""
     return caller.tool if isinstance(caller, Principal) else None

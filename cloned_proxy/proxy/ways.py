@@ -6,17 +6,32 @@ Every connection to an upstream is made here: of tunnels, of plain HTTP, of insp
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
+from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy.dial import Attempt, Dial, DialError, DialOutcome, ExhaustedError, awaited
 from cloned_proxy.proxy.fields import ProxyHop
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.upstream_proxy.chained_dial import ChainedDial
+from cloned_proxy.proxy.upstream_proxy.connect_answer import connect_request
 from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError, too_slow
-from cloned_proxy.proxy.upstream_proxy.front import UpstreamProxy
+from cloned_proxy.proxy.upstream_proxy.front import UpstreamProxy, not_connected
+
+
+class KnownWay(NamedTuple):
+    """What somebody needs who dials by himself what a grant permits: the native plane."""
+
+    addresses: tuple[Address, ...]
+    """All checked: of the target, or of the proxy in front."""
+    port: int
+    request: bytes
+    """What the proxy in front is told first; empty where the way is direct."""
+    seconds: float
+    """For so long it is the way, if the target's own addresses are; infinite where nothing ends it."""
 
 
 class Ways:
@@ -44,11 +59,50 @@ class Ways:
         if upstream is None or not upstream.takes(grant):
             return Dial(grant.addresses, grant.decision.request.port, seconds=self._seconds, on_end=on_end)
 
+        return ChainedDial(upstream, grant, on_end=self._counting(on_end))
+
+    def _counting(self, on_end: Callable[[DialOutcome], None]) -> Callable[[DialOutcome], None]:
         def counted(outcome: DialOutcome) -> None:
             self.count(outcome)
             on_end(outcome)
 
-        return ChainedDial(upstream, grant, on_end=counted)
+        return counted
+
+    def answered(
+        self, grant: Grant, asked: tuple[socket.socket, float], on_end: Callable[[DialOutcome], None]
+    ) -> Attempt:
+        """The rest of an attempt that was begun by a `KnownWay`: what the proxy in front says is to be judged.
+
+        `asked` is the connection, and the seconds that are left.
+        """
+        if self._upstream is None:
+            raise ValueError("there is no proxy in front")
+        return ChainedDial(self._upstream, grant, on_end=self._counting(on_end), asked=asked)
+
+    def failed(self, grant: Grant, outcome: DialOutcome) -> DialOutcome:
+        """A dial by a `KnownWay` that failed, as what it was; counted."""
+        if isinstance(outcome, DialError) and self.chained(grant):
+            outcome = not_connected(outcome)
+            self.count(outcome)
+        return outcome
+
+    def known(self, grant: Grant) -> KnownWay | None:
+        """The way that `attempt` would take; None where only that can tell: names to look up, TLS, PAC files."""
+        upstream, port = self._upstream, grant.decision.request.port
+        if upstream is None or not upstream.takes(grant):
+            return KnownWay(grant.addresses, port, b"", math.inf)
+        try:
+            addresses = upstream.known_addresses()
+            if addresses is None:
+                return None
+            request = connect_request(upstream.targets(grant)[0], port, upstream.credential())
+        except UpstreamProxyError:
+            return None  # the attempt, which fails as well, says why
+        return KnownWay(addresses, upstream.port, request, upstream.lasts())
+
+    def front_now(self) -> object:
+        """Equal to what it was before: every `KnownWay` is still one, until its time is over."""
+        return None if self._upstream is None else self._upstream.now()
 
     async def connect(self, grant: Grant) -> socket.socket:
         """`attempt` for those who wait. Raises as `awaited`."""

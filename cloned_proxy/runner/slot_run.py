@@ -127,8 +127,8 @@ class SlotRun:
             return spec
         if write:
             trust.write_trust(self.scratch, self.site.private_cas, workspace_ca)
-        database = () if self.home else trust.nss_bind(self.scratch, spec.mounts)
-        return replace(spec, with_ca=True, binds=(*spec.binds, *trust.trust_binds(self.scratch), *database))
+        shown = trust.trust_binds(self.scratch, spec.mounts, home_in_memory=not self.home)
+        return replace(spec, with_ca=True, binds=(*spec.binds, *shown))
 
     def execute(
         self,

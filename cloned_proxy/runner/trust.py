@@ -30,6 +30,8 @@ from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
+_SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
+"""What GnuTLS was built to trust on Debian and most others: wget and GNOME's programs heed no variable."""
 _CHROMIUM_POLICY: Final = ".cloned-ca-chromium.json"
 _CHROMIUM_PLACES: Final = ("chromium", "opt/chrome", "opt/chrome_for_testing")
 """Below /etc, where builds of Chromium look for policies; they read neither a bundle nor a variable."""
@@ -84,19 +86,23 @@ def write_trust(directory: Path, private: str, workspace_ca: str | None) -> Path
     return path
 
 
-def trust_binds(directory: Path) -> Iterator[Mount]:
-    """Where the policies of `write_trust` are shown to browsers."""
+def trust_binds(directory: Path, mounts: Iterable[Mount] = (), *, home_in_memory: bool = True) -> Iterator[Mount]:
+    """Where what `write_trust` wrote is shown, but for places of which somebody's own `mounts` take a part."""
+    taken = [PurePosixPath(posixpath.normpath(mount.target)) for mount in mounts]
+    for name, place in _shown(home_in_memory=home_in_memory):
+        target = PurePosixPath(place)
+        if not any(target.is_relative_to(other) or other.is_relative_to(target) for other in taken):
+            yield Mount(str(directory / name), place, read_only=name != _NSS)
+
+
+def _shown(*, home_in_memory: bool) -> Iterator[tuple[str, str]]:
+    yield Path(CA_FILE).name, _SYSTEM_BUNDLE
     for place in _CHROMIUM_PLACES:
-        yield Mount(str(directory / _CHROMIUM_POLICY), f"/etc/{place}/policies/managed/cloned-proxy-ca.json")
+        yield _CHROMIUM_POLICY, f"/etc/{place}/policies/managed/cloned-proxy-ca.json"
     for place in _MOZILLA_PLACES:
-        yield Mount(str(directory / _MOZILLA_POLICY), f"/etc/{place}/policies/policies.json")
-
-
-def nss_bind(directory: Path, mounts: Iterable[Mount]) -> Iterator[Mount]:
-    """Where the database of `write_trust` is shown in a home in memory, unless one of `mounts` is there."""
-    target = PurePosixPath(HOME, _PKI)
-    if not any(PurePosixPath(posixpath.normpath(mount.target)).is_relative_to(target) for mount in mounts):
-        yield Mount(str(directory / _NSS), str(target), read_only=False)
+        yield _MOZILLA_POLICY, f"/etc/{place}/policies/policies.json"
+    if home_in_memory:
+        yield _NSS, f"{HOME}/{_PKI}"
 
 
 def link_nss(home: Path, *, wanted: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from cloned_proxy.store.chain import ChainReport, Link, canonical_json, next_lin
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.lease_time import LeaseEnd, keep_lease_ends, lease_ends
-from cloned_proxy.telemetry.events import DecisionEvent, Entries, Event
+from cloned_proxy.telemetry.events import DecisionEvent, Entries, Event, common_digits, is_of_entry
 
 _PRUNE_GROUP: Final = 5000
 _INSERT: Final = (
@@ -30,6 +30,16 @@ class Entry:
     seq: int
     hash: str
     body: dict[str, Any]
+
+    @property
+    def times(self) -> int:
+        """How many calls it stands for."""
+        return times_of(self.body)
+
+
+def times_of(body: Mapping[str, Any]) -> int:
+    """How many calls an entry stands for: equal denials in a row are one (`RepeatedDecision`)."""
+    return int(body.get("count", 1)) if body.get("type", "decision") == "decision" else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +121,16 @@ class AuditLog:
                 yield Entry(seq, digest, json.loads(body))
 
     def decision(self, decision_id: str) -> Entry | None:
-        """The decision with this id; None for none. The newest are looked at first. Raises StoreError.
+        """The entry of the decision with this id; None for none. The newest are looked at first. Raises StoreError.
 
-        There is no index for it: random ids would double what each entry costs the writer.
+        It may stand for several calls, each with its id (`repeated_id`). There is no index: random ids would double
+        what each entry costs the writer.
         """
         query = "SELECT seq, hash, body FROM entries WHERE type = 'decision' AND instr(body, ?) > 0 ORDER BY seq DESC"
         with self._clear_errors():
-            for seq, digest, body in self._database.execute(query, (f'"id":{json.dumps(decision_id)}',)):
+            for seq, digest, body in self._database.execute(query, (f'"id":"{common_digits(decision_id)}',)):
                 entry = Entry(seq, digest, json.loads(body))
-                if entry.body.get("id") == decision_id:
+                if is_of_entry(decision_id, entry.body.get("id", ""), entry.times):
                     return entry
         return None
 
@@ -179,7 +190,7 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
         link = next_link(link, body)
         rows.append((link.seq, body, link.hash))
         if isinstance(event, DecisionEvent) and event.rule:
-            hits[event.rule] = (hits.get(event.rule, (0, 0.0))[0] + 1, event.at)
+            hits[event.rule] = (hits.get(event.rule, (0, 0.0))[0] + event.times, event.latest)
             if event.spends_use:
                 spent[event.rule] = spent.get(event.rule, 0) + 1
     if rows:

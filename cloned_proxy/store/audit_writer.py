@@ -8,30 +8,26 @@ callers wait (`store/audit_backlog.py`): overload refuses nobody.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from cloned_proxy.store.audit_backlog import Backlog, Owner
-from cloned_proxy.store.audit_log import append_bodies, append_events, forget_rules, lease_use
+from cloned_proxy.store.audit_backlog import Owner
+from cloned_proxy.store.audit_group import Awaited, Forget, GroupWriter, Item
+from cloned_proxy.store.audit_queue import AuditQueue
 from cloned_proxy.store.audit_retention import PRUNE_SECONDS, Retention
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.policy_history import Snapshot, remember
-from cloned_proxy.store.tally_writer import TallyWriter
+from cloned_proxy.store.policy_history import Snapshot
 from cloned_proxy.telemetry.events import (
     AuditUnavailableError,
     DecisionEvent,
-    Entries,
     EntrySource,
     Event,
     LeaseUsedUpError,
@@ -45,39 +41,6 @@ _GATHER_SECONDS: Final = 0.02
 _RETRY_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = 0.25
-
-
-@dataclass(frozen=True, slots=True)
-class _Awaited:
-    """An event whose request waits until it is on disk; without one, until all that came before is."""
-
-    event: Event | None
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[None]
-    uses: int | None = None
-    """Of its rule; the event takes one."""
-
-    def settle(self, failure: AuditUnavailableError | LeaseUsedUpError | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            self.loop.call_soon_threadsafe(self._settle, failure)
-
-    def _settle(self, failure: AuditUnavailableError | LeaseUsedUpError | None) -> None:
-        if self.future.done():
-            return
-        if failure is None:
-            self.future.set_result(None)
-        else:
-            self.future.set_exception(failure)
-
-
-@dataclass(frozen=True, slots=True)
-class _Forget:
-    """Rules whose lease counts go."""
-
-    rules: tuple[str, ...]
-
-
-type _Item = Event | _Awaited | _Forget | Snapshot
 
 
 class AuditWriter:
@@ -99,21 +62,17 @@ class AuditWriter:
         `on_queue` is told their number, `on_size` the bytes of the log, both on the writer's thread.
         """
         self._path = path
-        self._backlog = Backlog(queue)
         self._on_queue = on_queue
         self._database = open_database(path)
         self._retention = self._kept_for(retention_days, max_mib << 20, clock, on_size)
-        self._tally = TallyWriter()
+        self._group = GroupWriter(self._database, self._retention)
         self._inode = path.stat().st_ino
-        self._queue: deque[tuple[_Item, Owner]] = deque()
+        self._queue = AuditQueue[Item](queue)
         self._failure: str | None = None
         self._closed = False
         self._wake = threading.Event()
         self._urgent = threading.Event()
-        self._source: EntrySource | None = None
         self._watcher: threading.Thread | None = None
-        self._entries: list[Entries] = []
-        """Taken from the source, and not committed yet."""
         self._thread = threading.Thread(target=self._run, name="audit-writer", daemon=True)
         self._thread.start()
 
@@ -137,9 +96,17 @@ class AuditWriter:
         if isinstance(event, RunEvent):
             self._urgent.set()  # whoever ran it waits for its last entry, and nothing else of it comes
 
+    def denied(self, event: DecisionEvent, *, owner: Owner = None, summary: bool = False) -> str:
+        """As `record`; what waits already and differs only in id and time counts one up instead (`AuditQueue`)."""
+        self._check()
+        decision_id = self._queue.put_denial(event, owner, summary=summary)
+        if not self._wake.is_set():
+            self._wake.set()
+        return decision_id
+
     def join(self, source: EntrySource) -> None:
         """Writes from now on also what the source has put on record. Once."""
-        self._source = source
+        self._group.source = source
         self._watcher = threading.Thread(target=self._watch, args=(source,), name="audit-source", daemon=True)
         self._watcher.start()
 
@@ -158,7 +125,7 @@ class AuditWriter:
 
     def behind(self, owner: Owner) -> bool:
         """Whether this caller has more than its share of a long queue, and should wait for `caught_up` first."""
-        return self._backlog.behind(owner)
+        return self._queue.behind(owner)
 
     async def caught_up(self) -> None:
         """Returns when everything that was queued before is on disk. Raises AuditUnavailableError."""
@@ -166,7 +133,7 @@ class AuditWriter:
 
     def forget(self, rules: tuple[str, ...]) -> None:
         """Drops the lease counts of rules, after everything queued so far. Raises AuditUnavailableError."""
-        self._accept(_Forget(rules))
+        self._accept(Forget(rules))
 
     def remember(self, snapshot: Snapshot) -> None:
         """Queues a version of the policy for its history, unless it is there already. Raises AuditUnavailableError."""
@@ -192,28 +159,30 @@ class AuditWriter:
 
     async def _settled(self, event: Event | None, uses: int | None, owner: Owner) -> None:
         loop = asyncio.get_running_loop()
-        awaited = _Awaited(event, loop, loop.create_future(), uses)
+        awaited = Awaited(event, loop, loop.create_future(), uses)
         self._accept(awaited, owner)
         self._urgent.set()
         await awaited.future
 
-    def _accept(self, item: _Item, owner: Owner = None) -> None:
-        if self._failure is not None or self._closed or not self._thread.is_alive():
-            raise AuditUnavailableError(self.failure or "the audit writer is closed")
-        self._backlog.grew(owner)
-        self._queue.append((item, owner))
+    def _accept(self, item: Item, owner: Owner = None) -> None:
+        self._check()
+        self._queue.put(item, owner)
         if not self._wake.is_set():
             self._wake.set()
+
+    def _check(self) -> None:
+        if self._failure is not None or self._closed or not self._thread.is_alive():
+            raise AuditUnavailableError(self.failure or "the audit writer is closed")
 
     # Everything below runs on the writer's thread.
 
     def _run(self) -> None:
-        batch: list[tuple[_Item, Owner]] = []
+        batch: list[tuple[Item, Owner]] = []
         try:
             while True:
                 if self._failure is None and self._retention.work_when_due():
                     self._wake.set()  # there may be more, but what is queued goes first
-                self._wake.wait(timeout=PRUNE_SECONDS)
+                self._wake.wait(timeout=self._queue.patience(PRUNE_SECONDS))
                 if not batch:
                     self._urgent.wait(timeout=_GATHER_SECONDS)
                     batch = self._take()
@@ -223,113 +192,50 @@ class AuditWriter:
                     return
                 if self._failure is not None:
                     time.sleep(_RETRY_SECONDS)
-                elif self._closed and not self._queue and not self._source_waits():
+                elif self._closed and not self._queue and not self._group.source_waits:
                     return
         except BaseException as error:
             self._fail(f"the audit writer died: {error!r}")
             raise
         finally:
-            self._refuse([item for item, _ in (*batch, *self._queue)])
+            self._refuse([item for item, _ in (*batch, *self._queue.take(closing=True))])
             self._database.close()
 
-    def _source_waits(self) -> bool:
-        return bool(self._entries) or (self._source is not None and self._source.wait(0))
-
-    def _take(self) -> list[tuple[_Item, Owner]]:
+    def _take(self) -> list[tuple[Item, Owner]]:
         self._wake.clear()
         self._urgent.clear()
-        count = len(self._queue)
+        taken = self._queue.take(closing=self._closed)
         if self._on_queue is not None:
-            self._on_queue(count)
-        return [self._queue.popleft() for _ in range(count)]
+            self._on_queue(len(taken))
+        return taken
 
-    def _write(self, batch: list[tuple[_Item, Owner]]) -> list[tuple[_Item, Owner]]:
+    def _write(self, batch: list[tuple[Item, Owner]]) -> list[tuple[Item, Owner]]:
         """Writes one group; returns what must be tried again."""
         items = [item for item, _ in batch]
         try:
             self._check_file()
-            too_late = self._transact(items)
+            too_late = self._group.write(items, even_empty=self._failure is not None)
         except (sqlite3.Error, OSError) as error:
             self._fail(f"{self._path}: the audit log cannot be written: {error}")
             # A request that waited is refused now, so its event must not appear as a pass later.
             self._refuse(items)
-            self._backlog.shrank(owner for item, owner in batch if isinstance(item, _Awaited))
+            self._queue.done(owner for item, owner in batch if isinstance(item, Awaited))
             self._wake.set()
-            return [(item, owner) for item, owner in batch if not isinstance(item, _Awaited)]
+            return [(item, owner) for item, owner in batch if not isinstance(item, Awaited)]
         if self._failure is not None:
             _log.info("the audit log is writable again")
             self._failure = None
-            if self._source is not None:
-                self._source.suspend(suspended=False)
-        self._backlog.shrank(owner for _, owner in batch)
+            if self._group.source is not None:
+                self._group.source.suspend(suspended=False)
+        self._queue.done(owner for _, owner in batch)
         if self._on_queue is not None:
             self._on_queue(len(self._queue))
         for late in too_late:
             late.settle(LeaseUsedUpError())
         for item in items:
-            if isinstance(item, _Awaited):  # settled already: without effect
+            if isinstance(item, Awaited):  # settled already: without effect
                 item.settle(None)
         return []
-
-    def _transact(self, batch: Sequence[_Item]) -> list[_Awaited]:
-        """Writes one group in one transaction; returns those whose rule had no use left, which were not written."""
-        too_late: list[_Awaited] = []
-        if not batch and self._failure is None and not self._source_waits():
-            return too_late
-        self._database.execute("BEGIN IMMEDIATE")
-        try:
-            # After a failure even an empty group writes a page: only that shows that the disk takes data again.
-            self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
-            self._append_entries()  # first: what the group says of their decisions comes behind them
-            events: list[Event] = []
-            used: dict[str, int] = {}
-            for item in batch:
-                if isinstance(item, _Forget):
-                    self._append(events)
-                    events, used = [], {}
-                    forget_rules(self._database, item.rules)
-                elif isinstance(item, Snapshot):
-                    remember(self._database, item)
-                elif not isinstance(item, _Awaited):
-                    events.append(item)
-                elif item.event is None:
-                    pass
-                elif self._takes(item, item.event, used):
-                    events.append(item.event)
-                else:
-                    too_late.append(item)
-            self._append(events)
-            self._database.execute("COMMIT")
-        except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
-            self._tally = TallyWriter()  # what it knew of rows may have been taken back
-            raise
-        self._entries.clear()
-        return too_late
-
-    def _append_entries(self) -> None:
-        if self._source is not None and self._source.wait(0):
-            self._entries.append(self._source.take())
-        for entries in self._entries:
-            append_bodies(self._database, entries)
-            self._tally.add_calls(self._database, entries.calls)
-            self._retention.wrote(len(entries.bodies))
-
-    def _append(self, events: list[Event]) -> None:
-        append_events(self._database, events)
-        self._tally.add(self._database, events)
-        self._retention.wrote(len(events))
-
-    def _takes(self, item: _Awaited, event: Event, used: dict[str, int]) -> bool:
-        """Whether the event may be written. `used` counts this group's uses, too: nobody else can take one now."""
-        if item.uses is None or not isinstance(event, DecisionEvent):
-            return True
-        taken = used.get(event.rule)
-        if taken is None:
-            taken = lease_use(self._database, event.rule)
-        used[event.rule] = taken + 1 if taken < item.uses else taken
-        return taken < item.uses
 
     def _check_file(self) -> None:
         # SQLite would go on writing into a file that was deleted or replaced, where nobody ever reads it.
@@ -340,10 +246,10 @@ class AuditWriter:
         if self._failure is None:
             _log.error("audit log unavailable; requests are refused until it is back", reason=reason)
         self._failure = reason
-        if self._source is not None:
-            self._source.suspend(suspended=True)
+        if self._group.source is not None:
+            self._group.source.suspend(suspended=True)
 
-    def _refuse(self, items: Sequence[_Item]) -> None:
+    def _refuse(self, items: Sequence[Item]) -> None:
         for item in items:
-            if isinstance(item, _Awaited):
+            if isinstance(item, Awaited):
                 item.settle(AuditUnavailableError(self._failure or "the audit writer is closed"))

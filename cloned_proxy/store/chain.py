@@ -28,12 +28,14 @@ from cloned_proxy.telemetry.events import (
     NotifyEvent,
     PolicyEvent,
     ProbeEvent,
+    RepeatedDecision,
     RunEvent,
 )
 
 GENESIS: Final = "0" * 64
 _TYPES: Final = {
     DecisionEvent: "decision",
+    RepeatedDecision: "decision",
     FlowEnd: "flow_end",
     PolicyEvent: "policy",
     ApprovalEvent: "approval",

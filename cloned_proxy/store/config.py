@@ -64,6 +64,9 @@ class AuditSettings(_Section):
     """`strict` commits each decision before the dial."""
     queue: int = Field(default=10_000, ge=10)
     """Events that may wait for the disk. From half of it on, whoever has more than an equal share waits, too."""
+    denials_per_minute: int = Field(default=600, ge=1)
+    """Refused calls of one caller that are recorded one by one, where `limits` of its tool say nothing else, and of all
+    callers without a valid credential together. What comes on top waits its turn, is answered 429 and counted."""
     retention_days: int = Field(default=90, ge=1)
     max_mib: int = Field(default=2048, ge=16)
     """Mebibytes that state.db may take up; over it the oldest entries go before their time."""

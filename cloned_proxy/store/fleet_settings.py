@@ -122,6 +122,9 @@ class FleetSettings(BaseModel):
     """Whose tokens name tools here, beside the fleet's own; see `issuer_settings.py`."""
     audit_entries: int = Field(default=10_000, ge=0, le=10_000_000)
     """So many of the newest entries of each replica's log are in the store, for `log --fleet`. 0: none is sent."""
+    audit_keys: list[Annotated[str, AfterValidator(_trusted_key)]] = Field(default_factory=list)
+    """Public keys of replicas, for `log --fleet`: with any, what no receipt of one of them covers is said to be
+    unproven."""
     acknowledged_by: Annotated[int, Field(ge=0, le=16)] = 0
     """How many followers of the store must have a use of a lease with `max_uses` before it is given; 0: none has to."""
     approvers: list[Annotated[str, AfterValidator(_trusted_key)]] = Field(default_factory=list)

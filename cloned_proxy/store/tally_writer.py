@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from cloned_proxy.store.tally import HOUR, OTHER
-from cloned_proxy.telemetry.events import Calls, DecisionEvent, Event
+from cloned_proxy.telemetry.events import Calls, DecisionEvent, Event, RepeatedDecision
 
 NEW_CALLS_PER_HOUR: Final = 2000
 CALLS_PER_DESTINATION: Final = 200
@@ -59,10 +59,10 @@ class TallyWriter:
             call = (event.tool, event.host, event.port, event.method, event.path, event.verdict, event.reason)
             numbers = counted.get(call)
             if numbers is None:
-                counted[call] = [1, at, at]
+                counted[call] = [event.times, at, event.latest]
             else:
-                numbers[0] += 1
-                numbers[1], numbers[2] = min(numbers[1], at), max(numbers[2], at)
+                numbers[0] += event.times
+                numbers[1], numbers[2] = min(numbers[1], at), max(numbers[2], event.latest)
         self._write(database, counted)
 
     def add_calls(self, database: sqlite3.Connection, calls: Iterable[Calls]) -> None:
@@ -207,7 +207,7 @@ def _decision(body: str) -> DecisionEvent | None:
         fields: dict[str, Any] = json.loads(body)
         if fields.pop("type") != "decision":
             return None
-        event = DecisionEvent(**fields)
+        event = RepeatedDecision(**fields) if "count" in fields else DecisionEvent(**fields)
         _plain((event.tool, event.host, event.port, event.method, event.path, event.verdict, event.reason))
         return event if event.at + event.port >= 0 else None
     except (TypeError, ValueError, AttributeError, KeyError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import os
 from dataclasses import dataclass
-from typing import ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from cloned_proxy.policy.vocabulary import Reason
 
@@ -69,6 +69,66 @@ class DecisionEvent:
     """With `address_not_allowed`: the address that the name resolved to. For the owner of the log, no caller."""
     amends: str = ""
     """Id of the earlier decision on the same call that this one replaces: a tunnel whose first bytes did not fit."""
+
+    @property
+    def times(self) -> int:
+        """How many calls it stands for."""
+        return 1
+
+    @property
+    def latest(self) -> float:
+        """When the last of them was decided (Unix seconds)."""
+        return self.at
+
+
+@dataclass(frozen=True, slots=True)
+class RepeatedDecision(DecisionEvent):
+    """Denials of one caller that differ in nothing but their ids (`repeated_id`) and times: one entry for all."""
+
+    count: int = 1
+    last: float = 0.0
+    """Unix seconds of the last one; `at` is the first one's."""
+
+    @property
+    def times(self) -> int:
+        return self.count
+
+    @property
+    def latest(self) -> float:
+        return self.last
+
+
+_COUNTED_DIGITS: Final = 8
+
+
+def repeated(first: DecisionEvent, count: int, last: float) -> RepeatedDecision:
+    """One entry for `count` denials that are equal to the first one."""
+    fields: dict[str, Any] = {name: getattr(first, name) for name in DecisionEvent.__slots__}
+    return RepeatedDecision(**fields, count=count, last=last)
+
+
+def repeated_id(first: str, number: int) -> str:
+    """The id of the call `number` (from 0) of an entry whose first one has the id `first`: its last digits count on."""
+    head, tail = first[:-_COUNTED_DIGITS], first[-_COUNTED_DIGITS:]
+    return f"{head}{(int(tail, 16) + number) % 16**_COUNTED_DIGITS:0{_COUNTED_DIGITS}x}"
+
+
+def common_digits(decision_id: str) -> str:
+    """What the ids of the calls of one entry have in common."""
+    return decision_id[:-_COUNTED_DIGITS]
+
+
+def is_of_entry(decision_id: str, first: str, count: int) -> bool:
+    """Whether a call has this id that stands in the entry of `count` calls, the first of which has the id `first`."""
+    try:
+        distance = (int(decision_id[-_COUNTED_DIGITS:], 16) - int(first[-_COUNTED_DIGITS:], 16)) % 16**_COUNTED_DIGITS
+    except ValueError:
+        return decision_id == first
+    return common_digits(decision_id) == common_digits(first) and distance < count
+
+
+MANY: Final = "_other"
+"""In place of a host: the entry stands for calls that were not recorded one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +329,12 @@ class AuditSink(Protocol):
     `owner` is the tool whose request caused the event, None for a caller without a proven name. Nobody is refused
     because the log is slow: before a request is decided its owner is asked to wait, if it is `behind`.
     """
+
+    def denied(self, event: DecisionEvent, *, owner: str | None = None, summary: bool = False) -> str:
+        """As `record`, for a denial, and equal ones that wait for the disk become one entry (`RepeatedDecision`).
+
+        Returns the id under which this one is on record. A `summary` of many calls waits a second for more of them.
+        """
 
     def record(self, event: Event, *, owner: str | None = None) -> None:
         """Queues the event, to be durable within 50 ms. Raises AuditUnavailableError."""

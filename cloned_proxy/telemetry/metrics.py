@@ -156,10 +156,13 @@ class Metrics:
         """The tools that the policy in force names; any other is `_unknown`, no tool is `_anonymous`."""
         self._known = tools
 
-    def decided(self, event: DecisionEvent, seconds: float) -> None:
-        """One decision: `decisions_total`, `decision_duration_seconds`, and `blocked_hosts_total` for a denial."""
+    def decided(self, event: DecisionEvent, seconds: float, decision_id: str = "") -> None:
+        """One decision: `decisions_total`, `decision_duration_seconds`, and `blocked_hosts_total` for a denial.
+
+        `decision_id` is the one under which it is on record, where that is not the event's.
+        """
         tool = self._tool(event.tool)
-        self._decided_as(tool, event).add(1, event.id)  # from a point of a graph to the entry of the log
+        self._decided_as(tool, event).add(1, decision_id or event.id)  # from a point of a graph to the entry of the log
         self._decision_seconds.observe(seconds)
         if event.verdict == _DENY:
             self._count_blocked(tool, event)

@@ -111,6 +111,7 @@ impl Worker {
                 Some(dial) if self.now < dial.deadline => self.try_next_address(place),
                 _ => self.give_back_unread(place, Stage::Late),
             },
+            State::Ask => self.give_back_unread(place, Stage::Asked),
             State::Hello => self.give_back_unread(place, Stage::Hello),
             State::Free | State::Guard | State::Relay => {}
         }

@@ -87,15 +87,20 @@ impl Worker {
 
     fn connected(&mut self, place: u32, link: u32) {
         self.links[link as usize].connected = true;
-        if let Some(dial) = self.flows[place as usize].dial.take() {
-            for attempt in dial.attempts {
-                if attempt != link {
-                    self.drop_link(attempt, false);
-                }
+        let dial = match self.flows[place as usize].dial.take() {
+            Some(dial) => dial,
+            None => return,
+        };
+        for attempt in dial.attempts {
+            if attempt != link {
+                self.drop_link(attempt, false);
             }
-            self.shared.connect_seconds.observe(self.now - dial.began);
         }
         self.flows[place as usize].upstream = Some(link);
+        if self.flows[place as usize].grant.as_ref().map_or(false, |grant| !grant.verdict.request.is_empty()) {
+            return self.ask_front(place, dial.deadline);
+        }
+        self.shared.connect_seconds.observe(self.now - dial.began);
         self.establish(place);
     }
 

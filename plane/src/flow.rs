@@ -13,6 +13,8 @@ pub enum State {
     Head,
     /// Granted, and its upstream is being connected.
     Dial,
+    /// Connected to the proxy in front, which has been asked for the target.
+    Ask,
     /// Waits for the ClientHello.
     Hello,
     /// The hello has gone upstream; waits for what the server says to it.

@@ -55,29 +55,48 @@ pub fn read(data: &[u8], most: usize, fields: usize) -> Option<Head> {
 fn read_fields(data: &[u8], mut at: usize, authority: &[u8], most: usize) -> Option<Vec<(Range<usize>, Range<usize>)>> {
     let (mut credentials, mut hosts, mut count) = (Vec::new(), 0, 0);
     while at < data.len() - 2 {
-        let colon = at + data[at..].iter().position(|octet| !TOKEN[*octet as usize])?;
-        let name = &data[at..colon];
-        if name.is_empty() || data[colon] != b':' {
-            return None;
-        }
-        let end = colon + 1 + data[colon + 1..].iter().position(|octet| !value_octet(*octet))?;
-        if !data[end..].starts_with(b"\r\n") {
-            return None;
-        }
-        let value = trimmed(data, colon + 1..end);
+        let Field { name, value, end } = field(data, at)?;
         count += 1;
-        match name.to_ascii_lowercase().as_slice() {
+        match data[name.clone()].to_ascii_lowercase().as_slice() {
             b"host" if hosts == 0 && data[value.clone()] == *authority => hosts = 1,
             b"connection" if data[value.clone()].eq_ignore_ascii_case(b"keep-alive") => {}
-            b"proxy-authorization" | b"x-cloned-tool-token" => credentials.push((at..colon, value)),
+            b"proxy-authorization" | b"x-cloned-tool-token" => credentials.push((name, value)),
             b"host" | b"connection" | b"content-length" | b"transfer-encoding" | b"expect" | b"te" | b"upgrade"
             | b"trailer" => return None,
             _ => {}
         }
-        at = end + 2;
+        at = end;
     }
     if hosts == 1 && at == data.len() - 2 && count <= most {
         Some(credentials)
+    } else {
+        None
+    }
+}
+
+pub struct Field {
+    pub name: Range<usize>,
+    /// Trimmed.
+    pub value: Range<usize>,
+    /// Behind its CRLF.
+    pub end: usize,
+}
+
+/// The field line that begins at `at`, if it is whole and plainly in order.
+pub fn field(data: &[u8], at: usize) -> Option<Field> {
+    let colon = at + data[at..].iter().position(|octet| !TOKEN[*octet as usize])?;
+    if colon == at || data[colon] != b':' {
+        return None;
+    }
+    let end = colon + 1 + line_end(&data[colon + 1..])?;
+    Some(Field { name: at..colon, value: trimmed(data, colon + 1..end - 2), end })
+}
+
+/// How many bytes a line of printable octets has, with its CRLF.
+pub fn line_end(data: &[u8]) -> Option<usize> {
+    let end = data.iter().position(|octet| !value_octet(*octet))?;
+    if data[end..].starts_with(b"\r\n") {
+        Some(end + 2)
     } else {
         None
     }

@@ -4,16 +4,18 @@
 //! published covers word for word; every other connection goes to Python, descriptor and bytes, at a request boundary.
 //! Python is the specification: nothing is refused here, and no answer but the 200 of a CONNECT is written.
 //!
-//! From below: `sys` calls the kernel, `cells` counts beside Python, `head` and `hello` read, `side` moves bytes,
-//! `connect`, `dial`, `tunnel` and `ending` are the life of one connection, `worker` the loop around it with its `places`
-//! and `orders`, `shared` what the threads share, `abi` the door.
+//! From below: `sys` calls the kernel, `cells` counts beside Python, `head`, `hello` and `front` read, `side` moves bytes,
+//! `connect`, `dial`, `ask`, `tunnel` and `ending` are the life of one connection, `worker` the loop around it with its
+//! `places` and `orders`, `shared` what the threads share, `abi` the door.
 
 mod abi;
+mod ask;
 mod cells;
 mod connect;
 mod dial;
 mod ending;
 mod flow;
+mod front;
 mod head;
 mod hello;
 mod orders;

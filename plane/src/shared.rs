@@ -95,6 +95,8 @@ pub enum Stage {
     Hello = 4,
     /// As before, and the hello has gone upstream; what either side says now is to be judged.
     Guard = 5,
+    /// Granted; the proxy in front was asked for the target, and what it says to that is to be judged.
+    Asked = 6,
 }
 
 pub struct Handed {

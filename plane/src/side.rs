@@ -70,6 +70,22 @@ impl Side {
         outcome
     }
 
+    /// What the next reads will give.
+    pub fn peek(&mut self, buffer: &mut [u8]) -> Io {
+        let outcome = sys::look(self.fd, buffer);
+        match outcome {
+            Io::Moved(count) if count < buffer.len() && !self.ending => self.readable = false,
+            Io::Again => self.readable = false,
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Reads what was seen to be there; whether it was.
+    pub fn skip(&mut self, seen: &mut [u8]) -> bool {
+        matches!(sys::receive(self.fd, seen), Io::Moved(count) if count == seen.len())
+    }
+
     /// Sends, or keeps what the kernel does not take. False: the connection has failed.
     pub fn write(&mut self, bytes: &[u8]) -> bool {
         if !self.pending.is_empty() || !self.writable {

@@ -77,6 +77,7 @@ pub const ENETUNREACH: i32 = 101;
 pub const OUT_OF_RESOURCES: [i32; 4] = [23, 24, 12, 105];
 
 const NONBLOCK_CLOEXEC: c_int = 0o2_004_000;
+const MSG_PEEK: c_int = 2;
 const MSG_NOSIGNAL: c_int = 0x4000;
 const SOL_SOCKET: c_int = 1;
 const SO_ERROR: c_int = 4;
@@ -141,6 +142,11 @@ pub fn accept(fd: i32) -> Result<i32, i32> {
 
 pub fn receive(fd: i32, buffer: &mut [u8]) -> Io {
     outcome(unsafe { recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), 0) }, Io::End)
+}
+
+/// `receive`, after which everything is still there.
+pub fn look(fd: i32, buffer: &mut [u8]) -> Io {
+    outcome(unsafe { recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), MSG_PEEK) }, Io::End)
 }
 
 pub fn transmit(fd: i32, bytes: &[u8]) -> Io {

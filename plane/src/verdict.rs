@@ -10,6 +10,8 @@ pub struct Verdict {
     pub number: u32,
     /// Checked, in the order in which they are to be tried.
     pub addresses: Vec<SocketAddr>,
+    /// What the proxy in front is told, whose addresses these are then. Empty: they are the target's own.
+    pub request: Vec<u8>,
     /// Canonical, as the server name must be.
     pub host: Vec<u8>,
     pub literal: bool,

@@ -150,6 +150,8 @@ impl Worker {
                     self.end(place, "\"client_reset\"", true);
                 }
             }
+            State::Ask if self.flows[place as usize].client.hung_up => self.end(place, "\"client_reset\"", true),
+            State::Ask => self.read_front(place),
             State::Hello => self.read_hello(place),
             State::Guard => self.read_answer(place),
             State::Relay => self.relay(place),

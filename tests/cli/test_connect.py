@@ -254,3 +254,12 @@ def test_it_needs_a_proxy_that_serves(workspace: Workspace, tmp_path: Path) -> N
         == 2
     )
     assert connect(workspace, "a.example", "70000").returncode == 2
+
+
+def test_outside_a_workspace_it_names_no_other_one(workspace: Workspace, serving: Serving, tmp_path: Path) -> None:
+    """As a ProxyCommand it may run for whoever can start ssh here."""
+    done = connect(workspace, "--workspace", str(tmp_path / "none"), "a.example", "22")
+    assert done.returncode == 2
+    assert b"there is no workspace here" in done.stderr
+    assert b"serves" not in done.stderr
+    assert str(workspace.path).encode() not in done.stderr

@@ -47,7 +47,7 @@ def test_every_command_shows_how_it_is_used() -> None:
 @pytest.mark.parametrize("line", LINES)
 def test_an_example_is_a_command_line_that_the_program_takes(line: str) -> None:
     words = shlex.split(line.partition("  # ")[0])
-    for mark in ("|", "<"):
+    for mark in ("|", "<", ">"):
         words = words[: words.index(mark)] if mark in words else words
     parse(PROGRAM, "cloned-proxy", words)
 

@@ -7,6 +7,7 @@ import re
 import signal
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from cloned_proxy.share import share_path
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.telemetry.events import FlowEnd, ProbeEvent, RunEvent
 from tests.cli.program import PROGRAM, TOOL, Origin, Workspace, eventually, literal, policy_text
+from tests.cli.terminal import at_terminal
 
 
 def records(workspace: Workspace, *options: str) -> list[dict[str, object]]:
@@ -88,15 +90,46 @@ def test_a_flow_that_was_cut_is_shown_and_one_that_ended_is_not(workspace: Works
         for cause in ends:
             audit.append(FlowEnd("cafe", 1000.0, TOOL, 10, 2000, 1.5, cause))
     assert workspace.run("log").stdout.splitlines() == [
-        f"1970-01-01T00:16:40Z  cut     {TOOL}  cafe  cut:device:desk  10 bytes up, 2000 down",
-        f"1970-01-01T00:16:40Z  cut     {TOOL}  cafe  idle  10 bytes up, 2000 down",
-        f"1970-01-01T00:16:40Z  cut     {TOOL}  cafe  revoked:host_not_allowed  10 bytes up, 2000 down",
-        f"1970-01-01T00:16:40Z  cut     {TOOL}  cafe  refused:secret_echoed  10 bytes up, 2000 down",
+        f"1970-01-01T00:16:40Z  cut     {TOOL}  cut:device:desk  10 bytes up, 2000 down  id: cafe",
+        f"1970-01-01T00:16:40Z  cut     {TOOL}  idle  10 bytes up, 2000 down  id: cafe",
+        f"1970-01-01T00:16:40Z  cut     {TOOL}  revoked:host_not_allowed  10 bytes up, 2000 down  id: cafe",
+        f"1970-01-01T00:16:40Z  cut     {TOOL}  refused:secret_echoed  10 bytes up, 2000 down  id: cafe",
     ]
     assert [record["cause"] for record in records(workspace, "--tool", TOOL)] == [
         "cut:device:desk", "idle", "revoked:host_not_allowed", "refused:secret_echoed",
     ]  # fmt: skip
     assert records(workspace, "--denied") == []
+
+
+def test_a_flow_that_was_cut_is_told_with_its_host(workspace: Workspace, origin: Origin) -> None:
+    workspace.write_policy(policy_text(allow=[literal(origin)]))
+    serving = workspace.serve()
+    serving.get(origin.url("/a"))
+    eventually(lambda: len(records(workspace)) > 0, what="the record")
+    decision = next(record for record in records(workspace) if record["type"] == "decision")
+    with AuditLog(workspace.path / "state.db") as audit:
+        for seconds in (1, 2):
+            audit.append(FlowEnd(str(decision["id"]), time.time() + seconds, TOOL, 10, 2000, 1.5, "idle"))
+    said = f"  {TOOL}  {decision['host']}:{decision['port']}  idle  "
+    assert [said in line for line in workspace.run("log", "--since", "1h").stdout.splitlines() if "cut" in line] == [
+        True, True,
+    ]  # fmt: skip
+    assert said in workspace.run("log", "--tool", TOOL).stdout, "the decision itself is not among these"
+
+
+def test_the_newest_are_asked_for_by_number(workspace: Workspace) -> None:
+    workspace.write_policy(policy_text())
+    with AuditLog(workspace.path / "state.db") as audit:
+        for number in range(300):
+            audit.append(replace(RUN, run=f"run-{number}"))
+    assert [record["run"] for record in records(workspace, "-n", "2")] == ["run-298", "run-299"]
+    assert "run-299" in workspace.run("log", "-n", "1").stdout
+    assert workspace.run("log", "-n", "1").stdout.count("\n") == 1
+    assert workspace.run("log", "-n", "-1").returncode == 2
+    for words, count in (((), 300), (("-n", "0"), 300), (("--limit", "7"), 7)):
+        assert len(records(workspace, *words)) == count
+    assert at_terminal(workspace, "log", columns=200).count("run-") == 200
+    assert at_terminal(workspace, "log", "-n", "0", columns=200).count("run-") == 300
 
 
 def test_each_type_of_record_has_its_stable_keys(workspace: Workspace, origin: Origin) -> None:

@@ -14,9 +14,11 @@ import pytest
 from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
 from tests.net import fronts
+from tests.net.attacks.policies import CONFIG_OF_PLANE
 from tests.net.fronts import PASSWORD, USER, Front
 from tests.net.proxy_process import ProxyOptions, ProxyProcess
 from tests.net.world import World
+from tests.proxy.support import need_plane
 
 pytestmark = [pytest.mark.net, pytest.mark.timeout(180)]
 
@@ -44,7 +46,7 @@ FRONTS: dict[str, tuple[Callable[[World], AbstractContextManager[Front]], str]] 
 
 
 def behind(world: World, directory: Path, front: Front, more: str = "", *, without: tuple[str, ...] = (),
-           value: str = _CREDENTIAL) -> ProxyProcess:  # fmt: skip
+           value: str = _CREDENTIAL, native: bool = False) -> ProxyProcess:  # fmt: skip
     """Ours, with `front` in front of it."""
     workspace = directory / "behind"
     workspace.mkdir(mode=0o700)
@@ -52,7 +54,12 @@ def behind(world: World, directory: Path, front: Front, more: str = "", *, witho
         Vault(Workspace(workspace)).set("upstream.proxy", value)
     if "ca_files" in more:
         (workspace / "front.pem").write_bytes((front.directory / "mitmproxy-ca-cert.pem").read_bytes())
-    options = ProxyOptions(config=fronts.config(front, more), workspace=workspace, without=without)
+    config = fronts.config(front, more)
+    if native:
+        need_plane()
+        options = ProxyOptions(config=config + CONFIG_OF_PLANE, workspace=workspace, without=without, plane="require")
+    else:
+        options = ProxyOptions(config=config, workspace=workspace, without=without)
     return world.serve(_POLICY, options)
 
 
@@ -188,4 +195,27 @@ def test_a_build_that_falls_back_to_direct_is_seen(world: World, tmp_path: Path)
             get(world, proxy, url, "-k")
             world.settle()
             assert world.contacts() != []
+        proxy.stop()
+
+
+@pytest.mark.parametrize(
+    ("without", "leaks"), [((), False), (("plane: the proxy in front",), True)], ids=["whole", "without the guard"]
+)
+def test_the_native_plane_never_goes_past_the_front(
+    without: tuple[str, ...], leaks: bool, world: World, tmp_path: Path
+) -> None:
+    """It grants by itself what went through the front before: while that is down, nothing may arrive."""
+    with fronts.tinyproxy(world, _PORT, password=True) as front:
+        proxy = behind(world, tmp_path, front, _AUTH, without=without, native=True)
+        marker = world.marker()
+        for _ in range(1 if leaks else 3):
+            told = get(world, proxy, f"https://api.example.com/{marker}", "--cacert", str(world.certificate))
+            assert f"GET /{marker} received 0" in told.stdout, told
+        assert front.said().count("Established connection to host") == len(world.saw(marker))
+        front.stop()
+        world.reset()
+        get(world, proxy, "https://api.example.com/", "-k")
+        world.settle()
+        assert bool(world.contacts()) is leaks
+        assert "upstream_error:upstream_proxy" in proxy.command("log").stdout or leaks
         proxy.stop()

@@ -35,7 +35,6 @@ from cloned_proxy.proxy import (
     review,
     ways,
 )
-from cloned_proxy.proxy import record as recording
 from cloned_proxy.proxy import response as plain_response
 from cloned_proxy.proxy.dial import Dial
 from cloned_proxy.proxy.inspection import admission, egress_addon, http_layers, tls
@@ -47,7 +46,7 @@ from cloned_proxy.proxy.registry import lookup as registry_lookup
 from cloned_proxy.proxy.registry import metadata as registry_metadata
 from cloned_proxy.proxy.transparent import connection as transparent_connection
 from cloned_proxy.proxy.upstream_proxy import failure, front
-from cloned_proxy.store import approval_rules, approvals
+from cloned_proxy.store import approval_rules, approvals, audit_writer
 from cloned_proxy.telemetry.events import AuditUnavailableError
 
 type Patch = Callable[[], None]
@@ -350,15 +349,18 @@ def _no_search_for_secrets() -> None:
 
 
 def _no_refusal_without_record() -> None:
-    original = recording.Recorder._record
+    for name in ("record", "denied"):
+        replace_part(audit_writer.AuditWriter, name, _heedless(getattr(audit_writer.AuditWriter, name)))
 
-    def record(self: Any, event: Any, seconds: float, owner: str | None) -> None:
+
+def _heedless(original: Callable[..., Any]) -> Callable[..., Any]:
+    def record(self: Any, event: Any, **options: Any) -> Any:
         try:
-            original(self, event, seconds, owner)
+            return original(self, event, **options)
         except AuditUnavailableError:
-            return
+            return event.id
 
-    replace_part(recording.Recorder, "_record", record)
+    return record
 
 
 # Asking for more ---------------------------------------------------------------------------------------------------

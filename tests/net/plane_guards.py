@@ -5,13 +5,26 @@ The library is the one that ships, without a switch for tests: it is told what t
 
 from __future__ import annotations
 
-from typing import Final
+import math
+from typing import Any, Final
 
 from cloned_proxy.proxy.plane import verdicts
+from cloned_proxy.proxy.ways import KnownWay, Ways
 from tests.net.guards import Patch, replace_part
+
+
+def _directly() -> None:
+    """Verdicts lead to the target itself, whatever proxy is in front."""
+
+    def known(_: Any, granted: Any) -> KnownWay:
+        return KnownWay(granted.addresses, granted.decision.request.port, b"", math.inf)
+
+    replace_part(Ways, "known", known)
+
 
 PLANE_GUARDS: Final[dict[str, Patch]] = {
     "plane: the ClientHello": lambda: replace_part(verdicts, "needs_hello", lambda _: False),
     "plane: who asks": lambda: replace_part(verdicts, "credential_fields", lambda _: ()),
     "plane: taking back": lambda: replace_part(verdicts.Verdicts, "forget", lambda _: None),
+    "plane: the proxy in front": _directly,
 }

@@ -96,12 +96,16 @@ DENIED = [
     ("/admin/**", "/admin%3fy"),
     ("/admin/**", "/host//admin/../x"), ("/admin/**", "//host/admin/x"), ("/admin/**", "/admin./x"),
     ("/a/!x", "/a/%21x"),
+    ("/admin/**", "/admin::$DATA/x"), ("/admin/**", "/admin:$I30:$INDEX_ALLOCATION/x"), ("/a.txt", "/a.txt::$data"),
+    ("/a.txt", "/A.TXT%3A%3A%24DATA"), ("/a.txt", "/a.txt:%20:$DATA"), ("/a.txt", "/a.txt.::$DATA"), ("/x:y", "/x:y"),
+    ("/admin/**", "/%EF%BD%81dmin/x"), ("/admin/**", "/%EF%BC%A1%EF%BC%A4min"), ("/a.txt", "/a%EF%BC%8Etxt"),
+    ("/admin", "/admin%C2%A0"), ("/admin/**", "/%E3%80%80admin/x"), ("/%EF%BD%81", "/a"), ("/admin", "/admin%E2%80%83"),
     ("/admin/**", "/x%00"), ("/admin/**", "/x%zz"), ("/**/secret/**", "/a/b%2fsecret/c"), ("/stra%C3%9Fe", "/STRASSE"),
 ]  # fmt: skip
 NOT_DENIED = [
     ("/admin/**", "/"), ("/admin/**", "/public/x"), ("/admin", "/admin/x"), ("/admin/**", "/x/admin/y"),
     ("/admin/**", "/x%2fy"),
-    ("/admin/**", "/administrator"),
+    ("/admin/**", "/administrator"), ("/v1/a", "/v1/a:batch"), ("/v1/a:batch", "/v1/a"), ("/a", "/a:$b"),
 ]  # fmt: skip
 
 

@@ -43,6 +43,7 @@ _THROUGH_THE_PLANE: Final = {
     "test_idle.py": _ALL,
     "test_slow_log.py": _ALL,
     "test_slow_record.py": _ALL,
+    "upstream_proxy/test_tunnels.py": ("test_",),
     # Plain HTTP is Python's: what the plane has to do with it is that the connection comes over whole, and ends.
     "test_plain_http.py": (
         "test_bodies_of_any_size_and_segmentation_arrive_unchanged",
@@ -68,7 +69,7 @@ what the plane only passes on."""
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     test = metafunc.definition
-    beginnings = _THROUGH_THE_PLANE.get(test.path.name, ()) if test.path.parent == _HERE else ()
+    beginnings = _THROUGH_THE_PLANE.get(test.path.relative_to(_HERE).as_posix(), ())
     if test.name.startswith(beginnings) and not test.name.startswith(_OF_PYTHON_ALONE):
         metafunc.parametrize("served_by", ["python", "native"], indirect=True)
 

@@ -17,6 +17,7 @@ from cloned_proxy.proxy.client_hello import ClientHelloReader, Unread
 from cloned_proxy.proxy.head import HeadError, parse_head
 from cloned_proxy.proxy.hello_watch import HelloWatch
 from cloned_proxy.proxy.plane import library
+from cloned_proxy.proxy.upstream_proxy.connect_answer import ConnectAnswer
 from tests.proxy import fuzz
 from tests.proxy.support import SERVER_HELLO, as_server_hello
 
@@ -75,6 +76,15 @@ class PlaneReaders:
             assert not watch.judged, data
         return accepted
 
+    def check_front(self, data: bytes) -> bool:
+        """Whether the plane takes it for a tunnel through the proxy in front."""
+        length = self._library.plane_reads_front(data, len(data), 65_536, _MOST_FIELDS)
+        if length:
+            answer = ConnectAnswer(max_bytes=65_536, max_fields=_MOST_FIELDS, server_first=True)
+            assert answer.feed(data) == length, data
+            assert answer.open, data
+        return bool(length)
+
 
 class _Watch(HelloWatch):
     __slots__ = ("judged",)
@@ -94,12 +104,29 @@ def answers(rng: random.Random) -> bytes:
     return fuzz.mutate(hello, (b"\x16\x03\x03", b"\x15\x03\x03\x00\x02", b"\x02\x00\x00"), rng)
 
 
-def once(readers: PlaneReaders, rng: random.Random) -> tuple[bool, bool, bool]:
+_FRONTS: Final = (
+    b"HTTP/1.1 200 Connection established\r\n\r\n",
+    b"HTTP/1.0 200 Connection established\r\nProxy-agent: tinyproxy/1.11.1\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nDate: now\r\nVia: 1.1 corp\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+)
+_FRONT_PIECES: Final = (
+    b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b":", b"HTTP/1.1 ", b"100", b"204", b"407", b"X: y\r\n", b" a",
+    b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Upgrade: websocket\r\n", b"\xff", b"\0", b"<html>",
+)  # fmt: skip
+
+
+def fronts(rng: random.Random) -> bytes:
+    """What a proxy in front may say to CONNECT."""
+    return fuzz.mutate(rng.choice(_FRONTS), _FRONT_PIECES, rng)
+
+
+def once(readers: PlaneReaders, rng: random.Random) -> tuple[bool, bool, bool, bool]:
     """One input of each kind; which of them the plane took."""
     return (
         readers.check_head(fuzz.heads(rng)),
         readers.check_hello(fuzz.hellos(rng), rng.choice(_NAMES), literal=rng.random() < 0.2),
         readers.check_answer(answers(rng)),
+        readers.check_front(fronts(rng)),
     )
 
 
@@ -108,11 +135,14 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=1_000_000, help="of each kind")
     parser.add_argument("--seed", type=int, default=time.time_ns())
     chosen = parser.parse_args()
-    readers, rng, taken = PlaneReaders(), random.Random(chosen.seed), [0, 0, 0]
+    readers, rng, taken = PlaneReaders(), random.Random(chosen.seed), [0, 0, 0, 0]
     for _ in range(chosen.inputs):
         taken = [count + new for count, new in zip(taken, once(readers, rng), strict=True)]
-    heads, hellos, told = taken
-    sys.stdout.write(f"plane: {chosen.inputs} inputs each; it took {heads} heads, {hellos} hellos, {told} answers\n")
+    heads, hellos, told, opened = taken
+    sys.stdout.write(
+        f"plane: {chosen.inputs} inputs each; it took {heads} heads, {hellos} hellos, {told} answers, "
+        f"{opened} of proxies in front\n"
+    )
     return 0
 
 

@@ -29,6 +29,7 @@ from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Ru
 from cloned_proxy.policy.vocabulary import Anonymous, Mode, Reason
 from cloned_proxy.proxy import splice
 from cloned_proxy.proxy.budget import Budgets
+from cloned_proxy.proxy.denial_budget import DENIALS_PER_MINUTE, DenialBudget
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.grant import Grant
@@ -193,6 +194,10 @@ class Audit:
             raise AuditUnavailableError
         self.events.append(event)
 
+    def denied(self, event: DecisionEvent, *, owner: str | None = None, summary: bool = False) -> str:
+        self.record(event)
+        return event.id
+
     async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         self.record(event)
 
@@ -270,7 +275,7 @@ class RecordingMetrics(Metrics):
     def plane_failed(self) -> None:
         self.failures += 1
 
-    def decided(self, event: DecisionEvent, seconds: float) -> None:
+    def decided(self, event: DecisionEvent, seconds: float, decision_id: str = "") -> None:
         pass
 
     def upstream_connected(self, seconds: float) -> None:
@@ -390,6 +395,7 @@ class World:
     troubles: list[str] = field(default_factory=list)
     """With the proxy in front."""
     plane: Plane | None = None
+    ahead: UpstreamProxy | None = None
 
     def publish(self) -> None:
         """Has the plane grant what the rules allow from the first request on, as if each had been made before."""
@@ -404,11 +410,16 @@ class World:
                 known = decision.host and (
                     (decision.host.address,) if decision.host.address else self.resolver.table.get(decision.host.text)
                 )
-                decision = decide_addresses(decision, known or (), self.own)
-                if known and decision.passes:
+                if self.ahead is not None and self.ahead.looks_up(decision.host):
+                    known, passes = (), decision.passes and not self.ahead.closes(decision)
+                else:
+                    closed = self.own if self.ahead is None else self.ahead.closed_to(decision)
+                    decision = decide_addresses(decision, known or (), closed)
+                    passes = bool(known) and decision.passes
+                if passes:
                     charge = self.enforcer.basis.budgets.seen(caller.tool, up=0, down=0)
                     kind = Kind.INSPECTED_TUNNEL if decision.inspect else Kind.TUNNEL
-                    grant = Grant("", kind, decision, caller, known, current, charge, 0.0)
+                    grant = Grant("", kind, decision, caller, known or (), current, charge, 0.0)
                     self.plane.publish(self.listener, head, grant)
 
     @property
@@ -502,12 +513,14 @@ async def world(
     spliced: bool = splice.AVAILABLE,
     front: UpstreamSettings | None = None,
     known: bool = True,
+    denials: int = DENIALS_PER_MINUTE,
     tokens: TokenVerifier | None = None,
     **more: float,
 ) -> AsyncIterator[World]:
     """`front` puts a proxy in front, whose credential is one of the `secrets`.
 
-    `known`: the native plane, where there is one, has seen a request of each rule before.
+    `denials` of each caller are recorded one by one. `known`: the native plane, where there is one, has seen a request
+    of each rule before.
     """
     own = OwnListeners()
     plane: Plane | None = None
@@ -522,6 +535,8 @@ async def world(
     if front is not None:
         held = secrets or Secrets()
         ahead = UpstreamProxy(front, bounds, resolver=resolver, secrets=held, own=own, base=Path("/nowhere"))
+        if front.pac is not None:
+            await ahead.look_ahead()
     troubles: list[str] = []
     ways = Ways(ahead, connect_timeout=bounds.connect_timeout, on_trouble=troubles.append)
     enforcer = Enforcer(
@@ -533,6 +548,7 @@ async def world(
         metrics=metrics,
         own_listeners=own,
         names=ahead,
+        denials=DenialBudget(asyncio.get_running_loop().time, per_minute=denials),
     )
     leaks = LeakWatch(policies)
     leaks.load(watched or {})
@@ -555,7 +571,7 @@ async def world(
     own.add(sock)
     listener = Listener(sock, principal, "test")
     await gate.open(listener)
-    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane)
+    made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane, ahead)
     if known:
         made.publish()
     try:

@@ -396,7 +396,7 @@ async def test_a_refused_request_whose_body_is_not_read_ends_the_connection(head
 
 
 async def test_many_pipelined_refusals_are_no_recursion() -> None:
-    async with world() as w, client(w) as (reader, writer):
+    async with world(denials=5000) as w, client(w) as (reader, writer):
         writer.write(request(80, method="HEAD") * 3000)
         for _ in range(3000):
             assert (await read_message(reader, body=False)).status == 403

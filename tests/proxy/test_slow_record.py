@@ -39,6 +39,10 @@ class SlowAudit:
     def record(self, event: Event, *, owner: str | None = None) -> None:
         self.events.append(event)
 
+    def denied(self, event: DecisionEvent, *, owner: str | None = None, summary: bool = False) -> str:
+        self.record(event)
+        return event.id
+
     async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         self.waiting += 1
         await self.disk.wait()

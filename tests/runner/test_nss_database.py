@@ -132,8 +132,7 @@ def test_firefox_takes_a_server_by_its_policy_and_by_the_database(site: Site, tm
         f"exec {FIREFOX} --headless --profile {profile} --screenshot {tmp_path}/page.png {site.url}/{way}"
     )
     (profile / "user.js").write_text('user_pref("network.proxy.type", 0);\n')
-    while not site.seen.empty():
-        site.seen.get()
+    site.forget()
     browser = subprocess.Popen(
         ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
         env=os.environ | {"HOME": str(tmp_path)},

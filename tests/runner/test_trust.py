@@ -18,7 +18,7 @@ from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.environment import JAVA_OPTIONS, ca_environment, with_java_options
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.spec import Mount
-from cloned_proxy.runner.trust import link_nss, nss_bind, read_ca_files, trust_binds, write_trust
+from cloned_proxy.runner.trust import link_nss, read_ca_files, trust_binds, write_trust
 from tests.runner.conftest import start_serving
 from tests.runner.jobs import TOOL
 from tests.runner.private_site import Site, private_site
@@ -35,6 +35,7 @@ IN_THE_SANDBOX = [
     ("curl", "curl -sS {url}"),
     ("python", "python3 -c \"import urllib.request as u; print(u.urlopen('{url}').read().decode(), end='')\""),
     ("node", "node -e \"fetch('{url}').then(a => a.text()).then(t => process.stdout.write(t))\""),
+    ("system", "cmp $SSL_CERT_FILE /etc/ssl/certs/ca-certificates.crt && echo private"),
     ("uv", "uv pip install --no-cache --target /sandbox/x {url}/x-1.0-py3-none-any.whl 2>&1 | grep -c UnknownIssuer"),
 ]
 
@@ -54,9 +55,21 @@ def test_the_bundle_has_the_public_roots_the_private_ones_and_the_workspaces_own
     assert set(modes.values()) == {0o444}
 
 
-def test_the_database_of_a_home_in_memory_is_not_laid_over_what_somebody_mounts_there(tmp_path: Path) -> None:
-    for target, shown in (("/home/tool/.pki", 0), ("/home/tool/.pki/nssdb/", 0), ("/home/tool/.pkix", 1)):
-        assert len(list(nss_bind(tmp_path, [Mount("/x", target)]))) == shown
+@pytest.mark.parametrize(
+    ("mounted", "left_out"),
+    [
+        ("/home/tool/.pki", {"/home/tool/.pki"}),
+        ("/home/tool/.pki/nssdb/", {"/home/tool/.pki"}),
+        ("/home/tool/.pkix", set()),
+        ("/etc/ssl", {"/etc/ssl/certs/ca-certificates.crt"}),
+        ("/etc/firefox/policies/policies.json", {"/etc/firefox/policies/policies.json"}),
+    ],
+)
+def test_nothing_is_laid_over_or_into_what_somebody_mounts(tmp_path: Path, mounted: str, left_out: set[str]) -> None:
+    every, shown = ({each.target for each in trust_binds(tmp_path, mounts)} for mounts in ((), [Mount("/x", mounted)]))
+    assert every - shown == left_out
+    kept = {each.target for each in trust_binds(tmp_path, home_in_memory=False)}
+    assert every - kept == {"/home/tool/.pki"}
 
 
 def test_a_kept_home_has_a_link_while_there_are_private_cas_and_keeps_what_is_its_own(tmp_path: Path) -> None:
@@ -130,7 +143,7 @@ def test_java_takes_the_trust_store(site: Site, tmp_path: Path) -> None:
 @pytest.mark.skipif(CHROMIUM is None or os.geteuid() != 0, reason="no browser, or no namespace of mounts to be had")
 def test_chromium_takes_the_policy(site: Site, tmp_path: Path) -> None:
     write_trust(tmp_path, site.pem, None)
-    policy = next(trust_binds(tmp_path))
+    policy = next(mount for mount in trust_binds(tmp_path) if "chromium" in mount.target)
     assert CHROMIUM is not None
     page = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server", "--dump-dom", site.url]
     shown = {}
@@ -209,7 +222,7 @@ def test_nss_and_firefox_find_it_in_both_kinds_of_home(project: Path, site: Site
 def test_clients_in_the_sandbox_take_it_by_their_variables(project: Path, site: Site) -> None:
     script = "; ".join(f"echo {name}: $({command.format(url=site.url)})" for name, command in IN_THE_SANDBOX)
     words = [sys.executable, "-m", "cloned_proxy", "exec", "--workspace", str(project), TOOL, "--", "sh", "-c"]
-    wanted = ["curl: private", "python: private", "node: private", "uv: 0"]
+    wanted = ["curl: private", "python: private", "node: private", "system: private", "uv: 0"]
     config = project / "config.yaml"
     config.write_text("sandbox: {ca_files: [company.pem]}\n")
     done = subprocess.run([*words, script], capture_output=True, text=True, check=False, timeout=100)

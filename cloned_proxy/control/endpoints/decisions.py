@@ -11,6 +11,7 @@ from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.control.record import Wanted
 from cloned_proxy.policy.address import classify
+from cloned_proxy.store.audit_log import times_of
 
 Tool = Annotated[str, Field(min_length=1, max_length=256)]
 Host = Annotated[str, Field(min_length=1, max_length=255)]
@@ -49,6 +50,8 @@ class DecisionAnswer(Strict):
     rule: str
     policy: str
     hint: str
+    count: int
+    """How many calls it stands for: equal denials in a row are one entry."""
     refused_address: str
     """With `address_not_allowed`: what the name resolved to; "" otherwise."""
     refused_class: str
@@ -63,11 +66,11 @@ class DecisionsAnswer(Strict):
 
 def decision_answer(seq: int, body: dict[str, Any]) -> DecisionAnswer:
     """One entry of the log, without what only the log needs."""
-    names = DecisionAnswer.model_fields.keys() - {"seq", "refused_address", "refused_class"}
+    names = DecisionAnswer.model_fields.keys() - {"seq", "count", "refused_address", "refused_class"}
     address = body.get("refused_address", "")  # a log may be older than the field
     kind = classify(ip_address(address)).value if address else ""
     told = {name: body[name] for name in names}
-    return DecisionAnswer(seq=seq, **told, refused_address=address, refused_class=kind)
+    return DecisionAnswer(seq=seq, **told, count=times_of(body), refused_address=address, refused_class=kind)
 
 
 def _decisions(call: Call) -> DecisionsAnswer:

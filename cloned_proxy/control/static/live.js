@@ -115,7 +115,7 @@ function open(place, query) {
 function row(item) {
   return h("li", {}, h("button", { type: "button", class: "decision", onclick: () => detail(item) },
     ago(item.at), verdict(item.verdict), h("span", { class: "call" }, h("span", { class: "method" }, plain(item.method)), " ", hostname(item.host, item.port), h("span", { class: "path" }, plain(item.path))),
-    h("span", { class: "by" }, toolname(item.tool)), h("span", { class: "why" }, item.reason === "allowed" ? "" : inWords(item.reason))));
+    h("span", { class: "by" }, toolname(item.tool)), h("span", { class: "why" }, item.reason === "allowed" ? "" : inWords(item.reason) + (item.count > 1 ? ` (${item.count} times)` : ""))));
 }
 
 function detail(item) {
@@ -123,7 +123,7 @@ function detail(item) {
     ["When", absolute(item.at)], ["Verdict", verdict(item.verdict)], ["Why", `${inWords(item.reason)} (${visible(item.reason)})`],
     ["Tool", toolname(item.tool)], ["Run", visible(item.run ?? "")], ["How", visible(item.kind).replaceAll("_", " ")],
     ["Method", plain(item.method)], ["Host", hostname(item.host)], ["Port", String(item.port)], ["Path", plain(item.path)],
-    ["Rule", visible(item.rule)], ["Policy", visible(item.policy)], ["Decision", visible(item.id)],
+    ["Rule", visible(item.rule)], ["Policy", visible(item.policy)], ["Decision", visible(item.id)], ["Times", item.count > 1 ? String(item.count) : ""],
   ].filter(([, value]) => value !== "");
   const hint = item.hint ? (item.hint.startsWith("cloned-proxy ") ? command(item.hint) : h("p", {}, item.hint)) : null;
   const allowable = item.verdict !== "allow" && item.hint?.startsWith("cloned-proxy allow ");

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -26,7 +27,7 @@ from cloned_proxy.proxy.inspection.hooks import FailClosedHandler, UndecidedErro
 from cloned_proxy.proxy.inspection.http_layers import StrictHttpLayer
 from cloned_proxy.proxy.inspection.parts import InspectionParts, make_layers
 from cloned_proxy.proxy.inspection.reach import reach
-from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter
+from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, UpstreamReader
 from cloned_proxy.proxy.tunnels import idle_seconds, response_seconds
 
 _log = structlog.get_logger(__name__)
@@ -59,6 +60,7 @@ class InspectedConnection(FailClosedHandler):
         self._retiring: list[Connection] = []
         self._orphan: answers.Answer | None = None
         """The answer to a head that could not be read, and so belongs to no exchange."""
+        self._writer = writer
         self._timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
         self._idle_since = self._loop.time()
@@ -152,9 +154,7 @@ class InspectedConnection(FailClosedHandler):
         self._arm(self.parts.settings.keep_alive_timeout, self._quiet_too_long)
 
     def held(self, count: int) -> None:
-        exchange = self.current
-        if exchange.filters is not None and count > exchange.filters.limit and not exchange.cause:
-            exchange.turn_away(exchange.filters.too_long())
+        if self.current.held_too_much(count):
             self.retire_upstreams()
 
     def idle_for(self) -> float:
@@ -165,6 +165,8 @@ class InspectedConnection(FailClosedHandler):
         exchange = self._exchange
         if exchange is not None and exchange.grant is not None:
             self.parts.enforcer.finish(exchange.grant, exchange.cause or cause)
+        if exchange is not None and exchange.filters is not None and exchange.filters.limit:
+            self._writer.when_taken(partial(exchange.filters.came, 0))
 
     def finish_failed(self) -> None:
         self._disarm()
@@ -193,7 +195,8 @@ class InspectedConnection(FailClosedHandler):
         server.state = ConnectionState.OPEN
         server.peername = writer.get_extra_info("peername")
         server.sockname = writer.get_extra_info("sockname")
-        self.transports[server] = ConnectionIO(handler=asyncio.current_task(), reader=reader, writer=writer)
+        bounded: Any = UpstreamReader(reader, lambda: self._exchange)  # it has the one method that is used
+        self.transports[server] = ConnectionIO(handler=asyncio.current_task(), reader=bounded, writer=writer)
         try:
             if server.tls:
                 self._arm(self.parts.settings.connect_timeout, lambda: self._late("tls"))

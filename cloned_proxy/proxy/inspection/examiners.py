@@ -8,7 +8,7 @@ final response. At either it may turn the exchange away, and it may hang a filte
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -18,6 +18,7 @@ from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injection
+from cloned_proxy.proxy.inspection.held import Held
 
 type RawFields = list[tuple[bytes, bytes]]
 
@@ -105,6 +106,8 @@ class HeldFilter(ABC):
 
     limit: int
     """Bytes; a longer body is answered by `too_long`."""
+    held: Held | None = None
+    """Its share of what may be held in all; None for bodies that are small enough not to count."""
 
     @abstractmethod
     async def whole(self, body: bytes) -> bytes:
@@ -139,7 +142,7 @@ class Filters:
 
     def __init__(self, chain: Sequence[BodyFilter]) -> None:
         self._chain: Final = chain
-        self.limit: Final = min((one.limit for one in chain if isinstance(one, HeldFilter)), default=0)
+        self.limit: Final = min((one.limit for one in self._holding()), default=0)
         """Bytes up to which the body is held; 0: nothing is held, and `feed` and `rest` apply instead of `whole`."""
         self.resizes: Final = any(one.resizes for one in chain if isinstance(one, StreamFilter))
 
@@ -161,6 +164,21 @@ class Filters:
             body = one.feed(body) + one.rest() if isinstance(one, StreamFilter) else await one.whole(body)
         return body
 
+    def came(self, count: int) -> None:
+        """So many bytes of the body are held by now; 0: it was sent, or its exchange is over."""
+        for one in self._holding():
+            if one.held is not None:
+                one.held.note(count)
+
+    async def room(self) -> None:
+        """Waits until more of the body may be held; nothing is read meanwhile."""
+        for one in self._holding():
+            if one.held is not None:
+                await one.held.room()
+
+    def _holding(self) -> Iterator[HeldFilter]:
+        return (one for one in self._chain if isinstance(one, HeldFilter))
+
     def trailers(self, fields: RawFields) -> RawFields:
         for one in self._chain:
             fields = one.trailers(fields)
@@ -168,4 +186,4 @@ class Filters:
 
     def too_long(self) -> UnfitError:
         """Of the filter that holds the least."""
-        return next(one for one in self._chain if isinstance(one, HeldFilter) and one.limit == self.limit).too_long()
+        return next(one for one in self._holding() if one.limit == self.limit).too_long()

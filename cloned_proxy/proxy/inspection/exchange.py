@@ -107,6 +107,16 @@ class Exchange:
             (self.grant.charge.up if up else self.grant.charge.down)(len(data))
         return data
 
+    def held_too_much(self, count: int) -> bool:
+        """Whether so many bytes of the response, which are held until it is whole, are more than its filters hold."""
+        if self.filters is None or self.cause:
+            return False
+        self.filters.came(count)
+        if count <= self.filters.limit:
+            return False
+        self.turn_away(self.filters.too_long())
+        return True
+
     def turn_away(self, error: UnfitError) -> None:
         """The response must not go on; what is sent of it is up to whoever knows whether it has begun."""
         _log.info(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from typing import Any, Final
 
+from cloned_proxy.proxy.inspection.exchange import Exchange
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 
 _NO_ADDRESS: Final = ("unix", 0)
@@ -55,6 +58,7 @@ class ClientWriter:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         self._closed = False
+        self._waiting: set[asyncio.Future[None]] = set()
 
     @property
     def transport(self) -> asyncio.WriteTransport:
@@ -77,11 +81,37 @@ class ClientWriter:
     async def drain(self) -> None:
         await self._writer.drain()
 
+    def when_taken(self, then: Callable[[], None]) -> None:
+        """Calls `then` once the client has taken what was written, or cannot take it any more."""
+
+        async def wait() -> None:
+            with contextlib.suppress(OSError, RuntimeError):
+                await self._writer.drain()
+            then()
+
+        waiting = asyncio.ensure_future(wait())
+        self._waiting.add(waiting)
+        waiting.add_done_callback(self._waiting.discard)
+
     def is_closing(self) -> bool:
         return self._closed or self._writer.is_closing()
 
     def close(self) -> None:
         self._closed = True
+
+
+class UpstreamReader:
+    """Gives no bytes while there is no room for more of a response that its filters want to see whole."""
+
+    def __init__(self, reader: asyncio.StreamReader, current: Callable[[], Exchange | None]) -> None:
+        self._reader = reader
+        self._current = current
+
+    async def read(self, count: int) -> bytes:
+        exchange = self._current()
+        if exchange is not None and exchange.filters is not None:
+            await exchange.filters.room()
+        return await self._reader.read(count)
 
 
 async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

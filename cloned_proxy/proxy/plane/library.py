@@ -137,6 +137,7 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_reads_head": (c_size_t, (*_TEXT, c_size_t, c_size_t, POINTER(c_size_t))),
     "plane_reads_hello": (c_uint32, (*_TEXT, *_TEXT, c_bool)),
     "plane_reads_answer": (c_bool, _TEXT),
+    "plane_reads_front": (c_size_t, (*_TEXT, c_size_t, c_size_t)),
 }
 
 

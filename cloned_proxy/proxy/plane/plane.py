@@ -112,6 +112,7 @@ class Plane:
             tokens=parts.tokens,
             clock=parts.clock,
             entries=self.entries,
+            ways=parts.ways,
         )
         self._arrivals = Arrivals(
             self._library, self._handle, parts, verdicts=self._verdicts, listener_of=self._listener_of
@@ -166,8 +167,13 @@ class Plane:
 
     def publish(self, listener: Listener, head: Head, grant: Grant) -> None:
         """Lets the plane grant the same again, if that may be."""
-        if listener in self._listeners and self._running and not self._parts.ways.chained(grant):
+        if listener in self._listeners and self._running:
             self._verdicts.publish(self._listeners[listener][0], head, grant)
+
+    def look(self) -> None:
+        """Takes everything back if anything has changed that a decision looks at."""
+        if self._running:
+            self._verdicts.look()
 
     def sweep(self) -> None:
         """Takes back what is not to be granted any more, and cuts what no longer passes. `Tunnels.sweep` says when."""

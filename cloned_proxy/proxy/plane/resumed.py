@@ -14,7 +14,8 @@ from cloned_proxy.proxy.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.parts import GateParts
-from cloned_proxy.proxy.passage import Passage, Resumption
+from cloned_proxy.proxy.passage import Passage
+from cloned_proxy.proxy.resumption import Resumption
 
 
 class Stage(enum.IntEnum):
@@ -26,6 +27,7 @@ class Stage(enum.IntEnum):
     EXHAUSTED = 3
     HELLO = 4
     GUARD = 5
+    ASKED = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,8 @@ class Handed:
     """From the dial on."""
     upstream: socket.socket | None = None
     server_bytes: bytes = b""
-    hello_seconds: float = 0.0
-    """What is left of the time for a ClientHello."""
+    seconds: float = 0.0
+    """What is left of the time for a ClientHello, or for the answer of the proxy in front."""
 
     def close(self) -> None:
         """Where nobody takes it."""
@@ -87,8 +89,10 @@ def _resumption(handed: Handed) -> Resumption:
         case Stage.EXHAUSTED:
             return Resumption(failure=ExhaustedError("no file descriptor is left"))
         case Stage.HELLO:
-            return Resumption(handed.upstream, hello_seconds=handed.hello_seconds)
+            return Resumption(handed.upstream, seconds=handed.seconds)
         case Stage.GUARD:
             return Resumption(handed.upstream, guarded=True, server_bytes=handed.server_bytes)
+        case Stage.ASKED:
+            return Resumption(handed.upstream, seconds=handed.seconds, asked=True)
         case Stage.HEAD:
             raise ValueError(Reason.INTERNAL_ERROR)

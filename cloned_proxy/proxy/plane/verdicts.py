@@ -1,7 +1,8 @@
 """What the plane may grant by itself: grants of ours that depend on nothing but who asks for which host and port.
 
-A verdict is taken back as soon as anything changes that a decision looks at (`question.Basis`), and lives no longer
-than what it was made of: the addresses, the credential, the rule. So each one equals what would be decided anew.
+A verdict is taken back as soon as anything changes that a decision looks at (`question.Basis`), or the way to the
+upstream (`ways.KnownWay`), and lives no longer than what it was made of: the addresses, the credential, the rule. So
+each one equals what would be decided anew.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Final
 
 from cloned_proxy.policy.decide import needs_hello
 from cloned_proxy.policy.identity import TokenVerifier, credential_fields, credentials_expire
+from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 from cloned_proxy.proxy.budget import ACCOUNT_WIDTH, account_name
 from cloned_proxy.proxy.client_hello import ServerNames, Unread
@@ -25,6 +27,7 @@ from cloned_proxy.proxy.plane.cells import PlaneCells
 from cloned_proxy.proxy.plane.entries import PlaneEntries
 from cloned_proxy.proxy.plane.library import ID_BYTES, NO_LIMIT, Publication
 from cloned_proxy.proxy.question import Basis
+from cloned_proxy.proxy.ways import KnownWay, Ways
 from cloned_proxy.store.chain import canonical_json
 from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd, Kind
 
@@ -75,6 +78,7 @@ class Verdicts:
         tokens: TokenVerifier,
         clock: Callable[[], float],
         entries: PlaneEntries,
+        ways: Ways,
     ) -> None:
         self._library: Final = library
         self._plane: Final = plane
@@ -84,11 +88,11 @@ class Verdicts:
         self._tokens: Final = tokens
         self._clock: Final = clock
         self._entries: Final = entries
+        self._ways: Final = ways
         self._by_key: dict[bytes, Published] = {}
         self.known: Final[dict[int, Published]] = {}
         self._next = 1
-        self._inputs = basis.now()
-        self._generation = tokens.generation
+        self._inputs = self._now()
         self._offset = clock() - time.monotonic()
 
     def publish(self, listener: int, head: Head, grant: Grant) -> None:
@@ -100,7 +104,12 @@ class Verdicts:
             return
         if self._basis.budgets.shares.are_of(grant.caller.tool):  # smaller and larger from moment to moment
             return
-        seconds = min(_FOREVER, self._basis.resolver.lasts(host), self._lasts(head, grant))
+        way = self._ways.known(grant)
+        if way is None:
+            return
+        # Without addresses of its own it is a name that only the proxy in front looks up.
+        looked_up = self._basis.resolver.lasts(host) if grant.addresses else _FOREVER
+        seconds = min(_FOREVER, looked_up, way.seconds, self._lasts(head, grant))
         key = key_of(listener, head)
         before = self._by_key.get(key)
         if seconds <= 0 or (before is not None and before.live and now < before.expires):
@@ -109,7 +118,7 @@ class Verdicts:
             self.forget()
         elif before is not None:
             self._withdraw(before)
-        self._publish(key, grant, now + seconds)
+        self._publish(key, grant, way, now + seconds)
 
     def _lasts(self, head: Head, grant: Grant) -> float:
         """Seconds until the rule or a credential is over by the wall clock."""
@@ -120,13 +129,13 @@ class Verdicts:
             ends = min(ends, rule.expires)
         return ends - now
 
-    def _publish(self, key: bytes, grant: Grant, expires: float) -> None:
+    def _publish(self, key: bytes, grant: Grant, way: KnownWay, expires: float) -> None:
         number, self._next = self._next, self._next + 1
         event = _event_of(grant)
         self._entries.know(number, event)
         limits = fair_limits(grant.policy.scope_of(grant.caller.tool).limits, self._basis.flows_per_tool)
         host = grant.decision.host
-        content = _content(grant, event).encode("ascii")
+        content = _content(grant, way, event).encode("ascii")
         what = Publication(
             number=number,
             needs_hello=needs_hello(grant.decision),
@@ -145,10 +154,14 @@ class Verdicts:
 
     def look(self) -> None:
         """Takes everything back if anything changed that a decision or a name hangs on, or the wall clock was set."""
-        inputs, generation, offset = self._basis.now(), self._tokens.generation, self._clock() - time.monotonic()
-        if inputs != self._inputs or generation != self._generation or abs(offset - self._offset) > 1:
+        inputs, offset = self._now(), self._clock() - time.monotonic()
+        if inputs != self._inputs or abs(offset - self._offset) > 1:
             self.forget()
-        self._inputs, self._generation, self._offset = inputs, generation, offset
+        self._inputs, self._offset = inputs, offset
+
+    def _now(self) -> tuple[Policy | None, object]:
+        policy, *more = self._basis.now()
+        return policy, (more, self._tokens.generation, self._ways.front_now())
 
     def forget(self) -> None:
         """At the return nothing that was published is granted any more."""
@@ -232,9 +245,9 @@ def _event_of(grant: Grant) -> DecisionEvent:
     )
 
 
-def _content(grant: Grant, event: DecisionEvent) -> str:
-    port, host = grant.decision.request.port, grant.decision.host
-    places = (f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in interleaved(grant.addresses))  # noqa: PLR2004  the IP version
+def _content(grant: Grant, way: KnownWay, event: DecisionEvent) -> str:
+    host, port = grant.decision.host, way.port
+    places = (f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in interleaved(way.addresses))  # noqa: PLR2004  the IP version
     entry = canonical_json(event)
     before, at, rest = entry.partition(f'"at":{_AT!r}')
     between, mark, behind = rest.partition(f'"id":"{_ID}"')
@@ -248,4 +261,5 @@ def _content(grant: Grant, event: DecisionEvent) -> str:
         f'{between}"id":"',
         f'"{behind}',
         end.rpartition(f'"seconds":{_SECONDS!r}')[2],
+        way.request.decode("ascii"),
     ))  # fmt: skip

@@ -14,6 +14,7 @@ from cloned_proxy.proxy.fields import request_fields
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injection
+from cloned_proxy.proxy.inspection.held import Held
 from cloned_proxy.proxy.registry.encoding import MAX_METADATA, too_large
 from cloned_proxy.proxy.registry.filtered import AbsentError, MetadataError
 from cloned_proxy.proxy.response import FIRST_FINAL, ResponseError, ResponseHead, parse_response
@@ -38,7 +39,9 @@ class MetadataClient:
         self._extra_ca = extra_ca
         self._tls: ssl.SSLContext | None = None
 
-    async def fetch(self, grant: Grant, asking: Head, injection: Injection | None) -> tuple[bytes, list[str]]:
+    async def fetch(
+        self, grant: Grant, asking: Head, injection: Injection | None, held: Held
+    ) -> tuple[bytes, list[str]]:
         """The body, with its content codings, that answers `asking` (a `metadata_request`). Raises MetadataError."""
         host = grant.decision.host
         if host is None:
@@ -47,12 +50,12 @@ class MetadataClient:
         lines = [b"GET %b HTTP/1.1" % asking.path.encode("ascii"), *(b"%b: %b" % field for field in fields)]
         request = b"\r\n".join((*lines, b"connection: close", b"", b""))
         try:
-            async with asyncio.timeout(self._settings.connect_timeout + self._settings.response_timeout):
+            async with asyncio.timeout(self._settings.connect_timeout + self._settings.response_timeout) as limit:
                 reader, writer = await self._connect(grant, host.text)
                 try:
                     writer.write(request)
                     grant.charge.up(len(request))
-                    head, body = await self._response(reader)
+                    head, body = await self._response(reader, held, limit)
                     grant.charge.down(len(body))
                 finally:
                     writer.transport.abort()
@@ -80,7 +83,9 @@ class MetadataClient:
             raise
         return reader, writer
 
-    async def _response(self, reader: asyncio.StreamReader) -> tuple[ResponseHead, bytes]:
+    async def _response(
+        self, reader: asyncio.StreamReader, held: Held, limit: asyncio.Timeout
+    ) -> tuple[ResponseHead, bytes]:
         buffer, settings = Buffer(), self._settings
         while True:
             while (data := take_head(buffer, settings.max_head_bytes)) is None:
@@ -96,7 +101,9 @@ class MetadataClient:
             if size > MAX_METADATA:
                 raise too_large()
             pieces.append(piece)
+            held.note(size)
             if not piece:
+                await _room(held, limit)
                 more = await reader.read(_READ)
                 if not more and isinstance(framing, UnsizedBody):
                     break  # what was cut off is no whole JSON
@@ -114,6 +121,17 @@ def metadata_request(head: Head, host: str, port: int, path: str, accept: str, *
     return replace(
         head, method="GET", host=host, port=port, path=path, fields=tuple(fields), content_length=None, chunked=False
     )
+
+
+async def _room(held: Held, limit: asyncio.Timeout) -> None:
+    """Waits until more may be held. The registry is not to blame for that time."""
+    if held.may_grow:
+        return
+    clock = asyncio.get_running_loop().time
+    left = (limit.when() or clock()) - clock()
+    limit.reschedule(None)
+    await held.room()
+    limit.reschedule(clock() + left)
 
 
 async def _more(reader: asyncio.StreamReader) -> bytes:

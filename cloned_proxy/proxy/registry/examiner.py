@@ -18,6 +18,7 @@ from cloned_proxy.policy.registry_path import Part
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.examiners import Admitted, HeldFilter, RefusedError, ResponseSeen
+from cloned_proxy.proxy.inspection.held import HeldBodies
 from cloned_proxy.proxy.registry.asked import Asked
 from cloned_proxy.proxy.registry.client import MetadataClient
 from cloned_proxy.proxy.registry.dates import KnownDates
@@ -54,12 +55,14 @@ class RegistryExaminer:
         client: MetadataClient,
         *,
         clock: Callable[[], float] = time.time,
+        bodies: HeldBodies | None = None,
     ) -> None:
         """`clock` gives Unix seconds: the proxy's own time, by which all ages are counted."""
         self._enforcer = enforcer
         work = Work()
-        self._lookup = AgeLookup(enforcer, injector, client, KnownDates(), work)
-        self._shower = Shower(enforcer, self._lookup.note, work, clock)
+        bodies = bodies or HeldBodies()
+        self._lookup = AgeLookup(enforcer, injector, client, KnownDates(), work=work, bodies=bodies)
+        self._shower = Shower(enforcer, self._lookup.note, work, bodies, clock)
         self._clock = clock
 
     async def request_admitted(self, admitted: Admitted) -> None:

@@ -16,6 +16,7 @@ from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant, Refusal
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import InjectionError, Injector
+from cloned_proxy.proxy.inspection.held import HeldBodies
 from cloned_proxy.proxy.registry import npm, pypi
 from cloned_proxy.proxy.registry.client import MetadataClient, metadata_request
 from cloned_proxy.proxy.registry.dates import Dates, KnownDates, key_of
@@ -48,13 +49,21 @@ class AgeLookup:
     """One for each process."""
 
     def __init__(
-        self, enforcer: Enforcer, injector: Injector, client: MetadataClient, known: KnownDates, work: Work
+        self,
+        enforcer: Enforcer,
+        injector: Injector,
+        client: MetadataClient,
+        known: KnownDates,
+        *,
+        work: Work,
+        bodies: HeldBodies,
     ) -> None:
         self._enforcer = enforcer
         self._injector = injector
         self._client = client
         self._known = known
         self._work = work
+        self._bodies = bodies
         self._answered: set[Index] = set()
         """Those that have had metadata: they are asked first."""
         self._locks: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
@@ -152,8 +161,12 @@ class AgeLookup:
             injection = self._injector.injection_for(grant)
         except InjectionError as error:
             raise MetadataError("the secret of its registry's rule is not to be had") from error
-        body, codings = await self._client.fetch(grant, asking, injection)
-        return await self._work.done(_dates_in, body, codings, package, url_of(grant, path), registry)
+        held = self._bodies.body(grant.caller.tool)
+        try:
+            body, codings = await self._client.fetch(grant, asking, injection, held)
+            return await self._work.done(_dates_in, body, codings, package, url_of(grant, path), registry)
+        finally:
+            held.note(0)
 
     @staticmethod
     def _key(grant: Grant, index: Index, package: str) -> tuple[object, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -14,6 +15,7 @@ from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.inspection.examiners import HeldFilter, RawFields, ResponseSeen, UnfitError
+from cloned_proxy.proxy.inspection.held import Held, HeldBodies
 from cloned_proxy.proxy.registry import npm, pypi
 from cloned_proxy.proxy.registry.asked import Asked
 from cloned_proxy.proxy.registry.dates import Dates
@@ -23,22 +25,47 @@ from cloned_proxy.proxy.registry.lookup import filtered
 from cloned_proxy.proxy.registry.work import Work
 
 
+class _Made(NamedTuple):
+    body: bytes | None
+    """None where nothing can be shown."""
+    dates: Dates
+    foreign: str
+
+
 class Shower:
     """One for each process: filters documents beside the event loop."""
 
     def __init__(
-        self, enforcer: Enforcer, note: Callable[[Grant, Dates], None], work: Work, clock: Callable[[], float]
+        self,
+        enforcer: Enforcer,
+        note: Callable[[Grant, Dates], None],
+        work: Work,
+        bodies: HeldBodies,
+        clock: Callable[[], float],
     ) -> None:
         """`note` is told what a document has said about its files."""
         self._enforcer = enforcer
         self._note = note
-        self.work: Final = work
+        self._work = work
+        self._turn = asyncio.Lock()
+        self.bodies: Final = bodies
         self.clock = clock
 
     def note(self, asked: Asked, dates: Dates) -> None:
         """Remembers what a document has said. The JSON of a project says nothing of files that the index dates."""
         if not asked.target.whole:
             self._note(asked.admitted.grant, dates)
+
+    async def made(self, held: Held, work: Callable[[], _Made]) -> _Made:
+        """What is shown of a document. What comes out may be larger than what went in, so it waits for room, too."""
+        while True:
+            await held.room()
+            async with self._turn:
+                if not held.may_grow:
+                    continue  # that of the one before has taken it
+                made = await self._work.done(work)
+                held.note(len(made.body or b""))
+                return made
 
     def filtered(self, asked: Asked, body: bytes, codings: list[str]) -> Filtered:
         """The document without what is too young: beside the event loop. Raises MetadataError."""
@@ -76,13 +103,6 @@ class Shower:
         return UnfitError(age.problem or "all of it is too young", answer=answer, cause=f"refused:{Reason.TOO_YOUNG}")
 
 
-class _Made(NamedTuple):
-    body: bytes | None
-    """None where nothing can be shown."""
-    dates: Dates
-    foreign: str
-
-
 class FilteredMetadata(HeldFilter):
     """One document. The limit holds for what is on the wire; what is decompressed has the same."""
 
@@ -91,6 +111,7 @@ class FilteredMetadata(HeldFilter):
     def __init__(self, shower: Shower, asked: Asked, response: ResponseSeen) -> None:
         self._shower = shower
         self._asked = asked
+        self.held: Held = shower.bodies.body(asked.admitted.grant.caller.tool)
         self._codings = [value.decode("latin-1") for value in response.values(b"content-encoding")]
 
         offers = (value for name, value in asked.admitted.head.fields if name == "accept-encoding")
@@ -110,7 +131,7 @@ class FilteredMetadata(HeldFilter):
     async def whole(self, body: bytes) -> bytes:
         """See `HeldFilter`."""
         try:
-            made = await self._shower.work.done(self._made, body)
+            made = await self._shower.made(self.held, lambda: self._made(body))
         except MetadataError as error:
             raise self.unfit(error) from error
         self._shower.note(self._asked, made.dates)

@@ -34,14 +34,23 @@ _UNREACHABLE_THERE: Final = frozenset(
 class ChainedDial:
     """In the place of a `Dial`, with the same promises: `on_end` is called once, and not behind `cancel`."""
 
-    __slots__ = ("_answer", "_deadline", "_dial", "_grant", "_loop", "_on_end", "_port", "_seconds", "_sock",
+    __slots__ = ("_answer", "_asked", "_deadline", "_dial", "_grant", "_loop", "_on_end", "_port", "_seconds", "_sock",
                  "_targets", "_task", "_upstream")  # fmt: skip
 
-    def __init__(self, upstream: UpstreamProxy, grant: Grant, *, on_end: Callable[[DialOutcome], None]) -> None:
+    def __init__(
+        self,
+        upstream: UpstreamProxy,
+        grant: Grant,
+        *,
+        on_end: Callable[[DialOutcome], None],
+        asked: tuple[socket.socket, float] | None = None,
+    ) -> None:
+        """`asked`: a connection on which the first target was asked for already, and the seconds that are left."""
         self._upstream = upstream
         self._grant = grant
         self._port = grant.decision.request.port
-        self._seconds = upstream.bounds.connect_timeout
+        self._asked: socket.socket | None = None if asked is None else asked[0]
+        self._seconds = upstream.bounds.connect_timeout if asked is None else asked[1]
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._targets: deque[Host | Address] = deque(upstream.targets(grant))
@@ -54,7 +63,13 @@ class ChainedDial:
 
     def start(self) -> None:
         self._deadline = self._loop.call_later(self._seconds, self._timed_out)
-        self._begin()
+        self._sock, self._asked = self._asked, None
+        if self._sock is None:
+            self._begin()
+        else:
+            self._sock.setblocking(False)
+            self._targets.popleft()
+            self._await_answer(self._sock)
 
     def cancel(self) -> None:
         """Drops everything; `on_end` will not be called."""
@@ -69,6 +84,9 @@ class ChainedDial:
             task.cancel()
         if self._sock is not None:
             self._let_go().close()
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.close()
 
     # A connection to the proxy.
 
@@ -108,16 +126,19 @@ class ChainedDial:
     # CONNECT, and the answer.
 
     def _ask(self, sock: socket.socket) -> None:
-        bounds = self._upstream.bounds
         request = connect_request(self._targets.popleft(), self._port, self._upstream.credential())
+        # The first bytes of a connection: less than any send buffer, so that they go at once or never.
+        if sock.send(request) != len(request):
+            raise UpstreamProxyError(Trouble.UNREACHABLE, "the upstream proxy takes no request")
+        self._await_answer(sock)
+
+    def _await_answer(self, sock: socket.socket) -> None:
+        bounds = self._upstream.bounds
         self._answer = ConnectAnswer(
             max_bytes=bounds.max_head_bytes,
             max_fields=bounds.max_head_fields,
             server_first=self._upstream.server_speaks_first(self._grant),
         )
-        # The first bytes of a connection: less than any send buffer, so that they go at once or never.
-        if sock.send(request) != len(request):
-            raise UpstreamProxyError(Trouble.UNREACHABLE, "the upstream proxy takes no request")
         self._loop.add_reader(sock, self._readable)
 
     def _readable(self) -> None:

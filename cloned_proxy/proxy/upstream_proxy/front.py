@@ -31,6 +31,8 @@ from cloned_proxy.store.upstream_tls import verifying_context
 
 _log = structlog.get_logger(__name__)
 
+_NOWHERE: Final = Host("cloned-proxy.invalid")
+"""RFC 6761, section 6.4: a name that nobody has."""
 _MOST_TARGETS: Final = 4
 """Addresses of one name that the proxy is asked for, one after the other."""
 
@@ -68,14 +70,24 @@ class UpstreamProxy:
         """Where proxies in front were ever found: these stay closed to tools."""
         self._named: Final[set[Host]] = set()
         self._named_at: Final[set[tuple[Host | None, int]]] = set()
-        if self._only is not None:
-            self._meet(self._only, () if self._only.host.address is None else (self._only.host.address,))
+        self._foreseen: Final = (self._only,) if self._only is not None else self._pac.named if self._pac else ()
+        for place in self._foreseen:
+            self._meet(place, () if place.host.address is None else (place.host.address,))
 
     async def look_ahead(self) -> None:
         """Finds out where the proxy is, so that it is closed to tools before anything went through it."""
-        if self._only is not None:
+        for place in (*self._foreseen, *await self._usual()):
+            self._meet(place, ())
             with contextlib.suppress(ResolveError):
-                self._meet(self._only, await self._resolver.resolve(self._only.host))
+                self._meet(place, await self._resolver.resolve(place.host))
+
+    async def _usual(self) -> tuple[Place, ...]:
+        """What a PAC file says for a host that it cannot know: names that it puts together do not stand in its text."""
+        found: tuple[Place, ...] = ()
+        for port, tunnel in ((443, True), (80, False)):
+            with contextlib.suppress(UpstreamProxyError):
+                found += () if self._pac is None else await self._pac.places(_NOWHERE, port, tunnel=tunnel)
+        return found
 
     def close(self) -> None:
         if self._pac is not None:
@@ -109,7 +121,9 @@ class UpstreamProxy:
 
         Whoever can speak to that one can ask it for anything, past every rule.
         """
-        return self._own if _is_named(decision) and decision.host in self._named else _Closed(self._own, self._met)
+        if _is_named(decision) and decision.host in self._named:
+            return self._own
+        return _EVERYWHERE if self.closes(decision) else _Closed(self._own, self._met)
 
     def closes(self, decision: Decision) -> bool:
         """`closed_to` for a name that is not looked up here: whether it is that of a proxy in front."""
@@ -127,6 +141,18 @@ class UpstreamProxy:
             _log.error("the upstream proxy is not asked: its credential is not to be had", reason=str(error))
             raise UpstreamProxyError(Trouble.CREDENTIAL, "no credential for the upstream proxy") from None
         return basic(value)
+
+    def now(self) -> object:
+        """Equal to what it was before: it is told the same, and the same places are closed to tools."""
+        try:
+            value = None if self._secret is None else self._secrets.value_of(self._secret)
+        except StoreError:
+            value = None
+        return value, len(self._met), len(self._named_at)
+
+    def lasts(self) -> float:
+        """Seconds for which `known_addresses` will go on to answer as it does now."""
+        return 0.0 if self._only is None else self._resolver.lasts(self._only.host)
 
     def server_speaks_first(self, grant: Grant) -> bool:
         """Whether the server may be the first to speak in this tunnel."""
@@ -162,7 +188,7 @@ class UpstreamProxy:
         for place in places:
             try:
                 async with asyncio.timeout(self.bounds.connect_timeout / len(places)):
-                    return await self._connect(place)
+                    return await self._connect(place, grant)
             except TimeoutError:
                 failure = too_slow()
             except UpstreamProxyError as error:
@@ -177,12 +203,17 @@ class UpstreamProxy:
             raise ValueError("a grant without a canonical host")
         return await self._pac.places(host, grant.decision.request.port, tunnel=tunnel)
 
-    async def _connect(self, place: Place) -> Socket:
+    async def _connect(self, place: Place, grant: Grant) -> Socket:
         try:
             addresses = self._checked(place, await self._resolver.resolve(place.host))
         except ResolveError as error:
             trouble = Trouble.TIMED_OUT if error.timed_out else Trouble.UNREACHABLE
             raise UpstreamProxyError(trouble, "the name of the upstream proxy does not resolve") from error
+        if self._is_met(grant):
+            _log.warning(
+                "the upstream proxy is no destination; a PAC file has named it only now", place=place.host.text
+            )
+            raise UpstreamProxyError(Trouble.NO_WAY, "no upstream proxy leads there")
         if place.secure and self._context is not None:
             return await secure_connection(addresses, place.port, place.host.text, self._context)
         try:
@@ -197,6 +228,11 @@ class UpstreamProxy:
         self._meet(place, addresses)
         return addresses
 
+    def _is_met(self, grant: Grant) -> bool:
+        """Whether what the grant permits is a proxy in front, of which nobody knew when it was decided."""
+        closed, port = self.closed_to(grant.decision), grant.decision.request.port
+        return self.closes(grant.decision) or any((address, port) in closed for address in grant.addresses)
+
     def _meet(self, place: Place, addresses: tuple[Address, ...]) -> None:
         self._named.add(place.host)
         self._named_at.add((place.host, place.port))
@@ -207,6 +243,16 @@ def _is_named(decision: Decision) -> bool:
     """Whether the rule at hand names the host, rather than a pattern that happens to cover it."""
     rule = decision.rule
     return rule is not None and not rule.denies and rule.pattern.kind in (PatternKind.EXACT, PatternKind.ADDRESS)
+
+
+class _Everywhere:
+    """For the name of a proxy in front, whatever it resolves to: that may not have been looked up yet."""
+
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+_EVERYWHERE: Final = _Everywhere()
 
 
 class _Closed:

@@ -7,6 +7,8 @@ proxies is not taken: `DIRECT` would go past the proxies, which only `no_proxy` 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ _log = structlog.get_logger(__name__)
 _MAX_BYTES: Final = 1_048_576
 _KEPT_SECONDS: Final = 30.0
 _MOST_KEPT: Final = 4096
+_LITERAL: Final = re.compile(r"""(?:\b(PROXY|HTTPS?)\s+|["'])(\[[0-9A-Fa-f:.]+\]:\d+|[\w.-]+:\d+)""", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -48,6 +51,8 @@ class PacFile:
         except Exception as error:
             self.close()
             raise StoreError(f"upstream.pac: {path} is no PAC file: {str(error).splitlines()[0][:200]}") from error
+        self.named: Final = places_named_in(text)
+        """Proxies that stand in it literally: known before it was ever asked."""
         self._kept: dict[tuple[str, Host, int], tuple[tuple[Place, ...], float]] = {}
 
     def close(self) -> None:
@@ -90,6 +95,18 @@ def places_in(answer: str) -> tuple[Place, ...]:
             found.append(place_of(f"{scheme}://{authority.strip()}"))
         except ValueError:
             _log.warning("the PAC file names a proxy that is none", answer=element.strip()[:100])
+    return tuple(found)
+
+
+def places_named_in(text: str) -> tuple[Place, ...]:
+    """The proxies that the text of a PAC file names: `HOST:PORT` behind a keyword, or as a string of its own.
+
+    A name that the program puts together is not among them.
+    """
+    found = []
+    for match in _LITERAL.finditer(text):
+        with contextlib.suppress(ValueError):
+            found.append(place_of(f"{'https' if (match[1] or '').upper() == 'HTTPS' else 'http'}://{match[2]}"))
     return tuple(found)
 
 

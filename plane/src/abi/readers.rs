@@ -1,6 +1,7 @@
 //! The readers alone, for the comparison with those of Python.
 
 use super::bytes;
+use crate::front;
 use crate::head;
 use crate::hello::{self, Hello};
 
@@ -43,4 +44,10 @@ pub unsafe extern "C" fn plane_reads_hello(
 #[no_mangle]
 pub unsafe extern "C" fn plane_reads_answer(data: *const u8, length: usize) -> bool {
     hello::server_accepts(bytes(data, length))
+}
+
+/// The length of a success of the proxy in front, 0 when Python is to read it.
+#[no_mangle]
+pub unsafe extern "C" fn plane_reads_front(data: *const u8, length: usize, most: usize, fields: usize) -> usize {
+    front::success(bytes(data, length), most, fields).unwrap_or(0)
 }

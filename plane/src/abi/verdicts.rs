@@ -24,7 +24,7 @@ pub struct Publication {
 }
 
 /// `content`: parts with 0x1e between them: addresses with their port (a comma between), host, the entry of the decision
-/// in three parts, the end of the entry of an end. Null when it is not that.
+/// in three parts, the end of the entry of an end, what the proxy in front is told. Null when it is not that.
 #[no_mangle]
 pub unsafe extern "C" fn plane_publish(
     plane: &Plane,
@@ -41,13 +41,14 @@ pub unsafe extern "C" fn plane_publish(
         None => None,
     };
     let addresses = match addresses {
-        Some(addresses) if parts.len() == 6 && !addresses.is_empty() => addresses,
+        Some(addresses) if parts.len() == 7 && !addresses.is_empty() => addresses,
         _ => return std::ptr::null(),
     };
     let limit = |value: u64| if value == NO_LIMIT { None } else { Some(value) };
     let verdict = Arc::new(Verdict {
         number: what.number,
         addresses,
+        request: parts[6].to_vec(),
         host: parts[1].to_vec(),
         literal: what.literal,
         needs_hello: what.needs_hello,

@@ -26,6 +26,7 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.engine import MitmInspector
+from cloned_proxy.proxy.inspection.held import HeldBodies
 from cloned_proxy.proxy.inspection.http2.front import Front
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.registry.client import MetadataClient
@@ -49,6 +50,10 @@ class Audit:
 
     def record(self, event: Event, *, owner: str | None = None) -> None:
         self.events.append(event)
+
+    def denied(self, event: DecisionEvent, *, owner: str | None = None, summary: bool = False) -> str:
+        self.record(event)
+        return event.id
 
     async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         if isinstance(event, DecisionEvent) and event.kind is Kind.INSPECTED_REQUEST:
@@ -207,6 +212,8 @@ class World:
     secrets: Secrets = field(default_factory=Secrets)
     """What the vault holds."""
     leaks: LeakWatch = field(default_factory=LeakWatch)
+    bodies: HeldBodies = field(default_factory=HeldBodies)
+    """What the metadata of registries takes in memory."""
 
     @classmethod
     def make(cls, directory: Path, settings: ProxySettings) -> World:
@@ -225,6 +232,7 @@ class World:
         )
         leaks = LeakWatch(policies)
         injector, extra_ca, clock = Injector(secrets), directory / "upstream-ca.pem", Clock()
+        bodies = HeldBodies()
         client = MetadataClient(settings, Ways(connect_timeout=settings.connect_timeout), extra_ca=extra_ca)
         inspector = MitmInspector(
             enforcer=enforcer,
@@ -234,7 +242,7 @@ class World:
             metrics=metrics,
             ca_directory=directory / "ca",
             extra_ca=extra_ca,
-            examiners=(RegistryExaminer(enforcer, injector, client, clock=lambda: clock.now),),
+            examiners=(RegistryExaminer(enforcer, injector, client, clock=lambda: clock.now, bodies=bodies),),
         )
         return cls(
             policies,
@@ -250,6 +258,7 @@ class World:
             secrets=secrets,
             leaks=leaks,
             clock=clock,
+            bodies=bodies,
         )
 
     def server_tls(self, *names: str, ca: trustme.CA | None = None) -> ssl.SSLContext:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.rule import Host
+from cloned_proxy.policy.rule import Host, HostPattern, PatternKind
 from cloned_proxy.proxy.upstream_proxy import pac
 from cloned_proxy.proxy.upstream_proxy.failure import UpstreamProxyError
-from cloned_proxy.proxy.upstream_proxy.pac import PacFile, places_in
+from cloned_proxy.proxy.upstream_proxy.pac import PacFile, places_in, places_named_in
 from cloned_proxy.proxy.upstream_proxy.place import Place
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.upstream_settings import UpstreamSettings
@@ -109,3 +109,57 @@ def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(pac, "_load", load)
     with pytest.raises(StoreError, match=r"pip install 'cloned-proxy\[pac\]'"):
         PacFile(written(tmp_path, 'return "DIRECT";'))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'return "PROXY proxy.corp.example:3128; DIRECT"',
+        "var p = 'proxy.corp.example:3128'",
+        '"https Proxy.corp.example:3128"',
+        'return "SOCKS a:1; PROXY  proxy.corp.example:3128"',
+    ],
+)
+def test_the_proxies_that_a_file_names_are_known_before_it_is_asked(text: str) -> None:
+    assert [(place.host.text, place.port) for place in places_named_in(text)] == [("proxy.corp.example", 3128)]
+
+
+PROXY = "proxy.corp.example"
+COVERED = HostPattern(PatternKind.ONE_LABEL, "corp.example")
+
+
+@pytest.mark.parametrize(
+    ("body", "host", "no_proxy"),
+    [
+        (f'return "PROXY {PROXY}:PORT";', PROXY, [PROXY]),
+        (f'return "PROXY {PROXY}:PORT";', PROXY, []),
+        ('return "PROXY 127.0.0.1:PORT";', PROXY, ["127.0.0.0/8"]),
+        ('return "PROXY 127.0.0.1:PORT";', "www.corp.example", []),
+        ('return ["PROXY 127", "0", "0", "1:PORT"].join(".");', "www.corp.example", []),
+        ('return url == "https://cloned-proxy.invalid/" ? "DIRECT" : "PROXY 127" + ".0.0.1:PORT";', PROXY, []),
+    ],
+)
+async def test_a_proxy_that_no_answer_has_named_yet_is_no_destination(
+    body: str, host: str, no_proxy: list[str], tmp_path: Path
+) -> None:
+    async with front() as ahead:
+        path = written(tmp_path, body.replace("PORT", str(ahead.port)))
+        settings = UpstreamSettings.model_validate({"pac": str(path), "no_proxy": no_proxy})
+        async with world(allow(host, ahead.port, pattern=COVERED, raw_tcp=True), front=settings) as w:
+            w.resolver.table[host] = (LOOPBACK,)
+            reply = await w.ask(connect_head(ahead.port, host))
+            assert (reply.status, reply.json["reason"]) == (403, "address_not_allowed")
+        assert (ahead.heads, ahead.ended) == ([], 0)
+
+
+async def test_a_proxy_that_is_named_for_itself_alone_is_not_asked_for_itself(tmp_path: Path) -> None:
+    """Nobody could know of it before: it is refused on the way."""
+    body = f'return host == "{PROXY}" ? ["PROXY proxy.corp", "example:PORT"].join(".") : "DIRECT";'
+    async with front() as ahead:
+        path = written(tmp_path, body.replace("PORT", str(ahead.port)))
+        covered = allow(PROXY, ahead.port, pattern=COVERED)
+        async with world(covered, front=UpstreamSettings(pac=str(path)), addresses=(TARGET,)) as w:
+            w.resolver.table[PROXY] = (TARGET, LOOPBACK)
+            reply = await w.ask(connect_head(ahead.port, PROXY) + hello(PROXY))
+            assert (reply.status, w.troubles) == (502, ["no_way"])
+        assert (ahead.heads, ahead.ended) == ([], 0)

@@ -119,6 +119,7 @@ LIES: dict[str, tuple[bytes, str, int]] = {
     "HTTP/2": (_body("HTTP/2 200 OK\n\n"), "malformed", 502),
     "not HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "malformed", 502),
     "an endless head": (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 9000, "malformed", 502),
+    "a megabyte of head": (b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * 1_000_000, "malformed", 502),
     "too many fields": (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 201 + b"\r\n", "malformed", 502),
     "nothing": (b"", "unreachable", 502),
 }  # fmt: skip
@@ -331,6 +332,7 @@ async def test_by_name_the_front_is_not_asked_for_itself_because_a_pattern_cover
 async def test_a_front_that_is_this_proxy_itself_is_never_dialled() -> None:
     async with front() as ahead, world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w:
         w.own.add_address("127.0.0.1", ahead.port)
+        w.gate.sweep()  # as when a listener is opened
         told = await refused(w, ahead)
     assert (told["status"], w.troubles, ahead.heads) == (502, ["no_way"], [])
 

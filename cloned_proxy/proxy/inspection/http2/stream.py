@@ -205,10 +205,13 @@ class Stream(Answering):
             await self._respond_at_once(admitted.grant, seen, exchange)
             return
         if filters is not None and filters.limit:
-            body = await self._whole(filters, seen, exchange)
-            self._send_head(seen, len(body) if seen.has_body else seen.length)
-            admitted.grant.charge.down(len(body))
-            await self._front.send_data(self.id, body)
+            try:
+                body = await self._whole(filters, seen, exchange)
+                self._send_head(seen, len(body) if seen.has_body else seen.length)
+                admitted.grant.charge.down(len(body))
+                await self._front.send_data(self.id, body)
+            finally:
+                filters.came(0)
             await self._finish(exchange.body.trailers, filters)
             return
         if not seen.has_body:
@@ -242,6 +245,8 @@ class Stream(Answering):
             held += piece
             if len(held) > filters.limit:
                 raise filters.too_long()
+            filters.came(len(held))
+            await filters.room()
         return await filters.whole(bytes(held))
 
     def _send_head(self, seen: ResponseSeen, length: int | None, *, end: bool = False) -> None:
