@@ -15,6 +15,7 @@ from cloned_proxy.cli import (
     edit,
     exec_tool,
     explain,
+    fleet_resume,
     home,
     image,
     init,
@@ -80,6 +81,7 @@ app.command("explain")(explain.explain)
 app.command("log")(log.log)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
+app.add_typer(fleet_resume.app, name="fleet")
 app.add_typer(policy.app, name="policy")
 app.add_typer(preset.app, name="preset")
 app.add_typer(vault.app, name="vault")

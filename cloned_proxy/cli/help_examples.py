@@ -74,6 +74,8 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "approvals key": ("approvals key", "approvals key --json"),
     "approvals reject": ("approvals reject a-0123456789", "approvals reject a-0123456789 --reason 'ask for one host'"),
+    "fleet": ("fleet resume --reason 'its disk failed'",),
+    "fleet resume": ("fleet resume --reason 'its disk failed'",),
     "audit": ("audit verify", "audit export --since 1d --signed > log.jsonl"),
     "audit verify": (
         "audit verify",

@@ -93,7 +93,7 @@ def open_fleet_limits(
         fleet.name,
         name,
         memory=workspace.root / "fleet" / "uses.json",
-        trust=Trust(fleet.trust),
+        trust=Trust(dict.fromkeys((*fleet.trust, *fleet.approvers))),
         taken_here=lambda: _taken_here(workspace),
         acknowledged_by=fleet.acknowledged_by,
         on_outcome=metrics.use,

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.fleet.approval_service import approver_key_file
 from cloned_proxy.fleet.keys import SigningKey
+from cloned_proxy.fleet.resuming import resume_uses
 from cloned_proxy.fleet.resumption import Resumption, seal_resumption
 from cloned_proxy.fleet.use_names import UseNames
 from cloned_proxy.fleet.use_scripts import RESUME
+from cloned_proxy.store.workspace import Workspace
 from tests.fleet.conftest import RedisServer
 from tests.fleet.replicas import FLEET, FORK, OPERATOR, Canary, Replica, policy, processes, serving
 
@@ -36,6 +39,18 @@ def resume(store: RedisServer, key: SigningKey, *, at: float, fleet: str = FLEET
         word = Resumption(fleet, secrets.token_hex(8), at, "cli:op", "the store was empty")
         keys = (NAMES.ledger, NAMES.members, NAMES.waiting)
         assert client.eval(RESUME, 3, *keys, before, word.generation, seal_resumption(word, key), 0) == 1
+
+
+def operators(directory: Path, store: RedisServer) -> Workspace:
+    """A workspace that has an approver's key: here it is the one that the replicas trust."""
+    workspace = Workspace(directory)
+    workspace.create()
+    workspace.config_file.write_text(f"fleet: {{name: {FLEET}, store: '{store.url}', trust: ['{OPERATOR.public}']}}\n")
+    key = approver_key_file(workspace)
+    key.parent.mkdir(mode=0o700, exist_ok=True)
+    key.write_bytes(OPERATOR.pem())
+    key.chmod(0o600)
+    return workspace
 
 
 async def lasting(replica: Replica, problem: str) -> None:
@@ -114,7 +129,9 @@ async def test_a_store_that_forgets_everything_gives_nothing_until_an_operator_s
         assert [await one.call(), await two.call()] == ["store_unavailable"] * 2
         resume(store, OPERATOR, at=100.0, fleet="other")
         assert [await one.call(), await two.call()] == ["store_unavailable"] * 2
-        resume(store, OPERATOR, at=200.0)
+        await asyncio.to_thread(resume_uses, operators(tmp_path / "desk", store), by="cli:op", reason="it was empty")
+        with store.client() as client:
+            client.hset(NAMES.ledger, "settled", 0)  # ten seconds later
         # Each tells what it took by its own disk, so one is left of three.
         await two.uses.join()
         assert [await one.call(), await two.call()] == ["allowed", "lease_used_up"]
