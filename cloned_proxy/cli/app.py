@@ -15,7 +15,7 @@ from cloned_proxy.cli import (
     edit,
     exec_tool,
     explain,
-    fleet_resume,
+    fleet,
     home,
     image,
     init,
@@ -81,7 +81,6 @@ app.command("explain")(explain.explain)
 app.command("log")(log.log)
 app.add_typer(approvals.app, name="approvals")
 app.add_typer(audit.app, name="audit")
-app.add_typer(fleet_resume.app, name="fleet")
 app.add_typer(policy.app, name="policy")
 app.add_typer(preset.app, name="preset")
 app.add_typer(vault.app, name="vault")
@@ -101,4 +100,5 @@ app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
 app.add_typer(llm.app, name="llm")
+app.add_typer(fleet.app, name="fleet")
 add_examples(app)

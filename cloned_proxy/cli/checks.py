@@ -143,7 +143,7 @@ def _policy(workspace: Workspace, flag: Path | None) -> Check:
     path = workspace.policy_path(flag)
     if not path.exists() and path == workspace.policy_file:
         return Check("policy", "warn", f"{path} does not exist", "`cloned-proxy serve` puts the shipped default there")
-    policy = load_policy(path, time.time(), workspace.presets)
+    policy = load_policy(path, time.time(), workspace.presets_for(path))
     detail = f"{path}: version {policy.version}, {len(policy.rules)} rules, mode {policy.mode}"
     if policy.mode == "report":
         return Check("policy", "warn", detail, "report lets everything pass; set `mode: enforce` to protect")
@@ -169,7 +169,7 @@ def _vault(workspace: Workspace, flag: Path | None) -> Check:
     vault = Vault(workspace, workspace.config().vault.key)
     held = vault.secrets()
     path = workspace.policy_path(flag)
-    rules = load_policy(path, time.time(), workspace.presets).rules if path.exists() else ()
+    rules = load_policy(path, time.time(), workspace.presets_for(path)).rules if path.exists() else ()
     injecting = [(rule, rule.inject) for rule in rules if rule.inject is not None]
     given = {name for name, variable in ENVIRONMENT.items() if os.environ.get(variable)}
     for rule, inject in injecting:

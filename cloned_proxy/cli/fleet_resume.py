@@ -8,15 +8,7 @@ import typer
 
 from cloned_proxy.cli.options import WorkspaceOption
 
-app = typer.Typer(help="Many proxies as one.", no_args_is_help=True)
 
-
-@app.callback()
-def fleet() -> None:
-    """Many proxies as one."""
-
-
-@app.command("resume")
 def resume(
     *,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is signed.")],

@@ -74,7 +74,6 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     ),
     "approvals key": ("approvals key", "approvals key --json"),
     "approvals reject": ("approvals reject a-0123456789", "approvals reject a-0123456789 --reason 'ask for one host'"),
-    "fleet": ("fleet resume --reason 'its disk failed'",),
     "fleet resume": ("fleet resume --reason 'its disk failed'",),
     "audit": ("audit verify", "audit export --since 1d --signed > log.jsonl"),
     "audit verify": (
@@ -102,6 +101,21 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "policy restore 0123456789ab --dry-run",
         "policy restore 0123456789ab --reason 'back to monday'",
     ),
+    "fleet": (
+        "fleet init acme --store redis://redis.example.com:6379",
+        "fleet publish --reason 'add the registry'",
+    ),
+    "fleet init": (
+        "fleet init acme --store rediss://redis.example.com:6379",
+        "fleet init acme  # for envelopes in git or a ConfigMap",
+    ),
+    "fleet publish": (
+        "fleet publish --reason 'add the registry'",
+        "fleet publish new.yaml --reason new --output new.dsse.json",
+    ),
+    "fleet rollback": ("fleet rollback 1.12 --reason 'broke the build'",),
+    "fleet status": ("fleet status", "fleet status --watch", "fleet status --history --json"),
+    "fleet rotate": ("fleet rotate  # both keys sign", "fleet rotate --finish  # the new one alone"),
     "vault": ("vault set llm.api_key", "vault list"),
     "vault set": (
         "vault set llm.api_key  # asks for the value",

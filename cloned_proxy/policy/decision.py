@@ -58,6 +58,8 @@ class Decision:
     """With `address_not_allowed`, or an `explicit_deny` of its network: the one that refused it. Never told to a caller
     who did not send it."""
     networks: NetworkRules = field(default=NO_NETWORKS, repr=False, compare=False)
+    narrowed: Decision | None = field(default=None, repr=False, compare=False)
+    """What the policy says that narrows the one that decided; passes, if this one does."""
     age: Age | None = None
     """With `too_young`: of what, and what there is instead."""
 
@@ -69,7 +71,7 @@ class Decision:
     @property
     def must_be_ssh(self) -> bool:
         """Whether a tunnel carries SSH and nothing else."""
-        return self.rule is not None and self.rule.only_ssh
+        return any(each.rule is not None and each.rule.only_ssh for each in (self, self.narrowed) if each is not None)
 
     @property
     def passes(self) -> bool:

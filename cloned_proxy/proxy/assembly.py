@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -52,6 +52,9 @@ from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.metrics import Metrics
 from cloned_proxy.telemetry.upstream_metrics import UpstreamMetrics
 
+if TYPE_CHECKING:
+    from cloned_proxy.fleet.build import Fleet
+
 _log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS: Final = 1.0
@@ -67,9 +70,10 @@ class Core:
     gate: Gate
     own: OwnListeners
     metrics: Metrics
+    fleet: Fleet | None = None
 
 
-async def assemble(
+async def assemble(  # noqa: PLR0915  the composition root: one part after the other
     parts: AsyncExitStack,
     workspace: Workspace,
     config: Config,
@@ -103,6 +107,7 @@ async def assemble(
     parts.push_async_callback(asyncio.to_thread, state.close)
     resolver = Resolver(config.proxy)
     parts.callback(resolver.close)
+    fleet = _join_fleet(workspace, config, policy_file, vault, metrics, clock, uptime, seat)
     follower = PolicyFollower(
         policy_file,
         presets=workspace.presets,
@@ -111,10 +116,11 @@ async def assemble(
         resolver=resolver,
         clock=clock,
         leads=seat is None or seat.leads,
+        fleet=fleet.policy if fleet is not None else None,
     )
     cells = _cells(seat, plane, state)
     own = OwnListeners()
-    fleet = open_fleet_limits(
+    shared = open_fleet_limits(
         parts,
         workspace,
         config,
@@ -125,7 +131,7 @@ async def assemble(
         cells=cells,
         seat=seat,
     )
-    budgets = Budgets(time.monotonic, cells, fleet.shares)
+    budgets = Budgets(time.monotonic, cells, shared.shares)
     share = fair_share(config.proxy.max_connections)
     approvals = ApprovalService(workspace, policy_file, settings=config.approvals, clock=clock)
     asking = Asking(
@@ -151,7 +157,7 @@ async def assemble(
         resolver=resolver,
         budgets=budgets,
         leases=state.leases,
-        audit=fleet.audit,
+        audit=shared.audit,
         metrics=metrics,
         own_listeners=own,
         clock=clock,
@@ -209,21 +215,56 @@ async def assemble(
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)
+    if fleet is not None:
+        if fleet.member is not None:
+            fleet.member.tunnels = lambda: len(gate.tunnels)
+        await fleet.start(parts)
     begin(
         parts,
-        fleet,
+        shared,
         open_fleet_requests(
-            fleet, workspace, config, follower=follower, clock=clock, uptime=uptime, leads=seat is None or seat.leads
+            shared, workspace, config, follower=follower, clock=clock, uptime=uptime, leads=seat is None or seat.leads
         ),
     )
     # Several tasks: a database that hangs must not keep tunnels open.
     tasks = [_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()]
-    if seat is None or seat.leads:
+    if fleet is None and (seat is None or seat.leads):
         tasks.append(LeasePruner(workspace, policy_file, policies=follower.live, clock=clock).run())
     if upstream is not None:
         tasks.append(upstream.look_ahead())
     _keep_running(parts, tasks)
-    return Core(state, follower, gate, own, metrics)
+    return Core(state, follower, gate, own, metrics, fleet)
+
+
+def _join_fleet(  # noqa: PLR0917  what it passes on
+    workspace: Workspace,
+    config: Config,
+    policy_file: Path,
+    vault: LiveVault,
+    metrics: Metrics,
+    clock: Callable[[], float],
+    uptime: Callable[[], float],
+    seat: Seat | None,
+) -> Fleet | None:
+    """The fleet of the settings; None where there is none. Raises StoreError, for a missing library too."""
+    if config.fleet is None:
+        return None
+    from cloned_proxy.fleet.libraries import need_libraries  # noqa: PLC0415  optional, and slow to import
+
+    need_libraries()
+    from cloned_proxy.fleet.build import build  # noqa: PLC0415  with them
+
+    return build(
+        workspace,
+        config,
+        config.fleet,
+        local_file=policy_file,
+        secrets=vault,
+        registry=metrics.registry,
+        clock=clock,
+        uptime=uptime,
+        worker=seat.number if seat is not None else 0,
+    )
 
 
 def _cells(seat: Seat | None, plane: Plane | None, state: State) -> CellStore:

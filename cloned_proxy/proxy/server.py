@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -38,6 +38,9 @@ from cloned_proxy.store.live_policy import LivePolicy
 from cloned_proxy.store.shipped_policy import create_policy
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.exposition import Exposition
+
+if TYPE_CHECKING:
+    from cloned_proxy.fleet.replica import FleetPolicy
 
 _log = structlog.get_logger(__name__)
 
@@ -225,7 +228,10 @@ class Server:
         policy = self.policy
         scope = policy.scope_of(tool)
         # Denies with paths open TLS as well, the global ones for everybody.
-        if not any(rule.needs_inspection for each in (scope, policy.global_scope) for rule in each.rules):
+        scopes = [scope, policy.global_scope]
+        if policy.narrowed_by is not None:
+            scopes += [policy.narrowed_by.scope_of(tool), policy.narrowed_by.global_scope]
+        if not any(rule.needs_inspection for each in scopes for rule in each.rules):
             return None
         Authority.open(self.workspace.ca_directory)  # made on first use
         return certificate_path(self.workspace.ca_directory).read_text(encoding="ascii")
@@ -233,14 +239,14 @@ class Server:
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        policy = self._running.core.follower.live.current
-        if policy is None:  # `start` raises rather than leave this so
-            raise RuntimeError("no policy was loaded")
-        return policy
+        live = self._running.core.follower.live
+        if live.current is None:  # in a fleet that has sent none: the empty policy denies everything, too
+            return Policy(source=str(live.path))
+        return live.current
 
     @property
-    def live(self) -> LivePolicy:
-        """The policy, following its file."""
+    def live(self) -> LivePolicy | FleetPolicy:
+        """The policy, following its file or the fleet."""
         return self._running.core.follower.live
 
     @property
@@ -311,6 +317,8 @@ class Server:
 
 def find_policy(workspace: Workspace, config: Config, asked_for: Path | None) -> Path:
     """The policy file to follow. A workspace without one gets the shipped default; a broken one is never replaced."""
+    if config.fleet is not None:  # of this machine alone, and there only where somebody wrote it
+        return asked_for or workspace.own_policy_path(config)
     path = workspace.policy_path(asked_for, config=config)
     if path == workspace.policy_file and create_policy(path):
         _log.info("no policy in the workspace: the shipped default was copied there", path=str(path))

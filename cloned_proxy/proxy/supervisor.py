@@ -110,7 +110,11 @@ class Supervisor:
             policy_file = find_policy(workspace, config, options.policy_file)
             self.workspace: Final = workspace
             # Read here as well, so that a bad file is one line on a terminal and not a worker that dies.
-            self.policy: Final[Policy] = load_policy(policy_file, time.time(), workspace.presets)
+            self.policy: Final[Policy] = (
+                load_policy(policy_file, time.time(), workspace.presets)
+                if config.fleet is None
+                else Policy(source=str(workspace.fleet_policy))
+            )
             load_or_create_key(workspace.identity_key)
             AuditLog(workspace.state_db).close()
             self._listening = bind_tcp(*options.listen)

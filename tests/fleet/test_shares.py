@@ -14,7 +14,7 @@ from cloned_proxy.fleet.share_names import ShareNames
 from cloned_proxy.policy.model import Limits
 from cloned_proxy.proxy.grant import Grant
 from tests.fleet.conftest import RedisServer
-from tests.fleet.replicas import FLEET, Canary, Replica, policy, processes, serving, until
+from tests.fleet.counting import FLEET, Canary, Replica, policy, processes, serving, until
 
 NAMES = ShareNames(FLEET)
 WINDOW = 61.0

@@ -21,7 +21,7 @@ from cloned_proxy.fleet.use_names import UseNames
 from cloned_proxy.fleet.use_scripts import RESUME
 from cloned_proxy.store.workspace import Workspace
 from tests.fleet.conftest import RedisServer
-from tests.fleet.replicas import FLEET, FORK, OPERATOR, Canary, Replica, policy, processes, serving
+from tests.fleet.counting import FLEET, FORK, OPERATOR, Canary, Replica, policy, processes, serving
 
 NAMES = UseNames(FLEET)
 
