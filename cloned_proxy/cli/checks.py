@@ -24,6 +24,7 @@ from cloned_proxy.cli.live import live_proxy
 from cloned_proxy.policy.breadth import findings
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.secret import filled, references
+from cloned_proxy.proxy.plane.choice import PlaneMode, choose
 from cloned_proxy.store.config import SandboxSettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.keys import load_key
@@ -55,7 +56,7 @@ class Check:
 def run_checks(directory: Path | None, policy_flag: Path | None) -> list[Check]:
     """Every check, in the order in which `serve` would meet them."""
     workspace = Workspace.find(directory)
-    checks = [_python(), _platform(), _open_files(), _event_loop(), _workspace(workspace)]
+    checks = [_python(), _platform(), _open_files(), _event_loop(), _plane(workspace), _workspace(workspace)]
     if workspace.root.is_dir():
         checks += [
             _files(workspace),
@@ -104,6 +105,18 @@ def _event_loop() -> Check:
     if importlib.util.find_spec("uvloop") is not None:
         return Check("event loop", "ok", "uvloop")
     return Check("event loop", "warn", "the standard one, which is slower", "install uvloop")
+
+
+def _plane(workspace: Workspace) -> Check:
+    """What serves tunnels: of the proxy that runs, else what `serve` would take. Python is slower, and no fault."""
+    live = live_proxy(workspace)
+    if live is None:
+        chosen = choose(PlaneMode.AUTO)
+        serving, why = chosen.plane, chosen.why
+    else:
+        serving, why = live.plane["serving"], live.plane["why"]
+    detail, _, fix = why.partition("; ")
+    return Check("plane", "ok", f"{serving}: {detail}", fix if serving == "python" else "")
 
 
 def _workspace(workspace: Workspace) -> Check:

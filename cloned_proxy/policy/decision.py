@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from cloned_proxy.policy.network_index import NetworkIndex
 from cloned_proxy.policy.registry import Age
-from cloned_proxy.policy.rule import Address, Host, Rule
+from cloned_proxy.policy.rule import Address, Host, PatternKind, Rule
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 
 
@@ -72,6 +72,12 @@ class Decision:
     def must_be_ssh(self) -> bool:
         """Whether a tunnel carries SSH and nothing else."""
         return any(each.rule is not None and each.rule.only_ssh for each in (self, self.narrowed) if each is not None)
+
+    @property
+    def names_its_host(self) -> bool:
+        """Whether the rule at hand names the host, rather than a pattern that happens to cover it."""
+        rule = self.rule
+        return rule is not None and not rule.denies and rule.pattern.kind in (PatternKind.EXACT, PatternKind.ADDRESS)
 
     @property
     def passes(self) -> bool:

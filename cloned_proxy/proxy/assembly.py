@@ -31,7 +31,7 @@ from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
-from cloned_proxy.proxy.plane import library
+from cloned_proxy.proxy.plane.choice import ONLY_PYTHON, PlaneChoice
 from cloned_proxy.proxy.plane.plane import Plane, PlaneError
 from cloned_proxy.proxy.pruning import LeasePruner
 from cloned_proxy.proxy.registry.client import MetadataClient
@@ -70,6 +70,7 @@ class Core:
     gate: Gate
     own: OwnListeners
     metrics: Metrics
+    plane: PlaneChoice
     fleet: Fleet | None = None
 
 
@@ -82,14 +83,14 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
     clock: Callable[[], float],
     uptime: Callable[[], float],
     seat: Seat | None,
-    plane_threads: int = 0,
+    chosen: PlaneChoice = ONLY_PYTHON,
 ) -> Core:
     """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError.
 
-    With `plane_threads` the native plane serves in front.
+    `chosen` says whether the native plane serves in front.
     """
-    plane = _open_plane(parts, config, plane_threads) if plane_threads else None
-    metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane="python" if plane is None else "native")
+    plane, chosen = _open_plane(parts, config, chosen)
+    metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane=chosen.plane)
     vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
     await asyncio.to_thread(vault.open)
     if seat is None or seat.leads:
@@ -233,7 +234,7 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
     if upstream is not None:
         tasks.append(upstream.look_ahead())
     _keep_running(parts, tasks)
-    return Core(state, follower, gate, own, metrics, fleet)
+    return Core(state, follower, gate, own, metrics, chosen, fleet)
 
 
 def _join_fleet(  # noqa: PLR0917  what it passes on
@@ -276,16 +277,16 @@ def _cells(seat: Seat | None, plane: Plane | None, state: State) -> CellStore:
     return plane.cells if plane is not None else OwnCells()
 
 
-def _open_plane(parts: AsyncExitStack, config: Config, threads: int) -> Plane:
-    path = library.find()
-    if path is None:
-        raise StoreError("the native plane is not built; run `make plane` in a checkout, or serve with --plane off")
+def _open_plane(parts: AsyncExitStack, config: Config, chosen: PlaneChoice) -> tuple[Plane | None, PlaneChoice]:
+    """What was chosen, or Python where that cannot be started. Raises StoreError where it is required."""
+    if chosen.library is None:
+        return None, chosen
     try:
-        plane = Plane(path, config.proxy, threads=threads, queue=config.audit.queue)
+        plane = Plane(chosen.library, config.proxy, threads=chosen.threads, queue=config.audit.queue)
     except PlaneError as error:
-        raise StoreError(f"the native plane cannot be used: {error}; or serve with --plane off") from error
+        return None, chosen.without(str(error))
     parts.callback(plane.free)  # behind the log, which writes what the plane has left
-    return plane
+    return plane, chosen
 
 
 def _ways(upstream: UpstreamProxy | None, config: Config, metrics: Metrics) -> Ways:

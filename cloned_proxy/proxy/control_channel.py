@@ -61,6 +61,9 @@ class ServingView(Protocol):
     def addresses(self) -> dict[str, str | None]: ...
 
     @property
+    def plane(self) -> dict[str, str]: ...
+
+    @property
     def holders(self) -> Holders: ...
 
     def problems(self) -> tuple[str, ...]: ...
@@ -150,6 +153,7 @@ class ControlChannel:
             "error": str(live.last_error) if live.last_error is not None else None,
             "problems": list(self._view.problems()),
             "tunnels": len(self._view.tunnels),
+            "plane": self._view.plane,
         }
 
     def _told(self, tunnel: Tunnel) -> dict[str, Any]:

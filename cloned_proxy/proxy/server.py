@@ -25,6 +25,7 @@ from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
 from cloned_proxy.proxy.notifier import start_notifier
+from cloned_proxy.proxy.plane.choice import FAILED, ONLY_PYTHON, PlaneChoice
 from cloned_proxy.proxy.probing import Probe, Prober
 from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
@@ -62,8 +63,8 @@ class ServeOptions:
     standby: bool = False
     """Serves while somebody holds it, and sandboxes alone: `runner.standby` starts such a one."""
     caretaker: Caretaker | None = None
-    plane_threads: int = 0
-    """Of the native plane; 0: Python serves everything."""
+    plane: PlaneChoice = ONLY_PYTHON
+    """What serves the common case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class Server:
                 clock=self._clock,
                 uptime=self._uptime,
                 seat=self._seat,
-                plane_threads=self._options.plane_threads,
+                chosen=self._options.plane,
             )
             if self._options.control is not None:
                 core.own.add_address(*self._options.control)
@@ -275,6 +276,12 @@ class Server:
             "control": authority(*control) if control is not None else None,
             "metrics": authority(*shared) if shared is not None else self.metrics_address,
         }
+
+    @property
+    def plane(self) -> dict[str, str]:
+        """What serves the common case now: `PlaneChoice.as_data`."""
+        core = self._running.core
+        return FAILED if core.gate.plane_failed else core.plane.as_data()
 
     def problems(self) -> tuple[str, ...]:
         """Why this process should get no traffic now; empty when it is ready. Called from another thread, too."""
