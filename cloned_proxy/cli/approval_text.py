@@ -26,7 +26,9 @@ _SHOWN: Final = 10
 
 def service_in(workspace: Path | None, policy: Path | None) -> ApprovalService:
     """Raises CommandError without a workspace, StoreError for settings that are not accepted."""
-    return ApprovalService(existing_workspace(workspace), policy)
+    from cloned_proxy.fleet.approval_service import approvals_of
+
+    return approvals_of(existing_workspace(workspace), policy)
 
 
 @contextlib.contextmanager

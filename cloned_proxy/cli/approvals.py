@@ -110,7 +110,7 @@ def approve(
     put(visible(str(granted.addition)))
     if not granted.changed:
         say("nothing to change: the policy says so already")
-    say(f"approved: {approval} (policy version {granted.version})")
+    say(f"approved: {approval} ({f'policy version {granted.version}' if granted.version else 'in the whole fleet'})")
 
 
 @app.command("reject")
@@ -134,3 +134,24 @@ def reject(
         put_json(with_iso_times(decided.as_data()))
     else:
         say(f"rejected: {approval}; the policy is as it was")
+
+
+@app.command("key")
+def key(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Make this workspace's key for decisions in a fleet, or print it."""
+    from cloned_proxy.cli.context import existing_workspace
+    from cloned_proxy.cli.errors import say
+    from cloned_proxy.cli.output import put, put_json
+    from cloned_proxy.fleet.approval_service import approver_key_file
+    from cloned_proxy.fleet.keys import load_or_create_key
+    from cloned_proxy.fleet.libraries import need_libraries
+
+    need_libraries()
+    path = approver_key_file(existing_workspace(workspace))
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    public = load_or_create_key(path).public
+    if as_json:
+        put_json({"public": public, "file": str(path)})
+        return
+    put(public)
+    say("name it in `fleet: {approvers: […]}` of every replica; who decides here still has to pair a device")

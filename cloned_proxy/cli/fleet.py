@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cloned_proxy.cli import fleet_resume
 from cloned_proxy.cli.options import JsonOption, WorkspaceOption
 
 app = typer.Typer(help="One signed policy for many proxies.", no_args_is_help=True, rich_markup_mode=None)
@@ -97,3 +98,6 @@ def rotate(
     from cloned_proxy.cli.fleet_work import rotate_key
 
     rotate_key(workspace, finish=finish, force=force)
+
+
+app.command("resume")(fleet_resume.resume)

@@ -72,7 +72,9 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "approvals approve a-0123456789 --for 30m",
         "approvals approve a-0123456789 --narrowest",
     ),
+    "approvals key": ("approvals key", "approvals key --json"),
     "approvals reject": ("approvals reject a-0123456789", "approvals reject a-0123456789 --reason 'ask for one host'"),
+    "fleet resume": ("fleet resume --reason 'its disk failed'",),
     "audit": ("audit verify", "audit export --since 1d --signed > log.jsonl"),
     "audit verify": (
         "audit verify",

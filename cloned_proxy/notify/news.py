@@ -15,7 +15,9 @@ from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.rule import HostPattern, Rule
 from cloned_proxy.policy.vocabulary import Anonymous, OnDeny, Reason
+from cloned_proxy.store.approval_table import find
 from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.database import reading
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import signature_of
 from cloned_proxy.store.notify_settings import NotifySettings
@@ -26,6 +28,7 @@ from cloned_proxy.telemetry.events import MANY
 _MAX_KNOWN: Final = 10_000
 """Tool, host and port triples that are remembered; the oldest go first."""
 _MINUTE: Final = 60.0
+_DECIDED: Final = frozenset({"approved", "rejected", "expired"})
 _ANONYMOUS: Final = "a caller without a name"
 
 
@@ -58,6 +61,7 @@ class News:
         self._sent = _Bound()
         self._alarms = _Bound()
         """For secrets on their way out: no flood of other denials hides one."""
+        self._decisions = _Bound()
         self._policy = _LivePolicy(policy_file, presets, clock)
         self._at = after
 
@@ -71,12 +75,28 @@ class News:
             if "denial" in self._settings.events:
                 for entry in log.entries(after=self._at, types=("decision",), denied=True):
                     notices += self._denial(entry.body) if entry.seq <= head else []
-            if "request" in self._settings.events:
-                for entry in log.entries(after=self._at, types=("approval",)):
-                    if entry.seq <= head and entry.body["action"] == "asked":
-                        notices += self._within_bounds(_request(entry.body), self._sent)
+            for entry in log.entries(after=self._at, types=("approval",)) if self._follows_requests else ():
+                if entry.seq <= head:
+                    notices += self._request(entry.body)
             self._at = head
         return notices
+
+    @property
+    def _follows_requests(self) -> bool:
+        return not {"request", "decision"}.isdisjoint(self._settings.events)
+
+    def _request(self, body: dict[str, Any]) -> list[Notice]:
+        if body["action"] == "asked":
+            return self._within_bounds(_asked(body), self._sent) if "request" in self._settings.events else []
+        if body["action"] not in _DECIDED or "decision" not in self._settings.events or not self._is_own(body):
+            return []
+        return self._within_bounds(_decided(body), self._decisions)
+
+    def _is_own(self, body: dict[str, Any]) -> bool:
+        """Whether it was asked here: of a fleet, the replica on which it was asked tells people, and no other one."""
+        with reading(self._state_db) as database:
+            row = find(database, body["approval"])
+        return row is None or not row.approval.replica
 
     def _denial(self, body: dict[str, Any]) -> list[Notice]:
         tool, host, port = body["tool"] or "", body["host"], body["port"]
@@ -111,7 +131,14 @@ class News:
         return [told]
 
 
-def _request(body: dict[str, Any]) -> Notice:
+def _decided(body: dict[str, Any]) -> Notice:
+    tool = body["tool"] or _ANONYMOUS
+    return Notice(
+        "decision", body["at"], body["approval"], tool, "", 0, body["action"], body["summary"], "", by=body["actor"]
+    )
+
+
+def _asked(body: dict[str, Any]) -> Notice:
     tool = body["tool"] or _ANONYMOUS
     return Notice("request", body["at"], body["approval"], tool, "", 0, "", body["summary"], "")
 

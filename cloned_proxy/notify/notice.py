@@ -11,14 +11,19 @@ from typing import Any, Final
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.store.notify_settings import Occasion
 
-_TYPES: Final = {"denial": "egress.denied", "request": "egress.requested"}
+_TYPES: Final = {"denial": "egress.denied", "request": "egress.requested", "decision": "egress.decided"}
+_TITLES: Final = {
+    "denial": "Egress denied",
+    "request": "A tool asks for egress",
+    "decision": "A request was decided",
+}
 _MAX_TEXT: Final = 200
 """Characters of one value: a host name has at most 253, and a tool can choose what it asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A new denial, or a new request of a tool."""
+    """A new denial, a new request of a tool, or what became of one."""
 
     occasion: Occasion
     at: float
@@ -30,9 +35,12 @@ class Notice:
     """"" for a request, whose text says it."""
     port: int
     reason: str
+    """For a decision: `approved`, `rejected` or `expired`."""
     what: str
     """For a request: `allow api.example.com:443 for demo@v1`."""
     hint: str
+    by: str = ""
+    """Who decided."""
     more: int = 0
     """How many others were not told since the last notice, because they were too many."""
 
@@ -40,13 +48,15 @@ class Notice:
     def title(self) -> str:
         if self.reason == Reason.SECRET_LEAK:
             return "A secret was on its way out"
-        return "Egress denied" if self.occasion == "denial" else "A tool asks for egress"
+        return _TITLES[self.occasion]
 
     @property
     def text(self) -> str:
         """One or two sentences, plain and bounded."""
         if self.occasion == "denial":
             told = f"{plain(self.tool)} was refused {authority(plain(self.host), self.port)} ({plain(self.reason)})."
+        elif self.occasion == "decision":
+            told = f"{plain(self.tool)}: {plain(self.what)}: {plain(self.reason)} by {plain(self.by)}."
         else:
             told = f"{plain(self.tool)}: {plain(self.what)}. `cloned-proxy approvals show {plain(self.id)}`"
         return f"{told} And {self.more} more." if self.more else told
@@ -58,6 +68,8 @@ class Notice:
             data |= {"host": plain(self.host), "port": self.port, "reason": plain(self.reason)}
         else:
             data |= {"request": plain(self.what)}
+        if self.occasion == "decision":
+            data |= {"verdict": plain(self.reason), "by": plain(self.by)}
         timestamp = datetime.fromtimestamp(self.at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         message = {"type": _TYPES[self.occasion], "timestamp": timestamp, "text": self.text, "data": data}
         return json.dumps(message).encode("ascii")

@@ -27,6 +27,7 @@ _SENTENCES: Final = {
     Reason.MALFORMED_REQUEST: "the request can be read in more than one way; write host, port and path plainly",
     Reason.LIMIT_EXCEEDED: "wait as Retry-After says, or raise `limits` of the tool in the policy",
     Reason.SECRET_ECHOED: "the response repeats a secret that the proxy injected",
+    Reason.STORE_UNAVAILABLE: "the fleet's store cannot count this use of a lease now: the log of `serve` says why",
     Reason.POLICY_UNAVAILABLE: "no valid policy is loaded: `cloned-proxy policy check` says why",
     Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log says more",
 }

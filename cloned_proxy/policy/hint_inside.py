@@ -34,6 +34,7 @@ _SENTENCES: Final = {
     Reason.LIMIT_EXCEEDED: "wait as Retry-After says",
     Reason.SECRET_LEAK: f"the request holds a secret that does not belong to this host; {_OWNERS}",
     Reason.SECRET_ECHOED: "the response repeats a secret that the proxy injected",
+    Reason.STORE_UNAVAILABLE: "the host is allowed for a number of calls, which cannot be counted now; try again later",
     Reason.POLICY_UNAVAILABLE: f"no valid policy is loaded; {_OWNERS}",
     Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log, outside, says more",
 }

@@ -19,6 +19,7 @@ NEVER_REPORTED: Final = frozenset(
         Reason.ADDRESS_NOT_ALLOWED,
         Reason.SECRET_LEAK,
         Reason.SECRET_ECHOED,
+        Reason.STORE_UNAVAILABLE,
         Reason.POLICY_UNAVAILABLE,
         Reason.INTERNAL_ERROR,
     }

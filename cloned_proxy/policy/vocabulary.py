@@ -51,6 +51,7 @@ class Reason(enum.StrEnum):
     SECRET_LEAK = "secret_leak"  # noqa: S105  a reason
     SECRET_ECHOED = "secret_echoed"  # noqa: S105  a reason
     TOO_YOUNG = "too_young"
+    STORE_UNAVAILABLE = "store_unavailable"
     POLICY_UNAVAILABLE = "policy_unavailable"
     INTERNAL_ERROR = "internal_error"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -22,6 +22,7 @@ from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.denial_budget import DenialBudget
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.fleet_audit import open_fleet_audit
+from cloned_proxy.proxy.fleet_limits import begin, open_fleet_limits, open_fleet_requests
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.identities import open_identities
@@ -73,7 +74,7 @@ class Core:
     fleet: Fleet | None = None
 
 
-async def assemble(  # noqa: C901, PLR0915  the composition root: one part after the other
+async def assemble(  # noqa: PLR0915  the composition root: one part after the other
     parts: AsyncExitStack,
     workspace: Workspace,
     config: Config,
@@ -118,17 +119,26 @@ async def assemble(  # noqa: C901, PLR0915  the composition root: one part after
         leads=seat is None or seat.leads,
         fleet=fleet.policy if fleet is not None else None,
     )
-    cells = _cells(seat, plane)
-    if plane is not None:
-        state.audit.join(plane.entries)
+    cells = _cells(seat, plane, state)
     own = OwnListeners()
-    budgets = Budgets(time.monotonic, cells)
+    shared = open_fleet_limits(
+        parts,
+        workspace,
+        config,
+        vault,
+        metrics.registry,
+        state=state,
+        policies=follower.policies,
+        cells=cells,
+        seat=seat,
+    )
+    budgets = Budgets(time.monotonic, cells, shared.shares)
     share = fair_share(config.proxy.max_connections)
     approvals = ApprovalService(workspace, policy_file, settings=config.approvals, clock=clock)
     asking = Asking(
         approvals,
         config.approvals,
-        policies=follower.live,
+        policies=follower.policies,
         leases=state.leases,
         budgets=budgets,
         clock=clock,
@@ -144,11 +154,11 @@ async def assemble(  # noqa: C901, PLR0915  the composition root: one part after
         parts.callback(upstream.close)
     ways = _ways(upstream, config, metrics)
     enforcer = Enforcer(
-        policies=follower.live,
+        policies=follower.policies,
         resolver=resolver,
         budgets=budgets,
         leases=state.leases,
-        audit=state.audit,
+        audit=shared.audit,
         metrics=metrics,
         own_listeners=own,
         clock=clock,
@@ -159,7 +169,7 @@ async def assemble(  # noqa: C901, PLR0915  the composition root: one part after
         denials=DenialBudget(time.monotonic, cells, per_minute=config.audit.denials_per_minute),
     )
     injector = Injector(vault)
-    leaks = LeakWatch(follower.live)
+    leaks = LeakWatch(follower.policies)
     leaks.load(vault.watched())
     inspector = MitmInspector(
         enforcer=enforcer,
@@ -186,7 +196,7 @@ async def assemble(  # noqa: C901, PLR0915  the composition root: one part after
         requests=RequestsApi(
             approvals,
             asking,
-            policies=follower.live,
+            policies=follower.policies,
             audit=state.audit,
             view=OwnView(workspace.state_db, clock),
             clock=clock,
@@ -210,14 +220,20 @@ async def assemble(  # noqa: C901, PLR0915  the composition root: one part after
         if fleet.member is not None:
             fleet.member.tunnels = lambda: len(gate.tunnels)
         await fleet.start(parts)
+    begin(
+        parts,
+        shared,
+        open_fleet_requests(
+            shared, workspace, config, follower=follower, clock=clock, uptime=uptime, leads=seat is None or seat.leads
+        ),
+    )
     # Several tasks: a database that hangs must not keep tunnels open.
     tasks = [_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()]
     if fleet is None and (seat is None or seat.leads):
         tasks.append(LeasePruner(workspace, policy_file, policies=follower.live, clock=clock).run())
     if upstream is not None:
         tasks.append(upstream.look_ahead())
-    for task in tasks:
-        parts.push_async_callback(_end, asyncio.create_task(task))
+    _keep_running(parts, tasks)
     return Core(state, follower, gate, own, metrics, chosen, fleet)
 
 
@@ -252,7 +268,10 @@ def _join_fleet(  # noqa: PLR0917  what it passes on
     )
 
 
-def _cells(seat: Seat | None, plane: Plane | None) -> CellStore:
+def _cells(seat: Seat | None, plane: Plane | None, state: State) -> CellStore:
+    """Where everybody of this process counts, the plane too, whose entries go into the log."""
+    if plane is not None:
+        state.audit.join(plane.entries)
     if seat is not None:
         return SharedCells(seat.directory, own=seat.number, workers=seat.of)
     return plane.cells if plane is not None else OwnCells()
@@ -263,7 +282,13 @@ def _open_plane(parts: AsyncExitStack, config: Config, chosen: PlaneChoice) -> t
     if chosen.library is None:
         return None, chosen
     try:
-        plane = Plane(chosen.library, config.proxy, threads=chosen.threads, queue=config.audit.queue)
+        plane = Plane(
+            chosen.library,
+            config.proxy,
+            threads=chosen.threads,
+            queue=config.audit.queue,
+            plain_http=chosen.serves_plain_http,
+        )
     except PlaneError as error:
         return None, chosen.without(str(error))
     parts.callback(plane.free)  # behind the log, which writes what the plane has left
@@ -318,6 +343,11 @@ async def _each_second(work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Exception:  # noqa: BLE001  revocation by time must outlive one fault
             _log.exception("a sweep failed; the next one follows in a second")
+
+
+def _keep_running(parts: AsyncExitStack, tasks: Iterable[Coroutine[Any, Any, None]]) -> None:
+    for task in tasks:
+        parts.push_async_callback(_end, asyncio.create_task(task))
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -43,6 +43,9 @@ class LeaseLedger(Protocol):
     def take(self, rule: Rule) -> bool:
         """Takes one use as far as this process knows; False when none is left. The commit of its event decides."""
 
+    def give_back(self, rule: Rule) -> None:
+        """The use that was taken here did not come about."""
+
     def exhaust(self, rule: Rule) -> None:
         """Another process took the last use."""
 
@@ -164,12 +167,45 @@ class _Account:
         return wait
 
 
+class WholeLimits:
+    """Whose limits these are: of this proxy alone. `shares.Shares` has another answer, for a fleet."""
+
+    counts: Callable[[str, Limits], Usage] = staticmethod(lambda _tool, _limits: Usage(0, 0, 0))
+    """What a tool uses here, as the budgets know it."""
+
+    async def run(self) -> None:
+        """What there is to do beside traffic, until cancelled."""
+
+    def limits_of(self, tool: str | None, limits: Limits) -> Limits:  # noqa: ARG002  every tool has all of them
+        """What of the limits this proxy may use up by itself."""
+        return limits
+
+    def are_of(self, tool: str | None) -> bool:  # noqa: ARG002  of none
+        """Whether the limits of this tool are shared, and what it may use here changes from moment to moment."""
+        return False
+
+    def may_grow(self, tool: str | None) -> bool:  # noqa: ARG002  there is no more
+        """Whether a request over these limits is worth a question for more."""
+        return False
+
+    async def more(self, tool: str | None) -> None:
+        """Asks for more; returns when there is an answer."""
+
+    def has_lost(self, tool: str | None) -> bool:  # noqa: ARG002  nobody takes it away
+        """Whether open flows of the tool must end, because others may have their places by now."""
+        return False
+
+
 class Budgets:
     """The accounts of all tools. `clock` is monotonic: a wall clock set back must not refill a budget."""
 
-    def __init__(self, clock: Callable[[], float], store: CellStore | None = None) -> None:
-        """`store` says with whom the accounts are shared; nobody by default."""
+    def __init__(
+        self, clock: Callable[[], float], store: CellStore | None = None, shares: WholeLimits | None = None
+    ) -> None:
+        """`store` says with whom the accounts are shared; nobody by default. `shares` are those of a fleet."""
         self._clock = clock
+        self.shares: Final = shares or WholeLimits()
+        self.shares.counts = self.usage
         self._store: CellStore = store or OwnCells()
         self._accounts: dict[str | None, _Account] = {}
 
@@ -182,7 +218,7 @@ class Budgets:
         if not decision.passes:
             return decision, None
         account = self._account(tool)
-        decision = account.enter(decision, limits)
+        decision = account.enter(decision, self.shares.limits_of(tool, limits))
         return decision, Charge(account) if decision.passes else None
 
     def adopt(self, tool: str | None, *, up: int) -> Charge:
@@ -200,7 +236,7 @@ class Budgets:
         return charge
 
     def retry_after(self, tool: str | None, limits: Limits) -> int:
-        return self._account(tool).retry_after(limits)
+        return self._account(tool).retry_after(self.shares.limits_of(tool, limits))
 
     def _account(self, tool: str | None) -> _Account:
         # Bounded: a tool name comes from a signed token or a listener, never from a caller's free text.

@@ -38,6 +38,7 @@ from cloned_proxy.telemetry.events import (
     FlowEnd,
     Kind,
     LeaseUsedUpError,
+    UseNotCountedError,
 )
 from cloned_proxy.telemetry.metrics import Metrics
 
@@ -161,7 +162,7 @@ class Enforcer:
         if addresses is None:
             return None
         outcome = self._answer(question, addresses)
-        if isinstance(outcome, Refusal):
+        if outcome is None or isinstance(outcome, Refusal):
             return outcome
         question, charge = outcome
         try:
@@ -201,6 +202,9 @@ class Enforcer:
         if self._policies.current is not question.policy:
             return await self._authorise(caller, request, kind, None, client)
         outcome = self._answer(question, pinned)
+        if outcome is None:
+            await self._budgets.shares.more(question.caller.tool)
+            return await self._authorise(caller, request, kind, pinned, client)
         if isinstance(outcome, Refusal):
             return outcome
         return await self._granted(*outcome, pinned)
@@ -208,9 +212,9 @@ class Enforcer:
     async def _granted(self, question: Question, charge: Charge, addresses: tuple[Address, ...]) -> Grant | Refusal:
         try:
             recorded = await self._put_on_record(question)
-        except LeaseUsedUpError:
+        except LeaseUsedUpError as error:
             charge.close()
-            refused = question.decision.denied(Reason.LEASE_USED_UP)
+            refused = question.decision.denied(error.reason)
             return self._refusing.refused(question.caller, refused, question.kind, question.policy, question.started)
         except BaseException:
             charge.close()
@@ -254,13 +258,18 @@ class Enforcer:
             kind = Kind.INSPECTED_TUNNEL
         return Question(caller, decision, decision.host, kind, policy, started)
 
-    def _answer(self, question: Question, addresses: tuple[Address, ...]) -> tuple[Question, Charge] | Refusal:
-        """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet."""
+    def _answer(self, question: Question, addresses: tuple[Address, ...]) -> tuple[Question, Charge] | Refusal | None:
+        """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet.
+
+        None: this replica's share of a limit is used up, and the fleet may have more of it.
+        """
         caller, decision, _, kind, policy, started = question
         decision = self._places.judged(decision, addresses)
         limits = fair_limits(policy.scope_of(caller.tool).limits, self._flows_per_tool)
         decision, charge = self._budgets.open(decision, caller.tool, limits)
         if charge is None:
+            if decision.reason is Reason.LIMIT_EXCEEDED and self._budgets.shares.may_grow(caller.tool):
+                return None
             retry = self._budgets.retry_after(caller.tool, limits) if decision.reason is Reason.LIMIT_EXCEEDED else None
             refusal = self._refusing.refused(caller, decision, kind, policy, started)
             return refusal if refusal.unlisted else replace(refusal, retry_after=retry)
@@ -296,6 +305,9 @@ class Enforcer:
                 raise LeaseUsedUpError(rule.id)
             try:
                 return await self._records.committed(caller, decision, kind, policy, started, uses=rule.max_uses)
+            except UseNotCountedError:
+                self._leases.give_back(rule)
+                raise
             except LeaseUsedUpError:
                 self._leases.exhaust(rule)
                 raise

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from cloned_proxy.policy.changes import changes
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.rule import Rule
+from cloned_proxy.proxy.granted_policies import GrantedPolicies
 from cloned_proxy.proxy.resolver import Resolver
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.live_policy import LivePolicy
@@ -52,6 +54,8 @@ class PolicyFollower:
         self._clock = clock
         self._sweep: Callable[[], None] = lambda: None
         self._before: Policy | None = None
+        self.policies: Final = GrantedPolicies(lambda: self.live.current)
+        """What is decided by: the live policy, with what is granted beside it."""
         self.live: LivePolicy | FleetPolicy = fleet or LivePolicy(path, presets=presets, clock=clock)
         self.live.on_change, self.live.on_reject = self._changed, self._rejected
         if fleet is not None:
@@ -81,15 +85,26 @@ class PolicyFollower:
         """Everything is denied from now on: what is open goes."""
         self._sweep()
 
-    def _changed(self, policy: Policy) -> None:
-        self._resolver.forget()
-        self._metrics.know_tools(policy.tools)
-        self._metrics.leases.know({rule.id: rule.expires for rule in policy.rules if rule.expires is not None})
-        self._metrics.policy_loaded(rules=len(policy.rules), at=self._clock(), counts=self._leads)
+    def grant(self, rules: tuple[Rule, ...]) -> None:
+        """Puts these rules beside the policy in force, in place of those before; cuts what no longer passes."""
+        self.policies.granted = rules
+        if (acting := self.policies.current) is not None:
+            self._resolver.forget()
+            self._follow_rules(acting)
+            self._sweep()
+
+    def _follow_rules(self, acting: Policy) -> None:
+        self._metrics.know_tools(acting.tools)
+        self._metrics.leases.know({rule.id: rule.expires for rule in acting.rules if rule.expires is not None})
         try:
-            self._state.leases.keep(policy.rules, forget=self._leads)
+            self._state.leases.keep(acting.rules, forget=self._leads)
         except AuditUnavailableError as error:
             _log.warning("uses of rules that are gone stay counted", reason=str(error))
+
+    def _changed(self, policy: Policy) -> None:
+        self._resolver.forget()
+        self._metrics.policy_loaded(rules=len(policy.rules), at=self._clock(), counts=self._leads)
+        self._follow_rules(self.policies.with_granted(policy))
         try:
             self._sweep()
         finally:  # whatever it stumbled over, the change is on record

@@ -57,8 +57,13 @@ class Reviewer:
         decision = decide(policy, grant.caller, grant.decision.request, self._clock(), spent, ended=self._leases.ended)
         decision = decide_in_the_clear(decision) if grant.kind is Kind.HTTP else decision
         decision = self._places.judged(decision, grant.addresses)
+        shares, tool = self._budgets.shares, grant.caller.tool
+        if decision.passes and shares.has_lost(tool):
+            return decision.denied(Reason.LIMIT_EXCEEDED)
         if policy is not None and decision.passes:
             # An open flow already counts as a request and as concurrent; only its bytes go on.
-            bytes_only = replace(policy.scope_of(grant.caller.tool).limits, concurrent=None, requests_per_minute=None)
-            decision = decide_limits(decision, bytes_only, self._budgets.usage(grant.caller.tool, bytes_only))
+            bytes_only = replace(policy.scope_of(tool).limits, concurrent=None, requests_per_minute=None)
+            usage, share = self._budgets.usage(tool, bytes_only), shares.limits_of(tool, bytes_only)
+            # A share that may grow is asked for beside traffic, within the second of the next look.
+            decision = decide_limits(decision, bytes_only if shares.may_grow(tool) else share, usage)
         return decision

@@ -62,6 +62,8 @@ class Approval:
     """Of the policy when it was asked."""
     rule_ids: tuple[str, ...]
     """What an approval put into the policy."""
+    replica: str = ""
+    """Of a fleet, on which it was asked for; "" for this one."""
 
     @property
     def scope(self) -> Literal["global", "tool"]:
@@ -116,6 +118,7 @@ class Approval:
             "decided_at": self.decided_at,
             "decided_reason": self.decided_reason,
             "rule_ids": list(self.rule_ids),
+            "replica": self.replica,
         }
 
 

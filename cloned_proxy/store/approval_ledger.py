@@ -101,7 +101,7 @@ class ApprovalLedger:
         with self.writing() as database:
             if not table.settle(database, decided):
                 raise DecidedError(_known(database, approval.id).approval)
-            self._append(database, decided, state, said)
+            self.append(database, decided, state, said)
         return decided
 
     def expire_due(self, database: sqlite3.Connection) -> int:
@@ -120,9 +120,9 @@ class ApprovalLedger:
         self, database: sqlite3.Connection, approval: Approval, action: str, *, actor: str, why: str, version: str = ""
     ) -> None:
         """Puts one step on record, inside the caller's transaction."""
-        self._append(database, approval, action, Intent(version, actor, why, (), str(approval.proposal.addition)))
+        self.append(database, approval, action, Intent(version, actor, why, (), str(approval.proposal.addition)))
 
-    def _append(self, database: sqlite3.Connection, approval: Approval, action: str, said: Intent) -> None:
+    def append(self, database: sqlite3.Connection, approval: Approval, action: str, said: Intent) -> None:
         asker = None if approval.origin == "host" else approval.asker
         event = ApprovalEvent(
             self._clock(), action, approval.id, said.actor, asker, said.summary, said.reason, said.version

@@ -61,6 +61,7 @@ def insert(database: sqlite3.Connection, approval: Approval, key: str, deadline:
         "origin": approval.origin,
         "run": approval.run,
         "policy_version": approval.policy_version,
+        "replica": approval.replica,
     }
     database.execute(
         "INSERT INTO approvals (id, key, state, asker, created, expires, boot, uptime, body, count) "
@@ -156,6 +157,7 @@ def _row(values: tuple[Any, ...]) -> Row:
         denied_count=count,
         policy_version=body["policy_version"],
         rule_ids=tuple(json.loads(rules)),
+        replica=body.get("replica", ""),
     )
     begun = None if intent is None else json.loads(intent)
     return Row(

@@ -60,8 +60,8 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Yes:
-    """What the reviewer said."""
+class Yes:
+    """What the reviewer said: the arguments of `ApprovalService.approve`."""
 
     actor: str
     choice: Choice
@@ -215,31 +215,35 @@ class ApprovalService:
         seen and `seen` the digest of the evidence: a difference raises ConflictError, and the request stays pending.
         Raises UnknownApprovalError, DecidedError, NeverAllowedError, PolicyError, StoreError.
         """
-        yes = _Yes(actor, choice, for_seconds, uses, redact(reason), expected_version, seen, update_tests)
+        yes = Yes(actor, choice, for_seconds, uses, redact(reason), expected_version, seen, update_tests)
         with locked(self._lock):
             self._recover()
-            approval = self._ledger.open_request(approval_id)
-            try:
-                addition = self._addition(approval, yes)
-                planned = self._edit(approval, addition, yes, dry_run=True)
-                intent = Intent(planned.version, actor, yes.reason, planned.rule_ids, str(addition))
-                self._ledger.begin(approval, intent)
-                result = self._edit(approval, addition, yes, dry_run=False)
-            except ConflictError:
-                self._ledger.take_back(approval, conflict_with=actor)
-                raise
-            except BaseException:
-                self._ledger.take_back(approval)
-                raise
-            decided = self._ledger.approve(approval, replace(intent, version=result.version))
+            return self._grant(self._ledger.open_request(approval_id), yes)
+
+    def _grant(self, approval: Approval, yes: Yes) -> Granted:
+        try:
+            addition = self._addition(approval, yes)
+            planned = self._edit(approval, addition, yes, dry_run=True)
+            intent = Intent(planned.version, yes.actor, yes.reason, planned.rule_ids, str(addition))
+            self._ledger.begin(approval, intent)
+            result = self._edit(approval, addition, yes, dry_run=False)
+        except ConflictError:
+            self._ledger.take_back(approval, conflict_with=yes.actor)
+            raise
+        except BaseException:
+            self._ledger.take_back(approval)
+            raise
+        decided = self._ledger.approve(approval, replace(intent, version=result.version))
         return Granted(decided, addition, result.version, result.changed)
 
     def reject(self, approval_id: str, *, actor: str, reason: str = "") -> Approval:
         """Says no; the policy is not touched. Raises UnknownApprovalError, DecidedError, StoreError."""
         with locked(self._lock):
             self._recover()
-            approval = self._ledger.open_request(approval_id)
-            return self._ledger.reject(approval, actor=actor, reason=redact(reason))
+            return self._refuse(self._ledger.open_request(approval_id), actor, redact(reason))
+
+    def _refuse(self, approval: Approval, actor: str, reason: str) -> Approval:
+        return self._ledger.reject(approval, actor=actor, reason=reason)
 
     def expire(self) -> int:
         """Ends what nobody decided in time, and settles what a crash left half-decided; how many ended.
@@ -255,7 +259,7 @@ class ApprovalService:
             table.forget_decided(database, before=self._clock() - self._settings.history_days * _DAY)
             return self._ledger.expire_due(database)
 
-    def _addition(self, approval: Approval, yes: _Yes) -> Addition:
+    def _addition(self, approval: Approval, yes: Yes) -> Addition:
         proposal = approval.proposal
         if yes.choice == "narrowest" or yes.seen is not None:
             evidence = self.evidence(approval.id)
@@ -274,7 +278,7 @@ class ApprovalService:
         entries = (replace(entry, expires=expires, max_uses=proposal.uses, reason=why) for entry in proposal.entries)
         return Addition(tuple(entries), proposal.tool, proposal.action)
 
-    def _edit(self, approval: Approval, addition: Addition, yes: _Yes, *, dry_run: bool) -> EditResult:
+    def _edit(self, approval: Approval, addition: Addition, yes: Yes, *, dry_run: bool) -> EditResult:
         return self._edits.add(
             [addition],
             actor=yes.actor,

@@ -130,6 +130,10 @@ class FleetSettings(BaseModel):
     audit_keys: list[Annotated[str, AfterValidator(_trusted_key)]] = Field(default_factory=list)
     """Public keys of replicas, for `log --fleet`: with any, what no receipt of one of them covers is said to be
     unproven."""
+    acknowledged_by: Annotated[int, Field(ge=0, le=16)] = 0
+    """How many followers of the store must have a use of a lease with `max_uses` before it is given; 0: none has to."""
+    approvers: list[Annotated[str, AfterValidator(_trusted_key)]] = Field(default_factory=list)
+    """Public keys. A decision on a tool's request is accepted if one of them has signed it."""
     replica: ReplicaName | None = None
     """What this proxy is called in `fleet status`; None: the name of the host, and a part of its key."""
     poll: LongDuration = 30.0

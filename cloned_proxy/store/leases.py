@@ -56,6 +56,12 @@ class LeaseLedger:
             self._spent.add(rule.id)
         return granted
 
+    def give_back(self, rule: Rule) -> None:
+        """The use was taken here, and nowhere else: it did not come about."""
+        self._used[rule.id] = max(self._used.get(rule.id, 0) - 1, 0)
+        if rule.max_uses is not None and self._used[rule.id] < rule.max_uses:
+            self._spent.discard(rule.id)
+
     def exhaust(self, rule: Rule) -> None:
         """The database says that nothing is left of the rule."""
         self._used[rule.id] = max(self._used.get(rule.id, 0), rule.max_uses or 0)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from cloned_proxy.policy.secret import check_template, references
 
-type Occasion = Literal["denial", "request"]
+type Occasion = Literal["denial", "request", "decision"]
 
 
 class _Section(BaseModel):
@@ -68,7 +68,7 @@ class NotifySettings(_Section):
     desktop: bool = False
     """`notify-send` on the desktop of whoever runs `serve`."""
     webhook: WebhookSettings | None = None
-    events: list[Occasion] = Field(default=["denial", "request"], min_length=1)
+    events: list[Occasion] = Field(default=["denial", "request", "decision"], min_length=1)
     period: float = Field(default=3600.0, ge=1, le=604_800)
     """Seconds in which the same tool, host and port is told once."""
     per_minute: int = Field(default=10, ge=1, le=600)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import enum
 import os
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
+
+from cloned_proxy.policy.vocabulary import Reason
 
 
 class Kind(enum.StrEnum):
@@ -122,7 +124,7 @@ class ApprovalEvent:
 
     at: float
     action: str
-    """`asked`, `approved`, `rejected`, `expired`, `conflict`."""
+    """`asked`, `received` (from another replica of a fleet), `approved`, `rejected`, `expired`, `conflict`."""
     approval: str
     """Id of the request."""
     actor: str
@@ -269,6 +271,14 @@ class AuditUnavailableError(Exception):
 
 class LeaseUsedUpError(Exception):
     """Other requests, perhaps of another process, took the last use of the rule: the event was not recorded."""
+
+    reason: ClassVar[Reason] = Reason.LEASE_USED_UP
+
+
+class UseNotCountedError(LeaseUsedUpError):
+    """The store of the fleet cannot say whether a use is left, so none is given. The event was not recorded."""
+
+    reason: ClassVar[Reason] = Reason.STORE_UNAVAILABLE
 
 
 class AuditSink(Protocol):

@@ -30,6 +30,7 @@ REASONS = {
     "lease_expired": "the host was allowed for a time that is over",
     "lease_used_up": "the host was allowed for a number of calls that are used up",
     "limit_exceeded": "too many calls; wait and try again",
+    "store_unavailable": "the host is allowed for a number of calls, which cannot be counted now; try again later",
     "allowed": "a rule allows this",
 }
 

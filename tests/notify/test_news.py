@@ -111,7 +111,7 @@ def test_what_a_preset_knows_as_harmless_is_no_news(workspace: Workspace) -> Non
 def test_a_request_is_told_once_and_in_place_of_its_denial(workspace: Workspace) -> None:
     world = World(workspace)
     assert world.hosts(denied("a.test", tool="asks@v1"), asked()) == ["allow a.test:443 for demo@v1"]
-    assert world.hosts(asked("approved"), asked("expired")) == []
+    assert [notice.reason for notice in world.happens(asked("approved"), asked("expired"))] == ["approved", "expired"]
     without = World(workspace, events=["denial"])
     assert without.hosts(denied("b.test", tool="asks@v1"), asked()) == ["b.test"]
     requests = World(workspace, events=["request"])

@@ -141,6 +141,9 @@ class Leases:
     def take(self, rule: Rule) -> bool:
         return True
 
+    def give_back(self, rule: Rule) -> None:
+        pass
+
     def exhaust(self, rule: Rule) -> None:
         pass
 
@@ -531,7 +534,7 @@ async def world(
     if SERVING.native:
         path = library.find()
         assert path is not None
-        plane = Plane(path, bounds, threads=SERVING.threads, queue=SERVING.queue)
+        plane = Plane(path, bounds, threads=SERVING.threads, queue=SERVING.queue, plain_http=True)
     policies = Policies(current or policy(*rules))
     audit, metrics, resolver = Audit(), RecordingMetrics(), TableResolver({HOST: addresses})
     ahead = None

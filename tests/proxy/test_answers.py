@@ -27,6 +27,7 @@ STATUS = {
     **dict.fromkeys((Reason.HOST_HEADER_MISMATCH, Reason.MALFORMED_REQUEST), 400),
     Reason.LIMIT_EXCEEDED: 429,
     Reason.SECRET_ECHOED: 502,
+    Reason.STORE_UNAVAILABLE: 503,
     **dict.fromkeys((Reason.POLICY_UNAVAILABLE, Reason.INTERNAL_ERROR), 503),
 }  # fmt: skip
 

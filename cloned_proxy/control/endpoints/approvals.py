@@ -11,6 +11,7 @@ from pydantic import Field
 from cloned_proxy.control.endpoints.terms import Duration, Reason, Uses, Version, conflict
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
+from cloned_proxy.fleet.approval_service import approvals_of
 from cloned_proxy.store.approval_errors import ApprovalError, DecidedError, UnknownApprovalError
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.edit_service import EditService
@@ -52,6 +53,8 @@ class ApprovalAnswer(Strict):
     decided_at: float | None
     decided_reason: str
     rule_ids: list[str]
+    replica: str
+    """Of a fleet, on which it was asked for; "" for this one."""
 
 
 class MatchedAnswer(Strict):
@@ -160,7 +163,7 @@ def _reject(call: Call) -> ApprovalAnswer:
 
 
 def _service(call: Call) -> ApprovalService:
-    return ApprovalService(call.parts.workspace, call.parts.policy_file, clock=call.parts.clock)
+    return approvals_of(call.parts.workspace, call.parts.policy_file, clock=call.parts.clock)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ export const REASONS = {
   secret_leak: "The request carried a secret that is not this tool's",
   secret_echoed: "The answer repeated a secret",
   limit_exceeded: "The tool's limit is reached",
+  store_unavailable: "The store of the fleet cannot count the uses of its rule now",
   policy_unavailable: "No valid policy is loaded",
   internal_error: "A fault of the proxy itself",
 };

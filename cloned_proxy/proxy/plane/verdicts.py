@@ -83,8 +83,12 @@ class Verdicts:
         leaks: LeakWatch,
         response_timeout: float,
         ways: Ways,
+        plain_http: bool,
     ) -> None:
-        """While `leaks` searches requests for secrets no plain one is granted without that."""
+        """Without `plain_http` only tunnels are granted.
+
+        While `leaks` searches requests for secrets no plain one is granted without that.
+        """
         self._library: Final = library
         self._plane: Final = plane
         self._basis: Final = basis
@@ -98,6 +102,7 @@ class Verdicts:
         self.known: Final[dict[int, Published]] = {}
         self._next = 1
         self._leaks: Final = leaks
+        self._plain_http: Final = plain_http
         self._response_timeout: Final = response_timeout
         self._pools: dict[Key, int] = {}
         self._next_pool = itertools.count(1)
@@ -108,14 +113,9 @@ class Verdicts:
         """Lets the plane grant the same again to whoever sends the same, if it may. Whether it will."""
         self.look()
         now = time.monotonic()
-        host = grant.decision.host
-        if host is None or not publishable(grant) or self._strict or self._inputs[0] is not grant.policy:
-            return False
-        plain = grant.kind is Kind.HTTP
-        if plain and (self._leaks.armed or self._ways.chained(grant)):
-            return False
-        way = self._ways.known(grant)
-        if way is None:
+        host, plain = grant.decision.host, grant.kind is Kind.HTTP
+        way = self._ways.known(grant) if self._is_for_the_plane(grant) else None
+        if host is None or way is None:
             return False
         # Without addresses of its own it is a name that only the proxy in front looks up.
         looked_up = self._basis.resolver.lasts(host) if grant.addresses else _FOREVER
@@ -131,6 +131,15 @@ class Verdicts:
         elif before is not None:
             self._withdraw(before)
         return self._publish(key, grant, way, now + seconds)
+
+    def _is_for_the_plane(self, grant: Grant) -> bool:
+        if self._strict or self._inputs[0] is not grant.policy or not publishable(grant):
+            return False
+        if self._basis.budgets.shares.are_of(grant.caller.tool):  # smaller and larger from moment to moment
+            return False
+        if grant.kind is not Kind.HTTP:
+            return True
+        return self._plain_http and not self._leaks.armed and not self._ways.chained(grant)
 
     def _lasts(self, head: Head, grant: Grant) -> float:
         """Seconds until the rule or a credential is over by the wall clock."""

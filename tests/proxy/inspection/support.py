@@ -89,6 +89,9 @@ class Leases:
     def take(self, rule: Rule) -> bool:
         return True
 
+    def give_back(self, rule: Rule) -> None:
+        pass
+
     def exhaust(self, rule: Rule) -> None:
         pass
 

@@ -1,0 +1,111 @@
+"""The attacks on limits, leases and approvals of a fleet succeed against builds whose guard was taken out."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloned_proxy.fleet import requests as requests_module
+from cloned_proxy.fleet.counted_audit import CountedAudit
+from cloned_proxy.fleet.decision import FleetDecision, read_decision, seal_decision
+from cloned_proxy.fleet.envelope import Trust
+from cloned_proxy.fleet.keys import SigningKey
+from cloned_proxy.policy.model import Limits
+from cloned_proxy.proxy.budget import WholeLimits
+from tests.fleet.conftest import RedisServer
+from tests.fleet.counting import Canary, Replica, policy, serving
+from tests.fleet.test_requests import DECISION, FLEET, TRUST
+
+CALLS = 8
+
+
+@pytest.fixture
+def canary() -> Iterator[Canary]:
+    with Canary() as counting:
+        yield counting
+
+
+async def passed_by_two(store: RedisServer, canary: Canary, tmp_path: Path, **what: Any) -> int:
+    """Bytes that reach the canary through two replicas which call as often as they can."""
+    current = policy(canary.port, **what)
+    replicas = [Replica(name, store.url, tmp_path / name, current) for name in ("one", "two")]
+    async with serving(*replicas):
+        for replica in replicas:
+            for _ in range(CALLS):
+                await replica.call()
+    return len(canary.arrivals)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_uses_that_each_replica_counts_by_itself(
+    store: RedisServer, canary: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> None:
+    if broken:
+
+        async def commit(self: CountedAudit, event: Any, **more: Any) -> None:
+            await self._inner.commit(event, **more)
+
+        monkeypatch.setattr(CountedAudit, "commit", commit)
+    assert await passed_by_two(store, canary, tmp_path, uses=3) == (6 if broken else 3)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_limits_that_each_replica_takes_for_its_own(
+    store: RedisServer, canary: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> None:
+    if broken:
+        monkeypatch.setattr("cloned_proxy.proxy.shares.Shares.limits_of", WholeLimits.limits_of)
+    passed = await passed_by_two(store, canary, tmp_path, limits=Limits(requests_per_minute=3))
+    assert passed == 6 if broken else passed <= 3
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_decision_whose_signature_nobody_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> None:
+    """A decision of a stranger comes in force in the build that does not check, and in ours it does not."""
+    stranger = SigningKey.generate()
+    if broken:
+
+        def unchecked(raw: bytes, trust: Trust, fleet: str, request: str) -> FleetDecision:
+            return read_decision(raw, Trust([stranger.public]), fleet, request)
+
+        monkeypatch.setattr(requests_module, "read_decision", unchecked)
+    now = time.time()
+    decision = replace(DECISION, decided=now, ends=now + 60)
+    granted: list[object] = []
+    requests = requests_module.FleetRequests(
+        _NoLink(decision, stranger),  # type: ignore[arg-type]  # the store that lies
+        FLEET,
+        "one",
+        trust=TRUST,
+        mirror=None,  # type: ignore[arg-type]  # a worker that does not lead keeps none
+        on_change=granted.append,
+        clock=time.time,
+        uptime=time.monotonic,
+        leads=False,
+    )
+    await requests.read()
+    assert bool(granted) is broken
+
+
+class _NoLink:
+    """A labelled stand-in: what a store that lies would answer."""
+
+    def __init__(self, decision: FleetDecision, key: SigningKey) -> None:
+        now = int(time.time() * 1000)
+        self._answer = [now, decision.request.encode(), b"{}", 60_000, seal_decision(decision, key)]
+
+    def follow(self, *_: object) -> None: ...
+
+    def at_connect(self, *_: object) -> None: ...
+
+    async def run(self, _work: object) -> list[object]:
+        await asyncio.sleep(0)
+        return list(self._answer)
