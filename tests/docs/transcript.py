@@ -13,6 +13,8 @@ _VARIABLE = (
     (re.compile(r"in (29m 5\ds|30m)|\b\ds ago"), "<span>"),
     (re.compile(r"^date: .*$", re.MULTILINE | re.IGNORECASE), "<date>"),
     (re.compile(r"^plane +(?:native|python): .*$", re.MULTILINE), "plane  <what this machine has>"),
+    # A call that is over before its decision is on the disk is one entry, else two.
+    (re.compile(r"\b1[0-9] entries, the chain"), "<count> entries, the chain"),
     (re.compile(r" {2,}"), "  "),
 )
 
