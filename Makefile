@@ -7,11 +7,12 @@ STAMP := .venv/.installed
 # Set-up says what it does; where somebody looks on, uv shows how far it is.
 QUIET := $(shell test -t 2 || echo --quiet)
 WHEEL_ENV := .venv-wheel
+PLANE := plane/Cargo.toml plane/Cargo.lock plane/src
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
 .PHONY: help setup install uninstall serve demo test test-fast test-agents test-wheel lint check fuzz bench dashboards findings pictures \
-  plane lock sbom wheel wheels clean screenshots
+  plane plane-if-possible lock sbom wheel wheels clean screenshots
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +45,7 @@ install: wheel ## the program on your PATH, in an environment of its own; again 
 uninstall: ## take away what `make install` put there
 	@packaging/user-install.sh uninstall
 
-serve: setup ## start the proxy with the shipped default policy
+serve: setup plane-if-possible ## start the proxy with the shipped default policy
 	@.venv/bin/cloned-proxy serve
 
 demo: setup ## the tour of the README in one terminal, 45 seconds, without internet
@@ -74,11 +75,19 @@ lint: setup ## style and types
 check: lint ## lint, types, dead links, help text
 	@$(PY) -m pytest -q -m "not docker" tests/docs
 
-plane: ## build the native plane with cargo, offline (`serve --plane require`)
+plane: ## build the native plane with cargo, offline (`make serve` does)
 	@command -v cargo >/dev/null || { echo "the native plane needs cargo: apt-get install cargo" >&2; exit 2; }
 	@cargo build --quiet --release --offline --manifest-path plane/Cargo.toml --target-dir build/plane
+	@touch build/plane/release/libcloned_plane.so  # cargo leaves it alone where only a date has changed
 
-wheel: setup ## build dist/*.whl
+# Nothing to do where an installed wheel brought it; nothing to be done where there is no cargo, and `serve` says so.
+plane-if-possible:
+	@command -v cargo >/dev/null || exit 0; \
+	  test -n "$$(find $(PLANE) -newer build/plane/release/libcloned_plane.so 2>/dev/null || echo none)" || exit 0; \
+	  echo "set-up: the native plane, with cargo (seconds; without it Python serves)" >&2; \
+	  $(MAKE) --silent plane || echo "set-up: cargo could not build the native plane; Python serves" >&2
+
+wheel: setup plane-if-possible ## build dist/*.whl, with the native plane where cargo is
 	@rm -rf dist && $(PY) -m build --wheel --no-isolation --outdir dist . >/dev/null && ls dist
 
 sbom: setup ## dist/sbom.json: every dependency with its licence (CycloneDX); asks an index

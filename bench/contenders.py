@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, ClassVar, Final
 
 from bench.wire import HOST, marked_bytes, marked_hello, real_hello
-from cloned_proxy.proxy.plane import library
+from cloned_proxy.proxy.plane.choice import PlaneMode, choose
 
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
@@ -125,7 +125,8 @@ class Ours(Contender):
 
     @classmethod
     def version(cls) -> str | None:
-        return importlib.metadata.version("cloned-proxy")
+        chosen = choose(PlaneMode.AUTO)
+        return f"{importlib.metadata.version('cloned-proxy')}, plane: {chosen.plane} ({chosen.why})"
 
     @property
     def policy(self) -> Path:
@@ -169,17 +170,17 @@ class OursTwice(Ours):
         return super().version() if "--workers" in described.stdout else None
 
 
-class OursNative(Ours):
-    """With the native plane, where it is built."""
+class OursPython(Ours):
+    """Without the native plane, where `cloned-proxy` has it."""
 
-    name = "cloned-proxy, native plane"
+    name = "cloned-proxy, Python alone"
 
     @classmethod
     def version(cls) -> str | None:
-        return super().version() if library.find() is not None else None
+        return super().version() if choose(PlaneMode.AUTO).library is not None else None
 
     def command(self) -> list[str]:
-        return [*super().command(), "--plane", "require"]
+        return [*super().command(), "--plane", "off"]
 
 
 class Squid(Contender):
@@ -265,7 +266,7 @@ class Mitmdump(Contender):
         return [*command, "-s", str(here / "allow.py")]
 
 
-CONTENDERS: Final[tuple[type[Contender], ...]] = (Ours, OursTwice, OursNative, Squid, Tinyproxy, Mitmdump)
+CONTENDERS: Final[tuple[type[Contender], ...]] = (Ours, OursTwice, OursPython, Squid, Tinyproxy, Mitmdump)
 
 
 def _version_of(program: str, option: str, *, field: int) -> str | None:

@@ -11,6 +11,9 @@ from typing import Final
 from bench.contenders import rule_hosts
 from bench.measure import median
 from bench.wire import HOST, real_hello
+from cloned_proxy.fleet.jwks import fleet_keys
+from cloned_proxy.fleet.keys import SigningKey
+from cloned_proxy.fleet.tool_tokens import FleetTokens, mint_tool_token
 from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_addresses
@@ -98,6 +101,7 @@ def _parts(directory: Path) -> dict[str, float]:
     try:
         figures = {
             "token check": _microseconds(lambda _: identify(fields, tokens=tokens, now=_NOW, listener=ANONYMOUS)),
+            **_fleet_tokens(),
             "head parse, CONNECT": _microseconds(lambda _: parse_head(connect)),
             "head parse, GET with five fields": _microseconds(lambda _: parse_head(get)),
             "ClientHello parse": _microseconds(lambda _: ClientHelloReader().feed(hello)),
@@ -107,6 +111,23 @@ def _parts(directory: Path) -> dict[str, float]:
     finally:
         state.close()
     return {**figures, "audit record (queueing)": median(audit)}
+
+
+def _fleet_tokens() -> dict[str, float]:
+    """The same check for a token that the fleet has signed, when it was met before and when not."""
+    key = SigningKey.generate()
+    tokens = FleetTokens(OwnTokens(_KEY), fleet="bench", keys=fleet_keys([key.public]))
+    token = mint_tool_token(key, Claims("bench@v1", "run", _NOW + 3600), fleet="bench", now=_NOW)
+    fields = (("host", f"{HOST}:443"), ("x-cloned-tool-token", token))
+
+    def first(_: int) -> None:
+        tokens.changed()
+        identify(fields, tokens=tokens, now=_NOW, listener=ANONYMOUS)
+
+    return {
+        "token check, fleet": _microseconds(lambda _: identify(fields, tokens=tokens, now=_NOW, listener=ANONYMOUS)),
+        "token check, fleet: the first one": _microseconds(first),
+    }
 
 
 def _watch(hello: bytes, flight: bytes) -> bool:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import trustme
 import uvloop
@@ -40,17 +40,24 @@ _STREAMS: Final = 8
 _WARM_UP: Final = 0.5
 _SECONDS: Final = 3.0
 _END: Final = b"\r\n\r\n"
+BIG: Final = "/v1/big"
+"""The path of a body of BIG_BYTES."""
+BIG_BYTES: Final = 4 * 1024**2
+_BIG_BODY: Final = bytes(range(256)) * (BIG_BYTES // 256)
 _HEAD: Final = [
     ("user-agent", "bench/1"), ("accept", "*/*"), ("accept-encoding", "gzip, deflate"), ("authorization", "Bearer x"),
 ]  # fmt: skip
 
 
-class _Opening(Ours):
+class Opening(Ours):
     """Ours, with a rule that opens the TLS."""
+
+    terms: ClassVar[str] = ""
+    """What else the rule says."""
 
     def write_policy(self, hosts: list[str], literal: str = "") -> float:  # noqa: ARG002  one rule is enough
         port = self.ports[1]
-        entry = f"{{host: {HOST}, ports: [{port}], paths: ['/v1/**'], addresses: [private]}}"
+        entry = f"{{host: {HOST}, ports: [{port}], paths: ['/v1/**'], {self.terms}addresses: [private]}}"
         self.policy.write_text(f"version: 1\nanonymous: global\nglobal:\n  allow: [{entry}]\n")
         self.policy.chmod(0o600)
         return time.monotonic()
@@ -63,7 +70,7 @@ class _Work:
     errors: int = 0
 
 
-async def _tunnel(contender: Contender, port: int, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def tunnel(contender: Contender, port: int, protocol: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     reader, writer = await asyncio.open_connection(*contender.address)
     writer.write(f"CONNECT {HOST}:{port} HTTP/1.1\r\nHost: {HOST}:{port}\r\n\r\n".encode())
     answer = await reader.readuntil(_END)
@@ -76,7 +83,7 @@ async def _tunnel(contender: Contender, port: int, protocol: str) -> tuple[async
 
 
 async def _http1(contender: Contender, port: int, work: _Work) -> None:
-    reader, writer = await _tunnel(contender, port, "http/1.1")
+    reader, writer = await tunnel(contender, port, "http/1.1")
     fields = "".join(f"{name}: {value}\r\n" for name, value in _HEAD)
     request = f"GET /v1/things HTTP/1.1\r\nHost: {HOST}:{port}\r\n{fields}\r\n".encode()
     while time.monotonic() < work.until:
@@ -88,12 +95,12 @@ async def _http1(contender: Contender, port: int, work: _Work) -> None:
         work.count += 1
         if b"connection: close" in head.lower():
             writer.transport.abort()
-            reader, writer = await _tunnel(contender, port, "http/1.1")
+            reader, writer = await tunnel(contender, port, "http/1.1")
     writer.transport.abort()
 
 
 async def _http2(contender: Contender, port: int, work: _Work) -> None:
-    reader, writer = await _tunnel(contender, port, "h2")
+    reader, writer = await tunnel(contender, port, "h2")
     plain = H2Configuration(
         client_side=True, header_encoding="latin-1", validate_inbound_headers=False, validate_outbound_headers=False
     )
@@ -145,12 +152,12 @@ async def _measured(contender: Contender, port: int, *, http2: bool) -> Sample:
 async def measure(rounds: int) -> dict[str, float]:
     """Requests per CPU-second, and the two ratios."""
     ways: tuple[tuple[str, type[Contender], bool], ...] = (
-        ("http2", _Opening, True),
-        ("http1", _Opening, False),
+        ("http2", Opening, True),
+        ("http1", Opening, False),
         ("mitmdump_http2", Mitmdump, True),
     )
     found: dict[str, list[float]] = {name: [] for name, _, _ in ways}
-    with tempfile.TemporaryDirectory() as directory, _upstream(Path(directory)) as port:
+    with tempfile.TemporaryDirectory() as directory, upstream(Path(directory)) as port:
         for number in range(rounds):
             for name, kind, http2 in ways:
                 contender = kind(Path(directory) / f"{name}{number}", (port, port), 1)
@@ -174,7 +181,7 @@ async def measure(rounds: int) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _upstream(directory: Path) -> Iterator[int]:
+def upstream(directory: Path) -> Iterator[int]:
     """Its port; its CA is what the proxy trusts."""
     pem = directory / "ca.pem"
     process = subprocess.Popen(
@@ -210,8 +217,11 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         if session.selected_alpn_protocol() == "h2":
             await _answer_http2(reader, writer)
         else:
-            while await reader.readuntil(_END):
-                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            while head := await reader.readuntil(_END):
+                body = _BIG_BODY if head.startswith(f"GET {BIG} ".encode()) else b"ok"
+                writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode())
+                writer.write(body)
+                await writer.drain()
     writer.transport.abort()
 
 

@@ -226,6 +226,7 @@ class Bench:
     async def _opened(self) -> None:
         rounds = str(self._plan.rounds)
         self._results.opened = await alone("bench.opened", _OPENED_SECONDS, "--rounds", rounds, images=False)
+        self._results.opened |= await alone("bench.inspected", _OPENED_SECONDS, "--rounds", rounds, images=False)
 
     async def _registry(self) -> None:
         rounds = str(self._plan.rounds * 3)

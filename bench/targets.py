@@ -132,6 +132,7 @@ def _opened(found: dict[str, float]) -> list[Target]:
     return [
         Target("HTTP/2 in opened TLS, of our own HTTP/1.1", 0.8, found["opened_http2_of_http1"], "x"),
         Target("HTTP/2 in opened TLS, of stock mitmdump", 3.0, found["opened_http2_of_mitmdump"], "x"),
+        Target("HTTP/1.1 in opened TLS, of stock mitmdump", 3.0, found["inspected_ours_of_mitmdump"], "x"),
     ]
 
 

@@ -15,6 +15,7 @@ from cloned_proxy.cli import (
     edit,
     exec_tool,
     explain,
+    fleet,
     home,
     image,
     init,
@@ -99,4 +100,5 @@ app.add_typer(image.app, name="image")
 app.command("run")(run.run)
 app.command("verify")(verify.verify)
 app.add_typer(llm.app, name="llm")
+app.add_typer(fleet.app, name="fleet")
 add_examples(app)

@@ -24,6 +24,7 @@ from cloned_proxy.cli.live import live_proxy
 from cloned_proxy.policy.breadth import findings
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.secret import filled, references
+from cloned_proxy.proxy.plane.choice import PlaneMode, choose
 from cloned_proxy.store.config import SandboxSettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.keys import load_key
@@ -55,7 +56,7 @@ class Check:
 def run_checks(directory: Path | None, policy_flag: Path | None) -> list[Check]:
     """Every check, in the order in which `serve` would meet them."""
     workspace = Workspace.find(directory)
-    checks = [_python(), _platform(), _open_files(), _event_loop(), _workspace(workspace)]
+    checks = [_python(), _platform(), _open_files(), _event_loop(), _plane(workspace), _workspace(workspace)]
     if workspace.root.is_dir():
         checks += [
             _files(workspace),
@@ -106,6 +107,18 @@ def _event_loop() -> Check:
     return Check("event loop", "warn", "the standard one, which is slower", "install uvloop")
 
 
+def _plane(workspace: Workspace) -> Check:
+    """What serves tunnels: of the proxy that runs, else what `serve` would take. Python is slower, and no fault."""
+    live = live_proxy(workspace)
+    if live is None:
+        chosen = choose(PlaneMode.AUTO)
+        serving, why = chosen.plane, chosen.why
+    else:
+        serving, why = live.plane["serving"], live.plane["why"]
+    detail, _, fix = why.partition("; ")
+    return Check("plane", "ok", f"{serving}: {detail}", fix if serving == "python" else "")
+
+
 def _workspace(workspace: Workspace) -> Check:
     root = workspace.root
     if not root.is_dir():
@@ -143,7 +156,7 @@ def _policy(workspace: Workspace, flag: Path | None) -> Check:
     path = workspace.policy_path(flag)
     if not path.exists() and path == workspace.policy_file:
         return Check("policy", "warn", f"{path} does not exist", "`cloned-proxy serve` puts the shipped default there")
-    policy = load_policy(path, time.time(), workspace.presets)
+    policy = load_policy(path, time.time(), workspace.presets_for(path))
     detail = f"{path}: version {policy.version}, {len(policy.rules)} rules, mode {policy.mode}"
     if policy.mode == "report":
         return Check("policy", "warn", detail, "report lets everything pass; set `mode: enforce` to protect")
@@ -169,7 +182,7 @@ def _vault(workspace: Workspace, flag: Path | None) -> Check:
     vault = Vault(workspace, workspace.config().vault.key)
     held = vault.secrets()
     path = workspace.policy_path(flag)
-    rules = load_policy(path, time.time(), workspace.presets).rules if path.exists() else ()
+    rules = load_policy(path, time.time(), workspace.presets_for(path)).rules if path.exists() else ()
     injecting = [(rule, rule.inject) for rule in rules if rule.inject is not None]
     given = {name for name, variable in ENVIRONMENT.items() if os.environ.get(variable)}
     for rule, inject in injecting:

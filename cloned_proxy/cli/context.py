@@ -54,7 +54,7 @@ def _read_policy(path: Path, workspace: Workspace) -> Policy:
         return policy
     from cloned_proxy.store.policy_file import policy_from_bytes
 
-    policy = policy_from_bytes(raw, source=str(path), now=now, presets=workspace.presets)
+    policy = policy_from_bytes(raw, source=str(path), now=now, presets=workspace.presets_for(path))
     keep_policy(raw, str(path), policy)
     return policy
 

@@ -183,6 +183,7 @@ def _announce(server: Server | Supervisor, control: Control) -> None:
     put(f"proxy    {proxy}")
     put(f"control  http://{authority(*control.address)}" if control.address else "control  off")
     put(f"metrics  http://{server.metrics_address}/metrics" if server.metrics_address else "metrics  off")
+    put(f"plane    {server.plane['serving']}: {server.plane['why']}")
     in_force = f"version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)}"
     put(f"policy   {short_path(policy.source)} ({in_force})")
     put(f"log      {program_name()} log -f")

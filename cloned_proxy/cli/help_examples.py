@@ -99,6 +99,21 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "policy restore 0123456789ab --dry-run",
         "policy restore 0123456789ab --reason 'back to monday'",
     ),
+    "fleet": (
+        "fleet init acme --store redis://redis.example.com:6379",
+        "fleet publish --reason 'add the registry'",
+    ),
+    "fleet init": (
+        "fleet init acme --store rediss://redis.example.com:6379",
+        "fleet init acme  # for envelopes in git or a ConfigMap",
+    ),
+    "fleet publish": (
+        "fleet publish --reason 'add the registry'",
+        "fleet publish new.yaml --reason new --output new.dsse.json",
+    ),
+    "fleet rollback": ("fleet rollback 1.12 --reason 'broke the build'",),
+    "fleet status": ("fleet status", "fleet status --watch", "fleet status --history --json"),
+    "fleet rotate": ("fleet rotate  # both keys sign", "fleet rotate --finish  # the new one alone"),
     "vault": ("vault set llm.api_key", "vault list"),
     "vault set": (
         "vault set llm.api_key  # asks for the value",

@@ -26,6 +26,8 @@ class LiveProxy:
     problems: tuple[str, ...]
     """Why it should get no traffic now."""
     tunnels: int
+    plane: dict[str, str]
+    """What serves the common case: `serving` is `native` or `python`, and `why`."""
     policy: dict[str, Any]
     """`source`, `version`, `mode` and `rules` of the policy in force, and the `error` of a file that is not."""
 
@@ -50,5 +52,6 @@ def live_proxy(workspace: Workspace) -> LiveProxy | None:
         workers=len(answers),
         problems=tuple(dict.fromkeys(text for answer in answers for text in answer["problems"])),
         tunnels=sum(answer["tunnels"] for answer in answers),
+        plane=first.get("plane", {"serving": "python", "why": "a version that does not say why"}),
         policy={name: first[name] for name in ("source", "version", "mode", "rules", "error")},
     )

@@ -60,6 +60,7 @@ class Overview:
             "addresses": live.addresses if live is not None else None,
             "workers": live.workers if live is not None else 0,
             "tunnels": live.tunnels if live is not None else 0,
+            "plane": live.plane if live is not None else None,
             "policy": self.policy,
             "denied_last_hour": self.denied_last_hour,
             "denials": [{"times": times, **entry.body} for entry, times in self.denials],
@@ -172,6 +173,7 @@ def lines(found: Overview) -> Iterator[str]:
         workers = "" if live.workers == 1 else f", {live.workers} workers"
         yield _line("proxy", f"{live.url('proxy')}  {state}{workers}, open tunnels: {live.tunnels}")
         yield from (_line("", visible(problem)) for problem in live.problems)
+        yield _line("plane", f"{live.plane['serving']}: {visible(live.plane['why'])}")
         yield _line("control", live.url("control") or "off")
         metrics = live.url("metrics")
         yield _line("metrics", f"{metrics}/metrics" if metrics is not None else "off")

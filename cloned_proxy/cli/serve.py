@@ -27,7 +27,7 @@ def serve(
         Literal["auto", "off", "require"],
         typer.Option(
             "--plane",
-            help="Serve tunnels natively (experimental): require; auto is off for now.",
+            help="The native plane: auto uses it where it is built.",
         ),
     ] = "auto",
     slot: Annotated[
@@ -55,6 +55,7 @@ def serve(
     from cloned_proxy.cli.place import beside_another
     from cloned_proxy.cli.slots import parse_slot
     from cloned_proxy.proxy.listener import BindError
+    from cloned_proxy.proxy.plane.choice import PlaneMode, choose
     from cloned_proxy.proxy.server import ServeOptions
     from cloned_proxy.telemetry.log import configure_logging
 
@@ -68,6 +69,7 @@ def serve(
         raise CommandError("--listen cannot be off; write HOST:PORT such as 127.0.0.1:8081")
     configure_logging(log_format)
     slots = tuple(parse_slot(text) for text in slot or ())
+    chosen = choose(PlaneMode(plane), workers=workers)
     options = ServeOptions(
         listen=proxy_address,
         metrics=metrics_address,
@@ -75,11 +77,11 @@ def serve(
         slots=slots,
         control=control_address,
         standby=standby,
-        plane_threads=workers if plane == "require" else 0,
+        plane=chosen,
     )
     try:
-        run_in_foreground(
-            options, directory=workspace, workers=1 if plane == "require" else workers, log_format=log_format
-        )
+        # Of the native plane the workers are threads.
+        processes = workers if chosen.library is None else 1
+        run_in_foreground(options, directory=workspace, workers=processes, log_format=log_format)
     except BindError as error:
         raise type(error)(f"{error}{beside_another(str(error))}") from error

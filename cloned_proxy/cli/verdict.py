@@ -21,12 +21,13 @@ from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
 from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.refusal import refused
 from cloned_proxy.policy.registry_path import package_of
 from cloned_proxy.policy.rule import Host
 from cloned_proxy.policy.url import decide_url
 from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.program_name import in_this_shell
-from cloned_proxy.proxy.enforced import Enforced, as_enforced, listeners_of
+from cloned_proxy.proxy.enforced import Enforced, as_enforced, closed_in, is_front
 from cloned_proxy.proxy.lookup import Addresses
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.rule_use import rule_use
@@ -137,8 +138,12 @@ def _again(body: dict[str, Any], place: Workspace, policy: Policy, *, resolve: b
 def _enforced(decision: Decision, place: Workspace, *, ask: bool, known: Addresses | None = None) -> Enforced:
     if decision.host is not None and _looked_up_in_front(decision.host, place):
         judged = decide_unseen(decision)
+        if judged.passes and is_front(place, judged):
+            judged = refused(judged, Reason.ADDRESS_NOT_ALLOWED)
         return Enforced(judged, in_front=judged.passes)
-    return as_enforced(decision, listeners_of(place), ask=ask, known=known)
+    if decision.passes and is_front(place, decision):
+        return Enforced(refused(decision, Reason.ADDRESS_NOT_ALLOWED))
+    return as_enforced(decision, closed_in(place, decision, ask=ask), ask=ask, known=known)
 
 
 def _looked_up_in_front(host: Host, place: Workspace) -> bool:

@@ -24,6 +24,8 @@ from cloned_proxy.store.chain import next_link
 
 _PAGE: Final = 1000
 _MOST_LOGS: Final = 100_000
+_REMEMBERED: Final = 5000
+"""Entries of each log, behind which a receipt may come."""
 _CALL_SECONDS: Final = 20.0
 """Of one page; a command may wait for longer than a proxy."""
 
@@ -52,6 +54,10 @@ class _Log:
     key: str
     last: ChainLink | None = None
     receipts: dict[int, Receipt] = field(default_factory=dict)
+    newest_receipt: str = "-"
+    """From where the next ones are asked for."""
+    hashes: dict[int, str] = field(default_factory=dict)
+    """Of the newest entries: a receipt comes after the entry that it is for."""
 
 
 class FleetLog:
@@ -74,6 +80,7 @@ class FleetLog:
             if log.last is None:
                 rows = await self._first(log, since)
             else:
+                await self._read_receipts(log)
                 rows = await self._next(log)
             found += self._checked(log, rows)
         return sorted((each for each in found if since is None or each.at >= since), key=lambda each: each.at)
@@ -99,11 +106,12 @@ class FleetLog:
 
     async def _read_receipts(self, log: _Log) -> None:
         async def work(redis: Any) -> list[Any]:
-            rows: list[Any] = await redis.xrange(self._names.audit_receipts(log.id))
+            rows: list[Any] = await redis.xrange(self._names.audit_receipts(log.id), min=log.newest_receipt)
             return rows
 
         trust = self._trust or Trust([log.key])
-        for _, fields in await self._run(work):
+        for identifier, fields in await self._run(work):
+            log.newest_receipt = f"({identifier.decode()}"
             try:
                 receipt = open_receipt(fields.get(b"body", b""), trust)
             except EnvelopeError:
@@ -113,6 +121,7 @@ class FleetLog:
                 self._found(log, "a receipt is for another log")
             else:
                 log.receipts[receipt.seq] = receipt
+                self._check_receipt(log, receipt.seq, log.hashes.get(receipt.seq))
         if self._trust is not None and not log.receipts:
             self._found(log, "no receipt of a key that was named: nothing shows that a replica has sent this")
 
@@ -169,8 +178,14 @@ class FleetLog:
             self._found(log, f"{what} not in the store")
         elif last is not None and next_link(last, text).hash != stored:
             self._found(log, f"entry {seq} was changed in the store, or the one before it")
+        log.hashes[seq] = stored
+        if len(log.hashes) > _REMEMBERED:
+            del log.hashes[next(iter(log.hashes))]
+        self._check_receipt(log, seq, stored)
+
+    def _check_receipt(self, log: _Log, seq: int, stored: str | None) -> None:
         receipt = log.receipts.get(seq)
-        if receipt is not None and receipt.hash != stored:
+        if receipt is not None and stored is not None and receipt.hash != stored:
             self._found(log, f"the receipt given at entry {seq} is for other entries: the store has changed them")
 
     def _found(self, log: _Log, what: str) -> None:

@@ -33,6 +33,8 @@ _GROUP: Final = 500
 _GROUP_BYTES: Final = 1 << 20
 _RECEIPTS: Final = 1000
 """Of each log: three days of them."""
+_LOOKED_AT: Final = 8
+"""Logs, each time: by and by all that have expired are taken out of the list."""
 _FORGOTTEN_SECONDS: Final = 90 * 86_400
 """A log to which nothing is added for so long leaves the store by itself."""
 
@@ -147,6 +149,7 @@ class AuditShipper:
         """The newest that is there, as the store names it; "" for an empty stream."""
         self._receipt = 0
         self._receipt_id = ""
+        self._announced = False
         self._failing = False
 
     async def work(self) -> None:
@@ -184,6 +187,7 @@ class AuditShipper:
                 continue
             self._last = group[-1].seq
             self._metrics.shipped(len(group))
+            await self._announce()
         while group := await asyncio.to_thread(self._local.receipts_after, self._receipt):
             stream = self._names.audit_receipts(self._id)
             done, self._receipt_id = await self._append(stream, self._receipt_id, _RECEIPTS, group)
@@ -218,12 +222,23 @@ class AuditShipper:
         self._last, self._last_id = first, last_id
         self._receipt_id, _ = await self._newest(self._names.audit_receipts(name))
         self._receipt = _number(self._receipt_id)
+        self._id, self._announced = name, False
+        if last_id:
+            await self._announce()
 
-        async def announce(redis: Any) -> None:
-            await redis.hset(self._names.audit_logs, name, self._said)
+    async def _announce(self) -> None:
+        """Says whose log it is, once there is anything of it; and takes out some whose streams have expired."""
+        if self._announced:
+            return
 
-        await self._link.run(announce)
-        self._id = name
+        async def work(redis: Any) -> None:
+            await redis.hset(self._names.audit_logs, self._id, self._said)
+            for name in await redis.hrandfield(self._names.audit_logs, _LOOKED_AT) or ():
+                if not await redis.exists(self._names.audit(_text(name))):
+                    await redis.hdel(self._names.audit_logs, name)
+
+        await self._link.run(work)
+        self._announced = True
 
     async def _is_ours(self, last: int, last_hash: str, oldest: int, newest: int) -> bool:
         if last > newest:

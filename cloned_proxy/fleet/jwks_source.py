@@ -112,7 +112,8 @@ class JwksUrl:
         return text
 
     async def _get(self, url: str, context: ssl.SSLContext, credential: str | None) -> bytes:
-        headers = {"Accept": "application/json"}
+        # Not compressed: a small answer could become any number of bytes before they are counted.
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
         if credential is not None:
             headers["Authorization"] = f"Bearer {credential}"
         async with (
@@ -123,7 +124,7 @@ class JwksUrl:
             if answer.status_code != HTTPStatus.OK:
                 raise ValueError(f"it answered {answer.status_code}")
             text = b""
-            async for part in answer.aiter_bytes():
+            async for part in answer.aiter_raw():
                 text += part
                 if len(text) > MAX_JWKS_BYTES:
                     raise ValueError(f"it answered more than {MAX_JWKS_BYTES} bytes")

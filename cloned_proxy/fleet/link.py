@@ -217,7 +217,9 @@ def _client(settings: FleetSettings, base: Path, secrets: Secrets | None) -> Red
     if store.startswith("rediss:"):
         options["ssl_min_version"] = ssl.TLSVersion.TLSv1_2
         if settings.ca_files:
-            options["ssl_ca_data"] = "\n".join(_pem(base / Path(named).expanduser()) for named in settings.ca_files)
+            options["ssl_ca_data"] = "\n".join(
+                trusted_pem(base / Path(named).expanduser()) for named in settings.ca_files
+            )
     client: Redis = Redis.from_url(
         store,
         protocol=2,  # the same on every server of the last ten years; nothing here needs the third
@@ -230,7 +232,8 @@ def _client(settings: FleetSettings, base: Path, secrets: Secrets | None) -> Red
     return client
 
 
-def _pem(path: Path) -> str:
+def trusted_pem(path: Path) -> str:
+    """The certificates of a file of `fleet.ca_files`. Raises StoreError."""
     text = read_regular_file(path, limit=_MAX_CA_BYTES, what="CA file").decode("ascii", errors="replace")
     try:
         ssl.create_default_context().load_verify_locations(cadata=text)

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from cloned_proxy.fleet.envelope import Trust, seal
-from cloned_proxy.fleet.errors import EnvelopeError, Refused
+from cloned_proxy.fleet.errors import EnvelopeError, FleetError, Refused
 from cloned_proxy.fleet.keys import SigningKey, load_or_create_key, short_id
 from cloned_proxy.fleet.token_form import read_json
+from cloned_proxy.store.atomic import fix_for
 from cloned_proxy.store.chain import Link
 from cloned_proxy.store.fleet_settings import FleetSettings
 from cloned_proxy.store.workspace import Workspace
@@ -72,7 +73,10 @@ def _receipt_in(fields: dict[str, Any]) -> Receipt:
 def replica_key(workspace: Workspace) -> SigningKey:
     """The key of this replica, made (0600) on first use. Raises StoreError."""
     directory = workspace.root / "fleet"
-    directory.mkdir(mode=0o700, exist_ok=True)
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise FleetError(f"{directory}: cannot be made: {error.strerror}; {fix_for(error)}") from error
     return load_or_create_key(directory / "replica.key")
 
 
@@ -86,15 +90,24 @@ def replica_name(settings: FleetSettings | None, key: SigningKey | None) -> str:
 
 def log_id(database: sqlite3.Connection) -> str:
     """The id of the log in this database: given on first use, which writes, inside a transaction of the caller's."""
-    found = database.execute("SELECT value FROM meta WHERE key = 'log_id'").fetchone()
-    return str(found[0]) if found is not None else new_log_id(database)
+    query = "SELECT value FROM meta WHERE key = 'log_id'"
+    found = database.execute(query).fetchone()
+    if found is None:
+        # Two processes may come here at once: both go on with what the first one has written.
+        database.execute("INSERT OR IGNORE INTO meta VALUES ('log_id', ?)", (_drawn(),))
+        found = database.execute(query).fetchone()
+    return str(found[0])
 
 
 def new_log_id(database: sqlite3.Connection) -> str:
     """Calls the log something that nothing was called before: it goes on in another way than what has left it."""
-    made = secrets.token_hex(_LOG_ID_BYTES)
+    made = _drawn()
     database.execute("INSERT OR REPLACE INTO meta VALUES ('log_id', ?)", (made,))
     return made
+
+
+def _drawn() -> str:
+    return secrets.token_hex(_LOG_ID_BYTES)
 
 
 def head_of(database: sqlite3.Connection) -> Link:

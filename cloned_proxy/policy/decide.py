@@ -66,7 +66,10 @@ def decide(
     try:
         if policy is None:
             return Decision(Verdict.DENY, Reason.POLICY_UNAVAILABLE, request, _tool_of(caller))
-        return _decide(policy, caller, request, now, spent, ended)
+        decision = _decide(policy, caller, request, now, spent, ended)
+        if policy.narrowed_by is None or not decision.passes:
+            return decision
+        return _narrowed(decision, _decide(policy.narrowed_by, caller, request, now, spent, ended))
     except Exception:  # noqa: BLE001  the decision point is total: a fault in it must deny, not unwind into a hook
         return Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request)
 
@@ -95,6 +98,13 @@ def _decide(  # noqa: PLR0917  a value for them would cost as much as the decisi
     verdict = Verdict.ALLOW if reason is Reason.ALLOWED else verdict_of_refusal(mode, reason)
     networks = _networks(scopes, denying, now, ended) if verdict is not Verdict.DENY else NO_NETWORKS
     return Decision(verdict, reason, request, tool, host, rule, inspect, mode, networks=networks)
+
+
+def _narrowed(decision: Decision, local: Decision) -> Decision:
+    """A pass, if a second policy lets the request pass as well; else what that one says."""
+    if not local.passes:
+        return local
+    return replace(decision, inspect=decision.inspect or local.inspect, narrowed=local)
 
 
 def _by_rules(  # noqa: PLR0917  as `_decide`
@@ -272,13 +282,19 @@ def decide_limits(decision: Decision, limits: Limits, usage: Usage) -> Decision:
     return refused(decision, Reason.LIMIT_EXCEEDED) if over else decision
 
 
-def decide_tunnel(decision: Decision, server_names: Sequence[str] | None, *, ssh: bool = False) -> Decision:
+def decide_tunnel(  # noqa: PLR0911  one for each reason
+    decision: Decision, server_names: Sequence[str] | None, *, ssh: bool = False
+) -> Decision:
     """The decision after a ClientHello of a tunnel: `server_names` is its SNI list, None: what came is not TLS.
 
     But perhaps `ssh`, as which both sides have identified themselves (RFC 4253, section 4.2).
     The SNI must be the CONNECT host, exactly once (contract section 3). A tunnel to an allowed IP literal may leave
     it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is still a mismatch.
     """
+    if decision.passes and decision.narrowed is not None:
+        local = decide_tunnel(decision.narrowed, server_names, ssh=ssh)
+        if not local.passes:
+            return local
     if not decision.passes or (decision.rule is not None and decision.rule.raw_tcp):
         return decision
     if decision.must_be_ssh:
@@ -296,7 +312,8 @@ def decide_tunnel(decision: Decision, server_names: Sequence[str] | None, *, ssh
 
 def needs_hello(decision: Decision) -> bool:
     """Whether a ClientHello is waited for: under a rule that wants none, the server may be the one who speaks first."""
-    return not (decision.rule is not None and (decision.rule.raw_tcp or decision.rule.only_ssh))
+    own = not (decision.rule is not None and (decision.rule.raw_tcp or decision.rule.only_ssh))
+    return own or (decision.narrowed is not None and needs_hello(decision.narrowed))
 
 
 def _same_name(server_name: str, host: Host) -> bool:

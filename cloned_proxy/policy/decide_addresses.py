@@ -20,6 +20,10 @@ def decide_addresses(decision: Decision, addresses: Sequence[Address], own: Cont
     A resolver that mixes public and internal answers is either broken or an attack (DNS rebinding), and picking
     the public half would make the outcome depend on the order of the records. `own` are the proxy's listeners.
     """
+    if decision.passes and decision.narrowed is not None:
+        local = decide_addresses(decision.narrowed, addresses, own)
+        if not local.passes:
+            return local
     if not decision.passes:
         return decision
     if not addresses:
@@ -38,9 +42,10 @@ def decide_unseen(decision: Decision) -> Decision:
 
     `public: true` promises that nothing private is reached, which nobody can say of such a name.
     """
-    rule = decision.rule
-    if decision.passes and rule is not None and rule.pattern.kind is PatternKind.PUBLIC:
-        return refused(decision, Reason.ADDRESS_NOT_ALLOWED)
+    for each in (decision, decision.narrowed):
+        rule = each.rule if each is not None else None
+        if decision.passes and rule is not None and rule.pattern.kind is PatternKind.PUBLIC:
+            return refused(decision, Reason.ADDRESS_NOT_ALLOWED)
     return decision
 
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from cloned_proxy.policy.network_index import NetworkIndex
 from cloned_proxy.policy.registry import Age
-from cloned_proxy.policy.rule import Address, Host, Rule
+from cloned_proxy.policy.rule import Address, Host, PatternKind, Rule
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 
 
@@ -58,6 +58,8 @@ class Decision:
     """With `address_not_allowed`, or an `explicit_deny` of its network: the one that refused it. Never told to a caller
     who did not send it."""
     networks: NetworkRules = field(default=NO_NETWORKS, repr=False, compare=False)
+    narrowed: Decision | None = field(default=None, repr=False, compare=False)
+    """What the policy says that narrows the one that decided; passes, if this one does."""
     age: Age | None = None
     """With `too_young`: of what, and what there is instead."""
 
@@ -69,7 +71,13 @@ class Decision:
     @property
     def must_be_ssh(self) -> bool:
         """Whether a tunnel carries SSH and nothing else."""
-        return self.rule is not None and self.rule.only_ssh
+        return any(each.rule is not None and each.rule.only_ssh for each in (self, self.narrowed) if each is not None)
+
+    @property
+    def names_its_host(self) -> bool:
+        """Whether the rule at hand names the host, rather than a pattern that happens to cover it."""
+        rule = self.rule
+        return rule is not None and not rule.denies and rule.pattern.kind in (PatternKind.EXACT, PatternKind.ADDRESS)
 
     @property
     def passes(self) -> bool:

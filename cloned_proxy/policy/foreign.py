@@ -3,7 +3,7 @@
 A wildcard is written as what it means in the program it comes from. What has no equal here, or would open more than it
 did there, is refused with the reason; the rest is taken. Pure; `cli.imports` reads the files and writes the policy.
 
-Sources: Squid `acl … dstdomain` (cf.data.pre), smokescreen `pkg/smokescreen/acl/v1`, Claude Code's settings.json
+Sources: Squid `acl … dstdomain`, `dst` (cf.data.pre), smokescreen `pkg/smokescreen/acl/v1`, Claude Code's settings.json
 (`sandbox.network`, `permissions`), HAR 1.2.
 """
 
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.network import is_network, parse_destination
 from cloned_proxy.policy.rule import PatternKind
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, OWN_HOST
 
@@ -38,7 +38,7 @@ class Wanted:
     """`global`, or the tool id."""
     action: Action
     host: str
-    """A pattern as a policy has it, in canonical form."""
+    """A pattern or a network as a policy has it, in canonical form."""
     ports: tuple[int, ...] = ()
     """None named: those that a rule has by itself."""
 
@@ -57,7 +57,7 @@ class Found:
         new: list[Wanted] = []
         for host in hosts:
             try:
-                pattern = parse_pattern(host)
+                pattern = parse_destination(host, denies=action == "deny")
             except ValueError as error:
                 self.refuse(text, str(error))
                 return
@@ -76,7 +76,11 @@ class Found:
 
 
 def read_squid(text: str, scope: str) -> Found:
-    """A file of domains, one or more a line, or a squid.conf with `acl NAME dstdomain …` and `http_access`."""
+    """A file of domains and networks, one or more a line, or a squid.conf with `acl NAME dstdomain …` or `dst …`.
+
+    Squid lets any name pass that resolves into an allowed `dst`; here a network is for literals, and for the addresses
+    of names that are allowed by themselves.
+    """
     found = Found("Squid dstdomain list")
     acls = _Acls()
     accesses: list[list[str]] = []
@@ -88,7 +92,7 @@ def read_squid(text: str, scope: str) -> Found:
             accesses.append(words)
         elif not acls.types and (len(words) == 1 or all("." in word for word in words)):
             for word in words:
-                if "." in word:
+                if "." in word or is_network(word):
                     _take_squid(found, scope, "allow", word)
                 else:
                     found.refuse(word, "it has no dot; for a host of your own network: `cloned-proxy allow NAME`")
@@ -117,7 +121,7 @@ class _Acls:
     def add(self, words: list[str], found: Found) -> None:
         _, name, kind, *values = words
         self.types[name] = kind
-        if kind == "dstdomain":
+        if kind in ("dstdomain", "dst"):
             self.domains.setdefault(name, []).extend(value for value in values if value not in ("-n", "--"))
         elif kind == "dstdom_regex":
             found.refuse(" ".join(words), "a regular expression; write the hosts it is for")
@@ -130,6 +134,8 @@ class _Acls:
         if any(name.startswith("!") and name[1:] in self.domains for name in names):
             return "everything but a list; there is no such rule here"
         others = [name for name in names if name not in self.domains]
+        if len(names) - len(others) > 1:
+            return "lists that must all match; a rule here has one, so write what is in all of them"
         if action == "deny" and others:
             return "a deny on a condition; here a deny has none, so write it by hand if it is meant for all"
         if any(self.types.get(name, _BUILT_IN.get(name)) not in _WHO for name in others):

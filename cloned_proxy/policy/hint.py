@@ -57,6 +57,8 @@ def hint(decision: Decision, decision_id: str = "") -> str:
     literal = decision.host is not None and decision.host.address is not None
     # A deny of the network that the name resolves into says no more: which one it is, only the log tells.
     about_address = decision.reason is Reason.ADDRESS_NOT_ALLOWED or decision.refused_address is not None
+    if about_address and _needs_its_own_rule(decision):
+        return f"only a rule with the exact name opens it: {look}"
     if about_address and not literal:
         return f"the name resolves to an address that the policy does not open: {look}"
     return owner_hint(decision)
@@ -99,9 +101,12 @@ def _with_or_without_credential(without: str) -> str:
     return f"{_SENTENCES[Reason.IDENTITY_MISSING]}; without one: {without}"
 
 
-def _open_address(decision: Decision) -> str:
+def _open_address(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
     """How the rule comes to open the address that refused the name, or why no rule can."""
     host, address, rule = decision.host, decision.refused_address, decision.rule
+    if host is not None and _needs_its_own_rule(decision):
+        own = _command("allow", f"{host.authority}:{decision.request.port}", *_tool(decision.tool))
+        return f"the proxy in front looks the name up, or is it: only a rule with its exact name opens it: {own}"
     if host is None or address is None:
         return "the name has no address"
     kind = classify(address)
@@ -111,13 +116,27 @@ def _open_address(decision: Decision) -> str:
         return f"{told}; no rule opens that class"
     opened = frozenset() if rule is None or rule.denies else rule.addresses
     if word in opened or address.is_unspecified or host.address is not None:
-        return f"{told}, where this proxy itself listens; it never dials itself"
+        if decision.names_its_host:
+            return f"{told}, where this proxy itself listens; it never dials itself"
+        return f"{told}, where this proxy listens, or the one in front, which only a rule with its exact name opens"
     if rule is not None and not rule.denies and (rule.inject is not None or rule.is_lease):
         return f"{told}; put `addresses: [{', '.join(sorted({word, *opened}))}]` into its rule ({rule.origin})"
     return _again(decision, *(f"--{each}" for each in sorted({word, *opened})))
 
 
+def _needs_its_own_rule(decision: Decision) -> bool:
+    """Whether a name without an address here was refused because a pattern, or `public: true`, covers it alone.
+
+    Under `resolve: upstream` nothing is known of its addresses: `proxy.places`.
+    """
+    allowed = decision.rule is not None and not decision.rule.denies
+    return allowed and decision.refused_address is None and not decision.names_its_host
+
+
 def _other_protocol(decision: Decision) -> str:
+    if decision.request.method is not None and decision.host is not None:  # of a rule for this port, no tunnel
+        asked = _command("allow", target_of(decision.host, decision.request.port), *_tool(decision.tool))
+        return f"its rule lets SSH pass, and nothing else; for HTTP: {asked}"
     if decision.rule is not None and decision.rule.only_ssh:
         return f"its rule lets SSH pass, and nothing else; for anything else: {_again(decision, '--tcp')}"
     if decision.request.port == SSH_PORT:

@@ -69,7 +69,8 @@ def _denied(decision: Decision) -> str:
 
 
 def _other_protocol(decision: Decision) -> str:
-    return _SSH_ALONE if decision.rule is not None and decision.rule.only_ssh else ""
+    is_http = decision.request.method is not None  # on a port that a rule opens for SSH
+    return _SSH_ALONE if is_http or (decision.rule is not None and decision.rule.only_ssh) else ""
 
 
 _WORDED: Final[Mapping[Reason, Callable[[Decision], str]]] = {

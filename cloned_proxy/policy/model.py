@@ -90,6 +90,8 @@ class Policy:
     source: str = ""
     presets: Mapping[str, str] = MappingProxyType({})
     """The presets in use by name, each with its version: the first 12 hex digits of the SHA-256 of its file."""
+    narrowed_by: Policy | None = None
+    """What passes must pass this one as well (`policy.narrow`)."""
 
     def scope_of(self, tool: str | None) -> Scope:
         """The rules of a tool; one that the policy does not name has none of its own and inherits the global ones."""

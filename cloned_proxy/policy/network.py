@@ -7,6 +7,7 @@ import re
 from typing import Final
 
 from cloned_proxy.policy.address import OPENED_BY, AddressClass, classes_of
+from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.rule import HostPattern, Network, PatternKind
 
 _SHORTEST_IPV4: Final = 8
@@ -29,6 +30,11 @@ def parse_network(text: str, *, denies: bool) -> HostPattern:
     if not denies:
         _check_opens(text, network)
     return HostPattern(PatternKind.CIDR, str(network))
+
+
+def parse_destination(text: str, *, denies: bool) -> HostPattern:
+    """A host pattern, or a network in CIDR notation, as lists of other programs mix them. Raises ValueError."""
+    return parse_network(text, denies=denies) if is_network(text) else parse_pattern(text)
 
 
 def network_of(pattern: HostPattern) -> Network:

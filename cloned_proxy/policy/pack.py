@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cloned_proxy.policy.host import parse_pattern
 from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.network import parse_destination
 from cloned_proxy.policy.problem import Problem
 from cloned_proxy.policy.rule import HostPattern
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
@@ -13,7 +13,7 @@ from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """One host to allow."""
+    """One host, or network, to allow."""
 
     scope: str
     """`global`, or the tool id; a connector is a tool named after it."""
@@ -68,6 +68,6 @@ def _read_hosts(hosts: object, scope: str, path: str, additions: dict[Addition, 
         try:
             if not isinstance(host, str):
                 raise ValueError(f"{host!r} is not a host; quote it")  # noqa: TRY004, TRY301  one way to report
-            additions[Addition(scope, parse_pattern(host))] = None
+            additions[Addition(scope, parse_destination(host, denies=False))] = None
         except ValueError as error:
             problems.append(Problem(f"{path}[{index}]", None, str(error)))

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -30,7 +30,7 @@ from cloned_proxy.proxy.inspection.engine import MitmInspector
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.own_view import OwnView
-from cloned_proxy.proxy.plane import library
+from cloned_proxy.proxy.plane.choice import ONLY_PYTHON, PlaneChoice
 from cloned_proxy.proxy.plane.plane import Plane, PlaneError
 from cloned_proxy.proxy.pruning import LeasePruner
 from cloned_proxy.proxy.registry.client import MetadataClient
@@ -51,6 +51,9 @@ from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.metrics import Metrics
 from cloned_proxy.telemetry.upstream_metrics import UpstreamMetrics
 
+if TYPE_CHECKING:
+    from cloned_proxy.fleet.build import Fleet
+
 _log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS: Final = 1.0
@@ -66,9 +69,11 @@ class Core:
     gate: Gate
     own: OwnListeners
     metrics: Metrics
+    plane: PlaneChoice
+    fleet: Fleet | None = None
 
 
-async def assemble(
+async def assemble(  # noqa: C901, PLR0915  the composition root: one part after the other
     parts: AsyncExitStack,
     workspace: Workspace,
     config: Config,
@@ -77,14 +82,14 @@ async def assemble(
     clock: Callable[[], float],
     uptime: Callable[[], float],
     seat: Seat | None,
-    plane_threads: int = 0,
+    chosen: PlaneChoice = ONLY_PYTHON,
 ) -> Core:
     """Puts the parts together, with what takes them apart on `parts`. Raises StoreError and PolicyError.
 
-    With `plane_threads` the native plane serves in front.
+    `chosen` says whether the native plane serves in front.
     """
-    plane = _open_plane(parts, config, plane_threads) if plane_threads else None
-    metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane="python" if plane is None else "native")
+    plane, chosen = _open_plane(parts, config, chosen)
+    metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane=chosen.plane)
     vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
     await asyncio.to_thread(vault.open)
     if seat is None or seat.leads:
@@ -102,6 +107,7 @@ async def assemble(
     parts.push_async_callback(asyncio.to_thread, state.close)
     resolver = Resolver(config.proxy)
     parts.callback(resolver.close)
+    fleet = _join_fleet(workspace, config, policy_file, vault, metrics, clock, uptime, seat)
     follower = PolicyFollower(
         policy_file,
         presets=workspace.presets,
@@ -110,6 +116,7 @@ async def assemble(
         resolver=resolver,
         clock=clock,
         leads=seat is None or seat.leads,
+        fleet=fleet.policy if fleet is not None else None,
     )
     cells = _cells(seat, plane)
     if plane is not None:
@@ -199,15 +206,50 @@ async def assemble(
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)
+    if fleet is not None:
+        if fleet.member is not None:
+            fleet.member.tunnels = lambda: len(gate.tunnels)
+        await fleet.start(parts)
     # Several tasks: a database that hangs must not keep tunnels open.
     tasks = [_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()]
-    if seat is None or seat.leads:
+    if fleet is None and (seat is None or seat.leads):
         tasks.append(LeasePruner(workspace, policy_file, policies=follower.live, clock=clock).run())
     if upstream is not None:
         tasks.append(upstream.look_ahead())
     for task in tasks:
         parts.push_async_callback(_end, asyncio.create_task(task))
-    return Core(state, follower, gate, own, metrics)
+    return Core(state, follower, gate, own, metrics, chosen, fleet)
+
+
+def _join_fleet(  # noqa: PLR0917  what it passes on
+    workspace: Workspace,
+    config: Config,
+    policy_file: Path,
+    vault: LiveVault,
+    metrics: Metrics,
+    clock: Callable[[], float],
+    uptime: Callable[[], float],
+    seat: Seat | None,
+) -> Fleet | None:
+    """The fleet of the settings; None where there is none. Raises StoreError, for a missing library too."""
+    if config.fleet is None:
+        return None
+    from cloned_proxy.fleet.libraries import need_libraries  # noqa: PLC0415  optional, and slow to import
+
+    need_libraries()
+    from cloned_proxy.fleet.build import build  # noqa: PLC0415  with them
+
+    return build(
+        workspace,
+        config,
+        config.fleet,
+        local_file=policy_file,
+        secrets=vault,
+        registry=metrics.registry,
+        clock=clock,
+        uptime=uptime,
+        worker=seat.number if seat is not None else 0,
+    )
 
 
 def _cells(seat: Seat | None, plane: Plane | None) -> CellStore:
@@ -216,16 +258,16 @@ def _cells(seat: Seat | None, plane: Plane | None) -> CellStore:
     return plane.cells if plane is not None else OwnCells()
 
 
-def _open_plane(parts: AsyncExitStack, config: Config, threads: int) -> Plane:
-    path = library.find()
-    if path is None:
-        raise StoreError("the native plane is not built; run `make plane` in a checkout, or serve with --plane off")
+def _open_plane(parts: AsyncExitStack, config: Config, chosen: PlaneChoice) -> tuple[Plane | None, PlaneChoice]:
+    """What was chosen, or Python where that cannot be started. Raises StoreError where it is required."""
+    if chosen.library is None:
+        return None, chosen
     try:
-        plane = Plane(path, config.proxy, threads=threads, queue=config.audit.queue)
+        plane = Plane(chosen.library, config.proxy, threads=chosen.threads, queue=config.audit.queue)
     except PlaneError as error:
-        raise StoreError(f"the native plane cannot be used: {error}; or serve with --plane off") from error
+        return None, chosen.without(str(error))
     parts.callback(plane.free)  # behind the log, which writes what the plane has left
-    return plane
+    return plane, chosen
 
 
 def _ways(upstream: UpstreamProxy | None, config: Config, metrics: Metrics) -> Ways:

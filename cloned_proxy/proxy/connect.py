@@ -13,8 +13,11 @@ from cloned_proxy.proxy.passage import Passage
 from cloned_proxy.telemetry.events import Kind
 
 
-def serve(connection: ClientConnection, head: Head) -> None:
-    """Serves a CONNECT. Ends with the connection answered, closed, relaying, or with somebody who will see to it."""
+def serve(connection: ClientConnection, head: Head, data: bytes = b"") -> None:
+    """Serves a CONNECT whose head came as `data`, if it came as bytes.
+
+    Ends with the connection answered, closed, relaying, or with somebody who will see to it.
+    """
     parts = connection.parts
     if parts.stopping():
         connection.answer(answers.unavailable())
@@ -24,6 +27,11 @@ def serve(connection: ClientConnection, head: Head) -> None:
     granted = parts.enforcer.authorise_now(caller, request, Kind.TUNNEL)
     if granted is None:
         connection.run(_authorise(connection, caller, head))
+    elif isinstance(granted, Refusal):
+        answer = answers.refused(granted)
+        if data:
+            parts.refusals.keep(connection.listener, data, caller, granted, answer.encode())
+        connection.answer(answer)
     else:
         _decided(connection, granted, head)
 

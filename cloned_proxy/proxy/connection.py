@@ -11,6 +11,7 @@ from typing import Final, cast
 import structlog
 
 from cloned_proxy.proxy import answers
+from cloned_proxy.proxy.alarm import Alarm
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, Head, HeadError, parse_head
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
@@ -37,8 +38,8 @@ class _Phase(enum.Enum):
 class ClientConnection(asyncio.Protocol):
     """Reads one head strictly. Whatever goes wrong in here ends the connection and forwards nothing."""
 
-    __slots__ = ("_buffer", "_deadline", "_dropped", "_due", "_held", "_loop", "_phase", "_searched", "_task", "_timer",
-                 "cause", "eof", "listener", "lost", "parts", "plain", "relay", "settling", "transport")  # fmt: skip
+    __slots__ = ("_alarm", "_buffer", "_dropped", "_held", "_loop", "_phase", "_searched", "_task", "cause",
+                 "eof", "listener", "lost", "parts", "plain", "relay", "settling", "transport")  # fmt: skip
 
     def __init__(self, parts: GateParts, listener: Listener) -> None:
         self.parts = parts
@@ -60,9 +61,7 @@ class ClientConnection(asyncio.Protocol):
         self._dropped = 0
         self._held = False
         """The client is not read."""
-        self._timer: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
-        self._due: Callable[[], None] | None = None
+        self._alarm = Alarm(self._loop)
         self._task: asyncio.Task[None] | None = None
 
     # The transport's side.
@@ -228,7 +227,11 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def _read_head(self, data: bytes) -> None:
-        self._due = None
+        self._alarm.put_off()
+        known = self.parts.refusals.answer(self.listener, data)
+        if known is not None:
+            self.close_after(known)
+            return
         try:
             head = self.read_head(data)
         except HeadError as error:
@@ -240,11 +243,11 @@ class ClientConnection(asyncio.Protocol):
             self.disarm()
             self.parts.serve_plain(self, head)
             return
-        self._connect(head)
+        self._connect(head, data)
 
-    def _connect(self, head: Head) -> None:
+    def _connect(self, head: Head, data: bytes = b"") -> None:
         self._phase = _Phase.DECIDING
-        self.parts.serve(self, head)
+        self.parts.serve(self, head, data)
 
     def _more_arrived(self) -> None:
         """Behind a head that is still being settled: it is kept, and what nobody waits for stays with the kernel."""
@@ -292,30 +295,11 @@ class ClientConnection(asyncio.Protocol):
     # Small parts.
 
     def arm(self, seconds: float, then: Callable[[], None]) -> None:
-        """Calls `then` once, unless it is armed anew before. One timer serves a connection: most never ring."""
-        self._due = then
-        self._deadline = deadline = self._loop.time() + seconds
-        if self._timer is not None:
-            if self._timer.when() <= deadline:
-                return
-            self._timer.cancel()
-        self._timer = self._loop.call_at(deadline, self._ring)
+        """Calls `then` once, unless it is armed anew before."""
+        self._alarm.set(seconds, then)
 
     def disarm(self) -> None:
-        self._due = None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _ring(self) -> None:
-        due, self._timer = self._due, None
-        if due is None:
-            return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._ring)
-            return
-        self._due = None
-        due()
+        self._alarm.stop()
 
     def _drop(self, data: bytes) -> None:
         self._dropped += len(data)

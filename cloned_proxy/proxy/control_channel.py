@@ -16,7 +16,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
@@ -26,6 +26,9 @@ from cloned_proxy.proxy.probing import Prober
 from cloned_proxy.proxy.slot_protocol import peer_user, short_path
 from cloned_proxy.proxy.tunnels import Tunnel, Tunnels
 from cloned_proxy.store.live_policy import LivePolicy
+
+if TYPE_CHECKING:
+    from cloned_proxy.fleet.replica import FleetPolicy
 
 _log = structlog.get_logger(__name__)
 
@@ -46,7 +49,7 @@ class ServingView(Protocol):
     """What a serving process tells about itself."""
 
     @property
-    def live(self) -> LivePolicy: ...
+    def live(self) -> LivePolicy | FleetPolicy: ...
 
     @property
     def tunnels(self) -> Tunnels: ...
@@ -56,6 +59,9 @@ class ServingView(Protocol):
 
     @property
     def addresses(self) -> dict[str, str | None]: ...
+
+    @property
+    def plane(self) -> dict[str, str]: ...
 
     @property
     def holders(self) -> Holders: ...
@@ -147,6 +153,7 @@ class ControlChannel:
             "error": str(live.last_error) if live.last_error is not None else None,
             "problems": list(self._view.problems()),
             "tunnels": len(self._view.tunnels),
+            "plane": self._view.plane,
         }
 
     def _told(self, tunnel: Tunnel) -> dict[str, Any]:

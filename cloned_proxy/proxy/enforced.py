@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Container
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from cloned_proxy.policy.decide_addresses import decide_addresses
@@ -12,6 +14,7 @@ from cloned_proxy.policy.host import is_loopback_name
 from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.proxy.listener import OwnListeners
 from cloned_proxy.proxy.lookup import Addresses, in_hosts_file, look_up
+from cloned_proxy.proxy.upstream_proxy.place import Place, place_of, places_named_in, read_pac
 from cloned_proxy.store.serving import server_of
 from cloned_proxy.store.workspace import Workspace
 
@@ -55,6 +58,38 @@ def _addresses_of(host: Host, *, ask: bool) -> Addresses | None:
     if ask or is_loopback_name(host.text):
         return look_up(host.text)
     return in_hosts_file(host.text) or None
+
+
+def closed_in(workspace: Workspace, decision: Decision, *, ask: bool) -> Container[tuple[Address, int]]:
+    """Where a decision may not lead: to the listeners of the proxy, and to the proxies in front but by their own rules.
+
+    As `UpstreamProxy.closed_to`, for proxies that the settings name, or the text of their PAC file.
+    """
+    own = listeners_of(workspace)
+    fronts = fronts_of(workspace)
+    if decision.names_its_host and any(front.host == decision.host for front in fronts):
+        return own
+    for front in fronts:
+        with contextlib.suppress(OSError):
+            for address in _addresses_of(front.host, ask=ask) or ():
+                own.add_address(str(address), front.port)
+    return own
+
+
+def is_front(workspace: Workspace, decision: Decision) -> bool:
+    """Whether a name is that of a proxy in front, and the rule at hand does not name it: `UpstreamProxy.closes`."""
+    here = decision.host, decision.request.port
+    return not decision.names_its_host and any((front.host, front.port) == here for front in fronts_of(workspace))
+
+
+def fronts_of(workspace: Workspace) -> tuple[Place, ...]:
+    """The proxies in front that the settings name. Raises StoreError."""
+    settings = workspace.upstream_settings()
+    if settings.proxy is not None:
+        return (place_of(settings.proxy),)
+    if settings.pac is None:
+        return ()
+    return places_named_in(read_pac(workspace.root / Path(settings.pac).expanduser()))
 
 
 def listeners_of(workspace: Workspace) -> OwnListeners:

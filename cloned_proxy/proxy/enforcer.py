@@ -84,6 +84,7 @@ class Enforcer:
         """`Reviewer.review`: what of an open flow the policy in force says now."""
         self.refuse: Final = self._refusing.refuse
         """`Refusing.refuse`: for what a head alone decides; let its caller have `breath` first."""
+        self.refuse_again: Final = self._refusing.refuse_again
 
     async def authorise(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -18,6 +19,9 @@ from cloned_proxy.store.presets import SHIPPED, PresetShelf
 from cloned_proxy.store.state import State
 from cloned_proxy.telemetry.events import AuditUnavailableError, PolicyEvent
 from cloned_proxy.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from cloned_proxy.fleet.replica import FleetPolicy
 
 _log = structlog.get_logger(__name__)
 
@@ -35,8 +39,12 @@ class PolicyFollower:
         clock: Callable[[], float],
         presets: PresetShelf = SHIPPED,
         leads: bool = True,
+        fleet: FleetPolicy | None = None,
     ) -> None:
-        """One of several workers `leads`: a change of the file is recorded and counted once."""
+        """One of several workers `leads`: a change of the file is recorded and counted once.
+
+        In a `fleet` its policy is followed instead of the file.
+        """
         self._leads = leads
         self._state = state
         self._metrics = metrics
@@ -44,12 +52,15 @@ class PolicyFollower:
         self._clock = clock
         self._sweep: Callable[[], None] = lambda: None
         self._before: Policy | None = None
-        self.live = LivePolicy(path, presets=presets, clock=clock, on_change=self._changed, on_reject=self._rejected)
+        self.live: LivePolicy | FleetPolicy = fleet or LivePolicy(path, presets=presets, clock=clock)
+        self.live.on_change, self.live.on_reject = self._changed, self._rejected
+        if fleet is not None:
+            fleet.on_denying = self._cut
 
     async def start(self, sweep: Callable[[], None]) -> None:
         """Loads the policy; `sweep` cuts what a later one no longer lets pass. Raises what is wrong with the file."""
         await self.live.start()
-        if self.live.current is None:
+        if isinstance(self.live, LivePolicy) and self.live.current is None:
             await self.live.stop()
             raise self.live.last_error or StoreError(f"{self.live.path}: no policy was loaded; see the log")
         self._sweep = sweep
@@ -59,10 +70,16 @@ class PolicyFollower:
 
     def problems(self) -> tuple[str, ...]:
         """Why the policy in force is not the one that the file asks for."""
+        if not isinstance(self.live, LivePolicy):
+            return self.live.problems()
         if self.live.current is None:
             return ("no valid policy was ever loaded",)
         error = self.live.last_error
         return () if error is None else tuple(str(error).splitlines())
+
+    def _cut(self) -> None:
+        """Everything is denied from now on: what is open goes."""
+        self._sweep()
 
     def _changed(self, policy: Policy) -> None:
         self._resolver.forget()

@@ -18,6 +18,7 @@ from cloned_proxy.proxy.crowd import Crowd
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.injection import Injector, NoSecrets
 from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.known_refusals import KnownRefusals
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import BACKLOG, Listener
 from cloned_proxy.proxy.parts import GateParts
@@ -102,6 +103,7 @@ class Gate:
             keep=self._keep,
             forget=self._forget,
             stopping=lambda: self._stopping,
+            refusals=KnownRefusals(enforcer),
             serve=connect.serve,
             serve_plain=self._plain.serve,
             publish=plane.publish if plane is not None else lambda *_: None,
@@ -112,6 +114,11 @@ class Gate:
         tokens.at_change.add(self.sweep)
         if plane is not None:
             plane.start(self._parts)
+
+    @property
+    def plane_failed(self) -> bool:
+        """Whether the native plane had a fault, so that Python serves in its place."""
+        return self._plane is not None and self._plane.failed
 
     @property
     def idle(self) -> bool:

@@ -13,6 +13,7 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.injection import Injector
 from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.known_refusals import KnownRefusals
 from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.requests_api import RequestsApi
@@ -51,7 +52,8 @@ class GateParts:
     forget: Callable[[ClientConnection], None]
     """The connection and all that came of it are closed."""
     stopping: Callable[[], bool]
-    serve: Callable[[ClientConnection, Head], None]
+    refusals: KnownRefusals
+    serve: Callable[[ClientConnection, Head, bytes], None]
     """What follows the head of a CONNECT: `connect.serve`."""
     serve_plain: Callable[[ClientConnection, Head], None]
     """What follows every other head: `PlainHttp.serve`."""

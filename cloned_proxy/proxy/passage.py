@@ -23,6 +23,7 @@ from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.dial import Attempt, DialError, DialOutcome, ExhaustedError, join
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.hello_guard import HelloGuard, hello_seconds
+from cloned_proxy.proxy.inspected import serve_inspected
 from cloned_proxy.proxy.last_words import last_words
 from cloned_proxy.proxy.relay import Relay, reset
 from cloned_proxy.proxy.relay_guard import RelayGuard
@@ -130,7 +131,8 @@ class Passage:
             # Inspected, but without TLS to open (passed in report mode only): a tunnel like any other.
             self._relay()
             return
-        self._establish()
+        self._established = True
+        self._connection.established()
         # Where nothing can turn out wrong, nothing is waited for: the server may be the one who speaks first.
         if needs_hello(grant.decision):
             self._begin_hello()
@@ -149,7 +151,7 @@ class Passage:
         if self._reader is not None:
             if seconds is None:
                 seconds = hello_seconds(self.grant.decision, self._parts.settings.client_hello_timeout)
-            connection.arm(seconds, self._hello_timed_out)
+            connection.arm(seconds, lambda: self._take(partial(self._hello_read, Unread.NOT_TLS)))
             if connection.eof:
                 self._hello_missing()
             else:
@@ -180,7 +182,7 @@ class Passage:
         elif outcome is Unread.NOT_TLS:
             self._begin_dial()
         else:
-            self._connection.run(self._inspect())
+            self._begin_inspection()
 
     def _hello_missing(self) -> None:
         """FIN before the end of a hello: a client that changed its mind, or one that speaks something else."""
@@ -188,9 +190,6 @@ class Passage:
             self._connection.transport.close()
             raise _EndedError("closed")
         self._hello_read(Unread.NOT_TLS)
-
-    def _hello_timed_out(self) -> None:
-        self._take(partial(self._hello_read, Unread.NOT_TLS))
 
     # The client meanwhile.
 
@@ -211,28 +210,16 @@ class Passage:
     def _begin_inspected(self) -> None:
         if self._parts.inspector is None:
             raise self._refused_as(self.grant.decision.denied(Reason.INTERNAL_ERROR))
-        self._establish()
+        self._established = True
+        self._connection.established()
         self._begin_hello()
 
-    async def _inspect(self) -> None:
+    def _begin_inspection(self) -> None:
         connection, inspector = self._connection, self._parts.inspector
         if inspector is None:
             raise ValueError("an inspection without an inspector")
-        connection.settling = None
-        cause = Reason.INTERNAL_ERROR.value
-        try:
-            self._count()
-            reader, writer = connection.hand_over()
-            try:
-                await inspector.serve_tunnel(self.grant, reader, writer)
-            finally:
-                connection.release()
-            cause = connection.cause or "closed"
-        except asyncio.CancelledError:
-            cause = connection.cause or "client_reset"
-            raise
-        finally:
-            self._end(cause)
+        inspected = serve_inspected(connection, inspector, self.grant, on_begin=self._count, on_end=self._end)
+        connection.run(inspected)
 
     def _relay(self, guard: RelayGuard | None = None, answered: bytes = b"") -> None:
         connection, upstream = self._connection, self._upstream
@@ -293,10 +280,6 @@ class Passage:
             connection.close_after(last)
         else:
             reset(connection.transport)
-
-    def _establish(self) -> None:
-        self._established = True
-        self._connection.established()
 
     def _count(self) -> None:
         self._counted = True

@@ -56,8 +56,7 @@ class Refusing:
             recorded = self._records.decided(caller, decision, kind, policy, started, amends=amends)
             return Refusal(recorded, decision, inside=caller.inside)
         tool = owner_of(caller)
-        limit = policy.scope_of(tool).limits.denials_per_minute if policy is not None and tool is not None else None
-        wait = self._budget.spend(tool, limit)
+        wait = self._budget.spend(tool, _limit(policy, tool))
         if wait is None:
             recorded = self._records.refused(caller, decision, kind, policy, started)
             return Refusal(recorded, decision, inside=caller.inside)
@@ -76,8 +75,27 @@ class Refusing:
         except AuditUnavailableError:
             return self.unrecorded(caller, request)
 
+    def refuse_again(self, caller: Caller, refusal: Refusal, kind: Kind) -> str | None:
+        """Puts on record that a request was refused like an earlier one; returns its id.
+
+        None, with nothing on record, where that is not all: the caller has to wait, or the log fails.
+        """
+        if self._records.behind(caller) or self.over(caller):
+            return None
+        started, tool, policy = time.perf_counter(), owner_of(caller), self._policies.current
+        try:
+            if self._budget.spend(tool, _limit(policy, tool)) is not None:
+                return None
+            return self._records.refused(caller, refusal.decision, kind, policy, started)
+        except AuditUnavailableError:
+            return None
+
     def unrecorded(self, caller: Caller, request: Request) -> Refusal:
         """The refusal of what cannot be put on record, which is counted."""
         tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
         decision = Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request, tool)
         return Refusal(self._records.lost(), decision, inside=caller.inside)
+
+
+def _limit(policy: Policy | None, tool: str | None) -> int | None:
+    return policy.scope_of(tool).limits.denials_per_minute if policy is not None and tool is not None else None

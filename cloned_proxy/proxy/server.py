@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -25,6 +25,7 @@ from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
 from cloned_proxy.proxy.listener import BindError, Listener, bind_tcp
 from cloned_proxy.proxy.notifier import start_notifier
+from cloned_proxy.proxy.plane.choice import FAILED, ONLY_PYTHON, PlaneChoice
 from cloned_proxy.proxy.probing import Probe, Prober
 from cloned_proxy.proxy.sandbox_record import SandboxRecord
 from cloned_proxy.proxy.seat import Seat
@@ -38,6 +39,9 @@ from cloned_proxy.store.live_policy import LivePolicy
 from cloned_proxy.store.shipped_policy import create_policy
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.exposition import Exposition
+
+if TYPE_CHECKING:
+    from cloned_proxy.fleet.replica import FleetPolicy
 
 _log = structlog.get_logger(__name__)
 
@@ -59,8 +63,8 @@ class ServeOptions:
     standby: bool = False
     """Serves while somebody holds it, and sandboxes alone: `runner.standby` starts such a one."""
     caretaker: Caretaker | None = None
-    plane_threads: int = 0
-    """Of the native plane; 0: Python serves everything."""
+    plane: PlaneChoice = ONLY_PYTHON
+    """What serves the common case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,7 @@ class Server:
                 clock=self._clock,
                 uptime=self._uptime,
                 seat=self._seat,
-                plane_threads=self._options.plane_threads,
+                chosen=self._options.plane,
             )
             if self._options.control is not None:
                 core.own.add_address(*self._options.control)
@@ -225,7 +229,10 @@ class Server:
         policy = self.policy
         scope = policy.scope_of(tool)
         # Denies with paths open TLS as well, the global ones for everybody.
-        if not any(rule.needs_inspection for each in (scope, policy.global_scope) for rule in each.rules):
+        scopes = [scope, policy.global_scope]
+        if policy.narrowed_by is not None:
+            scopes += [policy.narrowed_by.scope_of(tool), policy.narrowed_by.global_scope]
+        if not any(rule.needs_inspection for each in scopes for rule in each.rules):
             return None
         Authority.open(self.workspace.ca_directory)  # made on first use
         return certificate_path(self.workspace.ca_directory).read_text(encoding="ascii")
@@ -233,14 +240,14 @@ class Server:
     @property
     def policy(self) -> Policy:
         """The policy in force."""
-        policy = self._running.core.follower.live.current
-        if policy is None:  # `start` raises rather than leave this so
-            raise RuntimeError("no policy was loaded")
-        return policy
+        live = self._running.core.follower.live
+        if live.current is None:  # in a fleet that has sent none: the empty policy denies everything, too
+            return Policy(source=str(live.path))
+        return live.current
 
     @property
-    def live(self) -> LivePolicy:
-        """The policy, following its file."""
+    def live(self) -> LivePolicy | FleetPolicy:
+        """The policy, following its file or the fleet."""
         return self._running.core.follower.live
 
     @property
@@ -269,6 +276,12 @@ class Server:
             "control": authority(*control) if control is not None else None,
             "metrics": authority(*shared) if shared is not None else self.metrics_address,
         }
+
+    @property
+    def plane(self) -> dict[str, str]:
+        """What serves the common case now: `PlaneChoice.as_data`."""
+        core = self._running.core
+        return FAILED if core.gate.plane_failed else core.plane.as_data()
 
     def problems(self) -> tuple[str, ...]:
         """Why this process should get no traffic now; empty when it is ready. Called from another thread, too."""
@@ -311,6 +324,8 @@ class Server:
 
 def find_policy(workspace: Workspace, config: Config, asked_for: Path | None) -> Path:
     """The policy file to follow. A workspace without one gets the shipped default; a broken one is never replaced."""
+    if config.fleet is not None:  # of this machine alone, and there only where somebody wrote it
+        return asked_for or workspace.own_policy_path(config)
     path = workspace.policy_path(asked_for, config=config)
     if path == workspace.policy_file and create_policy(path):
         _log.info("no policy in the workspace: the shipped default was copied there", path=str(path))

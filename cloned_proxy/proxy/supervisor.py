@@ -110,7 +110,11 @@ class Supervisor:
             policy_file = find_policy(workspace, config, options.policy_file)
             self.workspace: Final = workspace
             # Read here as well, so that a bad file is one line on a terminal and not a worker that dies.
-            self.policy: Final[Policy] = load_policy(policy_file, time.time(), workspace.presets)
+            self.policy: Final[Policy] = (
+                load_policy(policy_file, time.time(), workspace.presets)
+                if config.fleet is None
+                else Policy(source=str(workspace.fleet_policy))
+            )
             load_or_create_key(workspace.identity_key)
             AuditLog(workspace.state_db).close()
             self._listening = bind_tcp(*options.listen)
@@ -123,6 +127,7 @@ class Supervisor:
             self._closing: Final = opened.pop_all()
         self.address: Final = authority(*self._listening.getsockname()[:2])
         self.metrics_address: Final = authority(*self._metrics.getsockname()[:2]) if self._metrics else None
+        self.plane: Final = options.plane.as_data()
         self._companion: Final = companion
         self._terminal: Final = Terminal()
         self._kill_after: Final = config.proxy.drain_seconds + _OVERTIME_SECONDS
@@ -133,10 +138,9 @@ class Supervisor:
         if companion is not None:
             self._others.append(self._beside(companion))
         self._ready: Final[set[int]] = set()
-        self._told = False
+        self._told = self._failed = False
         self._stops = 0
         self._kill_at = float("inf")
-        self._failed = False
 
     def run(self, on_ready: Callable[[], None]) -> bool:
         """Keeps the workers alive until SIGTERM or SIGINT; False when they did not start.

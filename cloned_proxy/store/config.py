@@ -6,14 +6,14 @@ import difflib
 import ipaddress
 import re
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cloned_proxy.policy.problem import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
-from cloned_proxy.store.fleet_settings import FleetSettings
+from cloned_proxy.store.fleet_settings import FleetSettings, is_url
 from cloned_proxy.store.notify_settings import NotifySettings
 from cloned_proxy.store.policy_bytes import MAX_BYTES
 from cloned_proxy.store.upstream_settings import UpstreamSettings
@@ -212,7 +212,8 @@ def _named_fleet(value: object) -> object:
 
 class Config(_Section):
     policy: str | None = None
-    """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it."""
+    """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it. In a fleet without a
+    store: the file, or the https:// URL, of a signed envelope."""
     egress_proxy: str | None = None
     """URL where this workspace's clients find the proxy; None: the default address."""
     proxy: ProxySettings = ProxySettings()
@@ -226,6 +227,15 @@ class Config(_Section):
     notify: NotifySettings = NotifySettings()
     fleet: Annotated[FleetSettings | None, BeforeValidator(_named_fleet)] = None
     """None: this proxy is in no fleet, and its policy is its own."""
+
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if self.policy is not None and is_url(self.policy):
+            if not self.policy.startswith("https://") or any(each in self.policy for each in "@ #"):
+                raise ValueError("`policy` is a path, or the https:// URL of a fleet's envelope, without a password")
+            if self.fleet is None or self.fleet.store is not None:
+                raise ValueError("`policy` is a URL: that is for a `fleet` (`name`, `trust`) without a `store`")
+        return self
 
 
 class ConfigError(StoreError):

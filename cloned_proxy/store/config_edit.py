@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -38,6 +38,15 @@ def set_tool_image(path: Path, tool: str, image: str) -> None:
                 section[name] = CommentedMap()
             section = section[name]
         section[tool] = image
+
+    _edit(path, change)
+
+
+def set_fleet(path: Path, fleet: Mapping[str, object]) -> None:
+    """Writes `fleet:`. Raises StoreError as above."""
+
+    def change(document: CommentedMap) -> None:
+        document["fleet"] = CommentedMap(fleet)
 
     _edit(path, change)
 

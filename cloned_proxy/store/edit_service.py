@@ -64,7 +64,7 @@ class EditService:
         """`policy_file` as for `--policy`. Raises StoreError for settings that cannot be read."""
         self.workspace = workspace
         self.path = workspace.policy_path(policy_file)
-        self.presets = workspace.presets
+        self.presets = workspace.presets_for(self.path)
         """What the names in `use` stand for when an edit is checked."""
         self._clock = clock
 
@@ -231,7 +231,12 @@ class EditService:
 
     @contextlib.contextmanager
     def _editor(self, order: _Order) -> Iterator[tuple[PolicyEditor, dict[str, int]]]:
-        """An editor that puts its edit on record, and the uses that leases have spent."""
+        """An editor that puts its edit on record, and the uses that leases have spent. Raises StoreError in a fleet."""
+        if self.path == self.workspace.fleet_policy:
+            raise StoreError(
+                "this proxy has its policy from a fleet: change the file that is published, and run `cloned-proxy "
+                "fleet publish FILE --reason …` where the key is (`--policy FILE` edits a file of your own)"
+            )
         if order.dry_run and not self.workspace.state_db.exists():  # looking makes no file
             yield self._made(order), {}
             return

@@ -43,6 +43,11 @@ def public_key_text(raw: bytes) -> str:
     return KEY_PREFIX + base64.b64encode(raw).decode("ascii")
 
 
+def is_url(policy: str) -> bool:
+    """Whether a `policy:` of the settings is no path."""
+    return "://" in policy
+
+
 def _trusted_key(text: str) -> str:
     public_key_bytes(text)
     return text

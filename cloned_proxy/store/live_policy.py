@@ -19,22 +19,11 @@ from pathlib import Path
 from typing import Final
 
 import structlog
-from watchdog.events import (
-    DirCreatedEvent,
-    DirMovedEvent,
-    FileClosedEvent,
-    FileCreatedEvent,
-    FileDeletedEvent,
-    FileMovedEvent,
-    FileSystemEvent,
-    FileSystemEventHandler,
-)
-from watchdog.observers import Observer
-from watchdog.observers.api import BaseObserver
 
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.preset import versions_of
+from cloned_proxy.store.directory_watch import DirectoryWatch
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import Signature, signature_of
 from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
@@ -49,12 +38,6 @@ _SETTLE_SECONDS: Final = 0.1
 worth an alarm."""
 _POLL_SECONDS: Final = 1.0
 _SWITCH_SECONDS: Final = 0.002
-# Not each write and not our own reading: the audit log in the same directory is written fifty times a second, and each
-# event would wake three threads beside the event loop. The kernel leaves out what is not asked for.
-_EVENTS: Final[list[type[FileSystemEvent]]] = [
-    FileClosedEvent, FileCreatedEvent, FileDeletedEvent, FileMovedEvent, DirCreatedEvent, DirMovedEvent,
-]  # fmt: skip
-_NOISE: Final = ("state.db",)
 
 type LoadError = PolicyError | StoreError
 type _Seen = tuple[Signature | None, tuple[tuple[str, Signature | None], ...]]
@@ -62,7 +45,7 @@ type _Seen = tuple[Signature | None, tuple[tuple[str, Signature | None], ...]]
 
 
 @contextlib.contextmanager
-def _beside_traffic() -> Iterator[None]:
+def beside_traffic() -> Iterator[None]:
     """While a file is read in its thread, the event loop gets the interpreter back within two milliseconds.
 
     A request asks for it again after each of its system calls, so the usual 5 ms add up to a stall that a caller
@@ -90,8 +73,12 @@ class LivePolicy:
         clock: Callable[[], float] = time.time,
         on_change: Callable[[Policy], None] = lambda _policy: None,
         on_reject: Callable[[LoadError], None] = lambda _error: None,
+        check: Callable[[Policy], None] = lambda _policy: None,
     ) -> None:
-        """`on_change` is called after each swap, the first one included; `on_reject` once for each new refusal."""
+        """`check` raises PolicyError for what is valid, and not to be in force here.
+
+        `on_change` is called after each swap, the first one included; `on_reject` once for each new refusal.
+        """
         self.path = path
         self._presets = presets
         self.current: Policy | None = None
@@ -102,14 +89,15 @@ class LivePolicy:
         self.raw = b""
         """The bytes of `current`'s file."""
         self._clock = clock
-        self._on_change = on_change
-        self._on_reject = on_reject
+        self.on_change = on_change
+        self.on_reject = on_reject
+        self._check = check
         self._seen: _Seen | None = None
         self._dirty = asyncio.Event()
         self._loading = asyncio.Lock()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
         directories = (path.parent,) if presets.local is None else (path.parent, presets.local)
-        self._watches = [_DirectoryWatch(directory, self._dirty) for directory in directories]
+        self._watches = [DirectoryWatch(directory, self._dirty) for directory in directories]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -133,7 +121,7 @@ class LivePolicy:
         async with self._loading:
             loop = asyncio.get_running_loop()
             try:
-                with _beside_traffic():
+                with beside_traffic():
                     loaded = await loop.run_in_executor(self._executor, self._load)
             except (PolicyError, StoreError) as error:
                 self._reject(error)
@@ -154,7 +142,9 @@ class LivePolicy:
         current = self.current
         if current is not None and version_of(raw) == current.version and not self._presets_changed(current):
             return None, raw
-        return policy_from_bytes(raw, source=str(self.path), now=self._clock(), presets=self._presets), raw
+        policy = policy_from_bytes(raw, source=str(self.path), now=self._clock(), presets=self._presets)
+        self._check(policy)
+        return policy, raw
 
     def _look(self) -> None:
         """Remembers what the files look like, before they are read: what changes meanwhile is read again."""
@@ -186,7 +176,7 @@ class LivePolicy:
         gc.freeze()
         self.loaded_at = self._clock()
         _log.info("policy in force", version=policy.version, source=str(self.path))
-        self._on_change(policy)
+        self.on_change(policy)
 
     def _reject(self, error: LoadError) -> None:
         if self.last_error is not None and str(error) == str(self.last_error):
@@ -194,7 +184,7 @@ class LivePolicy:
         self.last_error = error
         if self.current is not None:  # at the start it is the caller of `start` who tells
             _log.error("policy file not accepted", in_force=self.current.version, problem=str(error))
-        self._on_reject(error)
+        self.on_reject(error)
 
     async def _follow(self) -> None:
         while True:
@@ -212,60 +202,3 @@ class LivePolicy:
             await asyncio.sleep(_POLL_SECONDS)
             if any(watch.outdated for watch in self._watches) or self._from_outside() != self._seen:
                 self._dirty.set()
-
-
-class _DirectoryWatch(FileSystemEventHandler):
-    """Sets `dirty` on the loop for each change in one directory, also after that directory was replaced."""
-
-    def __init__(self, directory: Path, dirty: asyncio.Event) -> None:
-        self._directory = directory
-        self._dirty = dirty
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._observer: BaseObserver | None = None
-        self._inode: tuple[int, int] | None = None
-
-    @property
-    def outdated(self) -> bool:
-        """Whether another directory than the one that is watched is there now."""
-        found = self._found()
-        return found is not None and found != self._inode
-
-    def refresh(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Watches the directory that is there now. Where none can be watched, the poll alone remains."""
-        self._loop = loop
-        found = self._found()
-        if found is None or found == self._inode:
-            return
-        self.stop()
-        observer = Observer()
-        try:
-            observer.schedule(self, str(self._directory), event_filter=_EVENTS)
-            observer.start()
-        except (OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
-            _log.warning("the policy directory cannot be watched; changes take a second", reason=str(error))
-            return
-        finally:
-            self._inode = found
-        self._observer = observer
-        self._dirty.set()
-
-    def _found(self) -> tuple[int, int] | None:
-        try:
-            info = self._directory.stat()
-        except OSError:
-            return None
-        return (info.st_dev, info.st_ino)
-
-    def stop(self) -> None:
-        """Ends the watching threads."""
-        if self._observer is not None:
-            self._observer.stop()
-            self._observer.join(timeout=5)
-            self._observer = None
-
-    def on_any_event(self, event: FileSystemEvent) -> None:
-        """Called by watchdog, on its own thread."""
-        if Path(str(event.src_path)).name.startswith(_NOISE) or self._loop is None:
-            return
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the process is going down
-            self._loop.call_soon_threadsafe(self._dirty.set)

@@ -61,14 +61,19 @@ class PresetShelf:
 
     def read(self, name: str) -> Preset:
         """One preset. Raises PolicyError for one that is not valid, StoreError for one that is not there."""
-        raw, path = self.pending.get(name), self.path_of(name) or Path(f"{name}.yaml")
-        if raw is None:
-            if self.path_of(name) is None:
-                raise StoreError(self._missing(name))
-            raw = read_regular_file(path, limit=MAX_PRESET_BYTES, what="preset")
+        raw, path = self.text(name), self.path_of(name) or Path(f"{name}.yaml")
         document = read_document(raw, str(path))
         version = hashlib.sha256(raw).hexdigest()[:_VERSION_DIGITS]
         return read_preset(document.data, name=name, source=str(path), version=version, lines=document.lines)
+
+    def text(self, name: str) -> bytes:
+        """The bytes of one preset. Raises StoreError for one that is not there."""
+        if (raw := self.pending.get(name)) is not None:
+            return raw
+        path = self.path_of(name)
+        if path is None:
+            raise StoreError(self._missing(name))
+        return read_regular_file(path, limit=MAX_PRESET_BYTES, what="preset")
 
     def load(self, names: Iterable[str]) -> dict[str, Preset | str]:
         """What the policy parser needs: each preset, or what is wrong with it."""

@@ -62,6 +62,12 @@ class Workspace:
 
         return PresetShelf(self.root / "presets")
 
+    def presets_for(self, policy: Path) -> PresetShelf:
+        """The presets that the policy in this file may name: those of the fleet's copy came with it."""
+        from cloned_proxy.store.presets import PresetShelf  # noqa: PLC0415  as in `config`
+
+        return PresetShelf(self.fleet_presets) if policy == self.fleet_policy else self.presets
+
     @property
     def state_db(self) -> Path:
         return self.root / "state.db"
@@ -77,6 +83,25 @@ class Workspace:
     @property
     def vault_key(self) -> Path:
         return self.root / "vault.key"
+
+    @property
+    def fleet_key(self) -> Path:
+        return self.root / "fleet.key"
+
+    @property
+    def fleet_directory(self) -> Path:
+        """What a replica of a fleet keeps."""
+        return self.root / "fleet"
+
+    @property
+    def fleet_policy(self) -> Path:
+        """A copy of the fleet's policy in force, for commands that look. Nothing enforces it."""
+        return self.fleet_directory / "policy.yaml"
+
+    @property
+    def fleet_presets(self) -> Path:
+        """The presets of that copy."""
+        return self.fleet_directory / "presets"
 
     @property
     def ca_directory(self) -> Path:
@@ -143,10 +168,18 @@ class Workspace:
 
         return cached_settings("upstream", self.config_file, _UPSTREAM_MODELS, lambda: self.config().upstream)
 
+    def own_policy_path(self, config: Config) -> Path:
+        """The policy file of this machine, whatever is in force: what a publisher publishes, or what narrows."""
+        named = config.policy if config.fleet is not None and config.fleet.store is not None else None
+        return self.root / Path(named).expanduser() if named is not None else self.policy_file
+
     def policy_path(
         self, flag: Path | None = None, *, config: Config | None = None, environ: Mapping[str, str] | None = None
     ) -> Path:
-        """That of `--policy`, else `CLONED_POLICY`, else `policy:` of config.yaml, else the workspace's own."""
+        """That of `--policy`, else `CLONED_POLICY`, else `policy:` of config.yaml, else the workspace's own.
+
+        On a replica of a fleet neither of the last two: the copy of what is in force there.
+        """
         environ = os.environ if environ is None else environ
         if flag is not None:
             return flag.expanduser().absolute()
@@ -154,7 +187,10 @@ class Workspace:
             return Path(environ["CLONED_POLICY"]).expanduser().absolute()
         if config is None and not self.config_file.exists():
             return self.policy_file  # without the time that the settings take
-        configured = (self.config() if config is None else config).policy
-        if configured is not None:
+        settings = self.config() if config is None else config
+        if settings.fleet is not None and self.fleet_policy.exists():
+            return self.fleet_policy
+        configured = settings.policy
+        if configured is not None and (settings.fleet is None or settings.fleet.store is not None):
             return self.root / Path(configured).expanduser()
         return self.policy_file

@@ -24,7 +24,7 @@ class IdentityMetrics:
             "When an issuer's keys were last loaded; 0 for never.",
             ("issuer",),
             registry=registry,
-            multiprocess_mode="mostrecent",
+            multiprocess_mode="livemax",
         )
         for fault in faults:  # every series exists from the start, so that rate() sees the first step
             self._refused.labels(fault)

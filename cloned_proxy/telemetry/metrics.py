@@ -75,7 +75,9 @@ class Metrics:
             "cloned_proxy_build_info", "Always 1; the labels tell the build.", ("version", "python", "plane"),
             registry=registry, multiprocess_mode="max",
         )  # fmt: skip
-        build.labels(__version__, platform.python_version(), plane).set(1)
+        self._build: Final = build
+        self._build_labels: Final = (__version__, platform.python_version())
+        build.labels(*self._build_labels, plane).set(1)
 
     def _make_traffic(self, registry: CollectorRegistry) -> None:
         self._decisions = Counter(
@@ -245,6 +247,8 @@ class Metrics:
     def plane_failed(self) -> None:
         """The native plane had a fault, and is out of use."""
         self._plane_failures.inc()
+        self._build.remove(*self._build_labels, "native")
+        self._build.labels(*self._build_labels, "python").set(1)
 
     def bytes_passed(self, tool: str | None, *, up: int, down: int) -> None:
         """Bytes of one flow: `up` from the caller, `down` to it."""

@@ -131,6 +131,24 @@ def test_what_only_the_proxy_in_front_looks_up_is_no_public_host_for_explain_eit
     assert workspace.json("explain", "known.example", "--tool", TOOL)["looked_up_in_front"] is True
 
 
+@pytest.mark.parametrize("resolve", ["here", "upstream"])
+@pytest.mark.parametrize("front", ["proxy: 'http://proxy.example.test:443'", "pac: front.pac"])
+def test_a_pattern_never_leads_to_the_proxy_in_front_for_explain_either(
+    workspace: Workspace, resolve: str, front: str
+) -> None:
+    workspace.write_policy(policy_text(allow=["'*.example.test'"]))
+    (workspace.path / "config.yaml").write_text(f"upstream: {{{front}, resolve: {resolve}}}\n")
+    (workspace.path / "front.pac").write_text(
+        'function FindProxyForURL(url, host) { return "PROXY proxy.example.test:443"; }'
+    )
+    told = workspace.json("explain", "proxy.example.test", code=1)
+    assert (told["verdict"], told["reason"]) == ("deny", "address_not_allowed")
+    assert "allow proxy.example.test:443" in told["hint"]
+    assert workspace.json("explain", "other.example.test")["verdict"] == "allow"
+    workspace.write_policy(policy_text(allow=["'*.example.test'", "proxy.example.test"]))
+    assert workspace.json("explain", "proxy.example.test")["verdict"] == "allow"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -20,6 +20,7 @@ from cloned_proxy.policy.identity import Claims
 from tests.cli.program import TOOL, Origin, Workspace, eventually, literal, policy_text
 from tests.fleet.conftest import RedisServer, redis_directory, store  # noqa: F401  fixtures
 from tests.fleet.minting import CLUSTER, RSA, SUBJECT, jwk, jwks, pod_claims, pod_header, sealed
+from tests.fleet.replicas import put_into
 
 FLEET: Final = "prod"
 
@@ -50,8 +51,11 @@ def test_a_replica_believes_its_fleet_and_ships_its_log(
     pods = {"issuer": CLUSTER, "audience": "cloned-proxy", "jwks": "jwks.json", "map": {SUBJECT: TOOL}}
     join(workspace, key, store=store.url, issuers=[pods])
     private(workspace.path / "jwks.json", jwks(jwk(RSA, "k1")))
-    workspace.write_policy(policy_text(anonymous="deny", tool_allow=[literal(origin)]))
+    policy = policy_text(anonymous="deny", tool_allow=[literal(origin)])
+    workspace.write_policy(policy)
+    put_into(store, policy.encode(), 1, key, fleet=FLEET)
     serving = workspace.serve()
+    eventually(lambda: serving.page("/readyz").status == 200, what="the fleet's policy")
 
     here = workspace.run("token", TOOL, "--json")
     assert "for this workspace's proxy alone" in here.stderr

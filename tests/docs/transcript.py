@@ -12,6 +12,7 @@ _VARIABLE = (
     (re.compile(r"\bcli:[^:\s]+"), "cli:<user>"),
     (re.compile(r"in (29m 5\ds|30m)|\b\ds ago"), "<span>"),
     (re.compile(r"^date: .*$", re.MULTILINE | re.IGNORECASE), "<date>"),
+    (re.compile(r"^plane +(?:native|python): .*$", re.MULTILINE), "plane  <what this machine has>"),
     (re.compile(r" {2,}"), "  "),
 )
 

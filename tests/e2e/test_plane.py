@@ -2,7 +2,8 @@
 
 Every attack is made twice (`Attempt.carry_out`), behind calls of those who may: so it meets a plane that has verdicts.
 `PLANE=require make test T=tests/e2e` runs the others this way. Of `test_broken_builds.py` the rows SNI and TLS in
-tunnels are about Python alone: what the plane hands over is reviewed once more, which stops the same attacks.
+tunnels are about Python alone: what the plane hands over is reviewed once more, which stops the same attacks. So are
+"decide before DNS" and "dial the checked address": the plane dials what a verdict has, and looks nothing up.
 """
 
 from __future__ import annotations

@@ -335,6 +335,28 @@ async def test_a_chain_that_was_hashed_anew_there(
     assert (await read(replica))[1] == []  # without receipts nothing shows it
 
 
+async def test_a_receipt_that_comes_later_is_looked_at_as_well(replica: Replica, store: RedisServer) -> None:
+    """As for `log -f --fleet`."""
+    who = await shipped(replica)
+    rewrite(store, {5: EVIL}, anew=True)
+    log = FleetLog(replica.link, NAMES)
+    assert len(await log.read()) == 5
+    assert log.findings == []
+    assert replica.notary.sign() is not None
+    assert await replica.shipper.ship()
+    assert await log.read() == []
+    assert log.findings == [f"{who}the receipt given at entry 5 is for other entries: the store has changed them"]
+
+
+async def test_a_log_that_has_expired_leaves_the_list(replica: Replica, store: RedisServer) -> None:
+    with store.client() as client:
+        client.hset(NAMES.audit_logs, "0" * 16, json.dumps({"replica": "gone", "key": OTHER.public}))
+        replica.record(1000)
+        assert await replica.shipper.ship()
+        assert client.ttl(stream(store)) > 80 * 86_400
+        assert client.hlen(NAMES.audit_logs) == 1
+
+
 async def test_a_receipt_of_another_key(replica: Replica, store: RedisServer) -> None:
     who = await shipped(replica)
     receipts = f"{stream(store)}:receipts"

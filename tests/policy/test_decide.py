@@ -13,7 +13,9 @@ from cloned_proxy.policy.decide import Usage, decide, decide_limits, decide_tunn
 from cloned_proxy.policy.decide_addresses import decide_addresses
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.hint import hint, owner_hint
+from cloned_proxy.policy.hint_inside import hint_inside
 from cloned_proxy.policy.model import Limits, Policy
+from cloned_proxy.policy.refusal import refused
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 from tests.policy.tables import policy_of
 
@@ -319,6 +321,26 @@ def test_the_hint_for_an_address_names_what_opens_it_beside_what_the_rule_has(
     caller = hint(after, "d1")
     assert address not in caller
     assert caller.endswith("cloned-proxy explain d1")
+
+
+def test_plain_http_on_a_port_for_ssh_is_not_told_to_add_the_rule_that_is_there() -> None:
+    rule = {"host": "git.example.com", "ports": [22], "protocols": ["ssh"]}
+    policy = policy_of(tools={"demo@v1": {"allow": [rule]}})
+    decision = decide(policy, TOOL, Request("git.example.com", 22, "GET", "/"), NOW)
+    assert decision.reason is Reason.PROTOCOL_NOT_ALLOWED
+    command = "cloned-proxy allow git.example.com:22 --tool demo@v1"
+    assert owner_hint(decision) == f"its rule lets SSH pass, and nothing else; for HTTP: {command}"
+    assert hint_inside(decision) == "its rule lets SSH pass, and nothing else"
+    wider = policy_of(tools={"demo@v1": {"allow": [rule, {"host": "git.example.com", "ports": [22]}]}})
+    assert decide(wider, TOOL, Request("git.example.com", 22, "GET", "/"), NOW).passes
+
+
+@pytest.mark.parametrize("scope", [{"allow": ["*.example.com"]}, {"public": True, "limits": {"concurrent": 1}}])
+def test_a_name_that_is_looked_up_elsewhere_is_told_to_need_a_rule_of_its_own(scope: dict[str, object]) -> None:
+    decision = decide(policy_of(tools={"demo@v1": scope}), TOOL, Request("proxy.example.com", 443), NOW)
+    unseen = refused(decision, Reason.ADDRESS_NOT_ALLOWED)
+    assert owner_hint(unseen).endswith("exact name opens it: cloned-proxy allow proxy.example.com:443 --tool demo@v1")
+    assert hint(unseen, "d1") == "only a rule with the exact name opens it: cloned-proxy explain d1"
 
 
 TUNNELS = [

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from cloned_proxy.policy.foreign import Found, read_claude_code, read_har, read_smokescreen, read_squid, reader_of
+from cloned_proxy.policy.pack import read_pack
+from cloned_proxy.policy.rule import PatternKind
 
 SQUID = [
     pytest.param("example.com\n", ["allow example.com"], id="a name is that name"),
@@ -24,6 +26,13 @@ SQUID = [
         "http_access deny bad\nhttp_access allow localnet good\nhttp_access deny all\n",
         ["deny b.example", "allow a.example"],
         id="http_access says which",
+    ),
+    pytest.param("10.20.0.0/16\n2001:db8::/32\n", ["allow 10.20.0.0/16", "allow 2001:db8::/32"], id="networks"),
+    pytest.param(
+        "acl ours dst 10.20.0.0/16 192.0.2.0/24\nacl bad dst 127.0.0.0/8\n"
+        "http_access deny bad\nhttp_access allow ours\n",
+        ["deny 127.0.0.0/8", "allow 10.20.0.0/16", "allow 192.0.2.0/24"],
+        id="networks of acls",
     ),
 ]
 
@@ -43,6 +52,15 @@ def test_squid(text: str, wanted: list[str]) -> None:
     ("text", "entry", "why"),
     [
         (".com\n", ".com", "too broad"),
+        ("0.0.0.0/0\n", "0.0.0.0/0", "too wide"),
+        ("10.20.0.1/16\n", "10.20.0.1/16", "bits set"),
+        ("169.254.0.0/16\n", "169.254.0.0/16", "nothing that a rule opens"),
+        ("acl x dst 10.0.0.1-10.0.0.9\n", "10.0.0.1-10.0.0.9", ""),
+        (
+            "acl n dst 10.0.0.0/8\nacl d dstdomain a.example\nhttp_access allow d n\n",
+            "http_access allow d n",
+            "all match",
+        ),
         ("10.0.0.1\n", "10.0.0.1", "an address"),
         ("127.1\n", "127.1", ""),
         ("example com\nno_domain!\n", "no_domain!", ""),
@@ -169,3 +187,16 @@ def test_the_form_is_found_out(document: object, reader: object) -> None:
 )
 def test_no_document_breaks_a_reader(read: Any, document: dict[Any, Any]) -> None:
     assert told(read(document, "global")) == []
+
+
+def test_networks_of_a_pack_become_rules_for_networks() -> None:
+    pack = read_pack(
+        {"allowlists": {"egress_domains": ["a.example.com"], "egress_by_tool": {"demo@v1": ["10.20.0.0/16"]}}}
+    )
+    assert pack.problems == ()
+    assert [(each.scope, str(each.pattern), each.pattern.kind) for each in pack.additions] == [
+        ("global", "a.example.com", PatternKind.EXACT),
+        ("demo@v1", "10.20.0.0/16", PatternKind.CIDR),
+    ]
+    wide = read_pack({"allowlists": {"egress_domains": ["0.0.0.0/0"]}})
+    assert "too wide" in wide.problems[0].message

@@ -21,7 +21,7 @@ from cloned_proxy.store.audit_log import AuditLog
 from tests.cli.program import eventually
 from tests.runner.conftest import leftovers, start_serving, write_policy
 from tests.runner.jobs import TOOL
-from tests.runner.warm import TYPED, server, waiting, warm_processes, warm_up, words
+from tests.runner.warm import TYPED, inspected, server, start, waiting, warm_processes, warm_up, words
 
 pytestmark = pytest.mark.docker
 
@@ -43,17 +43,6 @@ def place(images: Engine, tmp_path_factory: pytest.TempPathFactory, origin: int)
 def workspace(place: Path, images: Engine) -> Iterator[Path]:
     yield place
     eventually(lambda: leftovers(images, place) == [], 60, f"the end of {leftovers(images, place)}")
-
-
-def start(workspace: Path, *command: str, **more: Any) -> subprocess.Popen[bytes]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
-    return subprocess.Popen([*words(workspace, TOOL), "--", *command], **{**pipes, **more})
-
-
-def inspected(engine: Engine, process: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """The container of a command that says its name first."""
-    assert process.stdout is not None
-    return engine.inspect(process.stdout.readline().decode().strip())
 
 
 def plain(found: dict[str, Any], name: str) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from cloned_proxy.cli.warm.child import WAITS
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import GoneError
 from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
 from tests.cli.program import eventually
+from tests.runner.jobs import TOOL
 
 PROGRAM = [sys.executable, "-m", "cloned_proxy", "exec"]
 TYPED = {"PYTHONPATH": "/nonexistent"}
@@ -19,6 +21,17 @@ TYPED = {"PYTHONPATH": "/nonexistent"}
 
 def words(workspace: Path, *options: str) -> list[str]:
     return [*PROGRAM, "--workspace", str(workspace), *options]
+
+
+def start(workspace: Path, *command: str, **more: Any) -> subprocess.Popen[bytes]:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "bufsize": 0}
+    return subprocess.Popen([*words(workspace, TOOL), "--", *command], **{**pipes, **more})
+
+
+def inspected(engine: Engine, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """The container of a command that says its name first."""
+    assert process.stdout is not None
+    return engine.inspect(process.stdout.readline().decode().strip())
 
 
 def waiting(engine: Engine, workspace: Path) -> set[str]:

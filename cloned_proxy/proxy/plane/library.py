@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from ctypes import (
     POINTER,
     c_bool,
@@ -26,6 +27,10 @@ NO_LIMIT: Final = 2**64 - 1
 _PACKAGE: Final = Path(__file__).parents[2]
 PLACES: Final = (_PACKAGE / "_plane" / NAME, _PACKAGE.parent / "build" / "plane" / "release" / NAME)
 """Of an installed wheel, and of a checkout where cargo has built it."""
+
+
+class LibraryError(Exception):
+    """The file is not the library of this program, on this machine."""
 
 
 class Config(ctypes.Structure):
@@ -103,9 +108,14 @@ class Batch(ctypes.Structure):
     )
 
 
+_FORM: Final = 1
+"""Of what passes besides the structures: `plane/src/abi/version.rs`."""
+_ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in (Config, Publication, HandedOver, SeenTunnel, Batch)))
+
 _TEXT: Final = (c_char_p, c_size_t)
 _PLANE: Final = c_void_p
 _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
+    "plane_abi": (None, (POINTER(c_size_t * 6),)),
     "plane_start": (c_void_p, (POINTER(Config),)),
     "plane_stop": (None, (_PLANE,)),
     "plane_free": (None, (_PLANE,)),
@@ -146,11 +156,49 @@ def find() -> Path | None:
     return next((place for place in PLACES if place.is_file()), None)
 
 
+def is_stale(path: Path) -> bool:
+    """Whether it was built from another source than the one beside it in a checkout."""
+    source = _PACKAGE.parent / "plane"
+    if path != PLACES[-1] or not source.is_dir():
+        return False
+    built = path.stat().st_mtime
+    return any(each.stat().st_mtime > built for each in (source / "Cargo.toml", *source.rglob("src/**/*.rs")))
+
+
+_ELF: Final = struct.Struct("<4sBB34xQ10xHH2x")
+"""Of its header: magic, class, byte order, where the table of sections is, the size of an entry, how many there are."""
+_64_BITS, _LITTLE_ENDIAN = 2, 1
+
+
+def _check_whole(path: Path) -> None:
+    """Raises OSError for a file that was cut off: the loader would map it, and the process die of it (SIGBUS)."""
+    with path.open("rb") as file:
+        header = file.read(_ELF.size)
+        size = file.seek(0, 2)
+    if len(header) < _ELF.size:
+        raise OSError("too short for an ELF file")
+    magic, bits, order, sections, entry, count = _ELF.unpack(header)
+    if magic != b"\x7fELF" or (bits, order) != (_64_BITS, _LITTLE_ENDIAN):
+        raise OSError("not an ELF file of 64 bits")
+    if size < sections + entry * count:  # the last thing in it
+        raise OSError("the file was cut off")
+
+
 def load(path: Path) -> ctypes.CDLL:
-    """Raises OSError for a file that is no library for this machine, AttributeError for one of another version."""
-    library = ctypes.CDLL(str(path))
-    for name, (result, arguments) in _FUNCTIONS.items():
-        function = getattr(library, name)
-        function.restype = result
-        function.argtypes = arguments
+    """Raises LibraryError for a file that is no library for this machine, or one of another version."""
+    try:
+        _check_whole(path)
+        library = ctypes.CDLL(str(path))
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(library, name)
+            function.restype = result
+            function.argtypes = arguments
+    except OSError as error:
+        raise LibraryError(f"{path} does not fit this machine: {error}") from error
+    except AttributeError as error:
+        raise LibraryError(f"{path} is of another version: {error}") from error
+    form = (c_size_t * len(_ABI))()
+    library.plane_abi(ctypes.byref(form))
+    if tuple(form) != _ABI:
+        raise LibraryError(f"{path} is of another version: its structures are {tuple(form)}, not {_ABI}")
     return library

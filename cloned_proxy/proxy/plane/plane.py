@@ -58,8 +58,8 @@ class Plane:
         self.parties: Final = Parties(self.cells)
         try:
             self._library = library.load(path)
-        except (OSError, AttributeError) as error:
-            raise PlaneError(f"{path}: {error}") from error
+        except library.LibraryError as error:
+            raise PlaneError(str(error)) from error
         handle = self._library.plane_start(ctypes.byref(self._config(settings, threads, queue)))
         if handle is None:
             raise PlaneError(f"{path}: its threads cannot be started")

@@ -208,6 +208,7 @@ def publishable(grant: Grant) -> bool:
         and not decision.must_be_ssh
         and rule is not None
         and rule.max_uses is None
+        and decision.narrowed is None
     )
 
 

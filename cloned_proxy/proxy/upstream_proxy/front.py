@@ -15,7 +15,7 @@ import structlog
 from cloned_proxy.policy.bypass import read_bypass
 from cloned_proxy.policy.decide import needs_hello
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.rule import Address, Host, PatternKind
+from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.policy.vocabulary import Mode
 from cloned_proxy.proxy.dial import DialError, dial
 from cloned_proxy.proxy.grant import Grant
@@ -121,13 +121,13 @@ class UpstreamProxy:
 
         Whoever can speak to that one can ask it for anything, past every rule.
         """
-        if _is_named(decision) and decision.host in self._named:
+        if decision.names_its_host and decision.host in self._named:
             return self._own
         return _EVERYWHERE if self.closes(decision) else _Closed(self._own, self._met)
 
     def closes(self, decision: Decision) -> bool:
         """`closed_to` for a name that is not looked up here: whether it is that of a proxy in front."""
-        return (decision.host, decision.request.port) in self._named_at and not _is_named(decision)
+        return (decision.host, decision.request.port) in self._named_at and not decision.names_its_host
 
     # What it is told.
 
@@ -237,12 +237,6 @@ class UpstreamProxy:
         self._named.add(place.host)
         self._named_at.add((place.host, place.port))
         self._met.update((address, place.port) for address in addresses)
-
-
-def _is_named(decision: Decision) -> bool:
-    """Whether the rule at hand names the host, rather than a pattern that happens to cover it."""
-    rule = decision.rule
-    return rule is not None and not rule.denies and rule.pattern.kind in (PatternKind.EXACT, PatternKind.ADDRESS)
 
 
 class _Everywhere:

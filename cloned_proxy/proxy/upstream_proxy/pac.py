@@ -7,8 +7,6 @@ proxies is not taken: `DIRECT` would go past the proxies, which only `no_proxy` 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import re
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -19,16 +17,13 @@ import structlog
 
 from cloned_proxy.policy.rule import Host
 from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError
-from cloned_proxy.proxy.upstream_proxy.place import Place, place_of
+from cloned_proxy.proxy.upstream_proxy.place import Place, place_of, places_named_in, read_pac
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import read_regular_file
 
 _log = structlog.get_logger(__name__)
 
-_MAX_BYTES: Final = 1_048_576
 _KEPT_SECONDS: Final = 30.0
 _MOST_KEPT: Final = 4096
-_LITERAL: Final = re.compile(r"""(?:\b(PROXY|HTTPS?)\s+|["'])(\[[0-9A-Fa-f:.]+\]:\d+|[\w.-]+:\d+)""", re.IGNORECASE)
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -37,10 +32,7 @@ class PacFile:
 
     def __init__(self, path: Path) -> None:
         """Raises StoreError: no such file, no PAC file, or no PyPAC."""
-        try:
-            text = read_regular_file(path, limit=_MAX_BYTES, what="PAC file").decode()
-        except UnicodeDecodeError as error:
-            raise StoreError(f"upstream.pac: {path} is not UTF-8") from error
+        text = read_pac(path)
         self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="pac")
         try:
             # The interpreter belongs to the thread that made it.
@@ -95,18 +87,6 @@ def places_in(answer: str) -> tuple[Place, ...]:
             found.append(place_of(f"{scheme}://{authority.strip()}"))
         except ValueError:
             _log.warning("the PAC file names a proxy that is none", answer=element.strip()[:100])
-    return tuple(found)
-
-
-def places_named_in(text: str) -> tuple[Place, ...]:
-    """The proxies that the text of a PAC file names: `HOST:PORT` behind a keyword, or as a string of its own.
-
-    A name that the program puts together is not among them.
-    """
-    found = []
-    for match in _LITERAL.finditer(text):
-        with contextlib.suppress(ValueError):
-            found.append(place_of(f"{'https' if (match[1] or '').upper() == 'HTTPS' else 'http'}://{match[2]}"))
     return tuple(found)
 
 

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cloned_proxy.runner.project.guarded import GIT_PARTS, TRUSTED
 from cloned_proxy.runner.project.survey import Look
@@ -72,8 +72,7 @@ def _is_recipe(parts: list[str]) -> bool:
     return by_name or not _RECIPE_PLACES.isdisjoint(parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """An entry of a directory, as lstat(2) has it. A directory has only its type: what is in it has its own stamps."""
 
     mode: int

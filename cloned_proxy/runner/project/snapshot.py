@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import itertools
 import os
+import re
 import stat
 import tempfile
 import threading
@@ -27,8 +28,10 @@ MAX_KEPT: Final = 256 * 1024 * 1024
 MAX_LINES: Final = 400
 """Lines of difference that are kept of one file."""
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-_HEAP: Final = BROUGHT | {".git"}
+_HEAP: Final = re.compile(f"(?:^|/)(?:{'|'.join(map(re.escape, sorted(BROUGHT | {'.git'})))})(?=/)")
 """Directories of which it is only said how many files changed."""
+_PIECE: Final = 1024 * 1024
+"""Bytes that are written at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,9 @@ class Spool:
         self._file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  closed by __exit__
         self._places: dict[str, tuple[int, int]] = {}
         self._size = 0
+        self._unwritten: list[bytes] = []
+        self._written = 0
+        self._failed = False
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -65,26 +71,37 @@ class Spool:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def put(self, path: str, data: bytes) -> bool:
-        """Whether there was room for it."""
+    def put(self, path: str, data: bytes) -> None:
+        """Kept if there is room for it."""
         with self._lock:
-            place = self._size
-            if place + len(data) > MAX_KEPT:
-                return False
+            if self._failed or self._size + len(data) > MAX_KEPT:
+                return
+            self._places[path] = (self._size, len(data))
+            self._unwritten.append(data)
             self._size += len(data)
-        try:
-            os.pwrite(self._file.fileno(), data, place)
-        except OSError:  # a full disk: there will be no diff of it
-            return False
-        self._places[path] = (place, len(data))
-        return True
+            if self._size - self._written >= _PIECE:
+                self._write()
 
     def get(self, path: str) -> bytes | None:
         """What was put there; None when nothing was."""
+        with self._lock:
+            if self._unwritten:
+                self._write()
         if path not in self._places:
             return None
         place, length = self._places[path]
-        return os.pread(self._file.fileno(), length, place)
+        data = os.pread(self._file.fileno(), length, place)
+        return data if len(data) == length else None
+
+    def _write(self) -> None:
+        whole = b"".join(self._unwritten)
+        self._unwritten.clear()
+        try:
+            self._written += os.pwrite(self._file.fileno(), whole, self._written)
+        except OSError:
+            self._failed = True
+        if self._written < self._size:  # a full disk: there will be no diff of the rest
+            self._failed = True
 
 
 class Snapshot:
@@ -93,30 +110,36 @@ class Snapshot:
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._before: dict[str, Stamp] = {}
+        """Behind the second visit: what went away, or changed."""
         self._after: dict[str, Stamp] = {}
+        """What came or changed; all else is the same, and there may be very much of it."""
         self._seen: dict[str, bytes] = {}
         self._room = MAX_KEPT
 
     def keep(self, look: Look) -> None:
         """A visitor: what is there before the run, and what its text files say."""
         with contextlib.suppress(FileNotFoundError):
-            self._before[look.path] = stamp = stamp_of(look.entry.stat(follow_symlinks=False))
-            if stat.S_ISREG(stamp.mode) and stamp.size <= MAX_TEXT and _heap_of(look.path) is None:
+            path = look.path
+            self._before[path] = stamp = stamp_of(look.entry.stat(follow_symlinks=False))
+            if _has_lines(path, stamp):
                 text = _text(look)
                 if text is not None:
-                    self._spool.put(look.path, text)
+                    self._spool.put(path, text)
 
     def see(self, look: Look) -> None:
         """A visitor: what is there after it, and what the text files that changed say now."""
         with contextlib.suppress(FileNotFoundError):
-            self._after[look.path] = stamp = stamp_of(look.entry.stat(follow_symlinks=False))
-            if stamp == self._before.get(look.path) or not stat.S_ISREG(stamp.mode) or _heap_of(look.path) is not None:
+            path = look.path
+            stamp = stamp_of(look.entry.stat(follow_symlinks=False))
+            if stamp == self._before.get(path):
+                del self._before[path]
                 return
-            if stamp.size <= min(MAX_TEXT, self._room):
+            self._after[path] = stamp
+            if _has_lines(path, stamp) and stamp.size <= self._room:
                 text = _text(look)
                 if text is not None:
                     self._room -= len(text)
-                    self._seen[look.path] = text
+                    self._seen[path] = text
 
     def changes(self) -> tuple[FileChange, ...]:
         """By path. Directories are left out: what is in them is told."""
@@ -159,19 +182,22 @@ class Snapshot:
         return FileChange(path, change.letter, _size(before), _size(after), 1, lines, note, modes)
 
 
+def _has_lines(path: str, stamp: Stamp) -> bool:
+    """Whether lines of it are compared, if it is text."""
+    return stat.S_ISREG(stamp.mode) and stamp.size <= MAX_TEXT and _HEAP.search(path) is None
+
+
 def _heap_of(path: str) -> str | None:
     """The directory of `_HEAP` that a path is in."""
-    parts = path.split("/")
-    for number, part in enumerate(parts[:-1], start=1):
-        if part in _HEAP:
-            return "/".join(parts[:number])
-    return None
+    found = _HEAP.search(path)
+    return None if found is None else path[: found.end()]
 
 
 def _text(look: Look) -> bytes | None:
     """What a file says; None for what is no text, or cannot be read."""
     try:
-        if not look.entry.stat(follow_symlinks=False).st_size:  # known already: no call of the system
+        size = look.entry.stat(follow_symlinks=False).st_size  # known already: no call of the system
+        if not size:
             return b""
         descriptor = os.open(look.entry.name, _OPEN, dir_fd=look.directory)
     except OSError:
@@ -179,12 +205,13 @@ def _text(look: Look) -> bytes | None:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             return None
-        data = os.read(descriptor, MAX_TEXT + 1)
+        # One byte more than there was: so a file that grows meanwhile is seen to, and no buffer is larger than needed.
+        data = os.read(descriptor, size + 1)
     except OSError:
         return None
     finally:
         os.close(descriptor)
-    return None if len(data) > MAX_TEXT or b"\0" in data else data
+    return None if len(data) > size or b"\0" in data else data
 
 
 def _difference(old: bytes, new: bytes, path: str) -> tuple[tuple[str, ...], str]:

@@ -8,6 +8,7 @@ cannot be looked through (closed, too much, too deep, too slow) is refused and n
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import stat
 import threading
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.store.workspace import DIRECTORY_NAME
@@ -24,7 +25,9 @@ MAX_ENTRIES: Final = 2_000_000
 MAX_DEPTH: Final = 200
 """Levels below the root. Each that waits for its turn keeps a descriptor open."""
 SECONDS: Final = 60.0
-_THREADS: Final = 4
+_HELPERS: Final = 3
+_ALONE_SECONDS: Final = 0.05
+"""So long one thread walks before it is known what the walk waits for."""
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 type Identity = tuple[int, int]
@@ -48,8 +51,7 @@ class Survey:
     """Directories that hold a `.git`, be it a directory or a file; "" is the root."""
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(NamedTuple):
     """What is passed on of each entry: by path, and by a descriptor of its directory with its name there."""
 
     path: str
@@ -94,13 +96,13 @@ class _Walk:
         self._busy = 0
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
+        self._helpers: list[threading.Thread] = []
+        self._began, self._cpu_before = time.monotonic(), time.thread_time()
+        self._ask_for_help_at = self._began + _ALONE_SECONDS
 
     def run(self) -> Survey:
-        helpers = [threading.Thread(target=self._work, name="survey", daemon=True) for _ in range(_THREADS - 1)]
-        for helper in helpers:
-            helper.start()
-        self._work()
-        for helper in helpers:
+        self._work(self._call_helpers)
+        for helper in self._helpers:
             helper.join()
         for parent, _ in self._waiting:
             self._release(parent)
@@ -112,10 +114,26 @@ class _Walk:
         found.repositories.sort()
         return found
 
-    def _work(self) -> None:
+    def _call_helpers(self) -> None:
+        """Once, if this thread has mostly waited: others can wait beside it for a disk, but not for the interpreter.
+
+        With every directory in the kernel's cache four threads are slower than one, by more than half.
+        """
+        now = time.monotonic()
+        if now < self._ask_for_help_at:
+            return
+        self._ask_for_help_at = math.inf
+        if time.thread_time() - self._cpu_before > (now - self._began) / 2:
+            return
+        for _ in range(_HELPERS):
+            self._helpers.append(threading.Thread(target=self._work, name="survey", daemon=True))
+            self._helpers[-1].start()
+
+    def _work(self, between: Callable[[], None] = lambda: None) -> None:
         while (taken := self._take()) is not None:
             try:
                 self._enter(*taken)
+                between()
             except BaseException as error:  # noqa: BLE001  raised again by `run`, in the caller's own thread
                 self._failure = self._failure or error
             finally:

@@ -8,6 +8,7 @@ mod numbers;
 mod readers;
 mod records;
 mod verdicts;
+mod version;
 
 use crate::cells::Cells;
 use crate::record::{Records, Spread};

@@ -11,8 +11,8 @@ import pytest
 from cloned_proxy.policy.rule import Host, HostPattern, PatternKind
 from cloned_proxy.proxy.upstream_proxy import pac
 from cloned_proxy.proxy.upstream_proxy.failure import UpstreamProxyError
-from cloned_proxy.proxy.upstream_proxy.pac import PacFile, places_in, places_named_in
-from cloned_proxy.proxy.upstream_proxy.place import Place
+from cloned_proxy.proxy.upstream_proxy.pac import PacFile, places_in
+from cloned_proxy.proxy.upstream_proxy.place import Place, places_named_in
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.upstream_settings import UpstreamSettings
 from tests.proxy.plain import answering, client, read_message, request

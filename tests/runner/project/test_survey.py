@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,21 @@ def test_what_the_visitor_raises_is_raised(tmp_path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         look_through(tmp_path, visit=refuse)
+
+
+def test_others_help_a_walk_that_waits_for_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(survey, "_ALONE_SECONDS", 0)
+    for number in range(4):
+        (tmp_path / f"d{number}").mkdir()
+        (tmp_path / f"d{number}" / "file").touch()
+    first, helped = threading.get_ident(), threading.Event()
+
+    def wait(look: Look) -> None:
+        if threading.get_ident() != first:
+            helped.set()
+        elif look.path.endswith("file"):  # the directory above has been read by then, and nothing but waiting was done
+            assert helped.wait(60)
+
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)  # a disk that takes its time
+    assert look_through(tmp_path, visit=wait).entries == 8
+    assert helped.is_set()

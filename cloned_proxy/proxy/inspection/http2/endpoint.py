@@ -22,12 +22,13 @@ from h2.events import (
     PriorityUpdated,
     RemoteSettingsChanged,
     SettingsAcknowledged,
+    StreamReset,
     UnknownFrameReceived,
     WindowUpdated,
 )
-from h2.exceptions import H2Error
+from h2.exceptions import H2Error, InvalidBodyLengthError
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import Frame, GoAwayFrame
+from hyperframe.frame import DataFrame, Frame, GoAwayFrame, WindowUpdateFrame
 from OpenSSL import SSL
 
 from cloned_proxy.proxy.inspection.http2 import bounds
@@ -43,12 +44,27 @@ _STREAM_ENDED: Final = "the stream has ended"
 
 
 class _Connection(H2Connection):
-    """`h2` takes a GOAWAY for the end; it only says that nothing new is to begin (RFC 9113, section 6.8)."""
+    """`h2` ends the connection for two things that do not concern all of it."""
 
     def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[Event]]:
+        """It only says that nothing new is to begin (RFC 9113, section 6.8)."""
         told = ConnectionTerminated()
         told.error_code, told.last_stream_id = frame.error_code, frame.last_stream_id
         return [], [told]
+
+    def _receive_data_frame(self, frame: DataFrame) -> tuple[list[Frame], list[Event]]:
+        """A body of another length than it announced is an error of its stream (section 8.1.1)."""
+        try:
+            return super()._receive_data_frame(frame)
+        except InvalidBodyLengthError:
+            frames: list[Frame] = self._get_stream_by_id(frame.stream_id).reset_stream(ErrorCodes.PROTOCOL_ERROR)
+            # Nobody reads these bytes, so their share of the window comes back here.
+            back = self._inbound_flow_control_window_manager.process_bytes(frame.flow_controlled_length)
+            if back:
+                frames.append(WindowUpdateFrame(0, window_increment=back))
+            told = StreamReset(stream_id=frame.stream_id)
+            told.error_code, told.remote_reset = ErrorCodes.PROTOCOL_ERROR, False
+            return frames, [told]
 
 
 def make_connection(*, client_side: bool, max_head_bytes: int) -> H2Connection:

@@ -90,7 +90,7 @@ class Front(Endpoint):
             return
         stream = self._streams.get(getattr(event, "stream_id", None) or 0)
         if isinstance(event, StreamReset):
-            self._reset_came(stream)
+            self._reset_came(stream, "client_reset" if event.remote_reset else "refused:malformed_request")
         elif stream is None:
             return
         elif isinstance(event, DataReceived):
@@ -131,11 +131,12 @@ class Front(Endpoint):
         # Not before the client has had a moment to finish: told at once, curl forgets the answer that it has.
         self._loop.call_later(LINGER_SECONDS, self.reset, number, ErrorCodes.NO_ERROR)
 
-    def _reset_came(self, stream: Stream | None) -> None:
+    def _reset_came(self, stream: Stream | None, cause: str) -> None:
+        """By the client, or because its body is not as long as it says."""
         if stream is not None:
             stream.window.pipe.break_off(BrokenBodyError("reset by the client"))
             self.release(stream.id)
-            stream.cancel("client_reset")
+            stream.cancel(cause)
         if not self._resets.spend():
             self.give_up(ErrorCodes.ENHANCE_YOUR_CALM)
 

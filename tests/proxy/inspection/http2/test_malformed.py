@@ -152,15 +152,33 @@ async def test_a_body_that_is_not_as_long_as_it_says_is_never_whole(
     head = client.head("/up", method="POST", fields=[("content-length", "5")])
     stream = client.begin(head, end=False)
     client.send(DataFrame(stream, sent, flags=["END_STREAM"]))
-    async with asyncio.timeout(60):
-        await client.closed.wait()
-    assert client.goaway == 1
+    assert (await client.response(stream)).reset == 1
     if version == "h2":
         await until(lambda: all(task.done() or message.over.is_set() for task, message in _both(upstream)))
         assert not any(message.ended for message in upstream.requests)
     else:
         assert bytes(world.upstream.received).rpartition(b"\r\n\r\n")[2] in (b"", b"abc")
-    await until(lambda: world.in_use == 0)
+    await until(lambda: world.in_use == 1)  # the CONNECT itself
+    assert (await client.ask(client.head("/again"))).status == "200", "its neighbours do not pay for it"
+    await client.close()
+
+
+@pytest.mark.parametrize("sent", [b"abc", b"abcdefgh"], ids=["shorter", "longer"])
+async def test_a_response_that_is_not_as_long_as_it_says_ends_alone(
+    sent: bytes, upstream: Upstream2, client: Client
+) -> None:
+    async def bad(peer: UpstreamPeer, stream: int, message: Message) -> None:
+        peer.h2.send_headers(stream, [(":status", "200"), ("content-length", "5")])
+        peer.send(DataFrame(stream, sent, flags=["END_STREAM"]))
+
+    good, upstream.serve = upstream.serve, bad
+    answer = await client.ask()
+    assert not answer.ended
+    assert bytes(answer.body) in (b"", b"abc")
+    upstream.serve = good
+    assert (await client.ask()).status == "200"
+    assert len(upstream.peers) == 1
+    await client.close()
 
 
 def _both(upstream: Upstream2) -> list[tuple[asyncio.Future[None], Message]]:

@@ -1,0 +1,20 @@
+//! What Python compares before it calls anything else: a library of another build must not get its pointers.
+
+use super::{handed::HandedOver, numbers::SeenTunnel, records::Batch, verdicts::Publication, Config};
+use std::mem::size_of;
+
+/// Goes up with each change of what passes this door that the size of no structure tells.
+const FORM: usize = 1;
+
+/// The form, then the sizes of the structures.
+#[no_mangle]
+pub extern "C" fn plane_abi(out: &mut [usize; 6]) {
+    *out = [
+        FORM,
+        size_of::<Config>(),
+        size_of::<Publication>(),
+        size_of::<HandedOver>(),
+        size_of::<SeenTunnel>(),
+        size_of::<Batch>(),
+    ];
+}
