@@ -12,7 +12,7 @@ trap '[ -z "$server" ] || kill "$server"; rm -rf "$work"' EXIT
 export NO_PROXY=127.0.0.1 no_proxy=127.0.0.1 DEVPI_CLIENTDIR="$work/client"
 python3 -m venv "$work/env"
 bin=$work/env/bin
-"$bin/python" -m pip install --quiet --disable-pip-version-check devpi-server==6.20.3 devpi-client
+"$bin/python" -m pip install --quiet --disable-pip-version-check devpi-server==6.20.3 devpi-client==7.3.0
 "$bin/devpi-init" --serverdir "$work/server" --no-root-pypi >"$work/init.log" 2>&1
 port=$("$bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 "$bin/devpi-server" --serverdir "$work/server" --host 127.0.0.1 --port "$port" --offline-mode >"$work/server.log" 2>&1 &
