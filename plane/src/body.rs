@@ -16,6 +16,7 @@ const MAX_BLANKS: usize = 32;
 #[derive(Debug)]
 pub struct Malformed;
 
+#[derive(Clone)]
 pub enum Body {
     Sized(u64),
     Chunked(Chunks),
@@ -80,7 +81,7 @@ pub fn end_chunks(trailers: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Chunks {
     /// Bytes that are to come of the chunk at hand.
     pub left: u64,

@@ -64,13 +64,18 @@ impl Worker {
             }
             let mut whole = false;
             if !flow.unread.is_empty() {
+                let (before, length) = (body.clone(), out.len());
                 match body.take(&flow.unread, exchange.chunked, &mut out) {
                     Ok(taken) => {
                         flow.unread.drain(..taken.bytes);
                         whole = taken.whole;
                     }
-                    // Python finds the same, and has the answer to it.
-                    Err(_) => return (out.is_empty() || self.send(place, &out)) && self.hand_over_exchange(place),
+                    // Python reads the same bytes once more, from where the body was, and has the answer to it.
+                    Err(_) => {
+                        *body = before;
+                        out.truncate(length);
+                        return (out.is_empty() || self.send(place, &out)) && self.hand_over_exchange(place);
+                    }
                 }
             }
             if whole {
@@ -314,6 +319,11 @@ impl Worker {
 
     /// The response did not begin in time, or fell silent behind the client's FIN.
     pub fn silent(&mut self, place: u32) {
+        let flow = &self.flows[place as usize];
+        let soon = flow.last_byte + AFTER_FIN;
+        if flow.client.ending && self.now < soon && flow.exchange.as_ref().map_or(false, |exchange| exchange.told) {
+            return self.arm(place, soon); // a response that still moves is not cut for its client's FIN
+        }
         if self.flows[place as usize].exchange.as_ref().map_or(true, |exchange| exchange.told) {
             return self.end(place, CLIENT_RESET, true);
         }

@@ -18,7 +18,7 @@ const OF_PATH: u8 = 2;
 pub fn add_credentials(key: &mut Vec<u8>, data: &[u8], credentials: &[(Range<usize>, Range<usize>)]) {
     for (name, value) in credentials {
         key.push(0);
-        key.push(name.len() as u8); // the names that can be one differ in it
+        key.push(data[name.start].to_ascii_lowercase()); // the names that can be one begin with different letters
         key.extend_from_slice(&data[value.clone()]);
     }
 }

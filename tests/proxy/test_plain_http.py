@@ -300,6 +300,37 @@ async def test_a_malformed_request_body_is_400_and_never_whole_upstream(body: by
     assert ("deny", "malformed_request") in w.audit.verdicts
 
 
+async def test_a_body_that_turns_malformed_inside_a_chunk_is_never_whole_upstream() -> None:
+    """The same request was granted before, so that the native plane, where there is one, has read the first part."""
+    received = bytearray()
+    began = asyncio.Event()
+
+    async def record(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            received.extend(data)
+            if received.endswith(b"abc\r\n0\r\n\r\n"):
+                received.clear()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            if b"PUT /" in received and b"3\r\nabc\r\n" in received:
+                began.set()
+
+    async with upstream(record) as server, world(allow(HOST, server.port)) as w:
+        async with client(w) as (reader, writer):
+            chunked = "Transfer-Encoding: chunked\r\n"
+            for _ in range(2):
+                writer.write(request(server.port, method="PUT", headers=chunked, body=b"3\r\nabc\r\n0\r\n\r\n"))
+                assert (await read_message(reader)).status == 200
+            writer.write(request(server.port, method="PUT", headers=chunked, body=b"d\r\n3\r\nabc\r\n"))
+            await asyncio.wait_for(began.wait(), 30)
+            writer.write(b"0\r\n\r\n" + b"\r\nMALFORMED\r\n")  # the rest of the chunk looks like an end
+            assert (await read_message(reader)).status == 400
+            assert await reader.read() == b""
+        await w.settled()
+    assert not received.endswith(b"0\r\n\r\n")
+    assert b"MALFORMED" not in received
+    assert ("deny", "malformed_request") in w.audit.verdicts
+
+
 async def test_bodies_of_any_size_and_segmentation_arrive_unchanged() -> None:
     rng = random.Random(4)
     sizes = (1, 2, 17, 4096, 65_536, 65_537, 262_145, 900_001)

@@ -365,7 +365,8 @@ def test_the_key_of_a_head_is_all_that_identity_looks_at() -> None:
     token = mint_token(KEY, Claims("demo@v1", "run", time.time() + 60))
     named = parse_head(connect_head(443, headers=f"X-Cloned-Tool-Token: {token}\r\n"))
     assert identify(plain.fields, tokens=OwnTokens(KEY), now=time.time(), listener=DEMO) == DEMO
-    assert len({key_of(1, plain), key_of(2, plain), key_of(1, named)}) == 3
+    other = parse_head(connect_head(443, headers=f"Proxy-Authorization: {token}\r\n"))
+    assert len({key_of(1, plain), key_of(2, plain), key_of(1, named), key_of(1, other)}) == 4
 
 
 def test_the_library_is_of_this_program() -> None:

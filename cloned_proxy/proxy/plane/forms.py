@@ -70,7 +70,8 @@ def plain_key_of(listener: int, head: Head, grant: Grant) -> bytes:
 
 def _credentials(head: Head) -> bytes:
     fields = credential_fields(head.fields)
-    return b"".join(bytes((0, len(name))) + value.encode("latin-1") for name, value in fields)
+    # The names that can be one begin with different letters, and have the same length.
+    return b"".join(b"\0" + name[:1].lower().encode("latin-1") + value.encode("latin-1") for name, value in fields)
 
 
 def event_of(grant: Grant) -> DecisionEvent:

@@ -119,7 +119,7 @@ class Batch(ctypes.Structure):
     )
 
 
-_FORM: Final = 1
+_FORM: Final = 2
 """Of what passes besides the structures: `plane/src/abi/version.rs`."""
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in (Config, Publication, HandedOver, SeenTunnel, Batch)))
 
