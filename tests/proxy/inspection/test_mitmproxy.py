@@ -21,7 +21,7 @@ from cloned_proxy import proxy
 pytestmark = pytest.mark.checkout  # it reads the source and the page where they are written
 
 INSPECTION = Path(proxy.__file__).parent / "inspection"
-PAGE = (Path(__file__).parents[3] / "docs/mitmproxy.md").read_text()
+PAGE = Path(__file__).parents[3] / "docs/mitmproxy.md"
 
 
 def imported() -> Iterator[tuple[str, str, str]]:
@@ -57,7 +57,7 @@ def overridden(ours: type, base: type) -> dict[str, tuple[Any, Any]]:
 
 def rows(heading: str) -> list[list[str]]:
     """The cells of the table below a heading of the page, without its head."""
-    section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    section = PAGE.read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
