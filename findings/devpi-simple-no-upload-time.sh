@@ -28,9 +28,10 @@ for _ in range(600):
         time.sleep(0.1)
 EOF
 "$bin/devpi" use "$index" >/dev/null
-"$bin/devpi" login root --password "" >/dev/null
+"$bin/devpi" user -c pad password= >/dev/null
+"$bin/devpi" login pad --password "" >/dev/null
 "$bin/devpi" index -c dev bases= volatile=True >/dev/null
-"$bin/devpi" use root/dev >/dev/null
+"$bin/devpi" use pad/dev >/dev/null
 "$bin/python" - "$work/example_pad-1.0-py3-none-any.whl" <<'EOF'
 import sys, zipfile
 with zipfile.ZipFile(sys.argv[1], "w") as wheel:
@@ -43,7 +44,7 @@ EOF
 "$bin/python" - "$index" <<'EOF'
 import json, sys, urllib.request
 kind = "application/vnd.pypi.simple.v1+json"
-request = urllib.request.Request(sys.argv[1] + "/root/dev/+simple/example-pad/", headers={"Accept": kind})
+request = urllib.request.Request(sys.argv[1] + "/pad/dev/+simple/example-pad/", headers={"Accept": kind})
 with urllib.request.urlopen(request) as answer:
     assert answer.headers["Content-Type"] == kind, answer.headers["Content-Type"]
     page = json.load(answer)
