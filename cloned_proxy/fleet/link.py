@@ -21,7 +21,7 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
+from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
 from cloned_proxy.fleet.errors import FleetError, StoreAwayError
 from cloned_proxy.store.errors import StoreError
@@ -252,6 +252,8 @@ def _reason(error: BaseException) -> str:
             return "the store refuses this credential; set `fleet: {auth: ${vault:fleet.store}}` and that secret"
         case NoPermissionError():
             return "the store's ACL does not let this user do that (docs/fleet.md lists what a replica needs)"
+        case ResponseError():  # its text may repeat what was sent, a password among it
+            return f"the store refuses a command: {' '.join(str(error).split()[:2])}"
         case TimeoutError():
             return f"no answer within {CALL_SECONDS:g} s"
         case StoreError() | OSError() | RedisError():

@@ -112,7 +112,10 @@ class Publisher:
         )
         if raw is None:
             raise FleetError(f"the store has no version {number}; `cloned-proxy fleet status --history` lists them")
-        return open_statement(raw, self._fleet, self._trust)
+        found = open_statement(raw, self._fleet, self._trust)
+        if found.number != number:  # a store must not choose which old policy is signed anew
+            raise FleetError(f"the store has {found.number} under the number {number}; its history was changed")
+        return found
 
     async def numbers(self) -> list[str]:
         """What `old` can find, the newest first."""

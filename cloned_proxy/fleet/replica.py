@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -247,7 +248,7 @@ class FleetPolicy:
                 await asyncio.to_thread(self._show, accepted.statement)
 
     async def _start_local(self, local: LivePolicy) -> None:
-        there = local.path.exists()
+        there = await asyncio.to_thread(os.path.lexists, local.path)  # a link to nowhere is a mistake, not the absence of a policy
         await local.start()
         if there and local.current is None:
             await local.stop()

@@ -306,13 +306,13 @@ def _grew(before: tuple[int, ...], share: _Share) -> bool:
 
 
 def _smaller(limits: Limits, shared: Limits, parts: tuple[int, ...]) -> Limits:
-    """`limits` with the share in place of each limit that the policy has."""
+    """`limits` with the share in place of each limit that the policy has, whatever a store says never above it."""
     requests, transferred, concurrent = parts
     if limits.concurrent is not None:  # it may be the fair share of this machine, which is not the fleet's
         concurrent = limits.concurrent if shared.concurrent is None else min(concurrent, limits.concurrent)
     return replace(
         limits,
         concurrent=None if limits.concurrent is None else concurrent,
-        requests_per_minute=None if limits.requests_per_minute is None else requests,
-        bytes_per_hour=None if limits.bytes_per_hour is None else transferred,
+        requests_per_minute=None if limits.requests_per_minute is None else min(requests, limits.requests_per_minute),
+        bytes_per_hour=None if limits.bytes_per_hour is None else min(transferred, limits.bytes_per_hour),
     )
