@@ -248,7 +248,8 @@ class FleetPolicy:
                 await asyncio.to_thread(self._show, accepted.statement)
 
     async def _start_local(self, local: LivePolicy) -> None:
-        there = await asyncio.to_thread(os.path.lexists, local.path)  # a link to nowhere is a mistake, not the absence of a policy
+        # A link to nowhere is a mistake, not the absence of a policy.
+        there = await asyncio.to_thread(os.path.lexists, local.path)
         await local.start()
         if there and local.current is None:
             await local.stop()
