@@ -13,6 +13,7 @@ from cloned_proxy.fleet.share import Part
 from cloned_proxy.fleet.share_names import ShareNames
 from cloned_proxy.policy.model import Limits
 from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.shares import _smaller
 from tests.fleet.conftest import RedisServer
 from tests.fleet.counting import FLEET, Canary, Replica, policy, processes, serving, until
 
@@ -214,3 +215,8 @@ async def test_a_request_within_its_share_asks_the_store_nothing(
 )
 def test_what_a_replica_wants(part: Part, sharers: int, wanted: int) -> None:
     assert part.wanted(sharers) == wanted
+
+
+def test_a_share_is_never_above_the_limit_of_the_policy_whatever_the_store_grants() -> None:
+    limits = Limits(concurrent=2, requests_per_minute=5, bytes_per_hour=100)
+    assert _smaller(limits, limits, (10**12, 10**15, 10**6)) == limits
