@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 
@@ -38,16 +38,23 @@ def workers(serving: Serving) -> list[int]:
 
 
 def listens(pid: int, port: int) -> bool:
-    try:
-        targets = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
-    except OSError:
-        return False
-    inodes = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        parts = line.split()
-        if parts[3] == "0A" and parts[1].endswith(f":{port:04X}"):
-            inodes.add(f"socket:[{parts[9]}]")
-    return bool(targets & inodes)
+    return any(row[3] == "0A" and row[1].endswith(f":{port:04X}") for row in tcp_of(pid))
+
+
+def tunnels_of(pid: int, origin: Origin) -> int:
+    """How many connections to the origin the process holds: one per tunnel, whatever else it has open."""
+    return sum(row[3] == "01" and row[2].endswith(f":{origin.port:04X}") for row in tcp_of(pid))
+
+
+def tcp_of(pid: int) -> list[list[str]]:
+    """The rows of /proc/net/tcp (1: local address, 2: remote address, 3: state) of the process's own sockets."""
+    targets = set()
+    with suppress(OSError):  # The process, or one of its descriptors, may be gone while they are listed.
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                targets.add(str(entry.readlink()))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [row for row in rows if f"socket:[{row[9]}]" in targets]
 
 
 def gone(pid: int) -> bool:
@@ -84,10 +91,6 @@ def _until_reached(client: socket.socket) -> bytes:
     return data
 
 
-def open_sockets(pid: int) -> int:
-    return sum(str(entry.readlink()).startswith("socket:") for entry in Path(f"/proc/{pid}/fd").iterdir())
-
-
 def value(serving: Serving, series: str) -> float:
     """The value of one series of /metrics; 0.0 when it is not there."""
     found = re.search(rf"^{re.escape(series)} (\S+)$", serving.page("/metrics").body, re.MULTILINE)
@@ -115,12 +118,12 @@ def test_every_worker_serves_and_their_sum_is_what_was_asked(workspace: Workspac
     workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
     serving = serve(workspace)
     assert serving.page("/readyz").status == 200
-    before = {pid: open_sockets(pid) for pid in workers(serving)}
-    assert len(before) == WORKERS
+    serve_here = workers(serving)
+    assert len(serve_here) == WORKERS
     with ExitStack() as tunnels, ThreadPoolExecutor(16) as pool:
         list(pool.map(lambda _: tunnels.enter_context(tunnel(serving, origin)), range(60)))
         assert value(serving, 'cloned_proxy_open_tunnels{tool="_anonymous"}') == 60
-        held = {pid: (open_sockets(pid) - count) // 2 for pid, count in before.items()}
+        held = {pid: tunnels_of(pid, origin) for pid in serve_here}
         assert sum(held.values()) == 60
         assert min(held.values()) > 0, held
     statuses(serving, origin.url(), 30)
@@ -143,10 +146,9 @@ def test_a_killed_worker_takes_only_its_own_tunnels_and_is_back_within_a_second(
     workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
     serving = serve(workspace)
     victim = workers(serving)[1]
-    before = open_sockets(victim)
     with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
         tunnels = list(pool.map(lambda _: stack.enter_context(tunnel(serving, origin)), range(60)))
-        held = (open_sockets(victim) - before) // 2
+        held = tunnels_of(victim, origin)
         assert 0 < held < 60
         counted, killed_at = decisions(serving), time.monotonic()
         os.kill(victim, signal.SIGKILL)
@@ -165,7 +167,6 @@ def test_a_worker_that_is_killed_under_load_takes_only_its_own_tunnels(workspace
     workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
     serving = serve(workspace)
     victim = workers(serving)[1]
-    before = open_sockets(victim)
     stop = threading.Event()
 
     def ask_all_the_time(client: socket.socket) -> bool:
@@ -178,7 +179,7 @@ def test_a_worker_that_is_killed_under_load_takes_only_its_own_tunnels(workspace
     with ExitStack() as stack, ThreadPoolExecutor(40) as pool:
         stack.callback(stop.set)
         tunnels = list(pool.map(lambda _: stack.enter_context(tunnel(serving, origin)), range(40)))
-        held = (open_sockets(victim) - before) // 2
+        held = tunnels_of(victim, origin)
         assert 0 < held < 40
         asking = [pool.submit(ask_all_the_time, client) for client in tunnels]
         os.kill(victim, signal.SIGKILL)
@@ -312,7 +313,7 @@ def test_concurrent_flows_hold_over_all_workers_and_a_killed_worker_gives_its_ow
     with ExitStack() as stack, ThreadPoolExecutor(16) as pool:
         answers = Counter(pool.map(lambda _: connect(stack), range(48)))
         assert answers == {b"200": 12, b"429": 36}
-        victim = max(workers(serving), key=open_sockets)
+        victim = max(workers(serving), key=lambda pid: tunnels_of(pid, origin))
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: restarted(serving, victim), what="the new worker")
         again = Counter(pool.map(lambda _: connect(stack), range(48)))

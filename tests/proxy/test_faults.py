@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import resource
 import socket
@@ -54,12 +55,14 @@ async def test_no_descriptor_to_accept_with_does_not_spin_and_recovers() -> None
                     break
             waiting.setblocking(False)
             waiting.connect_ex(w.address)
-            before = time.process_time()
+            gc.disable()  # One collection of a long suite's heap takes as long as what is judged here.
+            before = time.thread_time()
             await asyncio.sleep(0.3)
-            assert time.process_time() - before < 0.15
+            assert time.thread_time() - before < 0.15
             writer.write(b"still works")
             assert await reader.readexactly(11) == b"still works"
         finally:
+            gc.enable()
             for fd in hog:
                 os.close(fd)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
