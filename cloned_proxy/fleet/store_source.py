@@ -9,6 +9,8 @@ from typing import Final
 
 import structlog
 
+from cloned_proxy.fleet.answers import MOST_ANSWERED
+from cloned_proxy.fleet.envelope import MAX_BYTES
 from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.names import Names
@@ -92,6 +94,7 @@ class StoreSource:
             raw = await self._link.run(
                 lambda redis: redis.hget(names.policy, "envelope"),
                 within=_ENVELOPE_SECONDS,
+                most=MAX_BYTES + MOST_ANSWERED,
             )
             taken = raw is not None and await taker.offer(_bytes(raw))
             self.said = "" if taken else "what the store has is not accepted; see the log"
