@@ -190,7 +190,7 @@ async def test_idle_connections_end_with_the_subscription(
         await heard.wait_for(False)
         await heard.wait_for(True)
         async with asyncio.timeout(WAIT):
-            while idle & {each["id"] for each in client.client_list(_type="normal")}:
+            while idle & {each["id"] for each in client.client_list(_type="normal")}:  # noqa: ASYNC110  the server tells
                 await asyncio.sleep(0.01)
 
 
