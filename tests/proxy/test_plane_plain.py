@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane import seen as plane_seen
+from tests.proxy.broken_plane import GUARDS, broken
 from tests.proxy.plain import client, read_message, reply, request
+from tests.proxy.plane_attacks import ATTACKS, Seen, played
 from tests.proxy.support import HOST, SERVING, World, allow, need_plane, policy, until, upstream, world
 
+__all__ = ["broken"]
 _PATIENCE: Final = 60.0
 _HANDED_OVER: Final = 2
 
@@ -156,3 +161,39 @@ async def test_a_review_that_looks_at_the_first_request_alone_is_noticed(monkeyp
             slow.go.set()
             assert await asyncio.wait_for(reader.readexactly(7), _PATIENCE) == b"and end"
         await w.settled()
+
+
+# What two readers could read differently.
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_both_gates_hold_off(name: str) -> None:
+    seen, _ = await played(ATTACKS[name])
+    assert ATTACKS[name].safe(seen), seen
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_the_plane_is_no_different(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same bytes at both ends, same verdicts and same ends on record."""
+    need_plane()
+    of_python = Seen.comparable(*await played(ATTACKS[name]))
+    monkeypatch.setattr(SERVING, "native", True)
+    assert Seen.comparable(*await played(ATTACKS[name])) == of_python
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_a_plane_without_its_guard_does_not(
+    name: str, broken: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same build holds the attack off with all guards in their places, and lets it through without one."""
+    attack = ATTACKS[name]
+    monkeypatch.setattr(SERVING, "native", True)
+    for out, safe in (("", True), (attack.guard, False)):
+        path = broken(out)
+        monkeypatch.setattr(library, "find", lambda path=path: path)
+        seen, _ = await played(attack)
+        assert attack.safe(seen) is safe, seen
+
+
+def test_each_guard_has_its_attack() -> None:
+    assert {attack.guard for attack in ATTACKS.values()} == set(GUARDS)
