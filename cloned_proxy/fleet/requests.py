@@ -19,6 +19,7 @@ from cloned_proxy.fleet.decision import FleetDecision, read_decision
 from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.link import Link
+from cloned_proxy.fleet.pause import Pause
 from cloned_proxy.fleet.request_store import ASK, MOST, READ, RequestNames
 from cloned_proxy.policy.rule import Rule
 from cloned_proxy.store.approval_mirror import ApprovalMirror, Settled, as_message, from_message
@@ -28,6 +29,7 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 0.5
 _READ_SECONDS: Final = 10.0
+_SOON_SECONDS: Final = 0.02
 _MOST_BYTES: Final = 64 * 1024
 _MOST_SAID: Final = 10
 _LONGEST_ID: Final = 60
@@ -83,6 +85,8 @@ class FleetRequests:
         self._in_force: dict[str, _InForce] = {}
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
+        self._pause = Pause()
+        """News that comes without end costs a small part of the time, too."""
         link.follow(self._names.news, lambda _message: self._news.set())
         link.at_connect(self.connected)
 
@@ -108,9 +112,13 @@ class FleetRequests:
             try:
                 if self._leads:
                     await self.tell()
-                if news or self._uptime() >= read_at + _READ_SECONDS:
-                    read_at = self._uptime()
+                if news and self._pause.lasts:
+                    self._news.set()
+                    await asyncio.sleep(_SOON_SECONDS)
+                elif news or self._uptime() >= read_at + _READ_SECONDS:
+                    read_at, began = self._uptime(), self._pause.now()
                     await self.read()
+                    self._pause.after(began)
             except StoreAwayError:
                 continue  # the link tells the log, and reads again when the store is back
             except Exception:  # noqa: BLE001  one fault must not end the following

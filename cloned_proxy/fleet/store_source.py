@@ -20,6 +20,8 @@ from cloned_proxy.fleet.statement import Number
 
 _log = structlog.get_logger(__name__)
 
+_GAP_SECONDS: Final = 0.01
+"""Between two readings: news that comes in masses is read as one."""
 _ENVELOPE_SECONDS: Final = 15.0
 """For an envelope of the largest policy."""
 
@@ -79,6 +81,7 @@ class StoreSource:
                 await self.read()
             except Exception:  # noqa: BLE001  what one answer broke must not end the following
                 _log.exception("the policy of the fleet could not be read; asked again")
+            await asyncio.sleep(_GAP_SECONDS)
 
     async def _read(self) -> None:
         """Asks for the number, and for the envelope where it is another one. Raises StoreAwayError."""

@@ -425,3 +425,17 @@ async def test_an_answer_that_is_none_ends_no_sending_and_is_not_asked_for_witho
         await replica.until_shipped()
         assert [seq for _, seq in (await read(replica))[0]][-1] >= 2
         await replica.link.close()
+
+
+@pytest.mark.parametrize("answer", [[[None, None]], [[b"x-0", [b"hash", b"x"]]], 7])
+async def test_an_answer_that_is_no_log_is_told_and_breaks_nothing(
+    store: RedisServer, tmp_path: Path, answer: object
+) -> None:
+    async with LyingStore(store.socket, store.socket.with_name("liar")).serving() as liar:
+        replica = Replica.make(tmp_path, liar.url, "r1")
+        replica.record(1000, 1001)
+        await replica.until_shipped()
+        liar.lie = lambda command, true: answer if command[0].upper() == b"XREVRANGE" else true
+        with pytest.raises(StoreAwayError, match="no log of a fleet"):
+            await read(replica)
+        await replica.link.close()

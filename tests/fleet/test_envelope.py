@@ -130,6 +130,7 @@ _LARGE = 8 * 1024 * 1024
         b'{"payload":"' + b"\\u0041" * (_LARGE // 6) + b'"}',
         b'{"payload":"x"' + b" " * _LARGE + b',"payloadType":"y"}',
         b'{"payload":"' + b"A" * _LARGE + b'","payload":"","payloadType":"x","signatures":[]}',
+        b'{"payload":"' + b"A" * _LARGE + b'","x":[' + b"1," * (_LARGE // 8) + b"1]}",
         b'{"x":"' + b"A" * _LARGE + b'","payload":"","payloadType":"x","signatures":[]}',
     ],
 )

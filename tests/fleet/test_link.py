@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -220,3 +221,20 @@ async def test_no_word_of_a_refusal_is_repeated_that_the_store_may_have_from_us(
             with pytest.raises(StoreAwayError) as caught:
                 await link.run(lambda redis: redis.get("a"))
     assert "s3cret" not in str(caught.value).lower()
+
+
+async def test_a_flood_of_messages_is_read_at_a_bounded_rate(
+    made: Callable[[str], tuple[Link, Listener]], store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_module, "_BURST", 5)
+    monkeypatch.setattr(link_module, "_BURST_SECONDS", 0.2)
+    link, heard = made(store.url)
+    link.start()
+    await heard.wait_for(True)
+    began = time.monotonic()
+    with store.client() as client, client.pipeline() as calls:
+        for number in range(20):
+            calls.publish("news", str(number))
+        calls.execute()
+    await heard.wait_for(b"19")
+    assert time.monotonic() - began >= 2 * 0.2  # of four bursts; the first may have begun long before
