@@ -16,6 +16,7 @@ from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.member import replica_key, replica_name
 from cloned_proxy.fleet.request_store import DECIDE, RequestNames
 from cloned_proxy.store.approval_errors import NeverAllowedError, UnknownApprovalError
+from cloned_proxy.store.approval_rules import checked, key_of
 from cloned_proxy.store.fleet_settings import FleetSettings
 from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.vault import Vault
@@ -57,6 +58,7 @@ async def _decide(
         decision = FleetDecision(
             fleet=settings.name,
             request=request,
+            about=key_of(wanted.approval.asker, wanted.approval.origin, checked(wanted.approval.proposal)[1]),
             verdict=wanted.verdict,
             asker=wanted.approval.asker,
             tool=wanted.approval.tool,

@@ -23,6 +23,7 @@ from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 
+from cloned_proxy.fleet.answers import MOST_ANSWERED, BoundedParser, answers_of
 from cloned_proxy.fleet.errors import FleetError, StoreAwayError
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
@@ -110,15 +111,16 @@ class Link:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def run[T](self, work: Work[T], *, within: float = CALL_SECONDS) -> T:
-        """What `work` makes of the client, within so many seconds. Raises StoreAwayError.
+    async def run[T](self, work: Work[T], *, within: float = CALL_SECONDS, most: int = MOST_ANSWERED) -> T:
+        """What `work` makes of the client, within so many seconds and bytes. Raises StoreAwayError.
 
         A call that fails may have been done by the store all the same; whoever cannot live with that writes a script
         that can be repeated.
         """
         try:
             async with asyncio.timeout(within), self._turns:
-                return await work(self.redis)
+                with answers_of(most):
+                    return await work(self.redis)
         except (RedisError, OSError, TimeoutError, StoreError, ssl.SSLError) as error:
             raise StoreAwayError(f"{self.url}: {_reason(error)}") from error
 
@@ -227,6 +229,7 @@ def _client(settings: FleetSettings, base: Path, secrets: Secrets | None) -> Red
         socket_connect_timeout=CALL_SECONDS,
         retry=Retry(NoBackoff(), 0),  # whoever calls knows best whether to repeat
         max_connections=_CONNECTIONS + 1,
+        parser_class=BoundedParser,
         **options,
     )
     return client

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import structlog
 
-from cloned_proxy.fleet.envelope import Trust
+from cloned_proxy.fleet.answers import MOST_ANSWERED
+from cloned_proxy.fleet.envelope import MAX_BYTES, Trust
 from cloned_proxy.fleet.errors import EnvelopeError, FleetError, StoreAwayError
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import CALL_SECONDS, Link
@@ -34,6 +35,8 @@ HISTORY: Final = 100
 _COPIES_SECONDS: Final = 2.0
 """How long the store's own replicas may take to confirm."""
 _PUBLISH_SECONDS: Final = 15.0
+_MOST_ANSWERED: Final = MAX_BYTES + MOST_ANSWERED
+"""For an envelope of the largest policy."""
 
 # KEYS: policy, policy:history, policy:order. ARGV: expected number, epoch, version, sha256, envelope, channel, history.
 _PUBLISH: Final = """
@@ -98,7 +101,9 @@ class Publisher:
     async def newest(self) -> Newest:
         """Raises StoreAwayError."""
         fields: Any = await self._link.run(
-            lambda redis: redis.hmget(self._names.policy, ["epoch", "version", "envelope"]), within=_PUBLISH_SECONDS
+            lambda redis: redis.hmget(self._names.policy, ["epoch", "version", "envelope"]),
+            within=_PUBLISH_SECONDS,
+            most=_MOST_ANSWERED,
         )
         epoch, version, raw = fields
         try:
@@ -113,7 +118,9 @@ class Publisher:
     async def old(self, number: Number) -> Statement:
         """What was published under this number. Raises FleetError."""
         raw: Any = await self._link.run(
-            lambda redis: redis.hget(self._names.policy_history, str(number)), within=_PUBLISH_SECONDS
+            lambda redis: redis.hget(self._names.policy_history, str(number)),
+            within=_PUBLISH_SECONDS,
+            most=_MOST_ANSWERED,
         )
         if raw is None:
             raise FleetError(f"the store has no version {number}; `cloned-proxy fleet status --history` lists them")

@@ -21,6 +21,8 @@ LIVE_SECONDS: Final = 30.0
 """One that was silent for longer is away."""
 _FORGOTTEN_SECONDS: Final = 86_400.0
 _MOST_BYTES: Final = 4096
+_MOST_ANSWERED: Final = 64 * 1024 * 1024
+"""Of everybody at once: some ten thousand processes."""
 
 # KEYS: replicas, replicas:seen. ARGV: process, report, seconds after which silent ones are forgotten, channel.
 _SAY: Final = """
@@ -111,7 +113,7 @@ async def leave(link: Link, names: Names, report: Report) -> None:
 async def everybody(link: Link, names: Names) -> list[Seen]:
     """Every process that was heard of within a day, in the order of names. Raises StoreAwayError."""
     keys = (names.replicas, names.replicas_seen)
-    found: Any = await link.run(lambda redis: redis.eval(_LIST, len(keys), *keys))
+    found: Any = await link.run(lambda redis: redis.eval(_LIST, len(keys), *keys), most=_MOST_ANSWERED)
     if not isinstance(found, list):
         raise StoreAwayError(f"{link.url}: the list of replicas cannot be read")
     pairs = zip(found[::2], found[1::2], strict=False)
