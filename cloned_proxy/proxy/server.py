@@ -134,7 +134,8 @@ class Server:
             exposition = self._expose(parts, core)
             listening = self._seat.listening if self._seat is not None else bind_tcp(*self._options.listen)
             parts.callback(listening.close)
-            host = Listener(listening, ANONYMOUS, authority(*listening.getsockname()[:2]))
+            name = authority(*listening.getsockname()[:2])
+            host = Listener(listening, ANONYMOUS, name, header_from=config.listen.networks)
             parts.push_async_callback(core.gate.drain, 0)
             self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy.drain_seconds)
         try:

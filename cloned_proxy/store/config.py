@@ -14,6 +14,7 @@ from cloned_proxy.policy.problem import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.fleet_settings import FleetSettings, is_url
+from cloned_proxy.store.listen_settings import ListenSettings
 from cloned_proxy.store.notify_settings import NotifySettings
 from cloned_proxy.store.policy_bytes import MAX_BYTES
 from cloned_proxy.store.upstream_settings import UpstreamSettings
@@ -217,6 +218,7 @@ class Config(_Section):
     egress_proxy: str | None = None
     """URL where this workspace's clients find the proxy; None: the default address."""
     proxy: ProxySettings = ProxySettings()
+    listen: ListenSettings = ListenSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     audit: AuditSettings = AuditSettings()
     approvals: ApprovalSettings = ApprovalSettings()
