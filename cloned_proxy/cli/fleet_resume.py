@@ -18,6 +18,9 @@ def resume(
     from cloned_proxy.cli.context import existing_workspace
     from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import say
+    from cloned_proxy.fleet.libraries import need_libraries
+
+    need_libraries()
     from cloned_proxy.fleet.resuming import resume_uses
 
     resume_uses(existing_workspace(workspace), by=actor(), reason=reason)

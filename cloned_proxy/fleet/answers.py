@@ -29,8 +29,12 @@ def answers_of(most: int) -> Iterator[None]:
         _most.reset(token)
 
 
+class AnswerError(InvalidResponse):
+    """An answer that is none. The message is this side's, and quotes nothing."""
+
+
 class BoundedParser(_AsyncRESP2Parser):
-    """For one connection, which is over after an InvalidResponse: something too large, too deep, or no RESP."""
+    """For one connection, which is over after an AnswerError: something too large, too deep, or no RESP."""
 
     __slots__ = ("_deep", "_left")
 
@@ -38,14 +42,16 @@ class BoundedParser(_AsyncRESP2Parser):
         self._left, self._deep = _most.get(), 0
         try:
             return await super().read_response(disable_decoding=disable_decoding)
-        except (ValueError, OverflowError, RecursionError) as error:
-            # What was read of it is no answer, and what follows is not the next one.
-            raise InvalidResponse(f"an answer that is none ({type(error).__name__})") from error
+        except AnswerError:
+            raise
+        except (InvalidResponse, ValueError, OverflowError) as error:
+            # What was read of it is no answer, and what follows is not the next one. The library quotes it.
+            raise AnswerError("the store sends what is no answer") from error
 
     async def _read_response(self, disable_decoding: bool = False) -> Any:
         self._deep += 1
         if self._deep > _DEEPEST:
-            raise InvalidResponse("an answer that is nested too deeply")
+            raise AnswerError("an answer that is nested too deeply")
         try:
             return await super()._read_response(disable_decoding=disable_decoding)
         finally:
@@ -53,7 +59,7 @@ class BoundedParser(_AsyncRESP2Parser):
 
     async def _read(self, length: int) -> bytes:
         if length < 0:
-            raise InvalidResponse("a length below zero")
+            raise AnswerError("a length below zero")
         self._spend(length)
         return await super()._read(length)
 
@@ -65,4 +71,4 @@ class BoundedParser(_AsyncRESP2Parser):
     def _spend(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise InvalidResponse("more bytes than an answer may have")
+            raise AnswerError("more bytes than an answer may have")

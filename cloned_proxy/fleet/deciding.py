@@ -11,7 +11,6 @@ from cloned_proxy.fleet.decision import LONGEST_SECONDS, FleetDecision, read_dec
 from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.errors import FleetError
 from cloned_proxy.fleet.keys import SigningKey, load_key
-from cloned_proxy.fleet.libraries import need_libraries
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.member import replica_key, replica_name
 from cloned_proxy.fleet.request_store import DECIDE, RequestNames
@@ -28,7 +27,6 @@ _AFTERWARDS: int = 86_400_000
 
 def decide_in_store(workspace: Workspace, settings: FleetSettings, wanted: Wanted) -> tuple[FleetDecision, bool]:
     """The decision that stands, and whether it is this one. Blocks. Raises StoreError: nothing is decided then."""
-    need_libraries()
     key = approver_key(workspace, settings)
     if wanted.seconds > LONGEST_SECONDS:
         raise NeverAllowedError("an approval of a fleet lasts 30 days at most; what is to stay is published")

@@ -32,6 +32,7 @@ _log = structlog.get_logger(__name__)
 
 HISTORY: Final = 100
 """Versions that `rollback` can go back to."""
+_EPOCHS_AHEAD: Final = 1000
 _COPIES_SECONDS: Final = 2.0
 """How long the store's own replicas may take to confirm."""
 _PUBLISH_SECONDS: Final = 15.0
@@ -52,6 +53,11 @@ end
 redis.call('PUBLISH', ARGV[6], number)
 return {1, number}
 """
+
+
+def _far(known: Number) -> Number:
+    """What no replica can have. Reports are not proven, and one that is made up must not use up the numbers."""
+    return Number(known.epoch + _EPOCHS_AHEAD, 0)
 
 
 class ConflictError(FleetError):
@@ -172,7 +178,7 @@ class Publisher:
     def _next(self, newest: Newest, replicas: Sequence[Seen], *, new_epoch: bool) -> Number:
         known = newest.statement.number if newest.statement is not None else NOTHING
         known = max(known, self._last_from_here())
-        ahead = [each.report for each in replicas if each.live and each.report.number > known]
+        ahead = [each.report for each in replicas if each.live and known < each.report.number < _far(known)]
         if new_epoch:
             return Number(max([known, *(report.number for report in ahead)]).epoch + 1, 1)
         if ahead:

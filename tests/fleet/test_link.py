@@ -173,3 +173,50 @@ async def test_an_answer_may_be_as_large_as_was_said(
     with pytest.raises(StoreAwayError, match="more bytes than an answer may have"):
         await link.run(lambda redis: redis.get("a"))
     assert await link.run(lambda redis: redis.get("a"), most=2 * len(large)) == large
+
+
+async def test_idle_connections_end_with_the_subscription(
+    made: Callable[[str], tuple[Link, Listener]], store: RedisServer
+) -> None:
+    """Where the one leads nowhere any more, neither do they."""
+    link, heard = made(store.url)
+    link.start()
+    await heard.wait_for(True)
+    await asyncio.gather(*(link.run(lambda redis: redis.ping()) for _ in range(3)))
+    with store.client() as client:
+        idle = {each["id"] for each in client.client_list(_type="normal")} - {str(client.client_id())}
+        assert idle
+        client.client_kill_filter(_type="pubsub")
+        await heard.wait_for(False)
+        await heard.wait_for(True)
+        async with asyncio.timeout(WAIT):
+            while idle & {each["id"] for each in client.client_list(_type="normal")}:  # noqa: ASYNC110  the server tells
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        b"-ERR s3cret",
+        b"-s3cret s3cret s3cret",
+        b"-LOADING s3cret",
+        b"-S3CRET",
+        b"?s3cret",
+        b":s3cret",
+        b"-READONLY s3cret",
+    ],
+)
+async def test_no_word_of_a_refusal_is_repeated_that_the_store_may_have_from_us(
+    store: RedisServer, tmp_path: Path, refusal: bytes
+) -> None:
+    class Vault:
+        def value_of(self, name: str) -> str:
+            return ":s3cret"
+
+    settings = FleetSettings(name="acme", store=f"unix://{tmp_path}/x", auth="${vault:fleet.store}", trust=TRUST)
+    async with LyingStore(store.socket, tmp_path / "x").serving() as liar:
+        liar.lie = lambda _command, _true: Raw(refusal + b"\r\n")
+        async with Link(settings, base=tmp_path, secrets=Vault()) as link:
+            with pytest.raises(StoreAwayError) as caught:
+                await link.run(lambda redis: redis.get("a"))
+    assert "s3cret" not in str(caught.value).lower()
