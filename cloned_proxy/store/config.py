@@ -57,6 +57,8 @@ class ProxySettings(_Section):
     idle_timeout: Seconds = 900.0
     """A tunnel or body without a byte in either direction."""
     max_tunnel_seconds: Annotated[float, Field(gt=0)] = 86_400.0
+    shutdown_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 0.0
+    """From SIGTERM, when `/readyz` says no, until nothing is accepted any more: time for a load balancer to notice."""
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = 10.0
 
 
