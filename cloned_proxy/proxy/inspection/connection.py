@@ -295,9 +295,8 @@ class InspectedConnection:
     def _look_for_idleness(self) -> None:
         """As the sweep does, where none comes by."""
         exchange, longest = self._exchange, self.parts.settings.idle_timeout
-        quiet = 0.0
+        quiet = time.monotonic() - exchange.last_byte if exchange is not None else 0.0
         if exchange is not None and exchange.grant is not None:
-            quiet = time.monotonic() - exchange.last_byte
             longest = idle_seconds(exchange.grant.decision, longest)
         if quiet >= longest:
             self.cut("idle")

@@ -1,4 +1,4 @@
-"""The client's streams as the inspection sees them: readable only when there is room, closed only by their owner."""
+"""The client's streams as the inspection sees them: closed only by their owner."""
 
 from __future__ import annotations
 
@@ -11,34 +11,17 @@ _READ: Final = 65_536
 
 
 class ClientReader:
-    """Gives no bytes while on hold: what has come then waits in the kernel, where the client notices."""
-
     def __init__(self, reader: asyncio.StreamReader, first: bytes = b"") -> None:
         """`first` has been read already, and is read again."""
         self._reader = reader
         self._first = first
-        self._free = asyncio.Event()
-        self._free.set()
         self._aborted = False
 
-    def hold(self, on: bool) -> None:
-        if on:
-            self._free.clear()
-        else:
-            self._free.set()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the client is known to be gone; bytes that nobody has read yet hide that."""
-        return self._aborted or self._reader.at_eof() or self._reader.exception() is not None
-
     def abort(self) -> None:
-        """Ends it, for a reader on hold as well."""
+        """From now on it is at its end. Whoever waits for it is cancelled by their owner."""
         self._aborted = True
-        self._free.set()
 
     async def read(self, count: int) -> bytes:
-        await self._free.wait()
         if self._aborted:
             return b""
         if self._first:
@@ -62,15 +45,8 @@ class ClientWriter:
         if not self._closed:
             self._writer.write(data)
 
-    def write_eof(self) -> None:
-        if self._writer.can_write_eof() and not self._writer.transport.is_closing():
-            self._writer.write_eof()
-
     async def drain(self) -> None:
         await self._writer.drain()
-
-    def is_closing(self) -> bool:
-        return self._closed or self._writer.is_closing()
 
     def close(self) -> None:
         self._closed = True
