@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path, PurePath
 from typing import Any, Final
@@ -30,6 +31,8 @@ MISSING: Final = {
 }
 """What a reason to skip begins with, and the line that counts them."""
 LONGEST_FIRST: Final = ("engine", "browser", "prometheus", "e2e", "cli")
+collect_ignore: Final = [] if "TESTED_WHEEL" in os.environ and "BARE_ENV" in os.environ else ["wheel"]
+"""The tests of an installed wheel; `make test-wheel` names the wheel and its environment."""
 IMAGES_FAILED: Final = pytest.StashKey[str]()
 """Why the images of the sandbox could not be built; set by the first test that needs them."""
 

@@ -5,6 +5,7 @@ use crate::body::Body;
 use crate::side::Side;
 use crate::verdict::{Verdict, ID};
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub const NOBODY: u32 = u32::MAX;
@@ -79,6 +80,9 @@ pub struct Dial {
 pub struct Exchange {
     /// As the client sent it, for Python where that has to go on.
     pub head: Vec<u8>,
+    /// In it: what is asked for, which the policy may look at.
+    pub method: Range<usize>,
+    pub path: Range<usize>,
     /// Whether the client keeps its connection.
     pub keep_alive: bool,
     /// It is a HEAD: no body in the response.
@@ -108,6 +112,13 @@ pub struct Exchange {
     pub received: bool,
     /// The client's connection closes behind the response, and it was told so.
     pub last: bool,
+}
+
+impl Exchange {
+    /// Method, a space, path and query.
+    pub fn asked(&self) -> Vec<u8> {
+        [&self.head[self.method.clone()], &self.head[self.path.clone()]].join(&b' ')
+    }
 }
 
 /// A connection to an upstream, or an attempt at one.

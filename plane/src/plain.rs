@@ -81,6 +81,8 @@ impl Worker {
         let repeatable = request.is_repeatable(data);
         let exchange = Exchange {
             head: data[..request.length].to_vec(),
+            method: request.method.clone(),
+            path: request.path.clone(),
             keep_alive: request.keep_alive,
             to_head: data[request.method.clone()] == *b"HEAD",
             repeatable,
