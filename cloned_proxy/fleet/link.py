@@ -227,6 +227,7 @@ def _client(settings: FleetSettings, base: Path, secrets: Secrets | None) -> Red
         socket_connect_timeout=CALL_SECONDS,
         retry=Retry(NoBackoff(), 0),  # whoever calls knows best whether to repeat
         max_connections=_CONNECTIONS + 1,
+        driver_info=None,  # else each connection says CLIENT SETINFO, a right that no user of a fleet needs
         **options,
     )
     return client
