@@ -14,15 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import structlog
+
 from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.errors import EnvelopeError, FleetError, StoreAwayError
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import CALL_SECONDS, Link
 from cloned_proxy.fleet.names import Names
+from cloned_proxy.fleet.resuming import begin_count
 from cloned_proxy.fleet.roster import Seen, everybody, read_report
-from cloned_proxy.fleet.statement import NOTHING, Number, Statement, open_statement, seal_statement
+from cloned_proxy.fleet.statement import FIRST, NOTHING, Number, Statement, open_statement, seal_statement
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.files import read_regular_file
+
+_log = structlog.get_logger(__name__)
 
 HISTORY: Final = 100
 """Versions that `rollback` can go back to."""
@@ -143,9 +148,19 @@ class Publisher:
         # Ours must be among those whom the replicas trust, or nobody would accept it.
         open_statement(envelope, self._fleet, self._trust)
         write_atomically(self._record, json.dumps([number.epoch, number.version]).encode())
-        return await self._counted(
+        published = await self._counted(
             replicas, statement, lambda: self._replace(newest.said, statement, envelope), wait=wait
         )
+        if number == FIRST and not new_epoch:
+            await self._begin_count(author)
+        return published
+
+    async def _begin_count(self, author: str) -> None:
+        """Has uses of leases counted from now on. Later that is `fleet resume`: what is empty then has forgotten."""
+        try:
+            await begin_count(self._link, self._fleet, self._keys[0], before=b"", by=author, reason="the first policy")
+        except StoreAwayError as error:
+            _log.warning("the count of used leases has not begun; run `cloned-proxy fleet resume`", reason=str(error))
 
     def _next(self, newest: Newest, replicas: Sequence[Seen], *, new_epoch: bool) -> Number:
         known = newest.statement.number if newest.statement is not None else NOTHING

@@ -38,6 +38,7 @@ class Number(NamedTuple):
 
 NOTHING: Final = Number(0, 0)
 """Older than everything that can be published."""
+FIRST: Final = Number(1, 1)
 
 
 def parse_number(text: str) -> Number:

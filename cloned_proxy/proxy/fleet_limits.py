@@ -100,7 +100,6 @@ def open_fleet_limits(
     )
     link.at_connect(uses.join)
     if seat is None or seat.leads:  # behind the last flow, and before the link goes
-        parts.push_async_callback(_within, uses.leave)
         parts.push_async_callback(_within, shares.close)
     return FleetLimits(shares, CountedAudit(state.audit, uses), link, metrics, name)
 

@@ -133,6 +133,7 @@ class Workspace:
     path: Path
     environment: dict[str, str]
     running: list[Serving] = field(default_factory=list)
+    program: Path = PROGRAM
 
     @property
     def policy(self) -> Path:
@@ -151,7 +152,7 @@ class Workspace:
     ) -> subprocess.CompletedProcess[str]:
         """`given` is what it reads from stdin."""
         return subprocess.run(
-            [PROGRAM, *arguments],
+            [self.program, *arguments],
             env=self.environment | (env or {}),
             cwd=self.path.parent,
             capture_output=True,
@@ -190,7 +191,8 @@ class Workspace:
         """`stderr` is a terminal, such as the end of `open_terminal` that is the program's."""
         errors = self.path.parent / f"serve-{len(self.running)}.log"
         control = () if "--control" in arguments else ("--control", "off")
-        command = [str(PROGRAM), "serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *control, *arguments]
+        free = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+        command = [str(self.program), "serve", *free, *control, *arguments]
         with errors.open("w") as log:
             process = subprocess.Popen(
                 command,
