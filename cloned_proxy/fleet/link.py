@@ -259,6 +259,7 @@ def _client(settings: FleetSettings, base: Path, secrets: Secrets | None) -> Red
         retry=Retry(NoBackoff(), 0),  # whoever calls knows best whether to repeat
         max_connections=_CONNECTIONS + 1,
         parser_class=BoundedParser,
+        driver_info=None,  # else each connection says CLIENT SETINFO, a right that no user of a fleet needs
         **options,
     )
     return client
