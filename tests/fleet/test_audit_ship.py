@@ -439,3 +439,15 @@ async def test_an_answer_that_is_no_log_is_told_and_breaks_nothing(
         with pytest.raises(StoreAwayError, match="no log of a fleet"):
             await read(replica)
         await replica.link.close()
+
+
+async def test_a_store_that_never_takes_anything_is_left_alone_for_a_while(store: RedisServer, tmp_path: Path) -> None:
+    async with LyingStore(store.socket, store.socket.with_name("liar")).serving() as liar:
+        replica = Replica.make(tmp_path, liar.url, "r1")
+        replica.record(1000, 1001)
+        lies: dict[bytes, object] = {b"EVAL": [0, b"0-0"], b"XREVRANGE": []}
+        liar.lie = lambda command, true: lies.get(command[0].upper(), true)
+        async with asyncio.timeout(20):
+            assert not await replica.shipper.ship()
+        assert len(liar.commands) < 30
+        await replica.link.close()
