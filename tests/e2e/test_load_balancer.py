@@ -1,4 +1,4 @@
-"""Three replicas behind a real HAProxy, set up as `docs/load-balancer.md` says: one killed, and all restarted in turn."""
+"""Three replicas behind a real HAProxy, set up as `docs/load-balancer.md` says: one killed, all restarted in turn."""
 
 from __future__ import annotations
 
