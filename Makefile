@@ -7,6 +7,7 @@ STAMP := .venv/.installed
 # Set-up says what it does; where somebody looks on, uv shows how far it is.
 QUIET := $(shell test -t 2 || echo --quiet)
 WHEEL_ENV := .venv-wheel
+BARE_ENV := .venv-bare
 PLANE := plane/Cargo.toml plane/Cargo.lock plane/src
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
@@ -96,16 +97,23 @@ wheel: setup plane-if-possible ## build dist/*.whl, with the native plane where 
 sbom: setup ## dist/sbom.json: every dependency with its licence (CycloneDX); asks an index
 	@$(PY) packaging/sbom.py --uv $(abspath $(UV)) --output dist/sbom.json
 
-# The tests are copied away from the checkout, so that nothing in it can stand in for what the wheel forgot.
-test-wheel: wheel ## the tests that can tell a wheel from a checkout, against the built wheel, in an environment of its own
+# The suite runs on the source. A wheel can differ from it by what it holds, which is compared byte for byte, and by where
+# things are once it is installed: the tests of that are chosen in tests/wheel/chosen.txt, each for a reason. They are copied
+# away from the checkout, so that nothing in it can stand in for what the wheel forgot.
+test-wheel: wheel ## the built wheel is the source, and works where it is installed
 	@tests/install.sh
-	@test -x $(WHEEL_ENV)/bin/python || $(WITH_PYENV) $(UV) venv --quiet $(WHEEL_ENV)
+	@TESTED_WHEEL=$$(echo $(CURDIR)/dist/*.whl) $(PY) -m pytest -q tests/packaging/test_wheel_content.py
+	@for env in $(WHEEL_ENV) $(BARE_ENV); do test -x $$env/bin/python || $(WITH_PYENV) $(UV) venv --quiet $$env; done
 	@$(UV) pip sync --quiet --python $(WHEEL_ENV)/bin/python --require-hashes requirements.lock
-	@$(UV) pip install --quiet --python $(WHEEL_ENV)/bin/python --no-deps dist/*.whl
+	@$(UV) pip install --quiet --python $(WHEEL_ENV)/bin/python --no-deps --reinstall-package cloned-proxy dist/*.whl
+	@$(UV) pip install --quiet --python $(BARE_ENV)/bin/python --exact --constraint requirements.lock \
+	  --reinstall-package cloned-proxy dist/*.whl
 	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo bench pyproject.toml "$$away" && \
-	  python=$$PWD/$(WHEEL_ENV)/bin/python && cd "$$away" && tests/run.sh "$$python" -m "not checkout and not net and not slow" $(T)
+	  export TESTED_WHEEL=$$(echo $(CURDIR)/dist/*.whl) BARE_ENV=$(CURDIR)/$(BARE_ENV) && cd "$$away" && \
+	  tests/run.sh $(CURDIR)/$(WHEEL_ENV)/bin/python -m "not checkout" \
+	  $(if $(filter tests,$(T)),$$(awk '/^tests/ { print $$1 }' tests/wheel/chosen.txt),$(T))
 
-fuzz: setup ## a million mutated heads and ClientHellos against other readers, ten thousand sequences of requests
+fuzz: setup ## a million mutated heads, hellos, messages against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz
 	@! command -v cargo >/dev/null || { $(MAKE) --silent plane && $(PY) -m tests.proxy.fuzz_plane; }
 

@@ -16,19 +16,24 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
     """Check this machine; exit 1 on what stops the proxy."""
     from cloned_proxy.cli.checks import configured_images, configured_names, run_checks
     from cloned_proxy.cli.engine_checks import engine_checks
+    from cloned_proxy.cli.fleet_checks import fleet_checks
     from cloned_proxy.cli.git_checks import git_check
     from cloned_proxy.cli.output import paint, put_json, visible
     from cloned_proxy.cli.registry_checks import registry_check
     from cloned_proxy.cli.tables import put_indented
+    from cloned_proxy.cli.warnings import warnings_to_stderr
     from cloned_proxy.program_name import in_this_shell
     from cloned_proxy.store.workspace import Workspace
 
+    warnings_to_stderr()
     checks = run_checks(workspace, policy)
     place = Workspace.find(workspace)
     if place.root.is_dir() and (found := git_check(place)) is not None:
         checks.append(found)
     if place.root.is_dir() and (found := registry_check(place, policy)) is not None:
         checks.append(found)
+    if place.root.is_dir():
+        checks += fleet_checks(place, policy)
     checks += engine_checks(configured_images(place), configured_names(place))
     failed = any(check.status == "fail" for check in checks)
     if as_json:

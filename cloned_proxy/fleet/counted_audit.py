@@ -21,6 +21,8 @@ class CountedAudit:
 
     async def commit(self, event: Event, *, uses: int | None = None, owner: str | None = None) -> None:
         """As the log's own. Raises LeaseUsedUpError, UseNotCountedError too, and AuditUnavailableError."""
-        if uses is not None and isinstance(event, DecisionEvent):
-            await self._uses.take(event.rule, uses)
-        await self._inner.commit(event, uses=uses, owner=owner)
+        if uses is None or not isinstance(event, DecisionEvent):
+            await self._inner.commit(event, uses=uses, owner=owner)
+            return
+        async with self._uses.use(event.rule, uses):
+            await self._inner.commit(event, uses=uses, owner=owner)

@@ -14,21 +14,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.fleet.envelope import Trust
+import structlog
+
+from cloned_proxy.fleet.answers import MOST_ANSWERED
+from cloned_proxy.fleet.envelope import MAX_BYTES, Trust
 from cloned_proxy.fleet.errors import EnvelopeError, FleetError, StoreAwayError
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import CALL_SECONDS, Link
 from cloned_proxy.fleet.names import Names
+from cloned_proxy.fleet.resuming import begin_count
 from cloned_proxy.fleet.roster import Seen, everybody, read_report
-from cloned_proxy.fleet.statement import NOTHING, Number, Statement, open_statement, seal_statement
+from cloned_proxy.fleet.statement import FIRST, NOTHING, Number, Statement, open_statement, seal_statement
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.files import read_regular_file
 
+_log = structlog.get_logger(__name__)
+
 HISTORY: Final = 100
 """Versions that `rollback` can go back to."""
+_EPOCHS_AHEAD: Final = 1000
 _COPIES_SECONDS: Final = 2.0
 """How long the store's own replicas may take to confirm."""
 _PUBLISH_SECONDS: Final = 15.0
+_MOST_ANSWERED: Final = MAX_BYTES + MOST_ANSWERED
+"""For an envelope of the largest policy."""
 
 # KEYS: policy, policy:history, policy:order. ARGV: expected number, epoch, version, sha256, envelope, channel, history.
 _PUBLISH: Final = """
@@ -44,6 +53,11 @@ end
 redis.call('PUBLISH', ARGV[6], number)
 return {1, number}
 """
+
+
+def _far(known: Number) -> Number:
+    """What no replica can have. Reports are not proven, and one that is made up must not use up the numbers."""
+    return Number(known.epoch + _EPOCHS_AHEAD, 0)
 
 
 class ConflictError(FleetError):
@@ -93,7 +107,9 @@ class Publisher:
     async def newest(self) -> Newest:
         """Raises StoreAwayError."""
         fields: Any = await self._link.run(
-            lambda redis: redis.hmget(self._names.policy, ["epoch", "version", "envelope"]), within=_PUBLISH_SECONDS
+            lambda redis: redis.hmget(self._names.policy, ["epoch", "version", "envelope"]),
+            within=_PUBLISH_SECONDS,
+            most=_MOST_ANSWERED,
         )
         epoch, version, raw = fields
         try:
@@ -108,7 +124,9 @@ class Publisher:
     async def old(self, number: Number) -> Statement:
         """What was published under this number. Raises FleetError."""
         raw: Any = await self._link.run(
-            lambda redis: redis.hget(self._names.policy_history, str(number)), within=_PUBLISH_SECONDS
+            lambda redis: redis.hget(self._names.policy_history, str(number)),
+            within=_PUBLISH_SECONDS,
+            most=_MOST_ANSWERED,
         )
         if raw is None:
             raise FleetError(f"the store has no version {number}; `cloned-proxy fleet status --history` lists them")
@@ -143,14 +161,24 @@ class Publisher:
         # Ours must be among those whom the replicas trust, or nobody would accept it.
         open_statement(envelope, self._fleet, self._trust)
         write_atomically(self._record, json.dumps([number.epoch, number.version]).encode())
-        return await self._counted(
+        published = await self._counted(
             replicas, statement, lambda: self._replace(newest.said, statement, envelope), wait=wait
         )
+        if number == FIRST and not new_epoch:
+            await self._begin_count(author)
+        return published
+
+    async def _begin_count(self, author: str) -> None:
+        """Has uses of leases counted from now on. Later that is `fleet resume`: what is empty then has forgotten."""
+        try:
+            await begin_count(self._link, self._fleet, self._keys[0], before=b"", by=author, reason="the first policy")
+        except StoreAwayError as error:
+            _log.warning("the count of used leases has not begun; run `cloned-proxy fleet resume`", reason=str(error))
 
     def _next(self, newest: Newest, replicas: Sequence[Seen], *, new_epoch: bool) -> Number:
         known = newest.statement.number if newest.statement is not None else NOTHING
         known = max(known, self._last_from_here())
-        ahead = [each.report for each in replicas if each.live and each.report.number > known]
+        ahead = [each.report for each in replicas if each.live and known < each.report.number < _far(known)]
         if new_epoch:
             return Number(max([known, *(report.number for report in ahead)]).epoch + 1, 1)
         if ahead:

@@ -1,24 +1,26 @@
-"""What `fleet resume` does: it begins the count of uses anew, with the signed word that replicas want for that."""
+"""How a count of uses begins, with the signed word that replicas want for that; `fleet resume` begins one anew."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import secrets
-from typing import Any
+from typing import Final
 
 from cloned_proxy.fleet.deciding import approver_key
 from cloned_proxy.fleet.errors import FleetError
-from cloned_proxy.fleet.libraries import need_libraries
+from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.resumption import Resumption, seal_resumption
 from cloned_proxy.fleet.use_names import UseNames
 from cloned_proxy.fleet.use_scripts import RESUME
-from cloned_proxy.fleet.uses import SETTLE_MILLISECONDS
 from cloned_proxy.store.fleet_settings import FleetSettings
 from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.vault import Vault
 from cloned_proxy.store.workspace import Workspace
+
+SETTLE_MILLISECONDS: Final = 10_000
+"""Nobody takes a use so long after a count began: what replicas know from their own disks is heard first."""
 
 
 def resume_uses(workspace: Workspace, *, by: str, reason: str) -> str:
@@ -31,25 +33,28 @@ def resume_uses(workspace: Workspace, *, by: str, reason: str) -> str:
         raise FleetError(
             f"{workspace.config_file}: this workspace is in no fleet with a store; set `fleet: {{store: …}}`"
         )
-    need_libraries()
     return asyncio.run(_resume(workspace, settings, by, reason))
 
 
 async def _resume(workspace: Workspace, settings: FleetSettings, by: str, reason: str) -> str:
     key = approver_key(workspace, settings)
     vault = LiveVault(Vault(workspace, workspace.config().vault.key), os.environ)
-    names, generation = UseNames(settings.name), secrets.token_hex(8)
     async with Link(settings, base=workspace.root, secrets=vault) as link:
-        seconds, microseconds = await link.run(lambda redis: redis.time())
-        word = Resumption(settings.name, generation, seconds + microseconds / 1e6, by, reason)
-        keys = (names.ledger, names.members, names.waiting)
-        sealed = seal_resumption(word, key)
-
-        async def work(redis: Any) -> int:
-            before = await redis.hget(names.ledger, "generation") or b""
-            done: int = await redis.eval(RESUME, 3, *keys, before, generation, sealed, str(SETTLE_MILLISECONDS))
-            return done
-
-        if not await link.run(work):
-            raise FleetError("somebody else has resumed the count a moment ago; look at the log of `serve`")
+        before = await link.run(lambda redis: redis.hget(UseNames(settings.name).ledger, "generation")) or b""
+        generation = await begin_count(link, settings.name, key, before=before, by=by, reason=reason)
+    if not generation:
+        raise FleetError("somebody else has resumed the count a moment ago; look at the log of `serve`")
     return generation
+
+
+async def begin_count(link: Link, fleet: str, key: SigningKey, *, before: bytes | str, by: str, reason: str) -> str:
+    """Begins a count in the place of that of the generation `before` (b"" for none); "" where it is another by now.
+
+    Raises StoreAwayError.
+    """
+    names, generation = UseNames(fleet), secrets.token_hex(8)
+    seconds, microseconds = await link.run(lambda redis: redis.time())
+    word = Resumption(fleet, generation, seconds + microseconds / 1e6, by, reason)
+    keys, sealed = (names.ledger, names.members), seal_resumption(word, key)
+    told = (before, generation, sealed, str(SETTLE_MILLISECONDS))
+    return generation if await link.run(lambda redis: redis.eval(RESUME, len(keys), *keys, *told)) else ""

@@ -11,12 +11,11 @@ class UseNames:
     def __init__(self, fleet: str) -> None:
         prefix = f"cloned:{{{fleet}}}:uses"
         self.ledger: Final = f"{prefix}:ledger"
-        """Hash: `generation` of the count, `run` of the server that has it whole, `settled` (its milliseconds),
-        `resume` (the signed word of an operator), `disputed` (by whom)."""
+        """Hash: `generation` of the count, `run` (server and replication history that have it whole), `settled` (its
+        milliseconds), `steps` (each use and each join), `resume` (the signed word of an operator), `disputed` and
+        `behind` (who knows better)."""
         self.members: Final = f"{prefix}:members"
-        """Set: the replicas that may have taken a use."""
-        self.waiting: Final = f"{prefix}:waiting"
-        """Set: those that have not told what they took since the store was restarted."""
+        """Set: the replicas that have told what they took by their own disks, in this count."""
         self._prefix = f"{prefix}:of:"
 
     def uses(self, rule: str) -> str:

@@ -1,8 +1,10 @@
 """The scripts that count the uses of exact leases in the store: each runs there as one step, beside no other.
 
-A store may lose what it was told: it restarts from an old file, or a follower takes over that lags. Either way another
-server process answers, and its `run_id` shows it. Uses are given again only when every replica that has ever taken one
-has told what it took, which it knows from its own disk; the greater number counts.
+A store may lose what it was told: it restarts from an old file, or a follower takes over that lags. Then it may have
+forgotten even that a replica was there, which may be gone by now, so nobody can show that the count is whole. Hence
+a count is of one server process in one replication history: once another one answers, or this one knows of fewer steps
+than some replica has seen, no use is given until somebody with a key begins a new count (`resuming`). The first one
+begins with the first policy that is published.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from typing import Final
 
 _KNOWN: Final = """
 local function run_id()
-  return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
+  return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. ' '
+    .. string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
 end
 local function now()
   local t = redis.call('TIME')
@@ -22,73 +25,67 @@ end
 JOIN: Final = (
     _KNOWN
     + """
--- KEYS: ledger, members, waiting, then the uses of each rule in ARGV.
--- ARGV: replica, generation it knows ('' for none), a new generation, milliseconds to settle, uses of each rule.
+-- KEYS: ledger, members, then the uses of each rule in ARGV.
+-- ARGV: replica, generation that it follows ('' for none), steps it knows, for how long unused counts are kept, then of
+-- each rule its uses. Answers what became of it, the generation, and the steps.
 local me, known = ARGV[1], ARGV[2]
 local generation = redis.call('HGET', KEYS[1], 'generation')
-if not generation then
-  if known ~= '' then return {'lost', '', ''} end
-  generation = ARGV[3]
-  redis.call('DEL', KEYS[2], KEYS[3])
-  redis.call('HSET', KEYS[1], 'generation', generation, 'run', run_id(), 'settled', now() + ARGV[4], 'resume', '')
-elseif known ~= '' and known ~= generation then
+if not generation then return {'lost', '', '0'} end
+if known ~= generation then
   -- Somebody began anew while a replica is there that knows of an older count.
-  redis.call('HSET', KEYS[1], 'disputed', me)
-  return {'disputed', generation, redis.call('HGET', KEYS[1], 'resume') or ''}
+  if known ~= '' then redis.call('HSET', KEYS[1], 'disputed', me) end
+  return {'disputed', generation, '0'}
 end
-if redis.call('HGET', KEYS[1], 'run') ~= run_id() then
-  redis.call('HSET', KEYS[1], 'run', run_id())
-  redis.call('DEL', KEYS[3])
-  redis.call('SUNIONSTORE', KEYS[3], KEYS[2])
+if redis.call('HGET', KEYS[1], 'run') ~= run_id() then return {'restarted', generation, '0'} end
+if tonumber(redis.call('HGET', KEYS[1], 'steps') or 0) < tonumber(ARGV[3]) then
+  redis.call('HSET', KEYS[1], 'behind', me)
 end
-for i = 4, #KEYS do
-  local told, kept = tonumber(ARGV[i + 1]), tonumber(redis.call('HGET', KEYS[i], me) or 0)
+for i = 3, #KEYS do
+  local told, kept = tonumber(ARGV[i + 2]), tonumber(redis.call('HGET', KEYS[i], me) or 0)
   if told > kept then redis.call('HSET', KEYS[i], me, told) end
+  redis.call('PEXPIRE', KEYS[i], ARGV[4])
 end
 redis.call('SADD', KEYS[2], me)
-redis.call('SREM', KEYS[3], me)
-return {'joined', generation, redis.call('HGET', KEYS[1], 'resume') or ''}
+return {'joined', generation, tostring(redis.call('HINCRBY', KEYS[1], 'steps', 1))}
 """
 )
 
 TAKE: Final = (
     _KNOWN
     + """
--- KEYS: ledger, members, waiting, the uses of the rule. ARGV: replica, generation it knows, uses there are.
-local ledger = redis.call('HMGET', KEYS[1], 'generation', 'run', 'settled', 'disputed')
-if not ledger[1] then return {'lost', ''} end
-if ledger[1] ~= ARGV[2] then return {'changed', ''} end
-if ledger[4] then return {'disputed', ledger[4]} end
-if ledger[2] ~= run_id() or redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then return {'restarted', ''} end
-if redis.call('SCARD', KEYS[3]) > 0 then
-  local names = redis.call('SMEMBERS', KEYS[3])
-  table.sort(names)
-  return {'waiting', table.concat(names, ', ')}
+-- KEYS: ledger, members, the uses of the rule. ARGV: replica, generation and steps that it knows, uses there are, for
+-- how long unused counts are kept. Answers what became of it, what there is to say, and the steps.
+local ledger = redis.call('HMGET', KEYS[1], 'generation', 'run', 'settled', 'disputed', 'behind', 'steps')
+if not ledger[1] then return {'lost', '', '0'} end
+if ledger[1] ~= ARGV[2] then return {'changed', '', '0'} end
+if ledger[4] then return {'disputed', ledger[4], '0'} end
+if ledger[2] ~= run_id() then return {'restarted', '', '0'} end
+if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 0 then return {'unknown', '', '0'} end
+if not ledger[5] and tonumber(ledger[6] or 0) < tonumber(ARGV[3]) then
+  ledger[5] = ARGV[1]
+  redis.call('HSET', KEYS[1], 'behind', ARGV[1])
 end
+if ledger[5] then return {'behind', ledger[5], '0'} end
 local wait = ledger[3] - now()
-if wait > 0 then return {'settling', tostring(math.ceil(wait / 1000))} end
+if wait > 0 then return {'settling', tostring(math.ceil(wait / 1000)), '0'} end
 local total = 0
-for _, count in ipairs(redis.call('HVALS', KEYS[4])) do total = total + count end
-if total >= tonumber(ARGV[3]) then return {'used_up', tostring(total)} end
-redis.call('HINCRBY', KEYS[4], ARGV[1], 1)
-return {'taken', tostring(total + 1)}
+for _, count in ipairs(redis.call('HVALS', KEYS[3])) do total = total + count end
+redis.call('PEXPIRE', KEYS[3], ARGV[5])
+if total >= tonumber(ARGV[4]) then return {'used_up', tostring(total), ledger[6]} end
+redis.call('HINCRBY', KEYS[3], ARGV[1], 1)
+redis.call('PEXPIRE', KEYS[3], ARGV[5])
+return {'taken', tostring(total + 1), tostring(redis.call('HINCRBY', KEYS[1], 'steps', 1))}
 """
 )
-
-LEAVE: Final = """
--- KEYS: members, waiting. ARGV: replica. What it took stays counted.
-redis.call('SREM', KEYS[1], ARGV[1])
-redis.call('SREM', KEYS[2], ARGV[1])
-return 1
-"""
 
 RESUME: Final = (
     _KNOWN
     + """
--- KEYS: ledger, members, waiting. ARGV: generation before ('' for none), the new one, its signed word, ms to settle.
+-- Begins a count. KEYS: ledger, members.
+-- ARGV: generation before ('' for none), the new one, its signed word, milliseconds to settle.
 local generation = redis.call('HGET', KEYS[1], 'generation') or ''
 if generation ~= ARGV[1] then return 0 end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('DEL', KEYS[1], KEYS[2])
 redis.call('HSET', KEYS[1], 'generation', ARGV[2], 'run', run_id(), 'settled', now() + ARGV[4], 'resume', ARGV[3])
 return 1
 """

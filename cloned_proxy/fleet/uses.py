@@ -7,12 +7,13 @@ is away, or it has lost what it knew and cannot show yet that nothing was forgot
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-import secrets
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -21,7 +22,7 @@ from cloned_proxy.fleet.errors import EnvelopeError, StoreAwayError
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.resumption import Resumption, read_resumption
 from cloned_proxy.fleet.use_names import UseNames
-from cloned_proxy.fleet.use_scripts import JOIN, LEAVE, TAKE
+from cloned_proxy.fleet.use_scripts import JOIN, TAKE
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
@@ -29,20 +30,28 @@ from cloned_proxy.telemetry.events import LeaseUsedUpError, UseNotCountedError
 
 _log = structlog.get_logger(__name__)
 
-SETTLE_MILLISECONDS: Final = 10_000
-"""Nobody takes a use so long after a count began: whoever knows of an older one is heard first."""
+FORGET_MILLISECONDS: Final = 400 * 86_400_000
+"""A rule's uses leave the store when for so long no replica has asked for one, or connected that had taken one."""
 _ACKNOWLEDGE_SECONDS: Final = 1.0
 _MAX_MEMORY: Final = 4096
-_REJOINED: Final = frozenset({"restarted", "changed"})
+_MAX_TOLD: Final = 120
+_REJOINED: Final = frozenset({"changed", "unknown", "lost"})
+_RESUME: Final = "; `cloned-proxy fleet resume` goes on"
 _WHY: Final = {
-    "lost": "the store has lost its data, and with it how often leases were used; `cloned-proxy fleet resume` goes on",
-    "disputed": "another count of uses began in the store than {} knows of; `cloned-proxy fleet resume` settles it",
-    "waiting": "the store was restarted, and these replicas have not told yet what they used: {}; once they are gone "
-    "for good, `cloned-proxy fleet resume` goes on without them",
+    "lost": "the store has lost its data, and with it how often leases were used" + _RESUME,
+    "disputed": "another count of uses began in the store than {} knows of" + _RESUME,
+    "restarted": "another server answers than the one that counted, which may have forgotten uses" + _RESUME,
+    "behind": "the store has forgotten uses of which {} knows" + _RESUME,
     "settling": "a count of uses began; leases with `max_uses` are given in {} s",
-    "restarted": "the store was restarted a moment ago",
     "changed": "another count of uses began in the store",
+    "unknown": "the store does not know this replica any more",
 }
+_NONSENSE: Final = "the store answers what none of its scripts does"
+
+
+def _why(answer: str, told: str) -> str:
+    """What an answer of the scripts means. What the store has told is quoted, and read as nothing else."""
+    return _WHY.get(answer, _NONSENSE).format(told if told.isdecimal() else repr(told))
 
 
 @dataclass(slots=True)
@@ -52,27 +61,32 @@ class _Memory:
     path: Path
     generation: str = ""
     resumed: float = 0.0
+    steps: int = 0
+    """Of the count of that generation, that the store knew of when this was kept, or later."""
 
     def load(self) -> None:
         """Raises StoreError: a memory that cannot be read is none that may be forgotten."""
-        if not self.path.exists():
+        if not self.path.exists(follow_symlinks=False):
             return
         raw = read_regular_file(self.path, limit=_MAX_MEMORY, what="memory of used leases")
         try:
             known = json.loads(raw)
             self.generation, self.resumed = str(known["generation"]), float(known["resumed"])
-        except (ValueError, KeyError, TypeError) as error:
+            self.steps = int(known.get("steps", 0))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(
                 f"{self.path}: not readable ({type(error).__name__}); restore it, or run `cloned-proxy fleet resume` "
                 "and delete it"
             ) from error
 
-    def keep(self, generation: str, resumed: float) -> None:
+    def keep(self, generation: str, resumed: float, steps: int) -> None:
         """Raises StoreError."""
-        if (generation, resumed) == (self.generation, self.resumed):
-            return
-        write_atomically(self.path, json.dumps({"generation": generation, "resumed": resumed}).encode())
-        self.generation, self.resumed = generation, resumed
+        if generation == self.generation:
+            steps = max(steps, self.steps)
+        known = {"generation": generation, "resumed": resumed, "steps": steps}
+        if known != {"generation": self.generation, "resumed": self.resumed, "steps": self.steps}:
+            write_atomically(self.path, json.dumps(known).encode())
+        self.generation, self.resumed, self.steps = generation, resumed, steps
 
 
 class Uses:
@@ -88,7 +102,6 @@ class Uses:
         trust: Trust,
         taken_here: Callable[[], Mapping[str, int]],
         acknowledged_by: int = 0,
-        settle: int = SETTLE_MILLISECONDS,
         on_outcome: Callable[[str], None] = lambda _outcome: None,
     ) -> None:
         """`taken_here` gives the uses by rule that this replica took, from its own disk; it may block.
@@ -103,77 +116,88 @@ class Uses:
         self._memory.load()
         self._trust = trust
         self._taken_here = taken_here
-        self._taken: dict[str, int] = {}
-        """By rule, since this process began: the disk may not have heard of the last ones."""
+        self._under_way: Counter[str] = Counter()
+        """By rule: uses that are taken, and perhaps not on this disk yet."""
         self._acknowledged_by = acknowledged_by
-        self._settle = settle
         self._on_outcome = on_outcome
         self._joining = asyncio.Lock()
         self._joins = 0
         self.problem = ""
         """Why no use is given now; "" while they are, as far as is known."""
-        self.totals: dict[str, int] = {}
-        """Uses of all replicas by rule, as they were when this one last took one."""
+        self._said = False
 
     async def join(self) -> None:
         """Tells the store what was used here; after each connect, before anything is taken. Raises StoreAwayError."""
         async with self._joining:
             await self._join()
 
-    async def leave(self) -> None:
-        """At a stop: the store need not wait for this replica after a restart. Raises StoreAwayError."""
-        names = self._names
-        await self._link.run(lambda redis: redis.eval(LEAVE, 2, names.members, names.waiting, self._me))
-
-    async def take(self, rule: str, uses: int) -> int:
-        """Takes one of a rule's uses over all replicas; returns how many are taken then.
+    @contextlib.asynccontextmanager
+    async def use(self, rule: str, uses: int) -> AsyncGenerator[int]:
+        """Takes one of a rule's uses over all replicas; gives how many are taken then. Inside it goes on record here.
 
         Raises LeaseUsedUpError, and UseNotCountedError when it cannot be known. A use that was taken in a call whose
         answer did not come is lost: it is never given twice.
         """
+        total = await self._counted(rule, uses)
+        self._under_way[rule] += 1
+        try:
+            yield total
+        finally:
+            self._under_way[rule] -= 1
+            if not self._under_way[rule]:
+                del self._under_way[rule]
+
+    async def _counted(self, rule: str, uses: int) -> int:
         joins = self._joins
-        answer, told = await self._take(rule, uses)
-        if answer in _REJOINED:
+        answer = await self._take(rule, uses)
+        if answer.word in _REJOINED:
             await self._rejoin(joins)
-            answer, told = await self._take(rule, uses)
-        match answer:
+            answer = await self._take(rule, uses)
+        match answer.word:
             case "taken":
                 self._say("")
-                self._taken[rule] = self._taken.get(rule, 0) + 1
-                self.totals[rule] = int(told)
                 self._on_outcome("taken")
-                return int(told)
+                return answer.number
             case "used_up":
                 self._say("")
-                self.totals[rule] = int(told)
                 self._on_outcome("used_up")
                 raise LeaseUsedUpError(rule)
-            case _:
-                raise self._refusal(_WHY.get(answer, answer).format(told))
+            case word:
+                raise self._refusal(_why(word, answer.told))
 
-    async def _take(self, rule: str, uses: int) -> tuple[str, str]:
+    async def _take(self, rule: str, uses: int) -> _Answer:
         names = self._names
-        keys = (names.ledger, names.members, names.waiting, names.uses(rule))
+        keys = (names.ledger, names.members, names.uses(rule))
 
         async def work(redis: Any) -> list[Any]:
             # On one connection: the followers are asked about what this very connection has written.
             async with redis.pipeline(transaction=False) as calls:
-                calls.eval(TAKE, len(keys), *keys, self._me, self._memory.generation, uses)
+                known = (self._memory.generation, self._memory.steps)
+                calls.eval(TAKE, len(keys), *keys, self._me, *known, uses, FORGET_MILLISECONDS)
                 if self._acknowledged_by:
                     calls.wait(self._acknowledged_by, int(_ACKNOWLEDGE_SECONDS * 1000))
                 found: list[Any] = await calls.execute()
                 return found
 
+        generation = self._memory.generation
         try:
-            (answer, told), *acknowledged = await self._link.run(work)
+            found, *acknowledged = await self._link.run(work)
+            answer = _Answer.read(found)
+            confirmed = int(acknowledged[0]) if self._acknowledged_by else 0
         except StoreAwayError as error:
             raise self._refusal(str(error)) from error
-        if answer == b"taken" and acknowledged and acknowledged[0] < self._acknowledged_by:
+        except (ValueError, TypeError, IndexError) as error:
+            raise self._refusal(_NONSENSE) from error
+        if answer.word == "taken" and not 0 < answer.number <= uses:
+            raise self._refusal("the store says that more uses are taken than there are")
+        if generation == self._memory.generation:
+            self._memory.steps = max(self._memory.steps, answer.steps)
+        if answer.word == "taken" and confirmed < self._acknowledged_by:
             # It is spent all the same: nobody can tell which followers have it.
             raise self._refusal(
-                f"{acknowledged[0]} followers of the store have confirmed a use, and {self._acknowledged_by} must"
+                f"{confirmed} followers of the store have confirmed a use, and {self._acknowledged_by} must"
             )
-        return answer.decode(), told.decode()
+        return answer
 
     async def _rejoin(self, seen: int) -> None:
         try:
@@ -186,24 +210,23 @@ class Uses:
     async def _join(self) -> None:
         try:
             await self._follow_resumption()
-            own = dict(await asyncio.to_thread(self._taken_here))
-            for rule, count in self._taken.items():
-                own[rule] = max(count, own.get(rule, 0))
-            names = self._names
-            keys = [names.ledger, names.members, names.waiting, *map(names.uses, own)]
-            values = [self._me, self._memory.generation, secrets.token_hex(8), self._settle, *own.values()]
-            answer, generation, _ = await self._link.run(
-                lambda redis: redis.eval(JOIN, len(keys), *keys, *map(str, values))
-            )
-            if answer == b"joined":
-                self._memory.keep(generation.decode(), self._memory.resumed)
+            own = Counter(await asyncio.to_thread(self._taken_here))
+            own.update(self._under_way)
+            names, memory = self._names, self._memory
+            keys = [names.ledger, names.members, *map(names.uses, own)]
+            values = (self._me, memory.generation, memory.steps, FORGET_MILLISECONDS, *own.values())
+            told = [str(value) for value in values]
+            answer = _Answer.read(await self._link.run(lambda redis: redis.eval(JOIN, len(keys), *keys, *told)))
+            if answer.word == "joined":
+                await asyncio.to_thread(memory.keep, memory.generation, memory.resumed, answer.steps)
                 self._say("")
             else:
-                self._say(_WHY[answer.decode()].format(self._me))
+                self.problem = _why(answer.word, self._me)  # told where a lease is refused for it
         except StoreAwayError:
             raise
-        except StoreError as error:  # our own disk: what was used here is not known, so nothing is given
-            self._say(str(error))
+        except (StoreError, ValueError) as error:
+            # Our own disk, and what was used here is not known; or an answer of no script. Nothing is given.
+            self.problem = str(error)
         self._joins += 1
 
     async def _follow_resumption(self) -> None:
@@ -214,15 +237,21 @@ class Uses:
             return await redis.hmget(names.ledger, "generation", "resume")
 
         generation, raw = await self._link.run(read)
-        if not raw or generation is None or generation.decode() == self._memory.generation:
+        if not raw or generation == self._memory.generation.encode():
             return
         try:
             resumed: Resumption = read_resumption(raw, self._trust, self._fleet)
         except EnvelopeError as error:
             _log.warning("a count of uses was begun anew by nobody who may; it is not followed", reason=str(error))
             return
-        if resumed.generation == generation.decode() and resumed.at > self._memory.resumed:
-            self._memory.keep(resumed.generation, resumed.at)
+        if resumed.generation.encode() == generation and resumed.at > self._memory.resumed:
+            _log.warning(
+                "the count of used leases is resumed: what is on the disks of replicas stays taken",
+                generation=resumed.generation,
+                by=resumed.by,
+                reason=resumed.reason,
+            )
+            await asyncio.to_thread(self._memory.keep, resumed.generation, resumed.at, 0)
 
     def _refusal(self, why: str) -> UseNotCountedError:
         self._say(why)
@@ -231,8 +260,32 @@ class Uses:
 
     def _say(self, problem: str) -> None:
         """Tells the log once what is wrong, and once that it is over."""
-        if problem and not self.problem:
-            _log.warning("leases with max_uses are refused: their uses cannot be counted", reason=problem)
-        elif self.problem and not problem:
+        if problem and not self._said:
+            _log.error("leases with max_uses are refused: their uses cannot be counted", reason=problem)
+        elif self._said and not problem:
             _log.info("leases with max_uses are given again")
-        self.problem = problem
+        self.problem, self._said = problem, bool(problem)
+
+
+class _Answer(NamedTuple):
+    """What a script answers."""
+
+    word: str
+    told: str
+    steps: int
+
+    @property
+    def number(self) -> int:
+        """Raises ValueError where what is told is none."""
+        return int(self.told)
+
+    @classmethod
+    def read(cls, found: Any) -> _Answer:
+        """Raises ValueError for an answer that no script gives."""
+        if not isinstance(found, list) or len(found) != 3 or not all(isinstance(each, bytes) for each in found):  # noqa: PLR2004
+            raise ValueError(_NONSENSE)
+        word, told, steps = (each[:_MAX_TOLD].decode("ascii", errors="replace") for each in found)
+        answer = cls(word, told, int(steps) if steps.isdecimal() else 0)
+        if word in {"taken", "used_up"} and not told.isdecimal():
+            raise ValueError(_NONSENSE)
+        return answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decision import Decision
@@ -26,6 +26,14 @@ class Grant:
     charge: Charge
     since: float
     """Monotonic seconds."""
+
+    def for_request(self, method: str, path: str) -> Grant:
+        """The same for another request to its host and port, where the policy did not look at what is asked for there.
+
+        One of later may, so that a review needs the request that is under way.
+        """
+        request = replace(self.decision.request, method=method, path=path)
+        return replace(self, decision=replace(self.decision, request=request))
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,10 @@ class Server:
         except AnotherServesError as error:
             if self.holders.standby:
                 raise
-            _log.warning("sandboxes of this workspace connect to the other proxy, not to this one", reason=str(error))
+            _log.warning(
+                "sandboxes of this workspace connect to the other proxy and follow its policy, not this one's",
+                reason=str(error),
+            )
             return
         core.gate.at_sweep.add(slots.policy_changed)
         self._running.parts.push_async_callback(slots.close)

@@ -2,10 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::flow::{Flow, State};
-use crate::shared::{Bounds, Order, Seen};
+use crate::shared::{Order, Review, Seen};
 use crate::sys;
 use crate::worker::{watch_listener, Listening, Worker};
-use std::collections::HashMap;
 
 impl Worker {
     pub fn carry_out(&mut self) {
@@ -43,7 +42,7 @@ impl Worker {
                 self.verdicts.clear();
                 self.close_kept();
             }
-            Order::Review(bounds) => self.review(&bounds),
+            Order::Review(review) => self.review(&review),
             Order::CutFlow { id, cause } => {
                 self.cut_where(&cause, |flow| flow.grant.as_ref().map_or(false, |grant| grant.id == id));
             }
@@ -88,7 +87,7 @@ impl Worker {
         }
     }
 
-    fn review(&mut self, bounds: &HashMap<u32, Bounds>) {
+    fn review(&mut self, review: &Review) {
         let now = sys::monotonic();
         for place in 0..self.flows.len() {
             let flow = &self.flows[place];
@@ -96,7 +95,7 @@ impl Worker {
                 Some(grant) => grant,
                 None => continue,
             };
-            let bounds = match bounds.get(&grant.verdict.number) {
+            let bounds = match review.of_flow.get(&grant.id).or_else(|| review.of_verdict.get(&grant.verdict.number)) {
                 Some(bounds) => bounds,
                 None => continue,
             };
@@ -128,6 +127,7 @@ impl Worker {
                 up: flow.client.bytes,
                 down,
                 relaying: grant.relaying,
+                asked: flow.exchange.as_ref().map_or(Vec::new(), |exchange| exchange.asked()),
             })
         };
         self.flows.iter().filter_map(seen).collect()

@@ -52,8 +52,7 @@ pub enum Order {
     },
     /// No verdict published so far is granted again.
     Forget,
-    /// By the number of a verdict: what its flows are held to.
-    Review(Arc<HashMap<u32, Bounds>>),
+    Review(Arc<Review>),
     CutFlow {
         id: [u8; ID],
         cause: String,
@@ -69,16 +68,24 @@ pub enum Order {
     Panic,
 }
 
+/// What open flows are held to.
+#[derive(Default)]
+pub struct Review {
+    /// By the number of a verdict: all of its flows.
+    pub of_verdict: HashMap<u32, Bounds>,
+    /// One flow alone, where the policy looks at what it asks for.
+    pub of_flow: HashMap<[u8; ID], Bounds>,
+}
+
 /// Microseconds.
 pub struct Bounds {
     pub idle: u64,
     pub lifetime: u64,
-    /// Cuts all of them; empty: those that break a bound.
+    /// Cuts each of them; empty: those that break a bound.
     pub cause: String,
 }
 
-/// An open tunnel.
-#[derive(Clone)]
+/// An open flow: a tunnel, or a plain request with its response.
 pub struct Seen {
     pub verdict: u32,
     pub id: [u8; ID],
@@ -87,6 +94,8 @@ pub struct Seen {
     pub up: u64,
     pub down: u64,
     pub relaying: bool,
+    /// As `Exchange::asked`; nothing of a tunnel.
+    pub asked: Vec<u8>,
 }
 
 /// At which boundary a connection goes to Python.

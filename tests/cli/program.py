@@ -133,6 +133,7 @@ class Workspace:
     path: Path
     environment: dict[str, str]
     running: list[Serving] = field(default_factory=list)
+    program: Path = PROGRAM
 
     @property
     def policy(self) -> Path:
@@ -151,7 +152,7 @@ class Workspace:
     ) -> subprocess.CompletedProcess[str]:
         """`given` is what it reads from stdin."""
         return subprocess.run(
-            [PROGRAM, *arguments],
+            [self.program, *arguments],
             env=self.environment | (env or {}),
             cwd=self.path.parent,
             capture_output=True,
@@ -161,15 +162,17 @@ class Workspace:
             input=given,
         )
 
-    def call(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    def call(
+        self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """As `run`, in this process: for what a message says, a program of its own would only cost time."""
         out, errors = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.chdir(self.path.parent):
             for name in [name for name in os.environ if name.startswith("CLONED_")]:
                 patch.delenv(name)
-            for name, value in self.environment.items():
+            for name, value in (self.environment | (env or {})).items():
                 patch.setenv(name, value)
-            patch.setattr(sys, "argv", [str(PROGRAM), *arguments])
+            patch.setattr(sys, "argv", [str(self.program), *arguments])
             patch.setattr(sys, "stdin", io.StringIO(given))
             program_name.cache_clear()  # it depends on PATH and directory, which are this test's
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
@@ -190,7 +193,8 @@ class Workspace:
         """`stderr` is a terminal, such as the end of `open_terminal` that is the program's."""
         errors = self.path.parent / f"serve-{len(self.running)}.log"
         control = () if "--control" in arguments else ("--control", "off")
-        command = [str(PROGRAM), "serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", *control, *arguments]
+        free = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
+        command = [str(self.program), "serve", *free, *control, *arguments]
         with errors.open("w") as log:
             process = subprocess.Popen(
                 command,

@@ -10,19 +10,29 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from cloned_proxy.share import share_path
+from cloned_proxy.telemetry.fleet_metrics import FleetMetrics
+from cloned_proxy.telemetry.identity_metrics import IdentityMetrics
+from cloned_proxy.telemetry.share_metrics import ShareMetrics
+from cloned_proxy.telemetry.shipping_metrics import ShippingMetrics
 from tests.dashboards.panels import DASHBOARDS, document, targets
 from tests.dashboards.scene import StandIn
 from tests.dashboards.server import need, running
 from tests.telemetry.test_metrics import CONTRACT
 
-FLEET = {
-    "cloned_proxy_fleet_policy_epoch", "cloned_proxy_fleet_policy_version", "cloned_proxy_fleet_policy_age_seconds",
-    "cloned_proxy_fleet_connected", "cloned_proxy_fleet_denying", "cloned_proxy_fleet_refused_total",
-}  # fmt: skip
-"""What a replica has besides; `tests/fleet/test_replica.py` reads them."""
 HERE = Path(__file__).resolve().parent
+
+
+def of_a_replica() -> set[str]:
+    """What a replica measures besides."""
+    registry = CollectorRegistry()
+    FleetMetrics(registry, ())
+    ShareMetrics(registry)
+    ShippingMetrics(registry)
+    IdentityMetrics(registry, (), ())
+    return {f"{each.name}_total" if each.type == "counter" else each.name for each in registry.collect()}
 
 
 @pytest.mark.checkout
@@ -36,7 +46,7 @@ def test_the_committed_dashboards_are_what_the_generator_writes() -> None:
 
 
 def test_dashboards_and_alerts_name_only_metrics_that_exist() -> None:
-    known = set(CONTRACT) | FLEET
+    known = set(CONTRACT) | of_a_replica()
     texts = [target.expr for target in targets()] + [rule["expr"] for rule in alerts()]
     named = {name for text in texts for name in re.findall(r"cloned_proxy_\w+", text)}
     assert {re.sub(r"_bucket$", "", name) for name in named} - known == set()
@@ -101,6 +111,15 @@ def test_promtool_accepts_the_scrape_configuration() -> None:
         [need("promtool"), "check", "config", config], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_denied_call_is_in_the_dashboards_within_15_seconds() -> None:
+    """Two steps of 5 s at worst, a scrape and an evaluation; a faster machine than ours cannot make them longer."""
+    config = yaml.safe_load(share_path("dashboards", "prometheus.yml").read_text(encoding="utf-8"))
+    waits = [config["global"][name] for name in ("scrape_interval", "evaluation_interval")]
+    (job,) = (job for job in config["scrape_configs"] if job["job_name"] == "cloned-proxy")
+    assert [int(wait.removesuffix("s")) for wait in waits] == [5, 5]
+    assert not {"scrape_interval", "metric_relabel_configs"} & set(job)
 
 
 def test_nothing_is_scraped_that_nobody_started_and_no_alert_pends(tmp_path: Path) -> None:

@@ -13,12 +13,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Final, Self
 
+import redis
 from prometheus_client import CollectorRegistry
 
 from cloned_proxy.fleet.counted_audit import CountedAudit
 from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import Link
+from cloned_proxy.fleet.resumption import Resumption, seal_resumption
+from cloned_proxy.fleet.use_names import UseNames
+from cloned_proxy.fleet.use_scripts import RESUME
 from cloned_proxy.fleet.uses import Uses
 from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.policy.decision import Request
@@ -96,8 +100,12 @@ class Replica:
         on_store_loss: str = "local_share",
         settle: int = 0,
         acknowledged_by: int = 0,
+        begins: bool = True,
     ) -> None:
+        """`begins` a count of uses where the store has none, as the first `fleet publish` does."""
         directory.mkdir(exist_ok=True)
+        if begins:
+            begin_count(url)
         settings = FleetSettings(name=FLEET, store=url, trust=[OPERATOR.public])
         self.name = name
         self.link = Link(settings, base=directory)
@@ -113,7 +121,6 @@ class Replica:
             memory=directory / "uses.json",
             trust=Trust([OPERATOR.public]),
             taken_here=taken_here,
-            settle=settle,
             acknowledged_by=acknowledged_by,
         )
         self.state = State(directory / "state.db", AuditSettings(retention_days=36_500))
@@ -171,11 +178,22 @@ class Replica:
     async def stop(self) -> None:
         """As a service that is stopped; `close` alone is like its death."""
         await self.shares.close()
-        await self.uses.leave()
 
     async def close(self) -> None:
         await self.link.close()
         self.state.close()
+
+
+def begin_count(
+    url: str, key: SigningKey = OPERATOR, *, at: float = 1.0, fleet: str = FLEET, before: bytes = b"", settle: int = 0
+) -> bool:
+    """As `fleet resume` does it; False where the store has another count than `before`."""
+    names = UseNames(FLEET)
+    word = Resumption(fleet, secrets.token_hex(8), at, "cli:op", "because")
+    with contextlib.suppress(redis.ConnectionError), redis.Redis.from_url(url, protocol=2) as client:
+        keys = (names.ledger, names.members)
+        return bool(client.eval(RESUME, 2, *keys, before, word.generation, seal_resumption(word, key), settle))
+    return False
 
 
 @contextlib.asynccontextmanager

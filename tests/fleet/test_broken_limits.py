@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cloned_proxy.fleet import requests as requests_module
+from cloned_proxy.fleet import uses as uses_module
 from cloned_proxy.fleet.counted_audit import CountedAudit
 from cloned_proxy.fleet.decision import FleetDecision, read_decision, seal_decision
 from cloned_proxy.fleet.envelope import Trust
@@ -53,6 +54,31 @@ async def test_uses_that_each_replica_counts_by_itself(
 
         monkeypatch.setattr(CountedAudit, "commit", commit)
     assert await passed_by_two(store, canary, tmp_path, uses=3) == (6 if broken else 3)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_count_that_another_server_is_believed_to_have_whole(
+    store: RedisServer, canary: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> None:
+    """The store comes back from a file that is older than a replica which took uses, and is gone."""
+    if broken:
+        for name in ("JOIN", "TAKE"):
+            script = getattr(uses_module, name)
+            monkeypatch.setattr(uses_module, name, script.replace("~= run_id()", "== ''"))
+    current = policy(canary.port, uses=5)
+    one, gone = (Replica(name, store.url, tmp_path / name, current) for name in ("one", "gone"))
+    async with serving(one):
+        with store.client() as client:
+            client.save()
+        async with serving(gone):
+            assert [await gone.call() for _ in range(3)] == ["allowed"] * 3
+        store.restart()
+        async with asyncio.timeout(60):
+            while not (one.link.connected and "socket" not in one.uses.problem):
+                await one.call()
+        for _ in range(CALLS):
+            await one.call()
+    assert len(canary.arrivals) == (8 if broken else 3)
 
 
 @pytest.mark.parametrize("broken", [False, True])
@@ -106,6 +132,6 @@ class _NoLink:
 
     def at_connect(self, *_: object) -> None: ...
 
-    async def run(self, _work: object) -> list[object]:
+    async def run(self, _work: object, **_: object) -> list[object]:
         await asyncio.sleep(0)
         return list(self._answer)

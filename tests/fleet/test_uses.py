@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import signal
 import time
 from collections import Counter
@@ -14,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.fleet.approval_service import approver_key_file
+from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.resuming import resume_uses
-from cloned_proxy.fleet.resumption import Resumption, seal_resumption
+from cloned_proxy.fleet.resumption import read_resumption
 from cloned_proxy.fleet.use_names import UseNames
-from cloned_proxy.fleet.use_scripts import RESUME
+from cloned_proxy.fleet.uses import FORGET_MILLISECONDS
 from cloned_proxy.store.workspace import Workspace
 from tests.fleet.conftest import RedisServer
-from tests.fleet.counting import FLEET, FORK, OPERATOR, Canary, Replica, policy, processes, serving
+from tests.fleet.counting import FLEET, FORK, OPERATOR, Canary, Replica, begin_count, policy, processes, serving
+from tests.fleet.replicas import policy_for, publish
 
 NAMES = UseNames(FLEET)
 
@@ -36,9 +37,7 @@ def resume(store: RedisServer, key: SigningKey, *, at: float, fleet: str = FLEET
     """As `fleet resume` does it."""
     with store.client() as client:
         before = client.hget(NAMES.ledger, "generation") or b""
-        word = Resumption(fleet, secrets.token_hex(8), at, "cli:op", "the store was empty")
-        keys = (NAMES.ledger, NAMES.members, NAMES.waiting)
-        assert client.eval(RESUME, 3, *keys, before, word.generation, seal_resumption(word, key), 0) == 1
+    assert begin_count(store.url, key, at=at, fleet=fleet, before=before)
 
 
 def operators(directory: Path, store: RedisServer) -> Workspace:
@@ -138,60 +137,114 @@ async def test_a_store_that_forgets_everything_gives_nothing_until_an_operator_s
     assert len(canary.arrivals) == 3
 
 
-async def test_a_replica_that_starts_anew_remembers_the_count_that_was_lost(
+async def test_a_store_without_a_count_gives_nothing_to_a_replica_that_knows_of_none(
     store: RedisServer, canary: Canary, tmp_path: Path
 ) -> None:
+    """What is empty may have been emptied, and who knew of uses may be gone."""
     current = policy(canary.port, uses=1)
     first = Replica("r", store.url, tmp_path / "r", current)
     async with serving(first):
         assert await first.call() == "allowed"
     with store.client() as client:
         client.flushall()
-    # One without any memory begins a count; the one that knows better takes that back.
-    stranger = Replica("s", store.url, tmp_path / "s", current, settle=600_000)
-    again = Replica("r", store.url, tmp_path / "r", current)
-    async with serving(stranger):
-        assert await stranger.call() == "store_unavailable"
-        assert "are given in" in stranger.uses.problem
-        async with serving(again):
-            assert [await again.call(), await stranger.call()] == ["lease_used_up", "store_unavailable"]
-            assert "another count" in stranger.uses.problem
+    stranger = Replica("s", store.url, tmp_path / "s", current, begins=False)
+    again = Replica("r", store.url, tmp_path / "r", current, begins=False)
+    async with serving(stranger, again):
+        assert [await stranger.call(), await again.call()] == ["store_unavailable", "lease_used_up"]
+        assert "has lost its data" in stranger.uses.problem
     assert len(canary.arrivals) == 1
 
 
-async def test_after_a_restart_with_an_old_file_all_have_to_tell_what_they_took(
+async def test_the_first_publish_begins_the_count_and_no_later_one(store: RedisServer, tmp_path: Path) -> None:
+    await publish(store.url, OPERATOR, policy_for("a.example"), tmp_path, wait=0)
+    with store.client() as client:
+        word = read_resumption(client.hget(NAMES.ledger, "resume"), Trust([OPERATOR.public]), FLEET)
+        assert client.hget(NAMES.ledger, "generation") == word.generation.encode()
+        client.delete(NAMES.ledger)
+        await publish(store.url, OPERATOR, policy_for("b.example"), tmp_path, wait=0)
+        assert not client.exists(NAMES.ledger)
+
+
+async def test_the_first_count_begins_when_nothing_is_left_to_be_heard(
     store: RedisServer, canary: Canary, tmp_path: Path
 ) -> None:
-    """The store comes back as it was some uses ago, as from a snapshot."""
-    current = policy(canary.port, uses=4)
-    one, two = (Replica(name, store.url, tmp_path / name, current) for name in ("one", "two"))
-    async with serving(one, two):
-        assert [await one.call(), await two.call()] == ["allowed", "allowed"]
+    begin_count(store.url, settle=600_000)
+    replica = Replica("s", store.url, tmp_path / "s", policy(canary.port, uses=1))
+    async with serving(replica):
+        assert await replica.call() == "store_unavailable"
+        assert "are given in" in replica.uses.problem
+    assert canary.arrivals == []
+
+
+async def test_a_store_that_came_back_as_it_was_gives_no_more_than_there_are_though_a_replica_is_gone(
+    store: RedisServer, canary: Canary, tmp_path: Path
+) -> None:
+    """The one that is gone came after the snapshot, so neither the store nor anybody else has heard of it."""
+    current = policy(canary.port, uses=5)
+    one, gone = (Replica(name, store.url, tmp_path / name, current) for name in ("one", "gone"))
+    async with serving(one):
         with store.client() as client:
             client.save()
-        assert await two.call() == "allowed"
-        await two.link.close()  # it is cut off, and does not hear of the restart
+        async with serving(gone):
+            assert [await gone.call() for _ in range(3)] == ["allowed"] * 3
         store.restart()
-        await lasting(one, "have not told")
-        assert one.uses.problem.count("two") == 1
-        back = Replica("two", store.url, tmp_path / "again", current)
-        back.uses._taken_here = two.uses._taken_here  # its disk
-        await back.uses.join()
-        assert [await one.call(), await one.call()] == ["allowed", "lease_used_up"]
-        await back.close()
+        await lasting(one, "another server answers")
+        assert [await one.call() for _ in range(9)] == ["store_unavailable"] * 9
+        assert len(canary.arrivals) == 3
+        # What is on the disk of replicas that are there is counted once an operator lets it go on.
+        again = Replica("gone", store.url, tmp_path / "gone", current)
+        resume(store, OPERATOR, at=100.0)
+        async with serving(again):
+            assert Counter([await one.call() for _ in range(5)]) == {"allowed": 2, "lease_used_up": 3}
+    assert len(canary.arrivals) == 5
+
+
+async def test_a_store_that_is_set_back_while_it_runs_is_caught_by_whoever_knows_better(
+    store: RedisServer, canary: Canary, tmp_path: Path
+) -> None:
+    current = policy(canary.port, uses=5)
+    one, two = (Replica(name, store.url, tmp_path / name, current) for name in ("one", "two"))
+    async with serving(one, two):
+        with store.client() as client:
+            kept = {name: client.dump(name) for name in client.keys("*uses*")}
+            assert [await two.call() for _ in range(4)] == ["allowed"] * 4
+            client.flushall()
+            for name, value in kept.items():
+                client.restore(name, 0, value)
+        assert await two.call() == "store_unavailable"
+        assert "has forgotten uses of which 'two' knows" in two.uses.problem
+        assert await one.call() == "store_unavailable"  # which knows of nothing
     assert len(canary.arrivals) == 4
 
 
-async def test_a_replica_that_leaves_is_not_waited_for(store: RedisServer, canary: Canary, tmp_path: Path) -> None:
-    current = policy(canary.port, uses=4)
-    one, two = (Replica(name, store.url, tmp_path / name, current) for name in ("one", "two"))
-    async with serving(one, two):
-        assert [await one.call(), await two.call()] == ["allowed", "allowed"]
-        await two.uses.leave()
-        with store.client() as client:
-            assert client.smembers(NAMES.members) == {b"one"}
-            client.hset(NAMES.ledger, "run", "0" * 40)  # as if another server had taken over
-        assert await one.call() == "allowed"
+async def test_uses_under_way_are_told_to_a_count_that_was_resumed(
+    store: RedisServer, canary: Canary, tmp_path: Path
+) -> None:
+    """They are not on the disk yet, and may pass any moment."""
+    current = policy(canary.port, uses=2)
+    replica = Replica("r", store.url, tmp_path / "r", current)
+    async with serving(replica):
+        rule = current.rules[0].id
+        async with replica.uses.use(rule, 2):
+            with store.client() as client:
+                client.delete(NAMES.uses(rule))
+            resume(store, OPERATOR, at=100.0)
+            assert await replica.call() == "allowed"
+            assert await replica.call() == "lease_used_up"
+
+
+def test_counts_that_nobody_asks_about_leave_the_store(store: RedisServer, canary: Canary, tmp_path: Path) -> None:
+    current = policy(canary.port, uses=5)
+
+    async def run() -> str:
+        replica = Replica("r", store.url, tmp_path / "r", current)
+        async with serving(replica):
+            assert await replica.call() == "allowed"
+            return current.rules[0].id
+
+    rule = asyncio.run(run())
+    with store.client() as client:
+        assert 0 < client.pttl(NAMES.uses(rule)) <= FORGET_MILLISECONDS
 
 
 async def test_followers_must_have_a_use_before_it_is_given(store: RedisServer, canary: Canary, tmp_path: Path) -> None:

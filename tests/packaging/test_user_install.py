@@ -6,24 +6,16 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from tests.packaging.conftest import ROOT
+
 pytestmark = pytest.mark.checkout
 
-ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "packaging" / "user-install.sh"
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("dist")
-    build: list[str | Path] = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, ROOT]
-    subprocess.run(build, check=True, capture_output=True, timeout=100)
-    return next(out.glob("*.whl"))
 
 
 class Home:

@@ -48,6 +48,7 @@ _THROUGH_THE_PLANE: Final = {
     "upstream_proxy/test_tunnels.py": ("test_",),
     "test_plain_http.py": _ALL,
     "test_plain_http_faults.py": _ALL,
+    "test_plane_plain.py": ("test_both_gates",),
     "test_ended_early.py": ("test_a_request_that_ends_early",),
 }
 """Tests, by file, whose gate must behave the same with the native plane in front: how their names begin."""

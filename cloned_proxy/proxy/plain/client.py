@@ -96,7 +96,7 @@ class PlainClient(asyncio.Protocol):
         self.intake.body.go_on(at.body)
         self.intake.add(at.unread)
         self.transport.set_protocol(self)
-        exchange = Exchange(self, head, at.grant)
+        exchange = Exchange(self, head, at.grant.for_request(head.method, head.path))
         self._phase, self._exchange = _Phase.EXCHANGE, exchange
         exchange.go_on(at)
         self._serve()

@@ -96,7 +96,7 @@ class HandedOver(ctypes.Structure):
     )
 
 
-class SeenTunnel(ctypes.Structure):
+class SeenFlow(ctypes.Structure):
     _fields_ = (
         ("verdict", c_uint32),
         ("relaying", c_bool),
@@ -105,6 +105,28 @@ class SeenTunnel(ctypes.Structure):
         ("last_byte", c_uint64),
         ("up", c_uint64),
         ("down", c_uint64),
+        ("asked_length", c_uint64),
+    )
+
+
+class Snapshot(ctypes.Structure):
+    _fields_ = (
+        ("flows", POINTER(SeenFlow)),
+        ("count", c_size_t),
+        ("asked", c_void_p),
+        ("asked_length", c_size_t),
+        ("kept", c_void_p),
+    )
+
+
+class Reading(ctypes.Structure):
+    """What a reader of plain HTTP made of its input, for the comparison with those of Python."""
+
+    _fields_ = (
+        ("numbers", c_size_t * 8),
+        ("text", c_char_p),
+        ("room", c_size_t),
+        ("text_length", c_size_t),
     )
 
 
@@ -119,14 +141,15 @@ class Batch(ctypes.Structure):
     )
 
 
-_FORM: Final = 2
+_FORM: Final = 4
 """Of what passes besides the structures: `plane/src/abi/version.rs`."""
-_ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in (Config, Publication, HandedOver, SeenTunnel, Batch)))
+_STRUCTURES: Final = (Config, Publication, HandedOver, SeenFlow, Snapshot, Batch)
+_ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))
 
 _TEXT: Final = (c_char_p, c_size_t)
 _PLANE: Final = c_void_p
 _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
-    "plane_abi": (None, (POINTER(c_size_t * 6),)),
+    "plane_abi": (None, (POINTER(c_size_t * len(_ABI)),)),
     "plane_start": (c_void_p, (POINTER(Config),)),
     "plane_stop": (None, (_PLANE,)),
     "plane_free": (None, (_PLANE,)),
@@ -148,7 +171,8 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_take": (c_bool, (_PLANE, POINTER(HandedOver), c_char_p, c_size_t)),
     "plane_take_back": (None, (_PLANE, c_int32, c_uint32, c_size_t)),
     "plane_adopted": (None, (_PLANE, c_size_t, c_bool, c_void_p)),
-    "plane_snapshot": (c_size_t, (_PLANE, POINTER(SeenTunnel), c_size_t)),
+    "plane_snapshot": (None, (_PLANE, POINTER(Snapshot))),
+    "plane_free_snapshot": (None, (POINTER(Snapshot),)),
     "plane_numbers": (None, (_PLANE, POINTER(c_int64 * 6))),
     "plane_spread": (None, (_PLANE, c_size_t, POINTER(c_uint64), c_size_t)),
     "plane_take_turn": (None, (_PLANE,)),
@@ -159,6 +183,9 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_reads_head": (c_size_t, (*_TEXT, c_size_t, c_size_t, POINTER(c_size_t))),
     "plane_reads_hello": (c_uint32, (*_TEXT, *_TEXT, c_bool)),
     "plane_reads_answer": (c_bool, _TEXT),
+    "plane_reads_request": (c_bool, (*_TEXT, c_size_t, c_size_t, *_TEXT, POINTER(Reading))),
+    "plane_reads_response": (c_uint32, (*_TEXT, c_size_t, c_size_t, c_bool, c_bool, POINTER(Reading))),
+    "plane_reads_body": (c_uint32, (*_TEXT, c_uint32, c_uint64, c_size_t, POINTER(Reading))),
     "plane_reads_front": (c_size_t, (*_TEXT, c_size_t, c_size_t)),
 }
 

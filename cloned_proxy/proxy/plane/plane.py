@@ -27,17 +27,16 @@ from cloned_proxy.proxy.plane.cells import PlaneCells
 from cloned_proxy.proxy.plane.entries import PlaneEntries
 from cloned_proxy.proxy.plane.figures import SPREADS, Figures
 from cloned_proxy.proxy.plane.parties import PARTIES, Parties
+from cloned_proxy.proxy.plane.seen import OpenFlow, Review, open_flows
 from cloned_proxy.proxy.plane.verdicts import Published, Verdicts
 from cloned_proxy.proxy.tunnels import Tunnel
 from cloned_proxy.store.config import ProxySettings
 
 _log = structlog.get_logger(__name__)
 
-_MICROSECOND: Final = 1e-6
 _SHOWN: Final = 10_000
 _TURNS: Final = 64
 """Connections that are taken over in one turn of the loop."""
-_REFRESH_SECONDS: Final = 1.0
 
 
 class PlaneError(Exception):
@@ -211,16 +210,11 @@ class Plane:
         if not self._running:
             return
         self._verdicts.look()
-        lines: list[str] = []
-        lifetime = _microseconds(self._parts.tunnels.max_seconds)
-        for published in self._verdicts.known.values():
-            if self._verdicts.counts(published)[0][_OPEN]:
-                cause, idle = self._parts.tunnels.reviewed(published)
-                encoded = json.dumps(cause) if cause else ""
-                lines.append(f"{published.number} {_microseconds(idle)} {lifetime} {encoded}\n")
-        if lines:
-            bounds = "".join(lines).encode("ascii")
-            self._library.plane_review(self._handle, bounds, len(bounds))
+        known = self._verdicts.known.values()
+        review = Review(self._parts, (each for each in known if self._verdicts.counts(each)[0][_OPEN]))
+        flows = open_flows(self._library, self._handle) if review.by_request else ()
+        if lines := "".join(review.lines(flows)).encode("ascii"):
+            self._library.plane_review(self._handle, lines, len(lines))
         self._figures.carry()
         self.entries.forget(self._verdicts.retire())
 
@@ -287,10 +281,9 @@ class Plane:
 
     def tunnels(self) -> list[Tunnel]:
         """The open ones, as they are now."""
-        seen = (library.SeenTunnel * _SHOWN)()
-        count = min(self._library.plane_snapshot(self._handle, seen, _SHOWN), _SHOWN)
         known = self._verdicts.known
-        return [_PlaneTunnel(self, known[each.verdict], each) for each in seen[:count] if each.verdict in known]
+        flows = open_flows(self._library, self._handle)[:_SHOWN]
+        return [_PlaneTunnel(self, known[each.verdict], each) for each in flows if each.verdict in known]
 
     def cut_flow(self, identifier: str, cause: str) -> None:
         if self._running:
@@ -311,11 +304,11 @@ _BOUNDS = 3
 class _PlaneTunnel:
     """A `Tunnel`, as it was seen."""
 
-    def __init__(self, plane: Plane, published: Published, seen: library.SeenTunnel) -> None:
-        charge = plane.budgets.seen(published.grant.caller.tool, up=seen.up, down=seen.down)
+    def __init__(self, plane: Plane, published: Published, flow: OpenFlow) -> None:
+        charge = plane.budgets.seen(published.grant.caller.tool, up=flow.up, down=flow.down)
         self._plane = plane
-        self._last_byte: float = seen.last_byte * _MICROSECOND
-        self.grant = replace(published.grant, id=bytes(seen.id).hex(), since=seen.since * _MICROSECOND, charge=charge)
+        self._last_byte = flow.last_byte
+        self.grant = replace(flow.grant(published), id=flow.id, since=flow.since, charge=charge)
         self.server_names = published.server_names
 
     def cut_off(self, cause: str) -> None:

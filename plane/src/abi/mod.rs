@@ -5,6 +5,7 @@
 
 mod handed;
 mod numbers;
+mod plain_readers;
 mod readers;
 mod records;
 mod verdicts;
@@ -12,11 +13,11 @@ mod version;
 
 use crate::cells::Cells;
 use crate::record::{Records, Spread};
-use crate::shared::{Bounds, Order, Post, Settings, Shared};
+use crate::shared::{Bounds, Order, Post, Review, Settings, Shared};
 use crate::sys;
 use crate::verdict::ID;
 use crate::worker::Worker;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -223,17 +224,39 @@ pub extern "C" fn plane_forget(plane: &Plane) {
     plane.tell(|| Order::Forget);
 }
 
-/// Of each verdict a line: number, idle, lifetime (microseconds), and the cause if all of its flows are to be cut.
+/// A line for the flows of each verdict, or for one flow alone: number or id, idle, lifetime (microseconds), and the cause
+/// if they are to be cut.
 #[no_mangle]
 pub unsafe extern "C" fn plane_review(plane: &Plane, lines: *const u8, length: usize) {
-    let read = |line: &str| {
+    let mut review = Review::default();
+    for line in text(lines, length).lines() {
         let mut parts = line.splitn(4, ' ');
-        let number = parts.next()?.parse().ok()?;
-        let (idle, lifetime) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-        Some((number, Bounds { idle, lifetime, cause: parts.next()?.to_owned() }))
-    };
-    let bounds: Arc<HashMap<u32, Bounds>> = Arc::new(text(lines, length).lines().filter_map(read).collect());
-    plane.tell(|| Order::Review(bounds.clone()));
+        let mut next = || parts.next().unwrap_or("");
+        let (whose, idle, lifetime) = (next(), next().parse(), next().parse());
+        let bounds = match (idle, lifetime) {
+            (Ok(idle), Ok(lifetime)) => Bounds { idle, lifetime, cause: next().to_owned() },
+            _ => continue,
+        };
+        if let Some(id) = id_of(whose) {
+            review.of_flow.insert(id, bounds);
+        } else if let Ok(number) = whose.parse() {
+            review.of_verdict.insert(number, bounds);
+        }
+    }
+    let review = Arc::new(review);
+    plane.tell(|| Order::Review(review.clone()));
+}
+
+/// Written as hexadecimal digits, of which a number has fewer.
+fn id_of(text: &str) -> Option<[u8; ID]> {
+    let mut id = [0; ID];
+    if text.len() != 2 * ID {
+        return None;
+    }
+    for (byte, pair) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    Some(id)
 }
 
 #[no_mangle]

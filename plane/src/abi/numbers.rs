@@ -1,13 +1,13 @@
 //! What is open, and what was counted.
 
 use super::Plane;
-use crate::shared::Order;
+use crate::shared::{Order, Seen};
 use crate::verdict::ID;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex};
 
 #[repr(C)]
-pub struct SeenTunnel {
+pub struct SeenFlow {
     verdict: u32,
     relaying: bool,
     id: [u8; ID],
@@ -15,26 +15,50 @@ pub struct SeenTunnel {
     last_byte: u64,
     up: u64,
     down: u64,
+    /// Bytes of its method and path; 0: it is a tunnel.
+    asked_length: u64,
 }
 
-/// What is open by a grant; how many there are, of which at most `room` are told.
+#[repr(C)]
+pub struct Snapshot {
+    flows: *const SeenFlow,
+    count: usize,
+    /// What each of them asks for, one behind the other.
+    asked: *const u8,
+    asked_length: usize,
+    kept: *mut (Vec<SeenFlow>, Vec<u8>),
+}
+
+/// What is open by a grant. Belongs to Python until `plane_free_snapshot`.
 #[no_mangle]
-pub unsafe extern "C" fn plane_snapshot(plane: &Plane, out: *mut SeenTunnel, room: usize) -> usize {
+pub extern "C" fn plane_snapshot(plane: &Plane, out: &mut Snapshot) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     plane.tell(|| Order::Snapshot(seen.clone()));
     let seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    for (at, one) in seen.iter().take(room).enumerate() {
-        *out.add(at) = SeenTunnel {
-            verdict: one.verdict,
-            relaying: one.relaying,
-            id: one.id,
-            since: one.since,
-            last_byte: one.last_byte,
-            up: one.up,
-            down: one.down,
-        };
-    }
-    seen.len()
+    let of_one = |one: &Seen| SeenFlow {
+        verdict: one.verdict,
+        relaying: one.relaying,
+        id: one.id,
+        since: one.since,
+        last_byte: one.last_byte,
+        up: one.up,
+        down: one.down,
+        asked_length: one.asked.len() as u64,
+    };
+    let asked = seen.iter().flat_map(|one| one.asked.iter().copied()).collect();
+    let kept: Box<(Vec<SeenFlow>, Vec<u8>)> = Box::new((seen.iter().map(of_one).collect(), asked));
+    *out = Snapshot {
+        flows: kept.0.as_ptr(),
+        count: kept.0.len(),
+        asked: kept.1.as_ptr(),
+        asked_length: kept.1.len(),
+        kept: Box::into_raw(kept),
+    };
+}
+
+#[no_mangle]
+pub unsafe extern "C" fn plane_free_snapshot(snapshot: &Snapshot) {
+    drop(Box::from_raw(snapshot.kept));
 }
 
 /// Connections, accepted, handed over, waiting entries, running threads, whether it is dead.

@@ -1,20 +1,27 @@
 //! What Python compares before it calls anything else: a library of another build must not get its pointers.
 
-use super::{handed::HandedOver, numbers::SeenTunnel, records::Batch, verdicts::Publication, Config};
+use super::{
+    handed::HandedOver,
+    numbers::{SeenFlow, Snapshot},
+    records::Batch,
+    verdicts::Publication,
+    Config,
+};
 use std::mem::size_of;
 
 /// Goes up with each change of what passes this door that the size of no structure tells.
-const FORM: usize = 2;
+const FORM: usize = 4;
 
 /// The form, then the sizes of the structures.
 #[no_mangle]
-pub extern "C" fn plane_abi(out: &mut [usize; 6]) {
+pub extern "C" fn plane_abi(out: &mut [usize; 7]) {
     *out = [
         FORM,
         size_of::<Config>(),
         size_of::<Publication>(),
         size_of::<HandedOver>(),
-        size_of::<SeenTunnel>(),
+        size_of::<SeenFlow>(),
+        size_of::<Snapshot>(),
         size_of::<Batch>(),
     ];
 }
