@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from pathlib import Path, PurePath
@@ -17,13 +18,19 @@ from xdist.scheduler import LoadScopeScheduling
 
 HERE: Final = Path(__file__).parent
 GROUPS: Final = {
+    "runner/mcp": "engine of agents",
+    "runner/project": "engine of agents",
+    "runner/transparent": "engine of agents",
     "runner": "engine",
-    "compose": "engine",
-    "docs": "engine",
+    "compose": "engine of agents",
+    "docs": "engine of agents",
+    "examples": "engine of agents",
+    "agents": "engine of agents",
     "control/browser": "browser",
     "dashboards": "prometheus",
 }
-"""Folder to group. One process for each: what its tests start (an engine, a browser) is dear, or has one port."""
+"""Folder to group; the first that fits. One process for each: what its tests start (an engine, a browser) is dear, or
+has one port. There are two groups with an engine, because one would run on when all the others have ended."""
 MISSING: Final = {
     "no engine:": "sandbox tests were skipped: no container engine answers here",
     "no model:": "tests with a real model were skipped: it could not be downloaded",
@@ -57,6 +64,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where only the few that measure are wanted, the files that have none need not be imported (nine seconds)."""
+    if config.getoption("suite_pass") != "alone" or collection_path.suffix != ".py":
+        return None
+    return True if b"pytest.mark.alone" not in collection_path.read_bytes() else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     wanted = config.getoption("suite_pass")
     if wanted is not None:
@@ -79,6 +93,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByGroup:
     return _ByGroup(config, log)
 
 
+@functools.cache
 def _group(place: PurePath) -> str:
     """The folder's group, else the module: what its fixtures start is started once."""
     for folder, group in GROUPS.items():
@@ -89,7 +104,7 @@ def _group(place: PurePath) -> str:
 
 def _place(item: pytest.Item) -> int:
     """Groups that take long begin first; otherwise the last one would run while the other processes wait."""
-    group = _group(item.path.relative_to(HERE))
+    group = _group(PurePath(item.nodeid.partition("::")[0]).relative_to(HERE.name))
     return next((rank for rank, name in enumerate(LONGEST_FIRST) if group.startswith(name)), len(LONGEST_FIRST))
 
 

@@ -1,19 +1,29 @@
 #!/bin/sh
 # The suite in two passes: the tests that measure, one by one, then the others in several processes side by side.
 #
-#   tests/run.sh PYTHON [ARGUMENT OF PYTEST...]       JOBS: how many processes (default: one for each CPU)
+#   tests/run.sh PYTHON [ARGUMENT OF PYTEST...]       JOBS: how many processes (default: two for each CPU)
 set -eu
 
 [ $# -ge 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 python=$1
 shift
-jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)}
+# Most tests wait for another program more than they compute: with two for each CPU, one computes while the other waits.
+jobs=${JOBS:-$(($(getconf _NPROCESSORS_ONLN) * 2))}
 nothing_selected=5
 
-# Where the tests start an engine of their own, if they must; whatever ends them, it ends with this script.
+# Images of containers often set it; each process of the suite would then compile every test again.
+unset PYTHONDONTWRITEBYTECODE
+
+# Where the tests start engines of their own, if they must; whatever ends them, the engines end with this script.
 TEST_ENGINE=$(mktemp -d /tmp/cloned-engine.XXXXXX)
 export TEST_ENGINE
-trap '"$(dirname "$0")/engine.sh" stop "$TEST_ENGINE"; rm -rf "$TEST_ENGINE"' EXIT
+stop_engines() {
+  for engine in "$TEST_ENGINE"/*/; do
+    [ ! -d "$engine" ] || "$(dirname "$0")/engine.sh" stop "$engine"
+  done
+  rm -rf "$TEST_ENGINE"
+}
+trap stop_engines EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 

@@ -19,6 +19,9 @@ def resume(
     from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.warnings import warnings_to_stderr
+    from cloned_proxy.fleet.libraries import need_libraries
+
+    need_libraries()
     from cloned_proxy.fleet.resuming import resume_uses
 
     warnings_to_stderr()

@@ -43,7 +43,9 @@ def engine() -> Iterator[Engine]:
                 pytest.fail(f"CI has no engine: {error}")
             pytest.skip(f"no engine: {error}")
         # Not in pytest's own directory: what an engine has mounted there would break the clean-up of later sessions.
-        started = Path(os.environ.get("TEST_ENGINE") or tempfile.mkdtemp(prefix="cloned-engine-"))
+        # And one for each process of the suite: none ends an engine that another still uses.
+        place = os.environ.get("TEST_ENGINE") or tempfile.mkdtemp(prefix="cloned-engine-")
+        started = Path(place) / os.environ.get("PYTEST_XDIST_WORKER", "one")
         done = subprocess.run([ENGINE_SCRIPT, "start", started], capture_output=True, text=True, check=True)
         os.environ["DOCKER_HOST"] = done.stdout.strip().partition("=")[2]
         found = Engine.connect()

@@ -5,6 +5,7 @@ Nothing is kept unless KEPT_IMAGES names a directory (`make test` does).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 from collections.abc import Callable
@@ -39,11 +40,18 @@ def bring(name: str, images: tuple[str, ...], build: Callable[[], None]) -> None
         build()
         return
     file = Path(directory) / f"{name}-{source_mark()}.tar"
-    if file.exists():
-        subprocess.run(["docker", "load", "--quiet", "--input", file], capture_output=True, check=True, timeout=300)
-        return
-    build()
     file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of two processes with an engine each, one builds and both load
+        if file.exists():
+            subprocess.run(["docker", "load", "--quiet", "--input", file], capture_output=True, check=True, timeout=300)
+            return
+        build()
+        _keep(file, images)
+
+
+def _keep(file: Path, images: tuple[str, ...]) -> None:
+    name = file.name.rpartition("-")[0]
     unfinished = file.with_suffix(f".{os.getpid()}")
     subprocess.run(["docker", "save", "--output", unfinished, *images], capture_output=True, check=True, timeout=300)
     for older in file.parent.glob(f"{name}-*.tar"):
