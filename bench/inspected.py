@@ -1,6 +1,6 @@
 """Requests and bytes in opened TLS, HTTP/1.1: ours, ours with an injected secret, stock mitmdump, Squid with ssl-bump.
 
-python -m bench.inspected      rounds in turns; 32 kept connections for requests, four for bytes; eight at a time are new
+python -m bench.inspected      rounds in turns; 32 kept connections for requests, four for bytes, eight new at a time
 
 The goal, per CPU-second of the proxy: at least three times mitmdump's requests. All TLS is real, on both sides;
 mitmdump alone does not verify its upstream. Squid's rows need Debian's `squid-openssl`.
