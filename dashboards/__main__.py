@@ -9,6 +9,7 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from dashboards.blocked import blocked_calls
+from dashboards.fleet import fleet
 from dashboards.overview import egress_overview
 from dashboards.sandbox import sandbox_and_isolation
 
@@ -21,6 +22,7 @@ def generated() -> dict[str, str]:
         "egress-overview.json": egress_overview(),
         "blocked-calls.json": blocked_calls(),
         "sandbox-and-isolation.json": sandbox_and_isolation(),
+        "fleet.json": fleet(),
     }
     return {
         name: JSONEncoder(sort_keys=True, indent=2).encode(dashboard.build()) + "\n" for name, dashboard in made.items()

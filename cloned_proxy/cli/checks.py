@@ -60,19 +60,19 @@ def run_checks(directory: Path | None, policy_flag: Path | None) -> list[Check]:
     if workspace.root.is_dir():
         checks += [
             _files(workspace),
-            _guarded("settings", lambda: _settings(workspace)),
-            _guarded("policy", lambda: _policy(workspace, policy_flag)),
-            _guarded("identity", lambda: _identity(workspace)),
-            _guarded("vault", lambda: _vault(workspace, policy_flag)),
-            _guarded("notify", lambda: _notify(workspace)),
-            _guarded("upstream", lambda: _upstream(workspace)),
+            guarded("settings", lambda: _settings(workspace)),
+            guarded("policy", lambda: _policy(workspace, policy_flag)),
+            guarded("identity", lambda: _identity(workspace)),
+            guarded("vault", lambda: _vault(workspace, policy_flag)),
+            guarded("notify", lambda: _notify(workspace)),
+            guarded("upstream", lambda: _upstream(workspace)),
             _state(workspace),
-            _guarded("proxy", lambda: _proxy(workspace)),
+            guarded("proxy", lambda: _proxy(workspace)),
         ]
     return checks + _ports(workspace)
 
 
-def _guarded(name: str, check: Callable[[], Check]) -> Check:
+def guarded(name: str, check: Callable[[], Check]) -> Check:
     """The check, or the first line of the error that `serve` would stop with: those carry their fix after a `;`."""
     try:
         return check()

@@ -16,6 +16,7 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
     """Check this machine; exit 1 on what stops the proxy."""
     from cloned_proxy.cli.checks import configured_images, configured_names, run_checks
     from cloned_proxy.cli.engine_checks import engine_checks
+    from cloned_proxy.cli.fleet_checks import fleet_checks
     from cloned_proxy.cli.git_checks import git_check
     from cloned_proxy.cli.output import paint, put_json, visible
     from cloned_proxy.cli.registry_checks import registry_check
@@ -29,6 +30,8 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
         checks.append(found)
     if place.root.is_dir() and (found := registry_check(place, policy)) is not None:
         checks.append(found)
+    if place.root.is_dir():
+        checks += fleet_checks(place, policy)
     checks += engine_checks(configured_images(place), configured_names(place))
     failed = any(check.status == "fail" for check in checks)
     if as_json:

@@ -15,7 +15,7 @@ from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.problem import Problem
 from cloned_proxy.policy.vocabulary import Mode
 
-_FIX: Final = "take it out here; the fleet's policy may have it"
+_FIX: Final = "take it out here (the fleet's policy may have it)"
 
 
 def narrowed(policy: Policy, by: Policy) -> Policy:

@@ -301,7 +301,11 @@ impl Worker {
         let untouched = !exchange.started && exchange.answer.is_empty();
         if let Some(copy) = exchange.copy.take().filter(|_| untouched) {
             // A kept connection had been closed before the request met it (RFC 9112, section 9.3.1).
-            exchange.first = copy;
+            let flow = &mut self.flows[place as usize];
+            if let Some(exchange) = &mut flow.exchange {
+                let taken = exchange.begin_anew(copy);
+                flow.unread.splice(..0, taken);
+            }
             self.let_go(place, true);
             self.begin_dial(place);
             return false;

@@ -92,8 +92,11 @@ pub struct Exchange {
     /// What is still to come of its body.
     pub request: Option<Body>,
     pub chunked: bool,
-    /// What goes to the upstream first, until there is one.
+    /// The head as it goes to the upstream, until there is one.
     pub first: Vec<u8>,
+    pub first_length: usize,
+    /// What its head says of its length, where it is not chunked.
+    pub content_length: u64,
     /// All that was written to a kept connection, of a request that may be sent again.
     pub copy: Option<Vec<u8>>,
     /// What the upstream has sent and nobody has read.
@@ -115,6 +118,17 @@ pub struct Exchange {
 }
 
 impl Exchange {
+    /// Makes it one of which nothing was sent; what was taken of its body is to be read again, and is returned.
+    /// `copy`: all that was written of it.
+    pub fn begin_anew(&mut self, mut copy: Vec<u8>) -> Vec<u8> {
+        let taken = copy.split_off(self.first_length);
+        self.first = copy;
+        if self.content_length > 0 {
+            self.request = Some(Body::Sized(self.content_length));
+        }
+        taken
+    }
+
     /// Method, a space, path and query.
     pub fn asked(&self) -> Vec<u8> {
         [&self.head[self.method.clone()], &self.head[self.path.clone()]].join(&b' ')

@@ -79,6 +79,7 @@ impl Worker {
     fn begin_exchange(&mut self, place: u32, verdict: &Arc<Verdict>, request: &Request, data: &[u8]) {
         let host = verdict.plain.as_ref().map_or(&b""[..], |plain| &plain.host);
         let repeatable = request.is_repeatable(data);
+        let first = request.encode(data, host);
         let exchange = Exchange {
             head: data[..request.length].to_vec(),
             method: request.method.clone(),
@@ -88,7 +89,9 @@ impl Worker {
             repeatable,
             request: request.body(),
             chunked: request.chunked,
-            first: request.encode(data, host),
+            first_length: first.len(),
+            first,
+            content_length: request.content_length,
             copy: None,
             answer: Vec::new(),
             response: None,
@@ -120,7 +123,7 @@ impl Worker {
         }
     }
 
-    /// The upstream takes the request: its head, or what was sent the first time, and what has come of its body.
+    /// The upstream takes the request: its head, and what has come of its body.
     pub fn send_first(&mut self, place: u32) {
         let now = self.now;
         let flow = &mut self.flows[place as usize];

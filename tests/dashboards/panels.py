@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from cloned_proxy.share import share_path
 
-DASHBOARDS = ("egress-overview", "blocked-calls", "sandbox-and-isolation")
-_FILLED_IN = {"$tool": ".*", "$reason": ".*", "$__rate_interval": "1m", "$__range": "15m"}
+DASHBOARDS = ("egress-overview", "blocked-calls", "sandbox-and-isolation", "fleet")
+_FILLED_IN = {"$tool": ".*", "$instance": ".*", "$reason": ".*", "$__rate_interval": "1m", "$__range": "15m"}
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def api_targets() -> Iterator[dict[str, Any]]:
             yield from (target for target in panel["targets"] if "url" in target)
 
 
-def targets() -> Iterator[Target]:
-    for dashboard in DASHBOARDS:
+def targets(dashboards: Iterable[str] = DASHBOARDS) -> Iterator[Target]:
+    for dashboard in dashboards:
         for panel in document(dashboard)["panels"]:
             for target in panel["targets"]:
                 if "url" in target:

@@ -10,12 +10,15 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from PIL import Image
 
 from tests.cli.program import Workspace
+from tests.dashboards import fleet_scene
 from tests.dashboards.panels import DASHBOARDS
 from tests.dashboards.renderer import PAPER, SECONDS, Source, draw
 from tests.dashboards.scene import Scene, playing
@@ -38,6 +41,27 @@ def _play(scene: Scene) -> None:
     scene.prometheus.scraped({"cloned-proxy", "sandbox-stand-in"})
 
 
+def _play_fleet(scene: fleet_scene.FleetScene) -> None:
+    """The same for a fleet: the store is away for a while, and a new version comes."""
+    scene.once()
+    mine = {"Proxy-Authorization": f"Bearer {scene.token}"}
+    end = time.monotonic() + SECONDS
+    version = 2
+    while (left := end - time.monotonic()) > 0:
+        scene.round()
+        for each in scene.servings:
+            each.get(scene.origin.url("/lease"), headers=mine)
+        if version == 2 and left < SECONDS * 0.7:
+            scene.store.freeze()
+            version = 3
+        if version == 3 and left < SECONDS * 0.4:
+            scene.store.thaw()
+            version = 4
+            scene.publish(version)
+        time.sleep(1.5)
+    scene.prometheus.scraped({"cloned-proxy"})
+
+
 def _shrink(path: Path) -> None:
     """A few dozen colours are enough for lines and letters."""
     with Image.open(path) as picture:
@@ -45,20 +69,48 @@ def _shrink(path: Path) -> None:
     small.save(path, optimize=True)
 
 
+def _draw(dashboard: str, source: Source) -> None:
+    picture = OUTPUT / f"{dashboard}.png"
+    draw(dashboard, source).savefig(picture, facecolor=PAPER)
+    _shrink(picture)
+    sys.stdout.write(f"{picture}\n")
+
+
+def _one_proxy(workspace: Workspace, directory: Path, dashboards: Iterable[str]) -> None:
+    with playing(workspace, directory, "--control", "127.0.0.1:0") as scene:
+        _play(scene)
+        token = json.loads(workspace.run("pair", "--api", "--read-only", "--json").stdout)["token"]
+        source = Source(scene.prometheus, time.time(), scene.serving.control_port, token)
+        for dashboard in dashboards:
+            _draw(dashboard, source)
+
+
+def _fleet(workspace: Workspace, directory: Path) -> None:
+    with fleet_scene.playing(workspace, directory) as scene:
+        _play_fleet(scene)
+        _draw("fleet", Source(scene.prometheus, time.time()))
+
+
 def main() -> None:
+    """Of all dashboards, or of those that are named."""
     OUTPUT.mkdir(exist_ok=True)
+    wanted = sys.argv[1:] or DASHBOARDS
+    alone = [dashboard for dashboard in wanted if dashboard != "fleet"]
+    if alone:
+        with _workspace() as (workspace, directory):
+            _one_proxy(workspace, directory, alone)
+    if "fleet" in wanted:
+        with _workspace() as (workspace, directory):
+            _fleet(workspace, directory)
+
+
+@contextmanager
+def _workspace() -> Iterator[tuple[Workspace, Path]]:
     with tempfile.TemporaryDirectory(prefix="cloned-pictures-") as name:
         path = Path(name) / "ws"
         workspace = Workspace(path, {**os.environ, "CLONED_WORKSPACE": str(path)})
         try:
-            with playing(workspace, Path(name), "--control", "127.0.0.1:0") as scene:
-                _play(scene)
-                token = json.loads(workspace.run("pair", "--api", "--read-only", "--json").stdout)["token"]
-                source = Source(scene, token, time.time())
-                for dashboard in DASHBOARDS:
-                    draw(dashboard, source).savefig(OUTPUT / f"{dashboard}.png", facecolor=PAPER)
-                    _shrink(OUTPUT / f"{dashboard}.png")
-                    sys.stdout.write(f"{OUTPUT / dashboard}.png\n")
+            yield workspace, Path(name)
         finally:
             workspace.close()
 

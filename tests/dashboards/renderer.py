@@ -22,14 +22,17 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tests.dashboards.panels import document
-from tests.dashboards.scene import Scene
+from tests.dashboards.server import Prometheus
 
 WIDTH: Final = 1280
 _DPI: Final = 100
 _UNIT: Final = 30
 """Pixels of one row of Grafana's grid."""
 SECONDS: Final = 90
-_FILLED_IN: Final = {"$tool": ".*", "$reason": ".*", "$__rate_interval": "15s", "$__range": f"{SECONDS}s"}
+_FILLED_IN: Final = dict.fromkeys(("$tool", "$instance", "$reason"), ".*") | {
+    "$__rate_interval": "15s",
+    "$__range": f"{SECONDS}s",
+}
 _INK, PAPER, _PANEL, _QUIET = "#d8d9da", "#111217", "#181b1f", "#8e8e8e"
 _COLORS: Final = {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c"}
 _ROWS: Final = 9
@@ -41,15 +44,17 @@ _MINUTES: Final = 120
 class Source:
     """Where the values come from."""
 
-    scene: Scene
-    token: str
+    prometheus: Prometheus
     end: float
+    control_port: int = 0
+    token: str = ""
+    """Of the control API; a dashboard without calls in it asks for none."""
 
     def instant(self, expr: str) -> list[tuple[dict[str, str], float]]:
-        return self.scene.prometheus.values(_filled(expr))
+        return self.prometheus.values(_filled(expr))
 
     def range(self, expr: str) -> list[tuple[dict[str, str], list[float], list[float]]]:
-        data = self.scene.prometheus.ask(
+        data = self.prometheus.ask(
             "query_range", query=_filled(expr), start=str(self.end - SECONDS), end=str(self.end), step="1"
         )
         return [
@@ -59,9 +64,9 @@ class Source:
 
     def api(self, target: dict[str, Any]) -> list[dict[str, Any]]:
         path = target["url"].split("/api/v1", 1)[1].replace("${__from:date:seconds}", str(self.end - 3600))
-        port = self.scene.serving.control_port
         headers = {"Authorization": f"Bearer {self.token}"}
-        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1{path}", headers=headers, trust_env=False, timeout=10)
+        url = f"http://127.0.0.1:{self.control_port}/api/v1{path}"
+        answer = httpx.get(url, headers=headers, trust_env=False, timeout=10)
         answer.raise_for_status()
         items: list[dict[str, Any]] = answer.json()["items"]
         return items

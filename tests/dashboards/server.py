@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,21 +69,26 @@ class Prometheus:
         now = time.time()
 
         def later() -> bool:
-            at = {labels["job"]: value for labels, value in self.values("timestamp(up)")}
+            at = {labels["job"]: value for labels, value in self.values("min by (job) (timestamp(up))")}
             return all(at.get(job, 0) > now for job in jobs)
 
         self.wait(later, f"a scrape of {jobs}")
 
 
-def configuration(directory: Path, targets: dict[str, int]) -> Path:
+type Ports = Mapping[str, int | Sequence[int]]
+"""The port on loopback of each job, or all of its ports."""
+
+
+def configuration(directory: Path, targets: Ports) -> Path:
     """The shipped prometheus.yml and rules.yml, hurried: a scrape a second, alerts a second after their cause."""
     config = yaml.safe_load(share_path("dashboards", "prometheus.yml").read_text())
     rules = yaml.safe_load(share_path("dashboards", "rules.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
-    for name, port in targets.items():
+    for name, given in targets.items():
         job = jobs.setdefault(name, {"job_name": name})
-        job["static_configs"] = [{"targets": [f"127.0.0.1:{port}"]}]
+        ports = [given] if isinstance(given, int) else given
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in ports]}]
     config["scrape_configs"] = list(jobs.values())
     for group in rules["groups"]:
         for rule in group["rules"]:
@@ -96,8 +101,7 @@ def configuration(directory: Path, targets: dict[str, int]) -> Path:
 
 
 @contextmanager
-def running(directory: Path, targets: dict[str, int]) -> Iterator[Prometheus]:
-    """`targets`: the port on loopback of each job."""
+def running(directory: Path, targets: Ports) -> Iterator[Prometheus]:
     program = need("prometheus")
     config = configuration(directory, targets)
     with socket.socket() as probe:

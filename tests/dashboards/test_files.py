@@ -10,19 +10,29 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 
 from cloned_proxy.share import share_path
+from cloned_proxy.telemetry.fleet_metrics import FleetMetrics
+from cloned_proxy.telemetry.identity_metrics import IdentityMetrics
+from cloned_proxy.telemetry.share_metrics import ShareMetrics
+from cloned_proxy.telemetry.shipping_metrics import ShippingMetrics
 from tests.dashboards.panels import DASHBOARDS, document, targets
 from tests.dashboards.scene import StandIn
 from tests.dashboards.server import need, running
 from tests.telemetry.test_metrics import CONTRACT
 
-FLEET = {
-    "cloned_proxy_fleet_policy_epoch", "cloned_proxy_fleet_policy_version", "cloned_proxy_fleet_policy_age_seconds",
-    "cloned_proxy_fleet_connected", "cloned_proxy_fleet_denying", "cloned_proxy_fleet_refused_total",
-}  # fmt: skip
-"""What a replica has besides; `tests/fleet/test_replica.py` reads them."""
 HERE = Path(__file__).resolve().parent
+
+
+def of_a_replica() -> set[str]:
+    """What a replica measures besides."""
+    registry = CollectorRegistry()
+    FleetMetrics(registry, ())
+    ShareMetrics(registry)
+    ShippingMetrics(registry)
+    IdentityMetrics(registry, (), ())
+    return {f"{each.name}_total" if each.type == "counter" else each.name for each in registry.collect()}
 
 
 @pytest.mark.checkout
@@ -36,7 +46,7 @@ def test_the_committed_dashboards_are_what_the_generator_writes() -> None:
 
 
 def test_dashboards_and_alerts_name_only_metrics_that_exist() -> None:
-    known = set(CONTRACT) | FLEET
+    known = set(CONTRACT) | of_a_replica()
     texts = [target.expr for target in targets()] + [rule["expr"] for rule in alerts()]
     named = {name for text in texts for name in re.findall(r"cloned_proxy_\w+", text)}
     assert {re.sub(r"_bucket$", "", name) for name in named} - known == set()

@@ -39,9 +39,9 @@ class Message:
         return value
 
 
-async def read_message(reader: asyncio.StreamReader, *, body: bool = True) -> Message:
+async def read_message(reader: asyncio.StreamReader, *, body: bool = True, patience: float = 10) -> Message:
     """One message as its own framing says; a request without framing has no body, a response ends with FIN."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(patience):
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         line, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
         message = Message(line, [(name, value) for name, _, value in (text.partition(": ") for text in lines)])

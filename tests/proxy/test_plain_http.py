@@ -331,7 +331,8 @@ async def test_a_body_that_turns_malformed_inside_a_chunk_is_never_whole_upstrea
     assert ("deny", "malformed_request") in w.audit.verdicts
 
 
-async def test_bodies_of_any_size_and_segmentation_arrive_unchanged() -> None:
+@pytest.mark.parametrize("whole_heads", [True, False])
+async def test_bodies_of_any_size_and_segmentation_arrive_unchanged(*, whole_heads: bool) -> None:
     rng = random.Random(4)
     sizes = (1, 2, 17, 4096, 65_536, 65_537, 262_145, 900_001)
 
@@ -359,12 +360,17 @@ async def test_bodies_of_any_size_and_segmentation_arrive_unchanged() -> None:
     async with upstream(mirror) as server, world(allow(HOST, server.port)) as w, client(w) as (reader, writer):
         for size in sizes:
             body = rng.randbytes(size)
-            sending = asyncio.create_task(dribble(writer, request(server.port, method="PUT", body=body)))
-            message = await read_message(reader)
+            data = request(server.port, method="PUT", body=body)
+            if whole_heads:
+                writer.write(data[:-size])
+                data = data[-size:]
+            sending = asyncio.create_task(dribble(writer, data))
+            message = await read_message(reader, patience=60)
             await sending
+            assert message.status == 200
             assert hashlib.sha256(message.body).digest() == hashlib.sha256(body).digest()
-        # The plane keeps connections of its own.
-        assert server.connections <= (2 if SERVING.native else 1)
+        # A head that comes in pieces is Python's, whose connections are kept beside those of the native plane.
+        assert server.connections <= (2 if SERVING.native and not whole_heads else 1)
         total = sum(end.bytes_up for end in w.audit.ends)
         assert sum(sizes) < total < sum(sizes) + 2000
 

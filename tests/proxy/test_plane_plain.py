@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Final
 
 import pytest
 
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane import seen as plane_seen
+from tests.proxy.broken_plane import GUARDS, broken
 from tests.proxy.plain import client, read_message, reply, request
+from tests.proxy.plane_attacks import ATTACKS, Seen, played
 from tests.proxy.support import HOST, SERVING, World, allow, need_plane, policy, until, upstream, world
 
+__all__ = ["broken"]
 _PATIENCE: Final = 60.0
 _HANDED_OVER: Final = 2
 
@@ -156,3 +162,99 @@ async def test_a_review_that_looks_at_the_first_request_alone_is_noticed(monkeyp
             slow.go.set()
             assert await asyncio.wait_for(reader.readexactly(7), _PATIENCE) == b"and end"
         await w.settled()
+
+
+# A request that is sent a second time, and goes to Python meanwhile.
+
+
+@contextlib.asynccontextmanager
+async def hesitating() -> AsyncIterator[tuple[socket.socket, Callable[[], socket.socket]]]:
+    """A listening socket, and what fills its queue: until that is accepted nobody is connected."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listening, contextlib.ExitStack() as stack:
+        listening.setblocking(False)
+
+        def fill() -> socket.socket:
+            return stack.enter_context(socket.create_connection(listening.getsockname()))
+
+        yield listening, fill
+
+
+def dialled(port: int) -> bool:
+    """Whether a connection to that port is being made (proc_pid_net(5): state 2 is SYN-SENT)."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(row[2].endswith(f":{port:04X}") and row[3] == "02" for row in rows)
+
+
+async def test_a_request_that_python_takes_over_before_its_second_try_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first try has taken a part of its body, which the kept connection swallowed."""
+    need_plane()
+    monkeypatch.setattr(SERVING, "native", True)
+    loop = asyncio.get_running_loop()
+
+    async def message(sock: socket.socket, upto: bytes) -> bytes:
+        data = b""
+        while not data.endswith(upto):
+            data += await asyncio.wait_for(loop.sock_recv(sock, 65_536), _PATIENCE)
+        return data
+
+    async with hesitating() as (listening, fill):
+        port = listening.getsockname()[1]
+        async with world(allow(HOST, port)) as w, client(w) as (reader, writer):
+            writer.write(request(port))
+            kept, _ = await loop.sock_accept(listening)
+            await message(kept, b"\r\n\r\n")
+            await loop.sock_sendall(kept, reply(b"first"))
+            assert (await read_message(reader)).body == b"first"
+            fill()
+            writer.write(request(port, method="PUT", headers="Content-Length: 10\r\n") + b"begin")
+            await message(kept, b"begin")
+            kept.close()  # as a server that had given it up: the request may be sent again
+            await until(lambda: dialled(port))
+            allowed = w.policies.current
+            w.policies.current = policy()
+            w.gate.sweep()
+            w.policies.current = allowed  # before anybody has been told of the change
+            await until(lambda: handed_over(w) == 1)
+            (await loop.sock_accept(listening))[0].close()
+            writer.write(b"+rest")
+            second, _ = await asyncio.wait_for(loop.sock_accept(listening), _PATIENCE)
+            assert (await message(second, b"+rest")).endswith(b"\r\n\r\nbegin+rest")
+            await loop.sock_sendall(second, reply(b"second"))
+            assert (await read_message(reader)).body == b"second"
+            second.close()
+
+
+# What two readers could read differently.
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_both_gates_hold_off(name: str) -> None:
+    seen, _ = await played(ATTACKS[name])
+    assert ATTACKS[name].safe(seen), seen
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_the_plane_is_no_different(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same bytes at both ends, same verdicts and same ends on record."""
+    need_plane()
+    of_python = Seen.comparable(*await played(ATTACKS[name]))
+    monkeypatch.setattr(SERVING, "native", True)
+    assert Seen.comparable(*await played(ATTACKS[name])) == of_python
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+async def test_a_plane_without_its_guard_does_not(
+    name: str, broken: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same build holds the attack off with all guards in their places, and lets it through without one."""
+    attack = ATTACKS[name]
+    monkeypatch.setattr(SERVING, "native", True)
+    for out, safe in (("", True), (attack.guard, False)):
+        path = broken(out)
+        monkeypatch.setattr(library, "find", lambda path=path: path)
+        seen, _ = await played(attack)
+        assert attack.safe(seen) is safe, seen
+
+
+def test_each_guard_has_its_attack() -> None:
+    assert {attack.guard for attack in ATTACKS.values()} == set(GUARDS)
