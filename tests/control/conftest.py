@@ -15,7 +15,7 @@ from tests.control.support import Control, control_of
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     path = tmp_path_factory.mktemp("control") / "ws"
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
-    found = Workspace(path, kept | {"CLONED_WORKSPACE": str(path)})
+    found = Workspace(path, kept | {"CLONED_WORKSPACE": str(path), "XDG_RUNTIME_DIR": str(path.parent)})
     found.write_policy(policy_text())
     yield found
     found.close()

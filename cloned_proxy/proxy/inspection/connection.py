@@ -118,9 +118,6 @@ class InspectedConnection:
         except (SSL.Error, OSError):
             self._tls.dead = True
             self._client_left()
-        except Exception:  # noqa: BLE001  logged; whatever it was, the connection must not go on
-            _log.exception("an inspected connection failed and is closed")
-            self.cut(Reason.INTERNAL_ERROR.value)
         else:
             self._client_left()
 
@@ -153,6 +150,8 @@ class InspectedConnection:
                 if head is None:
                     break
                 self._begin(head)
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
+            self._failed()
         finally:
             self._advancing = False
 
@@ -269,12 +268,14 @@ class InspectedConnection:
         self._tls.abort()
         self._finish()
 
+    def _failed(self) -> None:
+        """Called while an unexpected exception is handled."""
+        _log.exception("an inspected connection failed and is closed")
+        self.cut(Reason.INTERNAL_ERROR.value)
+
     def drain(self) -> None:
         """The process is about to end: the response at hand, or the next one, says that it is the last."""
         self.retired = True
-
-    def end(self) -> None:
-        """After the last byte: `serve` has left nothing behind."""
 
     def sweep(self) -> None:
         """Cuts an open request that the policy in force, or a limit, no longer lets pass, or that is idle by it."""
@@ -304,7 +305,10 @@ class InspectedConnection:
             self._watch(longest - quiet)
 
     def _head_late(self) -> None:
-        self._refuse_head(HeadError("the request head did not come in time", status=408))
+        try:
+            self._refuse_head(HeadError("the request head did not come in time", status=408))
+        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
+            self._failed()
 
     def _arm(self, seconds: float, then: Callable[[], None]) -> None:
         self._disarm()

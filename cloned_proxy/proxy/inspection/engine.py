@@ -103,7 +103,6 @@ class MitmInspector:
             if not connection.doomed:
                 await linger(reader, writer)
         finally:
-            connection.end()
             if connection.doomed:
                 reset(writer.transport)
             del self._connections[connection]

@@ -189,4 +189,5 @@ def tunnel(scene: Scene) -> Iterator[socket.socket]:
 
 def workspace_in(path: Path) -> Workspace:
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
-    return Workspace(path, kept | {"CLONED_WORKSPACE": str(path)})
+    # Which proxies run on this machine is told in that folder: those of a developer and of other tests are not ours.
+    return Workspace(path, kept | {"CLONED_WORKSPACE": str(path), "XDG_RUNTIME_DIR": str(path.parent)})

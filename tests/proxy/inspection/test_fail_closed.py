@@ -169,3 +169,13 @@ async def test_a_grant_that_comes_after_its_connection_has_ended_is_given_back(w
     await client
     await until(lambda: world.in_use == 0)
     assert not world.upstream.connections
+
+
+@pytest.mark.parametrize("sent", ["GET / HTTP/1.1\r\nHost:", "no\x01thing\r\n\r\n"], ids=["late", "malformed"])
+async def test_a_refusal_that_cannot_be_recorded_does_not_leave_the_client_hanging(
+    world: World, monkeypatch: pytest.MonkeyPatch, sent: str
+) -> None:
+    monkeypatch.setattr(Admission, "refuse_head", breaks)
+    async with asyncio.timeout(_PATIENCE):
+        assert await world.talk(sent.encode()) == b""
+    assert not world.upstream.connections

@@ -183,9 +183,6 @@ class Front(Endpoint):
         if not self._streams:
             self.stop_reading()
 
-    def end(self) -> None:
-        """After the last byte: `serve` has left nothing behind."""
-
     def cut(self, cause: str) -> None:
         """Ends the connection at once, without a further byte."""
         self.doomed = True

@@ -34,7 +34,7 @@ class Pool:
     def __init__(self, parts: UpstreamParts, tunnel: Grant, *, http2: bool) -> None:
         """With `http2` that is asked for first; else HTTP/1.1, which a WebSocket needs, and HTTP/2 where it is refused.
 
-        That refusal is the alert no_application_protocol.
+        That refusal is the alert no_application_protocol, or in a handshake without a version a first frame of HTTP/2.
         """
         self._parts: Final = parts
         self._asks_http2: Final = http2
@@ -90,15 +90,18 @@ class Pool:
             self._only_http2 = True
             tls = await self._reached(grant)
         upstream: Upstream
-        if tls.protocol == _HTTP2:
+        if tls.protocol == _HTTP2 or self._only_http2:
             upstream = UpstreamH2(tls, settings)
         else:
-            upstream, self._speaks_h1 = UpstreamH1(tls, settings), True
+            upstream, self._speaks_h1 = UpstreamH1(tls, settings, speaks_http2=self._found_http2), True
         self._open[upstream] = frozenset(grant.addresses)
         task = asyncio.Task(upstream.run(), loop=asyncio.get_running_loop(), eager_start=True)
         self._running.add(task)
         task.add_done_callback(lambda ended: self._forget(upstream, ended))
         return upstream
+
+    def _found_http2(self) -> None:
+        self._only_http2 = True
 
     def _close_idle(self) -> None:
         """Those that were too old for a request would pile up beside the new one that it gets."""

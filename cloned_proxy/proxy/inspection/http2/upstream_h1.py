@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from collections.abc import Callable
 from typing import Final
 
 from OpenSSL import SSL
@@ -36,17 +38,23 @@ from cloned_proxy.store.config import ProxySettings
 _CONTINUE: Final = 100
 _MAX_INTERIM: Final = 16
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
+_SETTINGS: Final = re.compile(rb"\0..\x04\0\0\0\0\0", re.DOTALL)
+"""The head of the frame that every server of HTTP/2 begins with (RFC 9113, sections 3.4 and 6.5)."""
 
 
 class UpstreamH1:
-    def __init__(self, tls: TlsStream, settings: ProxySettings) -> None:
+    def __init__(self, tls: TlsStream, settings: ProxySettings, *, speaks_http2: Callable[[], None]) -> None:
+        """`speaks_http2` is told of a server that has agreed to no version in the handshake and begins in HTTP/2."""
         self.tls: Final = tls
         self._settings: Final = settings
+        self._speaks_http2: Final = speaks_http2
         self._exchange: ExchangeH1 | None = None
         self._buffer = Buffer()
         self._used_at = 0.0
         """When the last exchange has ended; 0.0 before there was one."""
         self._closed = False
+        self._is_http2 = False
+        """Then no request was read: what came of ours is not how HTTP/2 begins."""
         self._over: Final = asyncio.Event()
 
     @property
@@ -58,6 +66,8 @@ class UpstreamH1:
 
     def open(self, outgoing: Outgoing) -> ExchangeH1:
         """Sends the head. Raises UpstreamLostError."""
+        if self._closed:
+            raise UpstreamLostError("the connection was closed", unprocessed=True)
         # RFC 9112, section 9.3.1: a kept connection may have been closed before the request meets it.
         exchange = ExchangeH1(self, outgoing, again=bool(self._used_at) and repeatable(outgoing.head))
         try:
@@ -98,6 +108,7 @@ class UpstreamH1:
         try:
             while not self._closed and (data := await self.tls.read()):
                 self._buffer += data
+                self._check_version()
                 await self._advance()
         except (ResponseError, BodyError, OversizeError) as error:
             problem = str(error)
@@ -108,6 +119,13 @@ class UpstreamH1:
             self._ended(problem)
             self._over.set()
             self.tls.close()
+
+    def _check_version(self) -> None:
+        begins = not self._used_at and (self._exchange is None or self._exchange.untouched)
+        if begins and not self.tls.protocol and self._buffer.starts_with(_SETTINGS):
+            self._is_http2 = True
+            self._speaks_http2()
+            raise ResponseError("the server speaks HTTP/2, which it was not asked for")
 
     async def _advance(self) -> None:
         exchange = self._exchange
@@ -147,8 +165,8 @@ class UpstreamH1:
         if isinstance(exchange.framing, UnsizedBody) and self.tls.closed_cleanly:
             exchange.body.end()  # RFC 9112, section 9.8: whole only behind a close_notify
         else:
-            untouched = exchange.framing is None and not exchange.interim and not self._buffer
-            exchange.fail(UpstreamLostError(problem, unprocessed=untouched and exchange.again))
+            silent = exchange.untouched and not self._buffer and exchange.again
+            exchange.fail(UpstreamLostError(problem, unprocessed=silent or self._is_http2))
 
 
 class ExchangeH1:
@@ -173,6 +191,11 @@ class ExchangeH1:
         """Whether the request has been sent to its end."""
         self.switched = False
         """Whether the bytes of both sides are those of a WebSocket by now."""
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing has been answered yet."""
+        return self.framing is None and not self.interim
 
     def begin(self, head: ResponseHead) -> None:
         method = self.outgoing.head.method
