@@ -28,6 +28,8 @@ _REMEMBERED: Final = 5000
 """Entries of each log, behind which a receipt may come."""
 _CALL_SECONDS: Final = 20.0
 """Of one page; a command may wait for longer than a proxy."""
+_MOST_ANSWERED: Final = 64 * 1024 * 1024
+"""Of one page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,7 @@ class FleetLog:
         return await self._run(work)
 
     async def _run[T](self, work: Work[T]) -> T:
-        return await self._link.run(work, within=_CALL_SECONDS)
+        return await self._link.run(work, within=_CALL_SECONDS, most=_MOST_ANSWERED)
 
     def _checked(self, log: _Log, rows: Sequence[Any]) -> Iterator[FleetEntry]:
         for identifier, fields in rows:

@@ -162,15 +162,17 @@ class Workspace:
             input=given,
         )
 
-    def call(self, *arguments: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    def call(
+        self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """As `run`, in this process: for what a message says, a program of its own would only cost time."""
         out, errors = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.chdir(self.path.parent):
             for name in [name for name in os.environ if name.startswith("CLONED_")]:
                 patch.delenv(name)
-            for name, value in self.environment.items():
+            for name, value in (self.environment | (env or {})).items():
                 patch.setenv(name, value)
-            patch.setattr(sys, "argv", [str(PROGRAM), *arguments])
+            patch.setattr(sys, "argv", [str(self.program), *arguments])
             patch.setattr(sys, "stdin", io.StringIO(given))
             program_name.cache_clear()  # it depends on PATH and directory, which are this test's
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):

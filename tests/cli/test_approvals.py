@@ -42,8 +42,8 @@ def test_a_request_is_listed_shown_and_approved(workspace: Workspace, asked: str
 
 def test_a_no_leaves_the_file_as_it_is(workspace: Workspace, asked: str) -> None:
     before = workspace.policy.read_bytes(), workspace.policy.stat().st_mtime_ns
-    assert workspace.run("approvals", "reject", asked, "--reason", "no need").returncode == 0
-    late = workspace.run("approvals", "approve", asked)
+    assert workspace.call("approvals", "reject", asked, "--reason", "no need").returncode == 0
+    late = workspace.call("approvals", "approve", asked)
     assert late.returncode == 1
     assert "is rejected by cli:" in late.stderr
     assert (workspace.policy.read_bytes(), workspace.policy.stat().st_mtime_ns) == before
@@ -52,7 +52,7 @@ def test_a_no_leaves_the_file_as_it_is(workspace: Workspace, asked: str) -> None
 def test_an_edit_between_the_look_and_the_yes_is_a_conflict(workspace: Workspace, asked: str) -> None:
     seen = workspace.json("approvals", "show", asked)["evidence"]["policy_version"]
     workspace.write_policy("version: 1  # by hand\n")
-    refused = workspace.run("approvals", "approve", asked, "--expected-version", seen)
+    refused = workspace.call("approvals", "approve", asked, "--expected-version", seen)
     assert refused.returncode == 1
     assert "look at what changed" in refused.stderr
     assert workspace.policy.read_text() == "version: 1  # by hand\n"
@@ -69,7 +69,7 @@ def test_an_edit_between_the_look_and_the_yes_is_a_conflict(workspace: Workspace
     ],
 )
 def test_bad_words_are_bad_input(workspace: Workspace, asked: str, words: tuple[str, ...], said: str) -> None:
-    done = workspace.run("approvals", *words)
+    done = workspace.call("approvals", *words)
     assert done.returncode == 2
     assert said in done.stderr
     assert "Traceback" not in done.stderr
@@ -91,7 +91,7 @@ def test_python_waits_for_the_answer(workspace: Workspace, monkeypatch: pytest.M
     workspace.write_policy("version: 1\n")
     made = request_egress(["api.example.com"], scope="global", workspace=workspace.path)
     assert made.wait(timeout=0.05).state == "pending"
-    workspace.run("approvals", "reject", made.id)
+    workspace.call("approvals", "reject", made.id)
     assert made.wait(timeout=30).state == "rejected"
     with pytest.raises(NeverAllowedError, match="every host"):
         request_egress(["*"], scope="global", workspace=workspace.path)

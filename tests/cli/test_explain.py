@@ -94,10 +94,10 @@ def test_the_proxy_itself_is_never_dialled_and_explain_says_so(workspace: Worksp
 def test_every_option_that_opens_arrives_and_is_one_rule(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     words = ["allow", "git.example.com:8443", "--port", "22", "--tcp", "--private", "--reserved"]
-    assert workspace.run(*words).returncode == 0
+    assert workspace.call(*words).returncode == 0
     (rule,) = workspace.json("list")["rules"]
     assert (rule["ports"], rule["protocols"], rule["addresses"]) == ([22, 8443], ["tcp"], ["private", "reserved"])
-    assert workspace.run("explain", "https://git.example.com:8443/").returncode == 0
+    assert workspace.call("explain", "https://git.example.com:8443/").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_a_host_alone_is_read_as_https(workspace: Workspace, written: str, url: 
 def test_a_name_that_was_not_looked_up_is_said_to_be_so(workspace: Workspace) -> None:
     workspace.write_policy(policy_text(allow=["known.example"]))
     assert workspace.json("explain", "known.example")["addresses"] is None
-    assert "--resolve" in workspace.run("explain", "known.example").stdout
+    assert "--resolve" in workspace.call("explain", "known.example").stdout
 
 
 def test_what_only_the_proxy_in_front_looks_up_is_no_public_host_for_explain_either(workspace: Workspace) -> None:
@@ -159,6 +159,6 @@ def test_a_pattern_never_leads_to_the_proxy_in_front_for_explain_either(
 )
 def test_what_cannot_be_explained_names_the_fix(workspace: Workspace, words: tuple[str, ...], message: str) -> None:
     workspace.write_policy(policy_text())
-    done = workspace.run("explain", *words)
+    done = workspace.call("explain", *words)
     assert done.returncode == 2
     assert message in done.stderr

@@ -38,9 +38,9 @@ def test_a_roll_back_acts_on_a_running_proxy_and_hand_edits_are_in_the_history(
 
 def test_an_unknown_version_names_the_way_to_find_one(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    workspace.run("allow", "api.example.com")
+    workspace.call("allow", "api.example.com")
     for command in ("show", "restore"):
-        done = workspace.run("policy", command, "000000000000")
+        done = workspace.call("policy", command, "000000000000")
         assert done.returncode == 2
         assert "policy history" in done.stderr
 

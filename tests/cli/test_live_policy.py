@@ -139,7 +139,7 @@ def test_a_slip_is_shown_with_its_line_and_a_mark_below_it(workspace: Workspace)
     workspace.write_policy("version: 1\nglobal:\n  allow:\n    - *.example.com\n")
     message = "what begins with * needs quotes; write '*.example.com'"
     for words in (("policy", "check"), ("list",), ("allow", "a.example.com")):
-        done = workspace.run(*words)
+        done = workspace.call(*words)
         assert done.returncode == 2
         lines = done.stderr.splitlines()
         assert lines[-3].endswith(f"{workspace.policy}:4: {message}")

@@ -66,14 +66,14 @@ def test_runs_and_probes_are_shown_to_people_and_to_filters(workspace: Workspace
         for event in (RUN, replace(RUN, tool="other@v1", run="beef", result="ok", dry_run=False, reason=""), PROBE):
             audit.append(event)
     at = "1970-01-01T00:16:40Z"
-    assert workspace.run("log").stdout.splitlines() == [
+    assert workspace.call("log").stdout.splitlines() == [
         f"{at}  run     {TOOL}  run dry-cafe  failed in 1.50 s  (dry run)  exit code 3 \\x1b[31m  sh -c false",
         "1970-01-01T00:16:40Z  run     other@v1  run beef  ok in 1.50 s  sh -c false",
         "1970-01-01T00:16:41Z  probe   NOT SEALED  74 attempts, 13 controls, 3.5 s; host services: leak",
     ]
     assert [record["run"] for record in records(workspace, "--tool", TOOL)] == ["dry-cafe"]
     assert records(workspace, "--denied") == []
-    assert workspace.run("audit", "verify").returncode == 0
+    assert workspace.call("audit", "verify").returncode == 0
 
 
 def test_a_flow_that_was_cut_is_shown_and_one_that_ended_is_not(workspace: Workspace) -> None:
@@ -89,7 +89,7 @@ def test_a_flow_that_was_cut_is_shown_and_one_that_ended_is_not(workspace: Works
         )
         for cause in ends:
             audit.append(FlowEnd("cafe", 1000.0, TOOL, 10, 2000, 1.5, cause))
-    assert workspace.run("log").stdout.splitlines() == [
+    assert workspace.call("log").stdout.splitlines() == [
         f"1970-01-01T00:16:40Z  cut     {TOOL}  cut:device:desk  10 bytes up, 2000 down  id: cafe",
         f"1970-01-01T00:16:40Z  cut     {TOOL}  idle  10 bytes up, 2000 down  id: cafe",
         f"1970-01-01T00:16:40Z  cut     {TOOL}  revoked:host_not_allowed  10 bytes up, 2000 down  id: cafe",
@@ -123,9 +123,9 @@ def test_the_newest_are_asked_for_by_number(workspace: Workspace) -> None:
         for number in range(300):
             audit.append(replace(RUN, run=f"run-{number}"))
     assert [record["run"] for record in records(workspace, "-n", "2")] == ["run-298", "run-299"]
-    assert "run-299" in workspace.run("log", "-n", "1").stdout
-    assert workspace.run("log", "-n", "1").stdout.count("\n") == 1
-    assert workspace.run("log", "-n", "-1").returncode == 2
+    assert "run-299" in workspace.call("log", "-n", "1").stdout
+    assert workspace.call("log", "-n", "1").stdout.count("\n") == 1
+    assert workspace.call("log", "-n", "-1").returncode == 2
     for words, count in (((), 300), (("-n", "0"), 300), (("--limit", "7"), 7)):
         assert len(records(workspace, *words)) == count
     assert at_terminal(workspace, "log", columns=200).count("run-") == 200
@@ -227,4 +227,4 @@ def test_a_touched_record_is_named(workspace: Workspace) -> None:
 
 def test_verifying_an_empty_workspace_is_done_not_failed(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    assert workspace.run("audit", "verify").returncode == 0
+    assert workspace.call("audit", "verify").returncode == 0

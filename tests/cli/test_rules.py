@@ -23,7 +23,7 @@ global:
 
 def test_an_edit_keeps_comments_and_order(workspace: Workspace) -> None:
     workspace.write_policy(COMMENTED)
-    assert workspace.run("allow", "new.example.com").returncode == 0
+    assert workspace.call("allow", "new.example.com").returncode == 0
     text = workspace.policy.read_text()
     assert text.startswith(COMMENTED.rstrip())
     assert "new.example.com" in text
@@ -69,7 +69,7 @@ def test_every_option_of_allow_arrives_in_the_list(workspace: Workspace) -> None
 def test_a_dry_run_prints_the_change_and_makes_none(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     before = workspace.policy.read_text()
-    done = workspace.run("allow", "api.example.com", "--dry-run")
+    done = workspace.call("allow", "api.example.com", "--dry-run")
     assert done.returncode == 0
     assert "+" in done.stdout
     assert "api.example.com" in done.stdout
@@ -79,24 +79,24 @@ def test_a_dry_run_prints_the_change_and_makes_none(workspace: Workspace) -> Non
 def test_several_hosts_are_one_edit_or_none(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     before = workspace.policy.read_text()
-    assert workspace.run("allow", "good.example.com", "*.com").returncode == 2
+    assert workspace.call("allow", "good.example.com", "*.com").returncode == 2
     assert workspace.policy.read_text() == before
-    assert workspace.run("allow", "one.example.com", "two.example.com").returncode == 0
+    assert workspace.call("allow", "one.example.com", "two.example.com").returncode == 0
     assert {rule["host"] for rule in workspace.json("list")["rules"]} == {"one.example.com", "two.example.com"}
 
 
 def test_remove_takes_back_an_allow_and_a_deny(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    workspace.run("allow", "api.example.com")
-    workspace.run("deny", "api.example.com")
+    workspace.call("allow", "api.example.com")
+    workspace.call("deny", "api.example.com")
     assert len(workspace.json("list")["rules"]) == 2
-    assert workspace.run("remove", "api.example.com").returncode == 0
+    assert workspace.call("remove", "api.example.com").returncode == 0
     assert workspace.json("list")["rules"] == []
 
 
 def test_removing_what_is_not_there_fails(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    done = workspace.run("remove", "api.example.com")
+    done = workspace.call("remove", "api.example.com")
     assert done.returncode in (1, 2)
     assert "api.example.com" in done.stderr
 
@@ -111,15 +111,15 @@ def test_list_shows_the_rules_that_a_tool_really_has(workspace: Workspace) -> No
 @pytest.mark.parametrize("command", ["list", "explain"])
 def test_reading_without_a_workspace_names_the_fix(workspace: Workspace, command: str) -> None:
     arguments = [command, "https://example.com/"] if command == "explain" else [command]
-    done = workspace.run(*arguments)
+    done = workspace.call(*arguments)
     assert done.returncode == 2
     assert "cloned-proxy init" in done.stderr
 
 
 def test_an_edit_is_in_the_log_with_who_and_why(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    assert workspace.run("allow", "api.example.com", "--reason", "ticket 7").returncode == 0
-    done = workspace.run("log", "--json")
+    assert workspace.call("allow", "api.example.com", "--reason", "ticket 7").returncode == 0
+    done = workspace.call("log", "--json")
     assert '"action": "edit"' in done.stdout
     assert "ticket 7" in done.stdout
     assert '"actor": "cli:' in done.stdout
@@ -128,8 +128,8 @@ def test_an_edit_is_in_the_log_with_who_and_why(workspace: Workspace) -> None:
 def test_the_record_of_an_edit_tells_how_narrow_it_was(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     narrow = ("--method", "GET", "--path", "/v1/**", "--uses", "5", "--for", "30m")
-    assert workspace.run("allow", "api.example.com:443", *narrow).returncode == 0
-    summary = json.loads(workspace.run("log", "--json").stdout.splitlines()[-1])["summary"]
+    assert workspace.call("allow", "api.example.com:443", *narrow).returncode == 0
+    summary = json.loads(workspace.call("log", "--json").stdout.splitlines()[-1])["summary"]
     assert summary.startswith("allow api.example.com:443 GET /v1/** uses 5 until 2")
 
 
@@ -137,7 +137,7 @@ def test_the_record_of_an_edit_tells_how_narrow_it_was(workspace: Workspace) -> 
 def test_a_workspace_that_others_can_write_is_not_read(workspace: Workspace, command: tuple[str, ...]) -> None:
     workspace.write_policy(policy_text())
     workspace.path.chmod(0o777)
-    done = workspace.run(*command)
+    done = workspace.call(*command)
     assert done.returncode == 2
     assert "chmod 700" in done.stderr
 
@@ -185,16 +185,16 @@ def test_stale_rules_come_as_commands_and_nothing_is_removed_by_itself(workspace
 
 def test_list_says_what_is_left_of_a_lease_by_the_clock_that_comes_first(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    assert workspace.run("allow", "api.example.com", "--for", "30m").returncode == 0
+    assert workspace.call("allow", "api.example.com", "--for", "30m").returncode == 0
     (rule,) = workspace.json("list")["rules"]
     assert 1700 < rule["seconds_left"] <= 1801
-    assert workspace.run("explain", "https://api.example.com/").returncode == 0
+    assert workspace.call("explain", "https://api.example.com/").returncode == 0
     database = sqlite3.connect(workspace.path / "state.db", isolation_level=None)
     database.execute("UPDATE lease_ends SET left = left - 1900")  # as after 1900 seconds with the wall clock set back
     database.close()
     (rule,) = workspace.json("list")["rules"]
     assert rule["seconds_left"] == 0
-    assert "expired" in workspace.run("list").stdout
+    assert "expired" in workspace.call("list").stdout
     assert workspace.json("explain", "https://api.example.com/", code=1)["reason"] == "lease_expired"
 
 
@@ -208,11 +208,11 @@ def test_that_a_rule_injects_a_secret_is_shown_and_the_secret_is_not(workspace: 
     assert injected == {"plain.example.com": None, "api.example.com": "Authorization"}
     assert workspace.json(*explain)["rule"]["inject"] == "Authorization"
     assert workspace.json("explain", "https://plain.example.com/")["rule"]["inject"] is None
-    listed, explained = workspace.run("list").stdout, workspace.run(*explain).stdout
+    listed, explained = workspace.call("list").stdout, workspace.call(*explain).stdout
     assert "allow api.example.com:443 GET inject Authorization" in listed
     assert "inject  Authorization" in explained
-    assert "inject" not in workspace.run(*explain, "--method", "POST").stdout, "a refused request gets no header"
-    for told in (listed, explained, *(workspace.run(*words, "--json").stdout for words in (("list",), explain))):
+    assert "inject" not in workspace.call(*explain, "--method", "POST").stdout, "a refused request gets no header"
+    for told in (listed, explained, *(workspace.call(*words, "--json").stdout for words in (("list",), explain))):
         assert "llm.api_key" not in told
         assert "Bearer" not in told
 
@@ -223,13 +223,13 @@ def test_only_tls_that_would_be_opened_is_told_to_be_opened(workspace: Workspace
     assert workspace.json("explain", "https://api.example.com:8443/")["inspected"] is True
     for refused in (("https://api.example.com/",), ("https://api.example.com:8443/", "--method", "POST")):
         assert workspace.json("explain", *refused, code=1)["inspected"] is False
-        assert "tls " not in workspace.run("explain", *refused).stdout
+        assert "tls " not in workspace.call("explain", *refused).stdout
 
 
 @pytest.mark.parametrize("words", [("allow", "example.net"), ("remove", "example.com"), ("deny", "example.com")])
 def test_the_shipped_policy_can_be_edited(workspace: Workspace, words: tuple[str, ...]) -> None:
     workspace.write_policy(share_path("config", "policy.yaml").read_text())
-    done = workspace.run(*words)
+    done = workspace.call(*words)
     assert (done.returncode, done.stderr.partition(":")[0]) == (0, "done")
 
 
@@ -242,22 +242,22 @@ def test_a_test_of_the_file_that_forbids_an_edit_is_named_once_and_goes_where_th
         .splitlines()
         .index('  - {deny: ["http://169.254.169.254/"]}   # the cloud\'s metadata service, which hands out credentials')
     )
-    done = workspace.run("allow", "169.254.169.254")
+    done = workspace.call("allow", "169.254.169.254")
     assert done.returncode == 2
     why = "a test of the file forbids this: 'http://169.254.169.254/' should be denied"
     assert done.stderr.splitlines() == [
         f"cloned-proxy: {workspace.policy}:{line + 1}: tests[0].deny[0]: {why}",
         "cloned-proxy: add --update-tests to take that out of the tests in the same edit",
     ]
-    done = workspace.run("allow", "169.254.169.254", "--update-tests")
+    done = workspace.call("allow", "169.254.169.254", "--update-tests")
     assert done.returncode == 0
     assert "no longer tested: tests[0].deny[0] 'http://169.254.169.254/'" in done.stderr
-    assert workspace.run("policy", "check").returncode == 0
+    assert workspace.call("policy", "check").returncode == 0
 
 
 def test_an_error_in_a_new_entry_names_no_file_that_was_never_written(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    done = workspace.run("allow", "*.com")
+    done = workspace.call("allow", "*.com")
     assert done.returncode == 2
     assert done.stderr.startswith("cloned-proxy: '*.com' is too broad")
 
@@ -267,8 +267,8 @@ def test_prune_says_what_it_takes_out(workspace: Workspace) -> None:
     planned = workspace.json("policy", "prune", "--dry-run")
     assert [rule["host"] for rule in planned["removed"]] == ["a.example"]
     assert len(workspace.json("list")["rules"]) == 2
-    done = workspace.run("policy", "prune")
+    done = workspace.call("policy", "prune")
     assert "allow a.example" in done.stdout
     assert "done: prune 1 ended" in done.stderr
     assert [rule["host"] for rule in workspace.json("list")["rules"]] == ["b.example"]
-    assert "nothing to prune" in workspace.run("policy", "prune").stderr
+    assert "nothing to prune" in workspace.call("policy", "prune").stderr

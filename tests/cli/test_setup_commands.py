@@ -24,7 +24,7 @@ def test_check_tells_a_good_file_from_a_bad_one(workspace: Workspace, tmp_path: 
     assert workspace.json("policy", "check")["ok"] is True
     bad = tmp_path / "bad.yaml"
     bad.write_text("version: 1\nglobal:\n  allow: ['*.com', 'https://x.example/']\n")
-    done = workspace.run("policy", "check", str(bad))
+    done = workspace.call("policy", "check", str(bad))
     assert done.returncode == 2
     assert "bad.yaml:3" in done.stderr
     problems = workspace.json("policy", "check", str(bad), code=2)["problems"]
@@ -39,7 +39,7 @@ def test_diff_shows_what_a_file_would_change(workspace: Workspace, tmp_path: Pat
     changed = workspace.json("policy", "diff", str(other))
     assert [rule["host"] for rule in changed["added"]] == ["comes.example.com"]
     assert [rule["host"] for rule in changed["removed"]] == ["goes.example.com"]
-    text = workspace.run("policy", "diff", str(other)).stdout
+    text = workspace.call("policy", "diff", str(other)).stdout
     assert "+" in text
     assert "stays.example.com" not in text
 
@@ -96,7 +96,7 @@ def test_diff_tells_every_change_that_opens_something(workspace: Workspace, tmp_
         "demo.tool@v1: allow lease.example.com idle 90s: idle": ["2h", "90s"],
         "tests": [[{"tool": "demo.tool@v1", "allow": [], "deny": ["https://example.net/"]}], []],
     }
-    text = workspace.run("policy", "diff", str(other)).stdout
+    text = workspace.call("policy", "diff", str(other)).stdout
     assert "~ tools.demo.tool@v1.limits.concurrent: 2 -> not set\n" in text
     assert "vault" not in text, "a value may hold a secret"
     changes = [line[2:] for line in text.splitlines() if line[0] in "+-"]
@@ -110,7 +110,7 @@ def test_diff_of_the_same_policy_is_empty(workspace: Workspace, tmp_path: Path) 
     workspace.write_policy(OPEN)
     other = tmp_path / "other.yaml"
     other.write_text(f"# only a comment\n{OPEN}")
-    done = workspace.run("policy", "diff", str(other))
+    done = workspace.call("policy", "diff", str(other))
     assert (done.returncode, done.stdout) == (0, "")
     assert "no difference" in done.stderr
 
@@ -119,7 +119,7 @@ def test_import_reads_a_policy_pack(workspace: Workspace, tmp_path: Path) -> Non
     workspace.write_policy(policy_text())
     pack = tmp_path / "pack.yaml"
     pack.write_text(PACK)
-    done = workspace.run("policy", "import", str(pack))
+    done = workspace.call("policy", "import", str(pack))
     assert done.returncode == 0, done.stderr
     hosts = {rule["host"] for rule in workspace.json("list")["rules"]}
     assert {"api.example.com", "*.example.net", "tool.example.com"} <= hosts
@@ -146,7 +146,7 @@ def test_setting_the_proxy_keeps_the_rest_of_the_file(workspace: Workspace) -> N
     config = workspace.path / "config.yaml"
     config.write_text("# mine\nproxy:\n  idle_timeout: 60.0  # short\n")
     config.chmod(0o600)
-    assert workspace.run("proxy", "--set", "http://127.0.0.1:9000").returncode == 0
+    assert workspace.call("proxy", "--set", "http://127.0.0.1:9000").returncode == 0
     assert "# mine" in config.read_text()
     assert "# short" in config.read_text()
 
@@ -173,20 +173,20 @@ def test_doctor_fails_on_what_would_keep_serve_from_starting(workspace: Workspac
 
 def test_the_ca_is_printed_for_clients_to_trust(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    path = Path(workspace.run("ca", "path").stdout.strip())
+    path = Path(workspace.call("ca", "path").stdout.strip())
     assert path.read_text().startswith("-----BEGIN CERTIFICATE-----")
     assert "PRIVATE" not in path.read_text()
-    assert str(path) in workspace.run("ca", "install-hint").stdout
+    assert str(path) in workspace.call("ca", "install-hint").stdout
 
 
 def test_where_the_ca_is_comes_as_json(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
-    path = workspace.run("ca", "path").stdout.strip()
+    path = workspace.call("ca", "path").stdout.strip()
     assert workspace.json("ca", "path") == {"certificate": path}
     told = workspace.json("ca", "install-hint")
     assert told["certificate"] == path
     assert Path(told["bundle"]).is_file()
-    assert told["hint"] == workspace.run("ca", "install-hint").stdout.rstrip("\n")
+    assert told["hint"] == workspace.call("ca", "install-hint").stdout.rstrip("\n")
 
 
 def _check(workspace: Workspace, name: str) -> dict[str, str]:

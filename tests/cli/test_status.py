@@ -24,7 +24,7 @@ def test_status_fails_while_nothing_serves(workspace: Workspace) -> None:
 
 def test_status_of_a_broken_policy_says_why(workspace: Workspace) -> None:
     workspace.write_policy("version: 7\n")
-    done = workspace.run("status", env=NO_ENGINE)
+    done = workspace.call("status", env=NO_ENGINE)
     assert done.returncode == 1
     assert "not valid" in done.stdout
     assert "policy.yaml:1" in done.stdout

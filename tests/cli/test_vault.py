@@ -22,13 +22,13 @@ def _set(
 def test_set_list_remove(workspace: Workspace) -> None:
     done = _set(workspace, "llm.api_key", f"{CANARY}\n")
     assert (done.returncode, done.stdout) == (0, "")
-    listed = workspace.run("vault", "list")
+    listed = workspace.call("vault", "list")
     assert listed.stdout.splitlines()[1].startswith("llm.api_key  20")
-    as_json = workspace.run("vault", "list", "--json")
+    as_json = workspace.call("vault", "list", "--json")
     assert [sorted(entry) for entry in json.loads(as_json.stdout)] == [["canary", "name", "set"]]
     assert all(CANARY not in text for text in (done.stderr, listed.stdout, listed.stderr, as_json.stdout))
-    assert workspace.run("vault", "remove", "llm.api_key").returncode == 0
-    assert workspace.run("vault", "list", "--json").stdout == "[]\n"
+    assert workspace.call("vault", "remove", "llm.api_key").returncode == 0
+    assert workspace.call("vault", "list", "--json").stdout == "[]\n"
 
 
 def test_a_prompt_shows_nothing_of_what_is_typed(workspace: Workspace) -> None:
@@ -54,7 +54,7 @@ def test_a_prompt_shows_nothing_of_what_is_typed(workspace: Workspace) -> None:
     os.close(parent)
     assert process.wait(20) == 0
     assert CANARY.encode() not in shown
-    assert "llm.api_key" in workspace.run("vault", "list").stdout
+    assert "llm.api_key" in workspace.call("vault", "list").stdout
 
 
 @pytest.mark.parametrize(
@@ -77,16 +77,16 @@ def test_bad_input_is_exit_2_and_one_line_that_does_not_tell_the_value(
 
 
 def test_a_value_has_no_place_in_argv(workspace: Workspace) -> None:
-    done = workspace.run("vault", "set", "llm.api_key", CANARY)
+    done = workspace.call("vault", "set", "llm.api_key", CANARY)
     assert done.returncode == 2
     assert not workspace.path.exists()
 
 
 def test_what_is_not_there_cannot_be_removed(workspace: Workspace) -> None:
     workspace.path.mkdir(mode=0o700)
-    assert "no vault yet" in workspace.run("vault", "remove", "a").stderr
+    assert "no vault yet" in workspace.call("vault", "remove", "a").stderr
     _set(workspace, "b")
-    done = workspace.run("vault", "remove", "a")
+    done = workspace.call("vault", "remove", "a")
     assert (done.returncode, "vault list" in done.stderr) == (2, True)
 
 
@@ -141,29 +141,29 @@ def test_a_short_secret_is_told(workspace: Workspace) -> None:
 
 
 def test_a_canary_is_shown_once(workspace: Workspace) -> None:
-    done = workspace.run("vault", "canary", "bait.github")
+    done = workspace.call("vault", "canary", "bait.github")
     value = done.stdout.strip()
     assert (done.returncode, len(value), value[:3]) == (0, 43, "sk-")
     assert value not in done.stderr
-    listed = workspace.run("vault", "list")
+    listed = workspace.call("vault", "list")
     assert listed.stdout.splitlines()[1].startswith("bait.github ")
     assert listed.stdout.rstrip().endswith("canary")
     assert value not in listed.stdout
-    assert json.loads(workspace.run("vault", "list", "--json").stdout)[0]["canary"] is True
-    again = workspace.run("vault", "canary", "bait.github")
+    assert json.loads(workspace.call("vault", "list", "--json").stdout)[0]["canary"] is True
+    again = workspace.call("vault", "canary", "bait.github")
     assert (again.returncode, again.stdout) == (2, "")
     assert "vault remove bait.github" in again.stderr
 
 
 def test_a_canary_goes_where_the_user_wants_it(workspace: Workspace, tmp_path: Path) -> None:
     place = tmp_path / "decoy.env"
-    done = workspace.run("vault", "canary", "bait", "--write", str(place))
+    done = workspace.call("vault", "canary", "bait", "--write", str(place))
     assert (done.returncode, done.stdout) == (0, "")
     assert place.stat().st_mode & 0o777 == 0o600
     assert place.read_text().startswith("sk-")
     assert place.read_text().strip() not in done.stderr
     for path, message in ((place, "is there already"), (tmp_path / "none" / "x", "cannot be made")):
-        refused = workspace.run("vault", "canary", "other", "--write", str(path))
+        refused = workspace.call("vault", "canary", "other", "--write", str(path))
         assert refused.returncode == 2
         assert message in refused.stderr
-    assert "other" not in workspace.run("vault", "list").stdout
+    assert "other" not in workspace.call("vault", "list").stdout

@@ -113,6 +113,15 @@ def test_promtool_accepts_the_scrape_configuration() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_a_denied_call_is_in_the_dashboards_within_15_seconds() -> None:
+    """Two steps of 5 s at worst, a scrape and an evaluation; a faster machine than ours cannot make them longer."""
+    config = yaml.safe_load(share_path("dashboards", "prometheus.yml").read_text(encoding="utf-8"))
+    waits = [config["global"][name] for name in ("scrape_interval", "evaluation_interval")]
+    (job,) = (job for job in config["scrape_configs"] if job["job_name"] == "cloned-proxy")
+    assert [int(wait.removesuffix("s")) for wait in waits] == [5, 5]
+    assert not {"scrape_interval", "metric_relabel_configs"} & set(job)
+
+
 def test_nothing_is_scraped_that_nobody_started_and_no_alert_pends(tmp_path: Path) -> None:
     proxy, local_ai = StandIn(), StandIn()
     try:
