@@ -12,7 +12,7 @@ PLANE := plane/Cargo.toml plane/Cargo.lock plane/src
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo fleet-demo test test-fast test-agents test-wheel lint check fuzz bench dashboards findings pictures \
+.PHONY: help setup install uninstall serve demo fleet-demo test test-fast test-agents test-wheel lint check fuzz sanitize bench dashboards findings pictures \
   plane plane-if-possible lock sbom wheel wheels clean screenshots
 
 help: ## this list
@@ -116,6 +116,10 @@ test-wheel: wheel ## the built wheel is the source, and works where it is instal
 fuzz: setup ## a million mutated heads, hellos, messages against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz
 	@! command -v cargo >/dev/null || { $(MAKE) --silent plane && $(PY) -m tests.proxy.fuzz_plane; }
+
+sanitize: ## the native plane under load with AddressSanitizer, or valgrind; nothing of Python in it
+	@command -v rustc >/dev/null || { echo "the native plane needs rustc: apt-get install cargo" >&2; exit 2; }
+	@plane/load/sanitize.sh 20
 
 bench: setup ## speed beside other proxies and `docker run`, same work, one run
 	@$(PY) -m bench

@@ -280,13 +280,7 @@ def _open_plane(parts: AsyncExitStack, config: Config, chosen: PlaneChoice) -> t
     if chosen.library is None:
         return None, chosen
     try:
-        plane = Plane(
-            chosen.library,
-            config.proxy,
-            threads=chosen.threads,
-            queue=config.audit.queue,
-            plain_http=chosen.serves_plain_http,
-        )
+        plane = Plane(chosen.library, config.proxy, threads=chosen.threads, queue=config.audit.queue)
     except PlaneError as error:
         return None, chosen.without(str(error))
     parts.callback(plane.free)  # behind the log, which writes what the plane has left

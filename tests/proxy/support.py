@@ -537,7 +537,7 @@ async def world(
     if SERVING.native:
         path = library.find()
         assert path is not None
-        plane = Plane(path, bounds, threads=SERVING.threads, queue=SERVING.queue, plain_http=True)
+        plane = Plane(path, bounds, threads=SERVING.threads, queue=SERVING.queue)
     policies = Policies(current or policy(*rules))
     audit, metrics, resolver = Audit(), RecordingMetrics(), TableResolver({HOST: addresses})
     ahead = None

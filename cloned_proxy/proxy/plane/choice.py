@@ -39,14 +39,6 @@ class PlaneChoice:
         """The label of `cloned_proxy_build_info`."""
         return "native" if self.library is not None else "python"
 
-    @property
-    def serves_plain_http(self) -> bool:
-        """Whether the native plane does that, too: where it was asked for.
-
-        Its readers of requests and responses are not yet fuzzed beside Python's, as those of a CONNECT are.
-        """
-        return self.library is not None and self.mode is PlaneMode.REQUIRE
-
     def as_data(self) -> dict[str, str]:
         """For JSON: `serving` is `native` or `python`; and `why`."""
         return {"serving": self.plane, "why": self.why}

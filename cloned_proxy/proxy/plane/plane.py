@@ -46,19 +46,14 @@ class PlaneError(Exception):
 class Plane:
     """One for each gate, on its event loop, from `start` to `close`."""
 
-    def __init__(
-        self, path: Path, settings: ProxySettings, *, threads: int = 1, queue: int = 10_000, plain_http: bool = False
-    ) -> None:
+    def __init__(self, path: Path, settings: ProxySettings, *, threads: int = 1, queue: int = 10_000) -> None:
         """`queue` is how many entries may wait for the log before heads wait in their sockets.
-
-        Without `plain_http` it serves tunnels alone, and Python all else.
 
         Loads the library and starts its threads, which have nothing to do yet. Raises PlaneError.
         """
         self.cells: Final = PlaneCells()
         """For `Budgets` and the gate, which count beside the plane."""
         self.threads: Final = threads
-        self._plain_http: Final = plain_http
         self.failed = False
         """A thread has died: the gate accepts by itself again."""
         self.parties: Final = Parties(self.cells)
@@ -123,7 +118,6 @@ class Plane:
             leaks=parts.leaks,
             response_timeout=parts.settings.response_timeout,
             ways=parts.ways,
-            plain_http=self._plain_http,
         )
         self._arrivals = Arrivals(
             self._library, self._handle, parts, verdicts=self._verdicts, listener_of=self._listener_of

@@ -83,12 +83,8 @@ class Verdicts:
         leaks: LeakWatch,
         response_timeout: float,
         ways: Ways,
-        plain_http: bool,
     ) -> None:
-        """Without `plain_http` only tunnels are granted.
-
-        While `leaks` searches requests for secrets no plain one is granted without that.
-        """
+        """While `leaks` searches requests for secrets no plain one is granted without that."""
         self._library: Final = library
         self._plane: Final = plane
         self._basis: Final = basis
@@ -102,7 +98,6 @@ class Verdicts:
         self.known: Final[dict[int, Published]] = {}
         self._next = 1
         self._leaks: Final = leaks
-        self._plain_http: Final = plain_http
         self._response_timeout: Final = response_timeout
         self._pools: dict[Key, int] = {}
         self._next_pool = itertools.count(1)
@@ -139,7 +134,7 @@ class Verdicts:
             return False
         if grant.kind is not Kind.HTTP:
             return True
-        return self._plain_http and not self._leaks.armed and not self._ways.chained(grant)
+        return not self._leaks.armed and not self._ways.chained(grant)
 
     def _lasts(self, head: Head, grant: Grant) -> float:
         """Seconds until the rule or a credential is over by the wall clock."""
