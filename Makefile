@@ -113,7 +113,7 @@ test-wheel: wheel ## the built wheel is the source, and works where it is instal
 	  tests/run.sh $(CURDIR)/$(WHEEL_ENV)/bin/python -m "not checkout" \
 	  $(if $(filter tests,$(T)),$$(awk '/^tests/ { print $$1 }' tests/wheel/chosen.txt),$(T))
 
-fuzz: setup ## a million mutated heads and ClientHellos against other readers, ten thousand sequences of requests
+fuzz: setup ## a million mutated heads, hellos, messages against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz
 	@! command -v cargo >/dev/null || { $(MAKE) --silent plane && $(PY) -m tests.proxy.fuzz_plane; }
 

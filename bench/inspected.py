@@ -1,6 +1,6 @@
 """Requests and bytes in opened TLS, HTTP/1.1: ours, ours with an injected secret, stock mitmdump, Squid with ssl-bump.
 
-python -m bench.inspected      rounds in turns; 32 kept connections for requests, four for bytes
+python -m bench.inspected      rounds in turns; 32 kept connections for requests, four for bytes, eight new at a time
 
 The goal, per CPU-second of the proxy: at least three times mitmdump's requests. All TLS is real, on both sides;
 mitmdump alone does not verify its upstream. Squid's rows need Debian's `squid-openssl`.
@@ -31,6 +31,8 @@ from bench.wire import HOST
 
 _REQUESTS: Final = ("/v1/things", 2, 32)
 """Path, bytes of the answer, connections at once."""
+_NEW: Final = ("/v1/things", 2, 8)
+"""Each request on a connection of its own: a CONNECT and two handshakes."""
 _BYTES: Final = (BIG, BIG_BYTES, 4)
 _WARM_UP: Final = 0.5
 _SECONDS: Final = 3.0
@@ -92,7 +94,7 @@ class _Work:
     latencies: list[float] = field(default_factory=list)
 
 
-async def _client(contender: Contender, port: int, path: str, size: int, work: _Work) -> None:
+async def _client(contender: Contender, port: int, path: str, size: int, work: _Work, *, keep: bool) -> None:
     reader, writer = await tunnel(contender, port, "http/1.1")
     request = f"GET {path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nUser-Agent: bench/1\r\nAccept: */*\r\n\r\n".encode()
     while time.monotonic() < work.until:
@@ -103,18 +105,18 @@ async def _client(contender: Contender, port: int, path: str, size: int, work: _
             raise OSError(head.decode("latin-1"))
         await reader.readexactly(size)
         work.latencies.append(time.monotonic() - began)
-        if b"connection: close" in head.lower():
+        if not keep or b"connection: close" in head.lower():
             writer.transport.abort()
             reader, writer = await tunnel(contender, port, "http/1.1")
     writer.transport.abort()
 
 
-async def _measured(contender: Contender, port: int, what: tuple[str, int, int]) -> Sample:
+async def _measured(contender: Contender, port: int, what: tuple[str, int, int], *, keep: bool = True) -> Sample:
     path, size, clients = what
 
     async def load(seconds: float) -> _Work:
         work = _Work(time.monotonic() + seconds)
-        await asyncio.gather(*(_client(contender, port, path, size, work) for _ in range(clients)))
+        await asyncio.gather(*(_client(contender, port, path, size, work, keep=keep) for _ in range(clients)))
         return work
 
     await load(_WARM_UP)
@@ -138,12 +140,14 @@ async def measure(rounds: int) -> dict[str, float]:
                 contender.start()
                 try:
                     requests = await _measured(contender, port, _REQUESTS)
+                    alone = await _measured(contender, port, _NEW, keep=False)
                     carried = await _measured(contender, port, _BYTES)
                 finally:
                     contender.stop()
                 figures = {
                     "requests_per_cpu_second": requests.per_cpu,
                     "requests_per_second": requests.rate,
+                    "connections_per_cpu_second": alone.per_cpu,
                     "p99_ms": percentile(requests.latencies, 0.99) * 1000,
                     "mb_per_cpu_second": carried.per_cpu * BIG_BYTES / 1e6,
                     "mb_per_second": carried.rate * BIG_BYTES / 1e6,
@@ -153,9 +157,10 @@ async def measure(rounds: int) -> dict[str, float]:
                 said = ", ".join(f"{key} {value:.0f}" for key, value in figures.items())
                 sys.stderr.write(f"round {number + 1}  {name:<10} {said}\n")
     medians = {key: median(values) for key, values in found.items()}
-    mitmdump = medians["inspected_mitmdump_requests_per_cpu_second"]
     for name in {"ours", "inject", "squid"} & set(names):
-        medians[f"inspected_{name}_of_mitmdump"] = medians[f"inspected_{name}_requests_per_cpu_second"] / mitmdump
+        for what, key in (("", "requests"), ("_connections", "connections")):
+            theirs = medians[f"inspected_mitmdump_{key}_per_cpu_second"]
+            medians[f"inspected_{name}{what}_of_mitmdump"] = medians[f"inspected_{name}_{key}_per_cpu_second"] / theirs
     return {key: round(value, 2) for key, value in sorted(medians.items())} | {"load": round(os.getloadavg()[0], 1)}
 
 

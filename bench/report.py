@@ -58,6 +58,8 @@ class Results:
     """How many were open, and the resident MB of the whole proxy."""
     chained: dict[str, float] = field(default_factory=dict)
     """As `bench.chained` prints them."""
+    fleet: dict[str, float] = field(default_factory=dict)
+    """As `bench.fleet_cost` prints them."""
     opened: dict[str, float] = field(default_factory=dict)
     """As `bench.opened` prints them."""
     registry: dict[str, float] = field(default_factory=dict)
@@ -122,6 +124,7 @@ def markdown(results: Results) -> str:
         lines += ["", "### Resident memory over the long run", "", f"{steps} MB"]
     for title, found in (
         ("Through a Squid in front", results.chained),
+        ("What a fleet costs: more CPU than alone", results.fleet),
         ("Requests in opened TLS", results.opened),
         ("A packument of 10 MB under `min_age`", results.registry),
         ("A sandboxed call", results.sandbox),

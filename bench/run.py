@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -49,6 +50,7 @@ _PARTS: Final = (
     "reload",
     "memory",
     "chained",
+    "fleet",
     "opened",
     "registry",
     "sandbox",
@@ -62,6 +64,7 @@ _REGISTRY_SECONDS: Final = 120.0
 _SANDBOX_SECONDS: Final = 240.0
 _MODEL_SECONDS: Final = 300.0
 _CHAINED_SECONDS: Final = 180.0
+_FLEET_SECONDS: Final = 240.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +109,7 @@ class Bench:
             "reload": self._reload,
             "memory": self._memory,
             "chained": self._chained,
+            "fleet": self._fleet,
             "opened": self._opened,
             "registry": self._registry,
             "sandbox": self._sandbox,
@@ -244,6 +248,13 @@ class Bench:
             print("  left out: needs root and Squid", flush=True)
             return
         self._results.chained = await alone("bench.chained", _CHAINED_SECONDS, images=False)
+
+    async def _fleet(self) -> None:
+        """A replica of a fleet beside the same build alone."""
+        if shutil.which("redis-server") is None:
+            print("  left out: needs redis-server", flush=True)
+            return
+        self._results.fleet = await alone("bench.fleet_cost", _FLEET_SECONDS, images=False)
 
     async def _model(self) -> None:
         self._results.model = await alone("bench.model", _MODEL_SECONDS)

@@ -51,6 +51,7 @@ def targets_of(results: Results) -> list[Target]:
         _many(results),
         _rules(results),
         *_chained(results.chained),
+        *_fleet(results.fleet),
         *_opened(results.opened),
         *_registry(results.registry),
         *_model(results.model),
@@ -114,6 +115,14 @@ def _many(results: Results) -> Target | None:
 def _chained(found: dict[str, float]) -> list[Target]:
     title = "Set-ups through a Squid in front, of that Squid alone"
     return [Target(title, 0.9, found["chained_ratio"], "x")] if found else []
+
+
+def _fleet(found: dict[str, float]) -> list[Target]:
+    return [
+        Target(f"More CPU than alone: {name}", 3.0, 100 * more, " %", at_most=True)
+        for name, more in found.items()
+        if name != "load"
+    ]
 
 
 def _model(found: dict[str, float]) -> list[Target]:

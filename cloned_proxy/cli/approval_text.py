@@ -26,8 +26,10 @@ _SHOWN: Final = 10
 
 def service_in(workspace: Path | None, policy: Path | None) -> ApprovalService:
     """Raises CommandError without a workspace, StoreError for settings that are not accepted."""
+    from cloned_proxy.cli.warnings import warnings_to_stderr
     from cloned_proxy.fleet.approval_service import approvals_of
 
+    warnings_to_stderr()
     return approvals_of(existing_workspace(workspace), policy)
 
 

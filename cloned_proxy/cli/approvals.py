@@ -143,10 +143,11 @@ def key(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
     from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import put, put_json
     from cloned_proxy.fleet.approval_service import approver_key_file
-    from cloned_proxy.fleet.keys import load_or_create_key
     from cloned_proxy.fleet.libraries import need_libraries
 
     need_libraries()
+    from cloned_proxy.fleet.keys import load_or_create_key
+
     path = approver_key_file(existing_workspace(workspace))
     path.parent.mkdir(mode=0o700, exist_ok=True)
     public = load_or_create_key(path).public

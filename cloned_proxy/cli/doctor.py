@@ -21,9 +21,11 @@ def doctor(*, workspace: WorkspaceOption = None, policy: PolicyOption = None, as
     from cloned_proxy.cli.output import paint, put_json, visible
     from cloned_proxy.cli.registry_checks import registry_check
     from cloned_proxy.cli.tables import put_indented
+    from cloned_proxy.cli.warnings import warnings_to_stderr
     from cloned_proxy.program_name import in_this_shell
     from cloned_proxy.store.workspace import Workspace
 
+    warnings_to_stderr()
     checks = run_checks(workspace, policy)
     place = Workspace.find(workspace)
     if place.root.is_dir() and (found := git_check(place)) is not None:

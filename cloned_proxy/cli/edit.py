@@ -41,6 +41,13 @@ def allow(
     reserved: Annotated[
         bool, typer.Option("--reserved", help="The name may resolve to addresses that IANA reserves.")
     ] = False,
+    public: Annotated[
+        bool, typer.Option("--public", help="EVERY public host, for a --tool within its --limit; stands alone.")
+    ] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="NAME=N", help="With --public: requests_per_minute=120; repeatable."),
+    ] = None,
     registry: Annotated[
         str | None, typer.Option("--registry", metavar="npm|pypi", help="A registry: nothing too young of it.")
     ] = None,
@@ -73,10 +80,22 @@ def allow(
     from cloned_proxy.store.policy_entry import Entry
 
     options = EditOptions(workspace, policy, reason, dry_run, update_tests)
+    narrow = hosts or lasting or uses or method or path or port or tcp or ssh or private or reserved or registry
+    if public:
+        from cloned_proxy.cli.public_rule import allow_public
+
+        if narrow or preset:
+            raise CommandError("--public stands alone and covers every public host; allow others by another command")
+        allow_public(limit or (), tool=tool, options=options)
+        return
+    if limit:
+        raise CommandError(
+            "--limit bounds a tool that has --public; the limits of others are edited in the policy file"
+        )
     if preset:
         from cloned_proxy.cli.presets import allow_presets
 
-        if hosts or lasting or uses or method or path or port or tcp or ssh or private or reserved or registry:
+        if narrow:
             raise CommandError("--preset stands alone and brings its own hosts; allow others by another command")
         allow_presets(preset, tool=tool, options=options)
         return

@@ -204,26 +204,28 @@ def _envelope(place: Place, said: _Said | None, *, publishes: bool) -> Check:
         )
     statement = open_statement(kept.envelope, settings.name, Trust(settings.trust))
     unheard = shelf.unheard_seconds(now=time.time(), up=uptime())
-    when = (
-        f"confirmed {format_seconds(unheard)} ago"
-        if math.isfinite(unheard)
-        else "when it was confirmed last is not noted yet"
-    )
     age = format_seconds(max(0.0, time.time() - statement.issued_at))
-    detail = f"version {statement.number}, signed {age} ago by {statement.author}; {when}"
+    detail = f"version {statement.number}, signed {age} ago by {statement.author}"
+    if said is not None and said.newest == statement.number:
+        return Check("fleet policy", "ok", f"{detail}; the store has the same")
+    when = f"confirmed {format_seconds(unheard)} ago" if math.isfinite(unheard) else "no note of when it was confirmed"
+    detail = f"{detail}; {when}"
     if settings.max_staleness is not None and unheard > settings.max_staleness:
         return Check(
             "fleet policy", "fail", f"{detail}: everything is denied", "start `serve`, and see its source above"
         )
-    if said is not None and said.newest > statement.number:
-        detail = f"{detail}; the store says that {said.newest} is the newest"
-        return Check(
-            "fleet policy", "warn", detail, "start `serve`; where it runs, its log says what it refuses, and why"
-        )
-    if said is not None and said.newest < statement.number:
-        detail = f"{detail}; the store has lost it, and has {said.newest}"
-        return Check("fleet policy", "warn", detail, "`cloned-proxy fleet publish --new-epoch` where the key is")
-    return Check("fleet policy", "ok", detail)
+    return _beside(said, statement.number, detail)
+
+
+def _beside(said: _Said | None, number: Number, detail: str) -> Check:
+    """The last policy that came, beside what the store names as the newest."""
+    if said is None:
+        return Check("fleet policy", "ok", detail)
+    if said.newest > number:
+        fix = "start `serve`; where it runs, its log says what it refuses, and why"
+        return Check("fleet policy", "warn", f"{detail}; the store says that {said.newest} is the newest", fix)
+    fix = "`cloned-proxy fleet publish --new-epoch` where the key is"
+    return Check("fleet policy", "warn", f"{detail}; the store has lost it, and has {said.newest}", fix)
 
 
 def _local(workspace: Workspace, path: Path) -> Check:

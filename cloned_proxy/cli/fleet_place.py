@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloned_proxy.cli.errors import CommandError
+from cloned_proxy.cli.warnings import warnings_to_stderr
 from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import Link
@@ -55,6 +56,7 @@ class Place:
 
     def with_store[T](self, work: Callable[[Link, Names], Awaitable[T]]) -> T:
         """What `work` makes of the store. Raises StoreAwayError."""
+        warnings_to_stderr()
 
         async def connected() -> T:
             vault = LiveVault(Vault(self.workspace, self.config.vault.key), os.environ)

@@ -18,7 +18,12 @@ def resume(
     from cloned_proxy.cli.context import existing_workspace
     from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import say
+    from cloned_proxy.cli.warnings import warnings_to_stderr
+    from cloned_proxy.fleet.libraries import need_libraries
+
+    need_libraries()
     from cloned_proxy.fleet.resuming import resume_uses
 
+    warnings_to_stderr()
     resume_uses(existing_workspace(workspace), by=actor(), reason=reason)
     say("uses are counted anew: each replica tells what it took, and in 10 seconds leases are given again")

@@ -32,6 +32,7 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
         "allow api.example.com --method GET --path '/v1/**' --dry-run",
         "allow 10.20.0.0/16:5432 --tcp --tool demo.tool@v1  # a network",
         "allow --preset github-read --tool demo.tool@v1",
+        "allow --public --tool web@v1 --limit requests_per_minute=60",
         "allow registry.example.com --registry npm --package '@acme/*'",
     ),
     "preset": ("preset list", "preset show github-read"),

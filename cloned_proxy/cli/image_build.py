@@ -10,6 +10,7 @@ from typing import Final
 
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put, put_json
+from cloned_proxy.cli.place import workspace_to_write
 from cloned_proxy.cli.tables import show_table
 from cloned_proxy.runner.engine import Engine
 from cloned_proxy.runner.errors import ImageMissingError, SandboxError, SandboxInputError
@@ -46,6 +47,7 @@ def build_image(options: BuildOptions) -> None:
         wanted = _wanted(options, parts)
         if options.tool is not None:
             check_tool_id(options.tool)
+            workspace_to_write(options.workspace)  # a workspace that is somebody else's is told before minutes of work
         with contextlib.closing(Engine.connect()) as engine:
             if wanted is None:
                 chosen = tuple(PARTS) if parts is None else parts
@@ -95,7 +97,6 @@ def bring_worker(engine: Engine, suite: str | None) -> None:
 
 
 def _use_for(directory: Path | None, tool: str, image: str) -> None:
-    from cloned_proxy.cli.place import workspace_to_write
     from cloned_proxy.store.config_edit import set_tool_image
 
     place = workspace_to_write(directory)

@@ -118,7 +118,7 @@ class Made:
         if os.geteuid() == 0 and project.stat().st_uid == 0 and any("cloned-proxy shell" in word for word in commands):
             yield (
                 f"note: you are root, as which no tool runs, and {project} is root's: `shell` wants it to be a user's "
-                f"(`chown -R USER {project}`)"
+                f"(`chown -R USER {project}`), and you to go on as that user"
             )
 
     def as_data(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cloned_proxy.cli.context import existing_workspace
 from cloned_proxy.cli.output import put, put_json, short_path, table
+from cloned_proxy.policy.redact import hide_arguments
 from cloned_proxy.runner.mcp.registry import Registry
 from cloned_proxy.runner.mcp.undo import UndoRecord
 
@@ -22,7 +23,7 @@ def print_servers(workspace: Path | None, *, as_json: bool) -> None:
         put_json([{"name": name, **server.model_dump(), "files": started[name]} for name, server in servers.items()])
         return
     rows = [
-        (name, server.tool, server.package or " ".join((server.command, *server.args)),
+        (name, server.tool, server.package or " ".join((server.command, *hide_arguments(server.args))),
          ", ".join(map(short_path, started[name])) or "-")
         for name, server in servers.items()
     ]  # fmt: skip

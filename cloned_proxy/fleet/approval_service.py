@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from cloned_proxy.fleet.libraries import need_libraries
 from cloned_proxy.store.approval import Approval, ApprovalState
 from cloned_proxy.store.approval_errors import DecidedError
 from cloned_proxy.store.approval_table import Intent
@@ -95,7 +96,8 @@ class FleetApprovals(ApprovalService):
         self, approval: Approval, verdict: Verdict, entries: Sequence[Entry], actor: str, reason: str
     ) -> FleetDecision:
         """Has the store let this decision stand. Raises DecidedError when another one was faster, and StoreError."""
-        from cloned_proxy.fleet.deciding import decide_in_store  # noqa: PLC0415  optional libraries, and slow
+        need_libraries()
+        from cloned_proxy.fleet.deciding import decide_in_store  # noqa: PLC0415  with them, and slow
 
         now = self._clock()
         seconds = max((each.expires - now for each in entries if each.expires is not None), default=_MATTERS_SECONDS)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cloned_proxy.fleet.envelope import Trust
-from cloned_proxy.fleet.errors import EnvelopeError
+from cloned_proxy.fleet.errors import EnvelopeError, StoreAwayError
 from cloned_proxy.fleet.keys import key_id, short_id
 from cloned_proxy.fleet.link import Link, Work
 from cloned_proxy.fleet.names import Names
@@ -28,6 +28,8 @@ _REMEMBERED: Final = 5000
 """Entries of each log, behind which a receipt may come."""
 _CALL_SECONDS: Final = 20.0
 """Of one page; a command may wait for longer than a proxy."""
+_MOST_ANSWERED: Final = 64 * 1024 * 1024
+"""Of one page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,12 @@ class FleetLog:
 
     async def read(self, since: float | None = None) -> list[FleetEntry]:
         """What was not read yet, in the order of its times. `since` is Unix seconds. Raises StoreAwayError."""
+        try:
+            return await self._read(since)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise StoreAwayError("the store answers what is no log of a fleet") from error
+
+    async def _read(self, since: float | None) -> list[FleetEntry]:
         await self._look_for_logs()
         found: list[FleetEntry] = []
         for log in self._logs.values():
@@ -153,7 +161,7 @@ class FleetLog:
         return await self._run(work)
 
     async def _run[T](self, work: Work[T]) -> T:
-        return await self._link.run(work, within=_CALL_SECONDS)
+        return await self._link.run(work, within=_CALL_SECONDS, most=_MOST_ANSWERED)
 
     def _checked(self, log: _Log, rows: Sequence[Any]) -> Iterator[FleetEntry]:
         for identifier, fields in rows:

@@ -35,6 +35,7 @@ _RECEIPTS: Final = 1000
 """Of each log: three days of them."""
 _LOOKED_AT: Final = 8
 """Logs, each time: by and by all that have expired are taken out of the list."""
+_MOST_DIGITS: Final = 20
 _FORGOTTEN_SECONDS: Final = 90 * 86_400
 """A log to which nothing is added for so long leaves the store by itself."""
 
@@ -163,11 +164,12 @@ class AuditShipper:
         """Sends all that is on record now. False, once said, when that cannot be done; it is tried again."""
         try:
             await self._ship()
-        except (StoreAwayError, StoreError) as error:
+        except Exception as error:  # noqa: BLE001  an answer that none is must not end the sending for good
             self._id = ""
             await self._tell_lag()
             if not self._failing:
-                _log.warning("the log cannot be sent to the store of the fleet; it waits here", reason=str(error))
+                reason = str(error) if isinstance(error, StoreError) else f"an answer that is none: {error!r:.200}"
+                _log.warning("the log cannot be sent to the store of the fleet; it waits here", reason=reason)
             self._failing = True
             return False
         if self._failing:
@@ -179,19 +181,27 @@ class AuditShipper:
     async def _ship(self) -> None:
         if not self._id:
             await self._resume()
+        resumed = False
         while group := await asyncio.to_thread(self._local.after, self._last):
             stream = self._names.audit(self._id)
             done, self._last_id = await self._append(stream, self._last_id, self._keep, group)
-            if not done:  # it has lost something, or an answer was lost: it says where it stands
+            if not done:
+                if resumed:
+                    raise StoreAwayError("the store says again and again that it stands elsewhere")
+                # It has lost something, or an answer was lost: it says where it stands.
                 await self._resume()
+                resumed = True
                 continue
+            resumed = False
             self._last = group[-1].seq
             self._metrics.shipped(len(group))
             await self._announce()
         while group := await asyncio.to_thread(self._local.receipts_after, self._receipt):
             stream = self._names.audit_receipts(self._id)
             done, self._receipt_id = await self._append(stream, self._receipt_id, _RECEIPTS, group)
-            self._receipt = group[-1].seq if done else _number(self._receipt_id)
+            before, self._receipt = self._receipt, group[-1].seq if done else _number(self._receipt_id)
+            if not done and self._receipt <= before:
+                raise StoreAwayError("the store takes no receipt")
 
     async def _append(self, stream: str, last: str, keep: int, group: Sequence[Row]) -> tuple[bool, str]:
         values: list[str | int | bytes] = [last, keep, _FORGOTTEN_SECONDS]
@@ -254,7 +264,11 @@ class AuditShipper:
             return found
 
         rows = await self._link.run(work)
-        return (_text(rows[0][0]), _text(rows[0][1].get(b"hash", b""))) if rows else ("", "")
+        if not rows:
+            return "", ""
+        identifier, fields = rows[0]
+        # An entry without fields has come there in another way than this.
+        return _text(identifier), _text(fields.get(b"hash", b"")) if isinstance(fields, dict) else ""
 
     async def _tell_lag(self) -> None:
         try:
@@ -272,4 +286,4 @@ def _text(value: bytes | str) -> str:
 def _number(identifier: str) -> int:
     """Of the entry under this id of a stream; 0 for none."""
     number = identifier.partition("-")[0]
-    return int(number) if number.isascii() and number.isdecimal() else 0
+    return int(number) if number.isascii() and number.isdecimal() and len(number) <= _MOST_DIGITS else 0

@@ -44,14 +44,16 @@ class Fleet:
     """Its name."""
     policy: FleetPolicy
     link: Link | None
-    """None: there is no store, and the policy comes as a file or from a URL."""
+    """Of the whole process. None: there is no store, and the policy comes as a file or from a URL."""
     member: Member | None
+    owns_link: bool
 
     async def start(self, parts: AsyncExitStack) -> None:
         """Begins, once the policy is followed. What ends it is on `parts`."""
         if self.link is None or self.member is None:
             return
-        parts.push_async_callback(self.link.close)
+        if self.owns_link:
+            parts.push_async_callback(self.link.close)
         self.link.start()
         self.member.start()
         parts.push_async_callback(self.member.close)
@@ -63,6 +65,7 @@ def build(
     settings: FleetSettings,
     *,
     local_file: Path,
+    link: Link | None = None,
     secrets: Secrets | None = None,
     registry: CollectorRegistry | None = None,
     clock: Callable[[], float] = time.time,
@@ -71,11 +74,15 @@ def build(
 ) -> Fleet:
     """Everything, not started yet. `local_file` is the policy file that narrows, where that is set. Raises StoreError.
 
+    `link` is that of the process, and whoever has made it closes it; without one a store gets a link of its own.
+
     Worker 0 leads.
     """
     Shelf(workspace).create()
+    owns_link = link is None and settings.store is not None
+    if owns_link:
+        link = Link(settings, base=workspace.root, secrets=secrets)
     names, key = Names(settings.name), replica_key(workspace)
-    link = Link(settings, base=workspace.root, secrets=secrets) if settings.store is not None else None
     local = None
     if settings.local == "narrow":
         local = LivePolicy(local_file, presets=workspace.presets, clock=clock, check=check_narrowing)
@@ -91,7 +98,7 @@ def build(
     )
     name = replica_name(settings, key)
     member = Member(link, names, policy, replica=name, worker=worker, now=clock()) if link is not None else None
-    return Fleet(settings, names, key, name, policy, link, member)
+    return Fleet(settings, names, key, name, policy, link, member, owns_link)
 
 
 def _source(  # noqa: PLR0917  what it chooses from

@@ -11,11 +11,11 @@ from cloned_proxy.fleet.decision import LONGEST_SECONDS, FleetDecision, read_dec
 from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.errors import FleetError
 from cloned_proxy.fleet.keys import SigningKey, load_key
-from cloned_proxy.fleet.libraries import need_libraries
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.member import replica_key, replica_name
 from cloned_proxy.fleet.request_store import DECIDE, RequestNames
 from cloned_proxy.store.approval_errors import NeverAllowedError, UnknownApprovalError
+from cloned_proxy.store.approval_rules import checked, key_of
 from cloned_proxy.store.fleet_settings import FleetSettings
 from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.vault import Vault
@@ -27,7 +27,6 @@ _AFTERWARDS: int = 86_400_000
 
 def decide_in_store(workspace: Workspace, settings: FleetSettings, wanted: Wanted) -> tuple[FleetDecision, bool]:
     """The decision that stands, and whether it is this one. Blocks. Raises StoreError: nothing is decided then."""
-    need_libraries()
     key = approver_key(workspace, settings)
     if wanted.seconds > LONGEST_SECONDS:
         raise NeverAllowedError("an approval of a fleet lasts 30 days at most; what is to stay is published")
@@ -57,6 +56,7 @@ async def _decide(
         decision = FleetDecision(
             fleet=settings.name,
             request=request,
+            about=key_of(wanted.approval.asker, wanted.approval.origin, checked(wanted.approval.proposal)[1]),
             verdict=wanted.verdict,
             asker=wanted.approval.asker,
             tool=wanted.approval.tool,

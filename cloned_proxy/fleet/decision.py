@@ -33,6 +33,8 @@ class FleetDecision:
 
     fleet: str
     request: str
+    about: str
+    """What was decided (`approval_rules.key_of`): requests are not signed, and a store can show another of this id."""
     verdict: Literal["approved", "rejected"]
     asker: str
     tool: str | None

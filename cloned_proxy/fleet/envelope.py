@@ -6,9 +6,11 @@ The signature covers the payload type and the payload together, and nothing of a
 from __future__ import annotations
 
 import json
+from binascii import a2b_base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Any, Final
 
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
@@ -20,6 +22,12 @@ from cloned_proxy.fleet.keys import SigningKey, verifying_key
 MAX_BYTES: Final = 48 * 1024 * 1024
 """Of an envelope: a policy may have 16 MiB, JSON escapes some of them, and base64 adds a third."""
 _MAX_SIGNATURES: Final = 16
+_SMALL: Final = 64 * 1024
+"""Of an envelope without its payload: what is read as JSON before anything is proven, since reading JSON stops all the
+other work of the process."""
+_MOST_STRINGS: Final = 1000
+_PIECE: Final = 256 * 1024
+_MARK: Final = "payload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +52,11 @@ class Trust:
         if len(raw) > MAX_BYTES:
             raise EnvelopeError(Refused.FORMAT, f"the envelope has {len(raw)} bytes, more than {MAX_BYTES}")
         try:
-            document = json.loads(raw)
+            document, payload = _parts(raw)
             signatures = len(document["signatures"])
             envelope = Envelope.from_dict(document) if signatures <= _MAX_SIGNATURES else None
+            if envelope is not None and payload is not None:
+                envelope.payload = payload
             found = envelope.payload_type if envelope is not None else ""
         except Exception as error:  # noqa: BLE001  the library raises what the text leads it to; all of it refuses
             raise EnvelopeError(Refused.FORMAT, f"not a DSSE envelope ({type(error).__name__})") from None
@@ -69,6 +79,40 @@ class Trust:
                 "no key of `trust:` has signed it; add the publisher's, or publish with a trusted one",
             )
         return min(accepted)
+
+
+def _parts(raw: bytes) -> tuple[Any, bytes | None]:
+    """The JSON of an envelope and, of a large one, the payload by itself: it is decoded piece by piece beside traffic.
+
+    Raises ValueError.
+    """
+    if len(raw) <= _SMALL:
+        return json.loads(raw), None
+    start, end = max(pairwise(_quotes(raw)), key=lambda pair: pair[1] - pair[0])
+    rest = raw[: start + 1] + _MARK.encode() + raw[end:]
+    if len(rest) > _SMALL:
+        raise ValueError("more beside its payload than an envelope has")
+    document = json.loads(rest)
+    if document["payload"] != _MARK:
+        raise ValueError("something else is longer than the payload")
+    pieces = (raw[at : min(at + _PIECE, end)] for at in range(start + 1, end, _PIECE))
+    payload = b"".join(a2b_base64(piece.translate(_STANDARD), strict_mode=True) for piece in pieces)
+    return document | {"payload": ""}, payload
+
+
+_STANDARD: Final = bytes.maketrans(b"-_", b"+/")
+"""DSSE allows both alphabets of base64."""
+
+
+def _quotes(raw: bytes) -> list[int]:
+    found: list[int] = []
+    at = raw.find(b'"')
+    while at >= 0:
+        found.append(at)
+        if len(found) > 2 * _MOST_STRINGS:
+            raise ValueError("more strings than an envelope has")
+        at = raw.find(b'"', at + 1)
+    return found
 
 
 def seal(payload: bytes, payload_type: str, keys: Sequence[SigningKey]) -> bytes:

@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from cloned_proxy.fleet.envelope import MAX_BYTES
+from cloned_proxy.fleet.pause import Pause
 from cloned_proxy.fleet.source import Taker
 from cloned_proxy.store.directory_watch import DirectoryWatch
 from cloned_proxy.store.errors import StoreError
@@ -30,6 +31,7 @@ class FileSource:
         self._seen: Signature | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._taker: Taker | None = None
+        self._pause = Pause()
         self.connected = False
         self.problem = ""
 
@@ -51,8 +53,11 @@ class FileSource:
             self.connected, self.problem = False, str(error)
             return
         self.connected = True
+        began = self._pause.now()
         taken = await self._taker.offer(raw)
         self.problem = "" if taken else f"{self._path}: not accepted; see the log"
+        if not taken:
+            self._pause.after(began)
 
     async def close(self) -> None:
         for task in self._tasks:
@@ -65,6 +70,7 @@ class FileSource:
             await self._dirty.wait()
             await asyncio.sleep(_DEBOUNCE_SECONDS)
             self._dirty.clear()
+            await self._pause.over()
             try:
                 self._watch.refresh(asyncio.get_running_loop())
                 await self.read()

@@ -24,6 +24,7 @@ _SECONDS: Final = 10.0
 _WHOLE_SECONDS: Final = 60.0
 """Of a whole request: a server that sends a byte now and then does not hold up the next one."""
 _LONGEST_DELAY: Final = 300.0
+_LONGEST_TAG: Final = 1024
 
 
 class HttpsSource:
@@ -84,19 +85,24 @@ class HttpsSource:
                 self._failed(f"it answers {status}")
 
     async def _get(self) -> tuple[int, bytes, str]:
-        fields = {"If-None-Match": self._etag} if self._etag else {}
+        # Not compressed: a small answer could become any number of bytes before they are counted.
+        fields = {"Cache-Control": "no-cache", "Accept-Encoding": "identity"}
+        if self._etag:
+            fields["If-None-Match"] = self._etag
         async with (
             httpx.AsyncClient(
                 trust_env=False, verify=self._context, proxy=self._ahead(), timeout=_SECONDS, follow_redirects=False
             ) as client,
-            client.stream("GET", self._url, headers={"Cache-Control": "no-cache", **fields}) as answer,
+            client.stream("GET", self._url, headers=fields) as answer,
         ):
-            raw = b""
-            async for piece in answer.aiter_bytes():
+            if answer.status_code != httpx.codes.OK:
+                return answer.status_code, b"", ""
+            raw = bytearray()
+            async for piece in answer.aiter_raw():
                 raw += piece
                 if len(raw) > MAX_BYTES:
                     raise StoreError(f"the answer has more than {MAX_BYTES} bytes")
-            return answer.status_code, raw, answer.headers.get("ETag", "")
+            return answer.status_code, bytes(raw), answer.headers.get("ETag", "")[:_LONGEST_TAG]
 
     def _answered(self) -> None:
         self.connected, self.problem, self._failures = True, "", 0

@@ -86,7 +86,7 @@ def read_jwks(text: bytes, source: str) -> Keys:
         try:
             name, key = _read_key(entry, names)
             found[name] = key
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # a member of another type than it can have
             kid = entry.get("kid") if isinstance(entry, dict) else None
             _log.warning("a key of an issuer is not used", source=source, kid=str(kid)[:80], reason=str(error))
     return found

@@ -9,7 +9,7 @@ from cloned_proxy.fleet.errors import FleetError
 
 def need_libraries() -> None:
     """Raises FleetError with the command that installs what is missing."""
-    for name in ("redis.asyncio", "securesystemslib.dsse"):
+    for name in ("redis.asyncio", "securesystemslib.dsse", "jwt"):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:

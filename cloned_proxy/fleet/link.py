@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import ssl
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
@@ -21,8 +22,15 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.credentials import CredentialProvider
-from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 
+from cloned_proxy.fleet.answers import MOST_ANSWERED, BoundedParser, answers_of
 from cloned_proxy.fleet.errors import FleetError, StoreAwayError
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
@@ -37,6 +45,9 @@ _QUIET_SECONDS: Final = 5.0
 _FIRST_DELAY: Final = 0.05
 _LONGEST_DELAY: Final = 1.0
 """Between two attempts to connect: a store that was restarted has all of its replicas again within two seconds."""
+_BURST: Final = 200
+_BURST_SECONDS: Final = 0.2
+"""For so many messages; more wait in the store, which costs it its memory and traffic nothing."""
 _CONNECTIONS: Final = 8
 """Calls at once; more wait for their turn, within their time."""
 _MAX_CA_BYTES: Final = 4 * 1024 * 1024
@@ -93,6 +104,8 @@ class Link:
 
     def start(self) -> None:
         """Begins to follow, in a task of its own; returns at once, whether or not the store is there."""
+        if self._task is not None:
+            return
         self._task = asyncio.create_task(self._keep_following())
 
     async def close(self) -> None:
@@ -110,15 +123,16 @@ class Link:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def run[T](self, work: Work[T], *, within: float = CALL_SECONDS) -> T:
-        """What `work` makes of the client, within so many seconds. Raises StoreAwayError.
+    async def run[T](self, work: Work[T], *, within: float = CALL_SECONDS, most: int = MOST_ANSWERED) -> T:
+        """What `work` makes of the client, within so many seconds and bytes. Raises StoreAwayError.
 
         A call that fails may have been done by the store all the same; whoever cannot live with that writes a script
         that can be repeated.
         """
         try:
             async with asyncio.timeout(within), self._turns:
-                return await work(self.redis)
+                with answers_of(most):
+                    return await work(self.redis)
         except (RedisError, OSError, TimeoutError, StoreError, ssl.SSLError) as error:
             raise StoreAwayError(f"{self.url}: {_reason(error)}") from error
 
@@ -129,11 +143,11 @@ class Link:
                 await self._session()
             except (RedisError, OSError, TimeoutError, StoreError) as error:
                 delay = _FIRST_DELAY if self.connected else min(delay * 2, _LONGEST_DELAY)
-                self._lost(_reason(error))
+                await self._lost(_reason(error))
             except Exception as error:  # noqa: BLE001  whatever one answer broke must not end the following
                 delay = _LONGEST_DELAY
                 _log.exception("the store of the fleet could not be followed; tried again")
-                self._lost(f"{type(error).__name__}")
+                await self._lost(f"{type(error).__name__}")
             # Not all at the same moment: the whole fleet has lost the same store.
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311  no secret
 
@@ -145,9 +159,14 @@ class Link:
                 for _ in self._handlers:
                     await _next(pubsub, CALL_SECONDS)
             for work in self._at_connect:
-                await work()
+                await self._do(work)
             self._found()
+            began, heard = time.monotonic(), 0
             while True:
+                if heard >= _BURST:
+                    await asyncio.sleep(max(0.0, began + _BURST_SECONDS - time.monotonic()))
+                    began, heard = time.monotonic(), 0
+                heard += 1
                 message = await _next(pubsub, _QUIET_SECONDS)
                 if message is None:
                     async with asyncio.timeout(CALL_SECONDS):
@@ -160,6 +179,15 @@ class Link:
             with contextlib.suppress(RedisError, OSError, TimeoutError):
                 async with asyncio.timeout(CALL_SECONDS):
                     await pubsub.aclose()  # type: ignore[no-untyped-call]  # not typed there
+
+    async def _do(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Raises StoreAwayError. What an answer broke in one part of the proxy is nothing to the others."""
+        try:
+            await work()
+        except StoreError:
+            raise
+        except Exception:  # noqa: BLE001  the answers are the store's, and it may say anything
+            _log.exception("an answer of the store of the fleet could not be used")
 
     def _heard(self, message: dict[str, Any]) -> None:
         if message["type"] != "message":
@@ -177,11 +205,14 @@ class Link:
         _log.info("the store of the fleet answers", store=self.url)
         self._on_state(True)
 
-    def _lost(self, reason: str) -> None:
+    async def _lost(self, reason: str) -> None:
         if self.connected or not self.problem:
             _log.warning("the store of the fleet is away; what is known here stays in force", reason=reason)
         self.connected, self.problem = False, reason
         self._on_state(False)
+        # Idle connections lead where the subscription led: each would cost a call its time to find that out.
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            await self.redis.connection_pool.disconnect(inuse_connections=False)
 
 
 async def _next(pubsub: PubSub, seconds: float) -> dict[str, Any] | None:
@@ -227,6 +258,8 @@ def _client(settings: FleetSettings, base: Path, secrets: Secrets | None) -> Red
         socket_connect_timeout=CALL_SECONDS,
         retry=Retry(NoBackoff(), 0),  # whoever calls knows best whether to repeat
         max_connections=_CONNECTIONS + 1,
+        parser_class=BoundedParser,
+        driver_info=None,  # else each connection says CLIENT SETINFO, a right that no user of a fleet needs
         **options,
     )
     return client
@@ -242,6 +275,20 @@ def trusted_pem(path: Path) -> str:
     return text
 
 
+_CODES: Final = frozenset({
+    "BUSY", "CLUSTERDOWN", "ERR", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOREPLICAS", "NOSCRIPT",
+    "OOM", "READONLY", "WRONGTYPE",
+})  # fmt: skip
+
+
+def _code(error: RedisError) -> str:
+    """What kind of refusal it is, where that is one of the server's own words."""
+    if isinstance(error, BusyLoadingError):
+        return "LOADING"
+    word = next(iter(str(error).split()), "")
+    return word if word in _CODES else "ERR"
+
+
 def _reason(error: BaseException) -> str:
     """What to tell people; never a password, which some messages of servers repeat."""
     # While connecting the library wraps what the server said into an error that says less.
@@ -252,8 +299,8 @@ def _reason(error: BaseException) -> str:
             return "the store refuses this credential; set `fleet: {auth: ${vault:fleet.store}}` and that secret"
         case NoPermissionError():
             return "the store's ACL does not let this user do that (docs/fleet.md lists what a replica needs)"
-        case ResponseError():  # its text may repeat what was sent, a password among it
-            return f"the store refuses a command: {' '.join(str(error).split()[:2])}"
+        case ResponseError() | BusyLoadingError():  # its text may repeat what was sent, a password among it
+            return f"the store refuses a command: {_code(error)}"
         case TimeoutError():
             return f"no answer within {CALL_SECONDS:g} s"
         case StoreError() | OSError() | RedisError():

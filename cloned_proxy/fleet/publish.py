@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import structlog
 
-from cloned_proxy.fleet.envelope import Trust
+from cloned_proxy.fleet.answers import MOST_ANSWERED
+from cloned_proxy.fleet.envelope import MAX_BYTES, Trust
 from cloned_proxy.fleet.errors import EnvelopeError, FleetError, StoreAwayError
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import CALL_SECONDS, Link
@@ -31,9 +32,12 @@ _log = structlog.get_logger(__name__)
 
 HISTORY: Final = 100
 """Versions that `rollback` can go back to."""
+_EPOCHS_AHEAD: Final = 1000
 _COPIES_SECONDS: Final = 2.0
 """How long the store's own replicas may take to confirm."""
 _PUBLISH_SECONDS: Final = 15.0
+_MOST_ANSWERED: Final = MAX_BYTES + MOST_ANSWERED
+"""For an envelope of the largest policy."""
 
 # KEYS: policy, policy:history, policy:order. ARGV: expected number, epoch, version, sha256, envelope, channel, history.
 _PUBLISH: Final = """
@@ -49,6 +53,11 @@ end
 redis.call('PUBLISH', ARGV[6], number)
 return {1, number}
 """
+
+
+def _far(known: Number) -> Number:
+    """What no replica can have. Reports are not proven, and one that is made up must not use up the numbers."""
+    return Number(known.epoch + _EPOCHS_AHEAD, 0)
 
 
 class ConflictError(FleetError):
@@ -98,7 +107,9 @@ class Publisher:
     async def newest(self) -> Newest:
         """Raises StoreAwayError."""
         fields: Any = await self._link.run(
-            lambda redis: redis.hmget(self._names.policy, ["epoch", "version", "envelope"]), within=_PUBLISH_SECONDS
+            lambda redis: redis.hmget(self._names.policy, ["epoch", "version", "envelope"]),
+            within=_PUBLISH_SECONDS,
+            most=_MOST_ANSWERED,
         )
         epoch, version, raw = fields
         try:
@@ -113,7 +124,9 @@ class Publisher:
     async def old(self, number: Number) -> Statement:
         """What was published under this number. Raises FleetError."""
         raw: Any = await self._link.run(
-            lambda redis: redis.hget(self._names.policy_history, str(number)), within=_PUBLISH_SECONDS
+            lambda redis: redis.hget(self._names.policy_history, str(number)),
+            within=_PUBLISH_SECONDS,
+            most=_MOST_ANSWERED,
         )
         if raw is None:
             raise FleetError(f"the store has no version {number}; `cloned-proxy fleet status --history` lists them")
@@ -165,7 +178,7 @@ class Publisher:
     def _next(self, newest: Newest, replicas: Sequence[Seen], *, new_epoch: bool) -> Number:
         known = newest.statement.number if newest.statement is not None else NOTHING
         known = max(known, self._last_from_here())
-        ahead = [each.report for each in replicas if each.live and each.report.number > known]
+        ahead = [each.report for each in replicas if each.live and known < each.report.number < _far(known)]
         if new_epoch:
             return Number(max([known, *(report.number for report in ahead)]).epoch + 1, 1)
         if ahead:

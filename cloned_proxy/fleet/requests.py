@@ -17,8 +17,9 @@ import structlog
 
 from cloned_proxy.fleet.decision import FleetDecision, read_decision
 from cloned_proxy.fleet.envelope import Trust
-from cloned_proxy.fleet.errors import EnvelopeError, StoreAwayError
+from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.link import Link
+from cloned_proxy.fleet.pause import Pause
 from cloned_proxy.fleet.request_store import ASK, MOST, READ, RequestNames
 from cloned_proxy.policy.rule import Rule
 from cloned_proxy.store.approval_mirror import ApprovalMirror, Settled, as_message, from_message
@@ -28,9 +29,15 @@ _log = structlog.get_logger(__name__)
 
 _LOOK_SECONDS: Final = 0.5
 _READ_SECONDS: Final = 10.0
+_SOON_SECONDS: Final = 0.02
 _MOST_BYTES: Final = 64 * 1024
+_MOST_SAID: Final = 10
+_LONGEST_ID: Final = 60
+_MOST_ANSWERED: Final = 32 * 1024 * 1024
+"""Of all requests and decisions at once."""
 _SKEW_SECONDS: Final = 2 * 3600.0
-"""So far may a host's clock be off. An approval that ended longer ago than that is an old one that is offered again."""
+"""So far may a host's clock be off. An approval that ended longer ago than that is an old one that is offered again,
+and one that a store offers with a wrong time ends then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +76,17 @@ class FleetRequests:
         self._clock, self._uptime = clock, uptime
         self._leads = leads
         self._posted: set[str] = set()
-        self._decided: set[str] = set()
-        self._refused: set[str] = set()
+        self._decided = _Remembered()
+        self._refused = _Remembered()
+        self._said = 0
+        """Of refusals, in one reading."""
+        self._unsettled: dict[str, FleetDecision] = {}
+        """In force or refused already, and not on record here: the disk did not take them."""
         self._in_force: dict[str, _InForce] = {}
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
+        self._pause = Pause()
+        """News that comes without end costs a small part of the time, too."""
         link.follow(self._names.news, lambda _message: self._news.set())
         link.at_connect(self.connected)
 
@@ -99,9 +112,13 @@ class FleetRequests:
             try:
                 if self._leads:
                     await self.tell()
-                if news or self._uptime() >= read_at + _READ_SECONDS:
-                    read_at = self._uptime()
+                if news and self._pause.lasts:
+                    self._news.set()
+                    await asyncio.sleep(_SOON_SECONDS)
+                elif news or self._uptime() >= read_at + _READ_SECONDS:
+                    read_at, began = self._uptime(), self._pause.now()
                     await self.read()
+                    self._pause.after(began)
             except StoreAwayError:
                 continue  # the link tells the log, and reads again when the store is back
             except Exception:  # noqa: BLE001  one fault must not end the following
@@ -127,18 +144,17 @@ class FleetRequests:
                 answer: list[Any] = await redis.eval(READ, 3, *names.keys)
                 return answer
 
-            now, *found = await self._link.run(work)
-            before = self._rules()
+            now, *found = await self._link.run(work, most=_MOST_ANSWERED)
+            before, self._said = self._rules(), 0
             for at in range(0, len(found), 4):
                 raw_id, raw, left, envelope = found[at : at + 4]
                 try:
-                    await self._take_in(raw_id.decode("ascii"), raw, envelope, left / 1000, now=now / 1000, up=up)
-                except (ValueError, EnvelopeError) as error:
+                    await self._take_in(_id_of(raw_id), raw, envelope, left / 1000, now=now / 1000, up=up)
+                except Exception as error:  # noqa: BLE001  what one request broke must not keep the next from people
                     self._refuse(raw_id, error)
-                except StoreError as error:
-                    _log.warning("a request of the fleet is not on record here", reason=str(error))
             if self._rules() != before:
                 self._on_change(self._rules())
+            await self._settle()
 
     async def _take_in(self, request: str, raw: bytes, envelope: bytes, left: float, *, now: float, up: float) -> None:
         if request in self._decided or (not envelope and left <= 0):
@@ -151,16 +167,19 @@ class FleetRequests:
                 await asyncio.to_thread(self._mirror.receive, from_message(told, request), left)
             return
         decision = read_decision(envelope, self._trust, self._fleet, request)
+        # Before anything that may fail: whoever offers it again does not make it last longer.
+        self._decided.add(request)
         if decision.verdict == "approved":
             self._put_in_force(decision, now=now, up=up)
         if self._leads:
-            await asyncio.to_thread(self._settle, raw, decision)
-        self._decided.add(request)
+            self._unsettled[request] = decision
         self._on_decision(decision)
 
     def _put_in_force(self, decision: FleetDecision, *, now: float, up: float) -> None:
-        left = min(decision.ends - now, decision.ends - decision.decided)
-        if left <= 0 or self._clock() > decision.ends + _SKEW_SECONDS:
+        # The store's clock, which a store that lies can set back, and this host's, which may be wrong.
+        late = decision.ends + _SKEW_SECONDS - self._clock()
+        left = min(decision.ends - now, decision.ends - decision.decided, late)
+        if left <= 0:
             return
         # In the words of this machine's clock, which may be wrong: what is left is what counts.
         expires = self._clock() + left
@@ -168,17 +187,23 @@ class FleetRequests:
         self._in_force[decision.request] = _InForce(decision, rules, up + left)
         _log.info("an approval of the fleet is in force", request=decision.request, by=decision.by, seconds=int(left))
 
-    def _settle(self, raw: bytes, decision: FleetDecision) -> None:
-        rules = decision.rules() if decision.verdict == "approved" else ()
-        settled = Settled(
-            decision.verdict,
-            f"{decision.by}@{decision.replica}",
-            self._clock(),
-            decision.reason,
-            tuple(rule.id for rule in rules),
-        )
-        approval = from_message(json.loads(raw), decision.request)
-        self._mirror.settle(approval, settled)
+    async def _settle(self) -> None:
+        """Writes down here what became of requests. What cannot be written is tried again."""
+        for request, decision in list(self._unsettled.items()):
+            rules = decision.rules() if decision.verdict == "approved" else ()
+            settled = Settled(
+                decision.verdict,
+                f"{decision.by}@{decision.replica}",
+                self._clock(),
+                decision.reason,
+                tuple(rule.id for rule in rules),
+            )
+            try:
+                await asyncio.to_thread(self._mirror.settle, decision.about, settled)
+            except StoreError as error:
+                _log.warning("a decision of the fleet is not on record here yet", request=request, reason=str(error))
+                return
+            del self._unsettled[request]
 
     def end_what_is_over(self) -> None:
         """Takes back the approvals whose time is over."""
@@ -193,9 +218,33 @@ class FleetRequests:
     def _rules(self) -> tuple[Rule, ...]:
         return tuple(rule for each in self._in_force.values() for rule in each.rules)
 
-    def _refuse(self, request: bytes, error: Exception) -> None:
-        """Once for each request: what is refused stays in the store, and is read again."""
-        known = request.decode("ascii", errors="replace")
-        if known not in self._refused:
+    def _refuse(self, request: object, error: Exception) -> None:
+        """Once for each request, since it is read again; and a few at once, since anybody may fill the store."""
+        known = repr(request)[:_LONGEST_ID]
+        if known not in self._refused and self._said < _MOST_SAID:
+            self._said += 1
             self._refused.add(known)
-            _log.warning("what the store says of a request is refused", request=known[:40], reason=str(error))
+            _log.warning(
+                "what the store says of a request is refused", request=known, reason=f"{type(error).__name__}: {error}"
+            )
+
+
+class _Remembered:
+    """The last ones of any number."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, None] = {}
+
+    def __contains__(self, one: str) -> bool:
+        return one in self._all
+
+    def add(self, one: str) -> None:
+        self._all[one] = None
+        if len(self._all) > 2 * MOST:
+            del self._all[next(iter(self._all))]
+
+
+def _id_of(raw: bytes) -> str:
+    if len(raw) > _LONGEST_ID:
+        raise ValueError("an id that nobody gives")
+    return raw.decode("ascii")

@@ -10,7 +10,6 @@ from typing import Final
 from cloned_proxy.fleet.deciding import approver_key
 from cloned_proxy.fleet.errors import FleetError
 from cloned_proxy.fleet.keys import SigningKey
-from cloned_proxy.fleet.libraries import need_libraries
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.resumption import Resumption, seal_resumption
 from cloned_proxy.fleet.use_names import UseNames
@@ -34,7 +33,6 @@ def resume_uses(workspace: Workspace, *, by: str, reason: str) -> str:
         raise FleetError(
             f"{workspace.config_file}: this workspace is in no fleet with a store; set `fleet: {{store: …}}`"
         )
-    need_libraries()
     return asyncio.run(_resume(workspace, settings, by, reason))
 
 

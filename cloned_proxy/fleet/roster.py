@@ -6,6 +6,7 @@ Nothing here is proven, and nothing is decided by it: it is for people, and for 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.names import Names
-from cloned_proxy.fleet.statement import Number
+from cloned_proxy.fleet.statement import MAX_NUMBER, Number
 
 REPORT_SECONDS: Final = 10.0
 """Between two reports of one process; and one at once when something changes."""
@@ -21,6 +22,8 @@ LIVE_SECONDS: Final = 30.0
 """One that was silent for longer is away."""
 _FORGOTTEN_SECONDS: Final = 86_400.0
 _MOST_BYTES: Final = 4096
+_MOST_ANSWERED: Final = 64 * 1024 * 1024
+"""Of everybody at once: some ten thousand processes."""
 
 # KEYS: replicas, replicas:seen. ARGV: process, report, seconds after which silent ones are forgotten, channel.
 _SAY: Final = """
@@ -111,7 +114,7 @@ async def leave(link: Link, names: Names, report: Report) -> None:
 async def everybody(link: Link, names: Names) -> list[Seen]:
     """Every process that was heard of within a day, in the order of names. Raises StoreAwayError."""
     keys = (names.replicas, names.replicas_seen)
-    found: Any = await link.run(lambda redis: redis.eval(_LIST, len(keys), *keys))
+    found: Any = await link.run(lambda redis: redis.eval(_LIST, len(keys), *keys), most=_MOST_ANSWERED)
     if not isinstance(found, list):
         raise StoreAwayError(f"{link.url}: the list of replicas cannot be read")
     pairs = zip(found[::2], found[1::2], strict=False)
@@ -127,11 +130,14 @@ def read_report(raw: bytes) -> Report | None:
         given = {name: value for name, value in document.items() if name in known}
         report = Report(**{**given, "trust": tuple(str(each) for each in given.get("trust", ()))})
         texts = (report.replica, report.sha256, report.problem)
-        numbers = (report.worker, report.epoch, report.version, report.tunnels, report.since, report.age or 0)
+        numbers = (report.tunnels, report.since, report.age or 0)
+        whole = (report.worker, report.epoch, report.version)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
     plain = all(isinstance(text, str) and text.isprintable() for text in texts)
-    return report if plain and all(isinstance(number, int | float) for number in numbers) else None
+    finite = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+    counted = all(type(number) is int and 0 <= number <= MAX_NUMBER for number in whole)
+    return report if plain and finite and counted else None
 
 
 def behind(seen: Iterable[Seen], number: Number) -> list[str]:

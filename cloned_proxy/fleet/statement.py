@@ -22,7 +22,7 @@ from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.policy.preset import valid_preset_name
 
 PAYLOAD_TYPE: Final = "application/vnd.cloned-proxy.policy+yaml"
-_MAX_NUMBER: Final = 2**53 - 1
+MAX_NUMBER: Final = 2**53 - 1
 """What every reader of JSON, and the store's scripts, can hold exactly."""
 
 
@@ -45,7 +45,7 @@ def parse_number(text: str) -> Number:
     """`EPOCH.VERSION`, or `VERSION` of the first epoch. Raises FleetError."""
     epoch, dot, version = text.rpartition(".")
     parts = (epoch if dot else "1", version)
-    if not all(part.isascii() and part.isdecimal() and 0 < int(part[:17]) <= _MAX_NUMBER for part in parts):
+    if not all(part.isascii() and part.isdecimal() and 0 < int(part[:17]) <= MAX_NUMBER for part in parts):
         raise FleetError(f"{text[:40]!r} is not the number of a policy; write EPOCH.VERSION such as 1.12")
     return Number(int(parts[0]), int(parts[1]))
 
@@ -126,8 +126,8 @@ class _Payload(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     fleet: str
-    epoch: int = Field(ge=1, le=_MAX_NUMBER)
-    version: int = Field(ge=1, le=_MAX_NUMBER)
+    epoch: int = Field(ge=1, le=MAX_NUMBER)
+    version: int = Field(ge=1, le=MAX_NUMBER)
     sha256: str
     issued_at: str
     author: str

@@ -9,14 +9,19 @@ from typing import Final
 
 import structlog
 
+from cloned_proxy.fleet.answers import MOST_ANSWERED
+from cloned_proxy.fleet.envelope import MAX_BYTES
 from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.names import Names
+from cloned_proxy.fleet.pause import Pause
 from cloned_proxy.fleet.source import Taker
 from cloned_proxy.fleet.statement import Number
 
 _log = structlog.get_logger(__name__)
 
+_GAP_SECONDS: Final = 0.01
+"""Between two readings: news that comes in masses is read as one."""
 _ENVELOPE_SECONDS: Final = 15.0
 """For an envelope of the largest policy."""
 
@@ -29,6 +34,7 @@ class StoreSource:
         self._link = link
         self._names = names
         self._poll = poll
+        self._pause = Pause()
         self._dirty = asyncio.Event()
         self._reading = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -70,10 +76,12 @@ class StoreSource:
                 async with asyncio.timeout(self._poll * random.uniform(0.5, 1.0)):  # noqa: S311  no secret
                     await self._dirty.wait()
             self._dirty.clear()
+            await self._pause.over()
             try:
                 await self.read()
             except Exception:  # noqa: BLE001  what one answer broke must not end the following
                 _log.exception("the policy of the fleet could not be read; asked again")
+            await asyncio.sleep(_GAP_SECONDS)
 
     async def _read(self) -> None:
         """Asks for the number, and for the envelope where it is another one. Raises StoreAwayError."""
@@ -89,12 +97,19 @@ class StoreSource:
                 self.said = ""
                 taker.heard()
                 return
+            if self._pause.lasts:  # the next look is after it
+                self._dirty.set()
+                return
+            began = self._pause.now()
             raw = await self._link.run(
                 lambda redis: redis.hget(names.policy, "envelope"),
                 within=_ENVELOPE_SECONDS,
+                most=MAX_BYTES + MOST_ANSWERED,
             )
             taken = raw is not None and await taker.offer(_bytes(raw))
             self.said = "" if taken else "what the store has is not accepted; see the log"
+            if not taken:
+                self._pause.after(began)
 
 
 def _bytes(answer: bytes | str | None) -> bytes:

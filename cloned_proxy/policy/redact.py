@@ -48,6 +48,7 @@ _USER_OPTIONS: Final = frozenset({"-u", "-U", "--user", "--proxy-user"})
 _PAIR: Final = re.compile(r"([^:\s]+):.+", re.DOTALL)
 _USER_PASSWORD: Final = re.compile(r"((?:-[uU]|--(?:proxy-)?user=)[^:\s]+):.+", re.DOTALL)
 _LONG: Final = re.compile(r"[A-Za-z0-9+/_=-]{24,}")
+_RUN: Final = re.compile(r"[A-Za-z0-9_+]{24,}={0,2}")
 _RANDOM_BITS: Final = 3.2
 """Entropy of a character from which a long word is taken for random; English words have about 2.5 to 3."""
 
@@ -77,6 +78,30 @@ def redact_command(words: Sequence[str]) -> str:
     return redact(" ".join(kept))
 
 
+def hide_arguments(words: Sequence[str]) -> tuple[str, ...]:
+    """The words of a command line for its own owner to review, with what looks like a secret as `REDACTED`.
+
+    Less is taken out than for the record, so that a path or the name of a package stays readable: a long word counts
+    only where it is one run of letters and digits that looks random.
+    """
+    return tuple(_hidden(word, before) for word, before in zip(words, ("", *words), strict=False))
+
+
+def _hidden(word: str, before: str) -> str:
+    if word.startswith("$"):  # a variable's name
+        return word
+    option, equals, value = word.partition("=")
+    if equals and _SECRET_OPTION.fullmatch(option) and not value.startswith("$"):
+        return f"{option}={REDACTED}"
+    if _SECRET_OPTION.fullmatch(before) and not word.startswith("-"):
+        return REDACTED
+    if user := _USER_PASSWORD.fullmatch(word) or (_PAIR.fullmatch(word) if before in _USER_OPTIONS else None):
+        return f"{user[1]}:{REDACTED}"
+    if _RUN.fullmatch(value or word) and _looks_random(value or word):
+        return f"{option}={REDACTED}" if equals else REDACTED
+    return _by_form(word)
+
+
 def _argument(word: str, before: str) -> str:
     """One word of a command line that stands behind another."""
     if _SECRET_OPTION.fullmatch(before):
@@ -87,14 +112,17 @@ def _argument(word: str, before: str) -> str:
 
 def redact(text: str) -> str:
     """The text as one line of at most `MAX_TEXT` characters, with what looks like a secret replaced."""
+    text = _by_form(_one_line(_PEM.sub(REDACTED, text)))
+    text = _LONG.sub(lambda match: REDACTED if _looks_random(match[0]) else match[0], text)
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+
+
+def _by_form(text: str) -> str:
     text = _PEM.sub(REDACTED, text)
-    text = _one_line(text)
     text = _USERINFO.sub(rf"\1{REDACTED}@", text)
     text = _KNOWN.sub(REDACTED, text)
     text = _SCHEME.sub(rf"\1 {REDACTED}", text)
-    text = _NAMED.sub(rf"\1{REDACTED}", text)
-    text = _LONG.sub(lambda match: REDACTED if _looks_random(match[0]) else match[0], text)
-    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 1]}…"
+    return _NAMED.sub(rf"\1{REDACTED}", text)
 
 
 def _one_line(text: str) -> str:

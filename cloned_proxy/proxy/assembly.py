@@ -22,7 +22,7 @@ from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.denial_budget import DenialBudget
 from cloned_proxy.proxy.enforcer import Enforcer
 from cloned_proxy.proxy.fleet_audit import open_fleet_audit
-from cloned_proxy.proxy.fleet_limits import begin, open_fleet_limits, open_fleet_requests
+from cloned_proxy.proxy.fleet_limits import begin, open_fleet_limits, open_fleet_requests, open_link
 from cloned_proxy.proxy.follower import PolicyFollower
 from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.identities import open_identities
@@ -54,6 +54,7 @@ from cloned_proxy.telemetry.upstream_metrics import UpstreamMetrics
 
 if TYPE_CHECKING:
     from cloned_proxy.fleet.build import Fleet
+    from cloned_proxy.fleet.link import Link
 
 _log = structlog.get_logger(__name__)
 
@@ -93,8 +94,9 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
     metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane=chosen.plane)
     vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
     await asyncio.to_thread(vault.open)
+    link = open_link(parts, workspace, config, vault)
     if seat is None or seat.leads:
-        await _send_log(parts, workspace, config, vault, metrics, clock=clock)
+        await _send_log(parts, workspace, config, vault, metrics, link=link, clock=clock)
     tokens = await open_identities(parts, workspace, config, vault, metrics.registry, clock=clock)
     state = State(
         workspace.state_db,
@@ -108,7 +110,7 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
     parts.push_async_callback(asyncio.to_thread, state.close)
     resolver = Resolver(config.proxy)
     parts.callback(resolver.close)
-    fleet = _join_fleet(workspace, config, policy_file, vault, metrics, clock, uptime, seat)
+    fleet = _join_fleet(workspace, config, policy_file, link, vault, metrics, clock, uptime, seat)
     follower = PolicyFollower(
         policy_file,
         presets=workspace.presets,
@@ -125,7 +127,7 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
         parts,
         workspace,
         config,
-        vault,
+        link,
         metrics.registry,
         state=state,
         policies=follower.policies,
@@ -216,17 +218,14 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)
+    run = open_fleet_requests(
+        shared, workspace, config, follower=follower, clock=clock, uptime=uptime, leads=seat is None or seat.leads
+    )
     if fleet is not None:
         if fleet.member is not None:
             fleet.member.tunnels = lambda: len(gate.tunnels)
-        await fleet.start(parts)
-    begin(
-        parts,
-        shared,
-        open_fleet_requests(
-            shared, workspace, config, follower=follower, clock=clock, uptime=uptime, leads=seat is None or seat.leads
-        ),
-    )
+        await fleet.start(parts)  # and with it the link, which everybody follows by now
+    begin(parts, shared, run)
     # Several tasks: a database that hangs must not keep tunnels open.
     tasks = [_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()]
     if fleet is None and (seat is None or seat.leads):
@@ -241,25 +240,24 @@ def _join_fleet(  # noqa: PLR0917  what it passes on
     workspace: Workspace,
     config: Config,
     policy_file: Path,
+    link: Link | None,
     vault: LiveVault,
     metrics: Metrics,
     clock: Callable[[], float],
     uptime: Callable[[], float],
     seat: Seat | None,
 ) -> Fleet | None:
-    """The fleet of the settings; None where there is none. Raises StoreError, for a missing library too."""
+    """The fleet of the settings; None where there is none. Raises StoreError."""
     if config.fleet is None:
         return None
-    from cloned_proxy.fleet.libraries import need_libraries  # noqa: PLC0415  optional, and slow to import
-
-    need_libraries()
-    from cloned_proxy.fleet.build import build  # noqa: PLC0415  with them
+    from cloned_proxy.fleet.build import build  # noqa: PLC0415  optional libraries, and slow to import
 
     return build(
         workspace,
         config,
         config.fleet,
         local_file=policy_file,
+        link=link,
         secrets=vault,
         registry=metrics.registry,
         clock=clock,
@@ -314,12 +312,13 @@ async def _send_log(
     vault: LiveVault,
     metrics: Metrics,
     *,
+    link: Link | None,
     clock: Callable[[], float],
 ) -> None:
     """To whoever else is to have the log. Taken apart after the log is closed: then it has all there is to send."""
     if config.telemetry.otlp_endpoint is not None:
         parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config, vault, metrics))
-    await open_fleet_audit(parts, workspace, config, vault, metrics.registry, clock=clock)
+    await open_fleet_audit(parts, workspace, config, link, metrics.registry, clock=clock)
 
 
 def _start_export(workspace: Workspace, config: Config, vault: LiveVault, metrics: Metrics) -> Callable[[], None]:

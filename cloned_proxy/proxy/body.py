@@ -72,10 +72,6 @@ class Buffer:
         del data[:count]
         return taken
 
-    def maybe_extract_at_most(self, count: int) -> bytes | None:
-        """The name that mitmproxy's layers call `take` by."""
-        return self.take(count) or None
-
 
 class BodyReader(Protocol):
     def read(self, buffer: Buffer) -> bytes | None:

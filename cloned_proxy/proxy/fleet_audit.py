@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
 from cloned_proxy.store.config import Config
-from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.workspace import Workspace
+
+if TYPE_CHECKING:
+    from cloned_proxy.fleet.link import Link
 
 _LAST_SECONDS: Final = 3.0
 """For what is left to send at the stop; the rest goes out after the next start."""
@@ -22,7 +24,7 @@ async def open_fleet_audit(
     parts: AsyncExitStack,
     workspace: Workspace,
     config: Config,
-    vault: LiveVault,
+    link: Link | None,
     registry: CollectorRegistry,
     *,
     clock: Callable[[], float],
@@ -35,7 +37,6 @@ async def open_fleet_audit(
     if fleet is None:
         return
     from cloned_proxy.fleet.audit_ship import AuditShipper, LocalLog  # noqa: PLC0415  optional, as all of them
-    from cloned_proxy.fleet.link import Link  # noqa: PLC0415
     from cloned_proxy.fleet.names import Names  # noqa: PLC0415
     from cloned_proxy.fleet.notary import Notary  # noqa: PLC0415
     from cloned_proxy.fleet.receipt import own_key, own_name  # noqa: PLC0415
@@ -45,9 +46,7 @@ async def open_fleet_audit(
     name = own_name(fleet, key)
     notary = Notary(workspace, name, clock=clock)
     work: list[Coroutine[Any, Any, None]] = [notary.work()]
-    if fleet.store is not None and fleet.audit_entries:
-        link = Link(fleet, base=workspace.root, secrets=vault)
-        parts.push_async_callback(link.close)
+    if link is not None and fleet.audit_entries:
         shipper = AuditShipper(
             LocalLog(workspace.state_db),
             link,

@@ -49,7 +49,7 @@ def open_fleet_limits(
     parts: AsyncExitStack,
     workspace: Workspace,
     config: Config,
-    vault: LiveVault,
+    link: Link | None,
     registry: CollectorRegistry,
     *,
     state: State,
@@ -57,24 +57,18 @@ def open_fleet_limits(
     cells: CellStore,
     seat: Seat | None,
 ) -> FleetLimits:
-    """Puts them together, with what ends them on `parts`. The link is started by `begin`. Raises StoreError."""
+    """Puts them together, with what ends them on `parts`, before the link is started. Raises StoreError."""
     fleet = config.fleet
-    if fleet is None or fleet.store is None:
+    if fleet is None or link is None:
         return FleetLimits(WholeLimits(), state.audit)
-    from cloned_proxy.fleet.libraries import need_libraries  # noqa: PLC0415  optional, as all that follow
-
-    need_libraries()
-    from cloned_proxy.fleet.counted_audit import CountedAudit  # noqa: PLC0415
+    from cloned_proxy.fleet.counted_audit import CountedAudit  # noqa: PLC0415  optional, as all that follow
     from cloned_proxy.fleet.envelope import Trust  # noqa: PLC0415
-    from cloned_proxy.fleet.link import Link  # noqa: PLC0415
     from cloned_proxy.fleet.member import replica_key, replica_name  # noqa: PLC0415
     from cloned_proxy.fleet.uses import Uses  # noqa: PLC0415
     from cloned_proxy.proxy.shares import Shares  # noqa: PLC0415
     from cloned_proxy.telemetry.share_metrics import ShareMetrics  # noqa: PLC0415
 
     name = replica_name(fleet, replica_key(workspace))
-    link = Link(fleet, base=workspace.root, secrets=vault)
-    parts.push_async_callback(link.close)
     metrics = ShareMetrics(registry)
     shares = Shares(
         link,
@@ -149,11 +143,29 @@ def open_fleet_requests(
     return run
 
 
+def open_link(parts: AsyncExitStack, workspace: Workspace, config: Config, vault: LiveVault) -> Link | None:
+    """The one way of this process to the store of the fleet, closed by `parts`; None without a store.
+
+    Raises StoreError, for a missing library too.
+    """
+    if config.fleet is None:
+        return None
+    from cloned_proxy.fleet.libraries import need_libraries  # noqa: PLC0415  optional, and slow to import
+
+    need_libraries()
+    if config.fleet.store is None:
+        return None
+    from cloned_proxy.fleet.link import Link  # noqa: PLC0415  with them
+
+    link = Link(config.fleet, base=workspace.root, secrets=vault)
+    parts.push_async_callback(link.close)
+    return link
+
+
 def begin(parts: AsyncExitStack, limits: FleetLimits, run: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Starts what runs beside traffic, once everything follows the link that wants to."""
     if limits.link is None:
         return
-    limits.link.start()
     task = asyncio.create_task(run())
     parts.push_async_callback(_end, task)
 

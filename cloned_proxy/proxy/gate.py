@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Final
 
@@ -24,6 +24,7 @@ from cloned_proxy.proxy.listener import BACKLOG, Listener
 from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.plain import PlainHttp
 from cloned_proxy.proxy.plane.plane import Plane
+from cloned_proxy.proxy.porch import Porch
 from cloned_proxy.proxy.requests_api import RequestsApi
 from cloned_proxy.proxy.transparent.connection import TransparentConnection
 from cloned_proxy.proxy.tunnels import Tunnels
@@ -69,7 +70,7 @@ class Gate:
         parties = plane.parties if plane is not None else None
         self._plane: Final = plane
         self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells(), parties)
-        self._servers: dict[Listener, asyncio.Server] = {}
+        self._servers: dict[Listener, asyncio.Server | Porch] = {}
         self._connections: set[ClientConnection] = set()
         self._all_gone = asyncio.Event()
         self._all_gone.set()
@@ -125,10 +126,16 @@ class Gate:
     @property
     def idle(self) -> bool:
         """Whether no client is connected."""
-        return not self._connections and (self._plane is None or not self._plane.connections)
+        return not (self._connections or self._adopting) and (self._plane is None or not self._plane.connections)
 
     async def open(self, listener: Listener) -> None:
         """Accepts on the listener's socket, which belongs to the gate from now on."""
+        if listener.header_from:
+            settings = self._parts.settings
+            porch = Porch(listener, self._adopt_soon, seconds=settings.head_timeout, most=settings.max_connections)
+            porch.open()
+            self._servers[listener] = porch
+            return
         if self._plane is not None:
             self._plane.look()  # what led there leads to the proxy itself from now on
             if self._plane.takes(listener):
@@ -150,7 +157,26 @@ class Gate:
     async def adopt(self, sock: socket.socket, listener: Listener) -> None:
         """Serves one connection that is open already, as if it had come through `listener`."""
         loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(partial(self.connection, listener), sock)
+        transport: object
+        transport, _ = await loop.connect_accepted_socket(partial(self.connection, listener), sock)
+        # As in `dial.join`: uvloop has the descriptor by now, and the object must not close it once more.
+        if not isinstance(transport, asyncio.Transport):
+            sock.detach()
+
+    def _adopt_soon(self, sock: socket.socket, listener: Listener) -> None:
+        self._in_background(self._adopted(sock, listener))
+
+    async def _adopted(self, sock: socket.socket, listener: Listener) -> None:
+        try:
+            await self.adopt(sock, listener)
+        except OSError:  # the client has gone already
+            sock.close()
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._adopting.add(task)
+        task.add_done_callback(self._adopting.discard)
+        task.add_done_callback(lambda _: self._look_whether_all_are_gone())
 
     def close(self, listener: Listener) -> None:
         """Stops accepting on one listener and cuts the connections that came through it: its sandbox has ended."""
@@ -222,6 +248,8 @@ class Gate:
             connection.cut("overloaded")
         self._connections.add(connection)
         self._all_gone.clear()
+        if self._cutting:
+            asyncio.get_running_loop().call_soon(connection.cut, "drained")
         return admitted
 
     def _keep(self, connection: ClientConnection) -> None:
@@ -255,6 +283,4 @@ class Gate:
             return
         for listener in self._plane.listeners:
             self._plane.close_listener(listener)
-            task = asyncio.ensure_future(self.open(listener))
-            self._adopting.add(task)
-            task.add_done_callback(self._adopting.discard)
+            self._in_background(self.open(listener))

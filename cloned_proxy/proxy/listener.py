@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy.transparent.name_tags import NameTags
+from cloned_proxy.store.listen_settings import Network
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,6 +42,8 @@ class Listener:
     """What its callers dialled, by the address at which they arrive; None where everybody asks a proxy."""
     only_names: bool = False
     """Nobody asks a proxy here."""
+    header_from: tuple[Network, ...] = ()
+    """From there each connection begins with a PROXY protocol header (`proxy/porch.py`)."""
 
     def asks_proxy(self, address: str) -> bool:
         """Whether a connection to this address of ours is for the proxy itself, not for a name."""
@@ -62,7 +65,7 @@ def names_listener(transport: asyncio.BaseTransport, host: str, port: int) -> bo
     match transport.get_extra_info("sockname"):
         case (str(address), int(own), *_) if own == port:
             try:
-                return _plain(ipaddress.ip_address(host)) == _plain(ipaddress.ip_address(address))
+                return plain_address(ipaddress.ip_address(host)) == plain_address(ipaddress.ip_address(address))
             except ValueError:
                 return host.lower() == "localhost" or not ipaddress.ip_address(address).is_loopback
         case _:
@@ -154,7 +157,7 @@ class OwnListeners:
 
     def add_address(self, host: str, port: int) -> None:
         """Registers a place where another part of this process listens. `host` is an IP address."""
-        address = _plain(ipaddress.ip_address(host))
+        address = plain_address(ipaddress.ip_address(host))
         if address.is_unspecified:
             self._wildcard_ports.add(port)
         else:
@@ -169,7 +172,7 @@ class OwnListeners:
     def __contains__(self, item: object) -> bool:
         match item:
             case (ipaddress.IPv4Address() | ipaddress.IPv6Address() as address, int(port)):
-                return port in self._ports and self._reaches(_plain(address), port)
+                return port in self._ports and self._reaches(plain_address(address), port)
             case _:
                 return False
 
@@ -181,7 +184,7 @@ class OwnListeners:
         return port in self._wildcard_ports and _is_local(address)
 
 
-def _plain(address: Address) -> Address:
+def plain_address(address: Address) -> Address:
     """IPv4 for its mapped form, and without a zone: spellings of one socket address."""
     if isinstance(address, ipaddress.IPv6Address):
         return address.ipv4_mapped or ipaddress.IPv6Address(int(address))

@@ -21,10 +21,20 @@ def reset(transport: asyncio.WriteTransport) -> None:
     """Closes at once and sends RST: the peer must not mistake a cut for the end of the data."""
     sock = transport.get_extra_info("socket")
     if sock is not None:
-        # Already closed, or a unix socket of a system without it: then abort is all there is.
-        with contextlib.suppress(OSError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        _reset_on_close(sock)
     transport.abort()
+
+
+def reset_socket(sock: socket.socket) -> None:
+    """The same, of a socket that has no transport."""
+    _reset_on_close(sock)
+    sock.close()
+
+
+def _reset_on_close(sock: socket.socket) -> None:
+    # Already closed, or a unix socket of a system without it: then closing is all there is.
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
 class Relay:

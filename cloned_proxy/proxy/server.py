@@ -20,6 +20,7 @@ from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.proxy.assembly import Core, assemble
 from cloned_proxy.proxy.control_channel import ControlChannel
+from cloned_proxy.proxy.gate import Gate
 from cloned_proxy.proxy.holders import Caretaker, Holders
 from cloned_proxy.proxy.inspection.authority import Authority
 from cloned_proxy.proxy.inspection.ca import certificate_path
@@ -33,7 +34,7 @@ from cloned_proxy.proxy.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slot_protocol import SOCKET_PLACE
 from cloned_proxy.proxy.standing_slots import StandingSlot, open_standing_slots
 from cloned_proxy.proxy.tunnels import Tunnels
-from cloned_proxy.store.config import Config
+from cloned_proxy.store.config import Config, ProxySettings
 from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.live_policy import LivePolicy
 from cloned_proxy.store.shipped_policy import create_policy
@@ -75,7 +76,7 @@ class _Running:
     host: Listener
     exposition: Exposition | None
     parts: AsyncExitStack
-    drain_seconds: float
+    proxy: ProxySettings
 
 
 class Server:
@@ -134,9 +135,10 @@ class Server:
             exposition = self._expose(parts, core)
             listening = self._seat.listening if self._seat is not None else bind_tcp(*self._options.listen)
             parts.callback(listening.close)
-            host = Listener(listening, ANONYMOUS, authority(*listening.getsockname()[:2]))
+            name = authority(*listening.getsockname()[:2])
+            host = Listener(listening, ANONYMOUS, name, header_from=config.listen.networks)
             parts.push_async_callback(core.gate.drain, 0)
-            self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy.drain_seconds)
+            self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy)
         try:
             await self.open(host)
             self._open_slot_api(core, host)
@@ -180,7 +182,10 @@ class Server:
         except AnotherServesError as error:
             if self.holders.standby:
                 raise
-            _log.warning("sandboxes of this workspace connect to the other proxy, not to this one", reason=str(error))
+            _log.warning(
+                "sandboxes of this workspace connect to the other proxy and follow its policy, not this one's",
+                reason=str(error),
+            )
             return
         core.gate.at_sweep.add(slots.policy_changed)
         self._running.parts.push_async_callback(slots.close)
@@ -196,13 +201,16 @@ class Server:
         self._running.parts.push_async_callback(channel.close)
 
     async def stop(self) -> None:
-        """Stops accepting, gives open flows the drain time (until `cut`), cuts the rest, and closes every part."""
+        """Says that it is not ready, serves on for the shutdown delay, and takes everything apart.
+
+        Then it stops accepting, gives open flows the drain time, and cuts the rest. `cut` ends both times.
+        """
         if self._up is None or self._stopping:
             return
         self._stopping = True
         gate = self._up.core.gate
         async with self._up.parts:
-            draining = asyncio.create_task(gate.drain(self._up.drain_seconds))
+            draining = asyncio.create_task(_drain_late(gate, self._up.proxy))
             cutting = asyncio.create_task(self._cut.wait())
             await asyncio.wait((draining, cutting), return_when=asyncio.FIRST_COMPLETED)
             for task in (draining, cutting):
@@ -320,6 +328,11 @@ class Server:
         parts.push_async_callback(asyncio.to_thread, exposition.close)
         core.own.add_address(*exposition.address)
         return exposition
+
+
+async def _drain_late(gate: Gate, settings: ProxySettings) -> None:
+    await asyncio.sleep(settings.shutdown_delay_seconds)
+    await gate.drain(settings.drain_seconds)
 
 
 def find_policy(workspace: Workspace, config: Config, asked_for: Path | None) -> Path:

@@ -45,7 +45,7 @@ _STEADY_SECONDS: Final = 2.0
 _FIRST_DELAY: Final = 0.25
 _LONGEST_DELAY: Final = 30.0
 _OVERTIME_SECONDS: Final = 5.0
-"""After the drain time and this, a child that has not stopped is killed."""
+"""After the shutdown delay, the drain time and this, a child that has not stopped is killed."""
 _LOOK_SECONDS: Final = 1.0
 _HUNG_SECONDS: Final = 15.0
 """Workers report each second; a reload of the largest policy stalls one for a fraction of that."""
@@ -130,7 +130,7 @@ class Supervisor:
         self.plane: Final = options.plane.as_data()
         self._companion: Final = companion
         self._terminal: Final = Terminal()
-        self._kill_after: Final = config.proxy.drain_seconds + _OVERTIME_SECONDS
+        self._kill_after: Final = config.proxy.shutdown_delay_seconds + config.proxy.drain_seconds + _OVERTIME_SECONDS
         self._workers: Final = [
             self._worker(number, workers, workspace, options, loop_factory) for number in range(workers)
         ]

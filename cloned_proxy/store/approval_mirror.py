@@ -19,6 +19,7 @@ from cloned_proxy.store.approval_table import Intent
 from cloned_proxy.store.deadline import Deadline, uptime
 from cloned_proxy.store.policy_entry import Entry
 
+_MOST_OF_OTHERS: Final = 500
 _LISTS: Final = ("ports", "methods", "paths", "protocols", "addresses")
 
 
@@ -49,15 +50,14 @@ class ApprovalMirror:
         """Requests that were made here and wait, with the seconds that they still do."""
         now, up = self._clock(), self._uptime()
         with self._ledger.reading() as database:
-            rows = table.rows(database, pending=True)
-        return [
-            (row.approval, max(0.0, row.deadline.wall - now))
-            for row in rows
-            if not row.approval.replica and not row.due(now=now, up=up)
-        ]
+            rows = table.rows(database, pending=True, own=True)
+        return [(row.approval, max(0.0, row.deadline.wall - now)) for row in rows if not row.due(now=now, up=up)]
 
     def receive(self, approval: Approval, seconds: float) -> bool:
-        """Takes in a request of another replica that waits so long; False where it or its equal is here already."""
+        """Takes in a request of another replica that waits so long; False where it or its equal is here already.
+
+        Raises ApprovalError where so many of them wait that nobody looks through them.
+        """
         proposal, rules = checked(approval.proposal)
         key = key_of(approval.asker, approval.origin, rules)
         now, up = self._clock(), self._uptime()
@@ -66,31 +66,31 @@ class ApprovalMirror:
         with self._ledger.writing() as database:
             if table.find(database, approval.id) is not None or table.pending_with(database, key) is not None:
                 return False
+            if table.waiting_of_others(database) >= _MOST_OF_OTHERS:
+                raise ApprovalError(f"{_MOST_OF_OTHERS} requests of other replicas wait already")
             table.insert(database, taken, key, ends)
             self._ledger.record(database, taken, "received", actor=f"replica:{taken.replica}", why=taken.reason)
         return True
 
-    def settle(self, approval: Approval, settled: Settled) -> bool:
-        """Follows a decision for this request, and for an equal one that was asked here; False when nothing waited."""
-        _, rules = checked(approval.proposal)
-        key = key_of(approval.asker, approval.origin, rules)
+    def settle(self, key: str, settled: Settled) -> bool:
+        """Follows a decision about what has this key (`key_of`), whoever asked for it; False when nothing waited."""
         with self._ledger.writing() as database:
-            waiting = [table.find(database, approval.id), table.pending_with(database, key)]
-            pending = {row.approval.id: row.approval for row in waiting if row and row.approval.state == "pending"}
-            for each in pending.values():
-                decided = replace(
-                    each,
-                    state=settled.state,
-                    decided_by=settled.by,
-                    decided_at=settled.at,
-                    decided_reason=redact(settled.reason),
-                    rule_ids=settled.rules,
-                )
-                if table.settle(database, decided):
-                    summary = settled.summary or str(each.proposal.addition)
-                    said = Intent("", settled.by, decided.decided_reason, settled.rules, summary)
-                    self._ledger.append(database, decided, settled.state, said)
-        return bool(pending)
+            row = table.pending_with(database, key)
+            if row is None:
+                return False
+            decided = replace(
+                row.approval,
+                state=settled.state,
+                decided_by=settled.by,
+                decided_at=settled.at,
+                decided_reason=redact(settled.reason),
+                rule_ids=settled.rules,
+            )
+            if table.settle(database, decided):
+                summary = settled.summary or str(row.approval.proposal.addition)
+                said = Intent("", settled.by, decided.decided_reason, settled.rules, summary)
+                self._ledger.append(database, decided, settled.state, said)
+        return True
 
 
 def as_message(approval: Approval, replica: str) -> dict[str, Any]:

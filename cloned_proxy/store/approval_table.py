@@ -16,6 +16,9 @@ _COLUMNS: Final = (
     "decided_by, decided_at, decided_reason, rules"
 )
 
+_REPLICA: Final = "json_extract(body, '$.replica')"
+_OWN: Final = f"coalesce({_REPLICA}, '') = ''"
+
 
 @dataclass(frozen=True, slots=True)
 class Intent:
@@ -81,11 +84,18 @@ def find(database: sqlite3.Connection, approval_id: str) -> Row | None:
     return _one(database, "id = ?", approval_id)
 
 
-def rows(database: sqlite3.Connection, *, pending: bool = False, limit: int = 1000) -> list[Row]:
-    """The newest first."""
-    where = "WHERE state = 'pending'" if pending else ""
+def rows(database: sqlite3.Connection, *, pending: bool = False, own: bool = False, limit: int = 1000) -> list[Row]:
+    """The newest first. `own` are those that were made here."""
+    parts = ("state = 'pending'" if pending else "1", _OWN if own else "1")
+    where = f"WHERE {' AND '.join(parts)}"
     query = f"SELECT {_COLUMNS} FROM approvals {where} ORDER BY created DESC, id LIMIT ?"  # noqa: S608  fixed parts
     return [_row(values) for values in database.execute(query, (limit,))]
+
+
+def waiting_of_others(database: sqlite3.Connection) -> int:
+    """Pending requests that came from other replicas."""
+    query = f"SELECT count(*) FROM approvals WHERE state = 'pending' AND {_REPLICA} <> ''"  # noqa: S608  fixed
+    return int(database.execute(query).fetchone()[0])
 
 
 def raise_count(database: sqlite3.Connection, approval_id: str, by: int) -> None:
@@ -94,8 +104,8 @@ def raise_count(database: sqlite3.Connection, approval_id: str, by: int) -> None
 
 
 def asked_since(database: sqlite3.Connection, asker: str, since: float) -> list[float]:
-    """When the asker's requests since then were made, the oldest first."""
-    query = "SELECT created FROM approvals WHERE asker = ? AND created > ? ORDER BY created"
+    """When the asker's requests since then were made here, the oldest first."""
+    query = f"SELECT created FROM approvals WHERE asker = ? AND created > ? AND {_OWN} ORDER BY created"  # noqa: S608
     return [at for (at,) in database.execute(query, (asker, since))]
 
 

@@ -172,7 +172,8 @@ class ApprovalService:
             raise TooManyRequestsError(
                 f"{asker} has made {len(recent)} requests within a minute; try again in {wait} s", wait
             )
-        pending = [row.approval for row in table.rows(database, pending=True, limit=settings.pending + 1)]
+        # Others' requests take no room from those of this machine.
+        pending = [row.approval for row in table.rows(database, pending=True, own=True, limit=settings.pending + 1)]
         own = sum(approval.asker == asker for approval in pending)
         if own >= settings.pending_per_tool or len(pending) >= settings.pending:
             whose = f"{own} requests of {asker}" if own >= settings.pending_per_tool else f"{len(pending)} requests"

@@ -14,6 +14,7 @@ from cloned_proxy.policy.problem import DocumentPath, Problem
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.fleet_settings import FleetSettings, is_url
+from cloned_proxy.store.listen_settings import ListenSettings
 from cloned_proxy.store.notify_settings import NotifySettings
 from cloned_proxy.store.policy_bytes import MAX_BYTES
 from cloned_proxy.store.upstream_settings import UpstreamSettings
@@ -56,6 +57,8 @@ class ProxySettings(_Section):
     idle_timeout: Seconds = 900.0
     """A tunnel or body without a byte in either direction."""
     max_tunnel_seconds: Annotated[float, Field(gt=0)] = 86_400.0
+    shutdown_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 0.0
+    """From SIGTERM, when `/readyz` says no, until nothing is accepted any more: time for a load balancer to notice."""
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = 10.0
 
 
@@ -217,6 +220,7 @@ class Config(_Section):
     egress_proxy: str | None = None
     """URL where this workspace's clients find the proxy; None: the default address."""
     proxy: ProxySettings = ProxySettings()
+    listen: ListenSettings = ListenSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     audit: AuditSettings = AuditSettings()
     approvals: ApprovalSettings = ApprovalSettings()

@@ -9,7 +9,7 @@ from typing import Any
 
 from cloned_proxy.policy.problem import DocumentPath
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.yaml_edit import Value, remove_item, render, replace_item, replace_value, set_keys
+from cloned_proxy.store.yaml_edit import Value, put_keys, remove_item, render, replace_item, set_keys
 from cloned_proxy.store.yaml_reader import read_document
 
 
@@ -65,12 +65,17 @@ def rewrite_entry(
                  lambda items: items.__setitem__(position, {**body, **read_value(changes)}))  # fmt: skip
 
 
-def switch_off(path: Path, text: str, place: tuple[str, ...]) -> str:
-    """Turns the `true` at `place` into `false`, proven as `change_list` does. Raises StoreError."""
+def put_values(path: Path, text: str, place: tuple[str, ...], values: Mapping[str, Value]) -> str:
+    """Sets keys of the mapping at `place`, which is made where there is none; proven as `change_list` does it.
+
+    Raises StoreError.
+    """
     expected = read_document(text.encode(), str(path)).data
-    _parent(expected, place)[place[-1]] = False
+    mapping = _mapping_at(expected, place)
+    changes = {name: value for name, value in values.items() if mapping.get(name) != read_value(value)}
+    mapping |= read_value(changes) if changes else {}
     try:
-        edited = replace_value(text, place, value=False)
+        edited = put_keys(text, place, changes)
         same = read_document(edited.encode(), str(path)).data == expected
     except (ValueError, IndexError, StoreError) as error:
         raise StoreError(f"{path}: its layout cannot be edited safely ({error}); edit it by hand") from error
@@ -79,9 +84,9 @@ def switch_off(path: Path, text: str, place: tuple[str, ...]) -> str:
     return edited
 
 
-def _parent(document: Any, place: tuple[str, ...]) -> dict[str, Any]:
-    for key in place[:-1]:
-        document = document[key]
+def _mapping_at(document: Any, place: tuple[str, ...]) -> dict[str, Any]:
+    for key in place:
+        document = _filled(document, key, {})
     found: dict[str, Any] = document
     return found
 

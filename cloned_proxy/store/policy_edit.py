@@ -24,7 +24,7 @@ from cloned_proxy.policy.self_test import failed_tests
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.list_edit import change_list, read_value, remove_entry, rewrite_entry, switch_off, text_diff
+from cloned_proxy.store.list_edit import change_list, put_values, read_value, remove_entry, rewrite_entry, text_diff
 from cloned_proxy.store.lock import locked
 from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_entry import Addition, Entry, rules_of
@@ -187,7 +187,7 @@ class PolicyEditor:
                     edited = remove_entry(self._path, edited, path, position)
                     gone.append(rule)
         if tool is not None and scope.public is not None and goes(scope.public):
-            edited = switch_off(self._path, edited, ("tools", tool, "public"))
+            edited = put_values(self._path, edited, ("tools", tool), {"public": False})
             gone.append(scope.public)
         return edited, gone
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -70,6 +70,19 @@ def add_section(text: str, path: Sequence[str], section: Mapping[str, Value]) ->
     return _add_keys(text, place, section)
 
 
+def put_keys(text: str, path: Sequence[str], values: Mapping[str, Value]) -> str:
+    """Sets keys of the mapping at `path`; it and the mappings above it are made where they are missing."""
+    for key, value in values.items():
+        place = _find(text, (*path, key))
+        if place is None:
+            text = _with_final_newline(text) + _block(path, {key: value}, 0)
+        elif place.missing:
+            text = _add_keys(text, replace(place, missing=place.missing[:-1]), {key: value})
+        else:
+            text = text[: _start(place.node)] + render(value) + text[_end(text, place.node) :]
+    return text
+
+
 def set_keys(text: str, path: Sequence[str], index: int, changes: Mapping[str, Value]) -> str:
     """Sets keys of one list item; a plain host becomes a mapping first."""
     for key, value in changes.items():
@@ -94,14 +107,6 @@ def replace_item(text: str, path: Sequence[str], index: int, value: Value) -> st
     """Writes one list item anew."""
     item = _item(text, path, index)
     return text[: _start(item)] + render(value) + text[_end(text, item) :]
-
-
-def replace_value(text: str, path: Sequence[str], *, value: bool) -> str:
-    """Writes the value of one key anew."""
-    place = _find(text, path)
-    if place is None or place.missing:
-        raise ValueError(f"{'.'.join(path)} is not there")
-    return text[: _start(place.node)] + render(value) + text[_end(text, place.node) :]
 
 
 def remove_item(text: str, path: DocumentPath, index: int) -> str:
@@ -173,11 +178,10 @@ def _add_keys(text: str, place: _Place, content: _Content) -> str:
     if _is_empty(node):
         return _fill_empty(text, place, place.missing, content)
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{place.missing[0]} has no mapping to go into")  # noqa: TRY004  a layout, not a type
+        raise ValueError(f"{'.'.join(place.missing) or 'a key'} has no mapping to go into")  # noqa: TRY004  a layout, not a type
     last = _end(text, node.value[-1][1])
     if node.flow_style:
-        head, *rest = place.missing
-        return text[:last] + f", {render(head)}: {render(_nest(rest, content))}" + text[last:]
+        return text[:last] + f", {render(_nest(place.missing, content))[1:-1]}" + text[last:]
     first = _start(node.value[0][0])
     return _insert_lines(text, last, _block(place.missing, content, first - _line_start(text, first)))
 

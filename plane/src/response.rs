@@ -69,7 +69,11 @@ impl Response {
             return None;
         }
         let status = digits.iter().fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
-        let start = if data[12] == b' ' { 13 } else { 12 };
+        let start = match data[12] {
+            b' ' => 13,
+            b'\r' => 12,
+            _ => return None,
+        };
         let end = start + data[start..].iter().position(|octet| !text_octet(*octet))?;
         if !data[end..].starts_with(b"\r\n") {
             return None;

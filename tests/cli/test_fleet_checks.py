@@ -70,7 +70,6 @@ def test_all_is_well_on_a_replica_and_where_the_key_is(
 ) -> None:
     put_into(store, policy_for("a.example"), 4, key)
     has_run(place, store.url, key, 4)
-    Shelf(place).heard(now=time.time(), up=uptime())
     settle(place, key, store=store.url, local="narrow")
     place.policy_file.write_bytes(policy_for("a.example"))
     with store.client() as client:
@@ -80,7 +79,7 @@ def test_all_is_well_on_a_replica_and_where_the_key_is(
     assert {check.status for check in found.values()} == {"ok"}, found
     assert "answers in" in found["fleet store"].detail
     assert "version 1.4" in found["fleet policy"].detail
-    assert re.search(r"confirmed \d+s ago", found["fleet policy"].detail)
+    assert "the store has the same" in found["fleet policy"].detail
     assert "replica.key: private" in found["fleet key"].detail
     assert "1 rules" in found["fleet local"].detail
 
@@ -94,6 +93,8 @@ def test_all_is_well_on_a_replica_and_where_the_key_is(
 
 
 def away(place: Workspace, key: SigningKey, store: RedisServer) -> None:  # noqa: F811
+    put_into(store, policy_for("a.example"), 4, key)
+    has_run(place, store.url, key, 4)
     settle(place, key, store=store.url)
     store.kill()
 
@@ -198,6 +199,20 @@ def test_a_fault_is_named_with_its_fix(
     assert detail in found.detail
     assert fix in found.fix
     assert PASSWORD not in str(found)
+
+
+def test_without_its_store_the_last_word_of_it_is_told_and_how_old_it_may_be(
+    place: Workspace,
+    key: SigningKey,
+    store: RedisServer,  # noqa: F811
+) -> None:
+    away(place, key, store)
+    Shelf(place).heard(now=time.time(), up=uptime() - 90)
+    assert re.search(r"confirmed 1m 3\ds ago", checks(place)["fleet policy"].detail)
+    settle(place, key, store=store.url, max_staleness="60s")
+    found = checks(place)["fleet policy"]
+    assert found.status == "fail"
+    assert "everything is denied" in found.detail
 
 
 def test_a_clock_that_is_an_hour_off_is_told(

@@ -56,6 +56,8 @@ def test_a_replica_believes_its_fleet_and_ships_its_log(
     put_into(store, policy.encode(), 1, key, fleet=FLEET)
     serving = workspace.serve()
     eventually(lambda: serving.page("/readyz").status == 200, what="the fleet's policy")
+    with store.client() as client:  # the policy, limits, leases, requests and the log go over one link
+        assert len(client.client_list(_type="pubsub")) == 1
 
     here = workspace.run("token", TOOL, "--json")
     assert "for this workspace's proxy alone" in here.stderr

@@ -45,6 +45,36 @@ def test_wrap_shows_every_change_and_unwrap_takes_it_back(workspace: Workspace, 
     assert workspace.json("mcp", "list") == []
 
 
+@pytest.mark.parametrize("name", [".mcp.json", "config.toml"])
+def test_a_key_among_the_arguments_is_shown_nowhere_and_told_of(workspace: Workspace, file: Path, name: str) -> None:
+    """Not before the change, not after it, and not when it is taken back."""
+    args = [
+        "srv.py",
+        "--api-key",
+        "first-of-the-keys",
+        "--token=second-of-them",
+        "ghp_0123456789abcdefghij",
+        "--port=81",
+    ]
+    if name.endswith(".toml"):
+        text = f'[mcp_servers.keyed]\ncommand = "python3"\nargs = {json.dumps(args)}\n'
+    else:
+        text = json.dumps({"mcpServers": {"keyed": {"command": "python3", "args": args}}})
+    path = file.with_name(name)
+    path.write_text(text)
+    done = [
+        workspace.run("mcp", "wrap", str(path), "--dry-run"), workspace.run("mcp", "wrap", str(path)),
+        workspace.run("mcp", "list"), workspace.run("mcp", "unwrap", str(path)),
+    ]  # fmt: skip
+    assert [each.returncode for each in done] == [0, 0, 0, 0], done
+    told = "".join(each.stdout + each.stderr for each in done)
+    assert [key for key in ("first-of", "second-of", "ghp_") if key in told] == []
+    assert told.count("srv.py") > 3, "what is no key is shown"
+    assert told.count("--port=81") > 3
+    assert "a key stands in its `args`" in done[1].stderr
+    assert path.read_text() == text
+
+
 def test_a_dry_run_shows_the_same_and_writes_nothing(workspace: Workspace, file: Path) -> None:
     before = {path: path.read_bytes() for path in workspace.path.parent.rglob("*") if path.is_file()}
     shown = workspace.call("mcp", "wrap", str(file), "--dry-run")

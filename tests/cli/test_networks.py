@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.program import Workspace
 
 POLICY = """version: 1
@@ -60,6 +62,71 @@ def test_public_is_said_loudly(workspace: Workspace) -> None:
     assert kept.returncode != 0, "its own test forbids it"
     assert workspace.call("remove", rule["id"], "--update-tests").returncode == 0
     assert "public: false" in workspace.policy.read_text()
+
+
+BOUND = ("--limit", "requests_per_minute=120", "--limit", "bytes_per_hour=200MiB")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        "version: 1\ntools:\n  web@v1: {allow: [api.example.com]}\n",
+        "version: 1\ntools: {web@v1: {public: false, limits: {concurrent: 2}}}\n",
+        "version: 1\ntools:\n  web@v1:\n    limits:  # to be said\n    deny: [evil.example.net]\n",
+        "version: 1\n",
+        "",
+    ],
+)
+def test_allow_public_opens_one_tool_within_its_limits_and_is_taken_back(workspace: Workspace, before: str) -> None:
+    workspace.write_policy(before)
+    tried = workspace.call("allow", "--public", "--tool", "web@v1", *BOUND, "--dry-run")
+    assert (tried.returncode, workspace.policy.read_text()) == (0, before)
+    assert "public: true" in tried.stdout
+    done = workspace.call("allow", "--public", "--tool", "web@v1", *BOUND, "--reason", "a browser")
+    assert done.returncode == 0, done.stderr
+    assert "WARNING: web@v1 may send whatever it holds to EVERY public host" in done.stderr
+    for url, tool, code in (
+        ("https://any.example/", "web@v1", 0),
+        ("http://10.1.2.3/", "web@v1", 1),
+        ("https://any.example/", "other@v1", 1),
+    ):
+        assert workspace.call("explain", url, "--tool", tool).returncode == code
+    assert [line in workspace.policy.read_text() for line in ("# to be said", "deny: [evil.example.net]")] == [
+        line in before for line in ("# to be said", "deny: [evil.example.net]")
+    ]
+    again = workspace.call("allow", "--public", "--tool", "web@v1")
+    assert "nothing to change" in again.stderr
+    rule = next(rule["id"] for rule in workspace.json("list")["rules"] if rule["kind"] == "public")
+    assert f"remove {rule}" in done.stderr
+    newest = workspace.json("policy", "history")[0]
+    assert (newest["summary"], newest["why"]) == (
+        "allow THE WHOLE PUBLIC INTERNET for web@v1 requests_per_minute=120 bytes_per_hour=200MiB",
+        "a browser",
+    )
+    assert workspace.call("remove", rule).returncode == 0
+    assert workspace.call("explain", "https://any.example/", "--tool", "web@v1").returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--public", *BOUND], "add --tool TOOL"),
+        (["--public", "--tool", "web@v1"], "web@v1 needs a bound; add --limit requests_per_minute=120"),
+        (["--public", "--tool", "web@v1", "--limit", "denials_per_minute=9"], "web@v1 needs a bound"),
+        (["--public", "--tool", "web@v1", "--limit", "rpm=9"], "no such limit"),
+        (["--public", "--tool", "web@v1", "--limit", "concurrent=0"], "at least 1"),
+        (["--public", "--tool", "web@v1", "--limit", "concurrent"], "at least 1"),
+        (["--public", "--tool", "web@v1", "--limit", "bytes_per_hour=2zz"], "not a size"),
+        (["--public", "api.example.com", "--tool", "web@v1", *BOUND], "--public stands alone"),
+        (["--public", "--for", "1h", "--tool", "web@v1", *BOUND], "--public stands alone"),
+        (["api.example.com", *BOUND], "--limit bounds a tool that has --public"),
+    ],
+)
+def test_allow_public_without_its_bound_writes_nothing(workspace: Workspace, words: list[str], told: str) -> None:
+    workspace.write_policy("version: 1\n")
+    refused = workspace.call("allow", *words)
+    assert (refused.returncode, told in refused.stderr) == (2, True), refused.stderr
+    assert workspace.policy.read_text() == "version: 1\n"
 
 
 def test_a_rule_is_written_for_a_path_that_can_be_read_in_two_ways(workspace: Workspace) -> None:

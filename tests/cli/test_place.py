@@ -123,3 +123,13 @@ def test_a_port_of_another_workspace_says_how_to_serve_beside_it(
     done = _run(workspace, elsewhere, "serve", *(f"--{name}={place}" for name, place in places.items()))
     assert done.returncode == 1
     assert f"serves {workspace.path}, and `cloned-proxy serve --listen 127.0.0.1:0" in done.stderr
+
+
+def test_an_image_for_a_tool_of_somebody_elses_workspace_is_not_built_first(workspace: Workspace) -> None:
+    """It takes minutes, and only then would anybody learn that it is no use."""
+    workspace.write_policy(policy_text())
+    workspace.path.chmod(0o777)
+    workspace.environment["DOCKER_HOST"] = f"unix://{workspace.path}/no-engine.sock"
+    done = workspace.run("image", "build", "--npm", "a-package@1.0.0", "--tool", "a.tool@v1")
+    assert done.returncode == 2
+    assert f"others can write the workspace; run `chmod 700 {workspace.path}`" in done.stderr

@@ -84,9 +84,37 @@ def eventually(condition: Callable[[], object], what: str, seconds: float) -> An
 
 def test_the_proxys_image_is_small_and_no_root(stack: Stack) -> None:
     facts = stack.engine.image(PROXY)
-    assert facts["Size"] < 260 * MEGABYTE, f"{facts['Size'] / MEGABYTE:.0f} MB"
+    assert facts["Size"] < 250 * MEGABYTE, f"{facts['Size'] / MEGABYTE:.0f} MB"
     assert facts["Config"]["User"] == "65532:65532"
     assert "readyz" in " ".join(facts["Config"]["Healthcheck"]["Test"])
+
+
+_IMPORTS = """
+import ast, importlib, importlib.util, pathlib, cloned_proxy
+here = pathlib.Path(cloned_proxy.__file__).parent
+wanted = set()
+for file in set(here.rglob("*.py")) - set((here / "_share").rglob("*.py")):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            wanted.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            wanted.add(node.module)
+for module in sorted(wanted - {"keyring", "pypac.parser"}):
+    try:
+        importlib.import_module(module)
+    except ImportError as error:
+        print(f"{module}: {error}")
+print(*(name for name in ("flask", "tornado", "urwid", "ldap3") if importlib.util.find_spec(name)))
+"""
+
+
+def test_the_proxys_image_has_all_that_is_imported_and_no_console_of_mitmproxy(stack: Stack) -> None:
+    """Also what a function imports when it is called: the image is built by taking packages away."""
+    done = stack.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "python3", "pairing", "-c", _IMPORTS)
+    assert done.stdout.split() == [], done.stdout
+    programs = stack.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "ls", "pairing", "/opt/cloned-proxy/bin")
+    assert "cloned-proxy" in programs.stdout.split()
+    assert not {"mitmproxy", "mitmdump", "mitmweb"} & set(programs.stdout.split())
 
 
 def test_everything_becomes_healthy(stack: Stack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from cloned_proxy.fleet.keys import SigningKey
 from tests.cli.program import TOOL, Origin, Serving, Workspace, eventually
 from tests.dashboards.server import Prometheus, running
 from tests.fleet.conftest import RedisServer
+from tests.fleet.counting import begin_count
 from tests.fleet.replicas import put_into
 
 FLEET = "acme"
@@ -43,15 +45,16 @@ class FleetScene:
         put_into(self.store, policy(self.origin), version, key or self.key, fleet=FLEET)
 
     def in_force(self, version: int) -> None:
-        self.measured(f"cloned_proxy_fleet_policy_version {version:.1f}")
+        self.measured(rf"cloned_proxy_fleet_policy_version {version}\.0")
 
-    def measured(self, line: str) -> None:
-        """Waits until both replicas say this in their metrics."""
+    def measured(self, pattern: str) -> None:
+        """Waits until both replicas have a line in their metrics that begins so."""
 
         def said() -> bool:
-            return all(line in serving.page("/metrics").body for serving in self.servings)
+            pages = [serving.page("/metrics").body for serving in self.servings]
+            return all(re.search(f"^{pattern}", page, re.MULTILINE) for page in pages)
 
-        eventually(said, WAIT, line)
+        eventually(said, WAIT, pattern)
 
     def round(self) -> None:
         """Each replica: 3 allowed, 2 denied, and one with a token that somebody forged."""
@@ -66,12 +69,12 @@ class FleetScene:
         """A lease that is used up, an envelope of a stranger, a request that a person approves on the other one."""
         one, other = self.servings[0], self.workspaces[1]
         mine = {"Proxy-Authorization": f"Bearer {self.token}"}
-        # A store that has just begun gives no shares for three seconds: until then the limit is used up.
+        # Until a store that has just begun gives shares and counts uses, both are refused.
         eventually(lambda: one.get(self.origin.url("/lease"), headers=mine).status == 200, WAIT, "a share")
         statuses = [one.get(self.origin.url("/lease"), headers=mine).status for _ in range(USES)]
         assert statuses == [200] * (USES - 1) + [403], statuses
         self.publish(3, SigningKey.generate())
-        self.measured('cloned_proxy_fleet_refused_total{reason="signature"} 1.0')
+        self.measured(r'cloned_proxy_fleet_refused_total{reason="signature"} [1-9]')  # again with each later look
         request_egress(["api.example.com"], tool_id=TOOL, reason="docs", workspace=self.workspaces[0].path)
         eventually(lambda: other.json("approvals", "list"), WAIT, "the request on the other replica")
         (waiting,) = other.json("approvals", "list")
@@ -113,6 +116,8 @@ def playing(first: Workspace, directory: Path, *arguments: str) -> Iterator[Flee
         for version in (1, 2):
             scene.publish(version)
             scene.in_force(version)
+        # `fleet publish` begins the count of used leases with a first policy; the scene writes that past it.
+        assert begin_count(store.url, key, fleet=FLEET)
         prometheus.scraped({"cloned-proxy"})
         yield scene
 

@@ -31,6 +31,7 @@ from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import PolicyEvent
 from cloned_proxy.telemetry.shipping_metrics import ShippingMetrics
 from tests.fleet.conftest import RedisServer
+from tests.fleet.lying import LyingStore
 
 NAMES = Names("test")
 TRUSTED = SigningKey.generate().public
@@ -394,3 +395,47 @@ async def test_an_entry_that_cannot_be_read(replica: Replica, store: RedisServer
     entries, findings = await read(replica)
     assert len(entries) == 4
     assert any("entry 5 cannot be read" in each for each in findings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (b"XREVRANGE", [[b"1-0", None]]),
+        (b"XREVRANGE", [[None, None]]),
+        (b"XREVRANGE", [[b"9" * 9000 + b"-0", [b"hash", b"x"]]]),
+        (b"XREVRANGE", 7),
+        (b"EVAL", [0, b"0-0"]),
+        (b"EVAL", [1]),
+        (b"EVAL", None),
+        (b"EVAL", b"what"),
+    ],
+)
+async def test_an_answer_that_is_none_ends_no_sending_and_is_not_asked_for_without_end(
+    store: RedisServer, tmp_path: Path, asked: bytes, answer: object
+) -> None:
+    async with LyingStore(store.socket, store.socket.with_name("liar")).serving() as liar:
+        replica = Replica.make(tmp_path, liar.url, "r1")
+        replica.record(1000, 1001)
+        await asyncio.to_thread(replica.notary.sign)
+        liar.lie = lambda command, true: answer if command[0].upper() == asked else true
+        async with asyncio.timeout(60):
+            await replica.shipper.ship()
+        assert len(liar.commands) < 30
+        liar.lie = None
+        await replica.until_shipped()
+        assert [seq for _, seq in (await read(replica))[0]][-1] >= 2
+        await replica.link.close()
+
+
+@pytest.mark.parametrize("answer", [[[None, None]], [[b"x-0", [b"hash", b"x"]]], 7])
+async def test_an_answer_that_is_no_log_is_told_and_breaks_nothing(
+    store: RedisServer, tmp_path: Path, answer: object
+) -> None:
+    async with LyingStore(store.socket, store.socket.with_name("liar")).serving() as liar:
+        replica = Replica.make(tmp_path, liar.url, "r1")
+        replica.record(1000, 1001)
+        await replica.until_shipped()
+        liar.lie = lambda command, true: answer if command[0].upper() == b"XREVRANGE" else true
+        with pytest.raises(StoreAwayError, match="no log of a fleet"):
+            await read(replica)
+        await replica.link.close()

@@ -132,6 +132,6 @@ class _NoLink:
 
     def at_connect(self, *_: object) -> None: ...
 
-    async def run(self, _work: object) -> list[object]:
+    async def run(self, _work: object, **_: object) -> list[object]:
         await asyncio.sleep(0)
         return list(self._answer)

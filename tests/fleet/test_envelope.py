@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloned_proxy.fleet import envelope as envelope_module
+from cloned_proxy.fleet import pause as pause_module
 from cloned_proxy.fleet.envelope import Trust, seal
 from cloned_proxy.fleet.errors import EnvelopeError, FleetError, Refused
 from cloned_proxy.fleet.keys import SigningKey, load_key, load_or_create_key
@@ -95,3 +98,72 @@ def test_another_kind_of_key_is_none(tmp_path: Path) -> None:
         with pytest.raises(FleetError, match="not an Ed25519 key") as caught:
             SigningKey.from_pem(text, "here")
         assert "s3cret" not in str(caught.value)
+
+
+def test_a_large_envelope_is_read_as_a_small_one_is() -> None:
+    payload = bytes(range(256)) * 4096
+    raw = seal(payload, TYPE, [OTHER, KEY])
+    assert len(raw) > envelope_module._SMALL
+    assert Trust([KEY.public]).open(raw, TYPE).payload == payload
+    document = json.loads(raw)
+    document["payload"] = document["payload"].replace("+", "-").replace("/", "_")
+    assert Trust([KEY.public]).open(json.dumps(document, indent=2).encode(), TYPE).payload == payload
+    at = raw.index(b"payload") + 400_000
+    changed = raw[:at] + (b"A" if raw[at : at + 1] != b"A" else b"B") + raw[at + 1 :]
+    with pytest.raises(EnvelopeError) as caught:
+        Trust([KEY.public]).open(changed, TYPE)
+    assert caught.value.reason is Refused.SIGNATURE
+
+
+_LARGE = 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        b'"' * _LARGE,
+        b"[" * _LARGE,
+        b"[" + b"1," * (_LARGE // 2) + b"1]",
+        b"[{}" + b",{}" * (_LARGE // 3) + b"]",
+        b" " * _LARGE,
+        b"1" * _LARGE,
+        b'{"payload":"' + b"\\u0041" * (_LARGE // 6) + b'"}',
+        b'{"payload":"x"' + b" " * _LARGE + b',"payloadType":"y"}',
+        b'{"payload":"' + b"A" * _LARGE + b'","payload":"","payloadType":"x","signatures":[]}',
+        b'{"payload":"' + b"A" * _LARGE + b'","x":[' + b"1," * (_LARGE // 8) + b"1]}",
+        b'{"x":"' + b"A" * _LARGE + b'","payload":"","payloadType":"x","signatures":[]}',
+    ],
+)
+def test_no_more_of_what_is_not_proven_is_read_as_json_than_an_envelope_needs(
+    junk: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading eight million small values takes seconds, in which nothing else of the process runs."""
+    read: list[int] = []
+
+    def loads(text: bytes) -> Any:
+        read.append(len(text))
+        return json.loads(text)
+
+    monkeypatch.setattr(envelope_module, "json", SimpleNamespace(loads=loads, dumps=json.dumps))
+    with pytest.raises(EnvelopeError) as caught:
+        Trust([KEY.public]).open(junk, TYPE)
+    assert caught.value.reason is Refused.FORMAT
+    assert sum(read) <= envelope_module._SMALL
+
+
+async def test_what_is_refused_costs_a_small_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, slept = 100.0, 0.0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now, slept
+        now, slept = now + seconds, slept + seconds
+
+    monkeypatch.setattr(pause_module, "asyncio", SimpleNamespace(sleep=sleep))
+    pause = pause_module.Pause(lambda: now)
+    await pause.over()
+    assert (pause.lasts, slept) == (False, 0.0)
+    now += 0.5  # so long did the looking take
+    pause.after(100.0)
+    assert pause.lasts
+    await pause.over()
+    assert (pause.lasts, slept) == (False, 10.0)

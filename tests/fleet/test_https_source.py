@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ssl
 import threading
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ class Server:
         self.raw = envelope(policy_for("a.example"), 1, KEY)
         self.tag = '"1"'
         self.statuses: list[int] = []
+        self.accepted: list[str | None] = []
+        self.encoding = ""
         self.fails = False
         server = self
 
@@ -32,8 +35,11 @@ class Server:
                 known = self.headers.get("If-None-Match") == server.tag
                 status = 500 if server.fails else 304 if known else 200
                 server.statuses.append(status)
+                server.accepted.append(self.headers.get("Accept-Encoding"))
                 self.send_response(status)
                 self.send_header("ETag", server.tag)
+                if server.encoding:
+                    self.send_header("Content-Encoding", server.encoding)
                 self.end_headers()
                 if status == 200:
                     self.wfile.write(server.raw)
@@ -77,4 +83,26 @@ async def test_it_is_polled_with_its_etag_and_no_proxy_of_ours(
     server.raw, server.tag = envelope(policy_for("b.example"), 2, KEY), '"3"'
     await one.until_version(2)
     assert one.allows("b.example")
+    await one.stop()
+
+
+async def test_what_grows_when_it_is_unpacked_is_not_unpacked(server: Server, tmp_path: Path) -> None:
+    """A megabyte on the wire would be a gigabyte here; nobody asked for it."""
+    server.raw, server.encoding = gzip.compress(server.raw + b" " * (8 << 20)), "gzip"
+    one = Replica(tmp_path / "a", trust=[KEY.public], poll="1s", ca_files=[str(tmp_path / "ca.pem")])
+    one.config = Config(policy=f"https://localhost:{server.http.server_address[1]}/p", fleet=one.settings)
+    offered: list[int] = []
+    await one.start()
+    offer = one.policy.offer
+
+    async def seen(raw: bytes) -> bool:
+        offered.append(len(raw))
+        taken: bool = await offer(raw)
+        return taken
+
+    one.policy.offer = seen
+    await one.until(lambda: len(offered) > 1)
+    assert set(server.accepted) == {"identity"}
+    assert max(offered) == len(server.raw)
+    assert not one.allows("a.example")
     await one.stop()

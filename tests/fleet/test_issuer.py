@@ -66,6 +66,7 @@ def test_what_a_key_may_verify(entry: dict[str, Any], algorithms: tuple[str, ...
     [
         jwk(RSA, "k", use="enc"),
         jwk(RSA, "k", key_ops=["encrypt"]),
+        jwk(RSA, "k", key_ops=5),
         jwk(RSA, "k", alg="HS256"),
         jwk(RSA, "k", alg="RSA-OAEP"),
         jwk(EC, "k", alg="RS256"),
@@ -85,6 +86,7 @@ def test_what_a_key_may_verify(entry: dict[str, Any], algorithms: tuple[str, ...
     ids=[
         "for-encryption",
         "for-another-operation",
+        "operations-of-no-list",
         "symmetric-algorithm",
         "algorithm-of-encryption",
         "algorithm-of-another-family",

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 from cloned_proxy.fleet import kept, replica
-from cloned_proxy.fleet.envelope import seal
+from cloned_proxy.fleet.envelope import Trust, seal
 from cloned_proxy.fleet.errors import FleetError
 from cloned_proxy.fleet.keys import SigningKey
-from cloned_proxy.fleet.publish import ConflictError
-from cloned_proxy.fleet.statement import PAYLOAD_TYPE
+from cloned_proxy.fleet.link import Link
+from cloned_proxy.fleet.publish import ConflictError, Publisher
+from cloned_proxy.fleet.statement import PAYLOAD_TYPE, Number
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.fleet_settings import FleetSettings
 from tests.fleet.conftest import RedisServer
-from tests.fleet.replicas import Replica, envelope, place, policy_for, publish, put_into
+from tests.fleet.replicas import NAMES, Replica, envelope, place, policy_for, publish, put_into
 
 KEY, STRANGER = SigningKey.generate(), SigningKey.generate()
 type Start = Callable[..., Awaitable[Replica]]
@@ -264,6 +266,30 @@ async def test_a_publisher_that_was_overtaken_changes_nothing(store: RedisServer
         assert client.hget("cloned:{acme}:policy", "version") == b"2"
 
 
+async def test_what_a_store_has_put_under_another_number_is_not_signed_again(
+    store: RedisServer, tmp_path: Path
+) -> None:
+    for host in ("wide.example", "narrow.example"):
+        await publish(store.url, KEY, policy_for(host), tmp_path, wait=0)
+    with store.client() as client:
+        client.hset(NAMES.policy_history, "1.2", client.hget(NAMES.policy_history, "1.1") or b"")
+    settings = FleetSettings(name="acme", store=store.url, trust=[KEY.public])
+    async with Link(settings, base=tmp_path) as link:
+        publisher = Publisher(
+            link, NAMES, fleet="acme", trust=Trust([KEY.public]), keys=[KEY], record=tmp_path / "published.json"
+        )
+        assert b"wide" in (await publisher.old(Number(1, 1))).policy
+        with pytest.raises(FleetError, match=r"has 1\.1 under the number 1\.2"):
+            await publisher.old(Number(1, 2))
+
+
+async def test_a_local_policy_that_is_a_link_to_nowhere_is_no_absence_of_one(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir(mode=0o700)
+    (tmp_path / "a" / "policy.yaml").symlink_to(tmp_path / "unmounted" / "policy.yaml")
+    with pytest.raises(StoreError):
+        await start(local="narrow")
+
+
 async def test_a_store_that_lost_its_data_does_not_begin_anew(start: Start, store: RedisServer, tmp_path: Path) -> None:
     one = await start()
     (tmp_path / "elsewhere").mkdir()
@@ -282,6 +308,30 @@ async def test_a_store_that_lost_its_data_does_not_begin_anew(start: Start, stor
     await one.until_version(3)
     await publish(store.url, KEY, policy_for("d.example"), tmp_path / "elsewhere", new_epoch=True)
     await one.until_version(1, epoch=2)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        {"epoch": 9_007_199_254_740_990, "version": 1},
+        {"epoch": 1_000_000, "version": 9},
+        {"epoch": 1e300, "version": 1},
+        {"epoch": True, "version": 2},
+        {"epoch": -1, "version": 1},
+        {"epoch": 1, "version": 10**400},
+    ],
+)
+async def test_a_report_that_is_made_up_uses_up_no_numbers_and_keeps_nobody_from_publishing(
+    store: RedisServer, tmp_path: Path, number: dict[str, Any]
+) -> None:
+    await publish(store.url, KEY, policy_for("a.example"), tmp_path, wait=0)
+    with store.client() as client:
+        client.hset(NAMES.replicas, "ghost/0", json.dumps({"replica": "ghost", "worker": 0, **number}))
+        client.zadd(NAMES.replicas_seen, {"ghost/0": int(time.time()) + 1000})
+    published = await publish(store.url, KEY, policy_for("b.example"), tmp_path, wait=0)
+    assert str(published.number) == "1.2"
+    published = await publish(store.url, KEY, policy_for("c.example"), tmp_path, wait=0, new_epoch=True)
+    assert str(published.number) == "2.1"
 
 
 async def test_a_local_policy_narrows_and_never_widens(start: Start, store: RedisServer, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ NAMES = RequestNames(FLEET)
 POLICY = "version: 1\ntools:\n  demo@v1:\n    deny: [denied.example.com]\n"
 TRUST = Trust([PUBLISHER.public, APPROVER.public])
 DECISION = FleetDecision(
-    fleet=FLEET, request="a-0123456789", verdict="approved", asker=TOOL, tool=TOOL, action="allow",
+    fleet=FLEET, request="a-0123456789", about="0" * 64, verdict="approved", asker=TOOL, tool=TOOL, action="allow",
     entries=(Entry(HOST),), uses=None, decided=1000.0, ends=1060.0, by="device:phone", replica="one", reason="",
 )  # fmt: skip
 

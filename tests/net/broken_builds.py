@@ -15,7 +15,8 @@ from cloned_proxy.policy import decide as deciding
 from cloned_proxy.policy.caller import CallerSource, Principal
 from cloned_proxy.proxy import listener, places, record, server
 from cloned_proxy.proxy.inspection import connection as inspected_connection
-from cloned_proxy.proxy.inspection import egress_addon
+from cloned_proxy.proxy.inspection.admission import Admission
+from cloned_proxy.proxy.inspection.http2 import pool
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import outgoing as plain_outgoing
 from cloned_proxy.store.audit_writer import AuditWriter
@@ -70,12 +71,12 @@ def _beside_plain(patch: Patch) -> Patch:
     return both
 
 
-def _beside_hooks(patch: Patch) -> Patch:
+def _beside_inspection(patch: Patch) -> Patch:
     """The fault is of plain HTTP: the inspection is broken beside it."""
 
     def both() -> None:
         patch()
-        replace_part(egress_addon.EgressAddon, "requestheaders", _raising)
+        replace_part(Admission, "admit", _raising)
 
     return both
 
@@ -83,21 +84,19 @@ def _beside_hooks(patch: Patch) -> Patch:
 FAULTS: Final[dict[str, Patch]] = {
     "decide raises": lambda: replace_part(deciding, "_decide", _raising),
     "addresses raise": lambda: replace_part(places, "decide_addresses", _raising),
-    "the hook raises": _beside_plain(lambda: replace_part(egress_addon.EgressAddon, "requestheaders", _raising)),
-    "the hook does nothing": _beside_plain(
-        lambda: replace_part(egress_addon.EgressAddon, "requestheaders", _doing_nothing)
-    ),
-    "the hook is gone": _beside_plain(lambda: delattr(egress_addon.EgressAddon, "requestheaders")),
-    "the dial hook raises": _beside_plain(lambda: replace_part(egress_addon.EgressAddon, "server_connect", _raising)),
-    "the inspection raises": _beside_plain(lambda: replace_part(inspected_connection, "make_layers", _raising)),
-    "the request's head raises": _beside_hooks(lambda: replace_part(plain_outgoing, "encode_request", _raising)),
+    "the admission raises": _beside_plain(lambda: replace_part(Admission, "admit", _raising)),
+    "the admission does nothing": _beside_plain(lambda: replace_part(Admission, "admit", _doing_nothing)),
+    "the admission is gone": _beside_plain(lambda: delattr(Admission, "admit")),
+    "the check of the dial raises": _beside_plain(lambda: replace_part(pool, "_check", _raising)),
+    "the inspection raises": _beside_plain(lambda: replace_part(inspected_connection, "Pool", _raising)),
+    "the request's head raises": _beside_inspection(lambda: replace_part(plain_outgoing, "encode_request", _raising)),
     "identification raises": lambda: everywhere_identify(lambda original: _raising),
     "the audit log is full": _audit_is_full,
     "metrics raise": lambda: replace_part(record.Recorder, "_event", _raising),
 }
 
 OPEN: Final = ("the decision", "address classes", "own listeners", "SNI", "TLS in tunnels", "strict lines", "framing",
-               "Host", "inner Host", "server_connect", "header stripping", "identity is proved",
+               "Host", "inner Host", "the grant of each dial", "header stripping", "identity is proved",
                "identity of each request", "upstream verification", "no record, no request")  # fmt: skip
 """Every guard that can be out at the same time."""
 

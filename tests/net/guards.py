@@ -37,7 +37,8 @@ from cloned_proxy.proxy import (
 )
 from cloned_proxy.proxy import response as plain_response
 from cloned_proxy.proxy.dial import Dial
-from cloned_proxy.proxy.inspection import admission, egress_addon, http_layers, tls
+from cloned_proxy.proxy.inspection import admission, tls
+from cloned_proxy.proxy.inspection import connection as inspected_connection
 from cloned_proxy.proxy.inspection.http2 import heads, pool
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
@@ -194,7 +195,7 @@ def _falls_back_to_direct() -> None:
 
 
 def _everywhere_parse_head(parse: Callable[..., Any]) -> None:
-    for module in (connection, http_layers, transparent_connection):
+    for module in (connection, inspected_connection, transparent_connection):
         replace_part(module, "parse_head", parse)
 
 
@@ -245,15 +246,8 @@ def _lenient_http2() -> None:
     replace_part(heads, "_VALUE", Anything)
 
 
-def _no_dial_guard_in_http2() -> None:
-    replace_part(pool, "_check", lambda grant, tunnel: None)
-
-
 def _no_dial_guard() -> None:
-    async def permit(self: Any, connection: Any, data: Any) -> None:
-        return
-
-    replace_part(egress_addon.EgressAddon, "server_connect", permit)
+    replace_part(pool, "_check", lambda grant, tunnel: None)
 
 
 def _no_stripping() -> None:
@@ -439,9 +433,8 @@ GUARDS: Final[dict[str, Patch]] = {
     "what is left of a body": _no_account_of_bodies,
     "Host": _no_host_check,
     "inner Host": _no_inner_host_check,
-    "server_connect": _no_dial_guard,
+    "the grant of each dial": _no_dial_guard,
     "HTTP/2 fields": _lenient_http2,
-    "HTTP/2 dial": _no_dial_guard_in_http2,
     "header stripping": _no_stripping,
     "token signature": _no_signature_check,
     "token expiry": _no_expiry,

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,8 @@ class World:
                 [sys.executable, "-m", "tests.net.inside", str(directory)], stdout=log, stderr=log, env=environment
             )
         self._control = self._dial_control()
+        self._turn = threading.Lock()
+        """Of the control connection: an answer goes to the thread that asked."""
         self._namespace = os.readlink(f"/proc/{self._inside.pid}/ns/net")  # noqa: PTH115  the target is no path
 
     # Programs -------------------------------------------------------------------------------------------------
@@ -214,6 +217,10 @@ class World:
                 return control
 
     def _ask(self, command: str, **values: str | int) -> Any:
+        with self._turn:
+            return self._asked(command, **values)
+
+    def _asked(self, command: str, **values: str | int) -> Any:
         self._control.sendall(json.dumps({"do": command, **values}).encode() + b"\n")
         reply = bytearray()
         while not reply.endswith(b"\n"):
@@ -224,8 +231,9 @@ class World:
         return json.loads(reply)["ok"]
 
     def _dial(self, order: dict[str, str | int]) -> socket.socket:
-        self._control.sendall(json.dumps(order).encode() + b"\n")
-        reply, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+        with self._turn:
+            self._control.sendall(json.dumps(order).encode() + b"\n")
+            reply, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
         if not descriptors:
             raise ConnectionRefusedError(json.loads(reply).get("error", "no connection"))
         connection = socket.socket(fileno=descriptors[0])

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from cloned_proxy.policy.redact import MAX_TEXT, REDACTED, bounded, redact, redact_command
+from cloned_proxy.policy.redact import MAX_TEXT, REDACTED, bounded, hide_arguments, redact, redact_command
 
 # Made up for these tests; none of them opens anything.
 SECRETS = [
@@ -100,3 +100,21 @@ def test_a_recorded_command_is_bounded_whatever_ran() -> None:
         assert len(redact_command(words)) <= MAX_TEXT
     cut = redact_command([*("word" for _ in range(95)), "--header=ghp_16C7e42F292c6912E7710c838347Ae178B4a"])
     assert "16C7" not in cut
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--api-key", "abc", "--port", "1"], ("--api-key", "[redacted]", "--port", "1")),
+        (["--key=abc", "--token", "--verbose"], ("--key=[redacted]", "--token", "--verbose")),
+        (["--token", "${CLONED_MCP_1}", "--key=$KEY"], ("--token", "${CLONED_MCP_1}", "--key=$KEY")),
+        (["sk-ant-api03-0123456789"], ("[redacted]",)),
+        (["https://me:pw@host.example/x"], ("https://[redacted]@host.example/x",)),
+        (["-u", "me:pw"], ("-u", "me:[redacted]")),
+        (["a8F7c9D2e4B6a1C3f5E7d9B8"], ("[redacted]",)),
+        (["-y", "@scope/google-analytics-mcp-server2@1.2.3"], ("-y", "@scope/google-analytics-mcp-server2@1.2.3")),
+        (["/home/you/projects2/a-long-name/of-a-file.json"], ("/home/you/projects2/a-long-name/of-a-file.json",)),
+    ],
+)
+def test_arguments_are_reviewed_without_their_keys(words: list[str], shown: tuple[str, ...]) -> None:
+    assert hide_arguments(words) == shown

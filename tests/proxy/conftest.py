@@ -22,6 +22,7 @@ _ON_BOTH_LOOPS = {
     "test_faults.py",
     "test_bulk.py",
     "test_garbage.py",
+    "test_porch.py",
 }
 """Files whose behaviour the event loop could change: they run on the one we use and on the portable one."""
 

@@ -47,7 +47,7 @@ _HEADS: Final = (
     b"GET /path HTTP/1.1\r\nHost: example.com\r\n\r\n",
     b"OPTIONS * HTTP/1.1\r\nHost: example.com\r\n\r\n",
 )
-_WORDS: Final = (
+WORDS: Final = (
     *(
         b"\r\n",
         b"\n",
@@ -239,7 +239,7 @@ def mutate(data: bytes, words: tuple[bytes, ...], rng: random.Random) -> bytes:
 
 
 def heads(rng: random.Random) -> bytes:
-    made = mutate(rng.choice(_HEADS), _WORDS, rng)
+    made = mutate(rng.choice(_HEADS), WORDS, rng)
     return made if rng.random() < 0.1 or made.endswith(b"\r\n\r\n") else made + b"\r\n\r\n"
 
 

@@ -18,7 +18,8 @@ from cloned_proxy.proxy.head import HeadError, parse_head
 from cloned_proxy.proxy.hello_watch import HelloWatch
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.upstream_proxy.connect_answer import ConnectAnswer
-from tests.proxy import fuzz
+from tests.proxy import fuzz, fuzz_plane_plain
+from tests.proxy.fuzz_plane_plain import PlainReaders
 from tests.proxy.support import SERVER_HELLO, as_server_hello
 
 _MOST_FIELDS: Final = 200
@@ -34,6 +35,7 @@ class PlaneReaders:
         if path is None:
             raise FileNotFoundError("the native plane is not built: make plane")
         self._library: Final = library.load(path)
+        self.plain: Final = PlainReaders(self._library)
 
     def check_head(self, data: bytes) -> bool:
         """Whether the plane reads it."""
@@ -143,7 +145,12 @@ def main() -> int:
         f"plane: {chosen.inputs} inputs each; it took {heads} heads, {hellos} hellos, {told} answers, "
         f"{opened} of proxies in front\n"
     )
-    return 0
+    failed = 0
+    for kind in fuzz_plane_plain.KINDS:
+        passed, failures = fuzz_plane_plain.run(readers.plain, kind, chosen.inputs, rng)
+        sys.stdout.write(f"plane: {chosen.inputs} inputs of kind {kind}; {passed} passed in both, {failures} differ\n")
+        failed += failures
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ from cloned_proxy.proxy.ways import Ways
 from cloned_proxy.store.chain import canonical_json
 from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.listen_settings import Network
 from cloned_proxy.store.upstream_settings import UpstreamSettings
 from cloned_proxy.telemetry.events import (
     AuditUnavailableError,
@@ -514,6 +515,8 @@ async def world(
     watched: dict[str, str] | None = None,
     requests: RequestsApi | None = None,
     unix: Path | None = None,
+    header_from: tuple[Network, ...] = (),
+    bound: str = "127.0.0.1",
     addresses: tuple[Address, ...] = (LOOPBACK,),
     settings: dict[str, float] | None = None,
     spliced: bool = splice.AVAILABLE,
@@ -573,9 +576,9 @@ async def world(
     )
     if plane is not None:
         audit.join(plane.entries)
-    sock = bind_unix(unix) if unix is not None else bind_tcp("127.0.0.1", 0)
+    sock = bind_unix(unix) if unix is not None else bind_tcp(bound, 0)
     own.add(sock)
-    listener = Listener(sock, principal, "test")
+    listener = Listener(sock, principal, "test", header_from=header_from)
     await gate.open(listener)
     made = World(gate, enforcer, policies, audit, metrics, resolver, own, listener, troubles, plane, ahead)
     if known:

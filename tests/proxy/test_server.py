@@ -208,3 +208,18 @@ async def test_a_change_of_the_policy_cuts_at_once_without_waiting_for_the_next_
             writer.close()
         finally:
             await server.stop()
+
+
+async def test_within_the_shutdown_delay_it_is_not_ready_and_serves_on(workspace: Workspace) -> None:
+    (workspace.root / "config.yaml").write_text("proxy: {shutdown_delay_seconds: 600}\n")
+    server = Server(workspace, ServeOptions(ANYWHERE, ANYWHERE))
+    await server.start()
+    address, metrics = server.address, server.metrics_address or ""
+    stopping = asyncio.create_task(server.stop())
+    await asyncio.sleep(0)
+    assert "stopping" in await ask(metrics, "GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert "403 " in await ask(address, "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n")
+    server.cut()
+    await stopping
+    with pytest.raises(OSError, match=r"refused|failed"):
+        await ask(address, "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n")

@@ -36,7 +36,7 @@ export function approvals(changed) {
     return h("li", { class: "group request" },
       h("div", { class: "what" },
         h("p", { class: "target" }, request.entries.map((entry) => [hostname(entry.host), narrowing(entry)]), request.action === "deny" && " (deny)"),
-        h("p", { class: "why" }, "for ", request.tool ? toolname(request.tool) : "every tool", asker(request), terms_(request)),
+        h("p", { class: "why" }, "for ", request.tool ? toolname(request.tool) : "every tool", asker(request), replica(request), terms_(request)),
         request.reason && h("blockquote", {}, visible(request.reason)),
         h("p", { class: "terms" }, "asked ", ago(request.created), " · ", until(request.expires), ` to answer`, deniedCalls(request.evidence)),
         evidence(request.evidence, request.alone)),
@@ -80,6 +80,8 @@ const inLine = (entry) => [plain(entry.host), narrowed(entry)].filter(Boolean).j
 const inLines = (entries) => entries.map(inLine).join("; ");
 const hostsOf = (request) => request.entries.map((entry) => plain(entry.host)).join(", ");
 
+/** Of a fleet: on which other proxy it was asked. What it is called there is only text. */
+const replica = (request) => request.replica && [" on ", h("bdi", { class: "replica" }, visible(request.replica))];
 const asker = (request) => request.asker && request.asker !== request.tool && [", asked by ", h("bdi", { class: "tool" }, visible(request.asker))];
 const terms_ = (request) => [request.for_seconds ? `, for ${duration(request.for_seconds)}` : ", with no end", request.uses ? `, ${plural(request.uses, "use")}` : ""];
 

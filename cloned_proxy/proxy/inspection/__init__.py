@@ -1,4 +1,4 @@
-"""What mitmproxy is for: tunnels whose rule needs methods, paths or header injection."""
+"""Tunnels whose TLS is opened, because their rule needs methods, paths or header injection."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Where further rules look at an exchange of an opened tunnel, whichever version of HTTP carries it.
 
-The one place: an examiner is listed in `InspectionParts.examiners` and knows neither mitmproxy nor HTTP/2. Its two
+The one place: an examiner is listed in `Admission` and knows of no version of HTTP. Its two
 moments are an admitted request (decided, on record, its secret filled in, nothing dialled yet) and the head of the
 final response. At either it may turn the exchange away, and it may hang a filter on the body that follows.
 """
@@ -138,10 +138,11 @@ class Examiner(Protocol):
 class Filters:
     """The filters of one body as one, in the order of their examiners."""
 
-    __slots__ = ("_chain", "limit", "resizes")
+    __slots__ = ("_chain", "_rested", "limit", "resizes")
 
     def __init__(self, chain: Sequence[BodyFilter]) -> None:
         self._chain: Final = chain
+        self._rested = False
         self.limit: Final = min((one.limit for one in self._holding()), default=0)
         """Bytes up to which the body is held; 0: nothing is held, and `feed` and `rest` apply instead of `whole`."""
         self.resizes: Final = any(one.resizes for one in chain if isinstance(one, StreamFilter))
@@ -153,7 +154,11 @@ class Filters:
         return piece
 
     def rest(self) -> bytes:
+        """Once: a request that is sent again has been through its filters."""
         out = b""
+        if self._rested:
+            return out
+        self._rested = True
         for one in self._chain:
             if isinstance(one, StreamFilter):
                 out = (one.feed(out) if out else b"") + one.rest()

@@ -1,65 +1,60 @@
-"""One request and its response on an inspected connection, from its head to its end."""
+"""A request of an HTTP/1.1 client in opened TLS: what is written on its connection, and how that ends."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+import asyncio
+import contextlib
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar, Final
 
-import structlog
-from hpack import HeaderTuple
-
-from cloned_proxy.proxy.answers import Answer, UpstreamFailure
-from cloned_proxy.proxy.fields import request_fields
+from cloned_proxy.proxy.answers import Answer
+from cloned_proxy.proxy.frames import EchoGuard
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
-from cloned_proxy.proxy.inspection.examiners import Admitted, Filters, UnfitError
-from cloned_proxy.proxy.inspection.http2 import heads
-from cloned_proxy.proxy.plain.outgoing import longest_idle, repeatable
+from cloned_proxy.proxy.inspection.examiners import Admitted, Filters, ResponseSeen
+from cloned_proxy.proxy.inspection.http2.pipe import BrokenBodyError, Pipe, Trailers
+from cloned_proxy.proxy.inspection.http2.stream import Stream
+from cloned_proxy.proxy.inspection.http2.upstream import Outgoing, UpstreamExchange, UpstreamLostError
+from cloned_proxy.proxy.plain.incoming import LAST_CHUNK, chunk
 from cloned_proxy.proxy.relay_guard import RelayGuard, TurnedAwayError
+from cloned_proxy.proxy.response import SWITCHING_PROTOCOLS
 
-_HTTPS_PORT: Final = 443
+if TYPE_CHECKING:
+    from cloned_proxy.proxy.inspection.connection import InspectedConnection
 
-_log = structlog.get_logger(__name__)
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NO_CONTENT: Final = 204
+_PIECE: Final = 65_536
+"""Bytes that are encrypted before the client has taken those before them."""
 
 
-@dataclass(slots=True, eq=False)
-class Exchange:
-    head: Head
-    last: bool
-    """Whether the client connection closes behind it."""
-    grant: Grant | None = None
-    """Without one nothing is dialled and nothing sent."""
-    admitted: Admitted | None = None
-    """What the examiners are told; there with the grant."""
-    filters: Filters | None = None
-    """What the body of the response passes through; None for nothing."""
-    answer: Answer | None = None
-    """What the client is told instead of a response."""
-    failure: UpstreamFailure | None = None
-    asked: bool = False
-    """Whether the request has been read to its end."""
-    began: bool = False
-    """Whether a part of the response has been sent."""
-    received: bool = False
-    """Whether the response has been sent to its end with the request still on its way."""
-    upgraded: bool = False
-    guard: RelayGuard | None = None
-    """What looks at the bytes behind an upgrade."""
-    cause: str = ""
-    """Why it ended early, for the record."""
-    retried: bool = False
-    reused: bool = False
-    """Whether it met a connection that another exchange had used."""
-    copy: bytearray | None = None
-    """What was sent of its body, while it may be sent again."""
-    continued: bool = False
-    """Whether its client was told to send the body that it announced with `Expect`."""
-    body_began: bool = False
+class Exchange(Stream):
+    """The client's side of it. Interim responses end here, but for the 100 that a client waits for; so do trailers."""
+
+    __slots__ = ("_chunked", "_connection", "_refusal", "continued", "doomed", "last", "upgraded")
+
+    passes_trailers: ClassVar[bool] = False
+
+    def __init__(self, connection: InspectedConnection, head: Head, *, last: bool) -> None:
+        super().__init__(connection, head, Pipe())
+        self._connection: Final = connection
+        self._chunked = False
+        self._refusal: Answer | None = None
+        """What its client is told about a body that is malformed."""
+        self.last = last
+        """Whether the connection closes behind it."""
+        self.doomed = False
+        """Whether what has been sent of it must not look whole."""
+        self.continued = False
+        """Whether its client was told to send the body that it announced with `Expect`."""
+        self.upgraded = False
+        """Whether the bytes of both sides are those of a WebSocket by now."""
 
     @property
     def expects(self) -> bool:
         """Whether its client waits for `100 Continue` before it sends the body (RFC 9110, section 10.1.1)."""
-        head = self.head
+        head = self._head
         if head.minor == 0 or not (head.chunked or head.content_length):
             return False
         return any(name == "expect" and value.lower() == "100-continue" for name, value in head.fields)
@@ -67,71 +62,157 @@ class Exchange:
     @property
     def body_withheld(self) -> bool:
         """Whether another request may come in the place of the body: its client was never told to send that."""
-        return self.expects and not self.continued and not self.body_began
+        return self.expects and not self.continued and not self.pipe.fed
 
-    def continues(self) -> bool:
-        """Whether a `100` of the upstream goes on to the client; once, and only to one that waits for it."""
-        if not self.body_withheld or self.began:
-            return False
-        self.continued = True
-        return True
+    # The request.
 
-    def may_reuse(self, idle: float) -> bool:
-        """Whether it may meet a connection that was kept for so many seconds."""
-        self.reused = not self.retried and idle <= longest_idle(self.head)
-        self.copy = bytearray() if self.reused and repeatable(self.head) else None
-        return self.reused
+    def _outgoing(self, admitted: Admitted, filters: Filters | None) -> Outgoing:
+        outgoing = super()._outgoing(admitted, filters)
+        if not self.body_withheld:
+            outgoing = replace(outgoing, fields=[field for field in outgoing.fields if field[0] != b"expect"])
+        return outgoing
 
-    def goes_again(self) -> bool:
-        """Whether it is sent again, because the kept connection that it met was closed without a byte of a response."""
-        if self.retried or not self.reused or self.copy is None or self.began or self.continued:
-            return False
-        self.retried = True
-        return True
+    def _continue(self) -> None:
+        if self.body_withheld and not self._began:
+            self.continued = True
+            self._connection.write(_CONTINUE)
 
-    def sent(self, piece: bytes) -> None:
-        """A piece of its body goes upstream."""
-        self.body_began = True
-        if self.copy is not None:
-            self.copy += piece
+    def refuse_body(self, answer: Answer) -> None:
+        """It is malformed: what has gone upstream of it stays incomplete."""
+        self._refusal = answer
+        self.cancel("refused:malformed_request")
 
-    def upgraded_bytes(self, data: bytes, *, up: bool) -> bytes:
-        """What goes on of what came behind the upgrade. Raises TurnedAwayError."""
-        if self.guard is not None:
+    def client_left(self) -> None:
+        """A client that has sent FIN waits for nothing any more; a WebSocket has been read to its end."""
+        if self.upgraded:
+            self.pipe.end()
+        else:
+            self.doomed = True
+            self.cancel("client_reset")
+
+    # The response.
+
+    async def _say(self, answer: Answer) -> None:
+        self._tell(answer)
+
+    def _tell(self, answer: Answer) -> None:
+        self.last = True
+        if self._began:
+            self.doomed |= not self._answered
+            return
+        self._began = self._answered = True
+        with contextlib.suppress(BrokenBodyError):
+            self._connection.write(answer.encode(with_body=self._head.method != "HEAD"))
+
+    def _break_off(self) -> None:
+        if self._refusal is not None:
+            self._tell(self._refusal)
+        else:
+            self.doomed |= not self._answered
+
+    async def _let_finish(self) -> None:
+        self.doomed |= not self._answered
+
+    def _leave(self) -> None:
+        self._connection.forget(self)
+
+    def _send_head(self, seen: ResponseSeen, length: int | None, *, end: bool = False) -> None:  # noqa: ARG002  HTTP/2 says so in the head
+        self._connection.write(self._begin(seen, length))
+
+    def _begin(self, seen: ResponseSeen, length: int | None) -> bytes:
+        self._began = True
+        self.last |= self.body_withheld or self._connection.retired
+        self.last_byte = time.monotonic()
+        parts = [b"HTTP/1.1 %d %b\r\n" % (seen.status, seen.phrase)]
+        parts += [b"%b: %b\r\n" % field for field in seen.fields]
+        # RFC 9110, section 8.6: no Content-Length in 1xx and 204; a 304 and the answer to HEAD tell the one of a GET.
+        if self.upgraded:
+            parts.append(b"Connection: Upgrade\r\nUpgrade: websocket\r\n")
+        elif length is not None and seen.status != _NO_CONTENT:
+            parts.append(b"Content-Length: %d\r\n" % length)
+        elif seen.has_body and self._head.minor:
+            self._chunked = True
+            parts.append(b"Transfer-Encoding: chunked\r\n")
+        if self.last and not self.upgraded:
+            parts.append(b"Connection: close\r\n")
+        parts.append(b"\r\n")
+        return b"".join(parts)
+
+    async def _respond_at_once(self, grant: Grant, seen: ResponseSeen, exchange: UpstreamExchange) -> None:
+        body = exchange.body.take_now() or b""
+        grant.charge.down(len(body))
+        head = self._begin(seen, seen.length)
+        if self._chunked or len(body) > _PIECE:
+            self._connection.write(head)
+            await self._send_data(body)
+            await self._send_end(())
+        else:
+            self._connection.write(head + body)
+            await self._connection.flushed()
+        self._answered = True
+
+    async def _send_data(self, data: bytes, *, end: bool = False) -> None:  # noqa: ARG002  `_send_end` follows
+        for at in range(0, len(data), _PIECE):
+            piece = data[at : at + _PIECE]
+            self._connection.write(chunk(piece) if self._chunked else piece)
+            await self._connection.flushed()
+
+    async def _send_end(self, trailers: Trailers) -> None:  # noqa: ARG002  no receiver has to understand them
+        if self._chunked:
+            self._connection.write(LAST_CHUNK + b"\r\n")
+
+    async def _see_upload_off(self, sending: asyncio.Task[None], exchange: UpstreamExchange) -> None:
+        """The client need not wait for its end; the grant stays out meanwhile, and what goes on is counted."""
+        if not self.body_withheld:
+            lost = asyncio.ensure_future(exchange.lost())
             try:
-                data = self.guard.from_client(data) if up else self.guard.from_server(data)
-            except TurnedAwayError as refused:
-                self.cause = refused.cause
-                raise
-        if self.grant is not None:
-            (self.grant.charge.up if up else self.grant.charge.down)(len(data))
-        return data
+                await asyncio.wait((sending, lost), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                lost.cancel()
+        self.last |= not self.pipe.exhausted
 
-    def held_too_much(self, count: int) -> bool:
-        """Whether so many bytes of the response, which are held until it is whole, are more than its filters hold."""
-        if self.filters is None or self.cause:
-            return False
-        self.filters.came(count)
-        if count <= self.filters.limit:
-            return False
-        self.turn_away(self.filters.too_long())
-        return True
+    # WebSocket.
 
-    def turn_away(self, error: UnfitError) -> None:
-        """The response must not go on; what is sent of it is up to whoever knows whether it has begun."""
-        _log.info(
-            "an upstream's response was refused",
-            problem=str(error),
-            decision=self.grant.id if self.grant is not None else None,
-        )
-        self.failure, self.cause, self.answer = None, error.cause, error.answer
+    async def _respond(self, admitted: Admitted, seen: ResponseSeen, exchange: UpstreamExchange) -> None:
+        if seen.status != SWITCHING_PROTOCOLS:
+            await super()._respond(admitted, seen, exchange)
+            return
+        self._client.parts.admission.examine(admitted, seen)
+        secrets = admitted.injection.echo if admitted.injection is not None else None
+        self.upgraded = self.last = True
+        self._send_head(seen, None)
+        self.pipe = self._connection.switch()
+        await self._relay(admitted, exchange, EchoGuard(secrets) if secrets is not None else None)
+        self._answered = True
 
+    async def _relay(self, admitted: Admitted, exchange: UpstreamExchange, guard: RelayGuard | None) -> None:
+        """Raw bytes both ways, until one side has come to its end."""
+        charge = admitted.grant.charge
 
-def block_of(exchange: Exchange) -> list[HeaderTuple]:
-    """The head of an admitted request for an upstream of HTTP/2."""
-    admitted = exchange.admitted
-    if admitted is None or admitted.grant.decision.host is None:
-        raise ValueError("a request without a grant")
-    host = admitted.grant.decision.host
-    fields = request_fields(admitted.head, host, default_port=_HTTPS_PORT, injection=admitted.injection)
-    return heads.request_block(admitted.head, host, fields, admitted.injection)
+        async def up() -> None:
+            while (piece := await self.pipe.take()) is not None:
+                data = piece if guard is None else guard.from_client(piece)
+                self.last_byte = time.monotonic()
+                charge.up(len(data))
+                await exchange.send(data)
+
+        async def down() -> None:
+            while (piece := await exchange.body.take()) is not None:
+                data = piece if guard is None else guard.from_server(piece)
+                self.last_byte = time.monotonic()
+                charge.down(len(data))
+                await self._send_data(data)
+
+        both = [asyncio.ensure_future(way) for way in (up(), down())]
+        try:
+            ended, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for way in ended:
+                way.result()
+        except TurnedAwayError as refused:
+            self.cause = self.cause or refused.cause
+            self._connection.write(refused.last)
+        except UpstreamLostError:
+            pass  # of a WebSocket the close frames say whether it is whole
+        finally:
+            for way in both:
+                way.cancel()

@@ -1,49 +1,27 @@
-"""The client's streams as the inspection sees them: readable only when there is room, closed only by their owner."""
+"""The client's streams as the inspection sees them: closed only by their owner."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
-from cloned_proxy.proxy.inspection.exchange import Exchange
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 
-_NO_ADDRESS: Final = ("unix", 0)
-"""A peer name for unix sockets, which have none; mitmproxy cannot do without."""
 _READ: Final = 65_536
 
 
 class ClientReader:
-    """Gives no bytes while on hold: what has come then waits in the kernel, where the client notices."""
-
     def __init__(self, reader: asyncio.StreamReader, first: bytes = b"") -> None:
         """`first` has been read already, and is read again."""
         self._reader = reader
         self._first = first
-        self._free = asyncio.Event()
-        self._free.set()
         self._aborted = False
 
-    def hold(self, on: bool) -> None:
-        if on:
-            self._free.clear()
-        else:
-            self._free.set()
-
-    @property
-    def ended(self) -> bool:
-        """Whether the client is known to be gone; bytes that nobody has read yet hide that."""
-        return self._aborted or self._reader.at_eof() or self._reader.exception() is not None
-
     def abort(self) -> None:
-        """Ends it, for a reader on hold as well."""
+        """From now on it is at its end. Whoever waits for it is cancelled by their owner."""
         self._aborted = True
-        self._free.set()
 
     async def read(self, count: int) -> bytes:
-        await self._free.wait()
         if self._aborted:
             return b""
         if self._first:
@@ -58,60 +36,20 @@ class ClientWriter:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
         self._closed = False
-        self._waiting: set[asyncio.Future[None]] = set()
 
     @property
     def transport(self) -> asyncio.WriteTransport:
         return self._writer.transport
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        value = self._writer.get_extra_info(name, default)
-        if name in ("peername", "sockname"):
-            return value[:2] if isinstance(value, tuple) else _NO_ADDRESS
-        return value
-
     def write(self, data: bytes) -> None:
         if not self._closed:
             self._writer.write(data)
 
-    def write_eof(self) -> None:
-        if self._writer.can_write_eof() and not self._writer.transport.is_closing():
-            self._writer.write_eof()
-
     async def drain(self) -> None:
         await self._writer.drain()
 
-    def when_taken(self, then: Callable[[], None]) -> None:
-        """Calls `then` once the client has taken what was written, or cannot take it any more."""
-
-        async def wait() -> None:
-            with contextlib.suppress(OSError, RuntimeError):
-                await self._writer.drain()
-            then()
-
-        waiting = asyncio.ensure_future(wait())
-        self._waiting.add(waiting)
-        waiting.add_done_callback(self._waiting.discard)
-
-    def is_closing(self) -> bool:
-        return self._closed or self._writer.is_closing()
-
     def close(self) -> None:
         self._closed = True
-
-
-class UpstreamReader:
-    """Gives no bytes while there is no room for more of a response that its filters want to see whole."""
-
-    def __init__(self, reader: asyncio.StreamReader, current: Callable[[], Exchange | None]) -> None:
-        self._reader = reader
-        self._current = current
-
-    async def read(self, count: int) -> bytes:
-        exchange = self._current()
-        if exchange is not None and exchange.filters is not None:
-            await exchange.filters.room()
-        return await self._reader.read(count)
 
 
 async def linger(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,7 +1,4 @@
-"""TLS of an opened tunnel: our certificate towards the client, a verified one from the upstream, ALPN on each side.
-
-In place of mitmproxy's TlsConfig, whose options can turn verification off, and whose failures pass.
-"""
+"""TLS of an opened tunnel: our certificate towards the client, a verified one from the upstream, ALPN on each side."""
 
 from __future__ import annotations
 
@@ -10,15 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mitmproxy.connection import Client, Server
-from mitmproxy.tls import TlsData
 from OpenSSL import SSL
-
-from cloned_proxy.proxy.answers import UpstreamFailure
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.inspection.authority import Authority
-    from cloned_proxy.proxy.inspection.connection import InspectedConnection
 
 _HTTP1: Final = b"http/1.1"
 _HTTP2: Final = b"h2"
@@ -61,34 +53,6 @@ class Sessions:
         return session
 
 
-class TlsHooks:
-    """What mitmproxy's layers ask for, by the names of its hooks."""
-
-    def __init__(self, sessions: Sessions) -> None:
-        self._sessions = sessions
-
-    async def tls_start_client(self, connection: InspectedConnection, data: TlsData) -> None:
-        if not isinstance(data.conn, Client) or connection.tunnel.decision.host is None:
-            raise TypeError("TLS that no CONNECT was granted for")
-        data.ssl_conn = self._sessions.accepting(connection.tunnel.decision.host.text)
-
-    async def tls_start_server(self, connection: InspectedConnection, data: TlsData) -> None:
-        server = data.conn
-        if not isinstance(server, Server) or server.sni is None:
-            raise TypeError("an upstream without a name to verify")
-        data.ssl_conn = self._sessions.connecting(server.sni, only_http2=connection.refuses_http1)
-
-    async def tls_established_server(self, connection: InspectedConnection, data: TlsData) -> None:  # noqa: ARG002
-        connection.tls_established()
-
-    async def tls_failed_server(self, connection: InspectedConnection, data: TlsData) -> None:
-        failure = connection.current.failure
-        if failure is None or failure.phase != "tls":
-            connection.current.failure = UpstreamFailure("tls")
-        if "no application protocol" in (data.conn.error or ""):
-            connection.refuses_http1 = True
-
-
 def _accepting_context(protocol: bytes) -> SSL.Context:
     def select(_: SSL.Connection, offers: list[bytes]) -> Any:
         return protocol if protocol in offers else SSL.NO_OVERLAPPING_PROTOCOLS
@@ -114,7 +78,7 @@ def _verifying_context(extra_ca: Path | None) -> SSL.Context:
 def _expect_name(session: SSL.Connection, name: str) -> None:
     """There is no public call for the name to verify; without it any valid certificate would do."""
     library: Any = vars(SSL)["_lib"]
-    binding: Any = session._ssl  # noqa: SLF001  as mitmproxy's TlsConfig does
+    binding: Any = session._ssl  # noqa: SLF001  see above
     parameters = library.SSL_get0_param(binding)
     library.X509_VERIFY_PARAM_set_hostflags(parameters, _HOST_FLAGS)
     try:

@@ -119,6 +119,17 @@ class Snapshot(ctypes.Structure):
     )
 
 
+class Reading(ctypes.Structure):
+    """What a reader of plain HTTP made of its input, for the comparison with those of Python."""
+
+    _fields_ = (
+        ("numbers", c_size_t * 8),
+        ("text", c_char_p),
+        ("room", c_size_t),
+        ("text_length", c_size_t),
+    )
+
+
 class Batch(ctypes.Structure):
     _fields_ = (
         ("text", c_void_p),
@@ -130,7 +141,7 @@ class Batch(ctypes.Structure):
     )
 
 
-_FORM: Final = 3
+_FORM: Final = 4
 """Of what passes besides the structures: `plane/src/abi/version.rs`."""
 _STRUCTURES: Final = (Config, Publication, HandedOver, SeenFlow, Snapshot, Batch)
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))
@@ -172,6 +183,9 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_reads_head": (c_size_t, (*_TEXT, c_size_t, c_size_t, POINTER(c_size_t))),
     "plane_reads_hello": (c_uint32, (*_TEXT, *_TEXT, c_bool)),
     "plane_reads_answer": (c_bool, _TEXT),
+    "plane_reads_request": (c_bool, (*_TEXT, c_size_t, c_size_t, *_TEXT, POINTER(Reading))),
+    "plane_reads_response": (c_uint32, (*_TEXT, c_size_t, c_size_t, c_bool, c_bool, POINTER(Reading))),
+    "plane_reads_body": (c_uint32, (*_TEXT, c_uint32, c_uint64, c_size_t, POINTER(Reading))),
     "plane_reads_front": (c_size_t, (*_TEXT, c_size_t, c_size_t)),
 }
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from cloned_proxy.policy.redact import hide_arguments
 from cloned_proxy.runner.mcp import jsonc, toml
 from cloned_proxy.runner.mcp.jsonc import Place
 from cloned_proxy.store.atomic import write_atomically
@@ -144,18 +145,23 @@ class ClientFile:
         return str(self.language.with_value(text, change.place, change.before))
 
     def diff(self) -> str:
-        """What `save` would change, as a unified diff in which the values of variables are not shown."""
+        """What `save` would change, as a unified diff that shows no value of a variable and no key among `args`."""
         old = ClientFile(self.path, b"", self.original.decode(), self.language)
         return text_diff(old.without_values(), self.without_values(), str(self.path))
 
     def without_values(self) -> str:
-        """The text with each server's `env` and `headers` emptied of values: for a terminal, never for a file."""
+        """Without values in `env` and `headers`, and without keys in `args`: for a terminal, never for a file."""
         text = self.text
         for entry in self.entries():
             for section in ("env", "headers"):
                 values = entry.body.get(section)
                 for name in values if isinstance(values, dict) else ():
                     text = self.language.with_value(text, (*entry.place, section, name), self.language.raw_of("…"))
+            words = entry.body.get("args")
+            if isinstance(words, list) and all(isinstance(word, str) for word in words):
+                hidden = list(hide_arguments(words))
+                if hidden != words:
+                    text = self.language.with_value(text, (*entry.place, "args"), self.language.raw_of(hidden))
         return text
 
     def save(self) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.redact import hide_arguments
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import SizeText
 from cloned_proxy.store.errors import StoreError
@@ -123,8 +124,8 @@ class Registry:
             self._engine = host
 
     def diff(self) -> str:
-        """What `save` would change, as a unified diff."""
-        return text_diff(self._before.decode(), self._text(), str(self.path))
+        """What `save` would change, as a unified diff in which no key among `args` is shown."""
+        return text_diff(_without_keys(self._before.decode()), _without_keys(self._text()), str(self.path))
 
     def save(self) -> None:
         """Writes what was put, comments and order kept. Raises StoreError when somebody else has written meanwhile."""
@@ -145,13 +146,9 @@ class Registry:
     def _text(self) -> str:
         if not self._changed:
             return self._before.decode()
-        # Only a change needs the library that keeps comments: every start of a server reads this file.
-        from ruamel.yaml import YAML  # noqa: PLC0415
-        from ruamel.yaml.comments import CommentedMap  # noqa: PLC0415
+        from ruamel.yaml.comments import CommentedMap  # noqa: PLC0415  as in `_language`
 
-        yaml = YAML()
-        yaml.preserve_quotes = True
-        yaml.width = 10_000
+        yaml = _language()
         document: Any = yaml.load(self._before.decode()) if self._before.strip() else None
         head = ""
         if document is None:
@@ -172,6 +169,33 @@ class Registry:
         text = io.StringIO()
         yaml.dump(document, text)
         return head + text.getvalue()
+
+
+def _language() -> Any:
+    """Only a change needs the library that keeps comments: every start of a server reads this file."""
+    from ruamel.yaml import YAML  # noqa: PLC0415
+
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 10_000
+    return yaml
+
+
+def _without_keys(text: str) -> str:
+    """The text of such a file with what looks like a key among `args` hidden: for a terminal, never for a file."""
+    yaml = _language()
+    document = yaml.load(text) if text.strip() else None
+    hidden = False
+    for server in ((document or {}).get("servers") or {}).values():
+        words = list(server.get("args", ()))
+        for position, word in enumerate(hide_arguments(words)):
+            if word != words[position]:
+                server["args"][position], hidden = word, True
+    if not hidden:
+        return text
+    shown = io.StringIO()
+    yaml.dump(document, shown)
+    return shown.getvalue()
 
 
 def _parse(raw: bytes, path: Path) -> _Document:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final
 
+from cloned_proxy.policy.redact import hide_arguments
 from cloned_proxy.runner.environment import RESERVED
 from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.mcp.client_file import ClientFile, Entry
@@ -174,6 +175,10 @@ def _wrap(file: ClientFile, entry: Entry, workspace: Path) -> Wrapped:
     elif PurePath(command).is_absolute() and _INTERPRETERS.fullmatch(PurePath(command).name):
         notes.append(f"{command} is the image's own {PurePath(command).name} in the sandbox")
         command = PurePath(command).name
+    if hide_arguments(args) != tuple(args):
+        notes.append(
+            "what looks like a key stands in its `args`, and so in mcp.yaml: unwrap, put it into `env`, wrap again"
+        )
     mounts = _shown(args, workspace, notes)
     cwd = entry.body.get("cwd")
     server = Server(

@@ -101,7 +101,11 @@ def check_caller(project: Path | None) -> None:
     if os.geteuid() == 0 and (project is None or project.stat().st_uid == 0):
         raise SandboxInputError(
             "--user me: you are root, and a tool never runs as root; "
-            + ("leave it out" if project is None else f"give {project} to a user (`chown -R USER {project}`)")
+            + (
+                "leave it out"
+                if project is None
+                else f"give {project} to a user (`chown -R USER {project}`), and go on as that user"
+            )
         )
 
 

@@ -5,6 +5,7 @@
 
 mod handed;
 mod numbers;
+mod plain_readers;
 mod readers;
 mod records;
 mod verdicts;

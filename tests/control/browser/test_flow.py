@@ -7,6 +7,7 @@ import contextlib
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from cloned_proxy.store.approval_mirror import ApprovalMirror, as_message, from_message
 from tests.cli.program import TOOL, eventually, policy_text
 from tests.control.browser.scene import WAIT, Scene, last_for, picture, show, tunnel
 
@@ -21,6 +22,11 @@ tools:
       - {{host: 127.0.0.1, ports: [$PORT], methods: [GET], paths: ["/open"]}}
     on_deny: ask
 """
+ASKED_ELSEWHERE = {
+    "asker": TOOL, "origin": "tool", "run": None, "replica": "", "tool": TOOL, "action": "allow",
+    "entries": [{"host": "api.example.com"}], "for_seconds": 600, "uses": None, "reason": "docs", "count": 0,
+    "policy": "",
+}  # fmt: skip
 NARROW = ASKING.replace("    on_deny: ask\n", "")
 TUNNELS = "version: 1\nanonymous: global\nglobal:\n  allow: [{host: 127.0.0.1, ports: [$PORT], protocols: [tcp]}]\n"
 
@@ -108,6 +114,21 @@ def test_approves_the_narrowest_rule_for_a_moment_and_sees_it_end(scene: Scene) 
 
 
 @pytest.mark.parametrize("scene", [NARROW], indirect=True)
+def test_a_request_of_another_replica_says_where_it_was_asked(scene: Scene) -> None:
+    """As the store of a fleet brings it; whose name is not to be believed, and is text."""
+    scene.workspace.write_policy(NARROW.replace("$PORT", str(scene.origin.port)))
+    mirror = ApprovalMirror(scene.workspace.path / "state.db")
+    told = as_message(from_message(ASKED_ELSEWHERE, "a-0123456789"), "edge-7<img src=x>")
+    assert mirror.receive(from_message(told, "a-0123456789"), 600)
+    page = scene.page()
+    page.goto(scene.url)
+    request = page.locator("li.request", has_text="api.example.com")
+    expect(request).to_be_visible(timeout=WAIT)
+    expect(request.locator("bdi.replica")).to_have_text("edge-7<img src=x>")
+    expect(request.locator("p.why")).to_contain_text(f"for {TOOL} on edge-7")
+    assert request.locator("img").count() == 0
+
+
 def test_a_path_with_a_star_is_never_offered_as_a_pattern(scene: Scene) -> None:
     page = scene.page()
     assert scene.curl("/**") == 403

@@ -72,7 +72,7 @@ async def test_a_refusal_ends_the_connection_and_what_comes_in_the_place_of_the_
     assert world.audit.reasons == ["allowed"]
     await until(lambda: bool(world.audit.ends))
     assert [end.cause for end in world.audit.ends] == ["closed"]
-    assert world.in_use == 0
+    await until(lambda: world.in_use == 0)
 
 
 @pytest.mark.parametrize("at_once", [True, False])

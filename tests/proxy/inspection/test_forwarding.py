@@ -11,6 +11,7 @@ from cloned_proxy.policy.identity import Claims, mint_token
 from cloned_proxy.policy.model import Policy, Scope
 from cloned_proxy.policy.rule import Inject
 from cloned_proxy.proxy.inspection import connection as connection_module
+from cloned_proxy.proxy.inspection.exchange import Exchange
 from tests.proxy.inspection.support import KEY, OK, World, rule
 from tests.proxy.support import resident_bytes, until
 
@@ -140,13 +141,13 @@ async def test_after_many_requests_the_connection_is_closed_politely(
 async def test_closed_upstreams_are_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.upstream.response = OK.replace(b"Content-Length", b"Connection: close\r\nContent-Length")
     sizes: list[int] = []
-    original = connection_module.InspectedConnection._forget_closed
+    original = connection_module.InspectedConnection.forget
 
-    def spy(self: connection_module.InspectedConnection) -> None:
-        original(self)
-        sizes.append(len(self._http.connections))
+    def spy(self: connection_module.InspectedConnection, exchange: Exchange) -> None:
+        original(self, exchange)
+        sizes.append(len(self.pool._open))
 
-    monkeypatch.setattr(connection_module.InspectedConnection, "_forget_closed", spy)
+    monkeypatch.setattr(connection_module.InspectedConnection, "forget", spy)
     await world.talk(b"".join(world.get(f"/{n}") for n in range(30)), seconds=3)
     assert len(sizes) == 30
     assert max(sizes) <= 4

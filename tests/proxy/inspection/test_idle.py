@@ -1,4 +1,4 @@
-"""`idle:` of a rule inside of opened TLS: the sweep cuts by it, and mitmproxy's own watchdog waits at least as long."""
+"""`idle:` of a rule inside of opened TLS: the sweep cuts by it, and the connection's watch waits at least as long."""
 
 from __future__ import annotations
 

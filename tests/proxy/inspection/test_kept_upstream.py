@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from cloned_proxy.policy.path import parse_path_pattern
-from cloned_proxy.proxy.inspection.connection import InspectedConnection
-from cloned_proxy.proxy.inspection.exchange import Exchange
+from cloned_proxy.proxy.inspection.http2 import stream
+from cloned_proxy.proxy.inspection.http2.upstream_h1 import UpstreamH1
 from tests.proxy.inspection.support import OK, World, rule
 from tests.proxy.support import until
 
@@ -29,7 +29,7 @@ def world(world: World) -> World:
 
 
 def idle(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    monkeypatch.setattr(InspectedConnection, "idle_for", lambda self: seconds)
+    monkeypatch.setattr(UpstreamH1, "idle_for", lambda self: seconds)
 
 
 class Server:
@@ -151,11 +151,6 @@ async def test_a_client_that_leaves_in_a_quiet_stream_is_noticed(world: World) -
 
 async def test_control_without_the_rule_a_post_is_lost(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     idle(monkeypatch, 5.0)
-
-    def always(self: Exchange, seconds: float) -> bool:
-        self.reused = True
-        return True
-
-    monkeypatch.setattr(Exchange, "may_reuse", always)
+    monkeypatch.setattr(stream, "longest_idle", lambda head: 60.0)
     Server(world)
     assert await two(world, sent(world, "POST", 5)) == [b"HTTP/1.1 200 OK", b"HTTP/1.1 502 Bad Gateway"]

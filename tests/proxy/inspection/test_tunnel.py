@@ -104,14 +104,15 @@ async def test_an_upstream_that_never_finishes_its_handshake_is_504(world: World
     assert b'"phase":"tls"' in answer
 
 
-async def test_a_broken_decision_in_a_tunnel_forwards_nothing(world: World) -> None:
-    world.inspector.parts.addon = None
+async def test_a_broken_decision_in_a_tunnel_forwards_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world.inspector.parts, "admission", None)
     assert (await world.talk(world.get("/ok/1", CLOSE))).startswith(b"HTTP/1.1 503 ")
     assert not world.upstream.connections
 
 
-async def test_a_broken_tls_hook_closes(world: World) -> None:
-    world.inspector.parts.tls = None
+async def test_a_broken_tls_session_closes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.client_tls()
+    monkeypatch.setattr(world.inspector.parts, "sessions", None)
     with pytest.raises((ConnectionError, ssl.SSLError)):
         await world.talk(world.get("/ok/1", CLOSE))
 
@@ -143,7 +144,9 @@ async def test_a_websocket_passes_and_nothing_of_it_is_kept(world: World) -> Non
         connection = world.connection
         assert connection.open_grant is not None
         assert connection.open_grant.charge.bytes_up > 300_000
-        assert all(stream.flow.websocket is None for stream in connection.http_layer.streams.values())
+        await until(lambda: not connection._buffer)
+        assert connection._exchange is not None
+        assert connection._exchange.pipe.size == 0
         writer.transport.abort()
     await until(lambda: bool(world.audit.ends))
     assert [end.cause for end in world.audit.ends] == ["closed"]

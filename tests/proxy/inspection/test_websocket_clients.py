@@ -28,7 +28,7 @@ from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.identity import OwnTokens
 from cloned_proxy.policy.rule import Inject
 from cloned_proxy.proxy.gate import Gate
-from cloned_proxy.proxy.inspection import egress_addon
+from cloned_proxy.proxy.inspection import exchange
 from cloned_proxy.proxy.listener import Listener, bind_tcp
 from cloned_proxy.store.config import ProxySettings
 from tests.net import clients
@@ -184,6 +184,6 @@ async def test_a_client_that_tries_a_websocket_first_goes_through_at_the_first_t
 async def test_control_without_the_search_a_client_hears_the_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(egress_addon, "EchoGuard", lambda secrets: None)
+    monkeypatch.setattr(exchange, "EchoGuard", lambda secrets: None)
     async with scene(tmp_path) as s:
         assert await python_websockets(s) == ["got hello", f"got your credential is {BEARER}"]

@@ -6,12 +6,12 @@ import asyncio
 import functools
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from mitmproxy.proxy.layers.tls import TLSLayer
+from OpenSSL import SSL
 
 from cloned_proxy.policy.host_index import HostIndex
 from cloned_proxy.policy.model import Policy, Scope
@@ -502,13 +502,13 @@ async def test_the_json_of_a_project(pypi: Store) -> None:
 async def test_a_large_document_is_encrypted_in_pieces(npm: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """OpenSSL keeps the memory of what it encrypted at once for as long as the objects of the connection live."""
     sizes: list[int] = []
-    send = TLSLayer.send_data
+    send = SSL.Connection.sendall
 
-    def noted(layer: TLSLayer, data: bytes) -> Iterator[Any]:
+    def noted(session: SSL.Connection, data: Any) -> int:
         sizes.append(len(data))
-        return send(layer, data)
+        return send(session, data)
 
-    monkeypatch.setattr(TLSLayer, "send_data", noted)
+    monkeypatch.setattr(SSL.Connection, "sendall", noted)
     npm.shelf.packument("left-pad", {"1.0.0": 100 * DAY}, npm.now, readme="x" * 300_000)
     status, _, body = await npm.ask("/left-pad")
     assert (status, len(json.loads(body)["readme"])) == (200, 300_000)

@@ -1,47 +1,48 @@
-"""What the client of one stream is told by the proxy itself, and how its stream ends."""
+"""A request of an HTTP/2 client: what is written on its stream, and how that ends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Final
+import time
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.inspection.examiners import ResponseSeen
 from cloned_proxy.proxy.inspection.http2 import grpc, heads
 from cloned_proxy.proxy.inspection.http2.endpoint import Window
-from cloned_proxy.proxy.inspection.http2.pipe import BrokenBodyError
+from cloned_proxy.proxy.inspection.http2.pipe import BrokenBodyError, Trailers
+from cloned_proxy.proxy.inspection.http2.stream import Stream
+from cloned_proxy.proxy.inspection.http2.upstream import UpstreamExchange
 from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.inspection.http2.front import Front
 
 
-class Answering:
-    """The client's side of a request."""
+class Http2Stream(Stream):
+    """The client's side of it."""
 
-    __slots__ = ("_answered", "_began", "_front", "_grpc", "_head", "id", "window")
+    __slots__ = ("_front", "_grpc", "id", "window")
+
+    passes_trailers: ClassVar[bool] = True
 
     def __init__(self, front: Front, number: int, head: Head) -> None:
-        self._front = front
-        self._head = head
-        self._grpc = grpc.speaks_grpc(head)
-        self._began = False
-        """Whether a part of the response has been sent."""
-        self._answered = False
-        """Whether all of it has."""
-        self.id: Final = number
         self.window: Final = Window(front, number)
-        """For the body of the request."""
+        super().__init__(front, head, self.window.pipe)
+        self._front = front
+        self._grpc = grpc.speaks_grpc(head)
+        self.id: Final = number
 
     @property
     def is_short(self) -> bool:
         """Whether less has come of the request's body than its head says."""
         length = self._head.content_length
-        return length is not None and self.window.pipe.fed < length
+        return length is not None and self.pipe.fed < length
 
     async def _say(self, answer: Answer) -> None:
         """In the proxy's own name, where nothing of a response has been sent; otherwise it must not look whole."""
@@ -80,7 +81,7 @@ class Answering:
         """
         if not self._answered:
             return
-        pipe, left = self.window.pipe, LINGER_BYTES
+        pipe, left = self.pipe, LINGER_BYTES
         with contextlib.suppress(TimeoutError, BrokenBodyError):
             async with asyncio.timeout(LINGER_SECONDS):
                 while left > 0 and not pipe.ended and (piece := await pipe.take()) is not None:
@@ -88,8 +89,50 @@ class Answering:
         if not pipe.ended:
             self._front.reset(self.id, ErrorCodes.NO_ERROR)
 
+    def _break_off(self) -> None:
+        self._reset(ErrorCodes.CANCEL)
+
+    def _leave(self) -> None:
+        self.window.close()
+        self._front.forget(self)
+
     def _reset(self, code: ErrorCodes) -> None:
         if not self._answered:
             self._front.reset(self.id, code)
-        elif not self.window.pipe.ended:
+        elif not self.pipe.ended:
             self._front.reset(self.id, ErrorCodes.NO_ERROR)
+
+    def _continue(self) -> None:
+        with contextlib.suppress(H2Error):
+            self._front.h2.send_headers(self.id, [(b":status", b"100")])
+            self._front.flush_soon()
+
+    def _send_head(self, seen: ResponseSeen, length: int | None, *, end: bool = False) -> None:
+        self._began = True
+        self.last_byte = time.monotonic()
+        self._front.h2.send_headers(self.id, heads.response_block(seen, length), end_stream=end)
+        self._front.flush_soon()
+
+    async def _send_data(self, data: bytes, *, end: bool = False) -> None:
+        await self._front.send_data(self.id, data, end=end)
+
+    async def _send_end(self, trailers: Trailers) -> None:
+        if trailers:
+            self._front.h2.send_headers(self.id, list(trailers), end_stream=True)
+            self._front.flush_soon()
+        else:
+            await self._front.send_data(self.id, b"", end=True)
+
+    async def _see_upload_off(self, sending: asyncio.Task[None], exchange: UpstreamExchange) -> None:
+        """The client is told that the rest is not wanted (`_let_finish`)."""
+
+    def revoke(self, reason: str) -> None:
+        """What the policy in force no longer lets pass. A gRPC client is told why; any other sees a broken stream."""
+        if self._grpc and not self._answered and not self.cause:
+            with contextlib.suppress(H2Error):
+                block = list(grpc.revoked(reason))
+                if not self._began:
+                    block = [(b":status", b"200"), (b"content-type", b"application/grpc"), *block]
+                self._front.h2.send_headers(self.id, block, end_stream=True)
+                self._answered = True
+        self.cancel(f"revoked:{reason}")

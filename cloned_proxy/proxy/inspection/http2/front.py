@@ -24,11 +24,11 @@ from OpenSSL import SSL
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import HeadError
 from cloned_proxy.proxy.inspection.http2 import bounds, heads
+from cloned_proxy.proxy.inspection.http2.answering import Http2Stream
 from cloned_proxy.proxy.inspection.http2.bounds import Calm
 from cloned_proxy.proxy.inspection.http2.endpoint import Endpoint
 from cloned_proxy.proxy.inspection.http2.pipe import BrokenBodyError
 from cloned_proxy.proxy.inspection.http2.pool import Pool
-from cloned_proxy.proxy.inspection.http2.stream import Stream
 from cloned_proxy.proxy.inspection.http2.tls import TlsStream
 from cloned_proxy.proxy.inspection.http2.upstream import UpstreamParts
 from cloned_proxy.proxy.inspection.parts import InspectionParts
@@ -47,10 +47,10 @@ class Front(Endpoint):
         self.parts: Final = parts
         self.tunnel: Final = tunnel
         """The grant of the CONNECT whose TLS is opened here."""
-        self.pool: Final = Pool(UpstreamParts(parts.sessions, settings, parts.metrics, parts.ways), tunnel)
+        self.pool: Final = Pool(UpstreamParts(parts.sessions, settings, parts.metrics, parts.ways), tunnel, http2=True)
         self.doomed = False
         """Ends in a reset instead of a polite close."""
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, Http2Stream] = {}
         self._requests = 0
         self._retired = False
         self._resets = Calm(burst=100, rate=20.0, clock=time.monotonic)
@@ -95,11 +95,11 @@ class Front(Endpoint):
             return
         elif isinstance(event, DataReceived):
             if event.flow_controlled_length:
-                stream.window.pipe.feed(event.data or b"", event.flow_controlled_length)
+                stream.pipe.feed(event.data or b"", event.flow_controlled_length)
         elif isinstance(event, TrailersReceived):
             self._trailers_came(stream, event)
         elif isinstance(event, StreamEnded):
-            stream.window.pipe.end(stream.window.pipe.trailers)
+            stream.pipe.end(stream.pipe.trailers)
 
     def _request_came(self, event: RequestReceived) -> None:
         number = event.stream_id or 0
@@ -114,7 +114,7 @@ class Front(Endpoint):
             return
         self._disarm()
         self._requests += 1
-        stream = self._streams[number] = Stream(self, number, head)
+        stream = self._streams[number] = Http2Stream(self, number, head)
         stream.task = asyncio.Task(stream.run(), loop=self._loop, eager_start=True)
         if self._requests >= bounds.MAX_REQUESTS:
             self.drain()
@@ -131,30 +131,30 @@ class Front(Endpoint):
         # Not before the client has had a moment to finish: told at once, curl forgets the answer that it has.
         self._loop.call_later(LINGER_SECONDS, self.reset, number, ErrorCodes.NO_ERROR)
 
-    def _reset_came(self, stream: Stream | None, cause: str) -> None:
+    def _reset_came(self, stream: Http2Stream | None, cause: str) -> None:
         """By the client, or because its body is not as long as it says."""
         if stream is not None:
-            stream.window.pipe.break_off(BrokenBodyError("reset by the client"))
+            stream.pipe.break_off(BrokenBodyError("reset by the client"))
             self.release(stream.id)
             stream.cancel(cause)
         if not self._resets.spend():
             self.give_up(ErrorCodes.ENHANCE_YOUR_CALM)
 
-    def _trailers_came(self, stream: Stream, event: TrailersReceived) -> None:
+    def _trailers_came(self, stream: Http2Stream, event: TrailersReceived) -> None:
         try:
             trailers = heads.trailers_of(event.headers or [], max_fields=self.parts.settings.max_head_fields)
             if stream.is_short:  # the library compares them where DATA ends the stream, and only there
                 raise HeadError("a body that is shorter than its Content-Length (RFC 9113, section 8.1.1)")  # noqa: TRY301  as those of `heads`
         except HeadError as error:
             self.parts.admission.refuse_head(self.tunnel, error)
-            stream.window.pipe.break_off(BrokenBodyError(str(error)))
+            stream.pipe.break_off(BrokenBodyError(str(error)))
             stream.cancel("refused:malformed_request")
             return
-        stream.window.pipe.trailers = trailers
+        stream.pipe.trailers = trailers
 
     # What ends.
 
-    def forget(self, stream: Stream) -> None:
+    def forget(self, stream: Http2Stream) -> None:
         self._streams.pop(stream.id, None)
         if not self._streams:
             self._await_request(self.parts.settings.keep_alive_timeout)
@@ -164,7 +164,7 @@ class Front(Endpoint):
         if problem and not self.doomed:
             _log.info("an HTTP/2 client's connection was ended", problem=problem, tunnel=self.tunnel.id)
         for stream in tuple(self._streams.values()):
-            stream.window.pipe.break_off(BrokenBodyError(problem or "the client has gone"))
+            stream.pipe.break_off(BrokenBodyError(problem or "the client has gone"))
             stream.cancel("client_reset")
 
     def drain(self) -> None:
@@ -182,9 +182,6 @@ class Front(Endpoint):
     def _close_if_idle(self) -> None:
         if not self._streams:
             self.stop_reading()
-
-    def end(self) -> None:
-        """After the last byte: `serve` has left nothing behind."""
 
     def cut(self, cause: str) -> None:
         """Ends the connection at once, without a further byte."""

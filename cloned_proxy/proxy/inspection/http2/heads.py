@@ -175,11 +175,11 @@ def read_response(block: Block, *, method: str, ended: bool, max_fields: int) ->
 
 
 def seen_of(head: ResponseHead, *, method: str) -> ResponseSeen:
-    """The head of an HTTP/1.1 response as HTTP/2 has it: names in lower case, no phrase."""
+    """The head of an HTTP/1.1 response."""
     lines = (line.partition(b":") for line in head.lines)
-    fields = [(name.lower(), value.strip(b" \t\r\n")) for name, _, value in lines]
+    fields = [(name, value.strip(b" \t\r\n")) for name, _, value in lines]
     has_body = head.body(method) is not None and head.content_length != 0
-    return ResponseSeen(head.status, b"", fields, head.content_length, has_body)
+    return ResponseSeen(head.status, head.phrase, fields, head.content_length, has_body)
 
 
 def response_block(seen: ResponseSeen, length: int | None) -> list[tuple[bytes, bytes]]:

@@ -7,8 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
-_KEPT: Final = 65_536
-"""Bytes. A longer body is not sent twice."""
 _SMALL: Final = 4096
 """Bytes. Less is joined with what waits before it: a frame of one byte must not cost what a large one does."""
 
@@ -23,7 +21,7 @@ class Pipe:
     """`feed` never waits: the bound is what the sender was told that it may send (`credit`), or `room`."""
 
     __slots__ = (
-        "_broken", "_credit", "_ended", "_kept", "_loop", "_pieces", "_taker", "_waiter", "fed", "size", "trailers",
+        "_broken", "_credit", "_ended", "_loop", "_pieces", "_taker", "_waiter", "fed", "size", "trailers",
     )  # fmt: skip
 
     def __init__(self, credit: Callable[[int], None] | None = None) -> None:
@@ -35,8 +33,6 @@ class Pipe:
         self._broken: Exception | None = None
         self._taker: asyncio.Future[None] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._kept: bytearray | None = bytearray()
-        """What has been taken, while it is little and may be wanted again."""
         self.fed = 0
         """Bytes that have come in all."""
         self.size = 0
@@ -112,27 +108,9 @@ class Pipe:
             pieces.append(self._next())
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def rewind(self) -> bool:
-        """Puts back all that has been taken; False when that is not there any more."""
-        if self._kept is None or self._broken is not None:
-            return False
-        if self._kept:
-            self._pieces.appendleft((bytes(self._kept), 0))
-            self.size += len(self._kept)
-        self._kept = bytearray()
-        return True
-
-    def forget(self) -> None:
-        """Nothing of it will be wanted again."""
-        self._kept = None
-
     def _next(self) -> bytes:
         piece, cost = self._pieces.popleft()
         self.size -= len(piece)
-        if self._kept is not None:
-            self._kept += piece
-            if len(self._kept) > _KEPT:
-                self._kept = None
         if self._credit is not None and cost:
             self._credit(cost)
         self._make_room()

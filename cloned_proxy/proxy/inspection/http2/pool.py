@@ -11,7 +11,7 @@ from OpenSSL import SSL
 from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.answers import UpstreamFailure
-from cloned_proxy.proxy.dial import DialError, ExhaustedError
+from cloned_proxy.proxy.dial import DialError
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.inspection.http2.tls import TlsStream
 from cloned_proxy.proxy.inspection.http2.upstream import Upstream, UpstreamLostError, UpstreamParts
@@ -20,30 +20,41 @@ from cloned_proxy.proxy.inspection.http2.upstream_h2 import UpstreamH2
 from cloned_proxy.proxy.inspection.reach import reach
 
 _HTTP2: Final = b"h2"
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-"""RFC 9110, section 9.2.2: what may be sent twice, and so may meet a connection that is about to be closed."""
+_REFUSED: Final = "no application protocol"
+"""In the name of the alert of a server that speaks none of the versions that it was asked for (RFC 7301)."""
+
+
+class _RefusedProtocolError(UpstreamLostError):
+    """The server speaks none of the versions that it was asked for."""
 
 
 class Pool:
     """One for each client connection."""
 
-    def __init__(self, parts: UpstreamParts, tunnel: Grant) -> None:
+    def __init__(self, parts: UpstreamParts, tunnel: Grant, *, http2: bool) -> None:
+        """With `http2` that is asked for first; else HTTP/1.1, which a WebSocket needs, and HTTP/2 where it is refused.
+
+        That refusal is the alert no_application_protocol, or in a handshake without a version a first frame of HTTP/2.
+        """
         self._parts: Final = parts
+        self._asks_http2: Final = http2
         self._tunnel: Final = tunnel
         self._open: dict[Upstream, frozenset[Address]] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._first: asyncio.Task[Upstream] | None = None
         """A dial whose outcome the others wait for, because it may serve them all."""
-        self._speaks_h1 = False
+        self._speaks_h1 = not http2
+        self._only_http2 = False
 
-    async def connection(self, grant: Grant, *, again: bool = False) -> Upstream:
-        """One that a request may begin on at once, before anything else is awaited. Raises UpstreamLostError.
+    async def connection(self, grant: Grant, longest_idle: float) -> Upstream:
+        """One that a request may begin on at once, before anything else is awaited.
 
-        `again`: a new one, because another has failed this request.
+        Of those that are open only one that has been idle for at most `longest_idle` seconds; below 0 a new one,
+        because another has failed the request. Raises UpstreamLostError, ExhaustedError.
         """
         _check(grant, self._tunnel)
         while True:
-            if not again and (found := self._usable(grant)) is not None:
+            if (found := self._usable(grant, longest_idle)) is not None:
                 return found
             if self._speaks_h1:
                 return await self._connect(grant)
@@ -52,16 +63,16 @@ class Pool:
             if first is None:
                 first = self._first = asyncio.create_task(self._connect(grant))
                 first.add_done_callback(self._first_done)
-                again = False
+                longest_idle = max(longest_idle, 0.0)
             await asyncio.shield(first)
-            if mine and self._usable(grant) is None:
+            if mine and self._usable(grant, longest_idle) is None:
                 raise UpstreamLostError("the upstream takes no stream on a new connection")
 
-    def _usable(self, grant: Grant) -> Upstream | None:
+    def _usable(self, grant: Grant, longest_idle: float) -> Upstream | None:
         """What a grant does not cover is not used for it, though it is open: the name may have moved meanwhile."""
-        allowed, repeatable = set(grant.addresses), grant.decision.request.method in _SAFE
+        allowed = set(grant.addresses)
         for upstream, addresses in self._open.items():
-            if upstream.free and addresses <= allowed and (repeatable or upstream.fresh):
+            if upstream.free and addresses <= allowed and upstream.idle_for() <= longest_idle:
                 return upstream
         return None
 
@@ -72,40 +83,59 @@ class Pool:
 
     async def _connect(self, grant: Grant) -> Upstream:
         settings = self._parts.settings
+        self._close_idle()
         try:
-            reader, writer = await reach(grant, self._parts.ways, self._parts.metrics)
-        except DialError as error:
-            raise UpstreamLostError(str(error), failure=answers.not_dialled(error)) from None
-        except ExhaustedError as error:
-            raise UpstreamLostError(str(error), failure=UpstreamFailure("connect")) from None
-        try:
-            tls = await self._secured(grant, reader, writer)
-        except BaseException:
-            writer.transport.abort()
-            raise
+            tls = await self._reached(grant)
+        except _RefusedProtocolError:
+            self._only_http2 = True
+            tls = await self._reached(grant)
         upstream: Upstream
-        if tls.protocol == _HTTP2:
+        if tls.protocol == _HTTP2 or self._only_http2:
             upstream = UpstreamH2(tls, settings)
         else:
-            upstream, self._speaks_h1 = UpstreamH1(tls, settings), True
+            upstream, self._speaks_h1 = UpstreamH1(tls, settings, speaks_http2=self._found_http2), True
         self._open[upstream] = frozenset(grant.addresses)
         task = asyncio.Task(upstream.run(), loop=asyncio.get_running_loop(), eager_start=True)
         self._running.add(task)
         task.add_done_callback(lambda ended: self._forget(upstream, ended))
         return upstream
 
+    def _found_http2(self) -> None:
+        self._only_http2 = True
+
+    def _close_idle(self) -> None:
+        """Those that were too old for a request would pile up beside the new one that it gets."""
+        for upstream in tuple(self._open):
+            if upstream.free and upstream.idle_for():
+                upstream.close()
+
+    async def _reached(self, grant: Grant) -> TlsStream:
+        try:
+            reader, writer = await reach(grant, self._parts.ways, self._parts.metrics)
+        except DialError as error:
+            raise UpstreamLostError(str(error), failure=answers.not_dialled(error)) from None
+        try:
+            return await self._secured(grant, reader, writer)
+        except BaseException:
+            writer.transport.abort()
+            raise
+
     async def _secured(self, grant: Grant, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> TlsStream:
         host = grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
-        tls = TlsStream(self._parts.sessions.connecting(host.text, http2=True), reader, writer)
+        session = self._parts.sessions.connecting(host.text, http2=self._asks_http2, only_http2=self._only_http2)
+        tls = TlsStream(session, reader, writer)
         try:
             async with asyncio.timeout(self._parts.settings.connect_timeout):
                 await tls.handshake()
         except TimeoutError:
             raise UpstreamLostError("a slow handshake", failure=UpstreamFailure("tls", timed_out=True)) from None
         except (SSL.Error, OSError, EOFError) as error:
-            raise UpstreamLostError(repr(error), failure=UpstreamFailure("tls")) from None
+            failure = UpstreamFailure("tls")
+            if _REFUSED in str(error) and not (self._asks_http2 or self._only_http2):
+                raise _RefusedProtocolError(repr(error), failure=failure) from None
+            raise UpstreamLostError(repr(error), failure=failure) from None
         return tls
 
     def _forget(self, upstream: Upstream, task: asyncio.Task[None]) -> None:

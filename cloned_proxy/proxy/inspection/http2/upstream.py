@@ -9,9 +9,13 @@ from typing import Protocol
 
 from hpack import HeaderTuple
 
+from cloned_proxy.policy.rule import Host
 from cloned_proxy.proxy.answers import UpstreamFailure
+from cloned_proxy.proxy.fields import asks_for_websocket
 from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.injection import Injection
 from cloned_proxy.proxy.inspection.examiners import Filters, ResponseSeen
+from cloned_proxy.proxy.inspection.http2 import heads
 from cloned_proxy.proxy.inspection.http2.pipe import Pipe, Trailers
 from cloned_proxy.proxy.inspection.tls import Sessions
 from cloned_proxy.proxy.ways import Ways
@@ -36,14 +40,25 @@ class Outgoing:
     """The head of a request as it goes upstream."""
 
     head: Head
+    host: Host
     fields: Sequence[tuple[bytes, bytes]]
     """For HTTP/1.1, Host first."""
-    block: Sequence[HeaderTuple]
-    """For HTTP/2."""
+    injection: Injection | None
     ended: bool
     """Whether no body follows."""
+    trailers: bool
+    """Whether those of the response are wanted."""
     interim: Callable[[], None]
     """Told when the upstream asks for the body (100)."""
+
+    @property
+    def upgrades(self) -> bool:
+        """Whether it asks for a WebSocket."""
+        return asks_for_websocket(self.head)
+
+    def block(self) -> Sequence[HeaderTuple]:
+        """For HTTP/2."""
+        return heads.request_block(self.head, self.host, self.fields, self.injection)
 
 
 class UpstreamExchange(Protocol):
@@ -62,21 +77,24 @@ class UpstreamExchange(Protocol):
     def fail(self, error: UpstreamLostError) -> None:
         """Ends it for whoever waits for its head or its body."""
 
+    async def lost(self) -> None:
+        """Waits until nobody is there any more to take the rest of the request."""
+
     def close(self) -> None:
         """After the last byte, or before: what is not complete is broken off, and nothing more comes of it."""
 
 
 async def send_body(
-    pipe: Pipe, exchange: UpstreamExchange, filters: Filters | None, went_up: Callable[[int], None]
+    pipe: Pipe, exchange: UpstreamExchange, filters: Filters | None, went_up: Callable[[bytes], None]
 ) -> None:
     """All of a request's body, through its filters. Raises UpstreamLostError, UnfitError, BrokenBodyError."""
     while (piece := await pipe.take()) is not None:
         passed = piece if filters is None else filters.feed(piece)
         if passed:
-            went_up(len(passed))
+            went_up(passed)
             await exchange.send(passed)
     if filters is not None and (rest := filters.rest()):
-        went_up(len(rest))
+        went_up(rest)
         await exchange.send(rest)
     await exchange.end(pipe.trailers if filters is None else filters.trailers(list(pipe.trailers)))
 
@@ -88,9 +106,8 @@ class Upstream(Protocol):
     def free(self) -> bool:
         """Whether another request may begin on it now."""
 
-    @property
-    def fresh(self) -> bool:
-        """Whether the server has no reason to be closing it: unused, in use, or just used."""
+    def idle_for(self) -> float:
+        """Seconds for which the server may have been about to close it without a word; 0.0 where none does that."""
 
     async def run(self) -> None:
         """Until it is closed."""
@@ -98,6 +115,9 @@ class Upstream(Protocol):
     def open(self, outgoing: Outgoing) -> UpstreamExchange: ...
 
     def abort(self) -> None: ...
+
+    def close(self) -> None:
+        """In order, one on which nothing is under way."""
 
 
 @dataclass(frozen=True, slots=True)

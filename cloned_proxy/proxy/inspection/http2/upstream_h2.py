@@ -49,15 +49,14 @@ class UpstreamH2(Endpoint):
         open_now = len(self._exchanges)
         return not (self.closed or self._retired) and open_now < min(theirs, bounds.MAX_STREAMS)
 
-    @property
-    def fresh(self) -> bool:
-        return True  # a server that closes says so first, and up to which request it has read (GOAWAY)
+    def idle_for(self) -> float:
+        return 0.0  # a server that closes says so first, and up to which request it has read (GOAWAY)
 
     def open(self, outgoing: Outgoing) -> ExchangeH2:
         """Sends the head. Raises UpstreamLostError."""
         try:
             stream = self.h2.get_next_available_stream_id()
-            self.h2.send_headers(stream, outgoing.block, end_stream=outgoing.ended)
+            self.h2.send_headers(stream, outgoing.block(), end_stream=outgoing.ended)
         except H2Error as error:
             self._retired = True  # no id is left, or the library has given the connection up
             raise UpstreamLostError(str(error), unprocessed=True) from None
@@ -72,6 +71,9 @@ class UpstreamH2(Endpoint):
 
     def abort(self) -> None:
         self.give_up(ErrorCodes.CANCEL)
+
+    def close(self) -> None:
+        self.give_up(ErrorCodes.NO_ERROR)
 
     def on_event(self, event: Event) -> None:
         if isinstance(event, ConnectionTerminated):
@@ -178,6 +180,9 @@ class ExchangeH2:
             self.head.exception()  # nobody may be waiting yet
         self.body.break_off(error)
         self._connection.release(self.stream)
+
+    async def lost(self) -> None:
+        await asyncio.get_running_loop().create_future()  # whoever sends is told
 
     def close(self) -> None:
         if not (self.ended and self.body.ended):

@@ -44,8 +44,13 @@ def _only_http2(_: SSL.Connection, offers: list[bytes]) -> bytes:
     return b"h2"
 
 
-@pytest.fixture
-async def strict(h2: World, upstream: Upstream2) -> AsyncIterator[Upstream2]:
+def _silent(_: SSL.Connection, offers: list[bytes]) -> Any:
+    """No alert: the handshake ends without a version, and the server begins in its own."""
+    return b"h2" if b"h2" in offers else SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+@pytest.fixture(params=[_only_http2, _silent, None], ids=["alert", "no alert", "no ALPN"])
+async def strict(request: pytest.FixtureRequest, h2: World, upstream: Upstream2) -> AsyncIterator[Upstream2]:
     """An upstream of HTTP/2 alone, in place of that of the world."""
     leaf = h2.ca.issue_cert("api.test")
     context = SSL.Context(SSL.TLS_SERVER_METHOD)
@@ -53,7 +58,8 @@ async def strict(h2: World, upstream: Upstream2) -> AsyncIterator[Upstream2]:
     key = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), None)
     assert isinstance(key, RSAPrivateKey | EllipticCurvePrivateKey)
     context.use_privatekey(key)
-    context.set_alpn_select_callback(_only_http2)
+    if request.param is not None:
+        context.set_alpn_select_callback(request.param)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         session = SSL.Connection(context)
@@ -91,16 +97,28 @@ async def test_its_requests_go_on_one_connection_each_decided(h2: World, strict:
     assert [message.get(":path") for message in strict.requests] == ["/ok/1", "/ok/2"]
     assert {message.get(":authority") for message in strict.requests} == {h2.authority}
     assert len([peer for peer in strict.peers if peer.messages]) == 1
+    assert len(strict.peers) <= 2, "HTTP/1.1 is asked for once"
     await until(lambda: len(h2.audit.ends) == 2)
     assert [end.cause for end in h2.audit.ends] == ["closed", "closed"]
+
+
+async def test_a_first_request_with_a_body_arrives_whole_and_once(h2: World, strict: Upstream2) -> None:
+    head = b"POST /ok/first HTTP/1.1\r\nHost: %b\r\nContent-Length: 7\r\nConnection: close\r\n\r\npayload"
+    answer = await exchange(*await h2.connect(), head % h2.authority.encode())
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"7\r\npayload\r\n0\r\n\r\n")
+    assert [(message.get(":path"), bytes(message.body)) for message in strict.requests] == [("/ok/first", b"payload")]
 
 
 async def test_a_large_body_waits_for_the_windows_of_the_upstream(h2: World, strict: Upstream2) -> None:
     size = 4 * 1024 * 1024
     head = b"POST /ok/up HTTP/1.1\r\nHost: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
     reader, writer = await h2.connect()
+    writer.write(h2.get("/ok/1"))  # too much is not sent twice, so what the server speaks is found out before
+    received = bytearray(await reader.readuntil(b"nothing\r\n0\r\n\r\n"))
+    assert received.startswith(b"HTTP/1.1 200 ")
+    received.clear()
     writer.write(head % (h2.authority.encode(), size) + bytes(size))
-    received = bytearray()
     async with asyncio.timeout(60):
         while data := await reader.read(65_536):
             received += data

@@ -1,0 +1,74 @@
+"""Answers of the store, bounded: whatever it sends, this side keeps no more of it than was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+from redis._parsers.resp2 import _AsyncRESP2Parser
+from redis.exceptions import InvalidResponse
+
+MOST_ANSWERED: Final = 1024 * 1024
+"""Bytes of one answer, where the caller does not say that it may have more."""
+_EACH: Final = 64
+"""What every value of an answer counts beside its bytes: about what it takes in memory."""
+_DEEPEST: Final = 8
+
+_most: ContextVar[int] = ContextVar("most", default=MOST_ANSWERED)
+
+
+@contextmanager
+def answers_of(most: int) -> Iterator[None]:
+    """Inside, each answer may have so many bytes."""
+    token = _most.set(most)
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
+class AnswerError(InvalidResponse):
+    """An answer that is none. The message is this side's, and quotes nothing."""
+
+
+class BoundedParser(_AsyncRESP2Parser):
+    """For one connection, which is over after an AnswerError: something too large, too deep, or no RESP."""
+
+    __slots__ = ("_deep", "_left")
+
+    async def read_response(self, disable_decoding: bool = False) -> Any:
+        self._left, self._deep = _most.get(), 0
+        try:
+            return await super().read_response(disable_decoding=disable_decoding)
+        except AnswerError:
+            raise
+        except (InvalidResponse, ValueError, OverflowError) as error:
+            # What was read of it is no answer, and what follows is not the next one. The library quotes it.
+            raise AnswerError("the store sends what is no answer") from error
+
+    async def _read_response(self, disable_decoding: bool = False) -> Any:
+        self._deep += 1
+        if self._deep > _DEEPEST:
+            raise AnswerError("an answer that is nested too deeply")
+        try:
+            return await super()._read_response(disable_decoding=disable_decoding)
+        finally:
+            self._deep -= 1
+
+    async def _read(self, length: int) -> bytes:
+        if length < 0:
+            raise AnswerError("a length below zero")
+        self._spend(length)
+        return await super()._read(length)
+
+    async def _readline(self) -> bytes:
+        line = await super()._readline()
+        self._spend(len(line) + _EACH)
+        return line
+
+    def _spend(self, size: int) -> None:
+        self._left -= size
+        if self._left < 0:
+            raise AnswerError("more bytes than an answer may have")
