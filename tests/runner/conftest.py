@@ -87,7 +87,7 @@ def start_serving(workspace: Path) -> Serving:
     words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off", "--workspace", str(workspace)]
     process = subprocess.Popen(words, stdout=log, stderr=log)
     log.close()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not is_served(workspace):
         assert process.poll() is None, Path(log.name).read_text(encoding="utf-8")
         assert time.monotonic() < deadline, "serve did not come up"
