@@ -2,7 +2,7 @@
 
 Two readers of one name are how an allowlist is walked around, so a spelling passes here only when every reader we
 know of agrees on it: `idna` (IDNA 2008, UTS-46, non-transitional) and the standard library's IDNA 2003 codec, which
-mitmproxy uses, must give the same A-label; everything that `inet_aton` or a browser would take for a number must be
+`socket` uses, must give the same A-label; everything that `inet_aton` or a browser would take for a number must be
 a canonical IP literal. Labels with an underscore are accepted (`a_b.example.com` exists on the web).
 """
 
