@@ -41,6 +41,8 @@ class _Said:
     copies: int
     """Followers of the store that have acknowledged; 0 where none is asked for."""
     newest: Number
+    no_uses: str
+    """Why no use of a lease with `max_uses` is given; "" where they are."""
 
 
 def fleet_checks(workspace: Workspace, policy_flag: Path | None) -> list[Check]:
@@ -68,7 +70,7 @@ def fleet_checks(workspace: Workspace, policy_flag: Path | None) -> list[Check]:
     else:
         try:
             said = _ask(place, publishes=publishes)
-            checks += [_store(settings, said), _clock(said)]
+            checks += [_store(settings, said), _clock(said), _uses(said)]
         except StoreError as error:
             checks.append(Check("fleet store", "fail", *_trouble(settings, str(error))))
     checks.append(guarded("fleet key", lambda: _keys(place, publishes=publishes)))
@@ -91,6 +93,7 @@ def _ask(place: Place, *, publishes: bool) -> _Said:
     a follower, its own followers are too few) or lets this user write nothing refuses even that.
     """
     from cloned_proxy.fleet.statement import NOTHING, Number
+    from cloned_proxy.fleet.uses import why_no_uses
 
     async def work(link: Link, names: Names) -> _Said:
         written = names.policy_history if publishes else names.replicas
@@ -112,7 +115,7 @@ def _ask(place: Place, *, publishes: bool) -> _Said:
             number = Number(int(newest[0] or 0), int(newest[1] or 0))
         except ValueError:
             number = NOTHING
-        return _Said(took * 1000, ahead, copies, number)
+        return _Said(took * 1000, ahead, copies, number, await why_no_uses(link, place.settings.name))
 
     return place.with_store(work)
 
@@ -151,6 +154,14 @@ def _clock(said: _Said) -> Check:
         detail += f"; tokens are checked by this machine's clock, with {LEEWAY:.0f} s of leeway"
         return Check("fleet clock", "warn", detail, "set the clocks by NTP: `timedatectl set-ntp true`, here or there")
     return Check("fleet clock", "ok", detail)
+
+
+def _uses(said: _Said) -> Check:
+    if said.no_uses:
+        detail = f"leases with `max_uses` are refused: {said.no_uses}"
+        fix = "`cloned-proxy fleet resume` where an approver's key is, once all replicas are back"
+        return Check("fleet uses", "warn", detail, fix)
+    return Check("fleet uses", "ok", "the store counts the uses of leases")
 
 
 def _source(workspace: Workspace, policy: str | None) -> Check:

@@ -78,6 +78,19 @@ return {'taken', tostring(total + 1), tostring(redis.call('HINCRBY', KEYS[1], 's
 """
 )
 
+LOOK: Final = (
+    _KNOWN
+    + """
+-- Whether uses are given. KEYS: ledger. Answers as `TAKE` does, and `counted` where nothing is in the way.
+local ledger = redis.call('HMGET', KEYS[1], 'generation', 'run', 'disputed', 'behind')
+if not ledger[1] then return {'lost', '', '0'} end
+if ledger[3] then return {'disputed', ledger[3], '0'} end
+if ledger[2] ~= run_id() then return {'restarted', '', '0'} end
+if ledger[4] then return {'behind', ledger[4], '0'} end
+return {'counted', '', '0'}
+"""
+)
+
 RESUME: Final = (
     _KNOWN
     + """

@@ -22,7 +22,7 @@ from cloned_proxy.fleet.errors import EnvelopeError, StoreAwayError
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.resumption import Resumption, read_resumption
 from cloned_proxy.fleet.use_names import UseNames
-from cloned_proxy.fleet.use_scripts import JOIN, TAKE
+from cloned_proxy.fleet.use_scripts import JOIN, LOOK, TAKE
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
@@ -52,6 +52,16 @@ _NONSENSE: Final = "the store answers what none of its scripts does"
 def _why(answer: str, told: str) -> str:
     """What an answer of the scripts means. What the store has told is quoted, and read as nothing else."""
     return _WHY.get(answer, _NONSENSE).format(told if told.isdecimal() else repr(told))
+
+
+async def why_no_uses(link: Link, fleet: str) -> str:
+    """Why the store gives no use of any lease until `fleet resume`; "" where it does. Raises StoreAwayError."""
+    found = await link.run(lambda redis: redis.eval(LOOK, 1, UseNames(fleet).ledger))
+    try:
+        answer = _Answer.read(found)
+    except ValueError:
+        return _NONSENSE
+    return "" if answer.word == "counted" else _why(answer.word, answer.told).removesuffix(_RESUME)
 
 
 @dataclass(slots=True)

@@ -17,9 +17,11 @@ from cloned_proxy.cli.checks import Check
 from cloned_proxy.cli.fleet_checks import fleet_checks
 from cloned_proxy.fleet.kept import Shelf
 from cloned_proxy.fleet.keys import SigningKey
+from cloned_proxy.fleet.use_names import UseNames
 from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.workspace import Workspace
 from tests.fleet.conftest import RedisServer, redis_directory, store  # noqa: F401  fixtures
+from tests.fleet.counting import begin_count
 from tests.fleet.replicas import Replica, policy_for, put_into
 
 PASSWORD = "hunter2hunter2"
@@ -69,6 +71,7 @@ def test_all_is_well_on_a_replica_and_where_the_key_is(
     store: RedisServer,  # noqa: F811
 ) -> None:
     put_into(store, policy_for("a.example"), 4, key)
+    assert begin_count(store.url, key)
     has_run(place, store.url, key, 4)
     settle(place, key, store=store.url, local="narrow")
     place.policy_file.write_bytes(policy_for("a.example"))
@@ -137,6 +140,13 @@ def nothing_came(place: Workspace, key: SigningKey, store: RedisServer) -> None:
     settle(place, key, store=store.url)
 
 
+def forgotten_uses(place: Workspace, key: SigningKey, store: RedisServer) -> None:  # noqa: F811
+    settle(place, key, store=store.url)
+    assert begin_count(store.url, key)
+    with store.client() as client:
+        client.hset(UseNames("acme").ledger, "run", "another server")
+
+
 def behind(place: Workspace, key: SigningKey, store: RedisServer) -> None:  # noqa: F811
     put_into(store, policy_for("a.example"), 4, key)
     has_run(place, store.url, key, 4)
@@ -174,6 +184,7 @@ FAULTS: list[tuple[Make, str, str, str, str]] = [
     (password, "fleet store", "fail", "credential", "vault set fleet.store"),
     (no_right, "fleet store", "fail", "ACL", "ACL"),
     (no_followers, "fleet store", "fail", "0 of its followers acknowledge, `acknowledged_by` wants 1", "followers"),
+    (forgotten_uses, "fleet uses", "warn", "another server answers than the one that counted", "fleet resume"),
     (open_key, "fleet key", "fail", "fleet.key", "chmod 600"),
     (strange_key, "fleet key", "warn", "`trust:` does not name it", "add it to `trust:`"),
     (nothing_came, "fleet policy", "warn", "denies everything", "fleet publish"),

@@ -88,10 +88,15 @@ def start_serving(workspace: Path) -> Serving:
     process = subprocess.Popen(words, stdout=log, stderr=log)
     log.close()
     deadline = time.monotonic() + 60
-    while not is_served(workspace):
-        assert process.poll() is None, Path(log.name).read_text(encoding="utf-8")
-        assert time.monotonic() < deadline, "serve did not come up"
-        time.sleep(0.05)
+    try:
+        while not is_served(workspace):
+            assert process.poll() is None, Path(log.name).read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, "serve did not come up"
+            time.sleep(0.05)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     return Serving(workspace, process)
 
 
