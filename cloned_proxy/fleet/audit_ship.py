@@ -9,28 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final
 
 import structlog
 
 from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.link import Link
+from cloned_proxy.fleet.local_log import Group, LocalLog
 from cloned_proxy.fleet.names import Names
-from cloned_proxy.fleet.receipt import anchor_of, head_of, log_id, new_log_id
-from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.telemetry.shipping_metrics import ShippingMetrics
 
 _log = structlog.get_logger(__name__)
 
-_EVERY_SECONDS: Final = 0.5
+_EVERY_SECONDS: Final = 1.0
 _LONGEST_PAUSE: Final = 15.0
-_GROUP: Final = 500
-_GROUP_BYTES: Final = 1 << 20
 _RECEIPTS: Final = 1000
 """Of each log: three days of them."""
 _LOOKED_AT: Final = 8
@@ -39,85 +34,24 @@ _MOST_DIGITS: Final = 20
 _FORGOTTEN_SECONDS: Final = 90 * 86_400
 """A log to which nothing is added for so long leaves the store by itself."""
 
-# KEYS: the stream. ARGV: the last id expected, entries to keep, seconds to keep, then number, name and value of each
-# field of each entry. Answers with the last id that is there: whether it is the expected one says what was done.
+# KEYS: the stream. ARGV: the last id expected, entries to keep, seconds to keep, then the entries of a Group.
+# Answers with the last id that is there: whether it is the expected one says what was done.
 _APPEND: Final = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local id = last[1] and last[1][1] or ''
 if id ~= ARGV[1] then return {0, id} end
-for at = 4, #ARGV, 3 do
-  id = ARGV[at] .. '-0'
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], id, 'hash', ARGV[at + 1], 'body', ARGV[at + 2])
+local entries, at = ARGV[4], 1
+while at <= #entries do
+  local _, head, seq, hashed, size = string.find(entries, '^(%d+) (%d+) (%d+) ', at)
+  local body = head + hashed + 1
+  at = body + size
+  id = seq .. '-0'
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], id,
+    'hash', string.sub(entries, head + 1, body - 1), 'body', string.sub(entries, body, at - 1))
 end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return {1, id}
 """
-
-
-class Row(NamedTuple):
-    """An entry, or a receipt under the number of its entry."""
-
-    seq: int
-    hash: str
-    body: str
-    at: float
-
-
-class LocalLog:
-    """What is read of state.db, in a thread of its own connections. Every method raises StoreError."""
-
-    def __init__(self, path: Path) -> None:
-        self._path: Final = path
-
-    def identify(self) -> str:
-        """The id of the log."""
-        return self._with(log_id)
-
-    def rename(self) -> str:
-        """Gives it a new id."""
-        return self._with(new_log_id)
-
-    def bounds(self) -> tuple[int, int]:
-        """The number before the oldest entry, and that of the newest."""
-        return self._with(lambda database: (anchor_of(database).seq, head_of(database).seq))
-
-    def hash_of(self, seq: int) -> str | None:
-        """Of an entry that is still there, or of the one that the oldest follows."""
-
-        def look(database: sqlite3.Connection) -> str | None:
-            anchor = anchor_of(database)
-            if seq == anchor.seq:
-                return anchor.hash
-            row = database.execute("SELECT hash FROM entries WHERE seq = ?", (seq,)).fetchone()
-            return None if row is None else str(row[0])
-
-        return self._with(look)
-
-    def after(self, seq: int) -> list[Row]:
-        """The entries that go out together."""
-        query = "SELECT seq, hash, body, at FROM entries WHERE seq > ? ORDER BY seq LIMIT ?"
-        rows = self._with(lambda database: database.execute(query, (seq, _GROUP)).fetchall())
-        group: list[Row] = []
-        size = 0
-        for row in rows:
-            size += len(row[2])
-            if group and size > _GROUP_BYTES:
-                break
-            group.append(Row(row[0], row[1], row[2], row[3] or 0.0))
-        return group
-
-    def receipts_after(self, seq: int) -> list[Row]:
-        query = "SELECT seq, '', envelope, at FROM receipts WHERE seq > ? ORDER BY seq LIMIT ?"
-        return [Row(*row) for row in self._with(lambda database: database.execute(query, (seq, _GROUP)).fetchall())]
-
-    def _with[T](self, work: Callable[[sqlite3.Connection], T]) -> T:
-        database = open_database(self._path)
-        try:
-            return work(database)
-        except sqlite3.Error as error:
-            raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
-        finally:
-            database.close()
 
 
 class AuditShipper:
@@ -175,17 +109,17 @@ class AuditShipper:
         if self._failing:
             _log.info("the log is sent to the store of the fleet again")
         self._failing = False
-        await self._tell_lag()
+        self._metrics.lag(0, 0.0)
         return True
 
     async def _ship(self) -> None:
+        """Returns once all is sent that was on record at the last look: what came during it goes with the next."""
         if not self._id:
             await self._resume()
         resumed = False
-        while group := await asyncio.to_thread(self._local.after, self._last):
-            stream = self._names.audit(self._id)
-            done, self._last_id = await self._append(stream, self._last_id, self._keep, group)
-            if not done:
+        while True:
+            news = await asyncio.to_thread(self._local.news, self._last, self._receipt)
+            if news.entries is not None and not await self._send_entries(news.entries):
                 if resumed:
                     raise StoreAwayError("the store says again and again that it stands elsewhere")
                 # It has lost something, or an answer was lost: it says where it stands.
@@ -193,23 +127,31 @@ class AuditShipper:
                 resumed = True
                 continue
             resumed = False
-            self._last = group[-1].seq
-            self._metrics.shipped(len(group))
-            await self._announce()
-        while group := await asyncio.to_thread(self._local.receipts_after, self._receipt):
-            stream = self._names.audit_receipts(self._id)
-            done, self._receipt_id = await self._append(stream, self._receipt_id, _RECEIPTS, group)
-            before, self._receipt = self._receipt, group[-1].seq if done else _number(self._receipt_id)
-            if not done and self._receipt <= before:
-                raise StoreAwayError("the store takes no receipt")
+            if news.receipts is not None:
+                await self._send_receipts(news.receipts)
+            if self._last >= news.newest or news.entries is None:
+                return
 
-    async def _append(self, stream: str, last: str, keep: int, group: Sequence[Row]) -> tuple[bool, str]:
-        values: list[str | int | bytes] = [last, keep, _FORGOTTEN_SECONDS]
-        for row in group:
-            values += [row.seq, row.hash, row.body.encode(errors="surrogatepass")]
+    async def _send_entries(self, group: Group) -> bool:
+        """False when the store stands elsewhere, and has taken none."""
+        done, self._last_id = await self._append(self._names.audit(self._id), self._last_id, self._keep, group)
+        if not done:
+            return False
+        self._last = group.last
+        self._metrics.shipped(group.entries)
+        await self._announce()
+        return True
 
+    async def _send_receipts(self, group: Group) -> None:
+        stream = self._names.audit_receipts(self._id)
+        done, self._receipt_id = await self._append(stream, self._receipt_id, _RECEIPTS, group)
+        before, self._receipt = self._receipt, group.last if done else _number(self._receipt_id)
+        if not done and self._receipt <= before:
+            raise StoreAwayError("the store takes no receipt")
+
+    async def _append(self, stream: str, last: str, keep: int, group: Group) -> tuple[bool, str]:
         async def work(redis: Any) -> list[Any]:
-            found: list[Any] = await redis.eval(_APPEND, 1, stream, *values)
+            found: list[Any] = await redis.eval(_APPEND, 1, stream, last, keep, _FORGOTTEN_SECONDS, group.packed)
             return found
 
         done, now = await self._link.run(work)
@@ -272,11 +214,11 @@ class AuditShipper:
 
     async def _tell_lag(self) -> None:
         try:
-            _, newest = await asyncio.to_thread(self._local.bounds)
-            waiting = await asyncio.to_thread(self._local.after, self._last) if newest > self._last else []
+            newest, waits_since = await asyncio.to_thread(self._local.lag, self._last)
         except StoreError:
             return
-        self._metrics.lag(max(0, newest - self._last), max(0.0, self._clock() - waiting[0].at) if waiting else 0.0)
+        seconds = 0.0 if waits_since is None else max(0.0, self._clock() - waits_since)
+        self._metrics.lag(max(0, newest - self._last), seconds)
 
 
 def _text(value: bytes | str) -> str:

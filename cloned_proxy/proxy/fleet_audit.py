@@ -36,7 +36,8 @@ async def open_fleet_audit(
     fleet = config.fleet
     if fleet is None:
         return
-    from cloned_proxy.fleet.audit_ship import AuditShipper, LocalLog  # noqa: PLC0415  optional, as all of them
+    from cloned_proxy.fleet.audit_ship import AuditShipper  # noqa: PLC0415  optional, as all of them
+    from cloned_proxy.fleet.local_log import LocalLog  # noqa: PLC0415
     from cloned_proxy.fleet.names import Names  # noqa: PLC0415
     from cloned_proxy.fleet.notary import Notary  # noqa: PLC0415
     from cloned_proxy.fleet.receipt import own_key, own_name  # noqa: PLC0415

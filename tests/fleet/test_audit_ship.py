@@ -13,22 +13,23 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from cloned_proxy.fleet import audit_ship
+from cloned_proxy.fleet import audit_ship, local_log
 from cloned_proxy.fleet.audit_read import FleetLog
-from cloned_proxy.fleet.audit_ship import AuditShipper, LocalLog
+from cloned_proxy.fleet.audit_ship import AuditShipper
 from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import Link
+from cloned_proxy.fleet.local_log import LocalLog
 from cloned_proxy.fleet.names import Names
 from cloned_proxy.fleet.notary import Notary
 from cloned_proxy.fleet.receipt import Receipt, own_key, seal_receipt
-from cloned_proxy.store.audit_log import AuditLog, prune_entries
+from cloned_proxy.store.audit_log import AuditLog, append_bodies, prune_entries
 from cloned_proxy.store.chain import Link as ChainLink
 from cloned_proxy.store.chain import next_link
 from cloned_proxy.store.database import reading
 from cloned_proxy.store.fleet_settings import FleetSettings
 from cloned_proxy.store.workspace import Workspace
-from cloned_proxy.telemetry.events import PolicyEvent
+from cloned_proxy.telemetry.events import Entries, PolicyEvent
 from cloned_proxy.telemetry.shipping_metrics import ShippingMetrics
 from tests.fleet.conftest import RedisServer
 from tests.fleet.lying import LyingStore
@@ -217,12 +218,30 @@ async def test_what_the_store_would_not_keep_is_not_sent_and_counted(store: Redi
 
 
 async def test_more_than_a_group(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit_ship, "_GROUP", 7)
+    monkeypatch.setattr(local_log, "_GROUP", 7)
     monkeypatch.setattr("cloned_proxy.fleet.audit_read._PAGE", 7)
     replica.record(*range(1000, 1030))
     assert await replica.shipper.ship()
     assert await read(replica) == ([("r1", seq) for seq in range(1, 31)], [])
     assert await read(replica, since=1025.0) == ([("r1", seq) for seq in range(26, 31)], [])
+
+
+async def test_a_group_is_as_small_as_it_has_to_be_and_bodies_arrive_as_the_bytes_they_are(
+    replica: Replica, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text in which characters take several bytes, and what looks like the head of another entry."""
+    monkeypatch.setattr(local_log, "_GROUP_BYTES", 1)
+    bodies = ['{"at":1.0,"why":"%s"}' % ("\u00fc\U0001f600" * 300), '{"at":1.0,"why":"5 64 9 x"}', "{}\n", " {}"]
+    with reading(replica.workspace.state_db) as database:
+        database.execute("BEGIN IMMEDIATE")
+        append_bodies(database, Entries(bodies, []))
+        database.execute("COMMIT")
+    with store.client() as client:
+        client.config_resetstat()
+        assert await replica.shipper.ship()
+        assert client.info("commandstats")["cmdstat_eval"]["calls"] == len(bodies)
+    assert [fields[b"body"].decode() for _, fields in raw(store)] == bodies
+    assert replica.metric("shipped_total") == 4
 
 
 def put_back(backup: Path, database: Path) -> None:
