@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloned_proxy.cli.agents import Agent, agent_of
+from cloned_proxy.cli.agents import agent_of
 from cloned_proxy.runner.execution import Output
 from cloned_proxy.runner.job import Job
 from cloned_proxy.runner.not_started import NOT_EXECUTABLE, NOT_FOUND, complains_of
@@ -58,6 +58,11 @@ def explained(code: int, job: Job, said: LastWords) -> str | None:
             f"{name} does not exist in the sandbox, whose programs are those of the image {image}: of the host's "
             "files it sees the project and each --mount"
         )
-    agent = agent_of(name) or Agent("", name, "PACKAGE@VERSION")
+    if (agent := agent_of(name)) is None:
+        return (
+            f"the image {image} has no {name}: name an image that has it (--image; docs/sandbox.md, Images, has the "
+            "Dockerfile for a package of Debian), or bake it in by `cloned-proxy image build --npm PACKAGE@VERSION` "
+            f"or `--pypi PACKAGE==VERSION`, with `--tool {job.tool}`"
+        )
     build = " ".join(agent.build_words(job.tool))
     return f"the image {image} has no {name}: bake it in by `{build}`, or name an image that has it (--image)"

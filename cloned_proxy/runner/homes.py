@@ -144,8 +144,9 @@ def _claim(place: Path, tool: str, user: str) -> None:
     owner = _user_of(place)
     if owner != user:
         raise SandboxInputError(
-            f"the home of {tool} holds files of user {owner}, and this run is user {user}: give this run a tool id of "
-            f"its own, or `cloned-proxy home reset {tool}`"
+            f"the home of {tool} holds files of user {owner}, and this run is user {user}: run it as before (with "
+            f"--user me, or without; `shell` is --user me), give this run a tool id of its own, or "
+            f"`cloned-proxy home reset {tool}`"
         )
 
 

@@ -38,6 +38,12 @@ def test_a_missing_program_is_named_with_the_package_that_brings_it(line: bytes)
     )
 
 
+def test_a_missing_program_of_no_known_package_may_be_debians_npms_or_pypis() -> None:
+    text = explained(127, job("vim"), words(b"[FATAL tini (7)] exec vim failed: No such file"))
+    assert text is not None
+    assert text.index("Debian") < text.index("--npm PACKAGE@VERSION` or `--pypi PACKAGE==VERSION`, with `--tool a@v1`")
+
+
 CASES: list[tuple[str, int, tuple[str, ...], bytes, str | None]] = [
     ("its own code", 3, ("claude",), b"exec: claude: not found", None),
     ("any program", 127, ("jq",), b"[FATAL tini (7)] exec jq failed: No such file", "the image worker:1 has no jq: "),

@@ -68,7 +68,7 @@ def test_another_users_files_are_not_mixed_in_and_a_reset_hands_it_over(homes: H
     with homes.use(TOOL, user=USER, size=SIZE):
         pass
     with (
-        pytest.raises(SandboxInputError, match=r"files of user 65532:65532, and this run is user 1000"),
+        pytest.raises(SandboxInputError, match=r"of user 65532:65532, and this run is user 1000: .*--user me"),
         homes.use(TOOL, user="1000", size=SIZE),
     ):
         pass
