@@ -277,7 +277,7 @@ class Stream(ABC):
 
     async def _respond(self, admitted: Admitted, seen: ResponseSeen, exchange: UpstreamExchange) -> None:
         filters = self._client.parts.admission.examine(admitted, seen)
-        if filters is None and exchange.body.ended and not exchange.body.trailers:
+        if filters is None and seen.has_body and exchange.body.ended and not exchange.body.trailers:
             await self._respond_at_once(admitted.grant, seen, exchange)
             return
         if filters is not None and filters.limit:
