@@ -24,7 +24,7 @@ impl Worker {
         if !flow.client.drained() || (flow.unread.is_empty() && !flow.client.readable) {
             return;
         }
-        if self.choked {
+        if self.choked && !self.shared.suspended.load(SeqCst) {
             return self.park(place);
         }
         if !flow.unread.is_empty() {

@@ -274,6 +274,23 @@ async def test_a_slow_log_delays_heads_and_refuses_none() -> None:
         assert len(w.audit.ends) == 30
 
 
+async def test_heads_that_wait_for_a_log_are_refused_when_it_fails() -> None:
+    SERVING.queue = 10
+    async with upstream() as server, world(allow(HOST, server.port, **RAW)) as w:
+        clients = [await w.connect() for _ in range(30)]
+        for _, writer in clients:
+            writer.write(connect_head(server.port))
+        await until(lambda: granted(w) > 10)
+        w.audit.broken = True
+        async with asyncio.timeout(60):
+            answers = [await reader.readuntil(b"\r\n\r\n") for reader, _ in clients]
+        refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ")]
+        assert len(refused) == 30 - granted(w) > 0
+        for _, writer in clients:
+            writer.transport.abort()
+        await w.settled()
+
+
 async def test_open_tunnels_are_shown_and_cut_one_by_one() -> None:
     async with upstream() as server, world(allow(HOST, server.port)) as w:
         async with tunnel(w, server.port) as (first, _), tunnel(w, server.port):
@@ -402,7 +419,7 @@ def test_the_library_is_of_this_program() -> None:
         (Rule, ("id scope denies pattern ports methods paths exceptions raw_tcp only_ssh addresses expires max_uses "
                 "idle inject registry reason origin preset")),
         (Limits, "concurrent requests_per_minute bytes_per_hour denials_per_minute"),
-        (Listener, "socket principal name names only_names"),
+        (Listener, "socket principal name names only_names header_from"),
         (Principal, "tool run source"),
     ],
 )  # fmt: skip
