@@ -383,6 +383,9 @@ impl Worker {
         let patience = self.shared.settings.keep_alive_timeout;
         let flow = &mut self.flows[place as usize];
         flow.state = State::Head;
+        if flow.unread.is_empty() {
+            flow.unread = Vec::new(); // a connection that waits holds no memory of its last request
+        }
         let more = !flow.unread.is_empty() || flow.client.readable;
         self.arm(place, self.now + patience);
         if more {
