@@ -381,7 +381,7 @@ def test_the_library_is_of_this_program() -> None:
         (Rule, ("id scope denies pattern ports methods paths exceptions raw_tcp only_ssh addresses expires max_uses "
                 "idle inject registry reason origin preset")),
         (Limits, "concurrent requests_per_minute bytes_per_hour denials_per_minute"),
-        (Listener, "socket principal name names only_names"),
+        (Listener, "socket principal name names only_names header_from"),
         (Principal, "tool run source"),
     ],
 )  # fmt: skip
