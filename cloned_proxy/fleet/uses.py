@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,11 +19,10 @@ from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.errors import EnvelopeError, StoreAwayError
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.resumption import Resumption, read_resumption
+from cloned_proxy.fleet.use_memory import UseMemory
 from cloned_proxy.fleet.use_names import UseNames
 from cloned_proxy.fleet.use_scripts import JOIN, LOOK, TAKE
-from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.telemetry.events import LeaseUsedUpError, UseNotCountedError
 
 _log = structlog.get_logger(__name__)
@@ -33,7 +30,8 @@ _log = structlog.get_logger(__name__)
 FORGET_MILLISECONDS: Final = 400 * 86_400_000
 """A rule's uses leave the store when for so long no replica has asked for one, or connected that had taken one."""
 _ACKNOWLEDGE_SECONDS: Final = 1.0
-_MAX_MEMORY: Final = 4096
+_LOOK_SECONDS: Final = 2.0
+"""Between two looks at whether a count began; a new one settles for longer (`resuming`)."""
 _MAX_TOLD: Final = 120
 _REJOINED: Final = frozenset({"changed", "unknown", "lost"})
 _RESUME: Final = "; `cloned-proxy fleet resume` goes on"
@@ -44,6 +42,7 @@ _WHY: Final = {
     "behind": "the store has forgotten uses of which {} knows" + _RESUME,
     "settling": "a count of uses began; leases with `max_uses` are given in {} s",
     "changed": "another count of uses began in the store",
+    "moved": "a count of uses began in the store this moment; it is looked at again",
     "unknown": "the store does not know this replica any more",
 }
 _NONSENSE: Final = "the store answers what none of its scripts does"
@@ -62,41 +61,6 @@ async def why_no_uses(link: Link, fleet: str) -> str:
     except ValueError:
         return _NONSENSE
     return "" if answer.word == "counted" else _why(answer.word, answer.told).removesuffix(_RESUME)
-
-
-@dataclass(slots=True)
-class _Memory:
-    """What this replica knows of counts, on disk: the last generation, and when it was resumed (Unix seconds)."""
-
-    path: Path
-    generation: str = ""
-    resumed: float = 0.0
-    steps: int = 0
-    """Of the count of that generation, that the store knew of when this was kept, or later."""
-
-    def load(self) -> None:
-        """Raises StoreError: a memory that cannot be read is none that may be forgotten."""
-        if not self.path.exists(follow_symlinks=False):
-            return
-        raw = read_regular_file(self.path, limit=_MAX_MEMORY, what="memory of used leases")
-        try:
-            known = json.loads(raw)
-            self.generation, self.resumed = str(known["generation"]), float(known["resumed"])
-            self.steps = int(known.get("steps", 0))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise StoreError(
-                f"{self.path}: not readable ({type(error).__name__}); restore it, or run `cloned-proxy fleet resume` "
-                "and delete it"
-            ) from error
-
-    def keep(self, generation: str, resumed: float, steps: int) -> None:
-        """Raises StoreError."""
-        if generation == self.generation:
-            steps = max(steps, self.steps)
-        known = {"generation": generation, "resumed": resumed, "steps": steps}
-        if known != {"generation": self.generation, "resumed": self.resumed, "steps": self.steps}:
-            write_atomically(self.path, json.dumps(known).encode())
-        self.generation, self.resumed, self.steps = generation, resumed, steps
 
 
 class Uses:
@@ -122,16 +86,22 @@ class Uses:
         self._fleet = fleet
         self._names = UseNames(fleet)
         self._me = replica
-        self._memory = _Memory(memory)
+        self._memory = UseMemory(memory)
         self._memory.load()
         self._trust = trust
         self._taken_here = taken_here
         self._under_way: Counter[str] = Counter()
         """By rule: uses that are taken, and perhaps not on this disk yet."""
+        self._own: Counter[str] = Counter()
+        """By rule: uses that the store must know of this replica; it has been told, or has given them."""
         self._acknowledged_by = acknowledged_by
         self._on_outcome = on_outcome
         self._joining = asyncio.Lock()
         self._joins = 0
+        self._heard = False
+        """Whether the store has taken in what was used here, in the count that it had then."""
+        self._distrusted = b""
+        """The word that was refused last, so that the log is told once."""
         self.problem = ""
         """Why no use is given now; "" while they are, as far as is known."""
         self._said = False
@@ -140,6 +110,26 @@ class Uses:
         """Tells the store what was used here; after each connect, before anything is taken. Raises StoreAwayError."""
         async with self._joining:
             await self._join()
+
+    async def run(self) -> None:
+        """Joins a count that began meanwhile, though nothing is asked for here, until cancelled.
+
+        Else the others would be given what was taken here before.
+        """
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if not self._link.connected:
+                continue  # it joins at the connect
+            try:
+                if not self._heard or await self._generation() != self._memory.generation.encode():
+                    await self.join()
+            except StoreAwayError:
+                continue  # the link tells the log
+            except Exception:  # noqa: BLE001  one fault must not end the following
+                _log.exception("the count of used leases cannot be followed; tried again")
+
+    async def _generation(self) -> Any:
+        return await self._link.run(lambda redis: redis.hget(self._names.ledger, "generation"))
 
     @contextlib.asynccontextmanager
     async def use(self, rule: str, uses: int) -> AsyncGenerator[int]:
@@ -161,6 +151,7 @@ class Uses:
         joins = self._joins
         answer = await self._take(rule, uses)
         if answer.word in _REJOINED:
+            self._heard = False
             await self._rejoin(joins)
             answer = await self._take(rule, uses)
         match answer.word:
@@ -183,7 +174,7 @@ class Uses:
             # On one connection: the followers are asked about what this very connection has written.
             async with redis.pipeline(transaction=False) as calls:
                 known = (self._memory.generation, self._memory.steps)
-                calls.eval(TAKE, len(keys), *keys, self._me, *known, uses, FORGET_MILLISECONDS)
+                calls.eval(TAKE, len(keys), *keys, self._me, *known, uses, FORGET_MILLISECONDS, rule, self._own[rule])
                 if self._acknowledged_by:
                     calls.wait(self._acknowledged_by, int(_ACKNOWLEDGE_SECONDS * 1000))
                 found: list[Any] = await calls.execute()
@@ -202,6 +193,8 @@ class Uses:
             raise self._refusal("the store says that more uses are taken than there are")
         if generation == self._memory.generation:
             self._memory.steps = max(self._memory.steps, answer.steps)
+            if answer.word == "taken":
+                self._own[rule] += 1
         if answer.word == "taken" and confirmed < self._acknowledged_by:
             # It is spent all the same: nobody can tell which followers have it.
             raise self._refusal(
@@ -218,17 +211,21 @@ class Uses:
             raise self._refusal(str(error)) from error
 
     async def _join(self) -> None:
+        self._heard = False
         try:
-            await self._follow_resumption()
+            seen = await self._follow_resumption()
             own = Counter(await asyncio.to_thread(self._taken_here))
             own.update(self._under_way)
+            own |= self._own  # the greater number: what the store gave, and no record here tells of, stays taken
             names, memory = self._names, self._memory
             keys = [names.ledger, names.members, *map(names.uses, own)]
-            values = (self._me, memory.generation, memory.steps, FORGET_MILLISECONDS, *own.values())
-            told = [str(value) for value in values]
+            values = (self._me, memory.generation, memory.steps, FORGET_MILLISECONDS, seen)
+            told = [str(value) for value in (*values, *(each for of in own.items() for each in of))]
             answer = _Answer.read(await self._link.run(lambda redis: redis.eval(JOIN, len(keys), *keys, *told)))
             if answer.word == "joined":
+                self._own |= own
                 await asyncio.to_thread(memory.keep, memory.generation, memory.resumed, answer.steps)
+                self._heard = True
                 self._say("")
             else:
                 self.problem = _why(answer.word, self._me)  # told where a lease is refused for it
@@ -239,22 +236,27 @@ class Uses:
             self.problem = str(error)
         self._joins += 1
 
-    async def _follow_resumption(self) -> None:
-        """Goes over to a count that an operator has begun and signed; nobody else can make a replica forget."""
+    async def _follow_resumption(self) -> str:
+        """Goes over to a count that an operator has begun and signed; nobody else can make a replica forget.
+
+        Returns the generation that the store has; "" for none.
+        """
         names = self._names
 
         async def read(redis: Any) -> Any:
             return await redis.hmget(names.ledger, "generation", "resume")
 
         generation, raw = await self._link.run(read)
-        if not raw or generation == self._memory.generation.encode():
-            return
+        seen = (generation or b"")[:_MAX_TOLD].decode("ascii", errors="replace")
+        if not raw or raw == self._distrusted or seen == self._memory.generation:
+            return seen
         try:
             resumed: Resumption = read_resumption(raw, self._trust, self._fleet)
         except EnvelopeError as error:
             _log.warning("a count of uses was begun anew by nobody who may; it is not followed", reason=str(error))
-            return
-        if resumed.generation.encode() == generation and resumed.at > self._memory.resumed:
+            self._distrusted = raw
+            return seen
+        if resumed.generation == seen and resumed.at > self._memory.resumed:
             _log.warning(
                 "the count of used leases is resumed: what is on the disks of replicas stays taken",
                 generation=resumed.generation,
@@ -262,6 +264,7 @@ class Uses:
                 reason=resumed.reason,
             )
             await asyncio.to_thread(self._memory.keep, resumed.generation, resumed.at, 0)
+        return seen
 
     def _refusal(self, why: str) -> UseNotCountedError:
         self._say(why)

@@ -28,6 +28,7 @@ from cloned_proxy.telemetry.events import AuditSink
 
 if TYPE_CHECKING:  # imported where a fleet is set up, and nowhere else
     from cloned_proxy.fleet.link import Link
+    from cloned_proxy.fleet.uses import Uses
     from cloned_proxy.telemetry.share_metrics import ShareMetrics
 
 _LAST_SECONDS: Final = 3.0
@@ -43,6 +44,7 @@ class FleetLimits:
     link: Link | None = None
     metrics: ShareMetrics | None = None
     replica: str = ""
+    uses: Uses | None = None
 
 
 def open_fleet_limits(
@@ -95,7 +97,7 @@ def open_fleet_limits(
     link.at_connect(uses.join)
     if seat is None or seat.leads:  # behind the last flow, and before the link goes
         parts.push_async_callback(_within, shares.close)
-    return FleetLimits(shares, CountedAudit(state.audit, uses), link, metrics, name)
+    return FleetLimits(shares, CountedAudit(state.audit, uses), link, metrics, name, uses)
 
 
 def open_fleet_requests(
@@ -110,13 +112,13 @@ def open_fleet_requests(
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     """The requests of the fleet, and what was granted in it beside the policy; returns what runs beside traffic."""
     fleet = config.fleet
-    if fleet is None or limits.link is None or limits.metrics is None:
+    if fleet is None or limits.link is None or limits.metrics is None or limits.uses is None:
         return limits.shares.run
     from cloned_proxy.fleet.envelope import Trust  # noqa: PLC0415  optional, as above
     from cloned_proxy.fleet.requests import FleetRequests  # noqa: PLC0415
     from cloned_proxy.store.approval_mirror import ApprovalMirror  # noqa: PLC0415
 
-    metrics = limits.metrics
+    metrics, uses = limits.metrics, limits.uses
 
     def changed(rules: tuple[Rule, ...]) -> None:
         metrics.grants(len(rules))
@@ -139,6 +141,7 @@ def open_fleet_requests(
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(limits.shares.run())
             tasks.create_task(requests.run())
+            tasks.create_task(uses.run())
 
     return run
 

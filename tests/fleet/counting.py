@@ -204,7 +204,8 @@ async def serving(*replicas: Replica) -> AsyncIterator[None]:
     try:
         for replica in replicas:
             await until(lambda replica=replica: replica.link.connected)  # type: ignore[misc]  # bound at once
-        tasks = [asyncio.create_task(replica.shares.run()) for replica in replicas]
+        works = [work for replica in replicas for work in (replica.shares.run, replica.uses.run)]
+        tasks = [asyncio.create_task(work()) for work in works]
         yield
         for task in tasks:
             task.cancel()

@@ -21,7 +21,18 @@ from cloned_proxy.fleet.use_names import UseNames
 from cloned_proxy.fleet.uses import FORGET_MILLISECONDS
 from cloned_proxy.store.workspace import Workspace
 from tests.fleet.conftest import RedisServer
-from tests.fleet.counting import FLEET, FORK, OPERATOR, Canary, Replica, begin_count, policy, processes, serving
+from tests.fleet.counting import (
+    FLEET,
+    FORK,
+    OPERATOR,
+    Canary,
+    Replica,
+    begin_count,
+    policy,
+    processes,
+    serving,
+    until,
+)
 from tests.fleet.replicas import policy_for, publish
 
 NAMES = UseNames(FLEET)
@@ -50,6 +61,12 @@ def operators(directory: Path, store: RedisServer) -> Workspace:
     key.write_bytes(OPERATOR.pem())
     key.chmod(0o600)
     return workspace
+
+
+async def members(store: RedisServer, count: int) -> None:
+    """Waits until so many replicas have told the count what they took."""
+    with store.client() as client:
+        await until(lambda: int(client.scard(NAMES.members)) == count)
 
 
 async def lasting(replica: Replica, problem: str) -> None:
@@ -132,9 +149,63 @@ async def test_a_store_that_forgets_everything_gives_nothing_until_an_operator_s
         with store.client() as client:
             client.hset(NAMES.ledger, "settled", 0)  # ten seconds later
         # Each tells what it took by its own disk, so one is left of three.
-        await two.uses.join()
+        await members(store, 2)
         assert [await one.call(), await two.call()] == ["allowed", "lease_used_up"]
     assert len(canary.arrivals) == 3
+
+
+async def test_replicas_that_are_asked_nothing_tell_a_resumed_count_what_they_took(
+    store: RedisServer, canary: Canary, tmp_path: Path
+) -> None:
+    """Else the others would be given it again."""
+    current = policy(canary.port, uses=4)
+    replicas = [Replica(name, store.url, tmp_path / name, current) for name in ("one", "two", "three")]
+    one, *others = replicas
+    async with serving(*replicas):
+        assert [await one.call() for _ in range(5)] == ["allowed"] * 4 + ["lease_used_up"]
+        store.restart()
+        for replica in replicas:
+            await until(lambda replica=replica: "has lost its data" in replica.uses.problem)  # type: ignore[misc]
+        begin_count(store.url, at=100.0, settle=10_000)
+        await members(store, 3)
+        with store.client() as client:
+            client.hset(NAMES.ledger, "settled", 0)
+        assert [await other.call() for other in others] == ["lease_used_up"] * 2
+    assert len(canary.arrivals) == 4
+
+
+async def test_a_rule_whose_count_was_evicted_gives_nothing_until_an_operator_says_so(
+    store: RedisServer, canary: Canary, tmp_path: Path
+) -> None:
+    """The ledger is still there, and the replica that asks has taken nothing."""
+    current = policy(canary.port, uses=2)
+    one, two = (Replica(name, store.url, tmp_path / name, current) for name in ("one", "two"))
+    async with serving(one, two):
+        assert [await one.call() for _ in range(2)] == ["allowed"] * 2
+        with store.client() as client:
+            client.delete(NAMES.uses(current.rules[0].id))
+        assert [await two.call(), await two.call()] == ["store_unavailable"] * 2
+        assert "has forgotten uses" in two.uses.problem
+        resume(store, OPERATOR, at=100.0)
+        await members(store, 2)
+        assert await two.call() == "lease_used_up"
+    assert len(canary.arrivals) == 2
+
+
+async def test_a_count_that_is_lower_than_what_a_replica_took_is_not_believed(
+    store: RedisServer, canary: Canary, tmp_path: Path
+) -> None:
+    current = policy(canary.port, uses=9)
+    replica = Replica("r", store.url, tmp_path / "r", current)
+    async with serving(replica):
+        assert [await replica.call() for _ in range(2)] == ["allowed"] * 2
+        rule = current.rules[0].id
+        with store.client() as client:  # both say the same
+            client.hset(NAMES.uses(rule), "r", 1)
+            client.hset(NAMES.ledger, f"total:{rule}", 1)
+        assert await replica.call() == "store_unavailable"
+        assert "has forgotten uses of which 'r' knows" in replica.uses.problem
+    assert len(canary.arrivals) == 2
 
 
 async def test_a_store_without_a_count_gives_nothing_to_a_replica_that_knows_of_none(
@@ -245,6 +316,18 @@ def test_counts_that_nobody_asks_about_leave_the_store(store: RedisServer, canar
     rule = asyncio.run(run())
     with store.client() as client:
         assert 0 < client.pttl(NAMES.uses(rule)) <= FORGET_MILLISECONDS
+        # After their time they are gone, from the ledger too, and nobody takes that for a loss.
+        client.delete(NAMES.uses(rule))
+        client.hset(NAMES.ledger, f"asked:{rule}", int(time.time() * 1000) - FORGET_MILLISECONDS)
+
+    async def ask_later() -> str:
+        other = Replica("other", store.url, tmp_path / "other", current)
+        async with serving(other):
+            with store.client() as client:
+                assert not client.hexists(NAMES.ledger, f"total:{rule}")
+            return await other.call()
+
+    assert asyncio.run(ask_later()) == "allowed"
 
 
 async def test_followers_must_have_a_use_before_it_is_given(store: RedisServer, canary: Canary, tmp_path: Path) -> None:
