@@ -214,6 +214,7 @@ class InspectedConnection:
         """From now on all that the client sends goes through this pipe as it is."""
         self._body = UnsizedBody()
         pipe = Pipe()
+        self._free.set()
         self._loop.call_soon(self._advance)
         return pipe
 
