@@ -128,7 +128,10 @@ class Stream(ABC):
         return bool(self.cause)
 
     def watch(self) -> None:  # noqa: B027  nothing has to be done, in every version
-        """A client that leaves is noticed anyway, as its connection is read while less than 64 KiB of a body wait."""
+        """That the client leaves is noticed without it, as its connection is read all the time.
+
+        One of HTTP/1.1 is not read, and not noticed to leave, while more than 64 KiB of its body wait.
+        """
 
     # Its life.
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+from h2.exceptions import ProtocolError
 
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy import answers
@@ -20,6 +21,7 @@ from cloned_proxy.proxy.inspection.examiners import (
     UnfitError,
 )
 from cloned_proxy.proxy.inspection.http2 import heads, pool, stream
+from cloned_proxy.proxy.inspection.http2.answering import Http2Stream
 from tests.proxy.inspection.http2.peers import Client, Message, Upstream2, UpstreamPeer
 from tests.proxy.inspection.support import World
 from tests.proxy.support import until
@@ -65,6 +67,19 @@ async def test_a_body_that_fails_ends_its_request_and_nothing_looks_whole(
     assert b"canary" not in b"".join(bytes(message.body) for message in upstream.requests)
     assert not any(message.ended for message in upstream.requests if message.get(":path") == "/broken")
     assert {end.cause for end in h2.audit.ends} == {"internal_error", "closed"}
+
+
+async def test_a_response_that_the_library_refuses_to_send_ends_its_stream(
+    h2: World, upstream: Upstream2, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ProtocolError("not like this")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Http2Stream, "_send_head", refuse)
+        answer = await client.ask(client.head("/broken"))
+    assert (answer.status, answer.reset) == (None, 8)  # CANCEL
+    assert (await client.ask(client.head("/whole"))).status == "200"
 
 
 async def test_an_admission_that_leaves_nothing_is_no_permission(

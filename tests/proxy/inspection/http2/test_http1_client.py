@@ -171,3 +171,25 @@ async def test_what_its_client_reads_as_the_next_response_is_the_next_response(
         assert answer == told + second + b"7\r\nnothing\r\n0\r\n\r\n"
     else:
         assert answer.startswith(b"HTTP/1.1 502 ")
+
+
+async def test_a_whole_response_before_the_end_of_its_request_reaches_its_client(h2: World, strict: Upstream2) -> None:
+    async def early(peer: UpstreamPeer, stream: int, message: Message) -> None:
+        if message.get(":method") == "GET":
+            await _repeat(peer, stream, message)
+            return
+        peer.h2.send_headers(stream, [(":status", "413"), ("content-length", "9")])
+        peer.h2.send_data(stream, b"too large", end_stream=True)
+        peer.h2.reset_stream(stream, 0)
+        peer.send()
+
+    strict.serve = early
+    reader, writer = await h2.connect()
+    writer.write(h2.get("/ok/1"))  # too much is not sent twice, so what the server speaks is found out before
+    await reader.readuntil(b"nothing\r\n0\r\n\r\n")
+    writer.write(h2.get("/ok/up", "Content-Length: 200000\r\n", method="POST") + bytes(1000))
+    async with asyncio.timeout(60):
+        answer = await reader.readuntil(b"too large")
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    writer.transport.abort()
+    await until(lambda: len(h2.audit.ends) == 2)
