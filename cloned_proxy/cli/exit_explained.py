@@ -48,6 +48,16 @@ def explained(code: int, job: Job, said: LastWords) -> str | None:
     if not said.complain_of(name):
         missing = "was not found in" if code == NOT_FOUND else "could not be executed in"
         return f"exit code {code}: something that {name} called {missing} the image {image}"
+    return _not_started(code, name, job)
+
+
+def _not_started(code: int, name: str, job: Job) -> str:
+    image = job.worker.image
+    if "PATH" in job.env and "/" not in name:
+        return (
+            f"{name} is in no directory of the PATH that this command was given (--env, --env-file), which takes the "
+            f"place of the image's own: leave it out, or write {name} with its whole path"
+        )
     if code == NOT_EXECUTABLE:
         return (
             f"{name} cannot be executed in the image {image}: `chmod +x` it, or name its interpreter "

@@ -24,6 +24,7 @@ from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedServer
 from cloned_proxy.runner.mcp.wrapping import Starter, tool_of
 from cloned_proxy.runner.project.place import project_of
 from cloned_proxy.store.edit_service import EditService
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.tool_sections import add_tool_sections
 from cloned_proxy.store.workspace import Workspace
 
@@ -44,7 +45,7 @@ class AddOptions:
 
 
 def add_server(options: AddOptions) -> None:
-    """Raises CommandError, PolicyError or StoreError; the client's file is written last."""
+    """Raises CommandError, PolicyError or StoreError; the client's file is tried first and written last."""
     kind, text = _package(options)
     if not NAME.fullmatch(options.name):
         raise CommandError(f"{options.name!r} is no name of a server; use letters, digits and ._-")
@@ -55,7 +56,30 @@ def add_server(options: AddOptions) -> None:
     registry, starter = Registry(place), Starter(absolute_words(), place.root)
     if options.name in registry.servers:
         raise CommandError(f"{options.name} is there already (`cloned-proxy mcp list`); choose another name")
-    file = ClientFile.load(options.write.expanduser()) if options.write is not None else None
+    file = _with_entry(options.write.expanduser(), options, starter) if options.write is not None else None
+    service = EditService(place, policy_to_edit(place, options.policy))
+    tool = tool_of(options.name)
+    add_tool_sections(service, [tool], report=options.report, actor=actor(), why="", dry_run=True)
+    server = _baked(options, place, kind, text)
+    registry.put(options.name, server)
+    registry.use_engine(os.environ.get("DOCKER_HOST") or None)
+    if file is not None:
+        file.check_unchanged()  # baking took its time
+    add_tool_sections(service, [tool], report=options.report, actor=actor(), why=f"mcp add {options.name}")
+    registry.save()
+    if file is not None:
+        _write(file, place, options)
+    say(f"done: {options.name} runs {server.package} from {server.image}, by the rules of {server.tool}: none yet")
+    if file is not None:
+        say(f"done: {file.path} starts it; `cloned-proxy mcp unwrap {options.write}` takes that back")
+        return
+    for clients, snippet in snippets(options.name, starter, list(options.env)):
+        say(f"for {clients}:")
+        put(snippet)
+
+
+def _baked(options: AddOptions, place: Workspace, kind: Kind, text: str) -> Server:
+    """Raises CommandError."""
     try:
         package = parse_package(kind, text)
         command, args = package.line(options.args)
@@ -64,23 +88,11 @@ def add_server(options: AddOptions) -> None:
         )
         with contextlib.closing(Engine.connect()) as engine:
             bring_worker(engine, None)
-            server = baked(engine, package, server)
+            return baked(engine, package, server)
     except ValueError as error:
         raise CommandError(str(error)) from error
     except SandboxError as error:
         raise CommandError(str(error), code=FAILED) from error
-    registry.put(options.name, server)
-    registry.use_engine(os.environ.get("DOCKER_HOST") or None)
-    registry.save()
-    service = EditService(place, policy_to_edit(place, options.policy))
-    add_tool_sections(service, [server.tool], report=options.report, actor=actor(), why=f"mcp add {options.name}")
-    say(f"done: {options.name} runs {server.package} from {server.image}, by the rules of {server.tool}: none yet")
-    if file is not None:
-        _write(file, place, options, starter)
-        return
-    for clients, snippet in snippets(options.name, starter, list(options.env)):
-        say(f"for {clients}:")
-        put(snippet)
 
 
 def _package(options: AddOptions) -> tuple[Kind, str]:
@@ -99,19 +111,36 @@ def _access(place: Workspace) -> Project:
     return "ro"
 
 
-def _write(file: ClientFile, place: Workspace, options: AddOptions, starter: Starter) -> None:
-    """The entry in the client's file, in a way that `mcp unwrap` takes back."""
+def _with_entry(path: Path, options: AddOptions, starter: Starter) -> ClientFile:
+    """The client's file with the entry in its text, not written yet. Raises StoreError where it cannot take one."""
+    file = ClientFile.load(path, create=True)
+    file.check_writable()
     entry: dict[str, object] = {"command": starter.words[0], "args": starter.args(options.name)}
     if options.env:
         entry["env"] = dict.fromkeys(options.env, "")
-        say(f"fill in {', '.join(options.env)} in {file.path}")
-    section = file.section()
-    if options.name in (file.document_at(section) or {}):
-        raise CommandError(f"{file.path} has a server {options.name} already; choose another name")
-    file.set((*section, options.name), entry)
+    made = file.add_server(options.name, entry)
+    if file.created:
+        say(f"{file.path} is not there yet: it is made, with {file.section()[-1]}")
+    elif made:
+        say(f"{file.path} has no servers yet: it is given {file.section()[-1]}")
+    return file
+
+
+def _write(file: ClientFile, place: Workspace, options: AddOptions) -> None:
+    """Writes the entry as `mcp unwrap` takes it back. Raises StoreError; then the server is not known either."""
     undo = UndoRecord(place)
-    undo.remember(file, [WrappedServer(options.name, tuple(file.changes))])
+    before = dict(undo.files)
+    try:
+        undo.remember(file, [WrappedServer(options.name, tuple(file.changes))], created=file.created)
+        undo.save()
+        file.save()
+    except StoreError:
+        undo.files = before
+        undo.save()
+        registry = Registry(place)
+        registry.drop(options.name)
+        registry.save()
+        raise
     put(file.diff().rstrip("\n"))
-    undo.save()
-    file.save()
-    say(f"done: {file.path} starts it; `cloned-proxy mcp unwrap {options.write}` takes that back")
+    if options.env:
+        say(f"fill in {', '.join(options.env)} in {file.path}")

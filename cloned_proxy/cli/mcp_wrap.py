@@ -84,7 +84,11 @@ def unwrap_file(path: Path, *, dry_run: bool, workspace: Path | None) -> int:
     if dry_run:
         say("nothing written (--dry-run)")
         return FAILED if result.changed else 0
-    if file.text.encode() != file.original:
+    gone = result.exact and record.created
+    if gone:
+        file.check_unchanged()
+        file.path.unlink()
+    elif file.text.encode() != file.original:
         file.save()
     for each in record.servers:
         if not undo.used(each.server, besides=file.path):
@@ -93,6 +97,7 @@ def unwrap_file(path: Path, *, dry_run: bool, workspace: Path | None) -> int:
     undo.save()
     registry.save()
     done = "byte for byte as it was" if result.exact else "without our entries; what else was changed since is kept"
+    done = "gone: it was not there before" if gone else done
     say(f"done: {short_path(str(file.path))} is {done}; the policy keeps the servers' rules")
     return FAILED if result.changed else 0
 

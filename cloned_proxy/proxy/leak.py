@@ -97,13 +97,12 @@ class LeakWatch:
         return enforcer.refuse(caller, request, kind, Reason.SECRET_LEAK, secret=name)
 
     def scanner(self, head: Head) -> LeakScanner | None:
-        """For the body of this request, where there is one that can be searched."""
+        """For what follows the head of this request, where anything may: an empty body of HTTP/2 can have trailers."""
         needles = self._needles
-        if needles is None or not (head.chunked or head.content_length):
+        if needles is None or not (head.chunked or head.content_length is not None):
             return None
-        if any(name == "content-encoding" and value.lower() not in _NO_CODING for name, value in head.fields):
-            return None
-        return LeakScanner(needles, lambda name: self._is_for(name, head.host, head.port))
+        coded = any(name == "content-encoding" and value.lower() not in _NO_CODING for name, value in head.fields)
+        return LeakScanner(needles, lambda name: self._is_for(name, head.host, head.port), coded=coded)
 
     def found_in(self, data: bytes, head: Head) -> str:
         """The name of a secret that is in the data and not for the host of this head; "" for none."""
@@ -129,27 +128,36 @@ class LeakWatch:
 class LeakScanner:
     """One body, piece by piece, with bounded memory: what the longest spelling may still need of what has passed."""
 
-    __slots__ = ("_is_for", "_needles", "_passed", "_window")
+    __slots__ = ("_is_for", "_needles", "_passed", "_window", "coded")
 
-    def __init__(self, needles: _Needles, is_for: Callable[[str], bool]) -> None:
+    def __init__(self, needles: _Needles, is_for: Callable[[str], bool], *, coded: bool) -> None:
         self._needles = needles
         self._is_for = is_for
+        self.coded: Final = coded
+        """Whether the body has a Content-Encoding: it passes as it is, and its trailers are searched all the same."""
         self._window = b""
         self._passed = 0
         """How much of the window has gone on."""
 
     def feed(self, piece: bytes) -> bytes:
         """What may go on now. Raises LeakError before the last byte of a secret would."""
+        if self.coded:
+            return piece
         needles = self._needles
         data = self._window + piece
-        for index, _, _ in needles.whole.find_matches_as_indexes(data, overlapping=True):
-            if not self._is_for(needles.names[index]):
-                raise LeakError(needles.names[index])
+        self.search(data)
         end = max(self._passed, len(data) - self._beginning_in(data[1 - needles.longest :]))
         cleared = data[self._passed : end]
         self._window = data[1 - needles.longest :]
         self._passed = end - (len(data) - len(self._window))
         return cleared
+
+    def search(self, data: bytes) -> None:
+        """Looks at all of it, without what went before: the trailers. Raises LeakError."""
+        needles = self._needles
+        for index, _, _ in needles.whole.find_matches_as_indexes(data, overlapping=True):
+            if not self._is_for(needles.names[index]):
+                raise LeakError(needles.names[index])
 
     def rest(self) -> bytes:
         """What was kept back, at the end of the body."""

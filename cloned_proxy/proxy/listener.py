@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.rule import Address
 from cloned_proxy.proxy.transparent.name_tags import NameTags
-from cloned_proxy.store.listen_settings import Network
 
 if TYPE_CHECKING:
     import asyncio
+
+    from cloned_proxy.store.listen_settings import Network  # at run time it would bring pydantic to every `explain`
 
 BACKLOG: Final = 4096
 _OWNER_ONLY: Final = 0o600

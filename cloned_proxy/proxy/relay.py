@@ -32,8 +32,9 @@ def reset_socket(sock: socket.socket) -> None:
 
 
 def _reset_on_close(sock: socket.socket) -> None:
-    # Already closed, or a unix socket of a system without it: then closing is all there is.
-    with contextlib.suppress(OSError):
+    # Already closed (ValueError: the loop has let go of it), or a unix socket of a system without it: then closing is
+    # all there is.
+    with contextlib.suppress(OSError, ValueError):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 

@@ -134,6 +134,10 @@ class Calls(abc.ABC):
         run, outcome = self.run(job, feed=feed, output=watched(collected, watch), cancellation=cancellation)
         if never_started(outcome.exit_code, argv[0], bytes(collected.stderr)):
             what = "no program" if outcome.exit_code == NOT_FOUND else "nothing executable called"
+            if "PATH" in job.env and "/" not in argv[0]:
+                raise SandboxInputError(
+                    f"{what} {argv[0]!r} in the PATH of `env`, which takes the place of the image's own; leave it out"
+                )
             raise SandboxInputError(f"the image {job.worker.image} has {what} {argv[0]!r}; `image=` names another one")
         return ExecResult(
             exit_code=outcome.exit_code,

@@ -44,7 +44,8 @@ def can_wait(job: Job, view: View) -> bool:
     (`neighbours`). A kept home is locked for the time of a run, and a terminal has the size of the caller's.
     """
     writes = any(not mount.read_only for mount in (*view.binds, *view.mounts))
-    special = job.home or job.dry_run or job.every_change or job.project.as_caller or job.terminal is not None
+    odd = "PATH" in job.env  # the shell that waits might not be found by it
+    special = odd or job.home or job.dry_run or job.every_change or job.project.as_caller or job.terminal is not None
     return not writes and not special and len(_paths(view)) <= _MOST_PATHS
 
 

@@ -61,8 +61,9 @@ impl Cells {
         self.own(column).fetch_add(1, SeqCst);
     }
 
+    /// Never below nothing: that would be more than any limit.
     pub fn leave(&self, column: usize) {
-        self.own(column).fetch_sub(1, SeqCst);
+        let _ = self.own(column).fetch_update(SeqCst, SeqCst, |count| count.checked_sub(1));
     }
 }
 

@@ -24,7 +24,7 @@ impl Worker {
         if !flow.client.drained() || (flow.unread.is_empty() && !flow.client.readable) {
             return;
         }
-        if self.choked {
+        if self.choked && !self.shared.suspended.load(SeqCst) {
             return self.park(place);
         }
         if !flow.unread.is_empty() {
@@ -120,7 +120,10 @@ impl Worker {
     pub fn timed_out(&mut self, place: u32) {
         let flow = &self.flows[place as usize];
         match flow.state {
-            State::Head if flow.client.readable => self.arm(place, self.now + self.shared.settings.head_timeout),
+            // What it has said waits for the log. One that does not even take the response before it waits for nobody.
+            State::Head if flow.client.drained() && (flow.client.readable || !flow.unread.is_empty()) => {
+                self.arm(place, self.now + self.shared.settings.head_timeout)
+            }
             State::Head => self.end(place, "", false),
             State::Dial => match &flow.dial {
                 Some(dial) if self.now < dial.deadline => self.try_next_address(place),

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::SeqCst;
 pub const CLIENT_RESET: &str = "\"client_reset\"";
 pub const UPSTREAM_FAILED: &str = "\"upstream_error:response\"";
 pub const CLOSED: &str = "\"closed\"";
+pub const MALFORMED_REQUEST: &str = "\"refused:malformed_request\"";
 
 impl Worker {
     /// Ends a connection, and puts the end of its flow on record if it had begun. `hard` resets both sides.

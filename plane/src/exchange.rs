@@ -4,7 +4,7 @@
 #![forbid(unsafe_code)]
 
 use crate::body::Body;
-use crate::ending::{CLIENT_RESET, CLOSED, UPSTREAM_FAILED};
+use crate::ending::{CLIENT_RESET, CLOSED, MALFORMED_REQUEST, UPSTREAM_FAILED};
 use crate::flow::State;
 use crate::response::{self, Read};
 use crate::shared::Stage;
@@ -69,6 +69,11 @@ impl Worker {
                     Ok(taken) => {
                         flow.unread.drain(..taken.bytes);
                         whole = taken.whole;
+                    }
+                    Err(_) if exchange.told => {
+                        // The client has a part of the response: it must not mistake the cut for the end.
+                        self.end(place, MALFORMED_REQUEST, true);
+                        return false;
                     }
                     // Python reads the same bytes once more, from where the body was, and has the answer to it.
                     Err(_) => {
@@ -378,6 +383,9 @@ impl Worker {
         let patience = self.shared.settings.keep_alive_timeout;
         let flow = &mut self.flows[place as usize];
         flow.state = State::Head;
+        if flow.unread.is_empty() {
+            flow.unread = Vec::new(); // a connection that waits holds no memory of its last request
+        }
         let more = !flow.unread.is_empty() || flow.client.readable;
         self.arm(place, self.now + patience);
         if more {

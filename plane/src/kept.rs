@@ -6,6 +6,7 @@ use crate::sys::{self, Io};
 use crate::verdict::Verdict;
 use crate::worker::Worker;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering::SeqCst;
 
 /// Microseconds for which an unused connection is kept.
 const IDLE: u64 = 15_000_000;
@@ -21,7 +22,7 @@ pub struct Kept {
     /// By `Plain::pool`, the last one used at the end: the surplus ages out.
     idle: HashMap<u32, Vec<u32>>,
     count: usize,
-    /// 0: nothing is kept.
+    /// When verdicts and connections that are over are let go of. 0: there are none.
     pub sweep_at: u64,
 }
 
@@ -66,8 +67,12 @@ impl Worker {
         kept.side.bytes = 0;
         self.kept.idle.entry(pool).or_default().push(link);
         self.kept.count += 1;
+        self.sweep_soon();
+    }
+
+    pub fn sweep_soon(&mut self) {
         if self.kept.sweep_at == 0 {
-            self.kept.sweep_at = now + SWEEP;
+            self.kept.sweep_at = self.now + SWEEP;
         }
     }
 
@@ -83,14 +88,18 @@ impl Worker {
         !side.readable || (!side.ending && matches!(side.read(&mut [0]), Io::Again))
     }
 
+    /// Lets go of the connections that are too old, and of the verdicts that are not granted any more.
     pub fn sweep_kept(&mut self) {
+        let now = self.now;
+        self.verdicts.retain(|_, verdict| verdict.live.load(SeqCst) && now < verdict.expires);
         let oldest = self.now.saturating_sub(IDLE);
         let is_old = |link: &u32| self.links[*link as usize].idle_since <= oldest;
         let old: Vec<u32> = self.kept.idle.values().flatten().filter(|link| is_old(*link)).copied().collect();
         for link in old {
             self.drop_kept(link);
         }
-        self.kept.sweep_at = if self.kept.count == 0 { 0 } else { sys::monotonic() + SWEEP };
+        let none = self.kept.count == 0 && self.verdicts.is_empty();
+        self.kept.sweep_at = if none { 0 } else { sys::monotonic() + SWEEP };
     }
 
     /// Nothing that was granted before is of use any more.
@@ -99,7 +108,6 @@ impl Worker {
             self.drop_link(link, true);
         }
         self.kept.count = 0;
-        self.kept.sweep_at = 0;
     }
 
     fn drop_kept(&mut self, link: u32) {

@@ -36,6 +36,7 @@ impl Worker {
             }
             Order::Publish { key, verdict } => {
                 self.verdicts.insert(key, verdict);
+                self.sweep_soon();
             }
             Order::Adopt { fd, listener, party } => self.take_back(fd, listener, party),
             Order::Forget => {

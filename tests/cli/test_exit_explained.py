@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cloned_proxy.cli.exit_explained import LastWords, explained
@@ -54,6 +56,21 @@ CASES: list[tuple[str, int, tuple[str, ...], bytes, str | None]] = [
     ("silence", 127, ("x",), b"", "exit code 127: something that x called was not found in the image worker:1"),
     ("a name that is a pattern", 127, ("(",), b"exec: (: not found", "the image worker:1 has no (: "),
 ]
+
+
+@pytest.mark.parametrize("code", [126, 127])
+def test_a_path_of_ones_own_is_named_and_not_the_image(code: int) -> None:
+    """`exec --env PATH=x TOOL -- sh`: the init finds no sh, and the image has one."""
+    words_of_init = words(b"[FATAL tini (7)] exec sh failed: No such file or directory")
+    own = replace(job("sh", "-c", "true"), env={"PATH": "x"})
+    text = explained(code, own, words_of_init)
+    assert text is not None
+    assert text.startswith("sh is in no directory of the PATH that this command was given (--env, --env-file)")
+    assert "the image worker:1 has no" not in text
+    named = replace(own, worker=Worker("worker:1", ("/x",)))
+    by_path = explained(127, named, words(b"[FATAL tini (7)] exec /x failed: No such file"))
+    assert by_path is not None
+    assert by_path.startswith("/x does not exist in the sandbox")
 
 
 @pytest.mark.parametrize(

@@ -257,9 +257,10 @@ def test_a_broken_policy_leaves_the_last_good_one_in_force(proxy: ProxyProcess, 
 
 def test_sudden_death_during_writes_leaves_a_chain_that_verifies(fresh_world: World) -> None:
     proxy = fresh_world.serve(_WITH)
-    for _ in range(3):
-        load = start_load(proxy, 1.0)
-        time.sleep(0.8)
+    for died in range(3):
+        load = start_load(proxy, 60.0)
+        while len(proxy.log()) < 40 * (died + 1):
+            assert load.poll() is None, "the load ended before there was enough on record"
         proxy.kill()
         end(load)
         if load.stdout is not None:

@@ -86,7 +86,7 @@ def refused(message: Message) -> bool:
 
 
 @pytest.mark.parametrize("spelled", SPELLED.values(), ids=SPELLED)
-@pytest.mark.parametrize("place", ["query", "path", "header", "credential", "body", "chunks", "trailer"])
+@pytest.mark.parametrize("place", ["query", "path", "header", "credential", "body", "chunks", "trailer", "coded"])
 async def test_it_does_not_leave_and_nobody_reads_it_later(place: str, spelled: str) -> None:
     body = f"take {spelled} along END".encode()
     async with scene() as s:
@@ -100,6 +100,12 @@ async def test_it_does_not_leave_and_nobody_reads_it_later(place: str, spelled: 
                 "chunks": lambda: s.ask("/up", method="POST", headers=CHUNKED, body=_chunks(body, 3)),
                 "trailer": lambda: s.ask(
                     "/up", method="POST", headers=CHUNKED, body=b"3\r\nEND\r\n0\r\nX-T: " + body + b"\r\n\r\n"
+                ),
+                "coded": lambda: s.ask(
+                    "/up",
+                    method="POST",
+                    headers=CHUNKED + "Content-Encoding: gzip\r\n",
+                    body=b"3\r\nxxx\r\n0\r\nX-T: " + body + b"\r\n\r\n",
                 ),
             }[place]()
         if place == "path" and "\\" in spelled:

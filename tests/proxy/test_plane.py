@@ -25,9 +25,10 @@ from cloned_proxy.policy.identity import Claims, OwnTokens, identify, mint_token
 from cloned_proxy.policy.model import Limits, Policy
 from cloned_proxy.policy.rule import Rule
 from cloned_proxy.proxy.head import parse_head
-from cloned_proxy.proxy.listener import Listener
+from cloned_proxy.proxy.listener import Listener, bind_tcp
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.forms import key_of
+from cloned_proxy.proxy.plane.parties import PARTIES
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.plane.verdicts import Published
 from cloned_proxy.store.audit_log import AuditLog
@@ -53,6 +54,7 @@ from tests.proxy.support import (
 
 RAW: Final = {"raw_tcp": True}
 DEMO: Final = Principal("demo@v1")
+_HANDED_OVER: Final = 2
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +174,25 @@ async def test_the_cap_of_connections_holds_over_both() -> None:
         writer.transport.abort()
 
 
+async def test_a_listener_that_closes_takes_what_it_hands_over_from_its_own_party() -> None:
+    async with world() as w:
+        plane = plane_of(w)
+        own = Listener(bind_tcp("127.0.0.1", 0), DEMO, "slot")
+        with contextlib.closing(own.socket), contextlib.ExitStack() as clients:
+            await w.gate.open(own)
+            deadline = time.monotonic() + 60
+            for _ in range(5):
+                client = clients.enter_context(socket.create_connection(own.socket.getsockname()))
+                client.sendall(b"X / HTTP/1.1\r\n\r\n")  # Python's to answer
+            # The loop stands still meanwhile: all of them wait for it when the listener closes.
+            while plane._told()[_HANDED_OVER] < 5:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)  # noqa: ASYNC251  see above
+            w.gate.close(own)
+        await w.settled()
+        assert not any(plane.cells.open("parties", PARTIES).values)
+
+
 async def test_of_several_addresses_the_one_that_answers_is_taken() -> None:
     addresses = tuple(ipaddress.ip_address(text) for text in ("::1", "127.0.0.2", "127.0.0.1"))
     async with upstream() as server, world(allow(HOST, server.port), addresses=addresses) as w:
@@ -251,6 +272,23 @@ async def test_a_slow_log_delays_heads_and_refuses_none() -> None:
         await w.settled()
         assert w.audit.verdicts == [("allow", "allowed")] * 30
         assert len(w.audit.ends) == 30
+
+
+async def test_heads_that_wait_for_a_log_are_refused_when_it_fails() -> None:
+    SERVING.queue = 10
+    async with upstream() as server, world(allow(HOST, server.port, **RAW)) as w:
+        clients = [await w.connect() for _ in range(30)]
+        for _, writer in clients:
+            writer.write(connect_head(server.port))
+        await until(lambda: granted(w) > 10)
+        w.audit.broken = True
+        async with asyncio.timeout(60):
+            answers = [await reader.readuntil(b"\r\n\r\n") for reader, _ in clients]
+        refused = [answer for answer in answers if answer.startswith(b"HTTP/1.1 503 ")]
+        assert len(refused) == 30 - granted(w) > 0
+        for _, writer in clients:
+            writer.transport.abort()
+        await w.settled()
 
 
 async def test_open_tunnels_are_shown_and_cut_one_by_one() -> None:
@@ -381,7 +419,7 @@ def test_the_library_is_of_this_program() -> None:
         (Rule, ("id scope denies pattern ports methods paths exceptions raw_tcp only_ssh addresses expires max_uses "
                 "idle inject registry reason origin preset")),
         (Limits, "concurrent requests_per_minute bytes_per_hour denials_per_minute"),
-        (Listener, "socket principal name names only_names"),
+        (Listener, "socket principal name names only_names header_from"),
         (Principal, "tool run source"),
     ],
 )  # fmt: skip

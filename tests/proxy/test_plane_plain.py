@@ -224,6 +224,56 @@ async def test_a_request_that_python_takes_over_before_its_second_try_is_whole(m
             second.close()
 
 
+async def test_a_request_that_is_revoked_while_it_is_dialled_reaches_no_kept_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python takes it over from the plane and has a connection to that server at hand."""
+    need_plane()
+    monkeypatch.setattr(SERVING, "native", True)
+    loop = asyncio.get_running_loop()
+    async with hesitating() as (listening, fill):
+        port = listening.getsockname()[1]
+        async with world(allow(HOST, port)) as w, client(w) as (reader, writer):
+            # A byte that the plane leaves to Python, whose connection is kept then.
+            writer.write(request(port, "/kept/first").replace(b"\r\n\r\n", b"\r\nX-Text: \xe9\r\n\r\n"))
+            kept, _ = await loop.sock_accept(listening)
+            assert (await asyncio.wait_for(loop.sock_recv(kept, 65_536), _PATIENCE)).startswith(b"GET /kept/first ")
+            await loop.sock_sendall(kept, reply(b"first"))
+            assert (await read_message(reader)).body == b"first"
+            before = handed_over(w)
+            fill()
+            async with client(w) as (second_reader, second_writer):
+                second_writer.write(request(port, "/CANARY"))
+                await until(lambda: dialled(port))
+                w.policies.current = narrowed(port)
+                w.gate.sweep()
+                assert (await read_message(second_reader)).status == 403
+            assert handed_over(w) == before + 1
+            with pytest.raises(BlockingIOError):
+                kept.recv(65_536)
+            kept.close()
+
+
+async def test_both_gates_cut_a_request_that_is_malformed_behind_the_begin_of_its_response() -> None:
+    """A second head would be read as a part of the body that the first one has announced."""
+
+    async def early(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nbegins ")
+        await reader.read()
+
+    async with upstream(early) as server, world(allow(HOST, server.port)) as w:
+        async with client(w) as (reader, writer):
+            writer.write(request(server.port, method="POST", headers="Transfer-Encoding: chunked\r\n"))
+            await reader.readuntil(b"begins ")
+            writer.write(b"not a size\r\n")
+            with pytest.raises(ConnectionResetError):
+                await asyncio.wait_for(reader.readexactly(1), _PATIENCE)
+        await w.settled()
+        assert handed_over(w) == 0
+    assert w.audit.ends[-1].cause == "refused:malformed_request"
+
+
 # What two readers could read differently.
 
 

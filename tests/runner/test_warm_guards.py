@@ -135,8 +135,8 @@ def test_a_command_is_handed_to_nobody_else_by_sudo(tmp_path: Path) -> None:
         "s.bind(sys.argv[1])\n"
         "os.setuid(int(sys.argv[2]))\n"
         "s.listen(); print('ready', flush=True)\n"
-        "c, _ = s.accept(); c.send(b'hello')\n"
-        "try: print(len(c.recv(100)), flush=True)\n"
+        "c, _ = s.accept()\n"
+        "try: c.send(b'hello'); print(len(c.recv(100)), flush=True)\n"
         "except ConnectionError: print(0, flush=True)\n"
     )
     for user, taken in (("65534", False), ("0", True)):

@@ -212,8 +212,8 @@ class InspectedConnection:
 
     def switch(self) -> Pipe:
         """From now on all that the client sends goes through this pipe as it is."""
-        self._body = UnsizedBody()
-        pipe = Pipe()
+        self._body, pipe = UnsizedBody(), Pipe()
+        self._free.set()  # `_room` may wait for the end of this exchange, which now waits for what it reads
         self._loop.call_soon(self._advance)
         return pipe
 

@@ -133,6 +133,8 @@ class Exchange(Stream):
         elif seen.has_body and self._head.minor:
             self._chunked = True
             parts.append(b"Transfer-Encoding: chunked\r\n")
+        elif not seen.has_body and self._head.method != "HEAD" and seen.status not in (204, 304):
+            parts.append(b"Content-Length: 0\r\n")
         if self.last and not self.upgraded:
             parts.append(b"Connection: close\r\n")
         parts.append(b"\r\n")

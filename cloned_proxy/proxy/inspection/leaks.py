@@ -42,15 +42,20 @@ class _Searched(StreamFilter):
         try:
             return self._scanner.feed(piece)
         except LeakError as error:
-            refused = self._grant.decision.denied(Reason.SECRET_LEAK, secret=error.name)
-            refusal = self._enforcer.amend(self._grant, refused) or Refusal(self._grant.id, refused)
-            cause = f"refused:{Reason.SECRET_LEAK.value}"
-            raise UnfitError(str(error), answer=answers.refused(refusal), cause=cause) from None
+            raise self._refused(error) from None
 
     def rest(self) -> bytes:
         return self._scanner.rest()
 
     def trailers(self, fields: RawFields) -> RawFields:
-        for name, value in fields:
-            self.feed(name + b"\n" + value + b"\n")
+        try:
+            self._scanner.search(b"\n".join(text for field in fields for text in field))
+        except LeakError as error:
+            raise self._refused(error) from None
         return fields
+
+    def _refused(self, error: LeakError) -> UnfitError:
+        refused = self._grant.decision.denied(Reason.SECRET_LEAK, secret=error.name)
+        refusal = self._enforcer.amend(self._grant, refused) or Refusal(self._grant.id, refused)
+        cause = f"refused:{Reason.SECRET_LEAK.value}"
+        return UnfitError(str(error), answer=answers.refused(refusal), cause=cause)

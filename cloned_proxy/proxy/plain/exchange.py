@@ -23,7 +23,7 @@ from cloned_proxy.proxy.plain.reach import Reach
 from cloned_proxy.proxy.plain.underway import Underway
 from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.plain.websocket import join
-from cloned_proxy.proxy.relay import Relay
+from cloned_proxy.proxy.relay import Relay, reset_socket
 from cloned_proxy.proxy.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
 from cloned_proxy.proxy.tunnels import response_seconds
 from cloned_proxy.proxy.upstream_proxy.failure import UpstreamProxyError
@@ -86,6 +86,11 @@ class Exchange:
         tunnels = self._client.parts.tunnels
         tunnels.add(self)
         self._incoming.started = at.started
+        tunnels.look_at(self)  # before a byte of what was revoked on the way from there to here reaches anybody
+        if self._over:
+            if at.upstream is not None:
+                reset_socket(at.upstream)
+            return
         if isinstance(at.failure, UpstreamFailure):
             self._fail(at.failure)
         elif at.failure is not None:
@@ -94,8 +99,6 @@ class Exchange:
             self._reach.go_on(at.upstream, self, lambda upstream: self._rejoined(upstream, at))
         else:
             self._reach.begin(self, repeatable=self._outgoing.repeatable)
-        if not self._over:
-            tunnels.look_at(self)  # what was revoked on the way from there to here
 
     def _rejoined(self, upstream: Upstream, at: Underway) -> None:
         if self._over:

@@ -91,7 +91,9 @@ class Outgoing:
     def pass_by(self, data: bytes) -> bool:
         """The short way of `more` for bulk: False when `data` has to go through the client's buffer."""
         upstream = self.upstream
-        if upstream is None or upstream.full or self._leaks is not None or not self._body.pass_by(data):
+        if upstream is None or upstream.full or (self._leaks is not None and not self._leaks.coded):
+            return False
+        if not self._body.pass_by(data):
             return False
         self._write(upstream, [data])
         return True
@@ -119,7 +121,7 @@ class Outgoing:
             injection = self.injection
             trailers = trailers_of(chunks) if injection is None else trailers_of(chunks, but=injection.is_own)
             if leaks is not None:
-                leaks.feed(trailers)
+                leaks.search(trailers)
             out += (LAST_CHUNK, trailers, b"\r\n")
 
     def _pass(self, piece: bytes, out: list[bytes]) -> None:

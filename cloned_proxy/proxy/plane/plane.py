@@ -72,7 +72,8 @@ class Plane:
         self._numbers: Final = itertools.count(1)
         self._listeners: dict[Listener, tuple[int, int]] = {}
         """Number and column of the party."""
-        self._by_number: dict[int, Listener] = {}
+        self._by_number: dict[int, tuple[Listener, int]] = {}
+        """With the column of its party: also while it closes, for what is handed over meanwhile."""
         self._running = True
         self._freed = False
         self._parts: GateParts
@@ -140,7 +141,7 @@ class Plane:
     def open(self, listener: Listener) -> None:
         number, party = next(self._numbers), self.parties.opened(listener.party)
         self._listeners[listener] = number, party
-        self._by_number[number] = listener
+        self._by_number[number] = listener, party
         self._contend()
         self._library.plane_listen(self._handle, listener.socket.fileno(), number, party)
 
@@ -162,8 +163,7 @@ class Plane:
         return tuple(self._listeners)
 
     def _listener_of(self, number: int) -> tuple[Listener | None, int]:
-        listener = self._by_number.get(number)
-        return listener, self._listeners[listener][1] if listener in self._listeners else 0
+        return self._by_number.get(number, (None, 0))
 
     def _contend(self) -> None:
         self._library.plane_set_contended(self._handle, len(self._listeners) > 1)

@@ -35,7 +35,8 @@ from cloned_proxy.proxy.ways import KnownWay, Ways
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
 
 MOST: Final = 20_000
-"""Verdicts at once; then all are taken back, and those in use are there again at their next miss."""
+"""Verdicts at once, and numbers for who shares connections; then all are taken back, and those in use are there again
+at their next miss."""
 
 _FOREVER: Final = 3600.0
 """Seconds: of a verdict that nothing else ends."""
@@ -121,7 +122,7 @@ class Verdicts:
             return True
         if seconds <= 0 or not key:
             return False
-        if len(self._by_key) >= MOST:
+        if len(self._by_key) >= MOST or len(self._pools) >= MOST:
             self.forget()
         elif before is not None:
             self._withdraw(before)

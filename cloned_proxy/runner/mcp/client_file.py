@@ -7,6 +7,7 @@ Codex has TOML with `mcp_servers`. The file's own words decide, not its name.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ from cloned_proxy.store.list_edit import text_diff
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """`~/.claude.json` holds a history as well, and grows."""
+_DIRECTORIES_OF_CODE: Final = (".vscode", "User")
+"""Of a folder, and of a profile; both have a `mcp.json`."""
 _SECTIONS: Final = (("mcpServers",), ("servers",), ("mcp_servers",), ("mcp", "servers"))
 
 
@@ -60,10 +63,15 @@ class ClientFile:
     language: ModuleType
     """`jsonc` or `toml`: both have the same functions."""
     changes: list[Change] = field(default_factory=list)
+    created: bool = False
+    """It is not there yet: `save` makes it, for its owner alone."""
 
     @classmethod
-    def load(cls, path: Path) -> ClientFile:
-        """Raises StoreError for a file that cannot be read, with the line."""
+    def load(cls, path: Path, *, create: bool = False) -> ClientFile:
+        """With `create` an absent file begins empty. Raises StoreError for one that cannot be read, with the line."""
+        if create and not path.exists():
+            language = toml if path.suffix == ".toml" else jsonc
+            return cls(path.resolve(), b"", empty_text(language), language, created=True)
         raw = read_regular_file(path, limit=MAX_BYTES, what="client's configuration")
         try:
             text = raw.decode("utf-8")
@@ -101,13 +109,33 @@ class ClientFile:
         return found
 
     def section(self) -> Place:
-        """Where a new server belongs. Raises StoreError where there is no place for servers yet."""
+        """Where a new server belongs. Raises StoreError where there is no place for servers, and other things are."""
         document = self.document()
         for place in _SECTIONS:
             if isinstance(_value_at(document, place), dict):
                 return place
-        name = "mcp_servers" if self.language is toml else "mcpServers"
-        raise StoreError(f"{self.path}: write an empty {name} into it first, then try again")
+        if not document:
+            return (self._usual_section(),)
+        raise StoreError(f"{self.path}: write an empty {self._usual_section()} into it first, then try again")
+
+    def _usual_section(self) -> str:
+        """The word of the client whose file has this name: an empty file says nothing itself."""
+        if self.language is toml:
+            return "mcp_servers"
+        code = self.path.name == "mcp.json" and self.path.parent.name in _DIRECTORIES_OF_CODE
+        return "servers" if code else "mcpServers"
+
+    def add_server(self, name: str, entry: Mapping[str, Any]) -> bool:
+        """Whether its section was made, too. Raises StoreError where the file has no place for it, or has the name."""
+        section = self.section()
+        known = self.document_at(section)
+        if known is None:
+            self.set(section, {name: dict(entry)})
+            return True
+        if name in known:
+            raise StoreError(f"{self.path} has a server {name} already; choose another name")
+        self.set((*section, name), dict(entry))
+        return False
 
     def document_at(self, place: Place) -> Any:
         """What the text says at `place`; None for nothing."""
@@ -147,7 +175,9 @@ class ClientFile:
     def diff(self) -> str:
         """What `save` would change, as a unified diff that shows no value of a variable and no key among `args`."""
         old = ClientFile(self.path, b"", self.original.decode(), self.language)
-        return text_diff(old.without_values(), self.without_values(), str(self.path))
+        before = old.text if self.created or not old.document() else old.without_values()
+        after = self.without_values() if self.document() else self.text
+        return text_diff(before, after, str(self.path))
 
     def without_values(self) -> str:
         """Without values in `env` and `headers`, and without keys in `args`: for a terminal, never for a file."""
@@ -164,11 +194,36 @@ class ClientFile:
                     text = self.language.with_value(text, (*entry.place, "args"), self.language.raw_of(hidden))
         return text
 
+    def check_writable(self) -> None:
+        """Raises StoreError where `save` could not write, as far as that can be known before."""
+        directory = self.path.parent
+        while self.created and not directory.exists() and directory != directory.parent:
+            directory = directory.parent
+        if not directory.is_dir() or not os.access(directory, os.W_OK | os.X_OK):
+            raise StoreError(f"{self.path}: cannot be written: {directory} is no directory that this user may write to")
+
     def save(self) -> None:
         """Writes the text in the file's place, mode kept. Raises ConflictError when it is not the file any more."""
-        if read_regular_file(self.path, limit=MAX_BYTES, what="client's configuration") != self.original:
-            raise ConflictError(f"{self.path}: was changed meanwhile, perhaps by the client; try again")
+        self.check_unchanged()
+        if self.created:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StoreError(f"{self.path.parent}: cannot be made: {error.strerror}") from error
         write_atomically(self.path, self.text.encode())
+
+    def check_unchanged(self) -> None:
+        """Raises ConflictError when the file is not as it was read any more."""
+        if self.created:
+            if self.path.exists():
+                raise ConflictError(f"{self.path}: was made meanwhile; try again")
+        elif read_regular_file(self.path, limit=MAX_BYTES, what="client's configuration") != self.original:
+            raise ConflictError(f"{self.path}: was changed meanwhile, perhaps by the client; try again")
+
+
+def empty_text(language: ModuleType) -> str:
+    """A file of this language in which nothing is set."""
+    return "{}\n" if language is jsonc else ""
 
 
 def digest(raw: bytes) -> str:

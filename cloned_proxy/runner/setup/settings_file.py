@@ -9,11 +9,10 @@ from types import ModuleType
 from typing import Any, Self
 
 from cloned_proxy.runner.mcp import jsonc, toml
-from cloned_proxy.runner.mcp.client_file import MAX_BYTES, ClientFile
+from cloned_proxy.runner.mcp.client_file import MAX_BYTES, ClientFile, empty_text
 from cloned_proxy.runner.mcp.jsonc import Place
 from cloned_proxy.runner.setup import gitconfig, lines
-from cloned_proxy.store.atomic import write_atomically
-from cloned_proxy.store.errors import ConflictError, StoreError
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.list_edit import text_diff
 
@@ -32,15 +31,13 @@ class Setting:
 class SettingsFile(ClientFile):
     """A file that may not be there yet: then it begins empty and is made by `save`, for its owner alone."""
 
-    created: bool = False
-
     @classmethod
     def open(cls, path: Path) -> Self:
         """Raises StoreError for a file that cannot be read, or is not what its name says."""
         target = path.resolve()
         language = _language_of(target)
         if not target.exists():
-            return cls(target, b"", "{}\n" if language is jsonc else "", language, created=True)
+            return cls(target, b"", empty_text(language), language, created=True)
         raw = read_regular_file(target, limit=MAX_BYTES, what="settings file")
         try:
             text = raw.decode("utf-8")
@@ -70,16 +67,6 @@ class SettingsFile(ClientFile):
     def diff(self) -> str:
         """What `save` would change, as a unified diff."""
         return text_diff(self.original.decode(), self.text, str(self.path))
-
-    def save(self) -> None:
-        """Writes the text. Raises ConflictError when the file is not as it was read any more."""
-        if not self.created:
-            ClientFile.save(self)
-            return
-        if self.path.exists():
-            raise ConflictError(f"{self.path}: was made meanwhile; try again")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, self.text.encode())
 
 
 def _language_of(path: Path) -> ModuleType:

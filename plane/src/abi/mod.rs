@@ -198,6 +198,13 @@ pub extern "C" fn plane_set_contended(plane: &Plane, contended: bool) {
 #[no_mangle]
 pub extern "C" fn plane_suspend(plane: &Plane, suspended: bool) {
     plane.shared.suspended.store(suspended, SeqCst);
+    if suspended {
+        // Nobody takes entries any more: the heads that wait for that are Python's to refuse.
+        for post in &plane.shared.posts {
+            post.send(Order::Breathe);
+            sys::ring(post.bell);
+        }
+    }
 }
 
 #[no_mangle]

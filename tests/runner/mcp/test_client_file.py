@@ -10,7 +10,7 @@ from cloned_proxy.runner.mcp import jsonc, toml
 from cloned_proxy.runner.mcp.client_file import ClientFile
 from cloned_proxy.runner.mcp.snippets import snippets
 from cloned_proxy.runner.mcp.wrapping import Starter
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.errors import ConflictError, StoreError
 
 STARTER = Starter(("/opt/bin/cloned-proxy",), Path("/code/.cloned"))
 
@@ -18,6 +18,9 @@ STARTER = Starter(("/opt/bin/cloned-proxy",), Path("/code/.cloned"))
 @pytest.mark.parametrize(
     ("name", "text"),
     [
+        ("a.json", "{}"),
+        ("a.json", "{ // nothing yet\n}\n"),
+        ("a.toml", "# nothing yet\n"),
         ("a.json", '{"mcpServers": {}}'),
         ("a.json", '{\n  "mcpServers": {\n    "one": {"command": "a"}, // first\n  }\n}\n'),
         ("mcp.json", '{"inputs": [], "servers": {"one": {"command": "a"}}}'),
@@ -31,7 +34,8 @@ def test_an_entry_is_added_and_taken_back(tmp_path: Path, name: str, text: str) 
     file = ClientFile.load(path)
     place = (*file.section(), "new one")
     entry = {"command": "/opt/x", "args": ["mcp", "run"], "env": {"KEY": ""}}
-    file.set(place, entry)
+    file.add_server("new one", entry)
+    assert "+" in file.diff()
     assert file.document_at(place) == entry
     assert [each.name for each in file.entries()][-1:] == ["new one"] or "one" in text
     assert file.take_back(file.changes)
@@ -40,9 +44,28 @@ def test_an_entry_is_added_and_taken_back(tmp_path: Path, name: str, text: str) 
 
 def test_a_file_without_a_place_for_servers_says_what_to_write(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_text("{}")
+    path.write_text('{"name": "a package"}')
     with pytest.raises(StoreError, match="write an empty mcpServers into it first"):
         ClientFile.load(path).section()
+
+
+@pytest.mark.parametrize(
+    ("name", "section"),
+    [
+        (".mcp.json", "mcpServers"),
+        (".cursor/mcp.json", "mcpServers"),
+        (".vscode/mcp.json", "servers"),
+        (".codex/config.toml", "mcp_servers"),
+    ],
+)
+def test_a_file_that_is_not_there_yet_is_made_as_its_client_reads_it(tmp_path: Path, name: str, section: str) -> None:
+    file = ClientFile.load(tmp_path / name, create=True)
+    file.check_writable()
+    file.add_server("one", {"command": "a"})
+    file.save()
+    assert ClientFile.load(tmp_path / name).document() == {section: {"one": {"command": "a"}}}
+    with pytest.raises(ConflictError, match="was made meanwhile"):
+        file.save()
 
 
 def test_the_snippets_are_what_clients_read() -> None:

@@ -165,6 +165,8 @@ def read_response(block: Block, *, method: str, ended: bool, max_fields: int) ->
     if len(pseudo) != 1 or _STATUS.fullmatch(code) is None:
         raise ResponseError("a response has one :status and no other pseudo-field (RFC 9113, section 8.3.2)")
     status = int(code)
+    if ended and length and method != "HEAD" and status not in _NO_CONTENT:
+        raise ResponseError("Content-Length of a body that does not come (RFC 9113, section 8.1.1)")
     has_body = not ended and method != "HEAD" and status >= FIRST_FINAL and status not in _NO_CONTENT
     kept = [
         (name, value)

@@ -71,7 +71,7 @@ class Pipe:
 
     def break_off(self, error: Exception) -> None:
         """What has come is dropped: a reader must not take a part for the whole."""
-        if self._broken is None:
+        if self._broken is None and not self._ended:
             self._broken = error
             self._pieces.clear()
             self.size = 0

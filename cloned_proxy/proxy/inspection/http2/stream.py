@@ -128,7 +128,7 @@ class Stream(ABC):
         return bool(self.cause)
 
     def watch(self) -> None:  # noqa: B027  nothing has to be done, in every version
-        """Whether the client leaves is seen anyway: its connection is read all the time."""
+        """A client that leaves is noticed anyway, as its connection is read while less than 64 KiB of a body wait."""
 
     # Its life.
 
@@ -139,6 +139,7 @@ class Stream(ABC):
             self._break_off()
         except H2Error:
             self.cause = self.cause or "client_reset"
+            self._break_off()
         except Exception:  # noqa: BLE001  logged; whatever it was, the request must not go on
             _log.exception("an inspected request failed and is ended")
             self.cause = self.cause or Reason.INTERNAL_ERROR.value
@@ -277,7 +278,7 @@ class Stream(ABC):
 
     async def _respond(self, admitted: Admitted, seen: ResponseSeen, exchange: UpstreamExchange) -> None:
         filters = self._client.parts.admission.examine(admitted, seen)
-        if filters is None and exchange.body.ended and not exchange.body.trailers:
+        if filters is None and seen.has_body and exchange.body.ended and not exchange.body.trailers:
             await self._respond_at_once(admitted.grant, seen, exchange)
             return
         if filters is not None and filters.limit:

@@ -93,6 +93,7 @@ class UpstreamH1:
             return
         self._exchange = None
         self._used_at = time.monotonic()
+        exchange.body.break_off(UpstreamLostError("nobody wants the rest"))
         if exchange.switched:
             self.close()
         elif not (exchange.asked and exchange.body.ended) or self._buffer:
@@ -162,7 +163,7 @@ class UpstreamH1:
         exchange = self._exchange
         if exchange is None or exchange.body.ended:
             return
-        if isinstance(exchange.framing, UnsizedBody) and self.tls.closed_cleanly:
+        if exchange.switched or (isinstance(exchange.framing, UnsizedBody) and self.tls.closed_cleanly):
             exchange.body.end()  # RFC 9112, section 9.8: whole only behind a close_notify
         else:
             silent = exchange.untouched and not self._buffer and exchange.again

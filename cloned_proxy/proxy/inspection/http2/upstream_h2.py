@@ -164,6 +164,9 @@ class ExchangeH2:
             raise UpstreamLostError(str(error)) from None
 
     async def end(self, trailers: Trailers) -> None:
+        injection = self.outgoing.injection
+        if injection is not None:
+            trailers = [one for one in trailers if not injection.is_own(one[0].decode("ascii"))]
         try:
             if trailers:
                 self._connection.h2.send_headers(self.stream, list(trailers), end_stream=True)

@@ -22,6 +22,7 @@ from hyperframe.frame import (
 from cloned_proxy.proxy.inspection.http2 import bounds
 from cloned_proxy.proxy.inspection.http2.bounds import Calm
 from cloned_proxy.proxy.inspection.http2.endpoint import Endpoint
+from cloned_proxy.proxy.inspection.http2.upstream_h1 import UpstreamH1
 from cloned_proxy.proxy.inspection.http2.upstream_h2 import UpstreamH2
 from tests.proxy.inspection.http2.peers import Client, Message, Upstream2, UpstreamPeer, answer_ok
 from tests.proxy.inspection.support import World
@@ -254,3 +255,31 @@ async def test_an_upstream_that_takes_no_stream_is_502_and_not_dialled_for_ever(
     streams = [client.begin(client.head(f"/{n}")) for n in range(5)]
     assert {(await client.response(stream)).status for stream in streams} == {"502"}
     assert h2.upstream.connections <= 10
+
+
+async def test_of_a_download_that_is_taken_back_nothing_stays(h1: World) -> None:
+    """Neither its connection, nor its task, nor what of it was waiting for the client."""
+    size = 600_000
+
+    async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + bytes(size))
+        await reader.read()
+
+    h1.upstream.reply = pour
+    client = await Client.connect(h1)
+    stream = client.begin(client.head("/x"))
+    client.withheld.add(stream)
+    await client.messages[stream].until(lambda: len(client.messages[stream].body) >= 65_535)
+    (upstream,) = h1.front.pool._open
+    assert isinstance(upstream, UpstreamH1)
+    exchange = upstream._exchange
+    assert exchange is not None
+    await until(lambda: exchange.body._waiter is not None and not exchange.body._waiter.done())
+    client.h2.reset_stream(stream, 8)
+    client.send()
+    await until(upstream._over.is_set)
+    assert exchange.body.size == 0
+    assert not h1.front.pool._open
+    assert not h1.front._streams
+    await client.close()

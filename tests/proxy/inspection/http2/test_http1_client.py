@@ -141,3 +141,33 @@ async def test_a_stream_that_breaks_is_502_or_does_not_look_whole(h2: World, str
     assert (await exchange(*await h2.connect(), h2.get("/ok/early"))).startswith(b"HTTP/1.1 502 ")
     late = await exchange(*await h2.connect(), h2.get("/ok/late"))
     assert not late.endswith(b"0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "told"),
+    [
+        pytest.param([(":status", "204")], b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 204 \r\n\r\n", id="204-body"),
+        pytest.param([(":status", "304")], b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 304 \r\n\r\n", id="304-body"),
+        pytest.param([(":status", "200")], None, b"HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n", id="empty"),
+        pytest.param([(":status", "200"), ("content-length", "100")], None, b"", id="length-without-body"),
+    ],
+)
+async def test_what_its_client_reads_as_the_next_response_is_the_next_response(
+    h2: World, strict: Upstream2, head: list[tuple[str, str]], body: bytes | None, told: bytes
+) -> None:
+    async def serve(peer: UpstreamPeer, stream: int, message: Message) -> None:
+        if message.get(":path") != "/ok/first":
+            await _repeat(peer, stream, message)
+            return
+        peer.h2.send_headers(stream, head, end_stream=body is None)
+        if body is not None:
+            peer.h2.send_data(stream, body, end_stream=True)
+        peer.send()
+
+    strict.serve = serve
+    answer = await exchange(*await h2.connect(), h2.get("/ok/first") + h2.get("/ok/2", "Connection: close\r\n"))
+    if told:
+        second = b"HTTP/1.1 200 \r\nx-one: 1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        assert answer == told + second + b"7\r\nnothing\r\n0\r\n\r\n"
+    else:
+        assert answer.startswith(b"HTTP/1.1 502 ")

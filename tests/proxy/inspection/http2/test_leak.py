@@ -14,7 +14,9 @@ from tests.proxy.support import until
 CANARY = "sk-canary/4f+9=0aQ"
 
 
-@pytest.mark.parametrize("place", ["query", "field", "body", "split body", "trailer"])
+@pytest.mark.parametrize(
+    "place", ["query", "field", "body", "split body", "trailer", "trailer of a coded body", "trailer of no body"]
+)
 async def test_a_stream_with_it_is_refused_and_the_others_go_on(
     h2: World, upstream: Upstream2, client: Client, place: str
 ) -> None:
@@ -24,7 +26,11 @@ async def test_a_stream_with_it_is_refused_and_the_others_go_on(
     head = client.head(
         f"/?k={CANARY}" if place == "query" else "/",
         method="GET" if place in ("query", "field") else "POST",
-        fields=[("authorization", f"Basic {basic}")] if place == "field" else [],
+        fields={
+            "field": [("authorization", f"Basic {basic}")],
+            "trailer of a coded body": [("content-encoding", "gzip")],
+            "trailer of no body": [("content-length", "0")],
+        }.get(place, []),
     )
     stream = client.begin(head, end=place in ("query", "field"))
     if place == "body":
@@ -32,8 +38,9 @@ async def test_a_stream_with_it_is_refused_and_the_others_go_on(
     elif place == "split body":
         for byte in CANARY.encode():
             await client.send_body(stream, bytes((byte,)), end=False)
-    elif place == "trailer":
-        await client.send_body(stream, b"nothing", end=False)
+    elif place.startswith("trailer"):
+        if not place.endswith("no body"):
+            await client.send_body(stream, b"nothing", end=False)
         client.h2.send_headers(stream, [("x-sum", CANARY)], end_stream=True)
         client.send()
     answer = await client.response(stream)
