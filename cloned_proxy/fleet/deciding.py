@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from typing import Any
 
 from cloned_proxy.fleet.approval_service import Wanted, approver_key_file
-from cloned_proxy.fleet.decision import LONGEST_SECONDS, FleetDecision, read_decision, seal_decision
+from cloned_proxy.fleet.decision import LONGEST_SECONDS, SKEW_SECONDS, FleetDecision, read_decision, seal_decision
 from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.errors import FleetError
 from cloned_proxy.fleet.keys import SigningKey, load_key
@@ -53,6 +54,13 @@ async def _decide(
     async with Link(settings, base=workspace.root, secrets=vault) as link:
         seconds, microseconds = await link.run(lambda redis: redis.time())
         now = seconds + microseconds / 1e6
+        apart = abs(now - time.time())
+        if apart > SKEW_SECONDS:
+            # Signed by a time far ahead, an approval could be offered again for as long.
+            raise FleetError(
+                f"the clock of the store and the one here differ by {apart / 3600:.1f} hours, so nothing "
+                "is decided; set them by NTP"
+            )
         decision = FleetDecision(
             fleet=settings.name,
             request=request,

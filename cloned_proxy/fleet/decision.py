@@ -25,6 +25,9 @@ from cloned_proxy.store.policy_entry import Action, Entry, rules_of
 
 PAYLOAD_TYPE: Final = "application/vnd.cloned-proxy.decision+json"
 LONGEST_SECONDS: Final = 30 * 86_400.0
+SKEW_SECONDS: Final = 2 * 3600.0
+"""So far may a host's clock be off. An approval that ended longer ago is an old one that is offered again, one that was
+decided more than that ahead was signed by a wrong time, and one that a store offers with a wrong time ends then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Final
 
@@ -11,6 +12,11 @@ from cloned_proxy.store.deadline import uptime
 _TIMES: Final = 20
 """So much longer than the looking took: a twentieth of the time is the most that is spent on it."""
 _LONGEST: Final = 30.0
+
+
+def again_seconds() -> float:
+    """Until a reading that failed is tried again: not by all replicas at the same moment."""
+    return random.uniform(0.2, 1.0)  # noqa: S311  no secret
 
 
 class Pause:

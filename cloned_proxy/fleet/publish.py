@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
+from redis.exceptions import RedisError
 
 from cloned_proxy.fleet.answers import MOST_ANSWERED
 from cloned_proxy.fleet.envelope import MAX_BYTES, Trust
@@ -233,6 +234,12 @@ class Publisher:
             async with asyncio.timeout(CALL_SECONDS):
                 await pubsub.subscribe(self._names.replica_news)
                 await pubsub.get_message(timeout=CALL_SECONDS)
+        except (RedisError, OSError, TimeoutError) as error:
+            await pubsub.aclose()  # type: ignore[no-untyped-call]  # not typed there
+            raise StoreAwayError(
+                f"{self._link.url}: no answer within {CALL_SECONDS:g} s; nothing was published"
+            ) from error
+        try:
             copies = await put()
             began = last = time.monotonic()
             while missing and (left := began + wait - time.monotonic()) > 0:
@@ -241,9 +248,10 @@ class Publisher:
                 if report is not None and report.number >= statement.number:
                     missing.discard((report.replica, report.worker))
                     last = time.monotonic()
-        except TimeoutError as error:
-            raise StoreAwayError(
-                f"{self._link.url}: no answer within {CALL_SECONDS:g} s; nothing was published"
+        except (RedisError, OSError, TimeoutError) as error:  # `put` raises a StoreError
+            raise FleetError(
+                f"{statement.number} is published; who has it is not known, since the store went away: `cloned-proxy "
+                "fleet status` tells when it is back"
             ) from error
         finally:
             await pubsub.aclose()  # type: ignore[no-untyped-call]  # not typed there

@@ -15,11 +15,11 @@ from typing import Any, Final
 
 import structlog
 
-from cloned_proxy.fleet.decision import FleetDecision, read_decision
+from cloned_proxy.fleet.decision import SKEW_SECONDS, FleetDecision, read_decision
 from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.link import Link
-from cloned_proxy.fleet.pause import Pause
+from cloned_proxy.fleet.pause import Pause, again_seconds
 from cloned_proxy.fleet.request_store import ASK, MOST, READ, RequestNames
 from cloned_proxy.policy.rule import Rule
 from cloned_proxy.store.approval_mirror import ApprovalMirror, Settled, as_message, from_message
@@ -35,9 +35,6 @@ _MOST_SAID: Final = 10
 _LONGEST_ID: Final = 60
 _MOST_ANSWERED: Final = 32 * 1024 * 1024
 """Of all requests and decisions at once."""
-_SKEW_SECONDS: Final = 2 * 3600.0
-"""So far may a host's clock be off. An approval that ended longer ago than that is an old one that is offered again,
-and one that a store offers with a wrong time ends then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +117,17 @@ class FleetRequests:
                     await self.read()
                     self._pause.after(began)
             except StoreAwayError:
-                continue  # the link tells the log, and reads again when the store is back
+                # The link tells the log. It reads again where it breaks; one call that failed does not break it.
+                await self._again(news=news)
             except Exception:  # noqa: BLE001  one fault must not end the following
                 _log.exception("requests of the fleet cannot be followed; tried again")
+                await self._again(news=news)
+
+    async def _again(self, *, news: bool) -> None:
+        """What was told and could not be read is not lost."""
+        if news:
+            self._news.set()
+        await asyncio.sleep(again_seconds())
 
     async def tell(self) -> None:
         """Tells the fleet of the requests that were made here. Raises StoreAwayError and StoreError."""
@@ -176,8 +181,10 @@ class FleetRequests:
         self._on_decision(decision)
 
     def _put_in_force(self, decision: FleetDecision, *, now: float, up: float) -> None:
+        if decision.decided > self._clock() + SKEW_SECONDS:
+            raise ValueError("it was decided in the future: by a wrong time, or the clock here is slow")
         # The store's clock, which a store that lies can set back, and this host's, which may be wrong.
-        late = decision.ends + _SKEW_SECONDS - self._clock()
+        late = decision.ends + SKEW_SECONDS - self._clock()
         left = min(decision.ends - now, decision.ends - decision.decided, late)
         if left <= 0:
             return

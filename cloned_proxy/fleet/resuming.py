@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from typing import Final
 
+from cloned_proxy.fleet.approval_service import approver_key_file
 from cloned_proxy.fleet.deciding import approver_key
 from cloned_proxy.fleet.errors import FleetError
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.resumption import Resumption, seal_resumption
+from cloned_proxy.fleet.signing import signing_key
 from cloned_proxy.fleet.use_names import UseNames
 from cloned_proxy.fleet.use_scripts import RESUME
+from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.fleet_settings import FleetSettings
 from cloned_proxy.store.live_vault import LiveVault
 from cloned_proxy.store.vault import Vault
@@ -37,7 +41,7 @@ def resume_uses(workspace: Workspace, *, by: str, reason: str) -> str:
 
 
 async def _resume(workspace: Workspace, settings: FleetSettings, by: str, reason: str) -> str:
-    key = approver_key(workspace, settings)
+    key = _key(workspace, settings)
     vault = LiveVault(Vault(workspace, workspace.config().vault.key), os.environ)
     async with Link(settings, base=workspace.root, secrets=vault) as link:
         before = await link.run(lambda redis: redis.hget(UseNames(settings.name).ledger, "generation")) or b""
@@ -45,6 +49,16 @@ async def _resume(workspace: Workspace, settings: FleetSettings, by: str, reason
     if not generation:
         raise FleetError("somebody else has resumed the count a moment ago; look at the log of `serve`")
     return generation
+
+
+def _key(workspace: Workspace, settings: FleetSettings) -> SigningKey:
+    """The approver's, or where there is none that of who publishes. Raises StoreError."""
+    if not approver_key_file(workspace).exists():
+        with contextlib.suppress(StoreError):  # then what is missing is the approver's
+            key = signing_key(workspace, settings.key, os.environ)
+            if key.public in settings.trust:
+                return key
+    return approver_key(workspace, settings)
 
 
 async def begin_count(link: Link, fleet: str, key: SigningKey, *, before: bytes | str, by: str, reason: str) -> str:

@@ -14,7 +14,7 @@ from cloned_proxy.fleet.envelope import MAX_BYTES
 from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.names import Names
-from cloned_proxy.fleet.pause import Pause
+from cloned_proxy.fleet.pause import Pause, again_seconds
 from cloned_proxy.fleet.source import Taker
 from cloned_proxy.fleet.statement import Number
 
@@ -78,10 +78,20 @@ class StoreSource:
             self._dirty.clear()
             await self._pause.over()
             try:
-                await self.read()
+                await self._read()
+            except StoreAwayError:
+                # The link says so. It reads again where it breaks; one call that failed does not break it, and its news
+                # is told once.
+                await self._again()
             except Exception:  # noqa: BLE001  what one answer broke must not end the following
                 _log.exception("the policy of the fleet could not be read; asked again")
+                await self._again()
             await asyncio.sleep(_GAP_SECONDS)
+
+    async def _again(self) -> None:
+        if self._link.connected:
+            self._dirty.set()
+        await asyncio.sleep(again_seconds())
 
     async def _read(self) -> None:
         """Asks for the number, and for the envelope where it is another one. Raises StoreAwayError."""

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from cloned_proxy.fleet import requests as requests_module
+from cloned_proxy.fleet.decision import SKEW_SECONDS as SKEW
 from cloned_proxy.fleet.decision import seal_decision
+from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.request_store import MOST, READ
 from cloned_proxy.store.approval import Proposal
 from cloned_proxy.store.errors import StoreError
@@ -21,8 +23,6 @@ from cloned_proxy.store.policy_entry import Entry
 from tests.fleet.conftest import RedisServer
 from tests.fleet.lying import LyingStore, runs
 from tests.fleet.test_requests import APPROVER, DECISION, HOST, NAMES, TOOL, Desk, until
-
-SKEW = requests_module._SKEW_SECONDS
 
 
 @pytest.fixture
@@ -91,6 +91,44 @@ async def test_an_approval_lasts_no_longer_for_being_offered_again(
     await desk.requests.read()
     assert not desk.requests._unsettled
     assert len(desk.decided) == 1
+
+
+async def test_nothing_is_decided_by_a_time_that_the_store_makes_up(
+    desk: Desk, liar: LyingStore, store: RedisServer
+) -> None:
+    """What is signed by a time years ahead could be offered again for years."""
+    asked = desk.ask()
+    await desk.requests.tell()
+    seconds = int(time.time())
+    liar.lie = lambda command, answer: [b"%d" % (seconds + 86_400), b"0"] if command[0] == b"TIME" else answer
+    with pytest.raises(StoreError, match=r"differ by 24\.0 hours, so nothing is decided"):
+        await asyncio.to_thread(desk.decide, asked.id)
+    with store.client() as client:
+        assert not client.exists(NAMES.decisions)
+
+
+async def test_news_that_could_not_be_read_is_read_again(
+    desk: Desk, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decision = replace(DECISION, decided=time.time(), ends=time.time() + 3600)
+    offer(store, decision.request, seal_decision(decision, APPROVER))
+    monkeypatch.setattr(requests_module, "_READ_SECONDS", 3600.0)
+    read, failed = desk.requests.read, 0
+
+    async def failing() -> None:
+        nonlocal failed
+        failed += 1
+        if failed == 1:
+            raise StoreAwayError("no answer in time")
+        await read()
+
+    monkeypatch.setattr(desk.requests, "read", failing)
+    task = asyncio.create_task(desk.requests.run())
+    with store.client() as client:
+        client.publish(NAMES.news, decision.request)
+    await until(desk.passes)
+    assert failed == 2
+    task.cancel()
 
 
 async def test_an_approval_of_a_store_that_lies_about_the_time_ends_by_the_host_s_clock(

@@ -241,6 +241,25 @@ async def test_two_hundred_publishes_end_with_the_last(start: Start, store: Redi
         assert client.hlen("cloned:{acme}:policy:history") == 100
 
 
+async def test_a_publish_says_that_it_is_done_though_the_store_dies_while_replicas_are_awaited(
+    store: RedisServer, tmp_path: Path
+) -> None:
+    with store.client() as client:
+        client.hset(NAMES.replicas, "ghost/0", json.dumps({"replica": "ghost", "worker": 0, "epoch": 0, "version": 0}))
+        client.zadd(NAMES.replicas_seen, {"ghost/0": "inf"})
+
+        async def die() -> None:
+            while not client.exists(NAMES.policy):  # noqa: ASYNC110  what it waits for has no event
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(0.1)
+            store.kill()
+
+        task = asyncio.create_task(die())
+        with pytest.raises(FleetError, match=r"^1\.1 is published; who has it is not known"):
+            await publish(store.url, KEY, policy_for("a.example"), tmp_path, wait=60)
+        await task
+
+
 async def test_a_publisher_that_was_overtaken_changes_nothing(store: RedisServer, tmp_path: Path) -> None:
     from cloned_proxy.fleet import publish as module  # noqa: PLC0415
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.fleet.approval_service import approvals_of, approver_key_file
-from cloned_proxy.fleet.decision import FleetDecision, read_decision, seal_decision
+from cloned_proxy.fleet.decision import SKEW_SECONDS, FleetDecision, read_decision, seal_decision
 from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.errors import EnvelopeError, FleetError, StoreAwayError
 from cloned_proxy.fleet.keys import SigningKey
@@ -242,7 +242,7 @@ async def test_only_an_approver_decides(desks: Callable[..., Desk]) -> None:
     assert none.state(asked.id) == "pending"
 
 
-@pytest.fixture(params=["stranger", "replica", "fleet", "request", "wide", "long", "unsigned"])
+@pytest.fixture(params=["stranger", "replica", "fleet", "request", "wide", "long", "future", "unsigned"])
 def forged(request: pytest.FixtureRequest) -> Callable[[Desk, str], bytes]:
     kind: str = request.param
 
@@ -262,6 +262,9 @@ def forged(request: pytest.FixtureRequest) -> Callable[[Desk, str], bytes]:
                 return seal_decision(replace(decision, entries=(Entry("*.com"),)), APPROVER)
             case "long":
                 return seal_decision(replace(decision, ends=now + 10 * 365 * 86_400), APPROVER)
+            case "future":
+                ahead = now + SKEW_SECONDS + 3600
+                return seal_decision(replace(decision, decided=ahead, ends=ahead + 600), APPROVER)
             case _:
                 return seal_decision(decision, APPROVER).replace(b'"sig":"', b'"sig":"0')
 
