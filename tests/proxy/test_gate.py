@@ -415,6 +415,7 @@ async def test_an_upstream_that_refuses_is_502_and_names_the_phase_only() -> Non
         reply = await w.ask(connect_head(port))
         assert (reply.status, reply.json["phase"]) == (502, "connect")
         assert b"127.0.0.1" not in reply.body
+        await w.settled()
         assert [end.cause for end in w.audit.ends] == ["upstream_error:connect"]
 
 
