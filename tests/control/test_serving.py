@@ -163,5 +163,6 @@ def test_no_rule_lets_a_tool_through_to_it(workspace: Workspace, workers: str) -
     allowed.append(f"{{host: localhost, ports: [{serving.control_port}], addresses: [private]}}")
     workspace.write_policy(policy_text(allow=allowed))
     # Each worker takes the new policy in by itself: until then it answers `host_not_allowed`, whoever was asked before.
-    for name in (place, f"localhost:{serving.control_port}"):
-        eventually(lambda: serving.get(f"http://{name}/pair").reason == "address_not_allowed", what="the refusal")
+    eventually(lambda: serving.get(f"http://{place}/pair").reason == "address_not_allowed", what="the refusal")
+    by_name = f"http://localhost:{serving.control_port}/pair"
+    eventually(lambda: serving.get(by_name).reason == "address_not_allowed", what="the refusal by name")
