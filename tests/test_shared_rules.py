@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,9 @@ from cloned_proxy.policy.identity import Claims, mint_token
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.pack import read_pack
 from cloned_proxy.policy.parse import parse_policy
+from cloned_proxy.policy.reasons import REASONS
 from cloned_proxy.policy.units import parse_size, parse_term
+from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.slot_protocol import OpenSlot
 from cloned_proxy.runner.spec import check_tool_id, parse_memory
 from cloned_proxy.store.egress_request import proposal_of
@@ -123,3 +127,41 @@ def _or_none(read: Callable[[str], Any], text: str) -> Any:
         return read(text)
     except Exception:  # noqa: BLE001  each door has an error of its own
         return None
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_reason_has_its_row() -> None:
+    assert list(REASONS) == list(Reason)
+
+
+@pytest.mark.checkout
+def test_the_control_ui_has_the_words_of_the_table() -> None:
+    text = (ROOT / "cloned_proxy" / "control" / "static" / "reasons.js").read_text()
+    words = dict(re.findall(r'^  (\w+): "([^"]*)",$', text, re.MULTILINE))
+    assert words == {reason: row.meaning for reason, row in REASONS.items()}
+
+
+@pytest.mark.checkout
+def test_the_docs_have_the_rows_of_the_table() -> None:
+    told = re.findall(r"^\| `(\w+)` \| (.*) \| (\d+) \| (yes|no) \| (yes|no) \|$", _answers(), re.MULTILINE)
+    rows = [
+        (str(reason), row.meaning, str(row.status), _word(row.reportable), _word(row.mendable))
+        for reason, row in REASONS.items()
+        if reason is not Reason.ALLOWED
+    ]
+    assert told == rows
+
+
+@pytest.mark.checkout
+def test_the_docs_explain_every_status() -> None:
+    assert {str(row.status) for row in REASONS.values()} - {"200"} <= set(re.findall(r"\b[45]\d\d\b", _answers()))
+
+
+def _answers() -> str:
+    return (ROOT / "docs" / "answers.md").read_text()
+
+
+def _word(yes: bool) -> str:
+    return "yes" if yes else "no"

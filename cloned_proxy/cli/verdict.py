@@ -19,8 +19,9 @@ from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_unseen
 from cloned_proxy.policy.decision import Decision, Request
-from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
+from cloned_proxy.policy.hint import owner_hint
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.reasons import MENDABLE
 from cloned_proxy.policy.refusal import refused
 from cloned_proxy.policy.registry_path import package_of
 from cloned_proxy.policy.rule import Host
@@ -36,7 +37,7 @@ from cloned_proxy.store.workspace import Workspace
 
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
 _REFUSED: Final = Verdict.DENY.name.lower()
-_DECIDED_BY_POLICY: Final = ALLOWABLE | {Reason.ALLOWED, Reason.EXPLICIT_DENY, Reason.ADDRESS_NOT_ALLOWED}
+_DECIDED_BY_POLICY: Final = MENDABLE | {Reason.ALLOWED, Reason.EXPLICIT_DENY, Reason.ADDRESS_NOT_ALLOWED}
 """What another policy would have decided otherwise; the rest is about who asked and how."""
 _DECISION_ID: Final = re.compile(r"[0-9a-f]{24}")
 
