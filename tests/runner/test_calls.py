@@ -79,7 +79,7 @@ def test_a_path_of_ones_own_is_named_where_a_program_is_not_found_by_it(runner: 
     """The image has a `true`: to say that it has none would send people to build another image."""
     with pytest.raises(SandboxInputError, match="no program 'true' in the PATH of `env`, which takes the place of"):
         runner.exec(TOOL, ["true"], env={"PATH": "/sandbox"})
-    with pytest.raises(SandboxInputError, match="the image .* has no program '/sandbox/true'"):
+    with pytest.raises(SandboxInputError, match=r"the image .* has no program '/sandbox/true'"):
         runner.exec(TOOL, ["/sandbox/true"], env={"PATH": "/sandbox"})
     assert runner.exec(TOOL, ["/bin/true"], env={"PATH": "/sandbox"}).exit_code == 0
 
