@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cloned_proxy.cli.editing import actor
-from cloned_proxy.cli.errors import FAILED, CommandError, say
+from cloned_proxy.cli.errors import CommandError, say
 from cloned_proxy.cli.image_build import bring_worker
 from cloned_proxy.cli.mcp_bake import baked
 from cloned_proxy.cli.output import put
@@ -82,7 +82,7 @@ def add_server(options: AddOptions) -> None:
 
 
 def _baked(options: AddOptions, place: Workspace, kind: Kind, text: str) -> Server:
-    """Raises CommandError."""
+    """Raises CommandError and SandboxError."""
     try:
         package = parse_package(kind, text)
         command, args = package.line(options.args)
@@ -94,8 +94,6 @@ def _baked(options: AddOptions, place: Workspace, kind: Kind, text: str) -> Serv
             return baked(engine, package, server)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    except SandboxError as error:
-        raise CommandError(str(error), code=FAILED) from error
 
 
 def _package(options: AddOptions) -> tuple[Kind, str]:

@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.cli.errors import FAILED, CommandError, say
+from cloned_proxy.cli.errors import CommandError, say
 from cloned_proxy.cli.interruption import interruptible
 from cloned_proxy.cli.output import put, put_json, visible
 from cloned_proxy.runner.artifacts import StepReport
-from cloned_proxy.runner.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.pipeline import defaults_used, how_to_give, load_pipeline
 from cloned_proxy.runner.pipeline_run import PipelineReport, ToolRunner, run_pipeline
 from cloned_proxy.runner.process import ProcessRunner
@@ -46,36 +45,31 @@ class RunOptions:
 
 
 def run_and_report(options: RunOptions) -> None:
-    """Raises CommandError."""
+    """Raises CommandError and SandboxError."""
     configure_logging()
     workspace = Workspace.find(options.workspace)
-    try:
-        workspace.create()
-        pipeline = load_pipeline(options.pipeline, workspace.root)
-        inputs = _inputs(options)
-        for name, value in defaults_used(pipeline, inputs).items():
-            say(f"{name}: {value} (the default; another: {how_to_give(name)})")
-        with (
-            interruptible(),
-            proxy_for(workspace.root, say, policy=options.policy),
-            _runner(options, workspace) as runner,
-        ):
-            report = run_pipeline(
-                pipeline,
-                inputs,
-                runner,
-                artifacts=workspace.artifacts_directory,
-                environ=os.environ,
-                progress=say,
-                hint_for=lambda tool, since: _last_hint(workspace, tool, since),
-                dry_run=options.dry_run,
-                timeout=options.timeout,
-                watch=_print_words if options.watch else None,
-            )
-    except SandboxInputError as error:
-        raise CommandError(str(error)) from error
-    except SandboxError as error:
-        raise CommandError(str(error), code=FAILED) from error
+    workspace.create()
+    pipeline = load_pipeline(options.pipeline, workspace.root)
+    inputs = _inputs(options)
+    for name, value in defaults_used(pipeline, inputs).items():
+        say(f"{name}: {value} (the default; another: {how_to_give(name)})")
+    with (
+        interruptible(),
+        proxy_for(workspace.root, say, policy=options.policy),
+        _runner(options, workspace) as runner,
+    ):
+        report = run_pipeline(
+            pipeline,
+            inputs,
+            runner,
+            artifacts=workspace.artifacts_directory,
+            environ=os.environ,
+            progress=say,
+            hint_for=lambda tool, since: _last_hint(workspace, tool, since),
+            dry_run=options.dry_run,
+            timeout=options.timeout,
+            watch=_print_words if options.watch else None,
+        )
     _show(report, options)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from cloned_proxy.cli.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
+from cloned_proxy.cli.errors import INTERRUPTED, TIMED_OUT, say
 from cloned_proxy.cli.exec_job import check_policy, check_project, job_of
 from cloned_proxy.cli.exec_options import ExecOptions
 from cloned_proxy.cli.exit_explained import LastWords, explained
@@ -17,7 +17,7 @@ from cloned_proxy.cli.pipes import Pipes
 from cloned_proxy.cli.project_report import Reports
 from cloned_proxy.cli.refusals import Refusals
 from cloned_proxy.cli.terminal_environment import terminal_environment
-from cloned_proxy.runner.errors import SandboxError, SandboxInputError, ToolTimeoutError
+from cloned_proxy.runner.errors import ToolTimeoutError
 from cloned_proxy.runner.execution import Outcome
 from cloned_proxy.runner.prepared import Prepared
 from cloned_proxy.runner.runner import DockerContainerRunner
@@ -42,10 +42,6 @@ def run_command(
         return TIMED_OUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    except SandboxInputError as error:
-        raise CommandError(str(error)) from error
-    except SandboxError as error:
-        raise CommandError(str(error), code=FAILED) from error
     if outcome.out_of_memory:
         say(f"cloned-proxy: {options.tool} used more memory than it may; raise --memory")
     return outcome.exit_code

@@ -12,6 +12,7 @@ from cloned_proxy.store.audit_log import append_bodies, append_events, forget_ru
 from cloned_proxy.store.audit_retention import Retention
 from cloned_proxy.store.policy_history import Snapshot, remember
 from cloned_proxy.store.tally_writer import TallyWriter
+from cloned_proxy.store.transaction import transaction
 from cloned_proxy.telemetry.events import (
     AuditUnavailableError,
     DecisionEvent,
@@ -78,15 +79,12 @@ class GroupWriter:
         """
         if not group and not even_empty and not self.source_waits:
             return []
-        self._database.execute("BEGIN IMMEDIATE")
         try:
-            self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
-            self._append_entries()  # first: what the group says of their decisions comes behind them
-            too_late = self._append_items(group)
-            self._database.execute("COMMIT")
+            with transaction(self._database):
+                self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
+                self._append_entries()  # first: what the group says of their decisions comes behind them
+                too_late = self._append_items(group)
         except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
             self._tally = TallyWriter()  # what it knew of rows may have been taken back
             raise
         self._entries.clear()
