@@ -11,6 +11,7 @@ from handbook.metrics_page import metrics_page
 from handbook.policy_page import policy_page
 from handbook.settings_page import settings_page
 from handbook.site import ROOT
+from handbook.threat_page import threat_page
 
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "api.md": api_page,
@@ -18,6 +19,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "metrics.md": metrics_page,
     "policy-reference.md": policy_page,
     "settings.md": settings_page,
+    "threat-model.md": threat_page,
 }
 
 
