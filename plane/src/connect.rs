@@ -107,13 +107,14 @@ impl Worker {
         counts.granted.fetch_add(1, SeqCst);
         counts.open.fetch_add(1, SeqCst);
         *counts.last_id.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = id;
-        if self.shared.records.decided(verdict, &id, sys::wall(), asked) {
+        let (choked, slip) = self.shared.records.decided(verdict, &id, sys::wall(), asked);
+        if choked {
             self.choked = true;
             self.stop_accepting();
         }
         self.shared.decision_seconds.observe(now - began);
         let verdict = verdict.clone();
-        self.flows[place as usize].grant = Some(Grant { verdict, id, since: now, counted: 0, relaying: false });
+        self.flows[place as usize].grant = Some(Grant { verdict, id, since: now, counted: 0, relaying: false, slip });
     }
 
     /// The flow's own deadline has come.

@@ -4,26 +4,49 @@
 use crate::verdict::{Verdict, ID};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 const HOUR: u64 = 3_600_000_000;
 const MAX_PATH: usize = 1024;
 
 /// How many decisions, when the first and the last (microseconds since the epoch).
-pub struct Calls {
-    pub count: u64,
-    pub first: u64,
-    pub last: u64,
+struct Calls {
+    count: u64,
+    first: u64,
+    last: u64,
+}
+
+/// The place of a plain request among those that wait: its end becomes one entry with it, while it waits.
+pub struct Slip {
+    batch: u64,
+    index: usize,
+}
+
+/// The decision on a plain request, whose entry is written when it is taken: by then it may be over.
+struct Exchange {
+    verdict: Arc<Verdict>,
+    id: [u8; ID],
+    wall: u64,
+    /// Method, a space, path without the query.
+    asked: Vec<u8>,
+    method_length: usize,
+    /// When it ended (microseconds since the epoch), bytes up and down, how long it lasted.
+    end: Option<[u64; 4]>,
+    /// Bytes of `Waiting::text` that go before it.
+    behind: usize,
 }
 
 #[derive(Default)]
 pub struct Waiting {
+    /// Grows with each that is taken: by it a slip of an earlier one is known.
+    batch: u64,
     /// One JSON text a line, as the log stores it.
-    pub text: Vec<u8>,
+    text: Vec<u8>,
+    exchanges: Vec<Exchange>,
     pub entries: usize,
     /// By verdict and hour, and by what was asked for (method and path of a plain request, else nothing).
-    pub calls: HashMap<(u32, u64), HashMap<Vec<u8>, Calls>>,
+    calls: AllCalls,
     /// Somebody waits until there are few.
     pub choked: bool,
 }
@@ -45,8 +68,24 @@ impl Records {
         self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Whether there are so many that heads have to wait.
-    pub fn decided(&self, verdict: &Verdict, id: &[u8; ID], wall: u64, asked: &Asked<'_>) -> bool {
+    /// Takes all there is, for the log.
+    pub fn take(&self) -> Waiting {
+        let mut waiting = self.lock();
+        let next = Waiting { batch: waiting.batch + 1, ..Waiting::default() };
+        std::mem::replace(&mut *waiting, next)
+    }
+
+    /// Whether there are so many that heads have to wait; and where it waits, of a plain request.
+    pub fn decided(&self, verdict: &Arc<Verdict>, id: &[u8; ID], wall: u64, asked: &Asked<'_>) -> (bool, Option<Slip>) {
+        if verdict.plain.is_some() {
+            let asked_for = [asked.method, asked.recorded_path()].join(&b' ');
+            let (verdict, method_length) = (verdict.clone(), asked.method.len());
+            let mut waiting = self.lock();
+            let (slip, behind) = (Slip { batch: waiting.batch, index: waiting.exchanges.len() }, waiting.text.len());
+            let exchange = Exchange { verdict, id: *id, wall, asked: asked_for, method_length, end: None, behind };
+            waiting.exchanges.push(exchange);
+            return (self.added(waiting), Some(slip));
+        }
         let mut waiting = self.lock();
         let (text, entry) = (&mut waiting.text, &verdict.entry);
         text.extend_from_slice(&entry[0]);
@@ -54,20 +93,22 @@ impl Records {
         text.extend_from_slice(&entry[1]);
         hex(text, id);
         text.extend_from_slice(&entry[2]);
-        let mut call = Vec::new();
-        if entry.len() > 3 {
-            quoted(text, asked.method);
-            text.extend_from_slice(&entry[3]);
-            quoted(text, asked.recorded_path());
-            text.extend_from_slice(&entry[4]);
-            call = [asked.method, asked.recorded_path()].join(&b' ');
-        }
         text.push(b'\n');
-        let calls = waiting.calls.entry((verdict.number, wall / HOUR)).or_default();
-        let calls = calls.entry(call).or_insert(Calls { count: 0, first: wall, last: wall });
-        calls.count += 1;
-        calls.last = wall;
-        self.added(waiting)
+        count_call(&mut waiting.calls, verdict.number, wall, b"");
+        (self.added(waiting), None)
+    }
+
+    /// As `ended`, of a plain request that was whole: one entry with its decision, while that waits.
+    pub fn completed(&self, slip: &Slip, end: &End<'_>, suffix: &[u8]) {
+        let mut waiting = self.lock();
+        if waiting.batch == slip.batch {
+            if let Some(exchange) = waiting.exchanges.get_mut(slip.index) {
+                exchange.end = Some([end.wall, end.up, end.down, end.lasted]);
+                return;
+            }
+        }
+        drop(waiting);
+        self.ended(end, suffix);
     }
 
     pub fn ended(&self, end: &End<'_>, suffix: &[u8]) {
@@ -105,6 +146,76 @@ impl Records {
         match waited {
             Ok((waiting, _)) => waiting.entries,
             Err(poisoned) => poisoned.into_inner().0.entries,
+        }
+    }
+}
+
+impl Waiting {
+    /// The entries, one a line; and of each verdict, hour and request a line: verdict, count, first, last, method, path.
+    pub fn written(mut self) -> (Vec<u8>, Vec<u8>) {
+        let mut text = Vec::with_capacity(self.text.len() + 640 * self.exchanges.len());
+        let mut at = 0;
+        for exchange in &self.exchanges {
+            text.extend_from_slice(&self.text[at..exchange.behind]);
+            at = exchange.behind;
+            exchange.write(&mut text);
+            count_call(&mut self.calls, exchange.verdict.number, exchange.wall, &exchange.asked);
+        }
+        text.extend_from_slice(&self.text[at..]);
+        let mut calls = Vec::new();
+        for ((verdict, _), asked) in self.calls {
+            for (what, Calls { count, first, last }) in asked {
+                calls.extend_from_slice(format!("{verdict} {count} {first} {last} ").as_bytes());
+                calls.extend_from_slice(&what);
+                calls.push(b'\n');
+            }
+        }
+        (text, calls)
+    }
+}
+
+impl Exchange {
+    /// Its entry: that of the decision, with the end in it where there is one (`telemetry/combined.py`).
+    fn write(&self, text: &mut Vec<u8>) {
+        let entry = &self.verdict.entry;
+        text.extend_from_slice(&entry[0]);
+        seconds(text, self.wall);
+        if let Some([ended, up, down, _]) = self.end {
+            text.extend_from_slice(b",\"bytes_down\":");
+            number(text, down);
+            text.extend_from_slice(b",\"bytes_up\":");
+            number(text, up);
+            text.extend_from_slice(b",\"cause\":\"closed\",\"ended\":");
+            seconds(text, ended);
+        }
+        text.extend_from_slice(&entry[1]);
+        hex(text, &self.id);
+        text.extend_from_slice(&entry[2]);
+        quoted(text, &self.asked[..self.method_length]);
+        text.extend_from_slice(&entry[3]);
+        quoted(text, &self.asked[self.method_length + 1..]);
+        text.extend_from_slice(&entry[4]);
+        if let Some([_, _, _, lasted]) = self.end {
+            text.extend_from_slice(b"\"seconds\":");
+            seconds(text, lasted);
+            text.push(b',');
+        }
+        text.extend_from_slice(&entry[5]);
+        text.push(b'\n');
+    }
+}
+
+type AllCalls = HashMap<(u32, u64), HashMap<Vec<u8>, Calls>>;
+
+fn count_call(all: &mut AllCalls, verdict: u32, wall: u64, asked: &[u8]) {
+    let of_verdict = all.entry((verdict, wall / HOUR)).or_default();
+    match of_verdict.get_mut(asked) {
+        Some(calls) => {
+            calls.count += 1;
+            calls.last = calls.last.max(wall);
+        }
+        None => {
+            of_verdict.insert(asked.to_vec(), Calls { count: 1, first: wall, last: wall });
         }
     }
 }

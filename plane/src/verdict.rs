@@ -21,7 +21,8 @@ pub struct Verdict {
     pub expires: u64,
     pub account: Account,
     pub limits: Limits,
-    /// The entry of the decision in pieces: between them the time, the id and, of a plain request, method and path.
+    /// The entry of the decision in pieces: between them the time, the id and, of a plain request, method, path and what
+    /// its end adds (`record::Exchange`).
     pub entry: Vec<Vec<u8>>,
     /// None: of a CONNECT.
     pub plain: Option<Plain>,

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,7 @@ from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.listen_settings import Network
 from cloned_proxy.store.upstream_settings import UpstreamSettings
+from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision
 from cloned_proxy.telemetry.events import (
     AuditUnavailableError,
     DecisionEvent,
@@ -217,7 +219,17 @@ class Audit:
 
     @property
     def ends(self) -> list[FlowEnd]:
-        return [event for event in self.events if isinstance(event, FlowEnd)]
+        """Those of finished exchanges too, whose entry is that of their decision."""
+        return [
+            end
+            for event in self.events
+            if (end := _end_in(event) if isinstance(event, FinishedDecision) else event) and isinstance(end, FlowEnd)
+        ]
+
+
+def _end_in(event: FinishedDecision) -> FlowEnd:
+    up, down = event.bytes_up, event.bytes_down
+    return FlowEnd(event.id, event.ended, event.tool, up, down, event.seconds, event.cause)
 
 
 def event_of(body: str) -> Event:
@@ -226,9 +238,15 @@ def event_of(body: str) -> Event:
     kind = fields.pop("type")
     if kind == "decision":
         fields["kind"], fields["reason"] = Kind(fields["kind"]), Reason(fields["reason"])
-    event: Event = DecisionEvent(**fields) if kind == "decision" else FlowEnd(**fields)
+    event: Event = _kind_of(kind, fields)(**fields)
     assert canonical_json(event) == body
     return event
+
+
+def _kind_of(kind: str, fields: dict[str, Any]) -> type[DecisionEvent | FlowEnd]:
+    if kind != "decision":
+        return FlowEnd
+    return FinishedDecision if "ended" in fields else RepeatedDecision if "count" in fields else DecisionEvent
 
 
 class Secrets:

@@ -141,7 +141,7 @@ class Batch(ctypes.Structure):
     )
 
 
-_FORM: Final = 4
+_FORM: Final = 5
 """Of what passes besides the structures: `plane/src/abi/version.rs`."""
 _STRUCTURES: Final = (Config, Publication, HandedOver, SeenFlow, Snapshot, Batch)
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))

@@ -45,7 +45,7 @@ pub unsafe extern "C" fn plane_publish(
         None => None,
     };
     let addresses = match addresses {
-        Some(addresses) if parts.len() == if what.plain { 10 } else { 8 } && !addresses.is_empty() => addresses,
+        Some(addresses) if parts.len() == if what.plain { 11 } else { 8 } && !addresses.is_empty() => addresses,
         _ => return std::ptr::null(),
     };
     let plain = Plain { host: parts[3].to_vec(), pool: what.pool, response_timeout: what.response_timeout };
