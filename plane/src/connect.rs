@@ -55,7 +55,7 @@ impl Worker {
         add_credentials(&mut key, data, &head.credentials);
         let verdict = match self.verdict_on(&key) {
             Some(verdict) => verdict,
-            None => return self.hand_over(place, Stage::Head, data.to_vec()),
+            None => return self.refuse_or_hand_over(place, data, began),
         };
         let id = match self.new_id() {
             Some(id) if verdict.account.enter(&verdict.limits, self.now, &self.shared.turn) => id,

@@ -1,20 +1,23 @@
-//! What goes on record: finished JSON lines for the audit log, and the numbers of the histograms.
+//! What goes on record: finished JSON lines for the audit log.
 #![forbid(unsafe_code)]
 
+use crate::gathered::{Exchange, Gathered, Refusals};
+use crate::json::{hex, number, seconds};
 use crate::verdict::{Verdict, ID};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 const HOUR: u64 = 3_600_000_000;
 const MAX_PATH: usize = 1024;
+/// Bytes of a usual entry, with a bit to spare.
+const ENTRY: usize = 640;
 
 /// How many decisions, when the first and the last (microseconds since the epoch).
-struct Calls {
-    count: u64,
-    first: u64,
-    last: u64,
+pub struct Calls {
+    pub count: u64,
+    pub first: u64,
+    pub last: u64,
 }
 
 /// The place of a plain request among those that wait: its end becomes one entry with it, while it waits.
@@ -23,27 +26,16 @@ pub struct Slip {
     index: usize,
 }
 
-/// The decision on a plain request, whose entry is written when it is taken: by then it may be over.
-struct Exchange {
-    verdict: Arc<Verdict>,
-    id: [u8; ID],
-    wall: u64,
-    /// Method, a space, path without the query.
-    asked: Vec<u8>,
-    method_length: usize,
-    /// When it ended (microseconds since the epoch), bytes up and down, how long it lasted.
-    end: Option<[u64; 4]>,
-    /// Bytes of `Waiting::text` that go before it.
-    behind: usize,
-}
-
 #[derive(Default)]
 pub struct Waiting {
     /// Grows with each that is taken: by it a slip of an earlier one is known.
     batch: u64,
     /// One JSON text a line, as the log stores it.
     text: Vec<u8>,
-    exchanges: Vec<Exchange>,
+    /// Each with the bytes of `text` that go before it.
+    gathered: Vec<(usize, Gathered)>,
+    /// Places in `gathered`, by the number of a verdict that refuses.
+    refused: HashMap<u32, usize>,
     pub entries: usize,
     /// By verdict and hour, and by what was asked for (method and path of a plain request, else nothing).
     calls: AllCalls,
@@ -81,9 +73,15 @@ impl Records {
             let asked_for = [asked.method, asked.recorded_path()].join(&b' ');
             let (verdict, method_length) = (verdict.clone(), asked.method.len());
             let mut waiting = self.lock();
-            let (slip, behind) = (Slip { batch: waiting.batch, index: waiting.exchanges.len() }, waiting.text.len());
-            let exchange = Exchange { verdict, id: *id, wall, asked: asked_for, method_length, end: None, behind };
-            waiting.exchanges.push(exchange);
+            let slip = Slip { batch: waiting.batch, index: waiting.gathered.len() };
+            waiting.gather(Gathered::Exchange(Exchange {
+                verdict,
+                id: *id,
+                wall,
+                asked: asked_for,
+                method_length,
+                end: None,
+            }));
             return (self.added(waiting), Some(slip));
         }
         let mut waiting = self.lock();
@@ -94,15 +92,30 @@ impl Records {
         hex(text, id);
         text.extend_from_slice(&entry[2]);
         text.push(b'\n');
-        count_call(&mut waiting.calls, verdict.number, wall, b"");
+        count_calls(&mut waiting.calls, verdict.number, b"", Calls { count: 1, first: wall, last: wall });
         (self.added(waiting), None)
+    }
+
+    /// Puts on record that this verdict has refused once more. `id` is for the first one that waits; returns whether heads
+    /// have to wait, and the id under which it is.
+    pub fn refused(&self, verdict: &Arc<Verdict>, id: [u8; ID], wall: u64) -> (bool, [u8; ID]) {
+        let mut waiting = self.lock();
+        let place = waiting.refused.get(&verdict.number).copied();
+        if let Some((_, Gathered::Refusals(refusals))) = place.and_then(|place| waiting.gathered.get_mut(place)) {
+            return (false, refusals.add(wall));
+        }
+        let place = waiting.gathered.len();
+        waiting.refused.insert(verdict.number, place);
+        let refusals = Refusals { verdict: verdict.clone(), id, first: wall, last: wall, count: 1 };
+        waiting.gather(Gathered::Refusals(refusals));
+        (self.added(waiting), id)
     }
 
     /// As `ended`, of a plain request that was whole: one entry with its decision, while that waits.
     pub fn completed(&self, slip: &Slip, end: &End<'_>, suffix: &[u8]) {
         let mut waiting = self.lock();
         if waiting.batch == slip.batch {
-            if let Some(exchange) = waiting.exchanges.get_mut(slip.index) {
+            if let Some((_, Gathered::Exchange(exchange))) = waiting.gathered.get_mut(slip.index) {
                 exchange.end = Some([end.wall, end.up, end.down, end.lasted]);
                 return;
             }
@@ -151,15 +164,18 @@ impl Records {
 }
 
 impl Waiting {
+    fn gather(&mut self, one: Gathered) {
+        self.gathered.push((self.text.len(), one));
+    }
+
     /// The entries, one a line; and of each verdict, hour and request a line: verdict, count, first, last, method, path.
     pub fn written(mut self) -> (Vec<u8>, Vec<u8>) {
-        let mut text = Vec::with_capacity(self.text.len() + 640 * self.exchanges.len());
+        let mut text = Vec::with_capacity(self.text.len() + ENTRY * self.gathered.len());
         let mut at = 0;
-        for exchange in &self.exchanges {
-            text.extend_from_slice(&self.text[at..exchange.behind]);
-            at = exchange.behind;
-            exchange.write(&mut text);
-            count_call(&mut self.calls, exchange.verdict.number, exchange.wall, &exchange.asked);
+        for (behind, one) in &self.gathered {
+            text.extend_from_slice(&self.text[at..*behind]);
+            at = *behind;
+            one.write(&mut text, &mut self.calls);
         }
         text.extend_from_slice(&self.text[at..]);
         let mut calls = Vec::new();
@@ -174,48 +190,17 @@ impl Waiting {
     }
 }
 
-impl Exchange {
-    /// Its entry: that of the decision, with the end in it where there is one (`telemetry/combined.py`).
-    fn write(&self, text: &mut Vec<u8>) {
-        let entry = &self.verdict.entry;
-        text.extend_from_slice(&entry[0]);
-        seconds(text, self.wall);
-        if let Some([ended, up, down, _]) = self.end {
-            text.extend_from_slice(b",\"bytes_down\":");
-            number(text, down);
-            text.extend_from_slice(b",\"bytes_up\":");
-            number(text, up);
-            text.extend_from_slice(b",\"cause\":\"closed\",\"ended\":");
-            seconds(text, ended);
-        }
-        text.extend_from_slice(&entry[1]);
-        hex(text, &self.id);
-        text.extend_from_slice(&entry[2]);
-        quoted(text, &self.asked[..self.method_length]);
-        text.extend_from_slice(&entry[3]);
-        quoted(text, &self.asked[self.method_length + 1..]);
-        text.extend_from_slice(&entry[4]);
-        if let Some([_, _, _, lasted]) = self.end {
-            text.extend_from_slice(b"\"seconds\":");
-            seconds(text, lasted);
-            text.push(b',');
-        }
-        text.extend_from_slice(&entry[5]);
-        text.push(b'\n');
-    }
-}
+pub type AllCalls = HashMap<(u32, u64), HashMap<Vec<u8>, Calls>>;
 
-type AllCalls = HashMap<(u32, u64), HashMap<Vec<u8>, Calls>>;
-
-fn count_call(all: &mut AllCalls, verdict: u32, wall: u64, asked: &[u8]) {
-    let of_verdict = all.entry((verdict, wall / HOUR)).or_default();
+pub fn count_calls(all: &mut AllCalls, verdict: u32, asked: &[u8], more: Calls) {
+    let of_verdict = all.entry((verdict, more.first / HOUR)).or_default();
     match of_verdict.get_mut(asked) {
         Some(calls) => {
-            calls.count += 1;
-            calls.last = calls.last.max(wall);
+            calls.count += more.count;
+            calls.last = calls.last.max(more.last);
         }
         None => {
-            of_verdict.insert(asked.to_vec(), Calls { count: 1, first: wall, last: wall });
+            of_verdict.insert(asked.to_vec(), more);
         }
     }
 }
@@ -245,77 +230,4 @@ pub struct End<'a> {
     pub lasted: u64,
     /// A JSON string.
     pub cause: &'a str,
-}
-
-/// Buckets as prometheus_client counts them, which `telemetry/counts.py` carries on.
-pub struct Spread {
-    bounds: Vec<f64>,
-    counts: Vec<AtomicU64>,
-    sum: AtomicU64,
-}
-
-impl Spread {
-    pub fn new(bounds: &[f64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Spread { bounds: bounds.to_vec(), counts, sum: AtomicU64::new(0) }
-    }
-
-    pub fn observe(&self, microseconds: u64) {
-        let seconds = microseconds as f64 / 1e6;
-        self.counts[self.bounds.partition_point(|bound| *bound < seconds)].fetch_add(1, Relaxed);
-        self.sum.fetch_add(microseconds, Relaxed);
-    }
-
-    /// The sum in microseconds, then the counts.
-    pub fn values(&self) -> Vec<u64> {
-        std::iter::once(&self.sum).chain(&self.counts).map(|value| value.load(Relaxed)).collect()
-    }
-}
-
-/// As Python writes a float that has at most six decimals.
-fn seconds(out: &mut Vec<u8>, microseconds: u64) {
-    if (1..100).contains(&microseconds) {
-        // Below a ten-thousandth it is mantissa and exponent.
-        let (first, second) =
-            if microseconds < 10 { (microseconds, 0) } else { (microseconds / 10, microseconds % 10) };
-        number(out, first);
-        if second > 0 {
-            out.push(b'.');
-            number(out, second);
-        }
-        return out.extend_from_slice(if microseconds < 10 { b"e-06" } else { b"e-05" });
-    }
-    number(out, microseconds / 1_000_000);
-    out.push(b'.');
-    let (mut rest, mut digit) = (microseconds % 1_000_000, 100_000);
-    loop {
-        out.push(b'0' + (rest / digit) as u8);
-        rest %= digit;
-        digit /= 10;
-        if rest == 0 || digit == 0 {
-            return;
-        }
-    }
-}
-
-fn number(out: &mut Vec<u8>, value: u64) {
-    out.extend_from_slice(value.to_string().as_bytes());
-}
-
-/// Visible ASCII as a JSON string.
-fn quoted(out: &mut Vec<u8>, text: &[u8]) {
-    for octet in text {
-        if matches!(octet, b'"' | b'\\') {
-            out.push(b'\\');
-        }
-        out.push(*octet);
-    }
-}
-
-pub fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
-    }
 }

@@ -14,7 +14,7 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.ways import KnownWay
 from cloned_proxy.store.chain import canonical_json
-from cloned_proxy.telemetry.combined import finished
+from cloned_proxy.telemetry.combined import finished, repeated
 from cloned_proxy.telemetry.events import WHOLE, DecisionEvent, FlowEnd, Kind
 
 _OF_HOST, _OF_PATH = b"\x01", b"\x02"
@@ -97,6 +97,25 @@ def event_of(grant: Grant) -> DecisionEvent:
         policy=grant.policy.version,
         hint="",
     )
+
+
+def refusal_content(event: DecisionEvent, answer: bytes, decision_id: str) -> bytes:
+    """A refusal as `plane_publish_refusal` reads it: the entry around what differs, and the answer around the id.
+
+    b"" where that cannot be.
+    """
+    event = replace(event, id=_ID, at=_AT)
+    before, _, rest = canonical_json(event).partition(f'"at":{_AT!r}')
+    behind_at, _, rest = rest.partition(f'"id":"{_ID}"')
+    kind, name, rest = rest.partition('"method":')
+    pieces = [f'{before}"at":', f'{behind_at}"id":"', f'"{kind}', name + rest]
+    whole = f'{pieces[0]}{_AT!r},"count":7{pieces[1]}{_ID}{pieces[2]}"last":2.5,{pieces[3]}'
+    if whole != canonical_json(repeated(event, 7, 2.5)):
+        raise ValueError(_OTHER_FORM)
+    answers = answer.split(decision_id.encode())
+    if len(answers) == 1 or _SEPARATOR.encode() in answer:
+        return b""
+    return _SEPARATOR.encode().join([*(piece.encode("ascii") for piece in pieces), *answers])
 
 
 def _around_seconds(pieces: list[str], event: DecisionEvent) -> list[str]:
