@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +14,10 @@ from cloned_proxy.policy.model import Limits
 from cloned_proxy.proxy import known_refusals
 from cloned_proxy.proxy.known_refusals import KnownRefusals
 from cloned_proxy.proxy.listener import Listener, bind_tcp
+from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.counted import counts_of
 from cloned_proxy.telemetry.events import MANY, DecisionEvent
+from tests.proxy.broken_plane import OF_REFUSALS, broken
 from tests.proxy.support import (
     HOST,
     SERVING,
@@ -28,6 +31,7 @@ from tests.proxy.support import (
     world,
 )
 
+__all__ = ["broken"]
 _EVIL = "evil.example.net"
 
 
@@ -173,6 +177,44 @@ async def test_what_the_policy_opens_is_not_refused_natively() -> None:
         writer.write(connect_head(server.port))
         assert (await reader.readline()).split()[1] == b"200"
         writer.transport.abort()
+
+
+async def _other_host(w: World, _port: int) -> bool:
+    await thrice(w, connect_head(443, _EVIL))
+    return (await w.ask(connect_head(443, "other.example.net"))).json["host"] == "other.example.net"
+
+
+async def _over_budget(w: World, _port: int) -> bool:
+    for _ in range(12):
+        await w.ask(connect_head(443, _EVIL))
+    return natively_refused(w) <= 4
+
+
+async def _opened(w: World, port: int) -> bool:
+    await thrice(w, connect_head(port))
+    w.policies.current = policy(allow(HOST, port))
+    w.gate.sweep()
+    reader, writer = await w.connect()
+    writer.write(connect_head(port))
+    passes = (await reader.readline()).split()[1] == b"200"
+    writer.transport.abort()
+    return passes
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize("out", [False, True])
+@pytest.mark.parametrize(("guard", "holds"), [*zip(OF_REFUSALS, (_other_host, _over_budget, _opened), strict=True)])
+async def test_each_guard_of_a_refusal_is_needed(
+    guard: str,
+    holds: Callable[[World, int], Awaitable[bool]],
+    out: bool,
+    broken: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = broken(guard if out else "")
+    monkeypatch.setattr(library, "find", lambda: path)
+    async with upstream() as server, world(denials=6) as w:
+        assert await holds(w, server.port) is not out
 
 
 @pytest.mark.usefixtures("native")
