@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.tool_id import tool_id
 from cloned_proxy.policy.url import decide_url
 from cloned_proxy.store import policy_file
 from cloned_proxy.store.presets import PresetShelf
@@ -36,7 +36,5 @@ def decide(
     A name is not looked up: that its addresses are allowed as well is for the proxy to see. `now` as in `load_policy`.
     Raises ValueError for a tool id that no tool can have. Any other bad input is a denial, `malformed_request`.
     """
-    if tool is not None and not valid_tool_id(tool):
-        raise ValueError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
-    caller = ANONYMOUS if tool is None else Principal(tool)
+    caller = ANONYMOUS if tool is None else Principal(tool_id(tool))
     return decide_url(policy, caller, url, method, time.time() if now is None else now)

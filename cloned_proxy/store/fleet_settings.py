@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from cloned_proxy.policy.duration import parse_duration
 from cloned_proxy.policy.secret import check_template, references
+from cloned_proxy.policy.units import parse_duration
 from cloned_proxy.store.issuer_settings import IssuerSettings
 
 KEY_PREFIX: Final = "ed25519:"
