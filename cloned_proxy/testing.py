@@ -15,14 +15,17 @@ from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.tool_id import tool_id
 from cloned_proxy.policy.url import decide_url
 from cloned_proxy.store import policy_file
+from cloned_proxy.store.presets import PresetShelf
 
 
 def load_policy(path: Path | str, *, now: float | None = None) -> Policy:
     """The policy in a file; its own `tests:` have passed. `now` (Unix seconds) is for leases; None is this moment.
 
+    Its presets are those of the folder `presets` beside it, as in a workspace, and those that come with the program.
     Raises PolicyError, which names each problem with its line, and StoreError for a file that cannot be read.
     """
-    return policy_file.load_policy(Path(path), time.time() if now is None else now)
+    shelf = PresetShelf(Path(path).parent / "presets")
+    return policy_file.load_policy(Path(path), time.time() if now is None else now, shelf)
 
 
 def decide(
