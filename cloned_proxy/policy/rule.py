@@ -7,6 +7,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Final
 
+from cloned_proxy.policy.host_port import in_brackets
 from cloned_proxy.policy.registry import Registry
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS
 
@@ -35,7 +36,7 @@ class Host:
     @property
     def authority(self) -> str:
         """The host as it stands in front of `:port` (RFC 3986, section 3.2.2): IPv6 literals in brackets."""
-        return f"[{self.text}]" if isinstance(self.address, ipaddress.IPv6Address) else self.text
+        return in_brackets(self.text)
 
 
 @dataclass(frozen=True, slots=True)
