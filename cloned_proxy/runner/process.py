@@ -47,7 +47,7 @@ class ProcessRunner:
     def run_tool(
         self,
         tool_id: str,
-        input: Any,  # noqa: A002  the word of contract section 8
+        input: Any,  # noqa: A002  as in the object that the tool reads
         ctx: Any = None,
         *,
         timeout: float | None = None,

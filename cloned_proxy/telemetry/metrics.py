@@ -1,4 +1,4 @@
-"""The metrics of contract section 7, with label values that no caller can multiply."""
+"""The metrics of docs/metrics.md, with label values that no caller can multiply."""
 
 from __future__ import annotations
 
