@@ -27,7 +27,7 @@ _NONE: Final = "none"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """As typed."""
+    """The options of `image build`, as they were typed."""
 
     parts: str | None
     npm: tuple[str, ...]

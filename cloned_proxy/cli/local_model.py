@@ -165,7 +165,7 @@ def _plan(options: UpOptions, workspace: Workspace) -> ModelPlan:
 
 
 def _settings(options: UpOptions, workspace: Workspace) -> LlmSettings:
-    """Those of config.yaml, with what the words say instead."""
+    """The settings of config.yaml, in which the options of the command replace what they name."""
     given = {name: getattr(options, name) for name in ("engine", "health") if getattr(options, name) is not None}
     if options.gpus is not None:
         given["gpus"] = int(options.gpus) if options.gpus.isdigit() else options.gpus

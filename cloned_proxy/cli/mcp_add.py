@@ -31,7 +31,7 @@ from cloned_proxy.store.workspace import Workspace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddOptions:
-    """As typed."""
+    """The options of `mcp add`, as they were typed."""
 
     name: str
     npm: str | None

@@ -75,7 +75,7 @@ def decide(
         return Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request)
 
 
-def _decide(  # noqa: PLR0917  a value for them would cost as much as the decision
+def _decide(  # noqa: PLR0917  hot path: packing the arguments costs as much as deciding
     policy: Policy, caller: Caller, request: Request, now: float, spent: Collection[str], ended: Collection[str]
 ) -> Decision:
     tool = _tool_of(caller)

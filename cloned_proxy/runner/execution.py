@@ -21,7 +21,7 @@ from cloned_proxy.runner.stream import Attached, Stream, StreamTimeoutError
 from cloned_proxy.runner.terminal import gated
 
 MAX_STDOUT: Final = 8 * MIB
-"""Of a run whose output is kept in memory."""
+"""Most bytes of stdout of a run whose output is kept in memory."""
 
 type Output = Callable[[Stream, bytes], None]
 """Takes pieces of output as they come; raises ToolLimitError to end the run."""

@@ -50,7 +50,7 @@ class PipelineReport:
     artifact: Path | None
     """None in a dry run, and for a pipeline without one."""
     output: Any
-    """Of the last step."""
+    """The output of the last step."""
 
     @property
     def page(self) -> Path | None:

@@ -123,7 +123,7 @@ def _wait(
     outputs: tuple[IO[bytes], IO[bytes]],
     watch: Watch | None,
 ) -> int:
-    """Its exit code. Ends it, with everything that it started, at the deadline and at the limit of its output."""
+    """The exit code of the process, which is ended with all that it started at the deadline or over its output limit."""
     deadline = time.monotonic() + seconds
     shown = 0
     try:

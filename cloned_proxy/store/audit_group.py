@@ -31,7 +31,7 @@ class Awaited:
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[None]
     uses: int | None = None
-    """Of its rule; the event takes one."""
+    """The `max_uses` of the event's rule; the event takes one of them."""
 
     def settle(self, failure: AuditUnavailableError | LeaseUsedUpError | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

@@ -204,7 +204,7 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
 
 
 def append_bodies(database: sqlite3.Connection, entries: Entries) -> None:
-    """As `append_events`, for entries in their stored form. They spend no uses."""
+    """Appends entries in their stored form, as `append_events` does events. They spend no uses."""
     link = _link(database, "head")
     rows: list[tuple[int, str, str]] = []
     for body in entries.bodies:

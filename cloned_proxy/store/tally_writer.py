@@ -68,7 +68,7 @@ class TallyWriter:
         self._write(database, counted)
 
     def add_calls(self, database: sqlite3.Connection, calls: Iterable[Calls]) -> None:
-        """As `add`, for decisions that are counted already."""
+        """Adds calls that are counted already, as `add` does decisions."""
         for each in calls:
             hour = int(each.first // HOUR)
             if hour != self._hour:

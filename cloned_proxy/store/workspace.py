@@ -36,7 +36,7 @@ class Workspace:
     def find(
         cls, flag: Path | None = None, *, environ: Mapping[str, str] | None = None, start: Path | None = None
     ) -> Workspace:
-        """That of `--workspace`, else of `CLONED_WORKSPACE`, else the nearest `.cloned/` upwards, else `./.cloned`."""
+        """The one of `--workspace`, else of `CLONED_WORKSPACE`, else the nearest `.cloned/` upwards, else `./.cloned`."""
         environ = os.environ if environ is None else environ
         named = flag or (Path(environ["CLONED_WORKSPACE"]) if environ.get("CLONED_WORKSPACE") else None)
         if named is not None:
