@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cloned_proxy.policy.caller import ANONYMOUS, Principal
-from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.identity import valid_tool_id
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.url import decide_url
-from cloned_proxy.store import policy_file
+from cloned_proxy.policy.callers.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.callers.identity import valid_tool_id
+from cloned_proxy.policy.deciding.url import decide_url
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.terms.decision import Decision
+from cloned_proxy.store.policyfile import policy_file
 
 
 def load_policy(path: Path | str, *, now: float | None = None) -> Policy:

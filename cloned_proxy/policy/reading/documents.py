@@ -1,0 +1,233 @@
+"""The shape of a policy file, as pydantic reads it: strict types, no unknown key, no meaning yet.
+
+Kept apart from the values of `policy.model.model`: these structs know what YAML can say, those what a decision needs.
+Hosts, paths and rule lists stay raw here; `policy.reading.parse` reads them, because their errors need their own words.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from cloned_proxy.policy.secrets.secret import check_injected_name, check_template
+from cloned_proxy.policy.terms.duration import parse_duration
+
+MAX_HOLD: Final = 60.0
+"""Seconds. Longer than this and clients give up before the answer comes."""
+
+MIN_IDLE: Final = 1.0
+"""Seconds. The sweep looks once in a second."""
+MAX_IDLE: Final = 604_800.0
+"""Seconds: a week."""
+
+MAX_MIN_AGE: Final = 315_360_000.0
+"""Seconds: ten years."""
+
+_SIZE_UNITS: Final = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE: Final = re.compile(r"([0-9]{1,15}) ?([A-Za-z]*)", re.ASCII)
+_TOKEN: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
+_FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
+
+
+def parse_size(value: object) -> int:
+    """Bytes from an integer or a text such as `200MiB`. Raises ValueError with the fix in its message."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[2] not in _SIZE_UNITS:
+        raise ValueError(f"{value!r} is not a size; write bytes or a number with KiB, MiB, GiB, kB, MB or GB: 200MiB")
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def parse_expiry(value: object) -> float:
+    """Unix seconds from a date and time with a zone. Raises ValueError with the fix in its message."""
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is not a time; write it as 2026-12-01T00:00:00Z") from None
+    if isinstance(value, datetime):
+        if value.tzinfo is None:
+            raise ValueError(f"{value.isoformat()} has no time zone; write {value.isoformat()}Z for UTC")
+        return value.astimezone(UTC).timestamp()
+    if isinstance(value, date):
+        raise ValueError(f"{value.isoformat()} has no time and zone; write {value.isoformat()}T00:00:00Z")  # noqa: TRY004  pydantic turns ValueError into a problem
+    raise ValueError(f"{value!r} is not a time; write it as 2026-12-01T00:00:00Z")
+
+
+def _hold(value: object) -> float:
+    seconds = parse_duration(value)
+    if not 0 < seconds <= MAX_HOLD:
+        raise ValueError(f"{value!r} is out of bounds; a call may wait from 1ms to {MAX_HOLD:.0f}s")
+    return seconds
+
+
+def _idle(value: object) -> float:
+    seconds = parse_duration(value)
+    if not MIN_IDLE <= seconds <= MAX_IDLE:
+        raise ValueError(f"{value!r} is out of bounds; write something from 1s to 7d, such as 2h")
+    return seconds
+
+
+def _min_age(value: object) -> float:
+    seconds = parse_duration(value)
+    if seconds > MAX_MIN_AGE:
+        raise ValueError(f"{value!r} is out of bounds; write at most 3650d, such as 7d")
+    return seconds
+
+
+def _method(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a method; quote it: 'GET'")  # noqa: TRY004  as in parse_expiry
+    if _TOKEN.fullmatch(value) is None:
+        meant = value.upper()
+        example = meant if _TOKEN.fullmatch(meant) is not None else "GET"
+        raise ValueError(f"{value!r} is not a method; methods are upper-case words such as {example[:32]!r}")
+    if value == "CONNECT":
+        raise ValueError(
+            "'CONNECT' opens tunnels and is decided by host and port; name the methods used inside, e.g. GET"
+        )
+    return value
+
+
+def _field_name(value: object) -> str:
+    if not isinstance(value, str) or _FIELD_NAME.fullmatch(value) is None:
+        raise ValueError(f"{value!r} is not a header name; write one such as Authorization")
+    check_injected_name(value)
+    return value
+
+
+def _field_value(value: object) -> str:
+    if not isinstance(value, str) or not (value.isprintable() and value.isascii() and value.strip(" ")):
+        raise ValueError("a header value is one line of printable ASCII; put secrets in the vault: ${vault:name}")
+    check_template(value)
+    return value
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class InjectDocument(_Document):
+    header: Annotated[str, BeforeValidator(_field_name)]
+    value: Annotated[str, BeforeValidator(_field_value)]
+    redact_echo: bool = True
+
+
+class RegistryDocument(_Document):
+    kind: Literal["npm", "pypi"]
+    min_age: Annotated[float, BeforeValidator(_min_age)]
+    allow: list[str] = []
+    index: str | None = None
+
+
+class RuleDocument(_Document):
+    """One entry of `allow` in its long form. It has a host or a network."""
+
+    host: object = None
+    cidr: object = None
+    ports: list[Annotated[int, Field(ge=1, le=65535)]] | None = Field(default=None, min_length=1)
+    methods: list[Annotated[str, BeforeValidator(_method)]] | None = Field(default=None, min_length=1)
+    paths: list[str] | None = Field(default=None, min_length=1)
+    protocols: list[Literal["tls", "tcp", "ssh"]] | None = Field(default=None, min_length=1)
+    addresses: list[Literal["private", "reserved"]] | None = Field(default=None, min_length=1)
+    expires: Annotated[float, BeforeValidator(parse_expiry)] | None = None
+    max_uses: int | None = Field(default=None, ge=1)
+    idle: Annotated[float, BeforeValidator(_idle)] | None = None
+    inject: InjectDocument | None = None
+    registry: RegistryDocument | None = None
+    reason: str = ""
+
+
+class DenyDocument(_Document):
+    """One entry of `deny` in its long form: it covers every port and method of its host or network."""
+
+    host: object = None
+    cidr: object = None
+    paths: list[str] | None = Field(default=None, min_length=1)
+    except_: list[str] | None = Field(default=None, min_length=1, alias="except")
+    expires: Annotated[float, BeforeValidator(parse_expiry)] | None = None
+    reason: str = ""
+
+
+class PresetRuleDocument(_Document):
+    """One entry of a preset's `allow` in its long form.
+
+    A preset is written by somebody else than the person who uses it, so it has only those keys of a rule that make it
+    narrower or say where it applies: none that opens addresses, adds secrets or sets terms.
+    """
+
+    host: object
+    ports: object = None
+    methods: object = None
+    paths: object = None
+    protocols: object = None
+    reason: str = ""
+
+
+class PresetDocument(_Document):
+    name: str
+    about: str
+    source: str
+    checked: date
+    allow: list[object] = Field(min_length=1)
+    quiet: list[object] = []
+
+
+class LimitsDocument(_Document):
+    concurrent: int | None = Field(default=None, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1)
+    bytes_per_hour: Annotated[int, Field(ge=1), BeforeValidator(parse_size)] | None = None
+    denials_per_minute: int | None = Field(default=None, ge=1)
+
+
+def _empty_list(value: object) -> object:
+    """A key with nothing below it, or only comments, is an empty list."""
+    return [] if value is None else value
+
+
+def _empty_mapping(value: object) -> object:
+    return {} if value is None else value
+
+
+type _ListOf[T] = Annotated[list[T], BeforeValidator(_empty_list)]
+
+
+class GlobalDocument(_Document):
+    use: _ListOf[str] = []
+    """Names of presets."""
+    allow: _ListOf[object] = []
+    deny: _ListOf[object] = []
+
+
+class ToolDocument(GlobalDocument):
+    inherit_global: bool = True
+    public: bool = False
+    limits: LimitsDocument = LimitsDocument()
+    mode: Literal["enforce", "report"] | None = None
+    on_deny: Literal["refuse", "ask"] = "refuse"
+    hold: Annotated[float, BeforeValidator(_hold)] | None = None
+    may_request: list[str] = ["self"]
+    """For whom the tool may ask: `self`, `global`, other tools."""
+
+
+class TestDocument(_Document):
+    tool: str | None = None
+    allow: _ListOf[str] = []
+    deny: _ListOf[str] = []
+
+
+class PolicyDocument(_Document):
+    version: Literal[1]
+    mode: Literal["enforce", "report"] = "enforce"
+    anonymous: Literal["global", "challenge", "deny"] = "deny"
+    global_: Annotated[GlobalDocument, BeforeValidator(_empty_mapping)] = Field(
+        default=GlobalDocument(), alias="global"
+    )
+    tools: Annotated[
+        dict[str, Annotated[ToolDocument, BeforeValidator(_empty_mapping)]], BeforeValidator(_empty_mapping)
+    ] = {}
+    tests: _ListOf[TestDocument] = []
