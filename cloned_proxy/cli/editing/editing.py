@@ -13,12 +13,13 @@ from typing import Any, Final
 import typer
 
 from cloned_proxy.cli.editing.presets import tell_of_presets
+from cloned_proxy.cli.place.arguments import typed
 from cloned_proxy.cli.place.context import existing_workspace
 from cloned_proxy.cli.place.place import policy_to_edit, say_if_unserved, workspace_to_write
 from cloned_proxy.cli.show.errors import FAILED, CommandError, say
 from cloned_proxy.cli.show.output import put
-from cloned_proxy.policy.callers.identity import valid_tool_id
-from cloned_proxy.policy.deciding.url import split_port
+from cloned_proxy.policy.callers.tool_id import tool_id
+from cloned_proxy.policy.terms.host_port import split_port
 from cloned_proxy.store.policyfile.edit_service import EditService, removal_summary
 from cloned_proxy.store.policyfile.policy_edit import EditResult
 from cloned_proxy.store.policyfile.policy_entry import Action, Addition, Entry
@@ -105,8 +106,8 @@ def hosts_only(hosts: Sequence[str]) -> list[str]:
 
 def check_tool(tool: str | None) -> None:
     """Raises CommandError for what can be no tool's id."""
-    if tool is not None and not valid_tool_id(tool):
-        raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
+    if tool is not None:
+        typed(tool_id, tool)
 
 
 def tell(result: EditResult, summary: str, *, dry_run: bool) -> None:

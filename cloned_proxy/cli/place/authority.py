@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloned_proxy.policy.deciding.url import split_port
+from cloned_proxy.policy.terms.host_port import split_port
 
 
 def parse_listen(text: str, option: str) -> tuple[str, int] | None:

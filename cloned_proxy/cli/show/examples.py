@@ -10,6 +10,7 @@ from cloned_proxy.policy.callers.caller import ANONYMOUS
 from cloned_proxy.policy.deciding.decide import decide
 from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.policy.terms.host_port import in_brackets
 from cloned_proxy.policy.terms.rule import PatternKind, Rule
 
 _ORDINARY_HOSTS: Final = ("example.com", "example.net", "example.org")
@@ -43,7 +44,7 @@ def _candidates(policy: Policy) -> Iterator[tuple[str, Request]]:
 
 def _ask(rule: Rule) -> tuple[str, Request]:
     host = rule.pattern.value
-    authority = f"[{host}]" if ":" in host else host
+    authority = in_brackets(host)
     if _HTTPS in rule.ports:
         return f"https://{authority}/", Request(host, _HTTPS)
     port = _HTTP if _HTTP in rule.ports else min(rule.ports)

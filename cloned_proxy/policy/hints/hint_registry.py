@@ -6,8 +6,8 @@ import shlex
 from typing import Final
 
 from cloned_proxy.policy.terms.decision import Decision
-from cloned_proxy.policy.terms.duration import format_duration
 from cloned_proxy.policy.terms.registry import INDEX_OF, Registry
+from cloned_proxy.policy.terms.units import format_duration
 from cloned_proxy.policy.terms.vocabulary import Reason
 
 _LEASE: Final = "30m"

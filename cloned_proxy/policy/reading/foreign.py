@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from cloned_proxy.policy.callers.identity import valid_tool_id
+from cloned_proxy.policy.callers.tool_id import is_tool_id
 from cloned_proxy.policy.terms.network import is_network, parse_destination
 from cloned_proxy.policy.terms.rule import PatternKind
 from cloned_proxy.policy.terms.vocabulary import GLOBAL_SCOPE, OWN_HOST
@@ -159,7 +159,7 @@ def read_smokescreen(document: Mapping[Any, Any], scope: str) -> Found:
     listed = services if isinstance(services, list) else []
     for service in listed:
         name = service.get("name") if isinstance(service, dict) else None
-        if not isinstance(service, dict) or not isinstance(name, str) or not valid_tool_id(name):
+        if not isinstance(service, dict) or not isinstance(name, str) or not is_tool_id(name):
             found.refuse(f"service {name!r}", "its name is no tool id; rename it to one such as cloned.web.search@v1")
             continue
         _take_service(found, name, f"service {name}", service)

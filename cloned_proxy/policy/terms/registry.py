@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.policy.terms.duration import format_duration
+from cloned_proxy.policy.terms.units import format_duration
 from cloned_proxy.policy.terms.vocabulary import Mode, Reason, Verdict
 
 if TYPE_CHECKING:

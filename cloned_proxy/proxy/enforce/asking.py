@@ -22,14 +22,14 @@ from cloned_proxy.policy.deciding.decide import decide
 from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.policy.terms.decision import Decision
-from cloned_proxy.policy.terms.vocabulary import OnDeny, Verdict
+from cloned_proxy.policy.terms.reasons import MENDABLE
+from cloned_proxy.policy.terms.vocabulary import OnDeny, Reason, Verdict
 from cloned_proxy.proxy.enforce.question import Denial, PolicySource
 from cloned_proxy.proxy.grants.budget import Budgets, LeaseLedger
 from cloned_proxy.proxy.grants.crowd import fair_limits
 from cloned_proxy.store.approvals.approval import Approval, Proposal
 from cloned_proxy.store.approvals.approval_errors import ApprovalError, RejectedError, TooManyRequestsError
 from cloned_proxy.store.approvals.approvals import ApprovalService
-from cloned_proxy.store.approvals.covered_calls import MENDABLE
 from cloned_proxy.store.approvals.evidence import narrowest_entry
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.settings.config import ApprovalSettings
@@ -62,6 +62,10 @@ class WaitingClient(Protocol):
 
     def watch(self) -> None:
         """Called when a hold begins: from now on `gone` must notice."""
+
+
+_ASKED_BY_ITSELF: Final = MENDABLE - {Reason.IP_LITERAL}
+"""Denials that become a request without anybody asking. An address is asked for by name alone: `cloned-ask`."""
 
 
 class Answer(NamedTuple):
@@ -127,7 +131,7 @@ class Asking:
         """Whether the denial is one that this tool's policy turns into a request."""
         return (
             decision.tool is not None
-            and decision.reason in MENDABLE
+            and decision.reason in _ASKED_BY_ITSELF
             and policy.scope_of(decision.tool).on_deny is OnDeny.ASK
         )
 

@@ -24,11 +24,12 @@ from typing import Final
 import structlog
 
 from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.terms.host_port import host_port
 from cloned_proxy.proxy.grants.cells import clear_first_cells
 from cloned_proxy.proxy.grants.seat import Seat, make_directory, remove_directory, silent_seconds, vacate
 from cloned_proxy.proxy.serving import worker
 from cloned_proxy.proxy.serving.pipes import SIGNALS, Pipes
-from cloned_proxy.proxy.serving.server import ServeOptions, authority, find_policy
+from cloned_proxy.proxy.serving.server import ServeOptions, find_policy
 from cloned_proxy.proxy.serving.terminal import Terminal
 from cloned_proxy.proxy.serving.worker import CUT, Ties
 from cloned_proxy.proxy.transport.listener import bind_tcp
@@ -125,8 +126,8 @@ class Supervisor:
             self._directory: Final = make_directory()
             opened.callback(remove_directory, self._directory)
             self._closing: Final = opened.pop_all()
-        self.address: Final = authority(*self._listening.getsockname()[:2])
-        self.metrics_address: Final = authority(*self._metrics.getsockname()[:2]) if self._metrics else None
+        self.address: Final = host_port(*self._listening.getsockname()[:2])
+        self.metrics_address: Final = host_port(*self._metrics.getsockname()[:2]) if self._metrics else None
         self.plane: Final = options.plane.as_data()
         self._companion: Final = companion
         self._terminal: Final = Terminal()

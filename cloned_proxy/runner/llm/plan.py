@@ -27,7 +27,7 @@ from cloned_proxy.runner.values.spec import (
     WORKSPACE_LABEL,
     Limits,
     check_env,
-    parse_size,
+    parse_memory,
     workspace_mark,
 )
 
@@ -75,7 +75,7 @@ class ModelPlan:
     @property
     def memory(self) -> int:
         """Bytes."""
-        return parse_size(self.settings.memory)
+        return parse_memory(self.settings.memory)
 
     @property
     def threads(self) -> int:
@@ -145,7 +145,7 @@ def model_container(plan: ModelPlan, *, workspace: Path, seccomp: str, gpu: GpuH
         "HostConfig": {
             **host,
             **devices,
-            **({"ShmSize": parse_size(shm)} if shm is not None else {}),
+            **({"ShmSize": parse_memory(shm)} if shm is not None else {}),
             "CpusetCpus": ",".join(map(str, plan.processors)),
             "NetworkMode": "none",
             **NO_NAMES,
@@ -181,7 +181,7 @@ def _cache(plan: ModelPlan) -> tuple[dict[str, str], list[dict[str, Any]]]:
         return {}, []
     if chosen.startswith("/"):
         return {}, [bind_mount(chosen, CACHE, read_only=True)]
-    return {CACHE: f"rw,exec,nosuid,nodev,size={parse_size(chosen) // MIB}m,mode=1777"}, []
+    return {CACHE: f"rw,exec,nosuid,nodev,size={parse_memory(chosen) // MIB}m,mode=1777"}, []
 
 
 def _file(engine: ModelEngine, settings: LlmSettings, files: Sequence[str]) -> str | None:

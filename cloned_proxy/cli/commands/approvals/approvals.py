@@ -84,14 +84,12 @@ def approve(
     """Put the rule into the policy; a running proxy follows at once."""
     from cloned_proxy.cli.commands.approvals.approval_text import mending, service_in
     from cloned_proxy.cli.editing.editing import actor
-    from cloned_proxy.cli.show.durations import parse_duration
-    from cloned_proxy.cli.show.errors import CommandError, say
+    from cloned_proxy.cli.place.arguments import typed
+    from cloned_proxy.cli.show.errors import say
     from cloned_proxy.cli.show.output import put, put_json, visible, with_iso_times
+    from cloned_proxy.policy.terms.units import parse_term
 
-    try:
-        seconds = parse_duration(lasting) if lasting is not None else None
-    except ValueError as error:
-        raise CommandError(f"--for: {error}") from error
+    seconds = None if lasting is None else typed(parse_term, lasting, "--for")
     with mending():
         granted = service_in(workspace, policy).approve(
             approval,

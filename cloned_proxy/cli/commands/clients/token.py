@@ -24,19 +24,16 @@ def token(
     import secrets
     import time
 
+    from cloned_proxy.cli.place.arguments import typed
     from cloned_proxy.cli.place.context import existing_workspace
-    from cloned_proxy.cli.show.durations import parse_duration
-    from cloned_proxy.cli.show.errors import CommandError
     from cloned_proxy.cli.show.output import iso_time, put, put_json
-    from cloned_proxy.policy.callers.identity import Claims, proxy_url, valid_tool_id
+    from cloned_proxy.policy.callers.identity import Claims, proxy_url
+    from cloned_proxy.policy.callers.tool_id import tool_id
+    from cloned_proxy.policy.terms.units import parse_term
     from cloned_proxy.store.workspaces.proxy_url import NO_PROXY
 
-    try:
-        expires = time.time() + parse_duration(ttl)
-    except ValueError as error:
-        raise CommandError(f"--ttl: {error}") from error
-    if not valid_tool_id(tool):
-        raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
+    expires = time.time() + typed(parse_term, ttl, "--ttl")
+    typed(tool_id, tool)
     place = existing_workspace(workspace)
     authority = authority_of(place)
     run = f"cli-{secrets.token_hex(4)}"

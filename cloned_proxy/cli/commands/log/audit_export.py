@@ -22,14 +22,12 @@ _SAY_EVERY: Final = 200_000
 
 def write_export(since: str | None, *, signed: bool, workspace: Path | None) -> None:
     """As `audit export --help` says. Raises CommandError or StoreError."""
+    from cloned_proxy.cli.place.arguments import typed
     from cloned_proxy.cli.place.context import existing_workspace
-    from cloned_proxy.cli.show.durations import parse_duration
     from cloned_proxy.fleet.link.libraries import need_libraries
+    from cloned_proxy.policy.terms.units import parse_term
 
-    try:
-        start = time.time() - parse_duration(since) if since is not None else None
-    except ValueError as error:
-        raise CommandError(f"--since: {error}") from error
+    start = None if since is None else time.time() - typed(parse_term, since, "--since")
     need_libraries()
     from cloned_proxy.fleet.audit.bundle import Source, export
     from cloned_proxy.fleet.audit.receipt import log_id, own_key, own_name

@@ -33,13 +33,11 @@ def print_fleet_log(
     import time
 
     from cloned_proxy.cli.commands.log.log_reader import newest_shown
+    from cloned_proxy.cli.place.arguments import typed
     from cloned_proxy.cli.place.context import existing_workspace
-    from cloned_proxy.cli.show.durations import parse_duration
+    from cloned_proxy.policy.terms.units import parse_term
 
-    try:
-        start = time.time() - parse_duration(since) if since is not None else None
-    except ValueError as error:
-        raise CommandError(f"--since: {error}") from error
+    start = None if since is None else time.time() - typed(parse_term, since, "--since")
     printer = _Printer(denied=denied, tool=tool, newest=newest_shown(limit), as_json=as_json)
     try:
         asyncio.run(_print(existing_workspace(workspace), start, printer, follow=follow))

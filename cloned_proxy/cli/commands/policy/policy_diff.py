@@ -10,8 +10,8 @@ from typing import Any, Final
 from cloned_proxy.cli.editing.describe import rule_data, rule_text
 from cloned_proxy.cli.show.output import iso_time, paint, visible
 from cloned_proxy.policy.model.model import Policy, PolicyTest
-from cloned_proxy.policy.terms.duration import format_duration
 from cloned_proxy.policy.terms.rule import Rule
+from cloned_proxy.policy.terms.units import format_duration
 
 type Settings = dict[str, list[Any]]
 """For each setting that differs: what it is, and what it would be."""

@@ -29,19 +29,17 @@ def verify(
 
     from cloned_proxy.cli.commands.sandbox.probe_report import probe_event, show
     from cloned_proxy.cli.editing.editing import actor
-    from cloned_proxy.cli.show.durations import parse_duration
+    from cloned_proxy.cli.place.arguments import typed
     from cloned_proxy.cli.show.errors import FAILED, CommandError
     from cloned_proxy.cli.terminal.interruption import interruptible
+    from cloned_proxy.policy.terms.units import parse_term
     from cloned_proxy.runner.probe.run import ProbeOptions, run_probe
     from cloned_proxy.runner.values.errors import SandboxError
     from cloned_proxy.telemetry.log import configure_logging
 
     configure_logging()
     options = ProbeOptions(enter_namespaces=False if forwarder else None)
-    try:
-        pause = parse_duration(watch) if watch is not None else None
-    except ValueError as error:
-        raise CommandError(f"--watch: {error}") from error
+    pause = None if watch is None else typed(parse_term, watch, "--watch")
     while True:
         try:
             with interruptible():

@@ -32,9 +32,10 @@ from cloned_proxy.cli.show.errors import FAILED, CommandError
 from cloned_proxy.cli.show.examples import allowed_example, denied_example
 from cloned_proxy.cli.show.output import put, short_path
 from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.terms.host_port import host_port
 from cloned_proxy.policy.terms.vocabulary import Anonymous
 from cloned_proxy.program_name import NAME, program_name
-from cloned_proxy.proxy.serving.server import ServeOptions, Server, authority
+from cloned_proxy.proxy.serving.server import ServeOptions, Server
 from cloned_proxy.proxy.serving.supervisor import Supervisor
 from cloned_proxy.runner.slots.caretaker import Caretaker
 from cloned_proxy.store.files.errors import StoreError
@@ -158,7 +159,7 @@ def _tell_other_commands(announcement: ExitStack, server: Server | Supervisor, c
         workspace=server.workspace.root,
         policy=Path(server.policy.source),
         proxy=server.address,
-        control=authority(*control.address) if control.address else None,
+        control=host_port(*control.address) if control.address else None,
         metrics=server.metrics_address,
         pid=os.getpid(),
         since=time.time(),
@@ -181,7 +182,7 @@ def _announce(server: Server | Supervisor, control: Control) -> None:
     policy = server.policy
     proxy = f"http://{server.address}"
     put(f"proxy    {proxy}")
-    put(f"control  http://{authority(*control.address)}" if control.address else "control  off")
+    put(f"control  http://{host_port(*control.address)}" if control.address else "control  off")
     put(f"metrics  http://{server.metrics_address}/metrics" if server.metrics_address else "metrics  off")
     put(f"plane    {server.plane['serving']}: {server.plane['why']}")
     in_force = f"version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)}"
