@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.values.spec import Mount
 
 NAME: Final = "tool"
 """The user's name in the container. It is not the caller's: a tool need not know that. The worker image has the
