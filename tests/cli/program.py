@@ -23,6 +23,7 @@ import pytest
 
 from cloned_proxy.__main__ import main
 from cloned_proxy.program_name import program_name
+from tests.cli import forkserver
 
 PROGRAM = Path(sys.executable).with_name("cloned-proxy")
 TOOL = "demo.tool@v1"
@@ -89,7 +90,7 @@ class Answer:
 class Serving:
     """A running `cloned-proxy serve`."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | forkserver.Fork
     port: int
     metrics_port: int
     control_port: int
@@ -150,7 +151,17 @@ class Workspace:
     def run(
         self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """`given` is what it reads from stdin."""
+        """In a process of its own; `given` is what it reads from stdin. See `started` for what a fork does not show."""
+        variables = self.environment | (env or {})
+        if self.program == PROGRAM and forkserver.can_fork(variables):
+            words = [str(self.program), *arguments]
+            return forkserver.run(words, env=variables, cwd=self.path.parent, given=given, timeout=30)
+        return self.started(*arguments, env=env, given=given)
+
+    def started(
+        self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """As `run`, from the interpreter's start on."""
         return subprocess.run(
             [self.program, *arguments],
             env=self.environment | (env or {}),
@@ -189,22 +200,27 @@ class Workspace:
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
-    def serve(self, *arguments: str, stderr: int | None = None) -> Serving:
-        """`stderr` is a terminal, such as the end of `open_terminal` that is the program's."""
+    def serve(self, *arguments: str, stderr: int | None = None, fork: bool = True) -> Serving:
+        """`stderr` is a terminal, such as the end of `open_terminal` that is the program's; `fork` as in `run`."""
         errors = self.path.parent / f"serve-{len(self.running)}.log"
         control = () if "--control" in arguments else ("--control", "off")
         free = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
         command = [str(self.program), "serve", *free, *control, *arguments]
+        process: subprocess.Popen[str] | forkserver.Fork
         with errors.open("w") as log:
-            process = subprocess.Popen(
-                command,
-                env=self.environment,
-                cwd=self.path.parent,
-                stdout=subprocess.PIPE,
-                stderr=log if stderr is None else stderr,
-                stdin=subprocess.DEVNULL,
-                text=True,
-            )
+            wanted = log.fileno() if stderr is None else stderr
+            if fork and self.program == PROGRAM and forkserver.can_fork(self.environment):
+                process = forkserver.start(command, env=self.environment, cwd=self.path.parent, stderr=wanted)
+            else:
+                process = subprocess.Popen(
+                    command,
+                    env=self.environment,
+                    cwd=self.path.parent,
+                    stdout=subprocess.PIPE,
+                    stderr=wanted,
+                    stdin=subprocess.DEVNULL,
+                    text=True,
+                )
         banner = _read_banner(process, errors)
         places = {line.split()[0]: line.split()[1] for line in banner[:3]}
         ports = {name: urlsplit(url).port or 0 for name, url in places.items()}
@@ -221,7 +237,7 @@ class Workspace:
                 serving.process.stdout.close()
 
 
-def _read_banner(process: subprocess.Popen[str], errors: Path) -> list[str]:
+def _read_banner(process: subprocess.Popen[str] | forkserver.Fork, errors: Path) -> list[str]:
     assert process.stdout is not None
     banner: list[str] = []
     for line in process.stdout:
