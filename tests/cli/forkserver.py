@@ -32,6 +32,9 @@ from pathlib import Path
 from typing import IO, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
+PROGRAM: Final = Path(sys.executable).with_name("cloned-proxy")
+PATIENCE: Final = 90.0
+"""Seconds for what takes a tenth of one: a machine may be busy with other things."""
 _LOADED: Final = ("cloned_proxy.cli", "cloned_proxy.policy", "cloned_proxy.store", "cloned_proxy.proxy")
 """Packages that the server loads whole. What it does not load, a fork loads by itself, as a fresh process would."""
 _OF_THE_INTERPRETER: Final = ("PYTHON", "LC_", "LANG")
@@ -76,13 +79,14 @@ class Fork:
         self.send_signal(signal.SIGKILL)
 
 
-def can_fork(env: Mapping[str, str]) -> bool:
+def can_fork(program: str, env: Mapping[str, str]) -> bool:
     """Whether a fork is as good as a start. In the installed wheel the start itself is what is tested."""
 
     def early(variables: Mapping[str, str]) -> dict[str, str]:
         return {name: value for name, value in variables.items() if name.startswith(_OF_THE_INTERPRETER)}
 
-    return "TESTED_WHEEL" not in os.environ and early(env) == early(_environment_of_server())
+    ours = program == str(PROGRAM) and "TESTED_WHEEL" not in os.environ
+    return ours and early(env) == early(_environment_of_server())
 
 
 def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, stderr: int) -> Fork:
@@ -96,13 +100,18 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, stderr: int
 
 
 def run(
-    argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, given: str, timeout: float
+    argv: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path, given: str = "", timeout: float = PATIENCE
 ) -> subprocess.CompletedProcess[str]:
-    """As `subprocess.run`: to its end, with what it printed. Raises subprocess.TimeoutExpired."""
+    """As `subprocess.run`: to its end, with what it printed. Raises TimeoutExpired."""
+    words = [str(word) for word in argv]
+    if not can_fork(words[0], env):
+        return subprocess.run(
+            words, env=env, cwd=cwd, input=given, timeout=timeout, capture_output=True, text=True, check=False
+        )
     with _memory("stdin") as stdin, _memory("stdout") as stdout, _memory("stderr") as stderr:
         stdin.write(given.encode())
         stdin.seek(0)
-        fork = _fork(argv, env, cwd, (stdin.fileno(), stdout.fileno(), stderr.fileno()), None)
+        fork = _fork(words, env, cwd, (stdin.fileno(), stdout.fileno(), stderr.fileno()), None)
         try:
             code = fork.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -111,7 +120,7 @@ def run(
             raise
         stdout.seek(0)
         stderr.seek(0)
-        return subprocess.CompletedProcess(list(argv), code, stdout.read().decode(), stderr.read().decode())
+        return subprocess.CompletedProcess(words, code, stdout.read().decode(), stderr.read().decode())
 
 
 def _fork(

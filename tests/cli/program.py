@@ -24,8 +24,9 @@ import pytest
 from cloned_proxy.__main__ import main
 from cloned_proxy.program_name import program_name
 from tests.cli import forkserver
+from tests.cli.forkserver import PATIENCE
 
-PROGRAM = Path(sys.executable).with_name("cloned-proxy")
+PROGRAM: Final = forkserver.PROGRAM
 TOOL = "demo.tool@v1"
 
 
@@ -109,7 +110,7 @@ class Serving:
             connection.close()
 
     def page(self, path: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=90)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -120,7 +121,7 @@ class Serving:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 15) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         return self.process.wait(seconds)
 
     def log(self) -> str:
@@ -152,11 +153,8 @@ class Workspace:
         self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """In a process of its own; `given` is what it reads from stdin. See `started` for what a fork does not show."""
-        variables = self.environment | (env or {})
-        if self.program == PROGRAM and forkserver.can_fork(variables):
-            words = [str(self.program), *arguments]
-            return forkserver.run(words, env=variables, cwd=self.path.parent, given=given, timeout=30)
-        return self.started(*arguments, env=env, given=given)
+        words = [str(self.program), *arguments]
+        return forkserver.run(words, env=self.environment | (env or {}), cwd=self.path.parent, given=given)
 
     def started(
         self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
@@ -168,7 +166,7 @@ class Workspace:
             cwd=self.path.parent,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             check=False,
             input=given,
         )
@@ -209,7 +207,7 @@ class Workspace:
         process: subprocess.Popen[str] | forkserver.Fork
         with errors.open("w") as log:
             wanted = log.fileno() if stderr is None else stderr
-            if fork and self.program == PROGRAM and forkserver.can_fork(self.environment):
+            if fork and forkserver.can_fork(command[0], self.environment):
                 process = forkserver.start(command, env=self.environment, cwd=self.path.parent, stderr=wanted)
             else:
                 process = subprocess.Popen(
@@ -232,7 +230,7 @@ class Workspace:
         for serving in self.running:
             if serving.process.poll() is None:
                 serving.signal(signal.SIGKILL)
-            serving.process.wait(10)
+            serving.process.wait(PATIENCE)
             if serving.process.stdout is not None:
                 serving.process.stdout.close()
 
@@ -244,7 +242,7 @@ def _read_banner(process: subprocess.Popen[str] | forkserver.Fork, errors: Path)
         banner.append(line.rstrip("\n"))
         if line.startswith("denied"):
             return banner
-    raise AssertionError(f"serve ended with {process.wait(10)}: {errors.read_text()}")
+    raise AssertionError(f"serve ended with {process.wait(PATIENCE)}: {errors.read_text()}")
 
 
 def policy_text(
@@ -268,7 +266,7 @@ A_SECOND: Final = 5.0
 """The contract's second, on a machine that has other things to do as well. The figures belong to the bench."""
 
 
-def eventually(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> float:
+def eventually(condition: Callable[[], object], seconds: float = 60.0, what: str = "the condition") -> float:
     """Waits until the condition holds; returns how long that took. `seconds` only bound what never comes true."""
     started = time.monotonic()
     while not condition():

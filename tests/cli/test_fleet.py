@@ -51,7 +51,7 @@ def publish(publisher: Workspace, *allow: str) -> str:
 
 
 def tunnel(serving: Serving, origin: Origin) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", serving.port), timeout=30)
+    connection = socket.create_connection(("127.0.0.1", serving.port), timeout=90)
     place = f"127.0.0.1:{origin.port}"
     connection.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
     assert connection.recv(4096).startswith(b"HTTP/1.1 200")

@@ -50,7 +50,7 @@ class Scene:
             target,
         ]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=30, check=False, env={"PATH": os.environ["PATH"]}
+            command, capture_output=True, text=True, timeout=90, check=False, env={"PATH": os.environ["PATH"]}
         )
         self.told[f"curl {len(self.told)}"] = done.stdout + done.stderr
         return done
