@@ -207,8 +207,8 @@ class Workspace:
         process: subprocess.Popen[str] | forkserver.Fork
         with errors.open("w") as log:
             wanted = log.fileno() if stderr is None else stderr
-            if fork and forkserver.can_fork(command[0], self.environment):
-                process = forkserver.start(command, env=self.environment, cwd=self.path.parent, stderr=wanted)
+            if fork and forkserver.here().can_fork(command[0], self.environment):
+                process = forkserver.here().start(command, env=self.environment, cwd=self.path.parent, stderr=wanted)
             else:
                 process = subprocess.Popen(
                     command,
