@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cloned_proxy.runner.calls import ExecResult
     from cloned_proxy.runner.errors import (
         EngineError,
+        ProxyLinkError,
         RunCancelledError,
         SandboxError,
         SandboxInputError,
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from cloned_proxy.runner.session import Session
     from cloned_proxy.runner.spec import Mount
     from cloned_proxy.store.approval import Approval
-    from cloned_proxy.store.approval_errors import ApprovalError
-    from cloned_proxy.store.egress_request import request_egress
+    from cloned_proxy.store.approval_errors import ApprovalError, TooManyRequestsError
+    from cloned_proxy.store.egress_request import EgressRequest, request_egress
     from cloned_proxy.store.errors import StoreError
     from cloned_proxy.testing import decide, load_policy
 
@@ -41,11 +42,13 @@ _PLACES: Final = {
     "Decision": "cloned_proxy.policy.decision",
     "DockerContainerRunner": "cloned_proxy.runner.runner",
     "EgressBlockedError": "cloned_proxy.fetch.errors",
+    "EgressRequest": "cloned_proxy.store.egress_request",
     "EngineError": "cloned_proxy.runner.errors",
     "ExecResult": "cloned_proxy.runner.calls",
     "Mount": "cloned_proxy.runner.spec",
     "Policy": "cloned_proxy.policy.model",
     "PolicyError": "cloned_proxy.policy.parse",
+    "ProxyLinkError": "cloned_proxy.runner.errors",
     "Reason": "cloned_proxy.policy.vocabulary",
     "RunCancelledError": "cloned_proxy.runner.errors",
     "SafeFetch": "cloned_proxy.fetch.safe_fetch",
@@ -53,6 +56,7 @@ _PLACES: Final = {
     "SandboxInputError": "cloned_proxy.runner.errors",
     "Session": "cloned_proxy.runner.session",
     "StoreError": "cloned_proxy.store.errors",
+    "TooManyRequestsError": "cloned_proxy.store.approval_errors",
     "ToolFailedError": "cloned_proxy.runner.errors",
     "ToolLimitError": "cloned_proxy.runner.errors",
     "ToolResult": "cloned_proxy.runner.job",
@@ -69,11 +73,13 @@ __all__ = [
     "Decision",
     "DockerContainerRunner",
     "EgressBlockedError",
+    "EgressRequest",
     "EngineError",
     "ExecResult",
     "Mount",
     "Policy",
     "PolicyError",
+    "ProxyLinkError",
     "Reason",
     "RunCancelledError",
     "SafeFetch",
@@ -81,6 +87,7 @@ __all__ = [
     "SandboxInputError",
     "Session",
     "StoreError",
+    "TooManyRequestsError",
     "ToolFailedError",
     "ToolLimitError",
     "ToolResult",
