@@ -17,7 +17,7 @@ class Consequences:
     meaning: str
     """In plain words, for the UI and docs/reasons.md."""
     status: int = 403
-    """Of the answer to the caller (RFC 9110, section 15)."""
+    """Status code of the answer to the caller (RFC 9110, section 15)."""
     reportable: bool = True
     """Whether `report` mode lets such a request pass."""
     mendable: bool = False
