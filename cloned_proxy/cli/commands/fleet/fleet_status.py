@@ -29,7 +29,7 @@ class _Replica:
     problem: str
 
 
-def show_status(directory: Path | None, *, watch: bool, history: bool, json_output: bool) -> None:
+def show_status(directory: Path | None, *, watch: bool, history: bool, as_json: bool) -> None:
     """Raises CommandError and StoreError."""
     need_libraries()
     from cloned_proxy.cli.commands.fleet.fleet_place import FleetPlace
@@ -40,7 +40,7 @@ def show_status(directory: Path | None, *, watch: bool, history: bool, json_outp
     try:
         while True:
             document = place.with_store(lambda link, names: _ask(place, link, names, history=history))
-            if json_output:
+            if as_json:
                 put_json(document)
             else:
                 _show(document)
