@@ -12,7 +12,7 @@ import pytest
 from tests.cli.program import Origin, Serving, Workspace, eventually, literal, policy_text
 
 ACTS_WITHIN = 0.25
-"""Seconds, contract section 3. Counted from the moment the file has been replaced."""
+"""Seconds (docs/policy.md#the-order-of-a-decision). Counted from the moment the file has been replaced."""
 
 
 def passes(serving: Serving, origin: Origin) -> bool:
