@@ -13,7 +13,7 @@ PLANE := plane/Cargo.toml plane/Cargo.lock plane/src
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo fleet-demo test test-fast test-agents test-wheel lint check fuzz sanitize bench dashboards docs findings pictures \
+.PHONY: help setup install uninstall serve demo fleet-demo test test-fast test-agents test-wheel lint check fuzz sanitize bench dashboards docs reference findings pictures \
   plane plane-if-possible lock sbom wheel wheels clean screenshots
 
 help: ## this list
@@ -139,6 +139,9 @@ $(DOCS_ENV)/.installed: $(UV) handbook/docs.lock .python-version
 
 docs: $(DOCS_ENV)/.installed ## the documentation as a site, build/site/index.html; a dead link fails
 	@$(DOCS_ENV)/bin/python -m handbook.site
+
+reference: setup ## write the pages of docs/ again that say what the code says of itself
+	@$(PY) -m handbook
 
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards

@@ -1,4 +1,4 @@
-"""What a pydantic model says of its own keys: type, bounds, default, and the text that stands below each in the source."""
+"""What a pydantic model says of its own keys: type, bounds, default, and the text below each in the source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pydantic_core import PydanticUndefined
 
 _PLAIN: Final[dict[Any, str]] = {bool: "`true` or `false`", int: "whole number", float: "number", str: "text"}
 _WORDS: Final = {
-    "Seconds": "seconds, above 0, at most 86,400",
+    "Seconds": "seconds above 0, at most 86,400",
     "LongDuration": "duration, 1s or more",
     "SizeText": "size, such as `512m`",
     "NameAddresses": "`auto`, `off`, or an IPv4 network",
@@ -58,7 +58,7 @@ def keys(model: type[BaseModel], kinds: dict[str, str]) -> Iterator[Key]:
         annotation = Annotated[info.annotation, *info.metadata] if info.metadata else info.annotation
         below, many = _section(info.annotation)
         kind = kinds.get(f"{model.__name__}.{name}") or _kind(annotation)
-        meaning = " ".join(meanings[field].split()).replace("None:", "Not set:")
+        meaning = " ".join(meanings[field].split()).replace("; None:", "; not set:").replace("None:", "Not set:")
         yield Key(name, kind, _default(info), meaning, below, many)
 
 
@@ -74,6 +74,8 @@ def _meanings(model: type[BaseModel]) -> dict[str, str]:
             match field, behind:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     found[name] = text
+                case _:
+                    pass
     return found
 
 
@@ -138,7 +140,13 @@ def _or(words: list[str]) -> str:
 
 
 def _bounds(metadata: tuple[Any, ...]) -> Iterator[str]:
-    for each in metadata:
+    for each, behind in zip(metadata, (*metadata[1:], None), strict=True):
+        match each, behind:
+            case Ge(ge=low), Le(le=high):
+                yield f"{low:,} to {high:,}"
+                return
+            case _:
+                pass
         match each:
             case FieldInfo():
                 yield from _bounds(tuple(each.metadata))
@@ -152,3 +160,5 @@ def _bounds(metadata: tuple[Any, ...]) -> Iterator[str]:
                 yield "not empty"
             case MaxLen(max_length=bound):
                 yield f"at most {bound:,} characters"
+            case _:  # a function, whose words are in the meaning
+                pass

@@ -55,10 +55,11 @@ class ShareLoss:
             return
         self._looked = self._clock()
         try:
-            data, again = await self._link.run(lambda redis: redis.hmget(self._names.server, LOOK))
+            marks = await self._link.run(lambda redis: redis.hmget(self._names.server, LOOK))
         except StoreAwayError:
             return  # the link tells the log
         # The data that is known stays so until the store is told of it: by that it learns that it has lost something.
+        data, again = (mark if isinstance(mark, bytes) else None for mark in marks)
         self._compare(data, again or b"0")
         self._again = again or b"0"
 

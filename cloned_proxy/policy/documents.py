@@ -12,8 +12,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from cloned_proxy.policy.duration import parse_duration
 from cloned_proxy.policy.secret import check_injected_name, check_template
+from cloned_proxy.policy.units import parse_duration, parse_size
 
 MAX_HOLD: Final = 60.0
 """Seconds. Longer than this and clients give up before the answer comes."""
@@ -26,20 +26,8 @@ MAX_IDLE: Final = 604_800.0
 MAX_MIN_AGE: Final = 315_360_000.0
 """Seconds: ten years."""
 
-_SIZE_UNITS: Final = {"": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_SIZE: Final = re.compile(r"([0-9]{1,15}) ?([A-Za-z]*)", re.ASCII)
 _TOKEN: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
 _FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
-
-
-def parse_size(value: object) -> int:
-    """Bytes from an integer or a text such as `200MiB`. Raises ValueError with the fix in its message."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = _SIZE.fullmatch(value) if isinstance(value, str) else None
-    if match is None or match[2] not in _SIZE_UNITS:
-        raise ValueError(f"{value!r} is not a size; write bytes or a number with KiB, MiB, GiB, kB, MB or GB: 200MiB")
-    return int(match[1]) * _SIZE_UNITS[match[2]]
 
 
 def parse_expiry(value: object) -> float:

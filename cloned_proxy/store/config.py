@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cloned_proxy.policy.problem import DocumentPath, Problem
+from cloned_proxy.policy.units import SIZE_PATTERN
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.fleet_settings import FleetSettings, is_url
@@ -22,8 +23,8 @@ from cloned_proxy.store.yaml_reader import read_document
 
 type Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
-type SizeText = Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmg]?b?$")]
-"""Bytes as text, such as `512m` or `8g`."""
+type SizeText = Annotated[str, Field(pattern=SIZE_PATTERN)]
+"""Bytes as text, such as `512m` or `8GiB`."""
 
 _BASE_URL: Final = re.compile(r"https?://[^\s/?#@]+/?")
 _MAX_PORT: Final = 65_535
@@ -190,7 +191,7 @@ class LlmSettings(_Section):
     """Processors that it may use, and the threads that the engine is told to start."""
     shm: SizeText | None = None
     """Size of `/dev/shm`."""
-    cache: Annotated[str, Field(pattern=r"^(/.+|none|[1-9][0-9]*[kmg]?b?)$")] | None = None
+    cache: Annotated[str, Field(pattern=f"^(?:/.+|none|{SIZE_PATTERN[1:-1]})$")] | None = None
     """`/cache` in the container, the one place that may hold programs: a size makes an empty one in memory, a path of
     this host is mounted read-only, `none` leaves it out."""
     gpus: Annotated[int, Field(ge=1, le=64)] | Literal["all", "devices"] | None = None
