@@ -96,6 +96,9 @@ impl Worker {
         while !self.stopping && !self.shared.dead.load(SeqCst) {
             let found = sys::wait(self.epoll, &mut events, self.patience());
             self.now = sys::monotonic();
+            if self.post().take_waiting() {
+                self.carry_out();
+            }
             let again = std::mem::take(&mut self.again);
             // First who has moved, then what follows: no connection that is kept is taken while it has said something.
             for event in &events[..found] {
@@ -142,6 +145,7 @@ impl Worker {
 
     fn event(&mut self, whose: u64, what: u32) {
         if whose == BELL {
+            sys::silence(self.post().bell); // first: who rings behind this wakes the next turn
             return self.carry_out();
         }
         let (generation, place, upstream) = ((whose >> 32) as u32, (whose as u32) >> 1, whose & 1 == 1);
