@@ -19,6 +19,7 @@ _BULK_BYTES: Final = 3 * 1024**3
 """More than any tunnel carries in one sample; the time ends it."""
 _IDLE_SECONDS: Final = 45.0
 _SETTLE_SECONDS: Final = 1.0
+_SERVED: Final = 1_000
 
 
 def http(contender: Contender) -> MakeClient:
@@ -135,15 +136,14 @@ class IdleMemory:
 
 
 async def idle_memory(contender: Contender, tunnels: int) -> IdleMemory:
-    """What idle tunnels cost a contender that has served a few."""
+    """What idle tunnels cost a contender that has served a thousand, and whose caches are filled by that."""
 
     class Idle(IdleTunnel):
         port = contender.ports[1]
         first = contender.first_bytes(0)
 
     until = time.monotonic() + _IDLE_SECONDS
-    warm = [await connect(Load(contender.address, until, 1), Idle) for _ in range(20)]
-    _close(warm)
+    await drive(Load(contender.address, time.monotonic() + _IDLE_SECONDS / 3, _SERVED), set_up(contender), _CLIENTS)
     await asyncio.sleep(_SETTLE_SECONDS)
     before = rss_bytes(contender.pid)
     opened: list[Client | None] = []

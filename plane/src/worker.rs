@@ -5,6 +5,7 @@ use crate::flow::{Flow, Link, State};
 use crate::kept::Kept;
 use crate::shared::{Post, Shared};
 use crate::sys::{self, EpollEvent};
+use crate::table::Table;
 use crate::verdict::Verdict;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -30,9 +31,9 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     number: usize,
     pub epoll: i32,
-    pub flows: Vec<Flow>,
+    pub flows: Table<Flow>,
     pub free_flows: Vec<u32>,
-    pub links: Vec<Link>,
+    pub links: Table<Link>,
     pub free_links: Vec<u32>,
     pub verdicts: HashMap<Vec<u8>, Arc<Verdict>>,
     pub listening: HashMap<u32, Listening>,
@@ -65,9 +66,9 @@ impl Worker {
             shared,
             number,
             epoll,
-            flows: Vec::new(),
+            flows: Table::new(),
             free_flows: Vec::new(),
-            links: Vec::new(),
+            links: Table::new(),
             free_links: Vec::new(),
             verdicts: HashMap::new(),
             listening: HashMap::new(),
