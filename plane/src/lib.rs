@@ -45,3 +45,13 @@ mod tunnel;
 mod upload;
 mod verdict;
 mod worker;
+
+#[cfg(feature = "pthread")]
+#[path = "../load/pthread.rs"]
+mod locks;
+
+/// Those of the standard library; `make sanitize` has others, whose use the sanitizers see.
+#[cfg(not(feature = "pthread"))]
+mod locks {
+    pub use std::sync::{Condvar, Mutex, MutexGuard};
+}

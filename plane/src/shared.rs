@@ -3,12 +3,13 @@
 
 use crate::body::Body;
 use crate::cells::{Cells, Turn};
+use crate::locks::{Condvar, Mutex, MutexGuard};
 use crate::record::Records;
 use crate::spread::Spread;
 use crate::verdict::{Verdict, ID};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Numbers of `ProxySettings`; times in microseconds.

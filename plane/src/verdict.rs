@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::cells::{Account, Limits};
+use crate::locks::Mutex;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::sync::Mutex;
 
 pub struct Verdict {
     pub number: u32,
