@@ -78,7 +78,7 @@ class Plan:
     """Of the long run; 0 leaves it out."""
 
 
-_FULL: Final = Plan("full", rounds=3, seconds=2.5, idle_tunnels=1_000, many_tunnels=10_000, reloads=3, requests=60_000)
+_FULL: Final = Plan("full", rounds=3, seconds=2.0, idle_tunnels=1_000, many_tunnels=10_000, reloads=3, requests=30_000)
 _QUICK: Final = Plan("quick", rounds=1, seconds=1.0, idle_tunnels=500, many_tunnels=2_000, reloads=2, requests=0)
 
 
