@@ -118,7 +118,7 @@ fuzz: setup ## a million mutated heads, hellos, messages against other readers, 
 	@$(PY) -m tests.proxy.fuzz
 	@! command -v cargo >/dev/null || { $(MAKE) --silent plane && $(PY) -m tests.proxy.plane.fuzz_plane; }
 
-sanitize: ## the native plane under load with AddressSanitizer, or valgrind; nothing of Python in it
+sanitize: ## the native plane under load with AddressSanitizer and ThreadSanitizer, or valgrind; no Python in it
 	@command -v rustc >/dev/null || { echo "the native plane needs rustc: apt-get install cargo" >&2; exit 2; }
 	@plane/load/sanitize.sh 20
 
