@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import time
+from typing import Annotated, Final
 
 import typer
 
+from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.options import WorkspaceOption
+
+_AHEAD_SECONDS: Final = 60.0
 
 
 def resume(
@@ -25,5 +29,8 @@ def resume(
     from cloned_proxy.fleet.resuming import resume_uses
 
     warnings_to_stderr()
-    resume_uses(existing_workspace(workspace), by=actor(), reason=reason)
+    word = resume_uses(existing_workspace(workspace), by=actor(), reason=reason)
     say("uses are counted anew: each replica tells what it took, and in 10 seconds leases are given again")
+    if (ahead := word.at - time.time()) > _AHEAD_SECONDS:
+        say(f"dated {format_seconds(ahead)} ahead: the count before was begun by a clock that was, and an older one is")
+        say("followed by no replica; `cloned-proxy doctor` compares the clocks")

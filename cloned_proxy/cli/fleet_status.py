@@ -6,12 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cloned_proxy.cli.errors import CommandError, say
 from cloned_proxy.cli.output import iso_time, put, put_json
 from cloned_proxy.cli.tables import show_table
 from cloned_proxy.fleet.libraries import need_libraries
+
+_NOTHING: Final = b"0.0"
+"""What a store says that has no policy yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,6 @@ def show_status(directory: Path | None, *, watch: bool, history: bool, json_outp
 
 
 async def _ask(place: Any, link: Any, names: Any, *, history: bool) -> dict[str, Any]:
-    from cloned_proxy.fleet.replica import number_text
     from cloned_proxy.fleet.roster import everybody
 
     publisher = place.publisher(link, names, [])
@@ -71,7 +73,7 @@ async def _ask(place: Any, link: Any, names: Any, *, history: bool) -> dict[str,
             "author": known.author,
             "reason": known.reason,
         },
-        "trusted": known is not None or number_text(newest.said) == "none",
+        "trusted": known is not None or newest.said == _NOTHING,
         "replicas": [_told(each) for each in _by_replica(seen)],
     }
     if history:

@@ -97,7 +97,8 @@ class AuditShipper:
     async def ship(self) -> bool:
         """Sends all that is on record now. False, once said, when that cannot be done; it is tried again."""
         try:
-            await self._ship()
+            with self._link.part("log"):
+                await self._ship()
         except Exception as error:  # noqa: BLE001  an answer that none is must not end the sending for good
             self._id = ""
             await self._tell_lag()
@@ -173,7 +174,8 @@ class AuditShipper:
             self._metrics.skipped(first - last)
         self._last, self._last_id = first, last_id
         self._receipt_id, _ = await self._newest(self._names.audit_receipts(name))
-        self._receipt = _number(self._receipt_id)
+        # Those from before are of another id, and would prove nothing under this one.
+        self._receipt = max(_number(self._receipt_id), await asyncio.to_thread(self._local.renamed))
         self._id, self._announced = name, False
         if last_id:
             await self._announce()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cloned_proxy.fleet.receipt import anchor_of, head_of, log_id, new_log_id
-from cloned_proxy.store.database import open_database
+from cloned_proxy.fleet.receipt import anchor_of, former_ids, head_of, log_id, new_log_id
+from cloned_proxy.store.database import open_database, writing
 from cloned_proxy.store.errors import StoreError
 
 _GROUP: Final = 1000
@@ -59,7 +59,12 @@ class LocalLog:
 
     def rename(self) -> str:
         """Gives it a new id."""
-        return self._with(new_log_id)
+        with writing(self._path) as database:  # no receipt of the old id may come between
+            return new_log_id(database)
+
+    def renamed(self) -> int:
+        """Number of the newest entry when the log got the id that it has; 0 where it never had another."""
+        return self._with(lambda database: max((each.until for each in former_ids(database)), default=0))
 
     def bounds(self) -> tuple[int, int]:
         """The number before the oldest entry, and that of the newest."""

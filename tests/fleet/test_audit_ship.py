@@ -6,9 +6,10 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -16,6 +17,9 @@ from prometheus_client import CollectorRegistry
 from cloned_proxy.fleet import audit_ship, local_log
 from cloned_proxy.fleet.audit_read import FleetLog
 from cloned_proxy.fleet.audit_ship import AuditShipper
+from cloned_proxy.fleet.bundle import Source, export
+from cloned_proxy.fleet.bundle_check import check
+from cloned_proxy.fleet.envelope import Trust
 from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.link import Link
@@ -268,6 +272,43 @@ async def test_a_log_that_was_set_back_is_another_log(replica: Replica, store: R
     assert (len(entries), findings) == (4, [])  # two of each
     with store.client() as client:
         assert client.hlen(NAMES.audit_logs) == 2
+    await again.link.close()
+
+
+async def test_a_log_that_got_another_id_proves_its_receipts_from_before(
+    replica: Replica, store: RedisServer, tmp_path: Path
+) -> None:
+    """It was copied to another machine, so that both logs go on in the store, each under an id of its own."""
+    replica.record(1000)
+    assert replica.notary.sign() is not None
+    assert await replica.shipper.ship()
+    backup = tmp_path / "backup.db"
+    with reading(replica.workspace.state_db) as database:
+        database.execute("VACUUM INTO ?", (str(backup),))
+    replica.record(1001)
+    former = replica.notary.sign()
+    assert former is not None
+    assert await replica.shipper.ship()
+    put_back(backup, replica.workspace.state_db)
+    replica.record(1500)
+    again = Replica.make(tmp_path, store.url, "r1")
+    assert await again.shipper.ship()
+    again.record(1501)
+    assert again.notary.sign() is not None
+    assert await again.shipper.ship()
+    assert await read(again) == (ANY, [])
+    key = own_key(again.workspace)
+    with reading(again.workspace.state_db) as database:
+        lines = [line.encode() for line in export(database, None, Source("r1", 1.0, key))]
+    verdict = check(lines, Trust([key.public]))
+    assert (verdict.findings, verdict.receipts) == ([], 2)
+    # What the log from which it was copied has signed since then is of other entries, and later of another log.
+    for receipt, said in (
+        (former, "receipt 3, given at entry 2, is for other entries: the log was changed behind it"),
+        (replace(former, seq=3), "receipt 3 is for another log"),
+    ):
+        added = json.dumps({"receipt": json.loads(seal_receipt(receipt, key))}).encode()
+        assert check([*lines[:-1], added, lines[-1]], Trust([key.public])).findings == [said]
     await again.link.close()
 
 
