@@ -46,16 +46,14 @@ def print_log(
     """As `log --help` says. Raises CommandError or StoreError."""
     import time
 
+    from cloned_proxy.cli.arguments import typed
     from cloned_proxy.cli.context import existing_workspace
-    from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.errors import CommandError, say
+    from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import put
+    from cloned_proxy.policy.units import parse_term
     from cloned_proxy.store.audit_log import AuditLog
 
-    try:
-        start = time.time() - parse_duration(since) if since is not None else None
-    except ValueError as error:
-        raise CommandError(f"--since: {error}") from error
+    start = None if since is None else time.time() - typed(parse_term, since, "--since")
     types = _TYPES if tool is None else _TYPES_OF_TOOLS
     if denied:
         types = ("decision",)
