@@ -7,8 +7,8 @@ from typing import Annotated, Final
 
 import typer
 
-from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.options import WorkspaceOption
+from cloned_proxy.policy.units import rounded_duration
 
 _AHEAD_SECONDS: Final = 60.0
 
@@ -32,5 +32,5 @@ def resume(
     word = resume_uses(existing_workspace(workspace), by=actor(), reason=reason)
     say("uses are counted anew: each replica tells what it took, and in 10 seconds leases are given again")
     if (ahead := word.at - time.time()) > _AHEAD_SECONDS:
-        say(f"dated {format_seconds(ahead)} ahead: the count before was begun by a clock that was, and an older one is")
-        say("followed by no replica; `cloned-proxy doctor` compares the clocks")
+        say(f"it is dated {rounded_duration(ahead)} ahead, as the count before was by a clock that was wrong: replicas")
+        say("follow none that is older; `cloned-proxy doctor` compares the clocks")
