@@ -9,6 +9,7 @@ from handbook.api_page import api_page
 from handbook.licences_page import licences_page
 from handbook.metrics_page import metrics_page
 from handbook.policy_page import policy_page
+from handbook.reasons_page import reasons_page
 from handbook.settings_page import settings_page
 from handbook.site import ROOT
 from handbook.threat_page import threat_page
@@ -18,6 +19,7 @@ PAGES: Final[dict[str, Callable[[], str]]] = {
     "licences.md": licences_page,
     "metrics.md": metrics_page,
     "policy-reference.md": policy_page,
+    "reasons.md": reasons_page,
     "settings.md": settings_page,
     "threat-model.md": threat_page,
 }

@@ -75,8 +75,8 @@ def allow(
     from cloned_proxy.cli.editing import EditOptions
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.registry_rule import registry_value
+    from cloned_proxy.policy.host_port import split_port
     from cloned_proxy.policy.units import parse_term
-    from cloned_proxy.policy.url import split_port
     from cloned_proxy.policy.vocabulary import SSH_PORT
     from cloned_proxy.store.policy_entry import Entry
 

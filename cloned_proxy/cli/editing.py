@@ -18,8 +18,8 @@ from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put
 from cloned_proxy.cli.place import policy_to_edit, say_if_unserved, workspace_to_write
 from cloned_proxy.cli.presets import tell_of_presets
+from cloned_proxy.policy.host_port import split_port
 from cloned_proxy.policy.tool_id import tool_id
-from cloned_proxy.policy.url import split_port
 from cloned_proxy.store.edit_service import EditService, removal_summary
 from cloned_proxy.store.policy_edit import EditResult
 from cloned_proxy.store.policy_entry import Action, Addition, Entry

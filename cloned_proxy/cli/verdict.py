@@ -20,6 +20,7 @@ from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_unseen
 from cloned_proxy.policy.decision import Decision, Request
 from cloned_proxy.policy.hint import owner_hint
+from cloned_proxy.policy.host_port import host_port
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.reasons import MENDABLE
 from cloned_proxy.policy.refusal import refused
@@ -157,8 +158,7 @@ def _looked_up_in_front(host: Host, place: Workspace) -> bool:
 
 
 def _target(body: dict[str, Any]) -> str:
-    host = f"[{body['host']}]" if ":" in body["host"] else body["host"]
-    return f"{host}:{body['port']}{body['path']}"
+    return f"{host_port(body['host'], body['port'])}{body['path']}"
 
 
 def _rule_of(identifier: str, policy: Policy) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import httpx
 from cloned_proxy.fetch.errors import EgressBlockedError
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.host_port import in_brackets
 from cloned_proxy.policy.identity import Claims, mint_token
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
@@ -64,9 +65,8 @@ class Guide:
         """What the policy file says now. Raises EgressBlockedError for a no, PolicyError and StoreError without one."""
         # The text that goes over the wire, without user information: that becomes a header, and no part of the host.
         host = url.raw_host.decode("ascii")
-        shown = f"[{host}]" if ":" in host else host
         port = f":{url.port}" if url.port is not None else ""
-        text = f"{url.scheme}://{shown}{port}{url.raw_path.decode('ascii')}"
+        text = f"{url.scheme}://{in_brackets(host)}{port}{url.raw_path.decode('ascii')}"
         decision = decide_url(self._current(), Principal(self.tool, self._run), text, method, self._clock())
         if not decision.passes:
             raise EgressBlockedError(decision)

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from cloned_proxy.policy.http_token import METHOD, TOKEN_CHARACTERS
 from cloned_proxy.policy.secret import check_injected_name, check_template
 from cloned_proxy.policy.units import parse_duration, parse_size
 
@@ -26,8 +27,7 @@ MAX_IDLE: Final = 604_800.0
 MAX_MIN_AGE: Final = 315_360_000.0
 """Seconds: ten years."""
 
-_TOKEN: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
-_FIELD_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
+_FIELD_NAME: Final = re.compile(rf"[{TOKEN_CHARACTERS}]{{1,128}}", re.ASCII)
 
 
 def parse_expiry(value: object) -> float:
@@ -70,9 +70,9 @@ def _min_age(value: object) -> float:
 def _method(value: object) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{value!r} is not a method; quote it: 'GET'")  # noqa: TRY004  as in parse_expiry
-    if _TOKEN.fullmatch(value) is None:
+    if METHOD.fullmatch(value) is None:
         meant = value.upper()
-        example = meant if _TOKEN.fullmatch(meant) is not None else "GET"
+        example = meant if METHOD.fullmatch(meant) is not None else "GET"
         raise ValueError(f"{value!r} is not a method; methods are upper-case words such as {example[:32]!r}")
     if value == "CONNECT":
         raise ValueError(

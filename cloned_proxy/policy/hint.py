@@ -11,8 +11,9 @@ from typing import Final
 from cloned_proxy.policy.address import OPENED_BY, classify
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint_registry import registry_hint
+from cloned_proxy.policy.http_token import METHOD
 from cloned_proxy.policy.offer import why_not_offered
-from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.path_shape import plain_path
 from cloned_proxy.policy.reasons import MENDABLE, REASONS
 from cloned_proxy.policy.rule import Host
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, GLOBAL_SCOPE, SSH_PORT, Reason
@@ -166,7 +167,7 @@ def _allow(decision: Decision) -> str:
     words = ["allow", target_of(host, request.port), *_tool(decision.tool)]
     if decision.reason in (Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED) and request.method is not None:
         path = (request.path or "/").partition("?")[0]
-        if not _can_stand_in_a_rule(request.method, path):
+        if request.method == "CONNECT" or METHOD.fullmatch(request.method) is None or not plain_path(path):
             return REASONS[Reason.MALFORMED_REQUEST].hint
         words += ["--method", request.method, "--path", path]
     return _command(*words, *(_ssh(request.port) if request.method is None else ()))
@@ -175,15 +176,6 @@ def _allow(decision: Decision) -> str:
 @lru_cache(maxsize=512)  # a tool that is denied asks for the same again, and each denial needs it twice
 def _command(*words: str) -> str:
     return shlex.join(("cloned-proxy", *words))
-
-
-def _can_stand_in_a_rule(method: str, path: str) -> bool:
-    """Whether a rule could ever allow this; a path with a star in it would allow more than was asked."""
-    try:
-        parse_path_pattern(path)
-    except ValueError:
-        return False
-    return "*" not in path and method.isupper() and method != "CONNECT"
 
 
 def _ssh(port: int) -> list[str]:

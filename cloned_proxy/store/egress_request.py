@@ -12,10 +12,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from cloned_proxy.policy.host_port import split_port
 from cloned_proxy.policy.redact import MAX_TEXT, bounded
 from cloned_proxy.policy.tool_id import tool_id
 from cloned_proxy.policy.units import parse_term
-from cloned_proxy.policy.url import split_port
 from cloned_proxy.policy.vocabulary import SSH_PORT
 from cloned_proxy.store.approval import Approval, Proposal
 from cloned_proxy.store.approval_errors import ApprovalError

@@ -6,7 +6,6 @@ names is set apart: a rule made of it would be a hole made to measure.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, is_public_suffix, parse_host
+from cloned_proxy.policy.host_port import host_port
+from cloned_proxy.policy.http_token import METHOD
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path_shape import path_globs, plain_path
@@ -35,7 +36,6 @@ _NOT_SUGGESTED: Final[Mapping[str, str]] = {reason: row.not_suggested for reason
 _SIBLINGS: Final = 5
 _OUTER: Final = ("", "CONNECT")
 """Methods of calls whose inside nobody saw."""
-_METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ def _why_no_name(name: str) -> str | None:
 def _why_no_path(call: RecordedCall) -> str | None:
     if call.path != OTHER and not plain_path(call.path):
         return "a path that can be read in two ways, or has a star in it; no rule can name it"
-    if call.method != OTHER and not _METHOD.fullmatch(call.method):
+    if call.method != OTHER and not METHOD.fullmatch(call.method):
         return "a method that no rule can name"
     return None
 
@@ -256,8 +256,7 @@ def _wildcards(entries: Iterable[Suggested]) -> Iterable[Wildcard]:
 def _place(call: RecordedCall) -> str:
     if call.host == OTHER and call.port == 0:
         return "other hosts"
-    host = f"[{call.host}]" if ":" in call.host else call.host
-    return f"{host}:{call.port}"
+    return host_port(call.host, call.port)
 
 
 def _seen(calls: Sequence[RecordedCall]) -> Seen:

@@ -7,7 +7,7 @@ import pytest
 from cloned_proxy.cli.authority import parse_listen
 from cloned_proxy.cli.errors import say
 from cloned_proxy.cli.output import put_json, table, visible
-from cloned_proxy.policy.url import split_port
+from cloned_proxy.policy.host_port import split_port
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from cloned_proxy.policy.host_port import host_port
 from cloned_proxy.policy.identity import credential_fields
 from cloned_proxy.policy.uniform import looks_at_requests
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
@@ -132,7 +133,7 @@ def _around_seconds(pieces: list[str], event: DecisionEvent) -> list[str]:
 def content_of(grant: Grant, way: KnownWay, event: DecisionEvent) -> str:
     """The parts of a verdict that are text, as `plane_publish` reads them."""
     host, port = grant.decision.host, way.port
-    places = (f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in interleaved(way.addresses))  # noqa: PLR2004  the IP version
+    places = (host_port(str(each), port) for each in interleaved(way.addresses))
     plain = grant.kind is Kind.HTTP
     holes = [f'"at":{_AT!r}', f'"id":"{_ID}"', *((f'"method":"{_METHOD}"', f'"path":"{_PATH}"') if plain else ())]
     asked = replace(event, method=_METHOD, path=_PATH) if plain else event
