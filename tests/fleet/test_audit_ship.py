@@ -30,7 +30,7 @@ from cloned_proxy.fleet.receipt import Receipt, own_key, seal_receipt
 from cloned_proxy.store.audit_log import AuditLog, append_bodies, prune_entries
 from cloned_proxy.store.chain import Link as ChainLink
 from cloned_proxy.store.chain import next_link
-from cloned_proxy.store.database import reading
+from cloned_proxy.store.database import reading, writing
 from cloned_proxy.store.fleet_settings import FleetSettings
 from cloned_proxy.store.workspace import Workspace
 from cloned_proxy.telemetry.events import Entries, PolicyEvent
@@ -248,11 +248,32 @@ async def test_a_group_is_as_small_as_it_has_to_be_and_bodies_arrive_as_the_byte
     assert replica.metric("shipped_total") == 4
 
 
-def put_back(backup: Path, database: Path) -> None:
+def put_back(backup: Path, replica: Replica) -> None:
+    """While no proxy runs."""
+    replica.shipper._local.close()
+    database = replica.workspace.state_db
     for suffix in ("-wal", "-shm"):
         Path(f"{database}{suffix}").unlink(missing_ok=True)
     shutil.copy(backup, database)
     database.chmod(0o600)
+
+
+async def test_a_log_that_somebody_has_changed_arrives_as_it_is(replica: Replica, store: RedisServer) -> None:
+    """A line break in an entry, and a number that is missing: neither moves anything of the others."""
+    for number in range(6):
+        replica.record(1000 + number)
+    with writing(replica.workspace.state_db) as database:
+        bodies = [body + "\n" * (seq == 2) for seq, body in database.execute("SELECT seq, body FROM entries")]
+        database.execute("UPDATE entries SET body = body || char(10) WHERE seq = 2")
+        assert local_log._take_entries(database, 0).first == 0  # type: ignore[union-attr]
+        database.execute("DELETE FROM entries WHERE seq = 4")
+        assert local_log._take_entries(database, 2).first == 0  # type: ignore[union-attr]
+        assert local_log._take_entries(database, 4).first == 5  # type: ignore[union-attr]
+    assert await replica.shipper.ship()
+    with store.client() as client:
+        (stream,) = (name for name in client.keys("*audit:*") if client.type(name) == b"stream")
+        there = {int(name.split(b"-")[0]): fields[b"body"].decode() for name, fields in client.xrange(stream)}
+    assert there == {seq: body for seq, body in enumerate(bodies, 1) if seq != 4}
 
 
 async def test_a_log_that_was_set_back_is_another_log(replica: Replica, store: RedisServer, tmp_path: Path) -> None:
@@ -264,7 +285,7 @@ async def test_a_log_that_was_set_back_is_another_log(replica: Replica, store: R
         database.execute("VACUUM INTO ?", (str(backup),))
     replica.record(1001)
     assert await replica.shipper.ship()
-    put_back(backup, replica.workspace.state_db)
+    put_back(backup, replica)
     replica.record(1500)
     again = Replica.make(tmp_path, store.url, "r1")
     assert await again.shipper.ship()
@@ -289,7 +310,7 @@ async def test_a_log_that_got_another_id_proves_its_receipts_from_before(
     former = replica.notary.sign()
     assert former is not None
     assert await replica.shipper.ship()
-    put_back(backup, replica.workspace.state_db)
+    put_back(backup, replica)
     replica.record(1500)
     again = Replica.make(tmp_path, store.url, "r1")
     assert await again.shipper.ship()
