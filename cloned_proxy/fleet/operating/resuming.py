@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cloned_proxy.fleet.approvals.approval_service import approver_key_file
 from cloned_proxy.fleet.approvals.deciding import approver_key
-from cloned_proxy.fleet.leases.resumption import Resumption, read_resumption, seal_resumption
+from cloned_proxy.fleet.leases.resumption import LeaseResumption, read_resumption, seal_resumption
 from cloned_proxy.fleet.leases.use_names import UseNames
 from cloned_proxy.fleet.leases.use_scripts import RESUME
 from cloned_proxy.fleet.link.link import Link
@@ -35,7 +35,7 @@ _FOLLOW_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 0.1
 
 
-def resume_uses(workspace: Workspace, *, by: str, reason: str) -> Resumption:
+def resume_uses(workspace: Workspace, *, by: str, reason: str) -> LeaseResumption:
     """The new count, as it was signed. Blocks. Raises StoreError: nothing has changed then.
 
     What replicas know from their own disks stays taken; what only lost ones knew is forgotten.
@@ -48,13 +48,13 @@ def resume_uses(workspace: Workspace, *, by: str, reason: str) -> Resumption:
     return asyncio.run(_resume(workspace, settings, by, reason))
 
 
-async def _resume(workspace: Workspace, settings: FleetSettings, by: str, reason: str) -> Resumption:
+async def _resume(workspace: Workspace, settings: FleetSettings, by: str, reason: str) -> LeaseResumption:
     key = _key(workspace, settings)
     vault = LiveVault(Vault(workspace, workspace.config().vault.key), os.environ)
     ledger, trust = UseNames(settings.name).ledger, Trust(dict.fromkeys((*settings.trust, *settings.approvers)))
     async with Link(settings, base=workspace.root, secrets=vault) as link:
         latest, ends = 0.0, time.monotonic() + _FOLLOW_SECONDS
-        word: Resumption | None = None
+        word: LeaseResumption | None = None
         while True:
             found: list[Any] = await link.run(lambda redis: redis.hmget(ledger, "generation", "resume", "followed"))
             latest = max(latest, *(_at(raw, trust, settings.name) for raw in found[1:]))
@@ -98,7 +98,7 @@ def _key(workspace: Workspace, settings: FleetSettings) -> SigningKey:
 
 async def begin_count(
     link: Link, fleet: str, key: SigningKey, *, before: bytes | str, by: str, reason: str, after: float = 0.0
-) -> Resumption | None:
+) -> LeaseResumption | None:
     """Begins a count in the place of that of the generation `before` (b"" for none); None where it is another by now.
 
     It is later than `after` (Unix seconds), whatever the clock of the store says. Raises StoreAwayError.
@@ -106,7 +106,7 @@ async def begin_count(
     names, generation = UseNames(fleet), secrets.token_hex(8)
     seconds, microseconds = await link.run(lambda redis: redis.time())
     at = max(seconds + microseconds / 1e6, math.nextafter(after + 1, math.inf))
-    word = Resumption(fleet, generation, at, by, reason)
+    word = LeaseResumption(fleet, generation, at, by, reason)
     keys, sealed = (names.ledger, names.members), seal_resumption(word, key)
     told = (before, generation, sealed, str(SETTLE_MILLISECONDS))
     return word if await link.run(lambda redis: redis.eval(RESUME, len(keys), *keys, *told)) else None

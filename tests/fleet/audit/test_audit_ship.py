@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from cloned_proxy.fleet.audit import audit_ship, local_log
 from cloned_proxy.fleet.audit.audit_read import FleetLog
 from cloned_proxy.fleet.audit.audit_ship import AuditShipper
-from cloned_proxy.fleet.audit.bundle import Source, export
+from cloned_proxy.fleet.audit.bundle import LogSource, export
 from cloned_proxy.fleet.audit.bundle_check import check
 from cloned_proxy.fleet.audit.local_log import LocalLog
 from cloned_proxy.fleet.audit.notary import Notary
@@ -28,8 +28,7 @@ from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import StoreAwayError
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.store.audit.audit_log import AuditLog, append_bodies, prune_entries
-from cloned_proxy.store.audit.chain import Link as ChainLink
-from cloned_proxy.store.audit.chain import next_link
+from cloned_proxy.store.audit.chain import ChainLink, next_link
 from cloned_proxy.store.audit.database import reading, writing
 from cloned_proxy.store.settings.fleet_settings import FleetSettings
 from cloned_proxy.store.workspaces.workspace import Workspace
@@ -320,7 +319,7 @@ async def test_a_log_that_got_another_id_proves_its_receipts_from_before(
     assert await read(again) == (ANY, [])
     key = own_key(again.workspace)
     with reading(again.workspace.state_db) as database:
-        lines = [line.encode() for line in export(database, None, Source("r1", 1.0, key))]
+        lines = [line.encode() for line in export(database, None, LogSource("r1", 1.0, key))]
     verdict = check(lines, Trust([key.public]))
     assert (verdict.findings, verdict.receipts) == ([], 2)
     # What the log from which it was copied has signed since then is of other entries, and later of another log.
