@@ -39,7 +39,7 @@ class Piece:
     kind: str
     body: dict[str, Any]
     text: bytes
-    """As an event of text/event-stream."""
+    """The whole entry as one event of text/event-stream."""
 
 
 class TooSlowError(Exception):

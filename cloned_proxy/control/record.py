@@ -70,7 +70,7 @@ class Record:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._newest: dict[str, tuple[int, dict[str, Any] | None]] = {}
-        """By type: up to which entry was looked, and what was found."""
+        """For each type of entry: the last entry that was looked at, and the newest one of that type."""
         self._minutes = _Minutes()
         self._lock = threading.Lock()
 

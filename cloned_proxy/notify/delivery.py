@@ -47,7 +47,10 @@ class Delivery:
         self._dropped = dict.fromkeys(channels, 0)
 
     async def run(self) -> None:
-        """Until cancelled. What goes wrong is a line in the log and an entry on record, never an end."""
+        """Runs until it is cancelled.
+
+        A failure becomes a line in the log and an entry on record, and never ends the task.
+        """
         async with asyncio.TaskGroup() as tasks:
             for name, channel in self._channels.items():
                 tasks.create_task(self._deliver(name, channel))

@@ -15,7 +15,8 @@ _ANSWER_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 60.0
 """The same call later than that after its last try is told anew."""
 _QUIET_SECONDS: Final = 5.0
-"""So long after the last try of a call, where the log is followed, its count is told: clients wait less between two."""
+"""Seconds without a further try after which `log -f` tells how often a call was tried: clients wait less between
+two."""
 _MOST_HELD: Final = 10_000
 """Entries or calls in memory at once."""
 

@@ -59,7 +59,7 @@ class HostTerminal:
 
     @property
     def size(self) -> TerminalSize:
-        """As it is now."""
+        """The size that the terminal has now."""
         try:
             return TerminalSize(*termios.tcgetwinsize(_STDIN))
         except termios.error:  # it has hung up
@@ -89,7 +89,10 @@ class HostTerminal:
             os.write(self._on_resize, b"\0")
 
     def _resize(self, stream: Attached) -> None:
-        """Not in the handler of the signal: that may come in the middle of another call of the engine."""
+        """Tells the engine the new size.
+
+        The signal's handler must not do so: it may interrupt another call of the engine.
+        """
         while True:
             # The size may have changed while the container was made.
             stream.resize(self.size)

@@ -14,7 +14,7 @@ from cloned_proxy import __version__
 SOCKET = ("run", "exec.sock")
 """Below the workspace."""
 MOST_BYTES = 131_072
-"""Of a request; a longer one is left to the typed process."""
+"""The longest request, in bytes. A longer one is run by the process that was typed."""
 DESCRIPTORS = 4
 """Standard input, output and error, and the directory in which the command was typed."""
 
@@ -28,7 +28,7 @@ GO = b"go"
 DECLINED = b"declined"
 """Nothing was done: the typed process has to do it."""
 ENDED = b"ended "
-"""Then the exit code."""
+"""Tells that the command has ended; the exit code follows."""
 
 _NAMESPACES = ("mnt", "net", "pid", "user")
 _BETWEEN = b"\0"

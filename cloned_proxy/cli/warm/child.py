@@ -32,7 +32,7 @@ from cloned_proxy.runner.slots.hold import take_hold
 from cloned_proxy.store.workspaces.workspace import Workspace
 
 DONE: Final = b"done"
-"""To the server: the command has ended, and another one like it may come."""
+"""Tells the server that the command has ended, and that another one like it may come."""
 READY: Final = b"ready"
 """A container waits."""
 WAITS: Final = "cloned-ready"
@@ -51,7 +51,7 @@ class Typed:
     conn: socket.socket
     request: Request
     descriptors: Sequence[int]
-    """As `wire.DESCRIPTORS` has them."""
+    """The descriptors that came with the command, in the order of `wire.DESCRIPTORS`."""
 
 
 def run_for(typed: Typed, control: socket.socket, workspace: Path, prepared: Prepared | None = None) -> None:

@@ -46,7 +46,10 @@ def passed_on(argv: list[str]) -> int | None:
 
 
 def _workspace(options: list[str]) -> str:
-    """As `Workspace.find` has it; whoever runs the command looks again."""
+    """The workspace that `Workspace.find` would give.
+
+    This is a guess: the process that runs the command looks again.
+    """
     for number, word in enumerate(options):
         if word.startswith("--workspace="):
             return word.partition("=")[2]
@@ -87,7 +90,7 @@ class _Passing:
     def __init__(self, conn: socket.socket) -> None:
         self._conn = conn
         self._process = -1
-        """Of whoever runs it, a descriptor; -1 before it has begun."""
+        """Descriptor (pidfd) of the process that runs the command; -1 before it has begun."""
         self._received: list[int] = []
         """Signals before that, and behind it the last one."""
         self._typed = -1

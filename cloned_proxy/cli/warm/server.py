@@ -29,7 +29,7 @@ from cloned_proxy.local.slot_protocol import new_socket, peer_user
 _MOST_READY: Final = 2
 """Containers that wait, each for another kind of command."""
 _IDLE_SECONDS: Final = 900.0
-"""Without a command for so long the ones that wait go, and then this process; as `slot_shelf` has it."""
+"""Seconds without a command after which the waiting processes end, and then this one; the same as in `slot_shelf`."""
 _PARTING_SECONDS: Final = 5.0
 _HOPELESS_SECONDS: Final = 60.0
 """What could not be prepared is not tried again before."""
@@ -56,7 +56,7 @@ class _Child:
     """It makes a container, or has one ready."""
     ready: bool = False
     done: bool = False
-    """Its command has ended; it removes what it had."""
+    """The command of this process has ended, and the process removes what it had."""
     since: float = 0.0
 
 
@@ -72,7 +72,7 @@ class Server:
         self._new: dict[int, socket.socket] = {}
         """Connections that have not said what they want, by descriptor."""
         self._children: dict[int, _Child] = {}
-        """By the descriptor of `control`."""
+        """The processes that this one has started, by the descriptor of their `control` socket."""
         self._hopeless: dict[Kind, float] = {}
         self._used = time.monotonic()
 
@@ -165,7 +165,7 @@ class Server:
             self._give(Typed(conn, request, descriptors), message)
 
     def _give(self, typed: Typed, message: bytes) -> None:
-        """To a process that waits for such a command, else to a new one."""
+        """Gives the command to a process that waits for such a one, else to a new process."""
         kept = (typed.conn.fileno(), *typed.descriptors)
         for child in self._children.values():
             if child.ready and child.request.kind == typed.request.kind:

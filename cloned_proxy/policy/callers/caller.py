@@ -39,7 +39,7 @@ class IdentityRefusal:
     reason: Reason
     claimed: str | None = None
     inside: bool = False
-    """As of a Principal."""
+    """Whether the caller is inside of a sandbox, as `Principal.inside`."""
 
 
 type Caller = Principal | IdentityRefusal

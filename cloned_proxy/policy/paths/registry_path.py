@@ -30,7 +30,7 @@ _BESIDE_FILES: Final = (".metadata", ".asc", ".provenance")
 
 class Part(enum.Enum):
     METADATA = "metadata"
-    """Of one package."""
+    """The metadata of one package."""
     FILE = "file"
     API = "api"
     """Holds neither: it passes as it is."""

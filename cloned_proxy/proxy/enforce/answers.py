@@ -48,7 +48,7 @@ class UpstreamFailure:
     phase: str
     timed_out: bool = False
     status: int | None = None
-    """Of the proxy in front: for the record, and no tool's business."""
+    """Status of the answer of the proxy in front. It goes on record, and no tool is told."""
 
     @property
     def cause(self) -> str:
@@ -119,7 +119,10 @@ def echoed(explanation: str, decision: Decision, decision_id: str) -> Answer:
 
 
 def overloaded() -> Answer:
-    """To a client over the connection cap: nothing of it was read, so there is nothing to tell about its request."""
+    """The answer to a client over the connection cap.
+
+    Nothing of its request was read, so the answer says nothing about it.
+    """
     reason = Reason.LIMIT_EXCEEDED.value
     content = {"error": "proxy_unavailable", "reason": reason, "hint": "too many connections; try again in a second"}
     return _answer(HTTPStatus.SERVICE_UNAVAILABLE, reason, content, [("Retry-After", "1")])

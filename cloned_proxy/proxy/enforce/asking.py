@@ -88,7 +88,7 @@ class _Known:
     more: int = 0
     """Denials that the database has not heard of."""
     id: str = ""
-    """As in `asked`; "" again when it was rejected."""
+    """Id of the request, once `asked` has it; "" again when the request was rejected."""
 
 
 class Asking:

@@ -18,7 +18,7 @@ from cloned_proxy.proxy.grants.cells import CellStore, OwnCells
 DENIALS_PER_MINUTE: Final = 600
 _TURN_SECONDS: Final = 0.01
 _AT_A_TURN: Final = 4
-"""So 400 in a second: a tenth of what one CPU can refuse."""
+"""Refusals at one turn of the timer. They make 400 a second: a tenth of what one CPU can refuse."""
 _MOST_WAITING: Final = 5000
 """Who would be one more is answered at once: connections that wait must not take the place of others."""
 
@@ -27,7 +27,7 @@ ACCOUNT_WIDTH: Final = 1 + 2 * PLACES
 
 
 def account_name(tool: str | None) -> str:
-    """Of the cells that count the refusals of a caller."""
+    """Name of the shared cells that count the refusals of a caller."""
     return "denials" if tool is None else f"denials {tool}"
 
 

@@ -26,7 +26,7 @@ JUST_USED_SECONDS: Final = 0.5
 server has closed by then, its FIN on the way, would be lost with the request (RFC 9112, section 9.3.1)."""
 MAX_IDLE: Final = 1024
 MAX_IDLE_EACH: Final = 64
-"""Of one key: one tool's burst must not push everybody else's out."""
+"""Most idle connections of one key: one tool's burst must not push everybody else's out."""
 
 type Key = tuple[Principal, str, str, int]
 """Caller, rule id, host and port. The checked address is compared besides, because a name has several."""

@@ -1,4 +1,4 @@
-"""A client connection of plain HTTP requests, from the second byte of work on: the gate has read its first head."""
+"""A client connection that speaks plain HTTP. The gate has read its first head; everything after that happens here."""
 
 from __future__ import annotations
 

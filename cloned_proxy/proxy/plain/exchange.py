@@ -277,7 +277,10 @@ class Exchange:
             self._end(cause)
 
     def cut_off(self, cause: str) -> None:
-        """By the sweep: a client that has got nothing yet is told why, like one that comes a moment later."""
+        """The sweep cuts the exchange.
+
+        A client that has got nothing yet is told why, like one that comes a moment later.
+        """
         try:
             self._cut_off(cause)
         except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on

@@ -91,7 +91,7 @@ class Shares(WholeLimits):
     # What a request asks.
 
     def limits_of(self, tool: str | None, limits: Limits) -> Limits:
-        """These limits with this replica's share in place of what the policy says for the whole fleet."""
+        """The limits with this replica's share in place of what the policy says for the whole fleet."""
         shared = self._shared(tool)
         if shared is NO_LIMITS or tool is None:
             return limits

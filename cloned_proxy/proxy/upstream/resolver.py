@@ -75,7 +75,7 @@ class Resolver:
         self._flights: dict[str, _Flight] = {}
         self._share: Final = max(1, settings.resolver_threads // 2)
         self._turns: dict[str | None, asyncio.Semaphore] = {}
-        """By tool: the look-ups that it may have on the threads. Tools are few, and no caller can make one up."""
+        """The look-ups that each tool may have on the threads. Tools are few, and no caller can make one up."""
 
     async def resolve(self, host: Host, tool: str | None = None) -> Addresses:
         """All addresses of the host, IPv6 and IPv4 in the order the system prefers; a literal is itself.

@@ -1,7 +1,7 @@
 """The containers that the engine is asked for. Pure.
 
 The words are the Engine API's own (they are what `docker inspect` shows), so that this file can be read beside
-contract section 8 line by line.
+docs/sandbox.md#what-docker-inspect-shows line by line.
 """
 
 from __future__ import annotations

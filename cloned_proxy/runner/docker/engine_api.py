@@ -61,7 +61,7 @@ class EngineApi:
     def ask_raw(
         self, method: str, path: str, *, body: Any = None, timeout: float | None, **query: str | bytes | int | None
     ) -> bytes:
-        """As `ask`, the answer as it is."""
+        """Asks as `ask` does, and returns the body of the answer as it is."""
         content = b"" if body is None else json.dumps(body).encode()
         # HTTP/1.0: the answer comes unchunked and ends with the connection (RFC 9112, sections 6.3 and 9.3).
         head = [f"{method} {_target(path, query)} HTTP/1.0", "Host: engine", f"Content-Length: {len(content)}"]

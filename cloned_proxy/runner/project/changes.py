@@ -84,7 +84,7 @@ class Stamp(NamedTuple):
 
 
 def stamp_of(info: os.stat_result) -> Stamp:
-    """Of what lstat(2) said."""
+    """The stamp of what lstat(2) said."""
     if stat.S_ISDIR(info.st_mode):
         return Stamp(stat.S_IFDIR)
     return Stamp(info.st_mode, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
@@ -105,7 +105,7 @@ class Marks:
 
 
 class Letter(enum.StrEnum):
-    """As git and svn say it."""
+    """Kinds of change, in the letters of git and svn."""
 
     ADDED = "A"
     MODIFIED = "M"
@@ -119,7 +119,7 @@ class Change:
 
 
 def compare(before: Mapping[str, Stamp], after: Mapping[str, Stamp]) -> list[Change]:
-    """By path. A directory that only goes on to be one is no change."""
+    """The changes by path. A directory that was one before is no change."""
     changes = [Change(path, Letter.DELETED) for path in before.keys() - after.keys()]
     changes += [Change(path, Letter.ADDED) for path in after.keys() - before.keys()]
     changes += [Change(path, Letter.MODIFIED) for path in before.keys() & after.keys() if before[path] != after[path]]

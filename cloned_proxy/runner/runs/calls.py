@@ -34,12 +34,12 @@ class ExecResult:
     """128 + N when signal N ended it; 137 with `out_of_memory` when it used more than it may."""
     stdout: bytes
     stderr: bytes
-    """Its last 8 MiB."""
+    """The last 8 MiB that the command printed there."""
     out_of_memory: bool
     seconds: float
     """From the call to the end, with the slot that it may have had to wait for."""
     start_seconds: float
-    """Of these, from the create request to the started container."""
+    """The part of `seconds` from the create request to the started container."""
     run: str
     """8 hex digits: the run's name in the log."""
     files: Mapping[str, bytes]
@@ -52,7 +52,7 @@ class ExecResult:
 
 
 type Access = Literal["ro", "rw", "none"]
-"""Of the project, as `exec --project` has it."""
+"""How a tool sees the project, in the words of `exec --project`."""
 
 
 class ExecOptions(TypedDict, total=False):

@@ -21,7 +21,7 @@ from cloned_proxy.runner.values.spec import MIB, SandboxSpec
 from cloned_proxy.runner.values.terminal import gated
 
 MAX_STDOUT: Final = 8 * MIB
-"""Of a run whose output is kept in memory."""
+"""Most bytes of stdout of a run whose output is kept in memory."""
 
 type Output = Callable[[Stream, bytes], None]
 """Takes pieces of output as they come; raises ToolLimitError to end the run."""

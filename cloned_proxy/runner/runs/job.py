@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT: Final = 120.0
 GRACE_SECONDS: Final = 2.0
-"""Of a session: as long as the MCP SDK gives a server to end when its stdin has been closed."""
+"""Seconds that a session has to end when its stdin has been closed, as many as the MCP SDK gives a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Job:
     mounts: tuple[Mount, ...] = ()
     project: ProjectWish = field(default_factory=ProjectWish)
     report: Report | None = None
-    """Told, after the run, what became of each directory that the tool could write."""
+    """Is called after the run with what became of each directory that the tool could write."""
     every_change: bool = False
     """The report says all that changed, with differences of text."""
     home: bool = False

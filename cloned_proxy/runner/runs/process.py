@@ -47,7 +47,7 @@ class ProcessRunner:
     def run_tool(
         self,
         tool_id: str,
-        input: Any,  # noqa: A002  the word of contract section 8
+        input: Any,  # noqa: A002  as in the object that the tool reads
         ctx: Any = None,
         *,
         timeout: float | None = None,
@@ -123,7 +123,7 @@ def _wait(
     outputs: tuple[IO[bytes], IO[bytes]],
     watch: Watch | None,
 ) -> int:
-    """Its exit code. Ends it, with everything that it started, at the deadline and at the limit of its output."""
+    """The exit code of the process. The deadline and the limit of its output end it, with all that it started."""
     deadline = time.monotonic() + seconds
     shown = 0
     try:

@@ -122,7 +122,7 @@ class DockerContainerRunner(Calls):
     def run_tool(
         self,
         tool_id: str,
-        input: Any,  # noqa: A002  the word of contract section 8
+        input: Any,  # noqa: A002  as in the object that the tool reads
         ctx: Any = None,
         *,
         timeout: float | None = None,

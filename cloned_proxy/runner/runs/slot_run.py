@@ -83,7 +83,7 @@ class SlotRun:
         return f"{DRY_RUN_MARK}{self.run}" if self.job.dry_run else self.run
 
     def spec(self) -> SandboxSpec:
-        """As the container looks before it is known whom the tool is to trust."""
+        """The container, before it is known whom the tool is to trust."""
         site, job = self.site, self.job
         spec = SandboxSpec(
             tool=job.tool,

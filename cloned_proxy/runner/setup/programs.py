@@ -33,7 +33,7 @@ class Site:
     project: Path
     environment: Mapping[str, str]
     proxy: str
-    """Its URL, with a credential where one was asked for."""
+    """The proxy's URL, with a credential where one was asked for."""
 
     @property
     def host(self) -> str:

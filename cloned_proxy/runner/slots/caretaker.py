@@ -167,9 +167,9 @@ class _Rounds:
         self._poll.register(0, select.POLLIN)
         self._open = True
         self._watched: dict[int, str] = {}
-        """By descriptor."""
+        """The owners that are watched, by descriptor."""
         self._engines: dict[str, str] = {}
-        """Of each owner."""
+        """The engine of each owner."""
         self._due: list[tuple[float, str, float]] = []
         """When to look at which engine, and since when that is wanted."""
         self._next_look = 0.0

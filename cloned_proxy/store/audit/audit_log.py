@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from cloned_proxy.store.audit.chain import ChainReport, Link, canonical_json, next_link, verify_chain
 from cloned_proxy.store.audit.database import open_database
+from cloned_proxy.store.audit.transaction import transaction
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.leases.lease_time import LeaseEnd, keep_lease_ends, lease_ends
 from cloned_proxy.telemetry.combined import common_digits, is_of_entry
@@ -69,7 +70,7 @@ class AuditLog:
 
     def append(self, event: Event) -> None:
         """Puts one event on record, durably. Raises StoreError."""
-        with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
+        with self._clear_errors(), transaction(self._database, "IMMEDIATE"):
             append_events(self._database, [event])
 
     @contextlib.contextmanager
@@ -78,14 +79,14 @@ class AuditLog:
 
         Other writers wait meanwhile. Raises StoreError, when the record cannot be made or kept.
         """
-        with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
+        with self._clear_errors(), transaction(self._database, "IMMEDIATE"):
             append_events(self._database, [event])
             yield self._database
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The database as of one moment. Raises StoreError."""
-        with self._clear_errors(), _transaction(self._database, "DEFERRED"):
+        with self._clear_errors(), transaction(self._database, "DEFERRED"):
             yield self._database
 
     def entries(
@@ -144,7 +145,7 @@ class AuditLog:
         """Checks the chain from the anchor to the head, as of one moment."""
         anchor = Link(0, "")
         try:
-            with _transaction(self._database, "DEFERRED"):
+            with transaction(self._database, "DEFERRED"):
                 anchor = _link(self._database, "anchor")
                 rows = self._database.execute("SELECT seq, body, hash FROM entries ORDER BY seq")
                 return verify_chain(anchor, rows, _link(self._database, "head"))
@@ -169,7 +170,7 @@ class AuditLog:
 
     def keep_lease_ends(self, ends: Collection[LeaseEnd]) -> None:
         """Keeps what is left of the leases in force. Raises StoreError."""
-        with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
+        with self._clear_errors(), transaction(self._database, "IMMEDIATE"):
             keep_lease_ends(self._database, ends)
 
     @contextlib.contextmanager
@@ -203,7 +204,7 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
 
 
 def append_bodies(database: sqlite3.Connection, entries: Entries) -> None:
-    """As `append_events`, for entries in their stored form. They spend no uses."""
+    """Appends entries in their stored form, as `append_events` does events. They spend no uses."""
     link = _link(database, "head")
     rows: list[tuple[int, str, str]] = []
     for body in entries.bodies:
@@ -254,7 +255,7 @@ def prune_entries(database: sqlite3.Connection, *, before: float | None) -> int:
     How many went; 0 when there is no more to do. Always a prefix of the chain, in one small transaction with the
     anchor moved in it: the rest verifies at any moment, and the writer writes in between.
     """
-    with _transaction(database, "IMMEDIATE"):
+    with transaction(database, "IMMEDIATE"):
         anchor = _link(database, "anchor")
         rows = database.execute(
             "SELECT seq, hash, at FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (anchor.seq, _PRUNE_GROUP)
@@ -296,14 +297,3 @@ def _set_link(database: sqlite3.Connection, name: str, link: Link) -> None:
     database.executemany(
         "UPDATE meta SET value = ? WHERE key = ?", [(str(link.seq), f"{name}_seq"), (link.hash, f"{name}_hash")]
     )
-
-
-@contextlib.contextmanager
-def _transaction(database: sqlite3.Connection, kind: str) -> Iterator[None]:
-    database.execute(f"BEGIN {kind}")
-    try:
-        yield
-        database.execute("COMMIT")
-    finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")

@@ -18,7 +18,7 @@ from cloned_proxy.store.files.policy_bytes import MAX_BYTES, version_of
 
 MAX_VERSIONS: Final = 500
 MAX_TEXT_BYTES: Final = 32 * 1024 * 1024
-"""Of all texts, compressed."""
+"""Most bytes of all texts together, compressed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,7 +126,7 @@ type NameAddresses = Annotated[str, BeforeValidator(_name_addresses)]
 
 
 class SandboxSettings(_Section):
-    """How tools are run (contract section 8). Values alone: `settings_cache` gives them without this class."""
+    """How tools are run (docs/settings.md#sandbox). Values alone: `settings_cache` gives them without this class."""
 
     image: str | None = None
     """Image of every tool that `images` does not name; None: the worker's own."""
@@ -168,7 +168,7 @@ class SandboxSettings(_Section):
 
 
 class LlmSettings(_Section):
-    """The local model of `llm up` (contract section 11). What is None is the engine's own default.
+    """The local model of `llm up` (docs/local-model.md). What is None is the engine's own default.
 
     Values alone, as above.
     """

@@ -1,4 +1,4 @@
-"""The container of a run, as a value: every line of contract section 8, and everything that is refused."""
+"""The container of a run, as a value: docs/sandbox.md#what-docker-inspect-shows, and everything that is refused."""
 
 from __future__ import annotations
 

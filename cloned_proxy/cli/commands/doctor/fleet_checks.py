@@ -35,7 +35,7 @@ class _Said:
     """What the store answered."""
 
     milliseconds: float
-    """Of one question and its answer."""
+    """How long the store took for one question and its answer."""
     ahead: float
     """Seconds by which this machine's clock is ahead of the store's."""
     copies: int

@@ -51,7 +51,7 @@ class Place:
         return self.workspace.root / "fleet.published.json"
 
     def keys(self) -> list[SigningKey]:
-        """Those that sign. Raises StoreError."""
+        """The keys that sign. Raises StoreError."""
         return signing_keys(self.workspace, self.settings.key, os.environ)
 
     def with_store[T](self, work: Callable[[Link, Names], Awaitable[T]]) -> T:

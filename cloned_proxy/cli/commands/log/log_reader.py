@@ -144,7 +144,7 @@ def _as_json(entries: Iterable[Entry]) -> Iterator[list[str]]:
 def _as_lines(
     entries: Iterable[Entry], repeats: FollowedRetries | None, places: _Places, *, denied: bool
 ) -> Iterator[list[str]]:
-    """Those of each entry. `repeats` is what is known of earlier batches where the log is followed."""
+    """The lines of each entry. `repeats` holds what earlier batches said, where the log is followed."""
     import time
 
     from cloned_proxy.cli.show.entries import lines

@@ -11,7 +11,7 @@ from cloned_proxy.cli.commands.images.image_build import bring_worker
 from cloned_proxy.cli.commands.mcp.bake import baked
 from cloned_proxy.cli.editing.editing import actor
 from cloned_proxy.cli.place.place import policy_to_edit, workspace_to_write
-from cloned_proxy.cli.show.errors import FAILED, CommandError, say
+from cloned_proxy.cli.show.errors import CommandError, say
 from cloned_proxy.cli.show.output import put
 from cloned_proxy.program_name import absolute_words
 from cloned_proxy.runner.docker.engine import Engine
@@ -31,7 +31,7 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddOptions:
-    """As typed."""
+    """The options of `mcp add`, as they were typed."""
 
     name: str
     npm: str | None
@@ -82,7 +82,7 @@ def add_server(options: AddOptions) -> None:
 
 
 def _baked(options: AddOptions, place: Workspace, kind: Kind, text: str) -> Server:
-    """Raises CommandError."""
+    """Raises CommandError and SandboxError."""
     try:
         package = parse_package(kind, text)
         command, args = package.line(options.args)
@@ -94,8 +94,6 @@ def _baked(options: AddOptions, place: Workspace, kind: Kind, text: str) -> Serv
             return baked(engine, package, server)
     except ValueError as error:
         raise CommandError(str(error)) from error
-    except SandboxError as error:
-        raise CommandError(str(error), code=FAILED) from error
 
 
 def _package(options: AddOptions) -> tuple[Kind, str]:

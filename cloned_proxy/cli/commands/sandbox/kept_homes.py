@@ -14,7 +14,6 @@ from cloned_proxy.cli.show.output import iso_time, put_json
 from cloned_proxy.cli.show.tables import Row, ago, show_table
 from cloned_proxy.policy.callers.tool_id import tool_id
 from cloned_proxy.runner.files.homes import Homes, KeptHome
-from cloned_proxy.runner.values.errors import SandboxError
 from cloned_proxy.runner.values.spec import MIB
 
 if TYPE_CHECKING:
@@ -39,17 +38,14 @@ def show_homes(directory: Path | None, *, as_json: bool) -> None:
 
 
 def reset_homes(directory: Path | None, tool: str | None, *, yes: bool, as_json: bool) -> None:
-    """Removes one home, or all. Raises CommandError."""
+    """Removes one home, or all. Raises CommandError and SandboxError."""
     place = existing_workspace(directory)
     chosen = _chosen(place, tool)
     sizes = {home.tool: home.usage() for home in chosen}
     if chosen and not yes:
         _confirm(chosen, sizes)
     for home in chosen:
-        try:
-            Homes(place.root).reset(home.tool, lambda path, user: _sweep(place, path, user))
-        except SandboxError as error:
-            raise CommandError(str(error), code=FAILED) from error
+        Homes(place.root).reset(home.tool, lambda path, user: _sweep(place, path, user))
         if not as_json:
             say(f"{home.tool}: its home is gone ({_size(sizes[home.tool])}); the next `exec --home` begins a new one")
     if as_json:

@@ -66,7 +66,7 @@ def lines_of(aftermath: Aftermath) -> Iterator[str]:
 
 
 def _topmost(changes: Iterable[Change]) -> list[Change]:
-    """Without what lies in a directory that is new, or gone, as a whole."""
+    """The changes without those inside of a directory that is new, or gone, as a whole."""
     kept: list[Change] = []
     whole = ""
     for change in sorted(changes):

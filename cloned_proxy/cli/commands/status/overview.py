@@ -24,7 +24,7 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 
 _HOUR: Final = 3600
 _LOOKED_AT: Final = 200
-"""Of the newest denials; retries of one call are one of those that are shown."""
+"""How many of the newest denials are read; retries of one call are shown as one."""
 _SHOWN: Final = 3
 
 

@@ -238,7 +238,7 @@ class Endpoint:
     # Writing.
 
     async def send_data(self, stream: int, data: bytes, *, end: bool = False) -> None:
-        """As the windows of the peer allow it. Raises H2Error when the stream has ended meanwhile."""
+        """Sends as the windows of the peer allow it. Raises H2Error when the stream has ended meanwhile."""
         at, size = 0, len(data)
         while True:
             if self.closed:

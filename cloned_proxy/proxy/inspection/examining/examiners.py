@@ -29,7 +29,8 @@ class Admitted:
 
     grant: Grant
     head: Head
-    """As the client sent it. HTTP/2 is read into the same shape: `host` and `port` from `:authority`."""
+    """The request head as the client sent it. One of HTTP/2 has the same shape: `host` and `port` come from
+    `:authority`."""
     injection: Injection | None
     forwarded: Head = field(init=False)
     """What goes upstream: `head`, unless an examiner replaces its `path` or its `fields`."""
@@ -53,7 +54,7 @@ class ResponseSeen:
     """False for an answer to HEAD, for 204 and 304."""
 
     def values(self, name: bytes) -> list[bytes]:
-        """Of all fields with this lower-case name."""
+        """The values of all fields with this lower-case name."""
         return [value for found, value in self.fields if found.lower() == name]
 
 
@@ -107,7 +108,7 @@ class HeldFilter(ABC):
     limit: int
     """Bytes; a longer body is answered by `too_long`."""
     held: Held | None = None
-    """Its share of what may be held in all; None for bodies that are small enough not to count."""
+    """The filter's share of what may be held in all; None for bodies that are too small to count."""
 
     @abstractmethod
     async def whole(self, body: bytes) -> bytes:
@@ -170,7 +171,7 @@ class Filters:
         return body
 
     def came(self, count: int) -> None:
-        """So many bytes of the body are held by now; 0: it was sent, or its exchange is over."""
+        """Says how many bytes of the body are held by now; 0: the body was sent, or its exchange is over."""
         for one in self._holding():
             if one.held is not None:
                 one.held.note(count)
@@ -190,5 +191,5 @@ class Filters:
         return fields
 
     def too_long(self) -> UnfitError:
-        """Of the filter that holds the least."""
+        """The error of the filter that may hold the least."""
         return next(one for one in self._holding() if one.limit == self.limit).too_long()

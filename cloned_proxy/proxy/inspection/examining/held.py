@@ -18,7 +18,7 @@ class HeldBodies:
     def __init__(self, most: int = MOST_HELD) -> None:
         self._most = most
         self._held: dict[object, dict[Held, int]] = {}
-        """By caller, the oldest first."""
+        """The bodies that wait for their turn, by caller, the oldest first."""
         self._total = 0
         self._changed = asyncio.Event()
 
@@ -62,7 +62,7 @@ class Held:
         self.caller: Final = caller
 
     def note(self, size: int) -> None:
-        """So many bytes of it are held now; 0 gives its place back."""
+        """Says how many bytes of the body are held now; 0 gives its place back."""
         self._bodies.note(self, size)
 
     @property

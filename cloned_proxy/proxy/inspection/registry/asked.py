@@ -81,7 +81,7 @@ class Asked:
 
     @property
     def url(self) -> str:
-        """Of metadata upstream."""
+        """The URL of the metadata upstream."""
         return url_of(self.admitted.grant, self.path)
 
     @property

@@ -26,7 +26,7 @@ _HTTPS_PORT: Final = 443
 _OK: Final = 200
 _ABSENT: Final = frozenset({404, 410})
 _TOLD: Final = frozenset({"user-agent", "authorization"})
-"""Of the request that the metadata is needed for. `authorization` goes to no other host than it was meant for."""
+"""Fields of the request that needs the metadata which go along. `authorization` goes to no other host than its own."""
 
 
 class MetadataClient:

@@ -95,7 +95,7 @@ class Stream(ABC):
 
     @abstractmethod
     async def _let_finish(self) -> None:
-        """Behind an end in order."""
+        """Follows a response that has ended in order."""
 
     @abstractmethod
     def _leave(self) -> None:
@@ -111,11 +111,11 @@ class Stream(ABC):
 
     @abstractmethod
     async def _send_data(self, data: bytes, *, end: bool = False) -> None:
-        """As fast as the client takes it."""
+        """Sends a piece as fast as the client takes it."""
 
     @abstractmethod
     async def _send_end(self, trailers: Trailers) -> None:
-        """Behind the last piece of a body."""
+        """Ends the body behind its last piece."""
 
     @abstractmethod
     async def _see_upload_off(self, sending: asyncio.Task[None], exchange: UpstreamExchange) -> None:

@@ -54,7 +54,7 @@ class UpstreamH1:
         """When the last exchange has ended; 0.0 before there was one."""
         self._closed = False
         self._is_http2 = False
-        """Then no request was read: what came of ours is not how HTTP/2 begins."""
+        """Such a server has read no request: what it got does not begin as HTTP/2 does."""
         self._over: Final = asyncio.Event()
 
     @property

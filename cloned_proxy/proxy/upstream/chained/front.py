@@ -173,7 +173,7 @@ class UpstreamProxy:
 
     @property
     def port(self) -> int:
-        """Of the addresses that are known at once."""
+        """The port of the addresses that are known at once."""
         if self._only is None:
             raise ValueError("no proxy is known at once")
         return self._only.port
