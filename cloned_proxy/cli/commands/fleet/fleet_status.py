@@ -6,12 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cloned_proxy.cli.show.errors import CommandError, say
 from cloned_proxy.cli.show.output import iso_time, put, put_json
 from cloned_proxy.cli.show.tables import show_table
 from cloned_proxy.fleet.link.libraries import need_libraries
+
+_NOTHING: Final = b"0.0"
+"""What a store says that has no policy yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,6 @@ def show_status(directory: Path | None, *, watch: bool, history: bool, as_json: 
 
 async def _ask(place: Any, link: Any, names: Any, *, history: bool) -> dict[str, Any]:
     from cloned_proxy.fleet.members.roster import everybody
-    from cloned_proxy.fleet.signed_policy.replica import number_text
 
     publisher = place.publisher(link, names, [])
     newest, seen = await publisher.newest(), await everybody(link, names)
@@ -71,7 +73,7 @@ async def _ask(place: Any, link: Any, names: Any, *, history: bool) -> dict[str,
             "author": known.author,
             "reason": known.reason,
         },
-        "trusted": known is not None or number_text(newest.said) == "none",
+        "trusted": known is not None or newest.said == _NOTHING,
         "replicas": [_told(each) for each in _by_replica(seen)],
     }
     if history:
