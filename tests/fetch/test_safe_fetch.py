@@ -212,5 +212,6 @@ def test_a_credential_is_renewed_before_it_expires(s: Scene, monkeypatch: pytest
 
 def test_places_are_paths_or_texts(s: Scene, tmp_path: Path) -> None:
     """As for `DockerContainerRunner` and `request_egress`."""
+    load_or_create_key(s.workspace.path / "identity.key")
     with SafeFetch(TOOL, workspace=str(s.workspace.path), policy=str(tmp_path / "gone.yaml")) as fetch:
         assert fetch is not None

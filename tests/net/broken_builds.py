@@ -95,7 +95,7 @@ FAULTS: Final[dict[str, Patch]] = {
     "the request's head raises": _beside_inspection(lambda: replace_part(plain_outgoing, "encode_request", _raising)),
     "identification raises": lambda: everywhere_identify(lambda original: _raising),
     "the audit log is full": _audit_is_full,
-    "metrics raise": lambda: replace_part(record.Recorder, "_event", _raising),
+    "metrics raise": lambda: replace_part(record.Recorder, "event_of", _raising),
 }
 
 OPEN: Final = ("the decision", "address classes", "own listeners", "SNI", "TLS in tunnels", "strict lines", "framing",
