@@ -10,7 +10,6 @@ from typing import Final, cast
 
 import structlog
 
-from cloned_proxy.proxy import answers
 from cloned_proxy.proxy.alarm import Alarm
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.head import EMPTY_LINE, FIRST_OF_TOKEN, Head, HeadError, parse_head
@@ -69,10 +68,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not an instance in the eyes of Python with uvloop, whose transports share only the interface.
         self.transport = cast(asyncio.Transport, transport)
-        if self.parts.admit(self):
-            self.arm(self.parts.settings.head_timeout, self._head_timed_out)
-        else:
-            self.answer(answers.overloaded())
+        self.parts.arrived(self)
+        self.arm(self.parts.settings.head_timeout, self._head_timed_out)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -195,6 +192,13 @@ class ClientConnection(asyncio.Protocol):
         if self.plain is not None:
             return self.plain.quiet
         return self._phase is _Phase.HEAD and not self._buffer
+
+    @property
+    def quiet_since(self) -> float:
+        """Monotonic seconds, of one that is quiet."""
+        if self.plain is not None:
+            return self.plain.quiet_since
+        return self._alarm.deadline - self.parts.settings.head_timeout
 
     def cut(self, cause: str) -> None:
         """Resets the client, and the upstream if there is one, at once."""

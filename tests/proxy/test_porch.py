@@ -178,15 +178,15 @@ async def test_who_only_connects_is_no_warning(capsys: pytest.CaptureFixture[str
     assert "refused" not in capsys.readouterr().out
 
 
-async def test_headers_that_are_waited_for_are_bounded(canary: Upstream) -> None:
-    async with world(allow(HOST, canary.port), header_from=NAMED, max_connections=2) as made:
+async def test_headers_that_are_waited_for_are_bounded_and_who_comes_then_waits(canary: Upstream) -> None:
+    async with world(allow(HOST, canary.port), header_from=NAMED, max_connections=2, head_timeout=60) as made:
         place = made.listener.socket.getsockname()
         slow = [await asyncio.open_connection(*place, local_addr=(BALANCER, 0)) for _ in range(2)]
-        assert not await said(made, WHOLE["v1 IPv4"] + connect_head(canary.port, HOST))
+        third = asyncio.create_task(said(made, WHOLE["v1 IPv4"] + connect_head(canary.port, HOST)))
+        await until(lambda: made.gate._room.is_wanted(made.listener, contended=False))
+        assert not third.done()
         slow[0][1].transport.abort()
-        async with asyncio.timeout(60):
-            while not await said(made, WHOLE["v1 IPv4"] + connect_head(canary.port, HOST)):
-                pass
+        assert (await third).startswith(b"HTTP/1.1 200 ")
         slow[1][1].transport.abort()
 
 

@@ -219,6 +219,10 @@ class PlainClient(asyncio.Protocol):
         """Whether no request is under way."""
         return self._phase is _Phase.HEAD and not self.intake.expects_more
 
+    @property
+    def quiet_since(self) -> float:
+        return self.deadline - self.parts.settings.keep_alive_timeout
+
     def cut(self, cause: str) -> None:
         """Resets the client, and the upstream if there is one, at once."""
         if self._exchange is not None:

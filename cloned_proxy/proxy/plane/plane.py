@@ -136,7 +136,7 @@ class Plane:
 
     def takes(self, listener: Listener) -> bool:
         """Whether it can accept there: where every caller asks a proxy."""
-        return self._running and not self.failed and listener.names is None and not self.parties.full
+        return self._running and not self.failed and _is_common(listener) and not self.parties.full
 
     def open(self, listener: Listener) -> None:
         number, party = next(self._numbers), self.parties.opened(listener.party)
@@ -167,6 +167,12 @@ class Plane:
 
     def _contend(self) -> None:
         self._library.plane_set_contended(self._handle, len(self._listeners) > 1)
+
+    def make_room(self, party: object | None, *, seconds: float, most: int) -> None:
+        """Ends up to so many connections, of this party or of all, that have asked for nothing for so long."""
+        column = PARTIES if party is None else self.parties.column(party)
+        if self._running and column is not None:
+            self._library.plane_make_room(self._handle, column, _microseconds(seconds), most)
 
     # Verdicts.
 
@@ -288,6 +294,11 @@ class Plane:
         if not self._freed:
             self._library.plane_numbers(self._handle, ctypes.byref(numbers))
         return list(numbers)
+
+
+def _is_common(listener: Listener) -> bool:
+    """Whether its callers ask a proxy, from the first byte on."""
+    return listener.names is None and not listener.header_from
 
 
 _OPEN, _DEAD = 1, 5
