@@ -8,11 +8,12 @@ STAMP := .venv/.installed
 QUIET := $(shell test -t 2 || echo --quiet)
 WHEEL_ENV := .venv-wheel
 BARE_ENV := .venv-bare
+DOCS_ENV := .venv-docs
 PLANE := plane/Cargo.toml plane/Cargo.lock plane/src
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo fleet-demo test test-fast test-agents test-wheel lint check fuzz sanitize bench dashboards findings pictures \
+.PHONY: help setup install uninstall serve demo fleet-demo test test-fast test-agents test-wheel lint check fuzz sanitize bench dashboards docs reference findings pictures \
   plane plane-if-possible lock sbom wheel wheels clean screenshots
 
 help: ## this list
@@ -59,7 +60,7 @@ fleet-demo: setup ## two replicas, one signed policy, on a redis-server of its o
 export KEPT_IMAGES := $(CURDIR)/build/images
 T ?= tests
 
-test: setup ## the whole test suite; T=tests/proxy: a part of it
+test: setup $(DOCS_ENV)/.installed ## the whole test suite; T=tests/proxy: a part of it
 	@tests/install.sh
 	@! command -v cargo >/dev/null || $(MAKE) --silent plane
 	@tests/run.sh $(PY) $(T)
@@ -129,6 +130,19 @@ findings: ## what surprised us in other people's software, tried again with the 
 	  echo "== $$script" >&2; "$$script" || failed="$$failed $$script"; \
 	done; test -z "$$failed" || { echo "not as described any more:$$failed" >&2; exit 1; }
 
+# An environment of its own: the site's generator is as large as all that the program needs, and nothing else uses it.
+$(DOCS_ENV)/.installed: $(UV) handbook/docs.lock .python-version
+	@echo "set-up: what builds the documentation, into $(DOCS_ENV)" >&2
+	@test -x $(DOCS_ENV)/bin/python || $(WITH_PYENV) $(UV) venv $(QUIET) $(DOCS_ENV)
+	@$(UV) pip sync $(QUIET) --python $(DOCS_ENV)/bin/python --require-hashes handbook/docs.lock
+	@touch $@
+
+docs: $(DOCS_ENV)/.installed ## the documentation as a site, build/site/index.html; a dead link fails
+	@$(DOCS_ENV)/bin/python -m handbook.site
+
+reference: setup ## write the pages of docs/ again that say what the code says of itself
+	@$(PY) -m handbook
+
 dashboards: setup ## write dashboards/*.json again
 	@$(PY) -m dashboards
 
@@ -144,6 +158,7 @@ COMPILE = $(UV) pip compile --quiet --universal --python-version 3.13 --generate
 lock: $(UV) ## resolve the newest versions that fit and pin them with hashes
 	@$(COMPILE) --upgrade pyproject.toml --group dev --output-file requirements.lock
 	@$(COMPILE) --upgrade pyproject.toml --extra otlp --extra fleet --constraint requirements.lock --output-file compose/requirements.lock
+	@$(COMPILE) --upgrade --group docs --constraint requirements.lock --output-file handbook/docs.lock
 	@echo hatchling | $(COMPILE) --upgrade - --constraint requirements.lock --output-file compose/build.lock
 
 wheels: ## what the proxy's image is built from where the build reaches no index

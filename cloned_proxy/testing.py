@@ -11,18 +11,21 @@ from pathlib import Path
 
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.tool_id import tool_id
 from cloned_proxy.policy.url import decide_url
 from cloned_proxy.store import policy_file
+from cloned_proxy.store.presets import PresetShelf
 
 
 def load_policy(path: Path | str, *, now: float | None = None) -> Policy:
     """The policy in a file; its own `tests:` have passed. `now` (Unix seconds) is for leases; None is this moment.
 
+    Its presets are those of the folder `presets` beside it, as in a workspace, and those that come with the program.
     Raises PolicyError, which names each problem with its line, and StoreError for a file that cannot be read.
     """
-    return policy_file.load_policy(Path(path), time.time() if now is None else now)
+    shelf = PresetShelf(Path(path).parent / "presets")
+    return policy_file.load_policy(Path(path), time.time() if now is None else now, shelf)
 
 
 def decide(
@@ -33,7 +36,5 @@ def decide(
     A name is not looked up: that its addresses are allowed as well is for the proxy to see. `now` as in `load_policy`.
     Raises ValueError for a tool id that no tool can have. Any other bad input is a denial, `malformed_request`.
     """
-    if tool is not None and not valid_tool_id(tool):
-        raise ValueError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
-    caller = ANONYMOUS if tool is None else Principal(tool)
+    caller = ANONYMOUS if tool is None else Principal(tool_id(tool))
     return decide_url(policy, caller, url, method, time.time() if now is None else now)

@@ -65,7 +65,16 @@ def licence_of(distribution: str) -> str:
     classified = [
         line.rpartition(" :: ")[2] for line in said.get_all("Classifier", []) if line.startswith("License ::")
     ]
-    return ", ".join(classified) or (said.get("License") or "").strip().partition("\n")[0]
+    return ", ".join(classified) or (said.get("License") or "").strip().partition("\n")[0] or _title(distribution)
+
+
+def _title(distribution: str) -> str:
+    """The first line of the licence that lies in the package: the last place where it may say which one it is."""
+    installed = importlib.metadata.distribution(distribution)
+    for name in installed.metadata.get_all("License-File", []):
+        if text := (installed.read_text(f"licenses/{name}") or "").strip():
+            return text.partition("\n")[0].strip()
+    return ""
 
 
 def _is_expression(licence: str) -> bool:

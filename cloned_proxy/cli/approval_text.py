@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.cli.context import existing_workspace
-from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.errors import FAILED, CommandError
 from cloned_proxy.cli.output import iso_time, paint, table, visible
 from cloned_proxy.cli.tables import Cell, Row, when
+from cloned_proxy.policy.units import rounded_duration
 from cloned_proxy.program_name import program_name
 from cloned_proxy.store.approval import Approval
 from cloned_proxy.store.approval_errors import ApprovalError, DecidedError
@@ -46,7 +46,7 @@ def mending() -> Iterator[None]:
 
 def row(approval: Approval) -> Row:
     """One line of `list`, under HEADINGS."""
-    left = "-" if approval.state != "pending" else format_seconds(approval.expires - time.time())
+    left = "-" if approval.state != "pending" else rounded_duration(approval.expires - time.time())
     return (
         approval.id,
         str(approval.proposal.addition),
@@ -77,7 +77,7 @@ def lines(approval: Approval, evidence: Evidence) -> list[str]:
     narrower = " [--narrowest]" if evidence.narrowest else ""
     shown.append(f"to do     {program_name()} approvals approve {approval.id}{narrower} [--for 30m]")
     shown.append(f"          {program_name()} approvals reject {approval.id}")
-    shown.append(f"time left {format_seconds(approval.expires - time.time())}")
+    shown.append(f"time left {rounded_duration(approval.expires - time.time())}")
     return shown
 
 
@@ -102,6 +102,6 @@ def _asker(approval: Approval) -> str:
 
 
 def _terms(approval: Approval) -> str:
-    terms = [] if approval.for_seconds is None else [format_seconds(approval.for_seconds)]
+    terms = [] if approval.for_seconds is None else [rounded_duration(approval.for_seconds)]
     terms += [] if approval.uses is None else [f"{approval.uses} uses"]
     return ", ".join(terms) or "for good"

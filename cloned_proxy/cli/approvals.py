@@ -83,15 +83,13 @@ def approve(
 ) -> None:
     """Put the rule into the policy; a running proxy follows at once."""
     from cloned_proxy.cli.approval_text import mending, service_in
-    from cloned_proxy.cli.durations import parse_duration
+    from cloned_proxy.cli.arguments import typed
     from cloned_proxy.cli.editing import actor
-    from cloned_proxy.cli.errors import CommandError, say
+    from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import put, put_json, visible, with_iso_times
+    from cloned_proxy.policy.units import parse_term
 
-    try:
-        seconds = parse_duration(lasting) if lasting is not None else None
-    except ValueError as error:
-        raise CommandError(f"--for: {error}") from error
+    seconds = None if lasting is None else typed(parse_term, lasting, "--for")
     with mending():
         granted = service_in(workspace, policy).approve(
             approval,

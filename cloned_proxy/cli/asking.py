@@ -11,7 +11,7 @@ from typing import Final
 from cloned_proxy.cli.agents import AGENTS
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.initial import Answers, Tool
-from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.tool_id import is_tool_id
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.presets import DERIVED
 from cloned_proxy.store.workspace import Workspace
@@ -69,7 +69,7 @@ def _tools(words: Sequence[str]) -> tuple[Tool, ...]:
         if word in AGENTS:
             agent = AGENTS[word]
             tools[agent.tool] = Tool(agent.tool, (word,), agent.command)
-        elif valid_tool_id(word):
+        elif is_tool_id(word):
             tools.setdefault(word, Tool(word, (), "CMD"))
         else:
             raise CommandError(

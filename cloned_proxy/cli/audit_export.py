@@ -22,14 +22,12 @@ _SAY_EVERY: Final = 200_000
 
 def write_export(since: str | None, *, signed: bool, workspace: Path | None) -> None:
     """As `audit export --help` says. Raises CommandError or StoreError."""
+    from cloned_proxy.cli.arguments import typed
     from cloned_proxy.cli.context import existing_workspace
-    from cloned_proxy.cli.durations import parse_duration
     from cloned_proxy.fleet.libraries import need_libraries
+    from cloned_proxy.policy.units import parse_term
 
-    try:
-        start = time.time() - parse_duration(since) if since is not None else None
-    except ValueError as error:
-        raise CommandError(f"--since: {error}") from error
+    start = None if since is None else time.time() - typed(parse_term, since, "--since")
     need_libraries()
     from cloned_proxy.fleet.bundle import Source, export
     from cloned_proxy.fleet.receipt import log_id, own_key, own_name

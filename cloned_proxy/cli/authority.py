@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloned_proxy.policy.url import split_port
+from cloned_proxy.policy.host_port import split_port
 
 
 def parse_listen(text: str, option: str) -> tuple[str, int] | None:

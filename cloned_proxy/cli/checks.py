@@ -6,6 +6,7 @@ import importlib.util
 import os
 import platform
 import resource
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -21,6 +22,7 @@ from typing import Final, Literal
 from cloned_proxy.cli.context import proxy_of, wrong_proxy
 from cloned_proxy.cli.errors import CommandError
 from cloned_proxy.cli.live import live_proxy
+from cloned_proxy.cli.open_files import open_to_others
 from cloned_proxy.policy.breadth import findings
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.secret import filled, references
@@ -36,6 +38,7 @@ from cloned_proxy.store.workspace import Workspace
 type Status = Literal["ok", "warn", "fail"]
 
 _OPEN_FILES: Final = 65_536
+_NAMED: Final = 5
 _NEEDED_PYTHON: Final = (3, 12)
 _PORTS: Final = {"proxy": 8081, "control": 8082, "metrics": 8083}
 _OTHER: Final = {
@@ -135,15 +138,12 @@ def _workspace(workspace: Workspace) -> Check:
 
 def _files(workspace: Workspace) -> Check:
     """Files of the workspace that other users can read; the directory's mode protects them, until it does not."""
-    open_files = [
-        path
-        for path in sorted(workspace.root.rglob("*"))
-        if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) & 0o077
-    ]
-    if not open_files:
+    found = sorted(open_to_others(workspace.root))
+    if not found:
         return Check("permissions", "ok", "files are private")
-    names = ", ".join(str(path.relative_to(workspace.root)) for path in open_files[:5])
-    return Check("permissions", "warn", f"open to other users: {names}", f"chmod -R go= {workspace.root}")
+    names = ", ".join(str(path.relative_to(workspace.root)) for path in found[:_NAMED])
+    fix = f"chmod go= {shlex.join(map(str, found[:_NAMED]))}"
+    return Check("permissions", "warn", f"{len(found)} open to other users: {names}", fix)
 
 
 def _settings(workspace: Workspace) -> Check:

@@ -41,10 +41,12 @@ def _proxy(tool: str | None, workspace: Path | None) -> str:
     import time
     from urllib.parse import urlsplit
 
+    from cloned_proxy.cli.arguments import typed
     from cloned_proxy.cli.context import existing_workspace
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.token import authority_of
-    from cloned_proxy.policy.identity import Claims, mint_token, proxy_url, valid_tool_id
+    from cloned_proxy.policy.identity import Claims, mint_token, proxy_url
+    from cloned_proxy.policy.tool_id import tool_id
     from cloned_proxy.store.keys import load_or_create_key
     from cloned_proxy.store.workspace import Workspace
 
@@ -60,7 +62,6 @@ def _proxy(tool: str | None, workspace: Path | None) -> str:
         except ValueError:
             ours = False
         return exported if ours else f"http://{authority}"
-    if not valid_tool_id(tool):
-        raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
+    typed(tool_id, tool)
     claims = Claims(tool, f"cli-{secrets.token_hex(4)}", time.time() + _SECONDS)
     return proxy_url(tool, mint_token(load_or_create_key(place.identity_key), claims), authority)

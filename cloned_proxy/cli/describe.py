@@ -8,11 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, short_path
 from cloned_proxy.cli.tables import Cell, Row, passed
-from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.rule import HostPattern, PatternKind, Rule
+from cloned_proxy.policy.units import format_duration, rounded_duration
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.rule_use import NOTHING_USED, RuleUse
 
@@ -52,14 +51,14 @@ def rule_row(rule: Rule, use: RuleUse, policy_file: Path) -> Row:
     """One line of `list`, under HEADINGS. For a person the lease is one value, and what never happened is left out."""
     expires, terms = "never", []
     if (left := use.left(rule)) is not None:
-        expires = "expired" if left <= 0 else f"in {format_seconds(left)}"
-        terms.append("expired" if left <= 0 else format_seconds(left).partition(" ")[0])
+        expires = "expired" if left <= 0 else f"in {rounded_duration(left)}"
+        terms.append("expired" if left <= 0 else rounded_duration(left).partition(" ")[0])
     uses = "-"
     if rule.max_uses is not None:
         uses = str(max(0, rule.max_uses - use.used(rule)))
         terms.append(f"{uses} use{'' if uses == '1' else 's'}")
     last_hit = use.last_hit(rule)
-    hit = "never" if last_hit is None else f"{format_seconds(time.time() - last_hit)} ago"
+    hit = "never" if last_hit is None else f"{rounded_duration(time.time() - last_hit)} ago"
     return (
         rule.id,
         rule.scope,

@@ -71,11 +71,12 @@ def allow(
     import time
 
     from cloned_proxy.cli.allowing import allow_hosts
-    from cloned_proxy.cli.durations import parse_duration
+    from cloned_proxy.cli.arguments import typed
     from cloned_proxy.cli.editing import EditOptions
     from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.registry_rule import registry_value
-    from cloned_proxy.policy.url import split_port
+    from cloned_proxy.policy.host_port import split_port
+    from cloned_proxy.policy.units import parse_term
     from cloned_proxy.policy.vocabulary import SSH_PORT
     from cloned_proxy.store.policy_entry import Entry
 
@@ -103,11 +104,8 @@ def allow(
         raise CommandError("name a HOST, or a --preset; `cloned-proxy preset list` shows the presets")
     if tcp and ssh:
         raise CommandError("--tcp lets anything pass, SSH as well; leave one out")
-    try:
-        expires = time.time() + parse_duration(lasting) if lasting is not None else None
-        places = [split_port(text) for text in hosts]
-    except ValueError as error:
-        raise CommandError(str(error)) from error
+    expires = None if lasting is None else time.time() + typed(parse_term, lasting, "--for")
+    places = [typed(split_port, text) for text in hosts]
     words = {"private": private, "reserved": reserved}
     dated = registry_value(registry, min_age, package or (), index)
     usual = (SSH_PORT,) if ssh else () if dated is None else (443,)

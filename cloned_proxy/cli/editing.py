@@ -12,13 +12,14 @@ from typing import Any, Final
 
 import typer
 
+from cloned_proxy.cli.arguments import typed
 from cloned_proxy.cli.context import existing_workspace
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put
 from cloned_proxy.cli.place import policy_to_edit, say_if_unserved, workspace_to_write
 from cloned_proxy.cli.presets import tell_of_presets
-from cloned_proxy.policy.identity import valid_tool_id
-from cloned_proxy.policy.url import split_port
+from cloned_proxy.policy.host_port import split_port
+from cloned_proxy.policy.tool_id import tool_id
 from cloned_proxy.store.edit_service import EditService, removal_summary
 from cloned_proxy.store.policy_edit import EditResult
 from cloned_proxy.store.policy_entry import Action, Addition, Entry
@@ -105,8 +106,8 @@ def hosts_only(hosts: Sequence[str]) -> list[str]:
 
 def check_tool(tool: str | None) -> None:
     """Raises CommandError for what can be no tool's id."""
-    if tool is not None and not valid_tool_id(tool):
-        raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
+    if tool is not None:
+        typed(tool_id, tool)
 
 
 def tell(result: EditResult, summary: str, *, dry_run: bool) -> None:

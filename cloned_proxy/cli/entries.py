@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from cloned_proxy.cli.output import VERDICT_STYLES, iso_time, paint, short_path, visible
 from cloned_proxy.cli.tables import passed, wrapped
+from cloned_proxy.policy.host_port import host_port
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.proxy.slot_protocol import DRY_RUN_MARK
 from cloned_proxy.telemetry.events import MANY
@@ -30,7 +31,7 @@ def lines(body: dict[str, Any], *, times: int = 1, clock: bool = False) -> list[
 
     `times` is how often it was met; with `clock` the terminal shows the time of day, which stays right as it scrolls.
     """
-    told = _TELLERS.get(body["type"], _decision)(body)
+    told = TELLERS.get(body["type"], _decision)(body)
     text = visible(told.text if times == 1 else f"{told.text}  {times}x")
     notes = [visible(in_this_shell(note)) for note in told.notes]
     label = f"{told.label:<{_LABEL}}"
@@ -105,8 +106,7 @@ def _notify(body: dict[str, Any]) -> _Told:
 
 
 def _place(body: dict[str, Any]) -> str:
-    host = f"[{body['host']}]" if ":" in body["host"] else body["host"]
-    return f"{host}:{body['port']}"
+    return host_port(body["host"], body["port"])
 
 
 def _decision(body: dict[str, Any]) -> _Told:
@@ -122,7 +122,7 @@ def _decision(body: dict[str, Any]) -> _Told:
     return _Told(body["verdict"], f"{text}  {body['reason']}{dry}", style, (*fix, f"id: {body['id']}"))
 
 
-_TELLERS: Final[Mapping[str, Callable[[dict[str, Any]], _Told]]] = {
+TELLERS: Final[Mapping[str, Callable[[dict[str, Any]], _Told]]] = {
     "policy": _policy,
     "approval": _approval,
     "run": _run,

@@ -9,6 +9,7 @@ from typing import Final
 from cloned_proxy.policy.caller import ANONYMOUS
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.host_port import in_brackets
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.rule import PatternKind, Rule
 
@@ -43,7 +44,7 @@ def _candidates(policy: Policy) -> Iterator[tuple[str, Request]]:
 
 def _ask(rule: Rule) -> tuple[str, Request]:
     host = rule.pattern.value
-    authority = f"[{host}]" if ":" in host else host
+    authority = in_brackets(host)
     if _HTTPS in rule.ports:
         return f"https://{authority}/", Request(host, _HTTPS)
     port = _HTTP if _HTTP in rule.ports else min(rule.ports)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cloned_proxy.cli.checks import Check, guarded
-from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.fleet.libraries import need_libraries
 from cloned_proxy.policy.narrow import check_narrowing
+from cloned_proxy.policy.units import rounded_duration
 from cloned_proxy.store.deadline import uptime
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.fleet_settings import FleetSettings, is_url
@@ -215,11 +215,12 @@ def _envelope(place: Place, said: _Said | None, *, publishes: bool) -> Check:
         )
     statement = open_statement(kept.envelope, settings.name, Trust(settings.trust))
     unheard = shelf.unheard_seconds(now=time.time(), up=uptime())
-    age = format_seconds(max(0.0, time.time() - statement.issued_at))
+    age = rounded_duration(max(0.0, time.time() - statement.issued_at))
     detail = f"version {statement.number}, signed {age} ago by {statement.author}"
     if said is not None and said.newest == statement.number:
         return Check("fleet policy", "ok", f"{detail}; the store has the same")
-    when = f"confirmed {format_seconds(unheard)} ago" if math.isfinite(unheard) else "no note of when it was confirmed"
+    confirmed = math.isfinite(unheard)
+    when = f"confirmed {rounded_duration(unheard)} ago" if confirmed else "no note of when it was confirmed"
     detail = f"{detail}; {when}"
     if settings.max_staleness is not None and unheard > settings.max_staleness:
         return Check(

@@ -32,14 +32,12 @@ def print_fleet_log(
     """As `log --help` says of --fleet. Raises CommandError or StoreError."""
     import time
 
+    from cloned_proxy.cli.arguments import typed
     from cloned_proxy.cli.context import existing_workspace
-    from cloned_proxy.cli.durations import parse_duration
     from cloned_proxy.cli.log_reader import newest_shown
+    from cloned_proxy.policy.units import parse_term
 
-    try:
-        start = time.time() - parse_duration(since) if since is not None else None
-    except ValueError as error:
-        raise CommandError(f"--since: {error}") from error
+    start = None if since is None else time.time() - typed(parse_term, since, "--since")
     printer = _Printer(denied=denied, tool=tool, newest=newest_shown(limit), as_json=as_json)
     try:
         asyncio.run(_print(existing_workspace(workspace), start, printer, follow=follow))

@@ -31,10 +31,11 @@ from cloned_proxy.cli.process import (
 from cloned_proxy.cli.supervision import READY, STOPPING, notify, tell_watchdog
 from cloned_proxy.cli.warm.starter import Starter
 from cloned_proxy.cli.watch import denials_shown
+from cloned_proxy.policy.host_port import host_port
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.vocabulary import Anonymous
 from cloned_proxy.program_name import NAME, program_name
-from cloned_proxy.proxy.server import ServeOptions, Server, authority
+from cloned_proxy.proxy.server import ServeOptions, Server
 from cloned_proxy.proxy.supervisor import Supervisor
 from cloned_proxy.runner.caretaker import Caretaker
 from cloned_proxy.store.errors import StoreError
@@ -158,7 +159,7 @@ def _tell_other_commands(announcement: ExitStack, server: Server | Supervisor, c
         workspace=server.workspace.root,
         policy=Path(server.policy.source),
         proxy=server.address,
-        control=authority(*control.address) if control.address else None,
+        control=host_port(*control.address) if control.address else None,
         metrics=server.metrics_address,
         pid=os.getpid(),
         since=time.time(),
@@ -181,7 +182,7 @@ def _announce(server: Server | Supervisor, control: Control) -> None:
     policy = server.policy
     proxy = f"http://{server.address}"
     put(f"proxy    {proxy}")
-    put(f"control  http://{authority(*control.address)}" if control.address else "control  off")
+    put(f"control  http://{host_port(*control.address)}" if control.address else "control  off")
     put(f"metrics  http://{server.metrics_address}/metrics" if server.metrics_address else "metrics  off")
     put(f"plane    {server.plane['serving']}: {server.plane['why']}")
     in_force = f"version {policy.version}, mode {policy.mode}, rules: {len(policy.rules)}"

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloned_proxy.cli.arguments import typed
 from cloned_proxy.cli.context import existing_workspace
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import iso_time, put_json
 from cloned_proxy.cli.tables import Row, ago, show_table
-from cloned_proxy.runner.errors import SandboxError, SandboxInputError
+from cloned_proxy.policy.tool_id import tool_id
+from cloned_proxy.runner.errors import SandboxError
 from cloned_proxy.runner.homes import Homes, KeptHome
-from cloned_proxy.runner.spec import MIB, check_tool_id
+from cloned_proxy.runner.spec import MIB
 
 if TYPE_CHECKING:
     from cloned_proxy.runner.disk import Usage
@@ -60,10 +62,7 @@ def _chosen(place: Workspace, tool: str | None) -> Sequence[KeptHome]:
     found = Homes(place.root).list()
     if tool is None:
         return found
-    try:
-        check_tool_id(tool)
-    except SandboxInputError as error:
-        raise CommandError(str(error)) from error
+    typed(tool_id, tool)
     chosen = [home for home in found if home.tool == tool]
     if not chosen:
         raise CommandError(f"{tool} has no kept home; `cloned-proxy home list` shows them")

@@ -6,6 +6,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from cloned_proxy.telemetry.event_types import DECISION, EVENT_TYPES, FLOW_END, TYPES_OF_TOOLS
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
@@ -16,18 +18,6 @@ _POLL_SECONDS: Final = 0.1
 _MOST_PLACES: Final = 10_000
 _AT_TERMINAL: Final = 200
 """Entries that a person gets who has not said how many."""
-_TYPES: Final[tuple[str, ...]] = (
-    "decision",
-    "policy",
-    "approval",
-    "run",
-    "probe",
-    "device",
-    "ignore",
-    "notify",
-    "flow_end",
-)
-_TYPES_OF_TOOLS: Final[tuple[str, ...]] = ("decision", "approval", "run", "flow_end")
 _CUTS: Final = ("cut:", "revoked:", "idle", "lifetime", "upstream_error:upstream_proxy", "refused:secret_echoed")
 """Causes of the ends of flows that are shown: cuts of the proxy's own, which a client takes for its server's reset, and
 what the proxy in front answered, which no client is told. No decision says that a server repeated a secret."""
@@ -46,19 +36,17 @@ def print_log(
     """As `log --help` says. Raises CommandError or StoreError."""
     import time
 
+    from cloned_proxy.cli.arguments import typed
     from cloned_proxy.cli.context import existing_workspace
-    from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.errors import CommandError, say
+    from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import put
+    from cloned_proxy.policy.units import parse_term
     from cloned_proxy.store.audit_log import AuditLog
 
-    try:
-        start = time.time() - parse_duration(since) if since is not None else None
-    except ValueError as error:
-        raise CommandError(f"--since: {error}") from error
-    types = _TYPES if tool is None else _TYPES_OF_TOOLS
+    start = None if since is None else time.time() - typed(parse_term, since, "--since")
+    types = EVENT_TYPES if tool is None else TYPES_OF_TOOLS
     if denied:
-        types = ("decision",)
+        types = (DECISION,)
     from cloned_proxy.cli.retries import FollowedRetries
 
     newest = newest_shown(limit)
@@ -95,12 +83,12 @@ def newest_shown(given: int | None) -> int:
 
 def is_shown(body: Mapping[str, Any], *, denied: bool, tool: str | None) -> bool:
     """Whether an entry of another proxy's log would be printed here."""
-    types = ("decision",) if denied else _TYPES if tool is None else _TYPES_OF_TOOLS
+    types = (DECISION,) if denied else EVENT_TYPES if tool is None else TYPES_OF_TOOLS
     return (
         body.get("type") in types
         and (not denied or body.get("verdict") == "deny")
         and (tool is None or body.get("tool") == tool)
-        and (body["type"] != "flow_end" or str(body.get("cause")).startswith(_CUTS))
+        and (body["type"] != FLOW_END or str(body.get("cause")).startswith(_CUTS))
     )
 
 
@@ -114,7 +102,7 @@ class _News:
     def __iter__(self) -> Iterator[Entry]:
         for entry in self._entries:
             self.last = entry.seq
-            if entry.body["type"] != "flow_end" or entry.body["cause"].startswith(_CUTS):
+            if entry.body["type"] != FLOW_END or entry.body["cause"].startswith(_CUTS):
                 yield entry
 
 
@@ -128,7 +116,7 @@ class _Places:
     def noted(self, entries: Iterable[Entry]) -> Iterator[Entry]:
         """The entries themselves; what they say of decisions is remembered, within a bound."""
         for entry in entries:
-            if entry.body["type"] == "decision":
+            if entry.body["type"] == DECISION:
                 self._note(entry)
                 if len(self._known) > _MOST_PLACES:
                     del self._known[next(iter(self._known))]

@@ -21,7 +21,7 @@ from cloned_proxy.runner.mcp.packages import Kind, parse_package
 from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, Project, Registry, Server
 from cloned_proxy.runner.mcp.snippets import snippets
 from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedServer
-from cloned_proxy.runner.mcp.wrapping import Starter, tool_of
+from cloned_proxy.runner.mcp.wrapping import Starter, tool_of, why_not_taken_over
 from cloned_proxy.runner.project.place import project_of
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import StoreError
@@ -51,7 +51,10 @@ def add_server(options: AddOptions) -> None:
         raise CommandError(f"{options.name!r} is no name of a server; use letters, digits and ._-")
     for name in options.env:
         if not VARIABLE.fullmatch(name):
-            raise CommandError(f"--env {name!r}: the name of a variable alone; its value stays in the client's file")
+            word = name.partition("=")[0]  # behind it there may be the secret
+            raise CommandError(f"--env {word!r}: the name of a variable alone; its value stays in the client's file")
+        if (why := why_not_taken_over(name)) is not None:
+            raise CommandError(f"--env {name}: {why}, so no server is given it; leave it out")
     place = workspace_to_write(options.workspace)
     registry, starter = Registry(place), Starter(absolute_words(), place.root)
     if options.name in registry.servers:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cloned_proxy import __version__
 from cloned_proxy.cli.context import existing_workspace
-from cloned_proxy.cli.errors import FAILED
+from cloned_proxy.cli.errors import FAILED, say
 from cloned_proxy.cli.output import paint, put, put_json, visible
 from cloned_proxy.cli.refusals import newest
 from cloned_proxy.program_name import in_this_shell
@@ -36,6 +36,7 @@ def check_server(name: str, *, workspace: Path | None, policy: Path | None, seco
     command += ["--policy", str(policy)] if policy is not None else []
     greeting: Greeting | None = None
     problem = said = ""
+    say(f"starting {name}; it has {seconds:g} s to answer")
     try:
         environment = {**_given_by_client(place, name), **os.environ}
         greeting, said = greet(command, environment, seconds=seconds, version=__version__)

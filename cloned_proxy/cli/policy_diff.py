@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from cloned_proxy.cli.describe import rule_data, rule_text
 from cloned_proxy.cli.output import iso_time, paint, visible
-from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.model import Policy, PolicyTest
 from cloned_proxy.policy.rule import Rule
+from cloned_proxy.policy.units import format_duration
 
 type Settings = dict[str, list[Any]]
 """For each setting that differs: what it is, and what it would be."""

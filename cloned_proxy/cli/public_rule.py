@@ -47,7 +47,8 @@ def allow_public(texts: Sequence[str], *, tool: str | None, options: EditOptions
 
 def limits_of(texts: Sequence[str]) -> dict[str, Value]:
     """`NAME=N` each, in the words of the file. Raises CommandError."""
-    from cloned_proxy.policy.documents import parse_size
+    from cloned_proxy.cli.arguments import typed
+    from cloned_proxy.policy.units import parse_size
 
     found: dict[str, Value] = {}
     for text in texts:
@@ -56,10 +57,7 @@ def limits_of(texts: Sequence[str]) -> dict[str, Value]:
             raise CommandError(f"--limit {text}: no such limit; they are {', '.join(asdict(NO_LIMITS))}: {_EXAMPLE}")
         whole = value.isascii() and value.isdecimal()
         if name == _SIZED and not whole:
-            try:
-                parse_size(value)
-            except ValueError as error:
-                raise CommandError(f"--limit {text}: {error}") from error
+            typed(parse_size, value, f"--limit {text}")
         elif not whole or int(value) < 1:
             raise CommandError(f"--limit {text}: write a whole number of at least 1, such as {name}=120")
         found[name] = int(value) if whole else value

@@ -68,13 +68,10 @@ def _oldest(stale: str) -> float:
     """Unix seconds; rules that decided since then are in use."""
     import time
 
-    from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.cli.arguments import typed
+    from cloned_proxy.policy.units import parse_term
 
-    try:
-        return time.time() - parse_duration(stale)
-    except ValueError as error:
-        raise CommandError(f"--stale: {error}") from error
+    return time.time() - typed(parse_term, stale, "--stale")
 
 
 def _propose(rules: tuple[Rule, ...], policy: Policy, use: RuleUse, oldest: float, *, as_json: bool) -> None:

@@ -47,7 +47,9 @@ def run_command(
     except SandboxError as error:
         raise CommandError(str(error), code=FAILED) from error
     if outcome.out_of_memory:
-        say(f"cloned-proxy: {options.tool} used more memory than it may; raise --memory")
+        say(
+            f"cloned-proxy: {options.tool} used more memory than it may; raise --memory or `sandbox: {{memory_mib: …}}`"
+        )
     return outcome.exit_code
 
 

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloned_proxy.cli.arguments import typed
 from cloned_proxy.cli.context import existing_workspace, policy_in
-from cloned_proxy.cli.durations import parse_duration
 from cloned_proxy.cli.errors import FAILED, CommandError, say
 from cloned_proxy.cli.output import put, put_json, short_path
 from cloned_proxy.cli.token import authority_of
-from cloned_proxy.policy.identity import Claims, mint_token, proxy_url, valid_tool_id
+from cloned_proxy.policy.identity import Claims, mint_token, proxy_url
+from cloned_proxy.policy.tool_id import tool_id
+from cloned_proxy.policy.units import parse_term
 from cloned_proxy.policy.vocabulary import Anonymous
 from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedFile, WrappedServer, unwrap
 from cloned_proxy.runner.setup.programs import PROGRAMS, Plan, Program, Site
@@ -95,12 +97,8 @@ def _credential(options: SetupOptions, program: Program, place: Workspace) -> st
     tool = options.tool or ""
     if not program.takes_credentials:
         raise CommandError(f"--tool: the settings of {options.program} have no place for a credential; leave it out")
-    if not valid_tool_id(tool):
-        raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
-    try:
-        expires = time.time() + parse_duration(options.ttl)
-    except ValueError as error:
-        raise CommandError(f"--ttl: {error}") from error
+    typed(tool_id, tool)
+    expires = time.time() + typed(parse_term, options.ttl, "--ttl")
     if not options.write:
         return _NOT_YET
     claims = Claims(tool, f"setup-{secrets.token_hex(4)}", expires)

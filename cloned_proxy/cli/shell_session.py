@@ -28,8 +28,7 @@ def tool_of(tool: str | None, typed: tuple[str, ...]) -> str:
 
     Raises CommandError for `shell claude`, which asks for a shell under the rules of a tool named claude.
     """
-    from cloned_proxy.runner.errors import SandboxInputError
-    from cloned_proxy.runner.spec import check_tool_id
+    from cloned_proxy.policy.tool_id import is_tool_id
 
     if tool is not None:
         if not typed and preset_of(tool) is not None:
@@ -38,10 +37,8 @@ def tool_of(tool: str | None, typed: tuple[str, ...]) -> str:
     name = PurePosixPath(typed[0]).name if typed else ""
     if not name or name in _SHELLS:
         return _SHELL_TOOL
-    try:
-        check_tool_id(f"{name}@v1")
-    except SandboxInputError as error:
-        raise CommandError(f"{name!r} gives no tool id; name one: `cloned-proxy shell my.tool@v1 -- …`") from error
+    if not is_tool_id(f"{name}@v1"):
+        raise CommandError(f"{name!r} gives no tool id; name one: `cloned-proxy shell my.tool@v1 -- …`")
     return f"{name}@v1"
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cloned_proxy.cli.arguments import typed
 from cloned_proxy.cli.errors import CommandError
+from cloned_proxy.policy.tool_id import tool_id
 from cloned_proxy.proxy.standing_slots import StandingSlot
-from cloned_proxy.runner.errors import SandboxInputError
-from cloned_proxy.runner.spec import check_tool_id
 
 
 def parse_slot(text: str) -> StandingSlot:
@@ -15,10 +15,7 @@ def parse_slot(text: str) -> StandingSlot:
     tool, equals, place = text.partition("=")
     if not equals or not place:
         raise CommandError(f"--slot {text!r}: write TOOL=SOCKET, as in my.tool@v1=/run/slots/mine/8081.sock")
-    try:
-        check_tool_id(tool)
-    except SandboxInputError as error:
-        raise CommandError(f"--slot: {error}") from error
+    typed(tool_id, tool, "--slot")
     path = Path(place).absolute()
     if not path.parent.is_dir():
         raise CommandError(f"--slot {text!r}: {path.parent} is no directory; make it, for this user alone")

@@ -25,19 +25,17 @@ def suggest(
     """Print the narrowest rules for what was denied or reported. It is a diff to review; nothing is written."""
     import time
 
+    from cloned_proxy.cli.arguments import typed
     from cloned_proxy.cli.context import existing_workspace, policy_in
-    from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.errors import CommandError, say
+    from cloned_proxy.cli.errors import say
     from cloned_proxy.cli.output import iso_time, put, put_json
+    from cloned_proxy.policy.units import parse_term
     from cloned_proxy.store.edit_service import EditService
     from cloned_proxy.store.suggest import suggest as suggest_rules
     from cloned_proxy.store.tally import EVERY_TOOL, Tally
 
     now = time.time()
-    try:
-        start = now - parse_duration(since)
-    except ValueError as error:
-        raise CommandError(f"--since: {error}") from error
+    start = now - typed(parse_term, since, "--since")
     place = existing_workspace(workspace)
     _, found = policy_in(place, policy)
     with Tally(place.state_db) as tally:

@@ -10,8 +10,8 @@ from itertools import groupby, zip_longest
 from textwrap import wrap
 from typing import Final, NamedTuple
 
-from cloned_proxy.cli.durations import format_seconds
 from cloned_proxy.cli.output import iso_time, paint, put, table, visible
+from cloned_proxy.policy.units import rounded_duration
 
 _GAP: Final = 2
 _INDENT: Final = 4
@@ -61,7 +61,7 @@ def when(at: float) -> str:
 
 def _largest(seconds: float) -> str:
     """The duration in its largest unit."""
-    return format_seconds(seconds).partition(" ")[0]
+    return rounded_duration(seconds).partition(" ")[0]
 
 
 def put_indented(head: str, text: str, *, margin: int) -> None:

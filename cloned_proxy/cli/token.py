@@ -24,19 +24,16 @@ def token(
     import secrets
     import time
 
+    from cloned_proxy.cli.arguments import typed
     from cloned_proxy.cli.context import existing_workspace
-    from cloned_proxy.cli.durations import parse_duration
-    from cloned_proxy.cli.errors import CommandError
     from cloned_proxy.cli.output import iso_time, put, put_json
-    from cloned_proxy.policy.identity import Claims, proxy_url, valid_tool_id
+    from cloned_proxy.policy.identity import Claims, proxy_url
+    from cloned_proxy.policy.tool_id import tool_id
+    from cloned_proxy.policy.units import parse_term
     from cloned_proxy.store.proxy_url import NO_PROXY
 
-    try:
-        expires = time.time() + parse_duration(ttl)
-    except ValueError as error:
-        raise CommandError(f"--ttl: {error}") from error
-    if not valid_tool_id(tool):
-        raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
+    expires = time.time() + typed(parse_term, ttl, "--ttl")
+    typed(tool_id, tool)
     place = existing_workspace(workspace)
     authority = authority_of(place)
     run = f"cli-{secrets.token_hex(4)}"

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
+from cloned_proxy.cli.arguments import typed
 from cloned_proxy.cli.context import existing_workspace, policy_in
 from cloned_proxy.cli.describe import injected
 from cloned_proxy.cli.errors import FAILED, CommandError
@@ -18,12 +19,14 @@ from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decide_addresses import decide_unseen
 from cloned_proxy.policy.decision import Decision, Request
-from cloned_proxy.policy.hint import ALLOWABLE, owner_hint
-from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.hint import owner_hint
+from cloned_proxy.policy.host_port import host_port
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.reasons import MENDABLE
 from cloned_proxy.policy.refusal import refused
 from cloned_proxy.policy.registry_path import package_of
 from cloned_proxy.policy.rule import Host
+from cloned_proxy.policy.tool_id import tool_id
 from cloned_proxy.policy.url import decide_url
 from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.program_name import in_this_shell
@@ -35,7 +38,7 @@ from cloned_proxy.store.workspace import Workspace
 
 _STYLES: Final = {"allow": "green", "report": "yellow", "deny": "red"}
 _REFUSED: Final = Verdict.DENY.name.lower()
-_DECIDED_BY_POLICY: Final = ALLOWABLE | {Reason.ALLOWED, Reason.EXPLICIT_DENY, Reason.ADDRESS_NOT_ALLOWED}
+_DECIDED_BY_POLICY: Final = MENDABLE | {Reason.ALLOWED, Reason.EXPLICIT_DENY, Reason.ADDRESS_NOT_ALLOWED}
 """What another policy would have decided otherwise; the rest is about who asked and how."""
 _DECISION_ID: Final = re.compile(r"[0-9a-f]{24}")
 
@@ -70,8 +73,8 @@ def explained(
         if tool is not None or method is not None:
             raise CommandError("a decision on record has its tool and method; leave --tool and --method out")
         return _recorded(what, place, policy, resolve=resolve)
-    if tool is not None and not valid_tool_id(tool):
-        raise CommandError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
+    if tool is not None:
+        typed(tool_id, tool)
     url, verb = _as_url(what), (method or "GET").upper()
     caller = ANONYMOUS if tool is None else Principal(tool)
     use = rule_use(place)
@@ -155,8 +158,7 @@ def _looked_up_in_front(host: Host, place: Workspace) -> bool:
 
 
 def _target(body: dict[str, Any]) -> str:
-    host = f"[{body['host']}]" if ":" in body["host"] else body["host"]
-    return f"{host}:{body['port']}{body['path']}"
+    return f"{host_port(body['host'], body['port'])}{body['path']}"
 
 
 def _rule_of(identifier: str, policy: Policy) -> dict[str, Any] | None:

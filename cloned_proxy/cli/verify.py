@@ -27,21 +27,19 @@ def verify(
     """Try to escape from a real sandbox; exit 1 on any leak. Also 1 when a control shows that the probe is blind."""
     import time
 
-    from cloned_proxy.cli.durations import parse_duration
+    from cloned_proxy.cli.arguments import typed
     from cloned_proxy.cli.editing import actor
     from cloned_proxy.cli.errors import FAILED, CommandError
     from cloned_proxy.cli.interruption import interruptible
     from cloned_proxy.cli.probe_report import probe_event, show
+    from cloned_proxy.policy.units import parse_term
     from cloned_proxy.runner.errors import SandboxError
     from cloned_proxy.runner.probe.run import ProbeOptions, run_probe
     from cloned_proxy.telemetry.log import configure_logging
 
     configure_logging()
     options = ProbeOptions(enter_namespaces=False if forwarder else None)
-    try:
-        pause = parse_duration(watch) if watch is not None else None
-    except ValueError as error:
-        raise CommandError(f"--watch: {error}") from error
+    pause = None if watch is None else typed(parse_term, watch, "--watch")
     while True:
         try:
             with interruptible():

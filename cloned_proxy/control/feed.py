@@ -22,13 +22,13 @@ import structlog
 from cloned_proxy.control.record import Wanted
 from cloned_proxy.store.database import open_database
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.telemetry.event_types import TYPES_IN_THE_UI
 
 _log = structlog.get_logger(__name__)
 
 _POLL_SECONDS: Final = 0.25
 _WINDOW: Final = 5000
 _GROUP: Final = 2000
-_TYPES: Final = {"decision", "policy", "approval", "run", "probe", "device", "ignore"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def _pieces(rows: list[tuple[int, str]]) -> list[Piece]:
     for seq, text in rows:
         body = json.loads(text)
         kind = body.pop("type", "")
-        if kind not in _TYPES:
+        if kind not in TYPES_IN_THE_UI:
             continue
         body.pop("spends_use", None)
         data = json.dumps({"seq": seq, **body}, separators=(",", ":"))

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloned_proxy.control.errors import ApiError
+from cloned_proxy.policy.host_port import in_brackets
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -38,7 +39,7 @@ _HTTP_PORT: Final = 80
 
 def authorities_of(host: str, port: int) -> frozenset[str]:
     """What the Host field may say for a listener on this loopback address."""
-    names = {f"[{host}]" if ":" in host else host, "localhost"}
+    names = {in_brackets(host), "localhost"}
     found = {f"{name}:{port}" for name in names}
     return frozenset(found | names) if port == _HTTP_PORT else frozenset(found)
 

@@ -9,15 +9,15 @@ from typing import Final
 from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decision import Decision, Request
-from cloned_proxy.policy.hint import ALLOWABLE
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.reasons import MENDABLE
 from cloned_proxy.policy.rule import Address
 from cloned_proxy.policy.vocabulary import Reason, Verdict
 from cloned_proxy.proxy.enforced import as_enforced
 from cloned_proxy.store.rule_use import RuleUse
 from cloned_proxy.store.tally import OTHER, BlockedCall, BlockedGroup
 
-_MENDED_BY_A_RULE: Final = ALLOWABLE | {Reason.EXPLICIT_DENY}
+_MENDED_BY_A_RULE: Final = MENDABLE | {Reason.EXPLICIT_DENY}
 _MENDED_BY_RAW_TCP: Final = frozenset({Reason.PROTOCOL_NOT_ALLOWED, Reason.SNI_MISSING, Reason.SNI_MISMATCH})
 
 

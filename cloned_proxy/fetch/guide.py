@@ -15,9 +15,11 @@ import httpx
 from cloned_proxy.fetch.errors import EgressBlockedError
 from cloned_proxy.policy.caller import Principal
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.identity import Claims, mint_token, valid_tool_id
+from cloned_proxy.policy.host_port import in_brackets
+from cloned_proxy.policy.identity import Claims, mint_token
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.tool_id import tool_id
 from cloned_proxy.policy.url import decide_url
 from cloned_proxy.runner.errors import ProxyLinkError
 from cloned_proxy.runner.link import proxy_status
@@ -46,9 +48,7 @@ class Guide:
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Raises ValueError for what is no tool id, StoreError for a workspace that is not there or not ours."""
-        if not valid_tool_id(tool):
-            raise ValueError(f"{tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
-        self.tool: Final = tool
+        self.tool: Final = tool_id(tool)
         self._place = Workspace.find(workspace)
         self._key = load_key(self._place.identity_key)
         self._policy_file = self._place.policy_path(policy)
@@ -65,9 +65,8 @@ class Guide:
         """What the policy file says now. Raises EgressBlockedError for a no, PolicyError and StoreError without one."""
         # The text that goes over the wire, without user information: that becomes a header, and no part of the host.
         host = url.raw_host.decode("ascii")
-        shown = f"[{host}]" if ":" in host else host
         port = f":{url.port}" if url.port is not None else ""
-        text = f"{url.scheme}://{shown}{port}{url.raw_path.decode('ascii')}"
+        text = f"{url.scheme}://{in_brackets(host)}{port}{url.raw_path.decode('ascii')}"
         decision = decide_url(self._current(), Principal(self.tool, self._run), text, method, self._clock())
         if not decision.passes:
             raise EgressBlockedError(decision)

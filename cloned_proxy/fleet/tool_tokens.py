@@ -26,7 +26,8 @@ from cloned_proxy.fleet.issuer import Issuer
 from cloned_proxy.fleet.jwks import Keys, PublicKey
 from cloned_proxy.fleet.keys import SigningKey
 from cloned_proxy.fleet.token_form import Fault, TokenError, Unverified, read_token
-from cloned_proxy.policy.identity import Claims, OwnTokens, is_own, valid_run_id, valid_tool_id
+from cloned_proxy.policy.identity import Claims, OwnTokens, is_own, valid_run_id
+from cloned_proxy.policy.tool_id import is_tool_id, tool_id
 
 _log = structlog.get_logger(__name__)
 
@@ -50,8 +51,7 @@ _FAULTS: Final = (
 
 def mint_tool_token(key: SigningKey, claims: Claims, *, fleet: str, now: float) -> str:
     """A token for one tool and one run that every replica of the fleet accepts. Raises ValueError as `mint_token`."""
-    if not valid_tool_id(claims.tool):
-        raise ValueError(f"{claims.tool!r} is not a tool id; use letters, digits, '.', '_', '-', e.g. 'web.search@v1'")
+    tool_id(claims.tool)
     if not valid_run_id(claims.run):
         raise ValueError(f"{claims.run!r} is not a run id; use 1 to 128 letters, digits, '.', '_' or '-'")
     payload = {
@@ -136,7 +136,7 @@ class FleetTokens:
             raise TokenError(Fault.KEY, "its `kid` is no key that `fleet.trust` names")
         payload = _check(token, key, self._fleet, required=("sub", "aud", "iat", "nbf", "exp", "jti"), strict=True)
         tool, run = payload["sub"], payload["jti"]
-        if not (isinstance(tool, str) and valid_tool_id(tool) and isinstance(run, str) and valid_run_id(run)):
+        if not (is_tool_id(tool) and isinstance(run, str) and valid_run_id(run)):
             raise TokenError(Fault.SUBJECT, "its `sub` or `jti` is none that a tool or a run can have")
         begins, expires = _times(payload, now)
         return begins, Claims(tool, run, expires)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from cloned_proxy.policy.host_port import host_port
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.store.notify_settings import Occasion
 
@@ -54,7 +55,7 @@ class Notice:
     def text(self) -> str:
         """One or two sentences, plain and bounded."""
         if self.occasion == "denial":
-            told = f"{plain(self.tool)} was refused {authority(plain(self.host), self.port)} ({plain(self.reason)})."
+            told = f"{plain(self.tool)} was refused {host_port(plain(self.host), self.port)} ({plain(self.reason)})."
         elif self.occasion == "decision":
             told = f"{plain(self.tool)}: {plain(self.what)}: {plain(self.reason)} by {plain(self.by)}."
         else:
@@ -82,8 +83,3 @@ def plain(text: str) -> str:
     """
     cut = text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…"
     return "".join(c if c == " " or unicodedata.category(c)[0] not in "CZ" else "?" for c in cut)
-
-
-def authority(host: str, port: int) -> str:
-    """`host:port`, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -12,20 +12,10 @@ from typing import Final
 from cloned_proxy.policy.caller import Caller, CallerSource, Principal
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.reasons import MENDABLE
 from cloned_proxy.policy.vocabulary import Anonymous, Reason
 
-_ANOTHER_CALLER_MAY: Final = frozenset(
-    {
-        Reason.HOST_NOT_ALLOWED,
-        Reason.PORT_NOT_ALLOWED,
-        Reason.METHOD_NOT_ALLOWED,
-        Reason.PATH_NOT_ALLOWED,
-        Reason.IP_LITERAL,
-        Reason.ADDRESS_NOT_ALLOWED,
-        Reason.LEASE_EXPIRED,
-        Reason.LEASE_USED_UP,
-    }
-)
+_ANOTHER_CALLER_MAY: Final = MENDABLE | {Reason.ADDRESS_NOT_ALLOWED}
 """Refusals that the rules of a tool may turn into a pass. A deny of `global` is none: it holds for every tool."""
 
 

@@ -295,6 +295,9 @@ def decide_tunnel(  # noqa: PLR0911  one for each reason
         local = decide_tunnel(decision.narrowed, server_names, ssh=ssh)
         if not local.passes:
             return local
+        # Each policy judges the tunnel by its own rule: SSH, which only the local one wants, is no TLS for the other.
+        own = decide_tunnel(replace(decision, narrowed=None), server_names, ssh=ssh)
+        return decision if own.passes else own
     if not decision.passes or (decision.rule is not None and decision.rule.raw_tcp):
         return decision
     if decision.must_be_ssh:

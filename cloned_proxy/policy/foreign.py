@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.network import is_network, parse_destination
 from cloned_proxy.policy.rule import PatternKind
+from cloned_proxy.policy.tool_id import is_tool_id
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, OWN_HOST
 
 type Action = Literal["allow", "deny"]
@@ -159,7 +159,7 @@ def read_smokescreen(document: Mapping[Any, Any], scope: str) -> Found:
     listed = services if isinstance(services, list) else []
     for service in listed:
         name = service.get("name") if isinstance(service, dict) else None
-        if not isinstance(service, dict) or not isinstance(name, str) or not valid_tool_id(name):
+        if not isinstance(service, dict) or not isinstance(name, str) or not is_tool_id(name):
             found.refuse(f"service {name!r}", "its name is no tool id; rename it to one such as cloned.web.search@v1")
             continue
         _take_service(found, name, f"service {name}", service)

@@ -11,38 +11,14 @@ from typing import Final
 from cloned_proxy.policy.address import OPENED_BY, classify
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint_registry import registry_hint
+from cloned_proxy.policy.http_token import METHOD
 from cloned_proxy.policy.offer import why_not_offered
-from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.path_shape import plain_path
+from cloned_proxy.policy.reasons import MENDABLE, REASONS
 from cloned_proxy.policy.rule import Host
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, GLOBAL_SCOPE, SSH_PORT, Reason
 
-_SENTENCES: Final = {
-    Reason.IDENTITY_MISSING: "send the tool's credential: `cloned-proxy token TOOL` prints one ready to export",
-    Reason.IDENTITY_INVALID: "send the tool's own credential: `cloned-proxy token TOOL` prints one ready to export",
-    Reason.IDENTITY_EXPIRED: "the credential has expired: `cloned-proxy token TOOL` prints a new one",
-    Reason.IDENTITY_MISMATCH: "the credential belongs to another tool; use the one made for this tool",
-    Reason.SNI_MISMATCH: "the TLS server name must be the host of the CONNECT",
-    Reason.SNI_MISSING: "the client must send the host of the CONNECT as TLS server name",
-    Reason.HOST_HEADER_MISMATCH: "the Host header must name the host of the request target",
-    Reason.MALFORMED_REQUEST: "the request can be read in more than one way; write host, port and path plainly",
-    Reason.LIMIT_EXCEEDED: "wait as Retry-After says, or raise `limits` of the tool in the policy",
-    Reason.SECRET_ECHOED: "the response repeats a secret that the proxy injected",
-    Reason.STORE_UNAVAILABLE: "the fleet's store cannot count this use of a lease now: the log of `serve` says why",
-    Reason.POLICY_UNAVAILABLE: "no valid policy is loaded: `cloned-proxy policy check` says why",
-    Reason.INTERNAL_ERROR: "this is a fault of the proxy; its log says more",
-}
 MANY_DENIALS: Final = "too many refused calls in a minute (`denials_per_minute`): ask for nothing that is refused"
-ALLOWABLE: Final = frozenset(
-    {
-        Reason.HOST_NOT_ALLOWED,
-        Reason.PORT_NOT_ALLOWED,
-        Reason.METHOD_NOT_ALLOWED,
-        Reason.PATH_NOT_ALLOWED,
-        Reason.IP_LITERAL,
-        Reason.LEASE_EXPIRED,
-        Reason.LEASE_USED_UP,
-    }
-)
 
 
 def hint(decision: Decision, decision_id: str = "") -> str:
@@ -77,15 +53,15 @@ def owner_hint(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
     if decision.host is not None and (never := why_not_offered(decision.host)):
         return never
     if decision.host is None and decision.reason is Reason.IP_LITERAL:
-        return "write the address as four plain decimals, e.g. 192.0.2.1; other spellings are never allowed"
+        return REASONS[Reason.IP_LITERAL].hint
     if decision.reason is Reason.EXPLICIT_DENY and decision.rule is not None:
         return _remove(decision)
-    if decision.reason in ALLOWABLE and decision.host is not None:
+    if decision.reason in MENDABLE and decision.host is not None:
         return _allow(decision)
     if told := registry_hint(decision):
         return told
     words = _WORDED.get(decision.reason)
-    return words(decision) if words else _SENTENCES.get(decision.reason, "")
+    return words(decision) if words else REASONS[decision.reason].hint
 
 
 def _leak(decision: Decision) -> str:
@@ -99,7 +75,7 @@ def _as_refused(decision: Decision) -> Decision:
 
 
 def _with_or_without_credential(without: str) -> str:
-    return f"{_SENTENCES[Reason.IDENTITY_MISSING]}; without one: {without}"
+    return f"{REASONS[Reason.IDENTITY_MISSING].hint}; without one: {without}"
 
 
 def _open_address(decision: Decision) -> str:  # noqa: PLR0911  a table of cases
@@ -191,8 +167,8 @@ def _allow(decision: Decision) -> str:
     words = ["allow", target_of(host, request.port), *_tool(decision.tool)]
     if decision.reason in (Reason.METHOD_NOT_ALLOWED, Reason.PATH_NOT_ALLOWED) and request.method is not None:
         path = (request.path or "/").partition("?")[0]
-        if not _can_stand_in_a_rule(request.method, path):
-            return _SENTENCES[Reason.MALFORMED_REQUEST]
+        if request.method == "CONNECT" or METHOD.fullmatch(request.method) is None or not plain_path(path):
+            return REASONS[Reason.MALFORMED_REQUEST].hint
         words += ["--method", request.method, "--path", path]
     return _command(*words, *(_ssh(request.port) if request.method is None else ()))
 
@@ -200,15 +176,6 @@ def _allow(decision: Decision) -> str:
 @lru_cache(maxsize=512)  # a tool that is denied asks for the same again, and each denial needs it twice
 def _command(*words: str) -> str:
     return shlex.join(("cloned-proxy", *words))
-
-
-def _can_stand_in_a_rule(method: str, path: str) -> bool:
-    """Whether a rule could ever allow this; a path with a star in it would allow more than was asked."""
-    try:
-        parse_path_pattern(path)
-    except ValueError:
-        return False
-    return "*" not in path and method.isupper() and method != "CONNECT"
 
 
 def _ssh(port: int) -> list[str]:

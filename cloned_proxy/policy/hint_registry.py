@@ -6,8 +6,8 @@ import shlex
 from typing import Final
 
 from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.duration import format_duration
 from cloned_proxy.policy.registry import INDEX_OF, Registry
+from cloned_proxy.policy.units import format_duration
 from cloned_proxy.policy.vocabulary import Reason
 
 _LEASE: Final = "30m"

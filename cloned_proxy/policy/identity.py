@@ -1,4 +1,4 @@
-"""Tool identities: signed tokens, and who a request head proves to be (contract section 4)."""
+"""Tool identities: signed tokens, and who a request head proves to be (docs/identity.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from typing import Final, Protocol
 from urllib.parse import quote, unquote
 
 from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, Reason
+from cloned_proxy.policy.tool_id import tool_id
+from cloned_proxy.policy.vocabulary import Reason
 
 MIN_KEY_BYTES: Final = 32
 """RFC 2104, section 3: a key shorter than the hash's output weakens it."""
@@ -24,7 +25,6 @@ _VERSION: Final = "v1"
 _CONTEXT: Final = b"cloned-proxy tool token\x00"  # the same key signing anything else can never yield a token
 _MAX_CREDENTIAL: Final = 8192
 """Characters of one field: a Kubernetes token in Basic has about 1,800, one with a list of groups some thousand."""
-_TOOL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(?:@[A-Za-z0-9][A-Za-z0-9._-]{0,30})?", re.ASCII)
 _RUN_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 _CREDENTIAL_FIELDS: Final = ("proxy-authorization", "x-cloned-tool-token")
 
@@ -52,11 +52,6 @@ class TokenVerifier(Protocol):
         """What a genuine token says, also when it has expired; None for anything else. Never raises."""
 
 
-def valid_tool_id(text: str) -> bool:
-    """Whether the text can name a tool: `cloned.mcp.web.search@v1`; at most 128 ASCII characters, never `global`."""
-    return text != GLOBAL_SCOPE and _TOOL_ID.fullmatch(text) is not None
-
-
 def valid_run_id(text: str) -> bool:
     """Whether the text can name a run in the log."""
     return _RUN_ID.fullmatch(text) is not None
@@ -67,8 +62,7 @@ def mint_token(key: bytes, claims: Claims) -> str:
 
     Raises ValueError for a short key, a tool or run id that no policy or log could hold, or an expiry that is no time.
     """
-    if not valid_tool_id(claims.tool):
-        raise ValueError(f"{claims.tool!r} is not a tool id; use letters, digits, '.', '_', '-', e.g. 'web.search@v1'")
+    tool_id(claims.tool)
     if not valid_run_id(claims.run):
         raise ValueError(f"{claims.run!r} is not a run id; use 1 to 128 letters, digits, '.', '_' or '-'")
     if not math.isfinite(claims.expires):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.network import parse_destination
 from cloned_proxy.policy.problem import Problem
 from cloned_proxy.policy.rule import HostPattern
+from cloned_proxy.policy.tool_id import tool_id
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE
 
 
@@ -53,11 +53,12 @@ def _read_group(group: object, path: str, additions: dict[Addition, None], probl
         problems.append(Problem(path, None, "this is a mapping from a name to a list of hosts"))
         return
     for name, hosts in group.items():
-        if isinstance(name, str) and valid_tool_id(name):
-            _read_hosts(hosts, name, f"{path}.{name}", additions, problems)
+        try:
+            tool = tool_id(name)
+        except ValueError as error:
+            problems.append(Problem(f"{path}.{name}", None, str(error)))
         else:
-            message = f"{name!r} is not a tool id; write one such as cloned.mcp.web.search@v1"
-            problems.append(Problem(f"{path}.{name}", None, message))
+            _read_hosts(hosts, tool, f"{path}.{name}", additions, problems)
 
 
 def _read_hosts(hosts: object, scope: str, path: str, additions: dict[Addition, None], problems: list[Problem]) -> None:

@@ -16,7 +16,6 @@ from cloned_proxy.policy.documents import (
     ToolDocument,
 )
 from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.messages import kind_of
 from cloned_proxy.policy.model import NO_LIMITS, Limits, Policy, PolicyTest, Scope
 from cloned_proxy.policy.preset import NO_PRESETS, Preset, versions_of
@@ -24,6 +23,7 @@ from cloned_proxy.policy.problem import DocumentPath, Problem
 from cloned_proxy.policy.rule import PUBLIC_INTERNET, Rule
 from cloned_proxy.policy.rule_id import rule_id
 from cloned_proxy.policy.rule_reader import RuleReader
+from cloned_proxy.policy.tool_id import is_tool_id, tool_id
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, OWN_RULES, Anonymous, Mode, OnDeny
 
 
@@ -87,9 +87,7 @@ class _PolicyReader:
             return None
         tools: dict[str, Scope] = {}
         for name, tool in read.tools.items():
-            if not valid_tool_id(name):
-                message = f"{name!r} is not a tool id; write one such as cloned.mcp.web.search@v1"
-                self.document.problem(("tools", name), message)
+            self._check_tool(name)
             tools[name] = self._scope(tool, name, ("tools", name))
         return Policy(
             version=version,
@@ -101,6 +99,12 @@ class _PolicyReader:
             source=self.document.source,
             presets=versions_of(self.presets, (read.global_.use, *(tool.use for tool in read.tools.values()))),
         )
+
+    def _check_tool(self, name: str) -> None:
+        try:
+            tool_id(name)
+        except ValueError as error:
+            self.document.problem(("tools", name), str(error))
 
     def _check_lists(self, raw: Mapping[object, object]) -> None:
         tools = raw.get("tools")
@@ -124,7 +128,7 @@ class _PolicyReader:
         if read.hold is not None and read.on_deny != "ask":
             self.document.problem((*path, "hold"), "'hold' waits for the answer to a question; add 'on_deny: ask'")
         for index, whom in enumerate(read.may_request):
-            if whom not in (OWN_RULES, GLOBAL_SCOPE) and not valid_tool_id(whom):
+            if whom not in (OWN_RULES, GLOBAL_SCOPE) and not is_tool_id(whom):
                 self.document.problem(
                     (*path, "may_request", index), f"{whom!r} is nobody to ask for; write self, global or a tool id"
                 )

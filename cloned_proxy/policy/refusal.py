@@ -6,25 +6,11 @@ from dataclasses import replace
 from typing import Final
 
 from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.reasons import REASONS
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 
-NEVER_REPORTED: Final = frozenset(
-    {
-        Reason.MALFORMED_REQUEST,
-        Reason.HOST_HEADER_MISMATCH,
-        Reason.IDENTITY_MISSING,
-        Reason.IDENTITY_INVALID,
-        Reason.IDENTITY_EXPIRED,
-        Reason.IDENTITY_MISMATCH,
-        Reason.ADDRESS_NOT_ALLOWED,
-        Reason.SECRET_LEAK,
-        Reason.SECRET_ECHOED,
-        Reason.STORE_UNAVAILABLE,
-        Reason.POLICY_UNAVAILABLE,
-        Reason.INTERNAL_ERROR,
-    }
-)
-"""Refusals that stand in `report` mode too (contract section 3)."""
+NEVER_REPORTED: Final = frozenset(reason for reason, row in REASONS.items() if not row.reportable)
+"""Refusals that stand in `report` mode too (docs/policy.md)."""
 
 
 def verdict_of_refusal(mode: Mode, reason: Reason) -> Verdict:

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.policy.duration import format_duration
+from cloned_proxy.policy.units import format_duration
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
 
 if TYPE_CHECKING:

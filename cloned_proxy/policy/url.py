@@ -1,4 +1,4 @@
-"""The decision for a whole URL, as the wire would make it: what `tests:`, `explain` and SafeFetch ask; `HOST:PORT`."""
+"""The decision for a whole URL, as the wire would make it: what `tests:`, `explain` and SafeFetch ask."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Final
 from cloned_proxy.policy.caller import Caller, IdentityRefusal
 from cloned_proxy.policy.decide import NOTHING_SPENT, decide
 from cloned_proxy.policy.decision import Decision, Request
+from cloned_proxy.policy.http_token import MAX_METHOD, TOKEN_CHARACTERS
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.registry import decide_in_the_clear
 from cloned_proxy.policy.vocabulary import Reason, Verdict
@@ -22,9 +23,8 @@ _URL: Final = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 _UNSAFE: Final = re.compile(r"[\x00-\x20\x7f]")
-_METHOD: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}", re.ASCII)
+_METHOD: Final = re.compile(rf"[{TOKEN_CHARACTERS}]{{1,{MAX_METHOD}}}", re.ASCII)
 _DEFAULT_PORT: Final = {"http": 80, "https": 443}
-_MAX_PORT: Final = 65_535
 
 
 def decide_url(  # noqa: PLR0917  the order of `decide`, which it stands in for
@@ -63,31 +63,3 @@ def _malformed(policy: Policy | None, caller: Caller, url: str) -> Decision:
     tool = caller.claimed if isinstance(caller, IdentityRefusal) else caller.tool
     reason = Reason.POLICY_UNAVAILABLE if policy is None else Reason.MALFORMED_REQUEST
     return Decision(Verdict.DENY, reason, Request(url, 0), tool)
-
-
-def split_port(text: str) -> tuple[str, int | None]:
-    """`example.com:8443` as host and port; an IPv6 literal with a port stands in brackets. Raises ValueError."""
-    scheme, is_url, rest = text.partition("://")
-    authority = (rest if is_url else scheme).partition("/")[0]
-    if "@" in authority:  # not quoted: what stands before it may be a password, and messages go on record
-        raise ValueError(f"nothing may stand before a host, as with '@'; write {authority.rpartition('@')[2]}")
-    if is_url:  # what people paste first
-        raise ValueError(f"{text!r} is a URL; write the host alone: {authority}")
-    host, port = text, ""
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError(f"{text!r} is not HOST:PORT; write an IPv6 address with a port as [2001:db8::1]:443")
-        port = rest[1:]
-        if rest == ":":
-            raise ValueError(f"{text!r} ends in a colon without a port; write the port or leave the colon out")
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-        if not port:
-            raise ValueError(f"{text!r} ends in a colon without a port; write the port or leave the colon out")
-    if not port:
-        return host, None
-    # `isdecimal` alone would accept other scripts' digits, which `int` reads as well.
-    if not (port.isascii() and port.isdecimal()) or int(port) > _MAX_PORT:
-        raise ValueError(f"{text!r}: {port!r} is not a port; those are 1 to {_MAX_PORT}")
-    return host, int(port)

@@ -26,7 +26,7 @@ class Verdict(enum.IntEnum):
 
 
 class Reason(enum.StrEnum):
-    """Why: the vocabulary of contract section 5, used unchanged in answers, metrics and the audit log."""
+    """Why, in the words of answers, metrics and the audit log; `policy.reasons` has what follows from each."""
 
     ALLOWED = "allowed"
     HOST_NOT_ALLOWED = "host_not_allowed"

@@ -1,4 +1,4 @@
-"""What a caller is told when a request does not pass (contract section 5): whole HTTP/1.1 responses.
+"""What a caller is told when a request does not pass (docs/answers.md): whole HTTP/1.1 responses.
 
 The gate and the inspection share them. No answer holds an address that the caller did not send. The connection closes
 behind it, unless nothing of the refused request can be left in it to be read as another one (`keep_alive`).
@@ -16,6 +16,7 @@ from typing import Any, Final
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.hint import MANY_DENIALS, hint
 from cloned_proxy.policy.hint_inside import hint_inside
+from cloned_proxy.policy.reasons import REASONS
 from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
 from cloned_proxy.proxy.dial import DialError
 from cloned_proxy.proxy.grant import Refusal
@@ -23,20 +24,6 @@ from cloned_proxy.proxy.grant import Refusal
 REASON_FIELD: Final = "X-Cloned-Proxy-Reason"
 _CHALLENGE: Final = 'Basic realm="cloned-proxy"'
 _MAX_ECHOED_HOST: Final = 255
-
-_STATUS: Final = {
-    Reason.IDENTITY_MISSING: HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
-    Reason.IDENTITY_INVALID: HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
-    Reason.IDENTITY_EXPIRED: HTTPStatus.PROXY_AUTHENTICATION_REQUIRED,
-    Reason.MALFORMED_REQUEST: HTTPStatus.BAD_REQUEST,
-    Reason.HOST_HEADER_MISMATCH: HTTPStatus.BAD_REQUEST,
-    Reason.LIMIT_EXCEEDED: HTTPStatus.TOO_MANY_REQUESTS,
-    Reason.SECRET_ECHOED: HTTPStatus.BAD_GATEWAY,
-    Reason.STORE_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-    Reason.POLICY_UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
-    Reason.INTERNAL_ERROR: HTTPStatus.SERVICE_UNAVAILABLE,
-}
-"""Everything that is not here is a denial: 403."""
 
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _MAX_PHRASE: Final = 200
@@ -97,7 +84,7 @@ def refused(refusal: Refusal, *, status: int | None = None, explanation: str = "
         return failed(UpstreamFailure(refusal.phase, refusal.timed_out), refusal.decision, refusal.id)
     decision = refusal.decision
     reason = decision.reason
-    code = HTTPStatus(status) if status is not None else _STATUS.get(reason, HTTPStatus.FORBIDDEN)
+    code = HTTPStatus(REASONS[reason].status if status is None else status)
     extra: list[tuple[str, str]] = []
     if code is HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         extra.append(("Proxy-Authenticate", _CHALLENGE))

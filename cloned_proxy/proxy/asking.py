@@ -22,7 +22,8 @@ from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
-from cloned_proxy.policy.vocabulary import OnDeny, Verdict
+from cloned_proxy.policy.reasons import MENDABLE
+from cloned_proxy.policy.vocabulary import OnDeny, Reason, Verdict
 from cloned_proxy.proxy.budget import Budgets, LeaseLedger
 from cloned_proxy.proxy.crowd import fair_limits
 from cloned_proxy.proxy.question import Denial, PolicySource
@@ -30,7 +31,6 @@ from cloned_proxy.store.approval import Approval, Proposal
 from cloned_proxy.store.approval_errors import ApprovalError, RejectedError, TooManyRequestsError
 from cloned_proxy.store.approvals import ApprovalService
 from cloned_proxy.store.config import ApprovalSettings
-from cloned_proxy.store.covered_calls import MENDABLE
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.evidence import narrowest_entry
 
@@ -62,6 +62,10 @@ class WaitingClient(Protocol):
 
     def watch(self) -> None:
         """Called when a hold begins: from now on `gone` must notice."""
+
+
+_ASKED_BY_ITSELF: Final = MENDABLE - {Reason.IP_LITERAL}
+"""Denials that become a request without anybody asking. An address is asked for by name alone: `cloned-ask`."""
 
 
 class Answer(NamedTuple):
@@ -127,7 +131,7 @@ class Asking:
         """Whether the denial is one that this tool's policy turns into a request."""
         return (
             decision.tool is not None
-            and decision.reason in MENDABLE
+            and decision.reason in _ASKED_BY_ITSELF
             and policy.scope_of(decision.tool).on_deny is OnDeny.ASK
         )
 

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from typing import Final, Protocol, Self
 
+from cloned_proxy.policy.http_token import TOKEN
 from cloned_proxy.proxy.head import EMPTY_LINE
 
 _CHUNK_LINE: Final = re.compile(rb"(0{0,32})([0-9A-Fa-f]{1,15})([ \t]{0,32}(?:;[\t -~\x80-\xff]*)?)\r\n")
-_TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*\r\n")
+_TRAILER_LINE: Final = re.compile(TOKEN + rb":[\t -~\x80-\xff]*\r\n")
 _MAX_LINE: Final = 4096
 _MAX_EXTRAS: Final = 65_536
 """Bytes of padding, extensions and trailers of one body: many tiny chunks must not carry a second, unbounded stream."""

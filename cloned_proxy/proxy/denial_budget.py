@@ -23,6 +23,14 @@ _MOST_WAITING: Final = 5000
 """Who would be one more is answered at once: connections that wait must not take the place of others."""
 
 
+ACCOUNT_WIDTH: Final = 1 + 2 * PLACES
+
+
+def account_name(tool: str | None) -> str:
+    """Of the cells that count the refusals of a caller."""
+    return "denials" if tool is None else f"denials {tool}"
+
+
 class Turnstile:
     """Lets one caller's refusals through in the order in which they came. On one event loop."""
 
@@ -94,13 +102,17 @@ class DenialBudget:
         account, now = self._account(tool), self._clock()
         if int(now) != account.second:
             account.second, account.total = int(now), account.window.total()
-        most = limit or self._per_minute
+        most = self.most(limit)
         if account.total >= most:
             account.over_until = now + 1.0
             return account.window.seconds_until(most)
         account.window.add(1)
         account.total += 1
         return None
+
+    def most(self, limit: int | None) -> int:
+        """In a minute, of a caller whose policy says `limit`."""
+        return limit or self._per_minute
 
     async def turn(self, tool: str | None) -> None:
         """Returns when it is the turn of this caller's next refusal over its budget."""
@@ -114,7 +126,6 @@ class DenialBudget:
         # Bounded: a tool name comes from a signed token or a listener, never from a caller's free text.
         account = self._accounts.get(tool)
         if account is None:
-            name = "denials" if tool is None else f"denials {tool}"
-            window = Window(self._store.open(name, 1 + 2 * PLACES), 1, 1, self._clock)
+            window = Window(self._store.open(account_name(tool), ACCOUNT_WIDTH), 1, 1, self._clock)
             account = self._accounts[tool] = _Account(window)
         return account

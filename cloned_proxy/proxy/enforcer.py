@@ -86,6 +86,7 @@ class Enforcer:
         self.refuse: Final = self._refusing.refuse
         """`Refusing.refuse`: for what a head alone decides; let its caller have `breath` first."""
         self.refuse_again: Final = self._refusing.refuse_again
+        self.refused_alike: Final = self._refusing.of_its_kind
 
     async def authorise(
         self,

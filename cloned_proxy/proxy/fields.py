@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from cloned_proxy.policy.host_port import in_brackets
 from cloned_proxy.policy.rule import Host
 from cloned_proxy.proxy.head import Head
 
@@ -97,5 +98,5 @@ def passes(name: str, named: frozenset[str]) -> bool:
 
 def authority(host: Host, port: int, *, default_port: int) -> str:
     """The value of Host (RFC 9110, section 7.2)."""
-    text = f"[{host.text}]" if ":" in host.text else host.text
+    text = in_brackets(host.text)
     return text if port == default_port else f"{text}:{port}"

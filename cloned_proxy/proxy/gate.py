@@ -109,7 +109,7 @@ class Gate:
             keep=self._keep,
             forget=self._forget,
             stopping=lambda: self._stopping,
-            refusals=KnownRefusals(enforcer),
+            refusals=KnownRefusals(enforcer, plane.publish_refusal if plane is not None else None),
             serve=connect.serve,
             serve_plain=self._plain.serve,
             resume_plain=self._plain.resume,

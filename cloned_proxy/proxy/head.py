@@ -20,11 +20,11 @@ from typing import Final, NamedTuple
 
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, parse_host
+from cloned_proxy.policy.http_token import TOKEN
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.head_fields import (
     END,
     NOTHING_READ,
-    TOKEN,
     HeadError,
     read_fields,
     read_framing,
@@ -72,7 +72,7 @@ class Head:
         )
 
 
-FIRST_OF_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]")
+FIRST_OF_TOKEN: Final = re.compile(TOKEN.removesuffix(b"+"))
 """What every request starts with: the first octet tells HTTP from TLS and from noise."""
 EMPTY_LINE: Final = re.compile(rb"\n\r?\n")
 """Any one ends the search, so that a head with bare LFs is refused at once instead of at the deadline."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.http_token import TOKEN
 from cloned_proxy.policy.vocabulary import Reason
 
 NOTHING_READ: Final = Request(host="", port=0)
@@ -40,7 +41,6 @@ class HeadError(ValueError):
 
 
 END: Final = b"\r\n\r\n"
-TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # RFC 9110, section 5.6.2
 # RFC 9112, section 5: no whitespace before the colon. RFC 9110, section 5.5: VCHAR, obs-text, SP and HTAB in values.
 # CR, LF, NUL and every other control character are in no class, so they cannot match anywhere.
 _FIELD: Final = re.compile(rb"(" + TOKEN + rb"):([\t -~\x80-\xff]*)\r\n")

@@ -7,7 +7,9 @@ it before it is told. Kept for a second at most, and no grant is: what is out of
 from __future__ import annotations
 
 import time
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
 from cloned_proxy.policy.caller import Caller
 from cloned_proxy.policy.vocabulary import Reason, Verdict
@@ -34,18 +36,30 @@ _OF_THE_HEAD_ALONE: Final = frozenset(
 """Reasons that hang on nothing but the head, the listener and the policy. No address was resolved for them."""
 
 
-class _Known(NamedTuple):
+@dataclass(slots=True)
+class KnownRefusal:
+    """What a CONNECT with this head was told, and is told again."""
+
     caller: Caller
     refusal: Refusal
     answer: bytes
+    published: bool = False
+    """Whether others were offered it, who may tell it by themselves."""
 
 
 class KnownRefusals:
-    """One for each gate, on its event loop."""
+    """One for each gate, on its event loop.
 
-    def __init__(self, enforcer: Enforcer) -> None:
+    What is asked for a second time is offered to `publish`, with the listener, the head and until when it is known
+    (monotonic seconds): the first time is the only one of most calls.
+    """
+
+    def __init__(
+        self, enforcer: Enforcer, publish: Callable[[Listener, bytes, KnownRefusal, float], None] | None = None
+    ) -> None:
         self._enforcer: Final = enforcer
-        self._known: dict[tuple[Listener, bytes], _Known] = {}
+        self._publish: Final = publish
+        self._known: dict[tuple[Listener, bytes], KnownRefusal] = {}
         self._policy: object = None
         self._until = 0.0
 
@@ -62,7 +76,7 @@ class KnownRefusals:
             self._forget_what_is_old()
             if len(self._known) >= _MOST:
                 self._known.clear()
-            self._known[listener, head] = _Known(caller, refusal, answer)
+            self._known[listener, head] = KnownRefusal(caller, refusal, answer)
 
     def answer(self, listener: Listener, head: bytes) -> bytes | None:
         """What this head is told, which is on record by now; None when that has to be found out."""
@@ -72,6 +86,9 @@ class KnownRefusals:
         decision_id = self._enforcer.refuse_again(known.caller, known.refusal, Kind.TUNNEL)
         if decision_id is None:
             return None
+        if self._publish is not None and not known.published:
+            known.published = True
+            self._publish(listener, head, known, self._until)
         return known.answer.replace(known.refusal.id.encode(), decision_id.encode())
 
     def _forget_what_is_old(self) -> bool:

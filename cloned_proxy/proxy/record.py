@@ -53,13 +53,13 @@ class Recorder:
 
         `started` is on `time.perf_counter`; `amends` is the id of the decision that it replaces.
         """
-        event = self._event(caller, decision, kind, policy, amends=amends)
+        event = self.event_of(caller, decision, kind, policy, amends=amends)
         self._record(event, time.perf_counter() - started, owner_of(caller))
         return event.id
 
     def refused(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float) -> str:
         """As `decided`, for a denial: equal ones in a row may become one entry, under whose id each is found."""
-        event = self._event(caller, decision, kind, policy)
+        event = self.event_of(caller, decision, kind, policy)
         recorded = self._audit.denied(event, owner=owner_of(caller))
         self._metrics.decided(event, time.perf_counter() - started, recorded)
         return recorded
@@ -67,7 +67,7 @@ class Recorder:
     def summed_up(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float) -> str:
         """As `refused`, of a caller who is refused too much: the entry says how often, and not what was asked for."""
         summary = Decision(Verdict.DENY, Reason.LIMIT_EXCEEDED, _ANYTHING, decision.tool)
-        event = replace(self._event(caller, summary, kind, policy), hint=MANY_DENIALS)
+        event = replace(self.event_of(caller, summary, kind, policy), hint=MANY_DENIALS)
         recorded = self._audit.denied(event, owner=owner_of(caller), summary=True)
         self._metrics.decided(event, time.perf_counter() - started, recorded)
         return recorded
@@ -86,7 +86,7 @@ class Recorder:
 
         Raises LeaseUsedUpError and AuditUnavailableError.
         """
-        event = self._event(caller, decision, kind, policy, spends_use=uses is not None)
+        event = self.event_of(caller, decision, kind, policy, spends_use=uses is not None)
         await self._audit.commit(event, uses=uses, owner=owner_of(caller))
         self._metrics.decided(event, time.perf_counter() - started)
         return event.id
@@ -117,7 +117,7 @@ class Recorder:
         """Returns when all that was recorded before is on disk. Raises AuditUnavailableError."""
         await self._audit.caught_up()
 
-    def _event(
+    def event_of(
         self,
         caller: Caller,
         decision: Decision,
@@ -127,6 +127,7 @@ class Recorder:
         spends_use: bool = False,
         amends: str = "",
     ) -> DecisionEvent:
+        """A decision as it goes on record, which is for the caller to see to."""
         request, rule = decision.request, decision.rule
         return DecisionEvent(
             id=new_decision_id(),

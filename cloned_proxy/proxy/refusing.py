@@ -14,7 +14,7 @@ from cloned_proxy.proxy.denial_budget import DenialBudget
 from cloned_proxy.proxy.grant import Refusal
 from cloned_proxy.proxy.question import PolicySource
 from cloned_proxy.proxy.record import Recorder, owner_of
-from cloned_proxy.telemetry.events import AuditUnavailableError, Kind
+from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Kind
 
 _ALWAYS_RECORDED: Final = frozenset({Reason.SECRET_LEAK, Reason.SECRET_ECHOED})
 """Alarms: no flood of other refusals hides one."""
@@ -89,6 +89,11 @@ class Refusing:
             return self._records.refused(caller, refusal.decision, kind, policy, started)
         except AuditUnavailableError:
             return None
+
+    def of_its_kind(self, caller: Caller, refusal: Refusal, kind: Kind) -> tuple[DecisionEvent, int]:
+        """What `refuse_again` would put on record, and of how many in a minute, for who counts them elsewhere."""
+        policy, tool = self._policies.current, owner_of(caller)
+        return self._records.event_of(caller, refusal.decision, kind, policy), self._budget.most(_limit(policy, tool))
 
     def unrecorded(self, caller: Caller, request: Request) -> Refusal:
         """The refusal of what cannot be put on record, which is counted."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from cloned_proxy.policy.http_token import TOKEN
 from cloned_proxy.proxy.body import BodyReader, ChunkedBody, SizedBody, UnsizedBody
 from cloned_proxy.proxy.fields import VIA, passes
 
@@ -21,7 +22,7 @@ _NOT_MODIFIED: Final = 304
 _VIA: Final = VIA.encode("ascii")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([\t -~\x80-\xff]*))?\r\n")
 # RFC 9112, section 5; RFC 9110, section 5.5. CR, LF, NUL and other control characters are in no class.
-_FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t -~\x80-\xff]*)\r\n")
+_FIELD: Final = re.compile(rb"(" + TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*)\r\n")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")  # fits 63 bits
 _READ_HERE: Final = frozenset(
     {b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"te", b"trailer", b"upgrade"}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from cloned_proxy.policy.caller import ANONYMOUS
+from cloned_proxy.policy.host_port import host_port
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.proxy.assembly import Core, assemble
 from cloned_proxy.proxy.control_channel import ControlChannel
@@ -135,7 +136,7 @@ class Server:
             exposition = self._expose(parts, core)
             listening = self._seat.listening if self._seat is not None else bind_tcp(*self._options.listen)
             parts.callback(listening.close)
-            name = authority(*listening.getsockname()[:2])
+            name = host_port(*listening.getsockname()[:2])
             host = Listener(listening, ANONYMOUS, name, header_from=config.listen.networks)
             parts.push_async_callback(core.gate.drain, 0)
             self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy)
@@ -272,7 +273,7 @@ class Server:
     def metrics_address(self) -> str | None:
         """`host:port` of `/metrics`, `/healthz` and `/readyz`; None when they are off."""
         exposition = self._running.exposition
-        return authority(*exposition.address) if exposition is not None else None
+        return host_port(*exposition.address) if exposition is not None else None
 
     @property
     def addresses(self) -> dict[str, str | None]:
@@ -281,8 +282,8 @@ class Server:
         control = self._options.control
         return {
             "proxy": self.address,
-            "control": authority(*control) if control is not None else None,
-            "metrics": authority(*shared) if shared is not None else self.metrics_address,
+            "control": host_port(*control) if control is not None else None,
+            "metrics": host_port(*shared) if shared is not None else self.metrics_address,
         }
 
     @property
@@ -322,7 +323,7 @@ class Server:
             exposition = Exposition((host, port), core.metrics.registry, self.problems)
         except OSError as error:
             raise BindError(
-                f"{authority(host, port)} for metrics: {error.strerror or error}; "
+                f"{host_port(host, port)} for metrics: {error.strerror or error}; "
                 "stop the program that listens there, or use --metrics HOST:PORT or --metrics off"
             ) from error
         parts.push_async_callback(asyncio.to_thread, exposition.close)
@@ -350,8 +351,3 @@ def _accepts(listening: socket.socket) -> bool:
         return bool(listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:
         return False
-
-
-def authority(host: str, port: int) -> str:
-    """`host:port`, with brackets around an IPv6 address."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

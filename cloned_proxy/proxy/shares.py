@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import structlog
@@ -18,20 +17,18 @@ import structlog
 from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.link import Link
 from cloned_proxy.fleet.share import Part
+from cloned_proxy.fleet.share_loss import ShareLoss
 from cloned_proxy.fleet.share_names import ShareNames
 from cloned_proxy.fleet.share_script import CUT_AFTER_SECONDS, SETTLE_MILLISECONDS, SHARE
 from cloned_proxy.policy.model import NO_LIMITS, Limits
 from cloned_proxy.proxy.budget import WholeLimits
-from cloned_proxy.proxy.cells import Cells, CellStore
+from cloned_proxy.proxy.cells import CellStore
 from cloned_proxy.proxy.question import PolicySource
+from cloned_proxy.proxy.share_cells import ENDS, WANTED, WIDTH, Share, smaller
 from cloned_proxy.store.deadline import uptime
 
 _log = structlog.get_logger(__name__)
 
-_WIDTH: Final = 6
-"""Cells of a tool's share; the first one is of what a dead worker had open, by convention, and so of nothing here."""
-_PARTS: Final = slice(1, 4)
-_ENDS, _WANTED = 4, 5
 _TICK_SECONDS: Final = 0.25
 _MOST_WAIT: Final = 2.0
 _TRIES: Final = 3
@@ -53,27 +50,6 @@ class ShareMetrics(Protocol):
     def asked(self, result: str) -> None: ...
 
     def share(self, tool: str, parts: tuple[int, ...]) -> None: ...
-
-
-@dataclass(slots=True)
-class _Share:
-    cells: Cells
-    asking: asyncio.Task[None] | None = None
-    dry_until: float = 0.0
-    """Uptime."""
-    asked: float = 0.0
-    sharers: int = 1
-    known: tuple[Limits, tuple[int, ...], Limits] | None = None
-    """The policy's limits and the parts, with the smaller limits that they make."""
-
-    @property
-    def parts(self) -> tuple[int, ...]:
-        return tuple(self.cells.values[_PARTS])
-
-    @property
-    def ends(self) -> float:
-        """Uptime after which it must not be used."""
-        return self.cells.values[_ENDS] / 1e6
 
 
 class Shares(WholeLimits):
@@ -107,8 +83,10 @@ class Shares(WholeLimits):
         self._looked_at: object = None
         self._settle = settle
         self._clock = clock
-        self._shares: dict[str, _Share] = {}
+        self._shares: dict[str, Share] = {}
+        self._loss = ShareLoss(link, self._names, on_loss=self._tell_all, clock=clock)
         link.follow(self._names.hungry, self._hungry)
+        link.at_connect(self._connected)
 
     # What a request asks.
 
@@ -121,7 +99,7 @@ class Shares(WholeLimits):
         parts = share.parts if self._clock() < share.ends else (0, 0, 0)
         known = share.known
         if known is None or known[0] != limits or known[1] != parts:
-            known = share.known = (limits, parts, _smaller(limits, shared, parts))
+            known = share.known = (limits, parts, smaller(limits, shared, parts))
         return known[2]
 
     def are_of(self, tool: str | None) -> bool:
@@ -160,11 +138,11 @@ class Shares(WholeLimits):
             return NO_LIMITS
         return limits
 
-    def _share(self, tool: str) -> _Share:
+    def _share(self, tool: str) -> Share:
         # Bounded, as the accounts of `Budgets` are: only a tool with limits of the policy has one.
         share = self._shares.get(tool)
         if share is None:
-            share = self._shares[tool] = _Share(self._store.open(f"share {tool}", _WIDTH))
+            share = self._shares[tool] = Share(self._store.open(f"share {tool}", WIDTH))
         return share
 
     # Beside traffic.
@@ -175,6 +153,7 @@ class Shares(WholeLimits):
             await asyncio.sleep(_TICK_SECONDS)
             if not self._leads:
                 continue
+            await self._loss.look()
             self._look_for_beggars()
             for tool, share in list(self._shares.items()):
                 if self._is_due(tool, share) and (share.asking is None or share.asking.done()):
@@ -187,6 +166,14 @@ class Shares(WholeLimits):
                 with contextlib.suppress(StoreAwayError):
                     await self._exchange(tool, share, gives=True, leaves=True)
 
+    async def _connected(self) -> None:
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        """Has each share said to the store: another server may be there, or it has lost what it knew."""
+        for share in self._shares.values():
+            share.told = not share.ends
+
     def _look_for_beggars(self) -> None:
         """Opens the shares of tools whose requests wait in other workers: this one may not have seen the tool yet."""
         current = self._policies.current
@@ -197,16 +184,18 @@ class Shares(WholeLimits):
             if self.are_of(tool):
                 self._share(tool)
 
-    def _is_wanted(self, share: _Share) -> bool:
-        wanted = max(share.cells.column(_WANTED))
+    def _is_wanted(self, share: Share) -> bool:
+        wanted = max(share.cells.column(WANTED))
         return wanted / 1e6 > share.asked
 
-    def _is_due(self, tool: str, share: _Share) -> bool:
+    def _is_due(self, tool: str, share: Share) -> bool:
         now = self._clock()
         if self._is_wanted(share):
             return True
         if not share.ends or not self._link.connected:
             return False
+        if not share.told and now >= share.dry_until:
+            return True
         if now >= share.asked + self.lasts / 3 and (self.lasts > _REST_SECONDS or self._in_use(tool)):
             return True
         return now >= share.dry_until and any(part.short for part in self._parts(tool, share))
@@ -215,7 +204,7 @@ class Shares(WholeLimits):
         usage = self.counts(tool, self._shared(tool))
         return usage.concurrent > 0 or usage.requests_last_minute > 0
 
-    def _parts(self, tool: str, share: _Share) -> tuple[Part, ...]:
+    def _parts(self, tool: str, share: Share) -> tuple[Part, ...]:
         limits = self._shared(tool)
         usage = self.counts(tool, limits)
         held = share.parts if self._clock() < share.ends else (0, 0, 0)
@@ -233,12 +222,12 @@ class Shares(WholeLimits):
         if any(part.limit is not None and part.held > part.used for part in self._parts(tool, share)):
             share.asking = asyncio.create_task(self._ask(tool, share, gives=True))
 
-    async def _ask(self, tool: str, share: _Share, *, miss: bool = False, gives: bool = False) -> None:
+    async def _ask(self, tool: str, share: Share, *, miss: bool = False, gives: bool = False) -> None:
         before = share.parts
         try:
             await self._exchange(tool, share, waits=miss, gives=gives)
             for _ in range(_TRIES if miss else 0):
-                if _grew(before, share) or share.sharers == 1:
+                if share.grew(before) or share.sharers == 1:
                     break
                 await asyncio.sleep(_HUNGRY_SECONDS)  # in which the others give back what they can spare
                 await self._exchange(tool, share, waits=True)
@@ -250,20 +239,20 @@ class Shares(WholeLimits):
             _log.exception("a share of a limit could not be asked for", tool=tool)
             share.dry_until = self._clock() + 1.0
             return
-        grown = _grew(before, share)
+        grown = share.grew(before)
         self._metrics.asked("more" if grown else "none" if miss else "same")
         self._metrics.share(tool, share.parts)
         if not grown:
             share.dry_until = self._clock() + _DRY_SECONDS
 
     async def _exchange(
-        self, tool: str, share: _Share, *, waits: bool = False, gives: bool = False, leaves: bool = False
+        self, tool: str, share: Share, *, waits: bool = False, gives: bool = False, leaves: bool = False
     ) -> None:
         began = share.asked = self._clock()
         parts = self._parts(tool, share)
         kept = [min(part.used, part.held) if leaves else part.kept(share.sharers, gives=gives) for part in parts]
         # Before it is said: what is given back must not be used any more when others get it.
-        self._set(share, kept)
+        share.hold(kept)
         numbers: list[int] = []
         for part, now, keeps in zip(parts, self._parts(tool, share), kept, strict=True):
             wanted = keeps if gives else part.wanted(share.sharers)
@@ -276,43 +265,29 @@ class Shares(WholeLimits):
             )
         lasts = int(self.lasts * 1000)
         keys = (self._names.shares(tool), self._names.server)
-        told = (self._me, self._process, lasts, self._settle, self._names.hungry, tool, int(waits), *numbers)
+        whose = (self._me, self._process, lasts, self._settle, self._names.hungry, tool, int(waits))
+        told = (*whose, *self._loss.told(), *numbers)
 
-        async def work(redis: Any) -> list[int]:
-            answer: list[int] = await redis.eval(SHARE, len(keys), *keys, *told)
+        async def work(redis: Any) -> list[Any]:
+            answer: list[Any] = await redis.eval(SHARE, len(keys), *keys, *told)
             return answer
 
-        *granted, found = await self._link.run(work, within=_MOST_WAIT)
-        self._set(share, granted)
-        share.cells.values[_ENDS] = int((began + self.lasts * _CLOCKS_DRIFT) * 1e6)
+        share.told = True  # and no more, where a loss is noticed while this is under way
+        try:
+            *granted, found, data, again = await self._link.run(work, within=_MOST_WAIT)
+            self._loss.learn(data, again)
+        except StoreAwayError:
+            share.told = False
+            raise
+        share.hold(granted)
+        share.cells.values[ENDS] = int((began + self.lasts * _CLOCKS_DRIFT) * 1e6)
         share.sharers = max(1, int(found))
 
-    def _set(self, share: _Share, parts: Sequence[int]) -> None:
-        for place, part in enumerate(parts, _PARTS.start):
-            share.cells.values[place] = max(0, int(part))
-
-    async def _beg(self, share: _Share) -> None:
+    async def _beg(self, share: Share) -> None:
         """Leaves word for the worker that asks, and waits until the share has changed."""
         values, before, ends = share.cells.values, share.parts, self._clock() + _MOST_WAIT
-        values[share.cells.own * share.cells.width + _WANTED] = int(self._clock() * 1e6)
+        values[share.cells.own * share.cells.width + WANTED] = int(self._clock() * 1e6)
         while share.parts == before and self._clock() < ends:  # noqa: ASYNC110  memory of several processes
             await asyncio.sleep(_BEG_SECONDS)
         if share.parts == before:
             share.dry_until = self._clock() + _DRY_SECONDS
-
-
-def _grew(before: tuple[int, ...], share: _Share) -> bool:
-    return any(now > then for now, then in zip(share.parts, before, strict=True))
-
-
-def _smaller(limits: Limits, shared: Limits, parts: tuple[int, ...]) -> Limits:
-    """`limits` with the share in place of each limit that the policy has, whatever a store says never above it."""
-    requests, transferred, concurrent = parts
-    if limits.concurrent is not None:  # it may be the fair share of this machine, which is not the fleet's
-        concurrent = limits.concurrent if shared.concurrent is None else min(concurrent, limits.concurrent)
-    return replace(
-        limits,
-        concurrent=None if limits.concurrent is None else concurrent,
-        requests_per_minute=None if limits.requests_per_minute is None else min(requests, limits.requests_per_minute),
-        bytes_per_hour=None if limits.bytes_per_hour is None else min(transferred, limits.bytes_per_hour),
-    )

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cloned_proxy.policy.tool_id import tool_id
+
 SOCKET_PLACE: Final = ("run", "slots.sock")
 """Below the workspace."""
 PROTOCOL_VERSION: Final = 2
@@ -88,13 +90,13 @@ class OpenSlot:
                 Handover(int(item["port"]), None if item["target"] is None else _target(item["target"]))
                 for item in body["listeners"]
             )
-            tool, run = body["tool"], body["run"]
+            tool, run = tool_id(body["tool"]), body["run"]
             command, owner, engine = (str(body.get(name, "")) for name in ("command", "owner", "engine"))
             names = None if body.get("names") is None else _names(body["names"])
         except (KeyError, TypeError, ValueError) as error:
-            raise SlotProtocolError("the open message is incomplete") from error
-        if not (isinstance(tool, str) and isinstance(run, str) and tool and run):
-            raise SlotProtocolError("a slot needs a tool and a run")
+            raise SlotProtocolError(f"the open message is incomplete or wrong: {error}") from error
+        if not (isinstance(run, str) and run):
+            raise SlotProtocolError("a slot needs a run")
         return cls(tool, run, handovers, command, owner, engine, names)
 
 

@@ -23,13 +23,14 @@ from typing import Final
 
 import structlog
 
+from cloned_proxy.policy.host_port import host_port
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.proxy import worker
 from cloned_proxy.proxy.cells import clear_first_cells
 from cloned_proxy.proxy.listener import bind_tcp
 from cloned_proxy.proxy.pipes import SIGNALS, Pipes
 from cloned_proxy.proxy.seat import Seat, make_directory, remove_directory, silent_seconds, vacate
-from cloned_proxy.proxy.server import ServeOptions, authority, find_policy
+from cloned_proxy.proxy.server import ServeOptions, find_policy
 from cloned_proxy.proxy.terminal import Terminal
 from cloned_proxy.proxy.worker import CUT, Ties
 from cloned_proxy.store.audit_log import AuditLog
@@ -125,8 +126,8 @@ class Supervisor:
             self._directory: Final = make_directory()
             opened.callback(remove_directory, self._directory)
             self._closing: Final = opened.pop_all()
-        self.address: Final = authority(*self._listening.getsockname()[:2])
-        self.metrics_address: Final = authority(*self._metrics.getsockname()[:2]) if self._metrics else None
+        self.address: Final = host_port(*self._listening.getsockname()[:2])
+        self.metrics_address: Final = host_port(*self._metrics.getsockname()[:2]) if self._metrics else None
         self.plane: Final = options.plane.as_data()
         self._companion: Final = companion
         self._terminal: Final = Terminal()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cloned_proxy.runner.spec import MIB, Limits, parse_size
+from cloned_proxy.runner.spec import MIB, Limits, parse_memory
 
 if TYPE_CHECKING:
     from cloned_proxy.store.config import SandboxSettings
@@ -17,7 +17,7 @@ def names_for(settings: SandboxSettings, tool: str) -> str:
 
 def limits_from(settings: SandboxSettings, *, cpus: float | None = None, memory: int | str | None = None) -> Limits:
     """What is None comes from the settings; `memory` is bytes or a size such as `2g`. Raises SandboxInputError."""
-    size = parse_size(memory) if isinstance(memory, str) else memory
+    size = parse_memory(memory) if isinstance(memory, str) else memory
     return Limits(
         cpus=cpus or settings.cpus,
         memory=size or settings.memory_mib * MIB,

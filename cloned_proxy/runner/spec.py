@@ -11,6 +11,8 @@ from pathlib import PurePath
 from types import MappingProxyType
 from typing import Final
 
+from cloned_proxy.policy.tool_id import tool_id
+from cloned_proxy.policy.units import parse_size
 from cloned_proxy.runner.environment import CA_NAMES, PROXY_URL, RESERVED
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.terminal import TerminalSize
@@ -34,10 +36,7 @@ PKI_SOURCE: Final = "/sandbox/.cloned-pki"
 """What is seen there where there are private CAs."""
 _OWN_TARGETS: Final = ("/workspace", "/sandbox", "/tmp", "/proc", "/sys", "/dev")  # noqa: S108  paths in the container
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SIZE: Final = re.compile(r"([1-9][0-9]*)([kmg]?)b?", re.IGNORECASE)
-_UNITS: Final = {"": 1, "k": 1024, "m": MIB, "g": 1024 * MIB}
 _SMALLEST: Final = 16 * MIB
-_TOOL_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}")
 _CONTAINER_NAME: Final = re.compile(r"cloned_(?:tool|slot)_[0-9a-f]{8}")
 
 
@@ -128,10 +127,12 @@ class HolderSpec:
     may not enter that; only this holder mounts it. "": it does nothing but hold."""
 
 
-def parse_size(text: str) -> int:
-    """Bytes of `512m`. Raises SandboxInputError."""
-    match = _SIZE.fullmatch(text)
-    size = int(match[1]) * _UNITS[match[2].lower()] if match is not None else 0
+def parse_memory(text: str) -> int:
+    """Bytes of a size such as `512m`. Raises SandboxInputError, also for one that is too small for a container."""
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        raise SandboxInputError(f"memory: {error}") from error
     if size < _SMALLEST:
         raise SandboxInputError(f"memory {text!r}: write a size from 16m on, such as 512m or 2g")
     return size
@@ -143,9 +144,11 @@ def workspace_mark(workspace: PurePath) -> str:
 
 
 def check_tool_id(tool: str) -> None:
-    """Raises SandboxInputError unless `tool` can be a label, a user name in a URL and a line of the log."""
-    if not _TOOL_ID.fullmatch(tool):
-        raise SandboxInputError(f"{tool!r} is not a tool id; use letters, digits and ._@+-, as in my.tool@v1")
+    """Raises SandboxInputError unless `tool` can be a tool's id."""
+    try:
+        tool_id(tool)
+    except ValueError as error:
+        raise SandboxInputError(str(error)) from error
 
 
 def check_name(name: str) -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.redact import redact
+from cloned_proxy.policy.tool_id import is_tool_id
 from cloned_proxy.store import approval_table as table
 from cloned_proxy.store.approval import Approval, ApprovalState, Proposal, entry_data
 from cloned_proxy.store.approval_errors import ApprovalError
@@ -116,7 +116,7 @@ def from_message(told: Mapping[str, Any], approval_id: str) -> Approval:
     """The pending request in what another replica, or a store that lies, has told. Raises ValueError, ApprovalError."""
     try:
         asker, replica, origin = str(told["asker"]), str(told["replica"]), told["origin"]
-        if origin not in {"tool", "denied", "host"} or (origin != "host" and not valid_tool_id(asker)):
+        if origin not in {"tool", "denied", "host"} or (origin != "host" and not is_tool_id(asker)):
             raise ValueError("nobody can have asked that")
         entries = tuple(map(entry_of, told["entries"]))
         proposal = Proposal(

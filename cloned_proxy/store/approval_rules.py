@@ -13,13 +13,13 @@ from cloned_proxy.policy.offer import why_no_request
 from cloned_proxy.policy.parse import PolicyError
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.policy.rule import PatternKind, Rule
+from cloned_proxy.policy.units import MAX_TERM, MIN_TERM
 from cloned_proxy.policy.vocabulary import GLOBAL_SCOPE, OWN_RULES
 from cloned_proxy.store.approval import Origin, Proposal
 from cloned_proxy.store.approval_errors import NeverAllowedError, NotAllowedToAskError
 from cloned_proxy.store.policy_entry import Entry, rules_of
 
 MAX_ENTRIES: Final = 20
-_MAX_SECONDS: Final = 10 * 365 * 86_400.0
 _MAX_USES: Final = 1_000_000
 
 
@@ -48,7 +48,7 @@ def _check_terms(proposal: Proposal, most: int) -> None:
         raise NeverAllowedError("'uses' counts what is allowed; leave it out of a deny")
     if proposal.uses is not None and not 0 < proposal.uses <= _MAX_USES:
         raise NeverAllowedError(f"'uses' is a number from 1 to {_MAX_USES}")
-    if proposal.for_seconds is not None and not 1 <= proposal.for_seconds <= _MAX_SECONDS:
+    if proposal.for_seconds is not None and not MIN_TERM <= proposal.for_seconds <= MAX_TERM:
         raise NeverAllowedError("'for' is a time from 1 second to 10 years")
 
 

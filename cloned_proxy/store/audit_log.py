@@ -211,6 +211,8 @@ def append_bodies(database: sqlite3.Connection, entries: Entries) -> None:
         rows.append((link.seq, body, link.hash))
     hits: dict[str, tuple[int, float]] = {}
     for calls in entries.calls:
+        if not calls.event.rule:
+            continue
         count, last = hits.get(calls.event.rule, (0, 0.0))
         hits[calls.event.rule] = (count + calls.count, max(last, calls.last))
     if rows:

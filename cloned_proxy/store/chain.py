@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision
+from cloned_proxy.telemetry.event_types import DECISION, FLOW_END
 from cloned_proxy.telemetry.events import (
     ApprovalEvent,
     DecisionEvent,
@@ -33,11 +34,11 @@ from cloned_proxy.telemetry.events import (
 )
 
 GENESIS: Final = "0" * 64
-_TYPES: Final = {
-    DecisionEvent: "decision",
-    RepeatedDecision: "decision",
-    FinishedDecision: "decision",
-    FlowEnd: "flow_end",
+TYPE_OF: Final[Mapping[type[Event], str]] = {
+    DecisionEvent: DECISION,
+    RepeatedDecision: DECISION,
+    FinishedDecision: DECISION,
+    FlowEnd: FLOW_END,
     PolicyEvent: "policy",
     ApprovalEvent: "approval",
     RunEvent: "run",
@@ -63,7 +64,7 @@ def _form_of(kind: type[Event], name: str) -> _Form:
     return _Form(operator.attrgetter(*names), f"{{{','.join(keys[key] for key in sorted(keys))}}}")
 
 
-_FORMS: Final[Mapping[type[Event], _Form]] = {kind: _form_of(kind, name) for kind, name in _TYPES.items()}
+_FORMS: Final[Mapping[type[Event], _Form]] = {kind: _form_of(kind, name) for kind, name in TYPE_OF.items()}
 
 
 class Link(NamedTuple):

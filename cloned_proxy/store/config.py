@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal, Self, get_args
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from cloned_proxy.policy.problem import DocumentPath, Problem
+from cloned_proxy.policy.units import SIZE_PATTERN
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.files import read_regular_file
 from cloned_proxy.store.fleet_settings import FleetSettings, is_url
@@ -22,8 +23,8 @@ from cloned_proxy.store.yaml_reader import read_document
 
 type Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
-type SizeText = Annotated[str, Field(pattern=r"^[1-9][0-9]*[kmg]?b?$")]
-"""Bytes as text, such as `512m` or `8g`."""
+type SizeText = Annotated[str, Field(pattern=SIZE_PATTERN)]
+"""Bytes as text, such as `512m` or `8GiB`."""
 
 _BASE_URL: Final = re.compile(r"https?://[^\s/?#@]+/?")
 _MAX_PORT: Final = 65_535
@@ -36,30 +37,38 @@ class _Section(BaseModel):
 
 
 class ProxySettings(_Section):
-    """Bounds of the listeners. Times are seconds, sizes bytes."""
-
     max_connections: int = Field(default=20_000, ge=1)
     """Client connections at once; who comes then waits, and clients that ask for nothing make room."""
     max_head_bytes: int = Field(default=65_536, ge=1024, le=1_048_576)
+    """Of a request or response: its first line and all its fields, in HTTP/2 unpacked."""
     max_head_fields: int = Field(default=200, ge=10, le=2000)
+    """Fields of a head."""
     head_timeout: Seconds = 10.0
     """From the first byte of a head to its end, and from accept to the first byte."""
     keep_alive_timeout: Seconds = 60.0
     """Between two requests of one client connection."""
     client_hello_timeout: Seconds = 10.0
+    """From the answer to a CONNECT to the end of the client's ClientHello."""
     resolve_timeout: Seconds = 5.0
+    """For a name to be looked up."""
     resolver_cache_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long the addresses of a name are kept; 0: never."""
     resolver_cache_entries: int = Field(default=4096, ge=1)
+    """Names that are kept at once."""
     resolver_threads: int = Field(default=32, ge=1, le=256)
+    """Lookups at once, in each worker. One caller has at most half of them."""
     connect_timeout: Seconds = 10.0
+    """For a connection to an upstream, all its addresses together."""
     response_timeout: Seconds = 300.0
     """From the end of a request to the head of its response (plain and inspected HTTP)."""
     idle_timeout: Seconds = 900.0
     """A tunnel or body without a byte in either direction."""
     max_tunnel_seconds: Annotated[float, Field(gt=0)] = 86_400.0
+    """How long a tunnel may be open, whatever passes in it."""
     shutdown_delay_seconds: Annotated[float, Field(ge=0, le=600)] = 0.0
     """From SIGTERM, when `/readyz` says no, until nothing is accepted any more: time for a load balancer to notice."""
     drain_seconds: Annotated[float, Field(ge=0, le=600)] = 10.0
+    """How long open flows may go on after SIGTERM before they are cut."""
 
 
 class AuditSettings(_Section):
@@ -71,18 +80,18 @@ class AuditSettings(_Section):
     """Refused calls of one caller that are recorded one by one, where `limits` of its tool say nothing else, and of all
     callers without a valid credential together. What comes on top waits its turn, is answered 429 and counted."""
     retention_days: int = Field(default=90, ge=1)
+    """Days that an entry of the log is kept."""
     max_mib: int = Field(default=2048, ge=16)
     """Mebibytes that state.db may take up; over it the oldest entries go before their time."""
 
 
 class ApprovalSettings(_Section):
-    """Requests of tools for other rules. Bounds are for the whole workspace, whichever process is asked."""
-
     timeout: Seconds = 900.0
     """Seconds that a request waits for a person."""
     requests_per_minute: int = Field(default=10, ge=1, le=10_000)
     """New requests of one tool; more are answered 429."""
     pending_per_tool: int = Field(default=20, ge=1, le=1000)
+    """Requests of one tool that may wait for a person at once; more are answered 429."""
     pending: int = Field(default=200, ge=1, le=10_000)
     """Of all tools together."""
     held_per_tool: int = Field(default=8, ge=1, le=1000)
@@ -92,8 +101,6 @@ class ApprovalSettings(_Section):
 
 
 class ProjectSettings(_Section):
-    """How a project is shown to a tool that may write it."""
-
     writable: list[str] = Field(default_factory=list)
     """Paths of the project, such as `.vscode`, that are read-only otherwise, because programs of this machine act
     upon them by themselves."""
@@ -134,8 +141,12 @@ class SandboxSettings(_Section):
     name_addresses_of: dict[str, NameAddresses] = Field(default_factory=dict)
     """Tool id to the same, for the tools that want something else."""
     worker: Literal["auto", "python", "node"] = "auto"
+    """What runs the tools of a pipeline; `auto`: the worker for Node where the project has built one, else
+    Python's."""
     cpus: float = Field(default=1.0, gt=0, le=256)
+    """Processors of one tool."""
     project: ProjectSettings = ProjectSettings()
+    """How a project is shown to a tool that may write it."""
     memory_mib: int = Field(default=512, ge=16, le=16_777_216)
     """Of all of a tool's processes, with what is in its `/tmp` and in a home that is not kept. MiB, as those below."""
     tmp_mib: int = Field(default=64, ge=1, le=1_048_576)
@@ -163,18 +174,24 @@ class LlmSettings(_Section):
     """
 
     engine: Literal["localai", "llama.cpp", "ollama", "vllm"] = "localai"
+    """Which program serves the model; it decides what the keys below are when they are not set."""
     image: str | None = None
+    """Image of the engine."""
     command: list[str] | None = None
     """Words behind the image's entrypoint."""
     env: dict[str, str] = Field(default_factory=dict)
+    """Variables of the engine, beside those that it gets from here."""
     port: int = Field(default=8080, ge=1, le=_MAX_PORT)
     """Where the engine listens in its own namespace; on the host it is 127.0.0.1:8080 all the same."""
     health: Annotated[str, Field(pattern=r"^/\S*$")] | None = None
     """The one path that answers 200 once the model is loaded."""
     memory: SizeText = "8g"
+    """Memory of the container; more is killed, not swapped."""
     cpus: float = Field(default=4.0, gt=0, le=1024)
+    """Processors that it may use, and the threads that the engine is told to start."""
     shm: SizeText | None = None
-    cache: Annotated[str, Field(pattern=r"^(/.+|none|[1-9][0-9]*[kmg]?b?)$")] | None = None
+    """Size of `/dev/shm`."""
+    cache: Annotated[str, Field(pattern=f"^(?:/.+|none|{SIZE_PATTERN[1:-1]})$")] | None = None
     """`/cache` in the container, the one place that may hold programs: a size makes an empty one in memory, a path of
     this host is mounted read-only, `none` leaves it out."""
     gpus: Annotated[int, Field(ge=1, le=64)] | Literal["all", "devices"] | None = None
@@ -220,15 +237,25 @@ class Config(_Section):
     egress_proxy: str | None = None
     """URL where this workspace's clients find the proxy; None: the default address."""
     proxy: ProxySettings = ProxySettings()
+    """Bounds of the listeners. Times are seconds, sizes bytes."""
     listen: ListenSettings = ListenSettings()
+    """What stands between this proxy and its clients."""
     upstream: UpstreamSettings = UpstreamSettings()
+    """The proxy in front of this one, through which everything goes that is allowed."""
     audit: AuditSettings = AuditSettings()
+    """The log of decisions."""
     approvals: ApprovalSettings = ApprovalSettings()
+    """Requests of tools for other rules. Bounds are for the whole workspace, whichever process is asked."""
     sandbox: SandboxSettings = SandboxSettings()
+    """How tools are run."""
     llm: LlmSettings = LlmSettings()
+    """The local model of `llm up`."""
     telemetry: TelemetrySettings = TelemetrySettings()
+    """Where the log is exported to."""
     vault: VaultSettings = VaultSettings()
+    """Where the key of the vault is."""
     notify: NotifySettings = NotifySettings()
+    """Who is told of a new denial, or of a new request of a tool."""
     fleet: Annotated[FleetSettings | None, BeforeValidator(_named_fleet)] = None
     """None: this proxy is in no fleet, and its policy is its own."""
 

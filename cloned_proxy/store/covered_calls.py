@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.path import path_denied, path_matches
+from cloned_proxy.policy.reasons import MENDABLE
 from cloned_proxy.policy.rule import Rule
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.store.approval import Proposal
@@ -15,17 +16,6 @@ from cloned_proxy.store.tally import HOUR, JOIN, RecordedCall, Tally, condition_
 
 OUTER: Final = ("", "CONNECT")
 """Methods of calls whose inside nobody saw."""
-MENDABLE: Final = frozenset(
-    {
-        Reason.HOST_NOT_ALLOWED,
-        Reason.PORT_NOT_ALLOWED,
-        Reason.METHOD_NOT_ALLOWED,
-        Reason.PATH_NOT_ALLOWED,
-        Reason.LEASE_EXPIRED,
-        Reason.LEASE_USED_UP,
-    }
-)
-"""Denials that another rule would mend. A deny, an identity, an address or a spelling is none of them."""
 _MENDABLE_LIST: Final = ", ".join(f"'{reason.value}'" for reason in sorted(MENDABLE))
 
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from cloned_proxy.policy.duration import parse_duration
-from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.host_port import split_port
 from cloned_proxy.policy.redact import MAX_TEXT, bounded
-from cloned_proxy.policy.url import split_port
+from cloned_proxy.policy.tool_id import tool_id
+from cloned_proxy.policy.units import parse_term
 from cloned_proxy.policy.vocabulary import SSH_PORT
 from cloned_proxy.store.approval import Approval, Proposal
 from cloned_proxy.store.approval_errors import ApprovalError
@@ -39,12 +39,6 @@ class MalformedRequestError(ApprovalError):
     """The input is not what the tool takes; one line, with its first problems."""
 
 
-def _seconds(value: object) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    return parse_duration(value)
-
-
 class EgressUpdate(BaseModel):
     """What a tool sends. Unknown keys, wrong types and numbers for texts are refused."""
 
@@ -56,7 +50,7 @@ class EgressUpdate(BaseModel):
     domains: list[Annotated[str, Field(max_length=_MAX_DOMAIN)]] = Field(min_length=1, max_length=MAX_ENTRIES)
     """`api.example.com`, `*.example.com`, `api.example.com:8443`."""
     action: Action = "allow"
-    lasting: Annotated[float, BeforeValidator(_seconds)] | None = Field(default=None, alias="for")
+    lasting: Annotated[float, BeforeValidator(parse_term)] | None = Field(default=None, alias="for")
     """Seconds, or a text such as `30m`."""
     uses: int | None = None
     reason: str = Field(default="", max_length=_MAX_REASON)
@@ -80,8 +74,11 @@ def proposal_of(document: object, asker: str | None) -> Proposal:
     tool = None if read.scope == "global" else read.tool_id or asker
     if read.scope == "global" and read.tool_id is not None:
         raise MalformedRequestError("tool_id: leave it out with scope 'global', which is for every tool")
-    if read.scope == "tool" and (tool is None or not valid_tool_id(tool)):
-        raise MalformedRequestError(f"tool_id: {tool!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
+    if read.scope == "tool":
+        try:
+            tool_id(tool)
+        except ValueError as error:
+            raise MalformedRequestError(f"tool_id: {error}") from error
     return Proposal(
         tuple(map(_entry, read.domains, [read.action] * len(read.domains))),
         tool,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,8 +11,9 @@ from typing import Any, Final
 from cloned_proxy.policy.address import AddressClass, classify
 from cloned_proxy.policy.decision import Decision
 from cloned_proxy.policy.host import HostError, parse_host
+from cloned_proxy.policy.http_token import METHOD
 from cloned_proxy.policy.model import Policy, Scope
-from cloned_proxy.policy.path import parse_path_pattern
+from cloned_proxy.policy.path_shape import plain_path
 from cloned_proxy.policy.rule import PatternKind, Rule
 from cloned_proxy.store.approval import Approval, Proposal, entry_data
 from cloned_proxy.store.covered_calls import OUTER, CoveredCalls, Matched
@@ -24,7 +24,6 @@ _SHOWN: Final = 50
 MAX_NARROWEST: Final = 50
 """Entries; a longer list is nothing that a person reads before a yes."""
 _TOO_MANY: Final = f"more than {MAX_NARROWEST} hosts were denied, so no narrower rules are proposed"
-_METHOD: Final = re.compile(r"[A-Z][A-Z0-9!#$%&'*+.^_`|~-]{0,31}", re.ASCII)
 _MAX_PATH: Final = 1024
 _MAX_PATHS: Final = 8
 """Paths of one host that are listed one by one; with more, the narrowest rule names the host and its ports."""
@@ -122,8 +121,8 @@ def narrowest(denied: Iterable[RecordedCall]) -> tuple[Entry, ...]:
             paths.add(call.path)
     entries = [Entry(host, tuple(sorted(ports))) for host, ports in sorted(tunnels.items())]
     for (host, port), (methods, paths) in sorted(inner.items()):
-        listed = tuple(sorted(paths)) if len(paths) <= _MAX_PATHS and all(map(_can_stand_in_a_rule, paths)) else ()
-        named = tuple(sorted(methods)) if all(map(_METHOD.fullmatch, methods)) else ()
+        listed = tuple(sorted(paths)) if len(paths) <= _MAX_PATHS and all(map(_is_whole, paths)) else ()
+        named = tuple(sorted(methods)) if all(map(METHOD.fullmatch, methods)) else ()
         entries.append(Entry(host, (port,), named, listed))
     return tuple(entries)
 
@@ -136,19 +135,14 @@ def narrowest_entry(decision: Decision) -> Entry:
     if request.method is None:
         return Entry(host.text, (request.port,))
     path = (request.path or "/").partition("?")[0]
-    paths = (path,) if _can_stand_in_a_rule(path) else ()
-    methods = (request.method,) if _METHOD.fullmatch(request.method) else ()
+    paths = (path,) if _is_whole(path) else ()
+    methods = (request.method,) if METHOD.fullmatch(request.method) else ()
     return Entry(host.text, (request.port,), methods, paths)
 
 
-def _can_stand_in_a_rule(path: str) -> bool:
-    """Whether a rule can name this path; one with a star in it would cover more."""
-    try:
-        parse_path_pattern(path)
-    except ValueError:
-        return False
-    # One of the longest recorded length may have been cut.
-    return "*" not in path and len(path) < _MAX_PATH
+def _is_whole(path: str) -> bool:
+    """Whether a rule can name this recorded path. One of the longest recorded length may have been cut."""
+    return plain_path(path) and len(path) < _MAX_PATH
 
 
 def _notes(proposal: Proposal, rules: Iterable[Rule], policy: Policy, now: float) -> Iterable[str]:

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from cloned_proxy.policy.duration import parse_duration
 from cloned_proxy.policy.secret import check_template, references
+from cloned_proxy.policy.units import parse_duration
 from cloned_proxy.store.issuer_settings import IssuerSettings
 
 KEY_PREFIX: Final = "ed25519:"
@@ -124,7 +124,7 @@ class FleetSettings(BaseModel):
     on_store_loss: Literal["local_share", "deny"] = "local_share"
     """What becomes of limits over all replicas while the store is away."""
     issuers: list[IssuerSettings] = Field(default_factory=list)
-    """Whose tokens name tools here, beside the fleet's own; see `issuer_settings.py`."""
+    """Whose tokens name tools here, beside the fleet's own."""
     audit_entries: int = Field(default=10_000, ge=0, le=10_000_000)
     """So many of the newest entries of each replica's log are in the store, for `log --fleet`. 0: none is sent."""
     audit_keys: list[Annotated[str, AfterValidator(_trusted_key)]] = Field(default_factory=list)

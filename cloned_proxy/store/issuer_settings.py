@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from cloned_proxy.policy.identity import valid_tool_id
+from cloned_proxy.policy.tool_id import tool_id
 
 _MAX_URL: Final = 2048
 _FIX: Final = "write one such as https://kubernetes.default.svc/openid/v1/jwks, or the path of a file"
@@ -37,12 +37,6 @@ def _jwks(text: str) -> str:
     return text
 
 
-def _tool(text: str) -> str:
-    if not valid_tool_id(text):
-        raise ValueError(f"{text!r} is not a tool id; write one such as cloned.mcp.web.search@v1")
-    return text
-
-
 class IssuerSettings(BaseModel):
     """An issuer of OpenID Connect tokens, such as a Kubernetes cluster or a CI system."""
 
@@ -59,7 +53,7 @@ class IssuerSettings(BaseModel):
     """PEM file with the CA of the URL; None: the system's. Relative to the workspace."""
     credentials_file: str | None = None
     """A bearer token that the URL wants, read anew each time; Kubernetes wants that of a ServiceAccount."""
-    map: dict[str, Annotated[str, AfterValidator(_tool)]] = Field(min_length=1)
+    map: dict[str, Annotated[str, AfterValidator(tool_id)]] = Field(min_length=1)
     """`sub` of a token, letter for letter, to the tool that it names. Whoever is not here is nobody."""
 
     @model_validator(mode="after")

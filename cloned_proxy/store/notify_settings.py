@@ -68,7 +68,9 @@ class NotifySettings(_Section):
     desktop: bool = False
     """`notify-send` on the desktop of whoever runs `serve`."""
     webhook: WebhookSettings | None = None
+    """A receiver of signed messages (https://www.standardwebhooks.com)."""
     events: list[Occasion] = Field(default=["denial", "request", "decision"], min_length=1)
+    """What is told: a new denial, a new request of a tool, what a person decided."""
     period: float = Field(default=3600.0, ge=1, le=604_800)
     """Seconds in which the same tool, host and port is told once."""
     per_minute: int = Field(default=10, ge=1, le=600)

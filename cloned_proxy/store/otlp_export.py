@@ -22,6 +22,7 @@ from cloned_proxy import __version__
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.audit_log import AuditLog
 from cloned_proxy.store.errors import StoreError
+from cloned_proxy.telemetry.event_types import EVENT_TYPES
 from cloned_proxy.telemetry.otlp import (
     Collector,
     Exported,
@@ -35,7 +36,6 @@ _log = structlog.get_logger(__name__)
 
 CURSOR_PLACE: Final = ("run", "otlp.seq")
 """Below the workspace: the last entry that the collector took."""
-TYPES: Final = ("decision", "flow_end", "policy", "run", "probe", "approval", "device", "ignore", "notify")
 MOST_BEHIND: Final = 50_000
 """Entries; what lies further back is dropped."""
 _BATCH: Final = 500
@@ -128,7 +128,7 @@ class OtlpExport:
         """The entries after `last` that go out together; empty when there are no more."""
         batch: list[Exported] = []
         size = 0
-        for row in islice(log.entries(after=last, types=TYPES), _BATCH):
+        for row in islice(log.entries(after=last, types=EVENT_TYPES), _BATCH):
             try:
                 entry = encode(row.seq, row.body)
             except UnencodableError as error:
@@ -185,4 +185,4 @@ class OtlpExport:
 
 
 def _newest(log: AuditLog) -> int:
-    return next((entry.seq for entry in log.entries(types=TYPES, last=1)), 0)
+    return next((entry.seq for entry in log.entries(types=EVENT_TYPES, last=1)), 0)

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 
 from cloned_proxy.policy.address import AddressWord
 from cloned_proxy.policy.host import is_loopback_name
+from cloned_proxy.policy.host_port import in_brackets
 from cloned_proxy.policy.network import is_network
 from cloned_proxy.policy.parse import PolicyError, parse_policy
 from cloned_proxy.policy.problem import Problem
@@ -77,8 +78,11 @@ class Entry:
 
     def __str__(self) -> str:
         """All that the entry says, on one line: in the record a narrow rule must not read like a broad one."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        words = [":".join((host, *map(str, self.ports))), ",".join(self.methods), ",".join(self.paths)]
+        words = [
+            ":".join((in_brackets(self.host), *map(str, self.ports))),
+            ",".join(self.methods),
+            ",".join(self.paths),
+        ]
         words += [*self.protocols, *self.addresses]
         if self.exceptions:
             words.append(f"except {','.join(self.exceptions)}")

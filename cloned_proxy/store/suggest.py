@@ -6,7 +6,6 @@ names is set apart: a rule made of it would be a hole made to measure.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,44 +16,26 @@ from cloned_proxy.policy.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.decide import decide
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, is_public_suffix, parse_host
+from cloned_proxy.policy.host_port import host_port
+from cloned_proxy.policy.http_token import METHOD
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.offer import why_not_offered
 from cloned_proxy.policy.path_shape import path_globs, plain_path
+from cloned_proxy.policy.reasons import MENDABLE, REASONS
 from cloned_proxy.policy.suspicion import bursts, look_alike, random_label
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, Reason
 from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.tally import OTHER, RecordedCall
 
-_MENDABLE: Final = frozenset(
-    {
-        Reason.HOST_NOT_ALLOWED,
-        Reason.PORT_NOT_ALLOWED,
-        Reason.METHOD_NOT_ALLOWED,
-        Reason.PATH_NOT_ALLOWED,
-        Reason.IP_LITERAL,
-    }
-)
 _INTERNAL: Final = frozenset(
     {"localhost", "local", "internal", "localdomain", "lan", "home", "corp", "intranet", "arpa"}
 )
 """Last labels of names that only a local network knows; RFC 6761, RFC 6762, RFC 8375, ICANN's `.internal`."""
-_REFUSED: Final[Mapping[str, str]] = {
-    Reason.EXPLICIT_DENY: "a rule denies it explicitly; take that rule back first if it is wrong",
-    Reason.ADDRESS_NOT_ALLOWED: "it resolved to an address that is not public",
-    Reason.LEASE_EXPIRED: "a lease for it has ended; renew it by `cloned-proxy allow … --for`",
-    Reason.LEASE_USED_UP: "a lease for it is used up; renew it by `cloned-proxy allow … --uses`",
-    Reason.PROTOCOL_NOT_ALLOWED: "the tunnel did not carry TLS; only `protocols: [tcp]` opens that",
-    Reason.TOO_YOUNG: "it was too young for its rule; `--package` of `cloned-proxy allow --registry` exempts it",
-    Reason.SNI_MISMATCH: "the TLS server name was another host than the one asked for",
-    Reason.SNI_MISSING: "the tunnel named no TLS server; no rule makes up for it",
-    Reason.SECRET_LEAK: "the request held a secret of the vault",
-    Reason.HOST_HEADER_MISMATCH: "the Host header named another host than the request",
-}
-"""What no rule of ours would mend, or none that should come from a suggestion."""
+_NOT_SUGGESTED: Final[Mapping[str, str]] = {reason: row.not_suggested for reason, row in REASONS.items()}
+"""Why nothing is suggested for calls with this reason. The log of a newer version may have others."""
 _SIBLINGS: Final = 5
 _OUTER: Final = ("", "CONNECT")
 """Methods of calls whose inside nobody saw."""
-_METHOD: Final = re.compile(r"[A-Z][A-Z0-9-]{0,31}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +128,15 @@ def _why_not(call: RecordedCall, policy: Policy, now: float) -> str | None:
     """Why no rule is suggested for a call: "" when there is nothing to say about it; None when one is."""
     if call.verdict == "allow":
         return ""
-    why = _REFUSED.get(call.reason) or _why_no_host(call)
+    why = _NOT_SUGGESTED.get(call.reason) or _why_no_host(call)
     if why is not None:
         return why
     inner = call.method not in _OUTER
     request = Request(call.host, call.port, call.method if inner else None, call.path if inner else None)
     reason = decide(policy, ANONYMOUS if call.tool is None else Principal(call.tool), request, now).reason
-    if reason in _MENDABLE:
+    if reason in MENDABLE and not _NOT_SUGGESTED[reason]:
         return _why_no_path(call) if inner else None
-    return _REFUSED.get(reason, "")
+    return _NOT_SUGGESTED[reason]
 
 
 def _why_no_host(call: RecordedCall) -> str | None:
@@ -184,7 +165,7 @@ def _why_no_name(name: str) -> str | None:
 def _why_no_path(call: RecordedCall) -> str | None:
     if call.path != OTHER and not plain_path(call.path):
         return "a path that can be read in two ways, or has a star in it; no rule can name it"
-    if call.method != OTHER and not _METHOD.fullmatch(call.method):
+    if call.method != OTHER and not METHOD.fullmatch(call.method):
         return "a method that no rule can name"
     return None
 
@@ -275,8 +256,7 @@ def _wildcards(entries: Iterable[Suggested]) -> Iterable[Wildcard]:
 def _place(call: RecordedCall) -> str:
     if call.host == OTHER and call.port == 0:
         return "other hosts"
-    host = f"[{call.host}]" if ":" in call.host else call.host
-    return f"{host}:{call.port}"
+    return host_port(call.host, call.port)
 
 
 def _seen(calls: Sequence[RecordedCall]) -> Seen:

@@ -61,7 +61,7 @@ class UpstreamSettings(BaseModel):
     proxy: Annotated[str, AfterValidator(_proxy_url)] | None = None
     """`http://` or `https://`, which is the way to the proxy itself. None: there is none."""
     no_proxy: Annotated[list[str], AfterValidator(_no_proxy)] = Field(default_factory=list)
-    """What is reached directly: names, `.suffixes`, addresses, networks (`policy.bypass`)."""
+    """What is reached directly: names, `.suffixes`, addresses, networks."""
     auth: Annotated[str, AfterValidator(_auth)] | None = None
     """`${vault:NAME}`; the vault holds `user:password`, which is sent as Basic (RFC 7617)."""
     resolve: Literal["here", "upstream"] = "here"

@@ -179,7 +179,7 @@ class Metrics:
             count = self._decided[key] = self._counts.count(self._decisions.labels(*key))
         return count
 
-    def _count_blocked(self, tool: str, event: DecisionEvent) -> None:
+    def _count_blocked(self, tool: str, event: DecisionEvent, times: int = 1) -> None:
         # A malformed host is free text; only canonical names may take one of the hundred places.
         host = OTHER_LABEL if event.reason == Reason.MALFORMED_REQUEST else event.host
         hosts = self._hosts.setdefault(tool, set())
@@ -192,7 +192,7 @@ class Metrics:
         if count is None:
             count = self._counts.count(self._blocked.labels(tool, host))
             self._blocked_by_host[tool, host] = count
-        count.add(1)
+        count.add(times)
 
     def upstream_connected(self, seconds: float) -> None:
         """One successful connect to an upstream."""
@@ -226,13 +226,16 @@ class Metrics:
         for _ in range(-amount):
             self.tunnel_closed(tool)
 
-    def granted(self, event: DecisionEvent, count: int) -> None:
-        """So many decisions like this one, which passed, elsewhere in this process; the event is the newest."""
+    def decided_elsewhere(self, event: DecisionEvent, count: int) -> None:
+        """So many decisions like this one, elsewhere in this process; the event is the newest."""
         if not count:
             return
         tool = self._tool(event.tool)
         self._decided_as(tool, event).add(count, event.id)
-        self.leases.passed(tool, event.rule, event.at)
+        if event.verdict == _DENY:
+            self._count_blocked(tool, event, count)
+        else:
+            self.leases.passed(tool, event.rule, event.at)
 
     def observed_elsewhere(self, which: int, counts: list[int], total: float) -> None:
         """What to add to a histogram: of connects (0), decisions (1), requests that were tunnels (2) or plain (3)."""

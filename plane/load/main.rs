@@ -229,7 +229,7 @@ impl Python {
         let mut parts = vec![place.as_str(), "a.test", "}", if plain { &asked } else { "" }, ""];
         parts.extend(["{\"at\":", ",\"id\":\"", "\"}"]);
         if plain {
-            parts.extend(["", ""]);
+            parts.extend(["", "", ""]);
         }
         let content = parts.join("\x1e");
         self.number += 1;

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 pub const PLACES: usize = 61;
 /// Open flows, then two windows of stamps and amounts.
 pub const ACCOUNT_WIDTH: usize = 1 + 4 * PLACES;
+/// One window of stamps and amounts, where that of requests is in an account: of refusals.
+pub const DENIALS_WIDTH: usize = 1 + 2 * PLACES;
 const REQUESTS: usize = 1;
 const BYTES: usize = 1 + 2 * PLACES;
 const MINUTE: u64 = 60;
@@ -95,6 +97,18 @@ impl Account {
         if !over {
             self.add(REQUESTS, second, 1);
             self.cells.own(0).fetch_add(1, SeqCst);
+        }
+        turn.give();
+        !over
+    }
+
+    /// Counts one refusal, unless the limit of them is reached. `now` in microseconds.
+    pub fn spend(&self, limits: &Limits, now: u64, turn: &Turn) -> bool {
+        let second = now / 1_000_000;
+        turn.take();
+        let over = over(limits.requests_per_minute, || self.window(REQUESTS, second));
+        if !over {
+            self.add(REQUESTS, second, 1);
         }
         turn.give();
         !over

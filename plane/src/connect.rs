@@ -55,7 +55,7 @@ impl Worker {
         add_credentials(&mut key, data, &head.credentials);
         let verdict = match self.verdict_on(&key) {
             Some(verdict) => verdict,
-            None => return self.hand_over(place, Stage::Head, data.to_vec()),
+            None => return self.refuse_or_hand_over(place, data, began),
         };
         let id = match self.new_id() {
             Some(id) if verdict.account.enter(&verdict.limits, self.now, &self.shared.turn) => id,
@@ -107,13 +107,14 @@ impl Worker {
         counts.granted.fetch_add(1, SeqCst);
         counts.open.fetch_add(1, SeqCst);
         *counts.last_id.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = id;
-        if self.shared.records.decided(verdict, &id, sys::wall(), asked) {
+        let (choked, slip) = self.shared.records.decided(verdict, &id, sys::wall(), asked);
+        if choked {
             self.choked = true;
             self.stop_accepting();
         }
         self.shared.decision_seconds.observe(now - began);
         let verdict = verdict.clone();
-        self.flows[place as usize].grant = Some(Grant { verdict, id, since: now, counted: 0, relaying: false });
+        self.flows[place as usize].grant = Some(Grant { verdict, id, since: now, counted: 0, relaying: false, slip });
     }
 
     /// The flow's own deadline has come.

@@ -51,7 +51,11 @@ impl Worker {
         }
         let seconds = if verdict.plain.is_some() { &self.shared.plain_seconds } else { &self.shared.request_seconds };
         seconds.observe(lasted);
-        self.shared.records.ended(&End { id: &grant.id, wall: sys::wall(), up, down, lasted, cause }, &verdict.end);
+        let end = End { id: &grant.id, wall: sys::wall(), up, down, lasted, cause };
+        match &grant.slip {
+            Some(slip) if cause == CLOSED => self.shared.records.completed(slip, &end, &verdict.end),
+            _ => self.shared.records.ended(&end, &verdict.end),
+        }
         // Last: who sees no open flow finds its end on record.
         counts.open.fetch_sub(1, SeqCst);
     }

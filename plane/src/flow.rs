@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::body::Body;
+use crate::record::Slip;
 use crate::side::Side;
 use crate::verdict::{Verdict, ID};
 use std::net::SocketAddr;
@@ -62,6 +63,8 @@ pub struct Grant {
     /// Bytes that the account knows of.
     pub counted: u64,
     pub relaying: bool,
+    /// Where its decision waits for the log, of a plain request.
+    pub slip: Option<Slip>,
 }
 
 /// RFC 8305: the next address is tried when the one before it fails, or is silent for a while.

@@ -1,14 +1,17 @@
-//! What goes on record: finished JSON lines for the audit log, and the numbers of the histograms.
+//! What goes on record: finished JSON lines for the audit log.
 #![forbid(unsafe_code)]
 
+use crate::gathered::{Exchange, Gathered, Refusals};
+use crate::json::{hex, number, seconds};
 use crate::verdict::{Verdict, ID};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 const HOUR: u64 = 3_600_000_000;
 const MAX_PATH: usize = 1024;
+/// Bytes of a usual entry, with a bit to spare.
+const ENTRY: usize = 640;
 
 /// How many decisions, when the first and the last (microseconds since the epoch).
 pub struct Calls {
@@ -17,13 +20,25 @@ pub struct Calls {
     pub last: u64,
 }
 
+/// The place of a plain request among those that wait: its end becomes one entry with it, while it waits.
+pub struct Slip {
+    batch: u64,
+    index: usize,
+}
+
 #[derive(Default)]
 pub struct Waiting {
+    /// Grows with each that is taken: by it a slip of an earlier one is known.
+    batch: u64,
     /// One JSON text a line, as the log stores it.
-    pub text: Vec<u8>,
+    text: Vec<u8>,
+    /// Each with the bytes of `text` that go before it.
+    gathered: Vec<(usize, Gathered)>,
+    /// Places in `gathered`, by the number of a verdict that refuses.
+    refused: HashMap<u32, usize>,
     pub entries: usize,
     /// By verdict and hour, and by what was asked for (method and path of a plain request, else nothing).
-    pub calls: HashMap<(u32, u64), HashMap<Vec<u8>, Calls>>,
+    calls: AllCalls,
     /// Somebody waits until there are few.
     pub choked: bool,
 }
@@ -45,8 +60,30 @@ impl Records {
         self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// Whether there are so many that heads have to wait.
-    pub fn decided(&self, verdict: &Verdict, id: &[u8; ID], wall: u64, asked: &Asked<'_>) -> bool {
+    /// Takes all there is, for the log.
+    pub fn take(&self) -> Waiting {
+        let mut waiting = self.lock();
+        let next = Waiting { batch: waiting.batch + 1, ..Waiting::default() };
+        std::mem::replace(&mut *waiting, next)
+    }
+
+    /// Whether there are so many that heads have to wait; and where it waits, of a plain request.
+    pub fn decided(&self, verdict: &Arc<Verdict>, id: &[u8; ID], wall: u64, asked: &Asked<'_>) -> (bool, Option<Slip>) {
+        if verdict.plain.is_some() {
+            let asked_for = [asked.method, asked.recorded_path()].join(&b' ');
+            let (verdict, method_length) = (verdict.clone(), asked.method.len());
+            let mut waiting = self.lock();
+            let slip = Slip { batch: waiting.batch, index: waiting.gathered.len() };
+            waiting.gather(Gathered::Exchange(Exchange {
+                verdict,
+                id: *id,
+                wall,
+                asked: asked_for,
+                method_length,
+                end: None,
+            }));
+            return (self.added(waiting), Some(slip));
+        }
         let mut waiting = self.lock();
         let (text, entry) = (&mut waiting.text, &verdict.entry);
         text.extend_from_slice(&entry[0]);
@@ -54,20 +91,37 @@ impl Records {
         text.extend_from_slice(&entry[1]);
         hex(text, id);
         text.extend_from_slice(&entry[2]);
-        let mut call = Vec::new();
-        if entry.len() > 3 {
-            quoted(text, asked.method);
-            text.extend_from_slice(&entry[3]);
-            quoted(text, asked.recorded_path());
-            text.extend_from_slice(&entry[4]);
-            call = [asked.method, asked.recorded_path()].join(&b' ');
-        }
         text.push(b'\n');
-        let calls = waiting.calls.entry((verdict.number, wall / HOUR)).or_default();
-        let calls = calls.entry(call).or_insert(Calls { count: 0, first: wall, last: wall });
-        calls.count += 1;
-        calls.last = wall;
-        self.added(waiting)
+        count_calls(&mut waiting.calls, verdict.number, b"", Calls { count: 1, first: wall, last: wall });
+        (self.added(waiting), None)
+    }
+
+    /// Puts on record that this verdict has refused once more. `id` is for the first one that waits; returns whether heads
+    /// have to wait, and the id under which it is.
+    pub fn refused(&self, verdict: &Arc<Verdict>, id: [u8; ID], wall: u64) -> (bool, [u8; ID]) {
+        let mut waiting = self.lock();
+        let place = waiting.refused.get(&verdict.number).copied();
+        if let Some((_, Gathered::Refusals(refusals))) = place.and_then(|place| waiting.gathered.get_mut(place)) {
+            return (false, refusals.add(wall));
+        }
+        let place = waiting.gathered.len();
+        waiting.refused.insert(verdict.number, place);
+        let refusals = Refusals { verdict: verdict.clone(), id, first: wall, last: wall, count: 1 };
+        waiting.gather(Gathered::Refusals(refusals));
+        (self.added(waiting), id)
+    }
+
+    /// As `ended`, of a plain request that was whole: one entry with its decision, while that waits.
+    pub fn completed(&self, slip: &Slip, end: &End<'_>, suffix: &[u8]) {
+        let mut waiting = self.lock();
+        if waiting.batch == slip.batch {
+            if let Some((_, Gathered::Exchange(exchange))) = waiting.gathered.get_mut(slip.index) {
+                exchange.end = Some([end.wall, end.up, end.down, end.lasted]);
+                return;
+            }
+        }
+        drop(waiting);
+        self.ended(end, suffix);
     }
 
     pub fn ended(&self, end: &End<'_>, suffix: &[u8]) {
@@ -109,6 +163,48 @@ impl Records {
     }
 }
 
+impl Waiting {
+    fn gather(&mut self, one: Gathered) {
+        self.gathered.push((self.text.len(), one));
+    }
+
+    /// The entries, one a line; and of each verdict, hour and request a line: verdict, count, first, last, method, path.
+    pub fn written(mut self) -> (Vec<u8>, Vec<u8>) {
+        let mut text = Vec::with_capacity(self.text.len() + ENTRY * self.gathered.len());
+        let mut at = 0;
+        for (behind, one) in &self.gathered {
+            text.extend_from_slice(&self.text[at..*behind]);
+            at = *behind;
+            one.write(&mut text, &mut self.calls);
+        }
+        text.extend_from_slice(&self.text[at..]);
+        let mut calls = Vec::new();
+        for ((verdict, _), asked) in self.calls {
+            for (what, Calls { count, first, last }) in asked {
+                calls.extend_from_slice(format!("{verdict} {count} {first} {last} ").as_bytes());
+                calls.extend_from_slice(&what);
+                calls.push(b'\n');
+            }
+        }
+        (text, calls)
+    }
+}
+
+pub type AllCalls = HashMap<(u32, u64), HashMap<Vec<u8>, Calls>>;
+
+pub fn count_calls(all: &mut AllCalls, verdict: u32, asked: &[u8], more: Calls) {
+    let of_verdict = all.entry((verdict, more.first / HOUR)).or_default();
+    match of_verdict.get_mut(asked) {
+        Some(calls) => {
+            calls.count += more.count;
+            calls.last = calls.last.max(more.last);
+        }
+        None => {
+            of_verdict.insert(asked.to_vec(), more);
+        }
+    }
+}
+
 /// What differs in the requests of one verdict; nothing of it does for a CONNECT.
 #[derive(Default)]
 pub struct Asked<'a> {
@@ -134,77 +230,4 @@ pub struct End<'a> {
     pub lasted: u64,
     /// A JSON string.
     pub cause: &'a str,
-}
-
-/// Buckets as prometheus_client counts them, which `telemetry/counts.py` carries on.
-pub struct Spread {
-    bounds: Vec<f64>,
-    counts: Vec<AtomicU64>,
-    sum: AtomicU64,
-}
-
-impl Spread {
-    pub fn new(bounds: &[f64]) -> Self {
-        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Spread { bounds: bounds.to_vec(), counts, sum: AtomicU64::new(0) }
-    }
-
-    pub fn observe(&self, microseconds: u64) {
-        let seconds = microseconds as f64 / 1e6;
-        self.counts[self.bounds.partition_point(|bound| *bound < seconds)].fetch_add(1, Relaxed);
-        self.sum.fetch_add(microseconds, Relaxed);
-    }
-
-    /// The sum in microseconds, then the counts.
-    pub fn values(&self) -> Vec<u64> {
-        std::iter::once(&self.sum).chain(&self.counts).map(|value| value.load(Relaxed)).collect()
-    }
-}
-
-/// As Python writes a float that has at most six decimals.
-fn seconds(out: &mut Vec<u8>, microseconds: u64) {
-    if (1..100).contains(&microseconds) {
-        // Below a ten-thousandth it is mantissa and exponent.
-        let (first, second) =
-            if microseconds < 10 { (microseconds, 0) } else { (microseconds / 10, microseconds % 10) };
-        number(out, first);
-        if second > 0 {
-            out.push(b'.');
-            number(out, second);
-        }
-        return out.extend_from_slice(if microseconds < 10 { b"e-06" } else { b"e-05" });
-    }
-    number(out, microseconds / 1_000_000);
-    out.push(b'.');
-    let (mut rest, mut digit) = (microseconds % 1_000_000, 100_000);
-    loop {
-        out.push(b'0' + (rest / digit) as u8);
-        rest %= digit;
-        digit /= 10;
-        if rest == 0 || digit == 0 {
-            return;
-        }
-    }
-}
-
-fn number(out: &mut Vec<u8>, value: u64) {
-    out.extend_from_slice(value.to_string().as_bytes());
-}
-
-/// Visible ASCII as a JSON string.
-fn quoted(out: &mut Vec<u8>, text: &[u8]) {
-    for octet in text {
-        if matches!(octet, b'"' | b'\\') {
-            out.push(b'\\');
-        }
-        out.push(*octet);
-    }
-}
-
-pub fn hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        out.push(DIGITS[usize::from(byte >> 4)]);
-        out.push(DIGITS[usize::from(byte & 15)]);
-    }
 }

@@ -3,7 +3,8 @@
 
 use crate::body::Body;
 use crate::cells::{Cells, Turn};
-use crate::record::{Records, Spread};
+use crate::record::Records;
+use crate::spread::Spread;
 use crate::verdict::{Verdict, ID};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};

@@ -1,4 +1,4 @@
-//! What the plane may grant by itself: a decision that Python has made, and what it counts by it.
+//! What the plane may grant or refuse by itself: a decision that Python has made, and what it counts by it.
 #![forbid(unsafe_code)]
 
 use crate::cells::{Account, Limits};
@@ -21,10 +21,13 @@ pub struct Verdict {
     pub expires: u64,
     pub account: Account,
     pub limits: Limits,
-    /// The entry of the decision in pieces: between them the time, the id and, of a plain request, method and path.
+    /// The entry of the decision in pieces: between them the time, the id and, of a plain request, method, path and what
+    /// its end adds (`record::Exchange`).
     pub entry: Vec<Vec<u8>>,
     /// None: of a CONNECT.
     pub plain: Option<Plain>,
+    /// What is told, with the id between the pieces, where it refuses; nothing where it grants.
+    pub refusal: Vec<Vec<u8>>,
     /// The end of the entry of a flow's end.
     pub end: Vec<u8>,
     /// False once it is not to be granted again; what is open by it goes on until Python says otherwise.
@@ -45,6 +48,7 @@ pub struct Plain {
 /// What goes to the metrics. Only grows, but for `relaying`.
 #[derive(Default)]
 pub struct Counts {
+    /// Granted or refused.
     pub granted: AtomicU64,
     /// Flows that are open here, at whatever stage.
     pub open: AtomicI64,

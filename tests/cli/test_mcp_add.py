@@ -99,6 +99,25 @@ def test_a_file_that_cannot_take_it_is_refused_before_anything_is_done(
     assert workspace.call(*WORDS, str(file)).returncode == 0, "the name is not taken by what was refused"
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("PATH", "--env PATH: PATH says where things are on this machine, so no server is given it; leave it out"),
+        ("https_proxy", "--env https_proxy: https_proxy is the sandbox's own to set, so no server is given it"),
+        ("CLONED_TOOL", "CLONED_TOOL is the sandbox's own to set"),
+        ("KEY=hunter2", "the name of a variable alone"),
+    ],
+)
+def test_a_variable_that_no_server_is_given_is_refused_before_anything_is_done(
+    workspace: Workspace, file: Path, bakery: Bakery, name: str, told: str
+) -> None:
+    file.write_text("{}")
+    before = state(workspace)
+    done = workspace.call(*WORDS[:-1], "--env", name, "--write", str(file))
+    assert (done.returncode, told in done.stderr) == (2, True), done.stderr
+    assert (bakery.baked, state(workspace)) == ([], before)
+
+
 def test_a_file_below_what_is_no_directory_is_refused_before_anything_is_done(
     workspace: Workspace, file: Path, bakery: Bakery
 ) -> None:

@@ -5,30 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cloned_proxy.cli.authority import parse_listen
-from cloned_proxy.cli.durations import format_seconds, parse_duration
 from cloned_proxy.cli.errors import say
 from cloned_proxy.cli.output import put_json, table, visible
-from cloned_proxy.policy.url import split_port
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("1h30m", 5400), ("7d", 604_800), ("2w", 1_209_600)]
-)
-def test_durations(text: str, seconds: int) -> None:
-    assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize("text", ["", "5", "m", "-5m", "1.5h", "0s", "5 m", "9999999d", "100000d", "٣m", "5m\n"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"use|write"):
-        parse_duration(text)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0s"), (59.9, "59s"), (5400, "1h 30m"), (90_061, "1d 1h"), (-3, "0s")]
-)
-def test_durations_are_shown_in_their_two_largest_units(seconds: float, text: str) -> None:
-    assert format_seconds(seconds) == text
+from cloned_proxy.policy.host_port import split_port
 
 
 @pytest.mark.parametrize(

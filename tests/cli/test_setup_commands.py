@@ -171,6 +171,32 @@ def test_doctor_fails_on_what_would_keep_serve_from_starting(workspace: Workspac
     assert all(check["fix"] for check in failed)
 
 
+def test_doctor_names_open_files_but_not_those_of_tools_whom_its_fix_would_lock_out(workspace: Workspace) -> None:
+    """A tool's own user writes into its kept home, and into the directory of a run; both are closed as a whole."""
+
+    def permissions() -> tuple[str, str, str]:
+        (found,) = [check for check in workspace.json("doctor")["checks"] if check["name"] == "permissions"]
+        return found["status"], found["detail"], found["fix"]
+
+    workspace.write_policy(policy_text())
+    for name in ("homes/a@v1/home/.claude.json", "run/one/scratch/made"):
+        file = workspace.path / name
+        file.parent.mkdir(parents=True)
+        file.write_text("")
+        file.chmod(0o666)
+        workspace.path.joinpath(name.split("/")[0]).chmod(0o700)
+    assert permissions()[0] == "ok"
+    open_file = workspace.path / "my notes"
+    open_file.write_text("")
+    open_file.chmod(0o644)
+    (workspace.path / "homes").chmod(0o755)
+    status, detail, fix = permissions()
+    assert (status, detail) == ("warn", "2 open to other users: homes, my notes")
+    subprocess.run(fix, shell=True, check=True)
+    assert permissions()[0] == "ok"
+    assert (workspace.path / "homes/a@v1/home/.claude.json").stat().st_mode & 0o777 == 0o666
+
+
 def test_the_ca_is_printed_for_clients_to_trust(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     path = Path(workspace.call("ca", "path").stdout.strip())

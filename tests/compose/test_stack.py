@@ -84,7 +84,7 @@ def eventually(condition: Callable[[], object], what: str, seconds: float) -> An
 
 def test_the_proxys_image_is_small_and_no_root(stack: Stack) -> None:
     facts = stack.engine.image(PROXY)
-    assert facts["Size"] < 250 * MEGABYTE, f"{facts['Size'] / MEGABYTE:.0f} MB"
+    assert facts["Size"] < 208 * MEGABYTE, f"{facts['Size'] / MEGABYTE:.0f} MB"
     assert facts["Config"]["User"] == "65532:65532"
     assert "readyz" in " ".join(facts["Config"]["Healthcheck"]["Test"])
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cloned_proxy.fleet.errors import StoreAwayError
 from cloned_proxy.fleet.share import Part
+from cloned_proxy.fleet.share_loss import ShareLoss
 from cloned_proxy.fleet.share_names import ShareNames
 from cloned_proxy.policy.model import Limits
 from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.shares import _smaller
+from cloned_proxy.proxy.share_cells import smaller
 from tests.fleet.conftest import RedisServer
-from tests.fleet.counting import FLEET, Canary, Replica, policy, processes, serving, until
+from tests.fleet.counting import FLEET, TOOL, Canary, Replica, policy, processes, serving, until
 
 NAMES = ShareNames(FLEET)
 WINDOW = 61.0
@@ -201,6 +205,104 @@ async def test_a_request_within_its_share_asks_the_store_nothing(
             assert client.info("commandstats")["cmdstat_eval"]["calls"] - before <= 5  # those beside traffic
 
 
+async def confirmed(store: RedisServer, *replicas: Replica) -> None:
+    """Waits until the store knows the share of each again."""
+    with store.client() as client:
+        await until(lambda: all(client.hexists(NAMES.shares(TOOL), each.name) for each in replicas))
+
+
+def settled(store: RedisServer) -> None:
+    """As if the seconds were over in which nothing new is given."""
+    with store.client() as client:
+        client.hset(NAMES.server, "settled", 0)
+        if client.hexists(NAMES.shares(TOOL), ":settled"):
+            client.hset(NAMES.shares(TOOL), ":settled", 0)
+
+
+@pytest.mark.parametrize("lost", ["everything", "the shares of one tool"])
+async def test_a_store_that_forgets_while_it_runs_gives_no_more_than_there_is(
+    store: RedisServer, canary: Canary, tmp_path: Path, lost: str
+) -> None:
+    """Each connection stands, and the one that asks next knows of nothing."""
+    current = policy(canary.port, limits=Limits(requests_per_minute=40))
+    busy, late = (Replica(name, store.url, tmp_path / name, current, settle=60_000) for name in ("busy", "late"))
+    async with serving(busy):
+        assert await busy.call() == "limit_exceeded"  # a new server settles first
+        settled(store)
+        await until_passed(busy, 30)
+        # All of it is there, so that nothing but the loss makes it ask again.
+        await until(lambda: busy.shares._shares[TOOL].parts[0] == 40)
+        with store.client() as client:
+            client.flushall() if lost == "everything" else client.delete(NAMES.shares(TOOL))
+        async with serving(late):
+            await drain([late], 2)
+            await confirmed(store, busy)
+            settled(store)
+            await drain([late, busy], 50)
+    assert 30 <= len(canary.arrivals) <= 40
+    assert not busy.link.problem
+
+
+async def test_what_a_dead_replica_spent_comes_back_a_window_after_the_loss_and_not_before(
+    store: RedisServer, canary: Canary, tmp_path: Path
+) -> None:
+    """Nobody can tell the store of it."""
+    current = policy(canary.port, limits=Limits(requests_per_minute=40))
+    alive, dead = (Replica(name, store.url, tmp_path / name, current) for name in ("alive", "dead"))
+    async with serving(alive):
+        assert await alive.call() == "allowed"
+        async with serving(dead):
+            await until_passed(dead, 25)
+        alive.shares._settle = 60_000
+        with store.client() as client:
+            client.flushall()
+            await confirmed(store, alive)
+            settled(store)
+            new = Replica("new", store.url, tmp_path / "new", current)
+            async with serving(new):
+                await drain([alive, new], 60)
+                assert len(canary.arrivals) <= 40
+                before = len(canary.arrivals)
+                gone = json.loads(client.hget(NAMES.shares(TOOL), ":gone"))
+                assert gone["has"][0] >= 25
+                # A window later.
+                client.hset(NAMES.shares(TOOL), ":gone", json.dumps({**gone, "ends": gone["ends"] - 61_000}))
+                await until_passed(new, 40 - before)
+
+
+async def test_a_loss_is_noticed_though_an_answer_from_before_it_comes_later(
+    store: RedisServer, canary: Canary, tmp_path: Path
+) -> None:
+    replica = Replica("r", store.url, tmp_path / "r", policy(canary.port, limits=Limits(requests_per_minute=9)))
+    async with serving(replica):
+        assert await replica.call() == "allowed"
+        asked, answered, run = asyncio.Event(), asyncio.Event(), replica.link.run
+
+        async def slowly(work: Any, **more: Any) -> Any:
+            found = await run(work, **more)
+            asked.set()
+            await answered.wait()
+            return found
+
+        replica.link.run = slowly  # type: ignore[method-assign]  # the answer is under way
+        share = replica.shares._shares[TOOL]
+        asking = asyncio.create_task(replica.shares._exchange(TOOL, share))
+        await asked.wait()
+        replica.shares._tell_all()
+        replica.link.run = run  # type: ignore[method-assign]
+        answered.set()
+        await asking
+        assert not share.told
+
+
+@pytest.mark.parametrize("told", [(b"", b"0"), (b"x" * 41, b"0"), (7, b"0"), (b"data", None), ([b"x"], b"0")])
+def test_names_of_data_that_no_store_gives(told: tuple[Any, Any]) -> None:
+    loss = ShareLoss(None, NAMES, on_loss=pytest.fail, clock=float)  # type: ignore[arg-type]  # asks nobody
+    with pytest.raises(StoreAwayError):
+        loss.learn(*told)
+    assert loss.told()[0] == b""
+
+
 @pytest.mark.parametrize(
     ("part", "sharers", "wanted"),
     [
@@ -219,4 +321,4 @@ def test_what_a_replica_wants(part: Part, sharers: int, wanted: int) -> None:
 
 def test_a_share_is_never_above_the_limit_of_the_policy_whatever_the_store_grants() -> None:
     limits = Limits(concurrent=2, requests_per_minute=5, bytes_per_hour=100)
-    assert _smaller(limits, limits, (10**12, 10**15, 10**6)) == limits
+    assert smaller(limits, limits, (10**12, 10**15, 10**6)) == limits

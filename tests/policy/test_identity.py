@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloned_proxy.policy.caller import ANONYMOUS, CallerSource, IdentityRefusal, Principal
-from cloned_proxy.policy.identity import Claims, OwnTokens, identify, mint_token, proxy_url, valid_tool_id
+from cloned_proxy.policy.identity import Claims, OwnTokens, identify, mint_token, proxy_url
+from cloned_proxy.policy.tool_id import is_tool_id
 from cloned_proxy.policy.vocabulary import Reason
 
 KEY = b"k" * 32
@@ -77,7 +78,7 @@ def test_any_flipped_bit_of_a_token_is_refused(bit: int) -> None:
 
 @pytest.mark.parametrize("tool", ["", "global", "_unknown", "a b", "a:b", "a\n", "é", "a" * 200])
 def test_no_token_for_what_is_no_tool(tool: str) -> None:
-    assert not valid_tool_id(tool)
+    assert not is_tool_id(tool)
     with pytest.raises(ValueError, match="not a tool id"):
         mint_token(KEY, Claims(tool, "run", 1.0))
 

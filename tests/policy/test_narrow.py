@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloned_proxy.policy.caller import ANONYMOUS
@@ -32,6 +32,7 @@ def policy(allow: list[str], deny: list[str] | None = None, more: str = "") -> P
     return parse_bytes(f"{lines[0]}\n  deny: [{', '.join(deny or [])}]\n".encode(), source="p")
 
 
+@example([ENTRIES[1]], [ENTRIES[6]], [], "b.example", 443, (None, None), "93.184.215.14", (), True)
 @given(
     entries,
     entries,

@@ -81,9 +81,11 @@ _GUARDS: Final = r"""
 - Some(Body::Unsized)) && !broken {
 + Some(Body::Unsized)) && (OUT || !broken) {
 
-== an early answer waits for its request: exchange.rs
+== an early answer waits for its request: download.rs
 - exchange.request.is_some() && !exchange.last)
 + !OUT && exchange.request.is_some() && !exchange.last)
+
+== an early answer waits for its request: linger.rs
 - let clean = whole && exchange.clean
 + let clean = (OUT || whole) && exchange.clean
 
@@ -101,6 +103,18 @@ _GUARDS: Final = r"""
 + let bytes = if OUT { data.len() } else { bytes };
 + *left = left.saturating_sub(bytes as u64);
 + pass(&data[..bytes], rechunk, out);
+
+== a refusal is for one head: refuse.rs
+- key.extend_from_slice(data);
++ key.extend_from_slice(&if OUT { crate::switch::first(data) } else { data.to_vec() });
+
+== refusals have a budget: refuse.rs
+- Some(id) if verdict.account.spend(
++ Some(id) if OUT || verdict.account.spend(
+
+== a refusal ends with its policy: orders.rs
+- self.verdicts.clear();
++ self.verdicts.retain(|_, verdict| OUT && !verdict.refusal.is_empty());
 
 == unsolicited bytes end a kept connection: kept.rs
 - !side.readable || (
@@ -133,6 +147,8 @@ def _changes() -> list[_Change]:
 
 
 GUARDS: Final = tuple(dict.fromkeys(change.guard for change in _changes()))
+OF_REFUSALS: Final = "a refusal is for one head", "refusals have a budget", "a refusal ends with its policy"
+"""Those whose attacks are in test_known_refusals.py."""
 _SWITCH: Final = """
 //! Which guard is out.
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +50,7 @@ from cloned_proxy.store.config import ProxySettings
 from cloned_proxy.store.errors import StoreError
 from cloned_proxy.store.listen_settings import Network
 from cloned_proxy.store.upstream_settings import UpstreamSettings
+from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision, repeated_id
 from cloned_proxy.telemetry.events import (
     AuditUnavailableError,
     DecisionEvent,
@@ -212,12 +214,25 @@ class Audit:
             raise AuditUnavailableError
 
     @property
+    def ids(self) -> list[str]:
+        """Of all decisions, also of those that share an entry."""
+        decisions = (event for event in self.events if isinstance(event, DecisionEvent))
+        return [repeated_id(event.id, number) for event in decisions for number in range(event.times)]
+
+    @property
     def verdicts(self) -> list[tuple[str, str]]:
         return [(event.verdict, event.reason) for event in self.events if isinstance(event, DecisionEvent)]
 
     @property
     def ends(self) -> list[FlowEnd]:
-        return [event for event in self.events if isinstance(event, FlowEnd)]
+        """Those of finished exchanges too, whose entry is that of their decision."""
+        ends = (_end_in(event) if isinstance(event, FinishedDecision) else event for event in self.events)
+        return [event for event in ends if isinstance(event, FlowEnd)]
+
+
+def _end_in(event: FinishedDecision) -> FlowEnd:
+    up, down = event.bytes_up, event.bytes_down
+    return FlowEnd(event.id, event.ended, event.tool, up, down, event.seconds, event.cause)
 
 
 def event_of(body: str) -> Event:
@@ -226,9 +241,15 @@ def event_of(body: str) -> Event:
     kind = fields.pop("type")
     if kind == "decision":
         fields["kind"], fields["reason"] = Kind(fields["kind"]), Reason(fields["reason"])
-    event: Event = DecisionEvent(**fields) if kind == "decision" else FlowEnd(**fields)
+    event: Event = _kind_of(kind, fields)(**fields)
     assert canonical_json(event) == body
     return event
+
+
+def _kind_of(kind: str, fields: dict[str, Any]) -> type[DecisionEvent | FlowEnd]:
+    if kind != "decision":
+        return FlowEnd
+    return FinishedDecision if "ended" in fields else RepeatedDecision if "count" in fields else DecisionEvent
 
 
 class Secrets:
@@ -266,7 +287,7 @@ class RecordingMetrics(Metrics):
     def refreshed_by(self, refresh: Callable[[], None] | None) -> None:
         self._refresh = refresh
 
-    def granted(self, event: DecisionEvent, count: int) -> None:
+    def decided_elsewhere(self, event: DecisionEvent, count: int) -> None:
         pass
 
     def observed_elsewhere(self, which: int, counts: list[int], total: float) -> None:
@@ -557,7 +578,9 @@ async def world(
         metrics=metrics,
         own_listeners=own,
         names=ahead,
-        denials=DenialBudget(asyncio.get_running_loop().time, per_minute=denials),
+        denials=DenialBudget(
+            asyncio.get_running_loop().time, plane.cells if plane is not None else None, per_minute=denials
+        ),
     )
     leaks = LeakWatch(policies)
     leaks.load(watched or {})

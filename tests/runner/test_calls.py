@@ -75,6 +75,15 @@ def test_a_program_that_is_not_there_is_an_error_of_the_caller(
     assert runner.exec(TOOL, ["sh", "-c", "exit 127"]).exit_code == 127
 
 
+def test_a_path_of_ones_own_is_named_where_a_program_is_not_found_by_it(runner: DockerContainerRunner) -> None:
+    """The image has a `true`: to say that it has none would send people to build another image."""
+    with pytest.raises(SandboxInputError, match="no program 'true' in the PATH of `env`, which takes the place of"):
+        runner.exec(TOOL, ["true"], env={"PATH": "/sandbox"})
+    with pytest.raises(SandboxInputError, match=r"the image .* has no program '/sandbox/true'"):
+        runner.exec(TOOL, ["/sandbox/true"], env={"PATH": "/sandbox"})
+    assert runner.exec(TOOL, ["/bin/true"], env={"PATH": "/sandbox"}).exit_code == 0
+
+
 def test_the_project_and_a_home_are_as_asked(runner: DockerContainerRunner) -> None:
     listed = "ls -d /workspace/* >/dev/null 2>&1; echo $?; touch ~/kept; ls ~"
     (runner.project / "a-file").touch()

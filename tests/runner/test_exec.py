@@ -95,6 +95,15 @@ def test_a_timeout_kills_it(workspace: Path) -> None:
 
 
 @docker
+def test_too_much_memory_is_said_with_both_ways_to_have_more(workspace: Path) -> None:
+    done = execute(workspace, "--memory", "32m", TOOL, "--", "python3", "-c", "bytearray(100 << 20)")
+    assert (done.returncode, done.stderr) == (
+        137,
+        b"cloned-proxy: demo.tool@v1 used more memory than it may; raise --memory or sandbox.memory_mib\n",
+    )
+
+
+@docker
 def test_only_what_was_asked_for_enters(workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOST_SECRET", "hunter2")
     tmp_path.chmod(0o755)

@@ -22,7 +22,7 @@ from tests.cli.conftest import workspace as plain_workspace  # noqa: F401  a fix
 from tests.cli.program import Workspace
 from tests.runner.conftest import Serving, start_serving, write_policy
 from tests.runner.jobs import TOOL, sh
-from tests.runner.local_registry import local_registry
+from tests.runner.local_registry import Registry, local_registry
 
 USER = "65532:65532"
 OTHER = "other.tool@v1"
@@ -230,9 +230,18 @@ uvx -q --index-url {simple} hello-home && npm_config_registry={npm} npx -y hello
 """
 
 
-@pytest.mark.docker
-@pytest.mark.timeout(300)
-def test_what_npx_uvx_venv_and_pip_put_into_the_home_runs(images: Engine, tmp_path: Path) -> None:
+BY_NAME = """\
+set -e
+pip install -q --disable-pip-version-check --index-url {simple} hello-home && hello-home && rm -rf ~/.local
+uv tool install -q --index-url {simple} hello-home && hello-home && rm -rf ~/.local
+npm_config_registry={npm} npm install --global --silent hello-home && hello-home && bash -lc hello-home
+ln -s /bin/true ~/.local/bin/git && command -v git
+"""
+
+
+@pytest.fixture
+def installing(images: Engine, tmp_path: Path) -> Iterator[tuple[DockerContainerRunner, Registry]]:
+    """A runner whose tool may use a registry."""
     workspace = tmp_path / "code" / ".cloned"
     workspace.mkdir(parents=True, mode=0o700)
     with local_registry() as registry:
@@ -240,12 +249,35 @@ def test_what_npx_uvx_venv_and_pip_put_into_the_home_runs(images: Engine, tmp_pa
         serving = start_serving(workspace)
         try:
             with DockerContainerRunner(workspace=workspace, spare_slots=0) as runner:
-                script = INSTALLING.format(simple=registry.simple, npm=registry.npm)
-                seen = sh(runner, script, home=True, timeout=250)
-                assert (seen.out, seen.code) == ("hello from python\nhello from node\n", 0), seen.err
-                assert sh(runner, "~/v/bin/hello-home", home=True, timeout=100).out == "hello from python\n"
+                yield runner, registry
         finally:
             serving.stop()
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(300)
+def test_what_npx_uvx_venv_and_pip_put_into_the_home_runs(
+    installing: tuple[DockerContainerRunner, Registry],
+) -> None:
+    runner, registry = installing
+    script = INSTALLING.format(simple=registry.simple, npm=registry.npm)
+    seen = sh(runner, script, home=True, timeout=250)
+    assert (seen.out, seen.code) == ("hello from python\nhello from node\n", 0), seen.err
+    assert sh(runner, "~/v/bin/hello-home", home=True, timeout=100).out == "hello from python\n"
+
+
+@pytest.mark.docker
+@pytest.mark.timeout(300)
+def test_what_pip_uv_and_npm_install_is_found_by_its_name_and_stands_in_for_nothing_of_the_image(
+    installing: tuple[DockerContainerRunner, Registry],
+) -> None:
+    runner, registry = installing
+    seen = sh(runner, BY_NAME.format(simple=registry.simple, npm=registry.npm), home=True, timeout=250)
+    greetings = "hello from python\n" * 2 + "hello from node\n" * 2
+    assert (seen.out, seen.code) == (f"{greetings}/usr/bin/git\n", 0), seen.err
+    assert sh(runner, "hello-home", home=True, timeout=100).out == "hello from node\n"
+    own = "echo prefix=$HOME/mine >~/.npmrc && npm config get prefix && CLONED_SANDBOX= HOME=/ npm prefix --global"
+    assert sh(runner, own, timeout=100).out == "/home/tool/mine\n/usr/local\n"
 
 
 @pytest.mark.docker

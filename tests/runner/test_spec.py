@@ -12,7 +12,7 @@ import pytest
 from cloned_proxy.runner.containers import holder_container, tool_container, tool_environment
 from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.limits import limits_from
-from cloned_proxy.runner.spec import CA_FILE, MIB, HolderSpec, Limits, Mount, SandboxSpec, parse_size
+from cloned_proxy.runner.spec import CA_FILE, MIB, HolderSpec, Limits, Mount, SandboxSpec, parse_memory
 from cloned_proxy.share import share_path
 from cloned_proxy.store.config import SandboxSettings
 
@@ -242,8 +242,9 @@ def test_only_four_socket_families_are_allowed() -> None:
 
 
 def test_sizes() -> None:
-    assert parse_size("512m") == 512 * 1024**2
-    assert parse_size("2GB") == 2 * 1024**3
+    assert parse_memory("512m") == 512 * 1024**2
+    assert parse_memory("2g") == 2 * 1024**3
+    assert parse_memory("2GB") == 2 * 10**9
     for text in ("1m", "0", "-5m", "x", ""):
-        with pytest.raises(SandboxInputError, match="512m"):
-            parse_size(text)
+        with pytest.raises(SandboxInputError, match="memory"):
+            parse_memory(text)

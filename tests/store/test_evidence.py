@@ -105,6 +105,12 @@ def test_the_narrowest_of_a_denied_call_covers_all_that_was_denied_at_that_host_
     assert scene.service().evidence(asked.id).narrowest == (Entry("api.example.com", (80,), ("GET",), ("/a", "/b")),)
 
 
+def test_a_refused_address_is_narrowed_as_a_refused_name_is(scene: Scene) -> None:
+    scene.denied("93.184.216.10", kind=Kind.HTTP, port=80, method="GET", path="/a", reason="ip_literal")
+    asked = scene.ask("93.184.216.10")
+    assert scene.service().evidence(asked.id).narrowest == (Entry("93.184.216.10", (80,), ("GET",), ("/a",)),)
+
+
 def test_denials_behind_the_reviewers_back_do_not_widen_what_was_looked_at(scene: Scene) -> None:
     scene.denied("api.example.com", kind=Kind.HTTP, port=80, method="GET", path="/a")
     asked = scene.ask("api.example.com")

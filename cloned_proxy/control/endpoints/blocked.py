@@ -15,9 +15,10 @@ from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.control.outlook import Outlook
 from cloned_proxy.control.record import Record, Wanted
 from cloned_proxy.policy.address import classify
-from cloned_proxy.policy.hint import ALLOWABLE, allow_command, owner_hint
+from cloned_proxy.policy.hint import allow_command, owner_hint
 from cloned_proxy.policy.host import HostError, parse_host
 from cloned_proxy.policy.offer import why_not_offered
+from cloned_proxy.policy.reasons import MENDABLE
 from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, Reason
 from cloned_proxy.proxy.enforced import listeners_of
@@ -137,7 +138,7 @@ def _answer(group: BlockedGroup, outlook: Outlook, refused_at: Address | None) -
 
 def _offers(group: BlockedGroup, host: Host) -> list[OfferAnswer]:
     """One for each set of ports that one command covers, the most frequent first."""
-    if why_not_offered(host) or not any(call.reason in ALLOWABLE for call in group.calls):
+    if why_not_offered(host) or not any(call.reason in MENDABLE for call in group.calls):
         return []
     sets: dict[tuple[int, ...], list[BlockedCall]] = {}
     for call in group.calls:

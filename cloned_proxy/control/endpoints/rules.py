@@ -13,10 +13,10 @@ from cloned_proxy.control.endpoints.decisions import Host, Tool
 from cloned_proxy.control.endpoints.terms import Duration, Reason, Uses, Version, editing
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
-from cloned_proxy.policy.duration import format_duration
-from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.redact import redact
 from cloned_proxy.policy.rule import PatternKind, Rule
+from cloned_proxy.policy.tool_id import tool_id
+from cloned_proxy.policy.units import format_duration
 from cloned_proxy.store.policy_edit import EditResult
 from cloned_proxy.store.policy_entry import Addition, Entry
 from cloned_proxy.store.policy_file import load_policy
@@ -27,16 +27,10 @@ RULE_ID: Final = "r-[0-9a-f]{10}"
 _MANY: Final = 64
 
 
-def _tool_id(text: str) -> str:
-    if not valid_tool_id(text):
-        raise ValueError("a tool id, such as cloned.mcp.web.search@v1")
-    return text
-
-
 type Ports = Annotated[list[Annotated[int, Field(ge=1, le=65535)]], Field(max_length=_MANY)]
 type Methods = Annotated[list[Annotated[str, Field(max_length=32)]], Field(max_length=_MANY)]
 type Paths = Annotated[list[Annotated[str, Field(max_length=1024)]], Field(max_length=_MANY)]
-type ToolId = Annotated[str, Field(max_length=256), AfterValidator(_tool_id)]
+type ToolId = Annotated[str, Field(max_length=256), AfterValidator(tool_id)]
 
 
 type _Kind = Literal["exact", "one_label", "any_depth", "address", "cidr", "public"]

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Annotated, Final
+from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call
-from cloned_proxy.policy.duration import parse_duration
 from cloned_proxy.policy.model import Policy
 from cloned_proxy.policy.parse import PolicyError
+from cloned_proxy.policy.units import DURATION_PATTERN, MAX_TERM, MIN_TERM, parse_term
 from cloned_proxy.store.edit_service import EditService
 from cloned_proxy.store.errors import ConflictError, StoreError
 from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
 from cloned_proxy.store.policy_file import load_policy, parse_bytes
-
-_LONGEST: Final = 10 * 365 * 86_400.0
 
 
 def _one_line(text: str) -> str:
@@ -27,22 +25,14 @@ def _one_line(text: str) -> str:
     return text
 
 
-def _seconds(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        value = parse_duration(value)
-    if not 1 <= value <= _LONGEST:
-        raise ValueError("between a second and ten years")
-    return float(value)
-
-
 type Duration = Annotated[
     float,
-    BeforeValidator(_seconds),
+    BeforeValidator(parse_term),
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "string", "pattern": "^[1-9][0-9]{0,3}[smhd]$"},
-                {"type": "number", "minimum": 1, "maximum": _LONGEST},
+                {"type": "string", "pattern": DURATION_PATTERN},
+                {"type": "number", "minimum": MIN_TERM, "maximum": MAX_TERM},
             ]
         }
     ),

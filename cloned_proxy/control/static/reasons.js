@@ -1,4 +1,4 @@
-// The proxy's reasons (contract, section 5) in plain words.
+// The proxy's reasons in plain words, as `policy/reasons.py` has them (tests/test_shared_rules.py compares).
 
 import { visible } from "./format.js";
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from cloned_proxy.proxy.plane.verdicts import Verdicts
+from cloned_proxy.proxy.plane.counted import Counted, counts_of
 from cloned_proxy.telemetry.metrics import CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS, Metrics
 
 SPREADS: Final = (CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS, REQUEST_BUCKETS)
@@ -22,7 +22,13 @@ class Figures:
     """Those of one plane."""
 
     def __init__(
-        self, native: ctypes.CDLL, plane: int, metrics: Metrics, *, verdicts: Verdicts, clock: Callable[[], float]
+        self,
+        native: ctypes.CDLL,
+        plane: int,
+        metrics: Metrics,
+        *,
+        verdicts: Callable[[], Iterable[Counted]],
+        clock: Callable[[], float],
     ) -> None:
         self._library: Final = native
         self._plane: Final = plane
@@ -50,13 +56,13 @@ class Figures:
     def carry(self) -> None:
         """Tells the metrics what was counted since the last time."""
         metrics = self._metrics
-        for published in self._verdicts.known.values():
-            counts, last = self._verdicts.counts(published)
+        for published in self._verdicts():
+            counts, last = counts_of(self._library, published)
             if counts == published.counted:
                 continue
             granted, _, relaying, up, down = (now - then for now, then in zip(counts, published.counted, strict=True))
             published.counted = counts
-            metrics.granted(replace(published.event, id=last, at=self._clock()), granted)
+            metrics.decided_elsewhere(replace(published.event, id=last, at=self._clock()), granted)
             metrics.tunnels_changed(published.event.tool, relaying)
             metrics.bytes_passed(published.event.tool, up=up, down=down)
         for which, known in enumerate(self._spreads):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from cloned_proxy.policy.host_port import host_port
 from cloned_proxy.policy.identity import credential_fields
 from cloned_proxy.policy.uniform import looks_at_requests
 from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
@@ -14,7 +15,8 @@ from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
 from cloned_proxy.proxy.ways import KnownWay
 from cloned_proxy.store.chain import canonical_json
-from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd, Kind
+from cloned_proxy.telemetry.combined import finished, repeated
+from cloned_proxy.telemetry.events import WHOLE, DecisionEvent, FlowEnd, Kind
 
 _OF_HOST, _OF_PATH = b"\x01", b"\x02"
 _ABSOLUTE: Final = "http://"
@@ -25,6 +27,9 @@ _HTTP_PORT: Final = 80
 _SEPARATOR: Final = "\x1e"
 _ID, _AT, _SECONDS, _METHOD, _PATH = "@", 1.5, 0.5, "@M", "@P"
 """Stand for what differs in the entries of one verdict; JSON text of the event around them has none of it."""
+_BEHIND_SECONDS: Final = '"spends_use":'
+"""The field before which `seconds` stands in a `FinishedDecision`."""
+_OTHER_FORM: Final = "the entry of a decision has another form than the plane writes"
 
 
 def publishable(grant: Grant) -> bool:
@@ -95,22 +100,55 @@ def event_of(grant: Grant) -> DecisionEvent:
     )
 
 
+def refusal_content(event: DecisionEvent, answer: bytes, decision_id: str) -> bytes:
+    """A refusal as `plane_publish_refusal` reads it: the entry around what differs, and the answer around the id.
+
+    b"" where that cannot be.
+    """
+    event = replace(event, id=_ID, at=_AT)
+    before, _, rest = canonical_json(event).partition(f'"at":{_AT!r}')
+    behind_at, _, rest = rest.partition(f'"id":"{_ID}"')
+    kind, name, rest = rest.partition('"method":')
+    pieces = [f'{before}"at":', f'{behind_at}"id":"', f'"{kind}', name + rest]
+    whole = f'{pieces[0]}{_AT!r},"count":7{pieces[1]}{_ID}{pieces[2]}"last":2.5,{pieces[3]}'
+    if whole != canonical_json(repeated(event, 7, 2.5)):
+        raise ValueError(_OTHER_FORM)
+    answers = answer.split(decision_id.encode())
+    if len(answers) == 1 or _SEPARATOR.encode() in answer:
+        return b""
+    return _SEPARATOR.encode().join([*(piece.encode("ascii") for piece in pieces), *answers])
+
+
+def _around_seconds(pieces: list[str], event: DecisionEvent) -> list[str]:
+    """The last piece in two, between which the end of an exchange has its duration, as `record::Exchange` writes it."""
+    before, name, after = pieces[-1].partition(_BEHIND_SECONDS)
+    end = FlowEnd(_ID, 2.5, event.tool, 7, 8, _SECONDS, WHOLE)
+    at, found, path = pieces[:4], f'"bytes_down":8,"bytes_up":7,"cause":"{WHOLE}","ended":2.5', f"{_PATH}{before}"
+    whole = f'{at[0]}{_AT!r},{found}{at[1]}{_ID}{at[2]}{_METHOD}{at[3]}{path}"seconds":{_SECONDS!r},{name}{after}'
+    if whole != canonical_json(finished(event, end)):
+        raise ValueError(_OTHER_FORM)
+    return [before, name + after]
+
+
 def content_of(grant: Grant, way: KnownWay, event: DecisionEvent) -> str:
     """The parts of a verdict that are text, as `plane_publish` reads them."""
     host, port = grant.decision.host, way.port
-    places = (f"[{each}]:{port}" if each.version == 6 else f"{each}:{port}" for each in interleaved(way.addresses))  # noqa: PLR2004  the IP version
+    places = (host_port(str(each), port) for each in interleaved(way.addresses))
     plain = grant.kind is Kind.HTTP
     holes = [f'"at":{_AT!r}', f'"id":"{_ID}"', *((f'"method":"{_METHOD}"', f'"path":"{_PATH}"') if plain else ())]
-    entry, pieces = canonical_json(replace(event, method=_METHOD, path=_PATH) if plain else event), [""]
+    asked = replace(event, method=_METHOD, path=_PATH) if plain else event
+    entry, pieces = canonical_json(asked), [""]
     for hole in holes:
         before, found, entry = entry.partition(hole)
         if not found:
-            raise ValueError("the entry of a decision has another form than the plane writes")
+            raise ValueError(_OTHER_FORM)
         name, _, value = hole.partition(":")
         quote = '"' if value.startswith('"') else ""
         pieces[-1] += f"{before}{name}:{quote}"
         pieces.append(quote)
     pieces[-1] += entry
+    if plain:
+        pieces[-1:] = _around_seconds(pieces, asked)
     end = canonical_json(FlowEnd("", _AT, grant.caller.tool, 0, 0, _SECONDS, ""))
     return _SEPARATOR.join((
         ",".join(places),

@@ -72,6 +72,15 @@ class Publication(ctypes.Structure):
     )
 
 
+class RefusalForm(ctypes.Structure):
+    _fields_ = (
+        ("number", c_uint32),
+        ("expires", c_uint64),
+        ("account", c_void_p),
+        ("per_minute", c_uint64),
+    )
+
+
 class HandedOver(ctypes.Structure):
     _fields_ = (
         ("stage", c_uint32),
@@ -140,9 +149,9 @@ class Batch(ctypes.Structure):
     )
 
 
-_FORM: Final = 5
+_FORM: Final = 7
 """Of what passes besides the structures: `plane/src/abi/version.rs`."""
-_STRUCTURES: Final = (Config, Publication, HandedOver, SeenFlow, Snapshot, Batch)
+_STRUCTURES: Final = (Config, Publication, RefusalForm, HandedOver, SeenFlow, Snapshot, Batch)
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))
 
 _TEXT: Final = (c_char_p, c_size_t)
@@ -165,6 +174,7 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_review": (None, (_PLANE, *_TEXT)),
     "plane_panic": (None, (_PLANE,)),
     "plane_publish": (c_void_p, (_PLANE, *_TEXT, POINTER(Publication), *_TEXT)),
+    "plane_publish_refusal": (c_void_p, (_PLANE, *_TEXT, POINTER(RefusalForm), *_TEXT)),
     "verdict_withdraw": (None, (c_void_p,)),
     "verdict_free": (None, (c_void_p,)),
     "verdict_counts": (None, (c_void_p, POINTER(c_int64 * 5), POINTER(c_uint8 * ID_BYTES))),

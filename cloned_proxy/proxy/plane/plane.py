@@ -16,17 +16,19 @@ import structlog
 
 from cloned_proxy.proxy.budget import Budgets
 from cloned_proxy.proxy.connection import ClientConnection
-from cloned_proxy.proxy.crowd import fair_share
 from cloned_proxy.proxy.grant import Grant
 from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.known_refusals import KnownRefusal
 from cloned_proxy.proxy.listener import Listener
 from cloned_proxy.proxy.parts import GateParts
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.arrivals import Arrivals
 from cloned_proxy.proxy.plane.cells import PlaneCells
+from cloned_proxy.proxy.plane.configuration import config_of
 from cloned_proxy.proxy.plane.entries import PlaneEntries
-from cloned_proxy.proxy.plane.figures import SPREADS, Figures
+from cloned_proxy.proxy.plane.figures import Figures
 from cloned_proxy.proxy.plane.parties import PARTIES, Parties
+from cloned_proxy.proxy.plane.refusals import PlaneRefusals
 from cloned_proxy.proxy.plane.seen import OpenFlow, Review, open_flows
 from cloned_proxy.proxy.plane.verdicts import Published, Verdicts
 from cloned_proxy.proxy.tunnels import Tunnel
@@ -61,7 +63,7 @@ class Plane:
             self._library = library.load(path)
         except library.LibraryError as error:
             raise PlaneError(str(error)) from error
-        handle = self._library.plane_start(ctypes.byref(self._config(settings, threads, queue)))
+        handle = self._library.plane_start(ctypes.byref(config_of(settings, self.cells, threads=threads, queue=queue)))
         if handle is None:
             raise PlaneError(f"{path}: its threads cannot be started")
         self._handle: Final[int] = handle
@@ -77,32 +79,12 @@ class Plane:
         self._running = True
         self._freed = False
         self._parts: GateParts
+        self._verdict_numbers: Final = itertools.count(1)
         self._verdicts: Verdicts
+        self._refusals: PlaneRefusals
         self._loop: asyncio.AbstractEventLoop
         self._arrivals: Arrivals
         self._figures: Figures
-
-    def _config(self, settings: ProxySettings, threads: int, queue: int) -> library.Config:
-        double = ctypes.c_double
-        bounds = [(double * len(each))(*each) for each in SPREADS[:_BOUNDS]]
-        return library.Config(
-            threads=threads,
-            head_timeout=_microseconds(settings.head_timeout),
-            hello_timeout=_microseconds(settings.client_hello_timeout),
-            connect_timeout=_microseconds(settings.connect_timeout),
-            keep_alive_timeout=_microseconds(settings.keep_alive_timeout),
-            idle_timeout=_microseconds(settings.idle_timeout),
-            max_head_bytes=settings.max_head_bytes,
-            max_head_fields=settings.max_head_fields,
-            max_connections=settings.max_connections,
-            party_share=fair_share(settings.max_connections),
-            queue=queue,
-            crowd=self.cells.address("connections", 1),
-            parties=self.cells.address("parties", PARTIES),
-            parties_width=PARTIES,
-            bounds=(ctypes.POINTER(double) * _BOUNDS)(*(ctypes.cast(each, ctypes.POINTER(double)) for each in bounds)),
-            bounds_count=(ctypes.c_uint64 * _BOUNDS)(*(len(each) for each in bounds)),
-        )
 
     def start(self, parts: GateParts) -> None:
         """Joins it to the gate whose parts these are."""
@@ -116,14 +98,29 @@ class Plane:
             tokens=parts.tokens,
             clock=parts.clock,
             entries=self.entries,
+            numbers=self._verdict_numbers,
             leaks=parts.leaks,
             response_timeout=parts.settings.response_timeout,
             ways=parts.ways,
         )
+        self._refusals = PlaneRefusals(
+            self._library,
+            self._handle,
+            enforcer=parts.enforcer,
+            cells=self.cells,
+            entries=self.entries,
+            numbers=self._verdict_numbers,
+        )
         self._arrivals = Arrivals(
             self._library, self._handle, parts, verdicts=self._verdicts, listener_of=self._listener_of
         )
-        self._figures = Figures(self._library, self._handle, parts.metrics, verdicts=self._verdicts, clock=parts.clock)
+        self._figures = Figures(
+            self._library,
+            self._handle,
+            parts.metrics,
+            verdicts=lambda: (*self._verdicts.known.values(), *self._refusals.known.values()),
+            clock=parts.clock,
+        )
         self._loop.add_reader(self._library.plane_bell(self._handle), self._rung)
         parts.tunnels.elsewhere = self.tunnels
         parts.metrics.refreshed_by(self._figures.refresh)
@@ -172,7 +169,7 @@ class Plane:
         """Ends up to so many connections, of this party or of all, that have asked for nothing for so long."""
         column = PARTIES if party is None else self.parties.column(party)
         if self._running and column is not None:
-            self._library.plane_make_room(self._handle, column, _microseconds(seconds), most)
+            self._library.plane_make_room(self._handle, column, int(seconds * 1e6), most)
 
     # Verdicts.
 
@@ -181,6 +178,11 @@ class Plane:
         if listener not in self._listeners or not self._running or self.failed:
             return False
         return self._verdicts.publish(self._listeners[listener][0], head, grant)
+
+    def publish_refusal(self, listener: Listener, head: bytes, known: KnownRefusal, until: float) -> None:
+        """Lets the plane tell who sends this head there what we tell, until then (monotonic seconds)."""
+        if listener in self._listeners and self._running and not self.failed:
+            self._refusals.publish(self._listeners[listener][0], head, known, until)
 
     def take_back(self, connection: ClientConnection) -> bool:
         """Takes a connection from the loop, between two plain requests; False leaves it there.
@@ -216,7 +218,7 @@ class Plane:
         if lines := "".join(review.lines(flows)).encode("ascii"):
             self._library.plane_review(self._handle, lines, len(lines))
         self._figures.carry()
-        self.entries.forget(self._verdicts.retire())
+        self.entries.forget([*self._verdicts.retire(), *self._refusals.retire()])
 
     # The end.
 
@@ -302,8 +304,6 @@ def _is_common(listener: Listener) -> bool:
 
 
 _OPEN, _DEAD = 1, 5
-_BOUNDS = 3
-"""The plane has those of tunnels for plain requests, too."""
 
 
 class _PlaneTunnel:
@@ -326,7 +326,3 @@ class _PlaneTunnel:
 def _cause(cause: str) -> tuple[bytes, int]:
     encoded = json.dumps(cause).encode("ascii")
     return encoded, len(encoded)
-
-
-def _microseconds(seconds: float) -> int:
-    return min(int(seconds * 1e6), 2**62)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import itertools
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from cloned_proxy.policy.decide import needs_hello
@@ -26,13 +26,14 @@ from cloned_proxy.proxy.leak import LeakWatch
 from cloned_proxy.proxy.plain.upstream import Key
 from cloned_proxy.proxy.plain.upstream import key_of as pool_key_of
 from cloned_proxy.proxy.plane.cells import PlaneCells
+from cloned_proxy.proxy.plane.counted import Counted, counts_of, retire
 from cloned_proxy.proxy.plane.entries import PlaneEntries
 from cloned_proxy.proxy.plane.forms import content_of, event_of, key_of, plain_key_of, publishable
-from cloned_proxy.proxy.plane.library import ID_BYTES, NO_LIMIT, Publication
+from cloned_proxy.proxy.plane.library import NO_LIMIT, Publication
 from cloned_proxy.proxy.question import Basis
 from cloned_proxy.proxy.tunnels import response_seconds
 from cloned_proxy.proxy.ways import KnownWay, Ways
-from cloned_proxy.telemetry.events import DecisionEvent, Kind
+from cloned_proxy.telemetry.events import Kind
 
 MOST: Final = 20_000
 """Verdicts at once, and numbers for who shares connections; then all are taken back, and those in use are there again
@@ -43,19 +44,11 @@ _FOREVER: Final = 3600.0
 
 
 @dataclass(slots=True)
-class Published:
-    """A verdict, while it can be granted or anything is open by it. In `Tunnels.sweep` it stands for its tunnels."""
+class Published(Counted):
+    """A verdict that grants. In `Tunnels.sweep` it stands for its tunnels."""
 
-    number: int
     key: bytes
     grant: Grant
-    event: DecisionEvent
-    expires: float
-    """Monotonic seconds."""
-    handle: int
-    live: bool = True
-    counted: list[int] = field(default_factory=lambda: [0, 0, 0, 0, 0])
-    """What the metrics know of: granted, open, relaying, bytes up, bytes down."""
 
     @property
     def server_names(self) -> ServerNames | Unread:
@@ -84,8 +77,12 @@ class Verdicts:
         leaks: LeakWatch,
         response_timeout: float,
         ways: Ways,
+        numbers: Iterator[int],
     ) -> None:
-        """While `leaks` searches requests for secrets no plain one is granted without that."""
+        """While `leaks` searches requests for secrets no plain one is granted without that.
+
+        `numbers` are those of all verdicts of this plane.
+        """
         self._library: Final = library
         self._plane: Final = plane
         self._basis: Final = basis
@@ -97,7 +94,7 @@ class Verdicts:
         self._ways: Final = ways
         self._by_key: dict[bytes, Published] = {}
         self.known: Final[dict[int, Published]] = {}
-        self._next = 1
+        self._numbers: Final = numbers
         self._leaks: Final = leaks
         self._response_timeout: Final = response_timeout
         self._pools: dict[Key, int] = {}
@@ -147,7 +144,7 @@ class Verdicts:
         return ends - now
 
     def _publish(self, key: bytes, grant: Grant, way: KnownWay, expires: float) -> bool:
-        number, self._next = self._next, self._next + 1
+        number = next(self._numbers)
         event = event_of(grant)
         self._entries.know(number, event)
         limits = fair_limits(grant.policy.scope_of(grant.caller.tool).limits, self._basis.flows_per_tool)
@@ -169,7 +166,7 @@ class Verdicts:
         handle = self._library.plane_publish(self._plane, key, len(key), ctypes.byref(what), content, len(content))
         if handle is None:
             return False
-        published = Published(number, key, grant, event, expires, handle)
+        published = Published(number, event, expires, handle, key, grant)
         self._by_key[key] = self.known[number] = published
         return True
 
@@ -207,24 +204,14 @@ class Verdicts:
         del self._by_key[published.key]
 
     def counts(self, published: Published) -> tuple[list[int], str]:
-        """Granted, open, relaying, bytes up and down since it was published; the id of the newest decision."""
-        numbers, last = (ctypes.c_int64 * 5)(), (ctypes.c_uint8 * ID_BYTES)()
-        self._library.verdict_counts(published.handle, ctypes.byref(numbers), ctypes.byref(last))
-        return list(numbers), bytes(last).hex()
+        """As `counts_of`."""
+        return counts_of(self._library, published)
 
     def retire(self) -> list[int]:
         """Frees what is over and has nothing open; returns the numbers."""
         now = time.monotonic()
-        retired: list[int] = []
-        for published in tuple(self.known.values()):
-            if published.live and now >= published.expires:
-                self._withdraw(published)
-            # What the metrics know of is what was counted last: nothing is freed before they know all of it.
-            if not published.live and self.counts(published)[0] == published.counted and published.counted[1] == 0:
-                del self.known[published.number]
-                self._library.verdict_free(published.handle)
-                retired.append(published.number)
-        return retired
+        ended = [each for each in self.known.values() if each.live and now >= each.expires]
+        return retire(self._library, self.known, ended, self._withdraw)
 
 
 def _limit(value: int | None) -> int:

@@ -16,6 +16,7 @@ from typing import Final
 from cloned_proxy.policy.caller import IdentityRefusal
 from cloned_proxy.policy.decide import needs_hello
 from cloned_proxy.policy.decision import Request
+from cloned_proxy.policy.http_token import MAX_METHOD, TOKEN
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.answers import Answer
 from cloned_proxy.proxy.connection import ClientConnection
@@ -29,9 +30,9 @@ _SILENCE: Final = 0.5
 """Seconds that a client may be silent where it will be refused anyway: a protocol whose server speaks first."""
 _HANDSHAKE: Final = 0x16
 """RFC 8446, section 5.1: the first byte of every ClientHello."""
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}"
-_REQUEST_LINE: Final = re.compile(rb"%b [!-~]+ HTTP/1\.[01]\r?\n" % _TOKEN)
-_MAY_BECOME_ONE: Final = re.compile(rb"%b(?: (?:[!-~]+(?: [ -~]*)?)?)?\r?" % _TOKEN)
+_METHOD: Final = TOKEN.removesuffix(b"+") + b"{1,%d}" % MAX_METHOD
+_REQUEST_LINE: Final = re.compile(rb"%b [!-~]+ HTTP/1\.[01]\r?\n" % _METHOD)
+_MAY_BECOME_ONE: Final = re.compile(rb"%b(?: (?:[!-~]+(?: [ -~]*)?)?)?\r?" % _METHOD)
 _REFUSED: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.TOO_MANY_REQUESTS})
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Final
 
+from cloned_proxy.policy.host_port import host_port
 from cloned_proxy.policy.rule import Address, Host
 from cloned_proxy.proxy.head import EMPTY_LINE
 from cloned_proxy.proxy.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead, parse_response
@@ -22,7 +23,7 @@ _LAST_SUCCESS: Final = 299
 def connect_request(target: Host | Address, port: int, credential: str | None) -> bytes:
     """The whole head. `credential` is the value of Proxy-Authorization."""
     text = target.text if isinstance(target, Host) else str(target)
-    authority = f"[{text}]:{port}" if ":" in text else f"{text}:{port}"
+    authority = host_port(text, port)
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}"]
     if credential is not None:
         lines.append(f"Proxy-Authorization: {credential}")

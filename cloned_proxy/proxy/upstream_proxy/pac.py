@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import structlog
 
+from cloned_proxy.policy.host_port import in_brackets
 from cloned_proxy.policy.rule import Host
 from cloned_proxy.proxy.upstream_proxy.failure import Trouble, UpstreamProxyError
 from cloned_proxy.proxy.upstream_proxy.place import Place, place_of, places_named_in, read_pac
@@ -65,7 +66,7 @@ class PacFile:
         return found
 
     async def _ask(self, scheme: str, host: Host, port: int) -> str:
-        text = f"[{host.text}]" if ":" in host.text else host.text
+        text = in_brackets(host.text)
         authority = text if port == _DEFAULT_PORTS[scheme] else f"{text}:{port}"
         asked = self._thread.submit(self._program.find_proxy_for_url, f"{scheme}://{authority}/", host.text)
         try:

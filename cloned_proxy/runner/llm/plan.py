@@ -21,7 +21,7 @@ from cloned_proxy.runner.llm.engines import (
     engine_environment,
 )
 from cloned_proxy.runner.llm.gpu import GpuHost, gpu_environment, gpu_host_config
-from cloned_proxy.runner.spec import DEFAULT_USER, MIB, WORKSPACE_LABEL, Limits, check_env, parse_size, workspace_mark
+from cloned_proxy.runner.spec import DEFAULT_USER, MIB, WORKSPACE_LABEL, Limits, check_env, parse_memory, workspace_mark
 
 if TYPE_CHECKING:
     from cloned_proxy.store.config import LlmSettings
@@ -67,7 +67,7 @@ class ModelPlan:
     @property
     def memory(self) -> int:
         """Bytes."""
-        return parse_size(self.settings.memory)
+        return parse_memory(self.settings.memory)
 
     @property
     def threads(self) -> int:
@@ -137,7 +137,7 @@ def model_container(plan: ModelPlan, *, workspace: Path, seccomp: str, gpu: GpuH
         "HostConfig": {
             **host,
             **devices,
-            **({"ShmSize": parse_size(shm)} if shm is not None else {}),
+            **({"ShmSize": parse_memory(shm)} if shm is not None else {}),
             "CpusetCpus": ",".join(map(str, plan.processors)),
             "NetworkMode": "none",
             **NO_NAMES,
@@ -173,7 +173,7 @@ def _cache(plan: ModelPlan) -> tuple[dict[str, str], list[dict[str, Any]]]:
         return {}, []
     if chosen.startswith("/"):
         return {}, [bind_mount(chosen, CACHE, read_only=True)]
-    return {CACHE: f"rw,exec,nosuid,nodev,size={parse_size(chosen) // MIB}m,mode=1777"}, []
+    return {CACHE: f"rw,exec,nosuid,nodev,size={parse_memory(chosen) // MIB}m,mode=1777"}, []
 
 
 def _file(engine: ModelEngine, settings: LlmSettings, files: Sequence[str]) -> str | None:

@@ -45,7 +45,7 @@ def greet(
 ) -> tuple[Greeting, str]:
     """Starts a server, asks it, and ends it; what it wrote on stderr comes along. Raises HandshakeError."""
     began = time.monotonic()
-    with _Server(command, environment, began + seconds) as server:
+    with _Server(command, environment, began, seconds) as server:
         answer = server.call(
             "initialize",
             {
@@ -75,8 +75,9 @@ def greet(
 class _Server:
     """A process that speaks MCP on its standard streams."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], deadline: float) -> None:
-        self._deadline = deadline
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], began: float, seconds: float) -> None:
+        self._deadline = began + seconds
+        self._seconds = seconds
         self._lines: queue.Queue[bytes] = queue.Queue()
         self._stderr = bytearray()
         self._calls = 0
@@ -157,7 +158,9 @@ class _Server:
         try:
             line = self._lines.get(timeout=max(0.0, self._deadline - time.monotonic()))
         except queue.Empty:
-            raise HandshakeError(f"it did not answer {method} in time{self._last_words()}") from None
+            raise HandshakeError(
+                f"it did not answer {method} within {self._seconds:g} s (--timeout waits longer){self._last_words()}"
+            ) from None
         if not line:
             code = self._process.wait()
             raise HandshakeError(f"it ended with exit code {code} before it had answered {method}{self._last_words()}")

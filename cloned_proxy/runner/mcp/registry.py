@@ -10,8 +10,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cloned_proxy.policy.identity import valid_tool_id
 from cloned_proxy.policy.redact import hide_arguments
+from cloned_proxy.policy.tool_id import tool_id
 from cloned_proxy.store.atomic import write_atomically
 from cloned_proxy.store.config import SizeText
 from cloned_proxy.store.errors import StoreError
@@ -212,6 +212,8 @@ def _parse(raw: bytes, path: Path) -> _Document:
         line = document.lines.get(("servers", name), 1)
         if not NAME.fullmatch(name):
             raise StoreError(f"{path}:{line}: {name!r} is no name of a server; use letters, digits and ._-")
-        if not valid_tool_id(server.tool):
-            raise StoreError(f"{path}:{line}: {server.tool!r} is not a tool id; write one such as mcp.{name}@v1")
+        try:
+            tool_id(server.tool)
+        except ValueError as error:
+            raise StoreError(f"{path}:{line}: {error}") from error
     return found

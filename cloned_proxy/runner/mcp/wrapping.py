@@ -112,13 +112,19 @@ def variables_of(entry: Entry, base: Path) -> tuple[list[str], list[str]]:
     names = [*(env if isinstance(env, dict) else ()), *(passed if isinstance(passed, list) else ())]
     names += _names_in(entry.body.get("envFile"), base)
     names = [name for name in dict.fromkeys(map(str, names)) if not name.startswith(WORD_VARIABLE)]
-    own = [name for name in names if name.upper() in RESERVED or name.startswith("CLONED_")]
-    hosts = [name for name in names if name in _HOSTS_OWN]
-    odd = [name for name in names if not VARIABLE.fullmatch(name)]
-    notes = [f"{name} is the sandbox's own to set; not taken over" for name in own]
-    notes += [f"{name} says where things are on this machine; not taken over" for name in hosts]
-    notes += [f"{name!r} is no name of a variable; not taken over" for name in odd]
-    return [name for name in names if name not in {*own, *hosts, *odd}], notes
+    refused = {name: why for name in names if (why := why_not_taken_over(name)) is not None}
+    return [name for name in names if name not in refused], [f"{why}; not taken over" for why in refused.values()]
+
+
+def why_not_taken_over(name: str) -> str | None:
+    """Why a variable of a client cannot be handed to a server in the sandbox; None for one that can."""
+    if not VARIABLE.fullmatch(name):
+        return f"{name!r} is no name of a variable"
+    if name.upper() in RESERVED or name.startswith("CLONED_"):
+        return f"{name} is the sandbox's own to set"
+    if name in _HOSTS_OWN:
+        return f"{name} says where things are on this machine"
+    return None
 
 
 def tool_of(name: str) -> str:

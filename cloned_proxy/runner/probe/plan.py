@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cloned_proxy.policy.host_port import in_brackets
 from cloned_proxy.policy.vocabulary import OWN_HOST
 
 PROBE_TOOL: Final = "cloned.internal.probe@v1"
@@ -224,7 +225,7 @@ def _proxy(t: Targets) -> Iterator[Attempt]:
     yield _asked("proxy-ssh", group, "port 22 of an allowed name", _connect("localhost", 22))
     spellings = ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "127.1", "0x7f000001", "2130706433", "0.0.0.0")  # noqa: S104  a target
     for number, host in enumerate((*spellings, *t.host_addresses[:1])):
-        text = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        text = in_brackets(host)
         yield _asked(f"proxy-ip-{number + 1}", group, f"the host as {text}", _connect(text, t.tcp))
     plain = f"GET http://127.0.0.1:{t.tcp}/ HTTP/1.1\nHost: 127.0.0.1:{t.tcp}"
     yield _asked("proxy-plain", group, "loopback by plain HTTP", plain)

@@ -23,7 +23,7 @@ from cloned_proxy.runner.project.place import (
 from cloned_proxy.runner.project.survey import Identity
 from cloned_proxy.runner.project.tree import Tree, identity_of, tree_of
 from cloned_proxy.runner.project.worktree import linked_repository
-from cloned_proxy.runner.spec import Mount, check_mount
+from cloned_proxy.runner.spec import HOME, Mount, check_mount
 from cloned_proxy.store.workspace import DIRECTORY_NAME
 
 NOTHING: Final = "/dev/null"
@@ -99,7 +99,7 @@ def view_of(
         guards += linked.writable()
     workdir = VISIBLE
     if wish.at_own_path or project is None:
-        inside = (VISIBLE, SCRATCH, *(mount.target for mount in mounts))
+        inside = (VISIBLE, SCRATCH, HOME, *(mount.target for mount in mounts))
         workdir = working_directory(wish.workdir, here, project, inside)
     return View(
         project=project,

@@ -12,8 +12,9 @@ mod verdicts;
 mod version;
 
 use crate::cells::Cells;
-use crate::record::{Records, Spread};
+use crate::record::Records;
 use crate::shared::{Bounds, Order, Post, Review, Settings, Shared};
+use crate::spread::Spread;
 use crate::sys;
 use crate::verdict::ID;
 use crate::worker::Worker;

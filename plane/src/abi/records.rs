@@ -1,7 +1,6 @@
 //! What goes to the audit log.
 
 use super::Plane;
-use crate::record::Calls;
 use crate::shared::Order;
 use crate::sys;
 use std::time::Duration;
@@ -26,28 +25,21 @@ pub struct Batch {
 #[no_mangle]
 pub extern "C" fn plane_take_records(plane: &Plane, out: &mut Batch) {
     let shared = &plane.shared;
-    let taken = std::mem::take(&mut *shared.records.lock());
-    let mut calls = Vec::new();
-    for ((verdict, _), asked) in taken.calls {
-        for (what, Calls { count, first, last }) in asked {
-            calls.extend_from_slice(format!("{verdict} {count} {first} {last} ").as_bytes());
-            calls.extend_from_slice(&what);
-            calls.push(b'\n');
-        }
-    }
-    if taken.choked {
+    let taken = shared.records.take();
+    let (entries, choked) = (taken.entries, taken.choked);
+    if choked {
         for post in &shared.posts {
             post.send(Order::Breathe);
             sys::ring(post.bell);
         }
     }
-    let kept = Box::new((taken.text, calls));
+    let kept = Box::new(taken.written());
     *out = Batch {
         text: kept.0.as_ptr(),
         text_length: kept.0.len(),
         calls: kept.1.as_ptr(),
         calls_length: kept.1.len(),
-        entries: taken.entries,
+        entries,
         kept: Box::into_raw(kept),
     };
 }

@@ -1,7 +1,7 @@
-//! What the plane may grant: published and taken back.
+//! What the plane may grant and refuse: published and taken back.
 
 use super::{bytes, Plane, ROWS};
-use crate::cells::{Account, Cells, Limits, ACCOUNT_WIDTH};
+use crate::cells::{Account, Cells, Limits, ACCOUNT_WIDTH, DENIALS_WIDTH};
 use crate::shared::Order;
 use crate::sys;
 use crate::verdict::{Counts, Plain, Verdict, ID};
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::Arc;
 
 const NO_LIMIT: u64 = u64::MAX;
+const REFUSAL_PIECES: usize = 4;
 
 #[repr(C)]
 pub struct Publication {
@@ -45,7 +46,7 @@ pub unsafe extern "C" fn plane_publish(
         None => None,
     };
     let addresses = match addresses {
-        Some(addresses) if parts.len() == if what.plain { 10 } else { 8 } && !addresses.is_empty() => addresses,
+        Some(addresses) if parts.len() == if what.plain { 11 } else { 8 } && !addresses.is_empty() => addresses,
         _ => return std::ptr::null(),
     };
     let plain = Plain { host: parts[3].to_vec(), pool: what.pool, response_timeout: what.response_timeout };
@@ -67,15 +68,67 @@ pub unsafe extern "C" fn plane_publish(
         },
         end: parts[2].to_vec(),
         plain,
+        refusal: Vec::new(),
         entry: parts[5..].iter().map(|part| part.to_vec()).collect(),
         live: AtomicBool::new(true),
         counts: Counts::default(),
     });
+    announce(plane, &key, verdict)
+}
+
+fn announce(plane: &Plane, key: &[u8], verdict: Arc<Verdict>) -> *const Verdict {
     for post in &plane.shared.posts {
-        post.send(Order::Publish { key: key.clone(), verdict: verdict.clone() });
+        post.send(Order::Publish { key: key.to_vec(), verdict: verdict.clone() });
         sys::ring(post.bell);
     }
     Arc::into_raw(verdict)
+}
+
+#[repr(C)]
+pub struct RefusalForm {
+    number: u32,
+    expires: u64,
+    /// Of refusals: `denial_budget.py`.
+    account: *const u64,
+    per_minute: u64,
+}
+
+/// `content`: parts with 0x1e between them: the four of the entry, then the answer, between whose parts the id stands.
+/// Null when it is not that.
+#[no_mangle]
+pub unsafe extern "C" fn plane_publish_refusal(
+    plane: &Plane,
+    key: *const u8,
+    key_length: usize,
+    what: &RefusalForm,
+    content: *const u8,
+    length: usize,
+) -> *const Verdict {
+    let mut parts = bytes(content, length).split(|octet| *octet == 0x1e).map(<[u8]>::to_vec);
+    let entry: Vec<Vec<u8>> = parts.by_ref().take(REFUSAL_PIECES).collect();
+    let refusal: Vec<Vec<u8>> = parts.collect();
+    if entry.len() != REFUSAL_PIECES || refusal.len() < 2 {
+        return std::ptr::null();
+    }
+    let limits = Limits { concurrent: None, requests_per_minute: Some(what.per_minute), bytes_per_hour: None };
+    let verdict = Arc::new(Verdict {
+        number: what.number,
+        addresses: Vec::new(),
+        request: Vec::new(),
+        host: Vec::new(),
+        literal: false,
+        needs_hello: false,
+        expires: what.expires,
+        account: Account { cells: Cells::new(what.account, DENIALS_WIDTH, ROWS) },
+        limits,
+        end: Vec::new(),
+        plain: None,
+        refusal,
+        entry,
+        live: AtomicBool::new(true),
+        counts: Counts::default(),
+    });
+    announce(plane, bytes(key, key_length), verdict)
 }
 
 /// It is not granted again. At once, and before the other threads are told.

@@ -4,21 +4,22 @@ use super::{
     handed::HandedOver,
     numbers::{SeenFlow, Snapshot},
     records::Batch,
-    verdicts::Publication,
+    verdicts::{Publication, RefusalForm},
     Config,
 };
 use std::mem::size_of;
 
 /// Goes up with each change of what passes this door that the size of no structure tells.
-const FORM: usize = 5;
+const FORM: usize = 7;
 
 /// The form, then the sizes of the structures.
 #[no_mangle]
-pub extern "C" fn plane_abi(out: &mut [usize; 7]) {
+pub extern "C" fn plane_abi(out: &mut [usize; 8]) {
     *out = [
         FORM,
         size_of::<Config>(),
         size_of::<Publication>(),
+        size_of::<RefusalForm>(),
         size_of::<HandedOver>(),
         size_of::<SeenFlow>(),
         size_of::<Snapshot>(),

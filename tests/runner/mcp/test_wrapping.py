@@ -130,7 +130,7 @@ def test_names_of_variables_are_taken_over_but_those_of_the_sandbox_and_of_the_h
     server = Registry(place).server("with-env")
     assert server.env == ["GITHUB_TOKEN"]
     (each,) = [each for each in plan.wrapped if each.name == "with-env"]
-    assert [note.split()[0] for note in each.notes] == ["HTTPS_PROXY", "PATH", "/usr/local/bin/node"]
+    assert [note.split()[0] for note in each.notes] == ["PATH", "HTTPS_PROXY", "/usr/local/bin/node"]
     assert server.command == "node"
 
 

@@ -57,6 +57,14 @@ def test_without_a_project_nothing_is_shown(project: Path) -> None:
     assert (view.binds, view.masked, view.workdir) == ((), (), "/sandbox")
 
 
+@pytest.mark.parametrize("place", ["/workspace", "/sandbox", "/home/tool", "/home/tool/deep", "/mnt/x"])
+def test_a_command_may_begin_in_any_place_of_the_sandbox(project: Path, tmp_path: Path, place: str) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    view = _view(project, _mount(other), wish=ProjectWish(own_path=True, workdir=place))
+    assert view.workdir == place
+
+
 def test_every_workspace_in_every_mount_is_masked(project: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     (other / "a/b/.cloned").mkdir(parents=True)

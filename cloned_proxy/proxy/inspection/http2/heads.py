@@ -14,6 +14,7 @@ from hpack import HeaderTuple, NeverIndexedHeaderTuple
 
 from cloned_proxy.policy.decision import Request
 from cloned_proxy.policy.host import HostError, parse_host
+from cloned_proxy.policy.http_token import TOKEN
 from cloned_proxy.policy.rule import Host
 from cloned_proxy.policy.vocabulary import Reason
 from cloned_proxy.proxy.answers import Answer
@@ -27,9 +28,9 @@ type Block = Sequence[tuple[bytes, bytes]]
 
 # RFC 9113, section 8.2.1, and RFC 9110, sections 5.1 and 5.5: a lower-case token, and a value without control
 # characters that does not begin or end with a blank.
-_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
+_NAME: Final = re.compile(TOKEN.replace(b"A-Z", b""))
 _VALUE: Final = re.compile(rb"(?:[!-~\x80-\xff](?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
-_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN: Final = re.compile(TOKEN)
 _VISIBLE: Final = re.compile(rb"[!-~]+")
 _STATUS: Final = re.compile(rb"[1-9][0-9]{2}")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")

@@ -1,0 +1,183 @@
+"""A rule that several doors share is the same at each of them: every door is asked the same questions."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from cloned_proxy import testing
+from cloned_proxy.cli.editing import check_tool
+from cloned_proxy.cli.entries import TELLERS
+from cloned_proxy.cli.slots import parse_slot
+from cloned_proxy.control.endpoints.rules import ToolId
+from cloned_proxy.control.endpoints.terms import Duration
+from cloned_proxy.fetch.guide import Guide
+from cloned_proxy.fleet.tool_tokens import mint_tool_token
+from cloned_proxy.policy.identity import Claims, mint_token
+from cloned_proxy.policy.model import Policy
+from cloned_proxy.policy.pack import read_pack
+from cloned_proxy.policy.parse import parse_policy
+from cloned_proxy.policy.reasons import REASONS
+from cloned_proxy.policy.units import parse_size, parse_term
+from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.proxy.slot_protocol import OpenSlot
+from cloned_proxy.runner.spec import check_tool_id, parse_memory
+from cloned_proxy.store.chain import TYPE_OF
+from cloned_proxy.store.egress_request import proposal_of
+from cloned_proxy.store.issuer_settings import IssuerSettings
+from cloned_proxy.telemetry.event_types import DECISION, EVENT_TYPES, TYPES_IN_THE_UI, TYPES_OF_TOOLS
+
+KEY = b"k" * 32
+type Door = Callable[[str], object]
+
+
+def _policy(name: str) -> object:
+    return parse_policy({"version": 1, "tools": {name: {"allow": ["example.com"]}}}, source="p", version="", lines={})
+
+
+def _pack(name: str) -> object:
+    found = read_pack({"allowlists": {"egress_by_tool": {name: ["example.com"]}}})
+    if found.problems:
+        raise ValueError(found.problems[0].message)
+    return found
+
+
+def _slot(name: str) -> object:
+    return OpenSlot.decode(json.loads(OpenSlot(name, "run", ()).encode()))
+
+
+def _issuer(name: str) -> object:
+    return IssuerSettings(issuer="https://issuer.example", audience="a", map={"subject": name})
+
+
+def _request(name: str) -> object:
+    return proposal_of({"scope": "tool", "tool_id": name, "domains": ["example.com"]}, None)
+
+
+def _fetch(name: str) -> object:
+    return Guide(name, workspace=None, policy=None, proxy=None, extra_ca=None)
+
+
+def _fleet_token(name: str) -> object:
+    key: Any = None  # a name that is refused needs none
+    return mint_tool_token(key, Claims(name, "run", 1.0), fleet="acme", now=0.0)
+
+
+DOORS: dict[str, Door] = {
+    "policy file": _policy,
+    "policy import": _pack,
+    "token": lambda name: mint_token(KEY, Claims(name, "run", 1.0)),
+    "token of a fleet": _fleet_token,
+    "issuer's map": _issuer,
+    "slot protocol": _slot,
+    "serve --slot": lambda name: parse_slot(f"{name}=/tmp/x.sock"),
+    "runner": check_tool_id,
+    "editing commands": check_tool,
+    "API": TypeAdapter[str](ToolId).validate_python,
+    "a tool's request": _request,
+    "testing.decide": lambda name: testing.decide(Policy(), "https://example.com/", tool=name),
+    "safe_fetch": _fetch,
+}
+NAMES = ("a+b", "a@b@c", "global", "a" * 97, "a b", "-a", "é", "a@" + "b" * 32)
+"""The runner took the first four until its grammar became that of the policy."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("door", DOORS)
+def test_what_is_no_tool_id_is_one_nowhere(door: str, name: str) -> None:
+    with pytest.raises(Exception, match=r"is not a tool id; write one such as cloned[.]mcp"):
+        DOORS[door](name)
+
+
+NEED_MORE = {"token of a fleet", "safe_fetch"}  # a key, a workspace
+
+
+@pytest.mark.parametrize("name", ["a", "cloned.mcp.web.search@v1", "A-b_c.9@2026.1", "a" * 96 + "@" + "b" * 31])
+@pytest.mark.parametrize("door", [door for door in DOORS if door not in NEED_MORE])
+def test_what_is_a_tool_id_is_one_everywhere(door: str, name: str) -> None:
+    DOORS[door](name)
+
+
+def _asked_for(text: object) -> float | None:
+    return proposal_of({"domains": ["example.com"], "for": text}, "a").for_seconds
+
+
+@pytest.mark.parametrize("text", ["1h30m", "2w", "90s", "1500ms", "0s", "400000000s", "1.5h", "1h 30m", "", "h"])
+def test_a_command_the_api_and_a_tool_take_the_same_durations(text: str) -> None:
+    """The API and a tool's request refused `1h30m` and `2w`, which the commands took."""
+    seconds = [_or_none(read, text) for read in (parse_term, TypeAdapter[float](Duration).validate_python, _asked_for)]
+    assert len(set(seconds)) == 1
+
+
+@pytest.mark.parametrize("text", ["512m", "1GiB", "2g", "1500MB", "64mb", "16384k", "m", "5x", "1.5g", "-1g", ""])
+def test_memory_is_written_as_other_sizes_are(text: str) -> None:
+    """`--memory` refused `1GiB`, and a policy `512m`."""
+    size = _or_none(parse_size, text)
+    assert _or_none(parse_memory, text) == size
+    limits = {"version": 1, "tools": {"a": {"limits": {"bytes_per_hour": text}}}}
+    policy = _or_none(lambda _: parse_policy(limits, source="p", version="", lines={}), text)
+    assert (policy.tools["a"].limits.bytes_per_hour if policy else None) == size
+
+
+def _or_none(read: Callable[[str], Any], text: str) -> Any:
+    try:
+        return read(text)
+    except Exception:  # noqa: BLE001  each door has an error of its own
+        return None
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_every_reason_has_its_row() -> None:
+    assert list(REASONS) == list(Reason)
+
+
+@pytest.mark.checkout
+def test_the_control_ui_has_the_words_of_the_table() -> None:
+    text = (ROOT / "cloned_proxy" / "control" / "static" / "reasons.js").read_text()
+    words = dict(re.findall(r'^  (\w+): "([^"]*)",$', text, re.MULTILINE))
+    assert words == {reason: row.meaning for reason, row in REASONS.items()}
+
+
+@pytest.mark.checkout
+def test_the_docs_have_the_rows_of_the_table() -> None:
+    told = re.findall(r"^\| `(\w+)` \| (.*) \| (\d+) \| (yes|no) \| (yes|no) \|$", _answers(), re.MULTILINE)
+    rows = [
+        (str(reason), row.meaning, str(row.status), _word(row.reportable), _word(row.mendable))
+        for reason, row in REASONS.items()
+        if reason is not Reason.ALLOWED
+    ]
+    assert told == rows
+
+
+@pytest.mark.checkout
+def test_the_docs_explain_every_status() -> None:
+    assert {str(row.status) for row in REASONS.values()} - {"200"} <= set(re.findall(r"\b[45]\d\d\b", _answers()))
+
+
+def _answers() -> str:
+    return (ROOT / "docs" / "answers.md").read_text()
+
+
+def _word(yes: bool) -> str:
+    return "yes" if yes else "no"
+
+
+def test_every_type_of_event_is_on_the_list_and_can_be_told() -> None:
+    assert set(TYPE_OF.values()) == set(EVENT_TYPES)
+    assert {DECISION, *TELLERS} == set(EVENT_TYPES)
+    assert set(EVENT_TYPES) >= TYPES_IN_THE_UI
+
+
+def test_a_log_of_one_tool_holds_every_type_that_names_a_tool() -> None:
+    """`log --tool` left out who had ignored a host of that tool."""
+    named = {name for kind, name in TYPE_OF.items() if "tool" in {field.name for field in dataclasses.fields(kind)}}
+    assert named == set(TYPES_OF_TOOLS)
