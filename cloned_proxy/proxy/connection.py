@@ -37,12 +37,14 @@ class _Phase(enum.Enum):
 class ClientConnection(asyncio.Protocol):
     """Reads one head strictly. Whatever goes wrong in here ends the connection and forwards nothing."""
 
-    __slots__ = ("_alarm", "_buffer", "_dropped", "_held", "_loop", "_phase", "_searched", "_task", "cause",
-                 "eof", "listener", "lost", "parts", "plain", "relay", "settling", "transport")  # fmt: skip
+    __slots__ = ("_alarm", "_buffer", "_dropped", "_held", "_loop", "_phase", "_searched", "_task", "cause", "eof",
+                 "listener", "lost", "parts", "plain", "relay", "settling", "source_address", "transport")  # fmt: skip
 
     def __init__(self, parts: GateParts, listener: Listener) -> None:
         self.parts = parts
         self.listener = listener
+        self.source_address = ""
+        """Of the client, as a load balancer in front has named it; "" where there is none."""
         self.transport: asyncio.Transport
         self.settling: Settling | None = None
         self.relay: Relay | None = None
@@ -232,7 +234,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         self._alarm.put_off()
-        known = self.parts.refusals.answer(self.listener, data)
+        known = None if self.source_address else self.parts.refusals.answer(self.listener, data)
         if known is not None:
             self.close_after(known)
             return
@@ -288,8 +290,9 @@ class ClientConnection(asyncio.Protocol):
         self.run(self._refused_head(error, kind))
 
     async def _refused_head(self, error: HeadError, kind: Kind) -> None:
-        await self.parts.enforcer.breath(head_caller(self.parts, self.listener, error))
-        self.answer(answer_to_head(self.parts, self.listener, error, kind))
+        caller = head_caller(self.parts, self.listener, error, self.source_address)
+        await self.parts.enforcer.breath(caller)
+        self.answer(answer_to_head(self.parts, caller, error, kind))
 
     def failed(self) -> None:
         """Called while an unexpected exception is handled."""

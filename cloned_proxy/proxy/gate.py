@@ -145,7 +145,8 @@ class Gate:
         door: Door | Porch
         if listener.header_from:
             seconds = self._parts.settings.head_timeout
-            door = Porch(listener, enter=self.enter, leave=self.leave, take=self._take, seconds=seconds)
+            told = self._parts.metrics.header_refused
+            door = Porch(listener, enter=self.enter, leave=self.leave, take=self._take, refused=told, seconds=seconds)
         else:
             door = Door(listener, enter=self.enter, leave=self.leave, take=self._take)
         door.open()

@@ -14,7 +14,7 @@ import structlog
 from cloned_proxy.proxy.connection import ClientConnection
 from cloned_proxy.proxy.door import Door
 from cloned_proxy.proxy.listener import Listener, plain_address
-from cloned_proxy.proxy.proxy_protocol import MAX_BYTES, HeaderError, header_length
+from cloned_proxy.proxy.proxy_protocol import MAX_BYTES, HeaderError, header_length, source_of
 from cloned_proxy.proxy.relay import reset_socket
 
 _log = structlog.get_logger(__name__)
@@ -36,12 +36,17 @@ class Porch:
         enter: Callable[[Listener], ClientConnection | None],
         leave: Callable[[ClientConnection], None],
         take: Callable[[ClientConnection, socket.socket], None],
+        refused: Callable[[], None],
         seconds: float,
     ) -> None:
-        """As `Door`; what `take` gets begins with what the client says. A header has `seconds` to come, in all."""
+        """As `Door`; what `take` gets begins with what the client says. A header has `seconds` to come, in all.
+
+        `refused` is told of each client without a good one.
+        """
         self._listener: Final = listener
         self._leave: Final = leave
         self._take: Final = take
+        self._refused: Final = refused
         self._seconds: Final = seconds
         self._loop: Final = asyncio.get_running_loop()
         self._door: Final = Door(listener, enter=enter, leave=leave, take=self._accepted)
@@ -99,11 +104,14 @@ class Porch:
             self._refuse(sock, peer, str(error))
             return
         if length is not None:
-            self._take(self._forget(sock), sock)
+            connection = self._forget(sock)
+            connection.source_address = source_of(bytes(begun))
+            self._take(connection, sock)
 
     def _refuse(self, sock: socket.socket, peer: str, reason: str) -> None:
         self._leave(self._forget(sock))
         reset_socket(sock)
+        self._refused()
         if time.monotonic() - self._told_at >= _SILENT_SECONDS:
             self._told_at = time.monotonic()
             _log.warning(

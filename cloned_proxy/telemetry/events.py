@@ -69,6 +69,8 @@ class DecisionEvent:
     """With `address_not_allowed`: the address that the name resolved to. For the owner of the log, no caller."""
     amends: str = ""
     """Id of the earlier decision on the same call that this one replaces: a tunnel whose first bytes did not fit."""
+    source_address: str = ""
+    """Of the client, as a load balancer of `listen.proxy_protocol_from` has named it; "" where there is none."""
 
     @property
     def times(self) -> int:

@@ -421,7 +421,7 @@ def test_the_library_is_of_this_program() -> None:
                 "idle inject registry reason origin preset")),
         (Limits, "concurrent requests_per_minute bytes_per_hour denials_per_minute"),
         (Listener, "socket principal name names only_names header_from"),
-        (Principal, "tool run source"),
+        (Principal, "tool run source source_address"),
     ],
 )  # fmt: skip
 def test_whatever_a_decision_depends_on_is_thought_of(kind: type, fields: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from cloned_proxy.policy.vocabulary import Anonymous, Mode
 from cloned_proxy.proxy.listener import Listener, bind_tcp
 from cloned_proxy.proxy.porch import Porch
 from cloned_proxy.proxy.proxy_protocol import MAX_BYTES
+from cloned_proxy.store.audit_queue import AuditQueue
 from cloned_proxy.store.config import ConfigError, load_config
+from cloned_proxy.telemetry.events import DecisionEvent
 from tests.proxy.support import Upstream, World, allow, connect_head, hello, until, upstream, world
 from tests.proxy.test_proxy_protocol import EMPTY, IPV4, WHOLE, WRONG, second
 
@@ -91,8 +94,44 @@ async def test_from_a_named_address_nothing_passes_without_a_whole_header(canary
     async with world(allow(HOST, canary.port), header_from=NAMED, head_timeout=0.2) as made:
         for name, wrong in WRONG.items():
             assert not await said(made, wrong + connect_head(canary.port, HOST)), name
+        assert made.metrics.headers_refused == len(WRONG)
         assert not canary.connections
         assert made.audit.verdicts == []
+
+
+async def test_the_address_of_a_header_is_on_record_and_makes_nobody_another_caller(canary: Upstream) -> None:
+    forged = "X-Cloned-Tool-Token: forged\r\n"
+    asked = {
+        "allow": connect_head(canary.port, HOST),
+        "deny": connect_head(443, "denied.example"),
+        "no credential": connect_head(443, "denied.example", headers=forged),
+        "malformed": b"GET http://x/ HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        "plain": b"GET http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nConnection: close\r\n\r\n",
+    }
+    headers = {"192.0.2.1": WHOLE["v1 IPv4"], "2001:db8::1": WHOLE["v2 IPv6"], "": WHOLE["v2 LOCAL"]}
+    async with world(allow(HOST, canary.port), header_from=NAMED) as made:
+        for head in asked.values():
+            for header in headers.values():
+                for _ in range(2):  # the second one could be told from memory
+                    assert await said(made, header + head)
+            assert await said(made, head, sender=STRANGER)
+        decisions = [event for event in made.audit.events if isinstance(event, DecisionEvent)]
+        assert [event.source_address for event in decisions] == len(asked) * [
+            *(source for source in headers for _ in range(2)),
+            "",
+        ]
+        assert {event.tool for event in decisions} == {None}
+
+
+async def test_denials_of_two_clients_are_two_entries() -> None:
+    queue: AuditQueue[DecisionEvent] = AuditQueue(10)
+    async with world() as made:
+        await made.ask(connect_head(443, "denied.example"))
+        (event,) = made.audit.events
+    assert isinstance(event, DecisionEvent)
+    for source in ("192.0.2.1", "192.0.2.1", "192.0.2.2"):
+        queue.put_denial(replace(event, source_address=source), None, summary=False)
+    assert [(entry.source_address, entry.times) for entry, _ in queue.take()] == [("192.0.2.1", 2), ("192.0.2.2", 1)]
 
 
 async def test_a_second_header_is_not_one(canary: Upstream) -> None:
