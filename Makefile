@@ -116,7 +116,7 @@ test-wheel: wheel ## the built wheel is the source, and works where it is instal
 
 fuzz: setup ## a million mutated heads, hellos, messages against other readers, ten thousand sequences of requests
 	@$(PY) -m tests.proxy.fuzz
-	@! command -v cargo >/dev/null || { $(MAKE) --silent plane && $(PY) -m tests.proxy.fuzz_plane; }
+	@! command -v cargo >/dev/null || { $(MAKE) --silent plane && $(PY) -m tests.proxy.plane.fuzz_plane; }
 
 sanitize: ## the native plane under load with AddressSanitizer, or valgrind; nothing of Python in it
 	@command -v rustc >/dev/null || { echo "the native plane needs rustc: apt-get install cargo" >&2; exit 2; }

@@ -26,15 +26,15 @@ from typing import Any
 from mitmproxy import ctx, exceptions, http
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from cloned_proxy.policy.caller import ANONYMOUS, CallerSource, Principal
-from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.decide_addresses import decide_addresses
-from cloned_proxy.policy.decision import Decision, Request
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.parse import PolicyError
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.policy_file import load_policy
-from cloned_proxy.store.presets import PresetShelf
+from cloned_proxy.policy.callers.caller import ANONYMOUS, CallerSource, Principal
+from cloned_proxy.policy.deciding.decide import decide
+from cloned_proxy.policy.deciding.decide_addresses import decide_addresses
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.reading.parse import PolicyError
+from cloned_proxy.policy.terms.decision import Decision, Request
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.policyfile.policy_file import load_policy
+from cloned_proxy.store.workspaces.presets import PresetShelf
 
 _log = logging.getLogger(__name__)
 _PASSTHROUGH = ("ignore_hosts", "allow_hosts", "tcp_hosts", "udp_hosts")

@@ -10,8 +10,8 @@ import subprocess
 import sys
 
 from bench.contenders import ContenderError
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.worker import PYTHON_IMAGE
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.images.worker import PYTHON_IMAGE
 from tests.runner.kept_images import bring_sandbox_images
 
 

@@ -23,16 +23,16 @@ import redis
 import structlog
 import uvloop
 
-from cloned_proxy.fleet.build import Fleet, build
-from cloned_proxy.fleet.envelope import Trust
-from cloned_proxy.fleet.keys import SigningKey
-from cloned_proxy.fleet.link import Link
-from cloned_proxy.fleet.names import Names
-from cloned_proxy.fleet.publish import Publisher
-from cloned_proxy.fleet.statement import Number
-from cloned_proxy.store.config import Config
-from cloned_proxy.store.fleet_settings import FleetSettings
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.fleet.link.link import Link
+from cloned_proxy.fleet.link.names import Names
+from cloned_proxy.fleet.members.build import Fleet, build
+from cloned_proxy.fleet.operating.publish import Publisher
+from cloned_proxy.fleet.signed.envelope import Trust
+from cloned_proxy.fleet.signed.keys import SigningKey
+from cloned_proxy.fleet.signed.statement import Number
+from cloned_proxy.store.settings.config import Config
+from cloned_proxy.store.settings.fleet_settings import FleetSettings
+from cloned_proxy.store.workspaces.workspace import Workspace
 
 POLICY = b"version: 1\nanonymous: global\nglobal:\n  allow:\n" + b"".join(b"    - h%d.example\n" % n for n in range(50))
 

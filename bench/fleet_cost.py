@@ -27,9 +27,9 @@ from bench.contenders import Contender, Ours
 from bench.fleet import Store
 from bench.upstream_process import UpstreamProcess
 from bench.workloads import WORKLOADS, Workload
-from cloned_proxy.fleet.keys import SigningKey
-from cloned_proxy.fleet.names import Names
-from cloned_proxy.fleet.statement import Number, Statement, seal_statement
+from cloned_proxy.fleet.link.names import Names
+from cloned_proxy.fleet.signed.keys import SigningKey
+from cloned_proxy.fleet.signed.statement import Number, Statement, seal_statement
 
 _ROUNDS: Final = 7
 _SECONDS: Final = 2.0

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.alone import bring_images
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import SandboxError
+from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.mcp.baking import bake
 from cloned_proxy.runner.mcp.packages import parse_package
-from cloned_proxy.runner.standby import proxy_for
+from cloned_proxy.runner.slots.standby import proxy_for
+from cloned_proxy.runner.values.errors import SandboxError
 
 PACKAGE = "@modelcontextprotocol/server-everything@2026.8.31"
 ROUNDS = 5

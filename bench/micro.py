@@ -11,20 +11,20 @@ from typing import Final
 from bench.contenders import rule_hosts
 from bench.measure import median
 from bench.wire import HOST, real_hello
-from cloned_proxy.fleet.jwks import fleet_keys
-from cloned_proxy.fleet.keys import SigningKey
-from cloned_proxy.fleet.tool_tokens import FleetTokens, mint_tool_token
-from cloned_proxy.policy.caller import ANONYMOUS
-from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.decide_addresses import decide_addresses
-from cloned_proxy.policy.decision import Request
-from cloned_proxy.policy.identity import Claims, OwnTokens, identify, mint_token
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.proxy.client_hello import ClientHelloReader
-from cloned_proxy.proxy.head import parse_head
-from cloned_proxy.proxy.hello_watch import HelloWatch
-from cloned_proxy.store.policy_file import policy_from_bytes
-from cloned_proxy.store.state import State
+from cloned_proxy.fleet.signed.keys import SigningKey
+from cloned_proxy.fleet.tokens.jwks import fleet_keys
+from cloned_proxy.fleet.tokens.tool_tokens import FleetTokens, mint_tool_token
+from cloned_proxy.policy.callers.caller import ANONYMOUS
+from cloned_proxy.policy.callers.identity import Claims, OwnTokens, identify, mint_token
+from cloned_proxy.policy.deciding.decide import decide
+from cloned_proxy.policy.deciding.decide_addresses import decide_addresses
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.proxy.wire.client_hello import ClientHelloReader
+from cloned_proxy.proxy.wire.head import parse_head
+from cloned_proxy.proxy.wire.hello_watch import HelloWatch
+from cloned_proxy.store.audit.state import State
+from cloned_proxy.store.policyfile.policy_file import policy_from_bytes
 from cloned_proxy.telemetry.events import DecisionEvent, Kind, new_decision_id
 
 SIZES: Final = (10, 1_000, 20_000)

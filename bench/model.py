@@ -26,12 +26,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.alone import print_to_stderr
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import SandboxError
-from cloned_proxy.runner.link import proxy_status
+from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.llm.relay import InsideSockets
 from cloned_proxy.runner.llm.state import CONTAINER
-from cloned_proxy.runner.standby import proxy_for
+from cloned_proxy.runner.slots.link import proxy_status
+from cloned_proxy.runner.slots.standby import proxy_for
+from cloned_proxy.runner.values.errors import SandboxError
 from tests.runner.kept_images import bring_sandbox_images
 from tests.runner.real_model import FILE, IMAGE, build_image, fetch
 

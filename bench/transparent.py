@@ -20,13 +20,13 @@ from pathlib import Path
 import trustme
 
 from bench.alone import bring_images
-from cloned_proxy.runner.errors import SandboxError
-from cloned_proxy.runner.execution import Collected
-from cloned_proxy.runner.job import Job
-from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.standby import proxy_for
-from cloned_proxy.runner.stream import Attached
-from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.docker.stream import Attached
+from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.runs.execution import Collected
+from cloned_proxy.runner.runs.job import Job
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
+from cloned_proxy.runner.slots.standby import proxy_for
+from cloned_proxy.runner.values.errors import SandboxError
 
 RATIO = 1.3
 _TOOL = "bench.tool@v1"

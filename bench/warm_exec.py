@@ -24,11 +24,11 @@ from pathlib import Path
 
 from bench.alone import bring_images
 from bench.sandbox import DOCKER_RUN, timed
-from cloned_proxy.cli.warm.wire import SOCKET
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import SandboxError
-from cloned_proxy.runner.link import is_served
-from cloned_proxy.runner.spec import WORKSPACE_LABEL, workspace_mark
+from cloned_proxy.cli.terminal.warm_wire import SOCKET
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.slots.link import is_served
+from cloned_proxy.runner.values.errors import SandboxError
+from cloned_proxy.runner.values.spec import WORKSPACE_LABEL, workspace_mark
 
 ROUNDS = 15
 TOGETHER = 20

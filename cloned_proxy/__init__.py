@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from cloned_proxy.fetch.errors import EgressBlockedError
     from cloned_proxy.fetch.safe_fetch import SafeFetch
-    from cloned_proxy.policy.decision import Decision
-    from cloned_proxy.policy.model import Policy
-    from cloned_proxy.policy.parse import PolicyError
-    from cloned_proxy.policy.vocabulary import Reason, Verdict
-    from cloned_proxy.runner.calls import ExecResult
-    from cloned_proxy.runner.errors import (
+    from cloned_proxy.policy.model.model import Policy
+    from cloned_proxy.policy.reading.parse import PolicyError
+    from cloned_proxy.policy.terms.decision import Decision
+    from cloned_proxy.policy.terms.vocabulary import Reason, Verdict
+    from cloned_proxy.runner.runs.calls import ExecResult
+    from cloned_proxy.runner.runs.job import ToolResult
+    from cloned_proxy.runner.runs.runner import DockerContainerRunner
+    from cloned_proxy.runner.runs.session import Session
+    from cloned_proxy.runner.values.errors import (
         EngineError,
         RunCancelledError,
         SandboxError,
@@ -22,45 +25,42 @@ if TYPE_CHECKING:
         ToolLimitError,
         ToolTimeoutError,
     )
-    from cloned_proxy.runner.job import ToolResult
-    from cloned_proxy.runner.runner import DockerContainerRunner
-    from cloned_proxy.runner.session import Session
-    from cloned_proxy.runner.spec import Mount
-    from cloned_proxy.store.approval import Approval
-    from cloned_proxy.store.approval_errors import ApprovalError
-    from cloned_proxy.store.egress_request import request_egress
-    from cloned_proxy.store.errors import StoreError
+    from cloned_proxy.runner.values.spec import Mount
+    from cloned_proxy.store.approvals.approval import Approval
+    from cloned_proxy.store.approvals.approval_errors import ApprovalError
+    from cloned_proxy.store.approvals.egress_request import request_egress
+    from cloned_proxy.store.files.errors import StoreError
     from cloned_proxy.testing import decide, load_policy
 
 __version__ = "0.1.0"
 """The one place where it is written; the wheel's own is read from here."""
 
 _PLACES: Final = {
-    "Approval": "cloned_proxy.store.approval",
-    "ApprovalError": "cloned_proxy.store.approval_errors",
-    "Decision": "cloned_proxy.policy.decision",
-    "DockerContainerRunner": "cloned_proxy.runner.runner",
+    "Approval": "cloned_proxy.store.approvals.approval",
+    "ApprovalError": "cloned_proxy.store.approvals.approval_errors",
+    "Decision": "cloned_proxy.policy.terms.decision",
+    "DockerContainerRunner": "cloned_proxy.runner.runs.runner",
     "EgressBlockedError": "cloned_proxy.fetch.errors",
-    "EngineError": "cloned_proxy.runner.errors",
-    "ExecResult": "cloned_proxy.runner.calls",
-    "Mount": "cloned_proxy.runner.spec",
-    "Policy": "cloned_proxy.policy.model",
-    "PolicyError": "cloned_proxy.policy.parse",
-    "Reason": "cloned_proxy.policy.vocabulary",
-    "RunCancelledError": "cloned_proxy.runner.errors",
+    "EngineError": "cloned_proxy.runner.values.errors",
+    "ExecResult": "cloned_proxy.runner.runs.calls",
+    "Mount": "cloned_proxy.runner.values.spec",
+    "Policy": "cloned_proxy.policy.model.model",
+    "PolicyError": "cloned_proxy.policy.reading.parse",
+    "Reason": "cloned_proxy.policy.terms.vocabulary",
+    "RunCancelledError": "cloned_proxy.runner.values.errors",
     "SafeFetch": "cloned_proxy.fetch.safe_fetch",
-    "SandboxError": "cloned_proxy.runner.errors",
-    "SandboxInputError": "cloned_proxy.runner.errors",
-    "Session": "cloned_proxy.runner.session",
-    "StoreError": "cloned_proxy.store.errors",
-    "ToolFailedError": "cloned_proxy.runner.errors",
-    "ToolLimitError": "cloned_proxy.runner.errors",
-    "ToolResult": "cloned_proxy.runner.job",
-    "ToolTimeoutError": "cloned_proxy.runner.errors",
-    "Verdict": "cloned_proxy.policy.vocabulary",
+    "SandboxError": "cloned_proxy.runner.values.errors",
+    "SandboxInputError": "cloned_proxy.runner.values.errors",
+    "Session": "cloned_proxy.runner.runs.session",
+    "StoreError": "cloned_proxy.store.files.errors",
+    "ToolFailedError": "cloned_proxy.runner.values.errors",
+    "ToolLimitError": "cloned_proxy.runner.values.errors",
+    "ToolResult": "cloned_proxy.runner.runs.job",
+    "ToolTimeoutError": "cloned_proxy.runner.values.errors",
+    "Verdict": "cloned_proxy.policy.terms.vocabulary",
     "decide": "cloned_proxy.testing",
     "load_policy": "cloned_proxy.testing",
-    "request_egress": "cloned_proxy.store.egress_request",
+    "request_egress": "cloned_proxy.store.approvals.egress_request",
 }
 
 __all__ = [

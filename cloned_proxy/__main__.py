@@ -14,28 +14,28 @@ def main() -> None:
 
     if (code := passed_on(sys.argv)) is not None:
         os._exit(code)  # nothing of this process is left to be written or closed
-    from cloned_proxy.cli.ending import exit_code_of
+    from cloned_proxy.cli.start.ending import exit_code_of
 
     sys.exit(exit_code_of(lambda: _run(sys.argv[1:])))
 
 
 def _run(words: list[str]) -> int | None:
     if words == ["--version"]:
-        from cloned_proxy.cli.version import print_version
+        from cloned_proxy.cli.start.version import print_version
 
         print_version()
         return None
     if "_CLONED_PROXY_COMPLETE" in os.environ:
-        from cloned_proxy.cli.completion import completed
+        from cloned_proxy.cli.start.completion import completed
 
         if completed():
             return None
     _check_encoding(words)
-    from cloned_proxy.cli.quick import quick_call
+    from cloned_proxy.cli.start.quick import quick_call
 
     if (call := quick_call(words)) is not None:
         return call()
-    from cloned_proxy.cli.app import app
+    from cloned_proxy.cli.start.app import app
 
     app(prog_name="cloned-proxy")
     return None
@@ -46,7 +46,7 @@ def _check_encoding(words: Sequence[str]) -> None:
 
     What stands behind `--` is a tool's own command, for which any bytes may have a meaning.
     """
-    from cloned_proxy.cli.errors import CommandError
+    from cloned_proxy.cli.show.errors import CommandError
 
     for number, word in enumerate(takewhile(lambda word: word != "--", words), start=1):
         try:

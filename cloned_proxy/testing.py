@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from cloned_proxy.policy.caller import ANONYMOUS, Principal
-from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.tool_id import tool_id
-from cloned_proxy.policy.url import decide_url
-from cloned_proxy.store import policy_file
-from cloned_proxy.store.presets import PresetShelf
+from cloned_proxy.policy.callers.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.callers.tool_id import tool_id
+from cloned_proxy.policy.deciding.url import decide_url
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.terms.decision import Decision
+from cloned_proxy.store.policyfile import policy_file
+from cloned_proxy.store.workspaces.presets import PresetShelf
 
 
 def load_policy(path: Path | str, *, now: float | None = None) -> Policy:

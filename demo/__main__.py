@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import SandboxError
-from cloned_proxy.runner.image_check import HOLDER_IMAGE, check_current
-from cloned_proxy.runner.worker import PYTHON_IMAGE
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.images.image_check import HOLDER_IMAGE, check_current
+from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.values.errors import SandboxError
 from demo.tour import ROOT, START, Step, in_shell, marked, steps, with_ports
 
 _SECONDS: Final = 43.0

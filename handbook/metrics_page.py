@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
-from cloned_proxy.store.otlp_export import OtlpExport
+from cloned_proxy.store.audit.otlp_export import OtlpExport
 from cloned_proxy.telemetry.fleet_metrics import FleetMetrics
 from cloned_proxy.telemetry.identity_metrics import IdentityMetrics
 from cloned_proxy.telemetry.metrics import Metrics

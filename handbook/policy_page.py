@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloned_proxy.policy import documents
+from cloned_proxy.policy.reading import documents
 from handbook.reference import documents_of, page, sections
 from handbook.site import ROOT
 

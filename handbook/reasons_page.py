@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloned_proxy.policy.reasons import REASONS
+from cloned_proxy.policy.terms.reasons import REASONS
 from handbook.reference import intro, table
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cloned_proxy.store.config import Config
+from cloned_proxy.store.settings.config import Config
 from handbook.reference import documents_of, page, sections
 from handbook.site import ROOT
 

@@ -15,7 +15,7 @@ ELSEWHERE: Final = {
     "tests/e2e/test_registries.py": "the age of packages",
     "tests/e2e/test_upstream_proxy.py": "the proxy in front",
     "tests/e2e/test_plane.py": "the native plane, tunnels",
-    "tests/proxy/test_plane_plain.py": "the native plane, plain HTTP: each guard taken out of the Rust source",
+    "tests/proxy/plane/test_plane_plain.py": "the native plane, plain HTTP: each guard taken out of the Rust source",
     "tests/runner/test_outside.py": "ways out of a sandbox, with an open container as the control",
     "tests/runner/project/test_attacks.py": "a writable project",
     "tests/control/test_broken_builds.py": "the control UI and API",

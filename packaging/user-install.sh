@@ -50,7 +50,7 @@ install_here() {
   version=$("$new/bin/$name" --version)
 
   for file in "$page" "$bash_completion" "$fish_completion"; do mkdir -p "$(dirname "$file")"; done
-  "$new/bin/python" -P -m cloned_proxy.cli.manual >"$page"
+  "$new/bin/python" -P -m cloned_proxy.cli.start.manual >"$page"
   _CLONED_PROXY_COMPLETE=source_bash "$new/bin/$name" >"$bash_completion"
   _CLONED_PROXY_COMPLETE=source_fish "$new/bin/$name" >"$fish_completion"
   ln -s "$new/bin/$name" "$new/link"

@@ -1,8 +1,9 @@
-"""Imports go down one list, and the policy touches nothing but values."""
+"""Imports go down, from package to package and from room to room, and the policy touches nothing but values."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,52 @@ import pytest
 pytestmark = pytest.mark.checkout  # it reads the source where it is written
 
 PACKAGE = Path(__file__).parents[1] / "cloned_proxy"
-LAYERS = ("cli", "control", "notify", "fetch", "runner", "proxy", "fleet", "store", "telemetry", "policy")
+LAYERS = (
+    "cli", "control", "notify", "fetch", "runner", "proxy", "local", "fleet", "store", "telemetry", "policy",
+)  # fmt: skip
+ROOMS = {
+    "cli": ("warm", "start", "commands", "terminal", "editing", "place", "show"),
+    "cli/commands": (
+        "workspace", "status", "serving", "rules", "policy", "pipelines", "model", "mcp", "sandbox", "log", "images",
+        "doctor", "fleet", "clients", "approvals",
+    ),
+    "control": (
+        "__main__", "http", "process", "endpoints", "app", "openapi", "operation", "sessions", "parts", "feed",
+        "record", "outlook", "pages", "guard", "errors",
+    ),
+    "runner": (
+        "setup", "mcp", "llm", "pipelines", "probe", "runs", "trust", "slots", "project", "images", "files", "docker",
+        "namespaces", "values",
+    ),
+    "proxy": (
+        "serving", "slots", "replica", "gate", "plane", "plain", "tunnel", "inspection", "own", "http1", "secrets",
+        "enforce", "upstream", "transport", "wire", "grants",
+    ),
+    "proxy/inspection": (
+        "registry", "engine", "http2", "http1", "requests", "upstream", "connections", "examining", "certificates",
+    ),
+    "proxy/upstream": ("ways", "places", "chained", "resolver", "lookup", "dial"),
+    "fleet": (
+        "operating", "audit", "leases", "shares", "tokens", "approvals", "members", "signed_policy", "link", "signed",
+    ),
+    "store": ("vault", "approvals", "policyfile", "workspaces", "audit", "settings", "leases", "files"),
+    "policy": ("reading", "hints", "deciding", "callers", "paths", "model", "terms", "secrets"),
+}  # fmt: skip
+"""What lies in a folder that has folders, each above those that it may import."""
+KNIT = {
+    "cli.commands.doctor": [{"checks", "upstream_check"}],
+    "cli.editing": [{"editing", "presets"}],
+    "fleet.approvals": [{"approval_service", "deciding"}],
+    "policy.terms": [{"address", "decision", "host", "network", "network_index", "registry", "rule"}],
+    "proxy.inspection.http1": [{"connection", "exchange"}],
+    "proxy.inspection.http2": [{"answering", "front"}],
+    "proxy.plain": [{"admission", "client", "exchange", "own", "reach", "websocket"}],
+    "proxy.tunnel": [{"connection", "parts", "refused_head"}, {"passage", "ssh_guard"}],
+    "runner.runs": [{"prepared", "slot_run"}],
+}
+"""Files that name each other, in one room: two ends of one thing, of which one names the other for its type alone."""
+FULL = 20
+"""Things in one folder that a reader still takes in."""
 PURE = {"__future__", "cloned_proxy", "idna", "packaging", "pydantic", "pydantic_core", "publicsuffixlist",
         "base64", "binascii",
         "collections", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib", "hmac", "ipaddress",
@@ -20,8 +66,13 @@ PURE = {"__future__", "cloned_proxy", "idna", "packaging", "pydantic", "pydantic
         "math", "re", "shlex", "types", "typing", "unicodedata", "urllib"}  # fmt: skip
 
 
+@functools.cache
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def _imports(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(_tree(file)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module is not None:
@@ -44,6 +95,106 @@ def test_imports_go_down(layer: str) -> None:
     assert wrong == []
 
 
+def _module(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@functools.cache
+def _graph() -> dict[str, set[str]]:
+    """Each module with those of ours that it imports, for their types alone as well; names without `cloned_proxy.`"""
+    modules = {_module(file): file for file in PACKAGE.rglob("*.py")}
+    found: dict[str, set[str]] = {}
+    for module, file in modules.items():
+        found[module] = set()
+        for node in ast.walk(_tree(file)):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module is not None:
+                names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+                names = [str(argument.value) for argument in node.args if isinstance(argument, ast.Constant)]
+            ours = [name.removeprefix("cloned_proxy.") for name in names if name.startswith("cloned_proxy.")]
+            found[module] |= {name for name in ours if name in modules and name != module}
+    return found
+
+
+def _things(folder: Path) -> set[str]:
+    return {path.stem for path in folder.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} - {
+        "__init__"
+    }
+
+
+def _upward(place: str, rooms: tuple[str, ...]) -> list[str]:
+    prefix = place.replace("/", ".") + "."
+    inside = {module: module.removeprefix(prefix).split(".")[0] for module in _graph() if module.startswith(prefix)}
+    return sorted(
+        f"{module} imports {other}"
+        for module, room in inside.items()
+        for other in _graph()[module]
+        if other in inside and rooms.index(inside[other]) < rooms.index(room)
+    )
+
+
+@pytest.mark.parametrize("place", ROOMS)
+def test_imports_between_rooms_go_down(place: str) -> None:
+    assert set(ROOMS[place]) == _things(PACKAGE / place), "the table names what lies there"
+    assert _upward(place, ROOMS[place]) == []
+
+
+def test_nothing_below_the_commands_starts_one_by_its_module() -> None:
+    """`python -m cloned_proxy` is the program; a module of the command line in a string would be an import unseen."""
+    named = [
+        f"{file.relative_to(PACKAGE)}:{node.lineno}"
+        for layer in LAYERS[1:]
+        for file in _files(layer)
+        for node in ast.walk(_tree(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "cloned_proxy.cli" in node.value
+    ]
+    assert named == []
+
+
+def test_each_folder_with_folders_has_its_table() -> None:
+    folders = {file.parent.parent for layer in LAYERS for file in (PACKAGE / layer).rglob("__init__.py")} - {PACKAGE}
+    assert {folder.relative_to(PACKAGE).as_posix() for folder in folders} == set(ROOMS)
+
+
+def test_no_room_is_too_full() -> None:
+    folders = [PACKAGE, *(file.parent for file in PACKAGE.rglob("*/__init__.py"))]
+    assert {str(folder): len(_things(folder)) for folder in folders if len(_things(folder)) > FULL} == {}
+
+
+def test_files_name_each_other_only_where_they_are_one_thing() -> None:
+    found: dict[str, list[set[str]]] = {}
+    for knot in _knots(_graph()):
+        room = {module.rpartition(".")[0] for module in knot}
+        assert len(room) == 1, f"files of different rooms import each other: {sorted(knot)}"
+        found.setdefault(room.pop(), []).append({module.rpartition(".")[2] for module in knot})
+    assert {room: sorted(map(sorted, knots)) for room, knots in found.items()} == {
+        room: sorted(map(sorted, knots)) for room, knots in KNIT.items()
+    }
+
+
+def _knots(graph: dict[str, set[str]]) -> list[set[str]]:
+    """Modules that reach each other, two or more at a time."""
+    while loose := [module for module in graph if not graph[module]]:
+        graph = {module: others - set(loose) for module, others in graph.items() if module not in loose}
+    reached = {module: _reach(graph, module) for module in graph}
+    knots = {frozenset({module, *(o for o in reached[module] if module in reached[o])}) for module in graph}
+    return [set(knot) for knot in knots if len(knot) > 1]
+
+
+def _reach(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    left = [start]
+    while left:
+        for other in graph[left.pop()] - seen:
+            seen.add(other)
+            left.append(other)
+    return seen
+
+
 def test_the_policy_does_no_io_and_reads_no_clock() -> None:
     used = {name.split(".")[0] for file in _files("policy") for name in _imports(file)}
     assert _files("policy")
@@ -57,7 +208,7 @@ def test_no_clock_is_read_through_datetime() -> None:
     calls = [
         f"{file.name}:{node.lineno}"
         for file in _files("policy")
-        for node in ast.walk(ast.parse(file.read_text()))
+        for node in ast.walk(_tree(file))
         if isinstance(node, ast.Attribute) and node.attr in {"now", "utcnow", "today"}
     ]
     assert calls == []
@@ -65,7 +216,7 @@ def test_no_clock_is_read_through_datetime() -> None:
 
 def _exit_literals(file: Path) -> Iterator[str]:
     """Numbers where an exit code is said: in a call that ends the program, or as `code=` of an error."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(_tree(file)):
         if not isinstance(node, ast.Call):
             continue
         name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

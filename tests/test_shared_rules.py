@@ -13,25 +13,25 @@ import pytest
 from pydantic import TypeAdapter
 
 from cloned_proxy import testing
-from cloned_proxy.cli.editing import check_tool
-from cloned_proxy.cli.entries import TELLERS
-from cloned_proxy.cli.slots import parse_slot
+from cloned_proxy.cli.commands.serving.slots import parse_slot
+from cloned_proxy.cli.editing.editing import check_tool
+from cloned_proxy.cli.show.entries import TELLERS
 from cloned_proxy.control.endpoints.rules import ToolId
 from cloned_proxy.control.endpoints.terms import Duration
 from cloned_proxy.fetch.guide import Guide
-from cloned_proxy.fleet.tool_tokens import mint_tool_token
-from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.pack import read_pack
-from cloned_proxy.policy.parse import parse_policy
-from cloned_proxy.policy.reasons import REASONS
-from cloned_proxy.policy.units import parse_size, parse_term
-from cloned_proxy.policy.vocabulary import Reason
-from cloned_proxy.proxy.slot_protocol import OpenSlot
-from cloned_proxy.runner.spec import check_tool_id, parse_memory
-from cloned_proxy.store.chain import TYPE_OF
-from cloned_proxy.store.egress_request import proposal_of
-from cloned_proxy.store.issuer_settings import IssuerSettings
+from cloned_proxy.fleet.tokens.tool_tokens import mint_tool_token
+from cloned_proxy.local.slot_protocol import OpenSlot
+from cloned_proxy.policy.callers.identity import Claims, mint_token
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.reading.pack import read_pack
+from cloned_proxy.policy.reading.parse import parse_policy
+from cloned_proxy.policy.terms.reasons import REASONS
+from cloned_proxy.policy.terms.units import parse_size, parse_term
+from cloned_proxy.policy.terms.vocabulary import Reason
+from cloned_proxy.runner.values.spec import check_tool_id, parse_memory
+from cloned_proxy.store.approvals.egress_request import proposal_of
+from cloned_proxy.store.audit.chain import TYPE_OF
+from cloned_proxy.store.settings.issuer_settings import IssuerSettings
 from cloned_proxy.telemetry.event_types import DECISION, EVENT_TYPES, TYPES_IN_THE_UI, TYPES_OF_TOOLS
 
 KEY = b"k" * 32

@@ -24,9 +24,9 @@ from cloned_proxy.control.guard import authorities_of
 from cloned_proxy.control.http import serve
 from cloned_proxy.control.parts import ControlParts
 from cloned_proxy.control.record import Record
-from cloned_proxy.store.devices import Devices
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.workspaces.devices import Devices
+from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.log import configure_logging
 
 _THREADS: Final = 16

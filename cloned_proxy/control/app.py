@@ -21,10 +21,10 @@ from cloned_proxy.control.operation import Call, Operation, read_body, read_quer
 from cloned_proxy.control.pages import INDEX, PAIR, Pages
 from cloned_proxy.control.parts import ControlParts
 from cloned_proxy.control.sessions import device_of
-from cloned_proxy.policy.parse import PolicyError
-from cloned_proxy.store.devices import Device
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.tests_of_policy import ForbiddenByTestsError
+from cloned_proxy.policy.reading.parse import PolicyError
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.policyfile.tests_of_policy import ForbiddenByTestsError
+from cloned_proxy.store.workspaces.devices import Device
 
 _log = structlog.get_logger(__name__)
 

@@ -20,8 +20,8 @@ import anyio
 import structlog
 
 from cloned_proxy.control.record import Wanted
-from cloned_proxy.store.database import open_database
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.audit.database import open_database
+from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.event_types import TYPES_IN_THE_UI
 
 _log = structlog.get_logger(__name__)

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cloned_proxy.control.errors import ApiError
-from cloned_proxy.policy.host_port import in_brackets
+from cloned_proxy.policy.terms.host_port import in_brackets
 
 POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "

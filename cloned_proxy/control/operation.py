@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from cloned_proxy.control.errors import ApiError, FieldProblem
 from cloned_proxy.control.parts import ControlParts
-from cloned_proxy.store.devices import Device
+from cloned_proxy.store.workspaces.devices import Device
 
 MAX_BODY: Final = 65_536
 _BODY_SECONDS: Final = 10.0

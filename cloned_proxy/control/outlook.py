@@ -6,16 +6,16 @@ import enum
 from collections.abc import Container
 from typing import Final
 
-from cloned_proxy.policy.caller import ANONYMOUS, Principal
-from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.decision import Decision, Request
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.reasons import MENDABLE
-from cloned_proxy.policy.rule import Address
-from cloned_proxy.policy.vocabulary import Reason, Verdict
-from cloned_proxy.proxy.enforced import as_enforced
-from cloned_proxy.store.rule_use import RuleUse
-from cloned_proxy.store.tally import OTHER, BlockedCall, BlockedGroup
+from cloned_proxy.policy.callers.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.deciding.decide import decide
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.terms.decision import Decision, Request
+from cloned_proxy.policy.terms.reasons import MENDABLE
+from cloned_proxy.policy.terms.rule import Address
+from cloned_proxy.policy.terms.vocabulary import Reason, Verdict
+from cloned_proxy.proxy.enforce.enforced import as_enforced
+from cloned_proxy.store.audit.tally import OTHER, BlockedCall, BlockedGroup
+from cloned_proxy.store.policyfile.rule_use import RuleUse
 
 _MENDED_BY_A_RULE: Final = MENDABLE | {Reason.EXPLICIT_DENY}
 _MENDED_BY_RAW_TCP: Final = frozenset({Reason.PROTOCOL_NOT_ALLOWED, Reason.SNI_MISSING, Reason.SNI_MISMATCH})

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from cloned_proxy.control.feed import Feed
 from cloned_proxy.control.record import Record
-from cloned_proxy.store.devices import Devices
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.workspaces.devices import Devices
+from cloned_proxy.store.workspaces.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.proxy import beside
-from cloned_proxy.proxy.listener import BadAddressError, BindError, bind_tcp
+from cloned_proxy.proxy.serving import beside
+from cloned_proxy.proxy.transport.listener import BadAddressError, BindError, bind_tcp
 from cloned_proxy.telemetry.log import LogFormat
 
 _KEPT: Final = frozenset({"PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM", "NO_COLOR", "VIRTUAL_ENV"})

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.store.audit_log import times_of
-from cloned_proxy.store.database import open_database
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.audit.audit_log import times_of
+from cloned_proxy.store.audit.database import open_database
+from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.combined import common_digits, is_of_entry
 
 _MOST_SCANNED: Final = 100_000

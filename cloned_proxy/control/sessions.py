@@ -10,8 +10,8 @@ from starlette.datastructures import Headers
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.guard import check_proof
 from cloned_proxy.control.parts import ControlParts
-from cloned_proxy.store.devices import Device
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.workspaces.devices import Device
 
 
 def device_of(headers: Headers, parts: ControlParts, *, changes: bool) -> Device:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.hint import hint
-from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.policy.hints.hint import hint
+from cloned_proxy.policy.terms.decision import Decision
+from cloned_proxy.policy.terms.vocabulary import Reason
 
 REASON_FIELD = "x-cloned-proxy-reason"
 
@@ -20,7 +20,7 @@ class EgressBlockedError(Exception):
         self, decision: Decision, *, by_proxy: bool = False, decision_id: str | None = None, advice: str = ""
     ) -> None:
         self.decision = decision
-        """With `reason`, `tool`, `host` and the `rule`, as `policy.decide` gives it."""
+        """With `reason`, `tool`, `host` and the `rule`, as `policy.deciding.decide` gives it."""
         self.by_proxy = by_proxy
         """The policy file here let it pass, the proxy did not: a used-up lease, a limit, an address, another policy."""
         self.decision_id = decision_id

@@ -13,23 +13,23 @@ from typing import Final
 import httpx
 
 from cloned_proxy.fetch.errors import EgressBlockedError
-from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.host_port import in_brackets
-from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.parse import PolicyError
-from cloned_proxy.policy.tool_id import tool_id
-from cloned_proxy.policy.url import decide_url
-from cloned_proxy.runner.errors import ProxyLinkError
-from cloned_proxy.runner.link import proxy_status
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import signature_of
-from cloned_proxy.store.keys import load_key
-from cloned_proxy.store.policy_file import load_policy
-from cloned_proxy.store.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE
-from cloned_proxy.store.serving import another_at
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.policy.callers.caller import Principal
+from cloned_proxy.policy.callers.identity import Claims, mint_token
+from cloned_proxy.policy.callers.tool_id import tool_id
+from cloned_proxy.policy.deciding.url import decide_url
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.reading.parse import PolicyError
+from cloned_proxy.policy.terms.decision import Decision
+from cloned_proxy.policy.terms.host_port import in_brackets
+from cloned_proxy.runner.slots.link import proxy_status
+from cloned_proxy.runner.values.errors import ProxyLinkError
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.files.files import signature_of
+from cloned_proxy.store.policyfile.policy_file import load_policy
+from cloned_proxy.store.workspaces.keys import load_key
+from cloned_proxy.store.workspaces.proxy_url import DEFAULT_PROXY, PROXY_VARIABLE
+from cloned_proxy.store.workspaces.serving import another_at
+from cloned_proxy.store.workspaces.workspace import Workspace
 
 TOKEN_SECONDS: Final = 3600.0
 
@@ -109,8 +109,8 @@ class Guide:
         if self._extra_ca is not None:
             context.load_verify_locations(self._extra_ca)
         if inspected:
-            from cloned_proxy.proxy.inspection.authority import Authority  # noqa: PLC0415  only where it is needed
-            from cloned_proxy.proxy.inspection.ca import certificate_path  # noqa: PLC0415
+            from cloned_proxy.proxy.inspection.certificates.authority import Authority  # noqa: PLC0415  only where it is needed
+            from cloned_proxy.proxy.inspection.certificates.ca import certificate_path  # noqa: PLC0415
 
             Authority.open(self._place.ca_directory)  # made on first use
             context.load_verify_locations(certificate_path(self._place.ca_directory))

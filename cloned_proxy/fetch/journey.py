@@ -9,7 +9,7 @@ import httpx
 
 from cloned_proxy.fetch.errors import EgressBlockedError, blocked_by_proxy
 from cloned_proxy.fetch.guide import Guide
-from cloned_proxy.policy.decision import Decision
+from cloned_proxy.policy.terms.decision import Decision
 
 MAX_REDIRECTS: Final = 20
 _HEADERS_READ: Final = "http11.receive_response_headers.complete"

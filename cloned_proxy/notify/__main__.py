@@ -20,18 +20,18 @@ from cloned_proxy.notify.delivery import Channel, Delivery
 from cloned_proxy.notify.desktop import show
 from cloned_proxy.notify.news import News
 from cloned_proxy.notify.webhook import Receiver
-from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.live_vault import LiveVault
-from cloned_proxy.store.private_memory import keep_memory_private
-from cloned_proxy.store.upstream_client import proxy_for
-from cloned_proxy.store.vault import Vault
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.audit.audit_log import AuditLog
+from cloned_proxy.store.files.private_memory import keep_memory_private
+from cloned_proxy.store.settings.upstream_client import proxy_for
+from cloned_proxy.store.vault.live_vault import LiveVault
+from cloned_proxy.store.vault.vault import Vault
+from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.events import NotifyEvent
 from cloned_proxy.telemetry.log import configure_logging
 
 
 def main() -> None:
-    """Reads what `proxy.notifier` wrote."""
+    """Reads what `proxy.serving.notifier` wrote."""
     parser = argparse.ArgumentParser(prog="python -m cloned_proxy.notify")
     parser.add_argument("--lifeline", type=int, required=True)
     parser.add_argument("--workspace", type=Path, required=True)

@@ -11,7 +11,7 @@ import structlog
 from cloned_proxy.notify.desktop import DesktopError
 from cloned_proxy.notify.notice import Notice
 from cloned_proxy.notify.webhook import WebhookError
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.events import NotifyEvent
 
 _log = structlog.get_logger(__name__)

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from cloned_proxy.notify.notice import Notice
-from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.parse import PolicyError
-from cloned_proxy.policy.rule import HostPattern, Rule
-from cloned_proxy.policy.vocabulary import Anonymous, OnDeny, Reason
-from cloned_proxy.store.approval_table import find
-from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.database import reading
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import signature_of
-from cloned_proxy.store.notify_settings import NotifySettings
-from cloned_proxy.store.policy_file import load_policy
-from cloned_proxy.store.presets import PresetShelf
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.reading.parse import PolicyError
+from cloned_proxy.policy.terms.host import HostError, parse_host
+from cloned_proxy.policy.terms.host_index import HostIndex
+from cloned_proxy.policy.terms.rule import HostPattern, Rule
+from cloned_proxy.policy.terms.vocabulary import Anonymous, OnDeny, Reason
+from cloned_proxy.store.approvals.approval_table import find
+from cloned_proxy.store.audit.audit_log import AuditLog
+from cloned_proxy.store.audit.database import reading
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.files.files import signature_of
+from cloned_proxy.store.policyfile.policy_file import load_policy
+from cloned_proxy.store.settings.notify_settings import NotifySettings
+from cloned_proxy.store.workspaces.presets import PresetShelf
 from cloned_proxy.telemetry.events import MANY
 
 _MAX_KNOWN: Final = 10_000

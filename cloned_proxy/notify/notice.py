@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from cloned_proxy.policy.host_port import host_port
-from cloned_proxy.policy.vocabulary import Reason
-from cloned_proxy.store.notify_settings import Occasion
+from cloned_proxy.policy.terms.host_port import host_port
+from cloned_proxy.policy.terms.vocabulary import Reason
+from cloned_proxy.store.settings.notify_settings import Occasion
 
 _TYPES: Final = {"denial": "egress.denied", "request": "egress.requested", "decision": "egress.decided"}
 _TITLES: Final = {

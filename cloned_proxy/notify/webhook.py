@@ -14,9 +14,9 @@ import httpx
 from standardwebhooks import Webhook
 
 from cloned_proxy.notify.notice import Notice
-from cloned_proxy.policy.secret import filled
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.notify_settings import WebhookSettings, check_webhook_url
+from cloned_proxy.policy.secrets.secret import filled
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.settings.notify_settings import WebhookSettings, check_webhook_url
 
 PAUSES: Final = (1.0, 5.0, 25.0)
 """Seconds before each further attempt, and up to a quarter more."""

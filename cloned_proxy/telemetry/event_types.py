@@ -1,6 +1,7 @@
 """The types of the entries of an audit log, and which of them each reader shows.
 
-Names alone, so that a command which prints a log need not load the events. `store.chain` maps each event to its type.
+Names alone, so that a command which prints a log need not load the events. `store.audit.chain` maps each event
+to its type.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import ClassVar, Final, Protocol
 
-from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.policy.terms.vocabulary import Reason
 
 
 class Kind(enum.StrEnum):

@@ -9,7 +9,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from cloned_proxy import __version__
-from cloned_proxy.policy.vocabulary import Reason, Verdict
+from cloned_proxy.policy.terms.vocabulary import Reason, Verdict
 from cloned_proxy.telemetry.counts import Count, Counts, Level, Spread
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
 from cloned_proxy.telemetry.lease_metrics import LeaseMetrics

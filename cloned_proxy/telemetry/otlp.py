@@ -19,7 +19,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationSc
 from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeLogs, SeverityNumber
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
-from cloned_proxy.policy.redact import bounded
+from cloned_proxy.policy.secrets.redact import bounded
 
 _PROTOBUF: Final = "application/x-protobuf"
 _TIMEOUT: Final = 10.0

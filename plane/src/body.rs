@@ -1,4 +1,4 @@
-//! The body of one message, taken from a byte stream as strictly as `proxy/body.py` does it, and framed anew.
+//! The body of one message, taken from a byte stream as strictly as `proxy/wire/body.py` does it, and framed anew.
 #![forbid(unsafe_code)]
 
 use crate::fields;

@@ -1,4 +1,4 @@
-//! Counters in memory that Python has made and shares with the plane: `proxy/cells.py`, `budget.py` and `crowd.py`.
+//! Counters in memory that Python has made and shares with the plane: `proxy/grants/cells.py`, `budget.py` and `crowd.py`.
 //!
 //! A row belongs to one side, which alone writes it; both read all rows. What "look and then take" needs beside that is
 //! `Turn`, which Python takes through the ABI.

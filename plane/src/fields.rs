@@ -1,4 +1,4 @@
-//! Which header fields pass the proxy (RFC 9110, section 7.6.1): `proxy/fields.py` and `proxy/response.py`.
+//! Which header fields pass the proxy (RFC 9110, section 7.6.1): `proxy/wire/fields.py` and `proxy/wire/response.py`.
 #![forbid(unsafe_code)]
 
 /// RFC 9110, section 7.6.3: a pseudonym, the same everywhere.

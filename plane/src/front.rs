@@ -1,6 +1,6 @@
 //! The answer of a proxy in front to CONNECT, as far as it is read natively: a plain success.
 //!
-//! `proxy/upstream_proxy/connect_answer.py` is the specification. Whatever is not exactly of this form is `None`, and
+//! `proxy/upstream/chained/connect_answer.py` is the specification. Whatever is not exactly of this form is `None`, and
 //! Python judges the same bytes.
 #![forbid(unsafe_code)]
 

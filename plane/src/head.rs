@@ -1,6 +1,6 @@
 //! The CONNECT heads that are read natively: a strict subset of what the Python gate accepts.
 //!
-//! Whatever is not exactly of this form is `None`, and Python judges the same bytes (`proxy/head.py` is the specification).
+//! Whatever is not exactly of this form is `None`, and Python judges the same bytes (`proxy/wire/head.py` is the specification).
 #![forbid(unsafe_code)]
 
 use std::ops::Range;

@@ -1,6 +1,6 @@
 //! The ClientHello of a tunnel and the answer to it, as far as they are read natively.
 //!
-//! `proxy/client_hello.py` and `proxy/hello_watch.py` are the specification. Whatever is not plainly in order here is
+//! `proxy/wire/client_hello.py` and `proxy/wire/hello_watch.py` are the specification. Whatever is not plainly in order here is
 //! `Other`, and Python reads the same bytes.
 #![forbid(unsafe_code)]
 

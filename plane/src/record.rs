@@ -213,7 +213,7 @@ pub struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// Without the query, which may hold a secret; bounded as in `proxy/record.py`.
+    /// Without the query, which may hold a secret; bounded as in `proxy/enforce/record.py`.
     fn recorded_path(&self) -> &'a [u8] {
         let path = self.path.split(|octet| *octet == b'?').next().unwrap_or(b"");
         &path[..path.len().min(MAX_PATH)]

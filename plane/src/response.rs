@@ -1,4 +1,4 @@
-//! The heads of responses: read as `proxy/response.py` reads them, and written as it writes them.
+//! The heads of responses: read as `proxy/wire/response.py` reads them, and written as it writes them.
 //!
 //! What is not plainly in order is `Other`, and Python reads the same bytes: it has the answer and the words for it.
 #![forbid(unsafe_code)]

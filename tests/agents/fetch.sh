@@ -5,7 +5,7 @@ set -eu
 [ $# -eq 2 ] || { sed -n '2s/^# //p' "$0" >&2; exit 2; }
 python=$1
 place=$2
-packages=$("$python" -c 'from cloned_proxy.cli.agents import AGENTS; print(*(agent.package for agent in AGENTS.values()))')
+packages=$("$python" -c 'from cloned_proxy.cli.editing.agents import AGENTS; print(*(agent.package for agent in AGENTS.values()))')
 
 if [ "$(cat "$place/fetched" 2>/dev/null)" != "$packages" ]; then
   command -v npm >/dev/null || { echo "the agents come with npm, which is not here: install Node 22 or newer" >&2; exit 1; }

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.docker.engine import Engine
 from tests.agents.chat_stand_in import ANSWER, chat_stand_in
 from tests.runner.at_terminal import AtTerminal
 from tests.runner.conftest import engine as engine  # noqa: PLC0414  fixtures of these tests, too

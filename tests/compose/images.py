@@ -8,9 +8,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cloned_proxy.runner.apt_mirror import mirror_uri
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import ImageMissingError
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.images.apt_mirror import mirror_uri
+from cloned_proxy.runner.values.errors import ImageMissingError
 from tests.compose.test_files import absent
 from tests.runner.kept_images import bring, bring_sandbox_images
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.docker.engine import Engine
 from tests.compose.images import PROXY, TAGS, build_all
 from tests.compose.test_files import COMPOSE
 

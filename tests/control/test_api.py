@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.store.approval import Proposal
-from cloned_proxy.store.approvals import ApprovalService
-from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.policy_entry import Entry
-from cloned_proxy.store.workspace import Workspace as StoreWorkspace
+from cloned_proxy.store.approvals.approval import Proposal
+from cloned_proxy.store.approvals.approvals import ApprovalService
+from cloned_proxy.store.audit.audit_log import AuditLog
+from cloned_proxy.store.policyfile.policy_entry import Entry
+from cloned_proxy.store.workspaces.workspace import Workspace as StoreWorkspace
 from cloned_proxy.telemetry.events import ProbeEvent, RunEvent
 from tests.cli.program import TOOL, Origin, Serving, Workspace, eventually, literal, policy_text
 from tests.control.support import Control, stream

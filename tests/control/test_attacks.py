@@ -128,7 +128,7 @@ def test_a_credential_that_is_none_is_refused(browser: Control, value: str) -> N
 
 @pytest.mark.parametrize(
     "path",
-    ["/static/../__main__.py", "/static/..%2f__main__.py", "/static/%2e%2e/%2e%2e/store/devices.py",
+    ["/static/../__main__.py", "/static/..%2f__main__.py", "/static/%2e%2e/%2e%2e/store/workspaces/devices.py",
      "/static//etc/passwd", "/static/..\\__main__.py", "/static/", "/static/.", "/static/%00", "//etc/passwd",
      "/static/pair.html%00.js",
      "/../../../etc/passwd", "/static/index.html/../../app.py"],

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.store.devices import Devices
+from cloned_proxy.store.workspaces.devices import Devices
 from tests.cli.program import Workspace, eventually, policy_text
 from tests.control.support import Control, stream
 

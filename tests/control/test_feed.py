@@ -10,7 +10,7 @@ import pytest
 
 from cloned_proxy.control.feed import Feed, Piece, TooSlowError, wants
 from cloned_proxy.control.record import Wanted
-from cloned_proxy.store.audit_writer import AuditWriter
+from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd, Kind
 
 

@@ -7,10 +7,10 @@ from ipaddress import ip_address
 import pytest
 
 from cloned_proxy.control.outlook import Outlook
-from cloned_proxy.policy.parse import parse_policy
-from cloned_proxy.store.audit_log import RuleHits
-from cloned_proxy.store.rule_use import RuleUse
-from cloned_proxy.store.tally import BlockedCall, BlockedGroup
+from cloned_proxy.policy.reading.parse import parse_policy
+from cloned_proxy.store.audit.audit_log import RuleHits
+from cloned_proxy.store.audit.tally import BlockedCall, BlockedGroup
+from cloned_proxy.store.policyfile.rule_use import RuleUse
 
 NOW = 1_800_000_000.0
 HOST = "a.example"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.devices import CODE_SECONDS, LOCK_SECONDS, Devices, PairingError, PairingLockedError
+from cloned_proxy.store.audit.audit_log import AuditLog
+from cloned_proxy.store.workspaces.devices import CODE_SECONDS, LOCK_SECONDS, Devices, PairingError, PairingLockedError
 from tests.cli.program import Workspace
 from tests.control.support import Control, stream
 

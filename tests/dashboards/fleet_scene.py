@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from cloned_proxy import request_egress
-from cloned_proxy.fleet.keys import SigningKey
+from cloned_proxy.fleet.signed.keys import SigningKey
 from tests.cli.program import TOOL, Origin, Serving, Workspace, eventually
 from tests.dashboards.server import Prometheus, running
 from tests.fleet.conftest import RedisServer

@@ -19,8 +19,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cloned_proxy.runner.spec import DEFAULT_USER, HOME, MIB, Limits
-from cloned_proxy.store.config import Config
+from cloned_proxy.runner.values.spec import DEFAULT_USER, HOME, MIB, Limits
+from cloned_proxy.store.settings.config import Config
 from tests.net.proxy_process import PROGRAM
 from tests.net.world import World
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.cli.agents import AGENTS
-from cloned_proxy.runner.engine import Engine
+from cloned_proxy.cli.editing.agents import AGENTS
+from cloned_proxy.runner.docker.engine import Engine
 from demo.tour import marked
 from tests.cli.conftest import workspace as workspace  # noqa: PLC0414  a fixture of these tests, too
 from tests.cli.program import Workspace, policy_text
-from tests.cli.terminal import open_terminal, plain
+from tests.cli.pseudo_terminal import open_terminal, plain
 from tests.net.clients import unavailable
 from tests.runner.conftest import engine as engine  # noqa: PLC0414
 from tests.runner.conftest import images as images  # noqa: PLC0414

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 from typer.main import get_command
 
-from cloned_proxy.cli.app import app
+from cloned_proxy.cli.start.app import app
 from demo.tour import in_shell
 from tests.cli.program import PROGRAM, Workspace
 
@@ -47,34 +47,34 @@ HERE: Final = (
 
 ELSEWHERE: Final = {
     "make install": ("tests/packaging/test_user_install.py", '"install"'),
-    "cloned-proxy image build --npm @modelcontextprotocol": ("tests/runner/test_tool_packages.py", '"--npm"'),
+    "cloned-proxy image build --npm @modelcontextprotocol": ("tests/runner/images/test_tool_packages.py", '"--npm"'),
     "cloned-proxy image build --npm @anthropic-ai": ("tests/docs/test_agents.py", '"agent"'),
-    "cloned-proxy image build --pypi": ("tests/runner/test_tool_image.py", 'pypi=(f"{TIME}=='),
-    "cloned-proxy image build": ("tests/runner/test_images.py", '"image", "build"'),
-    "cloned-proxy exec time@v1 -- uvx": ("tests/runner/test_tool_packages.py", "uvx"),
+    "cloned-proxy image build --pypi": ("tests/runner/images/test_tool_image.py", 'pypi=(f"{TIME}=='),
+    "cloned-proxy image build": ("tests/runner/images/test_images.py", '"image", "build"'),
+    "cloned-proxy exec time@v1 -- uvx": ("tests/runner/images/test_tool_packages.py", "uvx"),
     "cloned-proxy exec demo.tool@v1 --project rw": ("tests/runner/project/test_changes.py", "M Makefile"),
-    "cloned-proxy exec -it": ("tests/runner/test_terminal.py", '"-it"'),
+    "cloned-proxy exec -it": ("tests/runner/runs/test_terminal.py", '"-it"'),
     "cloned-proxy shell -- claude": ("tests/docs/test_agents.py", '"agent"'),
-    "cloned-proxy shell": ("tests/runner/test_shell.py", '"shell"'),
+    "cloned-proxy shell": ("tests/runner/runs/test_shell.py", '"shell"'),
     "cloned-proxy allow --preset claude-code": ("tests/docs/test_agents.py", '"agent"'),
     "cloned-ask": ("tests/runner/test_asking.py", "cloned_ask("),
     "curl -sS http://cloned.internal/v1/egress/requests": ("tests/e2e/test_asking.py", "/v1/egress/requests"),
-    "cloned-proxy approvals show": ("tests/cli/test_approvals.py", '"show"'),
-    "cloned-proxy approvals approve": ("tests/cli/test_approvals.py", '"approve"'),
-    "cloned-proxy approvals key": ("tests/cli/test_fleet_rights.py", '"approvals", "key"'),
-    "cloned-proxy fleet publish policy.yaml": ("tests/cli/test_fleet.py", '"--output"'),
-    "cloned-proxy doctor": ("tests/cli/test_notifying.py", '"doctor"'),
-    "cd my-project && cloned-proxy init --yes": ("tests/cli/test_init.py", '"init", "--yes"'),
+    "cloned-proxy approvals show": ("tests/cli/commands/approvals/test_approvals.py", '"show"'),
+    "cloned-proxy approvals approve": ("tests/cli/commands/approvals/test_approvals.py", '"approve"'),
+    "cloned-proxy approvals key": ("tests/cli/commands/fleet/test_fleet_rights.py", '"approvals", "key"'),
+    "cloned-proxy fleet publish policy.yaml": ("tests/cli/commands/fleet/test_fleet.py", '"--output"'),
+    "cloned-proxy doctor": ("tests/cli/commands/serving/test_notifying.py", '"doctor"'),
+    "cd my-project && cloned-proxy init --yes": ("tests/cli/commands/workspace/test_init.py", '"init", "--yes"'),
     "cloned-proxy mcp wrap": ("tests/docs/test_agents.py", '"mcp"'),
     "cloned-proxy mcp check": ("tests/docs/test_agents.py", '"mcp"'),
     "cloned-proxy mcp unwrap": ("tests/docs/test_agents.py", '"mcp"'),
-    "cloned-proxy mcp add": ("tests/cli/test_mcp_add.py", '"mcp", "add"'),
+    "cloned-proxy mcp add": ("tests/cli/commands/mcp/test_add.py", '"mcp", "add"'),
     "cloned-proxy allow api.example.com --tool mcp.memory@v1": (
-        "tests/cli/test_rules.py",
+        "tests/cli/commands/rules/test_rules.py",
         '"allow", "api.example.com"',
     ),
-    "cloned-proxy vault set llm.api_key": ("tests/cli/test_vault.py", '"set"'),
-    "cloned-proxy vault canary": ("tests/cli/test_vault.py", '"vault", "canary"'),
+    "cloned-proxy vault set llm.api_key": ("tests/cli/commands/clients/test_vault.py", '"set"'),
+    "cloned-proxy vault canary": ("tests/cli/commands/clients/test_vault.py", '"vault", "canary"'),
     "cd compose && docker compose up": ("tests/compose/test_stack.py", '"up", "--detach"'),
     "docker compose run --rm tool": ("tests/compose/test_stack.py", '"run", "--rm", "-T", "tool"'),
     "docker compose exec proxy cloned-proxy pair": ("tests/compose/test_stack.py", '"pair"'),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.docker.engine import Engine
 from demo.tour import marked, steps
 from tests.docs.transcript import comparable
 from tests.net.proxy_process import PROGRAM

@@ -11,7 +11,7 @@ import yaml
 
 from cloned_proxy.runner.mcp import jsonc, toml
 from cloned_proxy.runner.mcp.registry import Registry
-from cloned_proxy.store.workspace import Workspace as Place
+from cloned_proxy.store.workspaces.workspace import Workspace as Place
 
 pytestmark = pytest.mark.checkout
 

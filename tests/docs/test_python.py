@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.docker.engine import Engine
 from tests.pinned_wheels import needed, unpacked
 from tests.runner.conftest import engine as engine  # noqa: PLC0414  a fixture of these tests, too
 from tests.runner.conftest import images as images  # noqa: PLC0414

@@ -129,7 +129,7 @@ def test_every_command_that_the_documents_name_is_run_by_a_test() -> None:
     named = set(re.findall(r"cloned-proxy ((?:policy|audit|ca) [a-z-]+|[a-z]+)", text))
     assert "policy check" in named, "no command was found"
     folders = [ROOT / "tests" / name for name in ("cli", "runner", "control")]
-    tests = "\n".join(path.read_text() for folder in folders for path in folder.glob("test_*.py"))
+    tests = "\n".join(path.read_text() for folder in folders for path in folder.rglob("test_*.py"))
     missing = [name for name in named if ", ".join(f'"{word}"' for word in name.split()) not in tests]
     # `serve` has a method of its own in the tests, and `HOST` stands for a word in prose.
     assert set(missing) - {"serve"} == set()

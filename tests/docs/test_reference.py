@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from cloned_proxy import load_policy
-from cloned_proxy.store.config import load_config
+from cloned_proxy.store.settings.config import load_config
 from handbook.__main__ import PAGES
 from handbook.models import MeaningMissingError, keys
 from handbook.reference import ExampleMissingError, documents_of, sections

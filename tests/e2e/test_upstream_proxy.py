@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.store.vault import Vault
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.vault.vault import Vault
+from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.net import fronts
 from tests.net.attacks.policies import CONFIG_OF_PLANE
 from tests.net.fronts import PASSWORD, USER, Front

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from cloned_proxy import load_policy
-from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.docker.engine import Engine
 from tests.net.asker import decide, pending
 from tests.net.proxy_process import PROGRAM
 from tests.net.world import World

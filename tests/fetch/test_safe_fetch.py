@@ -12,10 +12,10 @@ import pytest
 
 from cloned_proxy import EgressBlockedError, SafeFetch
 from cloned_proxy.fetch.guide import Guide
-from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.vocabulary import Verdict
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.keys import load_or_create_key
+from cloned_proxy.policy.terms.decision import Decision
+from cloned_proxy.policy.terms.vocabulary import Verdict
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.workspaces.keys import load_or_create_key
 from tests.fetch.conftest import TOOL, Scene
 
 type Get = Callable[..., httpx.Response]

@@ -16,30 +16,30 @@ from typing import Final, Self
 import redis
 from prometheus_client import CollectorRegistry
 
-from cloned_proxy.fleet.counted_audit import CountedAudit
-from cloned_proxy.fleet.envelope import Trust
-from cloned_proxy.fleet.keys import SigningKey
-from cloned_proxy.fleet.link import Link
-from cloned_proxy.fleet.resumption import Resumption, seal_resumption
-from cloned_proxy.fleet.use_names import UseNames
-from cloned_proxy.fleet.use_scripts import RESUME
-from cloned_proxy.fleet.uses import Uses
-from cloned_proxy.policy.caller import CallerSource, Principal
-from cloned_proxy.policy.decision import Request
-from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.model import Limits, Policy, Scope
-from cloned_proxy.policy.vocabulary import Anonymous, Mode
-from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.cells import OwnCells
-from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.grant import Grant, Refusal
-from cloned_proxy.proxy.listener import OwnListeners
-from cloned_proxy.proxy.shares import Shares
-from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.config import AuditSettings
-from cloned_proxy.store.deadline import uptime
-from cloned_proxy.store.fleet_settings import FleetSettings
-from cloned_proxy.store.state import State
+from cloned_proxy.fleet.leases.counted_audit import CountedAudit
+from cloned_proxy.fleet.leases.resumption import Resumption, seal_resumption
+from cloned_proxy.fleet.leases.use_names import UseNames
+from cloned_proxy.fleet.leases.use_scripts import RESUME
+from cloned_proxy.fleet.leases.uses import Uses
+from cloned_proxy.fleet.link.link import Link
+from cloned_proxy.fleet.signed.envelope import Trust
+from cloned_proxy.fleet.signed.keys import SigningKey
+from cloned_proxy.policy.callers.caller import CallerSource, Principal
+from cloned_proxy.policy.model.model import Limits, Policy, Scope
+from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.policy.terms.host_index import HostIndex
+from cloned_proxy.policy.terms.vocabulary import Anonymous, Mode
+from cloned_proxy.proxy.enforce.enforcer import Enforcer
+from cloned_proxy.proxy.grants.budget import Budgets
+from cloned_proxy.proxy.grants.cells import OwnCells
+from cloned_proxy.proxy.grants.grant import Grant, Refusal
+from cloned_proxy.proxy.replica.shares import Shares
+from cloned_proxy.proxy.transport.listener import OwnListeners
+from cloned_proxy.store.audit.audit_log import AuditLog
+from cloned_proxy.store.audit.state import State
+from cloned_proxy.store.leases.deadline import uptime
+from cloned_proxy.store.settings.config import AuditSettings
+from cloned_proxy.store.settings.fleet_settings import FleetSettings
 from cloned_proxy.telemetry.events import Kind
 from cloned_proxy.telemetry.share_metrics import ShareMetrics
 from tests.proxy.support import LOOPBACK, Policies, RecordingMetrics, TableResolver, allow

@@ -16,14 +16,14 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from cloned_proxy.fleet.issuer import Issuer
-from cloned_proxy.fleet.jwks import fleet_keys
-from cloned_proxy.fleet.keys import key_id
-from cloned_proxy.fleet.token_form import Fault
-from cloned_proxy.fleet.tool_tokens import TOKEN_TYPE, FleetTokens
-from cloned_proxy.policy.identity import OwnTokens
-from cloned_proxy.store.fleet_settings import public_key_text
-from cloned_proxy.store.issuer_settings import IssuerSettings
+from cloned_proxy.fleet.signed.keys import key_id
+from cloned_proxy.fleet.tokens.issuer import Issuer
+from cloned_proxy.fleet.tokens.jwks import fleet_keys
+from cloned_proxy.fleet.tokens.token_form import Fault
+from cloned_proxy.fleet.tokens.tool_tokens import TOKEN_TYPE, FleetTokens
+from cloned_proxy.policy.callers.identity import OwnTokens
+from cloned_proxy.store.settings.fleet_settings import public_key_text
+from cloned_proxy.store.settings.issuer_settings import IssuerSettings
 
 FLEET: Final = "prod"
 NOW: Final = float(int(time.time()))

@@ -12,19 +12,19 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from cloned_proxy.fleet.build import Fleet, build
-from cloned_proxy.fleet.envelope import Trust
-from cloned_proxy.fleet.keys import SigningKey
-from cloned_proxy.fleet.link import Link
-from cloned_proxy.fleet.names import Names
-from cloned_proxy.fleet.publish import Published, Publisher
-from cloned_proxy.fleet.statement import Number, Statement, seal_statement
-from cloned_proxy.policy.caller import ANONYMOUS
-from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.decision import Request
-from cloned_proxy.store.config import Config
-from cloned_proxy.store.fleet_settings import FleetSettings
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.fleet.link.link import Link
+from cloned_proxy.fleet.link.names import Names
+from cloned_proxy.fleet.members.build import Fleet, build
+from cloned_proxy.fleet.operating.publish import Published, Publisher
+from cloned_proxy.fleet.signed.envelope import Trust
+from cloned_proxy.fleet.signed.keys import SigningKey
+from cloned_proxy.fleet.signed.statement import Number, Statement, seal_statement
+from cloned_proxy.policy.callers.caller import ANONYMOUS
+from cloned_proxy.policy.deciding.decide import decide
+from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.store.settings.config import Config
+from cloned_proxy.store.settings.fleet_settings import FleetSettings
+from cloned_proxy.store.workspaces.workspace import Workspace
 
 NAMES = Names("acme")
 WAIT = 60.0

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.fleet import envelope as envelope_module
-from cloned_proxy.fleet import replica as replica_module
-from cloned_proxy.fleet import statement as statement_module
-from cloned_proxy.fleet.envelope import seal
-from cloned_proxy.fleet.errors import EnvelopeError
-from cloned_proxy.fleet.kept import Kept
-from cloned_proxy.fleet.keys import SigningKey
-from cloned_proxy.fleet.statement import NOTHING, PAYLOAD_TYPE
+from cloned_proxy.fleet.signed import envelope as envelope_module
+from cloned_proxy.fleet.signed import statement as statement_module
+from cloned_proxy.fleet.signed.envelope import seal
+from cloned_proxy.fleet.signed.errors import EnvelopeError
+from cloned_proxy.fleet.signed.keys import SigningKey
+from cloned_proxy.fleet.signed.statement import NOTHING, PAYLOAD_TYPE
+from cloned_proxy.fleet.signed_policy import replica as replica_module
+from cloned_proxy.fleet.signed_policy.kept import Kept
 from tests.fleet.conftest import RedisServer
 from tests.fleet.replicas import Replica, envelope, place, policy_for, put_into
 

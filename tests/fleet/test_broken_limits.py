@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.fleet import requests as requests_module
-from cloned_proxy.fleet import uses as uses_module
-from cloned_proxy.fleet.counted_audit import CountedAudit
-from cloned_proxy.fleet.decision import FleetDecision, read_decision, seal_decision
-from cloned_proxy.fleet.envelope import Trust
-from cloned_proxy.fleet.keys import SigningKey
-from cloned_proxy.policy.model import Limits
-from cloned_proxy.proxy.budget import WholeLimits
+from cloned_proxy.fleet.approvals import requests as requests_module
+from cloned_proxy.fleet.approvals.decision import FleetDecision, read_decision, seal_decision
+from cloned_proxy.fleet.leases import uses as uses_module
+from cloned_proxy.fleet.leases.counted_audit import CountedAudit
+from cloned_proxy.fleet.signed.envelope import Trust
+from cloned_proxy.fleet.signed.keys import SigningKey
+from cloned_proxy.policy.model.model import Limits
+from cloned_proxy.proxy.grants.budget import WholeLimits
+from tests.fleet.approvals.test_requests import DECISION, FLEET, TRUST
 from tests.fleet.conftest import RedisServer
 from tests.fleet.counting import Canary, Replica, policy, serving
-from tests.fleet.test_requests import DECISION, FLEET, TRUST
 
 CALLS = 8
 
@@ -86,7 +86,7 @@ async def test_limits_that_each_replica_takes_for_its_own(
     store: RedisServer, canary: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool
 ) -> None:
     if broken:
-        monkeypatch.setattr("cloned_proxy.proxy.shares.Shares.limits_of", WholeLimits.limits_of)
+        monkeypatch.setattr("cloned_proxy.proxy.replica.shares.Shares.limits_of", WholeLimits.limits_of)
     passed = await passed_by_two(store, canary, tmp_path, limits=Limits(requests_per_minute=3))
     assert passed == 6 if broken else passed <= 3
 

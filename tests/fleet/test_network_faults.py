@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import redis
 
-from cloned_proxy.fleet.keys import SigningKey
+from cloned_proxy.fleet.signed.keys import SigningKey
 from tests.fleet.conftest import RedisServer, need_redis
 from tests.fleet.replicas import Replica, policy_for, publish
 from tests.net import namespace

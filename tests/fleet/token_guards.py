@@ -13,9 +13,9 @@ import jwt
 import pytest
 from jwt.algorithms import ECAlgorithm
 
-from cloned_proxy.fleet import token_form, tool_tokens
-from cloned_proxy.fleet.issuer import Issuer
-from cloned_proxy.fleet.jwks import PublicKey, fleet_keys, read_jwks
+from cloned_proxy.fleet.tokens import token_form, tool_tokens
+from cloned_proxy.fleet.tokens.issuer import Issuer
+from cloned_proxy.fleet.tokens.jwks import PublicKey, fleet_keys, read_jwks
 from tests.fleet.minting import CI, CLUSTER, ED, REPLICA, TOOL, Verifying, jwk, jwks, public_bytes, trusted
 
 type Gone = Callable[[pytest.MonkeyPatch, Verifying], None]

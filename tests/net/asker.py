@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloned_proxy.store.approvals import ApprovalService
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.approvals.approvals import ApprovalService
+from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.net.proxy_process import ProxyProcess
 
 REQUESTS = "http://cloned.internal/v1/egress/requests"

@@ -11,15 +11,18 @@ import sys
 from typing import Any, Final
 
 from cloned_proxy.__main__ import main as command_line
-from cloned_proxy.policy import decide as deciding
-from cloned_proxy.policy.caller import CallerSource, Principal
-from cloned_proxy.proxy import listener, places, record, server
-from cloned_proxy.proxy.inspection import connection as inspected_connection
-from cloned_proxy.proxy.inspection.admission import Admission
-from cloned_proxy.proxy.inspection.http2 import pool
+from cloned_proxy.policy.callers.caller import CallerSource, Principal
+from cloned_proxy.policy.deciding import decide as deciding
+from cloned_proxy.proxy.enforce import record
+from cloned_proxy.proxy.http1 import outgoing as plain_outgoing
+from cloned_proxy.proxy.inspection.http1 import connection as inspected_connection
+from cloned_proxy.proxy.inspection.requests.admission import Admission
+from cloned_proxy.proxy.inspection.upstream import pool
 from cloned_proxy.proxy.plain import admission as plain_admission
-from cloned_proxy.proxy.plain import outgoing as plain_outgoing
-from cloned_proxy.store.audit_writer import AuditWriter
+from cloned_proxy.proxy.serving import server
+from cloned_proxy.proxy.transport import listener
+from cloned_proxy.proxy.upstream import places
+from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.telemetry.events import AuditUnavailableError
 from tests.net.guards import FRONT_GUARDS, GUARDS, Patch, everywhere_identify, replace_part
 from tests.net.plane_guards import PLANE_GUARDS

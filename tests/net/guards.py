@@ -11,43 +11,40 @@ from typing import Any, Final
 
 from OpenSSL import SSL
 
-from cloned_proxy.policy import decide as deciding
-from cloned_proxy.policy import decide_addresses as addressing
-from cloned_proxy.policy import identity, refusal
-from cloned_proxy.policy import path as paths
-from cloned_proxy.policy.address import AddressClass
-from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.decision import Decision
-from cloned_proxy.policy.host import parse_host
-from cloned_proxy.policy.vocabulary import Reason, Verdict
-from cloned_proxy.proxy import (
-    answers,
-    connect,
-    connection,
-    enforcer,
-    fields,
-    grant,
-    head,
-    leak,
-    listener,
-    passage,
-    requests_api,
-    review,
-    ways,
-)
-from cloned_proxy.proxy import response as plain_response
-from cloned_proxy.proxy.dial import Dial
-from cloned_proxy.proxy.inspection import admission, tls
-from cloned_proxy.proxy.inspection import connection as inspected_connection
-from cloned_proxy.proxy.inspection.http2 import heads, pool
+from cloned_proxy.policy.callers import identity
+from cloned_proxy.policy.callers.caller import Principal
+from cloned_proxy.policy.deciding import decide as deciding
+from cloned_proxy.policy.deciding import decide_addresses as addressing
+from cloned_proxy.policy.deciding import refusal
+from cloned_proxy.policy.paths import path as paths
+from cloned_proxy.policy.terms.address import AddressClass
+from cloned_proxy.policy.terms.decision import Decision
+from cloned_proxy.policy.terms.host import parse_host
+from cloned_proxy.policy.terms.vocabulary import Reason, Verdict
+from cloned_proxy.proxy.enforce import answers, enforcer, review
+from cloned_proxy.proxy.grants import grant
+from cloned_proxy.proxy.inspection.certificates import tls
+from cloned_proxy.proxy.inspection.connections import heads
+from cloned_proxy.proxy.inspection.http1 import connection as inspected_connection
+from cloned_proxy.proxy.inspection.registry import examiner as registry_examiner
+from cloned_proxy.proxy.inspection.registry import lookup as registry_lookup
+from cloned_proxy.proxy.inspection.registry import metadata as registry_metadata
+from cloned_proxy.proxy.inspection.requests import admission
+from cloned_proxy.proxy.inspection.upstream import pool
+from cloned_proxy.proxy.own import requests_api
 from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
-from cloned_proxy.proxy.registry import examiner as registry_examiner
-from cloned_proxy.proxy.registry import lookup as registry_lookup
-from cloned_proxy.proxy.registry import metadata as registry_metadata
-from cloned_proxy.proxy.transparent import connection as transparent_connection
-from cloned_proxy.proxy.upstream_proxy import failure, front
-from cloned_proxy.store import approval_rules, approvals, audit_writer
+from cloned_proxy.proxy.secrets import leak
+from cloned_proxy.proxy.transport import listener
+from cloned_proxy.proxy.tunnel import connect, connection, passage
+from cloned_proxy.proxy.tunnel import transparent as transparent_connection
+from cloned_proxy.proxy.upstream import ways
+from cloned_proxy.proxy.upstream.chained import failure, front
+from cloned_proxy.proxy.upstream.dial import Dial
+from cloned_proxy.proxy.wire import fields, head
+from cloned_proxy.proxy.wire import response as plain_response
+from cloned_proxy.store.approvals import approval_rules, approvals
+from cloned_proxy.store.audit import audit_writer
 from cloned_proxy.telemetry.events import AuditUnavailableError
 
 type Patch = Callable[[], None]

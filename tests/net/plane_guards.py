@@ -9,7 +9,7 @@ import math
 from typing import Any, Final
 
 from cloned_proxy.proxy.plane import forms, verdicts
-from cloned_proxy.proxy.ways import KnownWay, Ways
+from cloned_proxy.proxy.upstream.ways import KnownWay, Ways
 from tests.net.guards import Patch, replace_part
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from cloned_proxy.policy.identity import Claims, mint_token
+from cloned_proxy.policy.callers.identity import Claims, mint_token
 from tests.net.nursery import Nursling, order
 from tests.proxy.support import resident_bytes
 

@@ -11,7 +11,7 @@ from cloned_proxy.notify import delivery
 from cloned_proxy.notify.delivery import Channel, Delivery
 from cloned_proxy.notify.notice import Notice
 from cloned_proxy.notify.webhook import WebhookError
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.events import NotifyEvent
 from tests.notify.test_notice import denial
 

@@ -9,9 +9,9 @@ import pytest
 from cloned_proxy.notify import news as module
 from cloned_proxy.notify.news import News
 from cloned_proxy.notify.notice import Notice
-from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.notify_settings import NotifySettings
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.audit.audit_log import AuditLog
+from cloned_proxy.store.settings.notify_settings import NotifySettings
+from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.events import ApprovalEvent, DecisionEvent, Event, Kind, new_decision_id
 
 TOOL = "demo@v1"

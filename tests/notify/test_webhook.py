@@ -16,8 +16,8 @@ from standardwebhooks import Webhook
 from cloned_proxy.notify import webhook
 from cloned_proxy.notify.webhook import Receiver as Sender
 from cloned_proxy.notify.webhook import WebhookError, signed_headers, signer
-from cloned_proxy.store.notify_settings import NotifySettings, WebhookSettings
-from cloned_proxy.store.vault_key import VaultError
+from cloned_proxy.store.settings.notify_settings import NotifySettings, WebhookSettings
+from cloned_proxy.store.vault.vault_key import VaultError
 from tests.notify.receiver import SECRET, Receiver
 from tests.notify.test_notice import denial
 

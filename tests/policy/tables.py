@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.parse import parse_policy
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.reading.parse import parse_policy
 
 
 def policy_of(**document: object) -> Policy:

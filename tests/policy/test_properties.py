@@ -6,12 +6,12 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.decision import Request
-from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.url import decide_url
-from cloned_proxy.policy.vocabulary import Reason, Verdict
-from tests.policy.test_decide import NOW, POLICY, TOOL
+from cloned_proxy.policy.deciding.decide import decide
+from cloned_proxy.policy.deciding.url import decide_url
+from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.policy.terms.host import HostError, parse_host
+from cloned_proxy.policy.terms.vocabulary import Reason, Verdict
+from tests.policy.deciding.test_decide import NOW, POLICY, TOOL
 
 HOSTS = st.one_of(st.text(), st.text("abxn-.:0123456789*_ßé。․[]%@", max_size=30), st.ip_addresses().map(str))
 

@@ -38,20 +38,20 @@ def pytest_asyncio_loop_factories(
 
 _ALL: Final = ("",)
 _THROUGH_THE_PLANE: Final = {
-    "test_gate.py": _ALL,
-    "test_relay.py": _ALL,
+    "gate/test_gate.py": _ALL,
+    "transport/test_relay.py": _ALL,
     "test_faults.py": _ALL,
-    "test_door.py": _ALL,
+    "gate/test_door.py": _ALL,
     "test_garbage.py": _ALL,
-    "test_further_hellos.py": _ALL,
-    "test_idle.py": _ALL,
+    "tunnel/test_further_hellos.py": _ALL,
+    "tunnel/test_idle.py": _ALL,
     "test_slow_log.py": _ALL,
-    "test_slow_record.py": _ALL,
-    "upstream_proxy/test_tunnels.py": ("test_",),
-    "test_plain_http.py": _ALL,
-    "test_plain_http_faults.py": _ALL,
-    "test_plane_plain.py": ("test_both_gates",),
-    "test_ended_early.py": ("test_a_request_that_ends_early",),
+    "enforce/test_slow_record.py": _ALL,
+    "upstream/chained/test_tunnels.py": ("test_",),
+    "plain/test_plain_http.py": _ALL,
+    "plain/test_plain_http_faults.py": _ALL,
+    "plane/test_plane_plain.py": ("test_both_gates",),
+    "tunnel/test_ended_early.py": ("test_a_request_that_ends_early",),
 }
 """Tests, by file, whose gate must behave the same with the native plane in front: how their names begin."""
 
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """The plane beside the portable loop is tried with `PLANE=require` only: what differs is Python's."""
     if os.environ.get("PLANE") == "require":
         return
-    dropped = [item for item in items if item.path.parent == _HERE and _is_native_on_asyncio(item)]
+    dropped = [item for item in items if _is_native_on_asyncio(item)]
     if dropped:
         config.hook.pytest_deselected(items=dropped)
         items[:] = [item for item in items if item not in set(dropped)]

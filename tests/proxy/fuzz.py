@@ -23,11 +23,11 @@ from typing import Final
 
 import h11
 
-from cloned_proxy.proxy.client_hello import ClientHelloReader, ServerNames, Unread
-from cloned_proxy.proxy.head import Head, HeadError, parse_head
+from cloned_proxy.proxy.wire.client_hello import ClientHelloReader, ServerNames, Unread
+from cloned_proxy.proxy.wire.head import Head, HeadError, parse_head
 from tests.proxy import random_sequences
+from tests.proxy.slots import dns
 from tests.proxy.support import hello
-from tests.proxy.transparent import dns
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 _MOST_SECONDS: Final = 0.5

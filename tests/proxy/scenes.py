@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.policy.caller import ANONYMOUS, CallerSource, Principal
-from cloned_proxy.policy.model import Limits, Policy
-from cloned_proxy.policy.path import parse_path_pattern
-from cloned_proxy.policy.rule import Inject, PathPattern
-from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.policy.callers.caller import ANONYMOUS, CallerSource, Principal
+from cloned_proxy.policy.model.model import Limits, Policy
+from cloned_proxy.policy.paths.path import parse_path_pattern
+from cloned_proxy.policy.terms.rule import Inject, PathPattern
+from cloned_proxy.store.settings.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent
 from tests.proxy.inspection.support import World as InspectedWorld
 from tests.proxy.inspection.support import rule as inspecting

@@ -19,37 +19,37 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.policy.caller import ANONYMOUS, Principal
-from cloned_proxy.policy.decide import decide
-from cloned_proxy.policy.decide_addresses import decide_addresses
-from cloned_proxy.policy.decision import Request
-from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.identity import OwnTokens, TokenVerifier
-from cloned_proxy.policy.model import Limits, Policy, Scope
-from cloned_proxy.policy.rule import Address, Host, HostPattern, PatternKind, Rule
-from cloned_proxy.policy.vocabulary import Anonymous, Mode, Reason
-from cloned_proxy.proxy import splice
-from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.denial_budget import DENIALS_PER_MINUTE, DenialBudget
-from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.gate import Gate
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.head import Head, parse_head
-from cloned_proxy.proxy.injection import Injector
+from cloned_proxy.policy.callers.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.callers.identity import OwnTokens, TokenVerifier
+from cloned_proxy.policy.deciding.decide import decide
+from cloned_proxy.policy.deciding.decide_addresses import decide_addresses
+from cloned_proxy.policy.model.model import Limits, Policy, Scope
+from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.policy.terms.host_index import HostIndex
+from cloned_proxy.policy.terms.rule import Address, Host, HostPattern, PatternKind, Rule
+from cloned_proxy.policy.terms.vocabulary import Anonymous, Mode, Reason
+from cloned_proxy.proxy.enforce.enforcer import Enforcer
+from cloned_proxy.proxy.gate.gate import Gate
+from cloned_proxy.proxy.grants.budget import Budgets
+from cloned_proxy.proxy.grants.denial_budget import DENIALS_PER_MINUTE, DenialBudget
+from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.inspection import Inspector
-from cloned_proxy.proxy.leak import LeakWatch
-from cloned_proxy.proxy.listener import Listener, OwnListeners, bind_tcp, bind_unix
+from cloned_proxy.proxy.own.requests_api import RequestsApi
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.plane import Plane
-from cloned_proxy.proxy.requests_api import RequestsApi
-from cloned_proxy.proxy.resolver import ResolveError, Resolver
-from cloned_proxy.proxy.upstream_proxy.front import UpstreamProxy
-from cloned_proxy.proxy.ways import Ways
-from cloned_proxy.store.chain import canonical_json
-from cloned_proxy.store.config import ProxySettings
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.listen_settings import Network
-from cloned_proxy.store.upstream_settings import UpstreamSettings
+from cloned_proxy.proxy.secrets.injection import Injector
+from cloned_proxy.proxy.secrets.leak import LeakWatch
+from cloned_proxy.proxy.transport import splice
+from cloned_proxy.proxy.transport.listener import Listener, OwnListeners, bind_tcp, bind_unix
+from cloned_proxy.proxy.upstream.chained.front import UpstreamProxy
+from cloned_proxy.proxy.upstream.resolver import ResolveError, Resolver
+from cloned_proxy.proxy.upstream.ways import Ways
+from cloned_proxy.proxy.wire.head import Head, parse_head
+from cloned_proxy.store.audit.chain import canonical_json
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.settings.config import ProxySettings
+from cloned_proxy.store.settings.listen_settings import Network
+from cloned_proxy.store.settings.upstream_settings import UpstreamSettings
 from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision, repeated_id
 from cloned_proxy.telemetry.events import (
     AuditUnavailableError,

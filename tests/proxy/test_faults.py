@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.model import Limits
-from cloned_proxy.proxy import dial
+from cloned_proxy.policy.callers.caller import Principal
+from cloned_proxy.policy.model.model import Limits
+from cloned_proxy.proxy.upstream import dial
 from tests.proxy.support import HOST, allow, connect_head, hello, policy, upstream, world
 
 

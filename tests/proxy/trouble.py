@@ -9,8 +9,8 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from cloned_proxy.proxy.body import Buffer, ChunkedBody
-from tests.proxy.plain import Message, read_message
+from cloned_proxy.proxy.wire.body import Buffer, ChunkedBody
+from tests.proxy.plain.support import Message, read_message
 
 SECRET: Final = "sk-canary/4f+9="
 """What the rule for `/echo` injects, and the answer repeats."""

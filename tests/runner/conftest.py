@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.proxy.slot_protocol import decode, encode
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import EngineError, GoneError
-from cloned_proxy.runner.link import connect, is_served
-from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.spec import WORKSPACE_LABEL, workspace_mark
+from cloned_proxy.local.slot_protocol import decode, encode
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
+from cloned_proxy.runner.slots.link import connect, is_served
+from cloned_proxy.runner.values.errors import EngineError, GoneError
+from cloned_proxy.runner.values.spec import WORKSPACE_LABEL, workspace_mark
 from tests.conftest import IMAGES_FAILED
 from tests.e2e.conftest import world as world  # noqa: PLC0414  a fixture of these tests, too
 from tests.runner.kept_images import bring_sandbox_images

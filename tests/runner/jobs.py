@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cloned_proxy.runner.job import Job
-from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.stream import Attached, Stream
-from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.docker.stream import Attached, Stream
+from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.runs.job import Job
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
 
 TOOL = "demo.tool@v1"
 

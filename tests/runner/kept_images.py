@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.runner.apt_mirror import default_release
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import ImageMissingError
-from cloned_proxy.runner.image_check import HOLDER_IMAGE, check_current, source_mark
-from cloned_proxy.runner.images import base_images, build_images
-from cloned_proxy.runner.worker import PYTHON_IMAGE
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.images.apt_mirror import default_release
+from cloned_proxy.runner.images.image_check import HOLDER_IMAGE, check_current, source_mark
+from cloned_proxy.runner.images.images import base_images, build_images
+from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.values.errors import ImageMissingError
 
 _BASES: Final = tuple(base_images(default_release()).values())
 

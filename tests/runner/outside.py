@@ -13,7 +13,7 @@ import subprocess
 import sys
 from typing import Final
 
-from cloned_proxy.runner.netns import Namespace
+from cloned_proxy.runner.namespaces.netns import Namespace
 from cloned_proxy.runner.probe.run import ProbeOptions, run_probe
 
 _ALL_PROTOCOLS: Final = 0x0003

@@ -7,8 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.worker import PYTHON_IMAGE
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.images.worker import PYTHON_IMAGE
 from tests.pinned_wheels import needed, unpacked
 
 IMAGE = "cloned-model-test:latest"

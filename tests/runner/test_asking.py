@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.policy.identity import Claims, mint_token, proxy_url
-from cloned_proxy.runner.errors import ToolFailedError
-from cloned_proxy.runner.link import proxy_status
-from cloned_proxy.runner.process import ProcessRunner
-from cloned_proxy.runner.runner import DockerContainerRunner
+from cloned_proxy.policy.callers.identity import Claims, mint_token, proxy_url
+from cloned_proxy.runner.runs.process import ProcessRunner
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
+from cloned_proxy.runner.slots.link import proxy_status
+from cloned_proxy.runner.values.errors import ToolFailedError
 from cloned_proxy.share import share_path
-from cloned_proxy.store.approvals import ApprovalService
-from cloned_proxy.store.keys import load_key
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.approvals.approvals import ApprovalService
+from cloned_proxy.store.workspaces.keys import load_key
+from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.runner.conftest import Serving, start_serving
 
 TOOL = "cloned.internal.security.egress.update@v1"

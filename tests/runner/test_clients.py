@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.runner import DockerContainerRunner
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from tests.runner.conftest import leftovers, start_serving
 from tests.runner.jobs import TOOL, sh
 

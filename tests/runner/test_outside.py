@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.docker.engine import Engine
 from tests.net.world import ROOT, World
 
 pytestmark = [

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.pipeline import load_pipeline
-from cloned_proxy.runner.spec import WORKSPACE_LABEL, workspace_mark
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.pipelines.pipeline import load_pipeline
+from cloned_proxy.runner.values.spec import WORKSPACE_LABEL, workspace_mark
 from cloned_proxy.share import share_path
-from tests.runner.test_llm import stand_in as model_image
-from tests.runner.test_run import StandIn, go, runs_of, stand_in, workspace
+from tests.runner.llm.test_llm import stand_in as model_image
+from tests.runner.pipelines.test_run import StandIn, go, runs_of, stand_in, workspace
 
 __all__ = ["model_image", "stand_in", "workspace"]
 

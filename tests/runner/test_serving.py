@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.link import is_served
-from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
+from cloned_proxy.runner.slots.link import is_served
+from cloned_proxy.store.audit.audit_log import AuditLog
+from cloned_proxy.store.files.errors import StoreError
 from tests.runner.conftest import SERVE
 from tests.runner.jobs import sh
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.worker import PYTHON_IMAGE
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.images.worker import PYTHON_IMAGE
 from tests.cli.conftest import workspace as workspace  # noqa: PLC0414  a fixture of these tests, too
 from tests.cli.program import Workspace, policy_text
 from tests.net.clients import needed

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cloned_proxy.cli.warm.child import WAITS
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import GoneError
-from cloned_proxy.runner.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.values.errors import GoneError
+from cloned_proxy.runner.values.spec import OWNER_LABEL, WORKSPACE_LABEL, workspace_mark
 from tests.cli.program import eventually
 from tests.runner.jobs import TOOL
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cloned_proxy.store.approval import Approval, Proposal
-from cloned_proxy.store.approvals import ApprovalService
-from cloned_proxy.store.audit_log import AuditLog
-from cloned_proxy.store.audit_writer import AuditWriter
-from cloned_proxy.store.config import ApprovalSettings
-from cloned_proxy.store.policy_entry import Entry
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.approvals.approval import Approval, Proposal
+from cloned_proxy.store.approvals.approvals import ApprovalService
+from cloned_proxy.store.audit.audit_log import AuditLog
+from cloned_proxy.store.audit.audit_writer import AuditWriter
+from cloned_proxy.store.policyfile.policy_entry import Entry
+from cloned_proxy.store.settings.config import ApprovalSettings
+from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
 
 TOOL = "demo.tool@v1"

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import choose_encoder
 
-from cloned_proxy.policy.vocabulary import Reason
+from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
 from cloned_proxy.telemetry.metrics import MAX_HOSTS_A_TOOL, Metrics
 

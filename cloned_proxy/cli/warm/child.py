@@ -19,17 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.cli.ending import exit_code_of
-from cloned_proxy.cli.exec_job import check_project, job_of
-from cloned_proxy.cli.exec_options import ExecOptions
-from cloned_proxy.cli.quick import quick_exec
-from cloned_proxy.cli.sandbox import run_command, runner_for
-from cloned_proxy.cli.warm.wire import BEGUN, DECLINED, DESCRIPTORS, ENDED, GO, MOST_BYTES, Request
+from cloned_proxy.cli.commands.sandbox.exec_job import check_project, job_of
+from cloned_proxy.cli.commands.sandbox.exec_options import ExecOptions
+from cloned_proxy.cli.commands.sandbox.sandbox import run_command, runner_for
+from cloned_proxy.cli.start.ending import exit_code_of
+from cloned_proxy.cli.start.quick import quick_exec
+from cloned_proxy.cli.terminal.warm_wire import BEGUN, DECLINED, DESCRIPTORS, ENDED, GO, MOST_BYTES, Request
+from cloned_proxy.local.slot_protocol import encode
 from cloned_proxy.program_name import program_name
-from cloned_proxy.proxy.slot_protocol import encode
-from cloned_proxy.runner.hold import take_hold
-from cloned_proxy.runner.prepared import Prepared
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.runner.runs.prepared import Prepared
+from cloned_proxy.runner.slots.hold import take_hold
+from cloned_proxy.store.workspaces.workspace import Workspace
 
 DONE: Final = b"done"
 """To the server: the command has ended, and another one like it may come."""

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from cloned_proxy.cli.warm.wire import BEGUN, DECLINED, ENDED, GO, HELLO, MOST_BYTES, SOCKET, Request, here
+from cloned_proxy.cli.terminal.warm_wire import BEGUN, DECLINED, ENDED, GO, HELLO, MOST_BYTES, SOCKET, Request, here
 
 _PEER = 12
 """Bytes of `struct ucred`, unix(7): pid, uid, gid."""

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloned_proxy.cli.terminal.warm_wire import DECLINED, DESCRIPTORS, HELLO, MOST_BYTES, SOCKET, Request, here
 from cloned_proxy.cli.warm.child import DONE, READY, Typed, run_for, wait_ready
-from cloned_proxy.cli.warm.wire import DECLINED, DESCRIPTORS, HELLO, MOST_BYTES, SOCKET, Request, here
-from cloned_proxy.proxy.slot_protocol import new_socket, peer_user
+from cloned_proxy.local.slot_protocol import new_socket, peer_user
 
 _MOST_READY: Final = 2
 """Containers that wait, each for another kind of command."""
@@ -38,9 +38,9 @@ _BACKLOG: Final = 64
 _MOST_CHILDREN: Final = 256
 
 _IMPORTED_LATER: Final = (
-    "cloned_proxy.cli.output",
-    "cloned_proxy.store.audit_log",
-    "cloned_proxy.store.settings_cache",
+    "cloned_proxy.cli.show.output",
+    "cloned_proxy.store.audit.audit_log",
+    "cloned_proxy.store.settings.settings_cache",
 )
 """What a command that was typed imports while the engine is at work."""
 

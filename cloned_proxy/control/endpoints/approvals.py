@@ -11,11 +11,11 @@ from pydantic import Field
 from cloned_proxy.control.endpoints.terms import Duration, Reason, Uses, Version, conflict
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
-from cloned_proxy.fleet.approval_service import approvals_of
-from cloned_proxy.store.approval_errors import ApprovalError, DecidedError, UnknownApprovalError
-from cloned_proxy.store.approvals import ApprovalService
-from cloned_proxy.store.edit_service import EditService
-from cloned_proxy.store.errors import ConflictError
+from cloned_proxy.fleet.approvals.approval_service import approvals_of
+from cloned_proxy.store.approvals.approval_errors import ApprovalError, DecidedError, UnknownApprovalError
+from cloned_proxy.store.approvals.approvals import ApprovalService
+from cloned_proxy.store.files.errors import ConflictError
+from cloned_proxy.store.policyfile.edit_service import EditService
 
 APPROVAL_ID: Final = "a-[0-9a-f]{10}"
 

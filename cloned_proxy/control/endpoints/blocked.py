@@ -14,17 +14,17 @@ from cloned_proxy.control.endpoints.terms import in_force
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.control.outlook import Outlook
 from cloned_proxy.control.record import Record, Wanted
-from cloned_proxy.policy.address import classify
-from cloned_proxy.policy.hint import allow_command, owner_hint
-from cloned_proxy.policy.host import HostError, parse_host
-from cloned_proxy.policy.offer import why_not_offered
-from cloned_proxy.policy.reasons import MENDABLE
-from cloned_proxy.policy.rule import Address, Host
-from cloned_proxy.policy.vocabulary import DEFAULT_PORTS, Reason
-from cloned_proxy.proxy.enforced import listeners_of
-from cloned_proxy.store.ignored import IgnoredHosts
-from cloned_proxy.store.rule_use import rule_use
-from cloned_proxy.store.tally import EVERY_TOOL, OTHER, BlockedCall, BlockedGroup, Tally
+from cloned_proxy.policy.hints.hint import allow_command, owner_hint
+from cloned_proxy.policy.hints.offer import why_not_offered
+from cloned_proxy.policy.terms.address import classify
+from cloned_proxy.policy.terms.host import HostError, parse_host
+from cloned_proxy.policy.terms.reasons import MENDABLE
+from cloned_proxy.policy.terms.rule import Address, Host
+from cloned_proxy.policy.terms.vocabulary import DEFAULT_PORTS, Reason
+from cloned_proxy.proxy.enforce.enforced import listeners_of
+from cloned_proxy.store.audit.tally import EVERY_TOOL, OTHER, BlockedCall, BlockedGroup, Tally
+from cloned_proxy.store.policyfile.rule_use import rule_use
+from cloned_proxy.store.workspaces.ignored import IgnoredHosts
 
 _DAY: Final = 86_400.0
 _LOOKED_AT: Final = 20

@@ -10,8 +10,8 @@ from pydantic import Field
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.control.record import Wanted
-from cloned_proxy.policy.address import classify
-from cloned_proxy.store.audit_log import times_of
+from cloned_proxy.policy.terms.address import classify
+from cloned_proxy.store.audit.audit_log import times_of
 
 Tool = Annotated[str, Field(min_length=1, max_length=256)]
 Host = Annotated[str, Field(min_length=1, max_length=255)]

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Strict
 from cloned_proxy.control.sessions import session_cookie
-from cloned_proxy.store.devices import (
+from cloned_proxy.store.workspaces.devices import (
     DEVICE_SECONDS,
     MAX_NAME,
     Device,

@@ -10,9 +10,9 @@ from cloned_proxy.control.endpoints.rules import EditAnswer, edit_answer
 from cloned_proxy.control.endpoints.terms import Reason, Version, editing
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
-from cloned_proxy.policy.redact import redact
-from cloned_proxy.store.edit_service import EditService
-from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
+from cloned_proxy.policy.secrets.redact import redact
+from cloned_proxy.store.files.policy_bytes import read_policy_bytes, version_of
+from cloned_proxy.store.policyfile.edit_service import EditService
 
 VERSION: Final = "[0-9a-f]{12}"
 

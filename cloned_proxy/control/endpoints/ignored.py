@@ -7,8 +7,8 @@ from typing import Final
 from cloned_proxy.control.endpoints.decisions import Host, Tool
 from cloned_proxy.control.endpoints.terms import Reason
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
-from cloned_proxy.policy.redact import redact
-from cloned_proxy.store.ignored import IgnoredHosts
+from cloned_proxy.policy.secrets.redact import redact
+from cloned_proxy.store.workspaces.ignored import IgnoredHosts
 
 
 class IgnoredAnswer(Strict):

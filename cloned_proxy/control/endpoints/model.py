@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from cloned_proxy.control.operation import Call, Operation, Strict
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.llm.health import Health, ask_health, model_metrics
 from cloned_proxy.runner.llm.state import PORT, read_state
-from cloned_proxy.store.kept import Kept, kept_artifacts
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.store.workspaces.kept import Kept, kept_artifacts
 
 _SHOWN: Final = 50
 _WORD: Final = 300

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 from cloned_proxy.control.endpoints.runs import Probe, newest_probe
 from cloned_proxy.control.operation import Call, Operation, Strict
-from cloned_proxy.proxy.control_channel import ask_all
-from cloned_proxy.store.approvals import ApprovalService
+from cloned_proxy.proxy.serving.control_channel import ask_all
+from cloned_proxy.store.approvals.approvals import ApprovalService
 
 
 class PolicyState(Strict):

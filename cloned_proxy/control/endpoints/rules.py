@@ -13,15 +13,15 @@ from cloned_proxy.control.endpoints.decisions import Host, Tool
 from cloned_proxy.control.endpoints.terms import Duration, Reason, Uses, Version, editing
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
-from cloned_proxy.policy.redact import redact
-from cloned_proxy.policy.rule import PatternKind, Rule
-from cloned_proxy.policy.tool_id import tool_id
-from cloned_proxy.policy.units import format_duration
-from cloned_proxy.store.policy_edit import EditResult
-from cloned_proxy.store.policy_entry import Addition, Entry
-from cloned_proxy.store.policy_file import load_policy
-from cloned_proxy.store.rule_change import RuleChange
-from cloned_proxy.store.rule_use import RuleUse, rule_use
+from cloned_proxy.policy.callers.tool_id import tool_id
+from cloned_proxy.policy.secrets.redact import redact
+from cloned_proxy.policy.terms.rule import PatternKind, Rule
+from cloned_proxy.policy.terms.units import format_duration
+from cloned_proxy.store.policyfile.policy_edit import EditResult
+from cloned_proxy.store.policyfile.policy_entry import Addition, Entry
+from cloned_proxy.store.policyfile.policy_file import load_policy
+from cloned_proxy.store.policyfile.rule_change import RuleChange
+from cloned_proxy.store.policyfile.rule_use import RuleUse, rule_use
 
 RULE_ID: Final = "r-[0-9a-f]{10}"
 _MANY: Final = 64

@@ -12,7 +12,7 @@ from pydantic import Field
 from cloned_proxy.control.endpoints.decisions import Seq
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Nothing, Operation, Query, Strict
-from cloned_proxy.proxy.control_channel import MAX_ACTOR, ask_all
+from cloned_proxy.proxy.serving.control_channel import MAX_ACTOR, ask_all
 
 
 class RunsQuery(Query):

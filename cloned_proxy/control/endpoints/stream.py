@@ -16,7 +16,7 @@ from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.feed import TooSlowError, wants
 from cloned_proxy.control.operation import Call, Operation, Query
 from cloned_proxy.control.record import Wanted
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files.errors import StoreError
 
 _log = structlog.get_logger(__name__)
 

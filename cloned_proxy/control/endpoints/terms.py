@@ -10,13 +10,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.policy.parse import PolicyError
-from cloned_proxy.policy.units import DURATION_PATTERN, MAX_TERM, MIN_TERM, parse_term
-from cloned_proxy.store.edit_service import EditService
-from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.policy_bytes import read_policy_bytes, version_of
-from cloned_proxy.store.policy_file import load_policy, parse_bytes
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.policy.reading.parse import PolicyError
+from cloned_proxy.policy.terms.units import DURATION_PATTERN, MAX_TERM, MIN_TERM, parse_term
+from cloned_proxy.store.files.errors import ConflictError, StoreError
+from cloned_proxy.store.files.policy_bytes import read_policy_bytes, version_of
+from cloned_proxy.store.policyfile.edit_service import EditService
+from cloned_proxy.store.policyfile.policy_file import load_policy, parse_bytes
 
 
 def _one_line(text: str) -> str:

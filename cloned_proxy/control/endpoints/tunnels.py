@@ -7,7 +7,7 @@ from typing import Any, Final
 from cloned_proxy.control.endpoints.decisions import DECISION_ID
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Nothing, Operation, Strict
-from cloned_proxy.proxy.control_channel import MAX_CAUSE, ask_all
+from cloned_proxy.proxy.serving.control_channel import MAX_CAUSE, ask_all
 
 
 class TunnelAnswer(Strict):

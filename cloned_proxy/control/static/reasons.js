@@ -1,4 +1,4 @@
-// The proxy's reasons in plain words, as `policy/reasons.py` has them (tests/test_shared_rules.py compares).
+// The proxy's reasons in plain words, as `policy/terms/reasons.py` has them (tests/test_shared_rules.py compares).
 
 import { visible } from "./format.js";
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from cloned_proxy.proxy.grant import Grant
+from cloned_proxy.proxy.grants.grant import Grant
 
 
 class Inspector(Protocol):

@@ -10,27 +10,27 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.proxy.client_hello import MAX_HELLO_BYTES, ClientHelloReader, Unread
-from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.injection import Injector, NoSecrets
-from cloned_proxy.proxy.inspection.admission import Admission
-from cloned_proxy.proxy.inspection.authority import Authority
-from cloned_proxy.proxy.inspection.bundle import refresh_bundle
-from cloned_proxy.proxy.inspection.connection import InspectedConnection
-from cloned_proxy.proxy.inspection.examiners import Examiner
+from cloned_proxy.proxy.enforce.enforcer import Enforcer
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.inspection.certificates.authority import Authority
+from cloned_proxy.proxy.inspection.certificates.bundle import refresh_bundle
+from cloned_proxy.proxy.inspection.certificates.tls import Sessions
+from cloned_proxy.proxy.inspection.connections.streams import ClientReader, ClientWriter, linger
+from cloned_proxy.proxy.inspection.connections.tls import TlsStream
+from cloned_proxy.proxy.inspection.examining.examiners import Examiner
+from cloned_proxy.proxy.inspection.examining.leaks import LeakExaminer
+from cloned_proxy.proxy.inspection.examining.screen import EchoExaminer
+from cloned_proxy.proxy.inspection.http1.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.http2.front import Front
-from cloned_proxy.proxy.inspection.http2.tls import TlsStream
-from cloned_proxy.proxy.inspection.leaks import LeakExaminer
-from cloned_proxy.proxy.inspection.parts import InspectionParts
-from cloned_proxy.proxy.inspection.screen import EchoExaminer
-from cloned_proxy.proxy.inspection.streams import ClientReader, ClientWriter, linger
-from cloned_proxy.proxy.inspection.tls import Sessions
-from cloned_proxy.proxy.leak import LeakWatch
-from cloned_proxy.proxy.relay import reset
-from cloned_proxy.proxy.ways import Ways
-from cloned_proxy.store.config import ProxySettings
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.proxy.inspection.requests.admission import Admission
+from cloned_proxy.proxy.inspection.requests.parts import InspectionParts
+from cloned_proxy.proxy.secrets.injection import Injector, NoSecrets
+from cloned_proxy.proxy.secrets.leak import LeakWatch
+from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.upstream.ways import Ways
+from cloned_proxy.proxy.wire.client_hello import MAX_HELLO_BYTES, ClientHelloReader, Unread
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.settings.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)

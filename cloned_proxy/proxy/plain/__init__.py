@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from cloned_proxy.policy.decision import Decision
-from cloned_proxy.proxy.connection import ClientConnection
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.head import Head
+from cloned_proxy.policy.terms.decision import Decision
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.http1.underway import Underway
+from cloned_proxy.proxy.http1.upstream import Pool
 from cloned_proxy.proxy.plain.client import PlainClient
-from cloned_proxy.proxy.plain.underway import Underway
-from cloned_proxy.proxy.plain.upstream import Pool
+from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.wire.head import Head
 
 
 class PlainHttp:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cloned_proxy.policy.caller import Caller, coming_from
-from cloned_proxy.policy.decision import Request
-from cloned_proxy.policy.identity import identify
-from cloned_proxy.proxy import answers
-from cloned_proxy.proxy.grant import Grant, Refusal
-from cloned_proxy.proxy.head import Head
+from cloned_proxy.policy.callers.caller import Caller, coming_from
+from cloned_proxy.policy.callers.identity import identify
+from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.proxy.enforce import answers
+from cloned_proxy.proxy.grants.grant import Grant, Refusal
 from cloned_proxy.proxy.plain.exchange import Exchange
 from cloned_proxy.proxy.plain.own import OwnExchange, is_own
+from cloned_proxy.proxy.wire.head import Head
 from cloned_proxy.telemetry.events import Kind
 
 if TYPE_CHECKING:

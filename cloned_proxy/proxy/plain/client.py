@@ -11,20 +11,20 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.policy.caller import Caller
-from cloned_proxy.proxy.answers import Answer
-from cloned_proxy.proxy.body import BodyError
-from cloned_proxy.proxy.connection import ClientConnection
-from cloned_proxy.proxy.head import Head, HeadError
-from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
+from cloned_proxy.policy.callers.caller import Caller
+from cloned_proxy.proxy.enforce.answers import Answer
+from cloned_proxy.proxy.http1.intake import Intake
+from cloned_proxy.proxy.http1.underway import Underway
+from cloned_proxy.proxy.http1.upstream import Pool
 from cloned_proxy.proxy.plain.admission import admit, after_breath
 from cloned_proxy.proxy.plain.exchange import Exchange
-from cloned_proxy.proxy.plain.intake import Intake
 from cloned_proxy.proxy.plain.own import OwnExchange
-from cloned_proxy.proxy.plain.underway import Underway
-from cloned_proxy.proxy.plain.upstream import Pool
-from cloned_proxy.proxy.refused_head import answer_to_head, head_caller
-from cloned_proxy.proxy.relay import reset
+from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS
+from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller
+from cloned_proxy.proxy.wire.body import BodyError
+from cloned_proxy.proxy.wire.head import Head, HeadError
 from cloned_proxy.telemetry.events import Kind
 
 _log = structlog.get_logger(__name__)

@@ -5,28 +5,28 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.policy.vocabulary import Reason
-from cloned_proxy.proxy import answers
-from cloned_proxy.proxy.answers import UpstreamFailure
-from cloned_proxy.proxy.body import BodyError, OversizeError
-from cloned_proxy.proxy.client_hello import Unread
-from cloned_proxy.proxy.dial import DialError, ExhaustedError
-from cloned_proxy.proxy.echo import ECHOED, EchoError
-from cloned_proxy.proxy.fields import asks_for_websocket
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.head import Head, HeadError
-from cloned_proxy.proxy.injection import InjectionError
-from cloned_proxy.proxy.leak import LeakError
-from cloned_proxy.proxy.plain.incoming import Incoming
-from cloned_proxy.proxy.plain.outgoing import Outgoing
+from cloned_proxy.policy.terms.vocabulary import Reason
+from cloned_proxy.proxy.enforce import answers
+from cloned_proxy.proxy.enforce.answers import UpstreamFailure
+from cloned_proxy.proxy.enforce.tunnels import response_seconds
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.http1.incoming import Incoming
+from cloned_proxy.proxy.http1.outgoing import Outgoing
+from cloned_proxy.proxy.http1.underway import Underway
+from cloned_proxy.proxy.http1.upstream import Upstream
 from cloned_proxy.proxy.plain.reach import Reach
-from cloned_proxy.proxy.plain.underway import Underway
-from cloned_proxy.proxy.plain.upstream import Upstream
 from cloned_proxy.proxy.plain.websocket import join
-from cloned_proxy.proxy.relay import Relay, reset_socket
-from cloned_proxy.proxy.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
-from cloned_proxy.proxy.tunnels import response_seconds
-from cloned_proxy.proxy.upstream_proxy.failure import UpstreamProxyError
+from cloned_proxy.proxy.secrets.echo import ECHOED, EchoError
+from cloned_proxy.proxy.secrets.injection import InjectionError
+from cloned_proxy.proxy.secrets.leak import LeakError
+from cloned_proxy.proxy.transport.relay import Relay, reset_socket
+from cloned_proxy.proxy.upstream.chained.failure import UpstreamProxyError
+from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError
+from cloned_proxy.proxy.wire.body import BodyError, OversizeError
+from cloned_proxy.proxy.wire.client_hello import Unread
+from cloned_proxy.proxy.wire.fields import asks_for_websocket
+from cloned_proxy.proxy.wire.head import Head, HeadError
+from cloned_proxy.proxy.wire.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient

@@ -6,15 +6,15 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.policy.caller import Caller, IdentityRefusal, Principal
-from cloned_proxy.policy.decision import Request
-from cloned_proxy.policy.vocabulary import OWN_HOST, Reason
-from cloned_proxy.proxy import answers
-from cloned_proxy.proxy.answers import Answer
-from cloned_proxy.proxy.body import BodyError
-from cloned_proxy.proxy.head import Head, HeadError
-from cloned_proxy.proxy.requests_api import RequestsApi, too_large, too_slow
-from cloned_proxy.store.egress_request import MAX_BODY
+from cloned_proxy.policy.callers.caller import Caller, IdentityRefusal, Principal
+from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.policy.terms.vocabulary import OWN_HOST, Reason
+from cloned_proxy.proxy.enforce import answers
+from cloned_proxy.proxy.enforce.answers import Answer
+from cloned_proxy.proxy.own.requests_api import RequestsApi, too_large, too_slow
+from cloned_proxy.proxy.wire.body import BodyError
+from cloned_proxy.proxy.wire.head import Head, HeadError
+from cloned_proxy.store.approvals.egress_request import MAX_BODY
 from cloned_proxy.telemetry.events import Kind
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from cloned_proxy.proxy.body import BodyError
-from cloned_proxy.proxy.dial import DialError, ExhaustedError, join
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.parts import GateParts
-from cloned_proxy.proxy.plain.upstream import Conversation, Pool, Rejoined, Upstream
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.http1.upstream import Conversation, Pool, Rejoined, Upstream
+from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError, join
+from cloned_proxy.proxy.wire.body import BodyError
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from cloned_proxy.proxy.frames import EchoGuard
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.plain.incoming import Incoming
-from cloned_proxy.proxy.plain.upstream import Upstream
-from cloned_proxy.proxy.relay import Relay
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.http1.incoming import Incoming
+from cloned_proxy.proxy.http1.upstream import Upstream
+from cloned_proxy.proxy.secrets.frames import EchoGuard
+from cloned_proxy.proxy.transport.relay import Relay
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient

@@ -13,13 +13,13 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.listener import Listener
-from cloned_proxy.proxy.parts import GateParts
-from cloned_proxy.proxy.plain.underway import BodyLeft, BodyStage, Underway
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.http1.underway import BodyLeft, BodyStage, Underway
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.resumed import Handed, HandedConnection, Stage, failure_at
 from cloned_proxy.proxy.plane.verdicts import Verdicts
+from cloned_proxy.proxy.transport.listener import Listener
+from cloned_proxy.proxy.tunnel.parts import GateParts
 
 _log = structlog.get_logger(__name__)
 

@@ -1,4 +1,4 @@
-"""Counters that the plane counts in beside us: `proxy/cells.py` with a second row, which is the plane's."""
+"""Counters that the plane counts in beside us: `proxy/grants/cells.py` with a second row, which is the plane's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Final
 
-from cloned_proxy.proxy.cells import CELL_BYTES, Cells
+from cloned_proxy.proxy.grants.cells import CELL_BYTES, Cells
 
 ROWS: Final = 2
 

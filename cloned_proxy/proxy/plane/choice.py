@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.proxy.plane import library
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files.errors import StoreError
 
 _PYTHON: Final = "; or serve with --plane off"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 from typing import Final
 
-from cloned_proxy.proxy.crowd import fair_share
+from cloned_proxy.proxy.grants.crowd import fair_share
 from cloned_proxy.proxy.plane.cells import PlaneCells
 from cloned_proxy.proxy.plane.figures import SPREADS
 from cloned_proxy.proxy.plane.library import Config
 from cloned_proxy.proxy.plane.parties import PARTIES
-from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.store.settings.config import ProxySettings
 
 _BOUNDS: Final = 3
 """The plane has those of tunnels for plain requests, too."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from cloned_proxy.policy.host_port import host_port
-from cloned_proxy.policy.identity import credential_fields
-from cloned_proxy.policy.uniform import looks_at_requests
-from cloned_proxy.policy.vocabulary import Mode, Reason, Verdict
-from cloned_proxy.proxy.dial import interleaved
-from cloned_proxy.proxy.fields import authority
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.head import Head
-from cloned_proxy.proxy.ways import KnownWay
-from cloned_proxy.store.chain import canonical_json
+from cloned_proxy.policy.callers.identity import credential_fields
+from cloned_proxy.policy.model.uniform import looks_at_requests
+from cloned_proxy.policy.terms.host_port import host_port
+from cloned_proxy.policy.terms.vocabulary import Mode, Reason, Verdict
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.upstream.dial import interleaved
+from cloned_proxy.proxy.upstream.ways import KnownWay
+from cloned_proxy.proxy.wire.fields import authority
+from cloned_proxy.proxy.wire.head import Head
+from cloned_proxy.store.audit.chain import canonical_json
 from cloned_proxy.telemetry.combined import finished, repeated
 from cloned_proxy.telemetry.events import WHOLE, DecisionEvent, FlowEnd, Kind
 

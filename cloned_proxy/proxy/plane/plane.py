@@ -14,13 +14,10 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.connection import ClientConnection
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.head import Head
-from cloned_proxy.proxy.known_refusals import KnownRefusal
-from cloned_proxy.proxy.listener import Listener
-from cloned_proxy.proxy.parts import GateParts
+from cloned_proxy.proxy.enforce.known_refusals import KnownRefusal
+from cloned_proxy.proxy.enforce.tunnels import Tunnel
+from cloned_proxy.proxy.grants.budget import Budgets
+from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.arrivals import Arrivals
 from cloned_proxy.proxy.plane.cells import PlaneCells
@@ -31,8 +28,11 @@ from cloned_proxy.proxy.plane.parties import PARTIES, Parties
 from cloned_proxy.proxy.plane.refusals import PlaneRefusals
 from cloned_proxy.proxy.plane.seen import OpenFlow, Review, open_flows
 from cloned_proxy.proxy.plane.verdicts import Published, Verdicts
-from cloned_proxy.proxy.tunnels import Tunnel
-from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.proxy.transport.listener import Listener
+from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.wire.head import Head
+from cloned_proxy.store.settings.config import ProxySettings
 
 _log = structlog.get_logger(__name__)
 

@@ -7,15 +7,15 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from cloned_proxy.proxy.denial_budget import ACCOUNT_WIDTH, account_name
-from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.known_refusals import KnownRefusal
+from cloned_proxy.proxy.enforce.enforcer import Enforcer
+from cloned_proxy.proxy.enforce.known_refusals import KnownRefusal
+from cloned_proxy.proxy.enforce.record import owner_of
+from cloned_proxy.proxy.grants.denial_budget import ACCOUNT_WIDTH, account_name
 from cloned_proxy.proxy.plane.cells import PlaneCells
 from cloned_proxy.proxy.plane.counted import Counted, retire
 from cloned_proxy.proxy.plane.entries import PlaneEntries
 from cloned_proxy.proxy.plane.forms import refusal_content
 from cloned_proxy.proxy.plane.library import RefusalForm
-from cloned_proxy.proxy.record import owner_of
 from cloned_proxy.telemetry.events import Kind
 
 _OF_HEAD: Final = b"\x03"

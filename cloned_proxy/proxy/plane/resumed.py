@@ -8,15 +8,15 @@ import socket
 from dataclasses import dataclass
 from typing import cast
 
-from cloned_proxy.proxy.answers import UpstreamFailure
-from cloned_proxy.proxy.connection import ClientConnection
-from cloned_proxy.proxy.dial import DialError, ExhaustedError
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.listener import Listener
-from cloned_proxy.proxy.parts import GateParts
-from cloned_proxy.proxy.passage import Passage
-from cloned_proxy.proxy.plain.underway import Underway
-from cloned_proxy.proxy.resumption import Resumption
+from cloned_proxy.proxy.enforce.answers import UpstreamFailure
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.http1.underway import Underway
+from cloned_proxy.proxy.transport.listener import Listener
+from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.tunnel.passage import Passage
+from cloned_proxy.proxy.tunnel.resumption import Resumption
+from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError
 
 
 class Stage(enum.IntEnum):

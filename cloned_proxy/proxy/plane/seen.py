@@ -7,12 +7,12 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
-from cloned_proxy.policy.uniform import looks_at_requests
-from cloned_proxy.proxy.client_hello import ServerNames, Unread
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.parts import GateParts
+from cloned_proxy.policy.model.uniform import looks_at_requests
+from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.plane.library import Snapshot
 from cloned_proxy.proxy.plane.verdicts import Published
+from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.wire.client_hello import ServerNames, Unread
 from cloned_proxy.telemetry.events import Kind
 
 _MICROSECOND: Final = 1e-6

@@ -14,25 +14,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from cloned_proxy.policy.decide import needs_hello
-from cloned_proxy.policy.identity import TokenVerifier, credentials_expire
-from cloned_proxy.policy.model import Policy
-from cloned_proxy.proxy.budget import ACCOUNT_WIDTH, account_name
-from cloned_proxy.proxy.client_hello import ServerNames, Unread
-from cloned_proxy.proxy.crowd import fair_limits
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.head import Head
-from cloned_proxy.proxy.leak import LeakWatch
-from cloned_proxy.proxy.plain.upstream import Key
-from cloned_proxy.proxy.plain.upstream import key_of as pool_key_of
+from cloned_proxy.policy.callers.identity import TokenVerifier, credentials_expire
+from cloned_proxy.policy.deciding.decide import needs_hello
+from cloned_proxy.policy.model.model import Policy
+from cloned_proxy.proxy.enforce.question import Basis
+from cloned_proxy.proxy.enforce.tunnels import response_seconds
+from cloned_proxy.proxy.grants.budget import ACCOUNT_WIDTH, account_name
+from cloned_proxy.proxy.grants.crowd import fair_limits
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.http1.upstream import Key
+from cloned_proxy.proxy.http1.upstream import key_of as pool_key_of
 from cloned_proxy.proxy.plane.cells import PlaneCells
 from cloned_proxy.proxy.plane.counted import Counted, counts_of, retire
 from cloned_proxy.proxy.plane.entries import PlaneEntries
 from cloned_proxy.proxy.plane.forms import content_of, event_of, key_of, plain_key_of, publishable
 from cloned_proxy.proxy.plane.library import NO_LIMIT, Publication
-from cloned_proxy.proxy.question import Basis
-from cloned_proxy.proxy.tunnels import response_seconds
-from cloned_proxy.proxy.ways import KnownWay, Ways
+from cloned_proxy.proxy.secrets.leak import LeakWatch
+from cloned_proxy.proxy.upstream.ways import KnownWay, Ways
+from cloned_proxy.proxy.wire.client_hello import ServerNames, Unread
+from cloned_proxy.proxy.wire.head import Head
 from cloned_proxy.telemetry.events import Kind
 
 MOST: Final = 20_000

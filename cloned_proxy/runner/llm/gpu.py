@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from cloned_proxy.runner.containers import bind_mount
-from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.docker.containers import bind_mount
+from cloned_proxy.runner.values.errors import SandboxInputError
 
 type Gpus = int | Literal["all", "devices"] | None
 

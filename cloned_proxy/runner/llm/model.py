@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import EngineError, SandboxError, SandboxInputError, SlotError
+from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.llm.gpu import look
 from cloned_proxy.runner.llm.plan import DIRECTORY_LABEL, ModelPlan, model_container
 from cloned_proxy.runner.llm.state import CONTAINER, LlmState
-from cloned_proxy.runner.netns import Namespace, may_enter, start_time
+from cloned_proxy.runner.namespaces.netns import Namespace, may_enter, start_time
 from cloned_proxy.runner.project.masks import refuse_secrets
-from cloned_proxy.runner.spec import MIB
+from cloned_proxy.runner.values.errors import EngineError, SandboxError, SandboxInputError, SlotError
+from cloned_proxy.runner.values.spec import MIB
 from cloned_proxy.share import share_path
 
 _TOOLKIT_MISSING: Final = ("could not select device driver", "nvidia-container-cli", "unresolvable CDI devices")

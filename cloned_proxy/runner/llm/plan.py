@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cloned_proxy.runner.containers import HOSTNAME, NO_NAMES, bind_mount, hardening
-from cloned_proxy.runner.environment import PROXY_URL, proxy_environment
-from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.docker.containers import HOSTNAME, NO_NAMES, bind_mount, hardening
 from cloned_proxy.runner.llm.engines import (
     CACHE,
     ENGINES,
@@ -21,10 +19,20 @@ from cloned_proxy.runner.llm.engines import (
     engine_environment,
 )
 from cloned_proxy.runner.llm.gpu import GpuHost, gpu_environment, gpu_host_config
-from cloned_proxy.runner.spec import DEFAULT_USER, MIB, WORKSPACE_LABEL, Limits, check_env, parse_memory, workspace_mark
+from cloned_proxy.runner.values.environment import PROXY_URL, proxy_environment
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.runner.values.spec import (
+    DEFAULT_USER,
+    MIB,
+    WORKSPACE_LABEL,
+    Limits,
+    check_env,
+    parse_memory,
+    workspace_mark,
+)
 
 if TYPE_CHECKING:
-    from cloned_proxy.store.config import LlmSettings
+    from cloned_proxy.store.settings.config import LlmSettings
 
 DIRECTORY_LABEL: Final = "cloned.directory"
 """The workspace whose model this is. Its path is in the mount of the models anyway."""

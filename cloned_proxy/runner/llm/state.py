@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.llm.engines import USUAL_HEALTH
-from cloned_proxy.runner.netns import start_time
-from cloned_proxy.store.atomic import write_atomically
+from cloned_proxy.runner.namespaces.netns import start_time
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.store.files.atomic import write_atomically
 
 CONTAINER: Final = "cloned-localai"
 """The name that the seed's Compose file gives it, whichever engine it is."""

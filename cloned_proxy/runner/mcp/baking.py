@@ -6,12 +6,12 @@ image has that one, checked by its integrity.
 
 from __future__ import annotations
 
-from cloned_proxy.runner import npm_client, pip_client
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.images import Say
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.images import npm_client, pip_client
+from cloned_proxy.runner.images.images import Say
+from cloned_proxy.runner.images.tool_image import build_tool_image
+from cloned_proxy.runner.images.tool_packages import ToolImage
 from cloned_proxy.runner.mcp.packages import Package, pinned
-from cloned_proxy.runner.tool_image import build_tool_image
-from cloned_proxy.runner.tool_packages import ToolImage
 
 
 def pin(package: Package) -> Package:

@@ -14,13 +14,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from cloned_proxy.policy.redact import hide_arguments
+from cloned_proxy.policy.secrets.redact import hide_arguments
 from cloned_proxy.runner.mcp import jsonc, toml
 from cloned_proxy.runner.mcp.jsonc import Place
-from cloned_proxy.store.atomic import write_atomically
-from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.files import read_regular_file
-from cloned_proxy.store.list_edit import text_diff
+from cloned_proxy.store.files.atomic import write_atomically
+from cloned_proxy.store.files.errors import ConflictError, StoreError
+from cloned_proxy.store.files.files import read_regular_file
+from cloned_proxy.store.files.list_edit import text_diff
 
 MAX_BYTES: Final = 64 * 1024 * 1024
 """`~/.claude.json` holds a history as well, and grows."""

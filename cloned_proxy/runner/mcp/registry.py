@@ -10,17 +10,17 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cloned_proxy.policy.redact import hide_arguments
-from cloned_proxy.policy.tool_id import tool_id
-from cloned_proxy.store.atomic import write_atomically
-from cloned_proxy.store.config import SizeText
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import read_regular_file
-from cloned_proxy.store.list_edit import text_diff
-from cloned_proxy.store.lock import locked
-from cloned_proxy.store.policy_bytes import MAX_BYTES
-from cloned_proxy.store.workspace import Workspace
-from cloned_proxy.store.yaml_reader import read_document
+from cloned_proxy.policy.callers.tool_id import tool_id
+from cloned_proxy.policy.secrets.redact import hide_arguments
+from cloned_proxy.store.files.atomic import write_atomically
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.files.files import read_regular_file
+from cloned_proxy.store.files.list_edit import text_diff
+from cloned_proxy.store.files.lock import locked
+from cloned_proxy.store.files.policy_bytes import MAX_BYTES
+from cloned_proxy.store.files.yaml_reader import read_document
+from cloned_proxy.store.settings.config import SizeText
+from cloned_proxy.store.workspaces.workspace import Workspace
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _HEAD: Final = """\

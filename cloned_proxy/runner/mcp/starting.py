@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cloned_proxy.store.settings_cache import cached_settings
+from cloned_proxy.store.settings.settings_cache import cached_settings
 
 if TYPE_CHECKING:
     from cloned_proxy.runner.mcp.registry import Start
-    from cloned_proxy.store.workspace import Workspace
+    from cloned_proxy.store.workspaces.workspace import Workspace
 
 WORD_VARIABLE: Final = "CLONED_MCP_"
 """Begins the names of variables by which a client hands over what it fills in: words of a line."""

@@ -15,11 +15,11 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from cloned_proxy.runner.mcp.client_file import Change, ClientFile, digest
-from cloned_proxy.store.atomic import write_atomically
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import read_regular_file
-from cloned_proxy.store.policy_bytes import MAX_BYTES
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.files.atomic import write_atomically
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.files.files import read_regular_file
+from cloned_proxy.store.files.policy_bytes import MAX_BYTES
+from cloned_proxy.store.workspaces.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

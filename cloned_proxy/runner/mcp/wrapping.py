@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, Final
 
-from cloned_proxy.policy.redact import hide_arguments
-from cloned_proxy.runner.environment import RESERVED
-from cloned_proxy.runner.errors import SandboxError
+from cloned_proxy.policy.secrets.redact import hide_arguments
 from cloned_proxy.runner.mcp.client_file import ClientFile, Entry
 from cloned_proxy.runner.mcp.packages import Package, package_of
 from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, Project, Registry, Server
 from cloned_proxy.runner.mcp.starting import WORD_VARIABLE
 from cloned_proxy.runner.project.place import project_of
 from cloned_proxy.runner.project.view import check_shown
-from cloned_proxy.runner.spec import Mount
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.runner.values.environment import RESERVED
+from cloned_proxy.runner.values.errors import SandboxError
+from cloned_proxy.runner.values.spec import Mount
+from cloned_proxy.store.files.errors import StoreError
 
 _FILLED_IN: Final = re.compile(r"\$\{[^{}]+\}")
 _FILLED_IN_BY_GEMINI: Final = re.compile(r"\$\{[^{}]+\}|\$[A-Za-z_][A-Za-z0-9_]*")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from cloned_proxy.policy.host_port import in_brackets
-from cloned_proxy.policy.vocabulary import OWN_HOST
+from cloned_proxy.policy.terms.host_port import in_brackets
+from cloned_proxy.policy.terms.vocabulary import OWN_HOST
 
 PROBE_TOOL: Final = "cloned.internal.probe@v1"
 OTHER_TOOL: Final = "cloned.internal.probe-other@v1"

@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import SandboxError, ToolFailedError
-from cloned_proxy.runner.execution import Collected, Outcome
-from cloned_proxy.runner.files import read_scratch
-from cloned_proxy.runner.job import Job
-from cloned_proxy.runner.names import LOOPBACK
-from cloned_proxy.runner.owner import owner_id
+from cloned_proxy.policy.callers.identity import Claims, mint_token
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.docker.stream import Attached
+from cloned_proxy.runner.files.files import read_scratch
+from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.namespaces.names import LOOPBACK
 from cloned_proxy.runner.probe.canary import Canaries, canaries, host_addresses
 from cloned_proxy.runner.probe.plan import DENIED_NAME, OTHER_TOOL, PROBE_TOOL, Attempt, Targets, plan
 from cloned_proxy.runner.probe.report import Line, Report, Result, judge_controls, judge_sealed
-from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.spec import OWNER_LABEL, TOOL_LABEL
-from cloned_proxy.runner.standby import proxy_for
-from cloned_proxy.runner.stream import Attached
-from cloned_proxy.runner.worker import PYTHON_IMAGE, Worker
-from cloned_proxy.store.keys import load_or_create_key
+from cloned_proxy.runner.runs.execution import Collected, Outcome
+from cloned_proxy.runner.runs.job import Job
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
+from cloned_proxy.runner.slots.owner import owner_id
+from cloned_proxy.runner.slots.standby import proxy_for
+from cloned_proxy.runner.values.errors import SandboxError, ToolFailedError
+from cloned_proxy.runner.values.spec import OWNER_LABEL, TOOL_LABEL
+from cloned_proxy.store.workspaces.keys import load_or_create_key
 
 _COMMAND: Final = ("python3", "/opt/cloned/probe.py")
 _TIMEOUT: Final = 30.0

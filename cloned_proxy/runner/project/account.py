@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.values.spec import Mount
 
 NAME: Final = "tool"
 """Not the caller's own: a tool need not know it, and the worker image calls its user so."""

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.project.changes import Change, Kind, Letter, Marks, compare, kind_of
 from cloned_proxy.runner.project.snapshot import FileChange, Snapshot, Spool
 from cloned_proxy.runner.project.survey import Look, Survey, Visit, look_through
 from cloned_proxy.runner.project.tree import Tree
 from cloned_proxy.runner.project.view import View
+from cloned_proxy.runner.values.errors import SandboxInputError
 
 
 @dataclass(frozen=True, slots=True)

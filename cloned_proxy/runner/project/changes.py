@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from cloned_proxy.runner.project.guarded import GIT_PARTS, TRUSTED
 from cloned_proxy.runner.project.survey import Look
-from cloned_proxy.store.workspace import DIRECTORY_NAME
+from cloned_proxy.store.workspaces.workspace import DIRECTORY_NAME
 
 
 class Kind(enum.Enum):

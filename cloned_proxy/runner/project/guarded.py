@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from cloned_proxy.runner.errors import SandboxInputError
-from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.runner.values.spec import Mount
 
 TRUSTED: Final = frozenset({
     ".aider.conf.yml", ".claude", ".codex", ".continue", ".cursor", ".devcontainer", ".devcontainer.json",

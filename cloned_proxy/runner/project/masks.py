@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.project.survey import Identity, Look, look_through
 from cloned_proxy.runner.project.tree import Tree, identity_of, refuse_doors
-from cloned_proxy.runner.spec import Mount
-from cloned_proxy.store.workspace import DIRECTORY_NAME
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.runner.values.spec import Mount
+from cloned_proxy.store.workspaces.workspace import DIRECTORY_NAME
 
 _MAX_SECRETS: Final = 500
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.project.place import SCRATCH
-from cloned_proxy.runner.spec import HOME, TOOL_LABEL, Mount, SandboxSpec
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.runner.values.spec import HOME, TOOL_LABEL, Mount, SandboxSpec
 
 _ALIVE: Final = frozenset({"created", "running", "paused", "restarting"})
 

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from cloned_proxy.runner.engine_answers import EngineFacts
-from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.docker.engine_answers import EngineFacts
+from cloned_proxy.runner.values.errors import SandboxInputError
 
 _SYSTEM: Final = frozenset({
     "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/opt", "/proc", "/run", "/sbin", "/sys", "/usr",

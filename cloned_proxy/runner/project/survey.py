@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cloned_proxy.runner.errors import SandboxInputError
-from cloned_proxy.store.workspace import DIRECTORY_NAME
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.store.workspaces.workspace import DIRECTORY_NAME
 
 MAX_ENTRIES: Final = 2_000_000
 MAX_DEPTH: Final = 200

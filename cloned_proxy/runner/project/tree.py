@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.project.changes import Marks
 from cloned_proxy.runner.project.survey import Identity, Survey, look_through
+from cloned_proxy.runner.values.errors import SandboxInputError
 
 _SHOWN: Final = 5
 

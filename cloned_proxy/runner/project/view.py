@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.project.changes import stamp_of
 from cloned_proxy.runner.project.guarded import guards_of
 from cloned_proxy.runner.project.masks import masks_over, refuse_other_names
@@ -23,8 +22,9 @@ from cloned_proxy.runner.project.place import (
 from cloned_proxy.runner.project.survey import Identity
 from cloned_proxy.runner.project.tree import Tree, identity_of, tree_of
 from cloned_proxy.runner.project.worktree import linked_repository
-from cloned_proxy.runner.spec import HOME, Mount, check_mount
-from cloned_proxy.store.workspace import DIRECTORY_NAME
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.runner.values.spec import HOME, Mount, check_mount
+from cloned_proxy.store.workspaces.workspace import DIRECTORY_NAME
 
 NOTHING: Final = "/dev/null"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.values.spec import Mount
 
 _MAX_POINTER: Final = 8192
 _WRITTEN: Final = ("objects", "refs", "logs", "lfs", "rr-cache")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cloned_proxy.store.errors import StoreError
+from cloned_proxy.store.files.errors import StoreError
 
 
 def read(text: str) -> Any:

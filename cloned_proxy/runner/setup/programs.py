@@ -16,8 +16,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cloned_proxy.runner.setup.settings_file import Setting
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.proxy_url import NO_PROXY
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.workspaces.proxy_url import NO_PROXY
 
 _NAMES: Final = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
 """curl reads only the lower-case name for `http://`, others only the upper-case ones."""

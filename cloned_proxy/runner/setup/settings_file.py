@@ -12,9 +12,9 @@ from cloned_proxy.runner.mcp import jsonc, toml
 from cloned_proxy.runner.mcp.client_file import MAX_BYTES, ClientFile, empty_text
 from cloned_proxy.runner.mcp.jsonc import Place
 from cloned_proxy.runner.setup import gitconfig, lines
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.files import read_regular_file
-from cloned_proxy.store.list_edit import text_diff
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.files.files import read_regular_file
+from cloned_proxy.store.files.list_edit import text_diff
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import contextlib
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from cloned_proxy.store.approval_mirror import ApprovalMirror, as_message, from_message
+from cloned_proxy.store.approvals.approval_mirror import ApprovalMirror, as_message, from_message
 from tests.cli.program import TOOL, eventually, policy_text
 from tests.control.browser.scene import WAIT, Scene, last_for, picture, show, tunnel
 

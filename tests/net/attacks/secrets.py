@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from cloned_proxy.store.vault import Vault
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.vault.vault import Vault
+from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.net.attacks.attempt import Attack, Attempt, read_all
 
 _HOST: Final = "api.example.com"

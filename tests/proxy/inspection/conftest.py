@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.store.settings.config import ProxySettings
 from tests.proxy.inspection.support import World
 
 

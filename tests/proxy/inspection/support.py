@@ -12,27 +12,27 @@ from pathlib import Path
 import trustme
 from prometheus_client import CollectorRegistry
 
-from cloned_proxy.policy.caller import ANONYMOUS, Principal
-from cloned_proxy.policy.decision import Request
-from cloned_proxy.policy.host import parse_pattern
-from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.model import Policy, Scope
-from cloned_proxy.policy.path import parse_path_pattern
-from cloned_proxy.policy.rule import Address, Host, Inject, Rule
-from cloned_proxy.policy.vocabulary import Anonymous
-from cloned_proxy.proxy.budget import Budgets
-from cloned_proxy.proxy.enforcer import Enforcer
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.injection import Injector
-from cloned_proxy.proxy.inspection.connection import InspectedConnection
+from cloned_proxy.policy.callers.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.model.model import Policy, Scope
+from cloned_proxy.policy.paths.path import parse_path_pattern
+from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.policy.terms.host import parse_pattern
+from cloned_proxy.policy.terms.host_index import HostIndex
+from cloned_proxy.policy.terms.rule import Address, Host, Inject, Rule
+from cloned_proxy.policy.terms.vocabulary import Anonymous
+from cloned_proxy.proxy.enforce.enforcer import Enforcer
+from cloned_proxy.proxy.grants.budget import Budgets
+from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.inspection.engine import MitmInspector
-from cloned_proxy.proxy.inspection.held import HeldBodies
+from cloned_proxy.proxy.inspection.examining.held import HeldBodies
+from cloned_proxy.proxy.inspection.http1.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.http2.front import Front
-from cloned_proxy.proxy.leak import LeakWatch
-from cloned_proxy.proxy.registry.client import MetadataClient
-from cloned_proxy.proxy.registry.examiner import RegistryExaminer
-from cloned_proxy.proxy.ways import Ways
-from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.proxy.inspection.registry.client import MetadataClient
+from cloned_proxy.proxy.inspection.registry.examiner import RegistryExaminer
+from cloned_proxy.proxy.secrets.injection import Injector
+from cloned_proxy.proxy.secrets.leak import LeakWatch
+from cloned_proxy.proxy.upstream.ways import Ways
+from cloned_proxy.store.settings.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
 from tests.proxy.support import Secrets

@@ -7,8 +7,8 @@ import socket
 
 import pytest
 
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.ways import Ways
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.upstream.ways import Ways
 from tests.proxy.inspection.support import World
 from tests.proxy.support import until
 

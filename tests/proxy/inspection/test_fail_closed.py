@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.policy.decision import Request
-from cloned_proxy.proxy.inspection import connection as connection_module
-from cloned_proxy.proxy.inspection.admission import Admission
-from cloned_proxy.proxy.inspection.exchange import Exchange
-from cloned_proxy.proxy.inspection.http2 import heads, pool, stream, upstream_h1
+from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.proxy.inspection.connections import heads
+from cloned_proxy.proxy.inspection.http1 import connection as connection_module
+from cloned_proxy.proxy.inspection.http1.exchange import Exchange
+from cloned_proxy.proxy.inspection.requests import stream
+from cloned_proxy.proxy.inspection.requests.admission import Admission
+from cloned_proxy.proxy.inspection.upstream import pool, upstream_h1
 from tests.proxy.inspection.support import Upstream, World
 from tests.proxy.support import until
 

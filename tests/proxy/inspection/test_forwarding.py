@@ -5,13 +5,13 @@ import base64
 
 import pytest
 
-from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.identity import Claims, mint_token
-from cloned_proxy.policy.model import Policy, Scope
-from cloned_proxy.policy.rule import Inject
-from cloned_proxy.proxy.inspection import connection as connection_module
-from cloned_proxy.proxy.inspection.exchange import Exchange
+from cloned_proxy.policy.callers.caller import Principal
+from cloned_proxy.policy.callers.identity import Claims, mint_token
+from cloned_proxy.policy.model.model import Policy, Scope
+from cloned_proxy.policy.terms.host_index import HostIndex
+from cloned_proxy.policy.terms.rule import Inject
+from cloned_proxy.proxy.inspection.http1 import connection as connection_module
+from cloned_proxy.proxy.inspection.http1.exchange import Exchange
 from tests.proxy.inspection.support import KEY, OK, World, rule
 from tests.proxy.support import resident_bytes, until
 

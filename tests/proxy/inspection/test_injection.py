@@ -7,8 +7,8 @@ import base64
 
 import pytest
 
-from cloned_proxy.policy.rule import Inject
-from cloned_proxy.proxy.echo import HELD_BYTES
+from cloned_proxy.policy.terms.rule import Inject
+from cloned_proxy.proxy.secrets.echo import HELD_BYTES
 from tests.proxy.inspection.support import World, rule
 from tests.proxy.support import until
 

@@ -7,7 +7,7 @@ import gzip
 
 import pytest
 
-from cloned_proxy.policy.rule import Inject
+from cloned_proxy.policy.terms.rule import Inject
 from tests.proxy.inspection.support import OK, World, rule
 
 CODED = gzip.compress(b"you sent sk-canary-1234567890")

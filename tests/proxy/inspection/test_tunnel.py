@@ -12,7 +12,7 @@ import trustme
 import websockets
 from websockets.asyncio.server import ServerConnection, serve
 
-from cloned_proxy.proxy.inspection.ca import certificate_path, install_hint
+from cloned_proxy.proxy.inspection.certificates.ca import certificate_path, install_hint
 from tests.proxy.inspection.support import World, rule
 from tests.proxy.support import until
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from cloned_proxy.policy.caller import ANONYMOUS
-from cloned_proxy.policy.identity import OwnTokens
-from cloned_proxy.proxy.gate import Gate
-from cloned_proxy.proxy.listener import Listener, bind_tcp, bind_unix
-from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.policy.callers.caller import ANONYMOUS
+from cloned_proxy.policy.callers.identity import OwnTokens
+from cloned_proxy.proxy.gate.gate import Gate
+from cloned_proxy.proxy.transport.listener import Listener, bind_tcp, bind_unix
+from cloned_proxy.store.settings.config import ProxySettings
 from tests.proxy.inspection.support import KEY, World, exchange, rule
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
+from cloned_proxy.runner.docker.engine import Engine
 from tests.cli.program import eventually
 from tests.runner.conftest import leftovers, start_serving
 from tests.runner.mcp.real_servers import IMAGE, RealServers, real_servers

@@ -14,8 +14,8 @@ from typing import Final
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.worker import PYTHON_IMAGE
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.images.worker import PYTHON_IMAGE
 
 PACKAGES: Final = Path(__file__).with_name("packages")
 IMAGE: Final = "cloned-mcp-test:latest"

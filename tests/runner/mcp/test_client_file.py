@@ -10,7 +10,7 @@ from cloned_proxy.runner.mcp import jsonc, toml
 from cloned_proxy.runner.mcp.client_file import ClientFile
 from cloned_proxy.runner.mcp.snippets import snippets
 from cloned_proxy.runner.mcp.wrapping import Starter
-from cloned_proxy.store.errors import ConflictError, StoreError
+from cloned_proxy.store.files.errors import ConflictError, StoreError
 
 STARTER = Starter(("/opt/bin/cloned-proxy",), Path("/code/.cloned"))
 

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.link import is_served
-from cloned_proxy.runner.spec import TOOL_LABEL
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.slots.link import is_served
+from cloned_proxy.runner.values.spec import TOOL_LABEL
 from tests.runner.mcp.conftest import Project, make_project
 from tests.runner.mcp.real_servers import RealServers
 

@@ -8,8 +8,8 @@ import pytest
 
 from cloned_proxy.runner.mcp import registry
 from cloned_proxy.runner.mcp.starting import start_of
-from cloned_proxy.store.errors import StoreError
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.workspaces.workspace import Workspace
 
 TEXT = """\
 engine: unix:///e.sock

@@ -15,8 +15,8 @@ from cloned_proxy.runner.mcp.packages import Package, package_of
 from cloned_proxy.runner.mcp.registry import Registry
 from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedServer, unwrap
 from cloned_proxy.runner.mcp.wrapping import Plan, Starter, apply_plan, make_plan
-from cloned_proxy.store.errors import ConflictError, StoreError
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.store.files.errors import ConflictError, StoreError
+from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.runner.mcp.client_files import CLAUDE, CODEX, FILES, SECRET, VS_CODE
 
 PROGRAM = ("/opt/bin/cloned-proxy",)

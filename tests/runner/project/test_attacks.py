@@ -17,7 +17,7 @@ import pytest
 
 from cloned_proxy.runner.project import view as views
 from cloned_proxy.runner.project.guarded import Guards, guards_of
-from cloned_proxy.runner.runner import DockerContainerRunner
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from tests.runner.jobs import sh
 from tests.runner.project.conftest import give
 from tests.runner.project.test_guarded import git

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.cli.project_report import Reports, lines_of
-from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.cli.commands.sandbox.project_report import Reports, lines_of
 from cloned_proxy.runner.project import snapshot as snapshots
 from cloned_proxy.runner.project import survey as surveys
 from cloned_proxy.runner.project.aftermath import Aftermath, looking_back
@@ -17,6 +16,7 @@ from cloned_proxy.runner.project.place import ProjectAccess
 from cloned_proxy.runner.project.snapshot import FileChange, Snapshot, Spool, _text
 from cloned_proxy.runner.project.survey import Look, look_through
 from cloned_proxy.runner.project.view import ProjectWish, view_of
+from cloned_proxy.runner.values.errors import SandboxInputError
 
 KINDS: list[tuple[str, Kind | None]] = [
     ("src/main.py", None),

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.project import guarded
 from cloned_proxy.runner.project.guarded import Guards, guards_of
 from cloned_proxy.runner.project.place import ProjectAccess
 from cloned_proxy.runner.project.survey import look_through
 from cloned_proxy.runner.project.view import ProjectWish, view_of
-from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.runner.values.spec import Mount
 
 
 def git(*words: str | Path, cwd: Path) -> None:

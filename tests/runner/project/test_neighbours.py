@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner import execution
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.project.neighbours import movable
-from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.runs import execution
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.runner.values.spec import Mount
 from tests.runner.jobs import Seen, sh
 from tests.runner.project.conftest import give
 from tests.runner.project.test_project import WRITABLE

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.engine_answers import EngineFacts
-from cloned_proxy.runner.errors import SandboxInputError
+from cloned_proxy.runner.docker.engine_answers import EngineFacts
 from cloned_proxy.runner.project.place import check_own_path, project_of, user_of_caller, working_directory
+from cloned_proxy.runner.values.errors import SandboxInputError
 
 FACTS = EngineFacts("Docker", "24.0", "1.43", "overlay2", (), (), rootless=False, cgroup="v2")
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.errors import ToolLimitError
 from cloned_proxy.runner.project.place import ProjectAccess
 from cloned_proxy.runner.project.view import ProjectWish
-from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
+from cloned_proxy.runner.values.errors import ToolLimitError
+from cloned_proxy.runner.values.spec import Mount
 from tests.runner.jobs import TOOL, Seen, sh
 from tests.runner.project.conftest import OWNER, give
 
@@ -157,7 +157,7 @@ def test_a_tool_that_fills_the_disk_is_ended(
     runner: DockerContainerRunner, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool
 ) -> None:
     if not guarded:
-        monkeypatch.setattr("cloned_proxy.runner.disk.Floor.check", lambda _: "")
+        monkeypatch.setattr("cloned_proxy.runner.files.disk.Floor.check", lambda _: "")
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m,mode=777", "tmpfs", disk], check=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.project import survey
 from cloned_proxy.runner.project.survey import Look, look_through
+from cloned_proxy.runner.values.errors import SandboxInputError
 
 
 def test_secrets_doors_and_repositories_at_every_depth(tmp_path: Path) -> None:

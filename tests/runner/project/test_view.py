@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.errors import SandboxInputError
 from cloned_proxy.runner.llm import model
 from cloned_proxy.runner.llm.plan import plan_model
 from cloned_proxy.runner.project.aftermath import Aftermath, looking_back
 from cloned_proxy.runner.project.masks import refuse_secrets
 from cloned_proxy.runner.project.place import ProjectAccess
 from cloned_proxy.runner.project.view import ProjectWish, View, _resolved, view_of
-from cloned_proxy.runner.spec import Mount
-from cloned_proxy.store.config import LlmSettings
+from cloned_proxy.runner.values.errors import SandboxInputError
+from cloned_proxy.runner.values.spec import Mount
+from cloned_proxy.store.settings.config import LlmSettings
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from cloned_proxy.runner.project.view import view_of
 from cloned_proxy.runner.project.worktree import linked_repository
-from cloned_proxy.runner.runner import DockerContainerRunner
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from tests.runner.jobs import sh
 from tests.runner.project.conftest import give
 from tests.runner.project.test_guarded import git

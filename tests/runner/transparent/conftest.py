@@ -13,10 +13,10 @@ from typing import Final
 
 import pytest
 
-from cloned_proxy.runner import names
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.runner import DockerContainerRunner
-from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.namespaces import names
+from cloned_proxy.runner.runs.runner import DockerContainerRunner
+from cloned_proxy.runner.values.spec import Mount
 from tests.net.content import add_python_package, add_repository
 from tests.net.proxy_process import ProxyOptions, ProxyProcess
 from tests.net.world import World

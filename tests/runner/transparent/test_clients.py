@@ -10,7 +10,7 @@ from typing import Final
 
 import pytest
 
-from cloned_proxy.store.audit_log import AuditLog
+from cloned_proxy.store.audit.audit_log import AuditLog
 from tests.cli.program import eventually
 from tests.runner.transparent.conftest import OTHER, Slots
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.runner.spec import Mount
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.runner.values.spec import Mount
 from tests.net.world import World
 from tests.runner.jobs import run
 from tests.runner.mcp.real_servers import RealServers, fetch

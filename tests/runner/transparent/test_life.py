@@ -9,9 +9,9 @@ from typing import Final
 
 import pytest
 
-from cloned_proxy.runner.engine import Engine
-from cloned_proxy.store.approvals import ApprovalService
-from cloned_proxy.store.workspace import Workspace
+from cloned_proxy.runner.docker.engine import Engine
+from cloned_proxy.store.approvals.approvals import ApprovalService
+from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.cli.program import eventually
 from tests.net.proxy_process import ProxyOptions
 from tests.net.world import World

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from h2.errors import ErrorCodes
 from h2.exceptions import H2Error
 
-from cloned_proxy.proxy.answers import Answer
-from cloned_proxy.proxy.head import Head
-from cloned_proxy.proxy.inspection.examiners import ResponseSeen
-from cloned_proxy.proxy.inspection.http2 import grpc, heads
-from cloned_proxy.proxy.inspection.http2.endpoint import Window
-from cloned_proxy.proxy.inspection.http2.pipe import BrokenBodyError, Trailers
-from cloned_proxy.proxy.inspection.http2.stream import Stream
-from cloned_proxy.proxy.inspection.http2.upstream import UpstreamExchange
-from cloned_proxy.proxy.linger import LINGER_BYTES, LINGER_SECONDS
+from cloned_proxy.proxy.enforce.answers import Answer
+from cloned_proxy.proxy.inspection.connections import heads
+from cloned_proxy.proxy.inspection.connections.endpoint import Window
+from cloned_proxy.proxy.inspection.connections.pipe import BrokenBodyError, Trailers
+from cloned_proxy.proxy.inspection.examining.examiners import ResponseSeen
+from cloned_proxy.proxy.inspection.http2 import grpc
+from cloned_proxy.proxy.inspection.requests.stream import Stream
+from cloned_proxy.proxy.inspection.upstream.upstream import UpstreamExchange
+from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS
+from cloned_proxy.proxy.wire.head import Head
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.inspection.http2.front import Front

@@ -21,19 +21,19 @@ from h2.events import (
 from h2.exceptions import H2Error
 from OpenSSL import SSL
 
-from cloned_proxy.proxy.grant import Grant
-from cloned_proxy.proxy.head import HeadError
-from cloned_proxy.proxy.inspection.http2 import bounds, heads
+from cloned_proxy.proxy.enforce.tunnels import idle_seconds
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.inspection.connections import bounds, heads
+from cloned_proxy.proxy.inspection.connections.bounds import Calm
+from cloned_proxy.proxy.inspection.connections.endpoint import Endpoint
+from cloned_proxy.proxy.inspection.connections.pipe import BrokenBodyError
+from cloned_proxy.proxy.inspection.connections.tls import TlsStream
 from cloned_proxy.proxy.inspection.http2.answering import Http2Stream
-from cloned_proxy.proxy.inspection.http2.bounds import Calm
-from cloned_proxy.proxy.inspection.http2.endpoint import Endpoint
-from cloned_proxy.proxy.inspection.http2.pipe import BrokenBodyError
-from cloned_proxy.proxy.inspection.http2.pool import Pool
-from cloned_proxy.proxy.inspection.http2.tls import TlsStream
-from cloned_proxy.proxy.inspection.http2.upstream import UpstreamParts
-from cloned_proxy.proxy.inspection.parts import InspectionParts
-from cloned_proxy.proxy.linger import LINGER_SECONDS
-from cloned_proxy.proxy.tunnels import idle_seconds
+from cloned_proxy.proxy.inspection.requests.parts import InspectionParts
+from cloned_proxy.proxy.inspection.upstream.pool import Pool
+from cloned_proxy.proxy.inspection.upstream.upstream import UpstreamParts
+from cloned_proxy.proxy.transport.linger import LINGER_SECONDS
+from cloned_proxy.proxy.wire.head import HeadError
 
 _log = structlog.get_logger(__name__)
 

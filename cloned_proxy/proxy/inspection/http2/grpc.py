@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Final
 
-from cloned_proxy.proxy.answers import REASON_FIELD, Answer
-from cloned_proxy.proxy.head import Head
+from cloned_proxy.proxy.enforce.answers import REASON_FIELD, Answer
+from cloned_proxy.proxy.wire.head import Head
 
 _PERMISSION_DENIED: Final = 7
 _UNKNOWN: Final = 2

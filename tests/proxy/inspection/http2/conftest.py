@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.store.config import ProxySettings
+from cloned_proxy.store.settings.config import ProxySettings
 from tests.proxy.inspection.http2.peers import Client, Upstream2
 from tests.proxy.inspection.support import World, rule
 

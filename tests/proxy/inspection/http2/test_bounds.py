@@ -19,11 +19,11 @@ from hyperframe.frame import (
     SettingsFrame,
 )
 
-from cloned_proxy.proxy.inspection.http2 import bounds
-from cloned_proxy.proxy.inspection.http2.bounds import Calm
-from cloned_proxy.proxy.inspection.http2.endpoint import Endpoint
-from cloned_proxy.proxy.inspection.http2.upstream_h1 import UpstreamH1
-from cloned_proxy.proxy.inspection.http2.upstream_h2 import UpstreamH2
+from cloned_proxy.proxy.inspection.connections import bounds
+from cloned_proxy.proxy.inspection.connections.bounds import Calm
+from cloned_proxy.proxy.inspection.connections.endpoint import Endpoint
+from cloned_proxy.proxy.inspection.upstream.upstream_h1 import UpstreamH1
+from cloned_proxy.proxy.inspection.upstream.upstream_h2 import UpstreamH2
 from tests.proxy.inspection.http2.peers import Client, Message, Upstream2, UpstreamPeer, answer_ok
 from tests.proxy.inspection.support import World
 from tests.proxy.support import until

@@ -14,10 +14,10 @@ import grpc  # type: ignore[import-untyped]
 import httpx
 import pytest
 
-from cloned_proxy.policy.caller import ANONYMOUS
-from cloned_proxy.policy.identity import OwnTokens
-from cloned_proxy.proxy.gate import Gate
-from cloned_proxy.proxy.listener import Listener, bind_tcp
+from cloned_proxy.policy.callers.caller import ANONYMOUS
+from cloned_proxy.policy.callers.identity import OwnTokens
+from cloned_proxy.proxy.gate.gate import Gate
+from cloned_proxy.proxy.transport.listener import Listener, bind_tcp
 from tests.net import clients
 from tests.proxy.inspection.http2.peers import Message, Upstream2, UpstreamPeer
 from tests.proxy.inspection.http2.test_grpc import server

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from h2.exceptions import ProtocolError
 
-from cloned_proxy.policy.vocabulary import Reason
-from cloned_proxy.proxy import answers
-from cloned_proxy.proxy.inspection import admission
-from cloned_proxy.proxy.inspection.examiners import (
+from cloned_proxy.policy.terms.vocabulary import Reason
+from cloned_proxy.proxy.enforce import answers
+from cloned_proxy.proxy.inspection.connections import heads
+from cloned_proxy.proxy.inspection.examining.examiners import (
     Admitted,
     BodyFilter,
     HeldFilter,
@@ -20,8 +20,9 @@ from cloned_proxy.proxy.inspection.examiners import (
     StreamFilter,
     UnfitError,
 )
-from cloned_proxy.proxy.inspection.http2 import heads, pool, stream
 from cloned_proxy.proxy.inspection.http2.answering import Http2Stream
+from cloned_proxy.proxy.inspection.requests import admission, stream
+from cloned_proxy.proxy.inspection.upstream import pool
 from tests.proxy.inspection.http2.peers import Client, Message, Upstream2, UpstreamPeer
 from tests.proxy.inspection.support import World
 from tests.proxy.support import until

@@ -10,9 +10,9 @@ from typing import Any
 import grpc  # type: ignore[import-untyped]
 import pytest
 
-from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.model import Limits, Policy, Scope
+from cloned_proxy.policy.callers.caller import Principal
+from cloned_proxy.policy.model.model import Limits, Policy, Scope
+from cloned_proxy.policy.terms.host_index import HostIndex
 from cloned_proxy.proxy.inspection.http2.grpc import encoded
 from tests.proxy.inspection.support import World, rule
 from tests.proxy.support import until

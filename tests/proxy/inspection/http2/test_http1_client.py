@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from OpenSSL import SSL
 
-from cloned_proxy.proxy.inspection.http2.tls import TlsStream
+from cloned_proxy.proxy.inspection.connections.tls import TlsStream
 from tests.proxy.inspection.http2.peers import Message, Upstream2, UpstreamPeer
 from tests.proxy.inspection.support import World, exchange, rule
 from tests.proxy.support import until

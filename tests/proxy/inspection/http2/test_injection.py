@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloned_proxy.policy.rule import Inject
+from cloned_proxy.policy.terms.rule import Inject
 from tests.proxy.inspection.http2.peers import Client, Upstream2
 from tests.proxy.inspection.support import World, rule
 

@@ -8,7 +8,7 @@ import pytest
 from hpack import Encoder
 from hyperframe.frame import ContinuationFrame, DataFrame, HeadersFrame
 
-from cloned_proxy.proxy.inspection.http2 import heads
+from cloned_proxy.proxy.inspection.connections import heads
 from tests.proxy.inspection.http2.peers import Client, Fields, Message, Upstream2, UpstreamPeer
 from tests.proxy.inspection.support import World, rule
 from tests.proxy.support import until
@@ -118,7 +118,7 @@ def _without_a_reader(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_without_the_check_of_the_target_another_host_is_asked(
     h2: World, upstream: Upstream2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cloned_proxy.proxy.inspection import admission  # noqa: PLC0415  what is broken here
+    from cloned_proxy.proxy.inspection.requests import admission  # noqa: PLC0415  what is broken here
 
     monkeypatch.setattr(admission, "_same_target", lambda head, tunnel: True)
     h2.allow(rule("api.test", h2.upstream.port), rule("other.test", 443))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 
-from cloned_proxy.policy.caller import Principal
-from cloned_proxy.policy.host_index import HostIndex
-from cloned_proxy.policy.model import Limits, Policy, Scope
-from cloned_proxy.policy.rule import Inject
+from cloned_proxy.policy.callers.caller import Principal
+from cloned_proxy.policy.model.model import Limits, Policy, Scope
+from cloned_proxy.policy.terms.host_index import HostIndex
+from cloned_proxy.policy.terms.rule import Inject
 from tests.proxy.inspection.http2.peers import Client, Message, Upstream2, UpstreamPeer
 from tests.proxy.inspection.support import World, rule
 from tests.proxy.support import until

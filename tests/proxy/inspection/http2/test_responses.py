@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloned_proxy.policy.rule import Inject
+from cloned_proxy.policy.terms.rule import Inject
 from tests.proxy.inspection.http2.peers import Client, Message, Upstream2, UpstreamPeer
 from tests.proxy.inspection.support import World, rule
 from tests.proxy.support import until

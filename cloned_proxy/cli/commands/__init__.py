@@ -1,0 +1,1 @@
+"""The commands by subject; in each folder the file with its name is the command."""

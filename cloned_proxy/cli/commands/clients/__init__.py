@@ -1,0 +1,1 @@
+"""`connect`, `proxy`, `token`, `ca`, `setup`, `pair`, `vault`: what clients need."""

@@ -1,0 +1,1 @@
+"""`allow`, `deny`, `remove`, `list`, `explain`."""

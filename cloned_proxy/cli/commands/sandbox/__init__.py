@@ -1,0 +1,1 @@
+"""`exec`, `shell`, `home`, `verify`."""

@@ -1,0 +1,1 @@
+"""`status`, and the next step that the program alone shows."""

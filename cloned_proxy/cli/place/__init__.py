@@ -1,0 +1,1 @@
+"""Where a command works: workspace, settings, policy, and the options that say so."""

@@ -1,0 +1,1 @@
+"""How results, errors and recorded calls are shown."""

@@ -1,0 +1,1 @@
+"""The terminal and the streams of the process that was typed."""

@@ -1,0 +1,1 @@
+"""Requests of tools and the decisions on them, all over the fleet."""

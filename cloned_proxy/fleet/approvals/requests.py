@@ -1,0 +1,257 @@
+"""The requests of all replicas on this one, and the decisions on them in force here.
+
+What is told by the store is read whole at each connect, at each piece of news, and now and then: it is small. Approvals
+that are in force go on while the store is away, and each ends when its time is over by the store's clock, which is
+counted on here by the time since boot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import structlog
+
+from cloned_proxy.fleet.approvals.decision import SKEW_SECONDS, FleetDecision, read_decision
+from cloned_proxy.fleet.approvals.request_store import ASK, MOST, READ, RequestNames
+from cloned_proxy.fleet.link.link import Link
+from cloned_proxy.fleet.signed.envelope import Trust
+from cloned_proxy.fleet.signed.errors import StoreAwayError
+from cloned_proxy.fleet.signed.pause import Pause, again_seconds
+from cloned_proxy.policy.terms.rule import Rule
+from cloned_proxy.store.approvals.approval_mirror import ApprovalMirror, Settled, as_message, from_message
+from cloned_proxy.store.files.errors import StoreError
+
+_log = structlog.get_logger(__name__)
+
+_LOOK_SECONDS: Final = 0.5
+_READ_SECONDS: Final = 10.0
+_SOON_SECONDS: Final = 0.02
+_MOST_BYTES: Final = 64 * 1024
+_MOST_SAID: Final = 10
+_LONGEST_ID: Final = 60
+_MOST_ANSWERED: Final = 32 * 1024 * 1024
+"""Of all requests and decisions at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class _InForce:
+    decision: FleetDecision
+    rules: tuple[Rule, ...]
+    until: float
+    """Uptime."""
+
+
+class FleetRequests:
+    """One for each process of a replica, on its event loop; one of several workers `leads`, and writes."""
+
+    def __init__(
+        self,
+        link: Link,
+        fleet: str,
+        replica: str,
+        *,
+        trust: Trust,
+        mirror: ApprovalMirror,
+        on_change: Callable[[tuple[Rule, ...]], None],
+        on_decision: Callable[[FleetDecision], None] = lambda _decision: None,
+        clock: Callable[[], float],
+        uptime: Callable[[], float],
+        leads: bool = True,
+    ) -> None:
+        """`on_change` is told the granted rules each time they are others."""
+        self._link = link
+        self._fleet, self._me = fleet, replica
+        self._names = RequestNames(fleet)
+        self._trust = trust
+        self._mirror = mirror
+        self._on_change = on_change
+        self._on_decision = on_decision
+        self._clock, self._uptime = clock, uptime
+        self._leads = leads
+        self._posted: set[str] = set()
+        self._decided = _Remembered()
+        self._refused = _Remembered()
+        self._said = 0
+        """Of refusals, in one reading."""
+        self._unsettled: dict[str, FleetDecision] = {}
+        """In force or refused already, and not on record here: the disk did not take them."""
+        self._in_force: dict[str, _InForce] = {}
+        self._news = asyncio.Event()
+        self._reading = asyncio.Lock()
+        self._pause = Pause()
+        """News that comes without end costs a small part of the time, too."""
+        link.follow(self._names.news, lambda _message: self._news.set())
+        link.at_connect(self.connected)
+
+    async def connected(self) -> None:
+        """Another server may be there than before: what was told is told again. Raises StoreAwayError."""
+        self._posted.clear()
+        await self.read()
+
+    async def run(self) -> None:
+        """Tells and reads, until cancelled."""
+        read_at = self._uptime()
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            news = self._news.is_set()
+            self._news.clear()
+            self.end_what_is_over()
+            if not self._link.connected:
+                continue
+            try:
+                if self._leads:
+                    await self.tell()
+                if news and self._pause.lasts:
+                    self._news.set()
+                    await asyncio.sleep(_SOON_SECONDS)
+                elif news or self._uptime() >= read_at + _READ_SECONDS:
+                    read_at, began = self._uptime(), self._pause.now()
+                    await self.read()
+                    self._pause.after(began)
+            except StoreAwayError:
+                # The link tells the log. It reads again where it breaks; one call that failed does not break it.
+                await self._again(news=news)
+            except Exception:  # noqa: BLE001  one fault must not end the following
+                _log.exception("requests of the fleet cannot be followed; tried again")
+                await self._again(news=news)
+
+    async def _again(self, *, news: bool) -> None:
+        """What was told and could not be read is not lost."""
+        if news:
+            self._news.set()
+        await asyncio.sleep(again_seconds())
+
+    async def tell(self) -> None:
+        """Tells the fleet of the requests that were made here. Raises StoreAwayError and StoreError."""
+        names = self._names
+        for approval, seconds in await asyncio.to_thread(self._mirror.own_pending):
+            if approval.id in self._posted:
+                continue
+            text = json.dumps(as_message(approval, self._me))
+            told = (approval.id, text, str(int(seconds * 1000)), names.news, str(MOST))
+            if await self._link.run(lambda redis, told=told: redis.eval(ASK, 3, *names.keys, *told)):  # type: ignore[misc]
+                self._posted.add(approval.id)
+
+    async def read(self) -> None:
+        """Takes in what the store has. Raises StoreAwayError."""
+        async with self._reading:
+            up, names = self._uptime(), self._names
+
+            async def work(redis: Any) -> list[Any]:
+                answer: list[Any] = await redis.eval(READ, 3, *names.keys)
+                return answer
+
+            now, *found = await self._link.run(work, most=_MOST_ANSWERED)
+            before, self._said = self._rules(), 0
+            for at in range(0, len(found), 4):
+                raw_id, raw, left, envelope = found[at : at + 4]
+                try:
+                    await self._take_in(_id_of(raw_id), raw, envelope, left / 1000, now=now / 1000, up=up)
+                except Exception as error:  # noqa: BLE001  what one request broke must not keep the next from people
+                    self._refuse(raw_id, error)
+            if self._rules() != before:
+                self._on_change(self._rules())
+            await self._settle()
+
+    async def _take_in(self, request: str, raw: bytes, envelope: bytes, left: float, *, now: float, up: float) -> None:
+        if request in self._decided or (not envelope and left <= 0):
+            return
+        if len(raw) > _MOST_BYTES or len(envelope) > _MOST_BYTES:
+            raise ValueError("it is too large")
+        if not envelope:
+            told = json.loads(raw)
+            if self._leads and isinstance(told, dict) and told.get("replica") != self._me:
+                await asyncio.to_thread(self._mirror.receive, from_message(told, request), left)
+            return
+        decision = read_decision(envelope, self._trust, self._fleet, request)
+        # Before anything that may fail: whoever offers it again does not make it last longer.
+        self._decided.add(request)
+        if decision.verdict == "approved":
+            self._put_in_force(decision, now=now, up=up)
+        if self._leads:
+            self._unsettled[request] = decision
+        self._on_decision(decision)
+
+    def _put_in_force(self, decision: FleetDecision, *, now: float, up: float) -> None:
+        if decision.decided > self._clock() + SKEW_SECONDS:
+            raise ValueError("it was decided in the future: by a wrong time, or the clock here is slow")
+        # The store's clock, which a store that lies can set back, and this host's, which may be wrong.
+        late = decision.ends + SKEW_SECONDS - self._clock()
+        left = min(decision.ends - now, decision.ends - decision.decided, late)
+        if left <= 0:
+            return
+        # In the words of this machine's clock, which may be wrong: what is left is what counts.
+        expires = self._clock() + left
+        rules = tuple(replace(rule, expires=expires) for rule in decision.rules())
+        self._in_force[decision.request] = _InForce(decision, rules, up + left)
+        _log.info("an approval of the fleet is in force", request=decision.request, by=decision.by, seconds=int(left))
+
+    async def _settle(self) -> None:
+        """Writes down here what became of requests. What cannot be written is tried again."""
+        for request, decision in list(self._unsettled.items()):
+            rules = decision.rules() if decision.verdict == "approved" else ()
+            settled = Settled(
+                decision.verdict,
+                f"{decision.by}@{decision.replica}",
+                self._clock(),
+                decision.reason,
+                tuple(rule.id for rule in rules),
+            )
+            try:
+                await asyncio.to_thread(self._mirror.settle, decision.about, settled)
+            except StoreError as error:
+                _log.warning("a decision of the fleet is not on record here yet", request=request, reason=str(error))
+                return
+            del self._unsettled[request]
+
+    def end_what_is_over(self) -> None:
+        """Takes back the approvals whose time is over."""
+        up = self._uptime()
+        over = [request for request, each in self._in_force.items() if up >= each.until]
+        for request in over:
+            del self._in_force[request]
+            _log.info("an approval of the fleet has ended", request=request)
+        if over:
+            self._on_change(self._rules())
+
+    def _rules(self) -> tuple[Rule, ...]:
+        return tuple(rule for each in self._in_force.values() for rule in each.rules)
+
+    def _refuse(self, request: object, error: Exception) -> None:
+        """Once for each request, since it is read again; and a few at once, since anybody may fill the store."""
+        known = repr(request)[:_LONGEST_ID]
+        if known not in self._refused and self._said < _MOST_SAID:
+            self._said += 1
+            self._refused.add(known)
+            _log.warning(
+                "what the store says of a request is refused", request=known, reason=f"{type(error).__name__}: {error}"
+            )
+
+
+class _Remembered:
+    """The last ones of any number."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, None] = {}
+
+    def __contains__(self, one: str) -> bool:
+        return one in self._all
+
+    def add(self, one: str) -> None:
+        self._all[one] = None
+        if len(self._all) > 2 * MOST:
+            del self._all[next(iter(self._all))]
+
+
+def _id_of(raw: bytes) -> str:
+    if len(raw) > _LONGEST_ID:
+        raise ValueError("an id that nobody gives")
+    return raw.decode("ascii")

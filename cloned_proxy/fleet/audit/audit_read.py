@@ -1,0 +1,207 @@
+"""Reads the logs of all replicas from the store, merged by time, and says where the store has them otherwise.
+
+Every entry carries the hash of its chain, so one that was changed, added or moved there shows, and a number that is
+missing shows as well. That all of a log was made up shows by its receipts alone: they are signed with the replica's
+key, and whoever knows that key names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cloned_proxy.fleet.audit.receipt import Receipt, open_receipt
+from cloned_proxy.fleet.link.link import Link, Work
+from cloned_proxy.fleet.link.names import Names
+from cloned_proxy.fleet.signed.envelope import Trust
+from cloned_proxy.fleet.signed.errors import EnvelopeError, StoreAwayError
+from cloned_proxy.fleet.signed.keys import key_id, short_id
+from cloned_proxy.fleet.tokens.token_form import read_json
+from cloned_proxy.store.audit.chain import Link as ChainLink
+from cloned_proxy.store.audit.chain import next_link
+
+_PAGE: Final = 1000
+_MOST_LOGS: Final = 100_000
+_REMEMBERED: Final = 5000
+"""Entries of each log, behind which a receipt may come."""
+_CALL_SECONDS: Final = 20.0
+"""Of one page; a command may wait for longer than a proxy."""
+_MOST_ANSWERED: Final = 64 * 1024 * 1024
+"""Of one page."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetEntry:
+    """One entry of one replica, as the store has it."""
+
+    replica: str
+    log: str
+    seq: int
+    body: dict[str, Any]
+
+    @property
+    def at(self) -> float:
+        found = self.body.get("at")
+        return float(found) if isinstance(found, int | float) else 0.0
+
+
+@dataclass(slots=True)
+class _Log:
+    """One log in the store, as far as it was read."""
+
+    id: str
+    replica: str
+    key: str
+    last: ChainLink | None = None
+    receipts: dict[int, Receipt] = field(default_factory=dict)
+    newest_receipt: str = "-"
+    """From where the next ones are asked for."""
+    hashes: dict[int, str] = field(default_factory=dict)
+    """Of the newest entries: a receipt comes after the entry that it is for."""
+
+
+class FleetLog:
+    """For one command: `read` once, then again for what is new."""
+
+    def __init__(self, link: Link, names: Names, trust: Sequence[str] = ()) -> None:
+        """`trust` holds public keys of replicas; with any, no other replica's log is believed."""
+        self._link: Final = link
+        self._names: Final = names
+        self._trust: Final = Trust(trust) if trust else None
+        self._logs: dict[str, _Log] = {}
+        self.findings: list[str] = []
+        """Where the store has something else than was sent, since this was last emptied."""
+
+    async def read(self, since: float | None = None) -> list[FleetEntry]:
+        """What was not read yet, in the order of its times. `since` is Unix seconds. Raises StoreAwayError."""
+        try:
+            return await self._read(since)
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise StoreAwayError("the store answers what is no log of a fleet") from error
+
+    async def _read(self, since: float | None) -> list[FleetEntry]:
+        await self._look_for_logs()
+        found: list[FleetEntry] = []
+        for log in self._logs.values():
+            if log.last is None:
+                rows = await self._first(log, since)
+            else:
+                await self._read_receipts(log)
+                rows = await self._next(log)
+            found += self._checked(log, rows)
+        return sorted((each for each in found if since is None or each.at >= since), key=lambda each: each.at)
+
+    async def _look_for_logs(self) -> None:
+        async def work(redis: Any) -> dict[bytes, bytes]:
+            logs: dict[bytes, bytes] = await redis.hgetall(self._names.audit_logs)
+            return logs
+
+        for name, said in sorted((await self._run(work)).items())[:_MOST_LOGS]:
+            identifier = name.decode(errors="replace")
+            if identifier in self._logs:
+                continue
+            try:
+                whose = read_json(said)
+                replica, key = str(whose["replica"]), str(whose["key"])
+                key_id(key)
+            except (ValueError, LookupError, TypeError):
+                self.findings.append(f"log {identifier[:40]}: the store does not say whose it is")
+                continue
+            log = self._logs[identifier] = _Log(identifier, replica, key)
+            await self._read_receipts(log)
+
+    async def _read_receipts(self, log: _Log) -> None:
+        async def work(redis: Any) -> list[Any]:
+            rows: list[Any] = await redis.xrange(self._names.audit_receipts(log.id), min=log.newest_receipt)
+            return rows
+
+        trust = self._trust or Trust([log.key])
+        for identifier, fields in await self._run(work):
+            log.newest_receipt = f"({identifier.decode()}"
+            try:
+                receipt = open_receipt(fields.get(b"body", b""), trust)
+            except EnvelopeError:
+                self._found(log, "a receipt is not of its key: it is another replica's, or was changed")
+                continue
+            if receipt.log != log.id:
+                self._found(log, "a receipt is for another log")
+            else:
+                log.receipts[receipt.seq] = receipt
+                self._check_receipt(log, receipt.seq, log.hashes.get(receipt.seq))
+        if self._trust is not None and not log.receipts:
+            self._found(log, "no receipt of a key that was named: nothing shows that a replica has sent this")
+
+    async def _first(self, log: _Log, since: float | None) -> list[Any]:
+        """From the newest one backwards, until they are older than asked for; one more, to check the first by."""
+        rows: list[Any] = []
+        end = "+"
+        while True:
+            page = await self._page(log, end)
+            rows += page
+            if len(page) < _PAGE or (since is not None and _at(page[-1]) < since):
+                return rows[::-1]
+            end = "(" + page[-1][0].decode()
+
+    async def _page(self, log: _Log, end: str) -> list[Any]:
+        async def work(redis: Any) -> list[Any]:
+            found: list[Any] = await redis.xrevrange(self._names.audit(log.id), max=end, count=_PAGE)
+            return found
+
+        return await self._run(work)
+
+    async def _next(self, log: _Log) -> list[Any]:
+        start = f"({log.last.seq}-0" if log.last is not None else "-"
+
+        async def work(redis: Any) -> list[Any]:
+            found: list[Any] = await redis.xrange(self._names.audit(log.id), min=start, count=_PAGE)
+            return found
+
+        return await self._run(work)
+
+    async def _run[T](self, work: Work[T]) -> T:
+        return await self._link.run(work, within=_CALL_SECONDS, most=_MOST_ANSWERED)
+
+    def _checked(self, log: _Log, rows: Sequence[Any]) -> Iterator[FleetEntry]:
+        for identifier, fields in rows:
+            number, _, rest = identifier.partition(b"-")
+            seq, stored = int(number), fields.get(b"hash", b"").decode(errors="replace")
+            text = fields.get(b"body", b"").decode(errors="surrogatepass")
+            self._check(log, seq, stored, text)
+            try:
+                body = read_json(text.encode(errors="surrogatepass"))
+            except ValueError:
+                body = None
+            if not isinstance(body, dict) or "type" not in body or rest != b"0":
+                self._found(log, f"entry {seq} cannot be read: it was changed")
+                continue
+            yield FleetEntry(log.replica, log.id, seq, body)
+
+    def _check(self, log: _Log, seq: int, stored: str, text: str) -> None:
+        last = log.last
+        log.last = ChainLink(seq, stored)
+        if last is not None and seq != last.seq + 1:
+            what = f"entry {last.seq + 1} is" if seq == last.seq + 2 else f"entries {last.seq + 1} to {seq - 1} are"
+            self._found(log, f"{what} not in the store")
+        elif last is not None and next_link(last, text).hash != stored:
+            self._found(log, f"entry {seq} was changed in the store, or the one before it")
+        log.hashes[seq] = stored
+        if len(log.hashes) > _REMEMBERED:
+            del log.hashes[next(iter(log.hashes))]
+        self._check_receipt(log, seq, stored)
+
+    def _check_receipt(self, log: _Log, seq: int, stored: str | None) -> None:
+        receipt = log.receipts.get(seq)
+        if receipt is not None and stored is not None and receipt.hash != stored:
+            self._found(log, f"the receipt given at entry {seq} is for other entries: the store has changed them")
+
+    def _found(self, log: _Log, what: str) -> None:
+        self.findings.append(f"{log.replica} ({short_id(key_id(log.key))}): {what}")
+
+
+def _at(row: Any) -> float:
+    try:
+        return float(json.loads(row[1][b"body"])["at"])
+    except (ValueError, LookupError, TypeError):
+        return 0.0

@@ -1,0 +1,98 @@
+"""Exports of the log that can be checked without it: one JSON object a line.
+
+First a line that says what is exported, then the entries, then the receipts that the replica gave, and at the end, if
+it is signed, a statement of the replica with a digest of every entry. The statement is what makes an export whole:
+without the digests a forger who hashes the chain anew could not be told from which entry on, and without a signed end
+a tail that was cut would be missed by nobody.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from cloned_proxy.fleet.audit.receipt import anchor_of, head_of, log_id
+from cloned_proxy.fleet.signed.envelope import seal
+from cloned_proxy.fleet.signed.errors import FleetError
+from cloned_proxy.fleet.signed.keys import SigningKey
+from cloned_proxy.store.audit.chain import Link
+
+EXPORT_TYPE: Final = "application/vnd.cloned-proxy.audit-export+json"
+FORMAT: Final = "cloned-proxy-audit-export"
+VERSION: Final = 1
+DIGEST_BYTES: Final = 8
+"""Of each entry: enough to tell which one it is. That nothing was changed at all is what the chain's hash says."""
+MOST_SIGNED: Final = 2_000_000
+"""Entries; the statement is one envelope, and has to fit into one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Whose log it is, and who signs."""
+
+    replica: str
+    at: float
+    """Unix seconds of the export."""
+    key: SigningKey | None
+    """None: not signed."""
+
+
+def digest(body: str) -> bytes:
+    """Of an entry's stored form."""
+    return hashlib.sha256(body.encode(errors="surrogatepass")).digest()[:DIGEST_BYTES]
+
+
+def export(
+    database: sqlite3.Connection,
+    since: float | None,
+    source: Source,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Iterator[str]:
+    """The lines of an export of everything since (Unix seconds), as of one moment, in a transaction of the caller's.
+
+    `progress` hears how many entries are out. Raises FleetError and sqlite3.Error.
+    """
+    log, head = log_id(database), head_of(database)
+    before = _link_before(database, since)
+    if source.key is not None and head.seq - before.seq > MOST_SIGNED:
+        raise FleetError(
+            f"{head.seq - before.seq} entries, and a signed export holds {MOST_SIGNED}; narrow it: --since 1d"
+        )
+    opening = {
+        "format": FORMAT, "version": VERSION, "replica": source.replica, "log": log, "at": source.at,
+        "after": {"seq": before.seq, "hash": before.hash},
+    }  # fmt: skip
+    yield json.dumps(opening)
+    digests = bytearray()
+    rows = database.execute("SELECT seq, hash, body FROM entries WHERE seq > ? ORDER BY seq", (before.seq,))
+    for number, (seq, entry_hash, body) in enumerate(rows, 1):
+        digests += digest(body)
+        yield json.dumps({"seq": seq, "hash": entry_hash, "body": body})
+        progress(number)
+    for (envelope,) in database.execute("SELECT envelope FROM receipts WHERE seq >= ? ORDER BY seq", (before.seq,)):
+        yield json.dumps({"receipt": json.loads(envelope)})
+    if source.key is not None:
+        statement = opening | {"last": {"seq": head.seq, "hash": head.hash}}
+        statement["digests"] = base64.b64encode(digests).decode("ascii")
+        sealed = seal(json.dumps(statement, sort_keys=True).encode(), EXPORT_TYPE, [source.key])
+        yield json.dumps({"statement": json.loads(sealed)})
+
+
+def _link_before(database: sqlite3.Connection, since: float | None) -> Link:
+    """What the first entry of an export follows."""
+    anchor = anchor_of(database)
+    if since is None:
+        return anchor
+    first = database.execute("SELECT min(seq) FROM entries WHERE at >= ?", (since,)).fetchone()[0]
+    if first is None:
+        return head_of(database)
+    if first == anchor.seq + 1:
+        return anchor
+    row: tuple[int, Any] = database.execute("SELECT seq, hash FROM entries WHERE seq = ?", (first - 1,)).fetchone()
+    return Link(row[0], str(row[1]))

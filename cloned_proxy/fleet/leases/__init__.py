@@ -1,0 +1,1 @@
+"""Rules with `max_uses`, counted exactly over all replicas."""

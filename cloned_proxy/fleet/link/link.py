@@ -1,0 +1,309 @@
+"""The way to the store: one subscription that comes back by itself, and calls that end in time.
+
+Everything here is a coroutine of the event loop that also serves traffic: nothing blocks, and nothing waits for longer
+than its bound. What the store says is a hint (signatures prove, and the store cannot sign), so a link that is down
+costs news and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import ssl
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
+
+import structlog
+from redis.asyncio import Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.credentials import CredentialProvider
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+
+from cloned_proxy.fleet.link.answers import MOST_ANSWERED, BoundedParser, answers_of
+from cloned_proxy.fleet.signed.errors import FleetError, StoreAwayError
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.files.files import read_regular_file
+from cloned_proxy.store.settings.fleet_settings import FleetSettings
+
+_log = structlog.get_logger(__name__)
+
+CALL_SECONDS: Final = 2.0
+"""Of one call, connecting included; what takes longer has failed."""
+_QUIET_SECONDS: Final = 5.0
+"""After so long without a message the subscription is asked whether it is alive."""
+_FIRST_DELAY: Final = 0.05
+_LONGEST_DELAY: Final = 1.0
+"""Between two attempts to connect: a store that was restarted has all of its replicas again within two seconds."""
+_BURST: Final = 200
+_BURST_SECONDS: Final = 0.2
+"""For so many messages; more wait in the store, which costs it its memory and traffic nothing."""
+_CONNECTIONS: Final = 8
+"""Calls at once; more wait for their turn, within their time."""
+_MAX_CA_BYTES: Final = 4 * 1024 * 1024
+
+type Work[T] = Callable[[Redis], Awaitable[T]]
+
+
+class Secrets(Protocol):
+    """The vault."""
+
+    def value_of(self, name: str) -> str: ...
+
+
+class Link:
+    """One for each process. `follow` and `at_connect` come first, then `start`; `run` works without either."""
+
+    def __init__(
+        self,
+        settings: FleetSettings,
+        *,
+        base: Path,
+        secrets: Secrets | None = None,
+        on_state: Callable[[bool], None] = lambda _connected: None,
+    ) -> None:
+        """`base` is where relative paths begin. `on_state` hears when the subscription comes and goes.
+
+        Raises StoreError: no store is named, or its credential or CA cannot be used.
+        """
+        if settings.store is None:
+            raise FleetError("`fleet: {store: …}` is not set; write one such as redis://redis.example.com:6379")
+        self.url: Final = settings.store
+        self.redis: Final = _client(settings, base, secrets)
+        self._on_state = on_state
+        self._handlers: dict[str, Callable[[bytes], None]] = {}
+        self._at_connect: list[Callable[[], Awaitable[None]]] = []
+        self._turns = asyncio.Semaphore(_CONNECTIONS)
+        self._task: asyncio.Task[None] | None = None
+        self._awake = asyncio.Event()
+        self.connected = False
+        """Whether the subscription stands: news comes by itself."""
+        self.problem = ""
+        """Why it does not."""
+
+    def follow(self, channel: str, on_message: Callable[[bytes], None]) -> None:
+        """Has `on_message` called with each message of the channel, on the event loop."""
+        self._handlers[channel] = on_message
+
+    def at_connect(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Has `work` done each time the subscription stands again: what was said meanwhile was not heard.
+
+        The subscription comes first, so nothing can fall between `work`'s reading and the first message.
+        """
+        self._at_connect.append(work)
+
+    def start(self) -> None:
+        """Begins to follow, in a task of its own; returns at once, whether or not the store is there."""
+        if self._task is not None:
+            return
+        self._task = asyncio.create_task(self._keep_following())
+
+    async def close(self) -> None:
+        """Ends everything. Takes no longer than a call."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(CALL_SECONDS):
+                await self.redis.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def run[T](self, work: Work[T], *, within: float = CALL_SECONDS, most: int = MOST_ANSWERED) -> T:
+        """What `work` makes of the client, within so many seconds and bytes. Raises StoreAwayError.
+
+        A call that fails may have been done by the store all the same; whoever cannot live with that writes a script
+        that can be repeated.
+        """
+        try:
+            async with asyncio.timeout(within), self._turns:
+                with answers_of(most):
+                    return await work(self.redis)
+        except (RedisError, OSError, TimeoutError, StoreError, ssl.SSLError) as error:
+            raise StoreAwayError(f"{self.url}: {_reason(error)}") from error
+
+    async def _keep_following(self) -> None:
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                await self._session()
+            except (RedisError, OSError, TimeoutError, StoreError) as error:
+                delay = _FIRST_DELAY if self.connected else min(delay * 2, _LONGEST_DELAY)
+                await self._lost(_reason(error))
+            except Exception as error:  # noqa: BLE001  whatever one answer broke must not end the following
+                delay = _LONGEST_DELAY
+                _log.exception("the store of the fleet could not be followed; tried again")
+                await self._lost(f"{type(error).__name__}")
+            # Not all at the same moment: the whole fleet has lost the same store.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311  no secret
+
+    async def _session(self) -> None:
+        pubsub = self.redis.pubsub()
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await pubsub.subscribe(*self._handlers)
+                for _ in self._handlers:
+                    await _next(pubsub, CALL_SECONDS)
+            for work in self._at_connect:
+                await self._do(work)
+            self._found()
+            began, heard = time.monotonic(), 0
+            while True:
+                if heard >= _BURST:
+                    await asyncio.sleep(max(0.0, began + _BURST_SECONDS - time.monotonic()))
+                    began, heard = time.monotonic(), 0
+                heard += 1
+                message = await _next(pubsub, _QUIET_SECONDS)
+                if message is None:
+                    async with asyncio.timeout(CALL_SECONDS):
+                        await pubsub.ping()
+                    message = await _next(pubsub, CALL_SECONDS)
+                    if message is None:
+                        raise TimeoutError
+                self._heard(message)
+        finally:
+            with contextlib.suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(CALL_SECONDS):
+                    await pubsub.aclose()  # type: ignore[no-untyped-call]  # not typed there
+
+    async def _do(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Raises StoreAwayError. What an answer broke in one part of the proxy is nothing to the others."""
+        try:
+            await work()
+        except StoreError:
+            raise
+        except Exception:  # noqa: BLE001  the answers are the store's, and it may say anything
+            _log.exception("an answer of the store of the fleet could not be used")
+
+    def _heard(self, message: dict[str, Any]) -> None:
+        if message["type"] != "message":
+            return
+        handler = self._handlers.get(message["channel"].decode(errors="replace"))
+        if handler is None:
+            return
+        try:
+            handler(message["data"])
+        except Exception:  # noqa: BLE001  what one message broke must not end the following of the next
+            _log.exception("a message of the fleet could not be taken in")
+
+    def _found(self) -> None:
+        self.connected, self.problem = True, ""
+        _log.info("the store of the fleet answers", store=self.url)
+        self._on_state(True)
+
+    async def _lost(self, reason: str) -> None:
+        if self.connected or not self.problem:
+            _log.warning("the store of the fleet is away; what is known here stays in force", reason=reason)
+        self.connected, self.problem = False, reason
+        self._on_state(False)
+        # Idle connections lead where the subscription led: each would cost a call its time to find that out.
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            await self.redis.connection_pool.disconnect(inuse_connections=False)
+
+
+async def _next(pubsub: PubSub, seconds: float) -> dict[str, Any] | None:
+    """The next message of any kind; None when none came in time."""
+    message: dict[str, Any] | None = await pubsub.get_message(timeout=seconds)
+    return message
+
+
+class _VaultCredential(CredentialProvider):
+    """Asked at each connect, so that a credential that was replaced in the vault is used from then on."""
+
+    def __init__(self, name: str, secrets: Secrets) -> None:
+        self._name = name
+        self._secrets = secrets
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        user, colon, password = self._secrets.value_of(self._name).partition(":")
+        if not colon:
+            raise FleetError(f"the secret {self._name} is not user:password (or :password)")
+        return (user, password) if user else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        return self.get_credentials()
+
+
+def _client(settings: FleetSettings, base: Path, secrets: Secrets | None) -> Redis:
+    store = settings.store or ""
+    options: dict[str, Any] = {}
+    if settings.auth is not None:
+        if secrets is None:
+            raise FleetError("`fleet: {auth: …}` needs the vault")
+        options["credential_provider"] = _VaultCredential(settings.auth[len("${vault:") : -1], secrets)
+    if store.startswith("rediss:"):
+        options["ssl_min_version"] = ssl.TLSVersion.TLSv1_2
+        if settings.ca_files:
+            options["ssl_ca_data"] = "\n".join(
+                trusted_pem(base / Path(named).expanduser()) for named in settings.ca_files
+            )
+    client: Redis = Redis.from_url(
+        store,
+        protocol=2,  # the same on every server of the last ten years; nothing here needs the third
+        socket_timeout=CALL_SECONDS,
+        socket_connect_timeout=CALL_SECONDS,
+        retry=Retry(NoBackoff(), 0),  # whoever calls knows best whether to repeat
+        max_connections=_CONNECTIONS + 1,
+        parser_class=BoundedParser,
+        driver_info=None,  # else each connection says CLIENT SETINFO, a right that no user of a fleet needs
+        **options,
+    )
+    return client
+
+
+def trusted_pem(path: Path) -> str:
+    """The certificates of a file of `fleet.ca_files`. Raises StoreError."""
+    text = read_regular_file(path, limit=_MAX_CA_BYTES, what="CA file").decode("ascii", errors="replace")
+    try:
+        ssl.create_default_context().load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError) as error:
+        raise FleetError(f"fleet.ca_files: {path}: no PEM certificate in it, or a broken one") from error
+    return text
+
+
+_CODES: Final = frozenset({
+    "BUSY", "CLUSTERDOWN", "ERR", "EXECABORT", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOREPLICAS", "NOSCRIPT",
+    "OOM", "READONLY", "WRONGTYPE",
+})  # fmt: skip
+
+
+def _code(error: RedisError) -> str:
+    """What kind of refusal it is, where that is one of the server's own words."""
+    if isinstance(error, BusyLoadingError):
+        return "LOADING"
+    word = next(iter(str(error).split()), "")
+    return word if word in _CODES else "ERR"
+
+
+def _reason(error: BaseException) -> str:
+    """What to tell people; never a password, which some messages of servers repeat."""
+    # While connecting the library wraps what the server said into an error that says less.
+    if isinstance(error.__cause__, RedisError):
+        error = error.__cause__
+    match error:
+        case AuthenticationError():
+            return "the store refuses this credential; set `fleet: {auth: ${vault:fleet.store}}` and that secret"
+        case NoPermissionError():
+            return "the store's ACL does not let this user do that (docs/fleet.md lists what a replica needs)"
+        case ResponseError() | BusyLoadingError():  # its text may repeat what was sent, a password among it
+            return f"the store refuses a command: {_code(error)}"
+        case TimeoutError():
+            return f"no answer within {CALL_SECONDS:g} s"
+        case StoreError() | OSError() | RedisError():
+            return str(error).splitlines()[0] if str(error) else type(error).__name__
+        case _:
+            return type(error).__name__

@@ -1,0 +1,1 @@
+"""Who is in a fleet, and how one replica is put together."""

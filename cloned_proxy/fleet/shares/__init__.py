@@ -1,0 +1,1 @@
+"""How a limit is shared out among the replicas."""

@@ -1,0 +1,1 @@
+"""What is signed in a fleet, with what, and how that is checked."""

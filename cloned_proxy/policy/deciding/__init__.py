@@ -1,0 +1,1 @@
+"""The decision point and its stages, for a request and for a whole URL."""

@@ -1,0 +1,1 @@
+"""A whole policy as one immutable value."""

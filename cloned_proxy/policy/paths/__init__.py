@@ -1,0 +1,1 @@
+"""Paths of URLs: globs, every reading that a server may have, packages of a registry."""

@@ -1,0 +1,1 @@
+"""What rules and decisions are made of: words, hosts, networks, a rule, a decision."""

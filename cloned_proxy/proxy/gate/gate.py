@@ -1,0 +1,329 @@
+"""The gate: every client connection of every listener starts here, and every open tunnel is known here."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Coroutine
+from typing import Final
+
+from cloned_proxy.policy.callers.identity import TokenVerifier
+from cloned_proxy.proxy.enforce.enforcer import Enforcer
+from cloned_proxy.proxy.enforce.known_refusals import KnownRefusals
+from cloned_proxy.proxy.enforce.tunnels import Tunnels
+from cloned_proxy.proxy.gate.door import Door
+from cloned_proxy.proxy.gate.porch import Porch
+from cloned_proxy.proxy.gate.room import Room
+from cloned_proxy.proxy.grants.cells import CellStore, OwnCells
+from cloned_proxy.proxy.grants.crowd import Crowd
+from cloned_proxy.proxy.inspection import Inspector
+from cloned_proxy.proxy.own.requests_api import RequestsApi
+from cloned_proxy.proxy.plain import PlainHttp
+from cloned_proxy.proxy.plane.plane import Plane
+from cloned_proxy.proxy.secrets.injection import Injector, NoSecrets
+from cloned_proxy.proxy.secrets.leak import LeakWatch
+from cloned_proxy.proxy.transport import splice
+from cloned_proxy.proxy.transport.bulk import Splicer
+from cloned_proxy.proxy.transport.listener import Listener
+from cloned_proxy.proxy.tunnel import connect
+from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.tunnel.transparent import TransparentConnection
+from cloned_proxy.proxy.upstream.ways import Ways
+from cloned_proxy.store.settings.config import ProxySettings
+from cloned_proxy.telemetry.metrics import Metrics
+
+_CUT_SECONDS: Final = 1.0
+_FULL_SECONDS: Final = 0.02
+"""Between two looks for a place."""
+
+
+class Gate:
+    """One for each process, on its event loop."""
+
+    def __init__(
+        self,
+        *,
+        enforcer: Enforcer,
+        tokens: TokenVerifier,
+        settings: ProxySettings,
+        metrics: Metrics,
+        inspector: Inspector | None,
+        injector: Injector | None = None,
+        leaks: LeakWatch | None = None,
+        clock: Callable[[], float] = time.time,
+        spliced: bool = splice.AVAILABLE,
+        cells: CellStore | None = None,
+        requests: RequestsApi | None = None,
+        plane: Plane | None = None,
+        ways: Ways | None = None,
+    ) -> None:
+        """Without an `injector` every rule that injects a secret refuses; without `leaks` no request is searched.
+
+        `spliced` False keeps all bytes on the transports, as where there is no `os.splice`.
+
+        With a `plane` that one accepts, and serves what it may by itself.
+
+        `cells` is where the workers count their connections; the cap holds for all of them together.
+        """
+        if plane is not None:
+            cells = plane.cells
+        parties = plane.parties if plane is not None else None
+        self._plane: Final = plane
+        self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells(), parties)
+        self._doors: dict[Listener, Door | Porch] = {}
+        self._connections: set[ClientConnection] = set()
+        self._coming: dict[ClientConnection, str] = {}
+        """Those that have a place and no transport yet, with why they are cut as soon as they have one."""
+        self._held_up = False
+        """A client of one of the doors waits for a place."""
+        self._all_gone = asyncio.Event()
+        self._all_gone.set()
+        self._stopping = False
+        self._cutting = False
+        """What is still connected is cut."""
+        self.at_sweep: Final[set[Callable[[], None]]] = set()
+        """Told at each sweep, whatever its cause."""
+        self.tunnels: Final = Tunnels(
+            enforcer.review,
+            idle_seconds=settings.idle_timeout,
+            max_seconds=settings.max_tunnel_seconds,
+            clock=time.monotonic,
+        )
+        self._splicer: Final = Splicer(clock=time.monotonic) if spliced else None
+        self._plain: Final = PlainHttp(enforcer.review)
+        self._parts: Final = GateParts(
+            enforcer=enforcer,
+            tokens=tokens,
+            settings=settings,
+            metrics=metrics,
+            inspector=inspector,
+            injector=injector or Injector(NoSecrets()),
+            leaks=leaks or LeakWatch(),
+            clock=clock,
+            tunnels=self.tunnels,
+            ways=ways or Ways(connect_timeout=settings.connect_timeout),
+            splicer=self._splicer,
+            requests=requests,
+            arrived=self._arrived,
+            keep=self._keep,
+            forget=self._forget,
+            stopping=lambda: self._stopping,
+            refusals=KnownRefusals(enforcer, plane.publish_refusal if plane is not None else None),
+            serve=connect.serve,
+            serve_plain=self._plain.serve,
+            resume_plain=self._plain.resume,
+            publish=plane.publish if plane is not None else lambda *_: False,
+            give_back=plane.take_back if plane is not None else lambda _: False,
+            plane_idle=self._look_whether_all_are_gone,
+            plane_failed=self._accept_without_plane,
+        )
+        self._background: set[asyncio.Task[None]] = set()
+        self._room: Final = Room(self._crowd, settings.max_connections)
+        tokens.at_change.add(self.sweep)
+        if plane is not None:
+            plane.start(self._parts)
+
+    @property
+    def plane_failed(self) -> bool:
+        """Whether the native plane had a fault, so that Python serves in its place."""
+        return self._plane is not None and self._plane.failed
+
+    @property
+    def idle(self) -> bool:
+        """Whether no client is connected."""
+        here = self._connections or self._coming or self._background
+        return not here and (self._plane is None or not self._plane.connections)
+
+    async def open(self, listener: Listener) -> None:
+        """Accepts on the listener's socket, which belongs to the gate from now on."""
+        if self._plane is not None:
+            self._plane.look()  # what led there leads to the proxy itself from now on
+            if self._plane.takes(listener):
+                self._plane.open(listener)
+                return
+        door: Door | Porch
+        if listener.header_from:
+            seconds = self._parts.settings.head_timeout
+            told = self._parts.metrics.header_refused
+            door = Porch(listener, enter=self.enter, leave=self.leave, take=self._take, refused=told, seconds=seconds)
+        else:
+            door = Door(listener, enter=self.enter, leave=self.leave, take=self._take)
+        door.open()
+        self._doors[listener] = door
+
+    def enter(self, listener: Listener) -> ClientConnection | None:
+        """A place for a client of this listener, and the protocol that serves it; None while there is no place.
+
+        Whoever takes one gives it a transport, or has it `leave`.
+        """
+        if not self._crowd.enter(listener.party, contended=self._contended):
+            self._held_up = True
+            return None
+        kind = ClientConnection if listener.names is None else TransparentConnection
+        connection = kind(self._parts, listener)
+        self._coming[connection] = ""
+        return connection
+
+    def leave(self, connection: ClientConnection) -> None:
+        """Gives a place back of which nothing came."""
+        if connection in self._coming:
+            del self._coming[connection]
+            self._left(connection)
+
+    async def adopt(self, sock: socket.socket, listener: Listener) -> None:
+        """Serves one connection that is open already, as if it had come through `listener`, when it has a place."""
+        while (connection := self.enter(listener)) is None:  # noqa: ASYNC110  another process may give a place back
+            await asyncio.sleep(_FULL_SECONDS)
+        await self._join(connection, sock)
+
+    def _take(self, connection: ClientConnection, sock: socket.socket) -> None:
+        # Begun here and now: it is all but done when it waits for the first time.
+        loop = asyncio.get_running_loop()
+        task = asyncio.Task(self._taken(connection, sock), loop=loop, eager_start=True)
+        if not task.done():
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def _taken(self, connection: ClientConnection, sock: socket.socket) -> None:
+        try:
+            await self._join(connection, sock)
+        except OSError:  # the client has gone already
+            sock.close()
+
+    async def _join(self, connection: ClientConnection, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            transport: object
+            transport, _ = await loop.connect_accepted_socket(lambda: connection, sock)
+        except BaseException:
+            self.leave(connection)
+            raise
+        # As in `dial.join`: uvloop has the descriptor by now, and the object must not close it once more.
+        if not isinstance(transport, asyncio.Transport):
+            sock.detach()
+
+    def _in_background(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        task.add_done_callback(lambda _: self._look_whether_all_are_gone())
+
+    def close(self, listener: Listener) -> None:
+        """Stops accepting on one listener and cuts the connections that came through it: its sandbox has ended."""
+        if self._plane is not None and self._plane.close_listener(listener):
+            listener.socket.close()
+        if (door := self._doors.pop(listener, None)) is not None:
+            door.close()
+        for connection in self._coming:
+            if connection.listener is listener:
+                self._coming[connection] = "listener_closed"
+        for connection in tuple(self._connections):
+            if connection.listener is listener:
+                connection.cut("listener_closed")
+
+    def stop_accepting(self) -> None:
+        """Closes every listening socket; what is connected goes on, new heads are answered 503."""
+        self._stopping = True
+        if self._plane is not None:
+            self._plane.stop_accepting()
+            for listener in self._plane.listeners:
+                listener.socket.close()
+        for door in self._doors.values():
+            door.close()
+        self._doors.clear()
+        for connection in tuple(self._connections):
+            if connection.quiet:
+                connection.cut("drained")
+        if self._parts.inspector is not None:
+            self._parts.inspector.drain()
+
+    async def drain(self, seconds: float) -> None:
+        """Stops accepting, gives open flows `seconds` to end by themselves, then cuts them."""
+        self.stop_accepting()
+        self._plain.close()
+        if not await self._gone_within(seconds):
+            self._cutting = True
+            for connection in tuple(self._connections):
+                connection.cut("drained")
+            if self._plane is not None:
+                self._plane.cut("drained")
+            self._look_whether_all_are_gone()
+            await self._gone_within(_CUT_SECONDS)
+        if self._plane is not None:
+            self._plane.stop()
+        if self._splicer is not None:
+            self._splicer.close()
+
+    def sweep(self) -> None:
+        """Cuts every tunnel that the policy in force, a limit or a timeout no longer lets pass.
+
+        The server calls it at each change of the policy, and each second for what time alone revokes.
+        """
+        if self._plane is not None:
+            self._plane.sweep()
+        self.tunnels.sweep()
+        self._plain.sweep()
+        native = () if self._plane is None else self._plane.listeners
+        self._room.make((*self._doors, *native), self._connections, self._plane, contended=self._contended)
+        for told in tuple(self.at_sweep):
+            told()
+
+    async def _gone_within(self, seconds: float) -> bool:
+        self._look_whether_all_are_gone()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._all_gone.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _arrived(self, connection: ClientConnection) -> None:
+        cause = self._coming.pop(connection)
+        self._connections.add(connection)
+        self._all_gone.clear()
+        if cause or self._cutting:
+            asyncio.get_running_loop().call_soon(connection.cut, cause or "drained")
+
+    def _keep(self, connection: ClientConnection) -> None:
+        self._crowd.place(connection.listener.party)
+        self._connections.add(connection)
+        self._all_gone.clear()
+        if self._cutting or self._plane is None or connection.listener not in self._plane.listeners:
+            # Cut while it was on its way from the plane.
+            cause = "drained" if self._cutting else "listener_closed"
+            asyncio.get_running_loop().call_soon(connection.cut, cause)
+
+    @property
+    def _contended(self) -> bool:
+        """Whether several listeners share the places."""
+        return len(self._doors) + (len(self._plane.listeners) if self._plane is not None else 0) > 1
+
+    def _forget(self, connection: ClientConnection) -> None:
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._left(connection)
+
+    def _left(self, connection: ClientConnection) -> None:
+        self._crowd.leave(connection.listener.party)
+        if self._held_up:
+            self._held_up = False
+            for door in self._doors.values():
+                door.look()
+        if not self._connections:
+            self._look_whether_all_are_gone()
+
+    def _look_whether_all_are_gone(self) -> None:
+        if self.idle:
+            self._all_gone.set()
+        else:
+            self._all_gone.clear()
+
+    def _accept_without_plane(self) -> None:
+        """The plane has closed what it had; its listening sockets are ours."""
+        if self._plane is None:
+            return
+        for listener in self._plane.listeners:
+            self._plane.close_listener(listener)
+            self._in_background(self.open(listener))

@@ -1,0 +1,1 @@
+"""The workspace's authority, and TLS on both sides of an opened tunnel."""

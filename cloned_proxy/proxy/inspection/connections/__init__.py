@@ -1,0 +1,1 @@
+"""What both versions of HTTP are written on: TLS over streams, bodies, HTTP/2 ends and their bounds."""

@@ -1,0 +1,1 @@
+"""One request in opened TLS, whichever version of HTTP brought it."""

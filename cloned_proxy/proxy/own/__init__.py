@@ -1,0 +1,1 @@
+"""What the proxy itself answers at `http://cloned.internal`."""

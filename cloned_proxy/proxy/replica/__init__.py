@@ -1,0 +1,1 @@
+"""What the serving process of a replica has beside others: limits, log and identities of its fleet."""

@@ -1,0 +1,1 @@
+"""One process, or several workers, put together and taken apart."""

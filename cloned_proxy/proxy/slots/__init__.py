@@ -1,0 +1,1 @@
+"""The sandboxes that this process serves: their listeners, their names, their end."""

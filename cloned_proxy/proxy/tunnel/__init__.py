@@ -1,0 +1,1 @@
+"""From the first head of a connection to a tunnel."""

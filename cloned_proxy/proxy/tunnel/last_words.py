@@ -1,0 +1,31 @@
+"""How a tunnel that is open already is refused: in the words of the protocol that its client speaks, where we know one.
+
+A client that is reset says "connection reset", and nobody learns what was refused and how to allow it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from cloned_proxy.proxy.enforce.answers import Answer
+from cloned_proxy.proxy.tunnel.hello_guard import ACCESS_DENIED
+from cloned_proxy.proxy.wire.client_hello import ServerNames, Unread
+
+_REQUEST_LINE: Final = re.compile(rb"[A-Z]{1,24} [^ ]+ HTTP/1\.[01]\r?")
+_ITS_BEGINNING: Final = re.compile(rb"[A-Z]{1,24}(?: [^ ]*(?: [HTP/1.0]*)?)?\r?")
+_LONGEST: Final = 16_384
+"""Bytes that are looked at: as many as of a ClientHello."""
+
+
+def last_words(names: ServerNames | Unread, first: bytes, answer: Answer) -> bytes:
+    """What the client is told before its tunnel ends; b"" for a client that would not understand anything: a reset.
+
+    `names` are those of its ClientHello, or why it has none; `first` is what the client has sent.
+    """
+    if isinstance(names, tuple):
+        return ACCESS_DENIED
+    line, newline, _ = first[:_LONGEST].partition(b"\n")
+    if not line or (_REQUEST_LINE if newline else _ITS_BEGINNING).fullmatch(line) is None:
+        return b""
+    return answer.encode(with_body=not first.startswith(b"HEAD "))

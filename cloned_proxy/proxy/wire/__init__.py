@@ -1,0 +1,1 @@
+"""Bytes to values, strictly, and back. Pure: no socket, no clock."""

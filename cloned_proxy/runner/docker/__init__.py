@@ -1,0 +1,1 @@
+"""The container engine, and the containers that it is asked for."""

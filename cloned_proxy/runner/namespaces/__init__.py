@@ -1,0 +1,1 @@
+"""Sockets and names inside a slot's network namespace, made from outside."""

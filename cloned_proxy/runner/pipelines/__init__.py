@@ -1,0 +1,1 @@
+"""Pipelines: read, run step after step, and what they made kept."""

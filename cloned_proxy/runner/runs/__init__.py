@@ -1,0 +1,1 @@
+"""One run, from the job to its result, and how Python code asks for it."""

@@ -1,0 +1,1 @@
+"""Sealed slots: made, lent, served by the proxy, and cleared away."""

@@ -1,0 +1,1 @@
+"""Rules that end: by two clocks, or after so many uses."""

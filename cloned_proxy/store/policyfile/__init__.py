@@ -1,0 +1,1 @@
+"""The policy file: read, watched, and edited with its comments kept."""

@@ -1,0 +1,1 @@
+"""`.cloned/config.yaml`: its sections, their defaults and bounds."""

@@ -1,0 +1,1 @@
+"""Secrets, encrypted, and the key to them."""

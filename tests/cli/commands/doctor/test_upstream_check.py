@@ -1,0 +1,32 @@
+"""What `doctor` says of the proxy in front."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from cloned_proxy.cli.commands.doctor import upstream_check as checking
+from cloned_proxy.store.workspaces.workspace import Workspace
+
+
+def checked(directory: Path, place: str) -> tuple[str, str]:
+    (directory / "config.yaml").write_text(f"upstream: {{proxy: 'http://{place}'}}\n")
+    found = checking.upstream_check(Workspace(directory))
+    return found.status, found.detail
+
+
+def test_one_that_takes_its_time_is_not_called_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Squid looks up the name that it is asked about, and some name servers are slow."""
+    monkeypatch.setattr(checking, "_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        status, detail = checked(tmp_path, f"127.0.0.1:{silent.getsockname()[1]}")
+    assert (status, "takes connections" in detail, "nothing gets out" in detail) == ("warn", True, False)
+
+
+def test_one_that_nobody_is_at_is(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # bound, and nobody listens
+        status, detail = checked(tmp_path, f"127.0.0.1:{free.getsockname()[1]}")
+    assert (status, "nothing gets out" in detail) == ("fail", True)

@@ -1,0 +1,472 @@
+"""The log in the store of a fleet: all of it, once, through crashes of either side; what the store changes shows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from cloned_proxy.fleet.audit import audit_ship, local_log
+from cloned_proxy.fleet.audit.audit_read import FleetLog
+from cloned_proxy.fleet.audit.audit_ship import AuditShipper
+from cloned_proxy.fleet.audit.local_log import LocalLog
+from cloned_proxy.fleet.audit.notary import Notary
+from cloned_proxy.fleet.audit.receipt import Receipt, own_key, seal_receipt
+from cloned_proxy.fleet.link.link import Link
+from cloned_proxy.fleet.link.names import Names
+from cloned_proxy.fleet.signed.errors import StoreAwayError
+from cloned_proxy.fleet.signed.keys import SigningKey
+from cloned_proxy.store.audit.audit_log import AuditLog, append_bodies, prune_entries
+from cloned_proxy.store.audit.chain import Link as ChainLink
+from cloned_proxy.store.audit.chain import next_link
+from cloned_proxy.store.audit.database import reading
+from cloned_proxy.store.settings.fleet_settings import FleetSettings
+from cloned_proxy.store.workspaces.workspace import Workspace
+from cloned_proxy.telemetry.events import Entries, PolicyEvent
+from cloned_proxy.telemetry.shipping_metrics import ShippingMetrics
+from tests.fleet.conftest import RedisServer
+from tests.fleet.lying import LyingStore
+
+NAMES = Names("test")
+TRUSTED = SigningKey.generate().public
+OTHER = SigningKey.generate()
+
+
+def event(at: float) -> PolicyEvent:
+    return PolicyEvent(at, "edit", "cli:me", f"allow host{at:g}.example", "", "v")
+
+
+@dataclass
+class Replica:
+    """One replica's log and what sends it; `crash` forgets all that it knows but the disk."""
+
+    name: str
+    workspace: Workspace
+    link: Link
+    registry: CollectorRegistry
+    shipper: AuditShipper
+    notary: Notary
+
+    @classmethod
+    def make(cls, directory: Path, url: str, name: str, keep: int = 1000) -> Replica:
+        workspace = Workspace(directory / name)
+        workspace.create()
+        settings = FleetSettings(name="test", store=url, trust=[TRUSTED])
+        link, registry = Link(settings, base=directory), CollectorRegistry()
+        shipper = AuditShipper(
+            LocalLog(workspace.state_db), link, NAMES, replica=name, key=own_key(workspace).public, keep=keep,
+            metrics=ShippingMetrics(registry), clock=lambda: 1100.0,
+        )  # fmt: skip
+        return cls(name, workspace, link, registry, shipper, Notary(workspace, name))
+
+    def record(self, *times: float) -> None:
+        with AuditLog(self.workspace.state_db) as log:
+            for at in times:
+                log.append(event(at))
+
+    async def until_shipped(self) -> None:
+        """The store is back, and some connections to it are not."""
+        async with asyncio.timeout(60):
+            while not await self.shipper.ship():  # noqa: ASYNC110  each try is what is waited for
+                await asyncio.sleep(0.01)
+
+    def metric(self, name: str) -> float | None:
+        return self.registry.get_sample_value(f"cloned_proxy_fleet_audit_{name}")
+
+
+@pytest.fixture
+async def replica(store: RedisServer, tmp_path: Path) -> AsyncIterator[Replica]:
+    made = Replica.make(tmp_path, store.url, "r1")
+    yield made
+    await made.link.close()
+
+
+async def read(replica: Replica, *trust: str, since: float | None = None) -> tuple[list[tuple[str, int]], list[str]]:
+    """(replica, number) of each entry in the store in their order, and what is said of them."""
+    log = FleetLog(replica.link, NAMES, trust)
+    entries = await log.read(since)
+    return [(each.replica, each.seq) for each in entries], log.findings
+
+
+def stream(store: RedisServer) -> str:
+    with store.client() as client:
+        (name,) = client.hkeys(NAMES.audit_logs)
+        return NAMES.audit(name.decode())
+
+
+def rows(store: RedisServer) -> list[Any]:
+    with store.client() as client:
+        return list(client.xrange(stream(store)))
+
+
+async def test_what_is_on_record_is_in_the_store_once(replica: Replica, store: RedisServer) -> None:
+    replica.record(1000, 1001, 1002)
+    assert await replica.shipper.ship()
+    replica.record(1003)
+    assert await replica.shipper.ship()
+    assert await replica.shipper.ship()
+    assert await read(replica) == ([("r1", seq) for seq in (1, 2, 3, 4)], [])
+    with reading(replica.workspace.state_db) as database:
+        local = [
+            (seq, entry_hash, body) for seq, entry_hash, body in database.execute("SELECT seq, hash, body FROM entries")
+        ]
+    there = [(int(i.partition(b"-")[0]), f[b"hash"].decode(), f[b"body"].decode()) for i, f in rows(store)]
+    assert there == local
+    assert replica.metric("shipped_total") == 4
+
+
+async def test_a_replica_that_was_killed_goes_on_where_the_store_stands(
+    replica: Replica, store: RedisServer, tmp_path: Path
+) -> None:
+    replica.record(1000, 1001)
+    assert await replica.shipper.ship()
+    replica.record(1002)
+    again = Replica.make(tmp_path, store.url, "r1")  # knows nothing but its disk
+    replica.record(1003)
+    assert await again.shipper.ship()
+    assert await replica.shipper.ship()  # and the first one, which thinks that it is where it was
+    assert await read(replica) == ([("r1", seq) for seq in (1, 2, 3, 4)], [])
+    assert replica.metric("shipped_total") == 2
+    await again.link.close()
+
+
+async def test_an_answer_that_was_lost_sends_nothing_twice(
+    replica: Replica, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.record(1000)
+    assert await replica.shipper.ship()
+    original = AuditShipper._append
+
+    async def lost(self: AuditShipper, *arguments: Any) -> Any:
+        await original(self, *arguments)
+        monkeypatch.setattr(AuditShipper, "_append", original)
+        raise StoreAwayError("lost")
+
+    monkeypatch.setattr(AuditShipper, "_append", lost)
+    replica.record(1001)
+    assert not await replica.shipper.ship()
+    assert await replica.shipper.ship()
+    assert await read(replica) == ([("r1", 1), ("r1", 2)], [])
+
+
+async def test_without_the_fence_an_entry_is_missing_after_the_store_has_lost_some(
+    replica: Replica, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broken build of the next test."""
+    fence = "if id ~= ARGV[1] then return {0, id} end"
+    assert fence in audit_ship._APPEND
+    monkeypatch.setattr(audit_ship, "_APPEND", audit_ship._APPEND.replace(fence, ""))
+    replica.record(1000, 1001)
+    assert await replica.shipper.ship()
+    store.restart()
+    replica.record(1002)
+    await replica.until_shipped()
+    assert [int(i.partition(b"-")[0]) for i, _ in raw(store)] == [3]
+
+
+def raw(store: RedisServer) -> list[Any]:
+    """The one stream of entries there is."""
+    with store.client() as client:
+        (name,) = [key for key in client.keys("*") if client.type(key) == b"stream"]
+        return list(client.xrange(name))
+
+
+async def test_a_store_that_was_killed_and_has_lost_all_gets_all_again(replica: Replica, store: RedisServer) -> None:
+    replica.record(1000, 1001)
+    assert await replica.shipper.ship()
+    store.kill()
+    replica.record(1002)
+    assert not await replica.shipper.ship()
+    assert (replica.metric("lag_entries"), replica.metric("lag_seconds")) == (1, 98)
+    store.start()
+    await replica.until_shipped()
+    assert await read(replica) == ([("r1", seq) for seq in (1, 2, 3)], [])
+    assert replica.metric("lag_entries") == 0
+
+
+async def test_a_store_that_answers_nothing_holds_up_nothing(
+    replica: Replica, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.record(1000)
+    assert await replica.shipper.ship()
+    store.freeze()
+    replica.record(1000.5)
+    sending = asyncio.create_task(replica.shipper.ship())
+    for at in range(1001, 1021):  # the log goes on meanwhile
+        await asyncio.to_thread(replica.record, float(at))
+    assert not await sending
+    assert replica.metric("lag_entries") == 21
+    store.thaw()
+    await replica.until_shipped()
+    assert await read(replica) == ([("r1", seq) for seq in range(1, 23)], [])
+
+
+async def test_what_the_store_would_not_keep_is_not_sent_and_counted(store: RedisServer, tmp_path: Path) -> None:
+    replica = Replica.make(tmp_path, store.url, "r1", keep=3)
+    replica.record(*range(1000, 1008))
+    assert await replica.shipper.ship()
+    assert await read(replica) == ([("r1", 6), ("r1", 7), ("r1", 8)], [])
+    assert replica.metric("skipped_total") == 5
+    await replica.link.close()
+
+
+async def test_more_than_a_group(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local_log, "_GROUP", 7)
+    monkeypatch.setattr("cloned_proxy.fleet.audit.audit_read._PAGE", 7)
+    replica.record(*range(1000, 1030))
+    assert await replica.shipper.ship()
+    assert await read(replica) == ([("r1", seq) for seq in range(1, 31)], [])
+    assert await read(replica, since=1025.0) == ([("r1", seq) for seq in range(26, 31)], [])
+
+
+async def test_a_group_is_as_small_as_it_has_to_be_and_bodies_arrive_as_the_bytes_they_are(
+    replica: Replica, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text in which characters take several bytes, and what looks like the head of another entry."""
+    monkeypatch.setattr(local_log, "_GROUP_BYTES", 1)
+    bodies = ['{"at":1.0,"why":"%s"}' % ("\u00fc\U0001f600" * 300), '{"at":1.0,"why":"5 64 9 x"}', "{}\n", " {}"]
+    with reading(replica.workspace.state_db) as database:
+        database.execute("BEGIN IMMEDIATE")
+        append_bodies(database, Entries(bodies, []))
+        database.execute("COMMIT")
+    with store.client() as client:
+        client.config_resetstat()
+        assert await replica.shipper.ship()
+        assert client.info("commandstats")["cmdstat_eval"]["calls"] == len(bodies)
+    assert [fields[b"body"].decode() for _, fields in raw(store)] == bodies
+    assert replica.metric("shipped_total") == 4
+
+
+def put_back(backup: Path, database: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        Path(f"{database}{suffix}").unlink(missing_ok=True)
+    shutil.copy(backup, database)
+    database.chmod(0o600)
+
+
+async def test_a_log_that_was_set_back_is_another_log(replica: Replica, store: RedisServer, tmp_path: Path) -> None:
+    """A backup of the workspace was put back: its entries have the numbers of others that the store has."""
+    replica.record(1000)
+    assert await replica.shipper.ship()
+    backup = tmp_path / "backup.db"
+    with reading(replica.workspace.state_db) as database:
+        database.execute("VACUUM INTO ?", (str(backup),))
+    replica.record(1001)
+    assert await replica.shipper.ship()
+    put_back(backup, replica.workspace.state_db)
+    replica.record(1500)
+    again = Replica.make(tmp_path, store.url, "r1")
+    assert await again.shipper.ship()
+    entries, findings = await read(again)
+    assert (len(entries), findings) == (4, [])  # two of each
+    with store.client() as client:
+        assert client.hlen(NAMES.audit_logs) == 2
+    await again.link.close()
+
+
+async def test_entries_of_several_replicas_are_merged_by_time(store: RedisServer, tmp_path: Path) -> None:
+    one, two = (Replica.make(tmp_path, store.url, name) for name in ("r1", "r2"))
+    one.record(1000, 1002, 1004)
+    two.record(1001, 1003)
+    assert await one.shipper.ship()
+    assert await two.shipper.ship()
+    log = FleetLog(one.link, NAMES)
+    assert [(each.replica, each.at) for each in await log.read()] == [
+        ("r1", 1000), ("r2", 1001), ("r1", 1002), ("r2", 1003), ("r1", 1004),
+    ]  # fmt: skip
+    two.record(1005)
+    assert await two.shipper.ship()
+    assert [(each.replica, each.seq) for each in await log.read()] == [("r2", 3)]
+    assert log.findings == []
+    for each in (one, two):
+        await each.link.close()
+
+
+async def test_pruning_here_takes_nothing_back_there(replica: Replica) -> None:
+    replica.record(*range(1000, 1006))
+    assert await replica.shipper.ship()
+    with reading(replica.workspace.state_db) as database:
+        assert prune_entries(database, before=1003.5) == 4
+    replica.record(1006)
+    replica.shipper._id = ""  # as after a start
+    assert await replica.shipper.ship()
+    assert await read(replica) == ([("r1", seq) for seq in range(1, 8)], [])
+
+
+# A store that lies. --------------------------------------------------------------------------------------------------
+
+
+async def shipped(replica: Replica) -> str:
+    """Five entries with a receipt for the fourth; returns what begins each finding."""
+    replica.record(1000, 1001, 1002, 1003)
+    assert replica.notary.sign() is not None
+    replica.record(1004)
+    assert await replica.shipper.ship()
+    assert (await read(replica, own_key(replica.workspace).public))[1] == []
+    return f"r1 ({own_key(replica.workspace).id[:12]}): "
+
+
+def rewrite(store: RedisServer, change: dict[int, str | None], *, anew: bool = False) -> None:
+    """The stream once more with other bodies, None leaving one out; `anew` hashes the chain again behind them."""
+    name = stream(store)
+    with store.client() as client:
+        entries = client.xrange(name)
+        client.delete(name)
+        last = ChainLink(0, "0" * 64)
+        for identifier, fields in entries:
+            seq = int(identifier.partition(b"-")[0])
+            body = change.get(seq, fields[b"body"].decode())
+            if body is None:
+                continue
+            last = next_link(last, body)
+            client.xadd(name, {"hash": last.hash if anew else fields[b"hash"], "body": body}, identifier)
+
+
+EVIL = '{"at":1001.0,"type":"policy","action":"","actor":"","summary":"","why":"","policy":""}'
+
+
+async def test_an_entry_that_was_changed_there(replica: Replica, store: RedisServer) -> None:
+    who = await shipped(replica)
+    rewrite(store, {2: EVIL})
+    assert (await read(replica))[1] == [f"{who}entry 2 was changed in the store, or the one before it"]
+
+
+async def test_an_entry_that_was_left_out_there(replica: Replica, store: RedisServer) -> None:
+    who = await shipped(replica)
+    rewrite(store, {2: None, 3: None})
+    assert (await read(replica))[1] == [f"{who}entries 2 to 3 are not in the store"]
+
+
+async def test_a_chain_that_was_hashed_anew_there(
+    replica: Replica, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = await shipped(replica)
+    rewrite(store, {2: EVIL}, anew=True)
+    said = f"{who}the receipt given at entry 4 is for other entries: the store has changed them"
+    assert (await read(replica))[1] == [said]
+    monkeypatch.setattr(FleetLog, "_read_receipts", lambda *_: asyncio.sleep(0))
+    assert (await read(replica))[1] == []  # without receipts nothing shows it
+
+
+async def test_a_receipt_that_comes_later_is_looked_at_as_well(replica: Replica, store: RedisServer) -> None:
+    """As for `log -f --fleet`."""
+    who = await shipped(replica)
+    rewrite(store, {5: EVIL}, anew=True)
+    log = FleetLog(replica.link, NAMES)
+    assert len(await log.read()) == 5
+    assert log.findings == []
+    assert replica.notary.sign() is not None
+    assert await replica.shipper.ship()
+    assert await log.read() == []
+    assert log.findings == [f"{who}the receipt given at entry 5 is for other entries: the store has changed them"]
+
+
+async def test_a_log_that_has_expired_leaves_the_list(replica: Replica, store: RedisServer) -> None:
+    with store.client() as client:
+        client.hset(NAMES.audit_logs, "0" * 16, json.dumps({"replica": "gone", "key": OTHER.public}))
+        replica.record(1000)
+        assert await replica.shipper.ship()
+        assert client.ttl(stream(store)) > 80 * 86_400
+        assert client.hlen(NAMES.audit_logs) == 1
+
+
+async def test_a_receipt_of_another_key(replica: Replica, store: RedisServer) -> None:
+    who = await shipped(replica)
+    receipts = f"{stream(store)}:receipts"
+    with store.client() as client:
+        client.delete(receipts)
+        forged = seal_receipt(Receipt("r1", receipts.split(":")[-2], 4, "0" * 64, 1.0), OTHER)
+        client.xadd(receipts, {"hash": "", "body": forged}, "4-0")
+    assert (await read(replica))[1] == [f"{who}a receipt is not of its key: it is another replica's, or was changed"]
+
+
+async def test_a_log_that_was_made_up_shows_to_whoever_knows_the_key(replica: Replica, store: RedisServer) -> None:
+    await shipped(replica)
+    known = own_key(replica.workspace).public
+    with store.client() as client:
+        said = json.dumps({"replica": "r1", "key": OTHER.public})
+        client.hset(NAMES.audit_logs, "f" * 16, said)
+        made = next_link(ChainLink(0, "0" * 64), EVIL)
+        client.xadd(NAMES.audit("f" * 16), {"hash": made.hash, "body": EVIL}, "1-0")
+    assert (await read(replica))[1] == []  # its name is all that it claims
+    (finding,) = (await read(replica, known))[1]
+    assert "no receipt of a key that was named" in finding
+
+
+@pytest.mark.parametrize("said", [b"", b"[]", b'{"replica": "r"}', b'{"replica": "r", "key": "x"}'])
+async def test_a_log_of_nobody(replica: Replica, store: RedisServer, said: bytes) -> None:
+    with store.client() as client:
+        client.hset(NAMES.audit_logs, "1" * 16, said)
+    assert "does not say whose" in (await read(replica))[1][0]
+
+
+@pytest.mark.parametrize("body", ["", "x", "[]", "{}", '{"type": "a", "type": "b"}'])
+async def test_an_entry_that_cannot_be_read(replica: Replica, store: RedisServer, body: str) -> None:
+    await shipped(replica)
+    rewrite(store, {5: body})
+    entries, findings = await read(replica)
+    assert len(entries) == 4
+    assert any("entry 5 cannot be read" in each for each in findings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "answer"),
+    [
+        (b"XREVRANGE", [[b"1-0", None]]),
+        (b"XREVRANGE", [[None, None]]),
+        (b"XREVRANGE", [[b"9" * 9000 + b"-0", [b"hash", b"x"]]]),
+        (b"XREVRANGE", 7),
+        (b"EVAL", [0, b"0-0"]),
+        (b"EVAL", [1]),
+        (b"EVAL", None),
+        (b"EVAL", b"what"),
+    ],
+)
+async def test_an_answer_that_is_none_ends_no_sending_and_is_not_asked_for_without_end(
+    store: RedisServer, tmp_path: Path, asked: bytes, answer: object
+) -> None:
+    async with LyingStore(store.socket, store.socket.with_name("liar")).serving() as liar:
+        replica = Replica.make(tmp_path, liar.url, "r1")
+        replica.record(1000, 1001)
+        await asyncio.to_thread(replica.notary.sign)
+        liar.lie = lambda command, true: answer if command[0].upper() == asked else true
+        async with asyncio.timeout(60):
+            await replica.shipper.ship()
+        assert len(liar.commands) < 30
+        liar.lie = None
+        await replica.until_shipped()
+        assert [seq for _, seq in (await read(replica))[0]][-1] >= 2
+        await replica.link.close()
+
+
+@pytest.mark.parametrize("answer", [[[None, None]], [[b"x-0", [b"hash", b"x"]]], 7])
+async def test_an_answer_that_is_no_log_is_told_and_breaks_nothing(
+    store: RedisServer, tmp_path: Path, answer: object
+) -> None:
+    async with LyingStore(store.socket, store.socket.with_name("liar")).serving() as liar:
+        replica = Replica.make(tmp_path, liar.url, "r1")
+        replica.record(1000, 1001)
+        await replica.until_shipped()
+        liar.lie = lambda command, true: answer if command[0].upper() == b"XREVRANGE" else true
+        with pytest.raises(StoreAwayError, match="no log of a fleet"):
+            await read(replica)
+        await replica.link.close()
+
+
+async def test_a_store_that_never_takes_anything_is_left_alone_for_a_while(store: RedisServer, tmp_path: Path) -> None:
+    async with LyingStore(store.socket, store.socket.with_name("liar")).serving() as liar:
+        replica = Replica.make(tmp_path, liar.url, "r1")
+        replica.record(1000, 1001)
+        lies: dict[bytes, object] = {b"EVAL": [0, b"0-0"], b"XREVRANGE": []}
+        liar.lie = lambda command, true: lies.get(command[0].upper(), true)
+        async with asyncio.timeout(20):
+            assert not await replica.shipper.ship()
+        assert len(liar.commands) < 30
+        await replica.link.close()

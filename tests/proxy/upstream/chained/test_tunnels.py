@@ -1,0 +1,497 @@
+"""Tunnels through a proxy in front: where they go, and what becomes of everything it can answer."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+import socket
+import ssl
+import struct
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trustme
+
+from cloned_proxy.policy.terms.rule import HostPattern, PatternKind, Rule
+from cloned_proxy.proxy.tunnel import passage
+from cloned_proxy.proxy.upstream.chained import connect_answer, tls
+from cloned_proxy.proxy.upstream.chained import front as module
+from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.settings.upstream_settings import UpstreamSettings
+from cloned_proxy.store.settings.upstream_tls import verifying_context
+from tests.proxy.support import HOST, LOOPBACK, World, allow, connect_head, hello, until, upstream, world
+from tests.proxy.upstream.chained.fronts import BASIC, OPEN, TARGET, Front, front, vault
+
+AUTH = "${vault:upstream.proxy}"
+PAGE = b"<html>Welcome to the hotel</html>"
+
+
+def rule(**more: object) -> Rule:
+    return allow(HOST, 443, **more)
+
+
+async def refused(w: World, ahead: Front, *, first: bytes | None = None) -> dict[str, object]:
+    """What a client that sends its ClientHello at once is told; nothing of that may have left."""
+    reply = await w.ask(connect_head(443) + (hello() if first is None else first))
+    await w.settled()
+    assert ahead.received == b""
+    assert reply.status in (502, 504)
+    assert "127.0.0.1" not in reply.body.decode()
+    assert "proxy-authenticate" not in reply.fields
+    return {"status": reply.status, **reply.json}
+
+
+async def test_a_tunnel_goes_to_the_checked_address() -> None:
+    async with front() as ahead, world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w:
+        reader, writer = await w.tunnel(443)
+        await reader.readexactly(len(hello()))
+        writer.write(b"more")
+        assert await reader.readexactly(4) == b"more"
+        writer.close()
+        await w.settled()
+    assert ahead.heads == [b"CONNECT 93.184.216.10:443 HTTP/1.1\r\nHost: 93.184.216.10:443\r\n\r\n"]
+    assert ahead.received.endswith(b"more")
+    assert w.troubles == []
+
+
+async def test_an_ipv6_address_stands_in_brackets() -> None:
+    six = ipaddress.ip_address("2606:2800:220:1::10")
+    async with front() as ahead, world(rule(), front=ahead.settings(), addresses=(six,)) as w:
+        _, writer = await w.tunnel(443)
+        writer.close()
+        await w.settled()
+    assert ahead.heads[0].startswith(
+        b"CONNECT [2606:2800:220:1::10]:443 HTTP/1.1\r\nHost: [2606:2800:220:1::10]:443\r\n"
+    )
+
+
+async def test_the_credential_is_the_vaults_and_the_tools_own_is_not_passed_on() -> None:
+    async with (
+        front() as ahead,
+        world(rule(), front=ahead.settings(auth=AUTH), secrets=vault(), addresses=(TARGET,)) as w,
+    ):
+        reader, writer = await w.connect()
+        writer.write(connect_head(443, headers="Proxy-Connection: keep-alive\r\nX-Of-A-Tool: 1\r\n"))
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await w.settled()
+    _, *fields = ahead.heads[0].decode().removesuffix("\r\n\r\n").split("\r\n")
+    assert fields == ["Host: 93.184.216.10:443", f"Proxy-Authorization: {BASIC}"]
+
+
+@pytest.mark.parametrize("value", [None, "no-colon"])
+async def test_without_a_usable_credential_nothing_is_asked(value: str | None) -> None:
+    held = vault()
+    held.values = {} if value is None else {"upstream.proxy": value}
+    async with (
+        front() as ahead,
+        world(rule(), front=ahead.settings(auth=AUTH), secrets=held, addresses=(TARGET,)) as w,
+    ):
+        answer = await refused(w, ahead)
+    assert (answer["status"], answer["phase"]) == (502, "upstream_proxy")
+    assert ahead.heads == []
+    assert w.troubles == ["credential"]
+
+
+def _body(text: str) -> bytes:
+    return text.replace("\n", "\r\n").encode()
+
+
+LIES: dict[str, tuple[bytes, str, int]] = {
+    "407": (_body("HTTP/1.1 407 Auth\nProxy-Authenticate: Basic\nContent-Length: 0\n\n"), "credential:407", 502),
+    "403": (_body("HTTP/1.1 403 Forbidden\nServer: squid/5.7\nContent-Length: 0\n\n"), "refused:403", 502),
+    "302": (_body("HTTP/1.1 302 Found\nLocation: http://corp.example/\nContent-Length: 0\n\n"), "refused:302", 502),
+    "502": (_body("HTTP/1.1 502 Bad Gateway\nContent-Length: 0\n\n"), "refused:502", 502),
+    "504": (_body("HTTP/1.1 504 Gateway Timeout\nContent-Length: 0\n\n"), "refused:504", 504),
+    "101": (_body("HTTP/1.1 101 Switching Protocols\nConnection: Upgrade\nUpgrade: websocket\n\n"), "malformed", 502),
+    "too many interim": (_body("HTTP/1.1 100 Continue\n\n") * 9 + OPEN, "malformed", 502),
+    "200 with a page": (_body(f"HTTP/1.1 200 OK\nContent-Length: {len(PAGE)}\n\n") + PAGE, "malformed:200", 502),
+    "200 with a page that comes later": (_body("HTTP/1.1 200 OK\nContent-Length: 33\n\n"), "malformed:200", 502),
+    "200 in chunks": (_body("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n"), "malformed:200", 502),
+    "200 and bytes": (OPEN + PAGE, "malformed:200", 502),
+    "200 and another 200": (OPEN + OPEN, "malformed:200", 502),
+    "204": (_body("HTTP/1.1 204 No Content\n\n"), "malformed:204", 502),
+    "two lengths": (_body("HTTP/1.1 200 OK\nContent-Length: 0\nContent-Length: 0\n\n"), "malformed", 502),
+    "bare LF": (b"HTTP/1.1 200 OK\n\n", "malformed", 502),
+    "a folded line": (_body("HTTP/1.1 200 OK\nVia: a\n b\n\n"), "malformed", 502),
+    "HTTP/2": (_body("HTTP/2 200 OK\n\n"), "malformed", 502),
+    "not HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "malformed", 502),
+    "an endless head": (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 9000, "malformed", 502),
+    "a megabyte of head": (b"HTTP/1.1 200 OK\r\nX-A: " + b"b" * 1_000_000, "malformed", 502),
+    "too many fields": (b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 201 + b"\r\n", "malformed", 502),
+    "nothing": (b"", "unreachable", 502),
+}  # fmt: skip
+
+
+async def _close_soon(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await writer.drain()
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_what_is_no_tunnel_is_refused_and_nothing_of_the_client_leaves(lie: str) -> None:
+    answer, expected, status = LIES[lie]
+    trouble, _, code = expected.partition(":")
+    behind = _close_soon if lie == "nothing" else None
+    async with front(answer, behind=behind) as ahead, world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w:
+        told = await refused(w, ahead)
+    assert (told["status"], told["phase"]) == (status, "upstream_proxy")
+    assert w.troubles == [trouble]
+    # The status is for the record alone.
+    assert [end.cause for end in w.audit.ends] == ["upstream_error:upstream_proxy" + (f":{code}" if code else "")]
+    assert code not in json.dumps({k: v for k, v in told.items() if k not in ("status", "decision_id")}) or not code
+
+
+async def test_control_a_client_as_rfc_9110_has_it_puts_the_page_into_the_tunnel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connect_answer.ConnectAnswer, "_check_opens", lambda *_, **__: None)
+    monkeypatch.setattr(passage, "HelloGuard", lambda *_: None)
+    async with front(OPEN + PAGE) as ahead, world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w:
+        reader, writer = await w.tunnel(443)
+        assert await reader.readexactly(len(PAGE)) == PAGE
+        writer.close()
+
+
+async def test_an_answer_in_pieces_behind_interim_ones_opens_the_tunnel() -> None:
+    interim = _body("HTTP/1.1 100 Continue\n\nHTTP/1.1 103 Early Hints\nLink: </>\n\n")
+    whole = interim + _body("HTTP/1.0 200 OK\nVia: 1.0 x\n\n")
+
+    async def piecewise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for byte in whole:
+            writer.write(bytes((byte,)))
+            await writer.drain()
+            await asyncio.sleep(0)
+        await ahead.record_and_echo(reader, writer)
+
+    async with (
+        front(b"", behind=piecewise) as ahead,
+        world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w,
+    ):
+        reader, writer = await w.tunnel(443)
+        assert len(await reader.readexactly(len(hello()))) == len(hello())
+        writer.close()
+
+
+async def test_where_the_server_may_speak_first_its_bytes_behind_the_answer_are_the_tunnels() -> None:
+    banner = b"SSH-2.0-OpenSSH_9.2\r\n"
+    async with (
+        front(OPEN + banner) as ahead,
+        world(rule(raw_tcp=True), front=ahead.settings(), addresses=(TARGET,)) as w,
+    ):
+        reader, writer = await w.tunnel(443, first=b"")
+        assert await reader.readexactly(len(banner)) == banner
+        writer.write(b"mine")
+        assert await reader.readexactly(4) == b"mine"
+        writer.close()
+
+
+async def test_an_address_that_the_front_cannot_reach_gives_way_to_the_next() -> None:
+    other = ipaddress.ip_address("2606:2800:220:1::10")
+    bad = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"
+    async with front(bad, OPEN) as ahead, world(rule(), front=ahead.settings(), addresses=(other, TARGET)) as w:
+        _, writer = await w.tunnel(443)
+        writer.close()
+        await w.settled()
+    assert [head.split()[1] for head in ahead.heads] == [b"[2606:2800:220:1::10]:443", b"93.184.216.10:443"]
+
+
+async def test_a_refusal_is_final_whatever_other_addresses_there_are() -> None:
+    other = ipaddress.ip_address("93.184.216.11")
+    async with (
+        front(LIES["403"][0], OPEN) as ahead,
+        world(rule(), front=ahead.settings(), addresses=(TARGET, other)) as w,
+    ):
+        assert (await refused(w, ahead))["status"] == 502
+    assert len(ahead.heads) == 1
+
+
+async def test_a_front_that_keeps_silent_is_504() -> None:
+    async with (
+        front(b"") as ahead,
+        world(rule(), front=ahead.settings(), addresses=(TARGET,), connect_timeout=0.2) as w,
+    ):
+        told = await refused(w, ahead)
+    assert (told["status"], told["phase"], w.troubles) == (504, "upstream_proxy", ["timed_out"])
+
+
+async def test_while_the_front_is_down_nothing_goes_directly() -> None:
+    """The name resolves to a server that could be reached; only what `no_proxy` names is."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        settings = Front([], _close_soon, closed.getsockname()[1]).settings()
+    async with upstream() as server:
+        beside = ipaddress.ip_address("127.0.0.1")
+        rules = allow(HOST, server.port)
+        async with world(rules, front=settings, addresses=(TARGET,)) as w:
+            reply = await w.ask(connect_head(server.port))
+            assert (reply.status, reply.json["phase"], w.troubles) == (502, "upstream_proxy", ["unreachable"])
+        assert server.connections == 0
+        async with world(rules, front=settings, addresses=(beside,)) as w:  # this machine's own: never chained
+            _, writer = await w.tunnel(server.port)
+            writer.close()
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "direct"),
+    [
+        (HOST, True), (".example.com", True), (".com", True), ("127.0.0.0/8", True), ("127.0.0.1", True),
+        ("example.com", False), ("pi.example.com", False), (".api.example.com", False), ("10.0.0.0/8", False),
+    ],
+)  # fmt: skip
+async def test_no_proxy_means_what_it_says(entry: str, direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Else loopback would be direct whatever is written.
+    monkeypatch.setattr(
+        "cloned_proxy.policy.deciding.bypass.Bypass.covers", lambda self, a: any(a in n for n in self.networks)
+    )
+    async with front() as ahead, upstream() as server:
+        settings = ahead.settings(no_proxy=[entry])
+        async with world(allow(HOST, server.port), front=settings, addresses=(LOOPBACK,)) as w:
+            _, writer = await w.tunnel(server.port)
+            writer.close()
+            await w.settled()
+        assert (server.connections, len(ahead.heads)) == ((1, 0) if direct else (0, 1))
+
+
+async def test_a_name_of_which_only_some_addresses_are_exempt_is_chained_to_the_others() -> None:
+    async with (
+        front() as ahead,
+        world(
+            rule(), front=ahead.settings(no_proxy=["10.0.0.0/8"]), addresses=(ipaddress.ip_address("10.1.2.3"), TARGET)
+        ) as w,
+    ):
+        _, writer = await w.tunnel(443)
+        writer.close()
+        await w.settled()
+    assert [head.split()[1] for head in ahead.heads] == [b"93.184.216.10:443"]
+
+
+# Names and addresses.
+
+
+async def test_by_name_nothing_is_looked_up_here() -> None:
+    settings = {"resolve": "upstream"}
+    async with front() as ahead, world(rule(addresses=frozenset()), front=ahead.settings(**settings)) as w:
+        reader, writer = await w.tunnel(443)
+        await reader.readexactly(len(hello()))
+        w.gate.sweep()  # an open flow without addresses still passes
+        writer.write(b"more")
+        assert await reader.readexactly(4) == b"more"
+        writer.close()
+        await w.settled()
+    assert [head.split()[1] for head in ahead.heads] == [b"api.example.com:443"]
+    assert w.resolver.asked == []
+
+
+async def test_by_name_what_is_exempt_is_looked_up_and_checked_here() -> None:
+    settings = {"resolve": "upstream", "no_proxy": [HOST]}
+    async with front() as ahead, world(rule(addresses=frozenset()), front=ahead.settings(**settings)) as w:
+        reply = await w.ask(connect_head(443))
+        assert (reply.status, reply.json["reason"]) == (403, "address_not_allowed")
+    assert (ahead.heads, w.resolver.asked) == ([], [HOST])
+
+
+@pytest.mark.parametrize("text", ["10.0.0.5", "127.0.0.1", "169.254.169.254", "::ffff:10.0.0.5"])
+async def test_address_classes_hold_in_front_of_a_proxy(text: str) -> None:
+    address = ipaddress.ip_address(text)
+    async with front() as ahead, world(rule(addresses=frozenset()), front=ahead.settings(), addresses=(address,)) as w:
+        reply = await w.ask(connect_head(443))
+        assert (reply.status, reply.json["reason"]) == (403, "address_not_allowed")
+    assert ahead.heads == []
+
+
+@pytest.mark.parametrize(("host", "status"), [(HOST, 403), ("127.0.0.1", 200)])
+async def test_a_tool_reaches_the_front_as_a_destination_only_by_a_rule_that_names_it(host: str, status: int) -> None:
+    async with front() as ahead:
+        reached = allow(host, ahead.port, raw_tcp=True)
+        async with world(reached, front=ahead.settings(), addresses=(LOOPBACK,)) as w:
+            reader, writer = await w.connect()
+            writer.write(connect_head(ahead.port, host))
+            assert f" {status} ".encode() in await reader.readuntil(b"\r\n\r\n")
+            writer.close()
+
+
+async def test_by_name_the_front_is_not_asked_for_itself_because_a_pattern_covers_it() -> None:
+    """In a tunnel to itself it could be asked for anything: an HTTPS proxy at 443 is what `*.corp.example` covers."""
+    host = "proxy.corp.example"
+    async with front() as ahead:
+        pattern = HostPattern(PatternKind.ONE_LABEL, "corp.example")
+        covered, named = allow(host, ahead.port, pattern=pattern), allow(host, ahead.port)
+        settings = UpstreamSettings.model_validate({"proxy": f"http://{host}:{ahead.port}", "resolve": "upstream"})
+        for reached, other, status in ((covered, host, 403), (covered, "www.corp.example", 200), (named, host, 200)):
+            async with world(reached, front=settings) as w:
+                w.resolver.table[host] = (LOOPBACK,)
+                reader, writer = await w.connect()
+                writer.write(connect_head(ahead.port, other))
+                assert f" {status} ".encode() in await reader.readuntil(b"\r\n\r\n"), other
+                writer.close()
+    assert [head.split()[1] for head in ahead.heads] == [
+        f"{name}:{ahead.port}".encode() for name in ("www.corp.example", host)
+    ]
+
+
+async def test_a_front_that_is_this_proxy_itself_is_never_dialled() -> None:
+    async with front() as ahead, world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w:
+        w.own.add_address("127.0.0.1", ahead.port)
+        w.gate.sweep()  # as when a listener is opened
+        told = await refused(w, ahead)
+    assert (told["status"], w.troubles, ahead.heads) == (502, ["no_way"], [])
+
+
+# The ends.
+
+
+async def test_a_client_that_leaves_meanwhile_takes_the_connection_with_it() -> None:
+    async with front(b"") as ahead, world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w:
+        _, writer = await w.connect()
+        writer.write(connect_head(443))
+        await until(lambda: len(ahead.heads) == 1)
+        _reset(writer)
+        await until(lambda: ahead.ended == 1)
+        await w.settled()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def test_a_rule_that_goes_cuts_what_waits_for_the_front() -> None:
+    async with front(b"") as ahead, world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w:
+        reader, writer = await w.connect()
+        writer.write(connect_head(443))
+        await until(lambda: len(ahead.heads) == 1)
+        current = w.policies.current
+        assert current is not None
+        w.policies.current = replace(current, global_scope=type(current.global_scope)())
+        w.gate.sweep()
+        await until(lambda: ahead.ended == 1)
+        with pytest.raises(ConnectionError):
+            await reader.readexactly(1)
+        writer.close()
+
+
+# TLS to the proxy itself.
+
+
+def _served(authority: trustme.CA, *names: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(*names).configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def _trusting(monkeypatch: pytest.MonkeyPatch, authority: trustme.CA) -> None:
+    def context(*_: object) -> ssl.SSLContext:
+        made = ssl.create_default_context()
+        authority.configure_trust(made)
+        return made
+
+    monkeypatch.setattr(module, "verifying_context", context)
+
+
+async def _one_way(w: World) -> None:
+    w.resolver.table["localhost"] = (LOOPBACK,)
+
+
+async def test_the_way_to_the_front_is_tls_where_its_url_says_so(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _trusting(monkeypatch, authority)
+    monkeypatch.setattr(tls, "_AFTER_FIN", 0.05)
+    async with (
+        front(tls=_served(authority, "localhost")) as ahead,
+        world(rule(), front=ahead.settings(auth=AUTH), secrets=vault(), addresses=(TARGET,)) as w,
+    ):
+        await _one_way(w)
+        reader, writer = await w.tunnel(443)
+        await reader.readexactly(len(hello()))
+        bulk = b"b" * 3_000_000
+        sending = asyncio.ensure_future(_send(writer, bulk))
+        assert await reader.readexactly(len(bulk)) == bulk
+        await sending
+        writer.write_eof()
+        assert await reader.read() == b""
+        writer.close()
+        await w.settled()
+        await until(lambda: ahead.ended == 1)
+    assert BASIC.encode() in ahead.heads[0]
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()
+
+
+@pytest.mark.parametrize("names", [("proxy.corp.example",), None])
+async def test_a_front_that_cannot_be_verified_is_told_nothing(
+    names: tuple[str, ...] | None, authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _trusting(monkeypatch, authority)
+    served = _served(authority, *names) if names is not None else _served(trustme.CA(), "localhost")
+    async with (
+        front(tls=served) as ahead,
+        world(rule(), front=ahead.settings(auth=AUTH), secrets=vault(), addresses=(TARGET,)) as w,
+    ):
+        await _one_way(w)
+        told = await refused(w, ahead)
+    assert (told["status"], told["phase"], ahead.heads) == (502, "upstream_proxy", [])
+    assert w.troubles == ["tls"]
+
+
+async def test_a_front_without_a_half_close_is_left_when_it_falls_silent(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _trusting(monkeypatch, authority)
+    monkeypatch.setattr(tls, "_AFTER_FIN", 0.05)
+
+    async def deaf(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        while await reader.read(1000):
+            pass
+
+    async with (
+        front(tls=_served(authority, "localhost"), behind=deaf) as ahead,
+        world(rule(raw_tcp=True), front=ahead.settings(), addresses=(TARGET,)) as w,
+    ):
+        await _one_way(w)
+        _, writer = await w.tunnel(443, first=b"")
+        writer.write(b"all that there is")
+        writer.write_eof()
+        await until(lambda: ahead.ended == 1)
+        writer.close()
+        await w.settled()
+
+
+async def test_a_front_whose_connection_breaks_resets_the_client(
+    authority: trustme.CA, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _trusting(monkeypatch, authority)
+
+    async def breaks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly(4)
+        _reset(writer)
+
+    async with (
+        front(tls=_served(authority, "localhost"), behind=breaks) as ahead,
+        world(rule(raw_tcp=True), front=ahead.settings(), addresses=(TARGET,)) as w,
+    ):
+        await _one_way(w)
+        reader, writer = await w.tunnel(443, first=b"")
+        writer.write(b"more")
+        with pytest.raises(ConnectionError):
+            await reader.readexactly(1)
+        await w.settled()
+        assert ahead.heads
+
+
+def test_a_ca_file_that_is_none_is_an_error_at_the_start(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+    settings = UpstreamSettings(proxy="https://proxy.example.com:3128", ca_files=["ca.pem"])
+    with pytest.raises(StoreError, match=r"upstream\.ca_files: .*ca\.pem: no PEM certificate"):
+        verifying_context(settings, tmp_path)
