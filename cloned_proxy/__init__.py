@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from cloned_proxy.runner.runs.session import Session
     from cloned_proxy.runner.values.errors import (
         EngineError,
+        ProxyLinkError,
         RunCancelledError,
         SandboxError,
         SandboxInputError,
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
     )
     from cloned_proxy.runner.values.spec import Mount
     from cloned_proxy.store.approvals.approval import Approval
-    from cloned_proxy.store.approvals.approval_errors import ApprovalError
-    from cloned_proxy.store.approvals.egress_request import request_egress
+    from cloned_proxy.store.approvals.approval_errors import ApprovalError, TooManyRequestsError
+    from cloned_proxy.store.approvals.egress_request import EgressRequest, request_egress
     from cloned_proxy.store.files.errors import StoreError
     from cloned_proxy.testing import decide, load_policy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 """The one place where it is written; the wheel's own is read from here."""
 
 _PLACES: Final = {
@@ -41,11 +42,13 @@ _PLACES: Final = {
     "Decision": "cloned_proxy.policy.terms.decision",
     "DockerContainerRunner": "cloned_proxy.runner.runs.runner",
     "EgressBlockedError": "cloned_proxy.fetch.errors",
+    "EgressRequest": "cloned_proxy.store.approvals.egress_request",
     "EngineError": "cloned_proxy.runner.values.errors",
     "ExecResult": "cloned_proxy.runner.runs.calls",
     "Mount": "cloned_proxy.runner.values.spec",
     "Policy": "cloned_proxy.policy.model.model",
     "PolicyError": "cloned_proxy.policy.reading.parse",
+    "ProxyLinkError": "cloned_proxy.runner.values.errors",
     "Reason": "cloned_proxy.policy.terms.vocabulary",
     "RunCancelledError": "cloned_proxy.runner.values.errors",
     "SafeFetch": "cloned_proxy.fetch.safe_fetch",
@@ -53,6 +56,7 @@ _PLACES: Final = {
     "SandboxInputError": "cloned_proxy.runner.values.errors",
     "Session": "cloned_proxy.runner.runs.session",
     "StoreError": "cloned_proxy.store.files.errors",
+    "TooManyRequestsError": "cloned_proxy.store.approvals.approval_errors",
     "ToolFailedError": "cloned_proxy.runner.values.errors",
     "ToolLimitError": "cloned_proxy.runner.values.errors",
     "ToolResult": "cloned_proxy.runner.runs.job",
@@ -69,11 +73,13 @@ __all__ = [
     "Decision",
     "DockerContainerRunner",
     "EgressBlockedError",
+    "EgressRequest",
     "EngineError",
     "ExecResult",
     "Mount",
     "Policy",
     "PolicyError",
+    "ProxyLinkError",
     "Reason",
     "RunCancelledError",
     "SafeFetch",
@@ -81,6 +87,7 @@ __all__ = [
     "SandboxInputError",
     "Session",
     "StoreError",
+    "TooManyRequestsError",
     "ToolFailedError",
     "ToolLimitError",
     "ToolResult",

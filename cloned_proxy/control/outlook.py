@@ -30,7 +30,7 @@ class Standing(enum.StrEnum):
 
 
 class Outlook:
-    """As of one moment (Unix seconds), one policy, what is left of its leases, and where the proxy itself listens."""
+    """Judges calls at one moment (Unix seconds), by one policy, its leases, and where the proxy itself listens."""
 
     def __init__(self, policy: Policy, use: RuleUse, now: float, own: Container[tuple[Address, int]]) -> None:
         self._policy = policy

@@ -23,7 +23,8 @@ class ControlParts:
     authorities: frozenset[str]
     """See `guard.authorities_of`."""
     cookie: str
-    """Its name. Cookies do not know ports, so it carries the port: two workspaces must not log each other out."""
+    """The cookie's name. It holds the port, because cookies do not know ports and two workspaces must not log each
+    other out."""
     devices: Devices
     record: Record
     feed: Feed

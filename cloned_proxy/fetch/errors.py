@@ -20,11 +20,12 @@ class EgressBlockedError(Exception):
         self, decision: Decision, *, by_proxy: bool = False, decision_id: str | None = None, advice: str = ""
     ) -> None:
         self.decision = decision
-        """With `reason`, `tool`, `host` and the `rule`, as `policy.deciding.decide` gives it."""
+        """The refusal as `policy.deciding.decide` gives it, with `reason`, `tool`, `host` and `rule`."""
         self.by_proxy = by_proxy
         """The policy file here let it pass, the proxy did not: a used-up lease, a limit, an address, another policy."""
         self.decision_id = decision_id
-        """Of the proxy's log; None for a decision made here, and where the proxy could not tell (a CONNECT)."""
+        """The id in the proxy's log; None for a decision made here, and where the proxy could not tell it (a
+        CONNECT)."""
         self.hint = advice or hint(decision)
         """What to do: often the exact `cloned-proxy allow …` command."""
         request = decision.request

@@ -22,7 +22,7 @@ class Hop:
     decision: Decision
     scheme: str
     last_headers: dict[str, str] = field(default_factory=dict)
-    """Of the newest response head on the connection, that of a CONNECT included."""
+    """The fields of the newest response head on the connection, which may be that of a CONNECT."""
 
     @property
     def inspected(self) -> bool:
@@ -45,7 +45,7 @@ class Hop:
 
 
 class Journey:
-    """From the first request to the final response."""
+    """One fetch, with its redirects, from the first request to the final response."""
 
     def __init__(self, guide: Guide, *, follow: bool, awaited: bool = False) -> None:
         self._guide = guide

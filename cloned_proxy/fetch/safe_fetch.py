@@ -104,7 +104,7 @@ class SafeFetch:
     # Awaited.
 
     async def arequest(self, method: str, url: str, *, follow_redirects: bool = True, **options: Any) -> httpx.Response:
-        """As `request`."""
+        """Does what `request` does, for an event loop."""
         journey = Journey(self._guide, follow=follow_redirects, awaited=True)
         request = self._async_client(inspected=False).build_request(method, url, **options)
         while True:

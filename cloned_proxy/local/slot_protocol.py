@@ -53,7 +53,7 @@ class NamesHandover:
     """
 
     network: str
-    """Of the synthetic addresses, such as 127.128.0.0/9."""
+    """The network of the synthetic addresses, such as 127.128.0.0/9."""
     spares: int = 0
     """0: every port is steered."""
 

@@ -23,8 +23,8 @@ QUEUE: Final = 100
 type Channel = Callable[[Notice], Awaitable[None]]
 
 
-class Source(Protocol):
-    """`news.News`."""
+class NoticeSource(Protocol):
+    """`news.NewsReader`."""
 
     def look(self) -> list[Notice]: ...
 
@@ -34,7 +34,7 @@ class Delivery:
 
     def __init__(
         self,
-        source: Source,
+        source: NoticeSource,
         channels: Mapping[str, Channel],
         record: Callable[[NotifyEvent], None],
         clock: Callable[[], float],
@@ -47,7 +47,10 @@ class Delivery:
         self._dropped = dict.fromkeys(channels, 0)
 
     async def run(self) -> None:
-        """Until cancelled. What goes wrong is a line in the log and an entry on record, never an end."""
+        """Runs until it is cancelled.
+
+        A failure becomes a line in the log and an entry on record, and never ends the task.
+        """
         async with asyncio.TaskGroup() as tasks:
             for name, channel in self._channels.items():
                 tasks.create_task(self._deliver(name, channel))

@@ -30,7 +30,7 @@ class Notice:
     at: float
     """Unix seconds."""
     id: str
-    """Of the decision or of the request; it makes the message's own id, so that a receiver can know a repetition."""
+    """Id of the decision or the request. The message's own id is made of it, so that a receiver knows a repetition."""
     tool: str
     host: str
     """"" for a request, whose text says it."""

@@ -75,4 +75,4 @@ def finished(decision: DecisionEvent, end: FlowEnd) -> FinishedDecision:
 
 _decided: Final[Callable[[DecisionEvent], tuple[Any, ...]]] = attrgetter(*DecisionEvent.__slots__)
 _finished: Final[Callable[..., FinishedDecision]] = FinishedDecision
-"""By position: one is made for nearly every plain request."""
+"""Makes a `FinishedDecision` by position: one is made for nearly every plain request."""

@@ -57,7 +57,7 @@ class DecisionEvent:
     port: int
     method: str
     path: str
-    """Without the query; "" for a tunnel."""
+    """The path without the query; "" for a tunnel."""
     rule: str
     """Rule id, "" for none."""
     policy: str
@@ -66,7 +66,8 @@ class DecisionEvent:
     spends_use: bool = False
     """Whether it took one of its rule's `max_uses`."""
     refused_address: str = ""
-    """With `address_not_allowed`: the address that the name resolved to. For the owner of the log, no caller."""
+    """Only with `address_not_allowed`: the address that the name resolved to. It is for the owner of the log, not for
+    callers."""
     amends: str = ""
     """Id of the earlier decision on the same call that this one replaces: a tunnel whose first bytes did not fit."""
     source_address: str = ""
@@ -148,7 +149,7 @@ class RunEvent:
     """Unix seconds of its end."""
     tool: str
     run: str
-    """As in the decisions that the run caused."""
+    """The id of the run, as in the decisions that it caused."""
     result: str
     """One of `metrics.RUN_RESULTS`."""
     seconds: float

@@ -35,5 +35,5 @@ class IdentityMetrics:
         self._refused.labels(fault).inc()
 
     def loaded(self, issuer: str, clock: Callable[[], float]) -> None:
-        """Its keys were loaded now, in Unix seconds by the clock."""
+        """The issuer's keys were loaded now, in Unix seconds by the clock."""
         self._loaded.labels(issuer).set(clock())

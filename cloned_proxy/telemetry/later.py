@@ -12,7 +12,7 @@ _wanted: Final[list[bool]] = []
 
 
 class LaterLogger:
-    """As what `structlog.get_logger` returns."""
+    """A logger like that of `structlog.get_logger`, which sets up the logging with its first message."""
 
     def __init__(self, name: str) -> None:
         self._name = name

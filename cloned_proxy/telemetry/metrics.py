@@ -1,4 +1,4 @@
-"""The metrics of contract section 7, with label values that no caller can multiply."""
+"""The metrics of docs/metrics.md, with label values that no caller can multiply."""
 
 from __future__ import annotations
 
@@ -225,14 +225,14 @@ class Metrics:
         level.add(-1)
 
     def tunnels_changed(self, tool: str | None, amount: int) -> None:
-        """So many tunnels of the tool have begun to relay, or (negative) have ended, elsewhere in this process."""
+        """Counts tunnels of the tool that have begun to relay, or (negative) have ended, elsewhere in this process."""
         for _ in range(amount):
             self.tunnel_opened(tool)
         for _ in range(-amount):
             self.tunnel_closed(tool)
 
     def decided_elsewhere(self, event: DecisionEvent, count: int) -> None:
-        """So many decisions like this one, elsewhere in this process; the event is the newest."""
+        """Counts decisions like this one that were made elsewhere in this process; the event is the newest."""
         if not count:
             return
         tool = self._tool(event.tool)

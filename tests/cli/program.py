@@ -23,8 +23,10 @@ import pytest
 
 from cloned_proxy.__main__ import main
 from cloned_proxy.program_name import program_name
+from tests.cli import forkserver
+from tests.cli.forkserver import PATIENCE
 
-PROGRAM = Path(sys.executable).with_name("cloned-proxy")
+PROGRAM: Final = forkserver.PROGRAM
 TOOL = "demo.tool@v1"
 
 
@@ -89,7 +91,7 @@ class Answer:
 class Serving:
     """A running `cloned-proxy serve`."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | forkserver.Fork
     port: int
     metrics_port: int
     control_port: int
@@ -108,7 +110,7 @@ class Serving:
             connection.close()
 
     def page(self, path: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=90)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -119,7 +121,7 @@ class Serving:
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float = 15) -> int:
+    def wait(self, seconds: float = PATIENCE) -> int:
         return self.process.wait(seconds)
 
     def log(self) -> str:
@@ -150,14 +152,21 @@ class Workspace:
     def run(
         self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """`given` is what it reads from stdin."""
+        """In a process of its own; `given` is what it reads from stdin. See `started` for what a fork does not show."""
+        words = [str(self.program), *arguments]
+        return forkserver.run(words, env=self.environment | (env or {}), cwd=self.path.parent, given=given)
+
+    def started(
+        self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """As `run`, from the interpreter's start on."""
         return subprocess.run(
             [self.program, *arguments],
             env=self.environment | (env or {}),
             cwd=self.path.parent,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=PATIENCE,
             check=False,
             input=given,
         )
@@ -189,22 +198,27 @@ class Workspace:
         assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
-    def serve(self, *arguments: str, stderr: int | None = None) -> Serving:
-        """`stderr` is a terminal, such as the end of `open_terminal` that is the program's."""
+    def serve(self, *arguments: str, stderr: int | None = None, fork: bool = True) -> Serving:
+        """`stderr` is a terminal, such as the end of `open_terminal` that is the program's; `fork` as in `run`."""
         errors = self.path.parent / f"serve-{len(self.running)}.log"
         control = () if "--control" in arguments else ("--control", "off")
         free = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
         command = [str(self.program), "serve", *free, *control, *arguments]
+        process: subprocess.Popen[str] | forkserver.Fork
         with errors.open("w") as log:
-            process = subprocess.Popen(
-                command,
-                env=self.environment,
-                cwd=self.path.parent,
-                stdout=subprocess.PIPE,
-                stderr=log if stderr is None else stderr,
-                stdin=subprocess.DEVNULL,
-                text=True,
-            )
+            wanted = log.fileno() if stderr is None else stderr
+            if fork and forkserver.here().can_fork(command[0], self.environment):
+                process = forkserver.here().start(command, env=self.environment, cwd=self.path.parent, stderr=wanted)
+            else:
+                process = subprocess.Popen(
+                    command,
+                    env=self.environment,
+                    cwd=self.path.parent,
+                    stdout=subprocess.PIPE,
+                    stderr=wanted,
+                    stdin=subprocess.DEVNULL,
+                    text=True,
+                )
         banner = _read_banner(process, errors)
         places = {line.split()[0]: line.split()[1] for line in banner[:3]}
         ports = {name: urlsplit(url).port or 0 for name, url in places.items()}
@@ -216,19 +230,19 @@ class Workspace:
         for serving in self.running:
             if serving.process.poll() is None:
                 serving.signal(signal.SIGKILL)
-            serving.process.wait(10)
+            serving.process.wait(PATIENCE)
             if serving.process.stdout is not None:
                 serving.process.stdout.close()
 
 
-def _read_banner(process: subprocess.Popen[str], errors: Path) -> list[str]:
+def _read_banner(process: subprocess.Popen[str] | forkserver.Fork, errors: Path) -> list[str]:
     assert process.stdout is not None
     banner: list[str] = []
     for line in process.stdout:
         banner.append(line.rstrip("\n"))
         if line.startswith("denied"):
             return banner
-    raise AssertionError(f"serve ended with {process.wait(10)}: {errors.read_text()}")
+    raise AssertionError(f"serve ended with {process.wait(PATIENCE)}: {errors.read_text()}")
 
 
 def policy_text(
@@ -252,7 +266,7 @@ A_SECOND: Final = 5.0
 """The contract's second, on a machine that has other things to do as well. The figures belong to the bench."""
 
 
-def eventually(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> float:
+def eventually(condition: Callable[[], object], seconds: float = 60.0, what: str = "the condition") -> float:
     """Waits until the condition holds; returns how long that took. `seconds` only bound what never comes true."""
     started = time.monotonic()
     while not condition():

@@ -50,7 +50,7 @@ class Scene:
             target,
         ]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=30, check=False, env={"PATH": os.environ["PATH"]}
+            command, capture_output=True, text=True, timeout=90, check=False, env={"PATH": os.environ["PATH"]}
         )
         self.told[f"curl {len(self.told)}"] = done.stdout + done.stderr
         return done
@@ -92,7 +92,7 @@ def scene(workspace: Workspace, tmp_path: Path, scheme: str, *arguments: str) ->
     workspace.write_policy(policy_for(site, other))
     try:
         assert workspace.run("vault", "set", "llm.api_key", given=CANARY).returncode == 0
-        serving = workspace.serve(*arguments)
+        serving = workspace.serve(*arguments, fork=False)  # its environment is searched, too
         own = Path(workspace.run("ca", "path").stdout.strip())
         bundle = tmp_path / "both.pem"
         bundle.write_bytes(trusted.read_bytes() + own.read_bytes())

@@ -177,7 +177,7 @@ def test_a_tunnel_is_listed_and_cut_and_the_cut_is_on_record(
     serving: Serving, browser: Control, workspace: Workspace, origin: Origin, open_policy: str
 ) -> None:
     place = f"127.0.0.1:{origin.port}"
-    with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=90) as client:
         client.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
         assert client.recv(4096).startswith(b"HTTP/1.1 200")
         client.sendall(b"GET / HTTP/1.1\r\nHost: o\r\n\r\n")

@@ -249,7 +249,7 @@ def test_a_huge_body_is_not_read(browser: Control, policy_stands: None, encoding
     head = f"POST /api/v1/rules HTTP/1.1\r\nHost: 127.0.0.1:{browser.port}\r\nCookie: {browser.cookie}\r\n"
     head += f"Origin: {browser.origin}\r\nX-Cloned-Request: 1\r\nContent-Type: application/json\r\n"
     head += "Transfer-Encoding: chunked\r\n\r\n" if encoding == "chunked" else "Content-Length: 10000000000\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", browser.port), timeout=15) as sock:
+    with socket.create_connection(("127.0.0.1", browser.port), timeout=90) as sock:
         sock.sendall(head.encode())
         if encoding == "chunked":
             for _ in range(3):
@@ -274,7 +274,7 @@ def test_a_slow_body_and_a_slow_head_are_ended_and_hold_up_nobody(browser: Contr
 
 
 def test_a_crowd_of_idle_connections_does_not_lock_others_out(browser: Control) -> None:
-    crowd = [socket.create_connection(("127.0.0.1", browser.port), timeout=10) for _ in range(120)]
+    crowd = [socket.create_connection(("127.0.0.1", browser.port), timeout=90) for _ in range(120)]
     try:
         assert browser.get("/api/v1/session").status == 200
     finally:

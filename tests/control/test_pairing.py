@@ -149,7 +149,7 @@ def test_a_planted_second_cookie_is_not_chosen_from(browser: Control) -> None:
 def test_a_revoked_device_is_out_at_once_and_its_stream_ends(control: Control, workspace: Workspace) -> None:
     lost = control.paired("lost phone")
     identifier = lost.api("/session")["device"]["id"]
-    with stream(lost, timeout=10) as open_stream:
+    with stream(lost, timeout=90) as open_stream:
         assert workspace.run("devices", "revoke", identifier).returncode == 0
         assert lost.get("/api/v1/session").status == 401
         assert [data["action"] for kind, data, _ in open_stream.events() if kind != "device"] == []

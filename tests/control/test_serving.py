@@ -149,7 +149,7 @@ def test_it_listens_on_the_loopback_of_ipv6(workspace: Workspace) -> None:
     workspace.write_policy(policy_text())
     serving = workspace.serve("--control", "[::1]:0")
     port = serving.control_port
-    with socket.create_connection(("::1", port), timeout=20) as sock:
+    with socket.create_connection(("::1", port), timeout=90) as sock:
         sock.sendall(f"GET /pair HTTP/1.1\r\nHost: [::1]:{port}\r\nConnection: close\r\n\r\n".encode())
         assert sock.recv(4096).startswith(b"HTTP/1.1 200")
 

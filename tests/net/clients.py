@@ -64,7 +64,7 @@ CLIENTS: Final = (
 
 
 def proxy_environment(url: str) -> dict[str, str]:
-    """Both spellings, as a sandbox gets them (contract section 8)."""
+    """Both spellings, as a sandbox gets them (docs/sandbox.md)."""
     names = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
     return {**dict.fromkeys(names, url), "NO_PROXY": "", "no_proxy": ""}
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from cloned_proxy.policy.callers.identity import Claims, mint_token
+from tests.cli.forkserver import Fork
 from tests.net.nursery import Nursling, order
 from tests.proxy.support import resident_bytes
 
@@ -50,7 +51,7 @@ class ProxyProcess:
         world: World,
         workspace: Path,
         number: int,
-        process: subprocess.Popen[bytes] | Nursling,
+        process: subprocess.Popen[bytes] | Nursling | Fork,
         *,
         native: bool = False,
     ) -> None:
@@ -81,9 +82,19 @@ class ProxyProcess:
         addresses = ["--listen", f"127.0.0.1:{number}", "--metrics", f"127.0.0.1:{number + 5000}", "--control", "off"]
         arguments = ["--workspace", str(workspace), "--plane", options.plane, *addresses]
         log = world.directory / f"serve-{number}.log"
-        process: subprocess.Popen[bytes] | Nursling
+        process: subprocess.Popen[bytes] | Nursling | Fork
+        environment = world.environment()
         if options.without:
             process = order(world.nursery, [*options.without, "--", "serve", *arguments], log, workspace)
+        elif world.forks.can_fork(options.program[0], environment):
+            with log.open("wb") as output:
+                process = world.forks.start(
+                    [*options.program, *arguments],
+                    env=environment,
+                    cwd=workspace,
+                    stdout=output.fileno(),
+                    stderr=output.fileno(),
+                )
         else:
             with log.open("wb") as output:
                 process = world.spawn([*options.program, *arguments], cwd=workspace, stdout=output, stderr=output)
@@ -138,7 +149,7 @@ class ProxyProcess:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Another `cloned-proxy` command on the same workspace."""
-        return self.world.run([PROGRAM, *arguments, "--workspace", str(self.workspace)], cwd=self.workspace)
+        return self.world.program(*arguments, "--workspace", str(self.workspace), cwd=self.workspace)
 
     def log(self, *arguments: str) -> list[dict[str, Any]]:
         """The decisions on record."""

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from tests.cli.forkserver import PATIENCE, PROGRAM, ForkServer
 from tests.net import namespace, zone
 from tests.net.proxy_process import ProxyOptions, ProxyProcess
 
@@ -128,6 +129,18 @@ class World:
         environment = {"PYTHONPATH": str(ROOT)}
         return self.spawn(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
+    @functools.cached_property
+    def forks(self) -> ForkServer:
+        """Forks the program itself inside; started when first needed."""
+        return ForkServer(self.environment(), lambda words: namespace.enter(self._inside.pid, words, ROOT))
+
+    def program(self, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+        """Runs `cloned-proxy` inside to its end."""
+        words = [str(PROGRAM), *arguments]
+        if self.forks.can_fork(words[0], self.environment()):
+            return self.forks.run(words, env=self.environment(), cwd=cwd)
+        return self.run(words, cwd=cwd, timeout=PATIENCE)
+
     def seen_from_outside(self, path: Path) -> Path:
         """A path inside, as this process can open it."""
         return Path(f"/proc/{self._inside.pid}/root") / path.relative_to("/")
@@ -186,6 +199,8 @@ class World:
 
     def stop(self) -> list[int]:
         """Ends everything inside. Returns the ids of processes that would not go: an empty list."""
+        if "forks" in self.__dict__:
+            self.forks.close()
         for child in self._children:
             child.kill()
         for child in self._children:

@@ -28,7 +28,7 @@ AGENTS: Final = {
     "codex": Agent("codex@v1", "codex", "@openai/codex@0.171.0"),
     "gemini-cli": Agent("gemini@v1", "gemini", "@google/gemini-cli@0.61.0"),
 }
-"""By the name of the preset."""
+"""The agents that have a preset, by its name."""
 
 
 def agent_of(command: str) -> Agent | None:

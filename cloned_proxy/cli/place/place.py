@@ -58,7 +58,7 @@ def say_if_unserved(workspace: Workspace) -> None:
 
 
 def nowhere(workspace: Workspace, serving: list[Serving]) -> str:
-    """That there is no workspace, which one is served, and what to do."""
+    """The message that there is no workspace: it names those that are served, and what to do."""
     where = f"{workspace.root}: there is no workspace here"
     if not serving:
         return f"{where}; make one with `cloned-proxy init`, or name one by --workspace DIR"

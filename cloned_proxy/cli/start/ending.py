@@ -58,10 +58,11 @@ def _known(error: Exception) -> int | None:
     # Imported here, after something was raised: `--help` must not pay for these.
     from cloned_proxy.policy.reading.parse import PolicyError
     from cloned_proxy.proxy.transport.listener import BadAddressError, BindError
+    from cloned_proxy.runner.values.errors import SandboxError, SandboxInputError
     from cloned_proxy.store.files.errors import ConflictError, StoreError
 
-    if isinstance(error, (PolicyError, BadAddressError)):
+    if isinstance(error, (PolicyError, BadAddressError, SandboxInputError)):
         return BAD_INPUT
-    if isinstance(error, (BindError, ConflictError)):
+    if isinstance(error, (BindError, ConflictError, SandboxError)):
         return FAILED
     return BAD_INPUT if isinstance(error, StoreError) else None

@@ -190,7 +190,8 @@ EXAMPLES: Final[Mapping[str, tuple[str, ...]]] = {
     "llm down": ("llm down",),
     "llm status": ("llm status", "llm status --json"),
 }
-"""By the words of the command; each line without the name of the program, and with a comment where it needs one."""
+"""The examples of each command, by its words. A line lacks the name of the program, and has a comment where it needs
+one."""
 
 
 def add_examples(app: typer.Typer, words: tuple[str, ...] = ()) -> None:

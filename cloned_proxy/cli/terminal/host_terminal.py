@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from cloned_proxy.cli.show.errors import CommandError
 from cloned_proxy.cli.terminal.screen_modes import ScreenModes
-from cloned_proxy.runner.docker.stream import Attached, Stream
+from cloned_proxy.runner.docker.stream import Attached, OutputStream
 from cloned_proxy.runner.values.terminal import TerminalSize
 
 _STDIN: Final = 0
@@ -59,7 +59,7 @@ class HostTerminal:
 
     @property
     def size(self) -> TerminalSize:
-        """As it is now."""
+        """The size that the terminal has now."""
         try:
             return TerminalSize(*termios.tcgetwinsize(_STDIN))
         except termios.error:  # it has hung up
@@ -76,7 +76,7 @@ class HostTerminal:
             stream.write(keys)
         stream.end_input()
 
-    def show(self, _kind: Stream, piece: bytes) -> None:
+    def show(self, _kind: OutputStream, piece: bytes) -> None:
         """Takes output of the tool. Raises OSError when nobody is there to see it."""
         self._modes.see(piece)
         # Not through sys.stdout: what its buffer could not write it would try to write again at the program's exit.
@@ -89,7 +89,10 @@ class HostTerminal:
             os.write(self._on_resize, b"\0")
 
     def _resize(self, stream: Attached) -> None:
-        """Not in the handler of the signal: that may come in the middle of another call of the engine."""
+        """Tells the engine the new size.
+
+        The signal's handler must not do so: it may interrupt another call of the engine.
+        """
         while True:
             # The size may have changed while the container was made.
             stream.resize(self.size)

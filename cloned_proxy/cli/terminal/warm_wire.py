@@ -14,7 +14,7 @@ from cloned_proxy import __version__
 SOCKET = ("run", "exec.sock")
 """Below the workspace."""
 MOST_BYTES = 131_072
-"""Of a request; a longer one is left to the typed process."""
+"""The longest request, in bytes. A longer one is run by the process that was typed."""
 DESCRIPTORS = 4
 """Standard input, output and error, and the directory in which the command was typed."""
 
@@ -28,7 +28,7 @@ GO = b"go"
 DECLINED = b"declined"
 """Nothing was done: the typed process has to do it."""
 ENDED = b"ended "
-"""Then the exit code."""
+"""Tells that the command has ended; the exit code follows."""
 
 _NAMESPACES = ("mnt", "net", "pid", "user")
 _BETWEEN = b"\0"
@@ -44,7 +44,7 @@ def here() -> bytes:
     return repr((program, groups, seen, root.st_dev, root.st_ino)).encode(errors="surrogateescape")
 
 
-class Request:
+class WarmRequest:
     """One command as it was typed, with what it inherits from whoever typed it."""
 
     def __init__(self, *, mark: bytes, umask: int, ignored: list[int], cwd: str, argv: list[str]) -> None:
@@ -64,7 +64,7 @@ class Request:
         return _BETWEEN.join([*fields, *self.environment])
 
     @classmethod
-    def decode(cls, data: bytes) -> Request:
+    def decode(cls, data: bytes) -> WarmRequest:
         """Raises ValueError."""
         mark, umask, signals, words, *rest = data.split(_BETWEEN)
         behind = int(signals) + 1 + int(words)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from cloned_proxy.cli.terminal.warm_wire import BEGUN, DECLINED, ENDED, GO, HELLO, MOST_BYTES, SOCKET, Request, here
+from cloned_proxy.cli.terminal.warm_wire import BEGUN, DECLINED, ENDED, GO, HELLO, MOST_BYTES, SOCKET, WarmRequest, here
 
 _PEER = 12
 """Bytes of `struct ucred`, unix(7): pid, uid, gid."""
@@ -46,7 +46,10 @@ def passed_on(argv: list[str]) -> int | None:
 
 
 def _workspace(options: list[str]) -> str:
-    """As `Workspace.find` has it; whoever runs the command looks again."""
+    """The workspace that `Workspace.find` would give.
+
+    This is a guess: the process that runs the command looks again.
+    """
     for number, word in enumerate(options):
         if word.startswith("--workspace="):
             return word.partition("=")[2]
@@ -87,7 +90,7 @@ class _Passing:
     def __init__(self, conn: socket.socket) -> None:
         self._conn = conn
         self._process = -1
-        """Of whoever runs it, a descriptor; -1 before it has begun."""
+        """Descriptor (pidfd) of the process that runs the command; -1 before it has begun."""
         self._received: list[int] = []
         """Signals before that, and behind it the last one."""
         self._typed = -1
@@ -102,7 +105,7 @@ class _Passing:
         ignored: list[int] = [number for number, handler in before.items() if handler is signal.SIG_IGN]
         directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            request = Request(mark=here(), umask=_umask(), ignored=ignored, cwd=os.getcwd(), argv=argv)  # noqa: PTH109
+            request = WarmRequest(mark=here(), umask=_umask(), ignored=ignored, cwd=os.getcwd(), argv=argv)  # noqa: PTH109
             request.environment = [name + b"=" + value for name, value in os.environb.items()]
             message = request.encode()
             if len(message) > MOST_BYTES:

@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.cli.terminal.warm_wire import DECLINED, DESCRIPTORS, HELLO, MOST_BYTES, SOCKET, Request, here
+from cloned_proxy.cli.terminal.warm_wire import DECLINED, DESCRIPTORS, HELLO, MOST_BYTES, SOCKET, WarmRequest, here
 from cloned_proxy.cli.warm.child import DONE, READY, Typed, run_for, wait_ready
 from cloned_proxy.local.slot_protocol import new_socket, peer_user
 
 _MOST_READY: Final = 2
 """Containers that wait, each for another kind of command."""
 _IDLE_SECONDS: Final = 900.0
-"""Without a command for so long the ones that wait go, and then this process; as `slot_shelf` has it."""
+"""Seconds without a command after which the waiting processes end, and then this one; the same as in `slot_shelf`."""
 _PARTING_SECONDS: Final = 5.0
 _HOPELESS_SECONDS: Final = 60.0
 """What could not be prepared is not tried again before."""
@@ -51,16 +51,16 @@ type Kind = tuple[str, ...]
 class _Child:
     pid: int
     control: socket.socket
-    request: Request
+    request: WarmRequest
     waits: bool
     """It makes a container, or has one ready."""
     ready: bool = False
     done: bool = False
-    """Its command has ended; it removes what it had."""
+    """The command of this process has ended, and the process removes what it had."""
     since: float = 0.0
 
 
-class Server:
+class WarmServer:
     """One for each `serve`."""
 
     def __init__(self, workspace: Path) -> None:
@@ -72,7 +72,7 @@ class Server:
         self._new: dict[int, socket.socket] = {}
         """Connections that have not said what they want, by descriptor."""
         self._children: dict[int, _Child] = {}
-        """By the descriptor of `control`."""
+        """The processes that this one has started, by the descriptor of their `control` socket."""
         self._hopeless: dict[Kind, float] = {}
         self._used = time.monotonic()
 
@@ -154,7 +154,7 @@ class Server:
             cut = flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) != DESCRIPTORS
             conn.setblocking(True)
             try:
-                request = Request.decode(message)
+                request = WarmRequest.decode(message)
             except ValueError:
                 request = None
             if request is None or cut or request.mark != self._mark:
@@ -165,7 +165,7 @@ class Server:
             self._give(Typed(conn, request, descriptors), message)
 
     def _give(self, typed: Typed, message: bytes) -> None:
-        """To a process that waits for such a command, else to a new one."""
+        """Gives the command to a process that waits for such a one, else to a new process."""
         kept = (typed.conn.fileno(), *typed.descriptors)
         for child in self._children.values():
             if child.ready and child.request.kind == typed.request.kind:
@@ -199,7 +199,7 @@ class Server:
         self._poll.unregister(child.control)
         child.control.close()
 
-    def _prepare_for(self, request: Request) -> None:
+    def _prepare_for(self, request: WarmRequest) -> None:
         """Has a container made for the next command of that kind."""
         kind, now = request.kind, time.monotonic()
         waiting = [child for child in self._children.values() if child.waits]
@@ -222,7 +222,7 @@ class Server:
         self._forget(child)
 
     def _fork(
-        self, request: Request, work: Callable[[socket.socket], None], *, waits: bool, keep: tuple[int, ...]
+        self, request: WarmRequest, work: Callable[[socket.socket], None], *, waits: bool, keep: tuple[int, ...]
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -259,7 +259,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a group's signal; it ends with `serve`
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: waitpid(2), NOTES
-    server = Server(Path(sys.argv[1]))
+    server = WarmServer(Path(sys.argv[1]))
     for name in _IMPORTED_LATER:
         importlib.import_module(name)
     gc.collect()

@@ -41,9 +41,9 @@ class IdentityRefusal:
     reason: Reason
     claimed: str | None = None
     inside: bool = False
-    """As of a Principal."""
+    """Whether the caller is inside of a sandbox, as `Principal.inside`."""
     source_address: str = field(default="", compare=False)
-    """As of a Principal."""
+    """As `Principal.source_address`."""
 
 
 type Caller = Principal | IdentityRefusal

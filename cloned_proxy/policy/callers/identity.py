@@ -46,7 +46,7 @@ class TokenVerifier(Protocol):
 
     @property
     def at_change(self) -> set[Callable[[], None]]:
-        """Told at each such change, at once."""
+        """Functions that are called at once when `generation` changes."""
 
     def claims(self, token: str, now: float) -> Claims | None:
         """What a genuine token says, also when it has expired; None for anything else. Never raises."""
@@ -83,7 +83,7 @@ class OwnTokens:
         self.at_change: Final[set[Callable[[], None]]] = set()
 
     def claims(self, token: str, now: float) -> Claims | None:  # noqa: ARG002  these tokens have no beginning
-        """As of a `TokenVerifier`."""
+        """What a genuine token says, as `TokenVerifier.claims`."""
         return _verified(self._key, token)
 
 
@@ -125,7 +125,7 @@ def identify(
 
 
 def credential_fields(headers: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Those of the fields of a head that `identify` looks at, in their order."""
+    """The fields of a head that `identify` looks at, in their order."""
     return [(name, value) for name, value in headers if name in _CREDENTIAL_FIELDS]
 
 

@@ -40,7 +40,7 @@ class Bypass:
         return address.is_loopback or any(address in network for network in self.networks)
 
     def beyond(self, addresses: Sequence[Address]) -> tuple[Address, ...]:
-        """Those of a name's addresses that are reached through the proxy in front."""
+        """The addresses of a name that are reached through the proxy in front."""
         return tuple(address for address in addresses if not self.covers(address))
 
 

@@ -1,6 +1,7 @@
 """The decision point: pure, total, in one fixed order.
 
-The order is the contract's (section 3), and each stage is a function, called in this order by every enforcement point:
+The order is that of docs/policy.md#the-order-of-a-decision. Each stage is a function, and every enforcement point calls
+them in this order:
 
 1. `decide`            malformed, identity, explicit deny (tool, then global), tool allow, global allow (if inherited)
                        with expired and used-up leases skipped, default deny
@@ -74,7 +75,7 @@ def decide(
         return Decision(Verdict.DENY, Reason.INTERNAL_ERROR, request)
 
 
-def _decide(  # noqa: PLR0917  a value for them would cost as much as the decision
+def _decide(  # noqa: PLR0917  hot path: packing the arguments costs as much as deciding
     policy: Policy, caller: Caller, request: Request, now: float, spent: Collection[str], ended: Collection[str]
 ) -> Decision:
     tool = _tool_of(caller)
@@ -288,8 +289,8 @@ def decide_tunnel(  # noqa: PLR0911  one for each reason
     """The decision after a ClientHello of a tunnel: `server_names` is its SNI list, None: what came is not TLS.
 
     But perhaps `ssh`, as which both sides have identified themselves (RFC 4253, section 4.2).
-    The SNI must be the CONNECT host, exactly once (contract section 3). A tunnel to an allowed IP literal may leave
-    it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is still a mismatch.
+    The SNI must be the CONNECT host, exactly once (docs/policy.md#the-order-of-a-decision). A tunnel to an allowed IP
+    literal may leave it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is a mismatch.
     """
     if decision.passes and decision.narrowed is not None:
         local = decide_tunnel(decision.narrowed, server_names, ssh=ssh)

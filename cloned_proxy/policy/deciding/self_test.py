@@ -27,7 +27,7 @@ class FailedTest:
     said: str
     """`allowed`, or `denied (<reason>)`."""
     line: int | None
-    """Of the test."""
+    """The line of the test in the policy file."""
 
     @property
     def place(self) -> str:

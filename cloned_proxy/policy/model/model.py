@@ -60,7 +60,7 @@ class Scope:
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        """Its own, the denies first, in file order."""
+        """The scope's own rules, the denies first, in file order."""
         return (*self.deny.rules, *self.allowing)
 
 

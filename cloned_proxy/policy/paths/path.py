@@ -81,7 +81,7 @@ class _Glob:
         self.end: Final = len(edges)
 
     def closed(self, states: Iterable[int]) -> _States:
-        """With all that is reached without a segment."""
+        """The states, and all that are reached from them without a segment."""
         found, new = set[int](), list(states)
         while new:
             state = new.pop()

@@ -24,7 +24,7 @@ class Readings(NamedTuple):
     """A path: node 0 is its beginning, the last node its end, and each way from one to the other is a reading."""
 
     segments: tuple[str, ...]
-    """As it is written: `%2f` stays in its segment, `;v=1` with it, and `//` holds an empty one."""
+    """The segments as they are written: `%2f` and `;v=1` stay in theirs, and `//` holds an empty one."""
     edges: tuple[tuple[Edge, ...], ...]
     """For each node but the last. Empty for a path that can be read in one way only."""
 
@@ -32,7 +32,7 @@ class Readings(NamedTuple):
 MOST_KEPT: Final = 1024
 """Characters of a path; what comes of a longer one is found anew each time."""
 _MOST_ROUNDS: Final = 8
-"""Of decoding. Nobody encodes so often; each round of a long chain costs as much as the path is long."""
+"""The most rounds of percent-decoding. No client encodes so often, and each round costs as much as the path is long."""
 _MOST: Final = 20
 """Places that can be read in two ways; the work for one path grows with their third power."""
 _ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")

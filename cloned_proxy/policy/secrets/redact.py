@@ -44,7 +44,7 @@ _SECRET_OPTION: Final = re.compile(
     re.IGNORECASE,
 )
 _USER_OPTIONS: Final = frozenset({"-u", "-U", "--user", "--proxy-user"})
-"""Of curl and wget-like clients: name and password follow."""
+"""Options of clients such as curl and wget that are followed by a name and a password."""
 _PAIR: Final = re.compile(r"([^:\s]+):.+", re.DOTALL)
 _USER_PASSWORD: Final = re.compile(r"((?:-[uU]|--(?:proxy-)?user=)[^:\s]+):.+", re.DOTALL)
 _LONG: Final = re.compile(r"[A-Za-z0-9+/_=-]{24,}")

@@ -17,7 +17,7 @@ class Request:
     """What one head asks for, as written by the caller: nothing in it is trusted or normalised yet."""
 
     host: str
-    """Without brackets and without the port."""
+    """The host as it was written, without brackets and without the port."""
     port: int
     method: str | None = None
     """None: a CONNECT, whose methods and paths cannot be seen (yet)."""
@@ -33,7 +33,7 @@ class NetworkRules(NamedTuple):
     at: float
     """Unix seconds."""
     ended: Collection[str]
-    """As of `decide`."""
+    """Ids of the rules that have ended, as `decide` takes them."""
 
 
 NO_NETWORKS: Final = NetworkRules((), (), 0.0, ())
@@ -61,12 +61,13 @@ class Decision:
     narrowed: Decision | None = field(default=None, repr=False, compare=False)
     """What the policy says that narrows the one that decided; passes, if this one does."""
     age: Age | None = None
-    """With `too_young`: of what, and what there is instead."""
+    """Only with `too_young`: which version is too young, and which one is old enough."""
 
     instead_of: Reason | None = None
-    """With `identity_missing`: why the global rules refuse a caller that is asked for its credential."""
+    """Only with `identity_missing`: the reason for which the global rules refuse this caller, who is asked for a
+    credential."""
     secret: str = ""
-    """With `secret_leak`: the name of the secret, for the owner of the log. Its value is in no decision."""
+    """Only with `secret_leak`: the secret's name, for the owner of the log. No decision holds its value."""
 
     @property
     def must_be_ssh(self) -> bool:

@@ -15,9 +15,9 @@ class Consequences:
     """What follows from one reason. Where a text hangs on more than the reason it is "", and code makes it."""
 
     meaning: str
-    """In plain words, for the UI and docs/answers.md."""
+    """In plain words, for the UI and docs/reasons.md."""
     status: int = 403
-    """Of the answer to the caller (RFC 9110, section 15)."""
+    """Status code of the answer to the caller (RFC 9110, section 15)."""
     reportable: bool = True
     """Whether `report` mode lets such a request pass."""
     mendable: bool = False

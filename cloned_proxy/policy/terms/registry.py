@@ -53,7 +53,7 @@ class Registry:
         return f"{told}, but {', '.join(self.allow)}" if self.allow else told
 
     def as_value(self) -> dict[str, str | list[str]]:
-        """As it stands in a policy file."""
+        """The value of `registry:` as it stands in a policy file."""
         value: dict[str, str | list[str]] = {"kind": self.kind.value, "min_age": format_duration(self.min_age)}
         if self.allow:
             value["allow"] = list(self.allow)

@@ -7,6 +7,7 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Final
 
+from cloned_proxy.policy.terms.host_port import in_brackets
 from cloned_proxy.policy.terms.registry import Registry
 from cloned_proxy.policy.terms.vocabulary import DEFAULT_PORTS
 
@@ -35,7 +36,7 @@ class Host:
     @property
     def authority(self) -> str:
         """The host as it stands in front of `:port` (RFC 3986, section 3.2.2): IPv6 literals in brackets."""
-        return f"[{self.text}]" if isinstance(self.address, ipaddress.IPv6Address) else self.text
+        return in_brackets(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class HostPattern:
 
 
 PUBLIC_INTERNET: Final = HostPattern(PatternKind.PUBLIC, "public: true")
-"""As the file says it, which no host is."""
+"""The pattern of `public: true`. It is spelled as in the file, which is no valid host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +89,12 @@ class Rule:
     denies: bool
     pattern: HostPattern
     ports: frozenset[int] = DEFAULT_PORTS
-    """Not looked at for a deny: an explicit deny covers every port."""
+    """The ports that the rule opens. A deny ignores them, because it covers every port."""
     methods: frozenset[str] | None = None
     paths: tuple[PathPattern, ...] | None = None
-    """Of a deny: what of the host it covers, in any reading of a path; None: all of it."""
+    """The paths that the rule covers, for a deny in any reading of them; None: every path."""
     exceptions: tuple[HostPattern, ...] = ()
-    """Of a deny (`except:`): hosts or networks below its pattern that it does not cover."""
+    """Hosts or networks below its pattern that a deny does not cover (`except:`)."""
     raw_tcp: bool = False
     """`protocols: [tcp]`: a tunnel may carry anything, not only TLS for the CONNECT host."""
     only_ssh: bool = False
@@ -123,7 +124,7 @@ class Rule:
 
     @property
     def protocols(self) -> list[str] | None:
-        """As the policy file says it; None: TLS for the CONNECT host, and plain HTTP."""
+        """The value of `protocols:` in the policy file; None: TLS for the CONNECT host, and plain HTTP."""
         return ["tcp"] if self.raw_tcp else ["ssh"] if self.only_ssh else None
 
     @property

@@ -23,7 +23,7 @@ _BYTES: Final = {
     "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
     "k": 2**10, "m": 2**20, "g": 2**30, "K": 2**10, "M": 2**20, "G": 2**30, "kb": 2**10, "mb": 2**20, "gb": 2**30,
 }  # fmt: skip
-"""By unit: those of SI, of IEC 80000-13, and the short ones of `docker run --memory`, which are powers of 1024."""
+"""Bytes of each unit: those of SI, of IEC 80000-13, and the short ones of `docker run --memory`, powers of 1024."""
 SIZE_PATTERN: Final = f"^[0-9]{{1,15}} ?(?:{'|'.join(sorted(unit for unit in _BYTES if unit))})?$"
 """For a JSON schema: every text that `parse_size` reads, and no other."""
 _SIZE: Final = re.compile("([0-9]{1,15}) ?([A-Za-z]*)", re.ASCII)

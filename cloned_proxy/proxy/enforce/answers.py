@@ -48,7 +48,7 @@ class UpstreamFailure:
     phase: str
     timed_out: bool = False
     status: int | None = None
-    """Of the proxy in front: for the record, and no tool's business."""
+    """Status of the answer of the proxy in front. It goes on record, and no tool is told."""
 
     @property
     def cause(self) -> str:

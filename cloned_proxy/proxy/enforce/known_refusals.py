@@ -33,7 +33,7 @@ _OF_THE_HEAD_ALONE: Final = frozenset(
         Reason.IDENTITY_MISMATCH,
     }
 )
-"""Reasons that hang on nothing but the head, the listener and the policy. No address was resolved for them."""
+"""Reasons that depend on the head, the listener and the policy alone: no address was resolved for them."""
 
 
 @dataclass(slots=True)

@@ -58,14 +58,17 @@ class Recorder:
         return event.id
 
     def refused(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float) -> str:
-        """As `decided`, for a denial: equal ones in a row may become one entry, under whose id each is found."""
+        """Records a denial as `decided`; equal ones in a row may become one entry, under whose id each is found."""
         event = self.event_of(caller, decision, kind, policy)
         recorded = self._audit.denied(event, owner=owner_of(caller))
         self._metrics.decided(event, time.perf_counter() - started, recorded)
         return recorded
 
     def summed_up(self, caller: Caller, decision: Decision, kind: Kind, policy: Policy | None, started: float) -> str:
-        """As `refused`, of a caller who is refused too much: the entry says how often, and not what was asked for."""
+        """Records a denial of a caller who is refused too often.
+
+        The entry says how often, and not what was asked for.
+        """
         summary = Decision(Verdict.DENY, Reason.LIMIT_EXCEEDED, _ANYTHING, decision.tool)
         event = replace(self.event_of(caller, summary, kind, policy), hint=MANY_DENIALS)
         recorded = self._audit.denied(event, owner=owner_of(caller), summary=True)

@@ -61,7 +61,7 @@ class Tunnels:
         """The clock of `Grant.since` and `Tunnel.last_byte`: monotonic."""
         self._open: set[Tunnel] = set()
         self.elsewhere: Callable[[], Sequence[Tunnel]] = lambda: ()
-        """Those that somebody else carries and cuts: only to be shown."""
+        """The tunnels that the native plane carries and cuts. They are only shown here."""
 
     def __len__(self) -> int:
         return len(self._open) + len(self.elsewhere())

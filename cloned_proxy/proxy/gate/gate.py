@@ -84,7 +84,7 @@ class Gate:
         self._cutting = False
         """What is still connected is cut."""
         self.at_sweep: Final[set[Callable[[], None]]] = set()
-        """Told at each sweep, whatever its cause."""
+        """Functions that are called at each sweep, whatever its cause."""
         self.tunnels: Final = Tunnels(
             enforcer.review,
             idle_seconds=settings.idle_timeout,

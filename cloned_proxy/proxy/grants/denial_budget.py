@@ -18,7 +18,7 @@ from cloned_proxy.proxy.grants.cells import Cells, CellStore, OwnCells
 DENIALS_PER_MINUTE: Final = 600
 _TURN_SECONDS: Final = 0.01
 _AT_A_TURN: Final = 4
-"""So 400 in a second: a tenth of what one CPU can refuse."""
+"""Refusals at one turn of the timer. They make 400 a second: a tenth of what one CPU can refuse."""
 _MOST_WAITING: Final = 5000
 """Who would be one more is answered at once: connections that wait must not take the place of others."""
 
@@ -27,7 +27,7 @@ ACCOUNT_WIDTH: Final = 1 + 2 * PLACES
 
 
 def account_name(tool: str | None) -> str:
-    """Of the cells that count the refusals of a caller."""
+    """Name of the shared cells that count the refusals of a caller."""
     return "denials" if tool is None else f"denials {tool}"
 
 
@@ -64,7 +64,7 @@ class Turnstile:
             self._timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._let_through)
 
 
-class _Account:
+class _DenialAccount:
     """What one caller has been refused in the last minute, by all workers and the native plane."""
 
     __slots__ = ("over_until", "second", "total", "turn", "turnstile", "window")
@@ -88,7 +88,7 @@ class DenialBudget:
         self._clock: Final = clock
         self._store: Final[CellStore] = store or OwnCells()
         self._per_minute: Final = per_minute
-        self._accounts: Final[dict[str | None, _Account]] = {}
+        self._accounts: Final[dict[str | None, _DenialAccount]] = {}
 
     def over(self, tool: str | None) -> bool:
         """Whether this caller was over its budget within the last second."""
@@ -123,10 +123,10 @@ class DenialBudget:
         """How many wait for their turn."""
         return len(self._account(tool).turnstile)
 
-    def _account(self, tool: str | None) -> _Account:
+    def _account(self, tool: str | None) -> _DenialAccount:
         # Bounded: a tool name comes from a signed token or a listener, never from a caller's free text.
         account = self._accounts.get(tool)
         if account is None:
             cells = self._store.open(account_name(tool), ACCOUNT_WIDTH)
-            account = self._accounts[tool] = _Account(cells, self._clock)
+            account = self._accounts[tool] = _DenialAccount(cells, self._clock)
         return account

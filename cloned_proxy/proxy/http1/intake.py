@@ -37,7 +37,7 @@ class RequestBody:
     __slots__ = ("_buffer", "_expects", "_reader", "chunks")
 
     def __init__(self, head: Head | None, buffer: Buffer) -> None:
-        """Without a head, nothing."""
+        """Reads the body of `head`; without a head, nothing."""
         self._buffer = buffer
         self.chunks: Final = ChunkedBody() if head is not None and head.chunked else None
         """The reader of a chunked body, which knows its trailers; None for a body that is framed otherwise."""
@@ -49,7 +49,7 @@ class RequestBody:
         self._expects = any(name == "expect" for name, _ in fields)
 
     def go_on(self, body: BodyLeft) -> None:
-        """Behind what somebody else has read of it."""
+        """Goes on with the body where another reader has stopped."""
         if body.stage is BodyStage.COMPLETE:
             self._reader = None
         elif self.chunks is not None:
@@ -118,7 +118,7 @@ class Intake:
         self._held = False
         self.buffer: Final = Buffer()
         self.body: RequestBody
-        """That of the request at hand, from `begin` on."""
+        """The body of the request at hand, from `begin` on."""
 
     def add(self, data: bytes) -> None:
         buffer = self.buffer

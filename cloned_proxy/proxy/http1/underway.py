@@ -45,7 +45,7 @@ class Underway:
     upstream: socket.socket | None
     """Connected, with what was taken of the request on its way."""
     unsent: bytes
-    """Of that, what the kernel has not taken."""
+    """The part of that which the kernel has not taken."""
     answer: bytes
     """What the upstream has sent, and nobody has read."""
     started: bool

@@ -43,7 +43,7 @@ _log = structlog.get_logger(__name__)
 _ONE: Final = re.compile(rf"{REQUESTS_PATH}/(a-[0-9a-f]{{10}})")
 _MINUTE: Final = 60.0
 _CALLS_PER_MINUTE: Final = 120
-"""Of one tool in each worker, looking included; the store bounds the new requests."""
+"""Most calls of one tool at once in each worker, looking included; the store bounds the new requests."""
 _MAX_TOOLS: Final = 1024
 _STATUS: Final = (
     (MalformedRequestError, HTTPStatus.BAD_REQUEST, "bad_request"),
@@ -194,12 +194,12 @@ class RequestsApi:
 
 
 def too_large() -> Answer:
-    """To a body over the bound."""
+    """The answer to a body over the bound."""
     return own(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _error("too_large", f"a request has at most {MAX_BODY} bytes"))
 
 
 def too_slow() -> Answer:
-    """To a body that does not come."""
+    """The answer to a body that does not come."""
     return own(HTTPStatus.REQUEST_TIMEOUT, _error("too_slow", "the body did not come in time"))
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # imported where a fleet is set up, and nowhere else
     from cloned_proxy.telemetry.share_metrics import ShareMetrics
 
 _LAST_SECONDS: Final = 3.0
-"""To give back shares at the stop; what is not given back comes back by itself, later."""
+"""Seconds in which shares are given back at the stop. What is not given back comes back by itself, later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ ENDS, WANTED = 4, 5
 
 @dataclass(slots=True)
 class Share:
-    """As one process sees it."""
+    """The shares of all tools as one process sees them."""
 
     cells: Cells
     asking: asyncio.Task[None] | None = None

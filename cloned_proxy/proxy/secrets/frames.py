@@ -54,7 +54,7 @@ class FrameScreen:
         self._left = 0
         """Bytes of the frame at hand that have not been read."""
         self._opcode = _CONTINUATION
-        """Of the next frame that is written for the message at hand."""
+        """Opcode of the next frame that is written for the message at hand."""
 
     def feed(self, data: bytes, out: list[bytes]) -> None:
         """Appends the frames that may go on now. Raises EchoError and FrameError; what is in `out` then still may."""

@@ -49,7 +49,7 @@ class Injection:
     """What one request gets."""
 
     name: str
-    """Of the header, lower case."""
+    """Name of the header, in lower case."""
     value: str = field(repr=False)
     echo: EchoFilter | None
     """For its response; None where the rule says `redact_echo: false`."""

@@ -54,7 +54,7 @@ class _Needles(NamedTuple):
     """What one content of the vault looks like on the wire."""
 
     names: tuple[str, ...]
-    """Of the secret, for each spelling."""
+    """The name of the secret, for each spelling."""
     whole: BytesAhoCorasick
     beginnings: BytesAhoCorasick
     by_beginning: Mapping[bytes, tuple[bytes, ...]]
@@ -203,7 +203,7 @@ def _needles_of(found: Mapping[bytes, str]) -> _Needles:
 
 
 def _owners_in(policy: Policy | None) -> dict[str, HostIndex]:
-    """By name of the secret: the rules that inject it."""
+    """For each secret, by name, the rules that inject it."""
     rules: dict[str, list[Rule]] = {}
     for rule in policy.rules if policy is not None else ():
         if rule.inject is not None and not rule.denies:

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 _log = structlog.get_logger(__name__)
 
 _SWEEP_SECONDS: Final = 1.0
-"""Contract section 3: what time alone revokes is cut within a second."""
+"""What time alone revokes is cut within a second (docs/policy.md#the-order-of-a-decision)."""
 
 
 @dataclass(frozen=True, slots=True)

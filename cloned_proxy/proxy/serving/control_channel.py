@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 PLACE: Final = ("run", "control")
 """Below the workspace."""
 MAX_TUNNELS: Final = 500
-"""That are listed of one process, the newest."""
+"""At most this many tunnels are listed for one process, the newest."""
 MAX_CAUSE: Final = 100
 MAX_ACTOR: Final = 100
 _MAX_QUESTION: Final = 4096

@@ -89,7 +89,7 @@ class Companion:
     work: Callable[[str, Ties], None]
     """Runs in the child; the text is the proxy's `host:port`."""
     listening: socket.socket
-    """Its own, opened before the fork; no worker keeps it."""
+    """The supervisor's own end, opened before the fork; no worker keeps it."""
 
 
 class Supervisor:

@@ -69,7 +69,7 @@ class SlotApi:
         self._on_run = on_run
         """Puts the end of a run on record."""
         self._on_slots = on_slots
-        """Told how many slots are open whenever that changes."""
+        """Is called with the number of open slots whenever that changes."""
         self._clock = clock
         self._ca_for = ca_for
         """The workspace CA in PEM form, if a rule of the tool opens TLS."""

@@ -42,7 +42,7 @@ class SlotNames:
         self._link = -1
         self._spare: list[socket.socket] = []
         self._listeners: dict[int, Listener] = {}
-        """By port; 0: every port."""
+        """The listeners, by port; 0 stands for every port."""
         self._claimed: set[int] = set()
         """Ports that have a socket of the bag, or had one in vain: a tool may hold a port itself."""
         self._policy: Policy | None = None

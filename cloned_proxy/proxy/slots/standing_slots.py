@@ -25,7 +25,7 @@ RUN: Final = "standing"
 class StandingSlot:
     tool: str
     path: Path
-    """Of the socket (0600); its directory must exist, and be open to this user and the holder's alone."""
+    """Path of the socket (0600). Its directory must exist, and be open to this user and the holder's alone."""
 
 
 async def open_standing_slots(parts: AsyncExitStack, gate: Gate, slots: Iterable[StandingSlot]) -> None:

@@ -13,7 +13,7 @@ MOST_NAMES: Final = 4096
 _KEPT_FREE: Final = 256
 """Addresses at either end of the network that no name gets: the first is the slot's own."""
 SMALLEST_PREFIX: Final = 18
-"""Of the network: it must have room for MOST_NAMES several times over."""
+"""The longest prefix of the network: it must have room for MOST_NAMES several times over."""
 _LOOPBACK: Final = IPv4Address("127.0.0.1")
 _OWN_NAME: Final = "sandbox"
 """The host name of every slot: programs look themselves up."""

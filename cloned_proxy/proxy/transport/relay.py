@@ -197,9 +197,9 @@ class RelayEnd(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.other: RelayEnd
         self.eof = False
-        """Its peer has sent FIN."""
+        """The peer of this side has sent FIN."""
         self.full = False
-        """Its write buffer is over the mark, so the other side is not read."""
+        """The write buffer of this side is over the mark, so the other side is not read."""
         self._bulk: BulkFlow | None = None
         """Set while what it sends goes to `other` through a pump, or is about to."""
         self._window = 0.0
@@ -246,7 +246,7 @@ class RelayEnd(asyncio.Protocol):
         return True
 
     def _ended(self) -> None:
-        """Its FIN has come and was passed on."""
+        """The FIN of this side has come and was passed on."""
         self.eof = True
         if self.other.eof:
             # Both have sent FIN: nothing can come any more. `close` sends what is buffered, then lets go of the socket.

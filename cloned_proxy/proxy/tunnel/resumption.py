@@ -10,7 +10,7 @@ from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError
 
 @dataclass(frozen=True, slots=True)
 class Resumption:
-    """Its dial has failed, or the proxy in front was asked, or its client was told the 200."""
+    """The dial has failed, or the proxy in front was asked, or the client was told the 200."""
 
     upstream: Socket | None = None
     failure: DialError | ExhaustedError | None = None
@@ -19,6 +19,6 @@ class Resumption:
     asked: bool = False
     """`upstream` is the proxy in front, which was asked for the first target and has not been heard yet."""
     guarded: bool = False
-    """Its ClientHello has passed and gone upstream."""
+    """The ClientHello has passed and gone upstream."""
     server_bytes: bytes = b""
     """What the upstream has said to that."""

@@ -37,7 +37,7 @@ class SshGuard:
         self._client = Identification(server=False)
         self._server = Identification(server=True)
         self._held = b""
-        """Of the client, behind its identification."""
+        """What the client has sent behind its identification."""
         self._told_client = False
         """The client has been sent something of the server's: no other answer can be put into the tunnel."""
         connection.arm(connection.parts.settings.client_hello_timeout, self._late)

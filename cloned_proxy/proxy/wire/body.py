@@ -133,7 +133,10 @@ class ChunkedBody:
         self._extras = 0
 
     def go_on(self, left: int, *, ended: bool, extras: int) -> None:
-        """Behind what somebody else has read: `left` bytes are to come of the chunk at hand, or it has `ended`."""
+        """Goes on where another reader has stopped.
+
+        `left` bytes of the chunk at hand are to come, or the body has `ended`.
+        """
         self._left, self._ended, self._extras = left, ended, extras
 
     def read(self, buffer: Buffer) -> bytes | None:

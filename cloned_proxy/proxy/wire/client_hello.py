@@ -175,7 +175,7 @@ def _host_names(data: bytes, at: int, end: int) -> list[str]:
 
 
 def _protocols(data: bytes) -> tuple[bytes, ...]:
-    """Of a hello whose names have been read: only the offsets are looked for again."""
+    """The ALPN offer of a hello whose names have been read already, so that it only has to be found again."""
     at = 2 + _RANDOM_BYTES
     at += 1 + data[at]
     at += 2 + (data[at] << 8 | data[at + 1])

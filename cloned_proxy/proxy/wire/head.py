@@ -47,10 +47,10 @@ class TargetForm(enum.Enum):
 class Head:
     method: str
     target: str
-    """As written."""
+    """The request target as it was written."""
     form: TargetForm
     host: str
-    """From the target (authority and absolute form) or from Host (origin form); no brackets; not yet canonical."""
+    """The host of the target (authority and absolute form) or of Host (origin form); no brackets, not yet canonical."""
     port: int
     path: str
     """Origin-form path and query to ask the upstream for; "" for CONNECT."""

@@ -13,9 +13,9 @@ from typing import Final
 from cloned_proxy.proxy.wire.client_hello import MAX_HELLO_BYTES, ClientHelloReader, ServerNames, Unread
 
 MAX_CLIENT_RECORDS: Final = 4_096
-"""Of the client before the ServerHello, a hello counted as one: tiny ones cost more time than they have bytes."""
+"""Most records of the client before the ServerHello, a hello counted as one: tiny records cost more time than bytes."""
 MAX_SERVER_BYTES: Final = 32_768
-"""Of the server's records before its ServerHello: retries with their cookies, and warnings."""
+"""Most bytes of the server before its ServerHello: retries with their cookies, and warnings."""
 
 _CHANGE_CIPHER_SPEC, _ALERT, _HANDSHAKE, _APPLICATION_DATA = 20, 21, 22, 23  # RFC 8446, section 5.1
 _PASS_UNREAD: Final = frozenset({_CHANGE_CIPHER_SPEC, _ALERT, _APPLICATION_DATA})
@@ -51,7 +51,7 @@ class HelloWatch:
         self._server_left = 0
         self._server_total = 0
         self._message = b""
-        """Of the server's handshake message at hand, its beginning or, of a retry, all that has come."""
+        """What has come of the server's handshake message at hand: its beginning, or of a retry everything."""
 
     def judge(self, names: ServerNames | None) -> bool:
         """Told the names of a further hello, or None for what no TLS peer sends at this point.
@@ -167,7 +167,7 @@ class HelloWatch:
 
 
 def _length_of(header: bytes) -> int:
-    """Of a record, by its header; 0 while that is not whole, -1 as soon as it is none."""
+    """Length of a record by its header; 0 while the header is not whole, -1 as soon as it is not one of TLS."""
     if header[1:2] not in (b"", b"\x03") or header[2:3] > b"\x04":
         return -1
     if len(header) < _RECORD_HEADER:

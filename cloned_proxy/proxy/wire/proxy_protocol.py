@@ -12,7 +12,7 @@ import re
 from typing import Final
 
 MAX_BYTES: Final = 4096
-"""Of a header with its TLVs. The format asks for 536; a client's certificate may come along."""
+"""The longest header with its TLVs, in bytes. The format asks for 536; a client's certificate may come along."""
 
 _SIGNATURE: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 _FIXED: Final = 16
@@ -22,7 +22,7 @@ _V1_MAX: Final = 107
 _LOCAL, _PROXY = 0x20, 0x21
 """Version 2 and the command. LOCAL is the load balancer speaking for itself, as in a health check."""
 _ADDRESS_BYTES: Final = {0x00: 0, 0x11: 12, 0x21: 36, 0x31: 216}
-"""By family and transport: unspecified, and streams over IPv4, IPv6 and unix sockets."""
+"""Bytes of the addresses, by family and transport: unspecified, and streams over IPv4, IPv6 and unix sockets."""
 _UNSPECIFIED: Final = 0x00
 _SOURCE_BYTES: Final = {0x11: 4, 0x21: 16}
 _TLV_HEAD: Final = 3

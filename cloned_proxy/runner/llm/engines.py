@@ -34,7 +34,7 @@ class ModelEngine:
     key_variable: str | None = None
     """None: the server cannot ask for a key."""
     threads_variable: str | None = None
-    """Beside `OMP_NUM_THREADS`, which every one of them gets."""
+    """A variable for the number of threads beside `OMP_NUM_THREADS`, which every engine gets."""
     file_variable: str | None = None
     """Takes the path of the one model file; None: the server looks through the directory itself."""
     tmpfs: tuple[str, ...] = ()

@@ -22,7 +22,7 @@ type Gpus = int | Literal["all", "devices"] | None
 LIBRARY_DIRECTORY: Final = "/usr/local/nvidia/lib64"
 """On the library path of CUDA's own images; `LD_LIBRARY_PATH` names it for all others."""
 _NEEDED: Final = ("nvidiactl", "nvidia-uvm")
-"""Beside the GPU's own node, each is needed by a process without capabilities, and no other is."""
+"""The nodes that a process without capabilities needs beside the GPU's own."""
 _GPU: Final = re.compile(r"nvidia[0-9]+")
 _LIBRARIES: Final = re.compile(r"\s*(lib(?:cuda|nvidia-ml|nvidia-ptxjitcompiler|nvidia-nvvm)\.so\.\d+) .*=> (/\S+)")
 _LDCONFIG: Final = ("/sbin/ldconfig", "-p")

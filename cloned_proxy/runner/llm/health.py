@@ -28,7 +28,7 @@ _METRICS: Final[Mapping[str, str]] = {
     "vllm:num_requests_waiting": "requests_waiting",
     "process_resident_memory_bytes": "memory_bytes",
 }
-"""As llama.cpp, vLLM and LocalAI name them."""
+"""The metrics that are read, by the names of llama.cpp, vLLM and LocalAI."""
 
 
 class Health(enum.Enum):

@@ -15,7 +15,7 @@ from cloned_proxy.store.files.atomic import write_atomically
 CONTAINER: Final = "cloned-localai"
 """The name that the seed's Compose file gives it, whichever engine it is."""
 PORT: Final = 8080
-"""Of the relay, on this host."""
+"""The port of the relay on this host."""
 _STATE: Final = ("run", "llm.json")
 
 

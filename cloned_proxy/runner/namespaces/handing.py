@@ -18,7 +18,7 @@ from cloned_proxy.runner.values.errors import SlotError
 
 SOCKET_NAME: Final = "holder.sock"
 _ORDER: Final = struct.Struct("!cxH")
-"""As in sandbox/holder.c."""
+"""An order to the holder, in the form of sandbox/holder.c."""
 _ANSWER_SECONDS: Final = 10.0
 _LONGEST: Final = 200
 

@@ -32,7 +32,7 @@ class NamePlan:
 
     network: IPv4Network
     addresses: tuple[IPv4Interface, ...] = ()
-    """That loopback gets besides its own."""
+    """The addresses that loopback gets besides its own."""
     steered: bool = False
     """All ports lead to one socket; else each port of a rule takes one."""
 

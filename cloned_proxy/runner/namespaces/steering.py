@@ -116,7 +116,7 @@ def _op(code: int, target: int = 0, source: int = 0, offset: int = 0, *, value: 
 
 
 def _network_order(value: int) -> int:
-    """As the signed number that a little-endian machine reads in the bytes of an address."""
+    """The signed number that a little-endian machine reads in the bytes of an address."""
     return int(struct.unpack("<i", struct.pack(">I", value))[0])
 
 

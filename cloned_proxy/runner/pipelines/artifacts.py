@@ -41,7 +41,7 @@ class StepReport:
     run: str
     seconds: float
     costs: Costs | None = None
-    """Of a step that asked a model."""
+    """What a step cost that asked a model; None for any other."""
 
 
 def costs_of(output: Any) -> Costs | None:

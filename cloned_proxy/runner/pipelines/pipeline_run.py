@@ -33,7 +33,7 @@ class ToolRunner(Protocol):
     def run_tool(
         self,
         tool_id: str,
-        input: Any,  # noqa: A002  the word of contract section 8
+        input: Any,  # noqa: A002  as in the object that the tool reads
         ctx: Any = None,
         *,
         timeout: float | None = None,
@@ -50,7 +50,7 @@ class PipelineReport:
     artifact: Path | None
     """None in a dry run, and for a pipeline without one."""
     output: Any
-    """Of the last step."""
+    """The output of the last step."""
 
     @property
     def page(self) -> Path | None:

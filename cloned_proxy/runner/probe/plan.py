@@ -45,7 +45,7 @@ class Targets:
     """What the host side set up to be reached, or not."""
 
     host_addresses: tuple[str, ...]
-    """Of every interface, without loopback."""
+    """The addresses of every interface but loopback."""
     tcp: int
     """A canary on all addresses of the host; nothing may ever arrive there."""
     udp: int

@@ -9,7 +9,8 @@ from typing import Final
 from cloned_proxy.runner.values.spec import Mount
 
 NAME: Final = "tool"
-"""Not the caller's own: a tool need not know it, and the worker image calls its user so."""
+"""The user's name in the container. It is not the caller's: a tool need not know that. The worker image has the
+same."""
 _PASSWD: Final = ".cloned-passwd"  # noqa: S105  the name of a file
 _GROUP: Final = ".cloned-group"
 

@@ -17,7 +17,7 @@ from cloned_proxy.runner.project.survey import Look
 from cloned_proxy.store.workspaces.workspace import DIRECTORY_NAME
 
 
-class Kind(enum.Enum):
+class GuardedKind(enum.Enum):
     """Why a path is looked at."""
 
     WORKSPACE = "a workspace of this program, with a policy in it"
@@ -47,21 +47,21 @@ BROUGHT: Final = frozenset({"node_modules", ".venv", "venv", "site-packages", ".
 _GIT_DATA: Final = frozenset({"refs", "logs", "objects", "lfs", "rr-cache"})
 
 
-def kind_of(path: str) -> Kind | None:
+def kind_of(path: str) -> GuardedKind | None:
     """Why a path of a project is looked at; None for one that is not."""
     parts = path.split("/")
     if DIRECTORY_NAME in parts:
-        return Kind.WORKSPACE
+        return GuardedKind.WORKSPACE
     if ".git" in parts:
         inside = parts[parts.index(".git") + 1 :]
         if not inside:
-            return Kind.REPOSITORY
-        return None if inside[0] in _GIT_DATA or not set(inside) & set(GIT_PARTS) else Kind.TRUSTED
+            return GuardedKind.REPOSITORY
+        return None if inside[0] in _GIT_DATA or not set(inside) & set(GIT_PARTS) else GuardedKind.TRUSTED
     if parts[-1] == "HEAD":  # of a repository without a working tree: git takes it for one wherever it is
-        return Kind.REPOSITORY
+        return GuardedKind.REPOSITORY
     if not TRUSTED.isdisjoint(parts) and BROUGHT.isdisjoint(parts):
-        return Kind.TRUSTED
-    return Kind.RECIPE if _is_recipe(parts) else None
+        return GuardedKind.TRUSTED
+    return GuardedKind.RECIPE if _is_recipe(parts) else None
 
 
 def _is_recipe(parts: list[str]) -> bool:
@@ -84,7 +84,7 @@ class Stamp(NamedTuple):
 
 
 def stamp_of(info: os.stat_result) -> Stamp:
-    """Of what lstat(2) said."""
+    """The stamp of what lstat(2) said."""
     if stat.S_ISDIR(info.st_mode):
         return Stamp(stat.S_IFDIR)
     return Stamp(info.st_mode, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
@@ -105,7 +105,7 @@ class Marks:
 
 
 class Letter(enum.StrEnum):
-    """As git and svn say it."""
+    """Kinds of change, in the letters of git and svn."""
 
     ADDED = "A"
     MODIFIED = "M"
@@ -119,7 +119,7 @@ class Change:
 
 
 def compare(before: Mapping[str, Stamp], after: Mapping[str, Stamp]) -> list[Change]:
-    """By path. A directory that only goes on to be one is no change."""
+    """The changes by path. A directory that was one before is no change."""
     changes = [Change(path, Letter.DELETED) for path in before.keys() - after.keys()]
     changes += [Change(path, Letter.ADDED) for path in after.keys() - before.keys()]
     changes += [Change(path, Letter.MODIFIED) for path in before.keys() & after.keys() if before[path] != after[path]]

@@ -56,7 +56,7 @@ class Guards:
     """What had to be made, because only what is there can be read-only."""
 
     def mounts(self, source: Path, target: str) -> Iterator[Mount]:
-        """Those of one place where the tree is seen."""
+        """The mounts of one place where the tree is seen."""
         for paths, read_only in ((self.pinned, False), (self.read_only, True), (self.writable, False)):
             for path in paths:
                 yield Mount(str(source / path), f"{target}/{path}", read_only)
@@ -210,7 +210,7 @@ def _is_by_link(root: Path, path: str) -> bool:
 
 
 def _is_there(path: Path) -> bool:
-    """Also as a link that leads nowhere."""
+    """Whether something has this name, be it a link that leads nowhere."""
     return path.is_symlink() or path.exists()
 
 

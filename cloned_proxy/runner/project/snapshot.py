@@ -48,7 +48,7 @@ class FileChange:
     note: str = ""
     """Why there is no diff, or not all of it."""
     modes: tuple[int, int] | None = None
-    """As in lstat(2), before and after, where they differ."""
+    """The modes of lstat(2) before and after, where they differ."""
 
 
 class Spool:
@@ -103,13 +103,13 @@ class Spool:
             self._failed = True
 
 
-class Snapshot:
+class TreeSnapshot:
     """`keep` visits the tree before the run, `see` after it; `changes` says the difference."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
         self._before: dict[str, Stamp] = {}
-        """Behind the second visit: what went away, or changed."""
+        """The stamps of the first visit; after the second one only what went away, or changed."""
         self._after: dict[str, Stamp] = {}
         """What came or changed; all else is the same, and there may be very much of it."""
         self._seen: dict[str, bytes] = {}
@@ -146,7 +146,7 @@ class Snapshot:
                 self._seen[path] = text
 
     def changes(self) -> tuple[FileChange, ...]:
-        """By path. Directories are left out: what is in them is told."""
+        """The changes by path, without directories: what is in them is told."""
         found: list[FileChange] = []
         heaps: dict[str, int] = {}
         for change in compare(self._before, self._after):

@@ -27,7 +27,7 @@ MAX_DEPTH: Final = 200
 SECONDS: Final = 60.0
 _HELPERS: Final = 3
 _ALONE_SECONDS: Final = 0.05
-"""So long one thread walks before it is known what the walk waits for."""
+"""Seconds that one thread walks alone, until it is known what the walk waits for."""
 _OPEN: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 type Identity = tuple[int, int]

@@ -41,7 +41,7 @@ def tree_of(source: Path, targets: tuple[str, ...], secret: frozenset[Identity],
 
 
 def identity_of(directory: Path) -> frozenset[Identity]:
-    """Of a directory by which it is known again under any name; none where it does not exist."""
+    """What a directory is known by under any of its names; empty where it does not exist."""
     try:
         info = directory.stat()
     except FileNotFoundError:

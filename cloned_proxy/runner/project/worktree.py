@@ -27,7 +27,7 @@ class LinkedRepository:
     """Where the repository of a linked worktree is."""
 
     common: Path
-    """Its `.git`."""
+    """The `.git` of the main checkout."""
     own: Path
     """What it keeps of this worktree: `worktrees/NAME` in it."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cloned_proxy.runner.docker.stream import Stream
+from cloned_proxy.runner.docker.stream import OutputStream
 from cloned_proxy.runner.images.worker import Worker
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.runs.execution import Outcome, Output
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT: Final = 120.0
 GRACE_SECONDS: Final = 2.0
-"""Of a session: as long as the MCP SDK gives a server to end when its stdin has been closed."""
+"""Seconds that a session has to end when its stdin has been closed, as many as the MCP SDK gives a server."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Job:
     mounts: tuple[Mount, ...] = ()
     project: ProjectWish = field(default_factory=ProjectWish)
     report: Report | None = None
-    """Told, after the run, what became of each directory that the tool could write."""
+    """Is called after the run with what became of each directory that the tool could write."""
     every_change: bool = False
     """The report says all that changed, with differences of text."""
     home: bool = False
@@ -69,9 +69,9 @@ def watched(output: Output, watch: Watch | None) -> Output:
     if watch is None:
         return output
 
-    def both(kind: Stream, piece: bytes) -> None:
+    def both(kind: OutputStream, piece: bytes) -> None:
         output(kind, piece)
-        if kind is Stream.STDERR:
+        if kind is OutputStream.STDERR:
             watch(piece)
 
     return both

@@ -78,7 +78,7 @@ def prepare(site: Site, pool: SlotPool, job: Job, view: View, user: str) -> Prep
 
 
 def _waiting_name(run: str) -> str:
-    """Until it has a command it is no tool that runs, and is not called one."""
+    """The container's name until it has a command: it is no tool that runs, and is not called one."""
     return f"cloned_ready_{run}"
 
 
@@ -97,7 +97,7 @@ class Prepared:
     image: str
     """Id."""
     place: str
-    """Of the engine."""
+    """The address of the engine."""
     trust: tuple[str, str | None]
     pins: _Pins
     everything: contextlib.ExitStack

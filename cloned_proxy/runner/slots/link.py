@@ -79,7 +79,7 @@ class ProxyStatus:
     address: str
     """`host:port` of the listener that wants credentials."""
     ca: str | None
-    """As in `Served`, for the tool that was asked about."""
+    """The CA as in `Served`, for the tool that was asked about."""
 
 
 def proxy_status(workspace: Path, tool: str = "") -> ProxyStatus:

@@ -1,4 +1,4 @@
-"""Named networks: possible, and labelled with what they leave open (design section 3).
+"""Named networks: possible, and labelled with what they leave open (docs/sandbox.md).
 
 The proxy is not on the network: it listens on loopback inside the slot, as always. A second foot in it would give the
 host an address there, every container on it a way to the proxy, and the proxy's listener a caller that it could only

@@ -25,14 +25,14 @@ from cloned_proxy.share import share_path
 
 _READY: Final = 2
 _MOST: Final = 4
-"""That are kept when they come back."""
+"""Most slots that are kept when they come back."""
 _REFILL_SECONDS: Final = 5.0
 """While one is left, what was lent may come back before it is replaced: most commands are short."""
 _IDLE_SECONDS: Final = 900.0
-"""Without a command for so long the ready ones are removed; the next command asks for new ones."""
+"""Seconds without a command after which the ready slots are removed; the next command asks for new ones."""
 
 
-class Shelf:
+class SlotShelf:
     """Not thread-safe. What goes wrong costs a command some time, and nothing else."""
 
     def __init__(self, workspace: Path, tell: Callable[[dict[str, Any]], None]) -> None:

@@ -1,7 +1,7 @@
 """The roots that a tool trusts, in each form in which its clients want them.
 
-The public ones always; with them the private CAs of `sandbox: {ca_files: […]}`, and the workspace's own when a rule of
-the tool opens TLS.
+Those of this machine always; with them the private CAs of `sandbox: {ca_files: […]}`, and the workspace's own when a
+rule of the tool opens TLS.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import base64
 import functools
 import json
 import posixpath
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-import certifi
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, pkcs12
 
@@ -26,10 +26,12 @@ from cloned_proxy.runner.values.errors import SandboxInputError
 from cloned_proxy.runner.values.spec import CA_FILE, HOME, PKI, PKI_SOURCE, Mount
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.files.files import read_regular_file
+from cloned_proxy.store.files.roots import public_roots
 
 _MAX_BYTES: Final = 4 * 1024 * 1024
 _SYSTEM_BUNDLE: Final = "/etc/ssl/certs/ca-certificates.crt"
 """What GnuTLS was built to trust on Debian and most others: wget and GNOME's programs heed no variable."""
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _CHROMIUM_POLICY: Final = ".cloned-ca-chromium.json"
 _CHROMIUM_PLACES: Final = ("chromium", "opt/chrome", "opt/chrome_for_testing")
 """Below /etc, where builds of Chromium look for policies; they read neither a bundle nor a variable."""
@@ -66,7 +68,7 @@ def write_trust(directory: Path, private: str, workspace_ca: str | None) -> Path
     """Writes a PEM bundle, and beside it what Java, browsers and NSS read instead; returns the bundle's path."""
     own = private + (workspace_ca or "")
     path = directory / Path(CA_FILE).name
-    bundle = Path(certifi.where()).read_text(encoding="ascii") + "\n" + own
+    bundle = _readable(public_roots()) + own
     certificates = tuple(dict.fromkeys(_parsed(own.encode())))
     single = {f".cloned-ca-{number}.pem": each for number, each in enumerate(certificates)}
     files: dict[str, bytes] = {
@@ -113,6 +115,18 @@ def _write_nss(place: Path, certificates: tuple[x509.Certificate, ...]) -> None:
         directory.chmod(0o777)
     for name, content in nss_database(certificates).items():
         _write(place / "nssdb" / name, content, mode=0o666)
+
+
+@functools.lru_cache(maxsize=2)  # some hundred to parse, and they hardly ever change
+def _readable(roots: bytes) -> str:
+    """The certificates alone. One that cannot be read is left out: it would take the others from Java as well."""
+    found = []
+    for block in _CERTIFICATE.findall(roots):
+        try:
+            found += _parsed(block)
+        except ValueError:
+            continue
+    return "".join(each.public_bytes(Encoding.PEM).decode() for each in found)
 
 
 @functools.lru_cache(maxsize=4)

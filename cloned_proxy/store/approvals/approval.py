@@ -33,7 +33,7 @@ class Proposal:
 
     @property
     def addition(self) -> Addition:
-        """Without its terms."""
+        """The hosts, tool and action of the proposal, without its terms."""
         return Addition(self.entries, self.tool, self.action)
 
 
@@ -59,11 +59,11 @@ class Approval:
     denied_count: int
     """How often it was asked for, or how many calls met the denial, the first one included."""
     policy_version: str
-    """Of the policy when it was asked."""
+    """Version of the policy when the request was made."""
     rule_ids: tuple[str, ...]
     """What an approval put into the policy."""
     replica: str = ""
-    """Of a fleet, on which it was asked for; "" for this one."""
+    """The replica of the fleet on which the request was made; "" for this one."""
 
     @property
     def scope(self) -> Literal["global", "tool"]:

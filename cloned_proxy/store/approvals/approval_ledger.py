@@ -41,7 +41,7 @@ class ApprovalLedger:
         return [row.seen(now=now, up=up) for row in found]
 
     def states(self, ids: Sequence[str]) -> dict[str, ApprovalState]:
-        """Of those that there are."""
+        """The state of each id that exists."""
         now, up = self._clock(), self._uptime()
         with self.reading() as database:
             found = [row for approval_id in ids if (row := table.find(database, approval_id)) is not None]

@@ -25,7 +25,7 @@ class Intent:
     """An approval that was begun: enough to tell afterwards whether it had reached the file."""
 
     version: str
-    """Of the policy that it makes."""
+    """Version of the policy that the approval makes."""
     actor: str
     reason: str
     rules: tuple[str, ...]

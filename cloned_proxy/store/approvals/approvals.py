@@ -57,9 +57,9 @@ class Granted:
 
     approval: Approval
     addition: Addition
-    """With its terms."""
+    """What was added, with its terms."""
     version: str
-    """Of the policy after it."""
+    """Version of the policy behind the approval."""
     changed: bool
     """False when the policy said so already."""
 

@@ -41,7 +41,10 @@ class _Condition(NamedTuple):
 
 
 class CoveredCalls:
-    """Of one proposal and its rules, since a time in Unix seconds. Methods raise StoreError."""
+    """The recorded calls that one proposal and its rules cover, since a time in Unix seconds.
+
+    Methods raise StoreError.
+    """
 
     def __init__(
         self, tally: Tally, proposal: Proposal, rules: tuple[Rule, ...], policy: Policy, *, since: float, asker: str
@@ -56,7 +59,7 @@ class CoveredCalls:
         tally.define("path_covered", self._path_covered)
 
     def matched(self, most: int) -> tuple[list[Matched], int]:
-        """By tool and host, the most frequent first; and how many pairs of those there are in all."""
+        """The calls by tool and host, the most frequent first, and the number of all pairs of tool and host."""
         rows = self._rows(
             "nullif(tool, ''), host, sum(iif(verdict = 'deny', 0, count)) AS passed, "
             "sum(iif(verdict = 'deny', count, 0)) AS denied, max(last), count(*) OVER ()",

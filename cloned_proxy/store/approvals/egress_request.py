@@ -66,7 +66,7 @@ def read_update(raw: bytes | str, asker: str | None) -> Proposal:
 
 
 def proposal_of(document: object, asker: str | None) -> Proposal:
-    """As `read_update`, of what JSON gave."""
+    """The proposal of a document that JSON gave; as `read_update`."""
     try:
         read = EgressUpdate.model_validate(document)
     except ValidationError as error:
@@ -133,7 +133,7 @@ class EgressRequest:
     service: ApprovalService
 
     def state(self) -> Approval:
-        """As it is now. Raises StoreError."""
+        """The request as it is now. Raises StoreError."""
         return self.service.get(self.id)
 
     def wait(self, timeout: float = 900.0) -> Approval:

@@ -34,7 +34,7 @@ class Evidence:
     since: float
     """Unix seconds: what is older was not looked at."""
     policy_version: str
-    """Of the policy now: what a reviewer decides on, to be given to `approve` as `expected_version`."""
+    """Version of the policy on which a reviewer decides; `approve` takes it as `expected_version`."""
     matched: tuple[Matched, ...]
     """The most frequent first."""
     matched_more: int
@@ -50,7 +50,7 @@ class Evidence:
 
     @property
     def digest(self) -> str:
-        """Of `narrowest`: given to `approve` as `seen`, it refuses when later denials have changed that."""
+        """Hash of `narrowest`: given to `approve` as `seen`, it refuses when later denials have changed that."""
         return hashlib.sha256(repr(self.narrowest).encode()).hexdigest()[:12]
 
     def as_data(self) -> dict[str, Any]:

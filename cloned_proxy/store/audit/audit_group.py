@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from cloned_proxy.store.audit.audit_log import append_bodies, append_events, forget_rules, lease_use
 from cloned_proxy.store.audit.audit_retention import Retention
-from cloned_proxy.store.audit.policy_history import Snapshot, remember
+from cloned_proxy.store.audit.policy_history import PolicySnapshot, remember
 from cloned_proxy.store.audit.tally_writer import TallyWriter
+from cloned_proxy.store.audit.transaction import transaction
 from cloned_proxy.telemetry.events import (
     AuditUnavailableError,
     DecisionEvent,
@@ -30,7 +31,7 @@ class Awaited:
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[None]
     uses: int | None = None
-    """Of its rule; the event takes one."""
+    """The `max_uses` of the event's rule; the event takes one of them."""
 
     def settle(self, failure: AuditUnavailableError | LeaseUsedUpError | None) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
@@ -52,7 +53,7 @@ class Forget:
     rules: tuple[str, ...]
 
 
-type Item = Event | Awaited | Forget | Snapshot
+type Item = Event | Awaited | Forget | PolicySnapshot
 
 
 class GroupWriter:
@@ -78,15 +79,12 @@ class GroupWriter:
         """
         if not group and not even_empty and not self.source_waits:
             return []
-        self._database.execute("BEGIN IMMEDIATE")
         try:
-            self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
-            self._append_entries()  # first: what the group says of their decisions comes behind them
-            too_late = self._append_items(group)
-            self._database.execute("COMMIT")
+            with transaction(self._database):
+                self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
+                self._append_entries()  # first: what the group says of their decisions comes behind them
+                too_late = self._append_items(group)
         except BaseException:
-            if self._database.in_transaction:
-                self._database.execute("ROLLBACK")
             self._tally = TallyWriter()  # what it knew of rows may have been taken back
             raise
         self._entries.clear()
@@ -101,7 +99,7 @@ class GroupWriter:
                 self._append(events)
                 events, used = [], {}
                 forget_rules(self._database, item.rules)
-            elif isinstance(item, Snapshot):
+            elif isinstance(item, PolicySnapshot):
                 remember(self._database, item)
             elif not isinstance(item, Awaited):
                 events.append(item)

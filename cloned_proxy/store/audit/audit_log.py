@@ -11,8 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from cloned_proxy.store.audit.chain import ChainReport, Link, canonical_json, next_link, verify_chain
+from cloned_proxy.store.audit.chain import ChainLink, ChainReport, canonical_json, next_link, verify_chain
 from cloned_proxy.store.audit.database import open_database
+from cloned_proxy.store.audit.transaction import transaction
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.leases.lease_time import LeaseEnd, keep_lease_ends, lease_ends
 from cloned_proxy.telemetry.combined import common_digits, is_of_entry
@@ -25,7 +26,7 @@ _INSERT: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     """One entry as it was recorded; `body` holds the event's fields and its `type`."""
 
     seq: int
@@ -69,7 +70,7 @@ class AuditLog:
 
     def append(self, event: Event) -> None:
         """Puts one event on record, durably. Raises StoreError."""
-        with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
+        with self._clear_errors(), transaction(self._database, "IMMEDIATE"):
             append_events(self._database, [event])
 
     @contextlib.contextmanager
@@ -78,14 +79,14 @@ class AuditLog:
 
         Other writers wait meanwhile. Raises StoreError, when the record cannot be made or kept.
         """
-        with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
+        with self._clear_errors(), transaction(self._database, "IMMEDIATE"):
             append_events(self._database, [event])
             yield self._database
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """The database as of one moment. Raises StoreError."""
-        with self._clear_errors(), _transaction(self._database, "DEFERRED"):
+        with self._clear_errors(), transaction(self._database, "DEFERRED"):
             yield self._database
 
     def entries(
@@ -97,7 +98,7 @@ class AuditLog:
         tool: str | None = None,
         since: float | None = None,
         last: int | None = None,
-    ) -> Iterator[Entry]:
+    ) -> Iterator[LogEntry]:
         """Entries in the order in which they were recorded, which no clock can change.
 
         `after` is the last entry already seen (to follow), `since` Unix seconds, `last` keeps only the newest so many.
@@ -119,9 +120,9 @@ class AuditLog:
             query = f"SELECT * FROM ({query} DESC LIMIT {int(last)}) ORDER BY seq"  # noqa: S608  an integer
         with self._clear_errors():
             for seq, digest, body in self._database.execute(query, values):
-                yield Entry(seq, digest, json.loads(body))
+                yield LogEntry(seq, digest, json.loads(body))
 
-    def decision(self, decision_id: str) -> Entry | None:
+    def decision(self, decision_id: str) -> LogEntry | None:
         """The entry of the decision with this id; None for none. The newest are looked at first. Raises StoreError.
 
         It may stand for several calls, each with its id (`repeated_id`). There is no index: random ids would double
@@ -130,7 +131,7 @@ class AuditLog:
         query = "SELECT seq, hash, body FROM entries WHERE type = 'decision' AND instr(body, ?) > 0 ORDER BY seq DESC"
         with self._clear_errors():
             for seq, digest, body in self._database.execute(query, (f'"id":"{common_digits(decision_id)}',)):
-                entry = Entry(seq, digest, json.loads(body))
+                entry = LogEntry(seq, digest, json.loads(body))
                 if is_of_entry(decision_id, entry.body.get("id", ""), entry.times):
                     return entry
         return None
@@ -142,9 +143,9 @@ class AuditLog:
 
     def verify(self) -> ChainReport:
         """Checks the chain from the anchor to the head, as of one moment."""
-        anchor = Link(0, "")
+        anchor = ChainLink(0, "")
         try:
-            with _transaction(self._database, "DEFERRED"):
+            with transaction(self._database, "DEFERRED"):
                 anchor = _link(self._database, "anchor")
                 rows = self._database.execute("SELECT seq, body, hash FROM entries ORDER BY seq")
                 return verify_chain(anchor, rows, _link(self._database, "head"))
@@ -169,7 +170,7 @@ class AuditLog:
 
     def keep_lease_ends(self, ends: Collection[LeaseEnd]) -> None:
         """Keeps what is left of the leases in force. Raises StoreError."""
-        with self._clear_errors(), _transaction(self._database, "IMMEDIATE"):
+        with self._clear_errors(), transaction(self._database, "IMMEDIATE"):
             keep_lease_ends(self._database, ends)
 
     @contextlib.contextmanager
@@ -203,7 +204,7 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
 
 
 def append_bodies(database: sqlite3.Connection, entries: Entries) -> None:
-    """As `append_events`, for entries in their stored form. They spend no uses."""
+    """Appends entries in their stored form, as `append_events` does events. They spend no uses."""
     link = _link(database, "head")
     rows: list[tuple[int, str, str]] = []
     for body in entries.bodies:
@@ -222,7 +223,7 @@ def append_bodies(database: sqlite3.Connection, entries: Entries) -> None:
 def _insert(database: sqlite3.Connection, rows: list[tuple[int, str, str]], hits: dict[str, tuple[int, float]]) -> None:
     # One statement for the group, not one a row: each is a hand-over of the interpreter lock, and the event loop pays.
     database.execute(_INSERT, (json.dumps(rows),))
-    _set_link(database, "head", Link(rows[-1][0], rows[-1][2]))
+    _set_link(database, "head", ChainLink(rows[-1][0], rows[-1][2]))
     database.executemany(
         "INSERT INTO rule_hits VALUES (?, ?, ?) "
         "ON CONFLICT (rule) DO UPDATE SET hits = hits + excluded.hits, last = max(last, excluded.last)",
@@ -254,7 +255,7 @@ def prune_entries(database: sqlite3.Connection, *, before: float | None) -> int:
     How many went; 0 when there is no more to do. Always a prefix of the chain, in one small transaction with the
     anchor moved in it: the rest verifies at any moment, and the writer writes in between.
     """
-    with _transaction(database, "IMMEDIATE"):
+    with transaction(database, "IMMEDIATE"):
         anchor = _link(database, "anchor")
         rows = database.execute(
             "SELECT seq, hash, at FROM entries WHERE seq > ? ORDER BY seq LIMIT ?", (anchor.seq, _PRUNE_GROUP)
@@ -263,7 +264,7 @@ def prune_entries(database: sqlite3.Connection, *, before: float | None) -> int:
         for seq, digest, at in rows:
             if before is not None and (at is None or at >= before):
                 break
-            last = Link(seq, digest)
+            last = ChainLink(seq, digest)
         if last is None:
             return 0
         database.execute("DELETE FROM entries WHERE seq <= ?", (last.seq,))
@@ -285,25 +286,14 @@ def newest_at(database: sqlite3.Connection) -> float | None:
     return None if row is None else row[0]
 
 
-def _link(database: sqlite3.Connection, name: str) -> Link:
+def _link(database: sqlite3.Connection, name: str) -> ChainLink:
     values = dict(database.execute("SELECT key, value FROM meta WHERE key IN (?, ?)", (f"{name}_seq", f"{name}_hash")))
     if len(values) != 2:  # noqa: PLR2004  the two parts of a link
         raise sqlite3.DatabaseError(f"the chain's {name} is missing")
-    return Link(int(values[f"{name}_seq"]), values[f"{name}_hash"])
+    return ChainLink(int(values[f"{name}_seq"]), values[f"{name}_hash"])
 
 
-def _set_link(database: sqlite3.Connection, name: str, link: Link) -> None:
+def _set_link(database: sqlite3.Connection, name: str, link: ChainLink) -> None:
     database.executemany(
         "UPDATE meta SET value = ? WHERE key = ?", [(str(link.seq), f"{name}_seq"), (link.hash, f"{name}_hash")]
     )
-
-
-@contextlib.contextmanager
-def _transaction(database: sqlite3.Connection, kind: str) -> Iterator[None]:
-    database.execute(f"BEGIN {kind}")
-    try:
-        yield
-        database.execute("COMMIT")
-    finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")

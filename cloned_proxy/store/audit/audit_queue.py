@@ -18,7 +18,7 @@ from cloned_proxy.telemetry.combined import finished, repeated, repeated_id
 from cloned_proxy.telemetry.events import WHOLE, DecisionEvent, FlowEnd, Kind
 
 GATHER_SECONDS: Final = 1.0
-"""So long at most a summary of denials (`put_denial(summary=True)`) is counted on before it goes to the disk."""
+"""Most seconds for which a summary of denials (`put_denial(summary=True)`) is counted on before it is written."""
 
 _ALLOW: Final = "allow"
 _MARKS: Final = attrgetter(

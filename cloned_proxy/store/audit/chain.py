@@ -51,11 +51,14 @@ _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_
 
 
 class _Form(NamedTuple):
-    """How the events of one kind are written: a third of the time of the encoder, which sorts the keys each time."""
+    """A prepared encoder for one kind of event.
+
+    Three times as fast as the general one, which sorts the keys each time.
+    """
 
     values: Callable[[Event], tuple[object, ...]]
     text: str
-    """With `%s` for each value."""
+    """The canonical JSON of such an event, with `%s` for each value."""
 
 
 def _form_of(kind: type[Event], name: str) -> _Form:
@@ -67,7 +70,7 @@ def _form_of(kind: type[Event], name: str) -> _Form:
 _FORMS: Final[Mapping[type[Event], _Form]] = {kind: _form_of(kind, name) for kind, name in TYPE_OF.items()}
 
 
-class Link(NamedTuple):
+class ChainLink(NamedTuple):
     """One place of the chain: the number of an entry and its hash."""
 
     seq: int
@@ -84,7 +87,7 @@ class ChainReport:
     """The first entry that does not hold; None when none does not."""
     problem: str
     last_hash: str = ""
-    """Of the last entry, when the chain holds: a copy kept elsewhere shows a log that was rewritten as a whole."""
+    """Hash of the last entry, when the chain holds: a copy kept elsewhere shows a log that was rewritten as a whole."""
 
     @property
     def holds(self) -> bool:
@@ -112,15 +115,15 @@ _WRITERS: Final[Mapping[type, Callable[[Any], str]]] = {
 """What is written often; the encoder writes the rest, and all of it as the encoder would."""
 
 
-def next_link(previous: Link, body: str) -> Link:
+def next_link(previous: ChainLink, body: str) -> ChainLink:
     """The link of an entry with this body that follows `previous`."""
     seq = previous.seq + 1
     # surrogatepass: a row someone else wrote into the database must break the chain, not the verifier.
     digest = hashlib.sha256(f"{previous.hash}\n{seq}\n{body}".encode(errors="surrogatepass")).hexdigest()
-    return Link(seq, digest)
+    return ChainLink(seq, digest)
 
 
-def verify_chain(anchor: Link, entries: Iterable[tuple[int, str, str]], head: Link) -> ChainReport:
+def verify_chain(anchor: ChainLink, entries: Iterable[tuple[int, str, str]], head: ChainLink) -> ChainReport:
     """Walks `(seq, body, hash)` from the anchor to the head."""
     last = anchor
     for seq, body, stored in entries:

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from cloned_proxy.store.audit.transaction import transaction
 from cloned_proxy.store.files.errors import StoreError
 
 SCHEMA_VERSION: Final = 1
@@ -195,14 +196,8 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection in one transaction, committed at the end and rolled back on any exception. Raises StoreError."""
-    with reading(path) as database:
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            yield database
-            database.execute("COMMIT")
-        finally:
-            if database.in_transaction:
-                database.execute("ROLLBACK")
+    with reading(path) as database, transaction(database):
+        yield database
 
 
 def _check_file(path: Path) -> None:
@@ -241,16 +236,10 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
 def _create_schema(connection: sqlite3.Connection) -> None:
     from cloned_proxy.store.audit.chain import GENESIS  # noqa: PLC0415  its imports take longer than to open a file
 
-    connection.execute("BEGIN IMMEDIATE")  # two processes may start at once
-    try:
+    with transaction(connection):  # two processes may start at once
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
             for statement in _SCHEMA.format(genesis=GENESIS).split(";\n"):
                 connection.execute(statement)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def _add_missing(connection: sqlite3.Connection) -> None:
@@ -258,14 +247,9 @@ def _add_missing(connection: sqlite3.Connection) -> None:
     missing = [statement for name, statement in _ADDED.items() if name not in found]
     if not missing:
         return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection):
         for statement in ";".join(missing).split(";"):
             connection.execute(statement)
-        connection.execute("COMMIT")
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
 
 
 def _check_schema(connection: sqlite3.Connection, path: Path) -> None:

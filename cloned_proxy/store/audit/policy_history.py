@@ -18,7 +18,7 @@ from cloned_proxy.store.files.policy_bytes import MAX_BYTES, version_of
 
 MAX_VERSIONS: Final = 500
 MAX_TEXT_BYTES: Final = 32 * 1024 * 1024
-"""Of all texts, compressed."""
+"""Most bytes of all texts together, compressed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class PolicyVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class PolicySnapshot:
     """A version with what is kept of it."""
 
     version: PolicyVersion
@@ -46,7 +46,7 @@ class Snapshot:
     rules: tuple[Rule, ...]
 
 
-def remember(database: sqlite3.Connection, snapshot: Snapshot) -> None:
+def remember(database: sqlite3.Connection, snapshot: PolicySnapshot) -> None:
     """Adds a version, unless it is the newest already. Inside the caller's transaction. Raises sqlite3.Error."""
     version, source = snapshot.version, snapshot.source
     newest = database.execute(

@@ -45,7 +45,7 @@ class RecordedCall(NamedTuple):
     path: str
     verdict: str
     reason: str
-    count: int  # type: ignore[assignment]  # the word for it; nobody counts in this tuple
+    count: int  # type: ignore[assignment]  # hides tuple.count, which is not used here
     first: float
     """Unix seconds."""
     last: float

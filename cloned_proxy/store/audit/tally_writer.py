@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from cloned_proxy.store.audit.tally import HOUR, OTHER
+from cloned_proxy.store.audit.transaction import transaction
 from cloned_proxy.telemetry.combined import FinishedDecision, RepeatedDecision
 from cloned_proxy.telemetry.events import Calls, DecisionEvent, Event
 
@@ -67,7 +68,7 @@ class TallyWriter:
         self._write(database, counted)
 
     def add_calls(self, database: sqlite3.Connection, calls: Iterable[Calls]) -> None:
-        """As `add`, for decisions that are counted already."""
+        """Adds calls that are counted already, as `add` does decisions."""
         for each in calls:
             hour = int(each.first // HOUR)
             if hour != self._hour:
@@ -122,8 +123,7 @@ def backfill(database: sqlite3.Connection, writer: TallyWriter) -> bool:
     begin, end = _marks(database)
     if begin >= end:
         return False
-    database.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(database):
         begin, end = _marks(database)  # another process may do the same
         rows = database.execute(
             "SELECT seq, body FROM entries WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",
@@ -132,23 +132,14 @@ def backfill(database: sqlite3.Connection, writer: TallyWriter) -> bool:
         writer.add(database, filter(None, (_decision(body) for _, body in rows)))
         reached = rows[-1][0] if rows else end
         database.execute("UPDATE meta SET value = ? WHERE key = 'tally_next'", (str(reached),))
-        database.execute("COMMIT")
-    finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
     return True
 
 
 def prune_tally(database: sqlite3.Connection, *, before: float) -> None:
     """Drops the hours that end before `before` (Unix seconds), and the calls that are left without any."""
-    database.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(database):
         if database.execute("DELETE FROM tally WHERE hour < ?", (int(before // HOUR),)).rowcount:
             database.execute("DELETE FROM tally_calls WHERE id NOT IN (SELECT call FROM tally)")
-        database.execute("COMMIT")
-    finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
 
 
 def _plain(asked: _Call) -> _Call:

@@ -9,7 +9,7 @@ from typing import Final
 from cloned_proxy.store.files.files import read_regular_file
 
 MAX_BYTES: Final = 16 * 1024 * 1024
-"""Of a policy file, and of any other document of the workspace."""
+"""Most bytes of a policy file, and of any other document of the workspace."""
 _VERSION_DIGITS: Final = 12
 
 

@@ -134,7 +134,7 @@ class _Place:
     node: _Node
     """The deepest node of the path that exists."""
     key: yaml.ScalarNode | None
-    """Its key, None at the root."""
+    """The key that holds the node; None at the root."""
     in_flow: bool
     """Whether it stands inside `{}` or `[]`."""
     missing: tuple[str, ...]
@@ -228,7 +228,7 @@ def _start(node: yaml.Node) -> int:
 
 
 def _end(text: str, node: yaml.Node) -> int:
-    """Behind the last character of a node; a block collection's own mark lies behind the comments that follow it."""
+    """The place behind the last character of a node; a block's own mark lies behind the comments that follow it."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         return _end(text, last[1] if isinstance(last, tuple) else last)
@@ -241,7 +241,7 @@ def _line_start(text: str, position: int) -> int:
 
 
 def _line_end(text: str, position: int) -> int:
-    """Behind the newline of the line that holds `position`."""
+    """The place behind the newline of the line that holds `position`."""
     newline = text.find("\n", position)
     return len(text) if newline < 0 else newline + 1
 

@@ -88,7 +88,7 @@ def _parsers_words(error: yaml.MarkedYAMLError) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """As the parser counts them."""
+    """The lines of a text as the parser counts them."""
     return re.split(r"\r\n|[\r\n\x85\u2028\u2029]", text)
 
 

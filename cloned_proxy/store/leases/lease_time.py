@@ -26,7 +26,7 @@ class LeaseEnd:
 
     rule: str
     expires: float
-    """Of the rule, Unix seconds: another value is another lease."""
+    """The rule's `expires` in Unix seconds: another value is another lease."""
     left: float
     """Seconds; zero or less: it has ended, and no clock revives it."""
     boot: str

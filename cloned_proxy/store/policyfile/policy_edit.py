@@ -49,7 +49,7 @@ _NO_USES: Final[Mapping[str, int]] = {}
 class EditResult:
     changed: bool
     version: str
-    """Of the policy file after the edit; after a dry run, the version that it would have."""
+    """Version of the policy file after the edit; after a dry run, the version that it would have."""
     rule_ids: tuple[str, ...]
     """The rules that the edit was about, also those that were there already; of `remove`, those that went."""
     diff: str

@@ -34,7 +34,7 @@ class Entry:
     protocols: tuple[str, ...] = ()
     addresses: tuple[str, ...] = ()
     exceptions: tuple[str, ...] = ()
-    """Of a deny."""
+    """Hosts that a deny leaves to the other rules (`except:`)."""
     registry: Mapping[str, Value] | None = None
     """`kind`, `min_age`, `allow` and `index`, in the words of the file."""
     expires: float | None = None

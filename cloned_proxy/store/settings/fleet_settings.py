@@ -1,4 +1,4 @@
-"""`fleet:` of config.yaml: whose signed policy is in force here, and the store that brings it (contract section 14)."""
+"""`fleet:` of config.yaml: whose signed policy is in force here, and what brings it (docs/settings.md#fleet)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from cloned_proxy.store.vault.vault_key import VaultError
 _log = structlog.get_logger(__name__)
 
 ENVIRONMENT: Final = {"llm.api_key": "LLM_API_KEY"}
-"""Secret to the variable of this process that wins over the vault (contract section 6: environment over file)."""
+"""Secret to the variable of this process that wins over the vault (docs/operations.md#the-files-of-a-workspace)."""
 
 
 class LiveVault:

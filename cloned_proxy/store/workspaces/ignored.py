@@ -31,7 +31,7 @@ class IgnoredHost:
 
 
 class IgnoredHosts:
-    """Those of one state.db. Every method raises StoreError."""
+    """The ignored hosts of one state.db. Every method raises StoreError."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
         self._path = path

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES: Final = 1024 * 1024
 _ENTRIES: Final = 2000
-"""Of the log, the newest: what was denied just now is what somebody is about to allow."""
+"""How many of the newest entries of the log are read: what was denied just now is what somebody is about to allow."""
 _MOST: Final = 200
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9*_\[][A-Za-z0-9.*_:@\[\]/-]{0,252}", re.ASCII)
 """Some shells evaluate what they are offered, and hosts of the log are whatever a caller wrote."""

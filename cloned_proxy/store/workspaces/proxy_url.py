@@ -23,7 +23,7 @@ class ProxyUrl:
     workspace: str | None
     environment: str | None
     serving: str | None = None
-    """Of the proxy that serves the workspace now."""
+    """`host:port` of the proxy that serves the workspace now."""
 
     @property
     def known(self) -> str | None:

@@ -102,7 +102,7 @@ def _made(directory: Path, user: int) -> Path:
 
 
 def _is_private(directory: Path, user: int) -> bool:
-    """Not through a link: in /tmp anybody may have put one there."""
+    """Whether only this user can write there. A link does not count: in /tmp anybody may have made one."""
     try:
         info = directory.lstat()
     except OSError:

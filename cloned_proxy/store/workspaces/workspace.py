@@ -28,7 +28,7 @@ _IGNORES: Final = b"""\
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The paths of contract section 6. Making one touches no file; `create` does."""
+    """The paths of docs/operations.md#the-files-of-a-workspace. Making one touches no file; `create` does."""
 
     root: Path
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.store.workspaces.serving import serving_now
+from tests.cli import forkserver
 from tests.cli.program import PROGRAM, Workspace, policy_text
 
 
@@ -23,8 +24,7 @@ def elsewhere(tmp_path: Path) -> Path:
 
 def _run(workspace: Workspace, elsewhere: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in workspace.environment.items() if k != "CLONED_WORKSPACE"}
-    return subprocess.run([PROGRAM, *words], env=environment, cwd=elsewhere, capture_output=True, text=True,
-                          timeout=30, check=False, input="")  # fmt: skip
+    return forkserver.run([PROGRAM, *words], env=environment, cwd=elsewhere)
 
 
 def _at_a_terminal(workspace: Workspace, elsewhere: Path, answer: str, *words: str) -> tuple[int, str]:

@@ -122,7 +122,7 @@ def test_completing_a_value_imports_nothing_heavy(workspace: Workspace) -> None:
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
         "PYTHONPROFILEIMPORTTIME": "1",
     }
-    done = subprocess.run([PROGRAM], env=environment, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([PROGRAM], env=environment, capture_output=True, text=True, timeout=90, check=True)
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
     assert done.stdout == "a.example.com\n"
     assert imported & ({*HEAVY, "typer", "subprocess", "importlib.metadata"} - {"yaml", "sqlite3"}) == set()
@@ -137,7 +137,7 @@ def test_bash_inserts_the_value(used: Workspace) -> None:
         env=used.environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=True,
     )
     assert done.stdout.splitlines()[:3] == ["a.example.com", r"\*.b.example.com", "d.example.com"]
@@ -150,7 +150,7 @@ def test_fish_offers_the_value(used: Workspace, tmp_path: Path) -> None:
     asked = f"source {script}; complete --do-complete 'cloned-proxy remove '"
     environment = used.environment | {"XDG_CONFIG_HOME": str(tmp_path), "XDG_DATA_HOME": str(tmp_path)}
     done = subprocess.run(
-        ["fish", "-c", asked], env=environment, capture_output=True, text=True, timeout=30, check=True
+        ["fish", "-c", asked], env=environment, capture_output=True, text=True, timeout=90, check=True
     )
     assert set(done.stdout.split()) >= {"a.example.com", "*.b.example.com", "d.example.com"}
 
@@ -165,7 +165,7 @@ def test_zsh_offers_the_value(used: Workspace) -> None:
         env=used.environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=True,
     )
     assert done.stdout.startswith('*: :(("a.example.com" "*.b.example.com" "d.example.com" "r-'), done.stdout

@@ -28,7 +28,7 @@ def hint(*start: str | Path, path: str, directory: Path) -> str:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=False,
     )
     found = re.search(r"`(.*) token TOOL` mints one$", done.stderr.strip())
@@ -70,7 +70,7 @@ def test_elsewhere_it_is_called_by_a_path_that_can_be_typed(tmp_path: Path) -> N
     assert (beside, near, far) == (f"./{NAME}", f"bin/{NAME}", f"'{link}'")
     for command, directory in ((beside, link.parent), (near, tmp_path / "a place"), (far, Path("/usr"))):
         done = subprocess.run(
-            ["sh", "-c", f"{command} --version"], cwd=directory, capture_output=True, text=True, timeout=30, check=True
+            ["sh", "-c", f"{command} --version"], cwd=directory, capture_output=True, text=True, timeout=90, check=True
         )
         assert done.stdout.startswith(f"{NAME} ")
 

@@ -41,13 +41,13 @@ def filled(workspace: Workspace) -> Workspace:
 @pytest.mark.parametrize("command", READS)
 def test_a_read_imports_nothing_heavy(filled: Workspace, command: str) -> None:
     words: list[str | Path] = [PROGRAM, command, *READS[command]]
-    assert subprocess.run(words, env=filled.environment, capture_output=True, timeout=30, check=False).returncode == 0
+    assert subprocess.run(words, env=filled.environment, capture_output=True, timeout=90, check=False).returncode == 0
     done = subprocess.run(
         words,
         env=filled.environment | {"PYTHONPROFILEIMPORTTIME": "1"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
         check=True,
     )
     imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines()}
@@ -79,7 +79,7 @@ def test_a_start_that_others_wait_for_imports_nothing_heavy(
     command = [sys.executable, "-c", STARTS.format(module=module, last=last), *words]
 
     def imported() -> set[str]:
-        done = subprocess.run(command, env=filled.environment, capture_output=True, text=True, timeout=30, check=True)
+        done = subprocess.run(command, env=filled.environment, capture_output=True, text=True, timeout=90, check=True)
         return {name for name in done.stdout.split() if "." not in name}
 
     assert "pydantic" in imported()

@@ -1,4 +1,4 @@
-"""`docker inspect` of a running tool against contract section 8, and what the tool itself sees."""
+"""A running tool against docs/sandbox.md#what-docker-inspect-shows, and what the tool itself sees."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FleetPlace:
     """A workspace that is in a fleet."""
 
     workspace: Workspace
@@ -32,7 +32,7 @@ class Place:
     settings: FleetSettings
 
     @classmethod
-    def find(cls, directory: Path | None) -> Place:
+    def find(cls, directory: Path | None) -> FleetPlace:
         """Raises CommandError where no fleet is set."""
         from cloned_proxy.cli.place.context import existing_workspace
 
@@ -51,7 +51,7 @@ class Place:
         return self.workspace.root / "fleet.published.json"
 
     def keys(self) -> list[SigningKey]:
-        """Those that sign. Raises StoreError."""
+        """The keys that sign. Raises StoreError."""
         return signing_keys(self.workspace, self.settings.key, os.environ)
 
     def with_store[T](self, work: Callable[[Link, Names], Awaitable[T]]) -> T:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.cli.place.place import workspace_to_write
-from cloned_proxy.cli.show.errors import FAILED, CommandError, say
+from cloned_proxy.cli.show.errors import CommandError, say
 from cloned_proxy.cli.show.output import put, put_json
 from cloned_proxy.cli.show.tables import show_table
 from cloned_proxy.runner.docker.engine import Engine
@@ -19,7 +19,7 @@ from cloned_proxy.runner.images.images import build_images
 from cloned_proxy.runner.images.tool_image import build_tool_image
 from cloned_proxy.runner.images.tool_packages import ToolImage
 from cloned_proxy.runner.images.worker import PYTHON_IMAGE
-from cloned_proxy.runner.values.errors import ImageMissingError, SandboxError, SandboxInputError
+from cloned_proxy.runner.values.errors import ImageMissingError
 from cloned_proxy.runner.values.spec import MIB, check_tool_id
 
 _NONE: Final = "none"
@@ -27,7 +27,7 @@ _NONE: Final = "none"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildOptions:
-    """As typed."""
+    """The options of `image build`, as they were typed."""
 
     parts: str | None
     npm: tuple[str, ...]
@@ -41,24 +41,22 @@ class BuildOptions:
 
 
 def build_image(options: BuildOptions) -> None:
-    """Builds the worker and holder, or a tool's image, whose name is then on stdout. Raises CommandError."""
-    try:
-        parts = _parts(options.parts)
-        wanted = _wanted(options, parts)
-        if options.tool is not None:
-            check_tool_id(options.tool)
-            workspace_to_write(options.workspace)  # a workspace that is somebody else's is told before minutes of work
-        with contextlib.closing(Engine.connect()) as engine:
-            if wanted is None:
-                chosen = tuple(PARTS) if parts is None else parts
-                build_images(engine, say, suite=options.suite, rebuild=options.rebuild, parts=chosen)
-                return
-            bring_worker(engine, options.suite)
-            name = build_tool_image(engine, wanted, say, renew=options.rebuild)
-    except SandboxInputError as error:
-        raise CommandError(str(error)) from error
-    except SandboxError as error:
-        raise CommandError(str(error), code=FAILED) from error
+    """Builds the worker and holder, or a tool's image, whose name is then on stdout.
+
+    Raises CommandError and SandboxError.
+    """
+    parts = _parts(options.parts)
+    wanted = _wanted(options, parts)
+    if options.tool is not None:
+        check_tool_id(options.tool)
+        workspace_to_write(options.workspace)  # a workspace that is somebody else's is told before minutes of work
+    with contextlib.closing(Engine.connect()) as engine:
+        if wanted is None:
+            chosen = tuple(PARTS) if parts is None else parts
+            build_images(engine, say, suite=options.suite, rebuild=options.rebuild, parts=chosen)
+            return
+        bring_worker(engine, options.suite)
+        name = build_tool_image(engine, wanted, say, renew=options.rebuild)
     if options.tool is not None:
         _use_for(options.workspace, options.tool, name)
     else:
@@ -105,12 +103,9 @@ def _use_for(directory: Path | None, tool: str, image: str) -> None:
 
 
 def show_images(*, as_json: bool) -> None:
-    """One line an image. Raises CommandError."""
-    try:
-        with contextlib.closing(Engine.connect()) as engine:
-            found = list(built_images(engine))
-    except SandboxError as error:
-        raise CommandError(str(error), code=FAILED) from error
+    """One line an image. Raises SandboxError."""
+    with contextlib.closing(Engine.connect()) as engine:
+        found = list(built_images(engine))
     if as_json:
         put_json([_data(image) for image in found])
     elif found:

@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -63,7 +62,7 @@ def bring_up(options: UpOptions) -> None:
     workspace = Workspace.find(options.workspace)
     workspace.create()
     plan = _plan(options, workspace)
-    with interruptible(), _engine() as engine:
+    with interruptible(), contextlib.closing(Engine.connect()) as engine:
         if check_owner(engine, workspace.root):
             raise SandboxInputError(f"{CONTAINER} is there already: `cloned-proxy llm status`, or `llm down` first")
         with _listen() as listening:
@@ -99,7 +98,7 @@ def bring_up(options: UpOptions) -> None:
 def take_down(directory: Path | None) -> None:
     """Removes what `up` made. Raises CommandError, also for another workspace's model."""
     root = Workspace.find(directory).root
-    with _engine() as engine:
+    with contextlib.closing(Engine.connect()) as engine:
         if not _end(engine, root, read_state(root)):
             say("there was no model to stop")
 
@@ -107,7 +106,7 @@ def take_down(directory: Path | None) -> None:
 def show_status(directory: Path | None, *, as_json: bool) -> int:
     """The exit code: 1 when the model does not answer."""
     root = Workspace.find(directory).root
-    with _engine() as engine:
+    with contextlib.closing(Engine.connect()) as engine:
         owner = owner_of(engine)
         found = engine.state(CONTAINER) if owner is not None else None
     state = read_state(root)
@@ -154,22 +153,19 @@ def _plan(options: UpOptions, workspace: Workspace) -> ModelPlan:
     user, group = (os.environ.get(f"LOCALAI_{name}") or DEFAULT_USER.partition(":")[0] for name in ("UID", "GID"))
     image = options.image or (os.environ.get("LOCALAI_IMAGE") if settings.engine == "localai" else None)
     models = (options.models or workspace.root.parent / "models").absolute()
-    try:
-        return plan_model(
-            settings,
-            models,
-            image=image,
-            user=f"{user}:{group}",
-            key=os.environ.get("LLM_API_KEY", ""),
-            processors=sorted(os.sched_getaffinity(0)),
-            files=model_files(models),
-        )
-    except SandboxInputError as error:
-        raise CommandError(str(error)) from error
+    return plan_model(
+        settings,
+        models,
+        image=image,
+        user=f"{user}:{group}",
+        key=os.environ.get("LLM_API_KEY", ""),
+        processors=sorted(os.sched_getaffinity(0)),
+        files=model_files(models),
+    )
 
 
 def _settings(options: UpOptions, workspace: Workspace) -> LlmSettings:
-    """Those of config.yaml, with what the words say instead."""
+    """The settings of config.yaml, in which the options of the command replace what they name."""
     given = {name: getattr(options, name) for name in ("engine", "health") if getattr(options, name) is not None}
     if options.gpus is not None:
         given["gpus"] = int(options.gpus) if options.gpus.isdigit() else options.gpus
@@ -248,15 +244,3 @@ def _end(engine: Engine, root: Path, state: LlmState | None) -> bool:
             time.sleep(0.02)
     forget_state(root)
     return found
-
-
-@contextlib.contextmanager
-def _engine() -> Iterator[Engine]:
-    """The engine, and every error of the runner as one line for a person."""
-    try:
-        with contextlib.closing(Engine.connect()) as engine:
-            yield engine
-    except SandboxInputError as error:
-        raise CommandError(str(error)) from error
-    except SandboxError as error:
-        raise CommandError(str(error), code=FAILED) from error

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cloned_proxy.cli.show.errors import FAILED, CommandError, say
+from cloned_proxy.cli.show.errors import CommandError, say
 from cloned_proxy.cli.show.output import put, put_json, visible
 from cloned_proxy.cli.terminal.interruption import interruptible
 from cloned_proxy.runner.pipelines.artifacts import StepReport
@@ -21,7 +21,6 @@ from cloned_proxy.runner.pipelines.pipeline_run import PipelineReport, ToolRunne
 from cloned_proxy.runner.runs.process import ProcessRunner
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from cloned_proxy.runner.slots.standby import proxy_for
-from cloned_proxy.runner.values.errors import SandboxError, SandboxInputError
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.workspaces.workspace import Workspace
@@ -46,36 +45,31 @@ class RunOptions:
 
 
 def run_and_report(options: RunOptions) -> None:
-    """Raises CommandError."""
+    """Raises CommandError and SandboxError."""
     configure_logging()
     workspace = Workspace.find(options.workspace)
-    try:
-        workspace.create()
-        pipeline = load_pipeline(options.pipeline, workspace.root)
-        inputs = _inputs(options)
-        for name, value in defaults_used(pipeline, inputs).items():
-            say(f"{name}: {value} (the default; another: {how_to_give(name)})")
-        with (
-            interruptible(),
-            proxy_for(workspace.root, say, policy=options.policy),
-            _runner(options, workspace) as runner,
-        ):
-            report = run_pipeline(
-                pipeline,
-                inputs,
-                runner,
-                artifacts=workspace.artifacts_directory,
-                environ=os.environ,
-                progress=say,
-                hint_for=lambda tool, since: _last_hint(workspace, tool, since),
-                dry_run=options.dry_run,
-                timeout=options.timeout,
-                watch=_print_words if options.watch else None,
-            )
-    except SandboxInputError as error:
-        raise CommandError(str(error)) from error
-    except SandboxError as error:
-        raise CommandError(str(error), code=FAILED) from error
+    workspace.create()
+    pipeline = load_pipeline(options.pipeline, workspace.root)
+    inputs = _inputs(options)
+    for name, value in defaults_used(pipeline, inputs).items():
+        say(f"{name}: {value} (the default; another: {how_to_give(name)})")
+    with (
+        interruptible(),
+        proxy_for(workspace.root, say, policy=options.policy),
+        _runner(options, workspace) as runner,
+    ):
+        report = run_pipeline(
+            pipeline,
+            inputs,
+            runner,
+            artifacts=workspace.artifacts_directory,
+            environ=os.environ,
+            progress=say,
+            hint_for=lambda tool, since: _last_hint(workspace, tool, since),
+            dry_run=options.dry_run,
+            timeout=options.timeout,
+            watch=_print_words if options.watch else None,
+        )
     _show(report, options)
 
 

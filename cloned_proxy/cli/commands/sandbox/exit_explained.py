@@ -1,20 +1,22 @@
-"""What the exit codes 126 and 127 of a sandboxed command mean, in words, with the fix. Pure.
+"""What the exit codes 126, 127 and 153 of a sandboxed command mean, in words, with the fix. Pure.
 
-Shells and the engine's init give them to what could not be started: 126 found and not executable, 127 not found
-(POSIX.1-2024, XCU 2.8.2).
+Shells and the engine's init give the first two to what could not be started: 126 found and not executable, 127 not
+found (POSIX.1-2024, XCU 2.8.2). The third is 128 + SIGXFSZ: a file outgrew its limit, setrlimit(2) RLIMIT_FSIZE.
 """
 
 from __future__ import annotations
 
+import signal
 from typing import Final
 
 from cloned_proxy.cli.editing.agents import agent_of
-from cloned_proxy.runner.docker.stream import Stream
+from cloned_proxy.runner.docker.stream import OutputStream
 from cloned_proxy.runner.runs.execution import Output
 from cloned_proxy.runner.runs.job import Job
 from cloned_proxy.runner.values.not_started import NOT_EXECUTABLE, NOT_FOUND, complains_of
 
 _KEPT: Final = 600
+_FILE_TOO_LARGE: Final = 128 + signal.SIGXFSZ
 
 
 class LastWords:
@@ -29,7 +31,7 @@ class LastWords:
     def listening(self, show: Output) -> Output:
         """`show`, with an ear on what passes."""
 
-        def both(kind: Stream, piece: bytes) -> None:
+        def both(kind: OutputStream, piece: bytes) -> None:
             self.add(piece)
             show(kind, piece)
 
@@ -42,6 +44,8 @@ class LastWords:
 
 def explained(code: int, job: Job, said: LastWords) -> str | None:
     """One line, or None for an exit code that is the command's own."""
+    if code == _FILE_TOO_LARGE:
+        return "a file became larger than one file may be in this sandbox: raise `sandbox: {scratch_mib: …}`"
     if code not in (NOT_FOUND, NOT_EXECUTABLE):
         return None
     name, image = job.worker.command[0], job.worker.image

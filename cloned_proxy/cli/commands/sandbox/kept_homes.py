@@ -14,11 +14,10 @@ from cloned_proxy.cli.show.output import iso_time, put_json
 from cloned_proxy.cli.show.tables import Row, ago, show_table
 from cloned_proxy.policy.callers.tool_id import tool_id
 from cloned_proxy.runner.files.homes import Homes, KeptHome
-from cloned_proxy.runner.values.errors import SandboxError
 from cloned_proxy.runner.values.spec import MIB
 
 if TYPE_CHECKING:
-    from cloned_proxy.runner.files.disk import Usage
+    from cloned_proxy.runner.files.disk import DiskUsage
     from cloned_proxy.store.workspaces.workspace import Workspace
 
 
@@ -39,17 +38,14 @@ def show_homes(directory: Path | None, *, as_json: bool) -> None:
 
 
 def reset_homes(directory: Path | None, tool: str | None, *, yes: bool, as_json: bool) -> None:
-    """Removes one home, or all. Raises CommandError."""
+    """Removes one home, or all. Raises CommandError and SandboxError."""
     place = existing_workspace(directory)
     chosen = _chosen(place, tool)
     sizes = {home.tool: home.usage() for home in chosen}
     if chosen and not yes:
         _confirm(chosen, sizes)
     for home in chosen:
-        try:
-            Homes(place.root).reset(home.tool, lambda path, user: _sweep(place, path, user))
-        except SandboxError as error:
-            raise CommandError(str(error), code=FAILED) from error
+        Homes(place.root).reset(home.tool, lambda path, user: _sweep(place, path, user))
         if not as_json:
             say(f"{home.tool}: its home is gone ({_size(sizes[home.tool])}); the next `exec --home` begins a new one")
     if as_json:
@@ -69,7 +65,7 @@ def _chosen(place: Workspace, tool: str | None) -> Sequence[KeptHome]:
     return chosen
 
 
-def _confirm(chosen: Sequence[KeptHome], sizes: dict[str, Usage]) -> None:
+def _confirm(chosen: Sequence[KeptHome], sizes: dict[str, DiskUsage]) -> None:
     import typer
 
     if not sys.stdin.isatty():
@@ -91,7 +87,7 @@ def _sweep(place: Workspace, path: Path, user: str) -> None:
         sweep_directory(engine, place.root, path, user)
 
 
-def _data(home: KeptHome, usage: Usage) -> dict[str, object]:
+def _data(home: KeptHome, usage: DiskUsage) -> dict[str, object]:
     return {
         "tool": home.tool,
         "bytes": usage.size,
@@ -104,10 +100,10 @@ def _data(home: KeptHome, usage: Usage) -> dict[str, object]:
     }
 
 
-def _complete(usage: Usage) -> bool:
+def _complete(usage: DiskUsage) -> bool:
     return not usage.closed and not usage.too_deep
 
 
-def _size(usage: Usage) -> str:
+def _size(usage: DiskUsage) -> str:
     """What is in directories that this user may not read is not known."""
     return f"{'' if _complete(usage) else 'at least '}{usage.size / MIB:.1f} MiB"

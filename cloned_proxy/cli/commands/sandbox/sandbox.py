@@ -12,16 +12,16 @@ from cloned_proxy.cli.commands.sandbox.exec_options import ExecOptions
 from cloned_proxy.cli.commands.sandbox.exit_explained import LastWords, explained
 from cloned_proxy.cli.commands.sandbox.project_report import Reports
 from cloned_proxy.cli.commands.sandbox.refusals import Refusals
-from cloned_proxy.cli.show.errors import FAILED, INTERRUPTED, TIMED_OUT, CommandError, say
+from cloned_proxy.cli.show.errors import INTERRUPTED, TIMED_OUT, say
 from cloned_proxy.cli.terminal.host_terminal import HostTerminal
 from cloned_proxy.cli.terminal.interruption import interruptible
-from cloned_proxy.cli.terminal.pipes import Pipes
+from cloned_proxy.cli.terminal.pipes import StandardStreams
 from cloned_proxy.cli.terminal.terminal_environment import terminal_environment
 from cloned_proxy.runner.runs.execution import Outcome
 from cloned_proxy.runner.runs.prepared import Prepared
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from cloned_proxy.runner.slots.standby import proxy_for
-from cloned_proxy.runner.values.errors import SandboxError, SandboxInputError, ToolTimeoutError
+from cloned_proxy.runner.values.errors import ToolTimeoutError
 from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.later import configure_logging_later
 
@@ -42,10 +42,6 @@ def run_command(
         return TIMED_OUT
     except KeyboardInterrupt:
         return INTERRUPTED
-    except SandboxInputError as error:
-        raise CommandError(str(error)) from error
-    except SandboxError as error:
-        raise CommandError(str(error), code=FAILED) from error
     if outcome.out_of_memory:
         say(f"cloned-proxy: {options.tool} used more memory than it may; raise --memory or sandbox.memory_mib")
     return outcome.exit_code
@@ -53,7 +49,7 @@ def run_command(
 
 def _execute(options: ExecOptions, ready: Callable[[], None] | None, prepared: Prepared | None) -> Outcome:
     said = LastWords()
-    connection = HostTerminal() if options.terminal.tty else Pipes()
+    connection = HostTerminal() if options.terminal.tty else StandardStreams()
     workspace = Workspace.find(options.workspace)
     check_project(options.files, workspace.root)
     workspace.create()

@@ -30,22 +30,18 @@ def verify(
     from cloned_proxy.cli.commands.sandbox.probe_report import probe_event, show
     from cloned_proxy.cli.editing.editing import actor
     from cloned_proxy.cli.place.arguments import typed
-    from cloned_proxy.cli.show.errors import FAILED, CommandError
+    from cloned_proxy.cli.show.errors import FAILED
     from cloned_proxy.cli.terminal.interruption import interruptible
     from cloned_proxy.policy.terms.units import parse_term
     from cloned_proxy.runner.probe.run import ProbeOptions, run_probe
-    from cloned_proxy.runner.values.errors import SandboxError
     from cloned_proxy.telemetry.log import configure_logging
 
     configure_logging()
     options = ProbeOptions(enter_namespaces=False if forwarder else None)
     pause = None if watch is None else typed(parse_term, watch, "--watch")
     while True:
-        try:
-            with interruptible():
-                report = run_probe(lambda _message: None, options)
-        except SandboxError as error:
-            raise CommandError(str(error), code=FAILED) from error
+        with interruptible():
+            report = run_probe(lambda _message: None, options)
         _put_on_record(probe_event(report.as_json(), actor()), workspace)
         show(report, as_json=json_output, one_line=pause is not None)
         if not report.sealed:

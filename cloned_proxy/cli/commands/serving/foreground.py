@@ -154,7 +154,7 @@ async def _stop_when_unused(server: Server, stop: Callable[[], None]) -> None:
 
 
 def _tell_other_commands(announcement: ExitStack, server: Server | Supervisor, control: Control) -> None:
-    """So that `allow` or `token` in another directory find this proxy. It serves without that, too."""
+    """Lets `allow` or `token` in another directory find this proxy. A failure is logged and costs nothing else."""
     serving = Serving(
         workspace=server.workspace.root,
         policy=Path(server.policy.source),

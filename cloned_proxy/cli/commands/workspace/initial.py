@@ -44,7 +44,7 @@ class Answers:
     sandbox: bool
 
     def use_of(self, tool: Tool) -> tuple[str, ...]:
-        """Its presets, each once."""
+        """The presets that the tool uses, each once."""
         return tuple(dict.fromkeys((*tool.presets, *self.presets)))
 
 

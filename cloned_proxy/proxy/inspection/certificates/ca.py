@@ -17,7 +17,7 @@ def certificate_path(directory: Path) -> Path:
 
 
 def key_path(directory: Path) -> Path:
-    """Its private key; only this program reads it."""
+    """The authority's private key; only this program reads it."""
     return directory / _KEY
 
 

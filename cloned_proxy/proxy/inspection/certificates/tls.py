@@ -43,7 +43,7 @@ class Sessions:
         return session
 
     def connecting(self, name: str, *, http2: bool = False, only_http2: bool = False) -> SSL.Connection:
-        """To an upstream whose certificate must be for `name`; with `http2` that is asked for, too, or alone."""
+        """A session to an upstream whose certificate must be for `name`; `http2` asks for that, too, or alone."""
         if self._connecting is None:
             self._connecting = _verifying_context(self._extra_ca)
         session = SSL.Connection(self._connecting)

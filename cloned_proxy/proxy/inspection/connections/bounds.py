@@ -12,7 +12,7 @@ STREAM_WINDOW: Final = 131_072
 GROWN_WINDOW: Final = 1_048_576
 """What the window of a stream may grow to whose reader takes everything at once."""
 GROWTH: Final = 8_388_608
-"""By how much all windows of one connection may have grown together."""
+"""The most by which all windows of one connection may have grown together."""
 CONNECTION_WINDOW: Final = MAX_STREAMS * STREAM_WINDOW + GROWTH
 """So large that the windows of the streams are what holds a sender: a stream whose reader is slow starves no other."""
 HEADER_TABLE: Final = 4096

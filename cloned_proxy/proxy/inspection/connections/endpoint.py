@@ -92,7 +92,7 @@ def make_connection(*, client_side: bool, max_head_bytes: int) -> H2Connection:
     return made
 
 
-class Window:
+class StreamWindow:
     """How much the sender of one stream may have under way.
 
     Bytes come back to it when the reader has taken them. Grows for a reader that keeps up, within the allowance of the
@@ -238,7 +238,7 @@ class Endpoint:
     # Writing.
 
     async def send_data(self, stream: int, data: bytes, *, end: bool = False) -> None:
-        """As the windows of the peer allow it. Raises H2Error when the stream has ended meanwhile."""
+        """Sends as the windows of the peer allow it. Raises H2Error when the stream has ended meanwhile."""
         at, size = 0, len(data)
         while True:
             if self.closed:

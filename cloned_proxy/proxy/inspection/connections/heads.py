@@ -209,7 +209,7 @@ def trailers_of(block: Block, *, max_fields: int) -> RawFields:
 
 
 def trailer_fields(lines: Iterable[bytes]) -> RawFields:
-    """Those of an HTTP/1.1 response, as `body` keeps them."""
+    """The trailers of an HTTP/1.1 response, as `body` keeps them."""
     found = (line.partition(b":") for line in lines)
     return [
         (name.lower(), value.strip(b" \t\r\n")) for name, _, value in found if is_trailer(name.decode("ascii").lower())

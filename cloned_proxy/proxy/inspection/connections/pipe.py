@@ -27,7 +27,7 @@ class Pipe:
     def __init__(self, credit: Callable[[int], None] | None = None) -> None:
         self._loop: Final = asyncio.get_running_loop()
         self._credit = credit
-        """Told how many bytes have been taken, flow-controlled padding included."""
+        """Is called with the number of bytes that have been taken, flow-controlled padding included."""
         self._pieces: deque[tuple[bytes, int]] = deque()
         self._ended = False
         self._broken: Exception | None = None

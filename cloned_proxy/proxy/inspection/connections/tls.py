@@ -109,7 +109,7 @@ class TlsStream:
         self._writer.close()
 
     def abort(self) -> None:
-        """Without a further byte; a client's transport is reset by its owner."""
+        """Ends the session without a further byte; a client's transport is reset by its owner."""
         self.dead = True
         self._ended = True
         if isinstance(self._reader, ClientReader):

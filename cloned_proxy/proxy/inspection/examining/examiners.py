@@ -16,7 +16,7 @@ from cloned_proxy.policy.terms.registry import Age
 from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.grants.grant import Grant
-from cloned_proxy.proxy.inspection.examining.held import Held
+from cloned_proxy.proxy.inspection.examining.held import HeldBody
 from cloned_proxy.proxy.secrets.injection import Injection
 from cloned_proxy.proxy.wire.head import Head
 
@@ -29,7 +29,8 @@ class Admitted:
 
     grant: Grant
     head: Head
-    """As the client sent it. HTTP/2 is read into the same shape: `host` and `port` from `:authority`."""
+    """The request head as the client sent it. One of HTTP/2 has the same shape: `host` and `port` come from
+    `:authority`."""
     injection: Injection | None
     forwarded: Head = field(init=False)
     """What goes upstream: `head`, unless an examiner replaces its `path` or its `fields`."""
@@ -53,7 +54,7 @@ class ResponseSeen:
     """False for an answer to HEAD, for 204 and 304."""
 
     def values(self, name: bytes) -> list[bytes]:
-        """Of all fields with this lower-case name."""
+        """The values of all fields with this lower-case name."""
         return [value for found, value in self.fields if found.lower() == name]
 
 
@@ -106,8 +107,8 @@ class HeldFilter(ABC):
 
     limit: int
     """Bytes; a longer body is answered by `too_long`."""
-    held: Held | None = None
-    """Its share of what may be held in all; None for bodies that are small enough not to count."""
+    held: HeldBody | None = None
+    """The filter's share of what may be held in all; None for bodies that are too small to count."""
 
     @abstractmethod
     async def whole(self, body: bytes) -> bytes:
@@ -170,7 +171,7 @@ class Filters:
         return body
 
     def came(self, count: int) -> None:
-        """So many bytes of the body are held by now; 0: it was sent, or its exchange is over."""
+        """Says how many bytes of the body are held by now; 0: the body was sent, or its exchange is over."""
         for one in self._holding():
             if one.held is not None:
                 one.held.note(count)
@@ -190,5 +191,5 @@ class Filters:
         return fields
 
     def too_long(self) -> UnfitError:
-        """Of the filter that holds the least."""
+        """The error of the filter that may hold the least."""
         return next(one for one in self._holding() if one.limit == self.limit).too_long()

@@ -53,13 +53,13 @@ class InspectedConnection:
         self.doomed = False
         """Ends in a reset instead of a polite close."""
         self.retired = False
-        """Its next response says that it is the last."""
+        """Whether the next response says that it is the last one on this connection."""
         self._tls: Final = tls
         self._loop: Final = asyncio.get_running_loop()
         self._buffer = Buffer()
         """What the client has sent and nobody has read: the rest of a body, then pipelined requests."""
         self._body: BodyReader | None = None
-        """Of the request at hand; None when it has been read to its end."""
+        """The body of the request at hand; None when it has been read to its end."""
         self._exchange: Exchange | None = None
         self._free: Final = asyncio.Event()
         """No request is under way."""
@@ -294,7 +294,7 @@ class InspectedConnection:
         self._watching = self._loop.call_later(seconds, self._look_for_idleness)
 
     def _look_for_idleness(self) -> None:
-        """As the sweep does, where none comes by."""
+        """Does what the sweep does, for a connection that no sweep reaches."""
         exchange, longest = self._exchange, self.parts.settings.idle_timeout
         quiet = time.monotonic() - exchange.last_byte if exchange is not None else 0.0
         if exchange is not None and exchange.grant is not None:

@@ -132,7 +132,7 @@ class Front(Endpoint):
         self._loop.call_later(LINGER_SECONDS, self.reset, number, ErrorCodes.NO_ERROR)
 
     def _reset_came(self, stream: Http2Stream | None, cause: str) -> None:
-        """By the client, or because its body is not as long as it says."""
+        """Ends a stream that the client has reset, or whose body is not as long as it says."""
         if stream is not None:
             stream.pipe.break_off(BrokenBodyError("reset by the client"))
             self.release(stream.id)

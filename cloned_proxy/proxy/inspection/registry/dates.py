@@ -28,11 +28,11 @@ class Dated(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Dates:
-    """Of one package."""
+    """The release dates of one package."""
 
     package: str
     files: Mapping[str, Dated] = field(repr=False)
-    """By `file_key` of the URL."""
+    """Release dates by the `file_key` of the file's URL."""
     order: Callable[[Iterable[str]], str]
     """The newest of some versions, pre-releases only where there is nothing else; "" of none."""
     spelled: Mapping[str, str] = field(default_factory=dict, repr=False)

@@ -54,7 +54,7 @@ def accepts_gzip(values: Iterable[str]) -> bool:
 
 
 def zipped(pieces: Sequence[Piece]) -> bytes:
-    """As fast as it goes: a large document would otherwise be copied from buffer to buffer on its way to the client."""
+    """Compresses at the fastest level: a large document would otherwise be copied from buffer to buffer on its way."""
     deflating = zlib.compressobj(1, zlib.DEFLATED, _GZIP)
     return b"".join((*(deflating.compress(b"".join(some)) for some in batched(pieces, _PIECES)), deflating.flush()))
 

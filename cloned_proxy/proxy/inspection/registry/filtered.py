@@ -23,7 +23,7 @@ class AbsentError(MetadataError):
 @dataclass(frozen=True, slots=True)
 class Filtered:
     pieces: Sequence[Piece] = field(repr=False)
-    """Of the document: most of them are parts of the original, which are not copied."""
+    """The pieces of the document. Most are parts of the original, which are not copied."""
     dates: Dates
     kept: int
     """Versions, or files, that are still in it."""

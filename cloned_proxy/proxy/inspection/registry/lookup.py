@@ -65,7 +65,7 @@ class AgeLookup:
         self._work = work
         self._bodies = bodies
         self._answered: set[Index] = set()
-        """Those that have had metadata: they are asked first."""
+        """The registries that have had metadata before: they are asked first."""
         self._locks: WeakValueDictionary[object, asyncio.Lock] = WeakValueDictionary()
 
     def note(self, grant: Grant, dates: Dates) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from msgspec import Raw, Struct, ValidationError
 from msgspec.json import Decoder, encode
 
-from cloned_proxy.policy.paths.registry_path import Part, target_of
+from cloned_proxy.policy.paths.registry_path import PackagePart, target_of
 from cloned_proxy.policy.terms.registry import Registry
 from cloned_proxy.proxy.inspection.registry.dates import Dated, Dates, file_key, is_old_enough, parse_time, spelled_in
 from cloned_proxy.proxy.inspection.registry.filtered import Filtered, MetadataError, Piece
@@ -29,7 +29,7 @@ _NOT_COPIED: Final = frozenset({"versions", "time", "dist-tags", "_attachments"}
 _TIMES_OF_ALL: Final = frozenset({"created", "modified"})
 _NO_DATE: Final = float("inf")
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9_~+-][A-Za-z0-9._~+-]*")
-"""Of a file whose URL has neither an escape nor a query."""
+"""The pattern of a file's URL that has neither an escape nor a query."""
 
 
 class _Dist(Struct):
@@ -51,7 +51,7 @@ _EMPTY: Final = Raw(b"{}")
 class _Version(NamedTuple):
     text: Raw
     url: str
-    """Of its tarball; "" when there is none."""
+    """URL of the version's tarball; "" when there is none."""
     deprecated: bool
 
     @classmethod
@@ -119,7 +119,7 @@ def filter_packument(
 
 
 def one_version(body: bytes, wanted: str) -> bytes | None:
-    """Of a filtered packument the version that a number or a tag names, as a registry tells it by itself."""
+    """The version of a filtered packument that a number or a tag names, as a registry gives it alone."""
     document = members(body)
     found = members(document["versions"]).get(values(document["dist-tags"]).get(wanted, wanted))
     return None if found is None else bytes(found)
@@ -148,7 +148,7 @@ class _Tarballs:
         self._registry = registry
         self._covered = covered
         self._directories: dict[str, tuple[str, bool]] = {}
-        """By the URL as it is written up to the last slash: the key up to there, and whether a rule judges it."""
+        """For each URL up to its last slash: the key up to there, and whether a rule judges it."""
         self.dated: dict[str, Dated] = {}
         self.spelled: dict[str, str] = {}
         """The paths that a key does not spell."""
@@ -190,7 +190,7 @@ class _Tarballs:
     def _judged(self, url: str) -> tuple[str, bool]:
         key = file_key(url)
         target = target_of(self._registry, spelled_in(url)) if key else None
-        ours = target is not None and target.part is Part.FILE and target.package == self._package
+        ours = target is not None and target.part is PackagePart.FILE and target.package == self._package
         return (key, self._covered(url)) if ours else ("", False)
 
 

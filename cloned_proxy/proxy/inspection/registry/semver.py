@@ -16,7 +16,7 @@ class Semver(NamedTuple):
     final: bool
     """No pre-release: above every pre-release of the same numbers."""
     labels: tuple[tuple[bool, int, str], ...]
-    """Of a pre-release: numbers below words, numbers by value, words by their ASCII."""
+    """Sorts the parts of a pre-release: numbers below words, numbers by value, words by their ASCII."""
 
 
 def parse_semver(text: str) -> Semver | None:

@@ -94,7 +94,7 @@ class Admission:
 
 
 def _same_target(head: Head, tunnel: Grant) -> bool:
-    """CONNECT host = inner Host (contract section 5)."""
+    """The host of the CONNECT must be that of the Host field inside (docs/reasons.md, `host_header_mismatch`)."""
     try:
         return head.port == tunnel.decision.request.port and parse_host(head.host) == tunnel.decision.host
     except HostError:

@@ -104,7 +104,7 @@ class Pool:
         self._only_http2 = True
 
     def _close_idle(self) -> None:
-        """Those that were too old for a request would pile up beside the new one that it gets."""
+        """Closes connections that are too old for a request, which would pile up beside the new one that it gets."""
         for upstream in tuple(self._open):
             if upstream.free and upstream.idle_for():
                 upstream.close()

@@ -36,7 +36,7 @@ class UpstreamLostError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class UpstreamRequest:
     """The head of a request as it goes upstream."""
 
     head: Head
@@ -49,7 +49,7 @@ class Outgoing:
     trailers: bool
     """Whether those of the response are wanted."""
     interim: Callable[[], None]
-    """Told when the upstream asks for the body (100)."""
+    """Is called when the upstream asks for the body (100)."""
 
     @property
     def upgrades(self) -> bool:
@@ -65,14 +65,14 @@ class UpstreamExchange(Protocol):
     """One request and its response. Its methods raise UpstreamLostError."""
 
     body: Pipe
-    """Of the response."""
+    """The fields of the response."""
     head: asyncio.Future[ResponseSeen]
 
     async def send(self, piece: bytes) -> None:
         """A piece of the request's body, as fast as the upstream takes it."""
 
     async def end(self, trailers: Trailers) -> None:
-        """Behind the last piece."""
+        """Ends the request body behind its last piece."""
 
     def fail(self, error: UpstreamLostError) -> None:
         """Ends it for whoever waits for its head or its body."""
@@ -112,7 +112,7 @@ class Upstream(Protocol):
     async def run(self) -> None:
         """Until it is closed."""
 
-    def open(self, outgoing: Outgoing) -> UpstreamExchange: ...
+    def open(self, outgoing: UpstreamRequest) -> UpstreamExchange: ...
 
     def abort(self) -> None: ...
 

@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 
 def place_of(url: str) -> Place:
-    """Of `http(s)://HOST:PORT`. Raises ValueError (HostError is one)."""
+    """The place that `http(s)://HOST:PORT` names. Raises ValueError (HostError is one)."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not parts.port:
         raise ValueError("not the URL of an HTTP proxy")

@@ -92,6 +92,6 @@ def test_python_waits_for_the_answer(workspace: Workspace, monkeypatch: pytest.M
     made = request_egress(["api.example.com"], scope="global", workspace=workspace.path)
     assert made.wait(timeout=0.05).state == "pending"
     workspace.call("approvals", "reject", made.id)
-    assert made.wait(timeout=30).state == "rejected"
+    assert made.wait(timeout=90).state == "rejected"
     with pytest.raises(NeverAllowedError, match="every host"):
         request_egress(["*"], scope="global", workspace=workspace.path)

@@ -25,7 +25,7 @@ def test_curl_uses_the_printed_credential(workspace: Workspace, origin: Origin) 
     assert done.stdout.startswith("HTTP_PROXY=http://demo.tool%40v1:")
     proxy = done.stdout.splitlines()[0].partition("=")[2]
     curl = ["curl", "--silent", "--output", os.devnull, "--write-out", "%{http_code}", "--proxy", proxy, origin.url()]
-    assert subprocess.run(curl, capture_output=True, text=True, timeout=20, check=True).stdout == "200"
+    assert subprocess.run(curl, capture_output=True, text=True, timeout=90, check=True).stdout == "200"
 
 
 @pytest.mark.parametrize("header", ["Proxy-Authorization: Bearer {token}", "X-Cloned-Tool-Token: {token}"])

@@ -12,7 +12,7 @@ import pytest
 from tests.cli.program import Origin, Serving, Workspace, eventually, literal, policy_text
 
 ACTS_WITHIN = 0.25
-"""Seconds, contract section 3. Counted from the moment the file has been replaced."""
+"""Seconds (docs/policy.md#the-order-of-a-decision). Counted from the moment the file has been replaced."""
 
 
 def passes(serving: Serving, origin: Origin) -> bool:
@@ -94,7 +94,7 @@ def test_sighup_reads_the_file_again(workspace: Workspace, origin: Origin) -> No
 def test_a_tunnel_is_cut_when_its_rule_goes(workspace: Workspace, origin: Origin) -> None:
     workspace.write_policy(policy_text(allow=[literal(origin, protocols="[tcp]")]))
     serving = workspace.serve()
-    with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as tunnel:
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=90) as tunnel:
         tunnel.sendall(f"CONNECT 127.0.0.1:{origin.port} HTTP/1.1\r\nHost: 127.0.0.1:{origin.port}\r\n\r\n".encode())
         assert tunnel.recv(4096).startswith(b"HTTP/1.1 200")
         workspace.write_policy(policy_text())

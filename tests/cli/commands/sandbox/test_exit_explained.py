@@ -54,6 +54,7 @@ CASES: list[tuple[str, int, tuple[str, ...], bytes, str | None]] = [
     ("what a script calls", 127, ("sh", "-c", "z"), b"sh: 1: z: not found", "exit code 127: something that sh called"),
     ("what it may not call", 126, ("sh",), b"sh: 1: /z: Permission denied", "exit code 126: something that sh called"),
     ("silence", 127, ("x",), b"", "exit code 127: something that x called was not found in the image worker:1"),
+    ("a file too large", 153, ("dd",), b"File size limit exceeded", "a file became larger than one file may be in"),
     ("a name that is a pattern", 127, ("(",), b"exec: (: not found", "the image worker:1 has no (: "),
 ]
 

@@ -17,5 +17,5 @@ def test_memory_is_private_for_a_process_and_what_it_forks() -> None:
         "    os._exit(0)\n"
         "os.wait()\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=True)
     assert done.stdout.splitlines() == ["1", "0 (0, 0)", "0"]

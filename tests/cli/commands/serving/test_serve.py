@@ -39,7 +39,7 @@ def test_the_two_printed_curl_lines_behave_as_printed(workspace: Workspace, orig
         command = [*shlex.split(told[word]), "--silent", "--output", os.devnull]
         # A refused CONNECT has its status in http_connect, a plain request in http_code.
         command += ["--write-out", "%{http_connect} %{http_code}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
         assert status in done.stdout.split(), (word, done)
     assert len(origin.seen) == 1
 
@@ -194,7 +194,7 @@ def test_a_drain_ends_after_its_time(workspace: Workspace, origin: Origin) -> No
     config.write_text("proxy: {drain_seconds: 0.3}\n")
     config.chmod(0o600)
     serving = workspace.serve()
-    with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as tunnel:
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=90) as tunnel:
         tunnel.sendall(f"CONNECT 127.0.0.1:{origin.port} HTTP/1.1\r\nHost: 127.0.0.1:{origin.port}\r\n\r\n".encode())
         assert tunnel.recv(4096).startswith(b"HTTP/1.1 200")
         serving.signal(signal.SIGINT)

@@ -89,7 +89,7 @@ def settings() -> dict[str, str]:
 def test_the_unit_starts_what_the_program_understands() -> None:
     command = settings()["ExecStart"].split()
     assert Path(command[0]).name == PROGRAM.name
-    told = subprocess.run([PROGRAM, "serve", "--help"], capture_output=True, text=True, timeout=20, check=True).stdout
+    told = subprocess.run([PROGRAM, "serve", "--help"], capture_output=True, text=True, timeout=90, check=True).stdout
     assert all(word in told for word in command[2:] if word.startswith("--"))
     assert settings()["Type"] == "notify"
 
@@ -99,7 +99,7 @@ def test_the_unit_is_as_closed_as_its_head_says() -> None:
     if analyze is None:
         pytest.skip("systemd-analyze is missing: apt-get install systemd")
     command = [analyze, "security", "--offline=true", f"--threshold={EXPOSURE * 10:.0f}", "--no-pager", str(UNIT)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr
     assert f"exposure {EXPOSURE}" in UNIT.read_text()
 

@@ -68,7 +68,7 @@ def gone(pid: int) -> bool:
 def tunnel(serving: Serving, origin: Origin) -> Iterator[socket.socket]:
     """An open raw tunnel to the origin."""
     place = f"127.0.0.1:{origin.port}"
-    with socket.create_connection(("127.0.0.1", serving.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", serving.port), timeout=90) as client:
         client.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n\r\n".encode())
         answer = client.recv(4096)
         assert answer.startswith(b"HTTP/1.1 200"), answer
@@ -306,7 +306,7 @@ def test_concurrent_flows_hold_over_all_workers_and_a_killed_worker_gives_its_ow
     )
 
     def connect(stack: ExitStack) -> bytes:
-        client = stack.enter_context(socket.create_connection(("127.0.0.1", serving.port), timeout=10))
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", serving.port), timeout=90))
         client.sendall(head.encode())
         return client.recv(12)[9:]
 
@@ -389,7 +389,7 @@ def test_no_tool_takes_the_last_fifth_of_the_connections(
     with ExitStack() as stack:
 
         def connect(field: str = "") -> bytes:
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", serving.port), timeout=10))
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", serving.port), timeout=90))
             client.sendall(f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{field}\r\n".encode())
             answer = client.recv(12)[9:]
             if answer != b"200":
