@@ -77,7 +77,7 @@ lint: setup ## style and types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-check: lint ## lint, types, dead links, help text
+check: lint $(DOCS_ENV)/.installed ## lint, types, dead links, help text, the pages that the code writes
 	@$(PY) -m pytest -q -m "not docker" tests/docs
 
 plane: ## build the native plane with cargo, offline (`make serve` does)
@@ -118,7 +118,7 @@ fuzz: setup ## a million mutated heads, hellos, messages against other readers, 
 	@$(PY) -m tests.proxy.fuzz
 	@! command -v cargo >/dev/null || { $(MAKE) --silent plane && $(PY) -m tests.proxy.plane.fuzz_plane; }
 
-sanitize: ## the native plane under load with AddressSanitizer, or valgrind; nothing of Python in it
+sanitize: ## the native plane under load with AddressSanitizer and ThreadSanitizer, or valgrind; no Python in it
 	@command -v rustc >/dev/null || { echo "the native plane needs rustc: apt-get install cargo" >&2; exit 2; }
 	@plane/load/sanitize.sh 20
 

@@ -5,14 +5,59 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
-from bench.contenders import ContenderError
+from bench.contenders import ContenderError, Squid
+from bench.report import Results
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.images.worker import PYTHON_IMAGE
 from tests.runner.kept_images import bring_sandbox_images
+
+
+class _Script(NamedTuple):
+    module: str
+    seconds: float
+    """At most."""
+    counts_rounds: int = 0
+    """Times the rounds of the run, with `--rounds`; 0: it has its own."""
+    images: bool = False
+    """Whether it needs an engine and the sandbox's images."""
+
+
+PARTS: Final[Mapping[str, tuple[_Script, ...]]] = {
+    "neighbour": (_Script("bench.neighbour", 90.0, 1),),
+    "opened": (_Script("bench.opened", 240.0, 1), _Script("bench.inspected", 240.0, 1)),
+    "chained": (_Script("bench.chained", 180.0),),
+    "fleet": (_Script("bench.fleet_cost", 240.0),),
+    "registry": (_Script("bench.registry", 120.0, 3),),
+    "sandbox": tuple(
+        _Script(f"bench.{name}", 240.0, images=True) for name in ("sandbox", "transparent", "mcp", "warm_exec")
+    ),
+    "model": (_Script("bench.model", 300.0, images=True),),
+}
+"""By the name of a part, which is that of its field in the results."""
+
+
+async def run_alone(part: str, rounds: int, results: Results) -> None:
+    """Puts the figures of a part into the results; says why where it cannot be run here."""
+    if missing := _missing(part):
+        print(f"  left out: needs {missing}", flush=True)
+        return
+    found: dict[str, float] = getattr(results, part)
+    for script in PARTS[part]:
+        options = ("--rounds", str(rounds * script.counts_rounds)) if script.counts_rounds else ()
+        found |= await alone(script.module, script.seconds, *options, images=script.images)
+
+
+def _missing(part: str) -> str:
+    if part == "chained" and (os.geteuid() != 0 or Squid.version() is None):
+        return "root and Squid"
+    return "redis-server" if part == "fleet" and shutil.which("redis-server") is None else ""
 
 
 async def alone(module: str, seconds: float, *options: str, images: bool = True) -> dict[str, float]:

@@ -128,6 +128,10 @@ def _length(head: bytes) -> int:
     return int(lowered[at + 17 : lowered.find(b"\r\n", at + 2)]) if at >= 0 else 0
 
 
+def connect_head(target: str, fields: str = "") -> bytes:
+    return f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n{fields}\r\n".encode()
+
+
 class Tunnel(Client):
     """CONNECT, the first bytes of a client, and the first bytes of the answer through the tunnel."""
 
@@ -136,6 +140,8 @@ class Tunnel(Client):
     """What the client says first: a ClientHello."""
     wanted = 1
     """Bytes to receive through the tunnel."""
+    asks = True
+    """False: it is connected to the upstream itself."""
 
     def __init__(self, load: Load) -> None:
         super().__init__(load)
@@ -143,7 +149,14 @@ class Tunnel(Client):
         self.arrived = 0
 
     def start(self) -> None:
-        self.transport.write(f"CONNECT {HOST}:{self.port} HTTP/1.1\r\nHost: {HOST}:{self.port}\r\n\r\n".encode())
+        if self.asks:
+            self.transport.write(connect_head(self.target()))
+        else:
+            self._open = True
+            self.transport.write(self.first)
+
+    def target(self) -> str:
+        return f"{HOST}:{self.port}"
 
     def data_received(self, data: bytes) -> None:
         if not self._open:
@@ -175,6 +188,8 @@ class TlsTunnel(Client):
     """CONNECT, a whole TLS handshake and one request and response in it."""
 
     port = 0
+    asks = True
+    """As for `Tunnel`."""
 
     def __init__(self, load: Load) -> None:
         super().__init__(load)
@@ -184,11 +199,14 @@ class TlsTunnel(Client):
         self._shaken = False
 
     def start(self) -> None:
-        self.transport.write(f"CONNECT {HOST}:{self.port} HTTP/1.1\r\nHost: {HOST}:{self.port}\r\n\r\n".encode())
+        if self.asks:
+            self.transport.write(connect_head(f"{HOST}:{self.port}"))
+        else:
+            self.data_received(b"")
 
     def data_received(self, data: bytes) -> None:
         if self._session is None:
-            rest = self.head(data, b"200")
+            rest = self.head(data, b"200") if self.asks else data
             if rest is None:
                 return
             self._session = _TLS.wrap_bio(self._incoming, self._outgoing, server_hostname=HOST)
@@ -218,7 +236,7 @@ class Denied(Client):
     """A CONNECT that must be refused."""
 
     def start(self) -> None:
-        self.transport.write(f"CONNECT {DENIED}:443 HTTP/1.1\r\nHost: {DENIED}:443\r\n\r\n".encode())
+        self.transport.write(connect_head(f"{DENIED}:443"))
 
     def data_received(self, data: bytes) -> None:
         rest = self.head(data, b"403")

@@ -12,17 +12,15 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, ClassVar, Final
 
+from bench.measure import cpu_seconds
 from bench.wire import HOST, marked_bytes, marked_hello, real_hello
 from cloned_proxy.proxy.plane.choice import PlaneMode, choose
 
 _START_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
-_INSTALL_SECONDS: Final = 300.0
-_SERVICE_POLICY: Final = Path("/usr/sbin/policy-rc.d")
 _HELLO: Final = real_hello()
 
 
@@ -45,6 +43,8 @@ class Contender(ABC):
     """One proxy process tree; `directory` is its own and holds its configuration and logs."""
 
     name: ClassVar[str]
+    asks: ClassVar[bool] = True
+    """Whether its clients ask for a tunnel with CONNECT."""
 
     def __init__(self, directory: Path, ports: tuple[int, int], rules: int) -> None:
         """`ports` are the upstream's: plain HTTP and TLS."""
@@ -77,6 +77,14 @@ class Contender(ABC):
     @property
     def address(self) -> tuple[str, int]:
         return "127.0.0.1", self.port
+
+    def address_for(self, port: int) -> tuple[str, int]:  # noqa: ARG002  a proxy is asked for every port at its own
+        """Where clients connect that want something of this port of the upstream."""
+        return self.address
+
+    def cpu(self) -> float:
+        """CPU-seconds of its processes so far."""
+        return cpu_seconds(self.pid)
 
     def start(self) -> None:
         """Returns when it accepts connections. Raises ContenderError with the end of its log."""
@@ -122,6 +130,10 @@ class Contender(ABC):
 class Ours(Contender):
     name = "cloned-proxy"
     workers = 1
+    more_policy = ""
+    """Lines behind the global rules."""
+    settings = "audit: {denials_per_minute: 1000000000}\n"
+    """The others answer any number of refused calls, one log line for each; so do we here."""
 
     @classmethod
     def version(cls) -> str | None:
@@ -132,15 +144,15 @@ class Ours(Contender):
     def policy(self) -> Path:
         return self.directory / ".cloned" / "policy.yaml"
 
-    def write_policy(self, hosts: list[str], literal: str = "") -> float:
-        """Replaces the policy file; returns when (monotonic seconds). `literal` is one address more that is allowed."""
+    def write_policy(self, hosts: list[str], *literals: str) -> float:
+        """Replaces the policy file; returns when (monotonic seconds). `literals` are allowed addresses beside them."""
         ports = ", ".join(str(port) for port in self.ports)
         lines = [f"    - {name}\n" for name in hosts if name != HOST]
         lines.append(f"    - {{host: {HOST}, ports: [{ports}], addresses: [private]}}\n")
-        if literal:
-            lines.append(f"    - {{host: {literal}, ports: [{self.ports[1]}]}}\n")
+        lines += [f"    - {{host: {literal}, ports: [{self.ports[1]}]}}\n" for literal in literals]
         fresh = self.policy.with_suffix(".new")
-        fresh.write_text("version: 1\nmode: enforce\nanonymous: global\nglobal:\n  allow:\n" + "".join(lines))
+        rules = "".join(lines) + self.more_policy
+        fresh.write_text(f"version: 1\nmode: enforce\nanonymous: global\nglobal:\n  allow:\n{rules}")
         fresh.chmod(0o600)
         fresh.replace(self.policy)
         return time.monotonic()
@@ -148,9 +160,8 @@ class Ours(Contender):
     def command(self) -> list[str]:
         self.policy.parent.mkdir(mode=0o700)
         self.write_policy(rule_hosts(self.rules))
-        # The others answer any number of refused calls, one log line for each; so do we here.
         config = self.policy.with_name("config.yaml")
-        config.write_text("audit: {denials_per_minute: 1000000000}\n")
+        config.write_text(self.settings)
         config.chmod(0o600)
         self.metrics_port = free_port()
         command = [str(Path(sys.executable).with_name("cloned-proxy")), "serve"]
@@ -160,14 +171,14 @@ class Ours(Contender):
 
 
 class OursTwice(Ours):
+    """Two threads of the native plane; without it, two processes."""
+
     name = "cloned-proxy, 2 workers"
     workers = 2
 
-    @classmethod
-    def version(cls) -> str | None:
-        serve = Path(sys.executable).with_name("cloned-proxy")
-        described = subprocess.run([serve, "serve", "--help"], capture_output=True, text=True, check=False)
-        return super().version() if "--workers" in described.stdout else None
+    def command(self) -> list[str]:
+        native = choose(PlaneMode.AUTO).library is not None
+        return [*super().command(), *(("--plane", "require") if native else ())]
 
 
 class OursPython(Ours):
@@ -275,36 +286,3 @@ def _version_of(program: str, option: str, *, field: int) -> str | None:
         return None
     said = subprocess.run([path, option], capture_output=True, text=True, check=False).stdout.split()
     return said[field] if len(said) > field else "unknown"
-
-
-def install_missing() -> None:
-    """Squid and tinyproxy from Debian, where we may; a machine without them runs the rest of the benchmark."""
-    missing = [kind.name.lower() for kind in (Squid, Tinyproxy) if kind.version() is None]
-    if not missing or os.geteuid() != 0 or shutil.which("apt-get") is None:
-        return
-    print(f"installing {' and '.join(missing)} from Debian", flush=True)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    command = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing]
-    with _no_services(), contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run(
-            command,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-            timeout=_INSTALL_SECONDS,
-        )
-
-
-@contextlib.contextmanager
-def _no_services() -> Iterator[None]:
-    """The packages' own services must not start: Debian asks this file, and 101 says no."""
-    if _SERVICE_POLICY.exists():
-        yield
-        return
-    _SERVICE_POLICY.write_text("#!/bin/sh\nexit 101\n")
-    _SERVICE_POLICY.chmod(0o755)
-    try:
-        yield
-    finally:
-        _SERVICE_POLICY.unlink(missing_ok=True)

@@ -55,7 +55,7 @@ class Opening(Ours):
     terms: ClassVar[str] = ""
     """What else the rule says."""
 
-    def write_policy(self, hosts: list[str], literal: str = "") -> float:  # noqa: ARG002  one rule is enough
+    def write_policy(self, hosts: list[str], *literals: str) -> float:  # noqa: ARG002  one rule is enough
         port = self.ports[1]
         entry = f"{{host: {HOST}, ports: [{port}], paths: ['/v1/**'], {self.terms}addresses: [private]}}"
         self.policy.write_text(f"version: 1\nanonymous: global\nglobal:\n  allow: [{entry}]\n")

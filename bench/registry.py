@@ -8,6 +8,7 @@ this machine, compressed as registries send it.
 
 from __future__ import annotations
 
+import argparse
 import datetime as dt
 import gzip
 import http.client
@@ -201,7 +202,9 @@ def measure(rounds: int = 9) -> dict[str, float]:
 
 
 def main() -> int:
-    found = {name: round(value, 1) for name, value in measure(int(sys.argv[1]) if len(sys.argv) > 1 else 9).items()}
+    parser = argparse.ArgumentParser(prog="bench.registry")
+    parser.add_argument("--rounds", type=int, default=9)
+    found = {name: round(value, 1) for name, value in measure(parser.parse_args().rounds).items()}
     print(json.dumps(found))
     met = found["added_ms"] <= MILLISECONDS and found["added_mb"] <= MEGABYTES
     verdict = f"{'met' if met else 'MISSED'} ({MILLISECONDS:.0f} ms, {MEGABYTES:.0f} MB)"

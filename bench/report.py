@@ -56,6 +56,8 @@ class Results:
     """Resident MB along the long run."""
     many_tunnels: dict[str, float] = field(default_factory=dict)
     """How many were open, and the resident MB of the whole proxy."""
+    neighbour: dict[str, float] = field(default_factory=dict)
+    """As `bench.neighbour` prints them."""
     chained: dict[str, float] = field(default_factory=dict)
     """As `bench.chained` prints them."""
     fleet: dict[str, float] = field(default_factory=dict)
@@ -123,6 +125,7 @@ def markdown(results: Results) -> str:
         steps = " → ".join(f"{size:.0f}" for size in results.memory)
         lines += ["", "### Resident memory over the long run", "", f"{steps} MB"]
     for title, found in (
+        ("Allowed calls beside a loop of denied ones", results.neighbour),
         ("Through a Squid in front", results.chained),
         ("What a fleet costs: more CPU than alone", results.fleet),
         ("Requests in opened TLS", results.opened),

@@ -1,8 +1,8 @@
 """`make bench`: us beside Squid, tinyproxy and stock mitmdump; the same work, one run, rounds interleaved.
 
-`BENCH=quick` takes about two minutes and shows that everything runs; only the figures of the full run (ten minutes) are
-worth quoting, and only from a machine that does nothing else. `python -m bench --page` puts
-them into docs/performance.md.
+`BENCH=quick` takes about two minutes and shows that everything runs; only the figures of the full run (at most 25
+minutes) are worth quoting, and only from a machine that does nothing else. `python -m bench --page` puts them into
+docs/performance.md.
 A contender that fails is left out and named at the end; the exit code is then 1.
 """
 
@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -24,12 +23,15 @@ from typing import Final
 
 import uvloop
 
-from bench.alone import alone
-from bench.contenders import CONTENDERS, Contender, ContenderError, Mitmdump, Ours, OursTwice, Squid, install_missing
+from bench import cold
+from bench.alone import PARTS, run_alone
+from bench.contenders import CONTENDERS, Contender, ContenderError, Mitmdump, Ours, OursTwice
+from bench.install import install_missing
 from bench.lasting import memory_over, reload_figures
 from bench.measure import Sample, machine_facts
 from bench.micro import SIZES, run_micro
 from bench.page import write_page
+from bench.references import Direct, Floor
 from bench.report import Figure, Results, Table, summarise, write
 from bench.start import measure as start_ratios
 from bench.upstream_process import UpstreamProcess
@@ -47,24 +49,17 @@ _PARTS: Final = (
     "idle",
     "tunnels",
     "rules",
+    "cold",
     "reload",
     "memory",
-    "chained",
-    "fleet",
-    "opened",
-    "registry",
-    "sandbox",
-    "model",
+    *PARTS,
 )
 _PATIENCE: Final = 60.0
 """Seconds over its own time that a workload may take before it is given up."""
+_MOST_SECONDS: Final = 1500.0
+"""Of a whole run: what has not ended by then is given up, and named among the failures."""
 _OTHER_FILES: Final = 200
-_OPENED_SECONDS: Final = 240.0
-_REGISTRY_SECONDS: Final = 120.0
-_SANDBOX_SECONDS: Final = 240.0
-_MODEL_SECONDS: Final = 300.0
-_CHAINED_SECONDS: Final = 180.0
-_FLEET_SECONDS: Final = 240.0
+_COLD: Final = "CONNECT, each to a host that nobody has asked for"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +78,7 @@ class Plan:
     """Of the long run; 0 leaves it out."""
 
 
-_FULL: Final = Plan("full", rounds=3, seconds=2.5, idle_tunnels=1_000, many_tunnels=10_000, reloads=3, requests=60_000)
+_FULL: Final = Plan("full", rounds=3, seconds=2.0, idle_tunnels=1_000, many_tunnels=10_000, reloads=3, requests=30_000)
 _QUICK: Final = Plan("quick", rounds=1, seconds=1.0, idle_tunnels=500, many_tunnels=2_000, reloads=2, requests=0)
 
 
@@ -106,23 +101,23 @@ class Bench:
             "idle": self._idle,
             "tunnels": self._tunnels,
             "rules": self._rules,
+            "cold": self._cold,
             "reload": self._reload,
             "memory": self._memory,
-            "chained": self._chained,
-            "fleet": self._fleet,
-            "opened": self._opened,
-            "registry": self._registry,
-            "sandbox": self._sandbox,
-            "model": self._model,
         }
         if (task := asyncio.current_task()) is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        until = asyncio.get_running_loop().time() + _MOST_SECONDS
         with UpstreamProcess(self._directory) as ports:
             self._ports = ports
             for part in parts:
                 print(f"{part}:", flush=True)
                 with self._reported(part):
-                    await steps[part]()
+                    async with asyncio.timeout_at(until):
+                        if part in steps:
+                            await steps[part]()
+                        else:
+                            await run_alone(part, self._plan.rounds, self._results)
 
     @contextmanager
     def _reported(self, what: str) -> Iterator[None]:
@@ -163,6 +158,8 @@ class Bench:
                 with self._reported(f"round {number + 1}, {kind.name}"):
                     async with self._running(kind) as contender:
                         for workload in WORKLOADS:
+                            if workload.needs_proxy and kind is Direct:
+                                continue
                             sample = await self._measured(workload, contender)
                             samples.setdefault((workload.key, kind.name), []).append(sample)
                             _say(number, kind.name, workload.title, sample, workload.unit)
@@ -177,6 +174,8 @@ class Bench:
     async def _idle(self) -> None:
         figures: list[Figure] = []
         for kind in self._kinds:
+            if kind is Direct:
+                continue
             with self._reported(f"idle tunnels, {kind.name}"):
                 async with self._running(kind) as contender:
                     found = await idle_memory(contender, self._plan.idle_tunnels)
@@ -198,7 +197,7 @@ class Bench:
 
         Every size in every round: a machine that slows down meanwhile slows them all.
         """
-        kinds = [kind for kind in self._kinds if kind not in (OursTwice, Mitmdump)]
+        kinds = [kind for kind in self._kinds if kind not in (OursTwice, Mitmdump, Floor, Direct)]
         samples: dict[tuple[int, str], list[Sample]] = {(rules, kind.name): [] for rules in SIZES for kind in kinds}
         for number in range(self._plan.rounds):
             for kind in kinds:
@@ -227,37 +226,24 @@ class Bench:
                 assert isinstance(ours, Ours)
                 self._results.memory = await memory_over(ours, self._plan.requests, 10)
 
-    async def _opened(self) -> None:
-        rounds = str(self._plan.rounds)
-        self._results.opened = await alone("bench.opened", _OPENED_SECONDS, "--rounds", rounds, images=False)
-        self._results.opened |= await alone("bench.inspected", _OPENED_SECONDS, "--rounds", rounds, images=False)
-
-    async def _registry(self) -> None:
-        rounds = str(self._plan.rounds * 3)
-        self._results.registry = await alone("bench.registry", _REGISTRY_SECONDS, rounds, images=False)
-
-    async def _sandbox(self) -> None:
-        self._results.sandbox = await alone("bench.sandbox", _SANDBOX_SECONDS)
-        self._results.sandbox |= await alone("bench.transparent", _SANDBOX_SECONDS)
-        self._results.sandbox |= await alone("bench.mcp", _SANDBOX_SECONDS)
-        self._results.sandbox |= await alone("bench.warm_exec", _SANDBOX_SECONDS)
-
-    async def _chained(self) -> None:
-        """Set-ups through us and a Squid in front, of that Squid alone."""
-        if os.geteuid() != 0 or Squid.version() is None:
-            print("  left out: needs root and Squid", flush=True)
-            return
-        self._results.chained = await alone("bench.chained", _CHAINED_SECONDS, images=False)
-
-    async def _fleet(self) -> None:
-        """A replica of a fleet beside the same build alone."""
-        if shutil.which("redis-server") is None:
-            print("  left out: needs redis-server", flush=True)
-            return
-        self._results.fleet = await alone("bench.fleet_cost", _FLEET_SECONDS, images=False)
-
-    async def _model(self) -> None:
-        self._results.model = await alone("bench.model", _MODEL_SECONDS)
+    async def _cold(self) -> None:
+        """Every round another start: what is warm in one must not be in the next."""
+        samples: dict[str, list[Sample]] = {kind.name: [] for kind in cold.KINDS}
+        with cold.upstream() as ports:
+            for number in range(self._plan.rounds):
+                for kind in cold.KINDS:
+                    self._started += 1
+                    contender = kind(self._directory / f"run{self._started}", ports, 1)
+                    assert isinstance(contender, Ours)
+                    try:
+                        cold.start(contender)
+                        sample = await cold.measure(contender, self._plan.seconds)
+                    finally:
+                        contender.stop()
+                    samples[kind.name].append(sample)
+                    _say(number, kind.name, _COLD, sample, SET_UP.unit)
+        figures = tuple(summarise(name, found) for name, found in samples.items())
+        self._results.tables.append(Table("cold", _COLD, SET_UP.unit, figures))
 
 
 def _say(number: int, name: str, what: str, sample: Sample, unit: str) -> None:
@@ -298,7 +284,8 @@ def main() -> int:
 def _available(wanted: list[str] | None) -> tuple[list[type[Contender]], dict[str, str]]:
     kinds: list[type[Contender]] = []
     versions: dict[str, str] = {}
-    for kind in CONTENDERS:
+    every: tuple[type[Contender], ...] = (*CONTENDERS, Floor, Direct)
+    for kind in every:
         if wanted and kind.name not in wanted:
             continue
         version = kind.version()

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 OURS = "cloned-proxy"
 TWO_WORKERS = "cloned-proxy, 2 workers"
+PYTHON = "cloned-proxy, Python alone"
+FLOOR = "floor"
+_CORES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +44,19 @@ def targets_of(results: Results) -> list[Target]:
         _ratio(results, "download1", ("Squid",), "Bytes through one tunnel, of Squid", 3.0),
         _ratio(results, "download8", ("Squid",), "Bytes through eight tunnels, of Squid", 3.0),
         _ratio(results, "http", ("Squid",), "Plain HTTP requests, of Squid", 2.0),
-        _ratio(results, "denied", ("Squid",), "Denials, of Squid", 1.0),
+        _ratio(results, "tls", ("Squid", "tinyproxy"), "Whole TLS handshakes, of the better of the two", 1.2),
+        _ratio(results, "denied", ("Squid", "tinyproxy"), "Denied CONNECTs, of the better of the two", 1.0),
         _ratio(results, "http", ("mitmdump",), "Plain HTTP, of stock mitmdump (wall clock)", 1.5, of=lambda f: f.rate),
         _ratio(results, "setup", ("mitmdump",), "Set-ups, of stock mitmdump (wall clock)", 10.0, of=lambda f: f.rate),
-        _tail(results),
-        _workers(results, "http", "Two workers, plain HTTP, of one (wall clock)"),
-        _workers(results, "setup", "Two workers, set-ups, of one (wall clock)"),
+        _tail(results, "Squid", "p99 of a set-up, of Squid's", 1.0),
+        _tail(results, FLOOR, "p99 of a set-up, of the floor's", 2.0),
+        _workers(results, "http", "Two threads, plain HTTP, of one (wall clock)"),
+        _workers(results, "setup", "Two threads, set-ups, of one (wall clock)"),
         _idle(results),
         _many(results),
         _rules(results),
+        _cold(results),
+        *_neighbour(results.neighbour),
         *_chained(results.chained),
         *_fleet(results.fleet),
         *_opened(results.opened),
@@ -88,16 +95,23 @@ def _ratio(
     return Target(title, aim, of(ours) / best, "x") if ours is not None and of(ours) and best else None
 
 
-def _tail(results: Results) -> Target | None:
-    ours, squid = _figure(results, "setup", OURS), _figure(results, "setup", "Squid")
-    if ours is None or squid is None or not squid.p99:
+def _tail(results: Results, rival: str, title: str, aim: float) -> Target | None:
+    ours, theirs = _figure(results, "setup", OURS), _figure(results, "setup", rival)
+    if ours is None or theirs is None or not theirs.p99:
         return None
-    return Target("p99 of a set-up, of Squid's", 1.0, ours.p99 / squid.p99, "x", at_most=True)
+    return Target(title, aim, ours.p99 / theirs.p99, "x", at_most=True)
+
+
+def too_few_cores(results: Results) -> bool:
+    """Whether two threads of a proxy could not both run beside the clients and the upstream, which take a core each."""
+    return int(results.machine["cores"]) < _CORES
 
 
 def _workers(results: Results, key: str, title: str) -> Target | None:
     one, two = _figure(results, key, OURS), _figure(results, key, TWO_WORKERS)
-    return Target(title, 1.8, two.rate / one.rate, "x") if one is not None and two is not None and one.rate else None
+    if one is None or two is None or not one.rate or too_few_cores(results):
+        return None
+    return Target(title, 1.8, two.rate / one.rate, "x")
 
 
 def _idle(results: Results) -> Target | None:
@@ -110,6 +124,24 @@ def _many(results: Results) -> Target | None:
     if not many:
         return None
     return Target(f"Memory in all, {many['open']:.0f} tunnels open", 150.0, many["MB"], " MB", at_most=True)
+
+
+def _cold(results: Results) -> Target | None:
+    native, python = _figure(results, "cold", OURS), _figure(results, "cold", PYTHON)
+    if native is None or python is None or not python.per_cpu:
+        return None
+    return Target("Set-ups with a cold cache, of those in Python alone", 1.0, native.per_cpu / python.per_cpu, "x")
+
+
+def _neighbour(found: dict[str, float]) -> list[Target]:
+    if not found:
+        return []
+    return [
+        Target(
+            "Allowed calls that failed beside a loop of denied ones", 0.0, found["neighbour_failed"], "", at_most=True
+        ),
+        Target("Their median time, of that without the loop", 3.0, found["neighbour_ratio"], "x", at_most=True),
+    ]
 
 
 def _chained(found: dict[str, float]) -> list[Target]:
@@ -142,6 +174,7 @@ def _opened(found: dict[str, float]) -> list[Target]:
         Target("HTTP/2 in opened TLS, of our own HTTP/1.1", 0.8, found["opened_http2_of_http1"], "x"),
         Target("HTTP/2 in opened TLS, of stock mitmdump", 3.0, found["opened_http2_of_mitmdump"], "x"),
         Target("HTTP/1.1 in opened TLS, of stock mitmdump", 3.0, found["inspected_ours_of_mitmdump"], "x"),
+        Target("The same, each on a connection of its own", 3.0, found["inspected_ours_connections_of_mitmdump"], "x"),
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import ssl
 import sys
 from typing import Final, cast
@@ -19,6 +20,7 @@ from bench.wire import HOST, RESPONSE, asked_size, is_whole, real_hello
 
 _CHUNK: Final = b"\x17" * 262_144
 _END: Final = b"\r\n\r\n"
+EVERYWHERE: Final = "0.0.0.0"
 
 
 class HttpServer(asyncio.Protocol):
@@ -113,13 +115,23 @@ def _record_flight(context: ssl.SSLContext) -> bytes:
     raise RuntimeError("a handshake ended after one flight")
 
 
+def _bound(address: str) -> socket.socket:
+    """A free port there. EVERYWHERE is every address of loopback, and none of another interface."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if address == EVERYWHERE:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+    bound.bind((address, 0))
+    return bound
+
+
 async def _serve(address: str) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert(HOST).configure_cert(context)
     flight = _record_flight(context)
     loop = asyncio.get_running_loop()
-    http = await loop.create_server(HttpServer, address, 0, backlog=4096)
-    tls = await loop.create_server(lambda: TlsServer(context, flight), address, 0, backlog=4096)
+    http = await loop.create_server(HttpServer, sock=_bound(address), backlog=4096)
+    tls = await loop.create_server(lambda: TlsServer(context, flight), sock=_bound(address), backlog=4096)
     print(http.sockets[0].getsockname()[1], tls.sockets[0].getsockname()[1], flush=True)
     stopped = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopped.set)

@@ -10,7 +10,7 @@ from typing import Final
 
 from bench.clients import Client, Denied, HttpClient, IdleTunnel, Load, MakeClient, TlsTunnel, Tunnel, connect, drive
 from bench.contenders import Contender
-from bench.measure import Sample, cpu_seconds, rss_bytes
+from bench.measure import Sample, rss_bytes
 
 _CLIENTS: Final = 32
 _WARM_UP_SECONDS: Final = 0.2
@@ -19,6 +19,7 @@ _BULK_BYTES: Final = 3 * 1024**3
 """More than any tunnel carries in one sample; the time ends it."""
 _IDLE_SECONDS: Final = 45.0
 _SETTLE_SECONDS: Final = 1.0
+_SERVED: Final = 1_000
 
 
 def http(contender: Contender) -> MakeClient:
@@ -31,6 +32,7 @@ def http(contender: Contender) -> MakeClient:
 def set_up(contender: Contender) -> MakeClient:
     class SetUp(Tunnel):
         port = contender.ports[1]
+        asks = contender.asks
         first = contender.first_bytes(0)
 
     return SetUp
@@ -39,6 +41,7 @@ def set_up(contender: Contender) -> MakeClient:
 def handshake(contender: Contender) -> MakeClient:
     class Handshake(TlsTunnel):
         port = contender.ports[1]
+        asks = contender.asks
 
     return Handshake
 
@@ -57,15 +60,19 @@ class Workload:
     make: Callable[[Contender], MakeClient]
     latencies: bool = False
     """Whether p50 and p99 belong in the table."""
+    port: int = 1
+    """Which of the upstream's it is about."""
+    needs_proxy: bool = False
 
     async def run(self, contender: Contender, seconds: float) -> Sample:
         make = self.make(contender)
-        await drive(Load(contender.address, time.monotonic() + _WARM_UP_SECONDS, _NO_LIMIT), make, _CLIENTS)
-        before, began = cpu_seconds(contender.pid), time.monotonic()
-        load = Load(contender.address, began + seconds, _NO_LIMIT)
+        address = contender.address_for(contender.ports[self.port])
+        await drive(Load(address, time.monotonic() + _WARM_UP_SECONDS, _NO_LIMIT), make, _CLIENTS)
+        before, began = contender.cpu(), time.monotonic()
+        load = Load(address, began + seconds, _NO_LIMIT)
         await drive(load, make, _CLIENTS)
         elapsed = time.monotonic() - began
-        return Sample(load.count, elapsed, cpu_seconds(contender.pid) - before, load.latencies, load.errors)
+        return Sample(load.count, elapsed, contender.cpu() - before, load.latencies, load.errors)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,26 +84,29 @@ class Download:
     tunnels: int
     unit: str = "MB/s"
     latencies: bool = False
+    needs_proxy: bool = False
 
     async def run(self, contender: Contender, seconds: float) -> Sample:
         class Bulk(Tunnel):
             port = contender.ports[1]
+            asks = contender.asks
             first = contender.first_bytes(_BULK_BYTES)
             wanted = _BULK_BYTES
 
-        load = Load(contender.address, time.monotonic() + seconds, self.tunnels)
+        address = contender.address_for(contender.ports[1])
+        load = Load(address, time.monotonic() + seconds, self.tunnels)
         loop = asyncio.get_running_loop()
         clients = [Bulk(load) for _ in range(self.tunnels)]
         errors = 0
         for client in clients:
             try:
-                await loop.create_connection(lambda it=client: it, *contender.address)  # type: ignore[misc]
+                await loop.create_connection(lambda it=client: it, *address)  # type: ignore[misc]
             except OSError:
                 errors += 1
         await asyncio.sleep(_WARM_UP_SECONDS)
-        before, began, carried = cpu_seconds(contender.pid), time.monotonic(), sum(c.arrived for c in clients)
+        before, began, carried = contender.cpu(), time.monotonic(), sum(c.arrived for c in clients)
         await asyncio.wait([client.done for client in clients], timeout=seconds, return_when=asyncio.ALL_COMPLETED)
-        elapsed, cpu = time.monotonic() - began, cpu_seconds(contender.pid) - before
+        elapsed, cpu = time.monotonic() - began, contender.cpu() - before
         carried = sum(client.arrived for client in clients) - carried
         errors += sum(1 for client in clients if not client.arrived)
         for client in clients:
@@ -105,12 +115,12 @@ class Download:
 
 
 WORKLOADS: Final[tuple[Workload | Download, ...]] = (
-    Workload("http", "Plain HTTP, keep-alive", "req/s", http, latencies=True),
+    Workload("http", "Plain HTTP, keep-alive", "req/s", http, latencies=True, port=0),
     Workload("setup", "CONNECT, ClientHello, first bytes", "set-ups/s", set_up, latencies=True),
     Workload("tls", "CONNECT, whole TLS handshake, one request", "handshakes/s", handshake),
     Download("download1", "Download through one tunnel", 1),
     Download("download8", "Download through eight tunnels", 8),
-    Workload("denied", "Denied CONNECT", "denials/s", denied),
+    Workload("denied", "Denied CONNECT", "denials/s", denied, needs_proxy=True),
 )
 SET_UP: Final = WORKLOADS[1]
 
@@ -126,15 +136,14 @@ class IdleMemory:
 
 
 async def idle_memory(contender: Contender, tunnels: int) -> IdleMemory:
-    """What idle tunnels cost a contender that has served a few."""
+    """What idle tunnels cost a contender that has served a thousand, and whose caches are filled by that."""
 
     class Idle(IdleTunnel):
         port = contender.ports[1]
         first = contender.first_bytes(0)
 
     until = time.monotonic() + _IDLE_SECONDS
-    warm = [await connect(Load(contender.address, until, 1), Idle) for _ in range(20)]
-    _close(warm)
+    await drive(Load(contender.address, time.monotonic() + _IDLE_SECONDS / 3, _SERVED), set_up(contender), _CLIENTS)
     await asyncio.sleep(_SETTLE_SECONDS)
     before = rss_bytes(contender.pid)
     opened: list[Client | None] = []

@@ -21,6 +21,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 _NAME = "libcloned_plane.so"
 _IN_WHEEL = f"cloned_proxy/_plane/{_NAME}"
 _GLIBC = re.compile(rb"\bGLIBC_2\.(\d+)(?:\.\d+)?\b")
+_OTHER = "CARGO_BUILD_TARGET"
+"""Cargo's own: the machine that it builds for, where that is another one (`aarch64-unknown-linux-gnu`)."""
 _OLDEST = 17
 """PEP 600: manylinux_2_17 is the oldest that pip of today knows."""
 
@@ -42,7 +44,7 @@ class NativePlane(BuildHookInterface):  # type: ignore[type-arg]
 
     def _library(self, root: Path) -> Path | None:
         target = Path(os.environ.get("CARGO_TARGET_DIR", root / "build" / "plane"))
-        library = target / "release" / _NAME
+        library = target / os.environ.get(_OTHER, "") / "release" / _NAME
         source = root / "plane"
         if shutil.which("cargo") is not None:
             manifest = source / "Cargo.toml"
@@ -51,7 +53,7 @@ class NativePlane(BuildHookInterface):  # type: ignore[type-arg]
                 library.touch()  # cargo leaves it alone where only a date has changed
                 return library
             self.app.display_warning("cargo could not build the native plane")
-        if not library.is_file():
+        if not library.is_file() or os.environ.get(_OTHER):
             return None
         built = library.stat().st_mtime
         fresh = all(each.stat().st_mtime <= built for each in (source / "Cargo.toml", *source.rglob("src/**/*.rs")))
@@ -72,4 +74,5 @@ def _loads(library: Path) -> bool:
 def platform_tag(library: Path) -> str:
     """PEP 600: the newest version of glibc of which the library wants a symbol, and the processor."""
     minors = [int(found) for found in _GLIBC.findall(library.read_bytes())]
-    return f"manylinux_2_{max([_OLDEST, *minors])}_{platform.machine()}"
+    processor = os.environ.get(_OTHER, "").partition("-")[0] or platform.machine()
+    return f"manylinux_2_{max([_OLDEST, *minors])}_{processor}"

@@ -19,6 +19,7 @@ const PARTIES: usize = 4;
 const ACCOUNT_WIDTH: usize = 1 + 4 * 61;
 const NO_LIMIT: u64 = u64::MAX;
 const CLIENTS: usize = 6;
+const DENIED: &[u8] = b"CONNECT denied.test:443 HTTP/1.1\r\nHost: denied.test:443\r\n\r\n";
 
 type Plane = *const std::ffi::c_void;
 type Verdict = *const std::ffi::c_void;
@@ -45,6 +46,14 @@ struct Publication {
     expires: u64,
     account: *const u64,
     limits: [u64; 3],
+}
+
+#[repr(C)]
+struct RefusalForm {
+    number: u32,
+    expires: u64,
+    account: *const u64,
+    per_minute: u64,
 }
 
 #[repr(C)]
@@ -83,7 +92,7 @@ struct Batch {
 }
 
 extern "C" {
-    fn plane_abi(out: &mut [usize; 7]);
+    fn plane_abi(out: &mut [usize; 8]);
     fn plane_start(config: &Config) -> Plane;
     fn plane_stop(plane: Plane);
     fn plane_free(plane: Plane);
@@ -98,7 +107,16 @@ extern "C" {
         content: *const u8,
         length: usize,
     ) -> Verdict;
+    fn plane_publish_refusal(
+        plane: Plane,
+        key: *const u8,
+        key_length: usize,
+        what: &RefusalForm,
+        content: *const u8,
+        length: usize,
+    ) -> Verdict;
     fn verdict_withdraw(verdict: Verdict);
+    fn verdicts_changed(verdicts: *const Verdict, count: usize, places: *mut u32) -> usize;
     fn verdict_free(verdict: Verdict);
     fn verdict_counts(verdict: Verdict, out: &mut [i64; 5], id: &mut [u8; 12]);
     fn plane_take(plane: Plane, out: &mut HandedOver, buffer: *mut u8, room: usize) -> bool;
@@ -184,7 +202,7 @@ fn misbehaved(proxy: std::net::SocketAddr, origin: u16, turn: usize) -> std::io:
     let to = |path: &str, more: &str| {
         format!("GET http://a.test:{origin}{path} HTTP/1.1\r\nHost: a.test:{origin}\r\n{more}\r\n")
     };
-    let text = match turn % 8 {
+    let text = match turn % 9 {
         0 => to("/", "Content-Length: 100\r\n") + "half",
         1 => to("/", "")[..20].to_owned(),
         2 => to("/end", "") + &to("/", ""),
@@ -194,6 +212,7 @@ fn misbehaved(proxy: std::net::SocketAddr, origin: u16, turn: usize) -> std::io:
         6 => format!(
             "CONNECT a.test:{origin} HTTP/1.1\r\nHost: a.test:{origin}\r\n\r\n\x16\x03\x01\x00\x05\x01\x00\x00\x01\x00"
         ),
+        7 => String::from_utf8_lossy(DENIED).into_owned(),
         _ => to("/", "Expect: 100-continue\r\n"),
     };
     stream.write_all(text.as_bytes())?;
@@ -250,6 +269,25 @@ impl Python {
         self.old.push(verdict);
     }
 
+    fn publish_refusal(&mut self) {
+        let mut key = LISTENER.to_le_bytes().to_vec();
+        key.push(3);
+        key.extend_from_slice(DENIED);
+        let content = "{\"at\":\x1e,\"id\":\"\x1e\",\x1e\"method\":\"CONNECT\"}\x1eHTTP/1.1 403 Forbidden\r\n\r\n\x1e";
+        self.number += 1;
+        let what = RefusalForm {
+            number: self.number,
+            expires: monotonic_micros() + 3_600_000_000,
+            account: self.account.as_ptr(),
+            per_minute: 1_000,
+        };
+        let verdict = unsafe {
+            plane_publish_refusal(self.plane, key.as_ptr(), key.len(), &what, content.as_ptr(), content.len())
+        };
+        assert!(!verdict.is_null(), "the form of a refusal is another one");
+        self.old.push(verdict);
+    }
+
     /// What a policy that changes all the time has it do.
     fn sweep(&mut self, renew: bool) {
         if renew {
@@ -257,7 +295,10 @@ impl Python {
             unsafe { plane_forget(self.plane) };
             self.publish(true);
             self.publish(false);
+            self.publish_refusal();
         }
+        let mut places = vec![0; self.old.len()];
+        unsafe { verdicts_changed(self.old.as_ptr(), self.old.len(), places.as_mut_ptr()) };
         let first = self.number.saturating_sub(8);
         let lines: String = (first..=self.number).map(|number| format!("{number} 60000000 600000000 \n")).collect();
         unsafe {
@@ -293,10 +334,15 @@ impl Python {
 
 fn main() {
     let seconds = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(10);
-    let mut form = [0; 7];
+    let mut form = [0; 8];
     unsafe { plane_abi(&mut form) };
-    let mine = [std::mem::size_of::<Config>(), std::mem::size_of::<Publication>(), std::mem::size_of::<HandedOver>()];
-    assert_eq!(form[1..4], mine, "the structures are of another form");
+    let mine = [
+        std::mem::size_of::<Config>(),
+        std::mem::size_of::<Publication>(),
+        std::mem::size_of::<RefusalForm>(),
+        std::mem::size_of::<HandedOver>(),
+    ];
+    assert_eq!(form[1..5], mine, "the structures are of another form");
     let servers = TcpListener::bind("127.0.0.1:0").expect("a port");
     let origin = servers.local_addr().expect("it is bound").port();
     thread::spawn(move || {
@@ -324,6 +370,7 @@ fn main() {
     let mut python = Python { plane, origin, number: 0, account, old: Vec::new() };
     python.publish(true);
     python.publish(false);
+    python.publish_refusal();
     let (over, answered, unanswered) =
         (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..CLIENTS)

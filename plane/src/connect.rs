@@ -107,6 +107,7 @@ impl Worker {
         counts.granted.fetch_add(1, SeqCst);
         counts.open.fetch_add(1, SeqCst);
         *counts.last_id.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = id;
+        counts.have_changed();
         let (choked, slip) = self.shared.records.decided(verdict, &id, sys::wall(), asked);
         if choked {
             self.choked = true;

@@ -74,7 +74,8 @@ impl Worker {
         if self.links[link as usize].connected {
             return self.progress(place);
         }
-        match sys::error_of(fd) {
+        let failed = events & (sys::ERR | sys::HUP) != 0;
+        match if failed { sys::error_of(fd) } else { 0 } {
             0 if events & sys::OUT != 0 => self.connected(place, link),
             0 => {}
             error => {

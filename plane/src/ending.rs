@@ -58,6 +58,7 @@ impl Worker {
         }
         // Last: who sees no open flow finds its end on record.
         counts.open.fetch_sub(1, SeqCst);
+        counts.have_changed();
     }
 
     fn gone(&self) {
@@ -112,6 +113,7 @@ impl Worker {
         }
         if let Some(grant) = grant.as_ref().filter(|grant| grant.relaying) {
             grant.verdict.counts.relaying.fetch_sub(1, SeqCst);
+            grant.verdict.counts.have_changed();
         }
         let granted = grant.map(|grant| Granted {
             verdict: grant.verdict,

@@ -8,7 +8,7 @@
 //! From below: `sys` calls the kernel, `cells` counts beside Python, `head`, `request`, `response`, `body`, `hello` and
 //! `front` read, `side` moves bytes, `record`, `gathered` and `json` write entries. `connect`, `refuse`, `dial`, `ask`,
 //! `tunnel` and `ending` are the life of one tunnel, `plain`, `exchange`, `upload`, `download`, `linger` and `kept` that of
-//! a plain request; `worker` is the loop around it with its `places` and `orders`, `shared` what the threads share, `abi`
+//! a plain request; `worker` is the loop around it with its `places` (in a `table`) and `orders`, `shared` what the threads share, `abi`
 //! the door.
 
 mod abi;
@@ -40,7 +40,18 @@ mod shared;
 mod side;
 mod spread;
 mod sys;
+mod table;
 mod tunnel;
 mod upload;
 mod verdict;
 mod worker;
+
+#[cfg(feature = "pthread")]
+#[path = "../load/pthread.rs"]
+mod locks;
+
+/// Those of the standard library; `make sanitize` has others, whose use the sanitizers see.
+#[cfg(not(feature = "pthread"))]
+mod locks {
+    pub use std::sync::{Condvar, Mutex, MutexGuard};
+}

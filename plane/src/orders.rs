@@ -8,7 +8,6 @@ use crate::worker::{watch_listener, Listening, Worker};
 
 impl Worker {
     pub fn carry_out(&mut self) {
-        sys::silence(self.post().bell);
         while let Some(order) = self.post().take() {
             self.obey(order);
             self.post().carried_out();

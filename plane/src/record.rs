@@ -3,9 +3,10 @@
 
 use crate::gathered::{Exchange, Gathered, Refusals};
 use crate::json::{hex, number, seconds};
+use crate::locks::{Condvar, Mutex, MutexGuard};
 use crate::verdict::{Verdict, ID};
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 const HOUR: u64 = 3_600_000_000;

@@ -41,6 +41,7 @@ impl Worker {
         let (choked, id) = self.shared.records.refused(verdict, id, sys::wall());
         verdict.counts.granted.fetch_add(1, SeqCst);
         *verdict.counts.last_id.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = id;
+        verdict.counts.have_changed();
         if choked {
             self.choked = true;
             self.stop_accepting();

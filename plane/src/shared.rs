@@ -3,12 +3,13 @@
 
 use crate::body::Body;
 use crate::cells::{Cells, Turn};
+use crate::locks::{Condvar, Mutex, MutexGuard};
 use crate::record::Records;
 use crate::spread::Spread;
 use crate::verdict::{Verdict, ID};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Numbers of `ProxySettings`; times in microseconds.
@@ -179,12 +180,19 @@ struct Inbox {
 pub struct Post {
     inbox: Mutex<Inbox>,
     carried_out: Condvar,
+    /// Whether there are orders: a look at it costs a turn of the thread nothing.
+    waiting: AtomicBool,
     pub bell: i32,
 }
 
 impl Post {
     pub fn new(bell: i32) -> Self {
-        Post { inbox: Mutex::new(Inbox::default()), carried_out: Condvar::new(), bell }
+        Post { inbox: Mutex::new(Inbox::default()), carried_out: Condvar::new(), waiting: AtomicBool::new(false), bell }
+    }
+
+    /// Whether there is something to `take`; what is sent behind this counts for the next time.
+    pub fn take_waiting(&self) -> bool {
+        self.waiting.load(SeqCst) && self.waiting.swap(false, SeqCst)
     }
 
     fn lock(&self) -> MutexGuard<'_, Inbox> {
@@ -196,6 +204,7 @@ impl Post {
         let mut inbox = self.lock();
         inbox.orders.push_back(order);
         inbox.posted += 1;
+        self.waiting.store(true, SeqCst);
         inbox.posted
     }
 

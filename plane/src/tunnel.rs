@@ -131,6 +131,7 @@ impl Worker {
         if let Some(grant) = &mut flow.grant {
             grant.relaying = true;
             grant.verdict.counts.relaying.fetch_add(1, SeqCst);
+            grant.verdict.counts.have_changed();
         }
     }
 

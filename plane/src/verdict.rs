@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::cells::{Account, Limits};
+use crate::locks::Mutex;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 
 pub struct Verdict {
     pub number: u32,
@@ -57,6 +57,19 @@ pub struct Counts {
     pub bytes_up: AtomicU64,
     pub bytes_down: AtomicU64,
     pub last_id: Mutex<[u8; ID]>,
+    /// Whether any of it has changed since Python asked for it. Set behind the change.
+    changed: AtomicBool,
+}
+
+impl Counts {
+    pub fn have_changed(&self) {
+        self.changed.store(true, SeqCst);
+    }
+
+    /// Whether there was a change; what comes behind this counts for the next time.
+    pub fn take_changed(&self) -> bool {
+        self.changed.swap(false, SeqCst)
+    }
 }
 
 pub const ID: usize = 12;

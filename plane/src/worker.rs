@@ -5,6 +5,7 @@ use crate::flow::{Flow, Link, State};
 use crate::kept::Kept;
 use crate::shared::{Post, Shared};
 use crate::sys::{self, EpollEvent};
+use crate::table::Table;
 use crate::verdict::Verdict;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -34,9 +35,9 @@ pub struct Worker {
     pub shared: Arc<Shared>,
     number: usize,
     pub epoll: i32,
-    pub flows: Vec<Flow>,
+    pub flows: Table<Flow>,
     pub free_flows: Vec<u32>,
-    pub links: Vec<Link>,
+    pub links: Table<Link>,
     pub free_links: Vec<u32>,
     pub verdicts: HashMap<Vec<u8>, Arc<Verdict>>,
     pub listening: HashMap<u32, Listening>,
@@ -71,9 +72,9 @@ impl Worker {
             shared,
             number,
             epoll,
-            flows: Vec::new(),
+            flows: Table::new(),
             free_flows: Vec::new(),
-            links: Vec::new(),
+            links: Table::new(),
             free_links: Vec::new(),
             verdicts: HashMap::new(),
             listening: HashMap::new(),
@@ -103,6 +104,9 @@ impl Worker {
         while !self.stopping && !self.shared.dead.load(SeqCst) {
             let found = sys::wait(self.epoll, &mut events, self.patience());
             self.now = sys::monotonic();
+            if self.post().take_waiting() {
+                self.carry_out();
+            }
             let again = std::mem::take(&mut self.again);
             // First who has moved, then what follows: no connection that is kept is taken while it has said something.
             for event in &events[..found] {
@@ -152,6 +156,7 @@ impl Worker {
 
     fn event(&mut self, whose: u64, what: u32) {
         if whose == BELL {
+            sys::silence(self.post().bell); // first: who rings behind this wakes the next turn
             return self.carry_out();
         }
         let (generation, place, upstream) = ((whose >> 32) as u32, (whose as u32) >> 1, whose & 1 == 1);

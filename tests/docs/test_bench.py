@@ -19,7 +19,11 @@ MACHINE = {"cores": "2", "cpu": "a processor", "python": "3.13.0"}
 
 
 def some_results(ours: float) -> Results:
-    figures = (Figure("cloned-proxy", ours, ours, 1.0, 9.0), Figure("Squid", 90.0, 100.0, 1.0, 10.0))
+    figures: tuple[Figure, ...] = (
+        Figure("cloned-proxy", ours, ours, 1.0, 9.0),
+        Figure("Squid", 90.0, 100.0, 1.0, 10.0),
+    )
+    figures += (Figure("floor", 500.0, 220.0, 0.5, 6.0), Figure("direct", 700.0, 0.0, 0.2, 3.0))
     results = Results("make bench", MACHINE, {"Squid": "1.0"})
     results.tables.append(Table("setup", "Set-ups", "set-ups/s", figures))
     results.many_tunnels = {"open": 10_000.0, "MB": 140.0}
@@ -37,7 +41,9 @@ def test_the_block_is_rewritten_in_place_and_only_once(tmp_path: Path) -> None:
     write(some_results(110.0), tmp_path, "full")
     assert write_page(page, tmp_path) == 0
     first = page.read_text()
-    assert "| Set-ups (set-ups) | 110 | 100 | n/a | n/a |" in first
+    assert "| Set-ups (set-ups) | 110 | 100 | n/a | n/a | 220 | 50 % |" in first
+    assert "| Set-ups | 1.0 / 9.0 | 1.0 / 10.0 | n/a | n/a | 0.5 / 6.0 | 0.2 / 3.0 |" in first
+    assert "| p99 of a set-up, of the floor's | at most 2x | 1.50x | met |" in first
     assert write_page(page, tmp_path) == 0
     assert page.read_text() == first
 

@@ -36,6 +36,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     need_plane()
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     monkeypatch.delenv("CARGO_TARGET_DIR", raising=False)
+    monkeypatch.delenv("CARGO_BUILD_TARGET", raising=False)
     shutil.copytree(_CHECKOUT / "plane", tmp_path / "plane")
     library = tmp_path / "build" / "plane" / "release" / _BUILT.name
     library.parent.mkdir(parents=True)
@@ -60,6 +61,22 @@ def test_a_library_that_was_built_before_is_taken_and_the_tag_says_what_it_needs
     assert begin == "py3-none-manylinux_2"
     host = platform.libc_ver()[1].split(".")
     assert 17 <= int(minor) <= int(host[1])
+
+
+def test_for_another_processor_it_is_what_cargo_has_built_for_it_or_none(
+    hook: ModuleType, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cargo here is a stand-in that copies: a compiler for another processor is not everywhere."""
+    monkeypatch.setenv("CARGO_BUILD_TARGET", "aarch64-unknown-linux-gnu")
+    assert asked(hook, checkout) == {"force_include": {}}  # what lies there is for this machine
+    built = checkout / "build" / "plane" / "aarch64-unknown-linux-gnu" / "release" / _BUILT.name
+    cargo = tmp_path / "nothing" / "cargo"
+    cargo.parent.mkdir()
+    cargo.write_text(f"#!/bin/sh\n/bin/mkdir -p {built.parent} && /bin/cp {_BUILT} {built}\n")
+    cargo.chmod(0o755)
+    data = asked(hook, checkout)
+    assert data["force_include"] == {str(built): f"cloned_proxy/_plane/{_BUILT.name}"}
+    assert data["tag"].endswith("_aarch64")
 
 
 def test_one_that_is_older_than_its_source_is_not(hook: ModuleType, checkout: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,6 +33,14 @@ def counts_of(library: ctypes.CDLL, verdict: Counted) -> tuple[list[int], str]:
     numbers, last = (ctypes.c_int64 * 5)(), (ctypes.c_uint8 * ID_BYTES)()
     library.verdict_counts(verdict.handle, ctypes.byref(numbers), ctypes.byref(last))
     return list(numbers), bytes(last).hex()
+
+
+def changed(library: ctypes.CDLL, verdicts: Sequence[Counted]) -> list[Counted]:
+    """Those that have counted anything since the last time."""
+    handles = (ctypes.c_void_p * len(verdicts))(*(each.handle for each in verdicts))
+    places = (ctypes.c_uint32 * len(verdicts))()
+    found = library.verdicts_changed(handles, len(verdicts), places)
+    return [verdicts[place] for place in places[:found]]
 
 
 def retire[Verdict: Counted](

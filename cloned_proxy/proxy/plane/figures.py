@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from cloned_proxy.proxy.plane.counted import Counted, counts_of
+from cloned_proxy.proxy.plane.counted import Counted, changed, counts_of
 from cloned_proxy.telemetry.metrics import CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS, Metrics
 
 SPREADS: Final = (CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS, REQUEST_BUCKETS)
@@ -56,7 +56,7 @@ class Figures:
     def carry(self) -> None:
         """Tells the metrics what was counted since the last time."""
         metrics = self._metrics
-        for published in self._verdicts():
+        for published in changed(self._library, tuple(self._verdicts())):
             counts, last = counts_of(self._library, published)
             if counts == published.counted:
                 continue

@@ -177,6 +177,7 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_publish_refusal": (c_void_p, (_PLANE, *_TEXT, POINTER(RefusalForm), *_TEXT)),
     "verdict_withdraw": (None, (c_void_p,)),
     "verdict_free": (None, (c_void_p,)),
+    "verdicts_changed": (c_size_t, (POINTER(c_void_p), c_size_t, POINTER(c_uint32))),
     "verdict_counts": (None, (c_void_p, POINTER(c_int64 * 5), POINTER(c_uint8 * ID_BYTES))),
     "plane_take": (c_bool, (_PLANE, POINTER(HandedOver), c_char_p, c_size_t)),
     "plane_take_back": (None, (_PLANE, c_int32, c_uint32, c_size_t)),

@@ -212,12 +212,11 @@ class Plane:
         if not self._running:
             return
         self._verdicts.look()
-        known = self._verdicts.known.values()
-        review = Review(self._parts, (each for each in known if self._verdicts.counts(each)[0][_OPEN]))
+        self._figures.carry()  # first: by it is known which verdicts anything is open by
+        review = Review(self._parts, (each for each in self._verdicts.known.values() if each.counted[_OPEN]))
         flows = open_flows(self._library, self._handle) if review.by_request else ()
         if lines := "".join(review.lines(flows)).encode("ascii"):
             self._library.plane_review(self._handle, lines, len(lines))
-        self._figures.carry()
         self.entries.forget([*self._verdicts.retire(), *self._refusals.retire()])
 
     # The end.

@@ -94,6 +94,7 @@ pub extern "C" fn plane_adopted(plane: &Plane, party: usize, verdict: Option<&Ve
     if let Some(verdict) = verdict {
         verdict.account.leave();
         verdict.counts.open.fetch_sub(1, SeqCst);
+        verdict.counts.have_changed();
     }
     shared.connections.fetch_sub(1, SeqCst);
 }

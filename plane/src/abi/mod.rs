@@ -12,6 +12,7 @@ mod verdicts;
 mod version;
 
 use crate::cells::Cells;
+use crate::locks::Mutex;
 use crate::record::Records;
 use crate::shared::{Bounds, Order, Post, Review, Settings, Shared};
 use crate::spread::Spread;
@@ -21,7 +22,7 @@ use crate::worker::Worker;
 use std::collections::VecDeque;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 /// Of Python's rows one is its own and one ours.
@@ -134,7 +135,7 @@ pub unsafe extern "C" fn plane_start(config: &Config) -> *const Plane {
 }
 
 impl Plane {
-    fn lock_threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+    fn lock_threads(&self) -> crate::locks::MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

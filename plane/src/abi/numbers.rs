@@ -1,10 +1,11 @@
 //! What is open, and what was counted.
 
 use super::Plane;
+use crate::locks::Mutex;
 use crate::shared::{Order, Seen};
 use crate::verdict::ID;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 #[repr(C)]
 pub struct SeenFlow {

@@ -3,7 +3,6 @@
 use super::{bytes, Plane, ROWS};
 use crate::cells::{Account, Cells, Limits, ACCOUNT_WIDTH, DENIALS_WIDTH};
 use crate::shared::Order;
-use crate::sys;
 use crate::verdict::{Counts, Plain, Verdict, ID};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -77,9 +76,9 @@ pub unsafe extern "C" fn plane_publish(
 }
 
 fn announce(plane: &Plane, key: &[u8], verdict: Arc<Verdict>) -> *const Verdict {
+    // Nobody is woken: whoever looks a verdict up takes its orders before.
     for post in &plane.shared.posts {
         post.send(Order::Publish { key: key.to_vec(), verdict: verdict.clone() });
-        sys::ring(post.bell);
     }
     Arc::into_raw(verdict)
 }
@@ -152,4 +151,20 @@ pub extern "C" fn verdict_counts(verdict: &Verdict, out: &mut [i64; 5], id: &mut
     out[3] = counts.bytes_up.load(SeqCst) as i64;
     out[4] = counts.bytes_down.load(SeqCst) as i64;
     *id = *counts.last_id.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+}
+
+/// Which of so many verdicts have counted anything since the last time: their places, as many as are returned.
+#[no_mangle]
+pub unsafe extern "C" fn verdicts_changed(verdicts: *const &Verdict, count: usize, places: *mut u32) -> usize {
+    if count == 0 {
+        return 0;
+    }
+    let mut found = 0;
+    for (place, verdict) in std::slice::from_raw_parts(verdicts, count).iter().enumerate() {
+        if verdict.counts.take_changed() {
+            *places.add(found) = place as u32;
+            found += 1;
+        }
+    }
+    found
 }
