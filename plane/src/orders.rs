@@ -100,7 +100,7 @@ impl Worker {
         };
         let of_party = |flow: &Flow| party.map_or(true, |party| flow.party == party);
         let mut found: Vec<(u64, u32)> = (0..)
-            .zip(&self.flows)
+            .zip(self.flows.iter())
             .filter(|(_, flow)| asks_nothing(flow) && of_party(flow) && since(flow) <= latest)
             .map(|(place, flow)| (since(flow), place))
             .collect();

@@ -149,7 +149,7 @@ class Batch(ctypes.Structure):
     )
 
 
-_FORM: Final = 7
+_FORM: Final = 8
 """Of what passes besides the structures: `plane/src/abi/version.rs`."""
 _STRUCTURES: Final = (PlaneConfig, Publication, RefusalForm, HandedOver, SeenFlow, Snapshot, Batch)
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))
