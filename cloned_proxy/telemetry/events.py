@@ -70,6 +70,8 @@ class DecisionEvent:
     callers."""
     amends: str = ""
     """Id of the earlier decision on the same call that this one replaces: a tunnel whose first bytes did not fit."""
+    source_address: str = ""
+    """Of the client, as a load balancer of `listen.proxy_protocol_from` has named it; "" where there is none."""
 
     @property
     def times(self) -> int:

@@ -72,6 +72,11 @@ class Metrics:
         self._plane_failures = Counter(
             "cloned_proxy_plane_failures", "Faults of the native plane; Python serves after one.", registry=registry
         )
+        self._headers_refused = Counter(
+            "cloned_proxy_proxy_protocol_refused",
+            "Connections of listen.proxy_protocol_from that were reset for want of a good header.",
+            registry=registry,
+        )
         build = Gauge(
             "cloned_proxy_build_info", "Always 1; the labels tell the build.", ("version", "python", "plane"),
             registry=registry, multiprocess_mode="max",
@@ -247,6 +252,10 @@ class Metrics:
     def refreshed_by(self, refresh: Callable[[], None] | None) -> None:
         """Has somebody who counts by himself tell what he has counted, before each scrape."""
         self._counts.refresh = refresh
+
+    def header_refused(self) -> None:
+        """A connection without a good PROXY protocol header."""
+        self._headers_refused.inc()
 
     def plane_failed(self) -> None:
         """The native plane had a fault, and is out of use."""

@@ -42,6 +42,10 @@ impl Cells {
         &self.all()[(self.rows - 1) * self.width + column]
     }
 
+    pub fn has(&self, column: usize) -> bool {
+        column < self.width
+    }
+
     /// Over all rows.
     fn sum(&self, column: usize) -> u64 {
         let cells = self.all();

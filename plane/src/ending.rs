@@ -36,6 +36,7 @@ impl Worker {
         }
         self.free_flow(place);
         self.shared.leave(party);
+        self.look_for_places();
         self.gone();
     }
 
@@ -67,22 +68,6 @@ impl Worker {
     }
 
     // To Python.
-
-    pub fn hand_over_unadmitted(&mut self, place: u32) {
-        let flow = &self.flows[place as usize];
-        let (fd, listener) = (flow.client.fd, flow.listener);
-        self.free_flow(place);
-        let client_bytes = Vec::new();
-        self.shared.hand_over(Handed {
-            stage: Stage::Head,
-            fd,
-            listener,
-            admitted: false,
-            client_bytes,
-            granted: None,
-            underway: None,
-        });
-    }
 
     pub fn give_back_unread(&mut self, place: u32, stage: Stage) {
         let unread = std::mem::take(&mut self.flows[place as usize].unread);
@@ -140,6 +125,6 @@ impl Worker {
             hello_deadline: deadline,
         });
         self.free_flow(place);
-        self.shared.hand_over(Handed { stage, fd, listener, admitted: true, client_bytes, granted, underway });
+        self.shared.hand_over(Handed { stage, fd, listener, client_bytes, granted, underway });
     }
 }

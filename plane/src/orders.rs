@@ -17,7 +17,7 @@ impl Worker {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Listen { fd, listener, party } => {
-                self.listening.insert(listener, Listening { fd, listener, party });
+                self.listening.insert(listener, Listening { fd, listener, party, full: false });
                 if self.accepting {
                     watch_listener(self.epoll, fd, listener);
                 }
@@ -47,6 +47,7 @@ impl Worker {
                 self.cut_where(&cause, |flow| flow.grant.as_ref().map_or(false, |grant| grant.id == id));
             }
             Order::CutAll { cause } => self.cut_where(&cause, |_| true),
+            Order::MakeRoom { party, quiet, most } => self.make_room(party, quiet, most),
             Order::Snapshot(seen) => {
                 let mine = self.snapshot();
                 seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(mine);
@@ -84,6 +85,28 @@ impl Worker {
             if self.flows[place].state != State::Free && which(&self.flows[place]) {
                 self.end(place as u32, cause, true);
             }
+        }
+    }
+
+    /// Those go first that have been quiet for the longest time.
+    fn make_room(&mut self, party: Option<usize>, quiet: u64, most: usize) {
+        let (latest, settings) = (sys::monotonic().saturating_sub(quiet), &self.shared.settings);
+        let since = |flow: &Flow| {
+            let patience = if flow.served { settings.keep_alive_timeout } else { settings.head_timeout };
+            flow.deadline.saturating_sub(patience)
+        };
+        let asks_nothing = |flow: &Flow| {
+            flow.state == State::Head && flow.unread.is_empty() && !flow.client.readable && flow.client.drained()
+        };
+        let of_party = |flow: &Flow| party.map_or(true, |party| flow.party == party);
+        let mut found: Vec<(u64, u32)> = (0..)
+            .zip(self.flows.iter())
+            .filter(|(_, flow)| asks_nothing(flow) && of_party(flow) && since(flow) <= latest)
+            .map(|(place, flow)| (since(flow), place))
+            .collect();
+        found.sort_unstable();
+        for (_, place) in found.into_iter().take(most) {
+            self.end(place, "", true);
         }
     }
 

@@ -62,6 +62,12 @@ pub enum Order {
     CutAll {
         cause: String,
     },
+    /// Ends up to `most` connections that have asked for nothing for `quiet` microseconds. `party`: None is all.
+    MakeRoom {
+        party: Option<usize>,
+        quiet: u64,
+        most: usize,
+    },
     Snapshot(Arc<Mutex<Vec<Seen>>>),
     /// The log has room again.
     Breathe,
@@ -132,8 +138,6 @@ pub struct Handed {
     pub stage: Stage,
     pub fd: i32,
     pub listener: u32,
-    /// Whether it has a place among the connections.
-    pub admitted: bool,
     pub client_bytes: Vec<u8>,
     /// Not for `Stage::Head` and `Stage::Plain`.
     pub granted: Option<Granted>,

@@ -17,6 +17,8 @@ const EVENTS: usize = 512;
 const ACCEPT_AT_ONCE: usize = 64;
 /// Microseconds until connections are accepted again after the process ran out of descriptors.
 const PAUSE: u64 = 100_000;
+/// Between two looks for a place, which another thread or Python may have given back.
+const FULL: u64 = 20_000;
 pub const SOCKET: u32 = sys::IN | sys::OUT | sys::RDHUP | sys::EDGE;
 const BELL: u64 = u64::MAX;
 const LISTENER: u32 = u32::MAX;
@@ -25,6 +27,8 @@ pub struct Listening {
     pub fd: i32,
     pub listener: u32,
     pub party: usize,
+    /// No place was left for who came there: who else comes waits with the kernel.
+    pub full: bool,
 }
 
 pub struct Worker {
@@ -39,6 +43,8 @@ pub struct Worker {
     pub listening: HashMap<u32, Listening>,
     pub accepting: bool,
     resume_at: u64,
+    /// When the listeners that are full are looked at again; 0: none is.
+    places_at: u64,
     timers: BinaryHeap<Reverse<(u64, u64)>>,
     /// Flows whose turn was over, and that have more.
     pub again: Vec<u64>,
@@ -74,6 +80,7 @@ impl Worker {
             listening: HashMap::new(),
             accepting: true,
             resume_at: 0,
+            places_at: 0,
             timers: BinaryHeap::new(),
             again: Vec::new(),
             parked: Vec::new(),
@@ -125,6 +132,9 @@ impl Worker {
         let mut due = self.timers.peek().map_or(u64::MAX, |timer| timer.0 .0);
         if self.resume_at != 0 {
             due = due.min(self.resume_at);
+        }
+        if self.places_at != 0 {
+            due = due.min(self.places_at);
         }
         let (due, now) = (due.min(kept), sys::monotonic());
         (due.saturating_sub(now).min(1_000_000) + 999) as i32 / 1000
@@ -207,6 +217,10 @@ impl Worker {
             self.resume_at = 0;
             self.accept_again();
         }
+        if self.places_at != 0 && self.now >= self.places_at {
+            self.places_at = 0;
+            self.accept_where_full();
+        }
         if self.kept.sweep_at != 0 && self.now >= self.kept.sweep_at {
             self.sweep_kept();
         }
@@ -240,9 +254,13 @@ impl Worker {
             _ => return,
         };
         for _ in 0..ACCEPT_AT_ONCE {
+            if !self.shared.admit(party) {
+                return self.stop_at(listener);
+            }
             match sys::accept(fd) {
                 Ok(client) => self.welcome(client, listener, party),
                 Err(error) => {
+                    self.shared.leave(party);
                     if sys::OUT_OF_RESOURCES.contains(&error) {
                         self.stop_accepting();
                         self.resume_at = self.now + PAUSE;
@@ -257,9 +275,6 @@ impl Worker {
         self.shared.accepted.fetch_add(1, SeqCst);
         self.shared.connections.fetch_add(1, SeqCst);
         let place = self.new_flow(fd, listener, party);
-        if !self.shared.admit(party) {
-            return self.hand_over_unadmitted(place);
-        }
         self.watch_client(place, self.shared.settings.head_timeout);
     }
 
@@ -270,6 +285,29 @@ impl Worker {
             return self.end(place, "", true);
         }
         self.arm(place, self.now + patience);
+    }
+
+    /// Nobody is accepted there while all places are taken, or all that its party may have.
+    fn stop_at(&mut self, listener: u32) {
+        if let Some(listening) = self.listening.get_mut(&listener) {
+            listening.full = true;
+            sys::unwatch(self.epoll, listening.fd);
+            self.places_at = self.now + FULL;
+        }
+    }
+
+    /// A place is free: who waits for it is accepted in this turn.
+    pub fn look_for_places(&mut self) {
+        self.places_at = self.places_at.min(self.now);
+    }
+
+    fn accept_where_full(&mut self) {
+        for listening in self.listening.values_mut().filter(|listening| listening.full) {
+            listening.full = false;
+            if self.accepting {
+                watch_listener(self.epoll, listening.fd, listening.listener);
+            }
+        }
     }
 
     pub fn stop_accepting(&mut self) {
@@ -284,7 +322,7 @@ impl Worker {
     pub fn accept_again(&mut self) {
         if !self.accepting && !self.choked && self.resume_at == 0 {
             self.accepting = true;
-            for listening in self.listening.values() {
+            for listening in self.listening.values().filter(|listening| !listening.full) {
                 watch_listener(self.epoll, listening.fd, listening.listener);
             }
         }

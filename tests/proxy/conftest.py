@@ -23,6 +23,7 @@ _ON_BOTH_LOOPS = {
     "test_bulk.py",
     "test_garbage.py",
     "test_porch.py",
+    "test_door.py",
 }
 """Files whose behaviour the event loop could change: they run on the one we use and on the portable one."""
 
@@ -40,6 +41,7 @@ _THROUGH_THE_PLANE: Final = {
     "gate/test_gate.py": _ALL,
     "transport/test_relay.py": _ALL,
     "test_faults.py": _ALL,
+    "gate/test_door.py": _ALL,
     "test_garbage.py": _ALL,
     "tunnel/test_further_hellos.py": _ALL,
     "tunnel/test_idle.py": _ALL,

@@ -270,6 +270,7 @@ class RecordingMetrics(Metrics):
         self._connects = 0
         self.dropped = 0
         self.failures = 0
+        self.headers_refused = 0
         self._refresh: Callable[[], None] | None = None
 
     @property
@@ -296,6 +297,9 @@ class RecordingMetrics(Metrics):
 
     def plane_failed(self) -> None:
         self.failures += 1
+
+    def header_refused(self) -> None:
+        self.headers_refused += 1
 
     def decided(self, event: DecisionEvent, seconds: float, decision_id: str = "") -> None:
         pass

@@ -55,6 +55,7 @@ async def test_no_descriptor_to_accept_with_does_not_spin_and_recovers() -> None
                     break
             waiting.setblocking(False)
             waiting.connect_ex(w.address)
+            waiting.send(connect_head(443, "waiting.example"))
             gc.disable()  # One collection of a long suite's heap takes as long as what is judged here.
             before = time.thread_time()
             await asyncio.sleep(0.3)
@@ -66,8 +67,10 @@ async def test_no_descriptor_to_accept_with_does_not_spin_and_recovers() -> None
             for fd in hog:
                 os.close(fd)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-            waiting.close()
-        async with asyncio.timeout(5):
+        with waiting:  # who came meanwhile was not turned away
+            async with asyncio.timeout(60):
+                assert await asyncio.get_running_loop().sock_recv(waiting, 12) == b"HTTP/1.1 403"
+        async with asyncio.timeout(60):
             assert (await w.ask(connect_head(443, "other.example"))).status == 403
         writer.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cloned_proxy.policy.terms.vocabulary import Reason
@@ -22,6 +22,8 @@ class Principal:
     tool: str | None
     run: str | None = None
     source: CallerSource = CallerSource.CREDENTIAL
+    source_address: str = field(default="", compare=False)
+    """As a load balancer in front has named it, for the record alone: it makes nobody another caller."""
 
     @property
     def inside(self) -> bool:
@@ -40,6 +42,13 @@ class IdentityRefusal:
     claimed: str | None = None
     inside: bool = False
     """Whether the caller is inside of a sandbox, as `Principal.inside`."""
+    source_address: str = field(default="", compare=False)
+    """As `Principal.source_address`."""
 
 
 type Caller = Principal | IdentityRefusal
+
+
+def coming_from(caller: Caller, address: str) -> Caller:
+    """The same caller, with where it comes from; "" is not known."""
+    return replace(caller, source_address=address) if address else caller

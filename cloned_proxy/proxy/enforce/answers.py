@@ -118,16 +118,6 @@ def echoed(explanation: str, decision: Decision, decision_id: str) -> Answer:
     return _answer(HTTPStatus.BAD_GATEWAY, reason, content)
 
 
-def overloaded() -> Answer:
-    """The answer to a client over the connection cap.
-
-    Nothing of its request was read, so the answer says nothing about it.
-    """
-    reason = Reason.LIMIT_EXCEEDED.value
-    content = {"error": "proxy_unavailable", "reason": reason, "hint": "too many connections; try again in a second"}
-    return _answer(HTTPStatus.SERVICE_UNAVAILABLE, reason, content, [("Retry-After", "1")])
-
-
 def unavailable() -> Answer:
     """When we cannot even say what the request was: stopping, or a fault that left no decision."""
     reason = Reason.INTERNAL_ERROR.value

@@ -150,6 +150,7 @@ class Recorder:
             spends_use=spends_use,
             refused_address="" if decision.refused_address is None else str(decision.refused_address),
             amends=amends,
+            source_address=caller.source_address,
         )
 
 

@@ -6,14 +6,15 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Final
 
 from cloned_proxy.policy.callers.identity import TokenVerifier
 from cloned_proxy.proxy.enforce.enforcer import Enforcer
 from cloned_proxy.proxy.enforce.known_refusals import KnownRefusals
 from cloned_proxy.proxy.enforce.tunnels import Tunnels
+from cloned_proxy.proxy.gate.door import Door
 from cloned_proxy.proxy.gate.porch import Porch
+from cloned_proxy.proxy.gate.room import Room
 from cloned_proxy.proxy.grants.cells import CellStore, OwnCells
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.inspection import Inspector
@@ -24,7 +25,7 @@ from cloned_proxy.proxy.secrets.injection import Injector, NoSecrets
 from cloned_proxy.proxy.secrets.leak import LeakWatch
 from cloned_proxy.proxy.transport import splice
 from cloned_proxy.proxy.transport.bulk import Splicer
-from cloned_proxy.proxy.transport.listener import BACKLOG, Listener
+from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.tunnel import connect
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.tunnel.parts import GateParts
@@ -33,9 +34,9 @@ from cloned_proxy.proxy.upstream.ways import Ways
 from cloned_proxy.store.settings.config import ProxySettings
 from cloned_proxy.telemetry.metrics import Metrics
 
-_TURNED_AWAY_AT_ONCE: Final = 256
-"""How many connections over the cap may be in the middle of being told so; the rest is dropped unanswered."""
 _CUT_SECONDS: Final = 1.0
+_FULL_SECONDS: Final = 0.02
+"""Between two looks for a place."""
 
 
 class Gate:
@@ -71,8 +72,12 @@ class Gate:
         parties = plane.parties if plane is not None else None
         self._plane: Final = plane
         self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells(), parties)
-        self._servers: dict[Listener, asyncio.Server | Porch] = {}
+        self._doors: dict[Listener, Door | Porch] = {}
         self._connections: set[ClientConnection] = set()
+        self._coming: dict[ClientConnection, str] = {}
+        """Those that have a place and no transport yet, with why they are cut as soon as they have one."""
+        self._held_up = False
+        """A client of one of the doors waits for a place."""
         self._all_gone = asyncio.Event()
         self._all_gone.set()
         self._stopping = False
@@ -101,7 +106,7 @@ class Gate:
             ways=ways or Ways(connect_timeout=settings.connect_timeout),
             splicer=self._splicer,
             requests=requests,
-            admit=self._admit,
+            arrived=self._arrived,
             keep=self._keep,
             forget=self._forget,
             stopping=lambda: self._stopping,
@@ -114,7 +119,8 @@ class Gate:
             plane_idle=self._look_whether_all_are_gone,
             plane_failed=self._accept_without_plane,
         )
-        self._adopting: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
+        self._room: Final = Room(self._crowd, settings.max_connections)
         tokens.at_change.add(self.sweep)
         if plane is not None:
             plane.start(self._parts)
@@ -127,64 +133,92 @@ class Gate:
     @property
     def idle(self) -> bool:
         """Whether no client is connected."""
-        return not (self._connections or self._adopting) and (self._plane is None or not self._plane.connections)
+        here = self._connections or self._coming or self._background
+        return not here and (self._plane is None or not self._plane.connections)
 
     async def open(self, listener: Listener) -> None:
         """Accepts on the listener's socket, which belongs to the gate from now on."""
-        if listener.header_from:
-            settings = self._parts.settings
-            porch = Porch(listener, self._adopt_soon, seconds=settings.head_timeout, most=settings.max_connections)
-            porch.open()
-            self._servers[listener] = porch
-            return
         if self._plane is not None:
             self._plane.look()  # what led there leads to the proxy itself from now on
             if self._plane.takes(listener):
                 self._plane.open(listener)
                 return
-        loop = asyncio.get_running_loop()
-        accept = partial(self.connection, listener)
-        if listener.socket.family == socket.AF_UNIX:
-            server = await loop.create_unix_server(accept, sock=listener.socket, backlog=BACKLOG)
+        door: Door | Porch
+        if listener.header_from:
+            seconds = self._parts.settings.head_timeout
+            told = self._parts.metrics.header_refused
+            door = Porch(listener, enter=self.enter, leave=self.leave, take=self._take, refused=told, seconds=seconds)
         else:
-            server = await loop.create_server(accept, sock=listener.socket, backlog=BACKLOG)
-        self._servers[listener] = server
+            door = Door(listener, enter=self.enter, leave=self.leave, take=self._take)
+        door.open()
+        self._doors[listener] = door
 
-    def connection(self, listener: Listener) -> ClientConnection:
-        """What serves one connection that came through `listener`: a protocol for its transport."""
+    def enter(self, listener: Listener) -> ClientConnection | None:
+        """A place for a client of this listener, and the protocol that serves it; None while there is no place.
+
+        Whoever takes one gives it a transport, or has it `leave`.
+        """
+        if not self._crowd.enter(listener.party, contended=self._contended):
+            self._held_up = True
+            return None
         kind = ClientConnection if listener.names is None else TransparentConnection
-        return kind(self._parts, listener)
+        connection = kind(self._parts, listener)
+        self._coming[connection] = ""
+        return connection
+
+    def leave(self, connection: ClientConnection) -> None:
+        """Gives a place back of which nothing came."""
+        if connection in self._coming:
+            del self._coming[connection]
+            self._left(connection)
 
     async def adopt(self, sock: socket.socket, listener: Listener) -> None:
-        """Serves one connection that is open already, as if it had come through `listener`."""
+        """Serves one connection that is open already, as if it had come through `listener`, when it has a place."""
+        while (connection := self.enter(listener)) is None:  # noqa: ASYNC110  another process may give a place back
+            await asyncio.sleep(_FULL_SECONDS)
+        await self._join(connection, sock)
+
+    def _take(self, connection: ClientConnection, sock: socket.socket) -> None:
+        # Begun here and now: it is all but done when it waits for the first time.
         loop = asyncio.get_running_loop()
-        transport: object
-        transport, _ = await loop.connect_accepted_socket(partial(self.connection, listener), sock)
+        task = asyncio.Task(self._taken(connection, sock), loop=loop, eager_start=True)
+        if not task.done():
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+
+    async def _taken(self, connection: ClientConnection, sock: socket.socket) -> None:
+        try:
+            await self._join(connection, sock)
+        except OSError:  # the client has gone already
+            sock.close()
+
+    async def _join(self, connection: ClientConnection, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            transport: object
+            transport, _ = await loop.connect_accepted_socket(lambda: connection, sock)
+        except BaseException:
+            self.leave(connection)
+            raise
         # As in `dial.join`: uvloop has the descriptor by now, and the object must not close it once more.
         if not isinstance(transport, asyncio.Transport):
             sock.detach()
 
-    def _adopt_soon(self, sock: socket.socket, listener: Listener) -> None:
-        self._in_background(self._adopted(sock, listener))
-
-    async def _adopted(self, sock: socket.socket, listener: Listener) -> None:
-        try:
-            await self.adopt(sock, listener)
-        except OSError:  # the client has gone already
-            sock.close()
-
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
-        self._adopting.add(task)
-        task.add_done_callback(self._adopting.discard)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
         task.add_done_callback(lambda _: self._look_whether_all_are_gone())
 
     def close(self, listener: Listener) -> None:
         """Stops accepting on one listener and cuts the connections that came through it: its sandbox has ended."""
         if self._plane is not None and self._plane.close_listener(listener):
             listener.socket.close()
-        if (server := self._servers.pop(listener, None)) is not None:
-            server.close()
+        if (door := self._doors.pop(listener, None)) is not None:
+            door.close()
+        for connection in self._coming:
+            if connection.listener is listener:
+                self._coming[connection] = "listener_closed"
         for connection in tuple(self._connections):
             if connection.listener is listener:
                 connection.cut("listener_closed")
@@ -196,9 +230,9 @@ class Gate:
             self._plane.stop_accepting()
             for listener in self._plane.listeners:
                 listener.socket.close()
-        for server in self._servers.values():
-            server.close()
-        self._servers.clear()
+        for door in self._doors.values():
+            door.close()
+        self._doors.clear()
         for connection in tuple(self._connections):
             if connection.quiet:
                 connection.cut("drained")
@@ -231,6 +265,8 @@ class Gate:
             self._plane.sweep()
         self.tunnels.sweep()
         self._plain.sweep()
+        native = () if self._plane is None else self._plane.listeners
+        self._room.make((*self._doors, *native), self._connections, self._plane, contended=self._contended)
         for told in tuple(self.at_sweep):
             told()
 
@@ -243,18 +279,15 @@ class Gate:
             return False
         return True
 
-    def _admit(self, connection: ClientConnection) -> bool:
-        admitted = self._crowd.enter(connection, connection.listener.party, contended=self._listening > 1)
-        if not admitted and len(self._connections) - len(self._crowd) >= _TURNED_AWAY_AT_ONCE:
-            connection.cut("overloaded")
+    def _arrived(self, connection: ClientConnection) -> None:
+        cause = self._coming.pop(connection)
         self._connections.add(connection)
         self._all_gone.clear()
-        if self._cutting:
-            asyncio.get_running_loop().call_soon(connection.cut, "drained")
-        return admitted
+        if cause or self._cutting:
+            asyncio.get_running_loop().call_soon(connection.cut, cause or "drained")
 
     def _keep(self, connection: ClientConnection) -> None:
-        self._crowd.place(connection, connection.listener.party)
+        self._crowd.place(connection.listener.party)
         self._connections.add(connection)
         self._all_gone.clear()
         if self._cutting or self._plane is None or connection.listener not in self._plane.listeners:
@@ -263,12 +296,21 @@ class Gate:
             asyncio.get_running_loop().call_soon(connection.cut, cause)
 
     @property
-    def _listening(self) -> int:
-        return len(self._servers) + (len(self._plane.listeners) if self._plane is not None else 0)
+    def _contended(self) -> bool:
+        """Whether several listeners share the places."""
+        return len(self._doors) + (len(self._plane.listeners) if self._plane is not None else 0) > 1
 
     def _forget(self, connection: ClientConnection) -> None:
-        self._crowd.leave(connection)
-        self._connections.discard(connection)
+        if connection in self._connections:
+            self._connections.discard(connection)
+            self._left(connection)
+
+    def _left(self, connection: ClientConnection) -> None:
+        self._crowd.leave(connection.listener.party)
+        if self._held_up:
+            self._held_up = False
+            for door in self._doors.values():
+                door.look()
         if not self._connections:
             self._look_whether_all_are_gone()
 

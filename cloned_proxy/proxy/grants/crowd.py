@@ -1,8 +1,8 @@
 """How many clients may be connected, and how much of that one tool or one listener may take.
 
 The rule, for people: of `max_connections` no tool may hold more than four fifths as open flows (429), and while more
-than one listener is open, no party may hold more than four fifths as connections (503). A
-fifth is always left to others.
+than one listener is open, no party may hold more than four fifths as connections. A fifth is always left to others. Who
+finds no place is not accepted, and waits until there is one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PartyCounts:
 
 
 class Crowd:
-    """The connections that were admitted. The cap holds over all workers, the share of a party in each of them."""
+    """The connections that have a place. The cap holds over all workers, the share of a party in each of them."""
 
     def __init__(self, places: int, store: CellStore, parties: PartyCounts | None = None) -> None:
         """`parties` is where somebody else of this process counts the connections of the same parties."""
@@ -55,16 +55,14 @@ class Crowd:
         self._places = places
         self._share = fair_share(places)
         self._cells = store.open("connections", 1)
-        self._inside: dict[object, object] = {}
-        """Connection to party."""
         self._by_party: Counter[object] = Counter()
 
     def __len__(self) -> int:
-        return len(self._inside)
+        return self._by_party.total()
 
-    def enter(self, connection: object, party: object, *, contended: bool) -> bool:
-        """Counts a connection; False when it is one too many. `contended`: other listeners are open as well."""
-        if contended and self._by_party[party] + self._parties.elsewhere(party) >= self._share:
+    def enter(self, party: object, *, contended: bool) -> bool:
+        """Takes a place; False when there is none for this party. `contended`: other listeners are open as well."""
+        if contended and self.has_its_share(party):
             return False
         values, own = self._cells.values, self._cells.own
         # Counted first and looked at afterwards: two workers that race for the last place may both give it up, and
@@ -73,26 +71,29 @@ class Crowd:
         if sum(values) > self._places:
             values[own] -= 1
             return False
-        self._count(connection, party)
+        self._count(party, 1)
         return True
 
-    def place(self, connection: object, party: object) -> None:
-        """Counts a connection that was admitted elsewhere, and gives its place there back."""
+    def place(self, party: object) -> None:
+        """Takes the place of a connection that had one elsewhere, which is given back there."""
         self._cells.values[self._cells.own] += 1
-        self._count(connection, party)
+        self._count(party, 1)
 
-    def _count(self, connection: object, party: object) -> None:
-        self._inside[connection] = party
-        self._by_party[party] += 1
-        self._parties.count(party, 1)
-
-    def leave(self, connection: object) -> None:
-        """Gives the place back; a connection that was not admitted, or has left, has none."""
-        if connection not in self._inside:
-            return
-        party = self._inside.pop(connection)
+    def leave(self, party: object) -> None:
+        """Gives a place back."""
         self._cells.values[self._cells.own] -= 1
-        self._by_party[party] -= 1
-        self._parties.count(party, -1)
+        self._count(party, -1)
+
+    @property
+    def full(self) -> bool:
+        return sum(self._cells.values) >= self._places
+
+    def has_its_share(self, party: object) -> bool:
+        """Whether others are to have the places that are left."""
+        return self._by_party[party] + self._parties.elsewhere(party) >= self._share
+
+    def _count(self, party: object, amount: int) -> None:
+        self._by_party[party] += amount
+        self._parties.count(party, amount)
         if not self._by_party[party]:
             del self._by_party[party]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from cloned_proxy.proxy.grants.budget import PLACES, Window
-from cloned_proxy.proxy.grants.cells import CellStore, OwnCells
+from cloned_proxy.proxy.grants.cells import Cells, CellStore, OwnCells
 
 DENIALS_PER_MINUTE: Final = 600
 _TURN_SECONDS: Final = 0.01
@@ -65,12 +65,13 @@ class Turnstile:
 
 
 class _DenialAccount:
-    """What one caller has been refused in the last minute, by all workers. Their counts are looked at once a second."""
+    """What one caller has been refused in the last minute, by all workers and the native plane."""
 
-    __slots__ = ("over_until", "second", "total", "turnstile", "window")
+    __slots__ = ("over_until", "second", "total", "turn", "turnstile", "window")
 
-    def __init__(self, window: Window) -> None:
-        self.window = window
+    def __init__(self, cells: Cells, clock: Callable[[], float]) -> None:
+        self.window = Window(cells, 1, 1, clock)
+        self.turn = cells.turn
         self.turnstile = Turnstile()
         self.second = -1
         self.total = 0
@@ -99,16 +100,16 @@ class DenialBudget:
 
         What comes over the budget is not counted.
         """
-        account, now = self._account(tool), self._clock()
-        if int(now) != account.second:
-            account.second, account.total = int(now), account.window.total()
-        most = self.most(limit)
-        if account.total >= most:
-            account.over_until = now + 1.0
-            return account.window.seconds_until(most)
-        account.window.add(1)
-        account.total += 1
-        return None
+        account, now, most = self._account(tool), self._clock(), self.most(limit)
+        if account.total < most or int(now) != account.second:  # who is over the budget asks often
+            with account.turn:  # the native plane and the other workers count as well
+                account.second, account.total = int(now), account.window.total()
+                if account.total < most:
+                    account.window.add(1)
+                    account.total += 1
+                    return None
+        account.over_until = now + 1.0
+        return account.window.seconds_until(most)
 
     def most(self, limit: int | None) -> int:
         """In a minute, of a caller whose policy says `limit`."""
@@ -126,6 +127,6 @@ class DenialBudget:
         # Bounded: a tool name comes from a signed token or a listener, never from a caller's free text.
         account = self._accounts.get(tool)
         if account is None:
-            window = Window(self._store.open(account_name(tool), ACCOUNT_WIDTH), 1, 1, self._clock)
-            account = self._accounts[tool] = _DenialAccount(window)
+            cells = self._store.open(account_name(tool), ACCOUNT_WIDTH)
+            account = self._accounts[tool] = _DenialAccount(cells, self._clock)
         return account

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cloned_proxy.policy.callers.caller import Caller
+from cloned_proxy.policy.callers.caller import Caller, coming_from
 from cloned_proxy.policy.callers.identity import identify
 from cloned_proxy.policy.terms.decision import Request
 from cloned_proxy.proxy.enforce import answers
@@ -27,6 +27,7 @@ def admit(client: PlainClient, head: Head) -> None:
         client.answer(head, answers.unavailable(), keep=False)
         return
     caller = identify(head.fields, tokens=parts.tokens, now=parts.clock(), listener=client.listener.principal)
+    caller = coming_from(caller, client.source_address)
     if parts.requests is not None and is_own(head.host):
         exchange = OwnExchange(client, head, caller, parts.requests)
         after_breath(client, caller, partial(client.begin, exchange))

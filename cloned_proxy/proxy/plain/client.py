@@ -11,6 +11,7 @@ from typing import Final
 
 import structlog
 
+from cloned_proxy.policy.callers.caller import Caller
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.http1.intake import Intake
 from cloned_proxy.proxy.http1.underway import Underway
@@ -149,6 +150,10 @@ class PlainClient(asyncio.Protocol):
             self._exchange.client_drained()
         self._serve()
 
+    @property
+    def source_address(self) -> str:
+        return self._connection.source_address
+
     # For a call that waits for a person.
 
     @property
@@ -184,10 +189,11 @@ class PlainClient(asyncio.Protocol):
 
     def refuse_head(self, error: HeadError) -> None:
         self._exchange = None
-        after_breath(self, head_caller(self.parts, self.listener, error), partial(self._answer_head, error))
+        caller = head_caller(self.parts, self.listener, error, self.source_address)
+        after_breath(self, caller, partial(self._answer_head, caller, error))
 
-    def _answer_head(self, error: HeadError) -> None:
-        answer = answer_to_head(self.parts, self.listener, error, Kind.HTTP)
+    def _answer_head(self, caller: Caller, error: HeadError) -> None:
+        answer = answer_to_head(self.parts, caller, error, Kind.HTTP)
         self.transport.write(answer.encode())
         self._close()
 
@@ -218,6 +224,10 @@ class PlainClient(asyncio.Protocol):
     def quiet(self) -> bool:
         """Whether no request is under way."""
         return self._phase is _RequestPhase.HEAD and not self.intake.expects_more
+
+    @property
+    def quiet_since(self) -> float:
+        return self.deadline - self.parts.settings.keep_alive_timeout
 
     def cut(self, cause: str) -> None:
         """Resets the client, and the upstream if there is one, at once."""

@@ -72,9 +72,7 @@ class Arrivals:
         upstream = socket.socket(fileno=handed.upstream) if handed.upstream >= 0 else None
         grant = self._grant_of(handed) if handed.granted else None
         published = self._verdicts.known[handed.verdict] if grant is not None else None
-        self._library.plane_adopted(
-            self._plane, party, handed.admitted, published.handle if published is not None else None
-        )
+        self._library.plane_adopted(self._plane, party, published.handle if published is not None else None)
         if listener is None or len(data) != length:
             sock.close()
             if upstream is not None:
@@ -88,7 +86,6 @@ class Arrivals:
                     Stage(handed.stage),
                     sock,
                     listener,
-                    handed.admitted,
                     data[:client],
                     grant,
                     upstream,

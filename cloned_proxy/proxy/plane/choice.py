@@ -39,8 +39,13 @@ class PlaneChoice:
         """The label of `cloned_proxy_build_info`."""
         return "native" if self.library is not None else "python"
 
-    def as_data(self) -> dict[str, str]:
-        """For JSON: `serving` is `native` or `python`; and `why`."""
+    def as_data(self, *, behind_balancer: bool = False) -> dict[str, str]:
+        """For JSON: `serving` is `native` or `python`; and `why`.
+
+        `behind_balancer`: connections to the address of `--listen` may begin with a PROXY protocol header.
+        """
+        if behind_balancer and self.library is not None:
+            return {"serving": self.plane, "why": f"{self.why}, for sandboxes; {_BEHIND_BALANCER}"}
         return {"serving": self.plane, "why": self.why}
 
     def without(self, why: str) -> PlaneChoice:
@@ -50,6 +55,7 @@ class PlaneChoice:
         return PlaneChoice(self.mode, None, why)
 
 
+_BEHIND_BALANCER: Final = "listen.proxy_protocol_from is set, so Python serves the address of --listen"
 FAILED: Final = {"serving": "python", "why": "the native one had a fault; see the messages of serve"}
 """In the place of `as_data`, from then on."""
 ONLY_PYTHON: Final = PlaneChoice(PlaneMode.OFF, None, "--plane off")

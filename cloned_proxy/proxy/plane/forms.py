@@ -27,7 +27,7 @@ _HTTP_PORT: Final = 80
 _SEPARATOR: Final = "\x1e"
 _ID, _AT, _SECONDS, _METHOD, _PATH = "@", 1.5, 0.5, "@M", "@P"
 """Stand for what differs in the entries of one verdict; JSON text of the event around them has none of it."""
-_BEHIND_SECONDS: Final = '"spends_use":'
+_BEHIND_SECONDS: Final = '"source_address":'
 """The field before which `seconds` stands in a `FinishedDecision`."""
 _OTHER_FORM: Final = "the entry of a decision has another form than the plane writes"
 

@@ -88,7 +88,6 @@ class HandedOver(ctypes.Structure):
         ("upstream", c_int32),
         ("listener", c_uint32),
         ("verdict", c_uint32),
-        ("admitted", c_bool),
         ("granted", c_bool),
         ("id", c_uint8 * ID_BYTES),
         ("since", c_uint64),
@@ -150,7 +149,7 @@ class Batch(ctypes.Structure):
     )
 
 
-_FORM: Final = 7
+_FORM: Final = 8
 """Of what passes besides the structures: `plane/src/abi/version.rs`."""
 _STRUCTURES: Final = (PlaneConfig, Publication, RefusalForm, HandedOver, SeenFlow, Snapshot, Batch)
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))
@@ -171,6 +170,7 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_cut_all": (None, (_PLANE, *_TEXT)),
     "plane_cut_flow": (None, (_PLANE, c_char_p, *_TEXT)),
     "plane_forget": (None, (_PLANE,)),
+    "plane_make_room": (None, (_PLANE, c_size_t, c_uint64, c_size_t)),
     "plane_review": (None, (_PLANE, *_TEXT)),
     "plane_panic": (None, (_PLANE,)),
     "plane_publish": (c_void_p, (_PLANE, *_TEXT, POINTER(Publication), *_TEXT)),
@@ -181,7 +181,7 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "verdict_counts": (None, (c_void_p, POINTER(c_int64 * 5), POINTER(c_uint8 * ID_BYTES))),
     "plane_take": (c_bool, (_PLANE, POINTER(HandedOver), c_char_p, c_size_t)),
     "plane_take_back": (None, (_PLANE, c_int32, c_uint32, c_size_t)),
-    "plane_adopted": (None, (_PLANE, c_size_t, c_bool, c_void_p)),
+    "plane_adopted": (None, (_PLANE, c_size_t, c_void_p)),
     "plane_snapshot": (None, (_PLANE, POINTER(Snapshot))),
     "plane_free_snapshot": (None, (POINTER(Snapshot),)),
     "plane_numbers": (None, (_PLANE, POINTER(c_int64 * 6))),

@@ -37,6 +37,10 @@ class Parties(PartyCounts):
             self._values[place] = 0
             self._free.append(place)
 
+    def column(self, party: object) -> int | None:
+        """Where the connections of a party are counted; None of one without an open listener."""
+        return self._places[party][0] if party in self._places else None
+
     def count(self, party: object, amount: int) -> None:
         if party in self._places:
             place = self._places[party][0]

@@ -24,7 +24,7 @@ from cloned_proxy.proxy.plane.cells import PlaneCells
 from cloned_proxy.proxy.plane.configuration import config_of
 from cloned_proxy.proxy.plane.entries import PlaneEntries
 from cloned_proxy.proxy.plane.figures import Figures
-from cloned_proxy.proxy.plane.parties import Parties
+from cloned_proxy.proxy.plane.parties import PARTIES, Parties
 from cloned_proxy.proxy.plane.refusals import PlaneRefusals
 from cloned_proxy.proxy.plane.seen import OpenFlow, Review, open_flows
 from cloned_proxy.proxy.plane.verdicts import Published, Verdicts
@@ -133,7 +133,7 @@ class Plane:
 
     def takes(self, listener: Listener) -> bool:
         """Whether it can accept there: where every caller asks a proxy."""
-        return self._running and not self.failed and listener.names is None and not self.parties.full
+        return self._running and not self.failed and _is_common(listener) and not self.parties.full
 
     def open(self, listener: Listener) -> None:
         number, party = next(self._numbers), self.parties.opened(listener.party)
@@ -164,6 +164,12 @@ class Plane:
 
     def _contend(self) -> None:
         self._library.plane_set_contended(self._handle, len(self._listeners) > 1)
+
+    def make_room(self, party: object | None, *, seconds: float, most: int) -> None:
+        """Ends up to so many connections, of this party or of all, that have asked for nothing for so long."""
+        column = PARTIES if party is None else self.parties.column(party)
+        if self._running and column is not None:
+            self._library.plane_make_room(self._handle, column, int(seconds * 1e6), most)
 
     # Verdicts.
 
@@ -289,6 +295,11 @@ class Plane:
         if not self._freed:
             self._library.plane_numbers(self._handle, ctypes.byref(numbers))
         return list(numbers)
+
+
+def _is_common(listener: Listener) -> bool:
+    """Whether its callers ask a proxy, from the first byte on."""
+    return listener.names is None and not listener.header_from
 
 
 _OPEN, _DEAD = 1, 5

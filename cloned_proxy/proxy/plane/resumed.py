@@ -42,7 +42,6 @@ class Handed:
     stage: Stage
     sock: socket.socket
     listener: Listener
-    admitted: bool
     client_bytes: bytes
     grant: Grant | None = None
     """From the dial on."""
@@ -71,9 +70,8 @@ class HandedConnection(ClientConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         handed, self._handed = self._handed, None
-        if handed is None or not handed.admitted:
-            super().connection_made(transport)
-            return
+        if handed is None:
+            raise ValueError("a connection is made once")
         self.transport = cast(asyncio.Transport, transport)
         self.parts.keep(self)
         if handed.underway is not None:

@@ -290,7 +290,9 @@ class Server:
     def plane(self) -> dict[str, str]:
         """What serves the common case now: `PlaneChoice.as_data`."""
         core = self._running.core
-        return FAILED if core.gate.plane_failed else core.plane.as_data()
+        if core.gate.plane_failed:
+            return FAILED
+        return core.plane.as_data(behind_balancer=bool(self._running.host.header_from))
 
     def problems(self) -> tuple[str, ...]:
         """Why this process should get no traffic now; empty when it is ready. Called from another thread, too."""

@@ -12,7 +12,7 @@ import contextlib
 import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from cloned_proxy.proxy.gate.gate import Gate
 from cloned_proxy.proxy.transport.listener import Listener
@@ -20,6 +20,8 @@ from cloned_proxy.proxy.wire.head import Head, HeadError, parse_head
 
 _MAX_HEAD: Final = 65_536
 _HEAD_SECONDS: Final = 10.0
+_FULL_SECONDS: Final = 0.02
+"""Between two looks for a place in the gate."""
 _CHUNK: Final = 65_536
 _DROPPED: Final = frozenset({"host", "connection", "keep-alive", "upgrade"})
 type Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
@@ -120,9 +122,22 @@ class _Fork(asyncio.Protocol):
             reader = asyncio.StreamReader(limit=_MAX_HEAD)
             chosen = asyncio.StreamReaderProtocol(reader, self._serve)
         else:
-            chosen = self._gate.connection(self._listener)
+            entered = self._gate.enter(self._listener)
+            if entered is None:
+                self._wait(cast(asyncio.Transport, transport))
+                return
+            chosen = entered
         transport.set_protocol(chosen)
+        if not cast(asyncio.Transport, transport).is_reading():
+            cast(asyncio.Transport, transport).resume_reading()
         chosen.connection_made(transport)
+
+    def _wait(self, transport: asyncio.Transport) -> None:
+        """Until there is a place for it. What it says meanwhile stays with the kernel."""
+        if not transport.is_closing():
+            if transport.is_reading():
+                transport.pause_reading()
+            asyncio.get_running_loop().call_later(_FULL_SECONDS, self.connection_made, transport)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

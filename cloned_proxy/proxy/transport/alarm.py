@@ -9,18 +9,19 @@ from collections.abc import Callable
 class Alarm:
     """Rings once for what it was set to last."""
 
-    __slots__ = ("_deadline", "_due", "_loop", "_timer")
+    __slots__ = ("_due", "_loop", "_timer", "deadline")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline = 0.0
+        self.deadline = 0.0
+        """Of what it was set to last, on the clock of the loop."""
         self._due: Callable[[], None] | None = None
 
     def set(self, seconds: float, then: Callable[[], None]) -> None:
         """Calls `then` once, unless it is set anew or put off before."""
         self._due = then
-        self._deadline = deadline = self._loop.time() + seconds
+        self.deadline = deadline = self._loop.time() + seconds
         if self._timer is not None:
             if self._timer.when() <= deadline:
                 return
@@ -41,8 +42,8 @@ class Alarm:
         due, self._timer = self._due, None
         if due is None:
             return
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._ring)
+        if self._loop.time() < self.deadline:
+            self._timer = self._loop.call_at(self.deadline, self._ring)
             return
         self._due = None
         due()

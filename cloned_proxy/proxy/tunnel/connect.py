@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloned_proxy.policy.callers.caller import Caller
+from cloned_proxy.policy.callers.caller import Caller, coming_from
 from cloned_proxy.policy.callers.identity import identify
 from cloned_proxy.policy.terms.decision import Request
 from cloned_proxy.proxy.enforce import answers
@@ -23,13 +23,14 @@ def serve(connection: ClientConnection, head: Head, data: bytes = b"") -> None:
         connection.answer(answers.unavailable())
         return
     caller = identify(head.fields, tokens=parts.tokens, now=parts.clock(), listener=connection.listener.principal)
+    caller = coming_from(caller, connection.source_address)
     request = Request(head.host, head.port)
     granted = parts.enforcer.authorise_now(caller, request, Kind.TUNNEL)
     if granted is None:
         connection.run(_authorise(connection, caller, head))
     elif isinstance(granted, Refusal):
         answer = answers.refused(granted)
-        if data:
+        if data and not connection.source_address:  # what is kept is told, and recorded, as it was the first time
             parts.refusals.keep(connection.listener, data, caller, granted, answer.encode())
         connection.answer(answer)
     else:

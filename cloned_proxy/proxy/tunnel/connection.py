@@ -10,7 +10,6 @@ from typing import Final, cast
 
 import structlog
 
-from cloned_proxy.proxy.enforce import answers
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.transport.alarm import Alarm
 from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS
@@ -38,12 +37,14 @@ class _Phase(enum.Enum):
 class ClientConnection(asyncio.Protocol):
     """Reads one head strictly. Whatever goes wrong in here ends the connection and forwards nothing."""
 
-    __slots__ = ("_alarm", "_buffer", "_dropped", "_held", "_loop", "_phase", "_searched", "_task", "cause",
-                 "eof", "listener", "lost", "parts", "plain", "relay", "settling", "transport")  # fmt: skip
+    __slots__ = ("_alarm", "_buffer", "_dropped", "_held", "_loop", "_phase", "_searched", "_task", "cause", "eof",
+                 "listener", "lost", "parts", "plain", "relay", "settling", "source_address", "transport")  # fmt: skip
 
     def __init__(self, parts: GateParts, listener: Listener) -> None:
         self.parts = parts
         self.listener = listener
+        self.source_address = ""
+        """Of the client, as a load balancer in front has named it; "" where there is none."""
         self.transport: asyncio.Transport
         self.settling: Settling | None = None
         self.relay: Relay | None = None
@@ -69,10 +70,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not an instance in the eyes of Python with uvloop, whose transports share only the interface.
         self.transport = cast(asyncio.Transport, transport)
-        if self.parts.admit(self):
-            self.arm(self.parts.settings.head_timeout, self._head_timed_out)
-        else:
-            self.answer(answers.overloaded())
+        self.parts.arrived(self)
+        self.arm(self.parts.settings.head_timeout, self._head_timed_out)
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -196,6 +195,13 @@ class ClientConnection(asyncio.Protocol):
             return self.plain.quiet
         return self._phase is _Phase.HEAD and not self._buffer
 
+    @property
+    def quiet_since(self) -> float:
+        """Monotonic seconds, of one that is quiet."""
+        if self.plain is not None:
+            return self.plain.quiet_since
+        return self._alarm.deadline - self.parts.settings.head_timeout
+
     def cut(self, cause: str) -> None:
         """Resets the client, and the upstream if there is one, at once."""
         self.cause = self.cause or cause
@@ -228,7 +234,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> None:
         self._alarm.put_off()
-        known = self.parts.refusals.answer(self.listener, data)
+        known = None if self.source_address else self.parts.refusals.answer(self.listener, data)
         if known is not None:
             self.close_after(known)
             return
@@ -284,8 +290,9 @@ class ClientConnection(asyncio.Protocol):
         self.run(self._refused_head(error, kind))
 
     async def _refused_head(self, error: HeadError, kind: Kind) -> None:
-        await self.parts.enforcer.breath(head_caller(self.parts, self.listener, error))
-        self.answer(answer_to_head(self.parts, self.listener, error, kind))
+        caller = head_caller(self.parts, self.listener, error, self.source_address)
+        await self.parts.enforcer.breath(caller)
+        self.answer(answer_to_head(self.parts, caller, error, kind))
 
     def failed(self) -> None:
         """Called while an unexpected exception is handled."""

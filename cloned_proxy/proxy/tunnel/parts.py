@@ -46,8 +46,8 @@ class GateParts:
     """None where bytes stay on the transports: `os.splice` is Linux only."""
     requests: RequestsApi | None
     """What answers at `http://cloned.internal`; without it that name is refused like any other."""
-    admit: Callable[[ClientConnection], bool]
-    """Counts a new connection; False when it is one too many."""
+    arrived: Callable[[ClientConnection], None]
+    """A new connection, which has its place already."""
     keep: Callable[[ClientConnection], None]
     """Counts a connection that the native plane has admitted."""
     forget: Callable[[ClientConnection], None]
@@ -74,6 +74,9 @@ class Successor(Protocol):
 
     @property
     def quiet(self) -> bool: ...
+
+    @property
+    def quiet_since(self) -> float: ...
 
     def cut(self, cause: str) -> None: ...
 

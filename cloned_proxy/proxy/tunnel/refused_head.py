@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloned_proxy.policy.callers.caller import Caller
+from cloned_proxy.policy.callers.caller import Caller, coming_from
 from cloned_proxy.policy.callers.identity import identify
 from cloned_proxy.proxy.enforce import answers
 from cloned_proxy.proxy.enforce.answers import Answer
@@ -12,13 +12,14 @@ from cloned_proxy.proxy.wire.head import HeadError
 from cloned_proxy.telemetry.events import Kind
 
 
-def answer_to_head(parts: GateParts, listener: Listener, error: HeadError, kind: Kind) -> Answer:
+def answer_to_head(parts: GateParts, caller: Caller, error: HeadError, kind: Kind) -> Answer:
     """Puts the refusal of a head on record and says what to mend."""
-    refusal = parts.enforcer.refuse(head_caller(parts, listener, error), error.request, kind, error.reason)
+    refusal = parts.enforcer.refuse(caller, error.request, kind, error.reason)
     status = error.status if refusal.decision.reason is error.reason else None
     return answers.refused(refusal, status=status, explanation=str(error))
 
 
-def head_caller(parts: GateParts, listener: Listener, error: HeadError) -> Caller:
+def head_caller(parts: GateParts, listener: Listener, error: HeadError, source_address: str) -> Caller:
     """Who sent a head that is refused, by its listener and by what credential could be read of it."""
-    return identify(error.fields, tokens=parts.tokens, now=parts.clock(), listener=listener.principal)
+    caller = identify(error.fields, tokens=parts.tokens, now=parts.clock(), listener=listener.principal)
+    return coming_from(caller, source_address)

@@ -1,7 +1,8 @@
 """The PROXY protocol header with which a load balancer begins a connection, in both versions.
 
 After `doc/proxy-protocol.txt` of HAProxy, sections 2.1 and 2.2. The header is checked and taken off. Whose address it
-names is used for nothing here: identity is a credential or a listener of one's own, never where somebody comes from.
+names goes on record and is used for nothing else: identity is a credential or a listener of one's own, never where
+somebody comes from.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _LOCAL, _PROXY = 0x20, 0x21
 _ADDRESS_BYTES: Final = {0x00: 0, 0x11: 12, 0x21: 36, 0x31: 216}
 """Bytes of the addresses, by family and transport: unspecified, and streams over IPv4, IPv6 and unix sockets."""
 _UNSPECIFIED: Final = 0x00
+_SOURCE_BYTES: Final = {0x11: 4, 0x21: 16}
 _TLV_HEAD: Final = 3
 _PORT: Final = rb"(0|[1-9][0-9]{0,4})"
 _LINE: Final = re.compile(rb"PROXY TCP([46]) ([0-9A-Fa-f:.]+) ([0-9A-Fa-f:.]+) %b %b\r\n" % (_PORT, _PORT))
@@ -43,6 +45,15 @@ def header_length(data: bytes) -> int | None:
     if _begins(data, _V1):
         return _first(data)
     raise HeaderError("no PROXY protocol header")
+
+
+def source_of(header: bytes) -> str:
+    """The address of the client that a whole header names; "" where it names none, or a unix socket."""
+    if header.startswith(_V1):
+        words = header.split(b" ")
+        return "" if words[1].startswith(b"UNKNOWN") else str(ipaddress.ip_address(words[2].decode("ascii")))
+    size = _SOURCE_BYTES.get(header[13], 0) if header[12] == _PROXY else 0
+    return str(ipaddress.ip_address(header[_FIXED : _FIXED + size])) if size else ""
 
 
 def _begins(data: bytes, mark: bytes) -> bool:

@@ -22,7 +22,19 @@ GATHER_SECONDS: Final = 1.0
 
 _ALLOW: Final = "allow"
 _MARKS: Final = attrgetter(
-    "tool", "host", "port", "method", "path", "reason", "run", "kind", "rule", "policy", "hint", "refused_address"
+    "tool",
+    "host",
+    "port",
+    "method",
+    "path",
+    "reason",
+    "run",
+    "kind",
+    "rule",
+    "policy",
+    "hint",
+    "refused_address",
+    "source_address",
 )
 """What makes two denials equal: everything but the id and the time."""
 

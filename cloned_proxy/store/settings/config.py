@@ -35,7 +35,7 @@ _SMALLEST_NAMES: Final = 18
 
 class ProxySettings(Section):
     max_connections: int = Field(default=20_000, ge=1)
-    """Client connections at once; more are answered 503 and closed."""
+    """Client connections at once; who comes then waits, and clients that ask for nothing make room."""
     max_head_bytes: int = Field(default=65_536, ge=1024, le=1_048_576)
     """Of a request or response: its first line and all its fields, in HTTP/2 unpacked."""
     max_head_fields: int = Field(default=200, ge=10, le=2000)

@@ -14,7 +14,6 @@ pub struct HandedOver {
     upstream: i32,
     listener: u32,
     verdict: u32,
-    admitted: bool,
     granted: bool,
     id: [u8; ID],
     since: u64,
@@ -71,7 +70,6 @@ fn described(handed: &Handed, lengths: [u64; 3]) -> HandedOver {
         upstream: granted.map_or(-1, |granted| granted.upstream),
         listener: handed.listener,
         verdict: granted.map_or(0, |granted| granted.verdict.number),
-        admitted: handed.admitted,
         granted: granted.is_some(),
         id: granted.map_or([0; ID], |granted| granted.id),
         since: granted.map_or(0, |granted| granted.since),
@@ -90,11 +88,9 @@ fn described(handed: &Handed, lengths: [u64; 3]) -> HandedOver {
 
 /// Python counts the connection, and its flow, from here on. `verdict` is null where nothing was granted.
 #[no_mangle]
-pub extern "C" fn plane_adopted(plane: &Plane, party: usize, admitted: bool, verdict: Option<&Verdict>) {
+pub extern "C" fn plane_adopted(plane: &Plane, party: usize, verdict: Option<&Verdict>) {
     let shared = &plane.shared;
-    if admitted {
-        shared.leave(party);
-    }
+    shared.leave(party);
     if let Some(verdict) = verdict {
         verdict.account.leave();
         verdict.counts.open.fetch_sub(1, SeqCst);

@@ -228,6 +228,13 @@ pub unsafe extern "C" fn plane_cut_flow(plane: &Plane, id: &[u8; ID], cause: *co
     plane.tell(|| Order::CutFlow { id, cause: cause.clone() });
 }
 
+/// `party` is a column, or one behind the last for all of them.
+#[no_mangle]
+pub extern "C" fn plane_make_room(plane: &Plane, party: usize, quiet: u64, most: usize) {
+    let party = if plane.shared.parties.has(party) { Some(party) } else { None };
+    plane.tell(|| Order::MakeRoom { party, quiet, most });
+}
+
 #[no_mangle]
 pub extern "C" fn plane_forget(plane: &Plane) {
     plane.tell(|| Order::Forget);

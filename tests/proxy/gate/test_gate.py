@@ -288,21 +288,6 @@ async def test_a_client_that_ignores_its_answer_is_dropped(monkeypatch: pytest.M
         writer.transport.abort()
 
 
-async def test_connections_over_the_cap_are_503_and_the_rest_go_on() -> None:
-    async with upstream() as server, world(allow(HOST, server.port), max_connections=2) as w:
-        first, one = await w.tunnel(server.port)
-        _, two = await w.tunnel(server.port)
-        over = await w.ask(b"")
-        assert (over.status, over.fields["retry-after"]) == (503, "1")
-        await first.readexactly(len(hello()))
-        one.write(b"alive")
-        assert await first.readexactly(5) == b"alive"
-        two.transport.abort()
-        await until(lambda: len(w.gate.tunnels) == 1)
-        assert (await w.ask(connect_head(443, "other.example"))).status == 403
-        one.close()
-
-
 # The first bytes of a tunnel.
 
 UNFIT = {

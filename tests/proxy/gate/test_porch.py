@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from cloned_proxy.policy.terms.vocabulary import Anonymous, Mode
 from cloned_proxy.proxy.gate.porch import Porch
 from cloned_proxy.proxy.transport.listener import Listener, bind_tcp
 from cloned_proxy.proxy.wire.proxy_protocol import MAX_BYTES
+from cloned_proxy.store.audit.audit_queue import AuditQueue
 from cloned_proxy.store.settings.config import ConfigError, load_config
+from cloned_proxy.telemetry.events import DecisionEvent
 from tests.proxy.support import Upstream, World, allow, connect_head, hello, until, upstream, world
 from tests.proxy.wire.test_proxy_protocol import EMPTY, IPV4, WHOLE, WRONG, second
 
@@ -91,8 +94,44 @@ async def test_from_a_named_address_nothing_passes_without_a_whole_header(canary
     async with world(allow(HOST, canary.port), header_from=NAMED, head_timeout=0.2) as made:
         for name, wrong in WRONG.items():
             assert not await said(made, wrong + connect_head(canary.port, HOST)), name
+        assert made.metrics.headers_refused == len(WRONG)
         assert not canary.connections
         assert made.audit.verdicts == []
+
+
+async def test_the_address_of_a_header_is_on_record_and_makes_nobody_another_caller(canary: Upstream) -> None:
+    forged = "X-Cloned-Tool-Token: forged\r\n"
+    asked = {
+        "allow": connect_head(canary.port, HOST),
+        "deny": connect_head(443, "denied.example"),
+        "no credential": connect_head(443, "denied.example", headers=forged),
+        "malformed": b"GET http://x/ HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        "plain": b"GET http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nConnection: close\r\n\r\n",
+    }
+    headers = {"192.0.2.1": WHOLE["v1 IPv4"], "2001:db8::1": WHOLE["v2 IPv6"], "": WHOLE["v2 LOCAL"]}
+    async with world(allow(HOST, canary.port), header_from=NAMED) as made:
+        for head in asked.values():
+            for header in headers.values():
+                for _ in range(2):  # the second one could be told from memory
+                    assert await said(made, header + head)
+            assert await said(made, head, sender=STRANGER)
+        decisions = [event for event in made.audit.events if isinstance(event, DecisionEvent)]
+        assert [event.source_address for event in decisions] == len(asked) * [
+            *(source for source in headers for _ in range(2)),
+            "",
+        ]
+        assert {event.tool for event in decisions} == {None}
+
+
+async def test_denials_of_two_clients_are_two_entries() -> None:
+    queue: AuditQueue[DecisionEvent] = AuditQueue(10)
+    async with world() as made:
+        await made.ask(connect_head(443, "denied.example"))
+        (event,) = made.audit.events
+    assert isinstance(event, DecisionEvent)
+    for source in ("192.0.2.1", "192.0.2.1", "192.0.2.2"):
+        queue.put_denial(replace(event, source_address=source), None, summary=False)
+    assert [(entry.source_address, entry.times) for entry, _ in queue.take()] == [("192.0.2.1", 2), ("192.0.2.2", 1)]
 
 
 async def test_a_second_header_is_not_one(canary: Upstream) -> None:
@@ -178,15 +217,15 @@ async def test_who_only_connects_is_no_warning(capsys: pytest.CaptureFixture[str
     assert "refused" not in capsys.readouterr().out
 
 
-async def test_headers_that_are_waited_for_are_bounded(canary: Upstream) -> None:
-    async with world(allow(HOST, canary.port), header_from=NAMED, max_connections=2) as made:
+async def test_headers_that_are_waited_for_are_bounded_and_who_comes_then_waits(canary: Upstream) -> None:
+    async with world(allow(HOST, canary.port), header_from=NAMED, max_connections=2, head_timeout=60) as made:
         place = made.listener.socket.getsockname()
         slow = [await asyncio.open_connection(*place, local_addr=(BALANCER, 0)) for _ in range(2)]
-        assert not await said(made, WHOLE["v1 IPv4"] + connect_head(canary.port, HOST))
+        third = asyncio.create_task(said(made, WHOLE["v1 IPv4"] + connect_head(canary.port, HOST)))
+        await until(lambda: made.gate._room.is_wanted(made.listener, contended=False))
+        assert not third.done()
         slow[0][1].transport.abort()
-        async with asyncio.timeout(60):
-            while not await said(made, WHOLE["v1 IPv4"] + connect_head(canary.port, HOST)):
-                pass
+        assert (await third).startswith(b"HTTP/1.1 200 ")
         slow[1][1].transport.abort()
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.callers.identity import Claims, mint_token
+from cloned_proxy.proxy.plane.choice import PlaneMode, choose
 from cloned_proxy.proxy.serving.server import ServeOptions, Server
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.audit.tally import Tally
 from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.events import MANY
-from tests.proxy.support import until, upstream
+from tests.proxy.support import need_plane, until, upstream
 
 _BUDGET = 40
 _CONFIG = f"audit: {{denials_per_minute: {_BUDGET}}}\n"
@@ -37,6 +38,7 @@ FLOODS = {
     "a malformed head": "GET http://x/ HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
 }
 _LOOPS = 16
+_CALLS = 100
 
 
 class Flood:
@@ -64,12 +66,14 @@ class Flood:
 
 
 @contextlib.asynccontextmanager
-async def serving(workspace: Workspace, port: int, anonymous: str = "global") -> AsyncIterator[Server]:
+async def serving(
+    workspace: Workspace, port: int, anonymous: str = "global", plane: PlaneMode = PlaneMode.OFF
+) -> AsyncIterator[Server]:
     workspace.create()
     for path, text in ((workspace.policy_file, _POLICY % (anonymous, port)), (workspace.root / "config.yaml", _CONFIG)):
         path.write_text(text)
         path.chmod(0o600)
-    server = Server(workspace, ServeOptions(("127.0.0.1", 0), None))
+    server = Server(workspace, ServeOptions(("127.0.0.1", 0), None, plane=choose(plane)))
     await server.start()
     try:
         yield server
@@ -95,18 +99,26 @@ def token_of(workspace: Workspace) -> str:
     return mint_token(key, Claims("demo@v1", "run-1", time.time() + 600))
 
 
+@pytest.fixture(params=[PlaneMode.OFF, PlaneMode.REQUIRE])
+def plane(request: pytest.FixtureRequest) -> PlaneMode:
+    mode: PlaneMode = request.param
+    if mode is PlaneMode.REQUIRE:
+        need_plane()
+    return mode
+
+
 @pytest.mark.parametrize("name", FLOODS)
 async def test_a_flood_of_refusals_costs_nobody_a_call_and_is_on_record_to_the_last_one(
-    tmp_path: Path, name: str
+    tmp_path: Path, name: str, plane: PlaneMode
 ) -> None:
     workspace = Workspace(tmp_path / "ws")
-    async with upstream() as canary, serving(workspace, canary.port) as server:
+    async with upstream() as canary, serving(workspace, canary.port, plane=plane) as server:
         flood = Flood(server.address, FLOODS[name])
         running = asyncio.create_task(flood.run())
         await until(lambda: flood.answered[429] >= 20)
         token = token_of(workspace)
-        assert {await call(server.address, canary.port, token) for _ in range(25)} == {200}
-        await until(lambda: canary.connections == 25)
+        assert {await call(server.address, canary.port, token) for _ in range(_CALLS)} == {200}
+        await until(lambda: canary.connections == _CALLS)
         flood.stop()
         await running
     with AuditLog(workspace.state_db) as log, Tally(workspace.state_db) as tally:
@@ -119,10 +131,29 @@ async def test_a_flood_of_refusals_costs_nobody_a_call_and_is_on_record_to_the_l
     assert len(denials) < _BUDGET + 20
 
 
-async def test_a_question_for_a_credential_is_one_behind_any_number_of_others(tmp_path: Path) -> None:
+async def test_four_floods_at_once_cost_nobody_a_call(tmp_path: Path, plane: PlaneMode) -> None:
+    workspace = Workspace(tmp_path / "ws")
+    async with upstream() as canary, serving(workspace, canary.port, plane=plane) as server:
+        floods = [Flood(server.address, data) for data in FLOODS.values()]
+        running = [asyncio.create_task(flood.run()) for flood in floods]
+        await until(lambda: all(flood.answered[429] >= 5 for flood in floods))
+        token = token_of(workspace)
+        answers = Counter([await call(server.address, canary.port, token) for _ in range(2 * _CALLS)])
+        assert answers == {200: 2 * _CALLS}
+        for flood in floods:
+            flood.stop()
+        await asyncio.gather(*running)
+    with AuditLog(workspace.state_db) as log:
+        denials = list(log.entries(denied=True))
+        assert log.verify().holds
+    assert sum(entry.times for entry in denials) == sum(flood.answered.total() for flood in floods)
+    assert sum(entry.times for entry in denials if entry.body["host"] != MANY) == _BUDGET
+
+
+async def test_a_question_for_a_credential_is_one_behind_any_number_of_others(tmp_path: Path, plane: PlaneMode) -> None:
     """Else a loop without a credential would keep out every client that sends its own only when it is asked."""
     workspace = Workspace(tmp_path / "ws")
-    async with upstream() as canary, serving(workspace, canary.port, "challenge") as server:
+    async with upstream() as canary, serving(workspace, canary.port, "challenge", plane) as server:
         flood = Flood(server.address, FLOODS["a refused CONNECT"])
         running = asyncio.create_task(flood.run())
         await until(lambda: flood.answered.total() >= 2 * _BUDGET)

@@ -118,8 +118,10 @@ def _plane(workspace: Workspace) -> Check:
         serving, why = chosen.plane, chosen.why
     else:
         serving, why = live.plane["serving"], live.plane["why"]
+    if serving == "native":
+        return Check("plane", "ok", f"{serving}: {why}")
     detail, _, fix = why.partition("; ")
-    return Check("plane", "ok", f"{serving}: {detail}", fix if serving == "python" else "")
+    return Check("plane", "ok", f"{serving}: {detail}", fix)
 
 
 def _workspace(workspace: Workspace) -> Check:

@@ -1,0 +1,89 @@
+"""Where clients come in: one listening socket, on which no more are accepted than there are places.
+
+Who is one too many waits with the kernel, unanswered and unread, until somebody leaves. Nobody is told to come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import Final
+
+from cloned_proxy.proxy.transport.listener import BACKLOG, Listener
+from cloned_proxy.proxy.tunnel.connection import ClientConnection
+
+_AT_ONCE: Final = 8
+"""Connections that are accepted before those that are open have their turn."""
+_FULL_SECONDS: Final = 0.02
+"""Between two looks for a place, which another process may have given back."""
+_EXHAUSTED_SECONDS: Final = 0.1
+"""Until connections are accepted again after the process ran out of descriptors."""
+_OUT_OF_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class Door:
+    """Of one listener, on the loop of its gate, from `open` to `close`."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        enter: Callable[[Listener], ClientConnection | None],
+        leave: Callable[[ClientConnection], None],
+        take: Callable[[ClientConnection, socket.socket], None],
+    ) -> None:
+        """`enter`, `leave`: as of `Gate`. `take` gets a place and the client to whom it belongs from now on."""
+        self.listener: Final = listener
+        self._enter: Final = enter
+        self._leave: Final = leave
+        self._take: Final = take
+        self._loop: Final = asyncio.get_running_loop()
+        self._again: asyncio.TimerHandle | None = None
+        self._full = False
+
+    def open(self) -> None:
+        """Accepts; the listener's socket belongs to the door."""
+        self.listener.socket.setblocking(False)
+        self.listener.socket.listen(BACKLOG)  # some are bound early, and refuse until they are opened
+        self._resume()
+
+    def close(self) -> None:
+        """Stops accepting, and closes the socket."""
+        if self._again is not None:
+            self._again.cancel()
+        self._full = False
+        self._loop.remove_reader(self.listener.socket.fileno())
+        self.listener.socket.close()
+
+    def look(self) -> None:
+        """Somebody has left: who waited for a place may have it."""
+        if self._full and self._again is not None:
+            self._again.cancel()
+            self._resume()
+
+    def _resume(self) -> None:
+        self._again, self._full = None, False
+        self._loop.add_reader(self.listener.socket.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):
+            connection = self._enter(self.listener)
+            if connection is None:
+                self._full = True
+                self._pause(_FULL_SECONDS)
+                return
+            try:
+                sock, _ = self.listener.socket.accept()
+            except OSError as error:
+                self._leave(connection)
+                if error.errno in _OUT_OF_MEANS:
+                    self._pause(_EXHAUSTED_SECONDS)
+                return
+            sock.setblocking(False)
+            self._take(connection, sock)
+
+    def _pause(self, seconds: float) -> None:
+        self._loop.remove_reader(self.listener.socket.fileno())
+        self._again = self._loop.call_later(seconds, self._resume)

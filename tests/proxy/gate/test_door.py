@@ -1,0 +1,176 @@
+"""More clients than there are places: nobody is refused, nobody keeps all places, whoever waits has one in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from cloned_proxy.policy.callers.caller import ANONYMOUS
+from cloned_proxy.proxy.transport.listener import Listener, bind_unix
+from tests.proxy.support import HOST, World, allow, connect_head, hello, until, upstream, world
+
+_REFUSED = b"GET http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\nConnection: close\r\n\r\n"
+_BEGUN = b"GET http://denied.example/ HTTP/1.1\r\n"
+_HELLO = hello()
+
+
+def connected(w: World) -> int:
+    """How many have a place."""
+    return sum(w.gate._crowd._cells.values)
+
+
+def somebody_waits(w: World, listener: Listener | None = None) -> bool:
+    return w.gate._room.is_wanted(listener or w.listener, contended=w.gate._contended)
+
+
+async def client(stack: ExitStack, family: socket.AddressFamily, address: object) -> socket.socket:
+    """One that is connected as far as the kernel is concerned."""
+    sock = stack.enter_context(socket.socket(family))
+    sock.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(sock, address)  # type: ignore[arg-type]  # a path, for the other
+    return sock
+
+
+async def answer(sock: socket.socket) -> bytes:
+    """The begin of what comes back."""
+    async with asyncio.timeout(60):
+        return await asyncio.get_running_loop().sock_recv(sock, 12)
+
+
+async def swept_until(w: World, condition: Callable[[], bool]) -> None:
+    """As `until`, with the sweep that comes once a second."""
+
+    def swept() -> bool:
+        w.gate.sweep()
+        return condition()
+
+    await until(swept)
+
+
+@asynccontextmanager
+async def tunnels(w: World, port: int, count: int) -> AsyncIterator[list[asyncio.StreamWriter]]:
+    async with AsyncExitStack() as stack:
+        writers = []
+        for _ in range(count):
+            reader, writer = await w.tunnel(port, first=_HELLO)
+            stack.callback(writer.transport.abort)
+            await reader.readexactly(len(_HELLO))
+            writers.append(writer)
+        yield writers
+
+
+async def test_who_finds_no_place_waits_and_is_served_when_somebody_leaves() -> None:
+    async with upstream() as server, world(allow(HOST, server.port), max_connections=2) as w:
+
+        async def call() -> None:
+            reader, writer = await w.tunnel(server.port, first=_HELLO)
+            await reader.readexactly(len(_HELLO))
+            writer.transport.abort()
+
+        async with tunnels(w, server.port, 2) as held:
+            waiting = [asyncio.create_task(call()) for _ in range(20)]
+            await until(lambda: somebody_waits(w))
+            assert connected(w) == 2
+            assert server.connections == 2
+            assert not any(task.done() for task in waiting)
+            held[0].transport.abort()
+            async with asyncio.timeout(60):
+                await asyncio.gather(*waiting)
+        await w.settled()
+        assert server.connections == 22
+        assert len(w.audit.ends) == len(w.audit.verdicts) == 22
+        assert {verdict for verdict, _ in w.audit.verdicts} == {"allow"}
+        assert connected(w) == 0
+
+
+async def test_a_flood_on_one_listener_leaves_room_on_the_other_and_waits_itself(tmp_path: Path) -> None:
+    path = tmp_path / "slot.sock"
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=5, head_timeout=60) as w:
+        slot = Listener(bind_unix(path), ANONYMOUS, "slot")
+        await w.gate.open(slot)
+        with ExitStack() as stack:
+            flood = [await client(stack, socket.AF_INET, w.address) for _ in range(5)]
+            await until(lambda: somebody_waits(w))
+            assert connected(w) == 4
+            other = await client(stack, socket.AF_UNIX, str(path))
+            await loop.sock_sendall(other, _REFUSED)
+            assert await answer(other) == b"HTTP/1.1 403"
+            await loop.sock_sendall(flood[-1], _REFUSED)
+            flood[0].close()
+            assert await answer(flood[-1]) == b"HTTP/1.1 403"
+
+
+async def test_who_asks_for_nothing_makes_room_for_who_does() -> None:
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=32, head_timeout=60, keep_alive_timeout=60) as w:
+        with ExitStack() as stack:
+            for _ in range(30):
+                await client(stack, socket.AF_INET, w.address)
+            kept = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(kept, _REFUSED.replace(b"Connection: close\r\n", b""))
+            assert await answer(kept) == b"HTTP/1.1 403"
+            begun = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(begun, _BEGUN)
+            await until(lambda: connected(w) == 32)
+            w.gate._room.quiet_seconds = 0
+            w.gate.sweep()
+            assert connected(w) == 32  # nobody waits
+            for _ in range(20):
+                asking = await client(stack, socket.AF_INET, w.address)
+                await loop.sock_sendall(asking, _REFUSED)
+                answering = asyncio.create_task(answer(asking))
+                await swept_until(w, answering.done)
+                assert answering.result() == b"HTTP/1.1 403"
+                assert connected(w) >= 30 - 2  # not all of them at once
+            await loop.sock_sendall(begun, b"Host: denied.example\r\nConnection: close\r\n\r\n")
+            assert await answer(begun) == b"HTTP/1.1 403"
+
+
+async def test_heads_that_never_end_give_their_places_back() -> None:
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=8, head_timeout=0.5) as w:
+        with ExitStack() as stack:
+            for _ in range(8):
+                await loop.sock_sendall(await client(stack, socket.AF_INET, w.address), _BEGUN)
+            await until(lambda: connected(w) == 8)
+            asking = [await client(stack, socket.AF_INET, w.address) for _ in range(20)]
+            for each in asking:
+                await loop.sock_sendall(each, _REFUSED)
+            for each in asking:
+                assert await answer(each) == b"HTTP/1.1 403"
+                each.close()
+
+
+async def test_who_waits_when_the_gate_stops_is_let_go() -> None:
+    async with world(max_connections=1, head_timeout=60) as w:
+        with ExitStack() as stack:
+            await client(stack, socket.AF_INET, w.address)
+            second = await client(stack, socket.AF_INET, w.address)
+            await until(lambda: somebody_waits(w))
+            w.gate.stop_accepting()
+            with pytest.raises(ConnectionError):
+                await answer(second)
+
+
+async def test_connections_that_are_given_to_the_gate_wait_for_a_place_too() -> None:
+    ours, gates = socket.socketpair()
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=1, head_timeout=60) as w:
+        with ExitStack() as stack:
+            stack.enter_context(ours)
+            ours.setblocking(False)
+            first = await client(stack, socket.AF_INET, w.address)
+            await until(lambda: connected(w) == 1)
+            adopting = asyncio.create_task(w.gate.adopt(gates, w.listener))
+            await loop.sock_sendall(ours, connect_head(443, "denied.example"))
+            await asyncio.sleep(0)
+            assert not adopting.done()
+            first.close()
+            await adopting
+            assert await answer(ours) == b"HTTP/1.1 403"
