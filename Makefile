@@ -77,7 +77,7 @@ lint: setup ## style and types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-check: lint ## lint, types, dead links, help text
+check: lint $(DOCS_ENV)/.installed ## lint, types, dead links, help text, the pages that the code writes
 	@$(PY) -m pytest -q -m "not docker" tests/docs
 
 plane: ## build the native plane with cargo, offline (`make serve` does)

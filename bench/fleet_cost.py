@@ -1,7 +1,9 @@
 """`python -m bench.fleet_cost`: what set-ups and plain requests cost a replica of a fleet, beside the same build alone.
 
-Both proxies run all the time and are measured in turn, so that whatever else the machine does meets both. The share of
-one is the median over the rounds of (per CPU-second alone) / (per CPU-second as a replica) - 1.
+All proxies run all the time and are measured in turn, each time in another order, so that whatever else the machine
+does meets them all. The share of one is the median over the rounds of (per CPU-second alone) / (per CPU-second of it)
+- 1. One of them is the same build alone once more: what it "costs" is the noise of the run, and its quartiles say how
+far a single round is off.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ from cloned_proxy.fleet.link.names import Names
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.fleet.signed.statement import Number, Statement, seal_statement
 
-_ROUNDS: Final = 7
+_ROUNDS: Final = 12
+"""A multiple of the contenders, so that each has each place as often."""
 _SECONDS: Final = 2.0
 _RULES: Final = 10
 _PATIENCE: Final = 60.0
@@ -73,6 +76,12 @@ class Replica(Ours):
             time.sleep(0.05)
 
 
+class Again(Ours):
+    """The control."""
+
+    name = "cloned-proxy, alone once more"
+
+
 class Silent(Replica):
     """Its log stays at home (`audit_entries: 0`, or OTLP elsewhere)."""
 
@@ -80,20 +89,26 @@ class Silent(Replica):
     audit_entries = 0
 
 
-async def compare(contenders: list[Contender]) -> dict[str, float]:
-    """How much more CPU each replica costs than the first contender, by workload and name (0.03: 3 %)."""
+async def compare(contenders: list[Contender]) -> dict[str, dict[str, float]]:
+    """How much more CPU each costs than the first contender, by workload and name: median and quartiles (0.03: 3 %)."""
     workloads = [each for each in WORKLOADS if isinstance(each, Workload) and each.key in _KEYS]
     more: dict[str, list[float]] = {}
     for turn in range(_ROUNDS):
         for workload in workloads:
-            order = contenders if turn % 2 == 0 else contenders[::-1]
+            start = turn % len(contenders)
+            order = contenders[start:] + contenders[:start]
             found = {each.name: await workload.run(each, _SECONDS) for each in order}
             if any(sample.errors for sample in found.values()):
                 raise RuntimeError(f"{workload.key}: {[(name, sample.errors) for name, sample in found.items()]}")
             base = found[contenders[0].name].per_cpu
             for each in contenders[1:]:
                 more.setdefault(f"{workload.key}, {each.name}", []).append(base / found[each.name].per_cpu - 1)
-    return {name: round(statistics.median(values), 4) for name, values in more.items()}
+    return {name: _spread(values) for name, values in more.items()}
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    low, median, high = statistics.quantiles(values, n=4)
+    return {"median": round(median, 4), "from": round(low, 4), "to": round(high, 4)}
 
 
 def main() -> int:
@@ -106,13 +121,13 @@ def main() -> int:
         ports = parts.enter_context(UpstreamProcess(directory))
         contenders: list[Contender] = []
         Replica.store = store
-        for number, kind in enumerate((Ours, Replica, Silent)):
+        for number, kind in enumerate((Ours, Replica, Silent, Again)):
             contender = kind(directory / f"run{number}", ports, _RULES)
             contender.start()
             parts.callback(contender.stop)
             contenders.append(contender)
         result = uvloop.run(compare(contenders))
-    sys.stdout.write(json.dumps(result | {"load": round(os.getloadavg()[0], 1)}) + "\n")
+    sys.stdout.write(json.dumps({**result, "load": round(os.getloadavg()[0], 1)}, indent=1) + "\n")
     return 0
 
 

@@ -32,18 +32,20 @@ class SafeFetch:
         self,
         tool: str,
         *,
-        workspace: Path | None = None,
-        policy: Path | None = None,
+        workspace: Path | str | None = None,
+        policy: Path | str | None = None,
         proxy: str | None = None,
         timeout: float = 30.0,
-        extra_ca: Path | None = None,
+        extra_ca: Path | str | None = None,
     ) -> None:
         """`workspace`, `policy` and `proxy` default to what the command line would use.
 
         The proxy is that of `CLONED_EGRESS_PROXY`, else of config.yaml, else the one that serves the workspace.
         `extra_ca` is a PEM file of roots beside the system's. Raises ValueError and StoreError.
         """
-        self._guide = Guide(tool, workspace=workspace, policy=policy, proxy=proxy, extra_ca=extra_ca)
+        self._guide = Guide(
+            tool, workspace=_path(workspace), policy=_path(policy), proxy=proxy, extra_ca=_path(extra_ca)
+        )
         self._timeout = timeout
         # By whether TLS is opened, the newest last: a tunnel needs other roots than a host that is inspected.
         self._clients: dict[bool, list[tuple[float, httpx.Client]]] = {False: [], True: []}
@@ -172,3 +174,7 @@ class SafeFetch:
             "trust_env": False,
             "follow_redirects": False,
         }
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given)

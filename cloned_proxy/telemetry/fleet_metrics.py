@@ -7,6 +7,9 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+PARTS: Final = ("limits", "log", "policy", "replicas", "requests", "uses")
+"""Of what is in the store, as `fleet.link.link` names them."""
+
 
 class FleetMetrics:
     """One for each process. Over several workers the sum says what is true of all of them, hence the least of each."""
@@ -37,6 +40,13 @@ class FleetMetrics:
         self._refused: Final = Counter(
             "cloned_proxy_fleet_refused", "Envelopes that were not accepted.", ("reason",), registry=registry
         )
+        self._faults: Final = Gauge(
+            "cloned_proxy_fleet_store_fault",
+            "1 if this part of what the store of the fleet has cannot be used; `fleet status` says why.",
+            ("part",), registry=registry, multiprocess_mode="livemax",
+        )  # fmt: skip
+        for part in PARTS:
+            self._faults.labels(part)
         for reason in reasons:  # every series exists from the start, so that rate() sees the first step
             self._refused.labels(reason)
 
@@ -50,6 +60,10 @@ class FleetMetrics:
         self._connected.set(connected)
         self._age.set(age)
         self._stale.set(denying)
+
+    def fault(self, part: str, reason: str) -> None:
+        """What of the store cannot be used, or can again (an empty reason)."""
+        self._faults.labels(part).set(bool(reason))
 
     def refused(self, reason: str) -> None:
         self._refused.labels(reason).inc()

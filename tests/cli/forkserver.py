@@ -41,6 +41,10 @@ class Fork:
         self.stdout = stdout
         self.returncode: int | None = None
 
+    def close(self) -> None:
+        """Forgets it; nobody will wait for it."""
+        self._connection.close()
+
     def poll(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.wait(0)
@@ -75,6 +79,7 @@ class ForkServer:
     def __init__(self, env: Mapping[str, str], entered: Callable[[list[str]], list[str]] = list) -> None:
         self._env = dict(env)
         self._address = f"\0cloned-proxy-forks-{os.getpid()}-{os.urandom(8).hex()}"
+        self._forks: list[Fork] = []
         self._lifeline, theirs = socket.socketpair()
         with theirs, socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
             listening.bind(self._address)
@@ -140,6 +145,8 @@ class ForkServer:
 
     def close(self) -> None:
         """Ends it, and with it what it has forked."""
+        for fork in self._forks:
+            fork.close()
         self._lifeline.close()
         self._process.wait(PATIENCE)
 
@@ -156,7 +163,9 @@ class ForkServer:
         order = json.dumps({"argv": list(argv), "env": dict(env), "cwd": str(cwd)}).encode()
         socket.send_fds(connection, [len(order).to_bytes(4)], three)
         connection.sendall(order)
-        return Fork(connection, reads)
+        fork = Fork(connection, reads)
+        self._forks.append(fork)
+        return fork
 
 
 @functools.cache

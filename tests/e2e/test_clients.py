@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.cli.program import eventually
 from tests.net import content
 from tests.net.clients import CLIENTS, Client, needed, node, pip, proxy_environment
 from tests.net.proxy_process import ProxyProcess
@@ -124,7 +126,12 @@ def test_a_client_reaches_what_is_allowed_and_nothing_else(
     assert {port for _, port in fresh_world.saw(marker)} == {443 if scheme == "https" else 80}
     assert marker in said
     if path == "inspected":
-        request = next(entry for entry in proxy.log() if entry.get("path") == f"/{marker}")
+
+        def on_record() -> list[dict[str, Any]]:
+            return [entry for entry in proxy.log() if entry.get("path") == f"/{marker}"]
+
+        eventually(on_record, what="the request on record")
+        request = on_record()[0]
         assert (request["verdict"], request["kind"], request["method"]) == ("allow", "inspected_request", "GET")
 
 

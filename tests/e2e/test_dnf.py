@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from tests.cli.program import eventually
 from tests.net.clients import needed, proxy_environment
 from tests.net.proxy_process import ProxyProcess
 from tests.net.world import ROOT, World
@@ -117,7 +118,10 @@ def test_without_the_question_it_is_nobody(fresh_world: World, tmp_path: Path) -
     assert proxy.command("allow", _HOST, "--tool", TOOL).returncode == 0
     _install(fresh_world, proxy, f"https://{_HOST}/dnf", tmp_path / "allowed", by="its settings")
     assert not fresh_world.touched(_HOST)
-    assert {(entry["tool"], entry["reason"]) for entry in proxy.log() if entry.get("host")} == {
-        (None, "host_not_allowed")
-    }
+
+    def refused() -> set[tuple[str | None, str]]:
+        return {(entry["tool"], entry["reason"]) for entry in proxy.log() if entry.get("host")}
+
+    eventually(refused, what="the refusal on record")
+    assert refused() == {(None, "host_not_allowed")}
     proxy.stop()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.program import eventually
 from tests.net.clients import needed, proxy_environment, unavailable
 from tests.net.proxy_process import PROGRAM, ProxyProcess
 from tests.net.world import World
@@ -116,9 +117,13 @@ def test_github_read_clones_and_fetches_and_does_not_push(
     assert git("rev-list", "--all", "--count", cwd=bare) == "1"
     assert git("count-objects", cwd=bare).startswith("3 objects"), "objects of the push arrived"
     assert reader.run("fetch", "-q", cwd=clone).returncode == 0
-    calls = [entry for entry in proxy.log() if entry.get("tool") == "reader@v1" and entry.get("method") == "POST"]
-    seen = {(entry["verdict"], entry["path"].rpartition("/")[2]) for entry in calls}
-    assert seen == {("allow", "git-upload-pack"), ("deny", "git-receive-pack")}
+
+    def calls() -> set[tuple[str, str]]:
+        posted = (entry for entry in proxy.log() if entry.get("tool") == "reader@v1" and entry.get("method") == "POST")
+        return {(entry["verdict"], entry["path"].rpartition("/")[2]) for entry in posted}
+
+    eventually(lambda: len(calls()) >= 2, what="both on record")
+    assert calls() == {("allow", "git-upload-pack"), ("deny", "git-receive-pack")}
 
 
 def test_github_write_pushes_as_well(fresh_world: World, proxy: ProxyProcess, bare: Path, tmp_path: Path) -> None:
@@ -187,7 +192,12 @@ def test_git_over_ssh_reads_and_pushes_where_its_rule_says_ssh(
     assert done.returncode == 0, done.stderr
     assert tool.tip == git("rev-parse", "HEAD", cwd=clone)
     assert git("cat-file", "-s", "main:new", cwd=bare) == "5000000"
-    assert {entry["tool"] for entry in proxy.log() if entry.get("host") == "git.example.net"} == {"ssh@v1"}
+
+    def tools() -> set[str]:
+        return {entry["tool"] for entry in proxy.log() if entry.get("host") == "git.example.net"}
+
+    eventually(tools, what="the push on record")
+    assert tools() == {"ssh@v1"}
 
 
 def test_git_over_ssh_of_another_tool_is_told_what_to_do(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.program import eventually
 from tests.e2e.late_clients import HEAVY, LIGHT, Call, LateClient
 from tests.net.clients import needed, proxy_environment
 from tests.net.proxy_process import ProxyProcess
@@ -108,7 +109,10 @@ def test_without_the_question_they_are_nobody(fresh_world: World, tmp_path: Path
     marker = fresh_world.marker()
     call(fresh_world, proxy, LIGHT[0], f"https://api.example.com/{marker}", tmp_path)
     assert not fresh_world.saw(marker)
-    assert {(entry["tool"], entry["reason"]) for entry in proxy.log() if entry.get("host")} == {
-        (None, "host_not_allowed")
-    }
+
+    def refused() -> set[tuple[str | None, str]]:
+        return {(entry["tool"], entry["reason"]) for entry in proxy.log() if entry.get("host")}
+
+    eventually(refused, what="the refusal on record")
+    assert refused() == {(None, "host_not_allowed")}
     proxy.stop()

@@ -72,8 +72,7 @@ def test_a_tool_learns_in_report_mode_and_keeps_what_it_needs(proxy: ProxyProces
     assert done.returncode == 0, done.stdout + done.stderr
     text = proxy.policy.read_text()
     assert "# learning since today" in text
-    proxy.write_policy(text.replace("mode: report", "mode: enforce"))
-    fresh_world.settle()
+    proxy.edit_policy(text.replace("mode: report", "mode: enforce"))
     assert _curl(proxy, "https://api.example.com/")
     assert _curl(proxy, "http://files.example.com/repos/77/issues")
     assert _curl(proxy, "https://inspected.example.com/v1/list", "new@v1", *trusting)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.cli.program import eventually
 from tests.net.attacks.attempt import Attempt, read_all
 from tests.net.attacks.client_hello import client_hello
 from tests.net.load import ALWAYS, NEVER, SOMETIMES
@@ -44,7 +45,7 @@ def long_running(world: World) -> Iterator[ProxyProcess]:
 def proxy(fresh_world: World, long_running: ProxyProcess) -> ProxyProcess:
     """One proxy for all tests that it should survive, with its policy as at the start."""
     long_running.write_policy(_OPEN)
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 60
     while not (passes(long_running) and long_running.http_get("/readyz")[0] == 200):
         assert time.monotonic() < deadline, long_running.said()[-2000:]
         time.sleep(0.05)
@@ -228,16 +229,12 @@ def test_twenty_thousand_hosts_swapped_in_under_load(fresh_world: World) -> None
 
 def test_a_policy_that_disappears_leaves_the_last_good_one_in_force(proxy: ProxyProcess) -> None:
     proxy.policy.unlink()
-    time.sleep(0.6)
+    eventually(lambda: proxy.http_get("/readyz")[0] == 503, what="not ready")
     assert passes(proxy)
     assert not passes(proxy, "evil.example.net")
     assert not proxy.world.touched("evil.example.net")
-    assert proxy.http_get("/readyz")[0] == 503
     proxy.write_policy(_WITHOUT.replace("api.example.com", "other.example.com"))
-    deadline = time.monotonic() + 3
-    while not passes(proxy, SOMETIMES) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert passes(proxy, SOMETIMES)
+    eventually(lambda: passes(proxy, SOMETIMES), what="the new policy")
     assert not passes(proxy)
     assert proxy.http_get("/readyz")[0] == 200
 
@@ -247,10 +244,7 @@ def test_a_policy_that_disappears_leaves_the_last_good_one_in_force(proxy: Proxy
 )
 def test_a_broken_policy_leaves_the_last_good_one_in_force(proxy: ProxyProcess, garbage: str) -> None:
     proxy.write_policy(garbage)
-    deadline = time.monotonic() + 3
-    while proxy.http_get("/readyz")[0] == 200 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert proxy.http_get("/readyz")[0] == 503
+    eventually(lambda: proxy.http_get("/readyz")[0] == 503, what="not ready")
     assert passes(proxy)
     assert not passes(proxy, "evil.example.net")
 

@@ -16,6 +16,7 @@ from cloned_proxy.policy.terms.decision import Decision
 from cloned_proxy.policy.terms.vocabulary import Verdict
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.workspaces.keys import load_or_create_key
+from tests.cli.program import eventually
 from tests.fetch.conftest import TOOL, Scene
 
 type Get = Callable[..., httpx.Response]
@@ -104,8 +105,9 @@ def test_a_no_of_the_proxy_is_raised_too(s: Scene, get: Get, scheme: str, tmp_pa
     error = caught.value
     assert (error.reason, error.by_proxy, error.decision.verdict) == ("port_not_allowed", True, Verdict.DENY)
     if scheme == "plain":
-        assert error.decision_id is not None
-        assert error.decision_id in s.workspace.run("log", "--json").stdout
+        identifier = error.decision_id
+        assert identifier is not None
+        eventually(lambda: identifier in s.workspace.run("log", "--json").stdout, what="its record")
         assert error.hint.startswith("cloned-proxy allow localhost:")
     assert s.elsewhere.seen == []
 
@@ -206,3 +208,9 @@ def test_a_credential_is_renewed_before_it_expires(s: Scene, monkeypatch: pytest
         assert [fetch.get(f"{s.plain.url}/a").text for _ in range(2)] == ["reached"] * 2
         assert len(fetch._clients[False]) > 2
     assert fetch._clients[False] == []
+
+
+def test_places_are_paths_or_texts(s: Scene, tmp_path: Path) -> None:
+    """As for `DockerContainerRunner` and `request_egress`."""
+    with SafeFetch(TOOL, workspace=str(s.workspace.path), policy=str(tmp_path / "gone.yaml")) as fetch:
+        assert fetch is not None

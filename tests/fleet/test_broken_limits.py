@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -131,6 +132,9 @@ class _NoLink:
     def follow(self, *_: object) -> None: ...
 
     def at_connect(self, *_: object) -> None: ...
+
+    def part(self, _name: str) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     async def run(self, _work: object, **_: object) -> list[object]:
         await asyncio.sleep(0)

@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from cloned_proxy.policy.callers.identity import Claims, mint_token
+from cloned_proxy.store.files.policy_bytes import version_of
 from tests.cli.forkserver import Fork
+from tests.cli.program import eventually
 from tests.net.nursery import Nursling, order
 from tests.proxy.support import resident_bytes
 
 if TYPE_CHECKING:
     from tests.net.world import World
 
-_START_SECONDS: Final = 30.0
+_START_SECONDS: Final = 60.0
 PROGRAM: Final = str(Path(sys.executable).parent / "cloned-proxy")
 
 
@@ -152,8 +154,7 @@ class ProxyProcess:
         return self.world.program(*arguments, "--workspace", str(self.workspace), cwd=self.workspace)
 
     def log(self, *arguments: str) -> list[dict[str, Any]]:
-        """The decisions on record."""
-        time.sleep(0.15)  # decisions become durable in groups, 50 ms apart at most
+        """The decisions on record. What has just been answered may not be yet: wait for it."""
         lines = self.command("log", "--json", *arguments).stdout.splitlines()
         return [json.loads(line) for line in lines if line]
 
@@ -163,6 +164,12 @@ class ProxyProcess:
 
     def write_policy(self, text: str) -> None:
         replace(self.policy, text)
+
+    def edit_policy(self, text: str) -> None:
+        """Returns when the policy, which must be a good one, is in force: the proxy says so, with its version."""
+        before, version = len(self.said()), version_of(text.encode())
+        replace(self.policy, text)
+        eventually(lambda: version in self.said()[before:], what="the policy in force")
 
     def kill(self) -> None:
         """As the kernel would: no clean-up of any kind."""

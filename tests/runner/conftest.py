@@ -23,6 +23,8 @@ from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from cloned_proxy.runner.slots.link import connect, is_served
 from cloned_proxy.runner.values.errors import EngineError, GoneError
 from cloned_proxy.runner.values.spec import WORKSPACE_LABEL, workspace_mark
+from tests.cli import forkserver
+from tests.cli.forkserver import PROGRAM, Fork
 from tests.conftest import IMAGES_FAILED
 from tests.e2e.conftest import world as world  # noqa: PLC0414  a fixture of these tests, too
 from tests.runner.kept_images import bring_sandbox_images
@@ -71,7 +73,7 @@ class Serving:
     """A `serve` of its own for one workspace."""
 
     workspace: Path
-    process: subprocess.Popen[bytes]
+    process: Fork
 
     def stop(self) -> None:
         self.process.terminate()
@@ -84,9 +86,15 @@ class Serving:
 
 def start_serving(workspace: Path) -> Serving:
     log = (workspace.parent.parent / f"serve-{secrets.token_hex(3)}.log").open("wb")
-    words = [*SERVE, "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off", "--workspace", str(workspace)]
-    process = subprocess.Popen(words, stdout=log, stderr=log)
-    log.close()
+    words = [str(PROGRAM), "serve", "--listen", "127.0.0.1:0", "--metrics", "off", "--control", "off"]
+    with log:
+        process = forkserver.here().start(
+            [*words, "--workspace", str(workspace)],
+            env=os.environ,
+            cwd=Path.cwd(),
+            stdout=log.fileno(),
+            stderr=log.fileno(),
+        )
     deadline = time.monotonic() + 60
     try:
         while not is_served(workspace):

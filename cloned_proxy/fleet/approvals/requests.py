@@ -22,6 +22,7 @@ from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import StoreAwayError
 from cloned_proxy.fleet.signed.pause import Pause, again_seconds
 from cloned_proxy.policy.terms.rule import Rule
+from cloned_proxy.store.approvals.approval import Approval
 from cloned_proxy.store.approvals.approval_mirror import ApprovalMirror, Settled, as_message, from_message
 from cloned_proxy.store.files.errors import StoreError
 
@@ -33,6 +34,9 @@ _SOON_SECONDS: Final = 0.02
 _MOST_BYTES: Final = 64 * 1024
 _MOST_SAID: Final = 10
 _LONGEST_ID: Final = 60
+_RECEIVED_AT_ONCE: Final = 100
+_RECEIVED_A_MINUTE: Final = 10
+"""Requests of other replicas: people look at a few, and each one is in the log of every replica."""
 _MOST_ANSWERED: Final = 32 * 1024 * 1024
 """Of all requests and decisions at once."""
 
@@ -80,6 +84,7 @@ class FleetRequests:
         self._unsettled: dict[str, FleetDecision] = {}
         """In force or refused already, and not on record here: the disk did not take them."""
         self._in_force: dict[str, _InForce] = {}
+        self._room = Room(_RECEIVED_AT_ONCE, _RECEIVED_A_MINUTE)
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
         self._pause = Pause()
@@ -149,7 +154,8 @@ class FleetRequests:
                 answer: list[Any] = await redis.eval(READ, 3, *names.keys)
                 return answer
 
-            now, *found = await self._link.run(work, most=_MOST_ANSWERED)
+            with self._link.part("requests"):
+                now, *found = await self._link.run(work, most=_MOST_ANSWERED)
             before, self._said = self._rules(), 0
             for at in range(0, len(found), 4):
                 raw_id, raw, left, envelope = found[at : at + 4]
@@ -169,7 +175,7 @@ class FleetRequests:
         if not envelope:
             told = json.loads(raw)
             if self._leads and isinstance(told, dict) and told.get("replica") != self._me:
-                await asyncio.to_thread(self._mirror.receive, from_message(told, request), left)
+                await self._receive(from_message(told, request), left)
             return
         decision = read_decision(envelope, self._trust, self._fleet, request)
         # Before anything that may fail: whoever offers it again does not make it last longer.
@@ -179,6 +185,16 @@ class FleetRequests:
         if self._leads:
             self._unsettled[request] = decision
         self._on_decision(decision)
+
+    async def _receive(self, approval: Approval, left: float) -> None:
+        """Shows it to people, within a rate: each one is two entries of the log, and anybody may fill the store."""
+        if not self._room.has_any(self._uptime()):
+            return  # it is offered again
+        if await asyncio.to_thread(self._mirror.receive, approval, left) and not self._room.take(self._uptime()):
+            _log.warning(
+                "so many requests of other replicas come that they are shown by and by",
+                a_minute=_RECEIVED_A_MINUTE,
+            )
 
     def _put_in_force(self, decision: FleetDecision, *, now: float, up: float) -> None:
         if decision.decided > self._clock() + SKEW_SECONDS:
@@ -234,6 +250,26 @@ class FleetRequests:
             _log.warning(
                 "what the store says of a request is refused", request=known, reason=f"{type(error).__name__}: {error}"
             )
+
+
+class Room:
+    """So many at once, and so many more each minute (a token bucket)."""
+
+    def __init__(self, most: int, a_minute: float) -> None:
+        self._most, self._a_second = most, a_minute / 60
+        self._left, self._at = float(most), float("-inf")
+
+    def has_any(self, now: float) -> bool:
+        """`now` is uptime in seconds."""
+        if now > self._at:
+            self._left = min(self._most, self._left + (now - self._at) * self._a_second)
+            self._at = now
+        return self._left >= 1
+
+    def take(self, now: float) -> bool:
+        """Takes one; whether there is another."""
+        self._left -= 1
+        return self.has_any(now)
 
 
 class _Remembered:

@@ -34,20 +34,26 @@ _MOST_DIGITS: Final = 20
 _FORGOTTEN_SECONDS: Final = 90 * 86_400
 """A log to which nothing is added for so long leaves the store by itself."""
 
-# KEYS: the stream. ARGV: the last id expected, entries to keep, seconds to keep, then the entries of a Group.
+# KEYS: the stream. ARGV: the last id expected, entries to keep, seconds to keep, then `packed` and `first` of a Group.
 # Answers with the last id that is there: whether it is the expected one says what was done.
 _APPEND: Final = """
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
 local id = last[1] and last[1][1] or ''
 if id ~= ARGV[1] then return {0, id} end
-local entries, at = ARGV[4], 1
+local entries, at, line = ARGV[4], 1, tonumber(ARGV[5])
 while at <= #entries do
-  local _, head, seq, hashed, size = string.find(entries, '^(%d+) (%d+) (%d+) ', at)
-  local body = head + hashed + 1
-  at = body + size
-  id = seq .. '-0'
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], id,
-    'hash', string.sub(entries, head + 1, body - 1), 'body', string.sub(entries, body, at - 1))
+  local hash, body, stop
+  if line > 0 then
+    stop = string.find(entries, '\\n', at, true) or #entries + 1
+    hash, body = string.sub(entries, at, at + 63), string.sub(entries, at + 64, stop - 1)
+    id, at, line = string.format('%.0f-0', line), stop + 1, line + 1
+  else
+    local _, head, seq, hashed, size = string.find(entries, '^(%d+) (%d+) (%d+) ', at)
+    hash = string.sub(entries, head + 1, head + hashed)
+    body = string.sub(entries, head + hashed + 1, head + hashed + size)
+    id, at = seq .. '-0', head + hashed + size + 1
+  end
+  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], id, 'hash', hash, 'body', body)
 end
 redis.call('EXPIRE', KEYS[1], ARGV[3])
 return {1, id}
@@ -97,7 +103,8 @@ class AuditShipper:
     async def ship(self) -> bool:
         """Sends all that is on record now. False, once said, when that cannot be done; it is tried again."""
         try:
-            await self._ship()
+            with self._link.part("log"):
+                await self._ship()
         except Exception as error:  # noqa: BLE001  an answer that none is must not end the sending for good
             self._id = ""
             await self._tell_lag()
@@ -151,7 +158,9 @@ class AuditShipper:
 
     async def _append(self, stream: str, last: str, keep: int, group: Group) -> tuple[bool, str]:
         async def work(redis: Any) -> list[Any]:
-            found: list[Any] = await redis.eval(_APPEND, 1, stream, last, keep, _FORGOTTEN_SECONDS, group.packed)
+            found: list[Any] = await redis.eval(
+                _APPEND, 1, stream, last, keep, _FORGOTTEN_SECONDS, group.packed, group.first
+            )
             return found
 
         done, now = await self._link.run(work)
@@ -173,7 +182,8 @@ class AuditShipper:
             self._metrics.skipped(first - last)
         self._last, self._last_id = first, last_id
         self._receipt_id, _ = await self._newest(self._names.audit_receipts(name))
-        self._receipt = _number(self._receipt_id)
+        # Those from before are of another id, and would prove nothing under this one.
+        self._receipt = max(_number(self._receipt_id), await asyncio.to_thread(self._local.renamed))
         self._id, self._announced = name, False
         if last_id:
             await self._announce()

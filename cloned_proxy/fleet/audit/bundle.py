@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cloned_proxy.fleet.audit.receipt import anchor_of, head_of, log_id
+from cloned_proxy.fleet.audit.receipt import anchor_of, former_ids, head_of, log_id
 from cloned_proxy.fleet.signed.envelope import seal
 from cloned_proxy.fleet.signed.errors import FleetError
 from cloned_proxy.fleet.signed.keys import SigningKey
@@ -68,6 +68,9 @@ def export(
         "format": FORMAT, "version": VERSION, "replica": source.replica, "log": log, "at": source.at,
         "after": {"seq": before.seq, "hash": before.hash},
     }  # fmt: skip
+    # What it was called before it was copied or set back: receipts of then are of that id.
+    if former := [each for each in former_ids(database) if each.until >= before.seq]:
+        opening["formerly"] = [{"log": each.log, "until": each.until} for each in former]
     yield json.dumps(opening)
     digests = bytearray()
     rows = database.execute("SELECT seq, hash, body FROM entries WHERE seq > ? ORDER BY seq", (before.seq,))

@@ -79,7 +79,7 @@ def check(lines: Iterable[bytes], trust: Trust | None) -> BundleVerdict:
     statement = _statement_of(file, trust, verdict)
     if statement is not None:
         _check_statement(file, statement, verdict)
-        _check_receipts(file, trust, verdict)
+        _check_receipts(file, statement, trust, verdict)
     return verdict
 
 
@@ -220,17 +220,28 @@ def _check_links(file: _File, statement: dict[str, Any], verdict: BundleVerdict)
         verdict.found("the entries do not lead to the hash that is signed: the log itself had been changed")
 
 
-def _check_receipts(file: _File, trust: Trust, verdict: BundleVerdict) -> None:
+def _former(statement: dict[str, Any]) -> dict[str, int]:
+    """What the log was called before, as the replica has signed it, and up to which entry."""
+    found = statement.get("formerly")
+    return {each["log"]: each["until"] for each in found if _is_former(each)} if isinstance(found, list) else {}
+
+
+def _is_former(found: Any) -> bool:
+    return isinstance(found, dict) and isinstance(found.get("log"), str) and type(found.get("until")) is int
+
+
+def _check_receipts(file: _File, statement: dict[str, Any], trust: Trust, verdict: BundleVerdict) -> None:
     hashes = {seq: stored for seq, _, stored in file.entries} | {
         file.opening["after"]["seq"]: file.opening["after"]["hash"]
     } if verdict.holds else {}  # fmt: skip
+    former = _former(statement)
     for number, raw in enumerate(file.receipts, 1):
         try:
             receipt = open_receipt(raw, trust)
         except EnvelopeError:
             verdict.found(f"receipt {number} is not of this key: it is another replica's, or was changed")
             continue
-        if receipt.log != verdict.log:
+        if receipt.log != verdict.log and receipt.seq > former.get(receipt.log, -1):
             verdict.found(f"receipt {number} is for another log")
         elif hashes and hashes.get(receipt.seq) != receipt.hash:
             verdict.found(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from cloned_proxy.fleet.audit.receipt import anchor_of, head_of, log_id, new_log_id
-from cloned_proxy.store.audit.database import open_database
+from cloned_proxy.fleet.audit.receipt import anchor_of, former_ids, head_of, log_id, new_log_id
+from cloned_proxy.store.audit.database import open_database, writing
 from cloned_proxy.store.files.errors import StoreError
 
 _GROUP: Final = 1000
@@ -17,8 +19,14 @@ _GROUP_BYTES: Final = 1 << 20
 """Of a group, or of the one entry that is larger."""
 
 # One value for the whole group, which SQLite puts together: a row at a time costs Python more than all the rest, and
-# each row is a hand-over of the interpreter lock, which requests wait for. Of each entry: number, bytes of the hash,
-# bytes of the body, each with a blank behind it, then hash and body as they lie on the disk.
+# each row is a hand-over of the interpreter lock, which requests wait for. Entries lie there one after the other, each
+# in one line, so hash and body are joined as lines: to write the numbers and lengths costs more than to read the rows.
+_TAKE_LINES: Final = """
+SELECT count(*), min(seq), max(seq), CAST(group_concat(hash || body, char(10)) AS BLOB)
+FROM entries WHERE seq > ?1 AND seq <= ?1 + ?2
+"""
+# What is not so (receipts; a number that is missing or a line break, where somebody has changed the log): of each its
+# number, bytes of the hash, bytes of the body, each with a blank behind it, then hash and body as they lie on the disk.
 _TAKE: Final = """
 SELECT count(*), max(seq), CAST(group_concat(
     seq || ' ' || length(CAST(hash AS BLOB)) || ' ' || length(CAST(body AS BLOB)) || ' ' || hash || body, '') AS BLOB)
@@ -36,6 +44,8 @@ class Group(NamedTuple):
     """Number of the last one."""
     packed: bytes
     """All of them, as the script of `fleet/audit/audit_ship.py` reads them."""
+    first: int = 0
+    """Number of the first one where `packed` has a line for each; 0 where it says number and lengths of each."""
 
 
 class News(NamedTuple):
@@ -48,10 +58,20 @@ class News(NamedTuple):
 
 
 class LocalLog:
-    """What is read of state.db, in a thread of its own connections. Every method raises StoreError."""
+    """What is read of state.db. Every method blocks, and raises StoreError."""
 
     def __init__(self, path: Path) -> None:
         self._path: Final = path
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._close = weakref.finalize(self, int)
+
+    def close(self) -> None:
+        """Of what is open; the next method opens it again."""
+        with self._lock:
+            self._close()
+            self._database = None
 
     def identify(self) -> str:
         """The id of the log."""
@@ -59,7 +79,12 @@ class LocalLog:
 
     def rename(self) -> str:
         """Gives it a new id."""
-        return self._with(new_log_id)
+        with writing(self._path) as database:  # no receipt of the old id may come between
+            return new_log_id(database)
+
+    def renamed(self) -> int:
+        """Number of the newest entry when the log got the id that it has; 0 where it never had another."""
+        return self._with(lambda database: max((each.until for each in former_ids(database)), default=0))
 
     def bounds(self) -> tuple[int, int]:
         """The number before the oldest entry, and that of the newest."""
@@ -82,7 +107,7 @@ class LocalLog:
 
         def look(database: sqlite3.Connection) -> News:
             newest = head_of(database).seq  # first: an entry that comes meanwhile is in the group, or waits
-            entries = _take(database, _TAKE_ENTRIES, seq) if newest > seq else None
+            entries = _take_entries(database, seq) if newest > seq else None
             return News(newest, entries, _take(database, _TAKE_RECEIPTS, receipt))
 
         return self._with(look)
@@ -98,13 +123,39 @@ class LocalLog:
         return self._with(look)
 
     def _with[T](self, work: Callable[[sqlite3.Connection], T]) -> T:
-        database = open_database(self._path)
+        with self._lock:
+            try:
+                return work(self._opened())
+            except sqlite3.Error as error:
+                self._close()
+                self._database = None
+                raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
+
+    def _opened(self) -> sqlite3.Connection:
+        """The connection, kept from call to call: to open one costs as much as to read a thousand entries."""
         try:
-            return work(database)
-        except sqlite3.Error as error:
-            raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
-        finally:
-            database.close()
+            there = self._path.stat()
+            file = there.st_dev, there.st_ino
+        except OSError:
+            file = None  # it is made, or what is wrong is said
+        if self._database is None or file != self._file:
+            self._close()
+            self._database = database = open_database(self._path)
+            there = self._path.stat()
+            self._file = there.st_dev, there.st_ino
+            self._close = weakref.finalize(self, database.close)
+        return self._database
+
+
+def _take_entries(database: sqlite3.Connection, seq: int) -> Group | None:
+    most = _GROUP
+    while True:
+        ((count, first, last, packed),) = database.execute(_TAKE_LINES, (seq, most)).fetchall()
+        if not count or last - first + 1 != count or packed.count(b"\n") != count - 1:
+            return _take(database, _TAKE_ENTRIES, seq)
+        if count == 1 or len(packed) <= _GROUP_BYTES:
+            return Group(count, last, packed, first)
+        most = count // 2
 
 
 def _take(database: sqlite3.Connection, query: str, seq: int) -> Group | None:

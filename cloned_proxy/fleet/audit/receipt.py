@@ -11,7 +11,7 @@ import secrets
 import socket
 import sqlite3
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cloned_proxy.fleet.members.member import replica_key, replica_name
 from cloned_proxy.fleet.signed.envelope import Trust, seal
@@ -25,6 +25,8 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 
 RECEIPT_TYPE: Final = "application/vnd.cloned-proxy.audit-receipt+json"
 _LOG_ID_BYTES: Final = 8
+_FORMER: Final = "former_log_ids"
+_MOST_FORMER: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +95,30 @@ def log_id(database: sqlite3.Connection) -> str:
     return str(found[0])
 
 
+class Former(NamedTuple):
+    """What a log was called before."""
+
+    log: str
+    until: int
+    """Number of its newest entry when it got another id: what was signed under this one is no later."""
+
+
 def new_log_id(database: sqlite3.Connection) -> str:
-    """Calls the log something that nothing was called before: it goes on in another way than what has left it."""
+    """Calls the log something that nothing was called before: it goes on in another way than what has left it.
+
+    Its receipts until now are of the old id, which is kept for whoever checks them.
+    """
     made = _drawn()
+    former = [*former_ids(database), Former(log_id(database), head_of(database).seq)][-_MOST_FORMER:]
+    database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_FORMER, json.dumps(former)))
     database.execute("INSERT OR REPLACE INTO meta VALUES ('log_id', ?)", (made,))
     return made
+
+
+def former_ids(database: sqlite3.Connection) -> list[Former]:
+    """The oldest first. Raises sqlite3.Error."""
+    found = database.execute("SELECT value FROM meta WHERE key = ?", (_FORMER,)).fetchone()
+    return [] if found is None else [Former(str(log), int(until)) for log, until in json.loads(found[0])]
 
 
 def _drawn() -> str:

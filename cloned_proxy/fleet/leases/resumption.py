@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -18,7 +19,7 @@ class LeaseResumption:
     fleet: str
     generation: str
     at: float
-    """Unix seconds; an older one than a replica has followed is not followed again."""
+    """Unix seconds by the store's clock, and later than every one before: a replica follows no older one again."""
     by: str
     reason: str
 
@@ -36,8 +37,10 @@ def read_resumption(raw: bytes, trust: Trust, fleet: str) -> LeaseResumption:
         found = LeaseResumption(
             str(told["fleet"]), str(told["generation"]), float(told["at"]), str(told["by"]), str(told["reason"])
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EnvelopeError(Refused.FORMAT, f"not a resumption ({type(error).__name__})") from None
+    if not math.isfinite(found.at):
+        raise EnvelopeError(Refused.FORMAT, "not a resumption: it has no time")
     if found.fleet != fleet:
         raise EnvelopeError(Refused.FLEET, f"it is for the fleet {found.fleet}")
     return found

@@ -11,7 +11,8 @@ from cloned_proxy.store.files.atomic import write_atomically
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.files.files import read_regular_file
 
-_MAX_BYTES: Final = 4096
+_MAX_BYTES: Final = 64 * 1024
+_MAX_WORD: Final = 16 * 1024
 
 
 @dataclass(slots=True)
@@ -23,6 +24,8 @@ class UseMemory:
     resumed: float = 0.0
     steps: int = 0
     """Of the count of that generation, that the store knew of when this was kept, or later."""
+    word: str = ""
+    """The signed word by which it was resumed; "" where it is not known any more."""
 
     def load(self) -> None:
         """Raises StoreError: a memory that cannot be read is none that may be forgotten."""
@@ -33,17 +36,23 @@ class UseMemory:
             known = json.loads(raw)
             self.generation, self.resumed = str(known["generation"]), float(known["resumed"])
             self.steps = int(known.get("steps", 0))
+            self.word = str(known.get("word", ""))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(
                 f"{self.path}: not readable ({type(error).__name__}); restore it, or run `cloned-proxy fleet resume` "
                 "and delete it"
             ) from error
 
-    def keep(self, generation: str, resumed: float, steps: int) -> None:
+    def follow(self, generation: str, resumed: float, word: bytes) -> None:
+        """Goes over to another count. Raises StoreError."""
+        self._write(generation, resumed, 0, word.decode("ascii") if len(word) <= _MAX_WORD and word.isascii() else "")
+
+    def keep(self, steps: int) -> None:
         """Raises StoreError."""
-        if generation == self.generation:
-            steps = max(steps, self.steps)
-        known = {"generation": generation, "resumed": resumed, "steps": steps}
-        if known != {"generation": self.generation, "resumed": self.resumed, "steps": self.steps}:
-            write_atomically(self.path, json.dumps(known).encode())
-        self.generation, self.resumed, self.steps = generation, resumed, steps
+        if steps > self.steps:
+            self._write(self.generation, self.resumed, steps, self.word)
+
+    def _write(self, generation: str, resumed: float, steps: int, word: str) -> None:
+        known = {"generation": generation, "resumed": resumed, "steps": steps, "word": word}
+        write_atomically(self.path, json.dumps(known).encode())
+        self.generation, self.resumed, self.steps, self.word = generation, resumed, steps, word

@@ -12,9 +12,9 @@ class UseNames:
         prefix = f"cloned:{{{fleet}}}:uses"
         self.ledger: Final = f"{prefix}:ledger"
         """Hash: `generation` of the count, `run` (server and replication history that have it whole), `settled` (its
-        milliseconds), `steps` (each use and each join), `resume` (the signed word of an operator), `disputed`,
-        `behind` (who knows better), `total:RULE` (its uses by all replicas) and `asked:RULE` (when it was last spoken
-        of; milliseconds)."""
+        milliseconds), `steps` (each use and each join), `resume` (the signed word of an operator), `disputed` (who
+        follows another count) and `followed` (its signed word), `behind` (who knows better), `total:RULE` (its uses by
+        all replicas) and `asked:RULE` (when it was last spoken of; milliseconds)."""
         self.members: Final = f"{prefix}:members"
         """Set: the replicas that have told what they took by their own disks, in this count."""
         self._prefix = f"{prefix}:of:"

@@ -32,8 +32,8 @@ JOIN: Final = (
     + """
 -- KEYS: ledger, members, then the uses of each rule in ARGV.
 -- ARGV: replica, generation that it follows ('' for none), steps it knows, for how long unused counts are kept, the
--- generation that it has seen here, then of each rule its id and uses. Answers what became of it, the generation, and
--- the steps.
+-- generation that it has seen here, the signed word that it follows ('' for none), then of each rule its id and uses.
+-- Answers what became of it, the generation, and the steps.
 local me, known = ARGV[1], ARGV[2]
 local generation = redis.call('HGET', KEYS[1], 'generation')
 if not generation then return {'lost', '', '0'} end
@@ -41,7 +41,7 @@ if not generation then return {'lost', '', '0'} end
 if generation ~= ARGV[5] then return {'moved', generation, '0'} end
 if known ~= generation then
   -- Somebody began anew while a replica is there that knows of an older count.
-  if known ~= '' then redis.call('HSET', KEYS[1], 'disputed', me) end
+  if known ~= '' then redis.call('HSET', KEYS[1], 'disputed', me, 'followed', ARGV[6]) end
   return {'disputed', generation, '0'}
 end
 if redis.call('HGET', KEYS[1], 'run') ~= run_id() then return {'restarted', generation, '0'} end
@@ -56,7 +56,7 @@ for i = 1, #fields, 2 do
   end
 end
 for i = 3, #KEYS do
-  local field, told = 'total:' .. ARGV[2 * i], tonumber(ARGV[2 * i + 1])
+  local field, told = 'total:' .. ARGV[2 * i + 1], tonumber(ARGV[2 * i + 2])
   local total, all = redis.call('HGET', KEYS[1], field), sum(KEYS[i])
   if total and tonumber(total) ~= all then redis.call('HSET', KEYS[1], 'behind', me) end
   local kept = tonumber(redis.call('HGET', KEYS[i], me) or 0)
@@ -64,7 +64,7 @@ for i = 3, #KEYS do
     redis.call('HSET', KEYS[i], me, told)
     all = all + told - kept
   end
-  redis.call('HSET', KEYS[1], field, all, 'asked:' .. ARGV[2 * i], now())
+  redis.call('HSET', KEYS[1], field, all, 'asked:' .. ARGV[2 * i + 1], now())
   redis.call('PEXPIRE', KEYS[i], ARGV[4])
 end
 redis.call('SADD', KEYS[2], me)

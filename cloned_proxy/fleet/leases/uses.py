@@ -213,27 +213,33 @@ class Uses:
     async def _join(self) -> None:
         self._heard = False
         try:
-            seen = await self._follow_resumption()
+            with self._link.part("uses"):
+                seen = await self._follow_resumption()
             own = Counter(await asyncio.to_thread(self._taken_here))
             own.update(self._under_way)
             own |= self._own  # the greater number: what the store gave, and no record here tells of, stays taken
             names, memory = self._names, self._memory
             keys = [names.ledger, names.members, *map(names.uses, own)]
-            values = (self._me, memory.generation, memory.steps, FORGET_MILLISECONDS, seen)
+            values = (self._me, memory.generation, memory.steps, FORGET_MILLISECONDS, seen, memory.word)
             told = [str(value) for value in (*values, *(each for of in own.items() for each in of))]
-            answer = _Answer.read(await self._link.run(lambda redis: redis.eval(JOIN, len(keys), *keys, *told)))
+            with self._link.part("uses"):
+                answer = _Answer.read(await self._link.run(lambda redis: redis.eval(JOIN, len(keys), *keys, *told)))
             if answer.word == "joined":
                 self._own |= own
-                await asyncio.to_thread(memory.keep, memory.generation, memory.resumed, answer.steps)
+                await asyncio.to_thread(memory.keep, answer.steps)
                 self._heard = True
                 self._say("")
             else:
-                self.problem = _why(answer.word, self._me)  # told where a lease is refused for it
+                why = _why(answer.word, self._me)
+                if memory.generation and answer.word != "moved":
+                    self._say(why)
+                else:  # before the first policy nothing is counted, and there is nothing to tell
+                    self.problem = why
         except StoreAwayError:
             raise
         except (StoreError, ValueError) as error:
             # Our own disk, and what was used here is not known; or an answer of no script. Nothing is given.
-            self.problem = str(error)
+            self._say(str(error))
         self._joins += 1
 
     async def _follow_resumption(self) -> str:
@@ -256,14 +262,22 @@ class Uses:
             _log.warning("a count of uses was begun anew by nobody who may; it is not followed", reason=str(error))
             self._distrusted = raw
             return seen
-        if resumed.generation == seen and resumed.at > self._memory.resumed:
+        if resumed.generation == seen and resumed.at <= self._memory.resumed:
+            _log.warning(
+                "a count of uses was begun that is older than the one followed here: it is not followed; `cloned-proxy "
+                "fleet resume` makes a newer one",
+                at=resumed.at,
+                followed=self._memory.resumed,
+            )
+            self._distrusted = raw
+        elif resumed.generation == seen:
             _log.warning(
                 "the count of used leases is resumed: what is on the disks of replicas stays taken",
                 generation=resumed.generation,
                 by=resumed.by,
                 reason=resumed.reason,
             )
-            await asyncio.to_thread(self._memory.keep, resumed.generation, resumed.at, 0)
+            await asyncio.to_thread(self._memory.follow, resumed.generation, resumed.at, raw)
         return seen
 
     def _refusal(self, why: str) -> UseNotCountedError:
@@ -278,6 +292,8 @@ class Uses:
         elif self._said and not problem:
             _log.info("leases with max_uses are given again")
         self.problem, self._said = problem, bool(problem)
+        if self._link.connected or not problem:  # else the link says what is wrong
+            self._link.fault("uses", problem)
 
 
 class _Answer(NamedTuple):

@@ -86,12 +86,15 @@ def build(
     local = None
     if settings.local == "narrow":
         local = LivePolicy(local_file, presets=workspace.presets, clock=clock, check=check_narrowing)
+    metrics = FleetMetrics(registry, Refused) if registry is not None else None
+    if link is not None and metrics is not None:
+        link.on_fault = metrics.fault
     policy = FleetPolicy(
         workspace,
         settings,
         _source(workspace, config, settings, link, names, secrets),
         local=local,
-        metrics=FleetMetrics(registry, Refused) if registry is not None else None,
+        metrics=metrics,
         clock=clock,
         uptime=uptime,
         leads=worker == 0,

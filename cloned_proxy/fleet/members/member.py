@@ -24,6 +24,7 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 _log = structlog.get_logger(__name__)
 
 _SHORT: Final = 6
+_LONGEST_PROBLEM: Final = 400
 
 
 def replica_key(workspace: Workspace) -> SigningKey:
@@ -82,8 +83,13 @@ class Member:
             tunnels=self.tunnels(),
             since=self._since,
             trust=policy.trust.ids,
-            problem=policy.why[:200],
+            problem=self._problem()[:_LONGEST_PROBLEM],
         )
+
+    def _problem(self) -> str:
+        """What is wrong here, in one line: with the policy first, then with what else the store has."""
+        faults = (f"{name}: {why}" for name, why in sorted(self._link.faults.items()) if why != self._policy.why)
+        return " ".join("; ".join(filter(None, (self._policy.why, *faults))).split())
 
     async def _at_connect(self) -> None:
         self._changed.set()
@@ -95,7 +101,8 @@ class Member:
                     await self._changed.wait()
             self._changed.clear()
             try:
-                await say(self._link, self._names, self.report())
+                with self._link.part("replicas"):
+                    await say(self._link, self._names, self.report())
             except StoreAwayError:
                 continue  # the link says so, and at the next connect it is said again
             except Exception:  # noqa: BLE001  what one report broke must not end the next

@@ -1,6 +1,8 @@
 """Who is in the fleet: each process of a replica says how it is, and the store's own clock says how long ago.
 
-Nothing here is proven, and nothing is decided by it: it is for people, and for a publisher that counts.
+Nothing here is signed, and nothing is decided by it: it is for people, and for a publisher that counts. Whoever may
+write into the store can make up replicas that are not there, and say of real ones what it likes; so what is read here
+is bounded in number and size, and read strictly. What a replica has really done is in its own log, which it signs.
 """
 
 from __future__ import annotations
@@ -22,30 +24,37 @@ LIVE_SECONDS: Final = 30.0
 """One that was silent for longer is away."""
 _FORGOTTEN_SECONDS: Final = 86_400.0
 _MOST_BYTES: Final = 4096
+_MOST: Final = 15_000
+"""Processes, those that were heard last."""
+_MOST_KEYS: Final = 32
 _MOST_ANSWERED: Final = 64 * 1024 * 1024
 """Of everybody at once: some ten thousand processes."""
 
-# KEYS: replicas, replicas:seen. ARGV: process, report, seconds after which silent ones are forgotten, channel.
+# KEYS: replicas, replicas:seen. ARGV: process, report, seconds after which silent ones are forgotten, channel. A time
+# that is yet to come is none that this script has written by this clock.
 _SAY: Final = """
 local now = tonumber(redis.call('TIME')[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('ZADD', KEYS[2], now, ARGV[1])
-local old = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - tonumber(ARGV[3]), 'LIMIT', 0, 100)
-if #old > 0 then
-  redis.call('HDEL', KEYS[1], unpack(old))
-  redis.call('ZREM', KEYS[2], unpack(old))
+for _, range in ipairs({{'-inf', now - tonumber(ARGV[3])}, {'(' .. now, '+inf'}}) do
+  local old = redis.call('ZRANGEBYSCORE', KEYS[2], range[1], range[2], 'LIMIT', 0, 100)
+  if #old > 0 then
+    redis.call('HDEL', KEYS[1], unpack(old))
+    redis.call('ZREM', KEYS[2], unpack(old))
+  end
 end
 redis.call('PUBLISH', ARGV[4], ARGV[2])
 return 1
 """
-# KEYS: as above. Answers process, report, seconds since, and so on.
+# KEYS: as above. ARGV: seconds after which silent ones are forgotten, the most processes, the most bytes of a report.
+# Answers report, seconds since, and so on.
 _LIST: Final = """
 local now = tonumber(redis.call('TIME')[1])
 local found = {}
-local seen = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
+local seen = redis.call('ZRANGE', KEYS[2], now, now - ARGV[1], 'BYSCORE', 'REV', 'LIMIT', 0, ARGV[2], 'WITHSCORES')
 for at = 1, #seen, 2 do
   local report = redis.call('HGET', KEYS[1], seen[at])
-  if report then
+  if report and #report <= tonumber(ARGV[3]) then
     found[#found + 1] = report
     found[#found + 1] = now - tonumber(seen[at + 1])
   end
@@ -112,9 +121,9 @@ async def leave(link: Link, names: Names, report: Report) -> None:
 
 
 async def everybody(link: Link, names: Names) -> list[Seen]:
-    """Every process that was heard of within a day, in the order of names. Raises StoreAwayError."""
-    keys = (names.replicas, names.replicas_seen)
-    found: Any = await link.run(lambda redis: redis.eval(_LIST, len(keys), *keys), most=_MOST_ANSWERED)
+    """The processes that were heard of within a day, in the order of names. Raises StoreAwayError."""
+    told = (names.replicas, names.replicas_seen, _FORGOTTEN_SECONDS, _MOST, _MOST_BYTES)
+    found: Any = await link.run(lambda redis: redis.eval(_LIST, 2, *told), most=_MOST_ANSWERED)
     if not isinstance(found, list):
         raise StoreAwayError(f"{link.url}: the list of replicas cannot be read")
     pairs = zip(found[::2], found[1::2], strict=False)
@@ -128,16 +137,17 @@ def read_report(raw: bytes) -> Report | None:
         document: Any = json.loads(raw) if len(raw) <= _MOST_BYTES else None
         known = {field.name for field in fields(Report)}
         given = {name: value for name, value in document.items() if name in known}
-        report = Report(**{**given, "trust": tuple(str(each) for each in given.get("trust", ()))})
-        texts = (report.replica, report.sha256, report.problem)
-        numbers = (report.tunnels, report.since, report.age or 0)
-        whole = (report.worker, report.epoch, report.version)
+        report = Report(**{**given, "trust": tuple(given.get("trust", ()))})
+        texts = (report.replica, report.sha256, report.problem, *report.trust)
+        numbers = (report.since, 0 if report.age is None else report.age)
+        whole = (report.worker, report.epoch, report.version, report.tunnels)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
     plain = all(isinstance(text, str) and text.isprintable() for text in texts)
-    finite = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+    finite = all(type(number) in {int, float} and math.isfinite(number) and number >= 0 for number in numbers)
     counted = all(type(number) is int and 0 <= number <= MAX_NUMBER for number in whole)
-    return report if plain and finite and counted else None
+    said = bool(report.replica) and type(report.denying) is bool and len(report.trust) <= _MOST_KEYS
+    return report if plain and finite and counted and said else None
 
 
 def behind(seen: Iterable[Seen], number: Number) -> list[str]:

@@ -69,8 +69,8 @@ class PublishConflictError(FleetError):
 class Newest:
     """What the store has."""
 
-    said: Number
-    """The number that it says, which is what a replacement must name."""
+    said: bytes
+    """What it says for a number, letter for letter: what a replacement must name, and worth nothing else."""
     statement: Statement | None
     """What a trusted key has signed of it; None for nothing, or for something else."""
 
@@ -113,10 +113,7 @@ class Publisher:
             most=_MOST_ANSWERED,
         )
         epoch, version, raw = fields
-        try:
-            said = Number(int(epoch or 0), int(version or 0))
-        except ValueError as error:
-            raise StoreAwayError(f"{self._link.url}: what it has is no policy of a fleet; use another store") from error
+        said = b"%b.%b" % (b"0" if epoch is None else epoch, b"0" if version is None else version)
         try:
             return Newest(said, open_statement(raw, self._fleet, self._trust) if raw else None)
         except EnvelopeError:
@@ -200,11 +197,11 @@ class Publisher:
         except (ValueError, TypeError) as error:
             raise FleetError(f"{self._record}: damaged; delete it, and publish with `--new-epoch`") from error
 
-    async def _replace(self, expected: Number, statement: Statement, envelope: bytes) -> int:
+    async def _replace(self, expected: bytes, statement: Statement, envelope: bytes) -> int:
         names, number = self._names, statement.number
         keys = (names.policy, names.policy_history, names.policy_order)
         arguments = (
-            *(str(expected), str(number.epoch), str(number.version), statement.sha256, envelope),
+            *(expected, str(number.epoch), str(number.version), statement.sha256, envelope),
             *(names.policy_news, str(HISTORY)),
         )
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import secrets
-from typing import Final
+import time
+from typing import Any, Final
 
 from cloned_proxy.fleet.approvals.approval_service import approver_key_file
 from cloned_proxy.fleet.approvals.deciding import approver_key
-from cloned_proxy.fleet.leases.resumption import LeaseResumption, seal_resumption
+from cloned_proxy.fleet.leases.resumption import LeaseResumption, read_resumption, seal_resumption
 from cloned_proxy.fleet.leases.use_names import UseNames
 from cloned_proxy.fleet.leases.use_scripts import RESUME
 from cloned_proxy.fleet.link.link import Link
-from cloned_proxy.fleet.signed.errors import FleetError
+from cloned_proxy.fleet.link.names import Names
+from cloned_proxy.fleet.members.roster import everybody
+from cloned_proxy.fleet.signed.envelope import Trust
+from cloned_proxy.fleet.signed.errors import EnvelopeError, FleetError
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.fleet.signed.signing import signing_key
 from cloned_proxy.store.files.errors import StoreError
@@ -25,10 +30,13 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 
 SETTLE_MILLISECONDS: Final = 10_000
 """Nobody takes a use so long after a count began: what replicas know from their own disks is heard first."""
+_FOLLOW_SECONDS: Final = 5.0
+"""For so long it is awaited that the replicas which are live follow; they look every two seconds."""
+_LOOK_SECONDS: Final = 0.1
 
 
-def resume_uses(workspace: Workspace, *, by: str, reason: str) -> str:
-    """The generation of the new count. Blocks. Raises StoreError: nothing has changed then.
+def resume_uses(workspace: Workspace, *, by: str, reason: str) -> LeaseResumption:
+    """The new count, as it was signed. Blocks. Raises StoreError: nothing has changed then.
 
     What replicas know from their own disks stays taken; what only lost ones knew is forgotten.
     """
@@ -40,15 +48,42 @@ def resume_uses(workspace: Workspace, *, by: str, reason: str) -> str:
     return asyncio.run(_resume(workspace, settings, by, reason))
 
 
-async def _resume(workspace: Workspace, settings: FleetSettings, by: str, reason: str) -> str:
+async def _resume(workspace: Workspace, settings: FleetSettings, by: str, reason: str) -> LeaseResumption:
     key = _key(workspace, settings)
     vault = LiveVault(Vault(workspace, workspace.config().vault.key), os.environ)
+    ledger, trust = UseNames(settings.name).ledger, Trust(dict.fromkeys((*settings.trust, *settings.approvers)))
     async with Link(settings, base=workspace.root, secrets=vault) as link:
-        before = await link.run(lambda redis: redis.hget(UseNames(settings.name).ledger, "generation")) or b""
-        generation = await begin_count(link, settings.name, key, before=before, by=by, reason=reason)
-    if not generation:
-        raise FleetError("somebody else has resumed the count a moment ago; look at the log of `serve`")
-    return generation
+        latest, ends = 0.0, time.monotonic() + _FOLLOW_SECONDS
+        word: LeaseResumption | None = None
+        while True:
+            found: list[Any] = await link.run(lambda redis: redis.hmget(ledger, "generation", "resume", "followed"))
+            latest = max(latest, *(_at(raw, trust, settings.name) for raw in found[1:]))
+            if word is None or word.at < latest:
+                # A replica follows a word that was signed by a clock ahead: none of before its time counts there.
+                word = await begin_count(
+                    link, settings.name, key, before=found[0] or b"", by=by, reason=reason, after=latest
+                )
+                if word is None:
+                    raise FleetError("somebody else has resumed the count a moment ago; look at the log of `serve`")
+                ends = time.monotonic() + _FOLLOW_SECONDS
+            elif time.monotonic() >= ends or await _all_follow(link, settings.name):
+                return word
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _all_follow(link: Link, fleet: str) -> bool:
+    """Whether each replica that is live has told the count what it took."""
+    live = {each.report.replica for each in await everybody(link, Names(fleet)) if each.live}
+    members: Any = await link.run(lambda redis: redis.smembers(UseNames(fleet).members))
+    return live <= {each.decode(errors="replace") for each in members}
+
+
+def _at(raw: bytes | None, trust: Trust, fleet: str) -> float:
+    """When the count of this word began; 0.0 for what is no word of anybody who may say so."""
+    try:
+        return read_resumption(raw, trust, fleet).at if raw else 0.0
+    except EnvelopeError:
+        return 0.0
 
 
 def _key(workspace: Workspace, settings: FleetSettings) -> SigningKey:
@@ -61,14 +96,17 @@ def _key(workspace: Workspace, settings: FleetSettings) -> SigningKey:
     return approver_key(workspace, settings)
 
 
-async def begin_count(link: Link, fleet: str, key: SigningKey, *, before: bytes | str, by: str, reason: str) -> str:
-    """Begins a count in the place of that of the generation `before` (b"" for none); "" where it is another by now.
+async def begin_count(
+    link: Link, fleet: str, key: SigningKey, *, before: bytes | str, by: str, reason: str, after: float = 0.0
+) -> LeaseResumption | None:
+    """Begins a count in the place of that of the generation `before` (b"" for none); None where it is another by now.
 
-    Raises StoreAwayError.
+    It is later than `after` (Unix seconds), whatever the clock of the store says. Raises StoreAwayError.
     """
     names, generation = UseNames(fleet), secrets.token_hex(8)
     seconds, microseconds = await link.run(lambda redis: redis.time())
-    word = LeaseResumption(fleet, generation, seconds + microseconds / 1e6, by, reason)
+    at = max(seconds + microseconds / 1e6, math.nextafter(after + 1, math.inf))
+    word = LeaseResumption(fleet, generation, at, by, reason)
     keys, sealed = (names.ledger, names.members), seal_resumption(word, key)
     told = (before, generation, sealed, str(SETTLE_MILLISECONDS))
-    return generation if await link.run(lambda redis: redis.eval(RESUME, len(keys), *keys, *told)) else ""
+    return word if await link.run(lambda redis: redis.eval(RESUME, len(keys), *keys, *told)) else None

@@ -55,13 +55,13 @@ class ShareLoss:
             return
         self._looked = self._clock()
         try:
-            marks = await self._link.run(lambda redis: redis.hmget(self._names.server, LOOK))
+            found: list[Any] = await self._link.run(lambda redis: redis.hmget(self._names.server, LOOK))
         except StoreAwayError:
             return  # the link tells the log
         # The data that is known stays so until the store is told of it: by that it learns that it has lost something.
-        data, again = (mark if isinstance(mark, bytes) else None for mark in marks)
-        self._compare(data, again or b"0")
-        self._again = again or b"0"
+        data, again = found[0], found[1] or b"0"
+        self._compare(data, again)
+        self._again = again
 
     def _compare(self, data: bytes | None, again: bytes) -> None:
         if not self._data or (data, again) == (self._data, self._again):

@@ -15,6 +15,10 @@ class StoreAwayError(FleetError):
     """The store did not do what it was asked for, in time or at all. Nothing is known of whether it was done."""
 
 
+class StoreRefusedError(StoreAwayError):
+    """The store answers, and does not do this one thing: what it has there is not what this program has put there."""
+
+
 class Refused(StrEnum):
     """Why an envelope is not accepted: the label `reason` of `cloned_proxy_fleet_refused_total`."""
 

@@ -18,7 +18,7 @@ import structlog
 
 from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import EnvelopeError, FleetError, Refused
-from cloned_proxy.fleet.signed.statement import NOTHING, Number, Statement, open_statement
+from cloned_proxy.fleet.signed.statement import NOTHING, Number, Statement, open_statement, parse_number
 from cloned_proxy.fleet.signed_policy.kept import Kept, Shelf
 from cloned_proxy.fleet.signed_policy.source import Source
 from cloned_proxy.policy.model.model import Policy
@@ -82,6 +82,7 @@ class FleetPolicy:
         self.source: Final = source
         self.trust: Final = Trust(settings.trust)
         self._settings = settings
+        self._floor = NOTHING if settings.min_version is None else parse_number(settings.min_version)
         self._shelf = Shelf(workspace)
         self._local = local
         self._metrics = metrics
@@ -142,7 +143,10 @@ class FleetPolicy:
 
     @property
     def age(self) -> float:
-        """Seconds since the source said that the policy in force is the newest; infinite: never."""
+        """Seconds since the source said that the policy in force is the newest; infinite: never.
+
+        How long ago it was published is another thing, and counts for nothing.
+        """
         return self._uptime() - self._heard_at
 
     @property
@@ -183,6 +187,11 @@ class FleetPolicy:
     def _examine(self, raw: bytes) -> _Accepted | None:
         """What is to come in force; None when that is so already. Runs in a thread. Raises EnvelopeError."""
         statement = open_statement(raw, self._settings.name, self.trust)
+        if statement.number < self._floor:
+            raise EnvelopeError(
+                Refused.ROLLBACK,
+                f"it is version {statement.number}, and `fleet: {{min_version}}` is {self._floor}; publish a newer one",
+            )
         self._kept.check(statement)
         if self._fleets is not None and statement.number == self.number:
             return None

@@ -46,11 +46,11 @@ class StoreSource:
 
     @property
     def connected(self) -> bool:
-        return self._link.connected
+        return self._link.connected and "policy" not in self._link.faults
 
     @property
     def problem(self) -> str:
-        return self._link.problem or self.said
+        return self._link.problem or self._link.faults.get("policy") or self.said
 
     async def start(self, taker: Taker) -> None:
         self._taker = taker
@@ -66,7 +66,7 @@ class StoreSource:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _at_connect(self) -> None:
-        # Whatever it says: a link over which nothing can be read does not stand.
+        # A link over which nothing can be read does not stand.
         await self._read()
 
     async def _follow(self) -> None:
@@ -95,31 +95,36 @@ class StoreSource:
 
     async def _read(self) -> None:
         """Asks for the number, and for the envelope where it is another one. Raises StoreAwayError."""
-        taker, names = self._taker, self._names
+        taker = self._taker
         if taker is None:
             return
         async with self._reading:
-            fields = await self._link.run(lambda redis: redis.hmget(names.policy, ["epoch", "version", "sha256"]))
-            if fields[0] is None:
-                self.said = "the store has no policy of this fleet; publish one"
-                return
-            if _is([_bytes(field) for field in fields], taker.number, taker.sha256):
-                self.said = ""
-                taker.heard()
-                return
-            if self._pause.lasts:  # the next look is after it
-                self._dirty.set()
-                return
-            began = self._pause.now()
-            raw = await self._link.run(
-                lambda redis: redis.hget(names.policy, "envelope"),
-                within=_ENVELOPE_SECONDS,
-                most=MAX_BYTES + MOST_ANSWERED,
-            )
-            taken = raw is not None and await taker.offer(_bytes(raw))
-            self.said = "" if taken else "what the store has is not accepted; see the log"
-            if not taken:
-                self._pause.after(began)
+            with self._link.part("policy"):
+                await self._take(taker)
+
+    async def _take(self, taker: Taker) -> None:
+        names = self._names
+        fields = await self._link.run(lambda redis: redis.hmget(names.policy, ["epoch", "version", "sha256"]))
+        if fields[0] is None:
+            self.said = "the store has no policy of this fleet; publish one"
+            return
+        if _is([_bytes(field) for field in fields], taker.number, taker.sha256):
+            self.said = ""
+            taker.heard()
+            return
+        if self._pause.lasts:  # the next look is after it
+            self._dirty.set()
+            return
+        began = self._pause.now()
+        raw = await self._link.run(
+            lambda redis: redis.hget(names.policy, "envelope"),
+            within=_ENVELOPE_SECONDS,
+            most=MAX_BYTES + MOST_ANSWERED,
+        )
+        taken = raw is not None and await taker.offer(_bytes(raw))
+        self.said = "" if taken else "what the store has is not accepted; see the log"
+        if not taken:
+            self._pause.after(began)
 
 
 def _bytes(answer: bytes | str | None) -> bytes:

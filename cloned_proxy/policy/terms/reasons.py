@@ -162,7 +162,7 @@ REASONS: Final[Mapping[Reason, Consequences]] = MappingProxyType(
             "No valid policy is loaded",
             status=503,
             reportable=False,
-            hint="no valid policy is loaded: `cloned-proxy policy check` says why",
+            hint="no valid policy is in force: `cloned-proxy doctor` says why, of a file as of a fleet",
             hint_inside=f"no valid policy is loaded; {OWNERS}",
         ),
         Reason.INTERNAL_ERROR: Consequences(

@@ -24,7 +24,7 @@ from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.policy.terms.decision import Decision
 from cloned_proxy.policy.terms.reasons import MENDABLE
 from cloned_proxy.policy.terms.vocabulary import OnDeny, Reason, Verdict
-from cloned_proxy.proxy.enforce.question import Denial, PolicySource
+from cloned_proxy.proxy.enforce.question import Denied, PolicySource
 from cloned_proxy.proxy.grants.budget import Budgets, LeaseCounts
 from cloned_proxy.proxy.grants.crowd import fair_limits
 from cloned_proxy.store.approvals.approval import Approval, Proposal
@@ -135,7 +135,7 @@ class Asking:
             and policy.scope_of(decision.tool).on_deny is OnDeny.ASK
         )
 
-    async def answer(self, denial: Denial, client: WaitingClient | None) -> AskOutcome:
+    async def answer(self, denial: Denied, client: WaitingClient | None) -> AskOutcome:
         """Opens a request for what was denied, and waits for its answer if the tool's policy says so (`hold`)."""
         caller, scope = denial.caller, denial.policy.scope_of(denial.caller.tool)
         approval_id = await self._denied(denial.policy, caller, denial.decision)
@@ -153,7 +153,7 @@ class Asking:
         pending = "" if approval_id in self._decided else approval_id
         return AskOutcome(pending, passes=self._passes(denial))
 
-    def _passes(self, denial: Denial) -> bool:
+    def _passes(self, denial: Denied) -> bool:
         """Whether another policy than the one that denied it is in force, and allows the call."""
         now = self._policies.current
         if now is denial.policy:
@@ -213,7 +213,7 @@ class Asking:
         told(approval)
         return approval.id
 
-    async def _hold(self, denial: Denial, approval_id: str, seconds: float, client: WaitingClient | None) -> None:
+    async def _hold(self, denial: Denied, approval_id: str, seconds: float, client: WaitingClient | None) -> None:
         """Waits for an answer or for `seconds`; no longer than the client does, and not where too many wait."""
         with self._place(denial.caller.tool or "") as place:
             if not place:

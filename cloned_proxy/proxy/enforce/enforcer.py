@@ -22,7 +22,7 @@ from cloned_proxy.policy.terms.registry import decide_in_the_clear
 from cloned_proxy.policy.terms.rule import Address
 from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce.asking import Asking, WaitingClient
-from cloned_proxy.proxy.enforce.question import Basis, Denial, OwnPlaces, PolicySource, Question
+from cloned_proxy.proxy.enforce.question import Allowed, Basis, Denied, OwnPlaces, PolicySource
 from cloned_proxy.proxy.enforce.record import Recorder
 from cloned_proxy.proxy.enforce.refusing import Refusing
 from cloned_proxy.proxy.enforce.review import Reviewer
@@ -152,17 +152,17 @@ class Enforcer:
                 await self._records.caught_up()
 
     def _authorise_now(self, caller: Caller, request: Request, kind: Kind) -> Grant | Refusal | None:
-        question = self._ask(caller, request, kind)
+        question = self._decide(caller, request, kind)
         if isinstance(question, Refusal):
             return question
-        if isinstance(question, Denial):
+        if isinstance(question, Denied):
             return None
         if self._strict_durability or question.spends_use:
             return None
         addresses = self._places.known(question.host)
         if addresses is None:
             return None
-        outcome = self._answer(question, addresses)
+        outcome = self._check_addresses_and_limits(question, addresses)
         if outcome is None or isinstance(outcome, Refusal):
             return outcome
         question, charge = outcome
@@ -183,9 +183,9 @@ class Enforcer:
         pinned: tuple[Address, ...] | None,
         client: WaitingClient | None,
     ) -> Grant | Refusal:
-        question = self._ask(caller, request, kind)
-        if isinstance(question, Denial):
-            question = await self._asked(question, client)
+        question = self._decide(caller, request, kind)
+        if isinstance(question, Denied):
+            question = await self._ask_person(question, client)
         if isinstance(question, Refusal):
             return question
         if pinned is None:
@@ -202,7 +202,7 @@ class Enforcer:
         # The name may have taken seconds to resolve; the policy that decides is the one in force at the dial.
         if self._policies.current is not question.policy:
             return await self._authorise(caller, request, kind, None, client)
-        outcome = self._answer(question, pinned)
+        outcome = self._check_addresses_and_limits(question, pinned)
         if outcome is None:
             await self._budgets.shares.more(question.caller.tool)
             return await self._authorise(caller, request, kind, pinned, client)
@@ -210,7 +210,7 @@ class Enforcer:
             return outcome
         return await self._granted(*outcome, pinned)
 
-    async def _granted(self, question: Question, charge: Charge, addresses: tuple[Address, ...]) -> Grant | Refusal:
+    async def _granted(self, question: Allowed, charge: Charge, addresses: tuple[Address, ...]) -> Grant | Refusal:
         try:
             recorded = await self._put_on_record(question)
         except LeaseUsedUpError as error:
@@ -228,18 +228,18 @@ class Enforcer:
             return refusal or self._refusing.unrecorded(question.caller, now.request)
         return grant
 
-    async def _asked(self, denial: Denial, client: WaitingClient | None) -> Question | Refusal:
+    async def _ask_person(self, denial: Denied, client: WaitingClient | None) -> Allowed | Refusal:
         """Has a person asked, and waits for the answer if the policy says so."""
         caller, decision, kind, policy, started = denial
         refusal = self._refusing.refused(caller, decision, kind, policy, started)
         if self._asking is None or refusal.unlisted:
             return refusal
         answer = await self._asking.answer(denial, client)
-        if answer.passes and isinstance(again := self._ask(caller, decision.request, kind), Question):
+        if answer.passes and isinstance(again := self._decide(caller, decision.request, kind), Allowed):
             return again
         return replace(refusal, approval=answer.pending)
 
-    def _ask(self, caller: Caller, request: Request, kind: Kind) -> Question | Denial | Refusal:
+    def _decide(self, caller: Caller, request: Request, kind: Kind) -> Allowed | Denied | Refusal:
         """The decision before the name is resolved, and what the rest of the way needs to know."""
         started = time.perf_counter()
         policy = self._policies.current
@@ -253,13 +253,15 @@ class Enforcer:
                 and asking is not None
                 and asking.concerns(policy, decision)
             ):
-                return Denial(caller, decision, kind, policy, started)
+                return Denied(caller, decision, kind, policy, started)
             return self._refusing.refused(caller, decision, kind, policy, started)
         if decision.inspect and kind is Kind.TUNNEL:
             kind = Kind.INSPECTED_TUNNEL
-        return Question(caller, decision, decision.host, kind, policy, started)
+        return Allowed(caller, decision, decision.host, kind, policy, started)
 
-    def _answer(self, question: Question, addresses: tuple[Address, ...]) -> tuple[Question, Charge] | Refusal | None:
+    def _check_addresses_and_limits(
+        self, question: Allowed, addresses: tuple[Address, ...]
+    ) -> tuple[Allowed, Charge] | Refusal | None:
         """The decision on addresses and limits. What passes holds its place from here on, and is not on record yet.
 
         None: this replica's share of a limit is used up, and the fleet may have more of it.
@@ -297,7 +299,7 @@ class Enforcer:
         end = FlowEnd(grant.id, self._clock(), grant.caller.tool, charge.bytes_up, charge.bytes_down, seconds, cause)
         self._records.finished(end, grant.kind)
 
-    async def _put_on_record(self, question: Question) -> str:
+    async def _put_on_record(self, question: Allowed) -> str:
         """Records what passes, durably where it must be. Raises LeaseUsedUpError and AuditUnavailableError."""
         caller, decision, _, kind, policy, started = question
         rule = decision.rule
@@ -317,6 +319,6 @@ class Enforcer:
         return self._records.decided(caller, decision, kind, policy, started)
 
 
-def _grant(question: Question, recorded: str, addresses: tuple[Address, ...], charge: Charge) -> Grant:
+def _grant(question: Allowed, recorded: str, addresses: tuple[Address, ...], charge: Charge) -> Grant:
     caller, decision, _, kind, policy, _ = question
     return Grant(recorded, kind, decision, caller, addresses, policy, charge, time.monotonic())

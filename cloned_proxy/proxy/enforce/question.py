@@ -46,7 +46,7 @@ class Basis:
         return self.policies.current, frozenset(leases.spent), frozenset(leases.ended), len(self.own_listeners)
 
 
-class Question(NamedTuple):
+class Allowed(NamedTuple):
     """A request that its policy allows, before the rest is known. A tuple, because one is made for each request."""
 
     caller: Principal
@@ -64,7 +64,7 @@ class Question(NamedTuple):
         return rule is not None and rule.max_uses is not None and self.kind is not Kind.INSPECTED_TUNNEL
 
 
-class Denial(NamedTuple):
+class Denied(NamedTuple):
     """A denied request whose policy has a person asked about it; not on record yet."""
 
     caller: Principal

@@ -48,8 +48,10 @@ async def open_fleet_audit(
     notary = Notary(workspace, name, clock=clock)
     work: list[Coroutine[Any, Any, None]] = [notary.work()]
     if link is not None and fleet.audit_entries:
+        local = LocalLog(workspace.state_db)
+        parts.push_async_callback(asyncio.to_thread, local.close)
         shipper = AuditShipper(
-            LocalLog(workspace.state_db),
+            local,
             link,
             Names(fleet.name),
             replica=name,

@@ -274,7 +274,8 @@ class Shares(WholeLimits):
 
         share.told = True  # and no more, where a loss is noticed while this is under way
         try:
-            *granted, found, data, again = await self._link.run(work, within=_MOST_WAIT)
+            with self._link.part("limits"):
+                *granted, found, data, again = await self._link.run(work, within=_MOST_WAIT)
             self._loss.learn(data, again)
         except StoreAwayError:
             share.told = False

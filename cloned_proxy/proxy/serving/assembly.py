@@ -90,12 +90,13 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
 
     `chosen` says whether the native plane serves in front.
     """
+    leads = seat is None or seat.leads
     plane, chosen = _open_plane(parts, config, chosen)
     metrics = Metrics(CollectorRegistry(), shared=seat is not None, plane=chosen.plane)
     vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
     await asyncio.to_thread(vault.open)
     link = open_link(parts, workspace, config, vault)
-    if seat is None or seat.leads:
+    if leads:
         await _send_log(parts, workspace, config, vault, metrics, link=link, clock=clock)
     tokens = await open_identities(parts, workspace, config, vault, metrics.registry, clock=clock)
     state = State(
@@ -103,7 +104,7 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
         config.audit,
         clock=clock,
         uptime=uptime,
-        leads=seat is None or seat.leads,
+        leads=leads,
         on_queue=metrics.audit_queue,
         on_size=metrics.audit_log_bytes,
     )
@@ -118,7 +119,7 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
         metrics=metrics,
         resolver=resolver,
         clock=clock,
-        leads=seat is None or seat.leads,
+        leads=leads,
         fleet=fleet.policy if fleet is not None else None,
     )
     cells = _cells(seat, plane, state)
@@ -145,7 +146,7 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
         budgets=budgets,
         clock=clock,
         flows_per_tool=share,
-        leads=seat is None or seat.leads,
+        leads=leads,
     )
     parts.callback(asking.close)
     upstream = None
@@ -218,9 +219,7 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
 
     await follower.start(sweep)
     parts.push_async_callback(follower.stop)
-    run = open_fleet_requests(
-        shared, workspace, config, follower=follower, clock=clock, uptime=uptime, leads=seat is None or seat.leads
-    )
+    run = open_fleet_requests(shared, workspace, config, follower=follower, clock=clock, uptime=uptime, leads=leads)
     if fleet is not None:
         if fleet.member is not None:
             fleet.member.tunnels = lambda: len(gate.tunnels)
@@ -228,7 +227,7 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
     begin(parts, shared, run)
     # Several tasks: a database that hangs must not keep tunnels open.
     tasks = [_each_second(sweep_by_time), _each_second(state.follow_leases), asking.follow()]
-    if fleet is None and (seat is None or seat.leads):
+    if fleet is None and leads:
         tasks.append(LeasePruner(workspace, policy_file, policies=follower.live, clock=clock).run())
     if upstream is not None:
         tasks.append(upstream.look_ahead())

@@ -40,8 +40,10 @@ _MODULES: Final = "/usr/local/lib/node_modules"
 """Where `npm install --global` puts packages."""
 _LAST_LINE: Final = f"USER {DEFAULT_USER}\n"
 _UV_INSTALL: Final = (
-    "uv tool install --quiet --no-index --find-links /wheels --no-cache --link-mode copy --python /usr/bin/python3"
+    "uv tool install --quiet --no-index --find-links /wheels --no-cache --link-mode copy --compile-bytecode "
+    "--python /usr/bin/python3"
 )
+"""Compiled, because nothing of it can be written in a sandbox: each start would compile every module anew."""
 
 
 def build_tool_image(engine: Engine, wanted: ToolImage, say: Say, *, renew: bool = False) -> str:

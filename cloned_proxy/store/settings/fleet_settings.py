@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
@@ -16,6 +17,7 @@ from cloned_proxy.store.settings.issuer_settings import IssuerSettings
 KEY_PREFIX: Final = "ed25519:"
 _KEY_BYTES: Final = 32
 _MAX_PORT: Final = 65_535
+_VERSION: Final = re.compile(r"[1-9][0-9]{0,14}\.[1-9][0-9]{0,14}", re.ASCII)
 _STORE_FIX: Final = (
     "write one such as redis://redis.example.com:6379, rediss://redis.example.com:6379 or unix:///run/redis/redis.sock"
 )
@@ -97,6 +99,12 @@ def _seconds(value: object) -> float:
     return seconds
 
 
+def _version(value: object) -> str:
+    if not isinstance(value, str) or _VERSION.fullmatch(value) is None:
+        raise ValueError("write the number that `fleet status` shows, in quotes, such as '1.12'")
+    return value
+
+
 type LongDuration = Annotated[float, BeforeValidator(_seconds)]
 """Seconds, written as `30s`, `10m`, `24h` or `7d`."""
 
@@ -117,8 +125,11 @@ class FleetSettings(BaseModel):
     to the workspace."""
     trust: list[Annotated[str, AfterValidator(_trusted_key)]] = Field(min_length=1)
     """Public keys. A policy is accepted if one of them has signed it; several, while keys are rotated."""
+    min_version: Annotated[str, BeforeValidator(_version)] | None = None
+    """EPOCH.VERSION. An older policy is refused even where nothing is on disk yet that says what was newer."""
     max_staleness: LongDuration | None = None
-    """So long after the source was last heard everything is denied. None: the last policy is served on."""
+    """So long after the source last answered everything is denied, however old the policy is. None: the last policy is
+    served on."""
     local: Literal["narrow", "none"] = "none"
     """`narrow`: what passes must pass the policy file of this machine as well. `none`: there is no such file."""
     on_store_loss: Literal["local_share", "deny"] = "local_share"

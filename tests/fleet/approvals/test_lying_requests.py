@@ -18,6 +18,7 @@ from cloned_proxy.fleet.approvals.decision import seal_decision
 from cloned_proxy.fleet.approvals.request_store import MOST, READ
 from cloned_proxy.fleet.signed.errors import StoreAwayError
 from cloned_proxy.store.approvals.approval import Proposal
+from cloned_proxy.store.audit.database import reading
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.policyfile.policy_entry import Entry
 from tests.fleet.approvals.test_requests import APPROVER, DECISION, HOST, NAMES, TOOL, Desk, until
@@ -211,6 +212,37 @@ async def test_requests_that_nobody_made_take_no_room_from_real_ones(
     asked = desk.service.ask("demo@v1", Proposal((Entry(HOST),), TOOL), origin="denied")
     await desk.requests.tell()
     assert asked.id in desk.requests._posted
+
+
+async def test_requests_of_others_fill_the_log_at_a_bounded_rate(desk: Desk, store: RedisServer) -> None:
+    """Each ends after a moment and makes room for the next, without end."""
+    desk.requests._room = requests_module.Room(5, 10)
+
+    def shown() -> int:
+        with reading(desk.workspace.state_db) as database:
+            found: int = database.execute("SELECT count(*) FROM entries").fetchone()[0]
+            return found
+
+    async def flood(name: str) -> None:
+        for number in range(10):
+            made = {
+                "asker": TOOL, "origin": "tool", "run": None, "replica": "ghost", "tool": TOOL, "action": "allow",
+                "entries": [{"host": f"{name}{number}.example.com"}], "for_seconds": None, "uses": None,
+                "reason": "", "count": 1, "policy": "v",
+            }  # fmt: skip
+            offer(store, f"{name}-{number}", raw=json.dumps(made).encode(), seconds=60)
+        await desk.requests.read()
+
+    await flood("a")
+    assert shown() == 5
+    await flood("b")
+    assert shown() == 5
+    desk.later += 6.5  # in which one more may be shown
+    await flood("c")
+    assert shown() == 6
+    desk.later += 600.0  # as many as at first, and no more
+    await flood("d")
+    assert shown() == 6 + 5
 
 
 def test_what_was_refused_is_remembered_up_to_a_bound() -> None:

@@ -6,9 +6,10 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -16,16 +17,19 @@ from prometheus_client import CollectorRegistry
 from cloned_proxy.fleet.audit import audit_ship, local_log
 from cloned_proxy.fleet.audit.audit_read import FleetLog
 from cloned_proxy.fleet.audit.audit_ship import AuditShipper
+from cloned_proxy.fleet.audit.bundle import LogSource, export
+from cloned_proxy.fleet.audit.bundle_check import check
 from cloned_proxy.fleet.audit.local_log import LocalLog
 from cloned_proxy.fleet.audit.notary import Notary
 from cloned_proxy.fleet.audit.receipt import Receipt, own_key, seal_receipt
 from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.link.names import Names
+from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import StoreAwayError
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.store.audit.audit_log import AuditLog, append_bodies, prune_entries
 from cloned_proxy.store.audit.chain import ChainLink, next_link
-from cloned_proxy.store.audit.database import reading
+from cloned_proxy.store.audit.database import reading, writing
 from cloned_proxy.store.settings.fleet_settings import FleetSettings
 from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.events import Entries, PolicyEvent
@@ -243,11 +247,32 @@ async def test_a_group_is_as_small_as_it_has_to_be_and_bodies_arrive_as_the_byte
     assert replica.metric("shipped_total") == 4
 
 
-def put_back(backup: Path, database: Path) -> None:
+def put_back(backup: Path, replica: Replica) -> None:
+    """While no proxy runs."""
+    replica.shipper._local.close()
+    database = replica.workspace.state_db
     for suffix in ("-wal", "-shm"):
         Path(f"{database}{suffix}").unlink(missing_ok=True)
     shutil.copy(backup, database)
     database.chmod(0o600)
+
+
+async def test_a_log_that_somebody_has_changed_arrives_as_it_is(replica: Replica, store: RedisServer) -> None:
+    """A line break in an entry, and a number that is missing: neither moves anything of the others."""
+    for number in range(6):
+        replica.record(1000 + number)
+    with writing(replica.workspace.state_db) as database:
+        bodies = [body + "\n" * (seq == 2) for seq, body in database.execute("SELECT seq, body FROM entries")]
+        database.execute("UPDATE entries SET body = body || char(10) WHERE seq = 2")
+        assert local_log._take_entries(database, 0).first == 0  # type: ignore[union-attr]
+        database.execute("DELETE FROM entries WHERE seq = 4")
+        assert local_log._take_entries(database, 2).first == 0  # type: ignore[union-attr]
+        assert local_log._take_entries(database, 4).first == 5  # type: ignore[union-attr]
+    assert await replica.shipper.ship()
+    with store.client() as client:
+        (stream,) = (name for name in client.keys("*audit:*") if client.type(name) == b"stream")
+        there = {int(name.split(b"-")[0]): fields[b"body"].decode() for name, fields in client.xrange(stream)}
+    assert there == {seq: body for seq, body in enumerate(bodies, 1) if seq != 4}
 
 
 async def test_a_log_that_was_set_back_is_another_log(replica: Replica, store: RedisServer, tmp_path: Path) -> None:
@@ -259,7 +284,7 @@ async def test_a_log_that_was_set_back_is_another_log(replica: Replica, store: R
         database.execute("VACUUM INTO ?", (str(backup),))
     replica.record(1001)
     assert await replica.shipper.ship()
-    put_back(backup, replica.workspace.state_db)
+    put_back(backup, replica)
     replica.record(1500)
     again = Replica.make(tmp_path, store.url, "r1")
     assert await again.shipper.ship()
@@ -267,6 +292,43 @@ async def test_a_log_that_was_set_back_is_another_log(replica: Replica, store: R
     assert (len(entries), findings) == (4, [])  # two of each
     with store.client() as client:
         assert client.hlen(NAMES.audit_logs) == 2
+    await again.link.close()
+
+
+async def test_a_log_that_got_another_id_proves_its_receipts_from_before(
+    replica: Replica, store: RedisServer, tmp_path: Path
+) -> None:
+    """It was copied to another machine, so that both logs go on in the store, each under an id of its own."""
+    replica.record(1000)
+    assert replica.notary.sign() is not None
+    assert await replica.shipper.ship()
+    backup = tmp_path / "backup.db"
+    with reading(replica.workspace.state_db) as database:
+        database.execute("VACUUM INTO ?", (str(backup),))
+    replica.record(1001)
+    former = replica.notary.sign()
+    assert former is not None
+    assert await replica.shipper.ship()
+    put_back(backup, replica)
+    replica.record(1500)
+    again = Replica.make(tmp_path, store.url, "r1")
+    assert await again.shipper.ship()
+    again.record(1501)
+    assert again.notary.sign() is not None
+    assert await again.shipper.ship()
+    assert await read(again) == (ANY, [])
+    key = own_key(again.workspace)
+    with reading(again.workspace.state_db) as database:
+        lines = [line.encode() for line in export(database, None, LogSource("r1", 1.0, key))]
+    verdict = check(lines, Trust([key.public]))
+    assert (verdict.findings, verdict.receipts) == ([], 2)
+    # What the log from which it was copied has signed since then is of other entries, and later of another log.
+    for receipt, said in (
+        (former, "receipt 3, given at entry 2, is for other entries: the log was changed behind it"),
+        (replace(former, seq=3), "receipt 3 is for another log"),
+    ):
+        added = json.dumps({"receipt": json.loads(seal_receipt(receipt, key))}).encode()
+        assert check([*lines[:-1], added, lines[-1]], Trust([key.public])).findings == [said]
     await again.link.close()
 
 

@@ -246,7 +246,7 @@ async def test_a_publish_says_that_it_is_done_though_the_store_dies_while_replic
 ) -> None:
     with store.client() as client:
         client.hset(NAMES.replicas, "ghost/0", json.dumps({"replica": "ghost", "worker": 0, "epoch": 0, "version": 0}))
-        client.zadd(NAMES.replicas_seen, {"ghost/0": "inf"})
+        client.zadd(NAMES.replicas_seen, {"ghost/0": int(time.time())})
 
         async def die() -> None:
             while not client.exists(NAMES.policy):  # noqa: ASYNC110  what it waits for has no event
@@ -346,7 +346,7 @@ async def test_a_report_that_is_made_up_uses_up_no_numbers_and_keeps_nobody_from
     await publish(store.url, KEY, policy_for("a.example"), tmp_path, wait=0)
     with store.client() as client:
         client.hset(NAMES.replicas, "ghost/0", json.dumps({"replica": "ghost", "worker": 0, **number}))
-        client.zadd(NAMES.replicas_seen, {"ghost/0": int(time.time()) + 1000})
+        client.zadd(NAMES.replicas_seen, {"ghost/0": int(time.time())})
     published = await publish(store.url, KEY, policy_for("b.example"), tmp_path, wait=0)
     assert str(published.number) == "1.2"
     published = await publish(store.url, KEY, policy_for("c.example"), tmp_path, wait=0, new_epoch=True)
@@ -384,3 +384,22 @@ async def test_a_preset_travels_with_the_policy(start: Start, store: RedisServer
     await one.until_version(1)
     assert one.allows("p.example")
     assert not one.allows("evil.example")
+
+
+async def test_a_fresh_replica_takes_nothing_older_than_its_floor_though_its_disk_is_empty(
+    start: Start, store: RedisServer
+) -> None:
+    """A store that lies shows a new pod what was signed long ago."""
+    put_into(store, policy_for("old.example"), 3, KEY)
+    replica = await start(min_version="1.4")
+    await replica.until_refused("rollback")
+    assert not replica.allows("old.example")
+    put_into(store, policy_for("new.example"), 4, KEY)
+    await replica.until_version(4)
+    assert replica.allows("new.example")
+
+
+@pytest.mark.parametrize("written", [1.12, "1", "0.1", "1.0", "1_0.2", "-1.2", "1.2 ", "1.\u0663", "9" * 16 + ".1"])
+def test_a_floor_that_is_no_number_of_a_policy(written: object) -> None:
+    with pytest.raises(ValueError, match=r"in quotes, such as '1\.12'"):
+        FleetSettings.model_validate({"name": "acme", "trust": [KEY.public], "min_version": written})

@@ -83,6 +83,15 @@ def test_a_baked_server_answers_without_any_registry(
     assert tool in tools_of(workspace, image, *command)
 
 
+def test_what_is_baked_of_pypi_is_compiled_so_that_no_start_has_to_do_it(image: str) -> None:
+    python = f"/opt/uv-tools/{TIME}/bin/python"
+    command = ["docker", "run", "--rm", "--network", "none", image, python, "-v", "-c", "import mcp_server_time"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stderr.splitlines()
+    loaded = [line for line in told if line.startswith("# code object from ") and "/opt/uv-tools/" in line]
+    assert len(loaded) > 100
+    assert [line for line in loaded if not line.endswith(".pyc'")] == []
+
+
 def test_what_is_not_baked_in_is_npxs_and_uvxs_own_business(image: str) -> None:
     command = ["docker", "run", "--rm", "--network", "none", image, "sh", "-c", "npx --version; uvx --version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)

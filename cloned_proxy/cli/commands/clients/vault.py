@@ -74,14 +74,14 @@ def make_canary(
 
 
 @app.command("list")
-def list_secrets(*, workspace: WorkspaceOption = None, json_output: JsonOption = False) -> None:
+def list_secrets(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Print the names of the secrets and when each was set."""
     from cloned_proxy.cli.show.errors import say
     from cloned_proxy.cli.show.output import iso_time, put_json
     from cloned_proxy.cli.show.tables import ago, show_table
 
     secrets = _vault(workspace).secrets().values()
-    if json_output:
+    if as_json:
         put_json([{"name": each.name, "set": iso_time(each.since), "canary": each.canary} for each in secrets])
         return
     if not secrets:

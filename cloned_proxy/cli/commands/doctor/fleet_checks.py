@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _COPIES_MS: Final = 1000
 _SECONDS: Final = 5.0
+_MOST_DIGITS: Final = 16
 _NOBODY: Final = "doctor"
 """A field that no hash of a fleet has."""
 
@@ -111,10 +112,9 @@ def _ask(place: FleetPlace, *, publishes: bool) -> _Said:
             return took, wall + took / 2 - (int(seconds) + int(micros) / 1e6), copies, newest
 
         took, ahead, copies, newest = await link.run(questions, within=_SECONDS)
-        try:
-            number = Number(int(newest[0] or 0), int(newest[1] or 0))
-        except ValueError:
-            number = NOTHING
+        parts = [bytes(each or b"0") for each in newest]
+        whole = all(each.isdigit() and len(each) <= _MOST_DIGITS for each in parts)
+        number = Number(int(parts[0]), int(parts[1])) if whole else NOTHING
         return _Said(took * 1000, ahead, copies, number, await why_no_uses(link, place.settings.name))
 
     return place.with_store(work)

@@ -48,12 +48,12 @@ def publish(
     ] = False,
     wait: _WaitOption = 5.0,
     workspace: WorkspaceOption = None,
-    json_output: JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Check, sign and publish a policy; count who has it."""
     from cloned_proxy.cli.commands.fleet.fleet_work import publish_file
 
-    publish_file(workspace, file, reason, output, new_epoch=new_epoch, wait=wait, json_output=json_output)
+    publish_file(workspace, file, reason, output, new_epoch=new_epoch, wait=wait, as_json=as_json)
 
 
 @app.command("rollback")
@@ -63,12 +63,12 @@ def rollback(
     reason: _ReasonOption,
     wait: _WaitOption = 5.0,
     workspace: WorkspaceOption = None,
-    json_output: JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Publish an old version again, under a new number."""
     from cloned_proxy.cli.commands.fleet.fleet_work import roll_back
 
-    roll_back(workspace, version, reason, wait=wait, json_output=json_output)
+    roll_back(workspace, version, reason, wait=wait, as_json=as_json)
 
 
 @app.command("status")
@@ -77,12 +77,12 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Again each second, until Ctrl-C.")] = False,
     history: Annotated[bool, typer.Option("--history", help="The versions that `rollback` can go back to.")] = False,
     workspace: WorkspaceOption = None,
-    json_output: JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what is published, and every replica."""
     from cloned_proxy.cli.commands.fleet.fleet_status import show_status
 
-    show_status(workspace, watch=watch, history=history, json_output=json_output)
+    show_status(workspace, watch=watch, history=history, as_json=as_json)
 
 
 @app.command("rotate")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import time
+from typing import Annotated, Final
 
 import typer
 
 from cloned_proxy.cli.place.options import WorkspaceOption
+from cloned_proxy.policy.terms.units import rounded_duration
+
+_AHEAD_SECONDS: Final = 60.0
 
 
 def resume(
@@ -25,5 +29,8 @@ def resume(
     from cloned_proxy.fleet.operating.resuming import resume_uses
 
     warnings_to_stderr()
-    resume_uses(existing_workspace(workspace), by=actor(), reason=reason)
+    word = resume_uses(existing_workspace(workspace), by=actor(), reason=reason)
     say("uses are counted anew: each replica tells what it took, and in 10 seconds leases are given again")
+    if (ahead := word.at - time.time()) > _AHEAD_SECONDS:
+        say(f"it is dated {rounded_duration(ahead)} ahead, as the count before was by a clock that was wrong: replicas")
+        say("follow none that is older; `cloned-proxy doctor` compares the clocks")

@@ -6,12 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cloned_proxy.cli.show.errors import CommandError, say
 from cloned_proxy.cli.show.output import iso_time, put, put_json
 from cloned_proxy.cli.show.tables import show_table
 from cloned_proxy.fleet.link.libraries import need_libraries
+
+_NOTHING: Final = b"0.0"
+"""What a store says that has no policy yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class _Replica:
     problem: str
 
 
-def show_status(directory: Path | None, *, watch: bool, history: bool, json_output: bool) -> None:
+def show_status(directory: Path | None, *, watch: bool, history: bool, as_json: bool) -> None:
     """Raises CommandError and StoreError."""
     need_libraries()
     from cloned_proxy.cli.commands.fleet.fleet_place import FleetPlace
@@ -40,7 +43,7 @@ def show_status(directory: Path | None, *, watch: bool, history: bool, json_outp
     try:
         while True:
             document = place.with_store(lambda link, names: _ask(place, link, names, history=history))
-            if json_output:
+            if as_json:
                 put_json(document)
             else:
                 _show(document)
@@ -54,7 +57,6 @@ def show_status(directory: Path | None, *, watch: bool, history: bool, json_outp
 
 async def _ask(place: Any, link: Any, names: Any, *, history: bool) -> dict[str, Any]:
     from cloned_proxy.fleet.members.roster import everybody
-    from cloned_proxy.fleet.signed_policy.replica import number_text
 
     publisher = place.publisher(link, names, [])
     newest, seen = await publisher.newest(), await everybody(link, names)
@@ -71,7 +73,7 @@ async def _ask(place: Any, link: Any, names: Any, *, history: bool) -> dict[str,
             "author": known.author,
             "reason": known.reason,
         },
-        "trusted": known is not None or number_text(newest.said) == "none",
+        "trusted": known is not None or newest.said == _NOTHING,
         "replicas": [_told(each) for each in _by_replica(seen)],
     }
     if history:

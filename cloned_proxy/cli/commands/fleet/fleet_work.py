@@ -71,7 +71,7 @@ def publish_file(
     *,
     new_epoch: bool,
     wait: float,
-    json_output: bool,
+    as_json: bool,
 ) -> None:
     """Raises CommandError, PolicyError and StoreError."""
     need_libraries()
@@ -98,10 +98,10 @@ def publish_file(
             raw, presets, author=_author(), reason=reason, new_epoch=new_epoch, wait=wait
         )
     )
-    _tell(published, json_output=json_output)
+    _tell(published, as_json=as_json)
 
 
-def roll_back(directory: Path | None, version: str, reason: str, *, wait: float, json_output: bool) -> None:
+def roll_back(directory: Path | None, version: str, reason: str, *, wait: float, as_json: bool) -> None:
     """Raises CommandError and StoreError."""
     need_libraries()
     from cloned_proxy.cli.commands.fleet.fleet_place import FleetPlace
@@ -122,7 +122,7 @@ def roll_back(directory: Path | None, version: str, reason: str, *, wait: float,
         told = f"rollback to {number}: {reason}"
         return await publisher.publish(old.policy, dict(old.presets), author=_author(), reason=told, wait=wait)
 
-    _tell(place.with_store(work), json_output=json_output)
+    _tell(place.with_store(work), as_json=as_json)
 
 
 def rotate_key(directory: Path | None, *, finish: bool, force: bool) -> None:
@@ -214,9 +214,9 @@ def _write_envelope(  # noqa: PLR0917  what it signs
     say(f"version {number} of the fleet {place.settings.name} is in {output}; commit it, or serve it by https://")
 
 
-def _tell(published: PublishedPolicy, *, json_output: bool) -> None:
+def _tell(published: PublishedPolicy, *, as_json: bool) -> None:
     """The outcome; exit 1 where a replica that is live has not got it."""
-    if json_output:
+    if as_json:
         put_json(
             {
                 "version": str(published.number),

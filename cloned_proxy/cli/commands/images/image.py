@@ -65,8 +65,8 @@ def build(
 
 
 @app.command("list")
-def list_images(*, json_output: JsonOption = False) -> None:
+def list_images(*, as_json: JsonOption = False) -> None:
     """Print the worker and what was built on it: size, Node, packages."""
     from cloned_proxy.cli.commands.images.image_build import show_images
 
-    show_images(as_json=json_output)
+    show_images(as_json=as_json)

@@ -52,8 +52,8 @@ def down(*, workspace: WorkspaceOption = None) -> None:
 
 
 @app.command("status")
-def status(*, workspace: WorkspaceOption = None, json_output: JsonOption = False) -> None:
+def status(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Whether the model runs and answers; exit 1 when it does not."""
     from cloned_proxy.cli.commands.model.local_model import show_status
 
-    raise typer.Exit(show_status(workspace, as_json=json_output))
+    raise typer.Exit(show_status(workspace, as_json=as_json))

@@ -34,16 +34,16 @@ def run(
     ] = False,
     policy: PolicyOption = None,
     workspace: WorkspaceOption = None,
-    json_output: JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Run a pipeline; each tool under its own name and rules. `run list` and `run show [ID]`: what was made."""
     if pipeline in ("list", "show"):
         from cloned_proxy.cli.commands.pipelines.kept_runs import list_runs, show_run
 
         if pipeline == "list":
-            list_runs(workspace, as_json=json_output)
+            list_runs(workspace, as_json=as_json)
         else:
-            show_run(workspace, which, as_json=json_output)
+            show_run(workspace, which, as_json=as_json)
         return
     from cloned_proxy.cli.commands.pipelines.pipelines import RunOptions, run_and_report
 
@@ -56,7 +56,7 @@ def run(
             dry_run=dry_run,
             policy=policy,
             workspace=workspace,
-            as_json=json_output,
+            as_json=as_json,
             timeout=timeout,
             watch=watch,
         )

@@ -41,6 +41,7 @@ _REFUSED: Final = Verdict.DENY.name.lower()
 _DECIDED_BY_POLICY: Final = MENDABLE | {Reason.ALLOWED, Reason.EXPLICIT_DENY, Reason.ADDRESS_NOT_ALLOWED}
 """What another policy would have decided otherwise; the rest is about who asked and how."""
 _DECISION_ID: Final = re.compile(r"[0-9a-f]{24}")
+_EDIT: Final = re.compile(r"cloned-proxy (allow|deny|remove)\b")
 
 
 def print_verdict(
@@ -72,7 +73,7 @@ def explained(
     if _DECISION_ID.fullmatch(what):
         if tool is not None or method is not None:
             raise CommandError("a decision on record has its tool and method; leave --tool and --method out")
-        return _recorded(what, place, policy, resolve=resolve)
+        return _published(_recorded(what, place, policy, resolve=resolve), place, policy_file)
     if tool is not None:
         typed(tool_id, tool)
     url, verb = _as_url(what), (method or "GET").upper()
@@ -82,7 +83,15 @@ def explained(
     if decision.reason is Reason.MALFORMED_REQUEST:
         raise CommandError(f"{what!r} is not a request that a client could send; write http(s)://HOST[:PORT]/PATH")
     told = _told(_enforced(decision, place, ask=resolve), https=url.lower().startswith("https"))
-    return {"url": url, "method": verb, **told, "policy": policy.version}
+    return _published({"url": url, "method": verb, **told, "policy": policy.version}, place, policy_file)
+
+
+def _published(told: dict[str, Any], place: Workspace, policy_file: Path | None) -> dict[str, Any]:
+    """On a replica no rule is edited: the edit is made where the fleet's policy is published, and then published."""
+    if place.policy_path(policy_file) == place.fleet_policy and _EDIT.search(told["hint"]):
+        publish = "cloned-proxy fleet publish --reason TEXT"
+        told["hint"] = f"where the fleet's policy is published: {told['hint']}; then {publish}"
+    return told
 
 
 def _as_url(text: str) -> str:

@@ -12,11 +12,11 @@ app = typer.Typer(help="The homes that `exec --home` keeps.", no_args_is_help=Tr
 
 
 @app.command("list")
-def list_homes(*, workspace: WorkspaceOption = None, json_output: JsonOption = False) -> None:
+def list_homes(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Print each tool's kept home, its size and when it was last used."""
     from cloned_proxy.cli.commands.sandbox.kept_homes import show_homes
 
-    show_homes(workspace, as_json=json_output)
+    show_homes(workspace, as_json=as_json)
 
 
 @app.command("reset")
@@ -25,9 +25,9 @@ def reset(
     tool: Annotated[str | None, typer.Argument(metavar="[TOOL]", help="Tool id; default: every tool.")] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     workspace: WorkspaceOption = None,
-    json_output: JsonOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Remove a tool's kept home with everything in it; asks first."""
     from cloned_proxy.cli.commands.sandbox.kept_homes import reset_homes
 
-    reset_homes(workspace, tool, yes=yes, as_json=json_output)
+    reset_homes(workspace, tool, yes=yes, as_json=as_json)

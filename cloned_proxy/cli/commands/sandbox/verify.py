@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def verify(
     *,
-    json_output: JsonOption = False,
+    as_json: JsonOption = False,
     watch: Annotated[
         str | None, typer.Option("--watch", metavar="INTERVAL", help="Again and again, such as every 60s.")
     ] = None,
@@ -43,7 +43,7 @@ def verify(
         with interruptible():
             report = run_probe(lambda _message: None, options)
         _put_on_record(probe_event(report.as_json(), actor()), workspace)
-        show(report, as_json=json_output, one_line=pause is not None)
+        show(report, as_json=as_json, one_line=pause is not None)
         if not report.sealed:
             raise typer.Exit(FAILED)
         if pause is None:
