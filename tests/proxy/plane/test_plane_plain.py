@@ -18,6 +18,8 @@ from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.paths.path import parse_path_pattern
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane import seen as plane_seen
+from cloned_proxy.telemetry.combined import FinishedDecision
+from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd
 from tests.proxy.plain.support import client, read_message, reply, request
 from tests.proxy.plane.broken_plane import GUARDS, OF_REFUSALS, broken
 from tests.proxy.plane.plane_attacks import ATTACKS, Seen, played
@@ -308,3 +310,25 @@ async def test_a_plane_without_its_guard_does_not(
 
 def test_each_guard_has_its_attack() -> None:
     assert {attack.guard for attack in ATTACKS.values()} == set(GUARDS) - set(OF_REFUSALS)
+
+
+async def test_a_plain_exchange_that_was_whole_is_one_entry_and_one_that_was_cut_is_two(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    need_plane()
+    monkeypatch.setattr(SERVING, "native", True)
+    slow = Slow()
+    async with upstream(slow) as server, world(allow(HOST, server.port)) as w:
+        before = len(w.audit.events)
+        async with client(w) as (reader, writer):
+            for _ in range(3):
+                writer.write(request(server.port, "/kept/quick"))
+                assert (await read_message(reader)).body == b"quick"
+            writer.write(request(server.port, "/kept/told"))
+            await reader.readuntil(b"begins ")
+            writer.transport.abort()
+            await w.settled()
+        assert handed_over(w) == 0
+        events = w.audit.events[before:]
+    assert [type(event) for event in events] == [*[FinishedDecision] * 3, DecisionEvent, FlowEnd]
+    assert [each.bytes_down > 0 for each in events if isinstance(each, FinishedDecision)] == [True] * 3
