@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cloned_proxy.store.files.errors import StoreError
     from cloned_proxy.testing import decide, load_policy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 """The one place where it is written; the wheel's own is read from here."""
 
 _PLACES: Final = {

@@ -230,3 +230,13 @@ def _exit_literals(file: Path) -> Iterator[str]:
 
 def test_exit_codes_have_names() -> None:
     assert [found for layer in LAYERS for file in _files(layer) for found in _exit_literals(file)] == []
+
+
+def test_no_two_classes_have_one_name() -> None:
+    found: dict[str, list[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(f"{file.relative_to(PACKAGE)}:{node.lineno}")
+    assert len(found) > 500
+    assert {name: places for name, places in found.items() if len(places) > 1} == {}

@@ -19,7 +19,7 @@ from typing import Any, Final
 import anyio
 import structlog
 
-from cloned_proxy.control.record import Wanted
+from cloned_proxy.control.record import DecisionFilter
 from cloned_proxy.store.audit.database import open_database
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.event_types import TYPES_IN_THE_UI
@@ -161,7 +161,7 @@ class Feed:
             self._database = None
 
 
-def wants(wanted: Wanted, piece: Piece) -> bool:
+def wants(wanted: DecisionFilter, piece: Piece) -> bool:
     """Decisions pass the filter; what concerns everybody always passes."""
     return piece.kind != "decision" or wanted.matches(piece.body)
 

@@ -23,7 +23,7 @@ _TIMES: Final = "iif(instr(body, '\"count\":'), CAST(substr(body, instr(body, '\
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class DecisionFilter:
     """A filter; None is everything. `host` also matches the names below it."""
 
     tool: str | None = None
@@ -51,7 +51,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class DecisionPage:
     """One page. `next` goes into `before` of the next one; None at the end of the log."""
 
     entries: list[tuple[int, dict[str, Any]]]
@@ -59,7 +59,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class DecisionCounts:
     allowed: int
     denied: int
 
@@ -75,14 +75,14 @@ class Record:
         self._lock = threading.Lock()
 
     def decisions(
-        self, wanted: Wanted, *, before: int | None = None, since: float | None = None, limit: int = 100
-    ) -> Found:
+        self, wanted: DecisionFilter, *, before: int | None = None, since: float | None = None, limit: int = 100
+    ) -> DecisionPage:
         """Decisions, the newest first."""
         return self._walk("decision", wanted, before=before, since=since, limit=limit)
 
-    def events(self, kind: str, *, before: int | None = None, limit: int = 100) -> Found:
+    def events(self, kind: str, *, before: int | None = None, limit: int = 100) -> DecisionPage:
         """Entries of one type, such as `run`, the newest first."""
-        return self._walk(kind, Wanted(), before=before, since=None, limit=limit)
+        return self._walk(kind, DecisionFilter(), before=before, since=None, limit=limit)
 
     def decision(self, identifier: str) -> tuple[int, dict[str, Any]] | None:
         """The entry of the decision with this id; it may stand for several."""
@@ -110,7 +110,7 @@ class Record:
             self._newest[kind] = (head, found)
         return found
 
-    def by_hour(self, now: float) -> list[Counts]:
+    def by_hour(self, now: float) -> list[DecisionCounts]:
         """Decisions of the last day up to now (Unix seconds), in 24 hours that end now, to the minute."""
         with self._lock, self._open() as database:
             return self._minutes.by_hour(database, now)
@@ -118,12 +118,12 @@ class Record:
     def _walk(
         self,
         kind: str,
-        wanted: Wanted,
+        wanted: DecisionFilter,
         *,
         before: int | None,
         since: float | None,
         limit: int,
-    ) -> Found:
+    ) -> DecisionPage:
         found: list[tuple[int, dict[str, Any]]] = []
         with self._open() as database:
             head = _head(database)
@@ -138,13 +138,13 @@ class Record:
             for seq, text in rows:
                 body = json.loads(text)
                 if since is not None and body["at"] < since:
-                    return Found(found, None)
+                    return DecisionPage(found, None)
                 if wanted.matches(body):
                     found.append((seq, body))
                 if len(found) == limit:
-                    return Found(found, seq)
+                    return DecisionPage(found, seq)
             oldest = database.execute("SELECT coalesce(min(seq), 0) FROM entries").fetchone()[0]
-        return Found(found, floor if oldest < floor else None)
+        return DecisionPage(found, floor if oldest < floor else None)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -162,9 +162,9 @@ class _Minutes:
 
     def __init__(self) -> None:
         self._seen = 0
-        self._minutes: dict[int, Counts] = {}
+        self._minutes: dict[int, DecisionCounts] = {}
 
-    def by_hour(self, database: sqlite3.Connection, now: float) -> list[Counts]:
+    def by_hour(self, database: sqlite3.Connection, now: float) -> list[DecisionCounts]:
         first = int(now // 60) - _DAY_MINUTES + 1
         head = _head(database)
         if not self._seen or self._seen > head:  # the first question, or another log
@@ -179,14 +179,14 @@ class _Minutes:
             (self._seen, head),
         )
         for minute, count, denied in rows:
-            before = self._minutes.get(int(minute), Counts(0, 0))
-            self._minutes[int(minute)] = Counts(before.allowed + count - denied, before.denied + denied)
+            before = self._minutes.get(int(minute), DecisionCounts(0, 0))
+            self._minutes[int(minute)] = DecisionCounts(before.allowed + count - denied, before.denied + denied)
         self._seen = head
         self._minutes = {minute: counts for minute, counts in self._minutes.items() if minute >= first}
-        hours = [Counts(0, 0)] * (_DAY_MINUTES // 60)
+        hours = [DecisionCounts(0, 0)] * (_DAY_MINUTES // 60)
         for minute, counts in self._minutes.items():
             hour = min((minute - first) // 60, len(hours) - 1)  # of a clock that was set back, the last one
-            hours[hour] = Counts(hours[hour].allowed + counts.allowed, hours[hour].denied + counts.denied)
+            hours[hour] = DecisionCounts(hours[hour].allowed + counts.allowed, hours[hour].denied + counts.denied)
         return hours
 
 

@@ -18,7 +18,7 @@ import httpx
 
 from cloned_proxy.notify.delivery import Channel, Delivery
 from cloned_proxy.notify.desktop import show
-from cloned_proxy.notify.news import News
+from cloned_proxy.notify.news import NewsReader
 from cloned_proxy.notify.webhook import Receiver
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.files.private_memory import keep_memory_private
@@ -60,7 +60,7 @@ async def _run(workspace: Workspace, policy_file: Path, lifeline: int, after: in
             return proxy_for(url, config.upstream, vault.value_of, workspace.root)
 
         channels["webhook"] = Receiver(settings.webhook, vault.value_of, clock=time.time, proxy_to=proxy_to).send
-    news = News(workspace.state_db, policy_file, workspace.presets, settings, time.time, after=after)
+    news = NewsReader(workspace.state_db, policy_file, workspace.presets, settings, time.time, after=after)
 
     def record(event: NotifyEvent) -> None:
         with AuditLog(workspace.state_db) as log:

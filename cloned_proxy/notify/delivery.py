@@ -23,8 +23,8 @@ QUEUE: Final = 100
 type Channel = Callable[[Notice], Awaitable[None]]
 
 
-class Source(Protocol):
-    """`news.News`."""
+class NoticeSource(Protocol):
+    """`news.NewsReader`."""
 
     def look(self) -> list[Notice]: ...
 
@@ -34,7 +34,7 @@ class Delivery:
 
     def __init__(
         self,
-        source: Source,
+        source: NoticeSource,
         channels: Mapping[str, Channel],
         record: Callable[[NotifyEvent], None],
         clock: Callable[[], float],

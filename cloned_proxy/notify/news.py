@@ -40,7 +40,7 @@ class _Bound:
     untold: int = 0
 
 
-class News:
+class NewsReader:
     """Reads the log forward from where it began. Called from one thread."""
 
     def __init__(

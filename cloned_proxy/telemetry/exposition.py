@@ -18,7 +18,7 @@ _TIMEOUT: Final = 5.0
 """Seconds a scraper may take for its request or for reading the answer."""
 
 
-class _Server(ThreadingMixIn, TCPServer):
+class _MetricsServer(ThreadingMixIn, TCPServer):
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
@@ -57,7 +57,7 @@ class _Server(ThreadingMixIn, TCPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    server: _MetricsServer
     timeout = _TIMEOUT
     server_version = "cloned-proxy"
     sys_version = ""
@@ -114,7 +114,7 @@ class Exposition:
 
         Raises OSError when the address cannot be bound.
         """
-        self._server = _Server(place, registry, problems)
+        self._server = _MetricsServer(place, registry, problems)
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="metrics", daemon=True
         )

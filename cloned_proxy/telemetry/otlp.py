@@ -44,7 +44,7 @@ class ExportError(Exception):
     """The collector did not take it."""
 
 
-class RefusedError(ExportError):
+class CollectorRefusedError(ExportError):
     """The collector will never take it as it is."""
 
 
@@ -157,7 +157,7 @@ class Collector:
         except httpx.HTTPError as error:
             raise ExportError(f"{self._url}: {str(error) or type(error).__name__}") from error
         if answer.status_code != HTTPStatus.OK:
-            kind = RefusedError if answer.status_code in _REFUSES else ExportError
+            kind = CollectorRefusedError if answer.status_code in _REFUSES else ExportError
             raise kind(f"{self._url} answered {answer.status_code}")
         return _partial_success(answer, len(entries))
 

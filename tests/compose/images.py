@@ -16,7 +16,7 @@ from tests.runner.kept_images import bring, bring_sandbox_images
 
 ROOT = Path(__file__).parents[2]
 STAND_INS = Path(__file__).parent / "stand_ins"
-PROXY = "cloned-proxy:0.1.0"
+PROXY = "cloned-proxy:0.2.0"
 RELEASE = "trixie"
 BASE = f"cloned-python:{RELEASE}"
 TOOLCHAIN = f"cloned-toolchain:{RELEASE}"

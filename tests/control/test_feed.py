@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.control.feed import Feed, Piece, TooSlowError, wants
-from cloned_proxy.control.record import Wanted
+from cloned_proxy.control.record import DecisionFilter
 from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.telemetry.events import DecisionEvent, FlowEnd, Kind
 
@@ -78,8 +78,8 @@ async def test_who_falls_behind_the_window_is_dropped_and_finds_the_rest_in_the_
 
 def test_a_filter_is_about_decisions_and_a_name_covers_those_below_it() -> None:
     told = Piece(1, "decision", {"host": "a.example.com", "verdict": "deny", "tool": None}, b"")
-    assert wants(Wanted(host="example.com"), told)
-    assert wants(Wanted(verdict="deny"), told)
-    assert not wants(Wanted(host="ample.com"), told)
-    assert not wants(Wanted(tool="demo@v1"), told)
-    assert wants(Wanted(host="other.example"), Piece(2, "policy", {}, b""))
+    assert wants(DecisionFilter(host="example.com"), told)
+    assert wants(DecisionFilter(verdict="deny"), told)
+    assert not wants(DecisionFilter(host="ample.com"), told)
+    assert not wants(DecisionFilter(tool="demo@v1"), told)
+    assert wants(DecisionFilter(host="other.example"), Piece(2, "policy", {}, b""))

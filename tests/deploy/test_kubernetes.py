@@ -19,7 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from cloned_proxy.runner.values.spec import DEFAULT_USER, HOME, MIB, Limits
+from cloned_proxy.runner.values.spec import DEFAULT_USER, HOME, MIB, SandboxLimits
 from cloned_proxy.store.settings.config import Config
 from tests.net.proxy_process import PROGRAM
 from tests.net.world import World
@@ -121,7 +121,7 @@ def test_nobody_holds_a_credential_of_the_cluster(built: dict[str, list[dict[str
 
 
 def test_a_tool_has_the_flags_of_a_sandbox(built: dict[str, list[dict[str, Any]]]) -> None:
-    limits = Limits()
+    limits = SandboxLimits()
     spec = next(objects(built, "Pod"))["spec"]
     (container,) = spec["containers"]
     security = spec["securityContext"]

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_architecture import LAYERS, ROOMS
+
 pytestmark = pytest.mark.checkout
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,3 +59,11 @@ def test_a_dead_file_and_a_dead_anchor_are_both_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# What it is\n\n[a](#what-it-is) [b](gone.md) [c](#gone) [d](https://example.com/x)\n")
     assert list(dead_links(page)) == ["page.md: gone.md: no such file", "page.md: #gone: no such heading"]
+
+
+def test_the_staircase_of_the_page_is_the_one_that_is_held() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    stairs = re.findall(r"^\| `(\w+)` \|", page.partition("## The staircase")[2].partition("\n## ")[0], re.MULTILINE)
+    assert tuple(stairs) == LAYERS
+    rooms = re.findall(r"`([a-z0-9]+)`", page.partition("## Life of a request")[2].partition("\n## ")[0])
+    assert set(ROOMS["proxy"]) <= set(rooms), "a room that no phase names"

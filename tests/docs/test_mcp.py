@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cloned_proxy.runner.mcp import jsonc, toml
-from cloned_proxy.runner.mcp.registry import Registry
+from cloned_proxy.runner.mcp.registry import ServerRegistry
 from cloned_proxy.store.workspaces.workspace import Workspace as Place
 
 pytestmark = pytest.mark.checkout
@@ -28,5 +28,5 @@ def test_the_examples_of_the_page_are_what_is_read_and_written(tmp_path: Path) -
     assert toml.read(blocks["toml"])["mcp_servers"]["time"]["args"][:3] == ["mcp", "run", "time"]
     place = Place(tmp_path)
     (tmp_path / "mcp.yaml").write_text(blocks["yaml"])
-    assert list(Registry(place).servers) == list(yaml.safe_load(blocks["yaml"])["servers"])
+    assert list(ServerRegistry(place).servers) == list(yaml.safe_load(blocks["yaml"])["servers"])
     assert os.listdir(tmp_path) == ["mcp.yaml"]  # noqa: PTH208  a name, and nothing else

@@ -17,7 +17,7 @@ import redis
 from prometheus_client import CollectorRegistry
 
 from cloned_proxy.fleet.leases.counted_audit import CountedAudit
-from cloned_proxy.fleet.leases.resumption import Resumption, seal_resumption
+from cloned_proxy.fleet.leases.resumption import LeaseResumption, seal_resumption
 from cloned_proxy.fleet.leases.use_names import UseNames
 from cloned_proxy.fleet.leases.use_scripts import RESUME
 from cloned_proxy.fleet.leases.uses import Uses
@@ -189,7 +189,7 @@ def begin_count(
 ) -> bool:
     """As `fleet resume` does it; False where the store has another count than `before`."""
     names = UseNames(FLEET)
-    word = Resumption(fleet, secrets.token_hex(8), at, "cli:op", "because")
+    word = LeaseResumption(fleet, secrets.token_hex(8), at, "cli:op", "because")
     with contextlib.suppress(redis.ConnectionError), redis.Redis.from_url(url, protocol=2) as client:
         keys = (names.ledger, names.members)
         return bool(client.eval(RESUME, 2, *keys, before, word.generation, seal_resumption(word, key), settle))

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.link.names import Names
 from cloned_proxy.fleet.members.build import Fleet, build
-from cloned_proxy.fleet.operating.publish import Published, Publisher
+from cloned_proxy.fleet.operating.publish import PublishedPolicy, Publisher
 from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.fleet.signed.statement import Number, Statement, seal_statement
@@ -112,7 +112,7 @@ class Replica:
         await self.until(lambda: (self.metric("refused_total", reason=reason) or 0) >= count)
 
 
-async def publish(store_url: str, key: SigningKey, policy: bytes, root: Path, **more: Any) -> Published:
+async def publish(store_url: str, key: SigningKey, policy: bytes, root: Path, **more: Any) -> PublishedPolicy:
     settings = FleetSettings(name="acme", store=store_url, trust=[key.public])
     async with Link(settings, base=root) as link:
         publisher = Publisher(

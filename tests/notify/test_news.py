@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.notify import news as module
-from cloned_proxy.notify.news import News
+from cloned_proxy.notify.news import NewsReader
 from cloned_proxy.notify.notice import Notice
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.settings.notify_settings import NotifySettings
@@ -37,7 +37,7 @@ class World:
         given = NotifySettings.model_validate({"desktop": True, **settings})
         with AuditLog(workspace.state_db) as log:
             after = log.newest()
-        self.news = News(
+        self.news = NewsReader(
             workspace.state_db, workspace.policy_file, workspace.presets, given, lambda: self.now, after=after
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cloned_proxy.runner.docker.stream import Attached, Stream
+from cloned_proxy.runner.docker.stream import Attached, OutputStream
 from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
 from cloned_proxy.runner.runs.job import Job
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
@@ -22,7 +22,7 @@ class Seen:
 
 
 def run(runner: DockerContainerRunner, *command: str, stdin: bytes = b"", tool: str = TOOL, **options: Any) -> Seen:
-    out: dict[Stream, bytearray] = {Stream.STDOUT: bytearray(), Stream.STDERR: bytearray()}
+    out: dict[OutputStream, bytearray] = {OutputStream.STDOUT: bytearray(), OutputStream.STDERR: bytearray()}
 
     def feed(stream: Attached) -> None:
         stream.write(stdin)
@@ -33,8 +33,8 @@ def run(runner: DockerContainerRunner, *command: str, stdin: bytes = b"", tool: 
     run_id, outcome = runner.run(job, feed=feed, output=lambda kind, piece: out[kind].extend(piece))
     return Seen(
         outcome.exit_code,
-        out[Stream.STDOUT].decode(errors="replace"),
-        out[Stream.STDERR].decode(errors="replace"),
+        out[OutputStream.STDOUT].decode(errors="replace"),
+        out[OutputStream.STDERR].decode(errors="replace"),
         run_id,
     )
 

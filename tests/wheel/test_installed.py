@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urljoin
 
 import pytest
@@ -175,15 +175,3 @@ def test_the_control_page_and_its_scripts_are_there(serving: Serving) -> None:
     assert "pair.js" in str(parts)
     for name in parts:
         assert control.get(urljoin("/pair", name)).status == 200, name
-
-
-def test_the_types_are_read_by_a_checker(tmp_path: Path, bare: Path) -> None:
-    """PEP 561: without `py.typed` mypy would call the import untyped."""
-    (tmp_path / "user.py").write_text("import cloned_proxy\nreveal_type(cloned_proxy.__version__)\n", encoding="utf-8")
-    words: list[Any] = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--python-executable"]
-    done = subprocess.run(
-        [*words, bare / "python", "user.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
-    )
-    assert "Revealed type is" in done.stdout, done.stdout
-    assert 'is "Any"' not in done.stdout
-    assert "error:" not in done.stdout

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from cloned_proxy.policy.terms.vocabulary import Reason
-from cloned_proxy.store.audit.audit_log import Entry
+from cloned_proxy.store.audit.audit_log import LogEntry
 
 _LATEST_SECONDS: Final = 60.0
 """A tunnel that was let through is judged again by its first bytes: within the time that those are waited for."""
@@ -21,15 +21,15 @@ _MOST_HELD: Final = 10_000
 """Entries or calls in memory at once."""
 
 
-def settled(entries: Iterable[Entry]) -> Iterator[Entry]:
+def settled(entries: Iterable[LogEntry]) -> Iterator[LogEntry]:
     """The entries in their order, without decisions that another stage of the same call replaced by its own.
 
     Nor are there questions for a credential that came at once (`anonymous: challenge`). An entry is given out when
     nothing can follow any more that takes its place, and at the end.
     """
-    held: dict[int, Entry] = {}
+    held: dict[int, LogEntry] = {}
     places: dict[str, int] = {}
-    questions: dict[tuple[object, ...], Entry] = {}
+    questions: dict[tuple[object, ...], LogEntry] = {}
     for entry in entries:
         held[entry.seq] = entry
         if entry.body["type"] == "decision":
@@ -43,7 +43,7 @@ def settled(entries: Iterable[Entry]) -> Iterator[Entry]:
     yield from held.values()
 
 
-def _question_before(entry: Entry, questions: dict[tuple[object, ...], Entry]) -> int:
+def _question_before(entry: LogEntry, questions: dict[tuple[object, ...], LogEntry]) -> int:
     """The number of the entry by which this call was asked for its credential; 0: it was not. Remembers questions."""
     body = entry.body
     call = tuple(body[name] for name in ("host", "port", "method", "path"))
@@ -57,12 +57,12 @@ def _question_before(entry: Entry, questions: dict[tuple[object, ...], Entry]) -
     return asked.seq if asked is not None and body["at"] - asked.body["at"] <= _ANSWER_SECONDS else 0
 
 
-def retried(entries: Iterable[Entry]) -> Iterator[tuple[Entry, int]]:
+def retried(entries: Iterable[LogEntry]) -> Iterator[tuple[LogEntry, int]]:
     """The entries in their order, a refused call once for all its tries within a minute of each other: where it began.
 
     The number is how many there are.
     """
-    held: dict[int, tuple[Entry, int]] = {}
+    held: dict[int, tuple[LogEntry, int]] = {}
     open_calls: dict[tuple[object, ...], tuple[int, float]] = {}
     for entry in entries:
         call, at = _call_of(entry), entry.body["at"]
@@ -83,13 +83,13 @@ def retried(entries: Iterable[Entry]) -> Iterator[tuple[Entry, int]]:
     yield from held.values()
 
 
-def _is_over(entry: Entry, open_calls: dict[tuple[object, ...], tuple[int, float]], now: float) -> bool:
+def _is_over(entry: LogEntry, open_calls: dict[tuple[object, ...], tuple[int, float]], now: float) -> bool:
     """Whether no further try of it can follow."""
     seq, last = open_calls.get(_call_of(entry), (0, 0.0))
     return seq != entry.seq or now - last > _RETRY_SECONDS
 
 
-def _call_of(entry: Entry) -> tuple[object, ...]:
+def _call_of(entry: LogEntry) -> tuple[object, ...]:
     """What makes two refusals tries of one call; () for everything else."""
     body = entry.body
     if body["type"] != "decision" or body["verdict"] != "deny":
@@ -103,9 +103,9 @@ class FollowedRetries:
     """The same where the log is followed: the first try at once, and when the others are over how many there were."""
 
     def __init__(self) -> None:
-        self._calls: dict[tuple[object, ...], tuple[Entry, int]] = {}
+        self._calls: dict[tuple[object, ...], tuple[LogEntry, int]] = {}
 
-    def news(self, entries: Iterable[Entry], now: float) -> Iterator[tuple[Entry, int]]:
+    def news(self, entries: Iterable[LogEntry], now: float) -> Iterator[tuple[LogEntry, int]]:
         """What is to be shown of new entries, and of calls that are over at `now` (Unix seconds)."""
         for entry in entries:
             call = _call_of(entry)
@@ -121,12 +121,12 @@ class FollowedRetries:
                     yield newest, times
 
 
-def together(denials: Iterable[Entry]) -> Iterator[tuple[Entry, int]]:
+def together(denials: Iterable[LogEntry]) -> Iterator[tuple[LogEntry, int]]:
     """Each refused call once: its newest entry, and how many there are; in the order of those newest entries.
 
     Of very many different calls, one that was not repeated for long is given out before the end, and may come again.
     """
-    calls: dict[tuple[object, ...], tuple[Entry, int]] = {}
+    calls: dict[tuple[object, ...], tuple[LogEntry, int]] = {}
     for entry in denials:
         call = _call_of(entry)
         _, times = calls.pop(call, (entry, 0))

@@ -20,7 +20,7 @@ from typing import Final, Self
 
 from cloned_proxy.cli.show.errors import CommandError
 from cloned_proxy.cli.terminal.screen_modes import ScreenModes
-from cloned_proxy.runner.docker.stream import Attached, Stream
+from cloned_proxy.runner.docker.stream import Attached, OutputStream
 from cloned_proxy.runner.values.terminal import TerminalSize
 
 _STDIN: Final = 0
@@ -76,7 +76,7 @@ class HostTerminal:
             stream.write(keys)
         stream.end_input()
 
-    def show(self, _kind: Stream, piece: bytes) -> None:
+    def show(self, _kind: OutputStream, piece: bytes) -> None:
         """Takes output of the tool. Raises OSError when nobody is there to see it."""
         self._modes.see(piece)
         # Not through sys.stdout: what its buffer could not write it would try to write again at the program's exit.

@@ -6,13 +6,13 @@ import os
 import sys
 from typing import Final, Self
 
-from cloned_proxy.runner.docker.stream import Attached, Stream
+from cloned_proxy.runner.docker.stream import Attached, OutputStream
 
 _STDIN: Final = 0
 _CHUNK: Final = 65_536
 
 
-class Pipes:
+class StandardStreams:
     """Has the methods of `HostTerminal`; nothing here needs to be given back."""
 
     def __enter__(self) -> Self:
@@ -26,8 +26,8 @@ class Pipes:
             stream.write(data)
         stream.end_input()
 
-    def show(self, kind: Stream, piece: bytes) -> None:
+    def show(self, kind: OutputStream, piece: bytes) -> None:
         """Raises OSError when nobody reads."""
-        target = sys.stderr if kind is Stream.STDERR else sys.stdout
+        target = sys.stderr if kind is OutputStream.STDERR else sys.stdout
         target.buffer.write(piece)
         target.buffer.flush()

@@ -44,7 +44,7 @@ def here() -> bytes:
     return repr((program, groups, seen, root.st_dev, root.st_ino)).encode(errors="surrogateescape")
 
 
-class Request:
+class WarmRequest:
     """One command as it was typed, with what it inherits from whoever typed it."""
 
     def __init__(self, *, mark: bytes, umask: int, ignored: list[int], cwd: str, argv: list[str]) -> None:
@@ -64,7 +64,7 @@ class Request:
         return _BETWEEN.join([*fields, *self.environment])
 
     @classmethod
-    def decode(cls, data: bytes) -> Request:
+    def decode(cls, data: bytes) -> WarmRequest:
         """Raises ValueError."""
         mark, umask, signals, words, *rest = data.split(_BETWEEN)
         behind = int(signals) + 1 + int(words)

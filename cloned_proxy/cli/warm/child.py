@@ -24,7 +24,7 @@ from cloned_proxy.cli.commands.sandbox.exec_options import ExecOptions
 from cloned_proxy.cli.commands.sandbox.sandbox import run_command, runner_for
 from cloned_proxy.cli.start.ending import exit_code_of
 from cloned_proxy.cli.start.quick import quick_exec
-from cloned_proxy.cli.terminal.warm_wire import BEGUN, DECLINED, DESCRIPTORS, ENDED, GO, MOST_BYTES, Request
+from cloned_proxy.cli.terminal.warm_wire import BEGUN, DECLINED, DESCRIPTORS, ENDED, GO, MOST_BYTES, WarmRequest
 from cloned_proxy.local.slot_protocol import encode
 from cloned_proxy.program_name import program_name
 from cloned_proxy.runner.runs.prepared import Prepared
@@ -49,7 +49,7 @@ class Typed:
     """A command, and the connection to the process that was typed."""
 
     conn: socket.socket
-    request: Request
+    request: WarmRequest
     descriptors: Sequence[int]
     """The descriptors that came with the command, in the order of `wire.DESCRIPTORS`."""
 
@@ -114,7 +114,7 @@ def _become(typed: Typed) -> None:
     sys.stderr = open(2, "w", closefd=False, encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
 
 
-def _take_over(request: Request) -> None:
+def _take_over(request: WarmRequest) -> None:
     """What it was typed with, and nothing of this process's own."""
     os.environb.clear()
     for entry in request.environment:
@@ -138,7 +138,7 @@ def _end_with(conn: socket.socket, over: threading.Event) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_ready(request: Request, control: socket.socket, workspace: Path) -> None:
+def wait_ready(request: WarmRequest, control: socket.socket, workspace: Path) -> None:
     """Makes a container for a command like this one, and runs the next such command in it."""
     os.chdir(request.cwd)
     _take_over(request)
@@ -157,7 +157,7 @@ def wait_ready(request: Request, control: socket.socket, workspace: Path) -> Non
             message, descriptors, _, _ = socket.recv_fds(control, MOST_BYTES, DESCRIPTORS + 1)
             if message and len(descriptors) == DESCRIPTORS + 1:
                 control.setblocking(True)
-                typed = Typed(socket.socket(fileno=descriptors[0]), Request.decode(message), descriptors[1:])
+                typed = Typed(socket.socket(fileno=descriptors[0]), WarmRequest.decode(message), descriptors[1:])
                 run_for(typed, control, workspace, prepared)
 
 

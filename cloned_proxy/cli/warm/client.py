@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from cloned_proxy.cli.terminal.warm_wire import BEGUN, DECLINED, ENDED, GO, HELLO, MOST_BYTES, SOCKET, Request, here
+from cloned_proxy.cli.terminal.warm_wire import BEGUN, DECLINED, ENDED, GO, HELLO, MOST_BYTES, SOCKET, WarmRequest, here
 
 _PEER = 12
 """Bytes of `struct ucred`, unix(7): pid, uid, gid."""
@@ -105,7 +105,7 @@ class _Passing:
         ignored: list[int] = [number for number, handler in before.items() if handler is signal.SIG_IGN]
         directory = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            request = Request(mark=here(), umask=_umask(), ignored=ignored, cwd=os.getcwd(), argv=argv)  # noqa: PTH109
+            request = WarmRequest(mark=here(), umask=_umask(), ignored=ignored, cwd=os.getcwd(), argv=argv)  # noqa: PTH109
             request.environment = [name + b"=" + value for name, value in os.environb.items()]
             message = request.encode()
             if len(message) > MOST_BYTES:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.cli.terminal.warm_wire import DECLINED, DESCRIPTORS, HELLO, MOST_BYTES, SOCKET, Request, here
+from cloned_proxy.cli.terminal.warm_wire import DECLINED, DESCRIPTORS, HELLO, MOST_BYTES, SOCKET, WarmRequest, here
 from cloned_proxy.cli.warm.child import DONE, READY, Typed, run_for, wait_ready
 from cloned_proxy.local.slot_protocol import new_socket, peer_user
 
@@ -51,7 +51,7 @@ type Kind = tuple[str, ...]
 class _Child:
     pid: int
     control: socket.socket
-    request: Request
+    request: WarmRequest
     waits: bool
     """It makes a container, or has one ready."""
     ready: bool = False
@@ -60,7 +60,7 @@ class _Child:
     since: float = 0.0
 
 
-class Server:
+class WarmServer:
     """One for each `serve`."""
 
     def __init__(self, workspace: Path) -> None:
@@ -154,7 +154,7 @@ class Server:
             cut = flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len(descriptors) != DESCRIPTORS
             conn.setblocking(True)
             try:
-                request = Request.decode(message)
+                request = WarmRequest.decode(message)
             except ValueError:
                 request = None
             if request is None or cut or request.mark != self._mark:
@@ -199,7 +199,7 @@ class Server:
         self._poll.unregister(child.control)
         child.control.close()
 
-    def _prepare_for(self, request: Request) -> None:
+    def _prepare_for(self, request: WarmRequest) -> None:
         """Has a container made for the next command of that kind."""
         kind, now = request.kind, time.monotonic()
         waiting = [child for child in self._children.values() if child.waits]
@@ -222,7 +222,7 @@ class Server:
         self._forget(child)
 
     def _fork(
-        self, request: Request, work: Callable[[socket.socket], None], *, waits: bool, keep: tuple[int, ...]
+        self, request: WarmRequest, work: Callable[[socket.socket], None], *, waits: bool, keep: tuple[int, ...]
     ) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         pid = os.fork()
@@ -259,7 +259,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a group's signal; it ends with `serve`
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no zombies: waitpid(2), NOTES
-    server = Server(Path(sys.argv[1]))
+    server = WarmServer(Path(sys.argv[1]))
     for name in _IMPORTED_LATER:
         importlib.import_module(name)
     gc.collect()

@@ -13,7 +13,7 @@ from cloned_proxy.control.endpoints.decisions import Tool
 from cloned_proxy.control.endpoints.terms import in_force
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
 from cloned_proxy.control.outlook import Outlook
-from cloned_proxy.control.record import Record, Wanted
+from cloned_proxy.control.record import DecisionFilter, Record
 from cloned_proxy.policy.hints.hint import allow_command, owner_hint
 from cloned_proxy.policy.hints.offer import why_not_offered
 from cloned_proxy.policy.terms.address import classify
@@ -108,7 +108,7 @@ def _refused_at(record: Record, group: BlockedGroup) -> Address | None:
     """The address that refused the newest of these calls whose name was resolved; None when none was."""
     if Reason.ADDRESS_NOT_ALLOWED not in {call.reason for call in group.calls}:
         return None
-    wanted = Wanted(group.tool, group.host, "deny", Reason.ADDRESS_NOT_ALLOWED)
+    wanted = DecisionFilter(group.tool, group.host, "deny", Reason.ADDRESS_NOT_ALLOWED)
     for _, body in record.decisions(wanted, limit=_LOOKED_AT).entries:
         if (body["tool"], body["host"]) == (group.tool, group.host) and body.get("refused_address"):
             return ip_address(body["refused_address"])

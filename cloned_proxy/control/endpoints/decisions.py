@@ -9,7 +9,7 @@ from pydantic import Field
 
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Operation, Query, Strict
-from cloned_proxy.control.record import Wanted
+from cloned_proxy.control.record import DecisionFilter
 from cloned_proxy.policy.terms.address import classify
 from cloned_proxy.store.audit.audit_log import times_of
 
@@ -75,7 +75,7 @@ def decision_answer(seq: int, body: dict[str, Any]) -> DecisionAnswer:
 
 def _decisions(call: Call) -> DecisionsAnswer:
     query: DecisionsQuery = call.query
-    wanted = Wanted(query.tool, query.host, query.verdict, query.reason)
+    wanted = DecisionFilter(query.tool, query.host, query.verdict, query.reason)
     found = call.parts.record.decisions(wanted, before=query.before, since=query.since, limit=query.limit)
     return DecisionsAnswer(items=[decision_answer(seq, body) for seq, body in found.entries], next=found.next)
 

@@ -8,7 +8,7 @@ from cloned_proxy.control.operation import Call, Operation, Strict
 from cloned_proxy.runner.llm.health import Health, ask_health, model_metrics
 from cloned_proxy.runner.llm.state import PORT, read_state
 from cloned_proxy.runner.values.errors import SandboxInputError
-from cloned_proxy.store.workspaces.kept import Kept, kept_artifacts
+from cloned_proxy.store.workspaces.kept import KeptArtifact, kept_artifacts
 
 _SHOWN: Final = 50
 _WORD: Final = 300
@@ -59,7 +59,7 @@ def _model(call: Call) -> ModelAnswer:
     )
 
 
-def _report(kept: Kept) -> ReportAnswer:
+def _report(kept: KeptArtifact) -> ReportAnswer:
     tokens, seconds = kept.costs.get("completion_tokens"), kept.costs.get("seconds")
     return ReportAnswer(
         id=kept.id,

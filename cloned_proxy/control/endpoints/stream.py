@@ -15,7 +15,7 @@ from cloned_proxy.control.endpoints.decisions import Host, Tool, Verdict
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.feed import TooSlowError, wants
 from cloned_proxy.control.operation import Call, Operation, Query
-from cloned_proxy.control.record import Wanted
+from cloned_proxy.control.record import DecisionFilter
 from cloned_proxy.store.files.errors import StoreError
 
 _log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class StreamQuery(Query):
     verdict: Verdict | None = None
 
 
-class _Stream(StreamingResponse):
+class _EventStream(StreamingResponse):
     """Ends when the listener is gone, stuck, or not paired any more."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,11 +58,11 @@ async def _stream(call: Call) -> Response:
     query: StreamQuery = call.query
     last = call.request.headers.get("last-event-id", "")
     after = int(last) if last.isascii() and last.isdecimal() and len(last) < 19 else None  # noqa: PLR2004  64 bits
-    events = _events(call, Wanted(query.tool, query.host, query.verdict), after)
-    return _Stream(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
+    events = _events(call, DecisionFilter(query.tool, query.host, query.verdict), after)
+    return _EventStream(events, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
-async def _events(call: Call, wanted: Wanted, after: int | None) -> AsyncIterator[bytes]:
+async def _events(call: Call, wanted: DecisionFilter, after: int | None) -> AsyncIterator[bytes]:
     feed = call.parts.feed
     loop = asyncio.get_running_loop()
     async with feed.listen() as now:

@@ -19,8 +19,7 @@ from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import EnvelopeError, StoreAwayError
 from cloned_proxy.fleet.signed.keys import key_id, short_id
 from cloned_proxy.fleet.tokens.token_form import read_json
-from cloned_proxy.store.audit.chain import Link as ChainLink
-from cloned_proxy.store.audit.chain import next_link
+from cloned_proxy.store.audit.chain import ChainLink, next_link
 
 _PAGE: Final = 1000
 _MOST_LOGS: Final = 100_000

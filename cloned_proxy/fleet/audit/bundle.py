@@ -20,7 +20,7 @@ from cloned_proxy.fleet.audit.receipt import anchor_of, head_of, log_id
 from cloned_proxy.fleet.signed.envelope import seal
 from cloned_proxy.fleet.signed.errors import FleetError
 from cloned_proxy.fleet.signed.keys import SigningKey
-from cloned_proxy.store.audit.chain import Link
+from cloned_proxy.store.audit.chain import ChainLink
 
 EXPORT_TYPE: Final = "application/vnd.cloned-proxy.audit-export+json"
 FORMAT: Final = "cloned-proxy-audit-export"
@@ -32,7 +32,7 @@ MOST_SIGNED: Final = 2_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class LogSource:
     """Whose log it is, and who signs."""
 
     replica: str
@@ -50,7 +50,7 @@ def digest(body: str) -> bytes:
 def export(
     database: sqlite3.Connection,
     since: float | None,
-    source: Source,
+    source: LogSource,
     *,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Iterator[str]:
@@ -84,7 +84,7 @@ def export(
         yield json.dumps({"statement": json.loads(sealed)})
 
 
-def _link_before(database: sqlite3.Connection, since: float | None) -> Link:
+def _link_before(database: sqlite3.Connection, since: float | None) -> ChainLink:
     """What the first entry of an export follows."""
     anchor = anchor_of(database)
     if since is None:
@@ -95,4 +95,4 @@ def _link_before(database: sqlite3.Connection, since: float | None) -> Link:
     if first == anchor.seq + 1:
         return anchor
     row: tuple[int, Any] = database.execute("SELECT seq, hash FROM entries WHERE seq = ?", (first - 1,)).fetchone()
-    return Link(row[0], str(row[1]))
+    return ChainLink(row[0], str(row[1]))

@@ -19,7 +19,7 @@ from cloned_proxy.fleet.audit.receipt import open_fields, open_receipt
 from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import EnvelopeError
 from cloned_proxy.fleet.tokens.token_form import read_json
-from cloned_proxy.store.audit.chain import Link, next_link
+from cloned_proxy.store.audit.chain import ChainLink, next_link
 
 MAX_LINE: Final = 64 * 1024 * 1024
 _MOST_FINDINGS: Final = 50
@@ -28,7 +28,7 @@ _MOST_COMPARED: Final = 20_000
 
 
 @dataclass(slots=True)
-class Verdict:
+class BundleVerdict:
     """What a check has found. Whole and unchanged only without any finding."""
 
     findings: list[str] = field(default_factory=list)
@@ -64,9 +64,9 @@ class _File:
     statements: list[bytes] = field(default_factory=list)
 
 
-def check(lines: Iterable[bytes], trust: Trust | None) -> Verdict:
+def check(lines: Iterable[bytes], trust: Trust | None) -> BundleVerdict:
     """Checks a file by its lines. `trust` holds the replica's public key; None: only whether it is consistent."""
-    verdict = Verdict()
+    verdict = BundleVerdict()
     file = _File()
     for number, line in enumerate(lines, 1):
         if not _sort(line, file):
@@ -102,7 +102,7 @@ def _sort(line: bytes, file: _File) -> bool:
     return True
 
 
-def _check_opening(opening: dict[str, Any], verdict: Verdict) -> None:
+def _check_opening(opening: dict[str, Any], verdict: BundleVerdict) -> None:
     match opening:
         case {"format": format_, "version": version} if (format_, version) != (FORMAT, VERSION):
             verdict.found(f"this is version {version!r} of {format_!r}, and this program reads {VERSION} of {FORMAT}")
@@ -112,11 +112,11 @@ def _check_opening(opening: dict[str, Any], verdict: Verdict) -> None:
             verdict.found("its first line does not say what is exported: it was left out or damaged")
 
 
-def _check_chain(file: _File, verdict: Verdict) -> None:
+def _check_chain(file: _File, verdict: BundleVerdict) -> None:
     """Without anything signed: each entry against the hash beside it."""
     if not verdict.holds:
         return
-    last = Link(file.opening["after"]["seq"], file.opening["after"]["hash"])
+    last = ChainLink(file.opening["after"]["seq"], file.opening["after"]["hash"])
     verdict.first = last.seq + 1
     for seq, body, stored in file.entries:
         expected = next_link(last, body)
@@ -130,7 +130,7 @@ def _check_chain(file: _File, verdict: Verdict) -> None:
     verdict.last = last.seq
 
 
-def _statement_of(file: _File, trust: Trust, verdict: Verdict) -> dict[str, Any] | None:
+def _statement_of(file: _File, trust: Trust, verdict: BundleVerdict) -> dict[str, Any] | None:
     """What the replica says that it has exported; None, and why, when there is no such thing to be believed."""
     if len(file.statements) != 1:
         many = "has no signed end: it was not exported with --signed, or its end was cut off"
@@ -154,7 +154,7 @@ def _statement_of(file: _File, trust: Trust, verdict: Verdict) -> dict[str, Any]
     return statement
 
 
-def _check_statement(file: _File, statement: dict[str, Any], verdict: Verdict) -> None:
+def _check_statement(file: _File, statement: dict[str, Any], verdict: BundleVerdict) -> None:
     if file.opening != {name: value for name, value in statement.items() if name not in {"last", "digests"}}:
         verdict.found("the first line was changed, left out or moved")
     first, last = verdict.first, verdict.last
@@ -209,18 +209,18 @@ def _changed(left: bytes, right: bytes, seq: int, places: dict[bytes, int], pres
     return f"entry {seq} was changed"
 
 
-def _check_links(file: _File, statement: dict[str, Any], verdict: Verdict) -> None:
+def _check_links(file: _File, statement: dict[str, Any], verdict: BundleVerdict) -> None:
     """The bodies are as signed; so must be what is written beside them."""
-    last = Link(statement["after"]["seq"], statement["after"]["hash"])
+    last = ChainLink(statement["after"]["seq"], statement["after"]["hash"])
     for seq, body, stored in file.entries:
         last = next_link(last, body)
         if (seq, stored) != last:
             verdict.found(f"the number or hash beside entry {last.seq} was changed")
-    if last != Link(statement["last"]["seq"], statement["last"]["hash"]):
+    if last != ChainLink(statement["last"]["seq"], statement["last"]["hash"]):
         verdict.found("the entries do not lead to the hash that is signed: the log itself had been changed")
 
 
-def _check_receipts(file: _File, trust: Trust, verdict: Verdict) -> None:
+def _check_receipts(file: _File, trust: Trust, verdict: BundleVerdict) -> None:
     hashes = {seq: stored for seq, _, stored in file.entries} | {
         file.opening["after"]["seq"]: file.opening["after"]["hash"]
     } if verdict.holds else {}  # fmt: skip

@@ -19,7 +19,7 @@ from cloned_proxy.fleet.signed.errors import EnvelopeError, Refused
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.fleet.signed_policy.kept import Shelf
 from cloned_proxy.fleet.tokens.token_form import read_json
-from cloned_proxy.store.audit.chain import Link
+from cloned_proxy.store.audit.chain import ChainLink
 from cloned_proxy.store.settings.fleet_settings import FleetSettings
 from cloned_proxy.store.workspaces.workspace import Workspace
 
@@ -104,16 +104,16 @@ def _drawn() -> str:
     return secrets.token_hex(_LOG_ID_BYTES)
 
 
-def head_of(database: sqlite3.Connection) -> Link:
+def head_of(database: sqlite3.Connection) -> ChainLink:
     """The newest entry. Raises sqlite3.Error."""
     return _link(database, "head")
 
 
-def anchor_of(database: sqlite3.Connection) -> Link:
+def anchor_of(database: sqlite3.Connection) -> ChainLink:
     """What the oldest entry that is there follows. Raises sqlite3.Error."""
     return _link(database, "anchor")
 
 
-def _link(database: sqlite3.Connection, name: str) -> Link:
+def _link(database: sqlite3.Connection, name: str) -> ChainLink:
     rows = dict(database.execute("SELECT key, value FROM meta WHERE key IN (?, ?)", (f"{name}_seq", f"{name}_hash")))
-    return Link(int(rows[f"{name}_seq"]), str(rows[f"{name}_hash"]))
+    return ChainLink(int(rows[f"{name}_seq"]), str(rows[f"{name}_hash"]))

@@ -14,7 +14,7 @@ PAYLOAD_TYPE: Final = "application/vnd.cloned-proxy.uses+json"
 
 
 @dataclass(frozen=True, slots=True)
-class Resumption:
+class LeaseResumption:
     fleet: str
     generation: str
     at: float
@@ -23,17 +23,17 @@ class Resumption:
     reason: str
 
 
-def seal_resumption(resumption: Resumption, key: SigningKey) -> bytes:
+def seal_resumption(resumption: LeaseResumption, key: SigningKey) -> bytes:
     """The envelope that `read_resumption` reads."""
     return seal(json.dumps(asdict(resumption)).encode(), PAYLOAD_TYPE, [key])
 
 
-def read_resumption(raw: bytes, trust: Trust, fleet: str) -> Resumption:
+def read_resumption(raw: bytes, trust: Trust, fleet: str) -> LeaseResumption:
     """Raises EnvelopeError for one that nobody trusted has signed, or that is for another fleet."""
     payload = trust.open(raw, PAYLOAD_TYPE).payload
     try:
         told = json.loads(payload)
-        found = Resumption(
+        found = LeaseResumption(
             str(told["fleet"]), str(told["generation"]), float(told["at"]), str(told["by"]), str(told["reason"])
         )
     except (ValueError, KeyError, TypeError) as error:

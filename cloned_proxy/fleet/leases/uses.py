@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from cloned_proxy.fleet.leases.resumption import Resumption, read_resumption
+from cloned_proxy.fleet.leases.resumption import LeaseResumption, read_resumption
 from cloned_proxy.fleet.leases.use_memory import UseMemory
 from cloned_proxy.fleet.leases.use_names import UseNames
 from cloned_proxy.fleet.leases.use_scripts import JOIN, LOOK, TAKE
@@ -251,7 +251,7 @@ class Uses:
         if not raw or raw == self._distrusted or seen == self._memory.generation:
             return seen
         try:
-            resumed: Resumption = read_resumption(raw, self._trust, self._fleet)
+            resumed: LeaseResumption = read_resumption(raw, self._trust, self._fleet)
         except EnvelopeError as error:
             _log.warning("a count of uses was begun anew by nobody who may; it is not followed", reason=str(error))
             self._distrusted = raw

@@ -61,7 +61,7 @@ def _far(known: Number) -> Number:
     return Number(known.epoch + _EPOCHS_AHEAD, 0)
 
 
-class ConflictError(FleetError):
+class PublishConflictError(FleetError):
     """Somebody else has published meanwhile. Nothing was changed."""
 
 
@@ -76,7 +76,7 @@ class Newest:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedPolicy:
     """What became of a publish."""
 
     number: Number
@@ -150,7 +150,7 @@ class Publisher:
         reason: str,
         new_epoch: bool = False,
         wait: float = 5.0,
-    ) -> Published:
+    ) -> PublishedPolicy:
         """Signs and publishes, and waits at most `wait` seconds for the replicas.
 
         Raises ConflictError, StoreAwayError, and FleetError where the replicas know of a newer policy than the store.
@@ -218,14 +218,14 @@ class Publisher:
 
         taken, said, copies = await self._link.run(work, within=_PUBLISH_SECONDS)
         if not taken:
-            raise ConflictError(
+            raise PublishConflictError(
                 f"version {said.decode(errors='replace')[:40]} was published meanwhile; look at it, and publish again"
             )
         return copies
 
     async def _counted(
         self, replicas: Sequence[Seen], statement: Statement, put: Callable[[], Awaitable[int]], *, wait: float
-    ) -> Published:
+    ) -> PublishedPolicy:
         """Publishes, and counts who says that it is in force."""
         expected = {(each.report.replica, each.report.worker) for each in replicas if each.live}
         missing = set(expected)
@@ -257,4 +257,6 @@ class Publisher:
             await pubsub.aclose()  # type: ignore[no-untyped-call]  # not typed there
         away = {replica for replica, _ in missing}
         done = tuple(sorted({replica for replica, _ in expected} - away))
-        return Published(statement.number, statement.sha256, copies, done, tuple(sorted(away)), (last - began) * 1000)
+        return PublishedPolicy(
+            statement.number, statement.sha256, copies, done, tuple(sorted(away)), (last - began) * 1000
+        )

@@ -10,7 +10,7 @@ from typing import Final
 
 from cloned_proxy.fleet.approvals.approval_service import approver_key_file
 from cloned_proxy.fleet.approvals.deciding import approver_key
-from cloned_proxy.fleet.leases.resumption import Resumption, seal_resumption
+from cloned_proxy.fleet.leases.resumption import LeaseResumption, seal_resumption
 from cloned_proxy.fleet.leases.use_names import UseNames
 from cloned_proxy.fleet.leases.use_scripts import RESUME
 from cloned_proxy.fleet.link.link import Link
@@ -68,7 +68,7 @@ async def begin_count(link: Link, fleet: str, key: SigningKey, *, before: bytes 
     """
     names, generation = UseNames(fleet), secrets.token_hex(8)
     seconds, microseconds = await link.run(lambda redis: redis.time())
-    word = Resumption(fleet, generation, seconds + microseconds / 1e6, by, reason)
+    word = LeaseResumption(fleet, generation, seconds + microseconds / 1e6, by, reason)
     keys, sealed = (names.ledger, names.members), seal_resumption(word, key)
     told = (before, generation, sealed, str(SETTLE_MILLISECONDS))
     return generation if await link.run(lambda redis: redis.eval(RESUME, len(keys), *keys, *told)) else ""

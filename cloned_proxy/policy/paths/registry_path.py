@@ -28,7 +28,7 @@ _BESIDE_FILES: Final = (".metadata", ".asc", ".provenance")
 """PEP 658, the signatures of old, PEP 740: each is as old as its file."""
 
 
-class Part(enum.Enum):
+class PackagePart(enum.Enum):
     METADATA = "metadata"
     """The metadata of one package."""
     FILE = "file"
@@ -39,7 +39,7 @@ class Part(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    part: Part
+    part: PackagePart
     package: str = ""
     """Canonical; "" where the path names none."""
     path: str = ""
@@ -52,8 +52,8 @@ class Target:
     """`.metadata` and the like, behind the path of the file."""
 
 
-UNKNOWN: Final = Target(Part.UNKNOWN)
-_API: Final = Target(Part.API)
+UNKNOWN: Final = Target(PackagePart.UNKNOWN)
+_API: Final = Target(PackagePart.API)
 
 
 def target_of(registry: Registry, path: str) -> Target:
@@ -123,10 +123,10 @@ def _npm_package(path: str, parts: list[str]) -> Target:
     if not is_npm_name(package) or (count == 2) != ("/" in package):  # noqa: PLR2004  a scope and a name
         return UNKNOWN
     if not rest:
-        return Target(Part.METADATA, package)
+        return Target(PackagePart.METADATA, package)
     if rest[0] == "-":
-        return Target(Part.FILE, package, path) if len(rest) > 1 else UNKNOWN
-    return Target(Part.METADATA, package, version=rest[0]) if len(rest) == 1 else UNKNOWN
+        return Target(PackagePart.FILE, package, path) if len(rest) > 1 else UNKNOWN
+    return Target(PackagePart.METADATA, package, version=rest[0]) if len(rest) == 1 else UNKNOWN
 
 
 def _npm_file(path: str, parts: list[str]) -> Target:
@@ -135,7 +135,7 @@ def _npm_file(path: str, parts: list[str]) -> Target:
         return UNKNOWN
     scoped = at > 1 and parts[at - 2].startswith("@")
     package = "/".join(parts[at - 2 : at] if scoped else parts[at - 1 : at])
-    return Target(Part.FILE, package, path) if is_npm_name(package) else UNKNOWN
+    return Target(PackagePart.FILE, package, path) if is_npm_name(package) else UNKNOWN
 
 
 def _pypi(index: str, path: str) -> Target:
@@ -159,7 +159,7 @@ def _pypi(index: str, path: str) -> Target:
 def _project(name: str, *, version: str = "", whole: bool = False) -> Target:
     if _PROJECT.fullmatch(name) is None:
         return UNKNOWN
-    return Target(Part.METADATA, canonical_project(name), version=version, whole=whole)
+    return Target(PackagePart.METADATA, canonical_project(name), version=version, whole=whole)
 
 
 def pypi_file(path: str) -> Target:
@@ -167,7 +167,7 @@ def pypi_file(path: str) -> Target:
     beside = next((suffix for suffix in _BESIDE_FILES if path.endswith(suffix)), "")
     path = path.removesuffix(beside)
     package = project_of_file(path.rpartition("/")[2])
-    return Target(Part.FILE, package, path, beside=beside) if package else UNKNOWN
+    return Target(PackagePart.FILE, package, path, beside=beside) if package else UNKNOWN
 
 
 def project_of_file(name: str) -> str:

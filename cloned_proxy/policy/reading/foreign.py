@@ -31,7 +31,7 @@ _BUILT_IN: Final = {"localhost": "src", "localnet": "src"}
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedHost:
     """One host of the list."""
 
     scope: str
@@ -44,17 +44,17 @@ class Wanted:
 
 
 @dataclass(slots=True)
-class Found:
+class ForeignList:
     """What a list asks for, each once and in its order, and what of it is refused."""
 
     form: str
-    wanted: dict[Wanted, None] = field(default_factory=dict)
+    wanted: dict[WantedHost, None] = field(default_factory=dict)
     refused: dict[tuple[str, str], None] = field(default_factory=dict)
     """(what stands there, why not)."""
 
     def take(self, scope: str, action: Action, text: object, *hosts: str, ports: tuple[int, ...] = ()) -> None:
         """`hosts` is what `text` means here; with one that is no pattern none of them is taken."""
-        new: list[Wanted] = []
+        new: list[WantedHost] = []
         for host in hosts:
             try:
                 pattern = parse_destination(host, denies=action == "deny")
@@ -67,7 +67,7 @@ class Found:
             if pattern.value == OWN_HOST:
                 self.refuse(text, f"{OWN_HOST} is the proxy itself and needs no rule")
                 return
-            new.append(Wanted(scope, action, str(pattern), ports))
+            new.append(WantedHost(scope, action, str(pattern), ports))
         self.wanted |= dict.fromkeys(new)
 
     def refuse(self, text: object, why: str) -> None:
@@ -75,13 +75,13 @@ class Found:
         self.refused[shown[:_MAX_SHOWN], why] = None
 
 
-def read_squid(text: str, scope: str) -> Found:
+def read_squid(text: str, scope: str) -> ForeignList:
     """A file of domains and networks, one or more a line, or a squid.conf with `acl NAME dstdomain …` or `dst …`.
 
     Squid lets any name pass that resolves into an allowed `dst`; here a network is for literals, and for the addresses
     of names that are allowed by themselves.
     """
-    found = Found("Squid dstdomain list")
+    found = ForeignList("Squid dstdomain list")
     acls = _Acls()
     accesses: list[list[str]] = []
     for line in text.splitlines():
@@ -101,7 +101,7 @@ def read_squid(text: str, scope: str) -> Found:
     return found
 
 
-def _take_access(found: Found, scope: str, words: list[str], acls: _Acls) -> None:
+def _take_access(found: ForeignList, scope: str, words: list[str], acls: _Acls) -> None:
     if why := acls.why_not(words):
         found.refuse(" ".join(words), why)
         return
@@ -118,7 +118,7 @@ class _Acls:
     domains: dict[str, list[str]] = field(default_factory=dict)
     types: dict[str, str] = field(default_factory=dict)
 
-    def add(self, words: list[str], found: Found) -> None:
+    def add(self, words: list[str], found: ForeignList) -> None:
         _, name, kind, *values = words
         self.types[name] = kind
         if kind in ("dstdomain", "dst"):
@@ -143,7 +143,7 @@ class _Acls:
         return ""
 
 
-def _take_squid(found: Found, scope: str, action: Action, word: str) -> None:
+def _take_squid(found: ForeignList, scope: str, action: Action, word: str) -> None:
     if word.startswith('"'):
         found.refuse(word, "the list is in another file; import that file")
     elif word.startswith("."):  # the domain itself and everything below it
@@ -152,9 +152,9 @@ def _take_squid(found: Found, scope: str, action: Action, word: str) -> None:
         found.take(scope, action, word, word)
 
 
-def read_smokescreen(document: Mapping[Any, Any], scope: str) -> Found:
+def read_smokescreen(document: Mapping[Any, Any], scope: str) -> ForeignList:
     """An ACL of version v1: `services` become tools of their names."""
-    found = Found("smokescreen ACL")
+    found = ForeignList("smokescreen ACL")
     services = document.get("services")
     listed = services if isinstance(services, list) else []
     for service in listed:
@@ -178,7 +178,7 @@ def read_smokescreen(document: Mapping[Any, Any], scope: str) -> Found:
     return found
 
 
-def _take_service(found: Found, scope: str, place: str, service: Mapping[Any, Any]) -> None:
+def _take_service(found: ForeignList, scope: str, place: str, service: Mapping[Any, Any]) -> None:
     action = service.get("action")
     if action == "open":
         found.refuse(place, "its action is open, which lets everything pass; only its allowed_domains are added")
@@ -191,14 +191,14 @@ def _take_service(found: Found, scope: str, place: str, service: Mapping[Any, An
         _take_glob(found, scope, "allow", glob)
 
 
-def _take_glob(found: Found, scope: str, action: Action, glob: str) -> None:
+def _take_glob(found: ForeignList, scope: str, action: Action, glob: str) -> None:
     """`*.example.com` of smokescreen and of Claude Code: any depth below, not the domain itself."""
     found.take(scope, action, glob, f"**.{glob[2:]}" if glob.startswith("*.") else glob)
 
 
-def read_claude_code(document: Mapping[Any, Any], scope: str) -> Found:
+def read_claude_code(document: Mapping[Any, Any], scope: str) -> ForeignList:
     """settings.json: what its sandbox and its WebFetch tool may reach."""
-    found = Found("Claude Code settings")
+    found = ForeignList("Claude Code settings")
     sandbox = document.get("sandbox")
     network = sandbox.get("network") if isinstance(sandbox, dict) else None
     permissions = document.get("permissions")
@@ -217,9 +217,9 @@ def read_claude_code(document: Mapping[Any, Any], scope: str) -> Found:
     return found
 
 
-def read_har(document: Mapping[Any, Any], scope: str) -> Found:
+def read_har(document: Mapping[Any, Any], scope: str) -> ForeignList:
     """What a browser or client has called: exact hosts, each with the ports that were used."""
-    found = Found("HAR")
+    found = ForeignList("HAR")
     log = document.get("log")
     entries = log.get("entries") if isinstance(log, dict) else None
     for entry in entries if isinstance(entries, list) else ():
@@ -241,7 +241,7 @@ def read_har(document: Mapping[Any, Any], scope: str) -> Found:
     return found
 
 
-def _texts(found: Found, place: str, value: object) -> list[str]:
+def _texts(found: ForeignList, place: str, value: object) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list):
@@ -253,7 +253,7 @@ def _texts(found: Found, place: str, value: object) -> list[str]:
     return [entry for entry in value if isinstance(entry, str)]
 
 
-def reader_of(document: object) -> Callable[[Mapping[Any, Any], str], Found] | None:
+def reader_of(document: object) -> Callable[[Mapping[Any, Any], str], ForeignList] | None:
     """Which of the forms with a structure this is; None for none of them."""
     if not isinstance(document, dict):
         return None

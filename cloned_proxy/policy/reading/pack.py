@@ -12,7 +12,7 @@ from cloned_proxy.policy.terms.vocabulary import GLOBAL_SCOPE
 
 
 @dataclass(frozen=True, slots=True)
-class Addition:
+class PackAddition:
     """One host, or network, to allow."""
 
     scope: str
@@ -24,7 +24,7 @@ class Addition:
 class Pack:
     """What a pack asks for. With any problem nothing should be written."""
 
-    additions: tuple[Addition, ...]
+    additions: tuple[PackAddition, ...]
     problems: tuple[Problem, ...]
 
 
@@ -33,7 +33,7 @@ def read_pack(document: object) -> Pack:
 
     Never raises: whatever is wrong is a problem with its path.
     """
-    additions: dict[Addition, None] = {}
+    additions: dict[PackAddition, None] = {}
     problems: list[Problem] = []
     allowlists = document.get("allowlists") if isinstance(document, dict) else None
     if not isinstance(allowlists, dict):
@@ -46,7 +46,7 @@ def read_pack(document: object) -> Pack:
     return Pack(tuple(additions), tuple(problems))
 
 
-def _read_group(group: object, path: str, additions: dict[Addition, None], problems: list[Problem]) -> None:
+def _read_group(group: object, path: str, additions: dict[PackAddition, None], problems: list[Problem]) -> None:
     if group is None:
         return
     if not isinstance(group, dict):
@@ -61,7 +61,9 @@ def _read_group(group: object, path: str, additions: dict[Addition, None], probl
             _read_hosts(hosts, tool, f"{path}.{name}", additions, problems)
 
 
-def _read_hosts(hosts: object, scope: str, path: str, additions: dict[Addition, None], problems: list[Problem]) -> None:
+def _read_hosts(
+    hosts: object, scope: str, path: str, additions: dict[PackAddition, None], problems: list[Problem]
+) -> None:
     if not isinstance(hosts, list):
         problems.append(Problem(path, None, "this is a list of hosts; write [...]"))
         return
@@ -69,6 +71,6 @@ def _read_hosts(hosts: object, scope: str, path: str, additions: dict[Addition, 
         try:
             if not isinstance(host, str):
                 raise ValueError(f"{host!r} is not a host; quote it")  # noqa: TRY004, TRY301  one way to report
-            additions[Addition(scope, parse_destination(host, denies=False))] = None
+            additions[PackAddition(scope, parse_destination(host, denies=False))] = None
         except ValueError as error:
             problems.append(Problem(f"{path}[{index}]", None, str(error)))

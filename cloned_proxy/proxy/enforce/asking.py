@@ -25,7 +25,7 @@ from cloned_proxy.policy.terms.decision import Decision
 from cloned_proxy.policy.terms.reasons import MENDABLE
 from cloned_proxy.policy.terms.vocabulary import OnDeny, Reason, Verdict
 from cloned_proxy.proxy.enforce.question import Denial, PolicySource
-from cloned_proxy.proxy.grants.budget import Budgets, LeaseLedger
+from cloned_proxy.proxy.grants.budget import Budgets, LeaseCounts
 from cloned_proxy.proxy.grants.crowd import fair_limits
 from cloned_proxy.store.approvals.approval import Approval, Proposal
 from cloned_proxy.store.approvals.approval_errors import ApprovalError, RejectedError, TooManyRequestsError
@@ -68,7 +68,7 @@ _ASKED_BY_ITSELF: Final = MENDABLE - {Reason.IP_LITERAL}
 """Denials that become a request without anybody asking. An address is asked for by name alone: `cloned-ask`."""
 
 
-class Answer(NamedTuple):
+class AskOutcome(NamedTuple):
     """What came of a denied call."""
 
     pending: str
@@ -100,7 +100,7 @@ class Asking:
         settings: ApprovalSettings,
         *,
         policies: PolicySource,
-        leases: LeaseLedger,
+        leases: LeaseCounts,
         budgets: Budgets,
         clock: Callable[[], float] = time.time,
         flows_per_tool: int | None = None,
@@ -135,23 +135,23 @@ class Asking:
             and policy.scope_of(decision.tool).on_deny is OnDeny.ASK
         )
 
-    async def answer(self, denial: Denial, client: WaitingClient | None) -> Answer:
+    async def answer(self, denial: Denial, client: WaitingClient | None) -> AskOutcome:
         """Opens a request for what was denied, and waits for its answer if the tool's policy says so (`hold`)."""
         caller, scope = denial.caller, denial.policy.scope_of(denial.caller.tool)
         approval_id = await self._denied(denial.policy, caller, denial.decision)
         if not approval_id or not scope.hold:
-            return Answer(approval_id, passes=False)
+            return AskOutcome(approval_id, passes=False)
         # While it waits, a call has a place like one that passes: limits and the fair share hold for it.
         waits = replace(denial.decision, verdict=Verdict.ALLOW)
         _, charge = self._budgets.open(waits, caller.tool, fair_limits(scope.limits, self._flows_per_tool))
         if charge is None:
-            return Answer(approval_id, passes=False)
+            return AskOutcome(approval_id, passes=False)
         try:
             await self._hold(denial, approval_id, scope.hold, client)
         finally:
             charge.close()
         pending = "" if approval_id in self._decided else approval_id
-        return Answer(pending, passes=self._passes(denial))
+        return AskOutcome(pending, passes=self._passes(denial))
 
     def _passes(self, denial: Denial) -> bool:
         """Whether another policy than the one that denied it is in force, and allows the call."""

@@ -26,11 +26,11 @@ from cloned_proxy.proxy.enforce.question import Basis, Denial, OwnPlaces, Policy
 from cloned_proxy.proxy.enforce.record import Recorder
 from cloned_proxy.proxy.enforce.refusing import Refusing
 from cloned_proxy.proxy.enforce.review import Reviewer
-from cloned_proxy.proxy.grants.budget import Budgets, Charge, LeaseLedger
+from cloned_proxy.proxy.grants.budget import Budgets, Charge, LeaseCounts
 from cloned_proxy.proxy.grants.crowd import fair_limits
 from cloned_proxy.proxy.grants.denial_budget import DenialBudget
 from cloned_proxy.proxy.grants.grant import Grant, Refusal
-from cloned_proxy.proxy.upstream.places import Names, Places
+from cloned_proxy.proxy.upstream.places import FrontNames, Places
 from cloned_proxy.proxy.upstream.resolver import ResolveError, Resolver
 from cloned_proxy.telemetry.events import (
     AuditSink,
@@ -54,7 +54,7 @@ class Enforcer:
         policies: PolicySource,
         resolver: Resolver,
         budgets: Budgets,
-        leases: LeaseLedger,
+        leases: LeaseCounts,
         audit: AuditSink,
         metrics: Metrics,
         own_listeners: OwnPlaces,
@@ -62,7 +62,7 @@ class Enforcer:
         strict_durability: bool = False,
         flows_per_tool: int | None = None,
         asking: Asking | None = None,
-        names: Names | None = None,
+        names: FrontNames | None = None,
         denials: DenialBudget | None = None,
     ) -> None:
         """`flows_per_tool` bounds what any one tool may have open, whatever the policy allows it (`fair_share`).

@@ -14,7 +14,7 @@ from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.policy.terms.rule import Rule
 from cloned_proxy.proxy.enforce.granted_policies import GrantedPolicies
 from cloned_proxy.proxy.upstream.resolver import Resolver
-from cloned_proxy.store.audit.policy_history import PolicyVersion, Snapshot
+from cloned_proxy.store.audit.policy_history import PolicySnapshot, PolicyVersion
 from cloned_proxy.store.audit.state import State
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.policyfile.live_policy import LivePolicy
@@ -131,7 +131,7 @@ class PolicyFollower:
             summary = f"found when serving began: {len(policy.rules)} rules, mode {policy.mode}"
         version = PolicyVersion(policy.version, self._clock(), "file", "", summary)
         try:
-            self._state.audit.remember(Snapshot(version, policy.source, self.live.raw, policy.rules))
+            self._state.audit.remember(PolicySnapshot(version, policy.source, self.live.raw, policy.rules))
         except AuditUnavailableError as error:
             _log.warning("a version of the policy is missing in its history", reason=str(error))
 

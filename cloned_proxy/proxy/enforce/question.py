@@ -10,7 +10,7 @@ from cloned_proxy.policy.callers.caller import Principal
 from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.terms.decision import Decision
 from cloned_proxy.policy.terms.rule import Address, Host
-from cloned_proxy.proxy.grants.budget import Budgets, LeaseLedger
+from cloned_proxy.proxy.grants.budget import Budgets, LeaseCounts
 from cloned_proxy.proxy.upstream.resolver import Resolver
 from cloned_proxy.telemetry.events import Kind
 
@@ -35,7 +35,7 @@ class Basis:
     policies: PolicySource
     resolver: Resolver
     budgets: Budgets
-    leases: LeaseLedger
+    leases: LeaseCounts
     own_listeners: OwnPlaces
     strict_durability: bool
     flows_per_tool: int | None

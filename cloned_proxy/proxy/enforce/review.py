@@ -13,7 +13,7 @@ from cloned_proxy.policy.terms.decision import Decision
 from cloned_proxy.policy.terms.registry import decide_in_the_clear
 from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce.question import PolicySource
-from cloned_proxy.proxy.grants.budget import Budgets, LeaseLedger
+from cloned_proxy.proxy.grants.budget import Budgets, LeaseCounts
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.upstream.places import Places
 from cloned_proxy.telemetry.events import Kind
@@ -28,7 +28,7 @@ class Reviewer:
         self,
         policies: PolicySource,
         places: Places,
-        leases: LeaseLedger,
+        leases: LeaseCounts,
         budgets: Budgets,
         clock: Callable[[], float],
     ) -> None:

@@ -29,7 +29,7 @@ def account_name(tool: str | None) -> str:
     return "anonymous" if tool is None else f"tool {tool}"
 
 
-class LeaseLedger(Protocol):
+class LeaseCounts(Protocol):
     """Uses taken from rules with `max_uses`; survives restarts (the store implements it)."""
 
     @property

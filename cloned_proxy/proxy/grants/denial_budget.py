@@ -64,7 +64,7 @@ class Turnstile:
             self._timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._let_through)
 
 
-class _Account:
+class _DenialAccount:
     """What one caller has been refused in the last minute, by all workers. Their counts are looked at once a second."""
 
     __slots__ = ("over_until", "second", "total", "turnstile", "window")
@@ -87,7 +87,7 @@ class DenialBudget:
         self._clock: Final = clock
         self._store: Final[CellStore] = store or OwnCells()
         self._per_minute: Final = per_minute
-        self._accounts: Final[dict[str | None, _Account]] = {}
+        self._accounts: Final[dict[str | None, _DenialAccount]] = {}
 
     def over(self, tool: str | None) -> bool:
         """Whether this caller was over its budget within the last second."""
@@ -122,10 +122,10 @@ class DenialBudget:
         """How many wait for their turn."""
         return len(self._account(tool).turnstile)
 
-    def _account(self, tool: str | None) -> _Account:
+    def _account(self, tool: str | None) -> _DenialAccount:
         # Bounded: a tool name comes from a signed token or a listener, never from a caller's free text.
         account = self._accounts.get(tool)
         if account is None:
             window = Window(self._store.open(account_name(tool), ACCOUNT_WIDTH), 1, 1, self._clock)
-            account = self._accounts[tool] = _Account(window)
+            account = self._accounts[tool] = _DenialAccount(window)
         return account

@@ -8,7 +8,7 @@ from typing import Final
 from cloned_proxy.policy.terms.rule import Host
 from cloned_proxy.proxy.http1.incoming import LAST_CHUNK, chunk
 from cloned_proxy.proxy.http1.intake import RequestBody
-from cloned_proxy.proxy.http1.upstream import IDLE_SECONDS, JUST_USED_SECONDS, Upstream
+from cloned_proxy.proxy.http1.upstream import IDLE_SECONDS, JUST_USED_SECONDS, PlainUpstream
 from cloned_proxy.proxy.secrets.injection import Injection
 from cloned_proxy.proxy.secrets.leak import LeakScanner
 from cloned_proxy.proxy.wire.fields import encode_request
@@ -48,7 +48,7 @@ class Outgoing:
         """All that was written to a kept connection, of a request that may be sent again."""
         self.injection: Injection | None = None
         """What its rule adds to it, and takes out of it."""
-        self.upstream: Upstream | None = None
+        self.upstream: PlainUpstream | None = None
         """Where it goes, from `send` on."""
 
     @property
@@ -67,7 +67,7 @@ class Outgoing:
         all_was_taken = upstream is not None and not upstream.full
         return not self._body.complete and (all_was_taken or self._body.is_broken_off)
 
-    def send(self, upstream: Upstream, host: Host | None) -> None:
+    def send(self, upstream: PlainUpstream, host: Host | None) -> None:
         """Writes the head, or what was written the first time, and what has come of the body. Raises BodyError."""
         if host is None:
             raise ValueError("a grant without a canonical host")
@@ -98,7 +98,7 @@ class Outgoing:
         self._write(upstream, [data])
         return True
 
-    def _write(self, upstream: Upstream, out: list[bytes]) -> None:
+    def _write(self, upstream: PlainUpstream, out: list[bytes]) -> None:
         if not self._body.complete:
             self._take_body(out)
         if out:

@@ -44,13 +44,13 @@ class Conversation(Protocol):
         """The upstream takes bytes again."""
 
 
-class Upstream(asyncio.Protocol):
+class PlainUpstream(asyncio.Protocol):
     """One connection: idle in the pool, or with one exchange at a time."""
 
     __slots__ = ("_pool", "address", "conversation", "ended", "full", "grant", "hop", "idle_since", "reused",
                  "transport")  # fmt: skip
 
-    def __init__(self, pool: Pool, grant: Grant, conversation: Conversation, hop: ProxyHop | None = None) -> None:
+    def __init__(self, pool: PlainPool, grant: Grant, conversation: Conversation, hop: ProxyHop | None = None) -> None:
         self.transport: asyncio.Transport
         self.address: Address | None = None
         """The peer's; None until it is connected, and for one that had closed by then."""
@@ -129,12 +129,14 @@ class Upstream(asyncio.Protocol):
             conversation.upstream_ended(broken=broken)
 
 
-class Rejoined(Upstream):
+class Rejoined(PlainUpstream):
     """One that has carried a part of an exchange elsewhere."""
 
     __slots__ = ("_then",)
 
-    def __init__(self, pool: Pool, grant: Grant, conversation: Conversation, then: Callable[[Upstream], None]) -> None:
+    def __init__(
+        self, pool: PlainPool, grant: Grant, conversation: Conversation, then: Callable[[PlainUpstream], None]
+    ) -> None:
         super().__init__(pool, grant, conversation)
         self._then: Final = then
 
@@ -149,20 +151,20 @@ class Rejoined(Upstream):
             self._then(self)
 
 
-class Pool:
+class PlainPool:
     """Idle connections by key; the last one used is the first one taken, so that the surplus ages out."""
 
     def __init__(self, review: Callable[[Grant], Decision], clock: Callable[[], float] = time.monotonic) -> None:
         self._review: Final = review
         self._clock: Final = clock
         # Dictionaries as ordered sets: oldest first.
-        self._idle: dict[Key, dict[Upstream, None]] = {}
-        self._all: dict[Upstream, None] = {}
+        self._idle: dict[Key, dict[PlainUpstream, None]] = {}
+        self._all: dict[PlainUpstream, None] = {}
 
     def __len__(self) -> int:
         return len(self._all)
 
-    def take(self, grant: Grant, *, repeatable: bool, chained: bool = False) -> Upstream | None:
+    def take(self, grant: Grant, *, repeatable: bool, chained: bool = False) -> PlainUpstream | None:
         """A connection that this grant permits to use; one just used for a request that is not `repeatable`.
 
         `chained`: one to the proxy in front. Those of one caller, rule and target are never another's, either.
@@ -179,7 +181,7 @@ class Pool:
                 return upstream
         return None
 
-    def put(self, upstream: Upstream) -> None:
+    def put(self, upstream: PlainUpstream) -> None:
         """Keeps a connection on which nothing is under way."""
         upstream.conversation = None
         upstream.idle_since = self._clock()
@@ -193,7 +195,7 @@ class Pool:
         siblings[upstream] = None
         self._all[upstream] = None
 
-    def discard(self, upstream: Upstream) -> None:
+    def discard(self, upstream: PlainUpstream) -> None:
         """Forgets the connection, which stays open."""
         if upstream not in self._all:
             return
@@ -223,7 +225,7 @@ class Pool:
             return False
 
 
-def _leads_to(upstream: Upstream, grant: Grant, *, chained: bool) -> bool:
+def _leads_to(upstream: PlainUpstream, grant: Grant, *, chained: bool) -> bool:
     return upstream.hop is not None if chained else upstream.hop is None and upstream.address in grant.addresses
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from cloned_proxy.policy.terms.decision import Decision
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.underway import Underway
-from cloned_proxy.proxy.http1.upstream import Pool
+from cloned_proxy.proxy.http1.upstream import PlainPool
 from cloned_proxy.proxy.plain.client import PlainClient
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.wire.head import Head
@@ -19,7 +19,7 @@ class PlainHttp:
     """One for each gate: its plain HTTP clients and the pool they share."""
 
     def __init__(self, review: Callable[[Grant], Decision]) -> None:
-        self.pool: Final = Pool(review)
+        self.pool: Final = PlainPool(review)
         self._clients: set[PlainClient] = set()
 
     def serve(self, connection: ClientConnection, head: Head) -> None:

@@ -11,7 +11,7 @@ from cloned_proxy.policy.callers.identity import identify
 from cloned_proxy.policy.terms.decision import Request
 from cloned_proxy.proxy.enforce import answers
 from cloned_proxy.proxy.grants.grant import Grant, Refusal
-from cloned_proxy.proxy.plain.exchange import Exchange
+from cloned_proxy.proxy.plain.exchange import PlainExchange
 from cloned_proxy.proxy.plain.own import OwnExchange, is_own
 from cloned_proxy.proxy.wire.head import Head
 from cloned_proxy.telemetry.events import Kind
@@ -71,4 +71,4 @@ def _decided(client: PlainClient, head: Head, outcome: Grant | Refusal) -> None:
         client.answer(head, answers.refused(outcome))
     else:
         client.goes_back = client.parts.publish(client.listener, head, outcome)
-        client.begin(Exchange(client, head, outcome))
+        client.begin(PlainExchange(client, head, outcome))

@@ -14,9 +14,9 @@ import structlog
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.http1.intake import Intake
 from cloned_proxy.proxy.http1.underway import Underway
-from cloned_proxy.proxy.http1.upstream import Pool
+from cloned_proxy.proxy.http1.upstream import PlainPool
 from cloned_proxy.proxy.plain.admission import admit, after_breath
-from cloned_proxy.proxy.plain.exchange import Exchange
+from cloned_proxy.proxy.plain.exchange import PlainExchange
 from cloned_proxy.proxy.plain.own import OwnExchange
 from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.transport.relay import reset
@@ -35,7 +35,7 @@ _TURN: Final = 8
 type Work = Callable[[], Coroutine[None, None, Callable[[], None]]]
 
 
-class _Phase(enum.Enum):
+class _RequestPhase(enum.Enum):
     HEAD = enum.auto()
     """The next head is read, behind what nobody wanted of the last body."""
     DECIDING = enum.auto()
@@ -50,7 +50,7 @@ class PlainClient(asyncio.Protocol):
     __slots__ = ("_connection", "_dropped", "_exchange", "_head_began", "_phase", "_serving", "_task", "deadline",
                  "eof", "full", "goes_back", "home", "intake", "listener", "parts", "pool", "transport")  # fmt: skip
 
-    def __init__(self, home: set[PlainClient], pool: Pool, connection: ClientConnection) -> None:
+    def __init__(self, home: set[PlainClient], pool: PlainPool, connection: ClientConnection) -> None:
         self.parts = connection.parts
         self.listener = connection.listener
         self.pool = pool
@@ -65,8 +65,8 @@ class PlainClient(asyncio.Protocol):
         self.deadline = _NEVER
         """When the phase must have ended, monotonic; `check` looks at it once a second."""
         self._connection = connection
-        self._phase = _Phase.HEAD
-        self._exchange: Exchange | OwnExchange | None = None
+        self._phase = _RequestPhase.HEAD
+        self._exchange: PlainExchange | OwnExchange | None = None
         self._task: asyncio.Task[None] | None = None
         self._dropped = 0
         self._head_began = False
@@ -96,8 +96,8 @@ class PlainClient(asyncio.Protocol):
         self.intake.body.go_on(at.body)
         self.intake.add(at.unread)
         self.transport.set_protocol(self)
-        exchange = Exchange(self, head, at.grant.for_request(head.method, head.path))
-        self._phase, self._exchange = _Phase.EXCHANGE, exchange
+        exchange = PlainExchange(self, head, at.grant.for_request(head.method, head.path))
+        self._phase, self._exchange = _RequestPhase.EXCHANGE, exchange
         exchange.go_on(at)
         self._serve()
 
@@ -114,7 +114,7 @@ class PlainClient(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         exchange, intake = self._exchange, self.intake
-        if self._phase is _Phase.CLOSING:
+        if self._phase is _RequestPhase.CLOSING:
             self._drop(data)
             return
         if exchange is None:
@@ -130,10 +130,10 @@ class PlainClient(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.client_ended()
         # A client may send all that it has to say, and then FIN: it gets its answers.
-        return self._exchange is not None or self._phase is _Phase.DECIDING
+        return self._exchange is not None or self._phase is _RequestPhase.DECIDING
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's interface
-        self._phase = _Phase.CLOSING
+        self._phase = _RequestPhase.CLOSING
         if self._task is not None:
             self._task.cancel()
         if self._exchange is not None:
@@ -162,7 +162,7 @@ class PlainClient(asyncio.Protocol):
 
     def balance(self) -> None:
         """Reads the client only as fast as what it sends is taken from it."""
-        if self._phase is not _Phase.CLOSING:
+        if self._phase is not _RequestPhase.CLOSING:
             self.intake.balance()
 
     def exchange_ended(self, *, keep: bool) -> None:
@@ -171,7 +171,7 @@ class PlainClient(asyncio.Protocol):
         if not keep:
             self._close()
             return
-        self._phase = _Phase.HEAD
+        self._phase = _RequestPhase.HEAD
         self._serve()
         self.balance()
 
@@ -193,7 +193,7 @@ class PlainClient(asyncio.Protocol):
 
     def reset(self) -> None:
         self._exchange = None
-        self._phase = _Phase.CLOSING
+        self._phase = _RequestPhase.CLOSING
         reset(self.transport)
 
     def failed(self) -> None:
@@ -217,7 +217,7 @@ class PlainClient(asyncio.Protocol):
     @property
     def quiet(self) -> bool:
         """Whether no request is under way."""
-        return self._phase is _Phase.HEAD and not self.intake.expects_more
+        return self._phase is _RequestPhase.HEAD and not self.intake.expects_more
 
     def cut(self, cause: str) -> None:
         """Resets the client, and the upstream if there is one, at once."""
@@ -234,9 +234,9 @@ class PlainClient(asyncio.Protocol):
                 self._exchange.timed_out()
         elif now < self.deadline:
             pass
-        elif self._phase is _Phase.HEAD and len(self.intake.buffer):
+        elif self._phase is _RequestPhase.HEAD and len(self.intake.buffer):
             self.refuse_head(HeadError("the request head did not come in time", status=408))
-        elif self._phase is not _Phase.DECIDING:
+        elif self._phase is not _RequestPhase.DECIDING:
             self.transport.abort()
 
     # Heads.
@@ -248,7 +248,7 @@ class PlainClient(asyncio.Protocol):
         self._serving = True
         try:
             for _ in range(_TURN):
-                if self._phase is not _Phase.HEAD or self.full or (head := self.intake.next_head()) is None:
+                if self._phase is not _RequestPhase.HEAD or self.full or (head := self.intake.next_head()) is None:
                     break
                 self._admit(head)
             else:
@@ -258,7 +258,7 @@ class PlainClient(asyncio.Protocol):
             self.refuse_head(error)
         finally:
             self._serving = False
-        if self._phase is _Phase.HEAD:
+        if self._phase is _RequestPhase.HEAD:
             self._wait_for_more()
 
     def _admit(self, head: Head) -> None:
@@ -288,7 +288,7 @@ class PlainClient(asyncio.Protocol):
             return False
         if not self.parts.give_back(self._connection):
             return False
-        self._phase = _Phase.CLOSING
+        self._phase = _RequestPhase.CLOSING
         self.forget()
         return True
 
@@ -296,7 +296,7 @@ class PlainClient(asyncio.Protocol):
 
     def wait_for(self, work: Work) -> None:
         """What `work` returns is done when it has ended; until then what the client sends is kept."""
-        self._phase = _Phase.DECIDING
+        self._phase = _RequestPhase.DECIDING
         self._task = asyncio.get_running_loop().create_task(self._waited_for(work))
 
     async def _waited_for(self, work: Work) -> None:
@@ -309,8 +309,8 @@ class PlainClient(asyncio.Protocol):
         except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
             self.failed()
 
-    def begin(self, exchange: Exchange | OwnExchange) -> None:
-        self._phase = _Phase.EXCHANGE
+    def begin(self, exchange: PlainExchange | OwnExchange) -> None:
+        self._phase = _RequestPhase.EXCHANGE
         self._exchange = exchange
         try:
             exchange.begin()
@@ -321,7 +321,7 @@ class PlainClient(asyncio.Protocol):
 
     def _close(self) -> None:
         """FIN, then reads on for a moment: the reset of an unread socket would destroy the answer on its way."""
-        self._phase = _Phase.CLOSING
+        self._phase = _RequestPhase.CLOSING
         self.intake.close()
         if self.transport.is_closing():
             return

@@ -13,7 +13,7 @@ from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.incoming import Incoming
 from cloned_proxy.proxy.http1.outgoing import Outgoing
 from cloned_proxy.proxy.http1.underway import Underway
-from cloned_proxy.proxy.http1.upstream import Upstream
+from cloned_proxy.proxy.http1.upstream import PlainUpstream
 from cloned_proxy.proxy.plain.reach import Reach
 from cloned_proxy.proxy.plain.websocket import join
 from cloned_proxy.proxy.secrets.echo import ECHOED, EchoError
@@ -36,7 +36,7 @@ _AFTER_FIN: Final = 4.0
 """Seconds that a response may be quiet when the client has sent FIN: few wait for it then, most have left."""
 
 
-class Exchange:
+class PlainExchange:
     """Owned by its client connection, and the conversation of the upstream connection that it holds.
 
     For the sweep it is a `Tunnel`, whose first bytes are nobody's question.
@@ -100,7 +100,7 @@ class Exchange:
         else:
             self._reach.begin(self, repeatable=self._outgoing.repeatable)
 
-    def _rejoined(self, upstream: Upstream, at: Underway) -> None:
+    def _rejoined(self, upstream: PlainUpstream, at: Underway) -> None:
         if self._over:
             upstream.give_up()
             return
@@ -129,7 +129,7 @@ class Exchange:
             self._request_moved()
         return passed
 
-    def reached(self, upstream: Upstream) -> None:
+    def reached(self, upstream: PlainUpstream) -> None:
         """The upstream takes the request. Raises BodyError."""
         self._incoming.chained = upstream.hop is not None
         self._outgoing.send(upstream, self.grant.decision.host)

@@ -31,7 +31,7 @@ def is_own(host: str) -> bool:
 
 
 class OwnExchange:
-    """In the place of an `Exchange`, for the client connection that owns it."""
+    """In the place of a `PlainExchange`, for the client connection that owns it."""
 
     __slots__ = ("_api", "_body", "_caller", "_client", "_head", "_read", "_task", "due")
 

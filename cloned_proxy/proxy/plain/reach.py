@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from cloned_proxy.proxy.grants.grant import Grant
-from cloned_proxy.proxy.http1.upstream import Conversation, Pool, Rejoined, Upstream
+from cloned_proxy.proxy.http1.upstream import Conversation, PlainPool, PlainUpstream, Rejoined
 from cloned_proxy.proxy.tunnel.parts import GateParts
 from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError, join
 from cloned_proxy.proxy.wire.body import BodyError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Traveller(Conversation, Protocol):
     """The exchange, which becomes the conversation of the connection that it gets."""
 
-    def reached(self, upstream: Upstream) -> None:
+    def reached(self, upstream: PlainUpstream) -> None:
         """Raises BodyError."""
 
     def not_reached(self, error: DialError | ExhaustedError) -> None: ...
@@ -57,14 +57,14 @@ class Reach:
     def dial(self, traveller: Traveller) -> None:
         self._task = asyncio.get_running_loop().create_task(self._connect(traveller))
 
-    def go_on(self, sock: socket.socket, traveller: Traveller, then: Callable[[Upstream], None]) -> None:
+    def go_on(self, sock: socket.socket, traveller: Traveller, then: Callable[[PlainUpstream], None]) -> None:
         """With a connection that carries the request already: `then` is told before its first byte is read."""
         upstream = Rejoined(self._client.pool, self._grant, traveller, then)
         # Called off before its first step a task would have left the socket to nobody.
         joining = asyncio.ensure_future(join(sock, lambda: upstream))
         self._task = asyncio.get_running_loop().create_task(_joined(joining, upstream))
 
-    def end(self, upstream: Upstream | None, *, complete: bool, clean: bool) -> None:
+    def end(self, upstream: PlainUpstream | None, *, complete: bool, clean: bool) -> None:
         """Lets go of the connection, if there is one yet. The traveller will be told nothing any more.
 
         It is reset unless the exchange on it is `complete`, and kept only if it is `clean` behind that.
@@ -87,7 +87,7 @@ class Reach:
         try:
             outcome = await self._connected(traveller)
             self._task = None
-            if isinstance(outcome, Upstream):
+            if isinstance(outcome, PlainUpstream):
                 traveller.reached(outcome)
             else:
                 traveller.not_reached(outcome)
@@ -97,7 +97,7 @@ class Reach:
         except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on
             client.failed()
 
-    async def _connected(self, traveller: Traveller) -> Upstream | DialError | ExhaustedError:
+    async def _connected(self, traveller: Traveller) -> PlainUpstream | DialError | ExhaustedError:
         client = self._client
         try:
             return await connect(client.parts, client.pool, self._grant, traveller, absolute=self._absolute)
@@ -106,15 +106,15 @@ class Reach:
 
 
 async def connect(
-    parts: GateParts, pool: Pool, grant: Grant, conversation: Conversation, *, absolute: bool = False
-) -> Upstream:
+    parts: GateParts, pool: PlainPool, grant: Grant, conversation: Conversation, *, absolute: bool = False
+) -> PlainUpstream:
     """A new connection to where the grant leads, or (`absolute`) to the proxy that the request itself is sent to.
 
     Raises DialError and ExhaustedError.
     """
     started = time.perf_counter()
     sock, hop = await parts.ways.connect_to_front(grant) if absolute else (await parts.ways.connect(grant), None)
-    upstream = Upstream(pool, grant, conversation, hop)
+    upstream = PlainUpstream(pool, grant, conversation, hop)
     await _joined(asyncio.ensure_future(join(sock, lambda: upstream)), upstream)
     if upstream.address is None:
         raise DialError("the upstream closed the connection as soon as it was made")
@@ -122,7 +122,7 @@ async def connect(
     return upstream
 
 
-async def _joined(joining: asyncio.Future[None], upstream: Upstream) -> None:
+async def _joined(joining: asyncio.Future[None], upstream: PlainUpstream) -> None:
     try:
         await asyncio.shield(joining)
     except asyncio.CancelledError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.incoming import Incoming
-from cloned_proxy.proxy.http1.upstream import Upstream
+from cloned_proxy.proxy.http1.upstream import PlainUpstream
 from cloned_proxy.proxy.secrets.frames import EchoGuard
 from cloned_proxy.proxy.transport.relay import Relay
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def join(
-    client: PlainClient, upstream: Upstream, incoming: Incoming, grant: Grant, *, on_end: Callable[[str], None]
+    client: PlainClient, upstream: PlainUpstream, incoming: Incoming, grant: Grant, *, on_end: Callable[[str], None]
 ) -> Relay | None:
     """Relays between the two from now on, what each has sent ahead first: `incoming` has read the `101`.
 

@@ -8,7 +8,7 @@ from typing import Final
 from cloned_proxy.proxy.grants.crowd import fair_share
 from cloned_proxy.proxy.plane.cells import PlaneCells
 from cloned_proxy.proxy.plane.figures import SPREADS
-from cloned_proxy.proxy.plane.library import Config
+from cloned_proxy.proxy.plane.library import PlaneConfig
 from cloned_proxy.proxy.plane.parties import PARTIES
 from cloned_proxy.store.settings.config import ProxySettings
 
@@ -16,11 +16,11 @@ _BOUNDS: Final = 3
 """The plane has those of tunnels for plain requests, too."""
 
 
-def config_of(settings: ProxySettings, cells: PlaneCells, *, threads: int, queue: int) -> Config:
+def config_of(settings: ProxySettings, cells: PlaneCells, *, threads: int, queue: int) -> PlaneConfig:
     """As `Plane` has it; `cells` have to outlast the plane."""
     double = ctypes.c_double
     bounds = [(double * len(each))(*each) for each in SPREADS[:_BOUNDS]]
-    return Config(
+    return PlaneConfig(
         threads=threads,
         head_timeout=_microseconds(settings.head_timeout),
         hello_timeout=_microseconds(settings.client_hello_timeout),

@@ -33,7 +33,7 @@ class LibraryError(Exception):
     """The file is not the library of this program, on this machine."""
 
 
-class Config(ctypes.Structure):
+class PlaneConfig(ctypes.Structure):
     """Times in microseconds."""
 
     _fields_ = (
@@ -152,14 +152,14 @@ class Batch(ctypes.Structure):
 
 _FORM: Final = 6
 """Of what passes besides the structures: `plane/src/abi/version.rs`."""
-_STRUCTURES: Final = (Config, Publication, RefusalForm, HandedOver, SeenFlow, Snapshot, Batch)
+_STRUCTURES: Final = (PlaneConfig, Publication, RefusalForm, HandedOver, SeenFlow, Snapshot, Batch)
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))
 
 _TEXT: Final = (c_char_p, c_size_t)
 _PLANE: Final = c_void_p
 _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_abi": (None, (POINTER(c_size_t * len(_ABI)),)),
-    "plane_start": (c_void_p, (POINTER(Config),)),
+    "plane_start": (c_void_p, (POINTER(PlaneConfig),)),
     "plane_stop": (None, (_PLANE,)),
     "plane_free": (None, (_PLANE,)),
     "plane_bell": (c_int32, (_PLANE,)),

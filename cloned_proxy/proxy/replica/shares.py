@@ -44,7 +44,7 @@ _CLOCKS_DRIFT: Final = 0.99
 """A second here is a second there, but for what quartz makes of it."""
 
 
-class ShareMetrics(Protocol):
+class ShareObserver(Protocol):
     """`telemetry.share_metrics`."""
 
     def asked(self, result: str) -> None: ...
@@ -65,7 +65,7 @@ class Shares(WholeLimits):
         on_store_loss: str,
         policies: PolicySource,
         store: CellStore,
-        metrics: ShareMetrics,
+        metrics: ShareObserver,
         leads: bool = True,
         alone: bool = True,
         settle: int = SETTLE_MILLISECONDS,

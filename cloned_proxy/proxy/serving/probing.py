@@ -22,7 +22,7 @@ PAUSE: Final = 5.0
 """Seconds between two that were asked for: each starts containers."""
 
 
-class Probe(Protocol):
+class IsolationProbe(Protocol):
     """How a probe is made."""
 
     def run(self, actor: str, tell: Callable[[str], None]) -> Coroutine[Any, Any, ProbeEvent]:
@@ -35,7 +35,7 @@ class Probe(Protocol):
 class Prober:
     """One for each serving process that takes sandboxes, on its event loop."""
 
-    def __init__(self, probe: Probe, done: Callable[[ProbeEvent], None]) -> None:
+    def __init__(self, probe: IsolationProbe, done: Callable[[ProbeEvent], None]) -> None:
         self._probe = probe
         self._done = done
         self._task: asyncio.Task[None] | None = None

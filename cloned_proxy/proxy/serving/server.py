@@ -29,9 +29,9 @@ from cloned_proxy.proxy.plane.choice import FAILED, ONLY_PYTHON, PlaneChoice
 from cloned_proxy.proxy.serving.assembly import Core, assemble
 from cloned_proxy.proxy.serving.control_channel import ControlChannel
 from cloned_proxy.proxy.serving.notifier import start_notifier
-from cloned_proxy.proxy.serving.probing import Probe, Prober
+from cloned_proxy.proxy.serving.probing import IsolationProbe, Prober
 from cloned_proxy.proxy.serving.sandbox_record import SandboxRecord
-from cloned_proxy.proxy.slots.holders import Caretaker, Holders
+from cloned_proxy.proxy.slots.holders import Holders, RunCaretaker
 from cloned_proxy.proxy.slots.slot_api import AnotherServesError, SlotApi
 from cloned_proxy.proxy.slots.standing_slots import StandingSlot, open_standing_slots
 from cloned_proxy.proxy.transport.listener import BindError, Listener, bind_tcp
@@ -60,11 +60,11 @@ class ServeOptions:
     """Of the processes that are started beside this one."""
     control: tuple[str, int] | None = None
     """Where the control process listens, if there is one: nobody is let through to it."""
-    probe: Probe | None = None
+    probe: IsolationProbe | None = None
     """How an escape probe is made."""
     standby: bool = False
     """Serves while somebody holds it, and sandboxes alone: `runner.slots.standby` starts such a one."""
-    caretaker: Caretaker | None = None
+    caretaker: RunCaretaker | None = None
     plane: PlaneChoice = ONLY_PYTHON
     """What serves the common case."""
 

@@ -42,7 +42,7 @@ type AddressOf = Callable[[str], IPv4Address | None]
 type Exists = Callable[[str], bool]
 
 
-class _MalformedError(Exception):
+class _MalformedMessageError(Exception):
     pass
 
 
@@ -63,7 +63,7 @@ def answer(message: bytes, exists: Exists, address_of: AddressOf) -> bytes | Non
     try:
         labels, end = _read_name(message)
         kind, klass = _QUESTION_TAIL.unpack_from(message, end)
-    except (_MalformedError, struct.error):
+    except (_MalformedMessageError, struct.error):
         return reply.encode(_FORMERR)
     if questions != 1:
         return reply.encode(_FORMERR)
@@ -90,7 +90,7 @@ def _read_name(message: bytes) -> tuple[list[bytes], int]:
     while True:
         size = message[at] if at < len(message) else _MAX_LABEL + 1
         if size > _MAX_LABEL or at + 1 - _QUESTION_AT > _MAX_NAME:
-            raise _MalformedError
+            raise _MalformedMessageError
         at += 1
         if not size:
             return labels, at

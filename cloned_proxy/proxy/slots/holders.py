@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 
-class Caretaker(Protocol):
+class RunCaretaker(Protocol):
     """Removes what a runner leaves behind that ended without doing so itself, and has slots ready for the next one.
 
     `runner.slots.caretaker` is the one there is.
@@ -36,7 +36,7 @@ class Caretaker(Protocol):
 class Holders:
     """One for each serving process, on its event loop."""
 
-    def __init__(self, *, on_unused: Callable[[], None] | None = None, caretaker: Caretaker | None = None) -> None:
+    def __init__(self, *, on_unused: Callable[[], None] | None = None, caretaker: RunCaretaker | None = None) -> None:
         self._on_unused = on_unused
         """Called when the last one has left. None: the process serves until it is told to stop."""
         self._caretaker = caretaker

@@ -31,12 +31,12 @@ class NameServer:
         self._datagrams = datagrams
         self._listening = streams
         self._server: asyncio.Server | None = None
-        self._open: set[_Stream] = set()
+        self._open: set[_DnsStream] = set()
 
     async def start(self) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            partial(_Stream, self._reply, self._open), sock=self._listening, backlog=_BACKLOG
+            partial(_DnsStream, self._reply, self._open), sock=self._listening, backlog=_BACKLOG
         )
         self._datagrams.setblocking(False)
         loop.add_reader(self._datagrams.fileno(), self._readable)
@@ -65,10 +65,10 @@ class NameServer:
                 continue  # a client that is gone, told by ICMP
 
 
-class _Stream(asyncio.Protocol):
+class _DnsStream(asyncio.Protocol):
     """One TCP connection: any number of questions, answered in order. One that does not read is not read."""
 
-    def __init__(self, reply: Callable[[bytes], bytes | None], streams: set[_Stream]) -> None:
+    def __init__(self, reply: Callable[[bytes], bytes | None], streams: set[_DnsStream]) -> None:
         self._reply = reply
         self._streams = streams
         self._buffer = bytearray()

@@ -40,7 +40,7 @@ class PumpEnd(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Pipe:
+class KernelPipe:
     read_end: int
     write_end: int
 
@@ -54,18 +54,18 @@ class PipePool:
 
     def __init__(self, keep: int = _POOLED_PIPES) -> None:
         self._keep = keep
-        self._free: list[Pipe] = []
+        self._free: list[KernelPipe] = []
 
-    def take(self) -> Pipe:
+    def take(self) -> KernelPipe:
         """An empty pipe. Raises OSError when no descriptor is left."""
         if self._free:
             return self._free.pop()
-        pipe = Pipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+        pipe = KernelPipe(*os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
         with contextlib.suppress(OSError):  # over the user's pipe quota (pipe(7)): the default 64 KiB work too
             fcntl.fcntl(pipe.write_end, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         return pipe
 
-    def give_back(self, pipe: Pipe, *, empty: bool) -> None:
+    def give_back(self, pipe: KernelPipe, *, empty: bool) -> None:
         """Only an empty pipe is kept: one flow's bytes must never surface in another."""
         if empty and len(self._free) < self._keep:
             self._free.append(pipe)
@@ -100,7 +100,7 @@ class Pump:
         self._pipes = pipes
         self._on_bytes = on_bytes
         self._on_end = on_end
-        self._pipe: Pipe | None = None
+        self._pipe: KernelPipe | None = None
         self._held = 0
         """Bytes in the pipe: read from the source, not yet taken by the sink."""
         self._waiting_for: str = ""

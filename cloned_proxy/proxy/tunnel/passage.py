@@ -27,7 +27,7 @@ from cloned_proxy.proxy.tunnel.inspected import serve_inspected
 from cloned_proxy.proxy.tunnel.last_words import last_words
 from cloned_proxy.proxy.tunnel.resumption import Resumption
 from cloned_proxy.proxy.tunnel.ssh_guard import SshGuard
-from cloned_proxy.proxy.upstream.dial import Attempt, DialError, DialOutcome, ExhaustedError, join
+from cloned_proxy.proxy.upstream.dial import DialAttempt, DialError, DialOutcome, ExhaustedError, join
 from cloned_proxy.proxy.wire.client_hello import ClientHelloReader, ServerNames, Unread
 
 
@@ -53,7 +53,7 @@ class Passage:
         self._established = False
         self._counted = False
         self._over = False
-        self._dial: Attempt | None = None
+        self._dial: DialAttempt | None = None
         self._dialled_at = 0.0
         self._upstream: Socket | None = None
         """Connected, and not in a relay yet."""

@@ -42,7 +42,7 @@ class ExhaustedError(Exception):
 type DialOutcome = socket.socket | DialError | ExhaustedError
 
 
-class Attempt(Protocol):
+class DialAttempt(Protocol):
     """One connection in the making. It was given an `on_end`, which is called once, perhaps within `start`."""
 
     def start(self) -> None: ...
@@ -150,7 +150,7 @@ async def dial(addresses: Sequence[Address], port: int, *, seconds: float) -> so
     return await awaited(lambda on_end: Dial(addresses, port, seconds=seconds, on_end=on_end))
 
 
-async def awaited(begin: Callable[[Callable[[DialOutcome], None]], Attempt]) -> socket.socket:
+async def awaited(begin: Callable[[Callable[[DialOutcome], None]], DialAttempt]) -> socket.socket:
     """Starts the attempt that `begin` makes and waits for it.
 
     Raises DialError, or ExhaustedError when no socket can be made at all.

@@ -15,7 +15,7 @@ from cloned_proxy.proxy.upstream.resolver import Resolver
 _NOT_LOOKED_UP: Final[tuple[Address, ...]] = ()
 
 
-class Names(Protocol):
+class FrontNames(Protocol):
     """What a proxy in front says about names."""
 
     def looks_up(self, host: Host | None) -> bool:
@@ -31,7 +31,7 @@ class Names(Protocol):
 class Places:
     """One for each enforcer."""
 
-    def __init__(self, resolver: Resolver, own: Container[tuple[Address, int]], names: Names | None) -> None:
+    def __init__(self, resolver: Resolver, own: Container[tuple[Address, int]], names: FrontNames | None) -> None:
         """`own` are the proxy's listeners."""
         self._resolver: Final = resolver
         self._own: Final = own

@@ -35,7 +35,7 @@ type Lookup = Callable[[str], Addresses]
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Addresses:
     addresses: Addresses
     """Empty for a name that did not resolve."""
     expires: float
@@ -71,7 +71,7 @@ class Resolver:
         self._lookup: Final = lookup or look_up
         self._clock: Final = clock
         self._threads: Final = ThreadPoolExecutor(settings.resolver_threads, thread_name_prefix="resolver")
-        self._cache: OrderedDict[str, _Answer] = OrderedDict()
+        self._cache: OrderedDict[str, _Addresses] = OrderedDict()
         self._flights: dict[str, _Flight] = {}
         self._share: Final = max(1, settings.resolver_threads // 2)
         self._turns: dict[str | None, asyncio.Semaphore] = {}
@@ -166,7 +166,7 @@ class Resolver:
         addresses = flight.answer.result() if error is None else ()
         keep = self._keep if addresses else self._keep_failure
         if keep > 0:
-            self._cache[name] = _Answer(addresses, self._clock() + keep)
+            self._cache[name] = _Addresses(addresses, self._clock() + keep)
             self._cache.move_to_end(name)
             while len(self._cache) > self._entries:
                 self._cache.popitem(last=False)

@@ -18,7 +18,7 @@ from cloned_proxy.proxy.upstream.chained.chained_dial import ChainedDial
 from cloned_proxy.proxy.upstream.chained.connect_answer import connect_request
 from cloned_proxy.proxy.upstream.chained.failure import Trouble, UpstreamProxyError, too_slow
 from cloned_proxy.proxy.upstream.chained.front import UpstreamProxy, not_connected
-from cloned_proxy.proxy.upstream.dial import Attempt, Dial, DialError, DialOutcome, ExhaustedError, awaited
+from cloned_proxy.proxy.upstream.dial import Dial, DialAttempt, DialError, DialOutcome, ExhaustedError, awaited
 from cloned_proxy.proxy.wire.fields import ProxyHop
 
 
@@ -53,7 +53,7 @@ class Ways:
         """Whether what the grant permits goes through the proxy in front."""
         return self._upstream is not None and self._upstream.takes(grant)
 
-    def attempt(self, grant: Grant, on_end: Callable[[DialOutcome], None]) -> Attempt:
+    def attempt(self, grant: Grant, on_end: Callable[[DialOutcome], None]) -> DialAttempt:
         """A connection to the target of the grant; `on_end` as with `Dial`."""
         upstream = self._upstream
         if upstream is None or not upstream.takes(grant):
@@ -70,7 +70,7 @@ class Ways:
 
     def answered(
         self, grant: Grant, asked: tuple[socket.socket, float], on_end: Callable[[DialOutcome], None]
-    ) -> Attempt:
+    ) -> DialAttempt:
         """The rest of an attempt that was begun by a `KnownWay`: what the proxy in front says is to be judged.
 
         `asked` is the connection, and the seconds that are left.

@@ -20,7 +20,7 @@ from cloned_proxy.runner.values.spec import (
     TOOL_LABEL,
     WORKSPACE_LABEL,
     HolderSpec,
-    Limits,
+    SandboxLimits,
     SandboxSpec,
     check_name,
 )
@@ -107,7 +107,7 @@ def holder_container(spec: HolderSpec) -> dict[str, Any]:
     check_name(spec.name)
     words = ["hand", f"/run/cloned/{SOCKET_NAME}"] if spec.socket_dir else []
     mounts = [bind_mount(spec.socket_dir, "/run/cloned", read_only=True)] if spec.socket_dir else []
-    tiny = Limits(cpus=1.0, memory=16 * MIB, pids=8)
+    tiny = SandboxLimits(cpus=1.0, memory=16 * MIB, pids=8)
     return {
         "Image": spec.image,
         "Entrypoint": ["/holder"],
@@ -156,7 +156,7 @@ def _largest_file(spec: SandboxSpec) -> int:
     return max(spec.limits.scratch, spec.limits.kept_home if spec.home else spec.limits.home)
 
 
-def hardening(seccomp: str, limits: Limits, *, largest_file: int | None = None) -> dict[str, Any]:
+def hardening(seccomp: str, limits: SandboxLimits, *, largest_file: int | None = None) -> dict[str, Any]:
     """What every container of ours has in its HostConfig; `largest_file` (bytes) is all of scratch unless given."""
     file_size = limits.scratch if largest_file is None else largest_file
     return {

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from cloned_proxy.runner.docker.engine_address import engine_host
 from cloned_proxy.runner.docker.engine_answers import ContainerState, EngineFacts
-from cloned_proxy.runner.docker.engine_api import AnswerTimeoutError, ApiError, EngineApi
+from cloned_proxy.runner.docker.engine_api import AnswerTimeoutError, EngineApi, EngineApiError
 from cloned_proxy.runner.docker.engine_errors import LOST, TIMEOUT, explained
 from cloned_proxy.runner.docker.engine_images import EngineImages
 from cloned_proxy.runner.docker.stream import Attached
@@ -40,7 +40,7 @@ class Engine(EngineImages):
         try:
             api = EngineApi(host)
             api.ask_raw("GET", "/_ping", timeout=TIMEOUT)
-        except (ApiError, *LOST) as error:
+        except (EngineApiError, *LOST) as error:
             raise EngineError(
                 f"no container engine answers at {host}: start it (`sudo systemctl start docker`), or install it "
                 "(`sudo apt-get install docker.io`); `run` can do without one (`--sandbox process`)"
@@ -168,7 +168,7 @@ class Engine(EngineImages):
 
     def kill(self, container: str, name: str = "SIGKILL") -> None:
         """Sends it a signal. One that has ended already is fine."""
-        with explained(f"send {name} to the container"), contextlib.suppress(ApiError):
+        with explained(f"send {name} to the container"), contextlib.suppress(EngineApiError):
             self._ask("POST", f"/containers/{container}/kill", signal=name)
 
     def remove(self, container: str) -> None:
@@ -186,7 +186,7 @@ class Engine(EngineImages):
         with contextlib.suppress(GoneError), explained("remove the container"):
             try:
                 self._ask("DELETE", f"/containers/{container}", force=1, v=1)
-            except ApiError as error:
+            except EngineApiError as error:
                 # A 409 has other causes, too, and the engine tells them apart by its words alone.
                 if error.status == HTTPStatus.CONFLICT and "already in progress" in str(error):
                     return False

@@ -18,7 +18,7 @@ _MOST_HEAD: Final = 65_536
 _PORT: Final = 2375
 
 
-class ApiError(Exception):
+class EngineApiError(Exception):
     """The engine said no."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -75,7 +75,7 @@ class EngineApi:
             raise AnswerTimeoutError(f"no answer within {timeout} s") from error
         status, answer = _answer(said)
         if status >= HTTPStatus.BAD_REQUEST:
-            raise ApiError(status, _message(answer))
+            raise EngineApiError(status, _message(answer))
         return answer
 
     def open_stream(self, path: str, *, timeout: float, **query: str | bytes | int | None) -> socket.socket:
@@ -113,7 +113,7 @@ def _ask_for_stream(sock: socket.socket, target: str) -> None:
     words = said.split(b" ", 2)
     status = int(words[1]) if len(words) > 2 and words[1].isdigit() else 0  # noqa: PLR2004  version, status, reason
     if status not in (HTTPStatus.SWITCHING_PROTOCOLS, HTTPStatus.OK):
-        raise ApiError(status, _message(sock.recv(_MOST_HEAD)) if status else "no answer")
+        raise EngineApiError(status, _message(sock.recv(_MOST_HEAD)) if status else "no answer")
 
 
 def _target(path: str, query: dict[str, str | bytes | int | None]) -> str:

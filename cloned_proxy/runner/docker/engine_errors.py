@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final
 
-from cloned_proxy.runner.docker.engine_api import AnswerTimeoutError, ApiError
+from cloned_proxy.runner.docker.engine_api import AnswerTimeoutError, EngineApiError
 from cloned_proxy.runner.values.errors import EngineError, GoneError
 
 TIMEOUT: Final = 60.0
@@ -22,7 +22,7 @@ def explained(action: str, *, passing: tuple[type[Exception], ...] = ()) -> Iter
         yield
     except passing:
         raise
-    except ApiError as error:
+    except EngineApiError as error:
         if error.status == HTTPStatus.NOT_FOUND:
             raise GoneError(f"the engine could not {action}: it is gone") from error
         raise EngineError(f"the engine would not {action}: {error}") from error

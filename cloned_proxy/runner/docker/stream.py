@@ -25,7 +25,7 @@ class StreamTimeoutError(Exception):
     """The deadline passed while the container was still running."""
 
 
-class Stream(enum.IntEnum):
+class OutputStream(enum.IntEnum):
     STDOUT = 1
     STDERR = 2
 
@@ -54,18 +54,18 @@ class Attached:
             with contextlib.suppress(EngineError):
                 self._resize(size)
 
-    def frames(self, deadline: float | None) -> Iterator[tuple[Stream, bytes]]:
+    def frames(self, deadline: float | None) -> Iterator[tuple[OutputStream, bytes]]:
         """Pieces of output until the container ends; all of a terminal's is STDOUT. `deadline` is monotonic seconds.
 
         Raises StreamTimeoutError at the deadline, EngineError when the engine breaks off within a frame.
         """
         if self._resize is not None:
             while piece := self._some(_CHUNK, deadline):
-                yield Stream.STDOUT, piece
+                yield OutputStream.STDOUT, piece
             return
         while header := self._exactly(_HEADER.size, deadline):
             kind, left = _HEADER.unpack(header)
-            stream = Stream.STDERR if kind == Stream.STDERR else Stream.STDOUT
+            stream = OutputStream.STDERR if kind == OutputStream.STDERR else OutputStream.STDOUT
             while left:
                 piece = self._some(min(left, _CHUNK), deadline)
                 if not piece:

@@ -37,7 +37,7 @@ _FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 @dataclass(slots=True)
-class Usage:
+class DiskUsage:
     """What lies below one directory."""
 
     size: int = 0
@@ -116,15 +116,15 @@ def home_bound(home: Path, tool: str, size: int) -> Bound:
     return Bound(home, HOME, size, _HOME_ENTRIES, fix)
 
 
-def disk_usage(root: Path) -> Usage:
+def disk_usage(root: Path) -> DiskUsage:
     """Counts a directory while a tool may still be writing in it; links are counted and not followed."""
-    usage = Usage()
+    usage = DiskUsage()
     with contextlib.suppress(FileNotFoundError), _opened(str(root), None, usage) as directory:
         _count(directory, 1, usage)
     return usage
 
 
-def _count(directory: int, depth: int, usage: Usage) -> None:
+def _count(directory: int, depth: int, usage: DiskUsage) -> None:
     if depth > _DEEPEST:
         usage.too_deep = True
         return
@@ -147,7 +147,7 @@ def _count(directory: int, depth: int, usage: Usage) -> None:
 
 
 @contextlib.contextmanager
-def _opened(name: str, parent: int | None, usage: Usage) -> Iterator[int]:
+def _opened(name: str, parent: int | None, usage: DiskUsage) -> Iterator[int]:
     try:
         descriptor = os.open(name, _FLAGS, dir_fd=parent)
     except PermissionError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.runner.files.disk import Usage, disk_usage, home_bound
+from cloned_proxy.runner.files.disk import DiskUsage, disk_usage, home_bound
 from cloned_proxy.runner.files.files import remove_scratch
 from cloned_proxy.runner.values.errors import SandboxError, SandboxInputError
 from cloned_proxy.runner.values.spec import PKI, PKI_SOURCE, check_tool_id
@@ -42,7 +42,7 @@ class KeptHome:
     last_used: float
     """When a run last began in it, Unix seconds."""
 
-    def usage(self) -> Usage:
+    def usage(self) -> DiskUsage:
         """What is in it now."""
         return disk_usage(self.path)
 

@@ -25,7 +25,7 @@ from cloned_proxy.runner.values.spec import (
     DEFAULT_USER,
     MIB,
     WORKSPACE_LABEL,
-    Limits,
+    SandboxLimits,
     check_env,
     parse_memory,
     workspace_mark,
@@ -127,7 +127,7 @@ def plan_model(
 
 def model_container(plan: ModelPlan, *, workspace: Path, seccomp: str, gpu: GpuHost) -> dict[str, Any]:
     """The body of the engine's create request for the model's container."""
-    limits = Limits(cpus=plan.cpus, memory=plan.memory, open_files=_OPEN_FILES)
+    limits = SandboxLimits(cpus=plan.cpus, memory=plan.memory, open_files=_OPEN_FILES)
     host = hardening(seccomp, limits)
     # Models are larger than any tool's result; the file system they lie on is read-only here anyway.
     host["Ulimits"] = [limit for limit in host["Ulimits"] if limit["Name"] != "fsize"]

@@ -30,7 +30,7 @@ _SECTIONS: Final = (("mcpServers",), ("servers",), ("mcp_servers",), ("mcp", "se
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ServerEntry:
     """One server of a client's file."""
 
     place: Place
@@ -44,7 +44,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ClientFileChange:
     """One value that was set: what stood there, as written (None: nothing), and what stands there now."""
 
     place: Place
@@ -62,7 +62,7 @@ class ClientFile:
     text: str
     language: ModuleType
     """`jsonc` or `toml`: both have the same functions."""
-    changes: list[Change] = field(default_factory=list)
+    changes: list[ClientFileChange] = field(default_factory=list)
     created: bool = False
     """It is not there yet: `save` makes it, for its owner alone."""
 
@@ -91,15 +91,16 @@ class ClientFile:
             raise StoreError(f"{self.path}: holds no object; is it the configuration of an MCP client?")
         return found
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[ServerEntry]:
         """Every server of the file, in order. Raises StoreError where there is no place for servers."""
-        document, found, sections = self.document(), list[Entry](), 0
+        document, found, sections = self.document(), list[ServerEntry](), 0
         for place, project, servers in _sections(document):
             sections += 1
             if not isinstance(servers, dict):
                 raise StoreError(f"{self.path}: {'.'.join(place)} is not an object of servers; put it right by hand")
             found += [
-                Entry((*place, name), body if isinstance(body, dict) else {}, project) for name, body in servers.items()
+                ServerEntry((*place, name), body if isinstance(body, dict) else {}, project)
+                for name, body in servers.items()
             ]
         if not sections:
             raise StoreError(
@@ -149,7 +150,7 @@ class ClientFile:
         except KeyError:
             before = None
         self.text = self.language.with_value(self.text, place, self.language.raw_of(value), behind=behind)
-        change = Change(place, before, value)
+        change = ClientFileChange(place, before, value)
         if self._restored(self.text, change) != before_text or _value_at(self.document(), place) != value:
             raise StoreError(
                 f"{self.path}: the layout at {'.'.join(place)} cannot be changed in a way that can be undone; "
@@ -157,7 +158,7 @@ class ClientFile:
             )
         self.changes.append(change)
 
-    def take_back(self, changes: Sequence[Change]) -> bool:
+    def take_back(self, changes: Sequence[ClientFileChange]) -> bool:
         """Undoes the changes of one server, if all of them still stand there; False where somebody changed them."""
         document = self.document()
         if any(_value_at(document, change.place) != change.after for change in changes):
@@ -167,7 +168,7 @@ class ClientFile:
         self.document()
         return True
 
-    def _restored(self, text: str, change: Change) -> str:
+    def _restored(self, text: str, change: ClientFileChange) -> str:
         if change.before is None:
             return str(self.language.without(text, change.place))
         return str(self.language.with_value(text, change.place, change.before))

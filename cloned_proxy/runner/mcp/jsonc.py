@@ -24,7 +24,7 @@ type Place = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class JsonMember:
     """One member of an object: where its key begins, and where its value begins and ends."""
 
     key: int
@@ -37,7 +37,7 @@ def read(text: str) -> Any:
     return json.loads(_plain(text), object_pairs_hook=_without_doubles)
 
 
-def members(text: str, place: Sequence[str]) -> dict[str, Member]:
+def members(text: str, place: Sequence[str]) -> dict[str, JsonMember]:
     """The members of the object at `place`, in their order. Raises ValueError where there is no object."""
     plain = _plain(text)
     start = _skip(plain, 0)
@@ -93,16 +93,16 @@ def _plain(text: str) -> str:
     return _TRAILING.sub(lambda found: found[1] or " ", uncommented)
 
 
-def _members(plain: str, start: int) -> dict[str, Member]:
+def _members(plain: str, start: int) -> dict[str, JsonMember]:
     if plain[start : start + 1] != "{":
         raise ValueError("there is no object here")
-    found: dict[str, Member] = {}
+    found: dict[str, JsonMember] = {}
     position = _skip(plain, start + 1)
     while plain[position] != "}":
         name, end = _DECODER.raw_decode(plain, position)
         value = _skip(plain, _skip(plain, end) + 1)  # behind the colon
         _, last = _DECODER.raw_decode(plain, value)
-        found[name] = Member(position, value, last)
+        found[name] = JsonMember(position, value, last)
         position = _skip(plain, last)
         if plain[position] == ",":
             position = _skip(plain, position + 1)

@@ -33,7 +33,7 @@ type Project = Literal["none", "ro", "rw"]
 type Name = Annotated[str, Field(pattern=f"^{VARIABLE.pattern}$")]
 
 
-class Server(BaseModel):
+class McpServer(BaseModel):
     """How one server is started. What is not set is as in `exec`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -70,18 +70,18 @@ class Start(BaseModel):
 
     engine: str | None
     """DOCKER_HOST for `mcp run`: clients start servers with few variables, and this one is not among them."""
-    server: Server
+    server: McpServer
 
 
-class _Document(BaseModel):
+class _RegistryDocument(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     engine: str | None = None
     """As in `Start`."""
-    servers: dict[str, Server] = Field(default_factory=dict)
+    servers: dict[str, McpServer] = Field(default_factory=dict)
 
 
-class Registry:
+class ServerRegistry:
     """Reads at once; `save` writes what was put. Raises StoreError for a file that is not accepted."""
 
     def __init__(self, workspace: Workspace) -> None:
@@ -90,12 +90,12 @@ class Registry:
         if self.path.exists(follow_symlinks=False):
             self._before = read_regular_file(self.path, limit=MAX_BYTES, what="list of MCP servers")
         self._document = _parse(self._before, self.path)
-        self._put: dict[str, Server] = {}
+        self._put: dict[str, McpServer] = {}
         self._gone: set[str] = set()
         self._engine: str | None = None
 
     @property
-    def servers(self) -> Mapping[str, Server]:
+    def servers(self) -> Mapping[str, McpServer]:
         every = {**self._document.servers, **self._put}
         return {name: server for name, server in every.items() if name not in self._gone}
 
@@ -103,7 +103,7 @@ class Registry:
     def engine(self) -> str | None:
         return self._engine or self._document.engine
 
-    def server(self, name: str) -> Server:
+    def server(self, name: str) -> McpServer:
         """Raises StoreError with the names that there are."""
         found = self.servers.get(name)
         if found is None:
@@ -111,7 +111,7 @@ class Registry:
             raise StoreError(f"{self.path}: there is no MCP server {name!r} here; known: {known}")
         return found
 
-    def put(self, name: str, server: Server) -> None:
+    def put(self, name: str, server: McpServer) -> None:
         if self._document.servers.get(name) != server:
             self._put[name] = server
 
@@ -198,10 +198,10 @@ def _without_keys(text: str) -> str:
     return shown.getvalue()
 
 
-def _parse(raw: bytes, path: Path) -> _Document:
+def _parse(raw: bytes, path: Path) -> _RegistryDocument:
     document = read_document(raw, str(path))
     try:
-        found = _Document.model_validate({} if document.data is None else document.data)
+        found = _RegistryDocument.model_validate({} if document.data is None else document.data)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from cloned_proxy.runner.mcp import toml
-from cloned_proxy.runner.mcp.wrapping import Starter
+from cloned_proxy.runner.mcp.wrapping import ServerStarter
 
 _JSON: Final = (
     (
@@ -18,7 +18,7 @@ _JSON: Final = (
 )
 
 
-def snippets(name: str, starter: Starter, env: list[str]) -> Iterator[tuple[str, str]]:
+def snippets(name: str, starter: ServerStarter, env: list[str]) -> Iterator[tuple[str, str]]:
     """(for which client, text) of each; values of variables are left for their owner to fill in."""
     entry: dict[str, object] = {"command": starter.words[0], "args": starter.args(name)}
     if env:

@@ -20,9 +20,9 @@ def start_of(workspace: Workspace, name: str) -> Start:
     """The server of that name. Raises StoreError for none, and for a file that is not accepted."""
 
     def read() -> Start:
-        from cloned_proxy.runner.mcp.registry import Registry, Start  # noqa: PLC0415  the models
+        from cloned_proxy.runner.mcp.registry import ServerRegistry, Start  # noqa: PLC0415  the models
 
-        registry = Registry(workspace)
+        registry = ServerRegistry(workspace)
         return Start(engine=registry.engine, server=registry.server(name))
 
     return cached_settings(f"mcp {name}", workspace.root / "mcp.yaml", _MODELS, read)

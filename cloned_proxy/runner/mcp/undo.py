@@ -14,7 +14,7 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from cloned_proxy.runner.mcp.client_file import Change, ClientFile, digest
+from cloned_proxy.runner.mcp.client_file import ClientFile, ClientFileChange, digest
 from cloned_proxy.store.files.atomic import write_atomically
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.files.files import read_regular_file
@@ -28,7 +28,7 @@ class WrappedServer:
 
     server: str
     """Its name in mcp.yaml."""
-    changes: tuple[Change, ...]
+    changes: tuple[ClientFileChange, ...]
 
 
 @dataclass(slots=True)

@@ -9,9 +9,9 @@ from pathlib import Path, PurePath
 from typing import Any, Final
 
 from cloned_proxy.policy.secrets.redact import hide_arguments
-from cloned_proxy.runner.mcp.client_file import ClientFile, Entry
+from cloned_proxy.runner.mcp.client_file import ClientFile, ServerEntry
 from cloned_proxy.runner.mcp.packages import Package, package_of
-from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, Project, Registry, Server
+from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, McpServer, Project, ServerRegistry
 from cloned_proxy.runner.mcp.starting import WORD_VARIABLE
 from cloned_proxy.runner.project.place import project_of
 from cloned_proxy.runner.project.view import check_shown
@@ -36,9 +36,9 @@ _SYSTEM: Final = frozenset(
 class Wrapped:
     """One server that is started through us from now on."""
 
-    entry: Entry
+    entry: ServerEntry
     name: str
-    server: Server
+    server: McpServer
     words: Mapping[str, str]
     """Variables that the client fills in: what stood in the line before."""
     package: Package | None
@@ -48,14 +48,14 @@ class Wrapped:
 @dataclass(slots=True)
 class Plan:
     wrapped: list[Wrapped] = field(default_factory=list)
-    already: list[tuple[Entry, str]] = field(default_factory=list)
+    already: list[tuple[ServerEntry, str]] = field(default_factory=list)
     """Entries that start through us, with the names of their servers."""
-    left: list[tuple[Entry, str]] = field(default_factory=list)
+    left: list[tuple[ServerEntry, str]] = field(default_factory=list)
     """Entries that stay as they are, and why."""
 
 
 @dataclass(frozen=True, slots=True)
-class Starter:
+class ServerStarter:
     """How a client starts us: the program's own words, and the workspace."""
 
     words: tuple[str, ...]
@@ -74,11 +74,11 @@ class Starter:
                 return None
 
 
-def make_plan(file: ClientFile, registry: Registry, starter: Starter) -> Plan:
+def make_plan(file: ClientFile, registry: ServerRegistry, starter: ServerStarter) -> Plan:
     """What can be wrapped, under which names. Raises StoreError."""
     plan = Plan()
     project = starter.workspace.parent
-    taken: dict[str, Server] = dict(registry.servers)
+    taken: dict[str, McpServer] = dict(registry.servers)
     for entry in file.entries():
         if (ours := starter.started_by(entry.body)) is not None:
             _look_again(plan, entry, *ours, registry=registry, starter=starter)
@@ -92,7 +92,7 @@ def make_plan(file: ClientFile, registry: Registry, starter: Starter) -> Plan:
     return plan
 
 
-def apply_plan(plan: Plan, file: ClientFile, registry: Registry, starter: Starter) -> None:
+def apply_plan(plan: Plan, file: ClientFile, registry: ServerRegistry, starter: ServerStarter) -> None:
     """Puts the plan into the file's text and the registry; neither is written. Raises StoreError."""
     for each in plan.wrapped:
         place = each.entry.place
@@ -106,7 +106,7 @@ def apply_plan(plan: Plan, file: ClientFile, registry: Registry, starter: Starte
         registry.put(each.name, each.server)
 
 
-def variables_of(entry: Entry, base: Path) -> tuple[list[str], list[str]]:
+def variables_of(entry: ServerEntry, base: Path) -> tuple[list[str], list[str]]:
     """The names of the variables that a client gives to a server, and what to say of those that are not taken over."""
     env, passed = entry.body.get("env"), entry.body.get("env_vars")
     names = [*(env if isinstance(env, dict) else ()), *(passed if isinstance(passed, list) else ())]
@@ -132,7 +132,9 @@ def tool_of(name: str) -> str:
     return f"mcp.{name}@v1"
 
 
-def _look_again(plan: Plan, entry: Entry, name: str, workspace: str, *, registry: Registry, starter: Starter) -> None:
+def _look_again(
+    plan: Plan, entry: ServerEntry, name: str, workspace: str, *, registry: ServerRegistry, starter: ServerStarter
+) -> None:
     """An entry that starts us already: names of variables that came since are taken over, too."""
     if Path(workspace) != starter.workspace:
         plan.left.append((entry, f"starts in the sandbox of {workspace} already"))
@@ -146,7 +148,7 @@ def _look_again(plan: Plan, entry: Entry, name: str, workspace: str, *, registry
     plan.already.append((entry, name))
 
 
-def _why_left(entry: Entry, project: Path) -> str:
+def _why_left(entry: ServerEntry, project: Path) -> str:
     """Why an entry stays as it is; "" for one that can be wrapped."""
     body = entry.body
     command, args = body.get("command"), body.get("args", [])
@@ -166,7 +168,7 @@ def _texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-def _wrap(file: ClientFile, entry: Entry, workspace: Path) -> Wrapped:
+def _wrap(file: ClientFile, entry: ServerEntry, workspace: Path) -> Wrapped:
     filled_in = _FILLED_IN_BY_GEMINI if file.path.parent.name == ".gemini" else _FILLED_IN
     line, words = [entry.body["command"], *entry.body.get("args", [])], dict[str, str]()
     for position, word in enumerate(line):
@@ -187,7 +189,7 @@ def _wrap(file: ClientFile, entry: Entry, workspace: Path) -> Wrapped:
         )
     mounts = _shown(args, workspace, notes)
     cwd = entry.body.get("cwd")
-    server = Server(
+    server = McpServer(
         tool=tool_of("server"),
         command=command,
         args=args,
@@ -242,7 +244,7 @@ def _names_in(file: object, base: Path) -> list[str]:
     return [name for name in names if not name.startswith("#")]
 
 
-def _named(entry: Entry, server: Server, taken: Mapping[str, Server]) -> tuple[str, Server]:
+def _named(entry: ServerEntry, server: McpServer, taken: Mapping[str, McpServer]) -> tuple[str, McpServer]:
     """A name of its own, or that of the same server in another file, whose settings it then has."""
     wanted = re.sub(r"[^A-Za-z0-9._-]+", "-", entry.name).strip("-._")[:48] or "server"
     if not NAME.fullmatch(wanted):

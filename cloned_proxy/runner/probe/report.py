@@ -33,7 +33,7 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ProbeReport:
     attempts: tuple[Line, ...]
     controls: tuple[Line, ...]
     seconds: float

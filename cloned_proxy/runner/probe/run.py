@@ -20,7 +20,7 @@ from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
 from cloned_proxy.runner.namespaces.names import LOOPBACK
 from cloned_proxy.runner.probe.canary import Canaries, canaries, host_addresses
 from cloned_proxy.runner.probe.plan import DENIED_NAME, OTHER_TOOL, PROBE_TOOL, Attempt, Targets, plan
-from cloned_proxy.runner.probe.report import Line, Report, Result, judge_controls, judge_sealed
+from cloned_proxy.runner.probe.report import Line, ProbeReport, Result, judge_controls, judge_sealed
 from cloned_proxy.runner.runs.execution import Collected, Outcome
 from cloned_proxy.runner.runs.job import Job
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
@@ -46,7 +46,7 @@ class ProbeOptions:
     controls: bool = True
 
 
-def run_probe(say: Callable[[str], None], options: ProbeOptions | None = None) -> Report:
+def run_probe(say: Callable[[str], None], options: ProbeOptions | None = None) -> ProbeReport:
     """Probes a sandbox under a proxy of its own with a policy of its own, so that every outcome is known beforehand.
 
     Nothing of the user's workspace is touched; `say` hears which stage begins. Raises SandboxError when the probe
@@ -77,7 +77,7 @@ def run_probe(say: Callable[[str], None], options: ProbeOptions | None = None) -
                 controls = _open(engine, attempts, birds) if options.controls else ()
             finally:
                 engine.close()
-    return Report(lines, controls, time.monotonic() - began)
+    return ProbeReport(lines, controls, time.monotonic() - began)
 
 
 def _policy(birds: Canaries) -> str:

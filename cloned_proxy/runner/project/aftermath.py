@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cloned_proxy.runner.project.changes import Change, Kind, Letter, Marks, compare, kind_of
-from cloned_proxy.runner.project.snapshot import FileChange, Snapshot, Spool
+from cloned_proxy.runner.project.changes import Change, GuardedKind, Letter, Marks, compare, kind_of
+from cloned_proxy.runner.project.snapshot import FileChange, Spool, TreeSnapshot
 from cloned_proxy.runner.project.survey import Look, Survey, Visit, look_through
 from cloned_proxy.runner.project.tree import Tree
 from cloned_proxy.runner.project.view import View
@@ -20,7 +20,7 @@ class Aftermath:
     """Of one tree. Paths are relative to `source`, and the tool's own words: nothing to print as they are."""
 
     source: Path
-    noteworthy: tuple[tuple[Change, Kind], ...] = ()
+    noteworthy: tuple[tuple[Change, GuardedKind], ...] = ()
     """What this machine acts upon, later."""
     doors: tuple[str, ...] = ()
     """Sockets and FIFOs that were left: the next run is refused because of them."""
@@ -43,9 +43,9 @@ def looking_back(view: View, report: Report | None, *, every_file: bool, spool: 
         yield
         return
     with contextlib.ExitStack() as stack:
-        trees: list[tuple[Tree, Snapshot | None]] = []
+        trees: list[tuple[Tree, TreeSnapshot | None]] = []
         for tree in view.trees:
-            snapshot = Snapshot(stack.enter_context(Spool(spool))) if every_file else None
+            snapshot = TreeSnapshot(stack.enter_context(Spool(spool))) if every_file else None
             if snapshot is not None:
                 look_through(tree.source, secrets=view.secrets, visit=snapshot.keep)
             if snapshot is not None or not tree.read_only:
@@ -57,7 +57,7 @@ def looking_back(view: View, report: Report | None, *, every_file: bool, spool: 
                 report(_look_back(tree, snapshot, view))
 
 
-def _look_back(tree: Tree, snapshot: Snapshot | None, view: View) -> Aftermath:
+def _look_back(tree: Tree, snapshot: TreeSnapshot | None, view: View) -> Aftermath:
     marks = Marks()
     try:
         survey = look_through(tree.source, secrets=view.secrets, visit=_both(marks, snapshot))
@@ -72,7 +72,7 @@ def _look_back(tree: Tree, snapshot: Snapshot | None, view: View) -> Aftermath:
     return Aftermath(tree.source, tuple(found), doors, files)
 
 
-def _both(marks: Marks, snapshot: Snapshot | None) -> Visit:
+def _both(marks: Marks, snapshot: TreeSnapshot | None) -> Visit:
     if snapshot is None:
         return marks
 
@@ -83,7 +83,7 @@ def _both(marks: Marks, snapshot: Snapshot | None) -> Visit:
     return visit
 
 
-def _workspaces(before: Survey, after: Survey) -> Iterator[tuple[Change, Kind]]:
+def _workspaces(before: Survey, after: Survey) -> Iterator[tuple[Change, GuardedKind]]:
     for name in ("secret_directories", "secret_files", "secret_links"):
         for path in sorted(set(getattr(after, name)) - set(getattr(before, name))):
-            yield Change(path, Letter.ADDED), Kind.WORKSPACE
+            yield Change(path, Letter.ADDED), GuardedKind.WORKSPACE

@@ -17,7 +17,7 @@ from cloned_proxy.runner.project.survey import Look
 from cloned_proxy.store.workspaces.workspace import DIRECTORY_NAME
 
 
-class Kind(enum.Enum):
+class GuardedKind(enum.Enum):
     """Why a path is looked at."""
 
     WORKSPACE = "a workspace of this program, with a policy in it"
@@ -47,21 +47,21 @@ BROUGHT: Final = frozenset({"node_modules", ".venv", "venv", "site-packages", ".
 _GIT_DATA: Final = frozenset({"refs", "logs", "objects", "lfs", "rr-cache"})
 
 
-def kind_of(path: str) -> Kind | None:
+def kind_of(path: str) -> GuardedKind | None:
     """Why a path of a project is looked at; None for one that is not."""
     parts = path.split("/")
     if DIRECTORY_NAME in parts:
-        return Kind.WORKSPACE
+        return GuardedKind.WORKSPACE
     if ".git" in parts:
         inside = parts[parts.index(".git") + 1 :]
         if not inside:
-            return Kind.REPOSITORY
-        return None if inside[0] in _GIT_DATA or not set(inside) & set(GIT_PARTS) else Kind.TRUSTED
+            return GuardedKind.REPOSITORY
+        return None if inside[0] in _GIT_DATA or not set(inside) & set(GIT_PARTS) else GuardedKind.TRUSTED
     if parts[-1] == "HEAD":  # of a repository without a working tree: git takes it for one wherever it is
-        return Kind.REPOSITORY
+        return GuardedKind.REPOSITORY
     if not TRUSTED.isdisjoint(parts) and BROUGHT.isdisjoint(parts):
-        return Kind.TRUSTED
-    return Kind.RECIPE if _is_recipe(parts) else None
+        return GuardedKind.TRUSTED
+    return GuardedKind.RECIPE if _is_recipe(parts) else None
 
 
 def _is_recipe(parts: list[str]) -> bool:

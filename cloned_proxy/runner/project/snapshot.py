@@ -103,7 +103,7 @@ class Spool:
             self._failed = True
 
 
-class Snapshot:
+class TreeSnapshot:
     """`keep` visits the tree before the run, `see` after it; `changes` says the difference."""
 
     def __init__(self, spool: Spool) -> None:

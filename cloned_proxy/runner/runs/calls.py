@@ -20,7 +20,7 @@ from cloned_proxy.runner.runs.job import GRACE_SECONDS, Job, Watch, watched
 from cloned_proxy.runner.values.cancellation import Cancellation
 from cloned_proxy.runner.values.errors import SandboxInputError
 from cloned_proxy.runner.values.not_started import NOT_FOUND, never_started
-from cloned_proxy.runner.values.spec import Limits, Mount
+from cloned_proxy.runner.values.spec import Mount, SandboxLimits
 
 if TYPE_CHECKING:
     from cloned_proxy.runner.runs.session import Session
@@ -55,7 +55,7 @@ type Access = Literal["ro", "rw", "none"]
 """How a tool sees the project, in the words of `exec --project`."""
 
 
-class ExecOptions(TypedDict, total=False):
+class ExecKeywords(TypedDict, total=False):
     """What `exec_async` takes by name: the options of `exec`."""
 
     image: str | None
@@ -70,11 +70,11 @@ class ExecOptions(TypedDict, total=False):
     home: bool
 
 
-class Calls(abc.ABC):
+class ContainerCalls(abc.ABC):
     """Commands and sessions, on top of `run`."""
 
     _crew: Crew
-    _limits: Limits
+    _limits: SandboxLimits
     _timeout: float
 
     @abc.abstractmethod
@@ -150,7 +150,7 @@ class Calls(abc.ABC):
             files=brought,
         )
 
-    async def exec_async(self, tool: str, argv: Sequence[str], **options: Unpack[ExecOptions]) -> ExecResult:
+    async def exec_async(self, tool: str, argv: Sequence[str], **options: Unpack[ExecKeywords]) -> ExecResult:
         """`exec`, with its options, without blocking the event loop.
 
         Cancelling the task kills the container at once; the task ends when it is gone.

@@ -11,7 +11,7 @@ from typing import Final
 
 from cloned_proxy.runner.docker.containers import tool_container
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.docker.stream import Attached, Stream, StreamTimeoutError
+from cloned_proxy.runner.docker.stream import Attached, OutputStream, StreamTimeoutError
 from cloned_proxy.runner.files.disk import DiskGuard, bounds_of
 from cloned_proxy.runner.project.neighbours import check_neighbours
 from cloned_proxy.runner.runs.foreground import kept_going
@@ -23,7 +23,7 @@ from cloned_proxy.runner.values.terminal import gated
 MAX_STDOUT: Final = 8 * MIB
 """Most bytes of stdout of a run whose output is kept in memory."""
 
-type Output = Callable[[Stream, bytes], None]
+type Output = Callable[[OutputStream, bytes], None]
 """Takes pieces of output as they come; raises ToolLimitError to end the run."""
 type Feed = Callable[[Attached], None]
 """Writes the tool's input and ends it; runs in a thread of its own."""
@@ -141,8 +141,8 @@ class Collected:
         self.stdout = bytearray()
         self.stderr = bytearray()
 
-    def __call__(self, kind: Stream, piece: bytes) -> None:
-        if kind is Stream.STDERR:
+    def __call__(self, kind: OutputStream, piece: bytes) -> None:
+        if kind is OutputStream.STDERR:
             self.stderr += piece
             del self.stderr[: -self._limit]
             return

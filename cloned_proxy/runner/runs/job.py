@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from cloned_proxy.runner.docker.stream import Stream
+from cloned_proxy.runner.docker.stream import OutputStream
 from cloned_proxy.runner.images.worker import Worker
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.runs.execution import Outcome, Output
@@ -69,9 +69,9 @@ def watched(output: Output, watch: Watch | None) -> Output:
     if watch is None:
         return output
 
-    def both(kind: Stream, piece: bytes) -> None:
+    def both(kind: OutputStream, piece: bytes) -> None:
         output(kind, piece)
-        if kind is Stream.STDERR:
+        if kind is OutputStream.STDERR:
             watch(piece)
 
     return both

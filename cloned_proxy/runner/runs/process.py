@@ -26,7 +26,7 @@ from cloned_proxy.runner.slots.link import proxy_status, tell_end
 from cloned_proxy.runner.trust.trust import read_ca_files, write_trust
 from cloned_proxy.runner.values.environment import ca_environment, proxy_environment
 from cloned_proxy.runner.values.errors import ProxyLinkError, SandboxError, ToolLimitError, ToolTimeoutError
-from cloned_proxy.runner.values.spec import MIB, Limits, check_tool_id
+from cloned_proxy.runner.values.spec import MIB, SandboxLimits, check_tool_id
 from cloned_proxy.share import share_path
 from cloned_proxy.store.workspaces.keys import load_or_create_key
 from cloned_proxy.store.workspaces.workspace import Workspace
@@ -94,7 +94,7 @@ class ProcessRunner:
             started = time.monotonic() - began
             code = _wait(process, tool_id, seconds, (stdout, stderr), watch)
             output = read_answer(tool_id, _content(stdout), code, _content(stderr))
-            brought = {name: read_scratch(home, name, limit=Limits().scratch) for name in files}
+            brought = {name: read_scratch(home, name, limit=SandboxLimits().scratch) for name in files}
             said = _content(stderr).decode(errors="replace")
         return ToolResult(output, said, time.monotonic() - began, started, run, brought)
 

@@ -18,7 +18,7 @@ from cloned_proxy.runner.images.image_check import check_current
 from cloned_proxy.runner.images.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.runner.project.place import user_of_caller
 from cloned_proxy.runner.project.view import View, view_of
-from cloned_proxy.runner.runs.calls import Calls
+from cloned_proxy.runner.runs.calls import ContainerCalls
 from cloned_proxy.runner.runs.crew import Crew
 from cloned_proxy.runner.runs.execution import MAX_STDOUT, Collected, Feed, Outcome, Output
 from cloned_proxy.runner.runs.job import Job, ToolResult, Watch, watched
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 NETWORK_VARIABLE: Final = "CLONED_SANDBOX_NETWORK"
 
 
-class DockerContainerRunner(Calls):
+class DockerContainerRunner(ContainerCalls):
     """Runs tools in sealed slots. Thread-safe; a context manager, or call `close`.
 
     A proxy must be serving the workspace (`cloned-proxy serve`; `standby.proxy_for` starts one).

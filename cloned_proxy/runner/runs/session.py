@@ -10,7 +10,7 @@ from typing import Final
 
 import anyio
 
-from cloned_proxy.runner.docker.stream import Attached, Stream
+from cloned_proxy.runner.docker.stream import Attached, OutputStream
 from cloned_proxy.runner.runs.byte_streams import SocketReceiver, SocketSender
 from cloned_proxy.runner.runs.crew import Crew, Hand
 from cloned_proxy.runner.runs.execution import Outcome
@@ -143,9 +143,9 @@ class _Wire:
             stream.write(data)
         stream.end_input()
 
-    def output(self, kind: Stream, piece: bytes) -> None:
+    def output(self, kind: OutputStream, piece: bytes) -> None:
         """What the command prints, to the caller; waits while the caller does not read."""
-        if kind is Stream.STDERR:
+        if kind is OutputStream.STDERR:
             self.stderr += piece
             del self.stderr[:-_STDERR_KEPT]
             if self._watch is not None:

@@ -29,7 +29,7 @@ from cloned_proxy.runner.slots.slots import Slot
 from cloned_proxy.runner.values.cancellation import Cancellation
 from cloned_proxy.runner.values.errors import SandboxError
 from cloned_proxy.runner.values.limits import names_for
-from cloned_proxy.runner.values.spec import Limits, SandboxSpec, workspace_mark
+from cloned_proxy.runner.values.spec import SandboxLimits, SandboxSpec, workspace_mark
 from cloned_proxy.telemetry.later import LaterLogger
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Site:
     """The mark of this process on what it makes (`owner.owner_id`)."""
     seccomp: str
     settings: SandboxSettings
-    limits: Limits
+    limits: SandboxLimits
     private_cas: str
     """PEM text of `sandbox: {ca_files: […]}`."""
 

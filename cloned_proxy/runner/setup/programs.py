@@ -25,7 +25,7 @@ _COOPERATIVE: Final = "a program that ignores these settings goes round the prox
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class SetupSite:
     """Whose settings, and where the proxy is."""
 
     scope: str
@@ -49,7 +49,7 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class SetupTarget:
     """One file and what is to stand in it."""
 
     path: Path
@@ -57,8 +57,8 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    targets: tuple[Target, ...]
+class SetupPlan:
+    targets: tuple[SetupTarget, ...]
     notes: tuple[str, ...]
     """What else the user has to know or do."""
 
@@ -68,16 +68,16 @@ class Program:
     scopes: tuple[str, ...]
     """`user`, `project` or `system`; the first is the default."""
     takes_credentials: bool
-    plan: Callable[[Site], Plan]
+    plan: Callable[[SetupSite], SetupPlan]
 
 
-def _variables(site: Site, *place: str) -> tuple[Setting, ...]:
+def _variables(site: SetupSite, *place: str) -> tuple[Setting, ...]:
     """The proxy variables, as `token` prints them."""
     proxies = (Setting((*place, name), site.proxy) for name in _NAMES)
     return (*proxies, *(Setting((*place, name), NO_PROXY) for name in ("NO_PROXY", "no_proxy")))
 
 
-def _claude_code(site: Site) -> Plan:
+def _claude_code(site: SetupSite) -> SetupPlan:
     """https://code.claude.com/docs/en/settings (sandbox settings) and .../sandboxing (custom proxy).
 
     Its SOCKS proxy is replaced as well: its own one would decide by a list of its own. Ours refuses what is not HTTP.
@@ -95,8 +95,8 @@ def _claude_code(site: Site) -> Plan:
         Setting((*network, "httpProxyPort"), site.port),
         Setting((*network, "socksProxyPort"), site.port),
     )
-    return Plan(
-        (Target(path, settings),),
+    return SetupPlan(
+        (SetupTarget(path, settings),),
         (
             "Claude Code's sandbox needs bubblewrap and socat on Linux; without them it will not start now",
             "it is for the commands that Claude runs: what Claude Code itself asks for goes its own way",
@@ -105,7 +105,7 @@ def _claude_code(site: Site) -> Plan:
     )
 
 
-def _codex(site: Site) -> Plan:
+def _codex(site: SetupSite) -> SetupPlan:
     """https://developers.openai.com/codex/config-reference (features.network_proxy); CODEX_HOME/.env is its dotenv.
 
     Its own proxy keeps the commands in a network namespace, allows every public name and asks the one in front of it:
@@ -118,8 +118,8 @@ def _codex(site: Site) -> Plan:
         Setting((*feature, "enabled"), value=True),
         Setting((*feature, "domains"), {"*": "allow"}, keep=True),
     )
-    return Plan(
-        (Target(directory / "config.toml", settings), Target(directory / ".env", _variables(site))),
+    return SetupPlan(
+        (SetupTarget(directory / "config.toml", settings), SetupTarget(directory / ".env", _variables(site))),
         (
             "Codex itself goes through the proxy as well: allow what it needs, as `--preset codex` does",
             "Codex asks DNS for each name before it asks the proxy, so names leave this machine",
@@ -127,11 +127,11 @@ def _codex(site: Site) -> Plan:
     )
 
 
-def _gemini(site: Site) -> Plan:
+def _gemini(site: SetupSite) -> SetupPlan:
     """https://geminicli.com/docs/reference/configuration (environment variables and .env files)."""
     directory = site.home if site.scope == "user" else site.project
-    return Plan(
-        (Target(directory / ".gemini" / ".env", _variables(site)),),
+    return SetupPlan(
+        (SetupTarget(directory / ".gemini" / ".env", _variables(site)),),
         (
             "a .env file of the project comes before the one in the home directory",
             "Gemini CLI itself goes through the proxy as well: allow what it needs, as `--preset gemini-cli` does",
@@ -140,10 +140,10 @@ def _gemini(site: Site) -> Plan:
     )
 
 
-def _editor(directory: str) -> Callable[[Site], Plan]:
+def _editor(directory: str) -> Callable[[SetupSite], SetupPlan]:
     """https://code.visualstudio.com/docs/setup/network (http.proxy) and .../reference/default-settings."""
 
-    def plan(site: Site) -> Plan:
+    def plan(site: SetupSite) -> SetupPlan:
         mac = sys.platform == "darwin"
         base = site.home / "Library" / "Application Support" if mac else site.home / ".config"
         base = base if mac else Path(site.environment.get("XDG_CONFIG_HOME") or base)
@@ -152,15 +152,15 @@ def _editor(directory: str) -> Callable[[Site], Plan]:
             Setting(("http.proxy",), site.proxy),
             *_variables(site, terminal),
         )
-        return Plan(
-            (Target(base / directory / "User" / "settings.json", settings),),
+        return SetupPlan(
+            (SetupTarget(base / directory / "User" / "settings.json", settings),),
             ("the editor, its extensions and new terminals use it; restart those that are open", _COOPERATIVE),
         )
 
     return plan
 
 
-def _git(site: Site) -> Plan:
+def _git(site: SetupSite) -> SetupPlan:
     """git-config(1), http.proxy: for https:// remotes as well."""
     plain = site.home / ".gitconfig"
     beside = Path(site.environment.get("XDG_CONFIG_HOME") or site.home / ".config") / "git" / "config"
@@ -170,37 +170,37 @@ def _git(site: Site) -> Plan:
     if site.scope == "project" and not path.exists():
         raise StoreError(f"{site.project} is no git repository with a configuration of its own")
     settings = (Setting(("http", "proxy"), site.proxy),)
-    return Plan((Target(path, settings),), ("ssh remotes do not go through it", _COOPERATIVE))
+    return SetupPlan((SetupTarget(path, settings),), ("ssh remotes do not go through it", _COOPERATIVE))
 
 
-def _docker(site: Site) -> Plan:
+def _docker(site: SetupSite) -> SetupPlan:
     """https://docs.docker.com/engine/cli/proxy/ (user) and .../engine/daemon/proxy/ (system)."""
     if site.scope == "system":
         settings = tuple(Setting(("proxies", name), site.proxy) for name in ("http-proxy", "https-proxy"))
         notes = ("restart the engine: `systemctl restart docker`; it pulls images through the proxy then",)
-        return Plan((Target(Path("/etc/docker/daemon.json"), settings),), notes)
+        return SetupPlan((SetupTarget(Path("/etc/docker/daemon.json"), settings),), notes)
     directory = Path(site.environment.get("DOCKER_CONFIG") or site.home / ".docker")
     place = ("proxies", "default")
     proxies = (Setting((*place, name), site.proxy) for name in ("httpProxy", "httpsProxy"))
     settings = (*proxies, Setting((*place, "noProxy"), NO_PROXY))
     gets = "containers and builds get it as variables; images are pulled by the engine: `--scope system`"
     reaches = (f"{site.host} is reached only by containers and builds with `--network host`",) if site.is_here else ()
-    return Plan((Target(directory / "config.json", settings),), (gets, *reaches, _COOPERATIVE))
+    return SetupPlan((SetupTarget(directory / "config.json", settings),), (gets, *reaches, _COOPERATIVE))
 
 
-def _java(site: Site) -> Plan:
+def _java(site: SetupSite) -> SetupPlan:
     """The Java documentation's "Networking Properties", and JAVA_TOOL_OPTIONS in its troubleshooting guide."""
     values = {f"{scheme}.proxy{name}": value for scheme in ("http", "https")
               for name, value in (("Host", site.host), ("Port", str(site.port)))}  # fmt: skip
     options = " ".join(f"-D{name}={value}" for name, value in values.items())
     settings = tuple(Setting((name,), value) for name, value in values.items())
-    return Plan(
-        (Target(_java_home(site) / "conf" / "net.properties", settings),),
+    return SetupPlan(
+        (SetupTarget(_java_home(site) / "conf" / "net.properties", settings),),
         (f'for one shell instead: export JAVA_TOOL_OPTIONS="{options}"', _COOPERATIVE),
     )
 
 
-def _java_home(site: Site) -> Path:
+def _java_home(site: SetupSite) -> Path:
     known = site.environment.get("JAVA_HOME")
     java = shutil.which("java", path=site.environment.get("PATH"))
     if known:

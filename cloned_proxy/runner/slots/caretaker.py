@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.slots.owner import is_dead, process_of, remove_leftovers
-from cloned_proxy.runner.slots.slot_shelf import Shelf
+from cloned_proxy.runner.slots.slot_shelf import SlotShelf
 from cloned_proxy.runner.values.errors import EngineError
 
 _SWEEPS: Final = (0.0, 0.5, 1.5, 3.0, 6.0)
@@ -174,7 +174,7 @@ class _Rounds:
         """When to look at which engine, and since when that is wanted."""
         self._next_look = 0.0
         self._unread = b""
-        self._shelf = Shelf(runs.parent, _say)
+        self._shelf = SlotShelf(runs.parent, _say)
         self._poll.register(self._shelf.wake, select.POLLIN)
 
     def run(self) -> None:

@@ -29,7 +29,7 @@ _RETRY_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class HeldConnection:
     """A connection that counts as long as it is open."""
 
     sock: socket.socket
@@ -37,7 +37,7 @@ class Held:
     """Whether the proxy ends with the last one who holds it."""
 
 
-def take_hold(workspace: Path) -> Held:
+def take_hold(workspace: Path) -> HeldConnection:
     """Holds the proxy that serves. Raises ProxyLinkError when none does."""
     sock = connect(workspace)
     try:
@@ -45,18 +45,18 @@ def take_hold(workspace: Path) -> Held:
     except ProxyLinkError:
         sock.close()
         raise
-    return Held(sock, bool(reply.get("standby")))
+    return HeldConnection(sock, bool(reply.get("standby")))
 
 
 class Hold:
     """Counts until `close`; the kernel ends it when this process is killed."""
 
-    def __init__(self, workspace: Path, start: Callable[[], Held]) -> None:
+    def __init__(self, workspace: Path, start: Callable[[], HeldConnection]) -> None:
         """`start` brings a proxy about where none serves. Raises ProxyLinkError."""
         self._workspace = workspace
         self._start = start
         try:
-            self._held: Held | None = take_hold(workspace)
+            self._held: HeldConnection | None = take_hold(workspace)
         except ProxyLinkError:
             self._held = start()
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -80,7 +80,7 @@ class Hold:
                 sock.recv(1)
         self._wake_reader.close()
 
-    def _watch(self, held: Held) -> None:
+    def _watch(self, held: HeldConnection) -> None:
         """Replaces a proxy that died."""
         while not self._ending(held.sock, seconds=None):
             held.sock.close()
@@ -90,7 +90,7 @@ class Hold:
                 return
             self._held = held = again
 
-    def _again(self, *, borrowed: bool) -> Held | None:
+    def _again(self, *, borrowed: bool) -> HeldConnection | None:
         """The next proxy. A `serve` that ended is for its user to start again. None when this hold ends meanwhile."""
         told = False
         while not self._ending(seconds=0 if borrowed and not told else _RETRY_SECONDS):

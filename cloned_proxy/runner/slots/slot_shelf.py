@@ -32,7 +32,7 @@ _IDLE_SECONDS: Final = 900.0
 """Seconds without a command after which the ready slots are removed; the next command asks for new ones."""
 
 
-class Shelf:
+class SlotShelf:
     """Not thread-safe. What goes wrong costs a command some time, and nothing else."""
 
     def __init__(self, workspace: Path, tell: Callable[[dict[str, Any]], None]) -> None:

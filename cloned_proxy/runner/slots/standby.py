@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Final
 
 from cloned_proxy.local.slot_protocol import SOCKET_PLACE
-from cloned_proxy.runner.slots.hold import Held, Hold, take_hold
+from cloned_proxy.runner.slots.hold import HeldConnection, Hold, take_hold
 from cloned_proxy.runner.values.errors import ProxyLinkError
 
 _START_SECONDS: Final = 20.0
@@ -30,7 +30,7 @@ def proxy_for(workspace: Path, say: Callable[[str], None], *, policy: Path | Non
     Raises ProxyLinkError.
     """
 
-    def start() -> Held:
+    def start() -> HeldConnection:
         with _one_at_a_time(workspace, say):
             with contextlib.suppress(ProxyLinkError):  # somebody else may have started one meanwhile
                 return take_hold(workspace)
@@ -84,7 +84,7 @@ def _try_lock(descriptor: int) -> bool:
     return True
 
 
-def _start(workspace: Path, policy: Path | None) -> Held:
+def _start(workspace: Path, policy: Path | None) -> HeldConnection:
     # -P: what lies in the directory in which somebody typed `exec` is not ours to import.
     words = [sys.executable, "-P", "-m", "cloned_proxy", "serve", "--standby", "--listen", "127.0.0.1:0"]
     words += ["--metrics", "off", "--control", "off"]
@@ -105,7 +105,7 @@ def _start(workspace: Path, policy: Path | None) -> Held:
                 process.stdin.close()
 
 
-def _held_once_it_serves(process: subprocess.Popen[bytes], workspace: Path, messages: IO[bytes]) -> Held:
+def _held_once_it_serves(process: subprocess.Popen[bytes], workspace: Path, messages: IO[bytes]) -> HeldConnection:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         ended = process.poll() is not None

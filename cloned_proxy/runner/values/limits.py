@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cloned_proxy.runner.values.spec import MIB, Limits, parse_memory
+from cloned_proxy.runner.values.spec import MIB, SandboxLimits, parse_memory
 
 if TYPE_CHECKING:
     from cloned_proxy.store.settings.config import SandboxSettings
@@ -15,10 +15,12 @@ def names_for(settings: SandboxSettings, tool: str) -> str:
     return settings.name_addresses_of.get(tool, settings.name_addresses)
 
 
-def limits_from(settings: SandboxSettings, *, cpus: float | None = None, memory: int | str | None = None) -> Limits:
+def limits_from(
+    settings: SandboxSettings, *, cpus: float | None = None, memory: int | str | None = None
+) -> SandboxLimits:
     """What is None comes from the settings; `memory` is bytes or a size such as `2g`. Raises SandboxInputError."""
     size = parse_memory(memory) if isinstance(memory, str) else memory
-    return Limits(
+    return SandboxLimits(
         cpus=cpus or settings.cpus,
         memory=size or settings.memory_mib * MIB,
         pids=settings.pids,

@@ -50,7 +50,7 @@ class Mount:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """What one tool may use. Sizes are bytes."""
 
     cpus: float = 1.0
@@ -92,7 +92,7 @@ class SandboxSpec:
     workdir: str = "/workspace"
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     mounts: tuple[Mount, ...] = ()
-    limits: Limits = Limits()
+    limits: SandboxLimits = SandboxLimits()
     terminal: TerminalSize | None = None
     """The size of its terminal; None: three streams and no terminal."""
     proxy_url: str = PROXY_URL

@@ -39,7 +39,7 @@ _OUTER: Final = ("", "CONNECT")
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CallCounts:
     """How often calls were recorded, and how they ended."""
 
     passed: int
@@ -55,7 +55,7 @@ class Suggested:
     tool: str | None
     """None: the global rules."""
     entry: Entry
-    seen: Seen
+    seen: CallCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Withheld:
     what: str
     """`host:port`, or the parent of many names."""
     why: str
-    seen: Seen
+    seen: CallCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +200,9 @@ def _set_apart(wanted: dict[tuple[str | None, str], list[RecordedCall]]) -> list
     return found
 
 
-def _taken(wanted: dict[tuple[str | None, str], list[RecordedCall]], tool: str | None, hosts: Iterable[str]) -> Seen:
+def _taken(
+    wanted: dict[tuple[str | None, str], list[RecordedCall]], tool: str | None, hosts: Iterable[str]
+) -> CallCounts:
     return _seen([call for host in hosts for call in wanted.pop((tool, host))])
 
 
@@ -259,7 +261,7 @@ def _place(call: RecordedCall) -> str:
     return host_port(call.host, call.port)
 
 
-def _seen(calls: Sequence[RecordedCall]) -> Seen:
+def _seen(calls: Sequence[RecordedCall]) -> CallCounts:
     denied = sum(call.count for call in calls if call.verdict == "deny")
     passed = sum(call.count for call in calls if call.verdict != "deny")
-    return Seen(passed, denied, min(call.first for call in calls), max(call.last for call in calls))
+    return CallCounts(passed, denied, min(call.first for call in calls), max(call.last for call in calls))

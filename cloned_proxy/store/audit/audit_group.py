@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cloned_proxy.store.audit.audit_log import append_bodies, append_events, forget_rules, lease_use
 from cloned_proxy.store.audit.audit_retention import Retention
-from cloned_proxy.store.audit.policy_history import Snapshot, remember
+from cloned_proxy.store.audit.policy_history import PolicySnapshot, remember
 from cloned_proxy.store.audit.tally_writer import TallyWriter
 from cloned_proxy.store.audit.transaction import transaction
 from cloned_proxy.telemetry.events import (
@@ -53,7 +53,7 @@ class Forget:
     rules: tuple[str, ...]
 
 
-type Item = Event | Awaited | Forget | Snapshot
+type Item = Event | Awaited | Forget | PolicySnapshot
 
 
 class GroupWriter:
@@ -99,7 +99,7 @@ class GroupWriter:
                 self._append(events)
                 events, used = [], {}
                 forget_rules(self._database, item.rules)
-            elif isinstance(item, Snapshot):
+            elif isinstance(item, PolicySnapshot):
                 remember(self._database, item)
             elif not isinstance(item, Awaited):
                 events.append(item)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from cloned_proxy.store.audit.chain import ChainReport, Link, canonical_json, next_link, verify_chain
+from cloned_proxy.store.audit.chain import ChainLink, ChainReport, canonical_json, next_link, verify_chain
 from cloned_proxy.store.audit.database import open_database
 from cloned_proxy.store.audit.transaction import transaction
 from cloned_proxy.store.files.errors import StoreError
@@ -26,7 +26,7 @@ _INSERT: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LogEntry:
     """One entry as it was recorded; `body` holds the event's fields and its `type`."""
 
     seq: int
@@ -98,7 +98,7 @@ class AuditLog:
         tool: str | None = None,
         since: float | None = None,
         last: int | None = None,
-    ) -> Iterator[Entry]:
+    ) -> Iterator[LogEntry]:
         """Entries in the order in which they were recorded, which no clock can change.
 
         `after` is the last entry already seen (to follow), `since` Unix seconds, `last` keeps only the newest so many.
@@ -120,9 +120,9 @@ class AuditLog:
             query = f"SELECT * FROM ({query} DESC LIMIT {int(last)}) ORDER BY seq"  # noqa: S608  an integer
         with self._clear_errors():
             for seq, digest, body in self._database.execute(query, values):
-                yield Entry(seq, digest, json.loads(body))
+                yield LogEntry(seq, digest, json.loads(body))
 
-    def decision(self, decision_id: str) -> Entry | None:
+    def decision(self, decision_id: str) -> LogEntry | None:
         """The entry of the decision with this id; None for none. The newest are looked at first. Raises StoreError.
 
         It may stand for several calls, each with its id (`repeated_id`). There is no index: random ids would double
@@ -131,7 +131,7 @@ class AuditLog:
         query = "SELECT seq, hash, body FROM entries WHERE type = 'decision' AND instr(body, ?) > 0 ORDER BY seq DESC"
         with self._clear_errors():
             for seq, digest, body in self._database.execute(query, (f'"id":"{common_digits(decision_id)}',)):
-                entry = Entry(seq, digest, json.loads(body))
+                entry = LogEntry(seq, digest, json.loads(body))
                 if is_of_entry(decision_id, entry.body.get("id", ""), entry.times):
                     return entry
         return None
@@ -143,7 +143,7 @@ class AuditLog:
 
     def verify(self) -> ChainReport:
         """Checks the chain from the anchor to the head, as of one moment."""
-        anchor = Link(0, "")
+        anchor = ChainLink(0, "")
         try:
             with transaction(self._database, "DEFERRED"):
                 anchor = _link(self._database, "anchor")
@@ -223,7 +223,7 @@ def append_bodies(database: sqlite3.Connection, entries: Entries) -> None:
 def _insert(database: sqlite3.Connection, rows: list[tuple[int, str, str]], hits: dict[str, tuple[int, float]]) -> None:
     # One statement for the group, not one a row: each is a hand-over of the interpreter lock, and the event loop pays.
     database.execute(_INSERT, (json.dumps(rows),))
-    _set_link(database, "head", Link(rows[-1][0], rows[-1][2]))
+    _set_link(database, "head", ChainLink(rows[-1][0], rows[-1][2]))
     database.executemany(
         "INSERT INTO rule_hits VALUES (?, ?, ?) "
         "ON CONFLICT (rule) DO UPDATE SET hits = hits + excluded.hits, last = max(last, excluded.last)",
@@ -264,7 +264,7 @@ def prune_entries(database: sqlite3.Connection, *, before: float | None) -> int:
         for seq, digest, at in rows:
             if before is not None and (at is None or at >= before):
                 break
-            last = Link(seq, digest)
+            last = ChainLink(seq, digest)
         if last is None:
             return 0
         database.execute("DELETE FROM entries WHERE seq <= ?", (last.seq,))
@@ -286,14 +286,14 @@ def newest_at(database: sqlite3.Connection) -> float | None:
     return None if row is None else row[0]
 
 
-def _link(database: sqlite3.Connection, name: str) -> Link:
+def _link(database: sqlite3.Connection, name: str) -> ChainLink:
     values = dict(database.execute("SELECT key, value FROM meta WHERE key IN (?, ?)", (f"{name}_seq", f"{name}_hash")))
     if len(values) != 2:  # noqa: PLR2004  the two parts of a link
         raise sqlite3.DatabaseError(f"the chain's {name} is missing")
-    return Link(int(values[f"{name}_seq"]), values[f"{name}_hash"])
+    return ChainLink(int(values[f"{name}_seq"]), values[f"{name}_hash"])
 
 
-def _set_link(database: sqlite3.Connection, name: str, link: Link) -> None:
+def _set_link(database: sqlite3.Connection, name: str, link: ChainLink) -> None:
     database.executemany(
         "UPDATE meta SET value = ? WHERE key = ?", [(str(link.seq), f"{name}_seq"), (link.hash, f"{name}_hash")]
     )

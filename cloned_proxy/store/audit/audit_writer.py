@@ -23,7 +23,7 @@ from cloned_proxy.store.audit.audit_group import Awaited, Forget, GroupWriter, I
 from cloned_proxy.store.audit.audit_queue import AuditQueue
 from cloned_proxy.store.audit.audit_retention import PRUNE_SECONDS, Retention
 from cloned_proxy.store.audit.database import open_database
-from cloned_proxy.store.audit.policy_history import Snapshot
+from cloned_proxy.store.audit.policy_history import PolicySnapshot
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.events import (
     AuditUnavailableError,
@@ -135,7 +135,7 @@ class AuditWriter:
         """Drops the lease counts of rules, after everything queued so far. Raises AuditUnavailableError."""
         self._accept(Forget(rules))
 
-    def remember(self, snapshot: Snapshot) -> None:
+    def remember(self, snapshot: PolicySnapshot) -> None:
         """Queues a version of the policy for its history, unless it is there already. Raises AuditUnavailableError."""
         self._accept(snapshot)
 

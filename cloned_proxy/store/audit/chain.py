@@ -70,7 +70,7 @@ def _form_of(kind: type[Event], name: str) -> _Form:
 _FORMS: Final[Mapping[type[Event], _Form]] = {kind: _form_of(kind, name) for kind, name in TYPE_OF.items()}
 
 
-class Link(NamedTuple):
+class ChainLink(NamedTuple):
     """One place of the chain: the number of an entry and its hash."""
 
     seq: int
@@ -115,15 +115,15 @@ _WRITERS: Final[Mapping[type, Callable[[Any], str]]] = {
 """What is written often; the encoder writes the rest, and all of it as the encoder would."""
 
 
-def next_link(previous: Link, body: str) -> Link:
+def next_link(previous: ChainLink, body: str) -> ChainLink:
     """The link of an entry with this body that follows `previous`."""
     seq = previous.seq + 1
     # surrogatepass: a row someone else wrote into the database must break the chain, not the verifier.
     digest = hashlib.sha256(f"{previous.hash}\n{seq}\n{body}".encode(errors="surrogatepass")).hexdigest()
-    return Link(seq, digest)
+    return ChainLink(seq, digest)
 
 
-def verify_chain(anchor: Link, entries: Iterable[tuple[int, str, str]], head: Link) -> ChainReport:
+def verify_chain(anchor: ChainLink, entries: Iterable[tuple[int, str, str]], head: ChainLink) -> ChainReport:
     """Walks `(seq, body, hash)` from the anchor to the head."""
     last = anchor
     for seq, body, stored in entries:

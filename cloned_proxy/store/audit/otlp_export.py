@@ -25,9 +25,9 @@ from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.event_types import EVENT_TYPES
 from cloned_proxy.telemetry.otlp import (
     Collector,
+    CollectorRefusedError,
     Exported,
     ExportError,
-    RefusedError,
     UnencodableError,
     encode,
 )
@@ -146,7 +146,7 @@ class OtlpExport:
         """Sends the batch; one that is refused in halves, down to the single entry that is at fault."""
         try:
             partial = collector.send(batch)
-        except RefusedError as error:
+        except CollectorRefusedError as error:
             if len(batch) == 1:
                 self._leave_out(batch[0].seq, str(error))
                 return

@@ -35,7 +35,7 @@ class PolicyVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class PolicySnapshot:
     """A version with what is kept of it."""
 
     version: PolicyVersion
@@ -46,7 +46,7 @@ class Snapshot:
     rules: tuple[Rule, ...]
 
 
-def remember(database: sqlite3.Connection, snapshot: Snapshot) -> None:
+def remember(database: sqlite3.Connection, snapshot: PolicySnapshot) -> None:
     """Adds a version, unless it is the newest already. Inside the caller's transaction. Raises sqlite3.Error."""
     version, source = snapshot.version, snapshot.source
     newest = database.execute(

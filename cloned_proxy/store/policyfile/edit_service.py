@@ -18,7 +18,7 @@ from typing import Final
 
 from cloned_proxy.store.audit import policy_history
 from cloned_proxy.store.audit.audit_log import AuditLog
-from cloned_proxy.store.audit.policy_history import PolicyVersion, Snapshot
+from cloned_proxy.store.audit.policy_history import PolicySnapshot, PolicyVersion
 from cloned_proxy.store.files.atomic import write_atomically
 from cloned_proxy.store.files.errors import ConflictError, StoreError
 from cloned_proxy.store.files.list_edit import text_diff
@@ -264,12 +264,14 @@ class EditService:
         event = PolicyEvent(now, "edit", actor, summary, why, draft.policy.version)
         source = str(self.path)
         versions = [
-            Snapshot(PolicyVersion(event.policy, now, actor, why, summary), source, draft.after, draft.policy.rules)
+            PolicySnapshot(
+                PolicyVersion(event.policy, now, actor, why, summary), source, draft.after, draft.policy.rules
+            )
         ]
         if draft.before is not None and draft.previous is not None and draft.previous.version:
             # It may have been changed by hand while nobody served, and a roll-back of this edit must find it.
             found = PolicyVersion(draft.previous.version, now, "file", "", "found in the file")
-            versions.insert(0, Snapshot(found, source, draft.before, draft.previous.rules))
+            versions.insert(0, PolicySnapshot(found, source, draft.before, draft.previous.rules))
         written = False
         try:
             with log.appending(event) as database:

@@ -19,7 +19,7 @@ from cloned_proxy.store.policyfile.edit_service import EditService
 from cloned_proxy.store.policyfile.policy_edit import EditResult
 from cloned_proxy.store.policyfile.policy_file import load_policy
 from cloned_proxy.store.workspaces.presets import DERIVED
-from cloned_proxy.store.workspaces.registries import Clients, Found, client_of, derive
+from cloned_proxy.store.workspaces.registries import ClientRegistry, Clients, client_of, derive
 from cloned_proxy.store.workspaces.shipped_policy import head_text
 from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.events import PolicyEvent
@@ -32,7 +32,7 @@ class Pinned:
     """A derived preset as it is about to be written."""
 
     name: str
-    found: tuple[Found, ...]
+    found: tuple[ClientRegistry, ...]
     text: str
 
 

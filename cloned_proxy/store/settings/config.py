@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from cloned_proxy.policy.terms.problem import DocumentPath, Problem
 from cloned_proxy.policy.terms.units import SIZE_PATTERN
@@ -19,6 +19,7 @@ from cloned_proxy.store.files.yaml_reader import read_document
 from cloned_proxy.store.settings.fleet_settings import FleetSettings, is_url
 from cloned_proxy.store.settings.listen_settings import ListenSettings
 from cloned_proxy.store.settings.notify_settings import NotifySettings
+from cloned_proxy.store.settings.section import Section
 from cloned_proxy.store.settings.upstream_settings import UpstreamSettings
 
 type Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -32,11 +33,7 @@ _SMALLEST_NAMES: Final = 18
 """Prefix length: thousands of names want an address each, and an address is not given to two soon."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class ProxySettings(_Section):
+class ProxySettings(Section):
     max_connections: int = Field(default=20_000, ge=1)
     """Client connections at once; more are answered 503 and closed."""
     max_head_bytes: int = Field(default=65_536, ge=1024, le=1_048_576)
@@ -71,7 +68,7 @@ class ProxySettings(_Section):
     """How long open flows may go on after SIGTERM before they are cut."""
 
 
-class AuditSettings(_Section):
+class AuditSettings(Section):
     durability: Literal["grouped", "strict"] = "grouped"
     """`strict` commits each decision before the dial."""
     queue: int = Field(default=10_000, ge=10)
@@ -85,7 +82,7 @@ class AuditSettings(_Section):
     """Mebibytes that state.db may take up; over it the oldest entries go before their time."""
 
 
-class ApprovalSettings(_Section):
+class ApprovalSettings(Section):
     timeout: Seconds = 900.0
     """Seconds that a request waits for a person."""
     requests_per_minute: int = Field(default=10, ge=1, le=10_000)
@@ -100,7 +97,7 @@ class ApprovalSettings(_Section):
     """How long decided requests stay listed; the audit log has its own retention."""
 
 
-class ProjectSettings(_Section):
+class ProjectSettings(Section):
     writable: list[str] = Field(default_factory=list)
     """Paths of the project, such as `.vscode`, that are read-only otherwise, because programs of this machine act
     upon them by themselves."""
@@ -125,7 +122,7 @@ type NameAddresses = Annotated[str, BeforeValidator(_name_addresses)]
 """Synthetic addresses for the names that programs in a slot look up: `auto`, `off`, or an IPv4 network."""
 
 
-class SandboxSettings(_Section):
+class SandboxSettings(Section):
     """How tools are run (docs/settings.md#sandbox). Values alone: `settings_cache` gives them without this class."""
 
     image: str | None = None
@@ -167,7 +164,7 @@ class SandboxSettings(_Section):
     """Seconds between two escape probes of `serve` (the metric `isolation_probe_success`); 0: off. At least 30."""
 
 
-class LlmSettings(_Section):
+class LlmSettings(Section):
     """The local model of `llm up` (docs/local-model.md). What is None is the engine's own default.
 
     Values alone, as above.
@@ -198,7 +195,7 @@ class LlmSettings(_Section):
     """A number or `all` through NVIDIA's container toolkit; `devices`: the device nodes themselves, without it."""
 
 
-class VaultSettings(_Section):
+class VaultSettings(Section):
     key: Literal["auto", "file", "keyring", "credential"] = "auto"
     """Where the vault's key is kept; `auto`: the systemd credential where there is one, else `.cloned/vault.key`."""
 
@@ -219,7 +216,7 @@ def _base_url(text: str) -> str:
     return text
 
 
-class TelemetrySettings(_Section):
+class TelemetrySettings(Section):
     otlp_endpoint: Annotated[str, AfterValidator(_base_url)] | None = None
     """Base URL of a collector for OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `otlp`. None: off."""
 
@@ -230,7 +227,7 @@ def _named_fleet(value: object) -> object:
     return value
 
 
-class Config(_Section):
+class Config(Section):
     policy: str | None = None
     """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it. In a fleet without a
     store: the file, or the https:// URL, of a signed envelope."""

@@ -6,15 +6,12 @@ import ipaddress
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from cloned_proxy.policy.secrets.secret import check_template, references
+from cloned_proxy.store.settings.section import Section
 
 type Occasion = Literal["denial", "request", "decision"]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def check_webhook_url(text: str) -> None:
@@ -55,7 +52,7 @@ def _secret(text: str) -> str:
     return text
 
 
-class WebhookSettings(_Section):
+class WebhookSettings(Section):
     """A receiver of signed messages in the form of https://www.standardwebhooks.com."""
 
     url: Annotated[str, AfterValidator(_url)]
@@ -64,7 +61,7 @@ class WebhookSettings(_Section):
     """`${vault:NAME}`; the vault holds `whsec_` and the key in base64."""
 
 
-class NotifySettings(_Section):
+class NotifySettings(Section):
     desktop: bool = False
     """`notify-send` on the desktop of whoever runs `serve`."""
     webhook: WebhookSettings | None = None

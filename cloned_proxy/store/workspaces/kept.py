@@ -18,7 +18,7 @@ _MAX_MANIFEST: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptArtifact:
     """An artifact on disk."""
 
     folder: Path
@@ -35,7 +35,7 @@ class Kept:
         return found if isinstance(found, dict) else {}
 
 
-def kept_artifacts(artifacts: Path) -> list[Kept]:
+def kept_artifacts(artifacts: Path) -> list[KeptArtifact]:
     """All that are whole, the newest first."""
     found = []
     for path in sorted(artifacts.glob(f"*/{MANIFEST}"), reverse=True):
@@ -44,11 +44,11 @@ def kept_artifacts(artifacts: Path) -> list[Kept]:
         except (StoreError, ValueError):
             continue
         if isinstance(manifest, dict):
-            found.append(Kept(path.parent, manifest))
+            found.append(KeptArtifact(path.parent, manifest))
     return found
 
 
-def find_artifact(artifacts: Path, name: str) -> Kept:
+def find_artifact(artifacts: Path, name: str) -> KeptArtifact:
     """The one whose id begins or ends with `name`; `last`: the newest. Raises StoreError for none or several."""
     known = kept_artifacts(artifacts)
     if not known:

@@ -34,7 +34,7 @@ _APT_FORMAT: Final = "$(REPO_URI) $(SOURCESENTRY)"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Found:
+class ClientRegistry:
     """One host that a client is set to use."""
 
     host: str
@@ -74,7 +74,7 @@ class Clients:
         return done.stdout.decode(errors="replace") if done.returncode == 0 else None
 
 
-def derive(name: str, clients: Clients | None = None) -> tuple[Found, ...]:
+def derive(name: str, clients: Clients | None = None) -> tuple[ClientRegistry, ...]:
     """The hosts of one registry preset, each once. Raises StoreError with the fix where its client names none."""
     read, client = _READERS[name]
     found = {(each.host, each.port): each for each in reversed(list(read(clients or Clients.of_this_user())))}
@@ -91,20 +91,20 @@ def client_of(name: str) -> str:
     return _READERS[name][1]
 
 
-def _hosts(url: str, where: str) -> Iterable[Found]:
+def _hosts(url: str, where: str) -> Iterable[ClientRegistry]:
     """The host of a URL, unless it is none that a preset may name: a file, an address."""
     try:
         parts = urlsplit(url.removeprefix("sparse+").removeprefix("registry+"))
         host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
         if port and parse_pattern(host).kind is PatternKind.EXACT:
-            yield Found(host, port, where)
+            yield ClientRegistry(host, port, where)
     except (ValueError, HostError):
         return
 
 
-def _pypi(clients: Clients) -> Iterable[Found]:
+def _pypi(clients: Clients) -> Iterable[ClientRegistry]:
     said = clients.ask("python3", "-m", "pip", "config", "debug") or clients.ask("pip", "config", "debug") or ""
-    set_hosts: list[Found] = []
+    set_hosts: list[ClientRegistry] = []
     replaced = False
     place = ""
     for line in map(str.strip, said.splitlines()):
@@ -140,7 +140,7 @@ def _uv_indexes(clients: Clients) -> Iterable[tuple[str, str, bool]]:
             yield f"uv, {path}", str(entry.get("url", "")), entry.get("default") is True
 
 
-def _npm(clients: Clients) -> Iterable[Found]:
+def _npm(clients: Clients) -> Iterable[ClientRegistry]:
     said = clients.ask("npm", "config", "list", "--json")
     try:
         settings = json.loads(said or "{}")
@@ -164,7 +164,7 @@ def _has_key(path: Path, key: str) -> bool:
         return False
 
 
-def _debian(clients: Clients) -> Iterable[Found]:
+def _debian(clients: Clients) -> Iterable[ClientRegistry]:
     # Without --no-release-info a source is left out until `apt-get update` has reached it once.
     said = clients.ask("apt-get", "indextargets", "--no-release-info", "--format", _APT_FORMAT)
     for line in (said or "").splitlines():
@@ -172,7 +172,7 @@ def _debian(clients: Clients) -> Iterable[Found]:
         yield from _hosts(url, f"apt, {entry.rpartition(':')[0] or entry}")
 
 
-def _cargo(clients: Clients) -> Iterable[Found]:
+def _cargo(clients: Clients) -> Iterable[ClientRegistry]:
     home = Path(clients.environ.get("CARGO_HOME") or clients.home / ".cargo")
     for path in (home / "config.toml", home / "config"):
         settings = _toml(path)
@@ -204,7 +204,7 @@ def _dicts(value: object) -> list[dict[str, Any]]:
     return [each for each in values if isinstance(each, dict)]
 
 
-_READERS: Final[Mapping[str, tuple[Callable[[Clients], Iterable[Found]], str]]] = {
+_READERS: Final[Mapping[str, tuple[Callable[[Clients], Iterable[ClientRegistry]], str]]] = {
     "cargo": (_cargo, "cargo"),
     "debian": (_debian, "apt"),
     "npm": (_npm, "npm"),

@@ -8,13 +8,13 @@ import pytest
 
 from cloned_proxy.cli.show import retries
 from cloned_proxy.cli.show.retries import FollowedRetries, retried, settled, together
-from cloned_proxy.store.audit.audit_log import Entry
+from cloned_proxy.store.audit.audit_log import LogEntry
 
 
-def entry(seq: int, at: float = 0.0, host: str = "a", amends: str = "", **other: Any) -> Entry:
+def entry(seq: int, at: float = 0.0, host: str = "a", amends: str = "", **other: Any) -> LogEntry:
     body = {"type": "decision", "id": f"d{seq}", "at": at, "tool": None, "host": host, "port": 443, "method": "CONNECT",
             "path": "", "verdict": "deny", "reason": "host_not_allowed", "amends": amends}  # fmt: skip
-    return Entry(seq, "", body | other)
+    return LogEntry(seq, "", body | other)
 
 
 def test_what_is_replaced_goes_and_the_order_stays() -> None:
@@ -23,7 +23,7 @@ def test_what_is_replaced_goes_and_the_order_stays() -> None:
         entry(2),
         entry(3, amends="d1"),
         entry(4, amends="gone"),
-        Entry(5, "", {"type": "run", "at": 0.0}),
+        LogEntry(5, "", {"type": "run", "at": 0.0}),
     ]
     assert [each.seq for each in settled(entries)] == [2, 3, 4, 5]
 
@@ -66,7 +66,7 @@ def test_of_two_secrets_that_leak_by_one_call_each_is_told() -> None:
     assert [(each.seq, times) for each, times in retried(entries)] == [(1, 1), (2, 2)]
 
 
-def asked(seq: int, at: float = 0.0, **other: Any) -> Entry:
+def asked(seq: int, at: float = 0.0, **other: Any) -> LogEntry:
     return entry(seq, at, reason="identity_missing", **other)
 
 
@@ -84,12 +84,12 @@ def asked(seq: int, at: float = 0.0, **other: Any) -> Entry:
         ([entry(1), entry(2, tool="t")], [1, 2]),
     ],
 )
-def test_a_question_that_was_answered_is_one_line_with_its_answer(entries: list[Entry], left: list[int]) -> None:
+def test_a_question_that_was_answered_is_one_line_with_its_answer(entries: list[LogEntry], left: list[int]) -> None:
     assert [each.seq for each in settled(entries)] == left
 
 
 def test_retries_of_a_denied_call_are_one_line_where_they_began() -> None:
-    run = Entry(3, "", {"type": "run", "at": 1.0})
+    run = LogEntry(3, "", {"type": "run", "at": 1.0})
     allowed = [entry(n, at=2.0, verdict="allow", reason="allowed") for n in (5, 6)]
     entries = [entry(1), entry(2, host="b"), run, entry(4, at=2.0), *allowed, entry(7, at=61.0), entry(8, at=122.0)]
     assert [(each.seq, times) for each, times in retried(entries)] == [(1, 3), (2, 1), (3, 1), (5, 1), (6, 1), (8, 1)]
@@ -112,7 +112,7 @@ def test_of_retries_no_more_is_held_than_can_be_counted(monkeypatch: pytest.Monk
 def test_where_the_log_is_followed_the_first_is_told_at_once_and_the_count_when_they_are_over() -> None:
     calls = FollowedRetries()
 
-    def told(now: float, *entries: Entry) -> list[tuple[int, int]]:
+    def told(now: float, *entries: LogEntry) -> list[tuple[int, int]]:
         return [(each.seq, times) for each, times in calls.news(entries, now)]
 
     assert told(0.0, entry(1), entry(2, host="b")) == [(1, 1), (2, 1)]

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from cloned_proxy.fleet.audit import bundle_check
-from cloned_proxy.fleet.audit.bundle import Source, digest, export
-from cloned_proxy.fleet.audit.bundle_check import Verdict, check
+from cloned_proxy.fleet.audit.bundle import LogSource, digest, export
+from cloned_proxy.fleet.audit.bundle_check import BundleVerdict, check
 from cloned_proxy.fleet.audit.notary import Notary
 from cloned_proxy.fleet.audit.receipt import RECEIPT_TYPE, Receipt, open_receipt, own_key, seal_receipt
 from cloned_proxy.fleet.signed.envelope import Trust, seal
 from cloned_proxy.fleet.signed.errors import EnvelopeError, FleetError
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.store.audit.audit_log import AuditLog, prune_entries
-from cloned_proxy.store.audit.chain import Link, next_link
+from cloned_proxy.store.audit.chain import ChainLink, next_link
 from cloned_proxy.store.audit.database import reading, writing
 from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.events import PolicyEvent
@@ -54,10 +54,10 @@ def workspace(tmp_path: Path) -> Workspace:
 def exported(workspace: Workspace, since: float | None = None, *, signed: bool = True) -> list[str]:
     key = own_key(workspace) if signed else None
     with writing(workspace.state_db) as database:
-        return list(export(database, since, Source("r1", 3000.0, key)))
+        return list(export(database, since, LogSource("r1", 3000.0, key)))
 
 
-def checked(lines: list[str], *keys: str) -> Verdict:
+def checked(lines: list[str], *keys: str) -> BundleVerdict:
     return check([line.encode() for line in lines], Trust(keys) if keys else None)
 
 
@@ -76,7 +76,7 @@ def change_a_byte(lines: list[str]) -> list[str]:
 def change_and_hash_anew(lines: list[str]) -> list[str]:
     """All of the chain that a forger without the key can make."""
     lines = change_a_byte(lines)
-    last = Link(**body_of(lines[0])["after"])
+    last = ChainLink(**body_of(lines[0])["after"])
     for at in range(1, COUNT + 1):
         last = next_link(last, body_of(lines[at])["body"])
         lines[at] = json.dumps(body_of(lines[at]) | {"hash": last.hash})
@@ -192,7 +192,7 @@ def test_a_log_that_was_changed_after_a_receipt_and_hashed_anew(workspace: Works
     """By somebody who can write the database, and even have it exported by the replica itself."""
     with writing(workspace.state_db) as database:
         rows = database.execute("SELECT seq, body FROM entries ORDER BY seq").fetchall()
-        last = Link(0, "0" * 64)
+        last = ChainLink(0, "0" * 64)
         for seq, body in rows:
             text = body.replace("host2.", "evil.")
             last = next_link(last, text)

@@ -24,8 +24,7 @@ from cloned_proxy.fleet.link.names import Names
 from cloned_proxy.fleet.signed.errors import StoreAwayError
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.store.audit.audit_log import AuditLog, append_bodies, prune_entries
-from cloned_proxy.store.audit.chain import Link as ChainLink
-from cloned_proxy.store.audit.chain import next_link
+from cloned_proxy.store.audit.chain import ChainLink, next_link
 from cloned_proxy.store.audit.database import reading
 from cloned_proxy.store.settings.fleet_settings import FleetSettings
 from cloned_proxy.store.workspaces.workspace import Workspace

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from cloned_proxy.fleet.link.link import Link
-from cloned_proxy.fleet.operating.publish import ConflictError, Publisher
+from cloned_proxy.fleet.operating.publish import PublishConflictError, Publisher
 from cloned_proxy.fleet.signed.envelope import Trust, seal
 from cloned_proxy.fleet.signed.errors import FleetError
 from cloned_proxy.fleet.signed.keys import SigningKey
@@ -277,7 +277,7 @@ async def test_a_publisher_that_was_overtaken_changes_nothing(store: RedisServer
     overtaken: list[bool] = []
     module.Publisher.newest = late  # type: ignore[method-assign]
     try:
-        with pytest.raises(ConflictError, match="published meanwhile"):
+        with pytest.raises(PublishConflictError, match="published meanwhile"):
             await publish(store.url, KEY, policy_for("second.example"), tmp_path)
     finally:
         module.Publisher.newest = original  # type: ignore[method-assign]

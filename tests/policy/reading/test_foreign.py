@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cloned_proxy.policy.reading.foreign import (
-    Found,
+    ForeignList,
     read_claude_code,
     read_har,
     read_smokescreen,
@@ -44,7 +44,7 @@ SQUID = [
 ]
 
 
-def told(found: Found) -> list[str]:
+def told(found: ForeignList) -> list[str]:
     return [f"{each.action} {each.host}{''.join(f':{port}' for port in each.ports)}" for each in found.wanted]
 
 

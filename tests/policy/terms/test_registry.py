@@ -12,7 +12,7 @@ from cloned_proxy.policy.deciding.url import decide_url
 from cloned_proxy.policy.hints.hint import owner_hint
 from cloned_proxy.policy.hints.hint_inside import hint_inside
 from cloned_proxy.policy.model.model import Policy
-from cloned_proxy.policy.paths.registry_path import Part, Target, metadata_path, target_of
+from cloned_proxy.policy.paths.registry_path import PackagePart, Target, metadata_path, target_of
 from cloned_proxy.policy.reading.parse import PolicyError, parse_policy
 from cloned_proxy.policy.terms.decision import Decision, Request
 from cloned_proxy.policy.terms.registry import Age, Registry, RegistryKind, decide_age
@@ -165,36 +165,36 @@ def test_the_hint_names_the_newest_and_the_command_for_a_while() -> None:
     assert hint_inside(decide_age(decision, Age("left-pad"), DAY)) == "all of left-pad is younger than 7d"
 
 
-NPM_FILE = Target(Part.FILE, "left-pad", "/left-pad/-/left-pad-2.0.0.tgz")
-SCOPED_FILE = Target(Part.FILE, "@acme/pad", "/@acme/pad/-/pad-2.0.0.tgz")
+NPM_FILE = Target(PackagePart.FILE, "left-pad", "/left-pad/-/left-pad-2.0.0.tgz")
+SCOPED_FILE = Target(PackagePart.FILE, "@acme/pad", "/@acme/pad/-/pad-2.0.0.tgz")
 
 
 @pytest.mark.parametrize(
     ("path", "target"),
     [
-        ("/left-pad", Target(Part.METADATA, "left-pad")),
-        ("/left-pad/", Target(Part.METADATA, "left-pad")),
-        ("/left%2dpad", Target(Part.METADATA, "left-pad")),
-        ("/Left-Pad", Target(Part.METADATA, "Left-Pad")),  # another package, for npm
-        ("/left-pad?write=true", Target(Part.METADATA, "left-pad")),
-        ("/left-pad/2.0.0", Target(Part.METADATA, "left-pad", version="2.0.0")),
-        ("/left-pad/latest", Target(Part.METADATA, "left-pad", version="latest")),
-        ("/@acme%2fpad", Target(Part.METADATA, "@acme/pad")),
-        ("/@acme%2Fpad", Target(Part.METADATA, "@acme/pad")),
-        ("/%40acme/pad", Target(Part.METADATA, "@acme/pad")),
-        ("/@acme/pad/latest", Target(Part.METADATA, "@acme/pad", version="latest")),
+        ("/left-pad", Target(PackagePart.METADATA, "left-pad")),
+        ("/left-pad/", Target(PackagePart.METADATA, "left-pad")),
+        ("/left%2dpad", Target(PackagePart.METADATA, "left-pad")),
+        ("/Left-Pad", Target(PackagePart.METADATA, "Left-Pad")),  # another package, for npm
+        ("/left-pad?write=true", Target(PackagePart.METADATA, "left-pad")),
+        ("/left-pad/2.0.0", Target(PackagePart.METADATA, "left-pad", version="2.0.0")),
+        ("/left-pad/latest", Target(PackagePart.METADATA, "left-pad", version="latest")),
+        ("/@acme%2fpad", Target(PackagePart.METADATA, "@acme/pad")),
+        ("/@acme%2Fpad", Target(PackagePart.METADATA, "@acme/pad")),
+        ("/%40acme/pad", Target(PackagePart.METADATA, "@acme/pad")),
+        ("/@acme/pad/latest", Target(PackagePart.METADATA, "@acme/pad", version="latest")),
         ("/left-pad/-/left-pad-2.0.0.tgz", NPM_FILE),
         ("/left-pad/%2d/left-pad-2.0.0.tgz", NPM_FILE),
         ("/left-pad/-/left-pad-2.0.0.tgz?x=/left-pad/-/left-pad-1.0.0.tgz", NPM_FILE),
         ("/%6ceft-pad%2f-%2fleft-pad-2%2e0.0.tgz", NPM_FILE),
         ("/@acme/pad/-/pad-2.0.0.tgz", SCOPED_FILE),
         ("/@acme%2fpad/-/pad-2.0.0.tgz", SCOPED_FILE),
-        ("/-/ping", Target(Part.API)),
-        ("/-/package/x.tgz", Target(Part.UNKNOWN)),
-        ("/-/package/x.tgz/", Target(Part.UNKNOWN)),
-        ("/", Target(Part.API)),
-        ("/-/npm/v1/security/advisories/bulk", Target(Part.API)),
-        ("/-/v1/search?text=x", Target(Part.API)),
+        ("/-/ping", Target(PackagePart.API)),
+        ("/-/package/x.tgz", Target(PackagePart.UNKNOWN)),
+        ("/-/package/x.tgz/", Target(PackagePart.UNKNOWN)),
+        ("/", Target(PackagePart.API)),
+        ("/-/npm/v1/security/advisories/bulk", Target(PackagePart.API)),
+        ("/-/v1/search?text=x", Target(PackagePart.API)),
     ],
 )
 def test_what_a_path_asks_npm_for(path: str, target: Target) -> None:
@@ -214,29 +214,29 @@ def test_what_a_path_asks_npm_for(path: str, target: Target) -> None:
     ],
 )  # fmt: skip
 def test_what_could_be_read_in_two_ways_is_neither_metadata_nor_a_file(path: str) -> None:
-    assert target_of(NPM, path).part is Part.UNKNOWN
+    assert target_of(NPM, path).part is PackagePart.UNKNOWN
 
 
 def test_a_registry_below_a_path() -> None:
     below = Registry(RegistryKind.NPM, 7 * DAY, (), "/repo/npm/")
-    assert target_of(below, "/repo/npm/left-pad") == Target(Part.METADATA, "left-pad")
+    assert target_of(below, "/repo/npm/left-pad") == Target(PackagePart.METADATA, "left-pad")
     assert metadata_path(below, "@acme/pad") == "/repo/npm/@acme%2Fpad"
-    assert target_of(below, "/left-pad").part is Part.UNKNOWN
+    assert target_of(below, "/left-pad").part is PackagePart.UNKNOWN
     assert target_of(below, "/elsewhere/left-pad/-/x.tgz").package == "left-pad"
 
 
-WHEEL = Target(Part.FILE, "acme-pad", "/packages/ab/acme_pad-2.0-py3-none-any.whl")
+WHEEL = Target(PackagePart.FILE, "acme-pad", "/packages/ab/acme_pad-2.0-py3-none-any.whl")
 
 
 @pytest.mark.parametrize(
     ("path", "target"),
     [
-        ("/simple/", Target(Part.API)),
-        ("/simple", Target(Part.API)),
-        ("/simple/Acme.Pad", Target(Part.METADATA, "acme-pad")),
-        ("/simple/acme__pad/", Target(Part.METADATA, "acme-pad")),
-        ("/pypi/Acme_Pad/json", Target(Part.METADATA, "acme-pad", whole=True)),
-        ("/pypi/acme-pad/2.0/json", Target(Part.METADATA, "acme-pad", version="2.0", whole=True)),
+        ("/simple/", Target(PackagePart.API)),
+        ("/simple", Target(PackagePart.API)),
+        ("/simple/Acme.Pad", Target(PackagePart.METADATA, "acme-pad")),
+        ("/simple/acme__pad/", Target(PackagePart.METADATA, "acme-pad")),
+        ("/pypi/Acme_Pad/json", Target(PackagePart.METADATA, "acme-pad", whole=True)),
+        ("/pypi/acme-pad/2.0/json", Target(PackagePart.METADATA, "acme-pad", version="2.0", whole=True)),
         (WHEEL.path, WHEEL),
         (
             "/packages/ab/Acme.Pad-2.0-py3-none-any.whl",
@@ -244,14 +244,14 @@ WHEEL = Target(Part.FILE, "acme-pad", "/packages/ab/acme_pad-2.0-py3-none-any.wh
         ),
         (f"{WHEEL.path}.metadata", replace(WHEEL, beside=".metadata")),
         ("/packages/ab/acme_pad-2%2e0-py3-none-any.whl", WHEEL),
-        ("/x/acme-pad-2.0.tar.gz", Target(Part.FILE, "acme-pad", "/x/acme-pad-2.0.tar.gz")),
-        ("/legacy/", Target(Part.API)),
-        ("/", Target(Part.UNKNOWN)),
-        ("/simple/acme-pad/x", Target(Part.UNKNOWN)),
-        ("/simple//acme-pad/", Target(Part.UNKNOWN)),
-        ("/packages/acme_pad.exe", Target(Part.UNKNOWN)),
-        ("/packages//acme_pad-2.0.tar.gz", Target(Part.UNKNOWN)),
-        ("/packages/acme_pad-2.0.tar.gz;x", Target(Part.UNKNOWN)),
+        ("/x/acme-pad-2.0.tar.gz", Target(PackagePart.FILE, "acme-pad", "/x/acme-pad-2.0.tar.gz")),
+        ("/legacy/", Target(PackagePart.API)),
+        ("/", Target(PackagePart.UNKNOWN)),
+        ("/simple/acme-pad/x", Target(PackagePart.UNKNOWN)),
+        ("/simple//acme-pad/", Target(PackagePart.UNKNOWN)),
+        ("/packages/acme_pad.exe", Target(PackagePart.UNKNOWN)),
+        ("/packages//acme_pad-2.0.tar.gz", Target(PackagePart.UNKNOWN)),
+        ("/packages/acme_pad-2.0.tar.gz;x", Target(PackagePart.UNKNOWN)),
     ],
 )
 def test_what_a_path_asks_pypi_for(path: str, target: Target) -> None:

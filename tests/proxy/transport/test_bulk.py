@@ -19,7 +19,7 @@ from cloned_proxy.policy.callers.caller import Principal
 from cloned_proxy.policy.model.model import Limits
 from cloned_proxy.proxy.transport import bulk, relay, splice
 from cloned_proxy.proxy.transport.bulk import Splicer
-from cloned_proxy.proxy.transport.splice import Pipe, PipePool
+from cloned_proxy.proxy.transport.splice import KernelPipe, PipePool
 from tests.proxy.support import HOST, SERVER_HELLO, World, allow, hello, policy, until, upstream, world
 
 pytestmark = pytest.mark.skipif(not splice.AVAILABLE, reason="os.splice is Linux only")
@@ -100,7 +100,7 @@ async def test_moving_back_and_forth_loses_nothing(seed: int, monkeypatch: pytes
     take_pipe = PipePool.take
     refused = 0
 
-    def sometimes(pool: PipePool) -> Pipe:
+    def sometimes(pool: PipePool) -> KernelPipe:
         nonlocal refused
         if rng.random() < 0.4:
             refused += 1

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.proxy.transport import splice
-from cloned_proxy.proxy.transport.splice import Pipe, PipePool, Pump, PumpEnd
+from cloned_proxy.proxy.transport.splice import KernelPipe, PipePool, Pump, PumpEnd
 
 pytestmark = pytest.mark.skipif(not splice.AVAILABLE, reason="os.splice is Linux only")
 
@@ -175,7 +175,7 @@ async def test_a_pipe_with_bytes_in_it_never_serves_another_flow(rig: Rig) -> No
 
 
 async def test_no_descriptor_left_is_an_error_of_this_flow_only(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none_left() -> Pipe:
+    def none_left() -> KernelPipe:
         raise OSError(24, "Too many open files")
 
     monkeypatch.setattr(rig.pipes, "take", none_left)

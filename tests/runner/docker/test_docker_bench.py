@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.docker.stream import Stream
+from cloned_proxy.runner.docker.stream import OutputStream
 from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
 from cloned_proxy.runner.runs.job import Job
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
@@ -30,7 +30,7 @@ def containers(module_runner: DockerContainerRunner, engine: Engine) -> dict[str
     """What the engine says of a tool and of its holder, while both run."""
     found: dict[str, Facts] = {}
 
-    def look(_kind: Stream, _said: bytes) -> None:
+    def look(_kind: OutputStream, _said: bytes) -> None:
         for container, mark in engine.owned(OWNER_LABEL):
             if mark == module_runner._site.owner and (facts := engine.inspect(container))["State"]["Running"]:
                 found["tool" if facts["Name"].startswith("/cloned_tool_") else "holder"] = facts

@@ -9,10 +9,10 @@ import pytest
 from cloned_proxy.runner.mcp import jsonc, toml
 from cloned_proxy.runner.mcp.client_file import ClientFile
 from cloned_proxy.runner.mcp.snippets import snippets
-from cloned_proxy.runner.mcp.wrapping import Starter
+from cloned_proxy.runner.mcp.wrapping import ServerStarter
 from cloned_proxy.store.files.errors import ConflictError, StoreError
 
-STARTER = Starter(("/opt/bin/cloned-proxy",), Path("/code/.cloned"))
+STARTER = ServerStarter(("/opt/bin/cloned-proxy",), Path("/code/.cloned"))
 
 
 @pytest.mark.parametrize(

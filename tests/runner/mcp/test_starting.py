@@ -32,7 +32,7 @@ def test_a_list_that_was_read_before_says_the_same_of_each_server(
     place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = {name: start_of(place, name) for name in ("a", "b")}
-    monkeypatch.setattr(registry, "Registry", lambda _place: pytest.fail("read again"))
+    monkeypatch.setattr(registry, "ServerRegistry", lambda _place: pytest.fail("read again"))
     for name, start in read.items():
         known = start_of(place, name)
         assert known.engine == start.engine == "unix:///e.sock"

@@ -12,9 +12,9 @@ import pytest
 from cloned_proxy.runner.mcp import jsonc
 from cloned_proxy.runner.mcp.client_file import ClientFile
 from cloned_proxy.runner.mcp.packages import Package, package_of
-from cloned_proxy.runner.mcp.registry import Registry
+from cloned_proxy.runner.mcp.registry import ServerRegistry
 from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedServer, unwrap
-from cloned_proxy.runner.mcp.wrapping import Plan, Starter, apply_plan, make_plan
+from cloned_proxy.runner.mcp.wrapping import Plan, ServerStarter, apply_plan, make_plan
 from cloned_proxy.store.files.errors import ConflictError, StoreError
 from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.runner.mcp.client_files import CLAUDE, CODEX, FILES, SECRET, VS_CODE
@@ -38,8 +38,8 @@ def written(place: Workspace, name: str, text: str) -> Path:
 
 def wrapped(place: Workspace, path: Path) -> tuple[ClientFile, Plan]:
     """As `mcp wrap` does it, without the policy."""
-    file, registry, undo = ClientFile.load(path), Registry(place), UndoRecord(place)
-    starter = Starter(PROGRAM, place.root)
+    file, registry, undo = ClientFile.load(path), ServerRegistry(place), UndoRecord(place)
+    starter = ServerStarter(PROGRAM, place.root)
     plan = make_plan(file, registry, starter)
     apply_plan(plan, file, registry, starter)
     undo.remember(
@@ -127,7 +127,7 @@ def test_no_value_of_a_variable_comes_into_our_files_or_onto_the_terminal(place:
 
 def test_names_of_variables_are_taken_over_but_those_of_the_sandbox_and_of_the_host(place: Workspace) -> None:
     _, plan = wrapped(place, written(place, ".mcp.json", CLAUDE))
-    server = Registry(place).server("with-env")
+    server = ServerRegistry(place).server("with-env")
     assert server.env == ["GITHUB_TOKEN"]
     (each,) = [each for each in plan.wrapped if each.name == "with-env"]
     assert [note.split()[0] for note in each.notes] == ["PATH", "HTTPS_PROXY", "/usr/local/bin/node"]
@@ -137,7 +137,7 @@ def test_names_of_variables_are_taken_over_but_those_of_the_sandbox_and_of_the_h
 def test_what_a_client_fills_in_comes_as_a_variable_of_our_own(place: Workspace) -> None:
     path = written(place, ".vscode/mcp.json", VS_CODE)
     wrapped(place, path)
-    server = Registry(place).server("local")
+    server = ServerRegistry(place).server("local")
     assert server.args == ["${CLONED_MCP_1}", "${CLONED_MCP_2}", "https://not.a/comment"]
     assert server.env == ["LEVEL"]
     env = said(path)["servers"]["local"]["env"]
@@ -146,7 +146,7 @@ def test_what_a_client_fills_in_comes_as_a_variable_of_our_own(place: Workspace)
 
 def test_codex_passes_variables_by_name(place: Workspace) -> None:
     wrapped(place, written(place, ".codex/config.toml", CODEX))
-    assert Registry(place).server("two-words").env == ["API_KEY", "LOCAL_TOKEN"]
+    assert ServerRegistry(place).server("two-words").env == ["API_KEY", "LOCAL_TOKEN"]
 
 
 def test_servers_that_nobody_starts_here_are_left(place: Workspace) -> None:
@@ -167,7 +167,7 @@ def test_one_name_in_two_files_is_one_server_only_when_it_is_started_alike(place
     wrapped(place, written(place, "a.json", one))
     wrapped(place, written(place, "b.json", one.replace('"A"', '"B"')))
     wrapped(place, written(place, "c.json", one.replace('"mem"', '"other"')))
-    servers = Registry(place).servers
+    servers = ServerRegistry(place).servers
     assert {name: (server.command, server.env, server.tool) for name, server in servers.items()} == {
         "memory": ("mem", ["A", "B"], "mcp.memory@v1"),
         "memory-2": ("other", ["A"], "mcp.memory-2@v1"),
@@ -182,7 +182,7 @@ def test_settings_and_comments_of_the_list_stay(place: Workspace) -> None:
     text = path.read_text()
     assert "# mine" in text
     assert "# it" in text
-    server = Registry(place).server("memory")
+    server = ServerRegistry(place).server("memory")
     assert (server.project, server.tool, server.env) == ("rw", "m@v1", ["A"])
     assert path.stat().st_mode & 0o777 == 0o640
 
@@ -232,8 +232,8 @@ def test_a_link_stays_a_link_and_the_mode_is_kept(place: Workspace, tmp_path: Pa
 
 def test_a_file_that_a_client_wrote_meanwhile_is_not_overwritten(place: Workspace) -> None:
     path = written(place, ".mcp.json", CLAUDE)
-    file, registry = ClientFile.load(path), Registry(place)
-    starter = Starter(PROGRAM, place.root)
+    file, registry = ClientFile.load(path), ServerRegistry(place)
+    starter = ServerStarter(PROGRAM, place.root)
     apply_plan(make_plan(file, registry, starter), file, registry, starter)
     path.write_text("{}")
     with pytest.raises(ConflictError, match="changed meanwhile"):
@@ -272,7 +272,7 @@ def test_files_that_a_line_names_are_shown_but_no_home_and_no_system(place: Work
     assert set(told) == {str(data), "/etc", str(Path.home())}
     # /tmp belongs to the sandbox: a test's own directory may lie there.
     mounts = [f"{data}:{data}"] if not str(data).startswith("/tmp/") else []
-    assert Registry(place).server("fs").mounts == mounts
+    assert ServerRegistry(place).server("fs").mounts == mounts
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from cloned_proxy.runner.docker.containers import tool_container
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.probe import run as probe
 from cloned_proxy.runner.probe.plan import Attempt, Targets, plan
-from cloned_proxy.runner.probe.report import Report, Result, judge_controls, judge_sealed
+from cloned_proxy.runner.probe.report import ProbeReport, Result, judge_controls, judge_sealed
 from cloned_proxy.runner.runs import execution
 from cloned_proxy.runner.values.spec import OWNER_LABEL, SandboxSpec
 from cloned_proxy.share import share_path
@@ -64,7 +64,7 @@ def test_the_verdict_on_one_attempt(attempt: Attempt, outcome: str | None, resul
     seen = {} if outcome is None else {"a": {"outcome": outcome, "detail": "", "seconds": 0}}
     (line,) = judge_sealed([attempt], seen)
     assert line.result is result
-    assert Report((line,), (), 0).sealed is (result is Result.OK)
+    assert ProbeReport((line,), (), 0).sealed is (result is Result.OK)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_control_that_sees_nothing_is_blind(outcome: str | None, result: Resul
     (line,) = judge_controls([BLOCKED], seen)
     assert line.result is result
     (good,) = judge_sealed([BLOCKED], {"a": {"outcome": "blocked", "detail": "", "seconds": 0}})
-    assert Report((good,), (line,), 0).sealed is (result is Result.OK)
+    assert ProbeReport((good,), (line,), 0).sealed is (result is Result.OK)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_name_that_is_refused_for_its_address_has_been_resolved(
 
 
 def test_no_attempts_is_no_proof() -> None:
-    assert not Report((), (), 0).sealed
+    assert not ProbeReport((), (), 0).sealed
 
 
 @docker

@@ -11,46 +11,46 @@ from cloned_proxy.cli.commands.sandbox.project_report import Reports, lines_of
 from cloned_proxy.runner.project import snapshot as snapshots
 from cloned_proxy.runner.project import survey as surveys
 from cloned_proxy.runner.project.aftermath import Aftermath, looking_back
-from cloned_proxy.runner.project.changes import Kind, Letter, kind_of
+from cloned_proxy.runner.project.changes import GuardedKind, Letter, kind_of
 from cloned_proxy.runner.project.place import ProjectAccess
-from cloned_proxy.runner.project.snapshot import FileChange, Snapshot, Spool, _text
+from cloned_proxy.runner.project.snapshot import FileChange, Spool, TreeSnapshot, _text
 from cloned_proxy.runner.project.survey import Look, look_through
 from cloned_proxy.runner.project.view import ProjectWish, view_of
 from cloned_proxy.runner.values.errors import SandboxInputError
 
-KINDS: list[tuple[str, Kind | None]] = [
+KINDS: list[tuple[str, GuardedKind | None]] = [
     ("src/main.py", None),
-    ("Makefile", Kind.RECIPE),
-    ("sub/GNUmakefile", Kind.RECIPE),
-    ("web/package.json", Kind.RECIPE),
-    ("web/vite.config.ts", Kind.RECIPE),
-    (".github/workflows/ci.yml", Kind.RECIPE),
-    ("docker/Dockerfile.dev", Kind.RECIPE),
-    ("CLAUDE.md", Kind.RECIPE),
+    ("Makefile", GuardedKind.RECIPE),
+    ("sub/GNUmakefile", GuardedKind.RECIPE),
+    ("web/package.json", GuardedKind.RECIPE),
+    ("web/vite.config.ts", GuardedKind.RECIPE),
+    (".github/workflows/ci.yml", GuardedKind.RECIPE),
+    ("docker/Dockerfile.dev", GuardedKind.RECIPE),
+    ("CLAUDE.md", GuardedKind.RECIPE),
     ("node_modules/x/package.json", None),
     ("node_modules/x/.vscode/tasks.json", None),
-    ("node_modules/.bin/tsc", Kind.RECIPE),
-    (".venv/bin/python", Kind.RECIPE),
-    (".venv/lib/python3.13/site-packages/x.pth", Kind.RECIPE),
+    ("node_modules/.bin/tsc", GuardedKind.RECIPE),
+    (".venv/bin/python", GuardedKind.RECIPE),
+    (".venv/lib/python3.13/site-packages/x.pth", GuardedKind.RECIPE),
     (".venv/lib/python3.13/site-packages/x/setup.py", None),
-    (".vscode", Kind.TRUSTED),
-    ("sub/.vscode/tasks.json", Kind.TRUSTED),
-    (".mcp.json", Kind.TRUSTED),
-    (".git", Kind.REPOSITORY),
-    ("bare/HEAD", Kind.REPOSITORY),
-    ("node_modules/x/.git", Kind.REPOSITORY),
-    (".git/hooks/pre-commit", Kind.TRUSTED),
-    (".git/commondir", Kind.TRUSTED),
-    (".git/modules/a/config", Kind.TRUSTED),
+    (".vscode", GuardedKind.TRUSTED),
+    ("sub/.vscode/tasks.json", GuardedKind.TRUSTED),
+    (".mcp.json", GuardedKind.TRUSTED),
+    (".git", GuardedKind.REPOSITORY),
+    ("bare/HEAD", GuardedKind.REPOSITORY),
+    ("node_modules/x/.git", GuardedKind.REPOSITORY),
+    (".git/hooks/pre-commit", GuardedKind.TRUSTED),
+    (".git/commondir", GuardedKind.TRUSTED),
+    (".git/modules/a/config", GuardedKind.TRUSTED),
     (".git/objects/aa/bb", None),
     (".git/refs/heads/config", None),
     (".git/index", None),
-    ("sub/.cloned/policy.yaml", Kind.WORKSPACE),
+    ("sub/.cloned/policy.yaml", GuardedKind.WORKSPACE),
 ]
 
 
 @pytest.mark.parametrize(("path", "kind"), KINDS, ids=[row[0] for row in KINDS])
-def test_kinds(path: str, kind: Kind | None) -> None:
+def test_kinds(path: str, kind: GuardedKind | None) -> None:
     assert kind_of(path) is kind
 
 
@@ -241,7 +241,7 @@ def test_bounds_of_what_is_kept_and_shown(project: Path, monkeypatch: pytest.Mon
 
 def test_nothing_is_left_of_what_was_kept(project: Path) -> None:
     with Spool(project / ".cloned/run") as spool:
-        look_through(project, visit=Snapshot(spool).keep)
+        look_through(project, visit=TreeSnapshot(spool).keep)
         assert list((project / ".cloned/run").iterdir()) == []
 
 

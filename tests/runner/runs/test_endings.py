@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.docker.engine_api import ApiError, EngineApi
+from cloned_proxy.runner.docker.engine_api import EngineApi, EngineApiError
 from cloned_proxy.runner.docker.uninterrupted import to_its_end
 from cloned_proxy.runner.runs import execution, slot_run
 from cloned_proxy.runner.runs.execution import Outcome
@@ -34,8 +34,8 @@ RUNS = 6
 class FakeApi(EngineApi):
     """The engine as far as removals need it; each container's removal has an outcome of its own."""
 
-    def __init__(self, **outcomes: ApiError) -> None:
-        self.outcomes: dict[str, ApiError] = outcomes
+    def __init__(self, **outcomes: EngineApiError) -> None:
+        self.outcomes: dict[str, EngineApiError] = outcomes
         self.asked: list[str] = []
         self.waited: list[str] = []
 
@@ -46,7 +46,7 @@ class FakeApi(EngineApi):
         if method == "POST":
             assert query["condition"] == "removed"
             self.waited.append(container)
-            self.outcomes[container] = ApiError(404, f"No such container: {container}")
+            self.outcomes[container] = EngineApiError(404, f"No such container: {container}")
             return {"StatusCode": 137, "Error": None}
         self.asked.append(container)
         if container in self.outcomes:
@@ -55,14 +55,14 @@ class FakeApi(EngineApi):
 
 
 def test_a_removal_in_progress_is_waited_for() -> None:
-    api = FakeApi(mine=ApiError(409, "removal of container mine is already in progress"))
+    api = FakeApi(mine=EngineApiError(409, "removal of container mine is already in progress"))
     Engine(api).discard("mine")
     assert api.waited == ["mine"]
 
 
 def test_what_is_owed_to_others_stops_nobody() -> None:
-    busy = ApiError(500, "driver failed to remove root filesystem: device or resource busy")
-    removing = ApiError(409, "removal of container c is already in progress")
+    busy = EngineApiError(500, "driver failed to remove root filesystem: device or resource busy")
+    removing = EngineApiError(409, "removal of container c is already in progress")
     theirs = {f"c{number}" for number in range(8)}
     api = FakeApi(**{**dict.fromkeys(theirs, busy), "c3": removing})
     engine = Engine(api)
@@ -78,7 +78,7 @@ def test_what_is_owed_to_others_stops_nobody() -> None:
 
 
 def test_a_removal_that_fails_is_said_and_owed() -> None:
-    api = FakeApi(mine=ApiError(500, "device or resource busy"))
+    api = FakeApi(mine=EngineApiError(500, "device or resource busy"))
     engine = Engine(api)
     with pytest.raises(EngineError, match="device or resource busy"):
         engine.remove("mine")

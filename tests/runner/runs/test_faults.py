@@ -30,7 +30,7 @@ from cloned_proxy.runner.values.errors import (
     ToolLimitError,
     ToolTimeoutError,
 )
-from cloned_proxy.runner.values.spec import WORKSPACE_LABEL, Limits, Mount, workspace_mark
+from cloned_proxy.runner.values.spec import WORKSPACE_LABEL, Mount, SandboxLimits, workspace_mark
 from tests.runner.conftest import Serving, leftovers
 from tests.runner.jobs import TOOL, run, sh
 
@@ -73,7 +73,7 @@ def test_memory_is_bounded(runner: DockerContainerRunner) -> None:
 def test_one_file_in_the_scratch_directory_is_bounded(runner: DockerContainerRunner) -> None:
     script = "head -c 400000000 /dev/zero > /sandbox/big || stat -c %s /sandbox/big"
     with contextlib.suppress(ToolLimitError):  # the guard may be quicker than the end of the write
-        assert int(sh(runner, script).out) <= Limits().scratch
+        assert int(sh(runner, script).out) <= SandboxLimits().scratch
 
 
 def test_a_full_scratch_directory_ends_the_tool(runner: DockerContainerRunner) -> None:

@@ -16,8 +16,8 @@ from cloned_proxy.runner.values.spec import (
     CA_FILE,
     MIB,
     HolderSpec,
-    Limits,
     Mount,
+    SandboxLimits,
     SandboxSpec,
     parse_memory,
 )
@@ -84,19 +84,19 @@ def test_a_kept_home_is_mounted_instead_and_may_hold_larger_files() -> None:
     assert [(m["Source"], m["ReadOnly"]) for m in host["Mounts"] if m["Target"] == "/home/tool"] == [
         ("/srv/homes/demo", False)
     ]
-    assert {"Name": "fsize", "Soft": Limits().kept_home, "Hard": Limits().kept_home} in host["Ulimits"]
+    assert {"Name": "fsize", "Soft": SandboxLimits().kept_home, "Hard": SandboxLimits().kept_home} in host["Ulimits"]
 
 
 def test_every_size_is_a_setting() -> None:
     settings = SandboxSettings(
         memory_mib=100, tmp_mib=1, home_mib=2, kept_home_mib=3, scratch_mib=4, pids=50, open_files=64, cpus=2.0
     )
-    wanted = Limits(
+    wanted = SandboxLimits(
         cpus=2.0, memory=100 * MIB, pids=50, open_files=64, tmp=MIB, home=2 * MIB, kept_home=3 * MIB, scratch=4 * MIB
     )
     assert limits_from(settings) == wanted
     assert limits_from(settings, cpus=0.5, memory="1g") == replace(wanted, cpus=0.5, memory=1024 * MIB)
-    assert limits_from(SandboxSettings()) == Limits()
+    assert limits_from(SandboxSettings()) == SandboxLimits()
 
 
 def test_the_workspace_is_read_only_and_the_scratch_directory_is_not() -> None:
@@ -114,7 +114,7 @@ def test_limits_of_open_files_core_and_log() -> None:
     limits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in HOST["Ulimits"]}
     assert limits["nofile"] == (1024, 1024)
     assert limits["core"] == (0, 0)
-    assert limits["fsize"] == (Limits().scratch, Limits().scratch)
+    assert limits["fsize"] == (SandboxLimits().scratch, SandboxLimits().scratch)
     assert HOST["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
 
 

@@ -15,7 +15,7 @@ from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.store.audit import policy_history
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.audit.database import open_database
-from cloned_proxy.store.audit.policy_history import PolicyVersion, Snapshot, remember
+from cloned_proxy.store.audit.policy_history import PolicySnapshot, PolicyVersion, remember
 from cloned_proxy.store.files.errors import ConflictError, StoreError
 from cloned_proxy.store.files.policy_bytes import version_of
 from cloned_proxy.store.policyfile.edit_service import EditService
@@ -191,9 +191,9 @@ def test_a_file_that_cannot_be_written_leaves_no_record(place: Workspace) -> Non
     assert [file.name for file in place.root.glob("*.tmp")] == []
 
 
-def _snapshot(number: int, raw: bytes = b"") -> Snapshot:
+def _snapshot(number: int, raw: bytes = b"") -> PolicySnapshot:
     raw = raw or f"version: 1 # {number}".encode()
-    return Snapshot(PolicyVersion(version_of(raw), NOW + number, "file", "", str(number)), "policy.yaml", raw, ())
+    return PolicySnapshot(PolicyVersion(version_of(raw), NOW + number, "file", "", str(number)), "policy.yaml", raw, ())
 
 
 def test_the_history_is_bounded_by_number_and_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

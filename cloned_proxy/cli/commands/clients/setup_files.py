@@ -20,7 +20,7 @@ from cloned_proxy.policy.callers.tool_id import tool_id
 from cloned_proxy.policy.terms.units import parse_term
 from cloned_proxy.policy.terms.vocabulary import Anonymous
 from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedFile, WrappedServer, unwrap
-from cloned_proxy.runner.setup.programs import PROGRAMS, Plan, Program, Site
+from cloned_proxy.runner.setup.programs import PROGRAMS, Program, SetupPlan, SetupSite
 from cloned_proxy.runner.setup.settings_file import SettingsFile
 from cloned_proxy.store.workspaces.keys import load_or_create_key
 from cloned_proxy.store.workspaces.workspace import Workspace
@@ -75,7 +75,7 @@ def _show_or_write(options: SetupOptions, program: Program, place: Workspace) ->
     return 0
 
 
-def _site(options: SetupOptions, program: Program, place: Workspace) -> Site:
+def _site(options: SetupOptions, program: Program, place: Workspace) -> SetupSite:
     """Raises CommandError for words that do not fit the program, or a proxy that would refuse it."""
     scope = options.scope or program.scopes[0]
     if scope not in program.scopes:
@@ -90,7 +90,7 @@ def _site(options: SetupOptions, program: Program, place: Workspace) -> Site:
             say(f"cloned-proxy: the policy refuses callers without a credential: {fix}")
     else:
         proxy = proxy_url(options.tool, _credential(options, program, place), authority)
-    return Site(scope, Path.home(), place.root.parent, dict(os.environ), proxy)
+    return SetupSite(scope, Path.home(), place.root.parent, dict(os.environ), proxy)
 
 
 def _credential(options: SetupOptions, program: Program, place: Workspace) -> str:
@@ -125,7 +125,7 @@ def _labels(options: SetupOptions) -> list[str]:
     return [f"{options.program}:{scope}" for scope in scopes]
 
 
-def _tell(options: SetupOptions, plan: Plan, changed: list[SettingsFile]) -> None:
+def _tell(options: SetupOptions, plan: SetupPlan, changed: list[SettingsFile]) -> None:
     names = ", ".join(short_path(str(file.path)) for file in changed)
     words = f"cloned-proxy setup {options.program}"
     if not changed:

@@ -19,7 +19,7 @@ from cloned_proxy.store.settings.fleet_settings import FleetSettings, is_url
 from cloned_proxy.store.workspaces.workspace import Workspace
 
 if TYPE_CHECKING:
-    from cloned_proxy.cli.commands.fleet.fleet_place import Place
+    from cloned_proxy.cli.commands.fleet.fleet_place import FleetPlace
     from cloned_proxy.fleet.link.link import Link
     from cloned_proxy.fleet.link.names import Names
     from cloned_proxy.fleet.signed.statement import Number
@@ -59,9 +59,9 @@ def fleet_checks(workspace: Workspace, policy_flag: Path | None) -> list[Check]:
     except StoreError as error:
         detail, _, fix = str(error).partition(": ")
         return [Check("fleet", "fail", detail, fix)]
-    from cloned_proxy.cli.commands.fleet.fleet_place import Place
+    from cloned_proxy.cli.commands.fleet.fleet_place import FleetPlace
 
-    place = Place(workspace, config, settings)
+    place = FleetPlace(workspace, config, settings)
     publishes = _publishes(place)
     checks = [Check("fleet", "ok", f"{settings.name}; this machine {'publishes' if publishes else 'is a replica'}")]
     said: _Said | None = None
@@ -81,12 +81,12 @@ def fleet_checks(workspace: Workspace, policy_flag: Path | None) -> list[Check]:
     return checks
 
 
-def _publishes(place: Place) -> bool:
+def _publishes(place: FleetPlace) -> bool:
     """Whether a signing key is meant to be here; whether it can be used is a check of its own."""
     return place.settings.key in {"keyring", "credential"} or place.workspace.fleet_key.exists(follow_symlinks=False)
 
 
-def _ask(place: Place, *, publishes: bool) -> _Said:
+def _ask(place: FleetPlace, *, publishes: bool) -> _Said:
     """Asks the store for what the fleet needs of it. Raises StoreError.
 
     Nothing changes: the write takes away a field that nobody has. A store that takes no writes (its disk is full, it is
@@ -176,7 +176,7 @@ def _source(workspace: Workspace, policy: str | None) -> Check:
     return Check("fleet source", "ok", str(path))
 
 
-def _keys(place: Place, *, publishes: bool) -> Check:
+def _keys(place: FleetPlace, *, publishes: bool) -> Check:
     """The keys that are here can be used, by this user alone. Says public halves and places, nothing else."""
     from cloned_proxy.fleet.signed.keys import load_key
 
@@ -196,7 +196,7 @@ def _keys(place: Place, *, publishes: bool) -> Check:
     return Check("fleet key", "ok", f"{', '.join(key.public for key in keys)}: private, and trusted here{own}")
 
 
-def _envelope(place: Place, said: _Said | None, *, publishes: bool) -> Check:
+def _envelope(place: FleetPlace, said: _Said | None, *, publishes: bool) -> Check:
     """The last policy that came, by its signature; how long ago it was confirmed; and whether there is a newer one."""
     from cloned_proxy.fleet.signed.envelope import Trust
     from cloned_proxy.fleet.signed.statement import open_statement

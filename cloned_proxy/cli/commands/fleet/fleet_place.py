@@ -24,7 +24,7 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class FleetPlace:
     """A workspace that is in a fleet."""
 
     workspace: Workspace
@@ -32,7 +32,7 @@ class Place:
     settings: FleetSettings
 
     @classmethod
-    def find(cls, directory: Path | None) -> Place:
+    def find(cls, directory: Path | None) -> FleetPlace:
         """Raises CommandError where no fleet is set."""
         from cloned_proxy.cli.place.context import existing_workspace
 

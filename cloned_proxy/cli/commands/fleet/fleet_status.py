@@ -32,9 +32,9 @@ class _Replica:
 def show_status(directory: Path | None, *, watch: bool, history: bool, json_output: bool) -> None:
     """Raises CommandError and StoreError."""
     need_libraries()
-    from cloned_proxy.cli.commands.fleet.fleet_place import Place
+    from cloned_proxy.cli.commands.fleet.fleet_place import FleetPlace
 
-    place = Place.find(directory)
+    place = FleetPlace.find(directory)
     if place.settings.store is None:
         raise CommandError("this fleet has no store that knows its replicas; ask each one: `cloned-proxy status`")
     try:

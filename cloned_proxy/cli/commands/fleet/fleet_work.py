@@ -15,8 +15,8 @@ from cloned_proxy.cli.show.output import put, put_json
 from cloned_proxy.fleet.link.libraries import need_libraries
 
 if TYPE_CHECKING:
-    from cloned_proxy.cli.commands.fleet.fleet_place import Place
-    from cloned_proxy.fleet.operating.publish import Published
+    from cloned_proxy.cli.commands.fleet.fleet_place import FleetPlace
+    from cloned_proxy.fleet.operating.publish import PublishedPolicy
     from cloned_proxy.fleet.signed.keys import SigningKey
     from cloned_proxy.fleet.signed.signing import KeyChoice
 
@@ -75,14 +75,14 @@ def publish_file(
 ) -> None:
     """Raises CommandError, PolicyError and StoreError."""
     need_libraries()
-    from cloned_proxy.cli.commands.fleet.fleet_place import Place
+    from cloned_proxy.cli.commands.fleet.fleet_place import FleetPlace
     from cloned_proxy.policy.model.preset import used_names
     from cloned_proxy.store.files.policy_bytes import read_policy_bytes
     from cloned_proxy.store.files.yaml_reader import read_document
     from cloned_proxy.store.policyfile.policy_file import policy_from_bytes
     from cloned_proxy.store.workspaces.presets import PresetShelf
 
-    place = Place.find(directory)
+    place = FleetPlace.find(directory)
     path = file or place.workspace.own_policy_path(place.config)
     raw = read_policy_bytes(path)
     # The shelf of the replica's copy is not asked: what is published is what this workspace says.
@@ -104,17 +104,17 @@ def publish_file(
 def roll_back(directory: Path | None, version: str, reason: str, *, wait: float, json_output: bool) -> None:
     """Raises CommandError and StoreError."""
     need_libraries()
-    from cloned_proxy.cli.commands.fleet.fleet_place import Place
+    from cloned_proxy.cli.commands.fleet.fleet_place import FleetPlace
     from cloned_proxy.fleet.link.link import Link
     from cloned_proxy.fleet.link.names import Names
     from cloned_proxy.fleet.signed.statement import parse_number
     from cloned_proxy.store.policyfile.policy_file import policy_from_bytes
     from cloned_proxy.store.workspaces.presets import PresetShelf
 
-    place, number = Place.find(directory), parse_number(version)
+    place, number = FleetPlace.find(directory), parse_number(version)
     keys = place.keys()
 
-    async def work(link: Link, names: Names) -> Published:
+    async def work(link: Link, names: Names) -> PublishedPolicy:
         publisher = place.publisher(link, names, keys)
         old = await publisher.old(number)
         shelf = PresetShelf().with_pending(old.presets)
@@ -128,12 +128,12 @@ def roll_back(directory: Path | None, version: str, reason: str, *, wait: float,
 def rotate_key(directory: Path | None, *, finish: bool, force: bool) -> None:
     """Raises CommandError and StoreError."""
     need_libraries()
-    from cloned_proxy.cli.commands.fleet.fleet_place import Place
+    from cloned_proxy.cli.commands.fleet.fleet_place import FleetPlace
     from cloned_proxy.fleet.signed.keys import SigningKey, load_key
     from cloned_proxy.fleet.signed.signing import next_key_file
     from cloned_proxy.store.files.private_file import create_private
 
-    place = Place.find(directory)
+    place = FleetPlace.find(directory)
     if place.settings.key == "credential":
         raise CommandError("the key is a systemd credential: replace it there, once every replica trusts the new one")
     place.keys()  # who cannot publish has nothing to rotate
@@ -161,14 +161,14 @@ def rotate_key(directory: Path | None, *, finish: bool, force: bool) -> None:
     say("the new key signs alone; publish once, then take the old one out of `trust:` everywhere")
 
 
-def _replace_key(place: Place, key: SigningKey, waiting: Path) -> None:
+def _replace_key(place: FleetPlace, key: SigningKey, waiting: Path) -> None:
     from cloned_proxy.fleet.signed.signing import replace_key
 
     replace_key(place.workspace, place.settings.key, key)
     waiting.unlink()
 
 
-def _not_trusting(place: Place, key: SigningKey) -> list[str]:
+def _not_trusting(place: FleetPlace, key: SigningKey) -> list[str]:
     from cloned_proxy.fleet.members.roster import everybody
 
     if place.settings.store is None:
@@ -177,7 +177,7 @@ def _not_trusting(place: Place, key: SigningKey) -> list[str]:
     return sorted({each.report.replica for each in seen if each.live and key.id not in each.report.trust})
 
 
-def _tell_who_trusts(place: Place, key: SigningKey) -> None:
+def _tell_who_trusts(place: FleetPlace, key: SigningKey) -> None:
     from cloned_proxy.fleet.signed.errors import StoreAwayError
 
     try:
@@ -190,7 +190,7 @@ def _tell_who_trusts(place: Place, key: SigningKey) -> None:
 
 
 def _write_envelope(  # noqa: PLR0917  what it signs
-    place: Place,
+    place: FleetPlace,
     raw: bytes,
     presets: dict[str, bytes],
     reason: str,
@@ -214,7 +214,7 @@ def _write_envelope(  # noqa: PLR0917  what it signs
     say(f"version {number} of the fleet {place.settings.name} is in {output}; commit it, or serve it by https://")
 
 
-def _tell(published: Published, *, json_output: bool) -> None:
+def _tell(published: PublishedPolicy, *, json_output: bool) -> None:
     """The outcome; exit 1 where a replica that is live has not got it."""
     if json_output:
         put_json(

@@ -13,7 +13,7 @@ import typer
 from cloned_proxy.cli.show.errors import FAILED, CommandError, say
 
 if TYPE_CHECKING:
-    from cloned_proxy.fleet.audit.bundle_check import Verdict
+    from cloned_proxy.fleet.audit.bundle_check import BundleVerdict
     from cloned_proxy.fleet.signed.envelope import Trust
 
 _SAY_EVERY: Final = 200_000
@@ -29,14 +29,14 @@ def write_export(since: str | None, *, signed: bool, workspace: Path | None) -> 
 
     start = None if since is None else time.time() - typed(parse_term, since, "--since")
     need_libraries()
-    from cloned_proxy.fleet.audit.bundle import Source, export
+    from cloned_proxy.fleet.audit.bundle import LogSource, export
     from cloned_proxy.fleet.audit.receipt import log_id, own_key, own_name
     from cloned_proxy.store.audit.audit_log import AuditLog
     from cloned_proxy.store.audit.database import writing
 
     place = existing_workspace(workspace)
     key = own_key(place) if signed else None
-    source = Source(own_name(place.config().fleet, key), time.time(), key)
+    source = LogSource(own_name(place.config().fleet, key), time.time(), key)
     with writing(place.state_db) as database:
         log_id(database)  # given now, so that the export itself only reads and holds up no proxy
     with AuditLog(place.state_db) as log, log.reading() as database:
@@ -90,7 +90,7 @@ def _lines(file: Path) -> Iterator[bytes]:
         raise CommandError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _put_json(verdict: Verdict) -> None:
+def _put_json(verdict: BundleVerdict) -> None:
     from cloned_proxy.cli.show.output import put_json, with_iso_times
 
     put_json(
@@ -109,7 +109,7 @@ def _put_json(verdict: Verdict) -> None:
     )
 
 
-def _put_text(verdict: Verdict) -> None:
+def _put_text(verdict: BundleVerdict) -> None:
     from cloned_proxy.cli.show.output import iso_time, put, visible
 
     span = f"entries {verdict.first} to {verdict.last}" if verdict.entries else "no entry"

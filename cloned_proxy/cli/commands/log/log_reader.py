@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from cloned_proxy.cli.show.retries import FollowedRetries
-    from cloned_proxy.store.audit.audit_log import AuditLog, Entry
+    from cloned_proxy.store.audit.audit_log import AuditLog, LogEntry
 
 _POLL_SECONDS: Final = 0.1
 _MOST_PLACES: Final = 10_000
@@ -95,11 +95,11 @@ def is_shown(body: Mapping[str, Any], *, denied: bool, tool: str | None) -> bool
 class _News:
     """The entries that are shown, each looked at once; `last` is the number of the newest that was met."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self, entries: Iterable[LogEntry]) -> None:
         self._entries = entries
         self.last = 0
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[LogEntry]:
         for entry in self._entries:
             self.last = entry.seq
             if entry.body["type"] != FLOW_END or entry.body["cause"].startswith(_CUTS):
@@ -113,7 +113,7 @@ class _Places:
         self._audit = audit
         self._known: dict[str, dict[str, Any]] = {}
 
-    def noted(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+    def noted(self, entries: Iterable[LogEntry]) -> Iterator[LogEntry]:
         """The entries themselves; what they say of decisions is remembered, within a bound."""
         for entry in entries:
             if entry.body["type"] == DECISION:
@@ -128,11 +128,11 @@ class _Places:
             self._note(entry)
         return self._known.get(decision, {})
 
-    def _note(self, entry: Entry) -> None:
+    def _note(self, entry: LogEntry) -> None:
         self._known[entry.body["id"]] = {name: entry.body[name] for name in ("host", "port")}
 
 
-def _as_json(entries: Iterable[Entry]) -> Iterator[list[str]]:
+def _as_json(entries: Iterable[LogEntry]) -> Iterator[list[str]]:
     """Every entry as it was recorded: nothing is put together."""
     from cloned_proxy.cli.show.output import json_line, with_iso_times
 
@@ -142,7 +142,7 @@ def _as_json(entries: Iterable[Entry]) -> Iterator[list[str]]:
 
 
 def _as_lines(
-    entries: Iterable[Entry], repeats: FollowedRetries | None, places: _Places, *, denied: bool
+    entries: Iterable[LogEntry], repeats: FollowedRetries | None, places: _Places, *, denied: bool
 ) -> Iterator[list[str]]:
     """The lines of each entry. `repeats` holds what earlier batches said, where the log is followed."""
     import time

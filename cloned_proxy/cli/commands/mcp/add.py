@@ -17,10 +17,10 @@ from cloned_proxy.program_name import absolute_words
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.mcp.client_file import ClientFile
 from cloned_proxy.runner.mcp.packages import Kind, parse_package
-from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, Project, Registry, Server
+from cloned_proxy.runner.mcp.registry import NAME, VARIABLE, McpServer, Project, ServerRegistry
 from cloned_proxy.runner.mcp.snippets import snippets
 from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedServer
-from cloned_proxy.runner.mcp.wrapping import Starter, tool_of, why_not_taken_over
+from cloned_proxy.runner.mcp.wrapping import ServerStarter, tool_of, why_not_taken_over
 from cloned_proxy.runner.project.place import project_of
 from cloned_proxy.runner.values.errors import SandboxError
 from cloned_proxy.store.files.errors import StoreError
@@ -56,7 +56,7 @@ def add_server(options: AddOptions) -> None:
         if (why := why_not_taken_over(name)) is not None:
             raise CommandError(f"--env {name}: {why}, so no server is given it; leave it out")
     place = workspace_to_write(options.workspace)
-    registry, starter = Registry(place), Starter(absolute_words(), place.root)
+    registry, starter = ServerRegistry(place), ServerStarter(absolute_words(), place.root)
     if options.name in registry.servers:
         raise CommandError(f"{options.name} is there already (`cloned-proxy mcp list`); choose another name")
     file = _with_entry(options.write.expanduser(), options, starter) if options.write is not None else None
@@ -81,12 +81,12 @@ def add_server(options: AddOptions) -> None:
         put(snippet)
 
 
-def _baked(options: AddOptions, place: Workspace, kind: Kind, text: str) -> Server:
+def _baked(options: AddOptions, place: Workspace, kind: Kind, text: str) -> McpServer:
     """Raises CommandError and SandboxError."""
     try:
         package = parse_package(kind, text)
         command, args = package.line(options.args)
-        server = Server(
+        server = McpServer(
             tool=tool_of(options.name), command=command, args=args, env=list(options.env), project=_access(place)
         )
         with contextlib.closing(Engine.connect()) as engine:
@@ -112,7 +112,7 @@ def _access(place: Workspace) -> Project:
     return "ro"
 
 
-def _with_entry(path: Path, options: AddOptions, starter: Starter) -> ClientFile:
+def _with_entry(path: Path, options: AddOptions, starter: ServerStarter) -> ClientFile:
     """The client's file with the entry in its text, not written yet. Raises StoreError where it cannot take one."""
     file = ClientFile.load(path, create=True)
     file.check_writable()
@@ -138,7 +138,7 @@ def _write(file: ClientFile, place: Workspace, options: AddOptions) -> None:
     except StoreError:
         undo.files = before
         undo.save()
-        registry = Registry(place)
+        registry = ServerRegistry(place)
         registry.drop(options.name)
         registry.save()
         raise

@@ -9,7 +9,7 @@ from cloned_proxy.cli.show.errors import say
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.mcp.baking import bake, pin
 from cloned_proxy.runner.mcp.packages import Package
-from cloned_proxy.runner.mcp.registry import Server
+from cloned_proxy.runner.mcp.registry import McpServer
 from cloned_proxy.runner.mcp.wrapping import Plan
 from cloned_proxy.runner.values.errors import ImageMissingError, SandboxError
 
@@ -36,7 +36,7 @@ def bake_plan(plan: Plan, *, dry_run: bool) -> bool:
     return all(each in plan.wrapped for each in wanted)
 
 
-def baked(engine: Engine, package: Package, server: Server) -> Server:
+def baked(engine: Engine, package: Package, server: McpServer) -> McpServer:
     """The server, in an image with its package. Raises SandboxError."""
     exact = pin(package)
     image = bake(engine, exact, say)

@@ -17,7 +17,7 @@ from cloned_proxy.cli.show.output import paint, put, put_json, visible
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.runner.mcp.client_file import ClientFile
 from cloned_proxy.runner.mcp.handshake import Greeting, HandshakeError, greet
-from cloned_proxy.runner.mcp.registry import Registry
+from cloned_proxy.runner.mcp.registry import ServerRegistry
 from cloned_proxy.runner.mcp.undo import UndoRecord
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.files.errors import StoreError
@@ -29,7 +29,7 @@ _SHOWN_TOOLS: Final = 8
 def check_server(name: str, *, workspace: Path | None, policy: Path | None, seconds: float, as_json: bool) -> int:
     """Returns the exit code: 1 when the server does not answer. Raises CommandError or StoreError."""
     place = existing_workspace(workspace)
-    server = Registry(place).server(name)
+    server = ServerRegistry(place).server(name)
     before = newest(place.state_db)
     # -P: what lies in the current directory is not ours to import.
     command = [sys.executable, "-P", "-m", "cloned_proxy", "mcp", "run", name, "--workspace", str(place.root)]

@@ -15,7 +15,7 @@ from cloned_proxy.cli.editing.editing import check_tool
 from cloned_proxy.cli.place.context import existing_workspace, proxy_of
 from cloned_proxy.cli.show.errors import CommandError
 from cloned_proxy.policy.callers.identity import Claims, mint_token, proxy_url
-from cloned_proxy.runner.mcp.registry import Registry
+from cloned_proxy.runner.mcp.registry import ServerRegistry
 from cloned_proxy.share import share_path
 from cloned_proxy.store.workspaces.keys import load_or_create_key
 from cloned_proxy.store.workspaces.workspace import Workspace
@@ -29,7 +29,7 @@ def serve_gate(tools: Sequence[str], *, workspace: Path | None) -> None:
     place = existing_workspace(workspace)
     for tool in tools:
         check_tool(tool)
-    served = tools or [server.tool for server in Registry(place).servers.values()]
+    served = tools or [server.tool for server in ServerRegistry(place).servers.values()]
     if not served:
         raise CommandError(
             f"{place.root} has no MCP servers to ask for; wrap some (`cloned-proxy mcp wrap FILE`), or name --tool TOOL"

@@ -7,14 +7,14 @@ from pathlib import Path
 from cloned_proxy.cli.place.context import existing_workspace
 from cloned_proxy.cli.show.output import put, put_json, short_path, table
 from cloned_proxy.policy.secrets.redact import hide_arguments
-from cloned_proxy.runner.mcp.registry import Registry
+from cloned_proxy.runner.mcp.registry import ServerRegistry
 from cloned_proxy.runner.mcp.undo import UndoRecord
 
 
 def print_servers(workspace: Path | None, *, as_json: bool) -> None:
     """Raises CommandError for no workspace, StoreError for a list that cannot be read."""
     place = existing_workspace(workspace)
-    servers, files = Registry(place).servers, UndoRecord(place).files
+    servers, files = ServerRegistry(place).servers, UndoRecord(place).files
     started = {
         name: [path for path, file in files.items() if any(each.server == name for each in file.servers)]
         for name in servers

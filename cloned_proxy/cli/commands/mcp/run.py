@@ -15,7 +15,7 @@ from cloned_proxy.cli.show.errors import CommandError, say
 from cloned_proxy.runner.mcp.starting import WORD_VARIABLE, start_of
 
 if TYPE_CHECKING:
-    from cloned_proxy.runner.mcp.registry import Server
+    from cloned_proxy.runner.mcp.registry import McpServer
     from cloned_proxy.store.workspaces.workspace import Workspace
 
 _WORD: Final = re.compile(rf"\$\{{({WORD_VARIABLE}[0-9]+)\}}")
@@ -37,7 +37,7 @@ def run_server(name: str, *, workspace: Path | None, policy: Path | None) -> int
 
 
 def options_of(
-    server: Server, place: Workspace, environment: Mapping[str, str], *, policy: Path | None = None
+    server: McpServer, place: Workspace, environment: Mapping[str, str], *, policy: Path | None = None
 ) -> ExecOptions:
     """The server as `exec` would be asked for it. Raises CommandError for a word that the client did not fill in."""
     project = place.root.parent

@@ -13,9 +13,9 @@ from cloned_proxy.cli.show.errors import FAILED, say
 from cloned_proxy.cli.show.output import put, short_path
 from cloned_proxy.program_name import absolute_words
 from cloned_proxy.runner.mcp.client_file import ClientFile
-from cloned_proxy.runner.mcp.registry import Registry
+from cloned_proxy.runner.mcp.registry import ServerRegistry
 from cloned_proxy.runner.mcp.undo import UndoRecord, WrappedServer, unwrap
-from cloned_proxy.runner.mcp.wrapping import Plan, Starter, Wrapped, apply_plan, make_plan
+from cloned_proxy.runner.mcp.wrapping import Plan, ServerStarter, Wrapped, apply_plan, make_plan
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.policyfile.edit_service import EditService
 from cloned_proxy.store.policyfile.tool_sections import add_tool_sections
@@ -25,8 +25,8 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 def wrap_file(path: Path, *, dry_run: bool, report: bool, workspace: Path | None, policy: Path | None) -> int:
     """Returns the exit code. Raises CommandError, PolicyError or StoreError; the client's file is written last."""
     place = Workspace.find(workspace) if dry_run else workspace_to_write(workspace)
-    file, registry, undo = ClientFile.load(path.expanduser()), Registry(place), UndoRecord(place)
-    starter = Starter(absolute_words(), place.root)
+    file, registry, undo = ClientFile.load(path.expanduser()), ServerRegistry(place), UndoRecord(place)
+    starter = ServerStarter(absolute_words(), place.root)
     plan = make_plan(file, registry, starter)
     whole = bake_plan(plan, dry_run=dry_run)
     _tell(plan)
@@ -55,7 +55,7 @@ def wrap_file(path: Path, *, dry_run: bool, report: bool, workspace: Path | None
     return 0 if whole else FAILED
 
 
-def _write(plan: Plan, file: ClientFile, registry: Registry, undo: UndoRecord) -> None:
+def _write(plan: Plan, file: ClientFile, registry: ServerRegistry, undo: UndoRecord) -> None:
     """The registry, and the record as it will be."""
     by_place = {each.entry.place: each for each in plan.wrapped}
     undo.remember(
@@ -71,7 +71,7 @@ def _write(plan: Plan, file: ClientFile, registry: Registry, undo: UndoRecord) -
 def unwrap_file(path: Path, *, dry_run: bool, workspace: Path | None) -> int:
     """Returns the exit code: 1 when an entry was changed since and stays. Raises StoreError."""
     place = existing_workspace(workspace)
-    file, registry, undo = ClientFile.load(path.expanduser()), Registry(place), UndoRecord(place)
+    file, registry, undo = ClientFile.load(path.expanduser()), ServerRegistry(place), UndoRecord(place)
     record = undo.files.get(str(file.path))
     if record is None:
         others = "".join(f"\n  {name}" for name in undo.files)

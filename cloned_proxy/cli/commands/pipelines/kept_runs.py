@@ -8,7 +8,7 @@ from typing import Any, Final
 from cloned_proxy.cli.show.output import put, put_json, visible
 from cloned_proxy.cli.show.tables import show_table
 from cloned_proxy.runner.pipelines.pipeline import known_pipelines
-from cloned_proxy.store.workspaces.kept import PAGE, Kept, find_artifact, kept_artifacts
+from cloned_proxy.store.workspaces.kept import PAGE, KeptArtifact, find_artifact, kept_artifacts
 from cloned_proxy.store.workspaces.workspace import Workspace
 
 _SHOWN: Final = ("title", "pipeline", "created", "model", "finish_reason", "truncated", "sha256")
@@ -45,7 +45,7 @@ def show_run(directory: Path | None, name: str, *, as_json: bool) -> None:
     put(f"{'page':<14} {kept.folder / PAGE}")
 
 
-def _row(kept: Kept) -> tuple[str, ...]:
+def _row(kept: KeptArtifact) -> tuple[str, ...]:
     costs = kept.costs
     tokens = costs.get("completion_tokens")
     cut = " (cut)" if kept.manifest.get("truncated") else ""
@@ -59,5 +59,5 @@ def _row(kept: Kept) -> tuple[str, ...]:
     )
 
 
-def _as_json(kept: Kept) -> dict[str, Any]:
+def _as_json(kept: KeptArtifact) -> dict[str, Any]:
     return {"id": kept.id, "folder": str(kept.folder), **kept.manifest}

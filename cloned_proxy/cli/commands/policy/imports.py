@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cloned_proxy.cli.show.errors import CommandError
-from cloned_proxy.policy.reading.foreign import Found, Wanted, read_squid, reader_of, scope_of
+from cloned_proxy.policy.reading.foreign import ForeignList, WantedHost, read_squid, reader_of, scope_of
 from cloned_proxy.policy.reading.pack import read_pack
 from cloned_proxy.policy.terms.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.files.errors import StoreError
@@ -33,9 +33,9 @@ class Imported:
     """What came of an import."""
 
     file: Path
-    found: Found
-    new: tuple[Wanted, ...]
-    present: tuple[Wanted, ...]
+    found: ForeignList
+    new: tuple[WantedHost, ...]
+    present: tuple[WantedHost, ...]
     """The policy said so before."""
     result: EditResult
     summary: str
@@ -61,7 +61,7 @@ class Imported:
             yield f"refused  {entry}  {why}"
 
 
-def read_list(path: Path, tool: str | None) -> Found:
+def read_list(path: Path, tool: str | None) -> ForeignList:
     """The hosts of a file in any of the forms. Raises CommandError, StoreError."""
     raw = read_regular_file(path, limit=_MAX_BYTES, what="list")
     text = _decoded(path, raw)
@@ -69,7 +69,7 @@ def read_list(path: Path, tool: str | None) -> Found:
     if isinstance(document, dict) and "allowlists" in document:
         return _pack(path, document)
     if (read := reader_of(document)) is not None:
-        found = read(document, scope_of(tool)) if isinstance(document, dict) else Found("")
+        found = read(document, scope_of(tool)) if isinstance(document, dict) else ForeignList("")
     elif isinstance(document, dict | list):
         raise CommandError(f"{path}: this is not {_FORMS}")
     else:
@@ -131,16 +131,16 @@ def _structure(path: Path, raw: bytes, text: str) -> object:
     return read_document(raw, str(path)).data
 
 
-def _pack(path: Path, document: dict[Any, Any]) -> Found:
+def _pack(path: Path, document: dict[Any, Any]) -> ForeignList:
     pack = read_pack(document)
     if pack.problems:
         raise CommandError("; ".join(f"{path}: {p.path}: {p.message}" for p in pack.problems))
-    found = Found("Cloned policy pack")
-    found.wanted |= dict.fromkeys(Wanted(each.scope, "allow", str(each.pattern)) for each in pack.additions)
+    found = ForeignList("Cloned policy pack")
+    found.wanted |= dict.fromkeys(WantedHost(each.scope, "allow", str(each.pattern)) for each in pack.additions)
     return found
 
 
-def _additions(found: Found) -> list[Addition]:
+def _additions(found: ForeignList) -> list[Addition]:
     lists = dict.fromkeys((each.scope, each.action) for each in found.wanted)
     return [
         Addition(
@@ -156,7 +156,7 @@ def _additions(found: Found) -> list[Addition]:
     ]
 
 
-def _of(found: Found, addition: Addition) -> list[Wanted]:
+def _of(found: ForeignList, addition: Addition) -> list[WantedHost]:
     scope = addition.tool or GLOBAL_SCOPE
     return [each for each in found.wanted if (each.scope, each.action) == (scope, addition.action)]
 
@@ -172,5 +172,5 @@ def _rule_ids(path: Path, presets: Any) -> set[str]:
         return set()
 
 
-def _data(wanted: Wanted) -> dict[str, Any]:
+def _data(wanted: WantedHost) -> dict[str, Any]:
     return {"scope": wanted.scope, "action": wanted.action, "host": wanted.host, "ports": list(wanted.ports) or None}

@@ -9,7 +9,7 @@ import typer
 from cloned_proxy.cli.place.options import JsonOption, PolicyOption, ToolOption, WorkspaceOption
 
 if TYPE_CHECKING:
-    from cloned_proxy.store.approvals.suggest import Seen, Suggestion, Withheld
+    from cloned_proxy.store.approvals.suggest import CallCounts, Suggestion, Withheld
     from cloned_proxy.store.policyfile.edit_service import EditService
     from cloned_proxy.store.policyfile.policy_edit import EditResult
 
@@ -94,7 +94,7 @@ def _data(suggestion: Suggestion) -> dict[str, Any]:
     }
 
 
-def _seen_data(seen: Seen) -> dict[str, Any]:
+def _seen_data(seen: CallCounts) -> dict[str, Any]:
     from cloned_proxy.cli.show.output import iso_time
 
     return {
@@ -126,6 +126,6 @@ def _who(tool: str | None) -> str:
     return tool or "global (callers without a credential)"
 
 
-def _seen_text(seen: Seen) -> str:
+def _seen_text(seen: CallCounts) -> str:
     parts = [f"{seen.denied} denied" if seen.denied else "", f"{seen.passed} reported" if seen.passed else ""]
     return ", ".join(filter(None, parts))

@@ -10,7 +10,7 @@ import signal
 from typing import Final
 
 from cloned_proxy.cli.editing.agents import agent_of
-from cloned_proxy.runner.docker.stream import Stream
+from cloned_proxy.runner.docker.stream import OutputStream
 from cloned_proxy.runner.runs.execution import Output
 from cloned_proxy.runner.runs.job import Job
 from cloned_proxy.runner.values.not_started import NOT_EXECUTABLE, NOT_FOUND, complains_of
@@ -31,7 +31,7 @@ class LastWords:
     def listening(self, show: Output) -> Output:
         """`show`, with an ear on what passes."""
 
-        def both(kind: Stream, piece: bytes) -> None:
+        def both(kind: OutputStream, piece: bytes) -> None:
             self.add(piece)
             show(kind, piece)
 

@@ -17,7 +17,7 @@ from cloned_proxy.runner.files.homes import Homes, KeptHome
 from cloned_proxy.runner.values.spec import MIB
 
 if TYPE_CHECKING:
-    from cloned_proxy.runner.files.disk import Usage
+    from cloned_proxy.runner.files.disk import DiskUsage
     from cloned_proxy.store.workspaces.workspace import Workspace
 
 
@@ -65,7 +65,7 @@ def _chosen(place: Workspace, tool: str | None) -> Sequence[KeptHome]:
     return chosen
 
 
-def _confirm(chosen: Sequence[KeptHome], sizes: dict[str, Usage]) -> None:
+def _confirm(chosen: Sequence[KeptHome], sizes: dict[str, DiskUsage]) -> None:
     import typer
 
     if not sys.stdin.isatty():
@@ -87,7 +87,7 @@ def _sweep(place: Workspace, path: Path, user: str) -> None:
         sweep_directory(engine, place.root, path, user)
 
 
-def _data(home: KeptHome, usage: Usage) -> dict[str, object]:
+def _data(home: KeptHome, usage: DiskUsage) -> dict[str, object]:
     return {
         "tool": home.tool,
         "bytes": usage.size,
@@ -100,10 +100,10 @@ def _data(home: KeptHome, usage: Usage) -> dict[str, object]:
     }
 
 
-def _complete(usage: Usage) -> bool:
+def _complete(usage: DiskUsage) -> bool:
     return not usage.closed and not usage.too_deep
 
 
-def _size(usage: Usage) -> str:
+def _size(usage: DiskUsage) -> str:
     """What is in directories that this user may not read is not known."""
     return f"{'' if _complete(usage) else 'at least '}{usage.size / MIB:.1f} MiB"

@@ -7,13 +7,13 @@ from itertools import groupby
 from typing import Any
 
 from cloned_proxy.cli.show.output import paint, put, put_json, visible
-from cloned_proxy.runner.probe.report import Line, Report, Result
+from cloned_proxy.runner.probe.report import Line, ProbeReport, Result
 from cloned_proxy.telemetry.events import ProbeEvent
 
 _STYLES = {Result.OK: "green", Result.LEAK: "red", Result.BROKEN: "red", Result.BLIND: "red"}
 
 
-def show(report: Report, *, as_json: bool, one_line: bool) -> None:
+def show(report: ProbeReport, *, as_json: bool, one_line: bool) -> None:
     """Prints the report on stdout."""
     if as_json:
         put_json(report.as_json(), one_line=one_line)
@@ -30,7 +30,7 @@ def show(report: Report, *, as_json: bool, one_line: bool) -> None:
     put(summary(report))
 
 
-def summary(report: Report) -> str:
+def summary(report: ProbeReport) -> str:
     """The verdict in one line."""
     leaks = sum(line.result in (Result.LEAK, Result.BROKEN) for line in report.attempts)
     blind = sum(line.result is Result.BLIND for line in report.controls)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, Self
 
 from cloned_proxy.cli.show.errors import say
-from cloned_proxy.runner.project.changes import Kind, Letter
+from cloned_proxy.runner.project.changes import GuardedKind, Letter
 
 if TYPE_CHECKING:
     from cloned_proxy.runner.project.aftermath import Aftermath
@@ -48,7 +48,7 @@ def lines_of(aftermath: Aftermath) -> Iterator[str]:
         return
     if aftermath.files is not None:
         yield from _difference(aftermath.files)
-    alarming = [change for change, kind in aftermath.noteworthy if kind is not Kind.RECIPE]
+    alarming = [change for change, kind in aftermath.noteworthy if kind is not GuardedKind.RECIPE]
     if alarming:
         yield f"cloned-proxy: in {where} the tool changed what git, editors, shells or agents act upon; look first:"
         shown = _topmost(alarming)
@@ -58,7 +58,7 @@ def lines_of(aftermath: Aftermath) -> Iterator[str]:
         added = [shlex.quote(str(where / change.path)) for change in shown[:_SHOWN] if change.letter is Letter.ADDED]
         if added:
             yield f"  to remove what is new: rm -r -- {' '.join(added)}"
-    recipes = [f"{change.letter} {change.path}" for change, kind in aftermath.noteworthy if kind is Kind.RECIPE]
+    recipes = [f"{change.letter} {change.path}" for change, kind in aftermath.noteworthy if kind is GuardedKind.RECIPE]
     if recipes:
         yield f"cloned-proxy: changed, and run by whoever builds, tests or installs: {_some(recipes)}"
     if aftermath.doors:

@@ -15,7 +15,7 @@ from cloned_proxy.cli.commands.sandbox.refusals import Refusals
 from cloned_proxy.cli.show.errors import INTERRUPTED, TIMED_OUT, say
 from cloned_proxy.cli.terminal.host_terminal import HostTerminal
 from cloned_proxy.cli.terminal.interruption import interruptible
-from cloned_proxy.cli.terminal.pipes import Pipes
+from cloned_proxy.cli.terminal.pipes import StandardStreams
 from cloned_proxy.cli.terminal.terminal_environment import terminal_environment
 from cloned_proxy.runner.runs.execution import Outcome
 from cloned_proxy.runner.runs.prepared import Prepared
@@ -49,7 +49,7 @@ def run_command(
 
 def _execute(options: ExecOptions, ready: Callable[[], None] | None, prepared: Prepared | None) -> Outcome:
     said = LastWords()
-    connection = HostTerminal() if options.terminal.tty else Pipes()
+    connection = HostTerminal() if options.terminal.tty else StandardStreams()
     workspace = Workspace.find(options.workspace)
     check_project(options.files, workspace.root)
     workspace.create()

@@ -16,7 +16,7 @@ from cloned_proxy.cli.show.tables import when
 from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.program_name import in_this_shell
 from cloned_proxy.store.approvals.approvals import ApprovalService
-from cloned_proxy.store.audit.audit_log import AuditLog, Entry
+from cloned_proxy.store.audit.audit_log import AuditLog, LogEntry
 from cloned_proxy.store.audit.tally import Tally
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.policyfile.policy_file import load_policy
@@ -36,7 +36,7 @@ class Overview:
     policy: dict[str, Any]
     """In force; while nothing serves, what the file says. Keys as in `LiveProxy.policy`."""
     denied_last_hour: int
-    denials: tuple[tuple[Entry, int], ...]
+    denials: tuple[tuple[LogEntry, int], ...]
     """The newest, each with how often; the newest last."""
     pending: int
     """Requests that wait for a person."""
@@ -91,7 +91,7 @@ def look(workspace: Workspace, policy_flag: Path | None) -> Overview:
 
 def _on_record(
     workspace: Workspace, policy_flag: Path | None
-) -> tuple[int, tuple[tuple[Entry, int], ...], int, dict[str, Any] | None]:
+) -> tuple[int, tuple[tuple[LogEntry, int], ...], int, dict[str, Any] | None]:
     if not workspace.state_db.exists():
         return 0, (), 0, None
     with AuditLog(workspace.state_db) as audit:

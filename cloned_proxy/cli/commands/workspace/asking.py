@@ -21,7 +21,7 @@ _OWN_TOOL: Final = "my.tool@v1"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class GivenAnswers:
     """What options have answered already; None where the person is to be asked."""
 
     run: Sequence[str] | None
@@ -29,7 +29,7 @@ class Asked:
     sandbox: bool | None
 
 
-def ask(asked: Asked, place: Workspace, *, at_terminal: bool) -> Answers:
+def ask(asked: GivenAnswers, place: Workspace, *, at_terminal: bool) -> Answers:
     """The answers; the defaults for what no option says where nobody is to be asked. Raises CommandError."""
     run, presets, sandbox = asked.run, asked.presets, asked.sandbox
     tools = _tools(run) if run is not None else None

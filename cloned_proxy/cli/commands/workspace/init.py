@@ -31,7 +31,7 @@ def init(
     """Ask what you run here, show the policy and write it. Then say the next command."""
     import sys
 
-    from cloned_proxy.cli.commands.workspace.asking import Asked, ask
+    from cloned_proxy.cli.commands.workspace.asking import GivenAnswers, ask
     from cloned_proxy.cli.commands.workspace.initial import check_free, place_for, write
     from cloned_proxy.cli.show.errors import CommandError, say
     from cloned_proxy.cli.show.output import put, put_json
@@ -43,7 +43,7 @@ def init(
         raise CommandError(
             "there is no terminal to ask at; say --yes for the defaults, or answer by --run, --preset and --sandbox"
         )
-    answers = ask(Asked(run, preset, sandbox), place, at_terminal=not yes)
+    answers = ask(GivenAnswers(run, preset, sandbox), place, at_terminal=not yes)
     made = write(answers, place, policy, dry_run=dry_run)
     if as_json:
         put_json(made.as_data())

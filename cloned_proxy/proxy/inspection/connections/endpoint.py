@@ -92,7 +92,7 @@ def make_connection(*, client_side: bool, max_head_bytes: int) -> H2Connection:
     return made
 
 
-class Window:
+class StreamWindow:
     """How much the sender of one stream may have under way.
 
     Bytes come back to it when the reader has taken them. Grows for a reader that keeps up, within the allowance of the

@@ -16,7 +16,7 @@ from cloned_proxy.policy.terms.registry import Age
 from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.grants.grant import Grant
-from cloned_proxy.proxy.inspection.examining.held import Held
+from cloned_proxy.proxy.inspection.examining.held import HeldBody
 from cloned_proxy.proxy.secrets.injection import Injection
 from cloned_proxy.proxy.wire.head import Head
 
@@ -107,7 +107,7 @@ class HeldFilter(ABC):
 
     limit: int
     """Bytes; a longer body is answered by `too_long`."""
-    held: Held | None = None
+    held: HeldBody | None = None
     """The filter's share of what may be held in all; None for bodies that are too small to count."""
 
     @abstractmethod

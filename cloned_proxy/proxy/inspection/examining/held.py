@@ -17,7 +17,7 @@ class HeldBodies:
 
     def __init__(self, most: int = MOST_HELD) -> None:
         self._most = most
-        self._held: dict[object, dict[Held, int]] = {}
+        self._held: dict[object, dict[HeldBody, int]] = {}
         """The bodies that wait for their turn, by caller, the oldest first."""
         self._total = 0
         self._changed = asyncio.Event()
@@ -26,11 +26,11 @@ class HeldBodies:
     def total(self) -> int:
         return self._total
 
-    def body(self, caller: object) -> Held:
+    def body(self, caller: object) -> HeldBody:
         """A body of this caller, of which nothing is held yet."""
-        return Held(self, caller)
+        return HeldBody(self, caller)
 
-    def note(self, body: Held, size: int) -> None:
+    def note(self, body: HeldBody, size: int) -> None:
         mine = self._held.setdefault(body.caller, {})
         before = mine.get(body, 0)
         if size:
@@ -44,17 +44,17 @@ class HeldBodies:
             self._changed.set()
             self._changed = asyncio.Event()
 
-    def may_grow(self, body: Held) -> bool:
+    def may_grow(self, body: HeldBody) -> bool:
         """Each caller's oldest body may: else all could wait for each other, and one caller could stop the rest."""
         oldest = next(iter(self._held.get(body.caller, ())), body)
         return self._total < self._most or oldest is body
 
-    async def room(self, body: Held) -> None:
+    async def room(self, body: HeldBody) -> None:
         while not self.may_grow(body):
             await self._changed.wait()
 
 
-class Held:
+class HeldBody:
     """One body."""
 
     def __init__(self, bodies: HeldBodies, caller: object) -> None:

@@ -14,7 +14,7 @@ from cloned_proxy.proxy.http1.incoming import LAST_CHUNK, chunk
 from cloned_proxy.proxy.inspection.connections.pipe import BrokenBodyError, Pipe, Trailers
 from cloned_proxy.proxy.inspection.examining.examiners import Admitted, Filters, ResponseSeen
 from cloned_proxy.proxy.inspection.requests.stream import Stream
-from cloned_proxy.proxy.inspection.upstream.upstream import Outgoing, UpstreamExchange, UpstreamLostError
+from cloned_proxy.proxy.inspection.upstream.upstream import UpstreamExchange, UpstreamLostError, UpstreamRequest
 from cloned_proxy.proxy.secrets.frames import EchoGuard
 from cloned_proxy.proxy.transport.relay_guard import RelayGuard, TurnedAwayError
 from cloned_proxy.proxy.wire.head import Head
@@ -66,7 +66,7 @@ class Exchange(Stream):
 
     # The request.
 
-    def _outgoing(self, admitted: Admitted, filters: Filters | None) -> Outgoing:
+    def _outgoing(self, admitted: Admitted, filters: Filters | None) -> UpstreamRequest:
         outgoing = super()._outgoing(admitted, filters)
         if not self.body_withheld:
             outgoing = replace(outgoing, fields=[field for field in outgoing.fields if field[0] != b"expect"])

@@ -12,7 +12,7 @@ from h2.exceptions import H2Error
 
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.inspection.connections import heads
-from cloned_proxy.proxy.inspection.connections.endpoint import Window
+from cloned_proxy.proxy.inspection.connections.endpoint import StreamWindow
 from cloned_proxy.proxy.inspection.connections.pipe import BrokenBodyError, Trailers
 from cloned_proxy.proxy.inspection.examining.examiners import ResponseSeen
 from cloned_proxy.proxy.inspection.http2 import grpc
@@ -33,7 +33,7 @@ class Http2Stream(Stream):
     passes_trailers: ClassVar[bool] = True
 
     def __init__(self, front: Front, number: int, head: Head) -> None:
-        self.window: Final = Window(front, number)
+        self.window: Final = StreamWindow(front, number)
         super().__init__(front, head, self.window.pipe)
         self._front = front
         self._grpc = grpc.speaks_grpc(head)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import parse_qs, quote, urlsplit
 
-from cloned_proxy.policy.paths.registry_path import Part, Target, metadata_path, project_json_path, target_of
+from cloned_proxy.policy.paths.registry_path import PackagePart, Target, metadata_path, project_json_path, target_of
 from cloned_proxy.policy.terms.registry import Registry, RegistryKind
 from cloned_proxy.policy.terms.vocabulary import Mode
 from cloned_proxy.proxy.inspection.examining.examiners import Admitted
@@ -32,11 +32,11 @@ class Asked:
 
     @property
     def reads_metadata(self) -> bool:
-        return self.target.part is Part.METADATA and self.admitted.head.method in READING
+        return self.target.part is PackagePart.METADATA and self.admitted.head.method in READING
 
     @property
     def reads_file(self) -> bool:
-        return self.target.part is Part.FILE and self.admitted.head.method in READING
+        return self.target.part is PackagePart.FILE and self.admitted.head.method in READING
 
     @property
     def is_exempt(self) -> bool:

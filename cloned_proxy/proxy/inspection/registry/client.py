@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cloned_proxy.proxy.grants.grant import Grant
-from cloned_proxy.proxy.inspection.examining.held import Held
+from cloned_proxy.proxy.inspection.examining.held import HeldBody
 from cloned_proxy.proxy.inspection.registry.encoding import MAX_METADATA, too_large
 from cloned_proxy.proxy.inspection.registry.filtered import AbsentError, MetadataError
 from cloned_proxy.proxy.secrets.injection import Injection
@@ -40,7 +40,7 @@ class MetadataClient:
         self._tls: ssl.SSLContext | None = None
 
     async def fetch(
-        self, grant: Grant, asking: Head, injection: Injection | None, held: Held
+        self, grant: Grant, asking: Head, injection: Injection | None, held: HeldBody
     ) -> tuple[bytes, list[str]]:
         """The body, with its content codings, that answers `asking` (a `metadata_request`). Raises MetadataError."""
         host = grant.decision.host
@@ -84,7 +84,7 @@ class MetadataClient:
         return reader, writer
 
     async def _response(
-        self, reader: asyncio.StreamReader, held: Held, limit: asyncio.Timeout
+        self, reader: asyncio.StreamReader, held: HeldBody, limit: asyncio.Timeout
     ) -> tuple[ResponseHead, bytes]:
         buffer, settings = Buffer(), self._settings
         while True:
@@ -123,7 +123,7 @@ def metadata_request(head: Head, host: str, port: int, path: str, accept: str, *
     )
 
 
-async def _room(held: Held, limit: asyncio.Timeout) -> None:
+async def _room(held: HeldBody, limit: asyncio.Timeout) -> None:
     """Waits until more may be held. The registry is not to blame for that time."""
     if held.may_grow:
         return

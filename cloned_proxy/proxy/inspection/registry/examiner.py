@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import urljoin
 
-from cloned_proxy.policy.paths.registry_path import Part
+from cloned_proxy.policy.paths.registry_path import PackagePart
 from cloned_proxy.policy.terms.registry import Age, decide_age
 from cloned_proxy.proxy.enforce.enforcer import Enforcer
 from cloned_proxy.proxy.inspection.examining.examiners import Admitted, HeldFilter, RefusedError, ResponseSeen
@@ -81,7 +81,7 @@ class RegistryExaminer:
                 fields += [("accept", asked.accept), ("accept-encoding", "gzip")]
         elif asked.reads_file:
             path = await self._file_path(asked)
-        elif part is Part.UNKNOWN or (part is Part.FILE and head.method not in _EDITING):
+        elif part is PackagePart.UNKNOWN or (part is PackagePart.FILE and head.method not in _EDITING):
             problem = f"{head.method} of this path is no request that a client of {asked.registry.kind} makes"
             self._refuse(asked, Age(asked.target.package, problem=problem))
         admitted.forwarded = replace(head, path=path, fields=tuple(fields))

@@ -15,7 +15,7 @@ from cloned_proxy.proxy.enforce import answers
 from cloned_proxy.proxy.enforce.enforcer import Enforcer
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.inspection.examining.examiners import HeldFilter, RawFields, ResponseSeen, UnfitError
-from cloned_proxy.proxy.inspection.examining.held import Held, HeldBodies
+from cloned_proxy.proxy.inspection.examining.held import HeldBodies, HeldBody
 from cloned_proxy.proxy.inspection.registry import npm, pypi
 from cloned_proxy.proxy.inspection.registry.asked import Asked
 from cloned_proxy.proxy.inspection.registry.dates import Dates
@@ -56,7 +56,7 @@ class Shower:
         if not asked.target.whole:
             self._note(asked.admitted.grant, dates)
 
-    async def made(self, held: Held, work: Callable[[], _Made]) -> _Made:
+    async def made(self, held: HeldBody, work: Callable[[], _Made]) -> _Made:
         """What is shown of a document. What comes out may be larger than what went in, so it waits for room, too."""
         while True:
             await held.room()
@@ -111,7 +111,7 @@ class FilteredMetadata(HeldFilter):
     def __init__(self, shower: Shower, asked: Asked, response: ResponseSeen) -> None:
         self._shower = shower
         self._asked = asked
-        self.held: Held = shower.bodies.body(asked.admitted.grant.caller.tool)
+        self.held: HeldBody = shower.bodies.body(asked.admitted.grant.caller.tool)
         self._codings = [value.decode("latin-1") for value in response.values(b"content-encoding")]
 
         offers = (value for name, value in asked.admitted.head.fields if name == "accept-encoding")

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from msgspec import Raw, Struct, ValidationError
 from msgspec.json import Decoder, encode
 
-from cloned_proxy.policy.paths.registry_path import Part, target_of
+from cloned_proxy.policy.paths.registry_path import PackagePart, target_of
 from cloned_proxy.policy.terms.registry import Registry
 from cloned_proxy.proxy.inspection.registry.dates import Dated, Dates, file_key, is_old_enough, parse_time, spelled_in
 from cloned_proxy.proxy.inspection.registry.filtered import Filtered, MetadataError, Piece
@@ -190,7 +190,7 @@ class _Tarballs:
     def _judged(self, url: str) -> tuple[str, bool]:
         key = file_key(url)
         target = target_of(self._registry, spelled_in(url)) if key else None
-        ours = target is not None and target.part is Part.FILE and target.package == self._package
+        ours = target is not None and target.part is PackagePart.FILE and target.package == self._package
         return (key, self._covered(url)) if ours else ("", False)
 
 

@@ -26,9 +26,9 @@ from cloned_proxy.proxy.inspection.requests.admission import TurnedAway
 from cloned_proxy.proxy.inspection.requests.parts import InspectionParts
 from cloned_proxy.proxy.inspection.upstream.pool import Pool
 from cloned_proxy.proxy.inspection.upstream.upstream import (
-    Outgoing,
     UpstreamExchange,
     UpstreamLostError,
+    UpstreamRequest,
     send_body,
 )
 from cloned_proxy.proxy.upstream.dial import ExhaustedError
@@ -200,7 +200,9 @@ class Stream(ABC):
                 raise
             await self._exchange(admitted, filters, outgoing, again=True)
 
-    async def _exchange(self, admitted: Admitted, filters: Filters | None, outgoing: Outgoing, *, again: bool) -> None:
+    async def _exchange(
+        self, admitted: Admitted, filters: Filters | None, outgoing: UpstreamRequest, *, again: bool
+    ) -> None:
         idle = -1.0 if again else longest_idle(admitted.head)
         exchange = (await self._client.pool.connection(admitted.grant, idle)).open(outgoing)
         sending: asyncio.Task[None] | None = None
@@ -221,7 +223,7 @@ class Stream(ABC):
                 sending.cancel()
             exchange.close()
 
-    def _outgoing(self, admitted: Admitted, filters: Filters | None) -> Outgoing:
+    def _outgoing(self, admitted: Admitted, filters: Filters | None) -> UpstreamRequest:
         head, host = admitted.forwarded, admitted.grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
@@ -230,7 +232,7 @@ class Stream(ABC):
             fields = tuple(field for field in fields if field[0] != b"content-length")
         ended = head.content_length is None and not head.chunked
         trailers = self.passes_trailers and heads.wants_trailers(head)
-        return Outgoing(head, host, fields, admitted.injection, ended, trailers, self._continue)
+        return UpstreamRequest(head, host, fields, admitted.injection, ended, trailers, self._continue)
 
     # The request's body.
 

@@ -36,7 +36,7 @@ class UpstreamLostError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
+class UpstreamRequest:
     """The head of a request as it goes upstream."""
 
     head: Head
@@ -112,7 +112,7 @@ class Upstream(Protocol):
     async def run(self) -> None:
         """Until it is closed."""
 
-    def open(self, outgoing: Outgoing) -> UpstreamExchange: ...
+    def open(self, outgoing: UpstreamRequest) -> UpstreamExchange: ...
 
     def abort(self) -> None: ...
 

@@ -15,7 +15,7 @@ from cloned_proxy.proxy.inspection.connections import bounds, heads
 from cloned_proxy.proxy.inspection.connections.pipe import Pipe, Trailers
 from cloned_proxy.proxy.inspection.connections.tls import TlsStream
 from cloned_proxy.proxy.inspection.examining.examiners import ResponseSeen
-from cloned_proxy.proxy.inspection.upstream.upstream import Outgoing, UpstreamLostError
+from cloned_proxy.proxy.inspection.upstream.upstream import UpstreamLostError, UpstreamRequest
 from cloned_proxy.proxy.wire.body import (
     BodyError,
     BodyReader,
@@ -64,7 +64,7 @@ class UpstreamH1:
     def idle_for(self) -> float:
         return time.monotonic() - self._used_at if self._used_at else 0.0
 
-    def open(self, outgoing: Outgoing) -> ExchangeH1:
+    def open(self, outgoing: UpstreamRequest) -> ExchangeH1:
         """Sends the head. Raises UpstreamLostError."""
         if self._closed:
             raise UpstreamLostError("the connection was closed", unprocessed=True)
@@ -174,7 +174,7 @@ class ExchangeH1:
     __slots__ = ("_connection", "_due", "again", "asked", "body", "chunked", "framing", "head", "interim", "keep",
                  "outgoing", "switched")  # fmt: skip
 
-    def __init__(self, connection: UpstreamH1, outgoing: Outgoing, *, again: bool) -> None:
+    def __init__(self, connection: UpstreamH1, outgoing: UpstreamRequest, *, again: bool) -> None:
         self._connection = connection
         self.again: Final = again
         """Whether it may go to another connection, where nothing has come back on this one."""
@@ -244,7 +244,7 @@ class ExchangeH1:
         self._connection.done(self)
 
 
-def _encode(outgoing: Outgoing, *, chunked: bool) -> bytes:
+def _encode(outgoing: UpstreamRequest, *, chunked: bool) -> bytes:
     head, fields = outgoing.head, outgoing.fields
     lines = [b"%b %b HTTP/1.1" % (head.method.encode("ascii"), head.path.encode("ascii"))]
     cookies = [value for name, value in fields if name == b"cookie"]

@@ -20,11 +20,11 @@ from h2.events import (
 from h2.exceptions import H2Error
 
 from cloned_proxy.proxy.inspection.connections import bounds, heads
-from cloned_proxy.proxy.inspection.connections.endpoint import Endpoint, Window
+from cloned_proxy.proxy.inspection.connections.endpoint import Endpoint, StreamWindow
 from cloned_proxy.proxy.inspection.connections.pipe import Pipe, Trailers
 from cloned_proxy.proxy.inspection.connections.tls import TlsStream
 from cloned_proxy.proxy.inspection.examining.examiners import ResponseSeen
-from cloned_proxy.proxy.inspection.upstream.upstream import Outgoing, UpstreamLostError
+from cloned_proxy.proxy.inspection.upstream.upstream import UpstreamLostError, UpstreamRequest
 from cloned_proxy.proxy.wire.head import HeadError
 from cloned_proxy.proxy.wire.response import FIRST_FINAL, ResponseError
 from cloned_proxy.store.settings.config import ProxySettings
@@ -52,7 +52,7 @@ class UpstreamH2(Endpoint):
     def idle_for(self) -> float:
         return 0.0  # a server that closes says so first, and up to which request it has read (GOAWAY)
 
-    def open(self, outgoing: Outgoing) -> ExchangeH2:
+    def open(self, outgoing: UpstreamRequest) -> ExchangeH2:
         """Sends the head. Raises UpstreamLostError."""
         try:
             stream = self.h2.get_next_available_stream_id()
@@ -144,9 +144,9 @@ class ExchangeH2:
     __slots__ = ("_connection", "_window", "body", "ended", "head", "interim", "method", "outgoing", "stream",
                  "trailers")  # fmt: skip
 
-    def __init__(self, connection: UpstreamH2, stream: int, outgoing: Outgoing) -> None:
+    def __init__(self, connection: UpstreamH2, stream: int, outgoing: UpstreamRequest) -> None:
         self._connection = connection
-        self._window = Window(connection, stream)
+        self._window = StreamWindow(connection, stream)
         self.stream: Final = stream
         self.outgoing: Final = outgoing
         self.method: Final = outgoing.head.method

@@ -37,7 +37,7 @@ _MOST_TARGETS: Final = 4
 """Addresses of one name that the proxy is asked for, one after the other."""
 
 
-class SecretSource(Protocol):
+class CredentialSource(Protocol):
     def value_of(self, name: str) -> str:
         """Raises StoreError when there is no such secret now, or no vault that opens."""
 
@@ -51,7 +51,7 @@ class UpstreamProxy:
         bounds: ProxySettings,
         *,
         resolver: Resolver,
-        secrets: SecretSource,
+        secrets: CredentialSource,
         own: Container[tuple[Address, int]],
         base: Path,
     ) -> None:

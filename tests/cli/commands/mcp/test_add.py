@@ -11,7 +11,7 @@ import pytest
 from cloned_proxy.cli.commands.mcp import add as mcp_add
 from cloned_proxy.runner.mcp.client_file import ClientFile
 from cloned_proxy.runner.mcp.packages import Package
-from cloned_proxy.runner.mcp.registry import Server
+from cloned_proxy.runner.mcp.registry import McpServer
 from cloned_proxy.store.files.errors import StoreError
 from tests.cli.program import PROGRAM, Workspace
 
@@ -27,7 +27,7 @@ class Bakery:
     def close(self) -> None:
         pass
 
-    def bake(self, _: object, package: Package, server: Server) -> Server:
+    def bake(self, _: object, package: Package, server: McpServer) -> McpServer:
         self.baked.append(str(package))
         return server.model_copy(update={"package": f"pypi:{package}", "image": "baked:1"})
 

@@ -10,7 +10,7 @@ import pytest
 
 from cloned_proxy.policy.model.model import Scope
 from cloned_proxy.policy.terms.host_index import HostIndex
-from cloned_proxy.proxy.inspection.examining.held import Held
+from cloned_proxy.proxy.inspection.examining.held import HeldBody
 from tests.proxy.inspection.http2.peers import Client
 from tests.proxy.inspection.registry.conftest import Store
 from tests.proxy.inspection.registry.shelf import DAY
@@ -31,13 +31,13 @@ def sizes(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     for number in range(MANY):
         store.shelf.packument(f"pad-{number}", {"1.0.0": 100 * DAY}, store.now, readme="x" * SIZE)
     seen: list[int] = []
-    note: Callable[[Held, int], None] = Held.note
+    note: Callable[[HeldBody, int], None] = HeldBody.note
 
-    def noted(held: Held, size: int) -> None:
+    def noted(held: HeldBody, size: int) -> None:
         note(held, size)
         seen.append(store.world.bodies.total)
 
-    monkeypatch.setattr(Held, "note", noted)
+    monkeypatch.setattr(HeldBody, "note", noted)
     return seen
 
 
