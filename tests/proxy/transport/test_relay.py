@@ -263,3 +263,13 @@ async def test_a_slow_reader_stops_a_fast_writer_and_memory_stays_bounded(slow_s
         writer.close()
         await w.settled()
     assert total[0] == size
+
+
+def test_a_reset_of_a_socket_that_the_loop_has_let_go_of_closes_it() -> None:
+    class Released(socket.socket):
+        def setsockopt(self, *_: object) -> None:
+            raise ValueError("Invalid file descriptor: -1")  # as the loop says it
+
+    with Released() as sock:
+        relay.reset_socket(sock)
+        assert sock.fileno() < 0

@@ -13,8 +13,8 @@ from cloned_proxy.proxy.inspection.certificates.authority import Authority
 from cloned_proxy.proxy.inspection.certificates.bundle import refresh_bundle
 from cloned_proxy.proxy.inspection.certificates.ca import certificate_path, install_hint
 from cloned_proxy.runner.trust.trust import write_trust
+from cloned_proxy.store.files import roots as roots_of_machine
 from cloned_proxy.store.files.errors import StoreError
-from cloned_proxy.store.files.files import roots as roots_of_machine
 
 
 @pytest.fixture
