@@ -35,7 +35,7 @@ from bench.references import Direct, Floor
 from bench.report import Figure, Results, Table, summarise, write
 from bench.start import measure as start_ratios
 from bench.upstream_process import UpstreamProcess
-from bench.workloads import SET_UP, WORKLOADS, Download, Workload, idle_memory
+from bench.workloads import FIRST_AND_FURTHER, SET_UP, WORKLOADS, Download, Workload, idle_memory
 
 _RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -172,17 +172,20 @@ class Bench:
             return await workload.run(contender, self._plan.seconds)
 
     async def _idle(self) -> None:
-        figures: list[Figure] = []
+        figures: list[list[Figure]] = [[], []]
         for kind in self._kinds:
             if kind is Direct:
                 continue
             with self._reported(f"idle tunnels, {kind.name}"):
                 async with self._running(kind) as contender:
-                    found = await idle_memory(contender, self._plan.idle_tunnels)
-                figures.append(Figure(kind.name, found.per_thousand, 0.0, errors=found.failed))
-                print(f"  {kind.name}: {found.per_thousand:.1f} MB per 1000, {found.failed} failed", flush=True)
-        table = Table("idle", "Memory of idle tunnels", "MB RSS per 1000", tuple(figures), lower_is_better=True)
-        self._results.tables.append(table)
+                    found = await idle_memory(contender, self._plan.idle_tunnels, FIRST_AND_FURTHER)
+                first, _, further = found.per_thousand
+                for of_step, size in zip(figures, (first, further), strict=True):
+                    of_step.append(Figure(kind.name, size, 0.0, errors=found.failed))
+                print(f"  {kind.name}: {first:.2f}, then {further:.2f} MB per 1000, {found.failed} failed", flush=True)
+        for key, which, of_step in zip(("idle-first", "idle"), ("the first", "each further"), figures, strict=True):
+            title = f"Memory of idle tunnels, {which} thousand"
+            self._results.tables.append(Table(key, title, "MB RSS per 1000", tuple(of_step), lower_is_better=True))
 
     async def _tunnels(self) -> None:
         _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
