@@ -37,7 +37,7 @@ from cloned_proxy.telemetry.events import (
 
 _log = structlog.get_logger(__name__)
 
-_GATHER_SECONDS: Final = 0.035
+_GATHER_SECONDS: Final = 0.02
 """How long a group may grow; the commit itself comes on top, and both stay within 50 ms on a healthy disk."""
 _CACHE_KIB: Final = 1024
 """It appends: the ends of a table and its indexes are all that it comes back to."""
