@@ -84,7 +84,7 @@ class FleetRequests:
         self._unsettled: dict[str, FleetDecision] = {}
         """In force or refused already, and not on record here: the disk did not take them."""
         self._in_force: dict[str, _InForce] = {}
-        self._room = TokenBucket(_RECEIVED_AT_ONCE, _RECEIVED_A_MINUTE)
+        self._room = Allowance(_RECEIVED_AT_ONCE, _RECEIVED_A_MINUTE)
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
         self._pause = Pause()
@@ -252,8 +252,8 @@ class FleetRequests:
             )
 
 
-class TokenBucket:
-    """So many at once, and so many more each minute."""
+class Allowance:
+    """So many at once, and so many more each minute (a token bucket)."""
 
     def __init__(self, most: int, a_minute: float) -> None:
         self._most, self._a_second = most, a_minute / 60
