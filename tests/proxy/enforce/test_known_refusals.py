@@ -157,6 +157,13 @@ async def test_the_native_plane_refuses_within_the_budget_alone() -> None:
 
 
 @pytest.mark.usefixtures("native")
+async def test_a_budget_larger_than_the_plane_can_count_is_no_small_one() -> None:
+    async with world(denials=2**64) as w:
+        assert (await thrice(w, connect_head(443, _EVIL))).status == 403
+        assert natively_refused(w) == 1
+
+
+@pytest.mark.usefixtures("native")
 async def test_what_the_policy_opens_is_not_refused_natively() -> None:
     async with upstream() as server, world() as w:
         assert (await thrice(w, connect_head(server.port))).status == 403
