@@ -2,8 +2,8 @@
 
 What is kept is the answer. Each call still counts against its caller's budget, has its own id, and is on record under
 it before it is told. Kept for a second at most, and no grant is: what is out of date here can only refuse. A head may
-hold a credential, so none is kept: it is known again by its digest, whose key nobody has. The native plane, once it is told of a head, has its
-bytes until a sweep after that second.
+hold a credential, so none is kept: it is known again by its digest, whose key nobody has.
+The native plane, once it is told of a head, has its bytes until a sweep after that second.
 """
 
 from __future__ import annotations
