@@ -110,7 +110,7 @@ class Gate:
             keep=self._keep,
             forget=self._forget,
             stopping=lambda: self._stopping,
-            refusals=KnownRefusals(enforcer, plane.publish_refusal if plane is not None else None),
+            refusals=KnownRefusals(enforcer, tokens, clock, None if plane is None else plane.publish_refusal),
             serve=connect.serve,
             serve_plain=self._plain.serve,
             resume_plain=self._plain.resume,
@@ -268,6 +268,7 @@ class Gate:
             self._plane.sweep()
         self.tunnels.sweep()
         self._plain.sweep()
+        self._parts.refusals.forget_what_is_old()
         native = () if self._plane is None else self._plane.listeners
         self._room.make((*self._doors, *native), self._connections, self._plane, contended=self._contended)
         for told in tuple(self.at_sweep):
