@@ -87,7 +87,7 @@ class DenialBudget:
         per_minute: int = DENIALS_PER_MINUTE,
         most_waiting: int = _MOST_WAITING,
     ) -> None:
-        """`clock` is monotonic. Of all callers together `most_waiting` wait for their turn; others are answered at once.
+        """`clock` is monotonic. Of all callers together `most_waiting` wait for their turn; others are answered now.
 
         Connections that wait must not take the places of those that pass.
 
