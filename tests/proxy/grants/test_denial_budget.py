@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from cloned_proxy.policy.callers.caller import Principal
 from cloned_proxy.policy.model.model import Limits
-from cloned_proxy.proxy.grants import denial_budget
 from cloned_proxy.proxy.grants.denial_budget import DenialBudget, Turnstile
 from tests.proxy.support import connect_head, policy, until, world
 
@@ -70,16 +67,6 @@ async def test_turns_come_in_order_some_at_a_time_and_who_has_left_takes_none() 
     await asyncio.gather(*tasks, return_exceptions=True)
     assert passed == list(range(10, 20))
     assert len(stile) == 0
-
-
-async def test_more_than_can_wait_are_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denial_budget, "_MOST_WAITING", 1)
-    stile = Turnstile()
-    first = asyncio.create_task(stile.turn())
-    await asyncio.sleep(0)
-    await stile.turn()
-    assert not first.done()
-    await first
 
 
 async def test_the_limit_of_a_tool_is_told_as_429_with_the_time_to_wait() -> None:
