@@ -6,6 +6,7 @@ import asyncio
 
 from cloned_proxy.policy.callers.caller import Principal
 from cloned_proxy.policy.model.model import Limits
+from cloned_proxy.proxy.grants import denial_budget
 from cloned_proxy.proxy.grants.denial_budget import DenialBudget, Turnstile
 from tests.proxy.support import connect_head, policy, until, world
 
