@@ -120,7 +120,7 @@ class Gate:
             plane_failed=self._accept_without_plane,
         )
         self._background: set[asyncio.Task[None]] = set()
-        self._room: Final = Room(self._crowd, settings.max_connections)
+        self._room: Final = Room(self._crowd)
         tokens.at_change.add(self.sweep)
         if plane is not None:
             plane.start(self._parts)
@@ -270,7 +270,9 @@ class Gate:
         self._plain.sweep()
         self._parts.refusals.forget_what_is_old()
         native = () if self._plane is None else self._plane.listeners
-        self._room.make((*self._doors, *native), self._connections, self._plane, contended=self._contended)
+        porches = [door for door in self._doors.values() if isinstance(door, Porch)]
+        everywhere = (*self._doors, *native)
+        self._room.make(everywhere, self._connections, self._plane, porches, contended=self._contended)
         for told in tuple(self.at_sweep):
             told()
 

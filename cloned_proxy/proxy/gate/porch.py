@@ -61,6 +61,13 @@ class Porch:
         """As of `Door`."""
         self._door.look()
 
+    def let_go(self, seconds: float) -> None:
+        """Closes whoever has had so long for the header and has not sent it: others wait for a place."""
+        latest = self._loop.time() - seconds
+        for sock, (_, _, timer) in tuple(self._waiting.items()):
+            if timer.when() - self._seconds <= latest:
+                self._close(sock)
+
     def close(self) -> None:
         """Stops accepting, and closes whoever has not come past the header."""
         self._door.close()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import select
 from collections.abc import Iterable
 from typing import Final
 
+from cloned_proxy.proxy.gate.porch import Porch
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.transport.listener import Listener
@@ -16,23 +18,26 @@ from cloned_proxy.proxy.tunnel.connection import ClientConnection
 
 _QUIET_SECONDS: Final = 1.0
 """Whoever connects to ask does so at once."""
+_BEGUN_SECONDS: Final = 2.0
+"""A head of a client that means it has come by then; one that is fed byte by byte is given up for who waits."""
 
 
 class Room:
-    """Of one gate. A client is never let go of for this while it has begun to ask, or while nobody waits."""
+    """Of one gate. A client is never let go of for this while it is served, or while nobody waits."""
 
-    def __init__(self, crowd: Crowd, places: int) -> None:
+    def __init__(self, crowd: Crowd) -> None:
         self._crowd: Final = crowd
+        self.begun_seconds = _BEGUN_SECONDS
+        """For so long a head may have begun and not be whole."""
         self.quiet_seconds = _QUIET_SECONDS
         """For so long a client has asked for nothing that is let go of."""
-        self.at_once: Final = max(1, places // 16)
-        """So many are let go of at each look: some of thousands that are idle, not all of them for one who waits."""
 
     def make(
         self,
         listeners: Iterable[Listener],
         connections: Iterable[ClientConnection],
         plane: Plane | None,
+        porches: Iterable[Porch] = (),
         *,
         contended: bool,
     ) -> None:
@@ -41,29 +46,53 @@ class Room:
             if self.is_wanted(listener, contended=contended):
                 # Nobody leaves for a party that may not have the place: one that has its share gets its own.
                 party = listener.party if contended and self._crowd.has_its_share(listener.party) else None
-                for connection in self._quiet(connections, party):
+                of_party = [each for each in connections if party is None or each.listener.party == party]
+                for connection in (*self._begun(of_party), *self._quiet(of_party)):
                     connection.let_go()
+                for porch in porches if party is None else ():
+                    porch.let_go(self.begun_seconds)
                 if plane is not None:
-                    plane.make_room(party, seconds=self.quiet_seconds, most=self.at_once)
+                    plane.make_room(party, seconds=self.quiet_seconds, most=self._at_once)
 
     def is_wanted(self, listener: Listener, *, contended: bool) -> bool:
         """Whether a client waits at this listener and there is no place for it."""
-        closed = self._crowd.full or (contended and self._crowd.has_its_share(listener.party))
-        if not closed or listener.socket.fileno() < 0:
+        fd = listener.socket.fileno()
+        if fd < 0:
             return False
+        closed = self._crowd.full or (contended and self._crowd.has_its_share(listener.party))
         waiting = select.poll()
-        waiting.register(listener.socket, select.POLLIN)
-        return bool(waiting.poll(0))
+        waiting.register(fd, select.POLLIN)
+        return bool(waiting.poll(0)) and (closed or _out_of_descriptors(fd))
 
-    def _quiet(self, connections: Iterable[ClientConnection], party: object | None) -> list[ClientConnection]:
-        """Those of this party, or of all, that have been quiet for the longest time."""
+    @property
+    def _at_once(self) -> int:
+        """So many are let go of at each look: some of thousands that are idle, not all of them for one who waits."""
+        return max(1, self._crowd.everybody // 16)
+
+    def _begun(self, connections: Iterable[ClientConnection]) -> list[ClientConnection]:
+        """All whose head is late: they have no claim to a place that somebody waits for."""
+        latest = asyncio.get_running_loop().time() - self.begun_seconds
+        late = (each for each in connections if each.begun and each.quiet_since <= latest)
+        return [each for each in late if is_settled(each.transport)]
+
+    def _quiet(self, connections: Iterable[ClientConnection]) -> list[ClientConnection]:
+        """Those that have been quiet for the longest time."""
         latest = asyncio.get_running_loop().time() - self.quiet_seconds
         found = [
             (connection.quiet_since, place, connection)
             for place, connection in enumerate(connections)
-            if connection.quiet and (party is None or connection.listener.party == party)
+            if connection.quiet
         ]
         found.sort()
         long_enough = (connection for since, _, connection in found if since <= latest)
         settled = (each for each in long_enough if is_settled(each.transport, self.quiet_seconds))
-        return list(itertools.islice(settled, self.at_once))
+        return list(itertools.islice(settled, self._at_once))
+
+
+def _out_of_descriptors(fd: int) -> bool:
+    """Whether the process, and with it either gate, can accept nobody."""
+    try:
+        os.close(os.dup(fd))
+    except OSError:
+        return True
+    return False

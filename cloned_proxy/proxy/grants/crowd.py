@@ -85,8 +85,13 @@ class Crowd:
         self._count(party, -1)
 
     @property
+    def everybody(self) -> int:
+        """How many have a place, in all processes and the native plane."""
+        return sum(self._cells.values)
+
+    @property
     def full(self) -> bool:
-        return sum(self._cells.values) >= self._places
+        return self.everybody >= self._places
 
     def has_its_share(self, party: object) -> bool:
         """Whether others are to have the places that are left."""

@@ -20,7 +20,7 @@ _TURN_SECONDS: Final = 0.01
 _AT_A_TURN: Final = 4
 """Refusals at one turn of the timer. They make 400 a second: a tenth of what one CPU can refuse."""
 _MOST_WAITING: Final = 5000
-"""Who would be one more is answered at once: connections that wait must not take the place of others."""
+"""Who would be one more is answered at once."""
 
 
 ACCOUNT_WIDTH: Final = 1 + 2 * PLACES
@@ -43,8 +43,6 @@ class Turnstile:
 
     async def turn(self) -> None:
         """Returns when it is this one's turn."""
-        if len(self._waiting) >= _MOST_WAITING:
-            return
         loop = asyncio.get_running_loop()
         mine = loop.create_future()
         self._waiting.append(mine)
@@ -82,12 +80,24 @@ class DenialBudget:
     """The accounts of all callers; `tool` None is that of all who have no valid credential."""
 
     def __init__(
-        self, clock: Callable[[], float], store: CellStore | None = None, *, per_minute: int = DENIALS_PER_MINUTE
+        self,
+        clock: Callable[[], float],
+        store: CellStore | None = None,
+        *,
+        per_minute: int = DENIALS_PER_MINUTE,
+        most_waiting: int = _MOST_WAITING,
     ) -> None:
-        """`clock` is monotonic. `per_minute` is for whoever has no limit of its own. `store` as for `Budgets`."""
+        """`clock` is monotonic. Of all callers together `most_waiting` wait for their turn; others are answered now.
+
+        Connections that wait must not take the places of those that pass.
+
+        `per_minute` is for whoever has no limit of its own. `store` as for `Budgets`.
+        """
         self._clock: Final = clock
         self._store: Final[CellStore] = store or OwnCells()
         self._per_minute: Final = per_minute
+        self._most_waiting: Final = most_waiting
+        self._waiting = 0
         self._accounts: Final[dict[str | None, _DenialAccount]] = {}
 
     def over(self, tool: str | None) -> bool:
@@ -117,7 +127,13 @@ class DenialBudget:
 
     async def turn(self, tool: str | None) -> None:
         """Returns when it is the turn of this caller's next refusal over its budget."""
-        await self._account(tool).turnstile.turn()
+        if self._waiting >= self._most_waiting:
+            return
+        self._waiting += 1
+        try:
+            await self._account(tool).turnstile.turn()
+        finally:
+            self._waiting -= 1
 
     def waiting(self, tool: str | None) -> int:
         """How many wait for their turn."""

@@ -227,8 +227,14 @@ class PlainClient(asyncio.Protocol):
         return self._phase is _RequestPhase.HEAD and not self.intake.expects_more
 
     @property
+    def begun(self) -> bool:
+        """Whether a head has begun and is not whole."""
+        return self._phase is _RequestPhase.HEAD and self._head_began and self.intake.body.complete
+
+    @property
     def quiet_since(self) -> float:
-        return self.deadline - self.parts.settings.keep_alive_timeout
+        settings = self.parts.settings
+        return self.deadline - (settings.head_timeout if self._head_began else settings.keep_alive_timeout)
 
     def let_go(self) -> None:
         """FIN, to one that is quiet. Who has not got the whole of the last response does get it."""

@@ -170,7 +170,12 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
         flows_per_tool=share,
         asking=asking,
         names=upstream,
-        denials=DenialBudget(time.monotonic, cells, per_minute=config.audit.denials_per_minute),
+        denials=DenialBudget(
+            time.monotonic,
+            cells,
+            per_minute=config.audit.denials_per_minute,
+            most_waiting=config.proxy.max_connections // (8 if seat is None else 8 * seat.of),
+        ),
     )
     injector = Injector(vault)
     leaks = LeakWatch(follower.policies)

@@ -38,8 +38,9 @@ class _Phase(enum.Enum):
 class ClientConnection(asyncio.Protocol):
     """Reads one head strictly. Whatever goes wrong in here ends the connection and forwards nothing."""
 
-    __slots__ = ("_alarm", "_buffer", "_dropped", "_held", "_loop", "_phase", "_searched", "_task", "cause", "eof",
-                 "listener", "lost", "parts", "plain", "relay", "settling", "source_address", "transport")  # fmt: skip
+    __slots__ = ("_alarm", "_buffer", "_dropped", "_heard_at", "_held", "_loop", "_phase", "_searched", "_task",
+                 "cause", "eof", "listener", "lost", "parts", "plain", "relay", "settling", "source_address",
+                 "transport")  # fmt: skip
 
     def __init__(self, parts: GateParts, listener: Listener) -> None:
         self.parts = parts
@@ -64,6 +65,7 @@ class ClientConnection(asyncio.Protocol):
         self._held = False
         """The client is not read."""
         self._alarm = Alarm(self._loop)
+        self._heard_at = self._loop.time()
         self._task: asyncio.Task[None] | None = None
 
     # The transport's side.
@@ -81,6 +83,8 @@ class ClientConnection(asyncio.Protocol):
                 return
             begun = bool(self._buffer)
             self._buffer += data
+            if not begun:
+                self._heard_at = self._loop.time()
             if self._phase is not _Phase.HEAD:
                 self._more_arrived()
             elif not self._look_for_head() and not begun:
@@ -197,14 +201,21 @@ class ClientConnection(asyncio.Protocol):
         return self._phase is _Phase.HEAD and not self._buffer
 
     @property
+    def begun(self) -> bool:
+        """Whether a head has begun and is not whole; `quiet_since` says since when."""
+        if self.plain is not None:
+            return self.plain.begun
+        return self._phase is _Phase.HEAD and bool(self._buffer)
+
+    @property
     def quiet_since(self) -> float:
-        """Monotonic seconds, of one that is quiet."""
+        """Monotonic seconds: since when one is quiet, or when the first byte of the head that has begun came."""
         if self.plain is not None:
             return self.plain.quiet_since
-        return self._alarm.deadline - self.parts.settings.head_timeout
+        return self._heard_at
 
     def let_go(self) -> None:
-        """FIN, to one that is quiet."""
+        """FIN, to one that is quiet, or whose head has begun and is not whole."""
         if self.plain is not None:
             self.plain.let_go()
         elif not has_more(self.transport):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
+import os
 import socket
 from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 from cloned_proxy.policy.callers.caller import ANONYMOUS
 from cloned_proxy.proxy.transport.listener import Listener, bind_unix
@@ -109,3 +113,52 @@ async def test_the_share_of_a_party_holds_beside_a_listener_with_proxy_headers(t
             await loop.sock_sendall(other, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + _REFUSED)
             assert await answer(other) == b"HTTP/1.1 403"
             assert connected(w) <= 5
+
+
+async def test_heads_that_do_not_become_whole_leave_for_who_waits() -> None:
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=4, head_timeout=600) as w:
+        with ExitStack() as stack:
+            begun = [await client(stack, socket.AF_INET, w.address) for _ in range(4)]
+            for each in begun:
+                await loop.sock_sendall(each, _BEGUN)
+            await until(lambda: len(w.gate._connections) == 4)
+            w.gate._room.begun_seconds = 0
+            w.gate.sweep()
+            assert connected(w) == 4  # nobody waits
+            asking = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(asking, _REFUSED)
+            answering_other = asyncio.create_task(answer(asking))
+            await swept_until(w, answering_other.done)
+            assert answering_other.result() == b"HTTP/1.1 403"
+
+
+async def test_proxy_headers_that_do_not_become_whole_leave_for_who_waits() -> None:
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=2, head_timeout=600, header_from=(ipaddress.ip_network("127.0.0.0/8"),)) as w:
+        w.gate._room.begun_seconds = 0
+        with ExitStack() as stack:
+            for _ in range(2):
+                await loop.sock_sendall(await client(stack, socket.AF_INET, w.address), b"PROXY ")
+            await until(lambda: connected(w) == 2)
+            asking = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(asking, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + _REFUSED)
+            answering_other = asyncio.create_task(answer(asking))
+            await swept_until(w, answering_other.done)
+            assert answering_other.result() == b"HTTP/1.1 403"
+
+
+async def test_who_asks_for_nothing_makes_room_where_descriptors_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(head_timeout=600) as w:
+        w.gate.stop_accepting()  # who comes from here on waits with the kernel, as where nobody can be accepted
+        with ExitStack() as stack:
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            listener = Listener(listening, ANONYMOUS, "waits")
+            await client(stack, socket.AF_INET, listening.getsockname())
+            assert not somebody_waits(w, listener)
+
+            def exhausted(_: int) -> int:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+            monkeypatch.setattr(os, "dup", exhausted)
+            assert somebody_waits(w, listener)

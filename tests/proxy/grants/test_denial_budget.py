@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import pytest
-
 from cloned_proxy.policy.callers.caller import Principal
 from cloned_proxy.policy.model.model import Limits
 from cloned_proxy.proxy.grants import denial_budget
@@ -72,16 +70,6 @@ async def test_turns_come_in_order_some_at_a_time_and_who_has_left_takes_none() 
     assert len(stile) == 0
 
 
-async def test_more_than_can_wait_are_answered_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(denial_budget, "_MOST_WAITING", 1)
-    stile = Turnstile()
-    first = asyncio.create_task(stile.turn())
-    await asyncio.sleep(0)
-    await stile.turn()
-    assert not first.done()
-    await first
-
-
 async def test_the_limit_of_a_tool_is_told_as_429_with_the_time_to_wait() -> None:
     current = policy(limits=Limits(denials_per_minute=1))
     async with world(current=current, principal=Principal("demo@v1")) as w:
@@ -92,3 +80,17 @@ async def test_the_limit_of_a_tool_is_told_as_429_with_the_time_to_wait() -> Non
         assert 0 < int(answer.fields["retry-after"]) <= 61
         assert b"denials_per_minute" in answer.body
         assert w.audit.verdicts == [("deny", "host_not_allowed"), ("deny", "limit_exceeded")]
+
+
+async def test_so_many_wait_over_all_callers_and_who_is_one_more_is_answered_at_once() -> None:
+    budget = DenialBudget(Clock(), most_waiting=2)
+    waiting = [asyncio.create_task(budget.turn(tool)) for tool in ("a", "b")]
+    await until(lambda: budget.waiting("a") == budget.waiting("b") == 1)
+    third = asyncio.create_task(budget.turn("c"))
+    await asyncio.sleep(0)
+    assert third.done()
+    await asyncio.gather(*waiting)
+    again = asyncio.create_task(budget.turn("a"))
+    await asyncio.sleep(0)
+    assert not again.done()
+    await again
