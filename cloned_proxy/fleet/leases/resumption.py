@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from cloned_proxy.fleet.approvals.decision import SKEW_SECONDS
 from cloned_proxy.fleet.signed.envelope import Trust, seal
 from cloned_proxy.fleet.signed.errors import EnvelopeError, Refused
 from cloned_proxy.fleet.signed.keys import SigningKey
@@ -22,6 +23,10 @@ class LeaseResumption:
     """Unix seconds by the store's clock, and later than every one before: a replica follows no older one again."""
     by: str
     reason: str
+
+    def is_possible(self, now: float) -> bool:
+        """Whether it can have been signed by now (Unix seconds): clocks may differ by two hours, as for decisions."""
+        return self.at <= now + SKEW_SECONDS
 
 
 def seal_resumption(resumption: LeaseResumption, key: SigningKey) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloned_proxy.fleet.approvals.decision import SKEW_SECONDS
 from cloned_proxy.store.files.atomic import write_atomically
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.files.files import read_regular_file
@@ -27,8 +28,11 @@ class UseMemory:
     word: str = ""
     """The signed word by which it was resumed; "" where it is not known any more."""
 
-    def load(self) -> None:
-        """Raises StoreError: a memory that cannot be read is none that may be forgotten."""
+    def load(self, now: float) -> None:
+        """Raises StoreError: a memory that cannot be read is none that may be forgotten.
+
+        A time that cannot have been by `now` (Unix seconds) is not kept: no word would ever be later.
+        """
         if not self.path.exists(follow_symlinks=False):
             return
         raw = read_regular_file(self.path, limit=_MAX_BYTES, what="memory of used leases")
@@ -37,6 +41,8 @@ class UseMemory:
             self.generation, self.resumed = str(known["generation"]), float(known["resumed"])
             self.steps = int(known.get("steps", 0))
             self.word = str(known.get("word", ""))
+            if not self.resumed <= now + SKEW_SECONDS:
+                self.resumed, self.word = 0.0, ""
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(
                 f"{self.path}: not readable ({type(error).__name__}); restore it, or run `cloned-proxy fleet resume` "

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import structlog
 
 from cloned_proxy.fleet.leases.resumption import LeaseResumption, read_resumption
+from cloned_proxy.fleet.leases.use_answers import MAX_TOLD, NONSENSE, UseAnswer
 from cloned_proxy.fleet.leases.use_memory import UseMemory
 from cloned_proxy.fleet.leases.use_names import UseNames
 from cloned_proxy.fleet.leases.use_scripts import JOIN, LOOK, TAKE
@@ -32,7 +34,6 @@ FORGET_MILLISECONDS: Final = 400 * 86_400_000
 _ACKNOWLEDGE_SECONDS: Final = 1.0
 _LOOK_SECONDS: Final = 2.0
 """Between two looks at whether a count began; a new one settles for longer (`resuming`)."""
-_MAX_TOLD: Final = 120
 _REJOINED: Final = frozenset({"changed", "unknown", "lost"})
 _RESUME: Final = "; `cloned-proxy fleet resume` goes on"
 _WHY: Final = {
@@ -45,21 +46,20 @@ _WHY: Final = {
     "moved": "a count of uses began in the store this moment; it is looked at again",
     "unknown": "the store does not know this replica any more",
 }
-_NONSENSE: Final = "the store answers what none of its scripts does"
 
 
 def _why(answer: str, told: str) -> str:
     """What an answer of the scripts means. What the store has told is quoted, and read as nothing else."""
-    return _WHY.get(answer, _NONSENSE).format(told if told.isdecimal() else repr(told))
+    return _WHY.get(answer, NONSENSE).format(told if told.isdecimal() else repr(told))
 
 
 async def why_no_uses(link: Link, fleet: str) -> str:
     """Why the store gives no use of any lease until `fleet resume`; "" where it does. Raises StoreAwayError."""
     found = await link.run(lambda redis: redis.eval(LOOK, 1, UseNames(fleet).ledger))
     try:
-        answer = _Answer.read(found)
+        answer = UseAnswer.read(found)
     except ValueError:
-        return _NONSENSE
+        return NONSENSE
     return "" if answer.word == "counted" else _why(answer.word, answer.told).removesuffix(_RESUME)
 
 
@@ -77,6 +77,7 @@ class Uses:
         taken_here: Callable[[], Mapping[str, int]],
         acknowledged_by: int = 0,
         on_outcome: Callable[[str], None] = lambda _outcome: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """`taken_here` gives the uses by rule that this replica took, from its own disk; it may block.
 
@@ -87,7 +88,8 @@ class Uses:
         self._names = UseNames(fleet)
         self._me = replica
         self._memory = UseMemory(memory)
-        self._memory.load()
+        self._memory.load(clock())
+        self._clock = clock
         self._trust = trust
         self._taken_here = taken_here
         self._under_way: Counter[str] = Counter()
@@ -102,6 +104,8 @@ class Uses:
         """Whether the store has taken in what was used here, in the count that it had then."""
         self._distrusted = b""
         """The word that was refused last, so that the log is told once."""
+        self._ahead = b""
+        """The word from the future that the log was told of last; it is looked at again, since clocks are set."""
         self.problem = ""
         """Why no use is given now; "" while they are, as far as is known."""
         self._said = False
@@ -166,7 +170,7 @@ class Uses:
             case word:
                 raise self._refusal(_why(word, answer.told))
 
-    async def _take(self, rule: str, uses: int) -> _Answer:
+    async def _take(self, rule: str, uses: int) -> UseAnswer:
         names = self._names
         keys = (names.ledger, names.members, names.uses(rule))
 
@@ -183,12 +187,12 @@ class Uses:
         generation = self._memory.generation
         try:
             found, *acknowledged = await self._link.run(work)
-            answer = _Answer.read(found)
+            answer = UseAnswer.read(found)
             confirmed = int(acknowledged[0]) if self._acknowledged_by else 0
         except StoreAwayError as error:
             raise self._refusal(str(error)) from error
         except (ValueError, TypeError, IndexError) as error:
-            raise self._refusal(_NONSENSE) from error
+            raise self._refusal(NONSENSE) from error
         if answer.word == "taken" and not 0 < answer.number <= uses:
             raise self._refusal("the store says that more uses are taken than there are")
         if generation == self._memory.generation:
@@ -223,7 +227,7 @@ class Uses:
             values = (self._me, memory.generation, memory.steps, FORGET_MILLISECONDS, seen, memory.word)
             told = [str(value) for value in (*values, *(each for of in own.items() for each in of))]
             with self._link.part("uses"):
-                answer = _Answer.read(await self._link.run(lambda redis: redis.eval(JOIN, len(keys), *keys, *told)))
+                answer = UseAnswer.read(await self._link.run(lambda redis: redis.eval(JOIN, len(keys), *keys, *told)))
             if answer.word == "joined":
                 self._own |= own
                 await asyncio.to_thread(memory.keep, answer.steps)
@@ -253,7 +257,7 @@ class Uses:
             return await redis.hmget(names.ledger, "generation", "resume")
 
         generation, raw = await self._link.run(read)
-        seen = (generation or b"")[:_MAX_TOLD].decode("ascii", errors="replace")
+        seen = (generation or b"")[:MAX_TOLD].decode("ascii", errors="replace")
         if not raw or raw == self._distrusted or seen == self._memory.generation:
             return seen
         try:
@@ -262,7 +266,15 @@ class Uses:
             _log.warning("a count of uses was begun anew by nobody who may; it is not followed", reason=str(error))
             self._distrusted = raw
             return seen
-        if resumed.generation == seen and resumed.at <= self._memory.resumed:
+        if not resumed.is_possible(self._clock()):
+            if raw != self._ahead:
+                _log.warning(
+                    "a count of uses was begun that is dated in the future: it is not followed; set the clocks by NTP, "
+                    "and run `cloned-proxy fleet resume`",
+                    at=resumed.at,
+                )
+            self._ahead = raw
+        elif resumed.generation == seen and resumed.at <= self._memory.resumed:
             _log.warning(
                 "a count of uses was begun that is older than the one followed here: it is not followed; `cloned-proxy "
                 "fleet resume` makes a newer one",
@@ -294,27 +306,3 @@ class Uses:
         self.problem, self._said = problem, bool(problem)
         if self._link.connected or not problem:  # else the link says what is wrong
             self._link.fault("uses", problem)
-
-
-class _Answer(NamedTuple):
-    """What a script answers."""
-
-    word: str
-    told: str
-    steps: int
-
-    @property
-    def number(self) -> int:
-        """Raises ValueError where what is told is none."""
-        return int(self.told)
-
-    @classmethod
-    def read(cls, found: Any) -> _Answer:
-        """Raises ValueError for an answer that no script gives."""
-        if not isinstance(found, list) or len(found) != 3 or not all(isinstance(each, bytes) for each in found):  # noqa: PLR2004
-            raise ValueError(_NONSENSE)
-        word, told, steps = (each[:_MAX_TOLD].decode("ascii", errors="replace") for each in found)
-        answer = cls(word, told, int(steps) if steps.isdecimal() else 0)
-        if word in {"taken", "used_up"} and not told.isdecimal():
-            raise ValueError(_NONSENSE)
-        return answer

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from cloned_proxy.fleet.approvals.approval_service import approver_key_file
 from cloned_proxy.fleet.approvals.deciding import approver_key
+from cloned_proxy.fleet.approvals.decision import SKEW_SECONDS
 from cloned_proxy.fleet.leases.resumption import LeaseResumption, read_resumption, seal_resumption
 from cloned_proxy.fleet.leases.use_names import UseNames
 from cloned_proxy.fleet.leases.use_scripts import RESUME
@@ -30,13 +31,13 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 
 SETTLE_MILLISECONDS: Final = 10_000
 """Nobody takes a use so long after a count began: what replicas know from their own disks is heard first."""
-_FOLLOW_SECONDS: Final = 5.0
+_FOLLOW_SECONDS: Final = 10.0
 """For so long it is awaited that the replicas which are live follow; they look every two seconds."""
 _LOOK_SECONDS: Final = 0.1
 
 
 def resume_uses(workspace: Workspace, *, by: str, reason: str) -> LeaseResumption:
-    """The new count, as it was signed. Blocks. Raises StoreError: nothing has changed then.
+    """The new count, as it was signed, which every replica that is live follows. Blocks. Raises StoreError.
 
     What replicas know from their own disks stays taken; what only lost ones knew is forgotten.
     """
@@ -66,24 +67,31 @@ async def _resume(workspace: Workspace, settings: FleetSettings, by: str, reason
                 if word is None:
                     raise FleetError("somebody else has resumed the count a moment ago; look at the log of `serve`")
                 ends = time.monotonic() + _FOLLOW_SECONDS
-            elif time.monotonic() >= ends or await _all_follow(link, settings.name):
+            elif not (missing := await _not_following(link, settings.name)):
                 return word
+            elif time.monotonic() >= ends:
+                raise FleetError(
+                    f"the new count is signed, and not followed by {', '.join(sorted(missing))}: no lease with "
+                    "`max_uses` is given there; look at the log of `serve` there "
+                    "(its clock, `fleet.trust`, `fleet.approvers`)"
+                )
             await asyncio.sleep(_LOOK_SECONDS)
 
 
-async def _all_follow(link: Link, fleet: str) -> bool:
-    """Whether each replica that is live has told the count what it took."""
+async def _not_following(link: Link, fleet: str) -> set[str]:
+    """Replicas that are live, and have not told the count what they took."""
     live = {each.report.replica for each in await everybody(link, Names(fleet)) if each.live}
     members: Any = await link.run(lambda redis: redis.smembers(UseNames(fleet).members))
-    return live <= {each.decode(errors="replace") for each in members}
+    return live - {each.decode(errors="replace") for each in members}
 
 
 def _at(raw: bytes | None, trust: Trust, fleet: str) -> float:
-    """When the count of this word began; 0.0 for what is no word of anybody who may say so."""
+    """When the count of this word began; 0.0 for what is no word of anybody who may say so, or no replica follows."""
     try:
-        return read_resumption(raw, trust, fleet).at if raw else 0.0
+        word = read_resumption(raw, trust, fleet) if raw else None
     except EnvelopeError:
         return 0.0
+    return word.at if word is not None and word.is_possible(time.time()) else 0.0
 
 
 def _key(workspace: Workspace, settings: FleetSettings) -> SigningKey:
@@ -101,10 +109,17 @@ async def begin_count(
 ) -> LeaseResumption | None:
     """Begins a count in the place of that of the generation `before` (b"" for none); None where it is another by now.
 
-    It is later than `after` (Unix seconds), whatever the clock of the store says. Raises StoreAwayError.
+    It is later than `after` (Unix seconds). Raises StoreAwayError, and FleetError where the store's clock is not ours.
     """
     names, generation = UseNames(fleet), secrets.token_hex(8)
     seconds, microseconds = await link.run(lambda redis: redis.time())
+    apart = seconds - time.time()
+    if abs(apart) > SKEW_SECONDS:
+        # Signed by a time far ahead, the word would be followed for ever, and none after it.
+        raise FleetError(
+            f"the clock of the store and the one here differ by {abs(apart) / 3600:.1f} hours, so no count is begun; "
+            "set them by NTP"
+        )
     at = max(seconds + microseconds / 1e6, math.nextafter(after + 1, math.inf))
     word = LeaseResumption(fleet, generation, at, by, reason)
     keys, sealed = (names.ledger, names.members), seal_resumption(word, key)

@@ -1,4 +1,4 @@
-"""Notices that the store has lost the shares of limits, while it runs or over a restart."""
+"""Notices that the store may have lost the shares of limits, while it runs or over a restart."""
 
 from __future__ import annotations
 
@@ -34,20 +34,18 @@ class ShareLoss:
         self._clock = clock
         self._data = b""
         """The store's name for what it knows; b"" before it was asked."""
-        self._again = b""
-        """How often it has had all replicas say what they have."""
         self._looked = self._said = float("-inf")
 
     def told(self) -> tuple[bytes, str]:
         """What the share script is told: the data that is known here, and a name for new data."""
         return self._data, secrets.token_hex(8)
 
-    def learn(self, data: Any, again: Any) -> None:
+    def learn(self, data: Any) -> None:
         """Takes in what the share script has answered. Raises StoreAwayError for what it never does."""
-        if not all(isinstance(each, bytes) and 0 < len(each) <= _LONGEST for each in (data, again)):
+        if not isinstance(data, bytes) or not 0 < len(data) <= _LONGEST:
             raise StoreAwayError("the store answers what no share script does")
-        self._compare(data, again)
-        self._data, self._again = data, again
+        self._compare(data)
+        self._data = data
 
     async def look(self) -> None:
         """Asks once a second, where a share was ever asked for. A store that is away is asked again."""
@@ -55,18 +53,16 @@ class ShareLoss:
             return
         self._looked = self._clock()
         try:
-            found: list[Any] = await self._link.run(lambda redis: redis.hmget(self._names.server, LOOK))
+            found = await self._link.run(lambda redis: redis.eval(LOOK, 1, self._names.server))
         except StoreAwayError:
             return  # the link tells the log
         # The data that is known stays so until the store is told of it: by that it learns that it has lost something.
-        data, again = found[0], found[1] or b"0"
-        self._compare(data, again)
-        self._again = again
+        self._compare(found)
 
-    def _compare(self, data: bytes | None, again: bytes) -> None:
-        if not self._data or (data, again) == (self._data, self._again):
+    def _compare(self, data: Any) -> None:
+        if not self._data or data == self._data:
             return
         if self._clock() >= self._said + _SAY_SECONDS:
             self._said = self._clock()
-            _log.warning("the store of the fleet has lost shares of limits; each replica says what it has")
+            _log.warning("the store of the fleet may have lost shares of limits; each replica says what it has")
         self._on_loss()

@@ -5,12 +5,15 @@ shares of all replicas together are never more than the limit, so no window over
 back in three ways: its replica gives back what it has not used within a window, and uses no more of that from before
 it says so; or it was not heard of for as long as
 shares last, and then for a whole window more, since it may have used all of it at the last moment; or its name belongs
-to another process by now, and then after a window, too. Times are the store's own, so no host's clock matters.
+to another process by now, and then after a window, too.
 
-A server that was restarted, or has taken over, may have forgotten shares: for some seconds it confirms to each replica
-what it says it has, and gives nothing new. The same where it has lost its data while it ran, all of it or the shares of
-one tool: every replica asks once a second whether that is so (`LOOK`). What was spent by a replica that is gone by then
-nobody can say any more, so all that is not confirmed stays with nobody for a window, like the share of one that died.
+Time is counted in steps between two calls, of three seconds at most (every replica calls once a second), so a wall
+clock that is set forward by an hour is three seconds ahead, which the windows have to spare; set back, it stands still.
+
+Whatever is odd about the store is met by one rule: another process of the server answers, or one that took over; a
+replica names data that this store never had; shares of the tool are gone before their time. Then it **settles**: for
+some seconds it confirms to each replica what it says it has, and gives nothing new. For a window more all that is
+there is what was confirmed, whatever the limit: nobody can say what replicas have spent that are gone.
 """
 
 from __future__ import annotations
@@ -22,90 +25,107 @@ SETTLE_MILLISECONDS: Final = 3000
 CUT_AFTER_SECONDS: Final = 900
 """Seconds after the end of its share at which a replica cuts open flows of a tool with `concurrent`."""
 
-SHARE: Final = """
+_KNOWN: Final = """
+local function run_id()
+  return string.match(redis.call('INFO', 'server'), 'run_id:(%x+)') .. ' '
+    .. string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)')
+end
+local function tick(key)
+  local t, kept = redis.call('TIME'), redis.call('HMGET', key, 'clock', 'wall')
+  local wall = t[1] * 1000 + math.floor(t[2] / 1000)
+  local now = wall
+  if kept[1] and kept[2] then now = kept[1] + math.max(0, math.min(wall - kept[2], 3000)) end
+  redis.call('HSET', key, 'clock', now, 'wall', wall)
+  return now
+end
+"""
+
+SHARE: Final = (
+    _KNOWN
+    + """
 -- KEYS: the tool's shares, what is known of the server. ARGV: replica, process, milliseconds that a share lasts, ms to
--- settle, channel, tool, 1 if a request waits for it, the data that the replica knows ('' for none), a name for new
--- data, then of each limit: itself (-1 for none), used, kept, wanted. Nothing is taken from what a replica keeps: it is
--- used while this runs. Answers the share, how many have one, the data, how often all had to say what they have.
-local me, process, lasts = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local tails = {61000, 3660000, 900000}
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
-local of = 'of:' .. ARGV[6]
-local server = redis.call('HMGET', KEYS[2], 'run', 'settled', 'data', 'lost', of)
-local settled, data, lost = tonumber(server[2] or 0), server[3], server[4]
-if server[1] ~= run or not data then
-  data, settled = data or ARGV[9], now + ARGV[4]
-  redis.call('HSET', KEYS[2], 'run', run, 'settled', settled, 'data', data)
+-- settle, channel, tool, 1 if a request waits for it, the name of the data that the replica knows ('' for none), one
+-- for new data, then of each limit: itself (-1 for none), used, kept, wanted. Nothing is taken from what a replica
+-- keeps: it is used while this runs. Answers the share, how many have one, and the name of the data.
+local me, process, lasts, told = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[8]
+local tails = {64000, 3664000, 904000}
+local of, there = 'of:' .. ARGV[6], redis.call('EXISTS', KEYS[1]) == 1
+local server = redis.call('HMGET', KEYS[2], 'run', 'settled', 'data', 'lost', 'before', 'heard', of)
+local now, run = tick(KEYS[2]), run_id()
+local settled, data, lost = tonumber(server[2] or 0), server[3], server[4] == '1'
+local before = server[5] or ''
+local odd = false
+if not data then
+  odd = told ~= '' or there
+else
+  local known = told == '' or told == data or string.find(before, told, 1, true)
+    or (told == server[6] and now < settled)
+  odd = server[1] ~= run or not known or (not there and tonumber(server[7] or 0) > now)
 end
-if ARGV[8] ~= '' and ARGV[8] ~= data and not lost then
-  lost = now
-  redis.call('HSET', KEYS[2], 'lost', lost)
+if odd or not data then
+  before = string.sub(before .. ' ' .. (data or ''), -272)
+  data, settled, lost = ARGV[9], now + ARGV[4], odd
+  redis.call('HSET', KEYS[2], 'run', run, 'settled', settled, 'data', data, 'lost', odd and 1 or 0, 'before', before,
+    'heard', told)
 end
-if redis.call('EXISTS', KEYS[1]) == 0 then
-  redis.call('HSET', KEYS[1], ':data', data)
-  if tonumber(server[5] or 0) > now then
-    -- Only the shares of this tool are gone.
-    redis.call('HSET', KEYS[1], ':lost', now, ':settled', now + ARGV[4])
-    redis.call('HINCRBY', KEYS[2], 'again', 1)
-  end
+if not there then
   for _, other in ipairs(redis.call('HRANDFIELD', KEYS[2], 4)) do
     if string.sub(other, 1, 3) == 'of:' and tonumber(redis.call('HGET', KEYS[2], other)) <= now then
       redis.call('HDEL', KEYS[2], other)
     end
   end
 end
-local began = redis.call('HMGET', KEYS[1], ':data', ':lost', ':settled')
-if began[1] ~= data then lost = nil end  -- these shares are older than the loss, and were not lost
-lost = began[2] or lost
-local settling = math.max(settled, tonumber(began[3] or 0)) > now
-local limit, used, keep, want, free = {}, {}, {}, {}, {}
+local settling = settled > now
+local limit, used, keep, want = {}, {}, {}, {}
 for d = 1, 3 do
   local at = 6 + 4 * d
   limit[d], used[d] = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
   keep[d], want[d] = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  free[d] = limit[d]
+end
+local all, shares, confirmed = redis.call('HGETALL', KEYS[1]), {}, nil
+for i = 1, #all, 2 do
+  if all[i] == ':confirmed' then confirmed = cjson.decode(all[i + 1]) else shares[all[i]] = cjson.decode(all[i + 1]) end
+end
+local former = shares[me]
+if former and former.process ~= process then
+  -- The process before is gone: its flows are closed, and its windows go on.
+  former.has[3], former.ends = 0, math.min(former.ends, now)
+  redis.call('HSET', KEYS[1], me .. ' ' .. former.process, cjson.encode(former))
+  redis.call('HDEL', KEYS[1], me)
+  shares[me .. ' ' .. former.process] = former
+end
+shares[me] = nil
+if lost and not settling and (not confirmed or confirmed.data ~= data) then
+  confirmed = {data = data, has = {keep[1], keep[2], keep[3]}}
+  for _, share in pairs(shares) do
+    for d = 1, 3 do
+      if share.data == data then confirmed.has[d] = confirmed.has[d] + share.has[d] end
+    end
+  end
+  redis.call('HSET', KEYS[1], ':confirmed', cjson.encode(confirmed))
+end
+local free, withheld = {}, {}
+for d = 1, 3 do
+  withheld[d] = lost and not settling and now < settled + tails[d]
+  free[d] = withheld[d] and math.min(limit[d], confirmed.has[d]) or limit[d]
 end
 local sharers, hungry = 1, {0, 0, 0}
-local all, shares = redis.call('HGETALL', KEYS[1]), {}
-for i = 1, #all, 2 do
-  if string.sub(all[i], 1, 1) ~= ':' or all[i] == ':gone' then shares[all[i]] = cjson.decode(all[i + 1]) end
-end
-if not settling and lost and lost ~= 'held' then
-  local gone = {process = '', at = 0, ends = tonumber(lost), has = {0, 0, 0}, hungry = {0, 0, 0}}
-  for d = 1, 3 do
-    local left = limit[d]
-    for name, share in pairs(shares) do
-      if name ~= me then left = left - share.has[d] end
-    end
-    gone.has[d] = math.max(0, left - keep[d])
-  end
-  shares[':gone'] = gone
-  redis.call('HSET', KEYS[1], ':gone', cjson.encode(gone), ':lost', 'held')
-end
 for name, share in pairs(shares) do
-  if name == me and share.process ~= process then
-    -- The process before is gone: its flows are closed, and its windows go on.
-    share.has[3], share.ends = 0, math.min(share.ends, now)
-    name = me .. ' ' .. share.process
-    redis.call('HSET', KEYS[1], name, cjson.encode(share))
-    redis.call('HDEL', KEYS[1], me)
-  end
-  if name ~= me then
-    local kept = now < share.ends
-    if kept then sharers = sharers + 1 end
-    for d = 1, 3 do
-      if share.has[d] > 0 and now < share.ends + tails[d] then
-        kept = true
-        free[d] = free[d] - share.has[d]
-      end
-      if share.hungry[d] > 0 and now < share.at + 5000 then hungry[d] = 1 end
+  local is_confirmed = not lost or share.data == data
+  local ends = is_confirmed and share.ends or math.max(share.ends, settled)
+  local kept = now < ends
+  if kept then sharers = sharers + 1 end
+  for d = 1, 3 do
+    if share.has[d] > 0 and now < ends + tails[d] then
+      kept = true
+      -- What is not confirmed is part of what is withheld.
+      if is_confirmed or not withheld[d] then free[d] = free[d] - share.has[d] end
     end
-    if not kept then redis.call('HDEL', KEYS[1], name) end
+    if share.hungry[d] > 0 and now < share.at + 5000 then hungry[d] = 1 end
   end
+  if not kept then redis.call('HDEL', KEYS[1], name) end
 end
-local mine = {process = process, at = now, ends = now + lasts, has = {0, 0, 0}, hungry = {0, 0, 0}}
+local mine = {process = process, data = data, at = now, ends = now + lasts, has = {0, 0, 0}, hungry = {0, 0, 0}}
 local holds, starves = false, false
 for d = 1, 3 do
   if limit[d] >= 0 then
@@ -131,11 +151,25 @@ if holds or starves then
 else
   redis.call('HDEL', KEYS[1], me)
 end
-redis.call('PEXPIRE', KEYS[1], lasts + 3700000)
-redis.call('HSET', KEYS[2], of, now + lasts + 3690000)
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  -- The server ends keys by its wall clock: by far later than what is in there ends by ours.
+  redis.call('PEXPIRE', KEYS[1], 604800000)
+  redis.call('HSET', KEYS[2], of, now + lasts + 3690000)
+else
+  redis.call('HDEL', KEYS[2], of)
+end
 if starves and sharers > 1 then redis.call('PUBLISH', ARGV[5], ARGV[6]) end
-return {mine.has[1], mine.has[2], mine.has[3], sharers, data, redis.call('HGET', KEYS[2], 'again') or '0'}
+return {mine.has[1], mine.has[2], mine.has[3], sharers, data}
 """
+)
 
-LOOK: Final = ("data", "again")
-"""Fields of what is known of the server: where they are others than a replica knows, it says what it has."""
+LOOK: Final = (
+    _KNOWN
+    + """
+-- KEYS: what is known of the server. Answers the name of its data; '' where a share must be asked for to name it.
+local server = redis.call('HMGET', KEYS[1], 'run', 'data')
+if not server[2] or server[1] ~= run_id() then return '' end
+tick(KEYS[1])
+return server[2]
+"""
+)

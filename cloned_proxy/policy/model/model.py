@@ -93,6 +93,8 @@ class Policy:
     """The presets in use by name, each with its version: the first 12 hex digits of the SHA-256 of its file."""
     narrowed_by: Policy | None = None
     """What passes must pass this one as well (`policy.reading.narrow`)."""
+    limits_before: Mapping[str, Limits] = MappingProxyType({})
+    """By tool: its limits before they were narrowed."""
 
     def scope_of(self, tool: str | None) -> Scope:
         """The rules of a tool; one that the policy does not name has none of its own and inherits the global ones."""

@@ -24,7 +24,8 @@ def narrowed(policy: Policy, by: Policy) -> Policy:
         tool: replace(policy.scope_of(tool), limits=_lower(policy.scope_of(tool).limits, by.scope_of(tool).limits))
         for tool in (*policy.tools, *(name for name, scope in by.tools.items() if scope.limits != EMPTY_SCOPE.limits))
     }
-    return replace(policy, tools=MappingProxyType(tools), narrowed_by=by)
+    before = MappingProxyType({tool: policy.scope_of(tool).limits for tool in tools})
+    return replace(policy, tools=MappingProxyType(tools), narrowed_by=by, limits_before=before)
 
 
 def check_narrowing(policy: Policy) -> None:

@@ -138,6 +138,13 @@ class Shares(WholeLimits):
             return NO_LIMITS
         return limits
 
+    def _whole(self, tool: str) -> tuple[int | None, ...]:
+        """The limits of the fleet's policy: what there is to share, though a local policy lets less pass here."""
+        current = self._policies.current
+        own = self._shared(tool)
+        limits = own if current is None else current.limits_before.get(tool, own)
+        return limits.requests_per_minute, limits.bytes_per_hour, limits.concurrent
+
     def _share(self, tool: str) -> Share:
         # Bounded, as the accounts of `Budgets` are: only a tool with limits of the policy has one.
         share = self._shares.get(tool)
@@ -254,11 +261,12 @@ class Shares(WholeLimits):
         # Before it is said: what is given back must not be used any more when others get it.
         share.hold(kept)
         numbers: list[int] = []
-        for part, now, keeps in zip(parts, self._parts(tool, share), kept, strict=True):
+        whole = self._whole(tool)
+        for part, now, keeps, there in zip(parts, self._parts(tool, share), kept, whole, strict=True):
             wanted = keeps if gives else part.wanted(share.sharers)
             # Another worker may have used some of it at the last moment.
             numbers += (
-                -1 if part.limit is None else part.limit,
+                -1 if part.limit is None else part.limit if there is None else there,
                 now.used,
                 min(max(keeps, now.used), part.held),
                 wanted,
@@ -275,8 +283,8 @@ class Shares(WholeLimits):
         share.told = True  # and no more, where a loss is noticed while this is under way
         try:
             with self._link.part("limits"):
-                *granted, found, data, again = await self._link.run(work, within=_MOST_WAIT)
-            self._loss.learn(data, again)
+                *granted, found, data = await self._link.run(work, within=_MOST_WAIT)
+            self._loss.learn(data)
         except StoreAwayError:
             share.told = False
             raise
