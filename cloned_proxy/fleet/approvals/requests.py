@@ -154,7 +154,7 @@ class FleetRequests:
                 answer: list[Any] = await redis.eval(READ, 3, *names.keys)
                 return answer
 
-            with self._link.part("requests"):
+            with self._link.parts.part("requests", names.requests):
                 now, *found = await self._link.run(work, most=_MOST_ANSWERED)
             before, self._said = self._rules(), 0
             for at in range(0, len(found), 4):

@@ -103,7 +103,7 @@ class AuditShipper:
     async def ship(self) -> bool:
         """Sends all that is on record now. False, once said, when that cannot be done; it is tried again."""
         try:
-            with self._link.part("log"):
+            with self._link.parts.part("log", self._names.audit_logs):
                 await self._ship()
         except Exception as error:  # noqa: BLE001  an answer that none is must not end the sending for good
             self._id = ""
