@@ -36,9 +36,9 @@ class Parts:
         if (bad := self._keys.get(name)) and bad.pop(key, ""):
             self._tell(name)
 
-    def say(self, name: str, reason: str) -> None:
-        """What whoever uses the part has found itself; "": nothing any more."""
-        self._keys.setdefault(name, {})[""] = reason
+    def say(self, name: str, reason: str, *, about: str = "") -> None:
+        """What whoever uses the part has found itself, of each thing apart; "": nothing any more."""
+        self._keys.setdefault(name, {})[about] = reason
         self._tell(name)
 
     def _tell(self, name: str) -> None:

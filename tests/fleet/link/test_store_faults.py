@@ -202,7 +202,7 @@ async def test_a_policy_that_is_too_large_to_be_read_is_told_everywhere_and_noth
         client.hset(NAMES.policy, mapping={"version": "2", "sha256": b"x" * 2_000_000})
         client.publish(NAMES.policy_news, "1.2")
         await replica.until(lambda: replica.metric("store_fault", part="policy") == 1)
-        assert replica.metric("refused_total", reason="format") >= 1
+        assert replica.metric("refused_total", reason="format")
         assert "too large" in str(replica.policy.last_error)
         assert NAMES.policy in replica.policy.source.problem
         assert not replica.policy.source.connected
@@ -221,7 +221,7 @@ async def test_what_is_too_large_in_one_part_at_the_connect_holds_up_no_other(
     store: RedisServer, tmp_path: Path, part: str
 ) -> None:
     settings = FleetSettings(name="acme", store=store.url, trust=[KEY.public])
-    done: list[str] = []
+    done: list[object] = []
     async with Link(settings, base=tmp_path) as link:
         link.follow("news", lambda _message: None)
 
@@ -251,5 +251,5 @@ async def test_a_key_that_is_well_hides_none_that_is_not(store: RedisServer, tmp
             client.set("wrong", "x")
         for key in ("wrong", "well", "wrong"):
             with suppress(StoreRefusedError), link.parts.part("limits", key):
-                await link.run(lambda redis, key=key: redis.hget(key, "x"))
+                await link.run(lambda redis, key=key: redis.hget(key, "x"))  # type: ignore[misc]
         assert len(told) == 1
