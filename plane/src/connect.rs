@@ -134,7 +134,11 @@ impl Worker {
             State::Ask => self.give_back_unread(place, Stage::Asked),
             State::Hello => self.give_back_unread(place, Stage::Hello),
             State::Exchange => self.silent(place),
-            State::Linger => self.end(place, "", true),
+            // What the kernel has goes on its way; what it did not even take is given up.
+            State::Linger => {
+                let behind = !flow.client.drained();
+                self.end(place, "", behind)
+            }
             State::Free | State::Guard | State::Relay => {}
         }
     }

@@ -26,12 +26,12 @@ impl Worker {
                 self.unlisten(listener);
                 self.cut_where(&cause, |flow| flow.listener == listener);
             }
-            Order::Drain { cause } => {
+            Order::Drain => {
                 for listener in self.listening.keys().copied().collect::<Vec<_>>() {
                     self.unlisten(listener);
                 }
                 self.close_kept();
-                self.cut_where(&cause, |flow| flow.state == State::Head && flow.unread.is_empty());
+                self.dismiss();
             }
             Order::Publish { key, verdict } => {
                 self.verdicts.insert(key, verdict);
@@ -88,6 +88,21 @@ impl Worker {
         }
     }
 
+    /// Ends all that ask for nothing. Who has not got the whole of its last response does get it.
+    fn dismiss(&mut self) {
+        for place in 0..self.flows.len() {
+            let flow = &self.flows[place];
+            if flow.state != State::Head || !flow.unread.is_empty() {
+                continue;
+            }
+            if flow.client.settled(0) {
+                self.end(place as u32, "", false);
+            } else if !sys::has_more(flow.client.fd) {
+                self.begin_linger(place as u32);
+            }
+        }
+    }
+
     /// Those go first that have been quiet for the longest time.
     fn make_room(&mut self, party: Option<usize>, quiet: u64, most: usize) {
         let (latest, settings) = (sys::monotonic().saturating_sub(quiet), &self.shared.settings);
@@ -95,9 +110,8 @@ impl Worker {
             let patience = if flow.served { settings.keep_alive_timeout } else { settings.head_timeout };
             flow.deadline.saturating_sub(patience)
         };
-        let asks_nothing = |flow: &Flow| {
-            flow.state == State::Head && flow.unread.is_empty() && !flow.client.readable && flow.client.drained()
-        };
+        let asks_nothing =
+            |flow: &Flow| flow.state == State::Head && flow.unread.is_empty() && !flow.client.readable;
         let of_party = |flow: &Flow| party.map_or(true, |party| flow.party == party);
         let mut found: Vec<(u64, u32)> = (0..)
             .zip(self.flows.iter())
@@ -105,8 +119,12 @@ impl Worker {
             .map(|(place, flow)| (since(flow), place))
             .collect();
         found.sort_unstable();
-        for (_, place) in found.into_iter().take(most) {
-            self.end(place, "", true);
+        let mut left = most;
+        for (_, place) in found {
+            if left > 0 && self.flows[place as usize].client.settled(quiet) {
+                self.end(place, "", false);
+                left -= 1;
+            }
         }
     }
 

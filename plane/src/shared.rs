@@ -38,10 +38,8 @@ pub enum Order {
         listener: u32,
         cause: String,
     },
-    /// Stops accepting altogether, and cuts who has not asked for anything yet.
-    Drain {
-        cause: String,
-    },
+    /// Stops accepting altogether, and lets go of who asks for nothing.
+    Drain,
     /// A connection that comes back from Python, counted already.
     Adopt {
         fd: i32,

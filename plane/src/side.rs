@@ -114,6 +114,15 @@ impl Side {
         self.pending.is_empty()
     }
 
+    /// Whether the peer has all that was written for it, since that many microseconds, and has said nothing since: its
+    /// connection can be closed, and a FIN is what it gets. The socket itself is asked: an event may be under way.
+    pub fn settled(&self, quiet: u64) -> bool {
+        self.drained()
+            && sys::unsent(self.fd) == Some(0)
+            && sys::since_acknowledged(self.fd).map_or(true, |since| since >= quiet)
+            && matches!(sys::look(self.fd, &mut [0]), Io::Again)
+    }
+
     /// Sends what waits, if it may. False: the connection has failed.
     pub fn flush(&mut self) -> bool {
         if self.pending.is_empty() || !self.writable {

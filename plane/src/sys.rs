@@ -4,7 +4,7 @@
 
 use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
-use std::os::raw::{c_int, c_long, c_void};
+use std::os::raw::{c_int, c_long, c_ulong, c_void};
 
 #[repr(C)]
 #[cfg_attr(target_arch = "x86_64", repr(packed))]
@@ -53,6 +53,7 @@ extern "C" {
     fn splice(from: c_int, at: *mut i64, to: c_int, to_at: *mut i64, length: usize, flags: u32) -> isize;
     fn pipe2(ends: *mut c_int, flags: c_int) -> c_int;
     fn fcntl(fd: c_int, command: c_int, value: c_int) -> c_int;
+    fn ioctl(fd: c_int, request: c_ulong, value: *mut c_int) -> c_int;
     fn eventfd(value: u32, flags: c_int) -> c_int;
     fn read(fd: c_int, buffer: *mut c_void, length: usize) -> isize;
     fn write(fd: c_int, buffer: *const c_void, length: usize) -> isize;
@@ -84,6 +85,10 @@ const SO_ERROR: c_int = 4;
 const SO_LINGER: c_int = 13;
 const IPPROTO_TCP: c_int = 6;
 const TCP_NODELAY: c_int = 1;
+const TCP_INFO: c_int = 11;
+/// In 32-bit words: `tcpi_last_ack_recv` of `struct tcp_info`, milliseconds.
+const LAST_ACK: usize = 14;
+const SIOCOUTQ: c_ulong = 0x5411;
 const F_SETPIPE_SZ: c_int = 1031;
 const SPLICE_MOVE_NONBLOCK: u32 = 3;
 pub const PIPE_BYTES: usize = 1 << 20;
@@ -149,6 +154,11 @@ pub fn look(fd: i32, buffer: &mut [u8]) -> Io {
     outcome(unsafe { recv(fd, buffer.as_mut_ptr().cast(), buffer.len(), MSG_PEEK) }, Io::End)
 }
 
+/// Whether there are bytes to be read.
+pub fn has_more(fd: i32) -> bool {
+    matches!(look(fd, &mut [0]), Io::Moved(_))
+}
+
 pub fn transmit(fd: i32, bytes: &[u8]) -> Io {
     if bytes.is_empty() {
         return Io::Moved(0);
@@ -181,6 +191,21 @@ pub fn error_of(fd: i32) -> i32 {
     let (mut value, mut length): (c_int, u32) = (0, 4);
     unsafe { getsockopt(fd, SOL_SOCKET, SO_ERROR, (&mut value as *mut c_int).cast(), &mut length) };
     value
+}
+
+/// Bytes that were sent and that the peer's kernel has not acknowledged; of a Unix socket, that the peer has not read.
+pub fn unsent(fd: i32) -> Option<usize> {
+    let mut count: c_int = 0;
+    let asked = unsafe { ioctl(fd, SIOCOUTQ, &mut count) };
+    usize::try_from(count).ok().filter(|_| asked == 0)
+}
+
+/// Microseconds since the peer has last acknowledged anything; None where nobody keeps count: of a Unix socket.
+pub fn since_acknowledged(fd: i32) -> Option<u64> {
+    let mut info = [0u32; LAST_ACK + 1];
+    let mut length = size_of::<[u32; LAST_ACK + 1]>() as u32;
+    let asked = unsafe { getsockopt(fd, IPPROTO_TCP, TCP_INFO, info.as_mut_ptr().cast(), &mut length) };
+    Some(u64::from(info[LAST_ACK]) * 1_000).filter(|_| asked == 0)
 }
 
 /// Begins to connect: the socket and whether it has connected already, or the error number.

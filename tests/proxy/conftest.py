@@ -24,6 +24,7 @@ _ON_BOTH_LOOPS = {
     "test_garbage.py",
     "test_porch.py",
     "test_door.py",
+    "test_room.py",
 }
 """Files whose behaviour the event loop could change: they run on the one we use and on the portable one."""
 
@@ -42,6 +43,7 @@ _THROUGH_THE_PLANE: Final = {
     "transport/test_relay.py": _ALL,
     "test_faults.py": _ALL,
     "gate/test_door.py": _ALL,
+    "gate/test_room.py": _ALL,
     "test_garbage.py": _ALL,
     "tunnel/test_further_hellos.py": _ALL,
     "tunnel/test_idle.py": _ALL,

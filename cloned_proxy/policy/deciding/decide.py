@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from cloned_proxy.policy.callers.caller import Caller, CallerSource, IdentityRefusal, Principal
-from cloned_proxy.policy.deciding.refusal import refused, verdict_of_refusal
+from cloned_proxy.policy.deciding.refusal import judged_by_both, refused, reported_by, verdict_of_refusal
 from cloned_proxy.policy.model.model import Limits, Policy, Scope
 from cloned_proxy.policy.paths.path import path_denied, path_matches
 from cloned_proxy.policy.paths.registry_path import preferred
@@ -105,7 +105,8 @@ def _narrowed(decision: Decision, local: Decision) -> Decision:
     """A pass, if a second policy lets the request pass as well; else what that one says."""
     if not local.passes:
         return local
-    return replace(decision, inspect=decision.inspect or local.inspect, narrowed=local)
+    joined = decision if decision.verdict is Verdict.REPORT else reported_by(decision, local)
+    return replace(joined, inspect=decision.inspect or local.inspect, narrowed=local)
 
 
 def _by_rules(  # noqa: PLR0917  as `_decide`
@@ -293,12 +294,8 @@ def decide_tunnel(  # noqa: PLR0911  one for each reason
     literal may leave it out (RFC 6066, section 3: literals are not permitted in it), but a name in one is a mismatch.
     """
     if decision.passes and decision.narrowed is not None:
-        local = decide_tunnel(decision.narrowed, server_names, ssh=ssh)
-        if not local.passes:
-            return local
         # Each policy judges the tunnel by its own rule: SSH, which only the local one wants, is no TLS for the other.
-        own = decide_tunnel(replace(decision, narrowed=None), server_names, ssh=ssh)
-        return decision if own.passes else own
+        return judged_by_both(decision, lambda each: decide_tunnel(each, server_names, ssh=ssh))
     if not decision.passes or (decision.rule is not None and decision.rule.raw_tcp):
         return decision
     if decision.must_be_ssh:

@@ -6,7 +6,7 @@ from collections.abc import Container, Sequence
 from dataclasses import replace
 from ipaddress import IPv6Address
 
-from cloned_proxy.policy.deciding.refusal import refused
+from cloned_proxy.policy.deciding.refusal import judged_by_both, refused
 from cloned_proxy.policy.terms.address import OPENED_BY, AddressClass, classify
 from cloned_proxy.policy.terms.decision import Decision
 from cloned_proxy.policy.terms.exception import is_excepted
@@ -21,9 +21,7 @@ def decide_addresses(decision: Decision, addresses: Sequence[Address], own: Cont
     the public half would make the outcome depend on the order of the records. `own` are the proxy's listeners.
     """
     if decision.passes and decision.narrowed is not None:
-        local = decide_addresses(decision.narrowed, addresses, own)
-        if not local.passes:
-            return local
+        return judged_by_both(decision, lambda each: decide_addresses(each, addresses, own))
     if not decision.passes:
         return decision
     if not addresses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -21,3 +22,30 @@ def verdict_of_refusal(mode: Mode, reason: Reason) -> Verdict:
 def refused(decision: Decision, reason: Reason) -> Decision:
     """The decision turned into a refusal, or into a report where `report` mode lets it pass."""
     return replace(decision, verdict=verdict_of_refusal(decision.mode, reason), reason=reason)
+
+
+def reported_by(decision: Decision, local: Decision) -> Decision:
+    """A pass of the one policy with what the other one only reports. Rule and mode stay: by them it goes on."""
+    if local.verdict is not Verdict.REPORT:
+        return decision
+    return replace(decision, verdict=local.verdict, reason=local.reason, refused_address=local.refused_address)
+
+
+def judged_by_both(decision: Decision, stage: Callable[[Decision], Decision]) -> Decision:
+    """What a stage makes of a pass that a second policy has let pass, too: a denial of either, else a report of either.
+
+    The same object, if the stage changes neither.
+    """
+    narrowed = decision.narrowed
+    if narrowed is None:
+        return stage(decision)
+    local = stage(narrowed)
+    if not local.passes:
+        return local
+    alone = replace(decision, narrowed=None)
+    own = stage(alone)
+    if not own.passes:
+        return own
+    if own is not alone:
+        return replace(own, narrowed=local)
+    return decision if local is narrowed else replace(reported_by(decision, local), narrowed=local)

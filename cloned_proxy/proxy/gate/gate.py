@@ -110,7 +110,7 @@ class Gate:
             keep=self._keep,
             forget=self._forget,
             stopping=lambda: self._stopping,
-            refusals=KnownRefusals(enforcer, plane.publish_refusal if plane is not None else None),
+            refusals=KnownRefusals(enforcer, tokens, clock, None if plane is None else plane.publish_refusal),
             serve=connect.serve,
             serve_plain=self._plain.serve,
             resume_plain=self._plain.resume,
@@ -142,6 +142,7 @@ class Gate:
             self._plane.look()  # what led there leads to the proxy itself from now on
             if self._plane.takes(listener):
                 self._plane.open(listener)
+                self._contend()
                 return
         door: Door | Porch
         if listener.header_from:
@@ -152,6 +153,7 @@ class Gate:
             door = Door(listener, enter=self.enter, leave=self.leave, take=self._take)
         door.open()
         self._doors[listener] = door
+        self._contend()
 
     def enter(self, listener: Listener) -> ClientConnection | None:
         """A place for a client of this listener, and the protocol that serves it; None while there is no place.
@@ -216,6 +218,7 @@ class Gate:
             listener.socket.close()
         if (door := self._doors.pop(listener, None)) is not None:
             door.close()
+        self._contend()
         for connection in self._coming:
             if connection.listener is listener:
                 self._coming[connection] = "listener_closed"
@@ -235,7 +238,7 @@ class Gate:
         self._doors.clear()
         for connection in tuple(self._connections):
             if connection.quiet:
-                connection.cut("drained")
+                connection.let_go()
         if self._parts.inspector is not None:
             self._parts.inspector.drain()
 
@@ -265,6 +268,7 @@ class Gate:
             self._plane.sweep()
         self.tunnels.sweep()
         self._plain.sweep()
+        self._parts.refusals.forget_what_is_old()
         native = () if self._plane is None else self._plane.listeners
         self._room.make((*self._doors, *native), self._connections, self._plane, contended=self._contended)
         for told in tuple(self.at_sweep):
@@ -299,6 +303,10 @@ class Gate:
     def _contended(self) -> bool:
         """Whether several listeners share the places."""
         return len(self._doors) + (len(self._plane.listeners) if self._plane is not None else 0) > 1
+
+    def _contend(self) -> None:
+        if self._plane is not None:
+            self._plane.contend(contended=self._contended)
 
     def _forget(self, connection: ClientConnection) -> None:
         if connection in self._connections:

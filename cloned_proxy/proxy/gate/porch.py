@@ -76,6 +76,8 @@ class Porch:
             sock.close()
             return
         if not self._is_named(peer):
+            # Nobody speaks for it: it is on record as who it is, so that who goes round the load balancer is seen.
+            connection.source_address = str(plain_address(ipaddress.ip_address(peer)))
             self._take(connection, sock)
             return
         timer = self._loop.call_later(self._seconds, self._refuse, sock, peer, "none came in time")

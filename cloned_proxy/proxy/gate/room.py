@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import select
 from collections.abc import Iterable
 from typing import Final
@@ -10,6 +11,7 @@ from typing import Final
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.transport.listener import Listener
+from cloned_proxy.proxy.transport.settled import is_settled
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 
 _QUIET_SECONDS: Final = 1.0
@@ -37,9 +39,10 @@ class Room:
         """Lets go of some of these, and of those of the plane, for each listener at which clients wait in vain."""
         for listener in listeners:
             if self.is_wanted(listener, contended=contended):
-                party = None if self._crowd.full else listener.party
+                # Nobody leaves for a party that may not have the place: one that has its share gets its own.
+                party = listener.party if contended and self._crowd.has_its_share(listener.party) else None
                 for connection in self._quiet(connections, party):
-                    connection.cut("overloaded")
+                    connection.let_go()
                 if plane is not None:
                     plane.make_room(party, seconds=self.quiet_seconds, most=self.at_once)
 
@@ -61,4 +64,6 @@ class Room:
             if connection.quiet and (party is None or connection.listener.party == party)
         ]
         found.sort()
-        return [connection for since, _, connection in found[: self.at_once] if since <= latest]
+        long_enough = (connection for since, _, connection in found if since <= latest)
+        settled = (each for each in long_enough if is_settled(each.transport, self.quiet_seconds))
+        return list(itertools.islice(settled, self.at_once))

@@ -21,6 +21,7 @@ from cloned_proxy.proxy.plain.exchange import PlainExchange
 from cloned_proxy.proxy.plain.own import OwnExchange
 from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.transport.settled import has_more, is_settled
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller
 from cloned_proxy.proxy.wire.body import BodyError
@@ -228,6 +229,14 @@ class PlainClient(asyncio.Protocol):
     @property
     def quiet_since(self) -> float:
         return self.deadline - self.parts.settings.keep_alive_timeout
+
+    def let_go(self) -> None:
+        """FIN, to one that is quiet. Who has not got the whole of the last response does get it."""
+        if is_settled(self.transport):
+            self._phase = _RequestPhase.CLOSING
+            self.transport.close()
+        elif not has_more(self.transport):
+            self._close()
 
     def cut(self, cause: str) -> None:
         """Resets the client, and the upstream if there is one, at once."""

@@ -65,7 +65,7 @@ class PlaneEntries:
         """All of them."""
         with self._open() as is_open:
             text, lines = self._batch() if is_open else (b"", b"")
-        calls = [self._calls(line) for line in lines.decode("ascii").splitlines()]
+        calls = [found for line in lines.decode("ascii").splitlines() if (found := self._calls(line)) is not None]
         self._taken += 1
         return Entries(text.decode("ascii").splitlines(), calls)
 
@@ -86,10 +86,13 @@ class PlaneEntries:
         finally:
             self._library.plane_free_records(ctypes.byref(batch))
 
-    def _calls(self, line: str) -> Calls:
+    def _calls(self, line: str) -> Calls | None:
+        """None of a verdict that was freed while a thread that had it in hand stood still: its entry is written."""
         *numbers, method, path = line.split(" ") if line[-1] != " " else [*line.split(" "), ""]
         number, count, first, last = map(int, numbers)
-        event = self._events[number]
+        event = self._events.get(number)
+        if event is None:
+            return None
         if method:
             event = replace(event, method=method, path=path)
         return Calls(event, count, first / 1e6, last / 1e6)

@@ -149,7 +149,7 @@ class Batch(ctypes.Structure):
     )
 
 
-_FORM: Final = 8
+_FORM: Final = 9
 """Of what passes besides the structures: `plane/src/abi/version.rs`."""
 _STRUCTURES: Final = (PlaneConfig, Publication, RefusalForm, HandedOver, SeenFlow, Snapshot, Batch)
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))
@@ -166,7 +166,7 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_unlisten": (None, (_PLANE, c_uint32, *_TEXT)),
     "plane_set_contended": (None, (_PLANE, c_bool)),
     "plane_suspend": (None, (_PLANE, c_bool)),
-    "plane_drain": (None, (_PLANE, *_TEXT)),
+    "plane_drain": (None, (_PLANE,)),
     "plane_cut_all": (None, (_PLANE, *_TEXT)),
     "plane_cut_flow": (None, (_PLANE, c_char_p, *_TEXT)),
     "plane_forget": (None, (_PLANE,)),

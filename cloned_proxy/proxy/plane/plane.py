@@ -139,7 +139,6 @@ class Plane:
         number, party = next(self._numbers), self.parties.opened(listener.party)
         self._listeners[listener] = number, party
         self._by_number[number] = listener, party
-        self._contend()
         self._library.plane_listen(self._handle, listener.socket.fileno(), number, party)
 
     def close_listener(self, listener: Listener) -> bool:
@@ -152,7 +151,6 @@ class Plane:
             self._arrivals.take()
         del self._by_number[number]
         self.parties.closed(listener.party)
-        self._contend()
         return True
 
     @property
@@ -162,8 +160,10 @@ class Plane:
     def _listener_of(self, number: int) -> tuple[Listener | None, int]:
         return self._by_number.get(number, (None, 0))
 
-    def _contend(self) -> None:
-        self._library.plane_set_contended(self._handle, len(self._listeners) > 1)
+    def contend(self, *, contended: bool) -> None:
+        """Tells it whether others accept, too: the gate counts the listeners of both."""
+        if self._running:
+            self._library.plane_set_contended(self._handle, contended)
 
     def make_room(self, party: object | None, *, seconds: float, most: int) -> None:
         """Ends up to so many connections, of this party or of all, that have asked for nothing for so long."""
@@ -227,11 +227,11 @@ class Plane:
         return self._told()[0] + len(self._arrivals)
 
     def stop_accepting(self) -> None:
-        """What is connected goes on; who has not asked for anything yet is cut, and nothing new is granted."""
+        """What is connected goes on; who asks for nothing is let go of, and nothing new is granted."""
         if not self._running:
             return
         self._verdicts.forget()
-        self._library.plane_drain(self._handle, *_cause("drained"))
+        self._library.plane_drain(self._handle)
         self._arrivals.take()
 
     def cut(self, cause: str) -> None:

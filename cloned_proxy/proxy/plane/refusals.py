@@ -16,6 +16,7 @@ from cloned_proxy.proxy.plane.counted import Counted, retire
 from cloned_proxy.proxy.plane.entries import PlaneEntries
 from cloned_proxy.proxy.plane.forms import refusal_content
 from cloned_proxy.proxy.plane.library import RefusalForm
+from cloned_proxy.proxy.plane.verdicts import limit_of
 from cloned_proxy.telemetry.events import Kind
 
 _OF_HEAD: Final = b"\x03"
@@ -55,7 +56,7 @@ class PlaneRefusals:
             number=number,
             expires=int(until * 1e6),
             account=self._cells.address(account_name(owner_of(known.caller)), ACCOUNT_WIDTH),
-            per_minute=per_minute,
+            per_minute=limit_of(per_minute),
         )
         key = listener.to_bytes(4, "little") + _OF_HEAD + head
         handle = self._library.plane_publish_refusal(

@@ -177,9 +177,9 @@ class Verdicts:
             response_timeout=int(response_seconds(grant.decision, self._response_timeout) * 1e6),
             expires=int(expires * 1e6),
             account=self._cells.address(account_name(grant.caller.tool), ACCOUNT_WIDTH),
-            concurrent=_limit(limits.concurrent),
-            requests_per_minute=_limit(limits.requests_per_minute),
-            bytes_per_hour=_limit(limits.bytes_per_hour),
+            concurrent=limit_of(limits.concurrent),
+            requests_per_minute=limit_of(limits.requests_per_minute),
+            bytes_per_hour=limit_of(limits.bytes_per_hour),
         )
         handle = self._library.plane_publish(self._plane, key, len(key), ctypes.byref(what), content, len(content))
         if handle is None:
@@ -232,5 +232,6 @@ class Verdicts:
         return retire(self._library, self.known, ended, self._withdraw)
 
 
-def _limit(value: int | None) -> int:
-    return NO_LIMIT if value is None else value
+def limit_of(value: int | None) -> int:
+    """As the plane has it. What is more than it can count limits nothing; ctypes would make a small number of it."""
+    return NO_LIMIT if value is None else min(value, NO_LIMIT)

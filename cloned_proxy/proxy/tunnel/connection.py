@@ -15,6 +15,7 @@ from cloned_proxy.proxy.transport.alarm import Alarm
 from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.transport.listener import Listener, names_listener
 from cloned_proxy.proxy.transport.relay import Relay, reset
+from cloned_proxy.proxy.transport.settled import has_more
 from cloned_proxy.proxy.tunnel.parts import GateParts, Settling, Successor
 from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller
 from cloned_proxy.proxy.wire.head import EMPTY_LINE, FIRST_OF_TOKEN, Head, HeadError, parse_head
@@ -201,6 +202,13 @@ class ClientConnection(asyncio.Protocol):
         if self.plain is not None:
             return self.plain.quiet_since
         return self._alarm.deadline - self.parts.settings.head_timeout
+
+    def let_go(self) -> None:
+        """FIN, to one that is quiet."""
+        if self.plain is not None:
+            self.plain.let_go()
+        elif not has_more(self.transport):
+            self.transport.close()
 
     def cut(self, cause: str) -> None:
         """Resets the client, and the upstream if there is one, at once."""

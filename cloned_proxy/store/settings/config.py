@@ -34,7 +34,7 @@ _SMALLEST_NAMES: Final = 18
 
 
 class ProxySettings(Section):
-    max_connections: int = Field(default=20_000, ge=1)
+    max_connections: int = Field(default=20_000, ge=1, le=1_000_000)
     """Client connections at once; who comes then waits, and clients that ask for nothing make room."""
     max_head_bytes: int = Field(default=65_536, ge=1024, le=1_048_576)
     """Of a request or response: its first line and all its fields, in HTTP/2 unpacked."""
@@ -50,7 +50,7 @@ class ProxySettings(Section):
     """For a name to be looked up."""
     resolver_cache_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long the addresses of a name are kept; 0: never."""
-    resolver_cache_entries: int = Field(default=4096, ge=1)
+    resolver_cache_entries: int = Field(default=4096, ge=1, le=1_000_000)
     """Names that are kept at once."""
     resolver_threads: int = Field(default=32, ge=1, le=256)
     """Lookups at once, in each worker. One caller has at most half of them."""
@@ -71,14 +71,14 @@ class ProxySettings(Section):
 class AuditSettings(Section):
     durability: Literal["grouped", "strict"] = "grouped"
     """`strict` commits each decision before the dial."""
-    queue: int = Field(default=10_000, ge=10)
+    queue: int = Field(default=10_000, ge=10, le=10_000_000)
     """Events that may wait for the disk. From half of it on, whoever has more than an equal share waits, too."""
-    denials_per_minute: int = Field(default=600, ge=1)
+    denials_per_minute: int = Field(default=600, ge=1, le=1_000_000_000)
     """Refused calls of one caller that are recorded one by one, where `limits` of its tool say nothing else, and of all
     callers without a valid credential together. What comes on top waits its turn, is answered 429 and counted."""
-    retention_days: int = Field(default=90, ge=1)
+    retention_days: int = Field(default=90, ge=1, le=36_500)
     """Days that an entry of the log is kept."""
-    max_mib: int = Field(default=2048, ge=16)
+    max_mib: int = Field(default=2048, ge=16, le=16_777_216)
     """Mebibytes that state.db may take up; over it the oldest entries go before their time."""
 
 
@@ -93,7 +93,7 @@ class ApprovalSettings(Section):
     """Of all tools together."""
     held_per_tool: int = Field(default=8, ge=1, le=1000)
     """Calls of one tool that may wait for an answer at once, in each worker (`hold:`); more are refused at once."""
-    history_days: int = Field(default=90, ge=1)
+    history_days: int = Field(default=90, ge=1, le=36_500)
     """How long decided requests stay listed; the audit log has its own retention."""
 
 

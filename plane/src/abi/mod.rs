@@ -210,10 +210,9 @@ pub extern "C" fn plane_suspend(plane: &Plane, suspended: bool) {
 }
 
 #[no_mangle]
-pub unsafe extern "C" fn plane_drain(plane: &Plane, cause: *const u8, length: usize) {
+pub extern "C" fn plane_drain(plane: &Plane) {
     plane.shared.draining.store(true, SeqCst);
-    let cause = text(cause, length);
-    plane.tell(|| Order::Drain { cause: cause.clone() });
+    plane.tell(|| Order::Drain);
 }
 
 #[no_mangle]

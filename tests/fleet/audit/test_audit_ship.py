@@ -579,7 +579,7 @@ async def test_what_was_taken_back_on_the_disk_is_not_sent(replica: Replica) -> 
     tail = AuditTail()
     replica.shipper._local = LocalLog(replica.workspace.state_db, tail)  # type: ignore[misc]
     replica.record(1000.0)
-    tail.add([(2, "{}", "0" * 64)])
+    tail.add([(seq, "{}", "0" * 64) for seq in (1, 2)])
     assert await replica.shipper.ship()
     assert await read(replica) == ([("r1", 1)], [])
 

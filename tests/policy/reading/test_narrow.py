@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from cloned_proxy.policy.deciding.decide_addresses import decide_addresses
 from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.reading.narrow import check_narrowing, narrowed
 from cloned_proxy.policy.reading.parse import PolicyError
-from cloned_proxy.policy.terms.decision import Request
+from cloned_proxy.policy.terms.decision import Decision, Request
+from cloned_proxy.policy.terms.vocabulary import Verdict
 from cloned_proxy.store.policyfile.policy_file import parse_bytes
 
 ENTRIES = (
@@ -25,6 +27,17 @@ ENTRIES = (
     "{host: a.example, addresses: [private]}",
 )  # fmt: skip
 entries = st.lists(st.sampled_from(ENTRIES), unique=True)
+type Side = tuple[list[str], list[str], str]
+"""Allowed, denied, and the mode."""
+_NET = "{cidr: 93.184.215.0/24}"
+sides = st.tuples(
+    entries,
+    st.lists(st.sampled_from(["a.example", "b.example", _NET]), unique=True),
+    st.sampled_from(["enforce", "report"]),
+)
+hosts = st.sampled_from(["a.example", "b.example", "c.example"])
+addresses = st.sampled_from(["10.0.0.1", "93.184.215.14"])
+hellos = st.sampled_from([None, (), ("a.example",), ("b.example",)])
 
 
 def policy(allow: list[str], deny: list[str] | None = None, more: str = "") -> Policy:
@@ -37,11 +50,11 @@ def policy(allow: list[str], deny: list[str] | None = None, more: str = "") -> P
     entries,
     entries,
     st.lists(st.sampled_from(["a.example", "b.example"]), unique=True),
-    st.sampled_from(["a.example", "b.example", "c.example"]),
+    hosts,
     st.sampled_from([443, 8443]),
     st.sampled_from([(None, None), ("GET", "/x/y"), ("POST", "/z")]),
-    st.sampled_from(["10.0.0.1", "93.184.215.14"]),
-    st.sampled_from([None, (), ("a.example",), ("b.example",)]),
+    addresses,
+    hellos,
     st.booleans(),
 )
 def test_what_passes_both_passes_each(  # noqa: PLR0917  what hypothesis draws
@@ -70,6 +83,38 @@ def test_what_passes_both_passes_each(  # noqa: PLR0917  what hypothesis draws
         each = [decide(one, ANONYMOUS, request, 0.0), decide(other, ANONYMOUS, request, 0.0)]
         assert joined.inspect == any(decision.inspect for decision in each)
         assert needs_hello(joined) == any(map(needs_hello, each))
+
+
+def weight(decision: Decision) -> int:
+    return (Verdict.ALLOW, Verdict.REPORT, Verdict.DENY).index(decision.verdict)
+
+
+@example(([ENTRIES[0]], [], "report"), ([ENTRIES[0]], [], "enforce"), "a.example", "93.184.215.14", ("b.example",))
+@example(([ENTRIES[0]], [], "report"), ([ENTRIES[0]], [], "report"), "a.example", "93.184.215.14", ("b.example",))
+@example(([ENTRIES[0]], [], "enforce"), ([], [], "report"), "a.example", "93.184.215.14", ("a.example",))
+@example(([ENTRIES[5]], [], "enforce"), ([ENTRIES[0]], [], "report"), "a.example", "93.184.215.14", ("b.example",))
+@example(([ENTRIES[0]], [], "enforce"), ([ENTRIES[0]], [_NET], "report"), "a.example", "93.184.215.14", ())
+@given(sides, sides, hosts, addresses, hellos)
+def test_the_stricter_of_two_policies_is_what_is_said(
+    fleet: Side, local: Side, host: str, address: str, names: tuple[str, ...] | None
+) -> None:
+    one, other = (policy(allow, deny, f"mode: {mode}\n") for allow, deny, mode in (fleet, local))
+    request = Request(host, 443)
+
+    def stages(each: Policy) -> Iterator[Decision]:
+        yield (decision := decide(each, ANONYMOUS, request, 0.0))
+        yield (decision := decide_addresses(decision, [ip_address(address)], frozenset()))
+        yield decide_tunnel(decision, names)
+
+    before: Decision | None = None
+    seen: list[Decision] = []
+    for both, *alone in zip(stages(narrowed(one, other)), stages(one), stages(other), strict=True):
+        strictest = max(map(weight, alone))
+        assert weight(both) == strictest
+        assert both.reason in {each.reason for each in alone if weight(each) == strictest}
+        if before is not None and both.verdict is Verdict.REPORT and alone != seen:
+            assert both is not before  # or nothing would be recorded
+        before, seen = both, alone
 
 
 def test_the_lower_limit_counts() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from cloned_proxy.policy.callers.caller import Principal
+from cloned_proxy.policy.callers.identity import Claims, OwnTokens, mint_token
 from cloned_proxy.policy.model.model import Limits
 from cloned_proxy.proxy.enforce import known_refusals
 from cloned_proxy.proxy.enforce.known_refusals import KnownRefusals
@@ -18,7 +20,19 @@ from cloned_proxy.proxy.plane.counted import counts_of
 from cloned_proxy.proxy.transport.listener import Listener, bind_tcp
 from cloned_proxy.telemetry.events import MANY, DecisionEvent
 from tests.proxy.plane.broken_plane import OF_REFUSALS, broken
-from tests.proxy.support import HOST, SERVING, Reply, World, allow, connect_head, need_plane, policy, upstream, world
+from tests.proxy.support import (
+    HOST,
+    KEY,
+    SERVING,
+    Reply,
+    World,
+    allow,
+    connect_head,
+    need_plane,
+    policy,
+    upstream,
+    world,
+)
 
 __all__ = ["broken"]
 _EVIL = "evil.example.net"
@@ -83,6 +97,65 @@ async def test_what_is_known_counts_against_the_budget(told: list[bytes]) -> Non
     async with world(current=policy(limits=Limits(requests_per_minute=5)), denials=3) as w:
         head = connect_head(443, _EVIL)
         assert [(await w.ask(head)).status for _ in range(5)] == [403, 403, 403, 429, 429]
+
+
+class Keyring:
+    """A `TokenVerifier` whose key can be changed."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.at_change: set[Callable[[], None]] = set()
+        self.current = OwnTokens(KEY)
+
+    def claims(self, token: str, now: float) -> Claims | None:
+        return self.current.claims(token, now)
+
+    def rotate(self, key: bytes) -> None:
+        self.current = OwnTokens(key)
+        self.generation += 1
+
+
+_NEXT_KEY = b"next" * 8
+
+
+def _with_next_key() -> bytes:
+    token = mint_token(_NEXT_KEY, Claims("demo@v1", "r1", 4e9))
+    return connect_head(443, _EVIL, headers=f"X-Cloned-Tool-Token: {token}\r\n")
+
+
+async def test_a_token_that_is_genuine_by_a_new_key_is_not_refused_by_what_was_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(known_refusals, "_SECONDS", 3600.0)
+    keys = Keyring()
+    async with world(tokens=keys) as w:
+        assert [(await w.ask(_with_next_key())).status for _ in range(2)] == [407, 407]
+        keys.rotate(_NEXT_KEY)  # nobody has swept yet
+        assert (await w.ask(_with_next_key())).status == 403
+
+
+async def test_what_is_known_is_forgotten_when_the_clock_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_refusals, "_SECONDS", 3600.0)
+    ahead = [0.0]
+    async with world() as w:
+        refusals = KnownRefusals(w.enforcer, OwnTokens(KEY), lambda: time.monotonic() + ahead[0])
+        assert [refusals.forget_what_is_old() for _ in range(2)] == [True, False]
+        for ahead[0] in (60.0, -60.0):
+            assert [refusals.forget_what_is_old() for _ in range(2)] == [True, False]
+
+
+async def test_no_head_is_kept_and_each_sweep_clears_what_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known_refusals, "_SECONDS", 3600.0)
+    async with world() as w:
+        refusals = w.gate._parts.refusals
+        await w.ask(connect_head(443, _EVIL, headers="X-Cloned-Tool-Token: forged\r\n"))
+        assert len(refusals._known) == 1
+        assert "forged" not in repr(refusals._known)
+        w.gate.sweep()
+        assert refusals._known
+        refusals._until = 0.0
+        w.gate.sweep()
+        assert not refusals._known
 
 
 def natively_refused(w: World) -> int:
@@ -157,6 +230,13 @@ async def test_the_native_plane_refuses_within_the_budget_alone() -> None:
 
 
 @pytest.mark.usefixtures("native")
+async def test_a_budget_larger_than_the_plane_can_count_is_no_small_one() -> None:
+    async with world(denials=2**64) as w:
+        assert (await thrice(w, connect_head(443, _EVIL))).status == 403
+        assert natively_refused(w) == 1
+
+
+@pytest.mark.usefixtures("native")
 async def test_what_the_policy_opens_is_not_refused_natively() -> None:
     async with upstream() as server, world() as w:
         assert (await thrice(w, connect_head(server.port))).status == 403
@@ -212,6 +292,36 @@ async def test_a_log_that_fails_is_a_503_whatever_the_plane_was_told() -> None:
         await thrice(w, connect_head(443, _EVIL))
         w.audit.broken = True
         assert (await w.ask(connect_head(443, _EVIL))).status == 503
+
+
+@pytest.mark.usefixtures("native")
+async def test_a_token_that_is_genuine_by_a_new_key_is_not_refused_natively() -> None:
+    keys = Keyring()
+    async with world(tokens=keys) as w:
+        assert (await thrice(w, _with_next_key())).status == 407
+        assert natively_refused(w) == 1
+        keys.rotate(_NEXT_KEY)
+        for told in tuple(keys.at_change):
+            told()
+        assert (await thrice(w, _with_next_key())).status == 403
+
+
+@pytest.mark.usefixtures("native")
+async def test_what_a_thread_refuses_by_a_verdict_that_is_gone_is_on_record() -> None:
+    async with world() as w:
+        assert w.plane is not None
+        await thrice(w, connect_head(443, _EVIL))
+        await w.settled()
+        entries, numbers = w.plane.entries, list(w.plane._refusals.known)
+        entries.forget(numbers)  # as if it had been freed while a thread stood still that has it in hand
+        for _ in range(2):
+            entries.take()
+        entries.forget([])
+        assert not entries._events
+        told = str((await w.ask(connect_head(443, _EVIL))).json["decision_id"])
+        assert natively_refused(w) == 2
+        await w.settled()
+        assert told in w.audit.ids
 
 
 @pytest.mark.usefixtures("native")

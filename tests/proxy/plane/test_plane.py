@@ -159,6 +159,14 @@ async def test_both_sides_count_together(limits: Limits) -> None:
         assert granted(w) == 1
 
 
+async def test_a_limit_larger_than_the_plane_can_count_is_no_small_one() -> None:
+    limits = Limits(concurrent=2**64, requests_per_minute=2**64 + 1, bytes_per_hour=2**65)
+    async with upstream() as server:
+        current = policy(allow(HOST, server.port), limits=limits)
+        async with world(current=current, principal=DEMO) as w, tunnel(w, server.port):
+            assert granted(w) == 1
+
+
 async def test_the_cap_of_connections_holds_over_both() -> None:
     async with upstream() as server, world(allow(HOST, server.port), settings={"max_connections": 2}) as w:
         reader, writer = await w.tunnel(server.port)

@@ -1,0 +1,111 @@
+"""Who makes room: nobody who is being told something, nobody for a party that may not have the place."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+from cloned_proxy.policy.callers.caller import ANONYMOUS
+from cloned_proxy.proxy.transport.listener import Listener, bind_unix
+from tests.proxy.gate.test_door import _BEGUN, _REFUSED, answer, client, connected, somebody_waits, swept_until
+from tests.proxy.plain.support import answering, request
+from tests.proxy.support import HOST, World, allow, until, upstream, world
+
+_LONG = b"HTTP/1.1 200 OK\r\nContent-Length: 200000\r\n\r\n" + b"x" * 200_000
+_KEPT = _REFUSED.replace(b"Connection: close\r\n", b"")
+
+
+async def sweep_several_times(w: World) -> None:
+    for _ in range(3):
+        w.gate.sweep()
+        await asyncio.sleep(0)
+
+
+async def test_who_still_receives_a_response_gets_all_of_it_and_then_a_fin() -> None:
+    loop = asyncio.get_running_loop()
+    async with upstream(answering(_LONG)) as server, world(allow(HOST, server.port), max_connections=2) as w:
+        w.gate._room.quiet_seconds = 0
+        with ExitStack() as stack:
+            slow = stack.enter_context(socket.socket())
+            slow.setblocking(False)
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            await loop.sock_connect(slow, w.address)
+            await loop.sock_sendall(slow, request(server.port))
+            await until(lambda: len(w.audit.ends) == 1)  # the last byte of it is the kernel's
+            begun = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(begun, _BEGUN)
+            asking = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(asking, _REFUSED)
+            await until(lambda: somebody_waits(w))
+            await sweep_several_times(w)
+            told = b""
+            async with asyncio.timeout(60):
+                while len(told) < len(_LONG):
+                    piece = await loop.sock_recv(slow, 65_536)
+                    assert piece
+                    told += piece
+            assert told.endswith(b"x" * 200_000)
+            answering_other = asyncio.create_task(answer(asking))
+            await swept_until(w, answering_other.done)
+            assert answering_other.result() == b"HTTP/1.1 403"
+            assert await answer(slow) == b""  # a reset would raise
+
+
+async def test_who_has_asked_unseen_is_answered() -> None:
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=2, keep_alive_timeout=60) as w:
+        w.gate._room.quiet_seconds = 0
+        with ExitStack() as stack:
+            kept = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(kept, _KEPT)
+            assert await answer(kept) == b"HTTP/1.1 403"
+            begun = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(begun, _BEGUN)
+            await client(stack, socket.AF_INET, w.address)
+            await until(lambda: somebody_waits(w))
+            while True:  # the rest of the first answer
+                try:
+                    kept.recv(65_536)
+                except BlockingIOError:
+                    break
+            kept.send(_REFUSED)
+            w.gate.sweep()  # before the loop has had a turn
+            assert await answer(kept) == b"HTTP/1.1 403"
+
+
+async def test_nobody_leaves_for_a_party_that_has_its_share(tmp_path: Path) -> None:
+    path = tmp_path / "slot.sock"
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=5, head_timeout=60) as w:
+        slot = Listener(bind_unix(path), ANONYMOUS, "slot")
+        await w.gate.open(slot)
+        w.gate._room.quiet_seconds = 0
+        with ExitStack() as stack:
+            for _ in range(4):
+                await loop.sock_sendall(await client(stack, socket.AF_INET, w.address), _BEGUN)
+            await until(lambda: len(w.gate._connections) == 4 == connected(w))
+            await client(stack, socket.AF_INET, w.address)
+            quiet = await client(stack, socket.AF_UNIX, str(path))
+            await until(lambda: connected(w) == 5 and somebody_waits(w))
+            await sweep_several_times(w)
+            await loop.sock_sendall(quiet, _REFUSED)
+            assert await answer(quiet) == b"HTTP/1.1 403"
+
+
+async def test_the_share_of_a_party_holds_beside_a_listener_with_proxy_headers(tmp_path: Path) -> None:
+    path = tmp_path / "slot.sock"
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=5, head_timeout=60, header_from=(ipaddress.ip_network("127.0.0.0/8"),)) as w:
+        slot = Listener(bind_unix(path), ANONYMOUS, "slot")
+        await w.gate.open(slot)
+        with ExitStack() as stack:
+            for _ in range(6):
+                await loop.sock_sendall(await client(stack, socket.AF_UNIX, str(path)), _BEGUN)
+            await until(lambda: connected(w) >= 4 and somebody_waits(w, slot))
+            other = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(other, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + _REFUSED)
+            assert await answer(other) == b"HTTP/1.1 403"
+            assert connected(w) <= 5
