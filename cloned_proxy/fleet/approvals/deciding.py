@@ -15,7 +15,14 @@ from cloned_proxy.fleet.approvals.decision import (
     read_decision,
     seal_decision,
 )
-from cloned_proxy.fleet.approvals.request_store import DECIDE, RequestNames
+from cloned_proxy.fleet.approvals.request_store import (
+    DECIDE,
+    MOST_ANSWERED,
+    MOST_BYTES,
+    READ,
+    READ_BOUNDS,
+    RequestNames,
+)
 from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.members.member import replica_key, replica_name
 from cloned_proxy.fleet.signed.envelope import Trust
@@ -84,6 +91,8 @@ async def _decide(
             reason=wanted.reason,
         )
         envelope = seal_decision(decision, key)
+        if len(envelope) > MOST_BYTES:
+            raise NeverAllowedError(f"a decision has {MOST_BYTES} bytes at most; decide on less at once")
         told = (request, envelope, str(int(wanted.seconds * 1000) + _AFTERWARDS), names.news)
 
         async def work(redis: Any) -> bytes:
@@ -91,6 +100,8 @@ async def _decide(
             return answer
 
         stands = await link.run(work)
+        if stands == envelope:
+            await _read_back(link, names, request, envelope)
     if not stands:
         raise UnknownApprovalError(
             f"the fleet does not know request {request} any more; its time is over, or it was lost"
@@ -98,3 +109,18 @@ async def _decide(
     if stands == envelope:
         return decision, True
     return read_decision(stands, Trust([*settings.trust, *settings.approvers]), settings.name, request), False
+
+
+async def _read_back(link: Link, names: RequestNames, request: str, envelope: bytes) -> None:
+    """Reads as every replica does. Raises StoreError where they do not hear of the decision."""
+
+    async def work(redis: Any) -> list[Any]:
+        answer: list[Any] = await redis.eval(READ, 3, *names.keys, *READ_BOUNDS)
+        return answer
+
+    _, _, *found = await link.run(work, most=MOST_ANSWERED)
+    if (request.encode(), envelope) not in zip(found[0::4], found[3::4], strict=True):
+        raise FleetError(
+            f"the decision on {request} is in the store, and no replica can read it there: too much lies in "
+            f"{names.requests}, or the store lies; it is in force nowhere yet"
+        )

@@ -35,12 +35,23 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 ASK: Final = (
     _NOW
     + """
--- KEYS: requests, decisions, ends. ARGV: id, request, milliseconds it waits, channel, most requests.
-local over = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now - 86400000, 'LIMIT', 0, 100)
-if #over > 0 then
-  redis.call('HDEL', KEYS[1], unpack(over))
-  redis.call('HDEL', KEYS[2], unpack(over))
-  redis.call('ZREM', KEYS[3], unpack(over))
+-- KEYS: requests, decisions, ends. ARGV: id, request, milliseconds it waits, channel, most requests,
+-- the longest that anything lasts.
+local function forget(ids)
+  if #ids == 0 then return end
+  redis.call('HDEL', KEYS[1], unpack(ids))
+  redis.call('HDEL', KEYS[2], unpack(ids))
+  redis.call('ZREM', KEYS[3], unpack(ids))
+end
+forget(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now - 86400000, 'LIMIT', 0, 100))
+-- What nobody of a fleet has put there: it ends too late, or never.
+forget(redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. string.format('%.0f', now + ARGV[6]), '+inf', 'LIMIT', 0, 1000))
+if redis.call('HLEN', KEYS[1]) > redis.call('ZCARD', KEYS[3]) then
+  local endless = {}
+  for _, id in ipairs(redis.call('HRANDFIELD', KEYS[1], 1000)) do
+    if not redis.call('ZSCORE', KEYS[3], id) then table.insert(endless, id) end
+  end
+  forget(endless)
 end
 if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[5]) then return 0 end
 if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 1 end
@@ -53,16 +64,32 @@ return 1
 READ: Final = (
     _NOW
     + """
--- KEYS: as above. Answers the time, then of each: id, request, milliseconds left, decision or ''.
-local answer = {now}
+-- KEYS: as above. ARGV: bytes of the longest id, of one field, of all together. Answers the time and how many it leaves
+-- out, then of each of the others: id, request, milliseconds left, decision or ''.
+local found, sum, without = {}, 0, 0
 local all = redis.call('HGETALL', KEYS[1])
 for at = 1, #all, 2 do
   local ends = redis.call('ZSCORE', KEYS[3], all[at])
   if ends then
-    table.insert(answer, all[at])
-    table.insert(answer, all[at + 1])
-    table.insert(answer, tonumber(ends) - now)
-    table.insert(answer, redis.call('HGET', KEYS[2], all[at]) or '')
+    local decision = redis.call('HGET', KEYS[2], all[at]) or ''
+    if #all[at] > tonumber(ARGV[1]) or math.max(#all[at + 1], #decision) > tonumber(ARGV[2]) then
+      without = without + 1
+    else
+      local size = 400 + #all[at] + #all[at + 1] + #decision
+      sum = sum + size
+      table.insert(found, {size, all[at], all[at + 1], tonumber(ends) - now, decision})
+    end
+  end
+end
+local most = tonumber(ARGV[3])
+if sum > most then table.sort(found, function(one, other) return one[1] < other[1] end) end
+local answer = {now, without}
+for _, each in ipairs(found) do
+  most = most - each[1]
+  if most < 0 then
+    answer[2] = answer[2] + 1
+  else
+    for at = 2, 5 do table.insert(answer, each[at]) end
   end
 end
 return answer
@@ -85,3 +112,11 @@ return ARGV[2]
 )
 MOST: Final = 10_000
 """Requests and decisions at once."""
+LONGEST_ID: Final = 60
+MOST_BYTES: Final = 64 * 1024
+"""Of one request, and of one decision."""
+MOST_ANSWERED: Final = 8 * 1024 * 1024
+"""Bytes of all requests and decisions at once, the smallest first: what is read within one call, on a busy machine."""
+READ_BOUNDS: Final = (str(LONGEST_ID), str(MOST_BYTES), str(MOST_ANSWERED - 1024))
+LONGEST_MILLISECONDS: Final = 32 * 86_400_000
+"""No request waits, and no decision is kept, for longer."""

@@ -15,8 +15,19 @@ from typing import Any, Final
 
 import structlog
 
-from cloned_proxy.fleet.approvals.decision import SKEW_SECONDS, FleetDecision, read_decision
-from cloned_proxy.fleet.approvals.request_store import ASK, MOST, READ, RequestNames
+from cloned_proxy.fleet.approvals.bounds import Allowance, Remembered
+from cloned_proxy.fleet.approvals.decision import LONGEST_SECONDS, SKEW_SECONDS, FleetDecision, read_decision
+from cloned_proxy.fleet.approvals.request_store import (
+    ASK,
+    LONGEST_ID,
+    LONGEST_MILLISECONDS,
+    MOST,
+    MOST_ANSWERED,
+    MOST_BYTES,
+    READ,
+    READ_BOUNDS,
+    RequestNames,
+)
 from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import StoreAwayError
@@ -31,14 +42,10 @@ _log = structlog.get_logger(__name__)
 _LOOK_SECONDS: Final = 0.5
 _READ_SECONDS: Final = 10.0
 _SOON_SECONDS: Final = 0.02
-_MOST_BYTES: Final = 64 * 1024
 _MOST_SAID: Final = 10
-_LONGEST_ID: Final = 60
 _RECEIVED_AT_ONCE: Final = 100
 _RECEIVED_A_MINUTE: Final = 10
 """Requests of other replicas: people look at a few, and each one is in the log of every replica."""
-_MOST_ANSWERED: Final = 32 * 1024 * 1024
-"""Of all requests and decisions at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +84,8 @@ class FleetRequests:
         self._clock, self._uptime = clock, uptime
         self._leads = leads
         self._posted: set[str] = set()
-        self._decided = _Remembered()
-        self._refused = _Remembered()
+        self._decided = Remembered()
+        self._refused = Remembered()
         self._said = 0
         """Of refusals, in one reading."""
         self._unsettled: dict[str, FleetDecision] = {}
@@ -136,14 +143,24 @@ class FleetRequests:
 
     async def tell(self) -> None:
         """Tells the fleet of the requests that were made here. Raises StoreAwayError and StoreError."""
-        names = self._names
+        unposted = ""
         for approval, seconds in await asyncio.to_thread(self._mirror.own_pending):
-            if approval.id in self._posted:
-                continue
-            text = json.dumps(as_message(approval, self._me))
-            told = (approval.id, text, str(int(seconds * 1000)), names.news, str(MOST))
-            if await self._link.run(lambda redis, told=told: redis.eval(ASK, 3, *names.keys, *told)):  # type: ignore[misc]
-                self._posted.add(approval.id)
+            if approval.id not in self._posted and (why := await self._post(approval, seconds)):
+                unposted = unposted or f"request {approval.id} of {approval.asker} is seen on this replica alone: {why}"
+        self._link.parts.say("requests", unposted, about="unposted")
+
+    async def _post(self, approval: Approval, seconds: float) -> str:
+        """Why it cannot be; "" when it is in the store. Raises StoreAwayError."""
+        names, text = self._names, json.dumps(as_message(approval, self._me))
+        if len(text) > MOST_BYTES:
+            return "it is too large"
+        waits = int(min(seconds, LONGEST_SECONDS) * 1000)
+        told = (approval.id, text, str(waits), names.news, str(MOST), str(LONGEST_MILLISECONDS))
+        with self._link.parts.part("requests", names.ends):
+            if not await self._link.run(lambda redis: redis.eval(ASK, 3, *names.keys, *told)):
+                return f"{names.requests} has {MOST} already; see what puts them there"
+        self._posted.add(approval.id)
+        return ""
 
     async def read(self) -> None:
         """Takes in what the store has. Raises StoreAwayError."""
@@ -151,11 +168,13 @@ class FleetRequests:
             up, names = self._uptime(), self._names
 
             async def work(redis: Any) -> list[Any]:
-                answer: list[Any] = await redis.eval(READ, 3, *names.keys)
+                answer: list[Any] = await redis.eval(READ, 3, *names.keys, *READ_BOUNDS)
                 return answer
 
-            with self._link.part("requests"):
-                now, *found = await self._link.run(work, most=_MOST_ANSWERED)
+            with self._link.parts.part("requests", names.requests):
+                now, without, *found = await self._link.run(work, most=MOST_ANSWERED)
+            why = f"requests or decisions that are too large are left out ({names.requests})" if without else ""
+            self._link.parts.say("requests", why, about="unread")
             before, self._said = self._rules(), 0
             for at in range(0, len(found), 4):
                 raw_id, raw, left, envelope = found[at : at + 4]
@@ -170,8 +189,6 @@ class FleetRequests:
     async def _take_in(self, request: str, raw: bytes, envelope: bytes, left: float, *, now: float, up: float) -> None:
         if request in self._decided or (not envelope and left <= 0):
             return
-        if len(raw) > _MOST_BYTES or len(envelope) > _MOST_BYTES:
-            raise ValueError("it is too large")
         if not envelope:
             told = json.loads(raw)
             if self._leads and isinstance(told, dict) and told.get("replica") != self._me:
@@ -190,6 +207,7 @@ class FleetRequests:
         """Shows it to people, within a rate: each one is two entries of the log, and anybody may fill the store."""
         if not self._room.has_any(self._uptime()):
             return  # it is offered again
+        left = min(left, LONGEST_SECONDS)
         if await asyncio.to_thread(self._mirror.receive, approval, left) and not self._room.take(self._uptime()):
             _log.warning(
                 "so many requests of other replicas come that they are shown by and by",
@@ -222,11 +240,23 @@ class FleetRequests:
                 tuple(rule.id for rule in rules),
             )
             try:
-                await asyncio.to_thread(self._mirror.settle, decision.about, settled)
+                own = await asyncio.to_thread(self._mirror.settle, decision.about, settled)
             except StoreError as error:
                 _log.warning("a decision of the fleet is not on record here yet", request=request, reason=str(error))
                 return
             del self._unsettled[request]
+            if own in self._posted and own != request:
+                await self._withdraw(own)
+
+    async def _withdraw(self, own: str) -> None:
+        """Takes back what was asked here, since an equal request of another replica is decided."""
+        requests, _, ends = self._names.keys
+
+        async def work(redis: Any) -> None:
+            await redis.hdel(requests, own)
+            await redis.zrem(ends, own)
+
+        await self._link.run(work)
 
     def end_what_is_over(self) -> None:
         """Takes back the approvals whose time is over."""
@@ -243,7 +273,7 @@ class FleetRequests:
 
     def _refuse(self, request: object, error: Exception) -> None:
         """Once for each request, since it is read again; and a few at once, since anybody may fill the store."""
-        known = repr(request)[:_LONGEST_ID]
+        known = repr(request)[:LONGEST_ID]
         if known not in self._refused and self._said < _MOST_SAID:
             self._said += 1
             self._refused.add(known)
@@ -252,42 +282,7 @@ class FleetRequests:
             )
 
 
-class Allowance:
-    """So many at once, and so many more each minute (a token bucket)."""
-
-    def __init__(self, most: int, a_minute: float) -> None:
-        self._most, self._a_second = most, a_minute / 60
-        self._left, self._at = float(most), float("-inf")
-
-    def has_any(self, now: float) -> bool:
-        """`now` is uptime in seconds."""
-        if now > self._at:
-            self._left = min(self._most, self._left + (now - self._at) * self._a_second)
-            self._at = now
-        return self._left >= 1
-
-    def take(self, now: float) -> bool:
-        """Takes one; whether there is another."""
-        self._left -= 1
-        return self.has_any(now)
-
-
-class _Remembered:
-    """The last ones of any number."""
-
-    def __init__(self) -> None:
-        self._all: dict[str, None] = {}
-
-    def __contains__(self, one: str) -> bool:
-        return one in self._all
-
-    def add(self, one: str) -> None:
-        self._all[one] = None
-        if len(self._all) > 2 * MOST:
-            del self._all[next(iter(self._all))]
-
-
 def _id_of(raw: bytes) -> str:
-    if len(raw) > _LONGEST_ID:
+    if len(raw) > LONGEST_ID:
         raise ValueError("an id that nobody gives")
     return raw.decode("ascii")

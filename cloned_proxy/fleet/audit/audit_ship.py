@@ -18,8 +18,9 @@ import structlog
 from cloned_proxy.fleet.audit.local_log import Group, LocalLog
 from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.link.names import Names
-from cloned_proxy.fleet.signed.errors import StoreAwayError
+from cloned_proxy.fleet.signed.errors import StoreAwayError, StoreRefusedError
 from cloned_proxy.store.files.errors import StoreError
+from cloned_proxy.store.leases.deadline import uptime
 from cloned_proxy.telemetry.shipping_metrics import ShippingMetrics
 
 _log = structlog.get_logger(__name__)
@@ -31,6 +32,8 @@ _RECEIPTS: Final = 1000
 _LOOKED_AT: Final = 8
 """Logs, each time: by and by all that have expired are taken out of the list."""
 _MOST_DIGITS: Final = 20
+_RENAMED_SECONDS: Final = 3600.0
+"""Between two new ids of a log: a store could make it forget what it was called before."""
 _FORGOTTEN_SECONDS: Final = 90 * 86_400
 """A log to which nothing is added for so long leaves the store by itself."""
 
@@ -91,6 +94,7 @@ class AuditShipper:
         self._receipt = 0
         self._receipt_id = ""
         self._announced = False
+        self._renamed_at = float("-inf")
         self._failing = False
 
     async def work(self) -> None:
@@ -103,7 +107,7 @@ class AuditShipper:
     async def ship(self) -> bool:
         """Sends all that is on record now. False, once said, when that cannot be done; it is tried again."""
         try:
-            with self._link.part("log"):
+            with self._link.parts.part("log", self._names.audit_logs):
                 await self._ship()
         except Exception as error:  # noqa: BLE001  an answer that none is must not end the sending for good
             self._id = ""
@@ -123,17 +127,17 @@ class AuditShipper:
         """Returns once all is sent that was on record at the last look: what came during it goes with the next."""
         if not self._id:
             await self._resume()
-        resumed = False
+        resumed = ""
         while True:
             news = await asyncio.to_thread(self._local.news, self._last, self._receipt)
             if news.entries is not None and not await self._send_entries(news.entries):
-                if resumed:
+                if resumed == self._id:
                     raise StoreAwayError("the store says again and again that it stands elsewhere")
                 # It has lost something, or an answer was lost: it says where it stands.
                 await self._resume()
-                resumed = True
+                resumed = self._id
                 continue
-            resumed = False
+            resumed = ""
             if news.receipts is not None:
                 await self._send_receipts(news.receipts)
             if self._last >= news.newest or news.entries is None:
@@ -141,7 +145,14 @@ class AuditShipper:
 
     async def _send_entries(self, group: Group) -> bool:
         """False when the store stands elsewhere, and has taken none."""
-        done, self._last_id = await self._append(self._names.audit(self._id), self._last_id, self._keep, group)
+        try:
+            done, now = await self._append(self._names.audit(self._id), self._last_id, self._keep, group)
+        except StoreRefusedError:
+            # The newest was taken out there, and a stream takes no number again that it has had.
+            _log.warning("the store takes nothing more under the id of this log, which gets a new one")
+            self._id = await self._rename()
+            return False
+        self._last_id = now
         if not done:
             return False
         self._last = group.last
@@ -176,7 +187,7 @@ class AuditShipper:
             _log.warning(
                 "the store holds another log under this one's id: state.db was copied or set back; it gets a new id"
             )
-            name, last_id, last = await asyncio.to_thread(self._local.rename), "", 0
+            name, last_id, last = await self._rename(), "", 0
         first = max(last, oldest, newest - self._keep)
         if first > last and (last_id or first > oldest):
             self._metrics.skipped(first - last)
@@ -187,6 +198,16 @@ class AuditShipper:
         self._id, self._announced = name, False
         if last_id:
             await self._announce()
+
+    async def _rename(self) -> str:
+        """Raises StoreRefusedError where that was so a moment ago: a store that does it again gains nothing."""
+        if uptime() < self._renamed_at + _RENAMED_SECONDS:
+            raise StoreRefusedError(
+                "the store again takes nothing under the id of this log, which gets a new one once an hour"
+            )
+        name = await asyncio.to_thread(self._local.rename)
+        self._renamed_at = uptime()
+        return name
 
     async def _announce(self) -> None:
         """Says whose log it is, once there is anything of it; and takes out some whose streams have expired."""

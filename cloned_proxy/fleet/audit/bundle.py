@@ -1,7 +1,8 @@
 """Exports of the log that can be checked without it: one JSON object a line.
 
 First a line that says what is exported, then the entries, then the receipts that the replica gave, and at the end, if
-it is signed, a statement of the replica with a digest of every entry. The statement is what makes an export whole:
+it is signed, a statement of the replica with a digest of every entry
+and one of all receipts. The statement is what makes an export whole:
 without the digests a forger who hashes the chain anew could not be told from which entry on, and without a signed end
 a tail that was cut would be missed by nobody.
 """
@@ -47,6 +48,11 @@ def digest(body: str) -> bytes:
     return hashlib.sha256(body.encode(errors="surrogatepass")).digest()[:DIGEST_BYTES]
 
 
+def receipt_digest(envelope: dict[str, Any]) -> bytes:
+    """Of a receipt as the file holds it."""
+    return hashlib.sha256(json.dumps(envelope, sort_keys=True).encode()).digest()
+
+
 def export(
     database: sqlite3.Connection,
     since: float | None,
@@ -78,10 +84,16 @@ def export(
         digests += digest(body)
         yield json.dumps({"seq": seq, "hash": entry_hash, "body": body})
         progress(number)
+    receipts = hashlib.sha256()
+    number = 0
     for (envelope,) in database.execute("SELECT envelope FROM receipts WHERE seq >= ? ORDER BY seq", (before.seq,)):
-        yield json.dumps({"receipt": json.loads(envelope)})
+        found = json.loads(envelope)
+        number += 1
+        receipts.update(receipt_digest(found))
+        yield json.dumps({"receipt": found})
     if source.key is not None:
         statement = opening | {"last": {"seq": head.seq, "hash": head.hash}}
+        statement["receipts"] = {"number": number, "digest": receipts.hexdigest()}
         statement["digests"] = base64.b64encode(digests).decode("ascii")
         sealed = seal(json.dumps(statement, sort_keys=True).encode(), EXPORT_TYPE, [source.key])
         yield json.dumps({"statement": json.loads(sealed)})

@@ -9,13 +9,14 @@ from __future__ import annotations
 import base64
 import binascii
 import difflib
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from cloned_proxy.fleet.audit.bundle import DIGEST_BYTES, EXPORT_TYPE, FORMAT, VERSION, digest
-from cloned_proxy.fleet.audit.receipt import open_fields, open_receipt
+from cloned_proxy.fleet.audit.bundle import DIGEST_BYTES, EXPORT_TYPE, FORMAT, VERSION, digest, receipt_digest
+from cloned_proxy.fleet.audit.receipt import MOST_FORMER, open_fields, open_receipt
 from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import EnvelopeError
 from cloned_proxy.fleet.tokens.token_form import read_json
@@ -155,7 +156,9 @@ def _statement_of(file: _File, trust: Trust, verdict: BundleVerdict) -> dict[str
 
 
 def _check_statement(file: _File, statement: dict[str, Any], verdict: BundleVerdict) -> None:
-    if file.opening != {name: value for name, value in statement.items() if name not in {"last", "digests"}}:
+    if file.opening != {
+        name: value for name, value in statement.items() if name not in {"last", "digests", "receipts"}
+    }:
         verdict.found("the first line was changed, left out or moved")
     first, last = verdict.first, verdict.last
     try:
@@ -235,6 +238,7 @@ def _check_receipts(file: _File, statement: dict[str, Any], trust: Trust, verdic
         file.opening["after"]["seq"]: file.opening["after"]["hash"]
     } if verdict.holds else {}  # fmt: skip
     former = _former(statement)
+    before = len(verdict.findings)
     for number, raw in enumerate(file.receipts, 1):
         try:
             receipt = open_receipt(raw, trust)
@@ -242,10 +246,24 @@ def _check_receipts(file: _File, statement: dict[str, Any], trust: Trust, verdic
             verdict.found(f"receipt {number} is not of this key: it is another replica's, or was changed")
             continue
         if receipt.log != verdict.log and receipt.seq > former.get(receipt.log, -1):
-            verdict.found(f"receipt {number} is for another log")
+            lost = len(former) >= MOST_FORMER and receipt.seq <= min(former.values())
+            which = "an id of the log that is not kept any more, and proves nothing here" if lost else "another log"
+            verdict.found(f"receipt {number} is for {which}")
         elif hashes and hashes.get(receipt.seq) != receipt.hash:
             verdict.found(
                 f"receipt {number}, given at entry {receipt.seq}, is for other entries: the log was changed behind it"
             )
         else:
             verdict.receipts += 1
+    if len(verdict.findings) == before:
+        _check_all_receipts(file, statement, verdict)
+
+
+def _check_all_receipts(file: _File, statement: dict[str, Any], verdict: BundleVerdict) -> None:
+    """Each is of the replica; so must be which there are. Exports of 0.2.0 do not say that."""
+    held = hashlib.sha256(b"".join(receipt_digest(json.loads(raw)) for raw in file.receipts)).hexdigest()
+    signed = statement.get("receipts")
+    if "receipts" not in statement or signed == {"number": len(file.receipts), "digest": held}:
+        return
+    number = signed.get("number") if isinstance(signed, dict) else None
+    verdict.found(f"{number} receipts are signed, and not the {len(file.receipts)} that are there: some were left out")

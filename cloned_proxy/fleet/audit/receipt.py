@@ -26,7 +26,7 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 RECEIPT_TYPE: Final = "application/vnd.cloned-proxy.audit-receipt+json"
 _LOG_ID_BYTES: Final = 8
 _FORMER: Final = "former_log_ids"
-_MOST_FORMER: Final = 100
+MOST_FORMER: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def new_log_id(database: sqlite3.Connection) -> str:
     Its receipts until now are of the old id, which is kept for whoever checks them.
     """
     made = _drawn()
-    former = [*former_ids(database), Former(log_id(database), head_of(database).seq)][-_MOST_FORMER:]
+    former = [*former_ids(database), Former(log_id(database), head_of(database).seq)][-MOST_FORMER:]
     database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_FORMER, json.dumps(former)))
     database.execute("INSERT OR REPLACE INTO meta VALUES ('log_id', ?)", (made,))
     return made

@@ -217,16 +217,15 @@ class Uses:
     async def _join(self) -> None:
         self._heard = False
         try:
-            with self._link.part("uses"):
+            with self._link.parts.part("uses", self._names.ledger):
                 seen = await self._follow_resumption()
-            own = Counter(await asyncio.to_thread(self._taken_here))
-            own.update(self._under_way)
-            own |= self._own  # the greater number: what the store gave, and no record here tells of, stays taken
-            names, memory = self._names, self._memory
-            keys = [names.ledger, names.members, *map(names.uses, own)]
-            values = (self._me, memory.generation, memory.steps, FORGET_MILLISECONDS, seen, memory.word)
-            told = [str(value) for value in (*values, *(each for of in own.items() for each in of))]
-            with self._link.part("uses"):
+                own = Counter(await asyncio.to_thread(self._taken_here))
+                own.update(self._under_way)
+                own |= self._own  # the greater number: what the store gave, and no record here tells of, stays taken
+                names, memory = self._names, self._memory
+                keys = [names.ledger, names.members, *map(names.uses, own)]
+                values = (self._me, memory.generation, memory.steps, FORGET_MILLISECONDS, seen, memory.word)
+                told = [str(value) for value in (*values, *(each for of in own.items() for each in of))]
                 answer = UseAnswer.read(await self._link.run(lambda redis: redis.eval(JOIN, len(keys), *keys, *told)))
             if answer.word == "joined":
                 self._own |= own
@@ -305,4 +304,4 @@ class Uses:
             _log.info("leases with max_uses are given again")
         self.problem, self._said = problem, bool(problem)
         if self._link.connected or not problem:  # else the link says what is wrong
-            self._link.fault("uses", problem)
+            self._link.parts.say("uses", problem)

@@ -33,6 +33,10 @@ class AnswerError(InvalidResponse):
     """An answer that is none. The message is this side's, and quotes nothing."""
 
 
+class LargeAnswerError(AnswerError):
+    """An answer about something that is too large there: that one thing cannot be used, and the store is well."""
+
+
 class BoundedParser(_AsyncRESP2Parser):
     """For one connection, which is over after an AnswerError: something too large, too deep, or no RESP."""
 
@@ -71,4 +75,4 @@ class BoundedParser(_AsyncRESP2Parser):
     def _spend(self, size: int) -> None:
         self._left -= size
         if self._left < 0:
-            raise AnswerError("more bytes than an answer may have")
+            raise LargeAnswerError("what is there is too large: more bytes than an answer may have")

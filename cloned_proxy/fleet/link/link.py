@@ -12,7 +12,7 @@ import contextlib
 import random
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -30,7 +30,8 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from cloned_proxy.fleet.link.answers import MOST_ANSWERED, BoundedParser, answers_of
+from cloned_proxy.fleet.link.answers import MOST_ANSWERED, BoundedParser, LargeAnswerError, answers_of
+from cloned_proxy.fleet.link.parts import Parts
 from cloned_proxy.fleet.signed.errors import FleetError, StoreAwayError, StoreRefusedError
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.files.files import read_regular_file
@@ -90,10 +91,8 @@ class Link:
         """Whether the subscription stands: news comes by itself."""
         self.problem = ""
         """Why it does not."""
-        self.faults: dict[str, str] = {}
+        self.parts: Final = Parts()
         """What cannot be used of what is in the store, and why; the rest goes on."""
-        self.on_fault: Callable[[str, str], None] = lambda _part, _reason: None
-        """Hears of each change of `faults`; "" where a part is well again."""
 
     def follow(self, channel: str, on_message: Callable[[bytes], None]) -> None:
         """Has `on_message` called with each message of the channel, on the event loop."""
@@ -138,30 +137,8 @@ class Link:
                 with answers_of(most):
                     return await work(self.redis)
         except (RedisError, OSError, TimeoutError, StoreError, ssl.SSLError) as error:
-            # A class of its own says that the server as a whole is not ready; the plain one is about this command.
-            kind = StoreRefusedError if type(error) is ResponseError and _code(error) in _OF_A_KEY else StoreAwayError
+            kind = StoreRefusedError if _is_of_a_key(error) else StoreAwayError
             raise kind(f"{self.url}: {_reason(error)}") from error
-
-    @contextlib.contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Inside is read or written what belongs to `name`; whether that can be used is told in `faults`."""
-        try:
-            yield
-        except StoreRefusedError as error:
-            self.fault(name, str(error))
-            raise
-        if self.faults.get(name, "").startswith(self.url):
-            self.fault(name, "")
-
-    def fault(self, name: str, reason: str) -> None:
-        """Tells what is wrong with a part; "": nothing any more."""
-        if reason == self.faults.get(name, ""):
-            return
-        if reason:
-            self.faults[name] = reason
-        else:
-            del self.faults[name]
-        self.on_fault(name, reason)
 
     async def _keep_following(self) -> None:
         delay = _FIRST_DELAY
@@ -211,8 +188,8 @@ class Link:
         """Raises StoreAwayError. What an answer broke in one part of the proxy is nothing to the others."""
         try:
             await work()
-        except StoreRefusedError as error:
-            _log.error("a part of what the store of the fleet has cannot be used; the rest goes on", reason=str(error))
+        except StoreRefusedError:
+            pass  # told by `parts`; the others go on
         except StoreError:
             raise
         except Exception:  # noqa: BLE001  the answers are the store's, and it may say anything
@@ -312,6 +289,14 @@ _CODES: Final = frozenset({
 
 _OF_A_KEY: Final = frozenset({"WRONGTYPE", "ERR"})
 """Refusals that are about what is there; `ERR` is what a script says that stumbles over it."""
+
+
+def _is_of_a_key(error: Exception) -> bool:
+    """Whether the fault is of one thing that is there, and says nothing of the store as a whole."""
+    if isinstance(error, LargeAnswerError):
+        return True
+    # A class of its own says that the server as a whole is not ready; the plain one is about this command.
+    return type(error) is ResponseError and _code(error) in _OF_A_KEY
 
 
 def _code(error: RedisError) -> str:

@@ -88,7 +88,7 @@ def build(
         local = LivePolicy(local_file, presets=workspace.presets, clock=clock, check=check_narrowing)
     metrics = FleetMetrics(registry, Refused) if registry is not None else None
     if link is not None and metrics is not None:
-        link.on_fault = metrics.fault
+        link.parts.on_fault = metrics.fault
     policy = FleetPolicy(
         workspace,
         settings,

@@ -88,7 +88,7 @@ class Member:
 
     def _problem(self) -> str:
         """What is wrong here, in one line: with the policy first, then with what else the store has."""
-        faults = (f"{name}: {why}" for name, why in sorted(self._link.faults.items()) if why != self._policy.why)
+        faults = (f"{name}: {why}" for name, why in sorted(self._link.parts.faults.items()) if why != self._policy.why)
         return " ".join("; ".join(filter(None, (self._policy.why, *faults))).split())
 
     async def _at_connect(self) -> None:
@@ -101,7 +101,7 @@ class Member:
                     await self._changed.wait()
             self._changed.clear()
             try:
-                with self._link.part("replicas"):
+                with self._link.parts.part("replicas", self._names.replicas):
                     await say(self._link, self._names, self.report())
             except StoreAwayError:
                 continue  # the link says so, and at the next connect it is said again

@@ -170,11 +170,11 @@ class FleetPolicy:
                 with beside_traffic():
                     accepted = await asyncio.to_thread(self._examine, raw)
             except EnvelopeError as error:
-                self._refuse(error)
+                self.refuse(error)
                 return False
             except Exception as error:  # noqa: BLE001  whatever an envelope broke, it is not in force
                 _log.exception("an envelope could not be looked at")
-                self._refuse(EnvelopeError(Refused.FORMAT, f"it could not be looked at ({type(error).__name__})"))
+                self.refuse(EnvelopeError(Refused.FORMAT, f"it could not be looked at ({type(error).__name__})"))
                 return False
             if accepted is not None:
                 await self._keep(accepted)
@@ -249,7 +249,7 @@ class FleetPolicy:
         try:
             accepted = await asyncio.to_thread(self._examine, self._kept.envelope)
         except EnvelopeError as error:
-            self._refuse(error)
+            self.refuse(error)
             return
         if accepted is not None:
             self._put_in_force(accepted)
@@ -266,7 +266,8 @@ class FleetPolicy:
         local.on_change = lambda _policy: self._compose()
         local.on_reject = self.on_reject
 
-    def _refuse(self, error: EnvelopeError) -> None:
+    def refuse(self, error: EnvelopeError) -> None:
+        """What is offered does not come in force: counted each time, said once."""
         if self._metrics is not None:
             self._metrics.refused(error.reason)
         if str(error) == str(self.last_error):

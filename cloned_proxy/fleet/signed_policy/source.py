@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from cloned_proxy.fleet.signed.errors import EnvelopeError
 from cloned_proxy.fleet.signed.statement import Number
 
 
@@ -20,6 +21,9 @@ class Taker(Protocol):
 
     async def offer(self, raw: bytes) -> bool:
         """Looks at an envelope; whether what is in it is in force now."""
+
+    def refuse(self, error: EnvelopeError) -> None:
+        """There is something at the source that cannot even be looked at."""
 
     def heard(self) -> None:
         """The source has said that the policy in force is the newest."""

@@ -13,7 +13,7 @@ from cloned_proxy.fleet.link.answers import MOST_ANSWERED
 from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.link.names import Names
 from cloned_proxy.fleet.signed.envelope import MAX_BYTES
-from cloned_proxy.fleet.signed.errors import StoreAwayError
+from cloned_proxy.fleet.signed.errors import EnvelopeError, Refused, StoreAwayError, StoreRefusedError
 from cloned_proxy.fleet.signed.pause import Pause, again_seconds
 from cloned_proxy.fleet.signed.statement import Number
 from cloned_proxy.fleet.signed_policy.source import Taker
@@ -46,11 +46,11 @@ class StoreSource:
 
     @property
     def connected(self) -> bool:
-        return self._link.connected and "policy" not in self._link.faults
+        return self._link.connected and "policy" not in self._link.parts.faults
 
     @property
     def problem(self) -> str:
-        return self._link.problem or self._link.faults.get("policy") or self.said
+        return self._link.problem or self._link.parts.faults.get("policy") or self.said
 
     async def start(self, taker: Taker) -> None:
         self._taker = taker
@@ -99,8 +99,12 @@ class StoreSource:
         if taker is None:
             return
         async with self._reading:
-            with self._link.part("policy"):
-                await self._take(taker)
+            try:
+                with self._link.parts.part("policy", self._names.policy):
+                    await self._take(taker)
+            except StoreRefusedError:
+                taker.refuse(EnvelopeError(Refused.FORMAT, self._link.parts.faults["policy"]))
+                raise
 
     async def _take(self, taker: Taker) -> None:
         names = self._names

@@ -282,7 +282,7 @@ class Shares(WholeLimits):
 
         share.told = True  # and no more, where a loss is noticed while this is under way
         try:
-            with self._link.part("limits"):
+            with self._link.parts.part("limits", keys[0]):
                 *granted, found, data = await self._link.run(work, within=_MOST_WAIT)
             self._loss.learn(data)
         except StoreAwayError:

@@ -72,12 +72,15 @@ class ApprovalMirror:
             self._ledger.record(database, taken, "received", actor=f"replica:{taken.replica}", why=taken.reason)
         return True
 
-    def settle(self, key: str, settled: Settled) -> bool:
-        """Follows a decision about what has this key (`key_of`), whoever asked for it; False when nothing waited."""
+    def settle(self, key: str, settled: Settled) -> str:
+        """Follows a decision about what has this key (`key_of`), whoever asked for it.
+
+        Returns the id of what waited here; "" when nothing did.
+        """
         with self._ledger.writing() as database:
             row = table.pending_with(database, key)
             if row is None:
-                return False
+                return ""
             decided = replace(
                 row.approval,
                 state=settled.state,
@@ -90,7 +93,7 @@ class ApprovalMirror:
                 summary = settled.summary or str(row.approval.proposal.addition)
                 said = Intent("", settled.by, decided.decided_reason, settled.rules, summary)
                 self._ledger.append(database, decided, settled.state, said)
-        return True
+        return row.approval.id
 
 
 def as_message(approval: Approval, replica: str) -> dict[str, Any]:

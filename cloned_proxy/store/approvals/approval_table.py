@@ -79,6 +79,12 @@ def pending_with(database: sqlite3.Connection, key: str) -> Row | None:
     return _one(database, "key = ? AND state = 'pending'", key)
 
 
+def give_way(database: sqlite3.Connection, key: str) -> None:
+    """Drops a pending request of another replica with this key: an equal one that is made here takes its place."""
+    query = f"DELETE FROM approvals WHERE key = ? AND state = 'pending' AND {_REPLICA} <> ''"  # noqa: S608  fixed
+    database.execute(query, (key,))
+
+
 def find(database: sqlite3.Connection, approval_id: str) -> Row | None:
     """The request with this id."""
     return _one(database, "id = ?", approval_id)

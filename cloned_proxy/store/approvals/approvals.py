@@ -132,6 +132,8 @@ class ApprovalService:
         key = key_of(asker, origin, rules)
         with self._ledger.writing() as database:
             self._ledger.expire_due(database)
+            # One of another replica is only told here, by a store that may tell it to nobody else.
+            table.give_way(database, key)
             if (known := table.pending_with(database, key)) is not None:
                 table.raise_count(database, known.approval.id, count)
                 return replace(known.approval, denied_count=known.approval.denied_count + count)

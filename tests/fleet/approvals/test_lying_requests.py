@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cloned_proxy.fleet.approvals import requests as requests_module
+from cloned_proxy.fleet.approvals.bounds import Allowance, Remembered
 from cloned_proxy.fleet.approvals.decision import SKEW_SECONDS as SKEW
 from cloned_proxy.fleet.approvals.decision import seal_decision
 from cloned_proxy.fleet.approvals.request_store import MOST, READ
@@ -57,7 +58,7 @@ def frozen_at(moment: float) -> Callable[[list[bytes], Any], Any]:
         if not runs(command, READ):
             return answer
         found = [int(moment * 1000), *answer[1:]]
-        for at in range(3, len(found), 4):
+        for at in range(4, len(found), 4):
             found[at] = 600_000
         return found
 
@@ -74,10 +75,10 @@ async def test_an_approval_lasts_no_longer_for_being_offered_again(
     offer(store, decision.request, seal_decision(decision, APPROVER))
     failing = True
 
-    def settle(*_: object) -> bool:
+    def settle(*_: object) -> str:
         if failing:
             raise StoreError("the disk is full")
-        return True
+        return ""
 
     monkeypatch.setattr(desk.requests._mirror, "settle", settle)
     await desk.requests.read()
@@ -216,7 +217,7 @@ async def test_requests_that_nobody_made_take_no_room_from_real_ones(
 
 async def test_requests_of_others_fill_the_log_at_a_bounded_rate(desk: Desk, store: RedisServer) -> None:
     """Each ends after a moment and makes room for the next, without end."""
-    desk.requests._room = requests_module.Allowance(5, 10)
+    desk.requests._room = Allowance(5, 10)
 
     def shown() -> int:
         with reading(desk.workspace.state_db) as database:
@@ -246,9 +247,83 @@ async def test_requests_of_others_fill_the_log_at_a_bounded_rate(desk: Desk, sto
 
 
 def test_what_was_refused_is_remembered_up_to_a_bound() -> None:
-    remembered = requests_module._Remembered()
+    remembered = Remembered()
     for number in range(2 * MOST + 10):
         remembered.add(str(number))
     assert "9" not in remembered
     assert str(2 * MOST + 9) in remembered
     assert len(remembered._all) == 2 * MOST
+
+
+async def test_a_twin_that_a_store_shows_and_takes_away_does_not_swallow_the_real_request(
+    desk: Desk, store: RedisServer
+) -> None:
+    told = {
+        "asker": TOOL, "origin": "denied", "run": None, "replica": "ghost", "tool": TOOL, "action": "allow",
+        "entries": [{"host": HOST}], "for_seconds": None, "uses": None, "reason": "", "count": 1, "policy": "v",
+    }  # fmt: skip
+    offer(store, "a-ghost", raw=json.dumps(told).encode(), seconds=365 * 86_400)
+    await desk.requests.read()
+    ghost = desk.service.get("a-ghost")
+    assert ghost.expires - desk.clock() < 31 * 86_400
+    with store.client() as client:
+        client.delete(NAMES.requests, NAMES.ends)
+    asked = desk.ask()
+    assert (asked.id != "a-ghost", asked.replica) == (True, "")
+    await desk.requests.tell()
+    await asyncio.to_thread(desk.decide, asked.id)
+    await desk.requests.read()
+    assert desk.passes()
+
+
+@pytest.mark.parametrize("large", [1, 200])
+async def test_what_is_too_large_is_left_out_and_told_and_what_people_decide_is_in_force(
+    desk: Desk, store: RedisServer, large: int
+) -> None:
+    """One field is larger than all may be; or each is allowed, and all together are not."""
+    raw = b"x" * (40_000_000 if large == 1 else 60_000)
+    with store.client() as client:
+        client.hset(NAMES.requests, mapping={f"j{number}": raw for number in range(large)})
+        client.zadd(NAMES.ends, {f"j{number}": (time.time() + 600) * 1000 for number in range(large)})
+    asked = desk.ask()
+    await desk.requests.tell()
+    await desk.requests.read()
+    assert NAMES.requests in desk.link.parts.faults["requests"]
+    await asyncio.to_thread(desk.decide, asked.id)
+    await desk.requests.read()
+    assert desk.passes()
+
+
+async def test_nobody_is_told_of_a_decision_that_replicas_cannot_read(
+    desk: Desk, liar: LyingStore, store: RedisServer
+) -> None:
+    asked = desk.ask()
+    await desk.requests.tell()
+    liar.lie = lambda command, answer: answer[:2] if runs(command, READ) else answer
+    with pytest.raises(StoreError, match="in force nowhere yet"):
+        await asyncio.to_thread(desk.decide, asked.id)
+
+
+@pytest.mark.parametrize("days", [None, 365])
+async def test_what_nobody_has_put_there_leaves_room_for_real_requests(
+    desk: Desk, store: RedisServer, days: int | None
+) -> None:
+    with store.client() as client:
+        client.hset(NAMES.requests, mapping={f"j{number}": "x" for number in range(MOST)})
+        if days is not None:
+            client.zadd(NAMES.ends, {f"j{number}": (time.time() + days * 86_400) * 1000 for number in range(MOST)})
+    asked = desk.ask()
+    await desk.requests.tell()
+    assert asked.id in desk.requests._posted
+
+
+async def test_a_request_that_the_store_takes_no_more_is_told(desk: Desk, store: RedisServer) -> None:
+    with store.client() as client:
+        client.hset(NAMES.requests, mapping={f"j{number}": "x" for number in range(MOST)})
+        client.zadd(NAMES.ends, {f"j{number}": (time.time() + 600) * 1000 for number in range(MOST)})
+        asked = desk.ask()
+        await desk.requests.tell()
+        assert asked.id in desk.link.parts.faults["requests"]
+        client.delete(NAMES.requests, NAMES.ends)
+        await desk.requests.tell()
+    assert "requests" not in desk.link.parts.faults

@@ -167,15 +167,23 @@ async def test_one_decision_wins(desks: Callable[..., Desk]) -> None:
     await until(lambda: one.passes() == two.passes() == (won == "approved"))
 
 
-async def test_equal_requests_of_two_replicas_are_one_for_people(desks: Callable[..., Desk]) -> None:
+async def test_equal_requests_of_two_replicas_are_one_for_people(
+    desks: Callable[..., Desk], store: RedisServer
+) -> None:
     one = desks("one")
     asked = one.ask()
     two = desks("two")
     await until(lambda: two.state(asked.id) == "pending")
-    assert two.ask().id == asked.id
+    own = two.ask()
+    assert [each.id for each in two.service.list("pending")] == [own.id]
     third = desks("three")
     assert len(two.service.list("pending")) == 1
     await until(lambda: len(third.service.list("pending")) == 1)
+    await until(lambda: own.id in two.requests._posted)
+    await asyncio.to_thread(one.decide, asked.id)
+    await until(lambda: two.state(own.id) == "approved")
+    with store.client() as client:  # what is decided is asked of nobody again
+        await until(lambda: not client.hexists(NAMES.requests, own.id))
 
 
 async def test_it_ends_everywhere_on_time_whatever_the_clocks_say(desks: Callable[..., Desk]) -> None:

@@ -244,3 +244,12 @@ def test_more_than_an_envelope_holds_is_refused(workspace: Workspace, monkeypatc
     with pytest.raises(FleetError, match="--since"):
         exported(workspace)
     assert exported(workspace, signed=False)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_receipts_that_were_taken_out(workspace: Workspace, kept: int) -> None:
+    lines = exported(workspace)
+    receipts = [line for line in lines if line.startswith('{"receipt"')]
+    left = [line for line in lines if line not in receipts[kept:]]
+    (finding,) = checked(left, own_key(workspace).public).findings
+    assert finding == f"2 receipts are signed, and not the {kept} that are there: some were left out"

@@ -582,3 +582,26 @@ async def test_what_was_taken_back_on_the_disk_is_not_sent(replica: Replica) -> 
     tail.add([(seq, "{}", "0" * 64) for seq in (1, 2)])
     assert await replica.shipper.ship()
     assert await read(replica) == ([("r1", 1)], [])
+
+
+async def test_a_log_of_which_the_newest_was_taken_out_there_is_sent_again_under_a_new_id_once_an_hour(
+    replica: Replica, store: RedisServer
+) -> None:
+    replica.record(1000, 1001)
+    assert await replica.shipper.ship()
+    with store.client() as client:
+        (first,) = client.hkeys(NAMES.audit_logs)
+        client.xtrim(NAMES.audit(first.decode()), maxlen=0, approximate=False)
+        replica.record(1002)
+        assert await replica.shipper.ship()
+        second = replica.shipper._id
+        assert second != first.decode()
+        assert client.xlen(NAMES.audit(second)) == 3
+        client.xtrim(NAMES.audit(second), maxlen=0, approximate=False)
+        replica.record(1003)
+        assert not await replica.shipper.ship()
+        assert not await replica.shipper.ship()
+        assert "once an hour" in replica.link.parts.faults["log"]
+        replica.shipper._renamed_at = float("-inf")  # an hour later
+        assert await replica.shipper.ship()
+        assert client.xlen(NAMES.audit(replica.shipper._id)) == 4

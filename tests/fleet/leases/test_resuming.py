@@ -92,7 +92,7 @@ async def test_a_word_that_is_older_than_what_is_followed_is_told_where_it_is_ig
         await until(lambda: "another count of uses began" in replica.uses.problem)
         assert "older than the one followed here" in capsys.readouterr().out
         # `fleet status` tells it, and not the first request that is refused for it alone.
-        assert "another count of uses began" in replica.link.faults["uses"]
+        assert "another count of uses began" in replica.link.parts.faults["uses"]
         assert await replica.call() == "store_unavailable"
     assert canary.arrivals == []
 

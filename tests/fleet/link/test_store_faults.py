@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ async def test_a_part_that_cannot_be_used_at_the_connect_holds_up_no_other(store
         link.follow("news", lambda _message: None)
 
         async def broken() -> None:
-            with link.part("uses"):
+            with link.parts.part("uses", "wrong"):
                 await link.run(lambda redis: redis.hget("wrong", "x"))
 
         async def whole() -> None:
@@ -93,13 +94,13 @@ async def test_a_part_that_cannot_be_used_at_the_connect_holds_up_no_other(store
         link.start()
         await until(lambda: link.connected)
         assert done == ["whole"]
-        assert "WRONGTYPE" in link.faults["uses"]
+        assert "WRONGTYPE" in link.parts.faults["uses"]
         with pytest.raises(StoreRefusedError):
             await link.run(lambda redis: redis.hget("wrong", "x"))
         with store.client() as client:
             client.delete("wrong")
         await broken()
-        assert link.faults == {}
+        assert link.parts.faults == {}
 
 
 async def test_news_that_could_not_be_read_is_read_again(
@@ -188,3 +189,67 @@ async def test_a_number_that_is_none_in_the_store_keeps_nobody_from_publishing(
         published = await publish(store.url, KEY, policy_for("b.example"), tmp_path, wait=0)
         assert str(published.number) == "1.2"
         assert client.hget(NAMES.policy, "version") == b"2"
+
+
+async def test_a_policy_that_is_too_large_to_be_read_is_told_everywhere_and_nothing_else_stops(
+    start: Start, store: RedisServer
+) -> None:
+    """Else whoever holds a store's password ends revocation, and every replica looks well."""
+    put_into(store, policy_for("a.example"), 1, KEY)
+    replica = await start()
+    await replica.until_version(1)
+    with store.client() as client:
+        client.hset(NAMES.policy, mapping={"version": "2", "sha256": b"x" * 2_000_000})
+        client.publish(NAMES.policy_news, "1.2")
+        await replica.until(lambda: replica.metric("store_fault", part="policy") == 1)
+        assert replica.metric("refused_total", reason="format")
+        assert "too large" in str(replica.policy.last_error)
+        assert NAMES.policy in replica.policy.source.problem
+        assert not replica.policy.source.connected
+        assert replica.policy.source._link.connected
+        await replica.until(lambda: "too large" in json.loads(client.hget(NAMES.replicas, "r1/0"))["problem"])
+        assert replica.allows("a.example")
+        client.delete(NAMES.policy)
+        put_into(store, policy_for("b.example"), 3, KEY)
+        await replica.until_version(3)
+        await replica.until(lambda: replica.metric("store_fault", part="policy") == 0)
+        assert replica.policy.last_error is None
+
+
+@pytest.mark.parametrize("part", ["requests", "uses"])
+async def test_what_is_too_large_in_one_part_at_the_connect_holds_up_no_other(
+    store: RedisServer, tmp_path: Path, part: str
+) -> None:
+    settings = FleetSettings(name="acme", store=store.url, trust=[KEY.public])
+    done: list[object] = []
+    async with Link(settings, base=tmp_path) as link:
+        link.follow("news", lambda _message: None)
+
+        async def large() -> None:
+            with link.parts.part(part, "large"):
+                await link.run(lambda redis: redis.get("large"))
+
+        async def whole() -> None:
+            done.append(await link.run(lambda redis: redis.get("small")))
+
+        link.at_connect(large)
+        link.at_connect(whole)
+        with store.client() as client:
+            client.mset({"large": b"x" * 2_000_000, "small": b"y"})
+        link.start()
+        await until(lambda: link.connected)
+        assert done == [b"y"]
+        assert link.parts.faults[part].endswith("(large)")
+
+
+async def test_a_key_that_is_well_hides_none_that_is_not(store: RedisServer, tmp_path: Path) -> None:
+    settings = FleetSettings(name="acme", store=store.url, trust=[KEY.public])
+    told: list[str] = []
+    async with Link(settings, base=tmp_path) as link:
+        link.parts.on_fault = lambda _part, reason: told.append(reason)
+        with store.client() as client:
+            client.set("wrong", "x")
+        for key in ("wrong", "well", "wrong"):
+            with suppress(StoreRefusedError), link.parts.part("limits", key):
+                await link.run(lambda redis, key=key: redis.hget(key, "x"))  # type: ignore[misc]
+        assert len(told) == 1
