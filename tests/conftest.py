@@ -9,12 +9,15 @@ from __future__ import annotations
 import functools
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any, Final
 
 import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.kept_logging import logging_kept
 
 HERE: Final = Path(__file__).parent
 GROUPS: Final = {
@@ -132,3 +135,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.line(
             "Prometheus was the distribution's binary; ports were reached in the rooms, not on the host."
         )
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Whatever a test sets up to be logged, the next one finds the logging of a fresh process."""
+    with logging_kept():
+        yield

@@ -25,6 +25,7 @@ from cloned_proxy.__main__ import main
 from cloned_proxy.program_name import program_name
 from tests.cli import forkserver
 from tests.cli.forkserver import PATIENCE
+from tests.kept_logging import logging_kept
 
 PROGRAM: Final = forkserver.PROGRAM
 TOOL = "demo.tool@v1"
@@ -184,7 +185,7 @@ class Workspace:
             patch.setattr(sys, "argv", [str(self.program), *arguments])
             patch.setattr(sys, "stdin", io.StringIO(given))
             program_name.cache_clear()  # it depends on PATH and directory, which are this test's
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            with logging_kept(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
                 try:
                     main()
                     code = 0

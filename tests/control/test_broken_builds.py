@@ -148,7 +148,7 @@ def traversal(target: Target) -> bool:
 
 _GUARD = "from cloned_proxy.control import guard; "
 _SESSIONS = "from cloned_proxy.control import sessions, app; "
-_DEVICES = "from cloned_proxy.store import devices; "
+_DEVICES = "from cloned_proxy.store.workspaces import devices; "
 _FILES = (
     "from cloned_proxy.control import pages; from pathlib import Path\n"
     "class Files(dict):\n"

@@ -57,8 +57,9 @@ def test_a_read_imports_nothing_heavy(filled: Workspace, command: str) -> None:
 
 STARTS = """
 import sys
-from cloned_proxy.cli import {module}, quick
-{module}.{last} = lambda *_: sys.exit(print(*sys.modules))
+import cloned_proxy.cli.commands.{module} as module
+from cloned_proxy.cli.start import quick
+module.{last} = lambda *_: sys.exit(print(*sys.modules))
 quick.quick_call(sys.argv[1:])()
 """
 
@@ -66,8 +67,8 @@ quick.quick_call(sys.argv[1:])()
 @pytest.mark.parametrize(
     ("words", "module", "last"),
     [
-        (("mcp", "run", "s"), "mcp_run", "run_command"),
-        (("llm", "up", "--image", "i:1"), "local_model", "_engine"),
+        (("mcp", "run", "s"), "mcp.run", "run_command"),
+        (("llm", "up", "--image", "i:1"), "model.local_model", "Engine.connect"),
     ],
 )
 def test_a_start_that_others_wait_for_imports_nothing_heavy(

@@ -135,7 +135,7 @@ BAD: list[tuple[str, list[str], bytes]] = [
     ("a variable of the sandbox", ["--env", "HTTP_PROXY=x", TOOL, "--", "true"], b"set by the sandbox"),
     ("half a mount", ["--mount", "x", TOOL, "--", "true"], b"SRC:DST"),
     ("a mount over the workspace", ["--mount", "/tmp:/workspace", TOOL, "--", "true"], b"belongs to the sandbox"),
-    ("a size that is none", ["--memory", "lots", TOOL, "--", "true"], b"512m"),
+    ("a size that is none", ["--memory", "lots", TOOL, "--", "true"], b"200MiB"),
     ("a tool id that is none", ["a b", "--", "true"], b"not a tool id"),
     ("the host's network", ["--network", "host", TOOL, "--", "true"], b"none or a named network"),
     ("a network that does not exist", ["--network", "nowhere", TOOL, "--", "true"], b"docker network create"),

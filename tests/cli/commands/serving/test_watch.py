@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import re
 import signal
 import subprocess
 
 import pytest
-import structlog
 
 from cloned_proxy.cli.commands.sandbox import sandbox
 from cloned_proxy.telemetry.later import LaterLogger
 from tests.cli.program import PROGRAM, Workspace, eventually, policy_text
 from tests.cli.pseudo_terminal import open_terminal, plain
+from tests.kept_logging import logging_kept
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -91,13 +90,8 @@ def test_messages_of_exec_have_the_form_of_those_of_serve(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sandbox, "_execute", execute)
-    before, handlers = structlog.get_config(), logging.getLogger().handlers
-    try:
+    with logging_kept():
         sandbox.run_command(object())  # type: ignore[arg-type]  # never looked at
-    finally:
-        structlog.configure(**before)
-        logging.getLogger().handlers = handlers
-        logging.captureWarnings(capture=False)
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[warning  \] named networks", capsys.readouterr().err)
 
 
