@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ from cloned_proxy.fleet.approvals import requests as requests_module
 from cloned_proxy.fleet.approvals.decision import FleetDecision, read_decision, seal_decision
 from cloned_proxy.fleet.leases import uses as uses_module
 from cloned_proxy.fleet.leases.counted_audit import CountedAudit
+from cloned_proxy.fleet.link.parts import Parts
 from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.policy.model.model import Limits
@@ -126,15 +126,13 @@ class _NoLink:
     """A labelled stand-in: what a store that lies would answer."""
 
     def __init__(self, decision: FleetDecision, key: SigningKey) -> None:
+        self.parts = Parts()
         now = int(time.time() * 1000)
-        self._answer = [now, decision.request.encode(), b"{}", 60_000, seal_decision(decision, key)]
+        self._answer = [now, 0, decision.request.encode(), b"{}", 60_000, seal_decision(decision, key)]
 
     def follow(self, *_: object) -> None: ...
 
     def at_connect(self, *_: object) -> None: ...
-
-    def part(self, _name: str) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
 
     async def run(self, _work: object, **_: object) -> list[object]:
         await asyncio.sleep(0)

@@ -372,7 +372,7 @@ async def test_the_native_plane_grants_nothing_by_a_key_that_is_gone(
     place = await verifying()
     async with upstream() as server, gate(server.port, place) as w:
         assert w.plane is not None
-        assert [await ask(w, server.port, POD) for _ in range(3)] == [200] * 3
+        assert [await ask(w, server.port, POD) for _ in range(4)] == [200] * 4  # the plane hears of the second
         assert granted(w) == 2
         place.sources[CLUSTER].text = jwks(jwk(EC, "k2"))
         assert await place.issuers[CLUSTER].load()
@@ -386,7 +386,7 @@ async def test_the_native_plane_grants_nothing_by_a_token_that_is_over() -> None
         patch.setattr(SERVING, "native", True)
         async with upstream() as server, gate(server.port, place) as w:
             token = sealed(fleet_header(), fleet_claims(exp=time.time() + 600), ED)
-            assert await ask(w, server.port, token) == HTTPStatus.OK
+            assert [await ask(w, server.port, token) for _ in range(2)] == [HTTPStatus.OK] * 2
             assert w.plane is not None
             (published,) = w.plane._verdicts.known.values()
             assert 0 < published.expires - time.monotonic() <= 600 + LEEWAY
