@@ -159,6 +159,8 @@ def test_an_edit_by_hand_between_look_and_click_is_a_conflict(browser: Control, 
 def test_history_tells_who_and_what_and_goes_back(browser: Control, workspace: Workspace) -> None:
     workspace.write_policy(policy_text(allow=["old.example"]))
     old = eventually_version(browser, workspace)
+    # `serve` writes down what was changed by hand once it is in force: an edit that came before it would be older.
+    eventually(lambda: browser.api("/history")["items"][0]["version"] == old, what="the record of the change by hand")
     text = workspace.policy.read_text()
     assert browser.post("/rules", {"host": "new.example"}).status == 200
     newest = browser.api("/history")["items"][0]
