@@ -202,7 +202,7 @@ async def test_a_request_within_its_share_asks_the_store_nothing(
         with store.client() as client:
             before = client.info("commandstats")["cmdstat_eval"]["calls"]
             assert await drain([replica], 200) == {"allowed": 200}
-            assert client.info("commandstats")["cmdstat_eval"]["calls"] - before <= 5  # those beside traffic
+            assert client.info("commandstats")["cmdstat_eval"]["calls"] - before <= 30  # by the clock
 
 
 async def confirmed(store: RedisServer, *replicas: Replica) -> None:
