@@ -55,14 +55,16 @@ def test_it_is_its_tool_when_it_is_asked(
     other = fresh_world.marker()
     call(fresh_world, proxy, client, f"{scheme}://evil.example.net/{other}", tmp_path)
     assert not fresh_world.touched("evil.example.net")
-    log = proxy.log("--since", "1h")
-    calls = [
-        (entry["verdict"], entry["tool"], entry["reason"]) for entry in log if entry.get("host") == "api.example.com"
-    ]
+
+    def on_record(host: str) -> set[tuple[str, str | None, str]]:
+        entries = (entry for entry in proxy.log("--since", "1h") if entry.get("host") == host)
+        return {(entry["verdict"], entry["tool"], entry["reason"]) for entry in entries}
+
+    refusal = ("deny", TOOL, "host_not_allowed")
+    eventually(lambda: refusal in on_record("evil.example.net"), what="the last call on record")
+    calls = on_record("api.example.com")
     assert ("allow", TOOL, "allowed") in calls
     assert ("deny", None, "identity_missing") in calls, "a client that did not wait for the question"
-    refused = {(entry["tool"], entry["reason"]) for entry in log if entry.get("host") == "evil.example.net"}
-    assert (TOOL, "host_not_allowed") in refused
 
 
 @pytest.mark.parametrize("name", ["lftp", "PHP streams"])

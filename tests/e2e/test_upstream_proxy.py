@@ -126,8 +126,8 @@ def test_what_the_front_refuses_is_told_without_its_page(world: World, tmp_path:
             answered = get(world, proxy, url).stdout.lower()
             assert "http/1.1 502" in answered
             assert "squid" not in answered
+        proxy.stop()  # which writes what the log did not have yet
         assert proxy.command("log").stdout.count("upstream_error:upstream_proxy:403") == 2
-        proxy.stop()
 
 
 def test_a_rebound_name_is_not_followed_by_tunnels(world: World, tmp_path: Path) -> None:
@@ -218,5 +218,5 @@ def test_the_native_plane_never_goes_past_the_front(
         get(world, proxy, "https://api.example.com/", "-k")
         world.settle()
         assert bool(world.contacts()) is leaks
+        proxy.stop()  # which writes what the log did not have yet
         assert "upstream_error:upstream_proxy" in proxy.command("log").stdout or leaks
-        proxy.stop()
