@@ -26,7 +26,7 @@ from cloned_proxy.proxy.secrets.leak import LeakWatch
 from cloned_proxy.proxy.transport import splice
 from cloned_proxy.proxy.transport.bulk import Splicer
 from cloned_proxy.proxy.transport.listener import Listener
-from cloned_proxy.proxy.tunnel import connect
+from cloned_proxy.proxy.tunnel.client import Client
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.tunnel.parts import GateParts
 from cloned_proxy.proxy.tunnel.transparent import TransparentConnection
@@ -73,8 +73,8 @@ class Gate:
         self._plane: Final = plane
         self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells(), parties)
         self._doors: dict[Listener, Door | Porch] = {}
-        self._connections: set[ClientConnection] = set()
-        self._coming: dict[ClientConnection, str] = {}
+        self._clients: set[Client] = set()
+        self._coming: dict[Client, str] = {}
         """Those that have a place and no transport yet, with why they are cut as soon as they have one."""
         self._held_up = False
         """A client of one of the doors waits for a place."""
@@ -111,9 +111,7 @@ class Gate:
             forget=self._forget,
             stopping=lambda: self._stopping,
             refusals=KnownRefusals(enforcer, plane.publish_refusal if plane is not None else None),
-            serve=connect.serve,
-            serve_plain=self._plain.serve,
-            resume_plain=self._plain.resume,
+            plain=self._plain,
             publish=plane.publish if plane is not None else lambda *_: False,
             give_back=plane.take_back if plane is not None else lambda _: False,
             plane_idle=self._look_whether_all_are_gone,
@@ -133,7 +131,7 @@ class Gate:
     @property
     def idle(self) -> bool:
         """Whether no client is connected."""
-        here = self._connections or self._coming or self._background
+        here = self._clients or self._coming or self._background
         return not here and (self._plane is None or not self._plane.connections)
 
     async def open(self, listener: Listener) -> None:
@@ -163,14 +161,14 @@ class Gate:
             return None
         kind = ClientConnection if listener.names is None else TransparentConnection
         connection = kind(self._parts, listener)
-        self._coming[connection] = ""
+        self._coming[connection.client] = ""
         return connection
 
     def leave(self, connection: ClientConnection) -> None:
         """Gives a place back of which nothing came."""
-        if connection in self._coming:
-            del self._coming[connection]
-            self._left(connection)
+        if connection.client in self._coming:
+            del self._coming[connection.client]
+            self._left(connection.client)
 
     async def adopt(self, sock: socket.socket, listener: Listener) -> None:
         """Serves one connection that is open already, as if it had come through `listener`, when it has a place."""
@@ -216,12 +214,12 @@ class Gate:
             listener.socket.close()
         if (door := self._doors.pop(listener, None)) is not None:
             door.close()
-        for connection in self._coming:
-            if connection.listener is listener:
-                self._coming[connection] = "listener_closed"
-        for connection in tuple(self._connections):
-            if connection.listener is listener:
-                connection.cut("listener_closed")
+        for client in self._coming:
+            if client.listener is listener:
+                self._coming[client] = "listener_closed"
+        for client in tuple(self._clients):
+            if client.listener is listener:
+                client.cut("listener_closed")
 
     def stop_accepting(self) -> None:
         """Closes every listening socket; what is connected goes on, new heads are answered 503."""
@@ -233,9 +231,9 @@ class Gate:
         for door in self._doors.values():
             door.close()
         self._doors.clear()
-        for connection in tuple(self._connections):
-            if connection.quiet:
-                connection.cut("drained")
+        for client in tuple(self._clients):
+            if client.quiet:
+                client.cut("drained")
         if self._parts.inspector is not None:
             self._parts.inspector.drain()
 
@@ -245,8 +243,8 @@ class Gate:
         self._plain.close()
         if not await self._gone_within(seconds):
             self._cutting = True
-            for connection in tuple(self._connections):
-                connection.cut("drained")
+            for client in tuple(self._clients):
+                client.cut("drained")
             if self._plane is not None:
                 self._plane.cut("drained")
             self._look_whether_all_are_gone()
@@ -266,7 +264,7 @@ class Gate:
         self.tunnels.sweep()
         self._plain.sweep()
         native = () if self._plane is None else self._plane.listeners
-        self._room.make((*self._doors, *native), self._connections, self._plane, contended=self._contended)
+        self._room.make((*self._doors, *native), self._clients, self._plane, contended=self._contended)
         for told in tuple(self.at_sweep):
             told()
 
@@ -279,39 +277,40 @@ class Gate:
             return False
         return True
 
-    def _arrived(self, connection: ClientConnection) -> None:
-        cause = self._coming.pop(connection)
-        self._connections.add(connection)
+    def _arrived(self, client: Client) -> None:
+        cause = self._coming.pop(client)
+        self._clients.add(client)
         self._all_gone.clear()
         if cause or self._cutting:
-            asyncio.get_running_loop().call_soon(connection.cut, cause or "drained")
+            asyncio.get_running_loop().call_soon(client.cut, cause or "drained")
 
-    def _keep(self, connection: ClientConnection) -> None:
-        self._crowd.place(connection.listener.party)
-        self._connections.add(connection)
+    def _keep(self, client: Client) -> None:
+        self._crowd.place(client.listener.party)
+        self._clients.add(client)
         self._all_gone.clear()
-        if self._cutting or self._plane is None or connection.listener not in self._plane.listeners:
+        if self._cutting or self._plane is None or client.listener not in self._plane.listeners:
             # Cut while it was on its way from the plane.
             cause = "drained" if self._cutting else "listener_closed"
-            asyncio.get_running_loop().call_soon(connection.cut, cause)
+            asyncio.get_running_loop().call_soon(client.cut, cause)
 
     @property
     def _contended(self) -> bool:
         """Whether several listeners share the places."""
         return len(self._doors) + (len(self._plane.listeners) if self._plane is not None else 0) > 1
 
-    def _forget(self, connection: ClientConnection) -> None:
-        if connection in self._connections:
-            self._connections.discard(connection)
-            self._left(connection)
+    def _forget(self, client: Client) -> None:
+        if client in self._clients:
+            self._clients.discard(client)
+            self._left(client)
 
-    def _left(self, connection: ClientConnection) -> None:
-        self._crowd.leave(connection.listener.party)
+    def _left(self, client: Client) -> None:
+        client.owner = None
+        self._crowd.leave(client.listener.party)
         if self._held_up:
             self._held_up = False
             for door in self._doors.values():
                 door.look()
-        if not self._connections:
+        if not self._clients:
             self._look_whether_all_are_gone()
 
     def _look_whether_all_are_gone(self) -> None:

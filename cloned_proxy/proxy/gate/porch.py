@@ -105,7 +105,7 @@ class Porch:
             return
         if length is not None:
             connection = self._forget(sock)
-            connection.source_address = source_of(bytes(begun))
+            connection.client.source_address = source_of(bytes(begun))
             self._take(connection, sock)
 
     def _refuse(self, sock: socket.socket, peer: str, reason: str) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.transport.listener import Listener
-from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.tunnel.client import Client
 
 _QUIET_SECONDS: Final = 1.0
 """Whoever connects to ask does so at once."""
@@ -29,7 +29,7 @@ class Room:
     def make(
         self,
         listeners: Iterable[Listener],
-        connections: Iterable[ClientConnection],
+        clients: Iterable[Client],
         plane: Plane | None,
         *,
         contended: bool,
@@ -38,8 +38,8 @@ class Room:
         for listener in listeners:
             if self.is_wanted(listener, contended=contended):
                 party = None if self._crowd.full else listener.party
-                for connection in self._quiet(connections, party):
-                    connection.cut("overloaded")
+                for client in self._quiet(clients, party):
+                    client.cut("overloaded")
                 if plane is not None:
                     plane.make_room(party, seconds=self.quiet_seconds, most=self.at_once)
 
@@ -52,13 +52,13 @@ class Room:
         waiting.register(listener.socket, select.POLLIN)
         return bool(waiting.poll(0))
 
-    def _quiet(self, connections: Iterable[ClientConnection], party: object | None) -> list[ClientConnection]:
+    def _quiet(self, clients: Iterable[Client], party: object | None) -> list[Client]:
         """Those of this party, or of all, that have been quiet for the longest time."""
         latest = asyncio.get_running_loop().time() - self.quiet_seconds
         found = [
-            (connection.quiet_since, place, connection)
-            for place, connection in enumerate(connections)
-            if connection.quiet and (party is None or connection.listener.party == party)
+            (client.quiet_since, place, client)
+            for place, client in enumerate(clients)
+            if client.quiet and (party is None or client.listener.party == party)
         ]
         found.sort()
-        return [connection for since, _, connection in found[: self.at_once] if since <= latest]
+        return [client for since, _, client in found[: self.at_once] if since <= latest]

@@ -21,7 +21,7 @@ from cloned_proxy.proxy.plain.exchange import PlainExchange
 from cloned_proxy.proxy.plain.own import OwnExchange
 from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS
 from cloned_proxy.proxy.transport.relay import reset
-from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.tunnel.client import Client
 from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller
 from cloned_proxy.proxy.wire.body import BodyError
 from cloned_proxy.proxy.wire.head import Head, HeadError
@@ -48,24 +48,24 @@ class _RequestPhase(enum.Enum):
 class PlainClient(asyncio.Protocol):
     """Serves one request after the other; pipelined bytes wait. Each request is identified and authorised anew."""
 
-    __slots__ = ("_connection", "_dropped", "_exchange", "_head_began", "_phase", "_serving", "_task", "deadline",
+    __slots__ = ("_client", "_dropped", "_exchange", "_head_began", "_phase", "_serving", "_task", "deadline",
                  "eof", "full", "goes_back", "home", "intake", "listener", "parts", "pool", "transport")  # fmt: skip
 
-    def __init__(self, home: set[PlainClient], pool: PlainPool, connection: ClientConnection) -> None:
-        self.parts = connection.parts
-        self.listener = connection.listener
+    def __init__(self, home: set[PlainClient], pool: PlainPool, client: Client) -> None:
+        self.parts = client.parts
+        self.listener = client.listener
         self.pool = pool
         self.home = home
-        self.transport = connection.transport
-        self.intake = Intake(connection.transport, connection.parts.settings, connection.read_head)
+        self.transport = client.transport
+        self.intake = Intake(client.transport, client.parts.settings, client.read_head)
         self.full = False
         """The client does not read what was written for it."""
-        self.eof = connection.eof
+        self.eof = client.eof
         self.goes_back = False
         """The native plane would have served the last request, had it come again."""
         self.deadline = _NEVER
         """When the phase must have ended, monotonic; `check` looks at it once a second."""
-        self._connection = connection
+        self._client = client
         self._phase = _RequestPhase.HEAD
         self._exchange: PlainExchange | OwnExchange | None = None
         self._task: asyncio.Task[None] | None = None
@@ -76,27 +76,31 @@ class PlainClient(asyncio.Protocol):
     def start(self, head: Head) -> None:
         """Takes over the transport, with the first head read and everything behind it in the gate's buffer."""
         self.home.add(self)
-        self.intake.add(self._connection.take())
-        self.transport.set_protocol(self)
+        self.intake.add(self._client.take())
+        self._take_over()
         self._admit(head)
         self._serve()
+
+    def _take_over(self) -> None:
+        self._client.owner = self
+        self.transport.set_protocol(self)
 
     def start_between(self, data: bytes) -> None:
         """Takes over the transport between two requests, with what has come of the next one."""
         self.home.add(self)
         self.intake.begin_between()
         self.intake.add(data)
-        self.transport.set_protocol(self)
+        self._take_over()
         self._serve()
 
     def go_on(self, at: Underway) -> None:
         """Takes over the transport and a request that somebody else has begun to serve."""
         self.home.add(self)
-        head = self._connection.read_head(at.head)
+        head = self._client.read_head(at.head)
         self.intake.begin(head)
         self.intake.body.go_on(at.body)
         self.intake.add(at.unread)
-        self.transport.set_protocol(self)
+        self._take_over()
         exchange = PlainExchange(self, head, at.grant.for_request(head.method, head.path))
         self._phase, self._exchange = _RequestPhase.EXCHANGE, exchange
         exchange.go_on(at)
@@ -152,7 +156,7 @@ class PlainClient(asyncio.Protocol):
 
     @property
     def source_address(self) -> str:
-        return self._connection.source_address
+        return self._client.source_address
 
     # For a call that waits for a person.
 
@@ -215,8 +219,7 @@ class PlainClient(asyncio.Protocol):
 
     def forget(self) -> None:
         self.home.discard(self)
-        self._connection.plain = None
-        self.parts.forget(self._connection)
+        self.parts.forget(self._client)
 
     # For the gate.
 
@@ -296,7 +299,7 @@ class PlainClient(asyncio.Protocol):
         transport = self.transport
         if transport.is_closing() or transport.get_write_buffer_size() or self.parts.stopping():
             return False
-        if not self.parts.give_back(self._connection):
+        if not self.parts.give_back(self._client):
             return False
         self._phase = _RequestPhase.CLOSING
         self.forget()

@@ -29,7 +29,7 @@ from cloned_proxy.proxy.plane.refusals import PlaneRefusals
 from cloned_proxy.proxy.plane.seen import OpenFlow, Review, open_flows
 from cloned_proxy.proxy.plane.verdicts import Published, Verdicts
 from cloned_proxy.proxy.transport.listener import Listener
-from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.tunnel.client import Client
 from cloned_proxy.proxy.tunnel.parts import GateParts
 from cloned_proxy.proxy.wire.head import Head
 from cloned_proxy.store.settings.config import ProxySettings
@@ -184,21 +184,21 @@ class Plane:
         if listener in self._listeners and self._running and not self.failed:
             self._refusals.publish(self._listeners[listener][0], head, known, until)
 
-    def take_back(self, connection: ClientConnection) -> bool:
+    def take_back(self, client: Client) -> bool:
         """Takes a connection from the loop, between two plain requests; False leaves it there.
 
         The plane gets a descriptor of its own: closing that of the loop says nothing to the client.
         """
-        if connection.listener not in self._listeners or not self._running or self.failed:
+        if client.listener not in self._listeners or not self._running or self.failed:
             return False
-        transport = connection.transport
+        transport = client.transport
         try:
             fd = os.dup(transport.get_extra_info("socket").fileno())
         except OSError:
             return False
         transport.set_protocol(asyncio.Protocol())
         transport.abort()
-        number, party = self._listeners[connection.listener]
+        number, party = self._listeners[client.listener]
         self._library.plane_take_back(self._handle, fd, number, party)
         return True
 

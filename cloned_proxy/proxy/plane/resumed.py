@@ -12,10 +12,10 @@ from cloned_proxy.proxy.enforce.answers import UpstreamFailure
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.underway import Underway
 from cloned_proxy.proxy.transport.listener import Listener
+from cloned_proxy.proxy.tunnel.connect_tunnel import ConnectTunnel
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.tunnel.parts import GateParts
-from cloned_proxy.proxy.tunnel.passage import Passage
-from cloned_proxy.proxy.tunnel.resumption import Resumption
+from cloned_proxy.proxy.tunnel.resumption import Resumption, resume
 from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError
 
 
@@ -72,18 +72,18 @@ class HandedConnection(ClientConnection):
         handed, self._handed = self._handed, None
         if handed is None:
             raise ValueError("a connection is made once")
-        self.transport = cast(asyncio.Transport, transport)
-        self.parts.keep(self)
+        client, parts = self.client, self.client.parts
+        client.transport = cast(asyncio.Transport, transport)
+        parts.keep(client)
         if handed.underway is not None:
-            self.parts.resume_plain(self, handed.underway)
+            parts.plain.resume(client, handed.underway)
         elif handed.stage is Stage.PLAIN:
-            self.parts.resume_plain(self, handed.client_bytes)
+            parts.plain.resume(client, handed.client_bytes)
         elif handed.grant is None:
-            self.arm(self.parts.settings.head_timeout, self._head_timed_out)
+            client.arm(parts.settings.head_timeout, self._head_timed_out)
             self.data_received(handed.client_bytes)
         else:
-            self.resume(handed.client_bytes)
-            Passage(self, handed.grant).resume(_resumption(handed))
+            resume(ConnectTunnel(client), handed.grant, _resumption(handed), handed.client_bytes)
 
 
 def failure_at(stage: Stage) -> DialError | ExhaustedError | UpstreamFailure | None:

@@ -21,8 +21,10 @@ from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.tunnel.client import Client, Owner
+from cloned_proxy.proxy.tunnel.connect_tunnel import ConnectTunnel
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
-from cloned_proxy.proxy.tunnel.hello_guard import ACCESS_DENIED
+from cloned_proxy.proxy.tunnel.last_words import ACCESS_DENIED
 from cloned_proxy.proxy.tunnel.parts import GateParts
 from cloned_proxy.proxy.wire.head import Head, TargetForm, parse_head
 
@@ -44,97 +46,108 @@ class _Speech(enum.Enum):
     OTHER = enum.auto()
 
 
-class TransparentConnection(ClientConnection):
-    """Tells by the first bytes what the client speaks; where a rule allows anything, nothing is waited for.
+class TransparentClient(Client):
+    """Refusals are said in the client's own language: an alert, the 403, or a reset."""
 
-    Refusals are said in the client's own language: an alert, the 403, or a reset.
-    """
+    __slots__ = ("dialled", "speech")
 
-    __slots__ = ("_dialled", "_speech")
-
-    def __init__(self, parts: GateParts, listener: Listener) -> None:
-        super().__init__(parts, listener)
-        self._dialled: tuple[str, int] | None = None
+    def __init__(self, parts: GateParts, listener: Listener, owner: Owner) -> None:
+        super().__init__(parts, listener, owner)
+        self.dialled: tuple[str, int] | None = None
         """None for one who came to the proxy itself, on a port that both share."""
-        self._speech = _Speech.UNKNOWN
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        host, port = transport.get_extra_info("sockname")[:2]
-        tags, asks_proxy = self.listener.names, self.listener.asks_proxy(host)
-        name = None if tags is None else tags.name_of(IPv4Address(host))
-        self._dialled = None if name is None else (name, port)
-        self._speech = _Speech.HTTP if asks_proxy else _Speech.UNKNOWN
-        super().connection_made(transport)
-        if transport.is_closing() or asks_proxy:
-            return
-        if name is None:
-            self.cut("no_such_name")  # an address that was never given, or has been taken back
-        else:
-            self._arrived(name, port)
-
-    def eof_received(self) -> bool:
-        if self._dialled is not None and self._speech is _Speech.UNKNOWN and self._buffer:
-            self.eof = True
-            self._head_timed_out()  # all that will come is there
-        return super().eof_received()
+        self.speech = _Speech.UNKNOWN
 
     def read_head(self, data: bytes) -> Head:
-        if self._dialled is None:
+        if self.dialled is None:
             return super().read_head(data)
-        return parse_head(data, dialled=self._dialled, max_fields=self.parts.settings.max_head_fields)
+        return parse_head(data, dialled=self.dialled, max_fields=self.parts.settings.max_head_fields)
 
     def established(self) -> None:
         """Who dialled a name believes that it is connected already."""
-        if self._dialled is None:
+        if self.dialled is None:
             super().established()
 
-    def answer(self, answer: Answer, *, with_body: bool = True) -> None:
-        if self._speech is _Speech.HTTP:
-            super().answer(answer, with_body=with_body)
-        elif self._speech is _Speech.TLS and answer.status in _REFUSED:
+    def answer(self, answer: Answer) -> None:
+        if self.speech is _Speech.HTTP:
+            super().answer(answer)
+        elif self.speech is _Speech.TLS and answer.status in _REFUSED:
             self.close_after(ACCESS_DENIED)
         else:
             reset(self.transport)
 
+
+class TransparentConnection(ClientConnection):
+    """Tells by the first bytes what the client speaks; where a rule allows anything, nothing is waited for."""
+
+    __slots__ = ()
+
+    client: TransparentClient
+
+    def client_of(self, parts: GateParts, listener: Listener) -> TransparentClient:
+        return TransparentClient(parts, listener, self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        client = self.client
+        host, port = transport.get_extra_info("sockname")[:2]
+        tags, asks_proxy = client.listener.names, client.listener.asks_proxy(host)
+        name = None if tags is None else tags.name_of(IPv4Address(host))
+        client.dialled = None if name is None else (name, port)
+        client.speech = _Speech.HTTP if asks_proxy else _Speech.UNKNOWN
+        super().connection_made(transport)
+        if transport.is_closing() or asks_proxy:
+            return
+        if name is None:
+            client.cut("no_such_name")  # an address that was never given, or has been taken back
+        else:
+            self._arrived(name, port)
+
+    def eof_received(self) -> bool:
+        client = self.client
+        if client.dialled is not None and client.speech is _Speech.UNKNOWN and client.buffer:
+            client.eof = True
+            self._head_timed_out()  # all that will come is there
+        return super().eof_received()
+
     def _arrived(self, name: str, port: int) -> None:
-        settings, principal = self.parts.settings, self.listener.principal
+        parts, principal = self.client.parts, self.client.listener.principal
         caller = principal or IdentityRefusal(Reason.IDENTITY_MISSING)
-        outlook = self.parts.enforcer.outlook(caller, Request(name, port))
+        outlook = parts.enforcer.outlook(caller, Request(name, port))
         if outlook.passes and not outlook.inspect and not needs_hello(outlook):
             self._dial()
             return
-        seconds = settings.client_hello_timeout
-        self.arm(seconds if outlook.passes else min(seconds, _SILENCE), self._head_timed_out)
+        seconds = parts.settings.client_hello_timeout
+        self.client.arm(seconds if outlook.passes else min(seconds, _SILENCE), self._head_timed_out)
 
     def _look_for_head(self) -> bool:
-        if self._dialled is None:
+        client = self.client
+        if client.dialled is None:
             return super()._look_for_head()
-        if self._speech is _Speech.UNKNOWN:
-            self._speech = _speech_of(self._buffer, self.parts.settings.max_head_bytes)
-        if self._speech is _Speech.HTTP:
+        if client.speech is _Speech.UNKNOWN:
+            client.speech = _speech_of(client.buffer, client.parts.settings.max_head_bytes)
+        if client.speech is _Speech.HTTP:
             return super()._look_for_head()
-        if self._speech is _Speech.UNKNOWN:
+        if client.speech is _Speech.UNKNOWN:
             return False
         self._dial()
         return True
 
     def _head_timed_out(self) -> None:
-        if self._speech is _Speech.HTTP:
+        if self.client.speech is _Speech.HTTP:
             super()._head_timed_out()
             return
         try:
             self._dial()  # what waits for the server to speak first goes on record like everything else
         except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
-            self.failed()
+            self.client.failed()
 
     def _dial(self) -> None:
-        if self._dialled is None:
+        if self.client.dialled is None:
             raise ValueError("nobody dialled anything here")
-        host, port = self._dialled
-        self.disarm()
-        self._connect(
-            Head("CONNECT", f"{host}:{port}", TargetForm.AUTHORITY, host, port, "", 1, (), None, chunked=False)
-        )
+        host, port = self.client.dialled
+        self.client.disarm()
+        self._read = True
+        head = Head("CONNECT", f"{host}:{port}", TargetForm.AUTHORITY, host, port, "", 1, (), None, chunked=False)
+        ConnectTunnel(self.client).start(head)
 
 
 def _speech_of(data: bytearray, longest: int) -> _Speech:

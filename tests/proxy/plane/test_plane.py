@@ -165,7 +165,7 @@ async def test_the_cap_of_connections_holds_over_both() -> None:
         await reader.readexactly(len(hello()))
         _, python = await w.connect()
         python.write(b"CONNECT ")
-        await until(lambda: len(w.gate._connections) == 1)
+        await until(lambda: len(w.gate._clients) == 1)
         waiting = asyncio.create_task(w.tunnel(server.port))
         await until(lambda: w.gate._room.is_wanted(w.listener, contended=False))
         assert not waiting.done()
@@ -314,7 +314,7 @@ async def test_a_fault_closes_its_tunnels_and_python_serves_on() -> None:
                 await reader.readexactly(1)
             await until(lambda: plane_of(w).failed and len(w.gate._doors) == 1)
         async with tunnel(w, server.port):
-            assert len(w.gate._connections) == 1
+            assert len(w.gate._clients) == 1
         await w.settled()
         assert w.metrics.failures == 1
         assert w.audit.ends[0].cause == "internal_error"

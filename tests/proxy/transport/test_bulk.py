@@ -146,7 +146,7 @@ async def test_what_waits_for_a_slow_reader_goes_before_what_the_pump_moves(monk
     monkeypatch.setattr(relay, "BULK_BYTES", 1 << 60)
     async with upstream(serve) as server, world(allow(HOST, server.port, **RAW)) as w:
         reader, writer = await w.tunnel(server.port, first=b"x")
-        (connection,) = w.gate._connections
+        (connection,) = w.gate._clients
         # So small that the kernel never takes all at once: pump and transport would take turns.
         connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         await asyncio.sleep(0.2)

@@ -214,7 +214,7 @@ async def test_small_writes_are_not_delayed_on_the_clients_side(world: MakeWorld
     async with upstream() as server, world(allow(HOST, server.port, **RAW)) as w:
         _, writer = await w.tunnel(server.port, first=b"x")
         await asyncio.sleep(0.05)
-        (connection,) = w.gate._connections
+        (connection,) = w.gate._clients
         sock = connection.transport.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         writer.close()
@@ -222,7 +222,7 @@ async def test_small_writes_are_not_delayed_on_the_clients_side(world: MakeWorld
 
 def buffered(w: World) -> int:
     """Bytes that the relays hold in memory."""
-    ends = [(c.relay.client, c.relay.upstream) for c in w.gate._connections if c.relay is not None]
+    ends = [(c.owner.relay.client, c.owner.relay.upstream) for c in w.gate._clients if c.owner.relay is not None]
     return sum(end.transport.get_write_buffer_size() for pair in ends for end in pair if end.transport is not None)
 
 
