@@ -572,7 +572,7 @@ def raising(*args: object, **kwargs: object) -> object:
 
 BREAKABLE: dict[str, tuple[object, str]] = {
     "identify": (admission, "identify"),
-    "the exchange": (admission, "Exchange"),
+    "the exchange": (admission, "PlainExchange"),
     "the dial": (reach, "connect"),
     "the head": (outgoing, "encode_request"),
     "the client": (plain, "PlainClient"),
