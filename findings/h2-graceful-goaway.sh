@@ -4,7 +4,7 @@
 # A server that goes away gracefully sends GOAWAY with NO_ERROR and the last stream that it will finish, and then the
 # rest of that stream (RFC 9113, section 6.8). Expected: h2's client reports ConnectionTerminated and goes on reading.
 # Seen: from that event on each HEADERS or DATA frame of the stream raises ProtocolError, and its state stays CLOSED.
-# The code that allows for it: cloned_proxy/proxy/inspection/http2/endpoint.py (`_Connection`).
+# The code that allows for it: cloned_proxy/proxy/inspection/connections/endpoint.py (`_Connection`).
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

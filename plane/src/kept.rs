@@ -1,4 +1,4 @@
-//! Connections to upstreams, kept for the next request of the same caller under the same rule (`plain/upstream.py`).
+//! Connections to upstreams, kept for the next request of the same caller under the same rule (`http1/upstream.py`).
 #![forbid(unsafe_code)]
 
 use crate::flow::NOBODY;

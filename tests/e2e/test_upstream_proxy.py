@@ -186,7 +186,8 @@ def test_a_tool_cannot_speak_to_the_front_itself(
 
 
 def test_a_build_that_falls_back_to_direct_is_seen(world: World, tmp_path: Path) -> None:
-    """The judge of `every_road`: with the fall-back that other proxies have, bytes arrive while the front is down."""
+    """With the fall-back that other proxies have, bytes arrive while the front is down: the judge of
+    `test_every_road_leads_through_the_front` sees them."""
     with fronts.tinyproxy(world, _PORT) as front:
         proxy = behind(world, tmp_path, front, without=("never directly",))
         front.stop()

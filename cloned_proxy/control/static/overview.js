@@ -1,5 +1,6 @@
 // The first view: is all well, who waits for an answer, and what was blocked and why.
 
+import { answered } from "./answered.js";
 import { get } from "./api.js";
 import { approvals } from "./approvals.js";
 import { blocked } from "./blocked.js";
@@ -17,7 +18,8 @@ function open(place) {
   const trouble = h("div", { class: "trouble", role: "alert", hidden: true });
   const waiting = approvals(() => load());
   const calls = blocked(() => load());
-  place.append(strip, trouble, waiting.element, calls.element);
+  const decided = answered();
+  place.append(strip, trouble, waiting.element, calls.element, decided.element);
   let closed = false;
   let timer = 0;
   let news = 0;
@@ -27,6 +29,7 @@ function open(place) {
       get("/overview").then((answer) => { show(answer); return answer; }),
       calls.load(),
       waiting.load(),
+      decided.load(),
     ]);
     calls.version = state.policy.version || null;
   }

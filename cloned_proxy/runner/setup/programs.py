@@ -1,6 +1,7 @@
 """Which settings of which program make a proxy its way out, and what they leave open.
 
-Each entry names the program's own page on them; tests/setup runs the programs that can be run here.
+Each entry names the program's own page on them; tests/cli/commands/clients/test_setup.py and
+tests/runner/test_setup.py run the programs that can be run here.
 """
 
 from __future__ import annotations

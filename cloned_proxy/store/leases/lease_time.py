@@ -40,7 +40,7 @@ class LeaseEnd:
 
 
 class LeaseTimes:
-    """The leases with an end of the policy in force. Runs on the event loop, but for `keep_in`."""
+    """The leases with an end of the policy in force. Used from the event loop alone."""
 
     def __init__(
         self,

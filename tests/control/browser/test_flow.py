@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import time
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from cloned_proxy.store.approvals.approval_mirror import ApprovalMirror, as_message, from_message
+from cloned_proxy.store.approvals.approval_mirror import ApprovalMirror, Settled, as_message, from_message
+from cloned_proxy.store.approvals.approval_rules import checked, key_of
 from tests.cli.program import TOOL, eventually, policy_text
 from tests.control.browser.scene import WAIT, Scene, last_for, picture, show, tunnel
 
@@ -111,6 +114,9 @@ def test_approves_the_narrowest_rule_for_a_moment_and_sees_it_end(scene: Scene) 
     expect(row_of(page, scene)).to_contain_text("has expired", timeout=WAIT)
     decided = scene.workspace.json("approvals", "list", "--all")
     assert "device:window 1280" in str(decided)
+    answer = page.locator("li.decided")
+    expect(answer.locator("p.target")).to_contain_text("approved 127.0.0.1", timeout=WAIT)
+    expect(answer.locator("bdi.decider")).to_have_text("device:window 1280")
 
 
 @pytest.mark.parametrize("scene", [NARROW], indirect=True)
@@ -127,6 +133,21 @@ def test_a_request_of_another_replica_says_where_it_was_asked(scene: Scene) -> N
     expect(request.locator("bdi.replica")).to_have_text("edge-7<img src=x>")
     expect(request.locator("p.why")).to_contain_text(f"for {TOOL} on edge-7")
     assert request.locator("img").count() == 0
+    expect(page.get_by_role("heading", name="Answered lately")).to_have_count(0)
+
+    asked = from_message(told, "a-0123456789")
+    key = key_of(asked.asker, asked.origin, checked(asked.proposal)[1])
+    by, at = "device:\u202ephone@desk<img src=x>", time.time()
+    assert mirror.settle(key, Settled("rejected", by, at, "not today"))
+    answer = page.locator("li.decided", has_text="api.example.com")
+    expect(answer).to_be_visible(timeout=WAIT)
+    expect(request).to_have_count(0, timeout=WAIT)
+    expect(answer.locator("p.target")).to_contain_text("rejected api.example.com")
+    expect(answer.locator("p.why")).to_contain_text(f"for {TOOL}, asked on edge-7")
+    expect(answer.locator("bdi.decider")).to_have_text(by.replace("\u202e", "\\u{202e}"))
+    expect(answer.locator("time")).to_have_attribute("data-at", re.compile(str(int(at))))
+    expect(answer.locator("blockquote")).to_have_text("not today")
+    assert answer.locator("img").count() == 0
 
 
 def test_a_path_with_a_star_is_never_offered_as_a_pattern(scene: Scene) -> None:
