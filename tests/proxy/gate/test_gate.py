@@ -637,7 +637,9 @@ async def test_an_inspected_connect_is_handed_over_behind_its_hello_and_not_dial
     assert [end.cause for end in w.audit.ends] == ["closed"]
 
 
-async def test_an_inspection_whose_hello_came_before_its_decision_ends_with_its_listener() -> None:
+async def test_an_inspection_whose_hello_came_before_its_decision_ends_with_its_listener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """The gate had forgotten such a client while it was served: neither the end of its sandbox nor a drain cut it."""
     asked, decided = asyncio.Event(), asyncio.Event()
 
@@ -647,7 +649,7 @@ async def test_an_inspection_whose_hello_came_before_its_decision_ends_with_its_
         return (LOOPBACK,)
 
     async with world(INSPECTED, inspector=FakeInspector()) as w:
-        w.resolver.resolve = resolve  # type: ignore[method-assign]
+        monkeypatch.setattr(w.resolver, "resolve", resolve)
         reader, writer = await w.connect()
         writer.write(connect_head(443) + hello())
         await asked.wait()
