@@ -82,7 +82,7 @@ check: lint $(DOCS_ENV)/.installed ## lint, types, dead links, help text, the pa
 
 plane: ## build the native plane with cargo, offline (`make serve` does)
 	@command -v cargo >/dev/null || { echo "the native plane needs cargo: apt-get install cargo" >&2; exit 2; }
-	@cargo build --quiet --release --offline --manifest-path plane/Cargo.toml --target-dir build/plane
+	@env -u CARGO_BUILD_TARGET cargo build --quiet --release --offline --manifest-path plane/Cargo.toml --target-dir build/plane
 	@touch build/plane/release/libcloned_plane.so  # cargo leaves it alone where only a date has changed
 
 # Nothing to do where an installed wheel brought it; nothing to be done where there is no cargo, and `serve` says so.

@@ -13,6 +13,8 @@ from bench.targets import FLOOR, OURS, rows, targets_of, too_few_cores
 _BEGIN: Final = "<!-- bench: written by `python -m bench --page` -->\n"
 _END: Final = "<!-- bench: end -->\n"
 _RUN: Final = "full"
+_NATIVE: Final = "plane: native"
+"""In the version of ours (`contenders.Ours.version`) where it serves."""
 _SHOWN: Final = (OURS, "Squid", "tinyproxy", "mitmdump", FLOOR)
 _WAITS: Final = (OURS, "Squid", "tinyproxy", "mitmdump", FLOOR, "direct")
 
@@ -79,6 +81,8 @@ def _block(results: Results) -> str:
             "",
         ]
     lines += [f"![The same figures as bars](../bench/results/{_RUN}.svg)", ""]
+    if _NATIVE not in results.versions.get(OURS, ""):
+        lines += ["This run was without the [native plane](plane.md): `make bench` where cargo is replaces it.", ""]
     lines.append(f"Everything that was measured is in [bench/results/{_RUN}.md](../bench/results/{_RUN}.md).")
     return "\n".join(lines) + "\n"
 

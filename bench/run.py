@@ -25,7 +25,7 @@ import uvloop
 
 from bench import cold
 from bench.alone import PARTS, run_alone
-from bench.contenders import CONTENDERS, Contender, ContenderError, Mitmdump, Ours, OursTwice
+from bench.contenders import CONTENDERS, Contender, ContenderError, Ours
 from bench.install import install_missing
 from bench.lasting import memory_over, reload_figures
 from bench.measure import Sample, machine_facts
@@ -35,7 +35,7 @@ from bench.references import Direct, Floor
 from bench.report import Figure, Results, Table, summarise, write
 from bench.start import measure as start_ratios
 from bench.upstream_process import UpstreamProcess
-from bench.workloads import SET_UP, WORKLOADS, Download, Workload, idle_memory
+from bench.workloads import FIRST_AND_FURTHER, SET_UP, WORKLOADS, Download, Workload, idle_memory
 
 _RESULTS: Final = Path(__file__).parent / "results"
 _PAGE: Final = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -78,7 +78,7 @@ class Plan:
     """Of the long run; 0 leaves it out."""
 
 
-_FULL: Final = Plan("full", rounds=3, seconds=2.0, idle_tunnels=1_000, many_tunnels=10_000, reloads=3, requests=30_000)
+_FULL: Final = Plan("full", rounds=3, seconds=2.0, idle_tunnels=1_000, many_tunnels=10_000, reloads=2, requests=20_000)
 _QUICK: Final = Plan("quick", rounds=1, seconds=1.0, idle_tunnels=500, many_tunnels=2_000, reloads=2, requests=0)
 
 
@@ -172,17 +172,20 @@ class Bench:
             return await workload.run(contender, self._plan.seconds)
 
     async def _idle(self) -> None:
-        figures: list[Figure] = []
+        figures: list[list[Figure]] = [[], []]
         for kind in self._kinds:
             if kind is Direct:
                 continue
             with self._reported(f"idle tunnels, {kind.name}"):
                 async with self._running(kind) as contender:
-                    found = await idle_memory(contender, self._plan.idle_tunnels)
-                figures.append(Figure(kind.name, found.per_thousand, 0.0, errors=found.failed))
-                print(f"  {kind.name}: {found.per_thousand:.1f} MB per 1000, {found.failed} failed", flush=True)
-        table = Table("idle", "Memory of idle tunnels", "MB RSS per 1000", tuple(figures), lower_is_better=True)
-        self._results.tables.append(table)
+                    found = await idle_memory(contender, self._plan.idle_tunnels, FIRST_AND_FURTHER)
+                first, _, further = found.per_thousand
+                for of_step, size in zip(figures, (first, further), strict=True):
+                    of_step.append(Figure(kind.name, size, 0.0, errors=found.failed))
+                print(f"  {kind.name}: {first:.2f}, then {further:.2f} MB per 1000, {found.failed} failed", flush=True)
+        for key, which, of_step in zip(("idle-first", "idle"), ("the first", "each further"), figures, strict=True):
+            title = f"Memory of idle tunnels, {which} thousand"
+            self._results.tables.append(Table(key, title, "MB RSS per 1000", tuple(of_step), lower_is_better=True))
 
     async def _tunnels(self) -> None:
         _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -193,11 +196,11 @@ class Bench:
         print(f"  {found.held} tunnels open: {found.whole:.0f} MB in all, {found.failed} failed", flush=True)
 
     async def _rules(self) -> None:
-        """The proxies whose cost could depend on the rules; one worker of ours stands for both.
+        """Ours alone, with one worker: that is what has a target, and the time is that of the parts behind it.
 
         Every size in every round: a machine that slows down meanwhile slows them all.
         """
-        kinds = [kind for kind in self._kinds if kind not in (OursTwice, Mitmdump, Floor, Direct)]
+        kinds = [kind for kind in self._kinds if kind is Ours]
         samples: dict[tuple[int, str], list[Sample]] = {(rules, kind.name): [] for rules in SIZES for kind in kinds}
         for number in range(self._plan.rounds):
             for kind in kinds:

@@ -116,7 +116,11 @@ def _workers(results: Results, key: str, title: str) -> Target | None:
 
 def _idle(results: Results) -> Target | None:
     ours = _figure(results, "idle", OURS)
-    return Target("Memory of 1000 idle tunnels", 0.5, ours.rate, " MB", at_most=True) if ours is not None else None
+    return (
+        Target("Memory of each further 1000 idle tunnels", 0.5, ours.rate, " MB", at_most=True)
+        if ours is not None
+        else None
+    )
 
 
 def _many(results: Results) -> Target | None:

@@ -19,7 +19,11 @@ _BULK_BYTES: Final = 3 * 1024**3
 """More than any tunnel carries in one sample; the time ends it."""
 _IDLE_SECONDS: Final = 45.0
 _SETTLE_SECONDS: Final = 1.0
-_SERVED: Final = 1_000
+_FEW: Final = 50
+"""Set-ups before anything is measured."""
+FIRST_AND_FURTHER: Final = (_FEW, 5_000, 0)
+"""For `idle_memory`: between the first step and the last, bounded caches grow as far as they do, and what the other
+set-ups have freed is taken again."""
 
 
 def http(contender: Contender) -> MakeClient:
@@ -127,34 +131,41 @@ SET_UP: Final = WORKLOADS[1]
 
 @dataclass(frozen=True, slots=True)
 class IdleMemory:
-    per_thousand: float
-    """Resident MB that a thousand idle tunnels add."""
+    per_thousand: tuple[float, ...]
+    """Resident MB that a thousand idle tunnels add, in each step."""
     whole: float
     """Resident MB of the proxy with all of them open."""
     held: int
     failed: int
 
 
-async def idle_memory(contender: Contender, tunnels: int) -> IdleMemory:
-    """What idle tunnels cost a contender that has served a thousand, and whose caches are filled by that."""
+async def idle_memory(contender: Contender, tunnels: int, served: tuple[int, ...] = (_FEW,)) -> IdleMemory:
+    """What idle tunnels cost: in each step so many more are held, after so many other set-ups as `served` says.
+
+    With few of them the first tunnels also fill caches that are bounded: ours is that of the audit log's pages.
+    """
 
     class Idle(IdleTunnel):
         port = contender.ports[1]
         first = contender.first_bytes(0)
 
-    until = time.monotonic() + _IDLE_SECONDS
-    await drive(Load(contender.address, time.monotonic() + _IDLE_SECONDS / 3, _SERVED), set_up(contender), _CLIENTS)
-    await asyncio.sleep(_SETTLE_SECONDS)
-    before = rss_bytes(contender.pid)
     opened: list[Client | None] = []
-    while len(opened) < tunnels and time.monotonic() < until:
-        load = Load(contender.address, until, tunnels)
-        opened += await asyncio.gather(*(connect(load, Idle) for _ in range(min(_CLIENTS, tunnels - len(opened)))))
-    await asyncio.sleep(_SETTLE_SECONDS)
-    after = rss_bytes(contender.pid)
-    held = sum(1 for client in opened if client is not None)
+    per_thousand: list[float] = []
+    whole = held = 0
+    for wanted, before in enumerate(served, 1):
+        until = time.monotonic() + _IDLE_SECONDS
+        await drive(Load(contender.address, until - 2 * _IDLE_SECONDS / 3, before), set_up(contender), _CLIENTS)
+        await asyncio.sleep(_SETTLE_SECONDS)
+        size, had = rss_bytes(contender.pid), held
+        while len(opened) < tunnels * wanted and time.monotonic() < until:
+            some = min(_CLIENTS, tunnels * wanted - len(opened))
+            load = Load(contender.address, until, tunnels)
+            opened += await asyncio.gather(*(connect(load, Idle) for _ in range(some)))
+        await asyncio.sleep(_SETTLE_SECONDS)
+        whole, held = rss_bytes(contender.pid), sum(1 for client in opened if client is not None)
+        per_thousand.append((whole - size) / 1e3 / max(held - had, 1))
     _close(opened)
-    return IdleMemory((after - before) / 1e6 * 1000 / max(held, 1), after / 1e6, held, tunnels - held)
+    return IdleMemory(tuple(per_thousand), whole / 1e6, held, tunnels * len(served) - held)
 
 
 def _close(clients: list[Client | None]) -> None:

@@ -35,6 +35,10 @@ class NativePlane(BuildHookInterface):  # type: ignore[type-arg]
         if version == "editable" or sys.platform != "linux":
             return
         library = self._library(Path(self.root))
+        if library is None and os.environ.get(_OTHER):
+            raise RuntimeError(
+                f"no native plane for {os.environ[_OTHER]}: see RELEASING.md for what cargo needs for it"
+            )
         if library is None:
             self.app.display_warning("no native plane in this wheel: neither cargo nor build/plane is there")
             return

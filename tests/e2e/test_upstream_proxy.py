@@ -112,10 +112,10 @@ def test_its_407_is_on_record_and_never_gets_to_a_tool(world: World, tmp_path: P
             assert "http/1.1 502" in answered
             for word in ("407", "proxy-authenticate", "squid", "corp", "10.0.0.9"):
                 assert word not in answered
-        assert proxy.command("log").stdout.count("upstream_error:upstream_proxy:407") == 2
         assert "wants another credential (407)" in proxy.command("status").stdout
+        proxy.stop()  # which writes what the log did not have yet
+        assert proxy.command("log").stdout.count("upstream_error:upstream_proxy:407") == 2
         assert "wrong" not in proxy.said()
-        proxy.stop()
 
 
 def test_what_the_front_refuses_is_told_without_its_page(world: World, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_the_native_plane_never_goes_past_the_front(
     with fronts.tinyproxy(world, _PORT, password=True) as front:
         proxy = behind(world, tmp_path, front, _AUTH, without=without, native=True)
         marker = world.marker()
-        for _ in range(1 if leaks else 3):
+        for _ in range(2 if leaks else 4):  # the second grant of Python publishes
             told = get(world, proxy, f"https://api.example.com/{marker}", "--cacert", str(world.certificate))
             assert f"GET /{marker} received 0" in told.stdout, told
         assert front.said().count("Established connection to host") == len(world.saw(marker))

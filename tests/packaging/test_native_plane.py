@@ -63,12 +63,13 @@ def test_a_library_that_was_built_before_is_taken_and_the_tag_says_what_it_needs
     assert 17 <= int(minor) <= int(host[1])
 
 
-def test_for_another_processor_it_is_what_cargo_has_built_for_it_or_none(
+def test_for_another_processor_it_is_what_cargo_has_built_for_it_or_an_error(
     hook: ModuleType, checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cargo here is a stand-in that copies: a compiler for another processor is not everywhere."""
     monkeypatch.setenv("CARGO_BUILD_TARGET", "aarch64-unknown-linux-gnu")
-    assert asked(hook, checkout) == {"force_include": {}}  # what lies there is for this machine
+    with pytest.raises(RuntimeError, match="aarch64-unknown-linux-gnu"):
+        asked(hook, checkout)  # what lies there is for this machine
     built = checkout / "build" / "plane" / "aarch64-unknown-linux-gnu" / "release" / _BUILT.name
     cargo = tmp_path / "nothing" / "cargo"
     cargo.parent.mkdir()

@@ -424,7 +424,7 @@ class World:
     ahead: UpstreamProxy | None = None
 
     def publish(self) -> None:
-        """Has the plane grant what the rules allow from the first request on, as if each had been made before."""
+        """Has the plane grant what the rules allow from the first request on, as if each had been granted before."""
         current, caller = self.policies.current, self.listener.principal
         if self.plane is None or current is None or caller is None:
             return
@@ -452,7 +452,8 @@ class World:
             charge = self.enforcer.basis.budgets.seen(caller.tool, up=0, down=0)
             kind = Kind.INSPECTED_TUNNEL if decision.inspect else Kind.TUNNEL if request.method is None else Kind.HTTP
             grant = Grant("", kind, decision, caller, known or (), current, charge, 0.0)
-            self.plane.publish(self.listener, head, grant)
+            for _ in range(2):  # as the first two grants of Python do: the second publishes
+                self.plane.publish(self.listener, head, grant)
 
     @property
     def address(self) -> str | tuple[str, int]:

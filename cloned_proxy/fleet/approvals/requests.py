@@ -84,7 +84,7 @@ class FleetRequests:
         self._unsettled: dict[str, FleetDecision] = {}
         """In force or refused already, and not on record here: the disk did not take them."""
         self._in_force: dict[str, _InForce] = {}
-        self._room = Room(_RECEIVED_AT_ONCE, _RECEIVED_A_MINUTE)
+        self._room = Allowance(_RECEIVED_AT_ONCE, _RECEIVED_A_MINUTE)
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
         self._pause = Pause()
@@ -252,7 +252,7 @@ class FleetRequests:
             )
 
 
-class Room:
+class Allowance:
     """So many at once, and so many more each minute (a token bucket)."""
 
     def __init__(self, most: int, a_minute: float) -> None:

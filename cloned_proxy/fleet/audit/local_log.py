@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cloned_proxy.fleet.audit.receipt import anchor_of, former_ids, head_of, log_id, new_log_id
+from cloned_proxy.store.audit.audit_tail import AuditTail
 from cloned_proxy.store.audit.database import open_database, writing
 from cloned_proxy.store.files.errors import StoreError
 
@@ -60,8 +61,10 @@ class News(NamedTuple):
 class LocalLog:
     """What is read of state.db. Every method blocks, and raises StoreError."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, tail: AuditTail | None = None) -> None:
+        """`tail` spares the reading of what this process has just written."""
         self._path: Final = path
+        self._tail: Final = tail
         self._lock = threading.Lock()
         self._database: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -107,10 +110,18 @@ class LocalLog:
 
         def look(database: sqlite3.Connection) -> News:
             newest = head_of(database).seq  # first: an entry that comes meanwhile is in the group, or waits
-            entries = _take_entries(database, seq) if newest > seq else None
+            entries = (self._take_tail(seq, newest) or _take_entries(database, seq)) if newest > seq else None
             return News(newest, entries, _take(database, _TAKE_RECEIPTS, receipt))
 
         return self._with(look)
+
+    def _take_tail(self, seq: int, newest: int) -> Group | None:
+        if self._tail is None:
+            return None
+        lines = self._tail.after(seq, most=_GROUP, most_bytes=_GROUP_BYTES)
+        if lines is None or lines.last > newest:  # another file lies there now
+            return None
+        return Group(lines.last - seq, lines.last, lines.packed, lines.first)
 
     def lag(self, seq: int) -> tuple[int, float | None]:
         """Number of the newest entry, and when the first one behind `seq` was recorded (Unix seconds)."""

@@ -68,7 +68,7 @@ class Arrivals:
         client, server = handed.client_length, handed.server_length
         length = client + server + handed.unsent_length
         data = ctypes.string_at(self._buffer, length) if length <= _BUFFER else b""
-        sock = socket.socket(fileno=handed.fd)
+        sock = _client_of(handed.fd, listener)
         upstream = socket.socket(fileno=handed.upstream) if handed.upstream >= 0 else None
         grant = self._grant_of(handed) if handed.granted else None
         published = self._verdicts.known[handed.verdict] if grant is not None else None
@@ -121,6 +121,14 @@ class Arrivals:
         # As in `dial.join`: uvloop has the descriptor by now, and the object must not close it once more.
         if not isinstance(transport, asyncio.Transport):
             handed.sock.detach()
+
+
+def _client_of(fd: int, listener: Listener | None) -> socket.socket:
+    """Of the kind of its listener, which spares asking the kernel for it."""
+    if listener is None:
+        return socket.socket(fileno=fd)
+    accepting = listener.socket
+    return socket.socket(accepting.family, accepting.type, accepting.proto, fileno=fd)
 
 
 def _underway(handed: library.HandedOver, grant: Grant, upstream: socket.socket | None, data: bytes) -> Underway:

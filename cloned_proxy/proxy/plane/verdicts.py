@@ -93,6 +93,8 @@ class Verdicts:
         self._entries: Final = entries
         self._ways: Final = ways
         self._by_key: dict[bytes, Published] = {}
+        self._granted: Final[set[int]] = set()
+        """Hashes of the keys that were granted since this was cleared, by Python."""
         self.known: Final[dict[int, Published]] = {}
         self._numbers: Final = numbers
         self._leaks: Final = leaks
@@ -103,17 +105,23 @@ class Verdicts:
         self._offset = clock() - time.monotonic()
 
     def publish(self, listener: int, head: Head, grant: Grant) -> bool:
-        """Lets the plane grant the same again to whoever sends the same, if it may. Whether it will."""
+        """Lets the plane grant the same again to whoever sends the same, if it may. Whether it will.
+
+        That begins with the second grant: most hosts of a cold cache are asked for once, and their verdicts would cost
+        more than their decisions.
+        """
+        key = plain_key_of(listener, head, grant) if grant.kind is Kind.HTTP else key_of(listener, head)
+        if self._is_first(key):
+            return False
         self.look()
         now = time.monotonic()
-        host, plain = grant.decision.host, grant.kind is Kind.HTTP
+        host = grant.decision.host
         way = self._ways.known(grant) if self._is_for_the_plane(grant) else None
         if host is None or way is None:
             return False
         # Without addresses of its own it is a name that only the proxy in front looks up.
         looked_up = self._basis.resolver.lasts(host) if grant.addresses else _FOREVER
         seconds = min(_FOREVER, looked_up, way.seconds, self._lasts(head, grant))
-        key = plain_key_of(listener, head, grant) if plain else key_of(listener, head)
         before = self._by_key.get(key)
         if before is not None and before.live and now < before.expires:
             return True
@@ -124,6 +132,16 @@ class Verdicts:
         elif before is not None:
             self._withdraw(before)
         return self._publish(key, grant, way, now + seconds)
+
+    def _is_first(self, key: bytes) -> bool:
+        """Whether this was not granted before, as far as is known: what is taken back stays known."""
+        number = hash(key)
+        if number in self._granted:
+            return False
+        if len(self._granted) >= MOST:
+            self._granted.clear()
+        self._granted.add(number)
+        return True
 
     def _is_for_the_plane(self, grant: Grant) -> bool:
         if self._strict or self._inputs[0] is not grant.policy or not publishable(grant):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from prometheus_client import CollectorRegistry
 
+from cloned_proxy.store.audit.audit_tail import AuditTail
 from cloned_proxy.store.settings.config import Config
 from cloned_proxy.store.workspaces.workspace import Workspace
 
@@ -28,14 +29,14 @@ async def open_fleet_audit(
     registry: CollectorRegistry,
     *,
     clock: Callable[[], float],
-) -> None:
+) -> AuditTail | None:
     """Begins, and puts what ends it on `parts`: called before the log is opened, so that it ends behind the log.
 
-    Raises StoreError.
+    Returns what the log's writer is to fill, where the log is sent to the store. Raises StoreError.
     """
     fleet = config.fleet
     if fleet is None:
-        return
+        return None
     from cloned_proxy.fleet.audit.audit_ship import AuditShipper  # noqa: PLC0415  optional, as all of them
     from cloned_proxy.fleet.audit.local_log import LocalLog  # noqa: PLC0415
     from cloned_proxy.fleet.audit.notary import Notary  # noqa: PLC0415
@@ -47,8 +48,10 @@ async def open_fleet_audit(
     name = own_name(fleet, key)
     notary = Notary(workspace, name, clock=clock)
     work: list[Coroutine[Any, Any, None]] = [notary.work()]
+    tail: AuditTail | None = None
     if link is not None and fleet.audit_entries:
-        local = LocalLog(workspace.state_db)
+        tail = AuditTail()
+        local = LocalLog(workspace.state_db, tail)
         parts.push_async_callback(asyncio.to_thread, local.close)
         shipper = AuditShipper(
             local,
@@ -65,6 +68,7 @@ async def open_fleet_audit(
     parts.push_async_callback(asyncio.to_thread, notary.sign)
     tasks = [asyncio.create_task(each) for each in work]
     parts.push_async_callback(_end, tasks)
+    return tail
 
 
 async def _send_the_rest(ship: Callable[[], Coroutine[Any, Any, bool]]) -> None:

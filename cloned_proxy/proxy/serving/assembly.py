@@ -43,6 +43,7 @@ from cloned_proxy.proxy.upstream.chained.front import UpstreamProxy
 from cloned_proxy.proxy.upstream.resolver import Resolver
 from cloned_proxy.proxy.upstream.ways import Ways
 from cloned_proxy.store.approvals.approvals import ApprovalService
+from cloned_proxy.store.audit.audit_tail import AuditTail
 from cloned_proxy.store.audit.state import State
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.settings.config import Config
@@ -96,8 +97,7 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
     vault = LiveVault(Vault(workspace, config.vault.key), os.environ)
     await asyncio.to_thread(vault.open)
     link = open_link(parts, workspace, config, vault)
-    if leads:
-        await _send_log(parts, workspace, config, vault, metrics, link=link, clock=clock)
+    tail = await _send_log(parts, workspace, config, vault, metrics, link=link, clock=clock) if leads else None
     tokens = await open_identities(parts, workspace, config, vault, metrics.registry, clock=clock)
     state = State(
         workspace.state_db,
@@ -107,6 +107,7 @@ async def assemble(  # noqa: PLR0915  the composition root: one part after the o
         leads=leads,
         on_queue=metrics.audit_queue,
         on_size=metrics.audit_log_bytes,
+        tail=tail,
     )
     parts.push_async_callback(asyncio.to_thread, state.close)
     resolver = Resolver(config.proxy)
@@ -307,11 +308,14 @@ async def _send_log(
     *,
     link: Link | None,
     clock: Callable[[], float],
-) -> None:
-    """To whoever else is to have the log. Taken apart after the log is closed: then it has all there is to send."""
+) -> AuditTail | None:
+    """To whoever else is to have the log. Taken apart after the log is closed: then it has all there is to send.
+
+    Returns where it wants to be handed what is committed.
+    """
     if config.telemetry.otlp_endpoint is not None:
         parts.push_async_callback(asyncio.to_thread, _start_export(workspace, config, vault, metrics))
-    await open_fleet_audit(parts, workspace, config, link, metrics.registry, clock=clock)
+    return await open_fleet_audit(parts, workspace, config, link, metrics.registry, clock=clock)
 
 
 def _start_export(workspace: Workspace, config: Config, vault: LiveVault, metrics: Metrics) -> Callable[[], None]:

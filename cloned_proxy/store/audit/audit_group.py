@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cloned_proxy.store.audit.audit_log import append_bodies, append_events, forget_rules, lease_use
 from cloned_proxy.store.audit.audit_retention import Retention
+from cloned_proxy.store.audit.audit_tail import AuditTail, Row
 from cloned_proxy.store.audit.policy_history import PolicySnapshot, remember
 from cloned_proxy.store.audit.tally_writer import TallyWriter
 from cloned_proxy.store.audit.transaction import transaction
@@ -59,13 +60,17 @@ type Item = Event | Awaited | Forget | PolicySnapshot
 class GroupWriter:
     """Writes groups on the writer's thread. `source` is who else has put something on record, set when there is one."""
 
-    def __init__(self, database: sqlite3.Connection, retention: Retention) -> None:
+    def __init__(self, database: sqlite3.Connection, retention: Retention, tail: AuditTail | None = None) -> None:
+        """`tail` gets what is committed."""
         self._database = database
         self._retention = retention
         self._tally = TallyWriter()
         self.source: EntrySource | None = None
         self._entries: list[Entries] = []
         """Taken from the source, and not committed yet."""
+        self._tail = tail
+        self._rows: list[Row] = []
+        """Of the group that is being written."""
 
     @property
     def source_waits(self) -> bool:
@@ -79,6 +84,7 @@ class GroupWriter:
         """
         if not group and not even_empty and not self.source_waits:
             return []
+        self._rows.clear()
         try:
             with transaction(self._database):
                 self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
@@ -88,6 +94,8 @@ class GroupWriter:
             self._tally = TallyWriter()  # what it knew of rows may have been taken back
             raise
         self._entries.clear()
+        if self._tail is not None and self._rows:
+            self._tail.add(self._rows)
         return too_late
 
     def _append_items(self, group: Sequence[Item]) -> list[Awaited]:
@@ -116,12 +124,12 @@ class GroupWriter:
         if self.source is not None and self.source.wait(0):
             self._entries.append(self.source.take())
         for entries in self._entries:
-            append_bodies(self._database, entries)
+            self._rows += append_bodies(self._database, entries)
             self._tally.add_calls(self._database, entries.calls)
             self._retention.wrote(len(entries.bodies))
 
     def _append(self, events: list[Event]) -> None:
-        append_events(self._database, events)
+        self._rows += append_events(self._database, events)
         self._tally.add(self._database, events)
         self._retention.wrote(len(events))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
+from cloned_proxy.store.audit.audit_tail import Row
 from cloned_proxy.store.audit.chain import ChainLink, ChainReport, canonical_json, next_link, verify_chain
 from cloned_proxy.store.audit.database import open_database
 from cloned_proxy.store.audit.transaction import transaction
@@ -181,10 +182,10 @@ class AuditLog:
             raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
 
 
-def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None:
-    """Appends to the chain, inside a transaction that the caller began with BEGIN IMMEDIATE."""
+def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> list[Row]:
+    """Appends to the chain, inside a transaction that the caller began with BEGIN IMMEDIATE; returns what was added."""
     link = _link(database, "head")
-    rows: list[tuple[int, str, str]] = []
+    rows: list[Row] = []
     hits: dict[str, tuple[int, float]] = {}
     spent: dict[str, int] = {}
     for event in events:
@@ -201,12 +202,13 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> None
             "INSERT INTO leases VALUES (?, ?) ON CONFLICT (rule) DO UPDATE SET used = used + excluded.used",
             list(spent.items()),
         )
+    return rows
 
 
-def append_bodies(database: sqlite3.Connection, entries: Entries) -> None:
+def append_bodies(database: sqlite3.Connection, entries: Entries) -> list[Row]:
     """Appends entries in their stored form, as `append_events` does events. They spend no uses."""
     link = _link(database, "head")
-    rows: list[tuple[int, str, str]] = []
+    rows: list[Row] = []
     for body in entries.bodies:
         link = next_link(link, body)
         rows.append((link.seq, body, link.hash))
@@ -218,9 +220,10 @@ def append_bodies(database: sqlite3.Connection, entries: Entries) -> None:
         hits[calls.event.rule] = (count + calls.count, max(last, calls.last))
     if rows:
         _insert(database, rows, hits)
+    return rows
 
 
-def _insert(database: sqlite3.Connection, rows: list[tuple[int, str, str]], hits: dict[str, tuple[int, float]]) -> None:
+def _insert(database: sqlite3.Connection, rows: list[Row], hits: dict[str, tuple[int, float]]) -> None:
     # One statement for the group, not one a row: each is a hand-over of the interpreter lock, and the event loop pays.
     database.execute(_INSERT, (json.dumps(rows),))
     _set_link(database, "head", ChainLink(rows[-1][0], rows[-1][2]))

@@ -22,6 +22,7 @@ from cloned_proxy.store.audit.audit_backlog import Owner
 from cloned_proxy.store.audit.audit_group import Awaited, Forget, GroupWriter, Item
 from cloned_proxy.store.audit.audit_queue import AuditQueue
 from cloned_proxy.store.audit.audit_retention import PRUNE_SECONDS, Retention
+from cloned_proxy.store.audit.audit_tail import AuditTail
 from cloned_proxy.store.audit.database import open_database
 from cloned_proxy.store.audit.policy_history import PolicySnapshot
 from cloned_proxy.store.files.errors import StoreError
@@ -36,7 +37,7 @@ from cloned_proxy.telemetry.events import (
 
 _log = structlog.get_logger(__name__)
 
-_GATHER_SECONDS: Final = 0.035
+_GATHER_SECONDS: Final = 0.02
 """How long a group may grow; the commit itself comes on top, and both stay within 50 ms on a healthy disk."""
 _CACHE_KIB: Final = 1024
 """It appends: the ends of a table and its indexes are all that it comes back to."""
@@ -58,17 +59,19 @@ class AuditWriter:
         clock: Callable[[], float] = time.time,
         on_queue: Callable[[int], None] | None = None,
         on_size: Callable[[int], None] | None = None,
+        tail: AuditTail | None = None,
     ) -> None:
         """`queue` is how many events may wait for the disk before callers do: see `Backlog`.
 
         `on_queue` is told their number, `on_size` the bytes of the log, both on the writer's thread.
+        `tail` gets what is committed.
         """
         self._path = path
         self._on_queue = on_queue
         self._database = open_database(path)
         self._database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._retention = self._kept_for(retention_days, max_mib << 20, clock, on_size)
-        self._group = GroupWriter(self._database, self._retention)
+        self._group = GroupWriter(self._database, self._retention, tail)
         self._inode = path.stat().st_ino
         self._queue = AuditQueue[Item](queue)
         self._failure: str | None = None

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cloned_proxy.store.audit.audit_log import AuditLog
+from cloned_proxy.store.audit.audit_tail import AuditTail
 from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.leases.deadline import uptime
@@ -29,11 +30,12 @@ class State:
         leads: bool = True,
         on_queue: Callable[[int], None] | None = None,
         on_size: Callable[[int], None] | None = None,
+        tail: AuditTail | None = None,
     ) -> None:
         """One of several workers `leads`: it keeps what is left of leases.
 
         `on_queue` is told the length of the queue before and after each group is written, `on_size` the bytes of the
-        log now and then, both on the writer's thread.
+        log now and then, both on the writer's thread. `tail` gets what is committed.
         """
         settings = settings or AuditSettings()
         self._log = AuditLog(path)
@@ -50,6 +52,7 @@ class State:
             clock=clock,
             on_queue=on_queue,
             on_size=on_size,
+            tail=tail,
         )
         self._leads = leads
         self.leases = LeaseLedger(used, self.audit.forget, LeaseTimes(ends, clock=clock, uptime=uptime))

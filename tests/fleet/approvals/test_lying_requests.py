@@ -216,7 +216,7 @@ async def test_requests_that_nobody_made_take_no_room_from_real_ones(
 
 async def test_requests_of_others_fill_the_log_at_a_bounded_rate(desk: Desk, store: RedisServer) -> None:
     """Each ends after a moment and makes room for the next, without end."""
-    desk.requests._room = requests_module.Room(5, 10)
+    desk.requests._room = requests_module.Allowance(5, 10)
 
     def shown() -> int:
         with reading(desk.workspace.state_db) as database:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +29,8 @@ from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import StoreAwayError
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.store.audit.audit_log import AuditLog, append_bodies, prune_entries
+from cloned_proxy.store.audit.audit_tail import AuditTail
+from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.store.audit.chain import ChainLink, next_link
 from cloned_proxy.store.audit.database import reading, writing
 from cloned_proxy.store.settings.fleet_settings import FleetSettings
@@ -531,3 +534,51 @@ async def test_a_store_that_never_takes_anything_is_left_alone_for_a_while(store
             assert not await replica.shipper.ship()
         assert len(liar.commands) < 30
         await replica.link.close()
+
+
+async def test_what_the_writer_has_just_written_is_not_read_again(
+    replica: Replica, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of more than a group; entries of another process among them, and a log that is behind, come from the disk."""
+    tail, path = AuditTail(), replica.workspace.state_db
+    replica.shipper._local = LocalLog(path, tail)  # type: ignore[misc]
+    read_back: list[int] = []
+
+    def from_disk(database: sqlite3.Connection, seq: int) -> local_log.Group | None:
+        read_back.append(seq)
+        return take(database, seq)
+
+    take = local_log._take_entries
+    monkeypatch.setattr(local_log, "_take_entries", from_disk)
+    writer = AuditWriter(path, tail=tail)
+    for number in (1, 2099):
+        for at in range(number):
+            writer.record(event(1000.0 + at))
+        await writer.caught_up()
+        assert await replica.shipper.ship()
+    assert read_back == []
+
+    replica.record(4000.0)
+    writer.record(event(4001.0))
+    await writer.caught_up()
+    assert await replica.shipper.ship()
+    assert read_back == [2100]
+    writer.close()
+
+    with reading(path) as database:
+        local = [(f"{seq}-0".encode(), entry_hash.encode(), body.encode())
+                 for seq, entry_hash, body in database.execute("SELECT seq, hash, body FROM entries")]  # fmt: skip
+    assert len(local) == 2102
+    assert [(i, f[b"hash"], f[b"body"]) for i, f in rows(store)] == local[-len(rows(store)) :]
+    assert await replica.shipper.ship()
+    assert replica.metric("shipped_total") == 2102
+
+
+async def test_what_was_taken_back_on_the_disk_is_not_sent(replica: Replica) -> None:
+    """A file that was put in the place of the log's, while its writer has not seen it."""
+    tail = AuditTail()
+    replica.shipper._local = LocalLog(replica.workspace.state_db, tail)  # type: ignore[misc]
+    replica.record(1000.0)
+    tail.add([(seq, "{}", "0" * 64) for seq in (1, 2)])
+    assert await replica.shipper.ship()
+    assert await read(replica) == ([("r1", 1)], [])

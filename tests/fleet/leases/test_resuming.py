@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.cli.commands.fleet.fleet_resume import resume
 from cloned_proxy.fleet.approvals.approval_service import approver_key_file
 from cloned_proxy.fleet.leases.use_names import UseNames
 from cloned_proxy.fleet.link.names import Names
@@ -109,3 +110,15 @@ async def test_without_a_key_that_counts_nothing_is_resumed(store: RedisServer, 
         await asyncio.to_thread(resume_uses, workspace, by="cli:op", reason="x")
     with store.client() as client:
         assert not client.exists(NAMES.ledger)
+
+
+@pytest.mark.parametrize("ahead", [0.0, HOUR])
+def test_a_count_that_is_dated_ahead_is_told_to_whoever_begins_it(
+    store: RedisServer, tmp_path: Path, capsys: pytest.CaptureFixture[str], ahead: float
+) -> None:
+    workspace = publisher(tmp_path / "desk", store)
+    assert begin_count(store.url, at=time.time() - 1 + ahead)
+    resume(reason="the store came back empty", workspace=workspace.root)
+    said = capsys.readouterr().err
+    assert "uses are counted anew" in said
+    assert ("ahead, as the count before was by a clock that was wrong" in said) == bool(ahead), said

@@ -122,11 +122,11 @@ class Attempt:
     def carry_out(self, attack: Attack) -> list[str]:
         """Everything that got through: an empty list is a failed attack.
 
-        Where the native plane is in front the attack is made twice: what Python has granted the plane may grant again.
+        Where the native plane is in front it is made three times: what Python has granted twice the plane may grant.
         """
         self.world.reset()
         said = None
-        for _ in range(2 if self.proxy.native else 1):
+        for _ in range(3 if self.proxy.native else 1):
             # A refusal may close the connection at any point of the attempt; only the judge below decides.
             with contextlib.suppress(OSError, ssl.SSLError, ValueError):
                 said = attack.act(self) or said

@@ -132,6 +132,36 @@ async def test_who_asks_for_nothing_makes_room_for_who_does() -> None:
             assert await answer(begun) == b"HTTP/1.1 403"
 
 
+async def test_room_is_made_by_nobody_who_has_begun_to_ask_or_has_a_tunnel() -> None:
+    loop = asyncio.get_running_loop()
+    async with (
+        upstream() as server,
+        world(allow(HOST, server.port), max_connections=4, head_timeout=60) as w,
+        tunnels(w, server.port, 1) as (kept,),
+    ):
+        with ExitStack() as stack:
+            begun = [await client(stack, socket.AF_INET, w.address) for _ in range(2)]
+            for each in begun:
+                await loop.sock_sendall(each, _BEGUN)
+            await until(lambda: connected(w) == 3)
+            await client(stack, socket.AF_INET, w.address)  # the youngest, and the only one that is quiet
+            await until(lambda: connected(w) == 4)
+            w.gate._room.quiet_seconds = 0
+            for _ in range(5):
+                asking = await client(stack, socket.AF_INET, w.address)
+                await loop.sock_sendall(asking, _REFUSED)
+                answering = asyncio.create_task(answer(asking))
+                await swept_until(w, answering.done)
+                assert answering.result() == b"HTTP/1.1 403"
+                asking.close()
+            for each in begun:
+                await loop.sock_sendall(each, b"Host: denied.example\r\nConnection: close\r\n\r\n")
+                assert await answer(each) == b"HTTP/1.1 403"
+            assert not kept.transport.is_closing()
+            kept.write(b"still in use")
+            await until(lambda: server.received.endswith(b"still in use"))
+
+
 async def test_heads_that_never_end_give_their_places_back() -> None:
     loop = asyncio.get_running_loop()
     async with world(max_connections=8, head_timeout=0.5) as w:

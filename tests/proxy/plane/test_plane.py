@@ -90,15 +90,15 @@ async def tunnel(w: World, port: int) -> AsyncIterator[tuple[asyncio.StreamReade
         writer.transport.abort()
 
 
-async def test_what_python_has_granted_once_is_granted_natively_with_an_entry_for_each() -> None:
+async def test_what_python_has_granted_twice_is_granted_natively_with_an_entry_for_each() -> None:
     async with upstream() as server, world(allow(HOST, server.port), known=False) as w:
-        for _ in range(3):
+        for _ in range(4):
             async with tunnel(w, server.port):
                 pass
         await w.settled()
         assert granted(w) == 2
         decisions = [event for event in w.audit.events if isinstance(event, DecisionEvent)]
-        assert len({event.id for event in decisions}) == len(w.audit.ends) == 3
+        assert len({event.id for event in decisions}) == len(w.audit.ends) == 4
         assert len({(event.rule, event.policy, event.host, event.port, event.kind) for event in decisions}) == 1
 
 
@@ -228,10 +228,10 @@ async def test_a_verdict_ends_with_its_credential() -> None:
     async with upstream() as server:
         current = policy(allow(HOST, server.port), limits=Limits(concurrent=100))
         async with world(current=current) as w:
-            token = mint_token(KEY, Claims("demo@v1", "run", time.time() + 1.5))
+            token = mint_token(KEY, Claims("demo@v1", "run", time.time() + 2.5))
             field = f"X-Cloned-Tool-Token: {token}\r\n"
-            ended = time.monotonic() + 1.5
-            for _ in range(2):
+            ended = time.monotonic() + 2.5
+            for _ in range(3):
                 _, writer = await w.tunnel(server.port, headers=field)
                 writer.transport.abort()
             assert granted(w) == 1

@@ -114,14 +114,22 @@ def _plane(workspace: Workspace) -> Check:
     """What serves tunnels: of the proxy that runs, else what `serve` would take. Python is slower, and no fault."""
     live = live_proxy(workspace)
     if live is None:
-        chosen = choose(PlaneMode.AUTO)
-        serving, why = chosen.plane, chosen.why
+        said = choose(PlaneMode.AUTO).as_data(behind_balancer=_is_behind_balancer(workspace))
     else:
-        serving, why = live.plane["serving"], live.plane["why"]
+        said = live.plane
+    serving, why = said["serving"], said["why"]
     if serving == "native":
         return Check("plane", "ok", f"{serving}: {why}")
     detail, _, fix = why.partition("; ")
     return Check("plane", "ok", f"{serving}: {detail}", fix)
+
+
+def _is_behind_balancer(workspace: Workspace) -> bool:
+    """Whether the settings name load balancers; not where they are not valid, which is a check of its own."""
+    try:
+        return bool(workspace.config().listen.networks)
+    except StoreError:
+        return False
 
 
 def _workspace(workspace: Workspace) -> Check:

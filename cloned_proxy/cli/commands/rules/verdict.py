@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from cloned_proxy.cli.place.context import existing_workspace, policy_in
 from cloned_proxy.cli.show.errors import FAILED, CommandError
 from cloned_proxy.cli.show.output import iso_time, paint, put, put_json, visible
 from cloned_proxy.policy.callers.caller import ANONYMOUS, Principal
+from cloned_proxy.policy.callers.challenge import challenged
 from cloned_proxy.policy.callers.tool_id import tool_id
 from cloned_proxy.policy.deciding.bypass import read_bypass
 from cloned_proxy.policy.deciding.decide import decide
@@ -82,7 +84,9 @@ def explained(
     decision = decide_url(policy, caller, url, verb, time.time(), use.spent(policy), ended=use.ended(policy))
     if decision.reason is Reason.MALFORMED_REQUEST:
         raise CommandError(f"{what!r} is not a request that a client could send; write http(s)://HOST[:PORT]/PATH")
-    told = _told(_enforced(decision, place, ask=resolve), https=url.lower().startswith("https"))
+    enforced = _enforced(decision, place, ask=resolve)
+    enforced = replace(enforced, decision=challenged(policy, caller, enforced.decision))
+    told = _told(enforced, https=url.lower().startswith("https"))
     return _published({"url": url, "method": verb, **told, "policy": policy.version}, place, policy_file)
 
 

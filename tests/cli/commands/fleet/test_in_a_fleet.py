@@ -69,6 +69,7 @@ def test_a_replica_believes_its_fleet_and_ships_its_log(
     shown = {"of the workspace": json.loads(here.stdout)["token"], "minted": minted, "pod": pod, "forged": forged}
     for name, token in shown.items():
         serving.get(origin.url(f"/{name.replace(' ', '-')}"), headers={"Proxy-Authorization": f"Bearer {token}"})
+    eventually(lambda: len(records(workspace)) >= len(shown), what="the records, which come behind the answers")
     assert [(each["tool"], each["reason"] == "identity_invalid") for each in records(workspace)] == [
         (TOOL, False), (TOOL, False), (TOOL, False), (None, True),
     ]  # fmt: skip

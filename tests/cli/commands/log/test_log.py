@@ -48,7 +48,7 @@ def test_decisions_are_listed_and_filtered(workspace: Workspace, origin: Origin)
 
 KEYS = {
     "decision": "seq type id at kind verdict reason tool run host port method path rule policy hint spends_use amends "
-    "refused_address",
+    "refused_address source_address",
     "policy": "seq type at action actor summary why policy",
     "run": "seq type at tool run result seconds start_seconds dry_run reason command",
     "probe": "seq type at sealed attempts controls seconds failures actor",

@@ -162,3 +162,15 @@ def test_what_cannot_be_explained_names_the_fix(workspace: Workspace, words: tup
     done = workspace.call("explain", *words)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+def test_a_caller_who_would_be_asked_for_its_credential_is_told_so(workspace: Workspace, origin: Origin) -> None:
+    workspace.write_policy(f"version: 1\nanonymous: challenge\ntools:\n  {TOOL}: {{allow: [example.net]}}\n")
+    serving = workspace.serve()
+    url = f"http://localhost:{origin.port}/"
+
+    told, refused = workspace.json("explain", url, code=1), serving.get(url)
+    assert (told["reason"], refused.status, refused.reason) == ("identity_missing", 407, "identity_missing")
+    assert told["hint"] == json.loads(refused.body)["hint"]
+    assert told["hint"].endswith(f"without one: cloned-proxy allow localhost:{origin.port}")
+    assert workspace.json("explain", url, "--tool", TOOL, code=1)["reason"] == "host_not_allowed"

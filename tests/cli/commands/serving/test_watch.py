@@ -72,7 +72,7 @@ def test_a_serve_that_is_killed_takes_its_watcher_along(workspace: Workspace) ->
 def watchers(log: os.PathLike[str]) -> list[str]:
     """Processes that show the denials of this log."""
     done = subprocess.run(["ps", "-ewwo", "pid=,args="], capture_output=True, text=True, check=True)
-    return [each for each in done.stdout.splitlines() if "cli.watch import main" in each and str(log) in each]
+    return [each for each in done.stdout.splitlines() if "serving.watch import main" in each and str(log) in each]
 
 
 def test_the_banner_names_the_next_commands(workspace: Workspace) -> None:

@@ -1,0 +1,89 @@
+"""What was just written, for who sends it on: never more than the bytes allowed, and never with a gap."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from cloned_proxy.store.audit.audit_group import GroupWriter
+from cloned_proxy.store.audit.audit_retention import Retention
+from cloned_proxy.store.audit.audit_tail import AuditTail, Lines, Row
+from cloned_proxy.store.audit.database import open_database
+from cloned_proxy.telemetry.events import PolicyEvent
+
+MUCH = 1 << 20
+
+
+def rows(first: int, last: int, body: str = "{}") -> list[Row]:
+    return [(seq, body, f"{seq:064}") for seq in range(first, last + 1)]
+
+
+def lines(first: int, last: int, body: str = "{}") -> Lines:
+    return Lines(first, last, "\n".join(f"{seq:064}{body}" for seq in range(first, last + 1)).encode())
+
+
+def test_what_follows_is_put_together() -> None:
+    tail = AuditTail()
+    tail.add(rows(1, 2))
+    tail.add(rows(3, 3))
+    assert tail.after(0, most=10, most_bytes=MUCH) == lines(1, 3)
+    assert tail.after(2, most=10, most_bytes=MUCH) == lines(3, 3)
+    assert tail.after(1, most=10, most_bytes=MUCH) is None, "what lay before is forgotten"
+    assert tail.after(3, most=10, most_bytes=MUCH) is None
+
+
+def test_a_gap_and_the_bounds_end_a_piece() -> None:
+    tail = AuditTail()
+    tail.add(rows(1, 2))
+    tail.add(rows(4, 5))
+    tail.add(rows(6, 7))
+    assert tail.after(0, most=10, most_bytes=MUCH) == lines(1, 2)
+    assert tail.after(2, most=10, most_bytes=MUCH) is None
+    assert tail.after(3, most=3, most_bytes=MUCH) == lines(4, 5)
+    assert tail.after(3, most=4, most_bytes=len(lines(4, 5).packed) + 1) == lines(4, 5)
+    assert tail.after(3, most=4, most_bytes=1) is None
+
+
+def test_many_rows_are_cut() -> None:
+    tail = AuditTail()
+    tail.add(rows(1, 2100))
+    assert tail.after(0, most=1000, most_bytes=MUCH) == lines(1, 1000)
+
+
+def test_the_oldest_goes_where_nobody_takes_it() -> None:
+    tail = AuditTail(most_bytes=2 * len(lines(1, 1).packed) + 2)
+    for seq in (1, 2, 3):
+        tail.add(rows(seq, seq))
+    assert tail.after(0, most=10, most_bytes=MUCH) is None
+    assert tail.after(1, most=10, most_bytes=MUCH) == lines(2, 3)
+    tail.add(rows(4, 4, "x" * 1000))
+    assert tail.after(3, most=10, most_bytes=MUCH) is None, "larger than all that is allowed"
+
+
+def test_an_odd_body_is_left_to_the_disk_or_is_the_bytes_that_lie_there() -> None:
+    tail = AuditTail()
+    tail.add(rows(1, 1, "a\nb"))
+    tail.add(rows(2, 2, "\ud800"))
+    assert tail.after(0, most=10, most_bytes=MUCH) is None
+    found = tail.after(1, most=10, most_bytes=MUCH)
+    assert found == Lines(2, 2, f"{2:064}".encode() + b"\xed\xa0\x80")
+
+
+def test_what_was_not_committed_is_not_there(tmp_path: Path) -> None:
+    database, tail = open_database(tmp_path / "state.db"), AuditTail()
+    writer = GroupWriter(database, Retention(database, days=90, max_bytes=1 << 30, clock=lambda: 1000.0), tail)
+    event = PolicyEvent(1000.0, "edit", "cli:me", "allow a.example", "", "v")
+    database.execute(
+        "CREATE TRIGGER full BEFORE UPDATE ON meta WHEN old.key = 'head_hash' BEGIN SELECT RAISE(ABORT, 'full'); END"
+    )
+    with pytest.raises(sqlite3.Error, match="full"):
+        writer.write([event], even_empty=False)
+    assert tail.after(0, most=10, most_bytes=MUCH) is None
+    database.execute("DROP TRIGGER full")
+    writer.write([event], even_empty=False)
+    found = tail.after(0, most=10, most_bytes=MUCH)
+    assert found is not None
+    assert (found.first, found.last) == (1, 1)
+    database.close()
