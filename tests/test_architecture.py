@@ -53,7 +53,7 @@ KNIT = {
     "proxy.inspection.http1": [{"connection", "exchange"}],
     "proxy.inspection.http2": [{"answering", "front"}],
     "proxy.plain": [{"admission", "client", "exchange", "own", "reach", "websocket"}],
-    "proxy.tunnel": [{"connection", "parts", "refused_head"}, {"passage", "ssh_guard"}],
+    "proxy.tunnel": [{"client", "gate_services"}],
     "runner.runs": [{"prepared", "slot_run"}],
 }
 """Files that name each other, in one room: two ends of one thing, of which one names the other for its type alone."""

@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.checkout
 
 ROOT = Path(__file__).resolve().parents[2]
-_ROW = re.compile(r"^\| [\w, ]+ \| `([\w.]+)` \|$", re.MULTILINE)
+_ROW = re.compile(r"^\| [\w, ()]+ \| `([\w.]+)` \|$", re.MULTILINE)
 
 
 def is_there(dotted: str) -> bool:

@@ -36,7 +36,7 @@ from cloned_proxy.proxy.plain import admission as plain_admission
 from cloned_proxy.proxy.plain import client as plain_client
 from cloned_proxy.proxy.secrets import leak
 from cloned_proxy.proxy.transport import listener
-from cloned_proxy.proxy.tunnel import connect, connection, passage
+from cloned_proxy.proxy.tunnel import client, connect_tunnel
 from cloned_proxy.proxy.tunnel import transparent as transparent_connection
 from cloned_proxy.proxy.upstream import ways
 from cloned_proxy.proxy.upstream.chained import failure, front
@@ -141,21 +141,25 @@ def _resolve_again_for_the_dial() -> None:
 
 
 def _no_sni_check() -> None:
-    original = vars(passage)["decide_tunnel"]  # perhaps without the other guard already
+    original = vars(connect_tunnel)["decide_tunnel"]  # perhaps without the other guard already
     replace_part(
-        passage, "decide_tunnel", lambda decision, names: original(decision, names) if names is None else decision
+        connect_tunnel,
+        "decide_tunnel",
+        lambda decision, names: original(decision, names) if names is None else decision,
     )
 
 
 def _no_further_hellos() -> None:
     """Only the first ClientHello of a tunnel is looked at."""
-    replace_part(passage, "HelloGuard", lambda *_: None)
+    replace_part(connect_tunnel, "HelloGuard", lambda *_: None)
 
 
 def _no_tls_check() -> None:
-    original = vars(passage)["decide_tunnel"]  # perhaps without the other guard already
+    original = vars(connect_tunnel)["decide_tunnel"]  # perhaps without the other guard already
     replace_part(
-        passage, "decide_tunnel", lambda decision, names: decision if names is None else original(decision, names)
+        connect_tunnel,
+        "decide_tunnel",
+        lambda decision, names: decision if names is None else original(decision, names),
     )
 
 
@@ -192,7 +196,7 @@ def _falls_back_to_direct() -> None:
 
 
 def _everywhere_parse_head(parse: Callable[..., Any]) -> None:
-    for module in (connection, inspected_connection, transparent_connection):
+    for module in (client, inspected_connection, transparent_connection):
         replace_part(module, "parse_head", parse)
 
 
@@ -258,7 +262,7 @@ def _no_stripping() -> None:
 
 
 def everywhere_identify(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    for module in (connect, plain_admission):
+    for module in (connect_tunnel, plain_admission):
         replace_part(module, "identify", make(module.identify))
 
 

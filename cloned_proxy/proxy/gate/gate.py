@@ -12,6 +12,7 @@ from cloned_proxy.policy.callers.identity import TokenVerifier
 from cloned_proxy.proxy.enforce.enforcer import Enforcer
 from cloned_proxy.proxy.enforce.known_refusals import KnownRefusals
 from cloned_proxy.proxy.enforce.tunnels import Tunnels
+from cloned_proxy.proxy.gate.accepted import Accepted
 from cloned_proxy.proxy.gate.door import Door
 from cloned_proxy.proxy.gate.porch import Porch
 from cloned_proxy.proxy.gate.room import Room
@@ -26,9 +27,9 @@ from cloned_proxy.proxy.secrets.leak import LeakWatch
 from cloned_proxy.proxy.transport import splice
 from cloned_proxy.proxy.transport.bulk import Splicer
 from cloned_proxy.proxy.transport.listener import Listener
-from cloned_proxy.proxy.tunnel import connect
+from cloned_proxy.proxy.tunnel.client import Client
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
-from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.tunnel.gate_services import GateServices
 from cloned_proxy.proxy.tunnel.transparent import TransparentConnection
 from cloned_proxy.proxy.upstream.ways import Ways
 from cloned_proxy.store.settings.config import ProxySettings
@@ -72,9 +73,10 @@ class Gate:
         parties = plane.parties if plane is not None else None
         self._plane: Final = plane
         self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells(), parties)
+        self._accepted: Final = Accepted(self.leave)
         self._doors: dict[Listener, Door | Porch] = {}
-        self._connections: set[ClientConnection] = set()
-        self._coming: dict[ClientConnection, str] = {}
+        self._connections: set[Client] = set()
+        self._coming: dict[Client, str] = {}
         """Those that have a place and no transport yet, with why they are cut as soon as they have one."""
         self._held_up = False
         """A client of one of the doors waits for a place."""
@@ -93,7 +95,7 @@ class Gate:
         )
         self._splicer: Final = Splicer(clock=time.monotonic) if spliced else None
         self._plain: Final = PlainHttp(enforcer.review)
-        self._parts: Final = GateParts(
+        self._services: Final = GateServices(
             enforcer=enforcer,
             tokens=tokens,
             settings=settings,
@@ -111,9 +113,7 @@ class Gate:
             forget=self._forget,
             stopping=lambda: self._stopping,
             refusals=KnownRefusals(enforcer, tokens, clock, None if plane is None else plane.publish_refusal),
-            serve=connect.serve,
-            serve_plain=self._plain.serve,
-            resume_plain=self._plain.resume,
+            plain=self._plain,
             publish=plane.publish if plane is not None else lambda *_: False,
             give_back=plane.take_back if plane is not None else lambda _: False,
             plane_idle=self._look_whether_all_are_gone,
@@ -123,7 +123,7 @@ class Gate:
         self._room: Final = Room(self._crowd)
         tokens.at_change.add(self.sweep)
         if plane is not None:
-            plane.start(self._parts)
+            plane.start(self._services)
 
     @property
     def plane_failed(self) -> bool:
@@ -146,11 +146,13 @@ class Gate:
                 return
         door: Door | Porch
         if listener.header_from:
-            seconds = self._parts.settings.head_timeout
-            told = self._parts.metrics.header_refused
-            door = Porch(listener, enter=self.enter, leave=self.leave, take=self._take, refused=told, seconds=seconds)
+            seconds = self._services.settings.head_timeout
+            told = self._services.metrics.header_refused
+            door = Porch(
+                listener, enter=self.enter, leave=self.leave, take=self._accepted.take, refused=told, seconds=seconds
+            )
         else:
-            door = Door(listener, enter=self.enter, leave=self.leave, take=self._take)
+            door = Door(listener, enter=self.enter, leave=self.leave, take=self._accepted.take)
         door.open()
         self._doors[listener] = door
         self._contend()
@@ -164,7 +166,7 @@ class Gate:
             self._held_up = True
             return None
         kind = ClientConnection if listener.names is None else TransparentConnection
-        connection = kind(self._parts, listener)
+        connection = kind(self._services, listener)
         self._coming[connection] = ""
         return connection
 
@@ -178,33 +180,7 @@ class Gate:
         """Serves one connection that is open already, as if it had come through `listener`, when it has a place."""
         while (connection := self.enter(listener)) is None:  # noqa: ASYNC110  another process may give a place back
             await asyncio.sleep(_FULL_SECONDS)
-        await self._join(connection, sock)
-
-    def _take(self, connection: ClientConnection, sock: socket.socket) -> None:
-        # Begun here and now: it is all but done when it waits for the first time.
-        loop = asyncio.get_running_loop()
-        task = asyncio.Task(self._taken(connection, sock), loop=loop, eager_start=True)
-        if not task.done():
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
-
-    async def _taken(self, connection: ClientConnection, sock: socket.socket) -> None:
-        try:
-            await self._join(connection, sock)
-        except OSError:  # the client has gone already
-            sock.close()
-
-    async def _join(self, connection: ClientConnection, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            transport: object
-            transport, _ = await loop.connect_accepted_socket(lambda: connection, sock)
-        except BaseException:
-            self.leave(connection)
-            raise
-        # As in `dial.join`: uvloop has the descriptor by now, and the object must not close it once more.
-        if not isinstance(transport, asyncio.Transport):
-            sock.detach()
+        await self._accepted.join(connection, sock)
 
     def _in_background(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -239,8 +215,8 @@ class Gate:
         for connection in tuple(self._connections):
             if connection.quiet:
                 connection.let_go()
-        if self._parts.inspector is not None:
-            self._parts.inspector.drain()
+        if self._services.inspector is not None:
+            self._services.inspector.drain()
 
     async def drain(self, seconds: float) -> None:
         """Stops accepting, gives open flows `seconds` to end by themselves, then cuts them."""
@@ -268,7 +244,7 @@ class Gate:
             self._plane.sweep()
         self.tunnels.sweep()
         self._plain.sweep()
-        self._parts.refusals.forget_what_is_old()
+        self._services.refusals.forget_what_is_old()
         native = () if self._plane is None else self._plane.listeners
         porches = [door for door in self._doors.values() if isinstance(door, Porch)]
         everywhere = (*self._doors, *native)
@@ -285,14 +261,14 @@ class Gate:
             return False
         return True
 
-    def _arrived(self, connection: ClientConnection) -> None:
+    def _arrived(self, connection: Client) -> None:
         cause = self._coming.pop(connection)
         self._connections.add(connection)
         self._all_gone.clear()
         if cause or self._cutting:
             asyncio.get_running_loop().call_soon(connection.cut, cause or "drained")
 
-    def _keep(self, connection: ClientConnection) -> None:
+    def _keep(self, connection: Client) -> None:
         self._crowd.place(connection.listener.party)
         self._connections.add(connection)
         self._all_gone.clear()
@@ -310,12 +286,13 @@ class Gate:
         if self._plane is not None:
             self._plane.contend(contended=self._contended)
 
-    def _forget(self, connection: ClientConnection) -> None:
+    def _forget(self, connection: Client) -> None:
         if connection in self._connections:
             self._connections.discard(connection)
             self._left(connection)
 
-    def _left(self, connection: ClientConnection) -> None:
+    def _left(self, connection: Client) -> None:
+        connection.owner = None  # it refers to its client, too: together only the garbage collector would free them
         self._crowd.leave(connection.listener.party)
         if self._held_up:
             self._held_up = False

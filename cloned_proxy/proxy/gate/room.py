@@ -14,7 +14,7 @@ from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.transport.settled import is_settled
-from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.tunnel.client import Client
 
 _QUIET_SECONDS: Final = 1.0
 """Whoever connects to ask does so at once."""
@@ -35,7 +35,7 @@ class Room:
     def make(
         self,
         listeners: Iterable[Listener],
-        connections: Iterable[ClientConnection],
+        connections: Iterable[Client],
         plane: Plane | None,
         porches: Iterable[Porch] = (),
         *,
@@ -69,13 +69,13 @@ class Room:
         """So many are let go of at each look: some of thousands that are idle, not all of them for one who waits."""
         return max(1, self._crowd.everybody // 16)
 
-    def _begun(self, connections: Iterable[ClientConnection]) -> list[ClientConnection]:
+    def _begun(self, connections: Iterable[Client]) -> list[Client]:
         """All whose head is late: they have no claim to a place that somebody waits for."""
         latest = asyncio.get_running_loop().time() - self.begun_seconds
         late = (each for each in connections if each.begun and each.quiet_since <= latest)
         return [each for each in late if is_settled(each.transport)]
 
-    def _quiet(self, connections: Iterable[ClientConnection]) -> list[ClientConnection]:
+    def _quiet(self, connections: Iterable[Client]) -> list[Client]:
         """Those that have been quiet for the longest time."""
         latest = asyncio.get_running_loop().time() - self.quiet_seconds
         found = [

@@ -11,7 +11,7 @@ from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.underway import Underway
 from cloned_proxy.proxy.http1.upstream import PlainPool
 from cloned_proxy.proxy.plain.client import PlainClient
-from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.tunnel.client import Client
 from cloned_proxy.proxy.wire.head import Head
 
 
@@ -22,20 +22,18 @@ class PlainHttp:
         self.pool: Final = PlainPool(review)
         self._clients: set[PlainClient] = set()
 
-    def serve(self, connection: ClientConnection, head: Head) -> None:
-        """Takes over a connection whose first head is not a CONNECT."""
-        client = PlainClient(self._clients, self.pool, connection)
-        connection.plain = client
-        client.start(head)
+    def serve(self, client: Client, head: Head) -> None:
+        """Takes over a client whose first head is not a CONNECT."""
+        client.owner = plain = PlainClient(self._clients, self.pool, client)
+        plain.start(head)
 
-    def resume(self, connection: ClientConnection, at: bytes | Underway) -> None:
-        """Takes over a connection whose requests the native plane has served so far: the bytes of the next, or one."""
-        client = PlainClient(self._clients, self.pool, connection)
-        connection.plain = client
+    def resume(self, client: Client, at: bytes | Underway) -> None:
+        """Takes over a client whose requests the native plane has served so far: the bytes of the next, or one."""
+        client.owner = plain = PlainClient(self._clients, self.pool, client)
         if isinstance(at, bytes):
-            client.start_between(at)
+            plain.start_between(at)
         else:
-            client.go_on(at)
+            plain.go_on(at)
 
     def sweep(self) -> None:
         """Deadlines are looked at here, once a second, instead of with timers for each request."""

@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
 def admit(client: PlainClient, head: Head) -> None:
     """Begins the exchange or answers, at once where nothing has to be waited for."""
-    parts = client.parts
-    if parts.stopping():
+    services = client.services
+    if services.stopping():
         client.answer(head, answers.unavailable(), keep=False)
         return
-    caller = identify(head.fields, tokens=parts.tokens, now=parts.clock(), listener=client.listener.principal)
+    caller = identify(head.fields, tokens=services.tokens, now=services.clock(), listener=client.listener.principal)
     caller = coming_from(caller, client.source_address)
-    if parts.requests is not None and is_own(head.host):
-        exchange = OwnExchange(client, head, caller, parts.requests)
+    if services.requests is not None and is_own(head.host):
+        exchange = OwnExchange(client, head, caller, services.requests)
         after_breath(client, caller, partial(client.begin, exchange))
         return
     request = Request(head.host, head.port, head.method, head.path)
-    if parts.leaks.armed and (secret := parts.leaks.in_head(head)):
+    if services.leaks.armed and (secret := services.leaks.in_head(head)):
         after_breath(client, caller, partial(_leaking, client, caller, head, secret))
         return
-    outcome = parts.enforcer.authorise_now(caller, request, Kind.HTTP)
+    outcome = services.enforcer.authorise_now(caller, request, Kind.HTTP)
     if outcome is None:
         client.wait_for(partial(_authorised, client, head, caller, request))
     else:
@@ -45,25 +45,25 @@ def admit(client: PlainClient, head: Head) -> None:
 
 def after_breath(client: PlainClient, caller: Caller, then: Callable[[], None]) -> None:
     """Does it now; when the log is slow and this caller has had its share of it, later: nobody is refused for that."""
-    if client.parts.enforcer.behind(caller):
+    if client.services.enforcer.behind(caller):
         client.wait_for(partial(_breathed, client, caller, then))
     else:
         then()
 
 
 async def _breathed(client: PlainClient, caller: Caller, then: Callable[[], None]) -> Callable[[], None]:
-    await client.parts.enforcer.breath(caller)
+    await client.services.enforcer.breath(caller)
     return then
 
 
 async def _authorised(client: PlainClient, head: Head, caller: Caller, request: Request) -> Callable[[], None]:
-    outcome = await client.parts.enforcer.authorise(caller, request, Kind.HTTP, client=client)
+    outcome = await client.services.enforcer.authorise(caller, request, Kind.HTTP, client=client)
     return partial(_decided, client, head, outcome)
 
 
 def _leaking(client: PlainClient, caller: Caller, head: Head, secret: str) -> None:
-    parts = client.parts
-    refusal = parts.leaks.refuse(parts.enforcer, caller, Kind.HTTP, head, secret)
+    services = client.services
+    refusal = services.leaks.refuse(services.enforcer, caller, Kind.HTTP, head, secret)
     client.answer(head, answers.refused(refusal))
 
 
@@ -71,5 +71,5 @@ def _decided(client: PlainClient, head: Head, outcome: Grant | Refusal) -> None:
     if isinstance(outcome, Refusal):
         client.answer(head, answers.refused(outcome))
     else:
-        client.goes_back = client.parts.publish(client.listener, head, outcome)
+        client.goes_back = client.services.publish(client.listener, head, outcome)
         client.begin(PlainExchange(client, head, outcome))

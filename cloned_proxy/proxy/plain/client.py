@@ -19,10 +19,10 @@ from cloned_proxy.proxy.http1.upstream import PlainPool
 from cloned_proxy.proxy.plain.admission import admit, after_breath
 from cloned_proxy.proxy.plain.exchange import PlainExchange
 from cloned_proxy.proxy.plain.own import OwnExchange
-from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS
+from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS, send_fin
 from cloned_proxy.proxy.transport.relay import reset
 from cloned_proxy.proxy.transport.settled import has_more, is_settled
-from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.tunnel.client import Client
 from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller
 from cloned_proxy.proxy.wire.body import BodyError
 from cloned_proxy.proxy.wire.head import Head, HeadError
@@ -50,15 +50,15 @@ class PlainClient(asyncio.Protocol):
     """Serves one request after the other; pipelined bytes wait. Each request is identified and authorised anew."""
 
     __slots__ = ("_connection", "_dropped", "_exchange", "_head_began", "_phase", "_serving", "_task", "deadline",
-                 "eof", "full", "goes_back", "home", "intake", "listener", "parts", "pool", "transport")  # fmt: skip
+                 "eof", "full", "goes_back", "home", "intake", "listener", "pool", "services", "transport")  # fmt: skip
 
-    def __init__(self, home: set[PlainClient], pool: PlainPool, connection: ClientConnection) -> None:
-        self.parts = connection.parts
+    def __init__(self, home: set[PlainClient], pool: PlainPool, connection: Client) -> None:
+        self.services = connection.services
         self.listener = connection.listener
         self.pool = pool
         self.home = home
         self.transport = connection.transport
-        self.intake = Intake(connection.transport, connection.parts.settings, connection.read_head)
+        self.intake = Intake(connection.transport, connection.services.settings, connection.read_head)
         self.full = False
         """The client does not read what was written for it."""
         self.eof = connection.eof
@@ -184,17 +184,17 @@ class PlainClient(asyncio.Protocol):
     def answer(self, head: Head, answer: Answer, *, keep: bool = True) -> None:
         """Our own answer to a request; the connection is kept when little or nothing of that is left to read."""
         self._exchange = None
-        keep = keep and head.keep_alive and self.intake.body.can_be_skipped and not self.parts.stopping()
+        keep = keep and head.keep_alive and self.intake.body.can_be_skipped and not self.services.stopping()
         self.transport.write(answer.encode(with_body=head.method != "HEAD", keep_alive=keep))
         self.exchange_ended(keep=keep)
 
     def refuse_head(self, error: HeadError) -> None:
         self._exchange = None
-        caller = head_caller(self.parts, self.listener, error, self.source_address)
+        caller = head_caller(self.services, self.listener, error, self.source_address)
         after_breath(self, caller, partial(self._answer_head, caller, error))
 
     def _answer_head(self, caller: Caller, error: HeadError) -> None:
-        answer = answer_to_head(self.parts, caller, error, Kind.HTTP)
+        answer = answer_to_head(self.services, caller, error, Kind.HTTP)
         self.transport.write(answer.encode())
         self._close()
 
@@ -216,8 +216,7 @@ class PlainClient(asyncio.Protocol):
 
     def forget(self) -> None:
         self.home.discard(self)
-        self._connection.plain = None
-        self.parts.forget(self._connection)
+        self.services.forget(self._connection)
 
     # For the gate.
 
@@ -233,7 +232,7 @@ class PlainClient(asyncio.Protocol):
 
     @property
     def quiet_since(self) -> float:
-        settings = self.parts.settings
+        settings = self.services.settings
         return self.deadline - (settings.head_timeout if self._head_began else settings.keep_alive_timeout)
 
     def let_go(self) -> None:
@@ -296,7 +295,7 @@ class PlainClient(asyncio.Protocol):
         if self.eof:
             self._close()
             return
-        settings = self.parts.settings
+        settings = self.services.settings
         began = self.intake.expects_more
         if not began and self.goes_back and self._gone_back():
             return
@@ -309,9 +308,9 @@ class PlainClient(asyncio.Protocol):
     def _gone_back(self) -> bool:
         """Whether the native plane has the connection now, on which nothing is under way, and this one has left it."""
         transport = self.transport
-        if transport.is_closing() or transport.get_write_buffer_size() or self.parts.stopping():
+        if transport.is_closing() or transport.get_write_buffer_size() or self.services.stopping():
             return False
-        if not self.parts.give_back(self._connection):
+        if not self.services.give_back(self._connection):
             return False
         self._phase = _RequestPhase.CLOSING
         self.forget()
@@ -354,8 +353,8 @@ class PlainClient(asyncio.Protocol):
             self.transport.close()
             return
         slow = self.transport.get_write_buffer_size() > 0
-        self.deadline = time.monotonic() + (self.parts.settings.idle_timeout if slow else LINGER_SECONDS)
-        self.transport.write_eof()
+        self.deadline = time.monotonic() + (self.services.settings.idle_timeout if slow else LINGER_SECONDS)
+        send_fin(self.transport)
 
     def _drop(self, data: bytes) -> None:
         self._dropped += len(data)

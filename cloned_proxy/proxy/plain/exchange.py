@@ -52,8 +52,8 @@ class PlainExchange:
         self._head = head
         self.grant = grant
         self._body = client.intake.body
-        self._outgoing = Outgoing(head, self._body, grant.charge.up, client.parts.leaks.scanner(head))
-        self._incoming = Incoming(head, client.parts.settings)
+        self._outgoing = Outgoing(head, self._body, grant.charge.up, client.services.leaks.scanner(head))
+        self._incoming = Incoming(head, client.services.settings)
         self._over = False
         self.last = False
         """The client connection closes behind this response, and was told so."""
@@ -66,13 +66,13 @@ class PlainExchange:
         self._last_byte = time.monotonic()
 
     def begin(self) -> None:
-        parts = self._client.parts
-        parts.tunnels.add(self)
+        services = self._client.services
+        services.tunnels.add(self)
         if self._is_broken_off():
             self._client.cut("client_reset")
             return
         try:
-            injection = parts.injector.injection_for(self.grant)
+            injection = services.injector.injection_for(self.grant)
         except InjectionError as error:
             self._refuse(error.reason)
             return
@@ -83,7 +83,7 @@ class PlainExchange:
 
     def go_on(self, at: Underway) -> None:
         """In the place of `begin`, for a request that somebody else has begun to serve."""
-        tunnels = self._client.parts.tunnels
+        tunnels = self._client.services.tunnels
         tunnels.add(self)
         self._incoming.started = at.started
         tunnels.look_at(self)  # before a byte of what was revoked on the way from there to here reaches anybody
@@ -149,7 +149,7 @@ class PlainExchange:
         elif not self._body.complete:
             self.due = now + _AFTER_FIN if self._client.eof else self.due
         elif self._incoming.head is None:
-            patience = response_seconds(self.grant.decision, self._client.parts.settings.response_timeout)
+            patience = response_seconds(self.grant.decision, self._client.services.settings.response_timeout)
             self.due = now + (min(patience, _AFTER_FIN) if self._client.eof else patience)
         elif self.received:
             self._complete()
@@ -183,7 +183,7 @@ class PlainExchange:
             self._client.log_bad_response(str(error), self.grant.id)
             self._fail(UpstreamFailure("response"))
         except UpstreamProxyError as error:
-            self._client.parts.ways.count(error)
+            self._client.services.ways.count(error)
             self._fail(answers.not_dialled(error))
         except EchoError as error:
             self._client.log_bad_response(str(error), self.grant.id)
@@ -215,7 +215,7 @@ class PlainExchange:
             return False
         self.due = _NEVER
         withheld = self._body.may_never_come and not incoming.started
-        if not self._head.keep_alive or self._client.parts.stopping() or withheld:
+        if not self._head.keep_alive or self._client.services.stopping() or withheld:
             self.last = True
         incoming.begin(response, out, close=self.last)
         return True
@@ -287,7 +287,7 @@ class PlainExchange:
             self._client.failed()
 
     def _cut_off(self, cause: str) -> None:
-        enforcer = self._client.parts.enforcer
+        enforcer = self._client.services.enforcer
         decision = enforcer.review(self.grant)
         if self._incoming.started or self._incoming.told or decision.passes:
             self._client.cut(cause)
@@ -312,7 +312,7 @@ class PlainExchange:
         self._answer(answers.failed(failure, self.grant.decision, self.grant.id))
 
     def _refuse(self, reason: Reason, *, secret: str = "") -> None:
-        refusal = self._client.parts.enforcer.amend(self.grant, self.grant.decision.denied(reason, secret=secret))
+        refusal = self._client.services.enforcer.amend(self.grant, self.grant.decision.denied(reason, secret=secret))
         self._end(f"refused:{reason.value}")
         self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
 
@@ -333,9 +333,9 @@ class PlainExchange:
             return
         self._over = True
         self.due = _NEVER
-        parts = self._client.parts
-        parts.tunnels.discard(self)
-        parts.enforcer.finish(self.grant, cause)
+        services = self._client.services
+        services.tunnels.discard(self)
+        services.enforcer.finish(self.grant, cause)
         complete = self.received and self._body.complete
         self._reach.end(self._outgoing.upstream, complete=complete, clean=self._incoming.leaves_upstream_clean)
 

@@ -53,7 +53,7 @@ class OwnExchange:
         if refusal is not None:
             self._client.answer(head, refusal)
             return
-        self.due = time.monotonic() + self._client.parts.settings.head_timeout
+        self.due = time.monotonic() + self._client.services.settings.head_timeout
         if self._body.may_never_come:
             self._client.transport.write(_CONTINUE)
         self.request_bytes()
@@ -65,7 +65,7 @@ class OwnExchange:
             return None
         reason = caller.reason if isinstance(caller, IdentityRefusal) else Reason.IDENTITY_MISSING
         request = Request(head.host, head.port, head.method, head.path)
-        return answers.refused(self._client.parts.enforcer.refuse(caller, request, Kind.HTTP, reason))
+        return answers.refused(self._client.services.enforcer.refuse(caller, request, Kind.HTTP, reason))
 
     # What the client connection asks of an exchange.
 
@@ -97,7 +97,7 @@ class OwnExchange:
     def _finish(self, answer: Answer, *, keep: bool = True) -> None:
         client, head = self._client, self._head
         self.due = _NEVER
-        keep = keep and head.keep_alive and not client.parts.stopping()
+        keep = keep and head.keep_alive and not client.services.stopping()
         client.transport.write(answer.encode(with_body=head.method != "HEAD", keep_alive=keep))
         client.exchange_ended(keep=keep)
 

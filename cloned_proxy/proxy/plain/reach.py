@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.upstream import Conversation, PlainPool, PlainUpstream, Rejoined
-from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.tunnel.gate_services import GateServices
 from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError, join
 from cloned_proxy.proxy.wire.body import BodyError
 
@@ -38,7 +38,7 @@ class Reach:
         """`upgrades`: the request asks for a WebSocket, which goes through a tunnel (RFC 6455, section 4.1)."""
         self._client = client
         self._grant = grant
-        self._absolute = not upgrades and client.parts.ways.chained(grant)
+        self._absolute = not upgrades and client.services.ways.chained(grant)
         """The proxy in front gets the request itself."""
         self._task: asyncio.Task[None] | None = None
 
@@ -100,25 +100,25 @@ class Reach:
     async def _connected(self, traveller: Traveller) -> PlainUpstream | DialError | ExhaustedError:
         client = self._client
         try:
-            return await connect(client.parts, client.pool, self._grant, traveller, absolute=self._absolute)
+            return await connect(client.services, client.pool, self._grant, traveller, absolute=self._absolute)
         except (DialError, ExhaustedError) as error:
             return error
 
 
 async def connect(
-    parts: GateParts, pool: PlainPool, grant: Grant, conversation: Conversation, *, absolute: bool = False
+    services: GateServices, pool: PlainPool, grant: Grant, conversation: Conversation, *, absolute: bool = False
 ) -> PlainUpstream:
     """A new connection to where the grant leads, or (`absolute`) to the proxy that the request itself is sent to.
 
     Raises DialError and ExhaustedError.
     """
     started = time.perf_counter()
-    sock, hop = await parts.ways.connect_to_front(grant) if absolute else (await parts.ways.connect(grant), None)
+    sock, hop = await services.ways.connect_to_front(grant) if absolute else (await services.ways.connect(grant), None)
     upstream = PlainUpstream(pool, grant, conversation, hop)
     await _joined(asyncio.ensure_future(join(sock, lambda: upstream)), upstream)
     if upstream.address is None:
         raise DialError("the upstream closed the connection as soon as it was made")
-    parts.metrics.upstream_connected(time.perf_counter() - started)
+    services.metrics.upstream_connected(time.perf_counter() - started)
     return upstream
 
 

@@ -24,7 +24,7 @@ def join(
     No frame of the upstream that holds one of its secrets goes on. `on_end` is told the cause when both are closed:
     within this call, which returns None, for a client that has gone.
     """
-    metrics, tool, buffer = client.parts.metrics, grant.caller.tool, client.intake.buffer
+    metrics, tool, buffer = client.services.metrics, grant.caller.tool, client.intake.buffer
 
     def ended(cause: str) -> None:
         metrics.tunnel_closed(tool)

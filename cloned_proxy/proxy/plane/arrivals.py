@@ -19,7 +19,7 @@ from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.resumed import Handed, HandedConnection, Stage, failure_at
 from cloned_proxy.proxy.plane.verdicts import Verdicts
 from cloned_proxy.proxy.transport.listener import Listener
-from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.tunnel.gate_services import GateServices
 
 _log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ class Arrivals:
         self,
         native: ctypes.CDLL,
         plane: int,
-        parts: GateParts,
+        services: GateServices,
         *,
         verdicts: Verdicts,
         listener_of: Callable[[int], tuple[Listener | None, int]],
@@ -43,7 +43,7 @@ class Arrivals:
         """`listener_of`: by its number, with the column of its party; None once it is closed."""
         self._library: Final = native
         self._plane: Final = plane
-        self._parts: Final = parts
+        self._services: Final = services
         self._verdicts: Final = verdicts
         self._listener_of: Final = listener_of
         self._buffer: Final = ctypes.create_string_buffer(_BUFFER)
@@ -78,7 +78,7 @@ class Arrivals:
             if upstream is not None:
                 upstream.close()
             if grant is not None:
-                self._parts.enforcer.finish(grant, "listener_closed")
+                self._services.enforcer.finish(grant, "listener_closed")
             return
         task = self._loop.create_task(
             self._join(
@@ -100,23 +100,23 @@ class Arrivals:
 
     def _adopted(self, task: asyncio.Task[None]) -> None:
         self._adopting.discard(task)
-        self._parts.plane_idle()
+        self._services.plane_idle()
 
     def _grant_of(self, handed: library.HandedOver) -> Grant:
         published = self._verdicts.known[handed.verdict].grant
-        charge = self._parts.enforcer.basis.budgets.adopt(published.caller.tool, up=handed.up)
+        charge = self._services.enforcer.basis.budgets.adopt(published.caller.tool, up=handed.up)
         return replace(published, id=bytes(handed.id).hex(), charge=charge, since=handed.since * _MICROSECOND)
 
     async def _join(self, handed: Handed) -> None:
         """Gives the client's socket to the loop."""
-        connection = HandedConnection(self._parts, handed)
+        connection = HandedConnection(self._services, handed)
         try:
             transport, _ = await self._loop.connect_accepted_socket(lambda: connection, handed.sock)
         except OSError as error:
             _log.warning("a connection was lost on its way from the plane", reason=str(error))
             handed.close()
             if handed.grant is not None:
-                self._parts.enforcer.finish(handed.grant, "client_reset")
+                self._services.enforcer.finish(handed.grant, "client_reset")
             return
         # As in `dial.join`: uvloop has the descriptor by now, and the object must not close it once more.
         if not isinstance(transport, asyncio.Transport):

@@ -29,8 +29,8 @@ from cloned_proxy.proxy.plane.refusals import PlaneRefusals
 from cloned_proxy.proxy.plane.seen import OpenFlow, Review, open_flows
 from cloned_proxy.proxy.plane.verdicts import Published, Verdicts
 from cloned_proxy.proxy.transport.listener import Listener
-from cloned_proxy.proxy.tunnel.connection import ClientConnection
-from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.tunnel.client import Client
+from cloned_proxy.proxy.tunnel.gate_services import GateServices
 from cloned_proxy.proxy.wire.head import Head
 from cloned_proxy.store.settings.config import ProxySettings
 
@@ -78,7 +78,7 @@ class Plane:
         """With the column of its party: also while it closes, for what is handed over meanwhile."""
         self._running = True
         self._freed = False
-        self._parts: GateParts
+        self._services: GateServices
         self._verdict_numbers: Final = itertools.count(1)
         self._verdicts: Verdicts
         self._refusals: PlaneRefusals
@@ -86,48 +86,48 @@ class Plane:
         self._arrivals: Arrivals
         self._figures: Figures
 
-    def start(self, parts: GateParts) -> None:
-        """Joins it to the gate whose parts these are."""
-        self._parts = parts
+    def start(self, services: GateServices) -> None:
+        """Joins it to the gate whose services these are."""
+        self._services = services
         self._loop = asyncio.get_running_loop()
         self._verdicts = Verdicts(
             self._library,
             self._handle,
-            basis=parts.enforcer.basis,
+            basis=services.enforcer.basis,
             cells=self.cells,
-            tokens=parts.tokens,
-            clock=parts.clock,
+            tokens=services.tokens,
+            clock=services.clock,
             entries=self.entries,
             numbers=self._verdict_numbers,
-            leaks=parts.leaks,
-            response_timeout=parts.settings.response_timeout,
-            ways=parts.ways,
+            leaks=services.leaks,
+            response_timeout=services.settings.response_timeout,
+            ways=services.ways,
         )
         self._refusals = PlaneRefusals(
             self._library,
             self._handle,
-            enforcer=parts.enforcer,
+            enforcer=services.enforcer,
             cells=self.cells,
             entries=self.entries,
             numbers=self._verdict_numbers,
         )
         self._arrivals = Arrivals(
-            self._library, self._handle, parts, verdicts=self._verdicts, listener_of=self._listener_of
+            self._library, self._handle, services, verdicts=self._verdicts, listener_of=self._listener_of
         )
         self._figures = Figures(
             self._library,
             self._handle,
-            parts.metrics,
+            services.metrics,
             verdicts=lambda: (*self._verdicts.known.values(), *self._refusals.known.values()),
-            clock=parts.clock,
+            clock=services.clock,
         )
         self._loop.add_reader(self._library.plane_bell(self._handle), self._rung)
-        parts.tunnels.elsewhere = self.tunnels
-        parts.metrics.refreshed_by(self._figures.refresh)
+        services.tunnels.elsewhere = self.tunnels
+        services.metrics.refreshed_by(self._figures.refresh)
 
     @property
     def budgets(self) -> Budgets:
-        return self._parts.enforcer.basis.budgets
+        return self._services.enforcer.basis.budgets
 
     # Listeners.
 
@@ -184,7 +184,7 @@ class Plane:
         if listener in self._listeners and self._running and not self.failed:
             self._refusals.publish(self._listeners[listener][0], head, known, until)
 
-    def take_back(self, connection: ClientConnection) -> bool:
+    def take_back(self, connection: Client) -> bool:
         """Takes a connection from the loop, between two plain requests; False leaves it there.
 
         The plane gets a descriptor of its own: closing that of the loop says nothing to the client.
@@ -213,7 +213,7 @@ class Plane:
             return
         self._verdicts.look()
         self._figures.carry()  # first: by it is known which verdicts anything is open by
-        review = Review(self._parts, (each for each in self._verdicts.known.values() if each.counted[_OPEN]))
+        review = Review(self._services, (each for each in self._verdicts.known.values() if each.counted[_OPEN]))
         flows = open_flows(self._library, self._handle) if review.by_request else ()
         if lines := "".join(review.lines(flows)).encode("ascii"):
             self._library.plane_review(self._handle, lines, len(lines))
@@ -247,8 +247,8 @@ class Plane:
         self._loop.remove_reader(self._library.plane_bell(self._handle))
         self._arrivals.take()
         self._figures.carry()
-        self._parts.metrics.refreshed_by(None)
-        self._parts.tunnels.elsewhere = lambda: ()
+        self._services.metrics.refreshed_by(None)
+        self._services.tunnels.elsewhere = lambda: ()
 
     def free(self) -> None:
         """Behind `stop`, and behind everybody who takes entries."""
@@ -274,9 +274,9 @@ class Plane:
         if self._told()[_DEAD] and not self.failed:
             self.failed = True
             _log.error("the native plane has failed: its connections are closed, and Python serves from now on")
-            self._parts.metrics.plane_failed()
-            self._parts.plane_failed()
-        self._parts.plane_idle()
+            self._services.metrics.plane_failed()
+            self._services.plane_failed()
+        self._services.plane_idle()
 
     # What is shown.
 

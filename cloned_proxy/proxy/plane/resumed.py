@@ -12,10 +12,10 @@ from cloned_proxy.proxy.enforce.answers import UpstreamFailure
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.underway import Underway
 from cloned_proxy.proxy.transport.listener import Listener
+from cloned_proxy.proxy.tunnel.connect_tunnel import ConnectTunnel
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
-from cloned_proxy.proxy.tunnel.parts import GateParts
-from cloned_proxy.proxy.tunnel.passage import Passage
-from cloned_proxy.proxy.tunnel.resumption import Resumption
+from cloned_proxy.proxy.tunnel.gate_services import GateServices
+from cloned_proxy.proxy.tunnel.resumption import Resumption, resume
 from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError
 
 
@@ -64,8 +64,8 @@ class HandedConnection(ClientConnection):
 
     __slots__ = ("_handed",)
 
-    def __init__(self, parts: GateParts, handed: Handed) -> None:
-        super().__init__(parts, handed.listener)
+    def __init__(self, services: GateServices, handed: Handed) -> None:
+        super().__init__(services, handed.listener)
         self._handed: Handed | None = handed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -73,17 +73,16 @@ class HandedConnection(ClientConnection):
         if handed is None:
             raise ValueError("a connection is made once")
         self.transport = cast(asyncio.Transport, transport)
-        self.parts.keep(self)
+        self.services.keep(self)
         if handed.underway is not None:
-            self.parts.resume_plain(self, handed.underway)
+            self.services.plain.resume(self, handed.underway)
         elif handed.stage is Stage.PLAIN:
-            self.parts.resume_plain(self, handed.client_bytes)
+            self.services.plain.resume(self, handed.client_bytes)
         elif handed.grant is None:
-            self.arm(self.parts.settings.head_timeout, self._head_timed_out)
+            self.arm(self.services.settings.head_timeout, self._head_timed_out)
             self.data_received(handed.client_bytes)
         else:
-            self.resume(handed.client_bytes)
-            Passage(self, handed.grant).resume(_resumption(handed))
+            resume(ConnectTunnel(self), handed.grant, _resumption(handed), handed.client_bytes)
 
 
 def failure_at(stage: Stage) -> DialError | ExhaustedError | UpstreamFailure | None:

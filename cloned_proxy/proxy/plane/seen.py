@@ -11,7 +11,7 @@ from cloned_proxy.policy.model.uniform import looks_at_requests
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.plane.library import Snapshot
 from cloned_proxy.proxy.plane.verdicts import Published
-from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.tunnel.gate_services import GateServices
 from cloned_proxy.proxy.wire.client_hello import ServerNames, Unread
 from cloned_proxy.telemetry.events import Kind
 
@@ -67,11 +67,11 @@ class _Asked(NamedTuple):
 class Review:
     """What the plane is told of its open flows, in each sweep: how long they may last, and which are to go, and why."""
 
-    def __init__(self, parts: GateParts, known: Iterable[Published]) -> None:
+    def __init__(self, services: GateServices, known: Iterable[Published]) -> None:
         """`known`: each verdict by which something is open."""
-        self._tunnels: Final = parts.tunnels
-        self._lifetime: Final = _microseconds(parts.tunnels.max_seconds)
-        self._policy: Final = parts.enforcer.basis.policies.current
+        self._tunnels: Final = services.tunnels
+        self._lifetime: Final = _microseconds(services.tunnels.max_seconds)
+        self._policy: Final = services.enforcer.basis.policies.current
         self.by_request: Final[dict[int, Published]] = {}
         """By number: those whose flows are asked about one by one, for the policy looks at more than the host now."""
         self._alike: Final[list[Published]] = []

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cloned_proxy.policy.deciding.decide import decide_tunnel
 from cloned_proxy.policy.terms.decision import Decision
 from cloned_proxy.policy.terms.vocabulary import Mode
 from cloned_proxy.proxy.transport.relay_guard import TurnedAwayError
+from cloned_proxy.proxy.tunnel.last_words import ACCESS_DENIED
+from cloned_proxy.proxy.tunnel.open_tunnel import OpenTunnel
 from cloned_proxy.proxy.wire.client_hello import ServerNames
 from cloned_proxy.proxy.wire.hello_watch import HelloWatch
-
-if TYPE_CHECKING:
-    from cloned_proxy.proxy.grants.grant import Grant
-    from cloned_proxy.proxy.tunnel.connection import ClientConnection
-
-ACCESS_DENIED: Final = b"\x15\x03\x03\x00\x02\x02\x31"
-"""A fatal `access_denied` alert (RFC 8446, section 6.2): a TLS client says so instead of "connection reset"."""
-
 
 _REPORTED_SILENCE: Final = 1.0
 """Seconds that a silent tunnel waits for its ClientHello in report mode."""
@@ -34,12 +28,11 @@ def hello_seconds(decision: Decision, seconds: float) -> float:
 class HelloGuard(HelloWatch):
     """For the relay of one tunnel whose first ClientHello passes; forgotten there when it is `done`."""
 
-    __slots__ = ("_connection", "_grant", "_waits")
+    __slots__ = ("_tunnel", "_waits")
 
-    def __init__(self, connection: ClientConnection, grant: Grant, judged: int) -> None:
+    def __init__(self, tunnel: OpenTunnel, judged: int) -> None:
         super().__init__(judged)
-        self._connection = connection
-        self._grant = grant
+        self._tunnel = tunnel
         self._waits = False
 
     def from_client(self, data: bytes) -> bytes:
@@ -48,9 +41,10 @@ class HelloGuard(HelloWatch):
         if self._waits is not self.holds:
             self._waits = not self._waits
             if self._waits:
-                self._connection.arm(self._connection.parts.settings.client_hello_timeout, self._late)
+                client = self._tunnel.client
+                client.arm(client.services.settings.client_hello_timeout, self._late)
             else:
-                self._connection.disarm()
+                self._tunnel.client.disarm()
         return passed
 
     def from_server(self, data: bytes) -> bytes:
@@ -60,9 +54,10 @@ class HelloGuard(HelloWatch):
 
     def judge(self, names: ServerNames | None) -> bool:
         """Raises TurnedAwayError."""
-        granted = self._grant.decision
+        grant = self._tunnel.grant
+        granted = grant.decision
         decision = decide_tunnel(granted, names)
-        self._connection.parts.enforcer.amend(self._grant, decision)
+        self._tunnel.client.services.enforcer.amend(grant, decision)
         if not decision.passes:
             raise TurnedAwayError(f"refused:{decision.reason.value}", b"" if names is None else ACCESS_DENIED)
         return decision is granted  # where a mismatch is only reported, once is enough
@@ -70,12 +65,12 @@ class HelloGuard(HelloWatch):
     def release(self) -> bytes:
         """What waited. Nothing is asked of the guard any more."""
         if self._waits:
-            self._connection.disarm()
+            self._tunnel.client.disarm()
         return self.held
 
     def _late(self) -> None:
         """The rest of a hello does not come."""
-        relay = self._connection.relay
+        relay = self._tunnel.relay
         if relay is None:
             return
         try:

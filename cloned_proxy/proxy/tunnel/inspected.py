@@ -3,35 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from cloned_proxy.policy.terms.vocabulary import Reason
-from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.inspection import Inspector
-from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.proxy.transport.linger import LINGER_SECONDS
+from cloned_proxy.proxy.tunnel.client import Client
+from cloned_proxy.proxy.tunnel.open_tunnel import OpenTunnel
 
 
-async def serve_inspected(
-    connection: ClientConnection,
-    inspector: Inspector,
-    grant: Grant,
-    *,
-    on_begin: Callable[[], None],
-    on_end: Callable[[str], None],
-) -> None:
-    """Until it ends. `on_end` is called once, with the cause that goes on record."""
-    connection.settling = None
-    cause = Reason.INTERNAL_ERROR.value
+async def serve_inspected(tunnel: OpenTunnel, inspector: Inspector) -> None:
+    """Until it ends, which is told to the tunnel once, with the cause that goes on record."""
+    client, cause = tunnel.client, Reason.INTERNAL_ERROR.value
     try:
-        on_begin()
-        reader, writer = connection.hand_over()
+        tunnel.count()
+        reader, writer = _streams(client)
         try:
-            await inspector.serve_tunnel(grant, reader, writer)
+            await inspector.serve_tunnel(tunnel.grant, reader, writer)
         finally:
-            connection.release()
-        cause = connection.cause or "closed"
+            _release(client)
+        cause = client.cause or "closed"
     except asyncio.CancelledError:
-        cause = connection.cause or "client_reset"
+        cause = client.cause or "client_reset"
         raise
     finally:
-        on_end(cause)
+        tunnel.end(cause)
+
+
+def _streams(client: Client) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """For the inspection; the reader starts with what was read but not used."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(loop=loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    client.streamed = True
+    client.transport.set_protocol(protocol)
+    protocol.connection_made(client.transport)
+    # Running again before the bytes are fed: a full reader pauses the transport by itself.
+    client.read_on()
+    reader.feed_data(client.take())
+    return reader, asyncio.StreamWriter(client.transport, protocol, reader, loop)
+
+
+def _release(client: Client) -> None:
+    """What the inspection wrote may still go out, but not for long."""
+    if not client.lost:
+        client.transport.close()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, client.transport.abort)

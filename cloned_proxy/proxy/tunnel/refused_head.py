@@ -7,19 +7,19 @@ from cloned_proxy.policy.callers.identity import identify
 from cloned_proxy.proxy.enforce import answers
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.transport.listener import Listener
-from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.tunnel.gate_services import GateServices
 from cloned_proxy.proxy.wire.head import HeadError
 from cloned_proxy.telemetry.events import Kind
 
 
-def answer_to_head(parts: GateParts, caller: Caller, error: HeadError, kind: Kind) -> Answer:
+def answer_to_head(services: GateServices, caller: Caller, error: HeadError, kind: Kind) -> Answer:
     """Puts the refusal of a head on record and says what to mend."""
-    refusal = parts.enforcer.refuse(caller, error.request, kind, error.reason)
+    refusal = services.enforcer.refuse(caller, error.request, kind, error.reason)
     status = error.status if refusal.decision.reason is error.reason else None
     return answers.refused(refusal, status=status, explanation=str(error))
 
 
-def head_caller(parts: GateParts, listener: Listener, error: HeadError, source_address: str) -> Caller:
+def head_caller(services: GateServices, listener: Listener, error: HeadError, source_address: str) -> Caller:
     """Who sent a head that is refused, by its listener and by what credential could be read of it."""
-    caller = identify(error.fields, tokens=parts.tokens, now=parts.clock(), listener=listener.principal)
+    caller = identify(error.fields, tokens=services.tokens, now=services.clock(), listener=listener.principal)
     return coming_from(caller, source_address)

@@ -1,10 +1,12 @@
-"""Where a granted CONNECT goes on that was begun elsewhere: what the native plane says of it to `Passage.resume`."""
+"""Where a granted CONNECT goes on that was begun elsewhere: what the plane says of it, and the step that is next."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from socket import socket as Socket  # noqa: N812  the type, beside variables of that name
 
+from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.tunnel.connect_tunnel import ConnectTunnel
 from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError
 
 
@@ -22,3 +24,31 @@ class Resumption:
     """The ClientHello has passed and gone upstream."""
     server_bytes: bytes = b""
     """What the upstream has said to that."""
+
+
+def resume(tunnel: ConnectTunnel, grant: Grant, at: Resumption, unread: bytes) -> None:
+    """In the place of `ConnectTunnel.start`; `unread` is what the client has sent and nobody has used."""
+    tunnel.take_over()
+    tunnel.client.buffer += unread
+    tunnel.begin(grant, _go_on, tunnel, at)
+    if not tunnel.over:
+        tunnel.client.services.tunnels.look_at(tunnel)  # what was revoked on the way from there to here
+
+
+def _go_on(tunnel: ConnectTunnel, at: Resumption) -> None:
+    if at.failure is not None:
+        tunnel.dialled(tunnel.client.services.ways.failed(tunnel.grant, at.failure))
+        return
+    if at.upstream is None:
+        raise ValueError("a tunnel goes on without an upstream")
+    if at.asked:
+        tunnel.hear(at.upstream, at.seconds)
+        return
+    tunnel.established = True
+    tunnel.upstream = at.upstream
+    if not at.guarded:
+        tunnel.hello(at.seconds)
+        return
+    host = tunnel.grant.decision.host
+    tunnel.server_names = (host.text,) if host is not None and host.address is None else ()
+    tunnel.begin_watched_relay(0, at.server_bytes)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cloned_proxy.policy.deciding.decide import decide_tunnel
 from cloned_proxy.policy.terms.vocabulary import Mode
 from cloned_proxy.proxy.enforce import answers
 from cloned_proxy.proxy.transport.relay_guard import TurnedAwayError
-from cloned_proxy.proxy.tunnel.hello_guard import ACCESS_DENIED
-from cloned_proxy.proxy.tunnel.last_words import last_words
+from cloned_proxy.proxy.tunnel.last_words import ACCESS_DENIED, last_words
+from cloned_proxy.proxy.tunnel.open_tunnel import OpenTunnel
 from cloned_proxy.proxy.wire.client_hello import Unread
 from cloned_proxy.proxy.wire.ssh_watch import MAX_WAITING, Identification, NotSshError
-
-if TYPE_CHECKING:
-    from cloned_proxy.proxy.tunnel.connection import ClientConnection
-    from cloned_proxy.proxy.tunnel.passage import Passage
 
 _HANDSHAKE: Final = b"\x16"
 """RFC 8446, section 5.1: the first byte of every ClientHello."""
@@ -28,11 +24,10 @@ class SshGuard:
     skips a line which it does not know gets nothing but that line. The tunnel learns what it carries.
     """
 
-    __slots__ = ("_client", "_connection", "_held", "_server", "_told_client", "_tunnel", "done")
+    __slots__ = ("_client", "_held", "_server", "_told_client", "_tunnel", "done")
 
-    def __init__(self, connection: ClientConnection, tunnel: Passage) -> None:
+    def __init__(self, tunnel: OpenTunnel) -> None:
         self.done = False
-        self._connection = connection
         self._tunnel = tunnel
         self._client = Identification(server=False)
         self._server = Identification(server=True)
@@ -40,7 +35,7 @@ class SshGuard:
         """What the client has sent behind its identification."""
         self._told_client = False
         """The client has been sent something of the server's: no other answer can be put into the tunnel."""
-        connection.arm(connection.parts.settings.client_hello_timeout, self._late)
+        tunnel.client.arm(tunnel.client.services.settings.client_hello_timeout, self._late)
 
     @property
     def holds(self) -> bool:
@@ -60,7 +55,7 @@ class SshGuard:
             self._judge(self._client.waiting)
             return b""
         if self._client.complete:
-            self._connection.disarm()
+            self._tunnel.client.disarm()
             self._settle()
         if self.done:
             passed, self._held = passed + self._held, b""
@@ -83,7 +78,7 @@ class SshGuard:
 
     def release(self) -> bytes:
         """What still waits for the upstream. Nothing is asked of the guard any more."""
-        self._connection.disarm()
+        self._tunnel.client.disarm()
         return self._client.waiting + self._held
 
     def _settle(self) -> None:
@@ -95,7 +90,7 @@ class SshGuard:
         """What came is no SSH; `first` is what the client began with. Raises TurnedAwayError, but in report mode."""
         grant = self._tunnel.grant
         decision = decide_tunnel(grant.decision, None)
-        refusal = self._connection.parts.enforcer.amend(grant, decision)
+        refusal = self._tunnel.client.services.enforcer.amend(grant, decision)
         self._tunnel.server_names = Unread.NOT_TLS
         if decision.passes:
             self.done = True
@@ -107,7 +102,7 @@ class SshGuard:
 
     def _late(self) -> None:
         """The client does not say what it speaks."""
-        relay = self._connection.relay
+        relay = self._tunnel.relay
         if relay is None:
             return
         try:

@@ -21,9 +21,10 @@ from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.tunnel.connect_tunnel import ConnectTunnel
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
-from cloned_proxy.proxy.tunnel.hello_guard import ACCESS_DENIED
-from cloned_proxy.proxy.tunnel.parts import GateParts
+from cloned_proxy.proxy.tunnel.gate_services import GateServices
+from cloned_proxy.proxy.tunnel.last_words import ACCESS_DENIED
 from cloned_proxy.proxy.wire.head import Head, TargetForm, parse_head
 
 _SILENCE: Final = 0.5
@@ -52,8 +53,8 @@ class TransparentConnection(ClientConnection):
 
     __slots__ = ("_dialled", "_speech")
 
-    def __init__(self, parts: GateParts, listener: Listener) -> None:
-        super().__init__(parts, listener)
+    def __init__(self, services: GateServices, listener: Listener) -> None:
+        super().__init__(services, listener)
         self._dialled: tuple[str, int] | None = None
         """None for one who came to the proxy itself, on a port that both share."""
         self._speech = _Speech.UNKNOWN
@@ -73,7 +74,7 @@ class TransparentConnection(ClientConnection):
             self._arrived(name, port)
 
     def eof_received(self) -> bool:
-        if self._dialled is not None and self._speech is _Speech.UNKNOWN and self._buffer:
+        if self._dialled is not None and self._speech is _Speech.UNKNOWN and self.buffer:
             self.eof = True
             self._head_timed_out()  # all that will come is there
         return super().eof_received()
@@ -81,36 +82,36 @@ class TransparentConnection(ClientConnection):
     def read_head(self, data: bytes) -> Head:
         if self._dialled is None:
             return super().read_head(data)
-        return parse_head(data, dialled=self._dialled, max_fields=self.parts.settings.max_head_fields)
+        return parse_head(data, dialled=self._dialled, max_fields=self.services.settings.max_head_fields)
 
     def established(self) -> None:
         """Who dialled a name believes that it is connected already."""
         if self._dialled is None:
             super().established()
 
-    def answer(self, answer: Answer, *, with_body: bool = True) -> None:
+    def answer(self, answer: Answer) -> None:
         if self._speech is _Speech.HTTP:
-            super().answer(answer, with_body=with_body)
+            super().answer(answer)
         elif self._speech is _Speech.TLS and answer.status in _REFUSED:
             self.close_after(ACCESS_DENIED)
         else:
             reset(self.transport)
 
     def _arrived(self, name: str, port: int) -> None:
-        settings, principal = self.parts.settings, self.listener.principal
+        services, principal = self.services, self.listener.principal
         caller = principal or IdentityRefusal(Reason.IDENTITY_MISSING)
-        outlook = self.parts.enforcer.outlook(caller, Request(name, port))
+        outlook = services.enforcer.outlook(caller, Request(name, port))
         if outlook.passes and not outlook.inspect and not needs_hello(outlook):
             self._dial()
             return
-        seconds = settings.client_hello_timeout
+        seconds = services.settings.client_hello_timeout
         self.arm(seconds if outlook.passes else min(seconds, _SILENCE), self._head_timed_out)
 
     def _look_for_head(self) -> bool:
         if self._dialled is None:
             return super()._look_for_head()
         if self._speech is _Speech.UNKNOWN:
-            self._speech = _speech_of(self._buffer, self.parts.settings.max_head_bytes)
+            self._speech = _speech_of(self.buffer, self.services.settings.max_head_bytes)
         if self._speech is _Speech.HTTP:
             return super()._look_for_head()
         if self._speech is _Speech.UNKNOWN:
@@ -132,9 +133,9 @@ class TransparentConnection(ClientConnection):
             raise ValueError("nobody dialled anything here")
         host, port = self._dialled
         self.disarm()
-        self._connect(
-            Head("CONNECT", f"{host}:{port}", TargetForm.AUTHORITY, host, port, "", 1, (), None, chunked=False)
-        )
+        self.asked = True
+        head = Head("CONNECT", f"{host}:{port}", TargetForm.AUTHORITY, host, port, "", 1, (), None, chunked=False)
+        ConnectTunnel(self).start(head)
 
 
 def _speech_of(data: bytearray, longest: int) -> _Speech:

@@ -147,7 +147,7 @@ async def test_what_is_known_is_forgotten_when_the_clock_is_set(monkeypatch: pyt
 async def test_no_head_is_kept_and_each_sweep_clears_what_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_refusals, "_SECONDS", 3600.0)
     async with world() as w:
-        refusals = w.gate._parts.refusals
+        refusals = w.gate._services.refusals
         await w.ask(connect_head(443, _EVIL, headers="X-Cloned-Tool-Token: forged\r\n"))
         assert len(refusals._known) == 1
         assert "forged" not in repr(refusals._known)

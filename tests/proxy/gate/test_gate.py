@@ -6,21 +6,24 @@ import asyncio
 import contextlib
 import http.client
 import ipaddress
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from cloned_proxy.policy.callers.caller import CallerSource, Principal
 from cloned_proxy.policy.callers.identity import Claims, mint_token
 from cloned_proxy.policy.model.model import Limits, Policy
-from cloned_proxy.policy.terms.rule import Address
+from cloned_proxy.policy.terms.rule import Address, Host
 from cloned_proxy.policy.terms.vocabulary import Mode
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.transport.listener import Listener, bind_tcp
-from cloned_proxy.proxy.tunnel import connect, connection, passage
+from cloned_proxy.proxy.tunnel import client, connect_tunnel
+from cloned_proxy.proxy.tunnel.open_tunnel import OpenTunnel
 from cloned_proxy.proxy.upstream import ways
 from cloned_proxy.proxy.upstream.resolver import ResolveError
 from tests.proxy.support import (
@@ -277,8 +280,28 @@ async def test_a_silent_client_is_closed_without_an_answer() -> None:
         assert w.audit.events == []
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b"X / HTTP/1.1\r\n\r\n",
+        connect_head(443, "other.example"),
+        b"GET http://other.example/ HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\n\r\n",
+    ],
+    ids=["malformed", "CONNECT", "plain"],
+)
+async def test_a_client_that_is_gone_when_it_is_answered_is_no_failure(asked: bytes) -> None:
+    """Behind the answer it is reset, and the FIN that follows cannot be sent."""
+    with capture_logs() as logs:
+        async with world() as w:
+            with socket.create_connection(w.listener.socket.getsockname()) as gone:
+                gone.sendall(asked)
+            await until(lambda: len(w.audit.verdicts) == 1)
+            await w.settled()
+    assert [entry for entry in logs if entry["log_level"] == "error"] == []
+
+
 async def test_a_client_that_ignores_its_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(client, "LINGER_SECONDS", 0.1)
     async with world() as w:
         _, writer = await w.connect()
         writer.write(connect_head(443, "other.example"))
@@ -514,15 +537,15 @@ async def test_a_review_that_fails_cuts(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_a_cut_that_fails_keeps_no_other_tunnel_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    cut_off, failed = passage.Passage.cut_off, list[passage.Passage]()
+    cut_off, failed = OpenTunnel.cut_off, list[OpenTunnel]()
 
-    def fails_once(self: passage.Passage, cause: str) -> None:
+    def fails_once(self: OpenTunnel, cause: str) -> None:
         if not failed:
             failed.append(self)
             raise RuntimeError("broken on purpose")
         cut_off(self, cause)
 
-    monkeypatch.setattr(passage.Passage, "cut_off", fails_once)
+    monkeypatch.setattr(OpenTunnel, "cut_off", fails_once)
     async with upstream() as server, world(allow(HOST, server.port), known=False) as w:
         clients = [await w.tunnel(server.port) for _ in range(3)]
         for reader, _ in clients:
@@ -636,6 +659,34 @@ async def test_an_inspected_connect_is_handed_over_behind_its_hello_and_not_dial
     assert [end.cause for end in w.audit.ends] == ["closed"]
 
 
+async def test_an_inspection_whose_hello_came_before_its_decision_ends_with_its_listener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The gate had forgotten such a client while it was served: neither the end of its sandbox nor a drain cut it."""
+    asked, decided = asyncio.Event(), asyncio.Event()
+
+    async def resolve(_host: Host, _tool: str | None = None) -> tuple[Address, ...]:
+        asked.set()
+        await decided.wait()
+        return (LOOPBACK,)
+
+    async with world(INSPECTED, inspector=FakeInspector()) as w:
+        monkeypatch.setattr(w.resolver, "resolve", resolve)
+        reader, writer = await w.connect()
+        writer.write(connect_head(443) + hello())
+        await asked.wait()
+        decided.set()
+        await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(len(hello()))
+        assert len(w.gate._connections) == 1
+        w.gate.close(w.listener)
+        with pytest.raises(ConnectionResetError):
+            await reader.readexactly(1)
+        writer.transport.abort()
+        await w.settled()
+    assert [end.cause for end in w.audit.ends] == ["listener_closed"]
+
+
 async def test_an_inspected_connect_with_another_name_is_not_handed_over() -> None:
     inspector = FakeInspector()
     async with world(allow(HOST, 443, methods=frozenset({"GET"})), inspector=inspector) as w:
@@ -672,12 +723,12 @@ def raising(*args: object, **kwargs: object) -> object:
 
 
 BREAKABLE: dict[str, tuple[object, str]] = {
-    "identify": (connect, "identify"),
-    "decide_tunnel": (passage, "decide_tunnel"),
-    "the hello reader": (passage, "ClientHelloReader"),
+    "identify": (connect_tunnel, "identify"),
+    "decide_tunnel": (connect_tunnel, "decide_tunnel"),
+    "the hello reader": (connect_tunnel, "ClientHelloReader"),
     "dial": (ways, "Dial"),
-    "the relay": (passage, "Relay"),
-    "the head parser": (connection, "parse_head"),
+    "the relay": (connect_tunnel, "Relay"),
+    "the head parser": (client, "parse_head"),
 }
 
 

@@ -18,7 +18,7 @@ import pytest
 
 from cloned_proxy.local.slot_protocol import Handover, NamesHandover, OpenSlot, decode, new_socket
 from cloned_proxy.proxy.slots.slot_api import SlotApi
-from cloned_proxy.proxy.tunnel.hello_guard import ACCESS_DENIED
+from cloned_proxy.proxy.tunnel.last_words import ACCESS_DENIED
 from cloned_proxy.runner.namespaces.names import NamePlan
 from cloned_proxy.runner.namespaces.netns import Namespace
 from cloned_proxy.runner.namespaces.slot_sockets import Descriptor, made_inside

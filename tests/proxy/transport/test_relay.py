@@ -19,6 +19,7 @@ import pytest
 
 from cloned_proxy.policy.terms.rule import Address, Rule
 from cloned_proxy.proxy.transport import relay, splice
+from cloned_proxy.proxy.tunnel.open_tunnel import OpenTunnel
 from cloned_proxy.proxy.upstream import dial
 from tests.proxy import support
 from tests.proxy.support import HOST, World, allow, until, upstream
@@ -222,8 +223,9 @@ async def test_small_writes_are_not_delayed_on_the_clients_side(world: MakeWorld
 
 def buffered(w: World) -> int:
     """Bytes that the relays hold in memory."""
-    ends = [(c.relay.client, c.relay.upstream) for c in w.gate._connections if c.relay is not None]
-    return sum(end.transport.get_write_buffer_size() for pair in ends for end in pair if end.transport is not None)
+    tunnels = [client.owner for client in w.gate._connections if isinstance(client.owner, OpenTunnel)]
+    ends = [end for each in tunnels if each.relay is not None for end in (each.relay.client, each.relay.upstream)]
+    return sum(end.transport.get_write_buffer_size() for end in ends if end.transport is not None)
 
 
 @pytest.mark.parametrize("slow_side", ["client", "upstream"])

@@ -17,7 +17,7 @@ import pytest
 import trustme
 
 from cloned_proxy.policy.terms.vocabulary import Mode
-from cloned_proxy.proxy.tunnel import passage
+from cloned_proxy.proxy.tunnel import connect_tunnel
 from tests.net.attacks.client_hello import client_hello
 from tests.net.clients import needed
 from tests.proxy.support import HOST, SERVER_HELLO, World, allow, hello, policy, until, upstream, world
@@ -93,7 +93,7 @@ async def test_a_server_that_asks_again_gets_no_other_name(*, waits: bool) -> No
 async def test_control_without_the_guard_the_server_goes_by_the_other_name(
     monkeypatch: pytest.MonkeyPatch, *, waits: bool
 ) -> None:
-    monkeypatch.setattr(passage, "HelloGuard", lambda *_: None)
+    monkeypatch.setattr(connect_tunnel, "HelloGuard", lambda *_: None)
     async with tls_server(trustme.CA(), "X25519") as server, world(allow(HOST, server.port)) as w:
         await lie(w, server.port, waits=waits)
         await until(lambda: EVIL in server.names)

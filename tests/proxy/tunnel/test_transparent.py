@@ -15,7 +15,7 @@ from cloned_proxy.policy.terms.vocabulary import Mode
 from cloned_proxy.proxy.transport.listener import Listener, bind_tcp
 from cloned_proxy.proxy.transport.name_tags import NameTags
 from cloned_proxy.proxy.tunnel import transparent as connection
-from cloned_proxy.proxy.tunnel.hello_guard import ACCESS_DENIED
+from cloned_proxy.proxy.tunnel.last_words import ACCESS_DENIED
 from cloned_proxy.telemetry.events import DecisionEvent
 from tests.proxy.slots.dns import NETWORK
 from tests.proxy.support import (
@@ -381,7 +381,7 @@ async def test_a_build_that_takes_the_first_name_for_the_last_lets_another_one_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The attack of the second test, where the gate does not look at the hello: the canary is reached."""
-    monkeypatch.setattr("cloned_proxy.proxy.tunnel.passage.decide_tunnel", lambda decision, _names: decision)
+    monkeypatch.setattr("cloned_proxy.proxy.tunnel.connect_tunnel.decide_tunnel", lambda decision, _names: decision)
     async with slot(OTHER) as s:
         reader, writer = await s.dial()
         sent = hello(OTHER)

@@ -15,7 +15,7 @@ import pytest
 import trustme
 
 from cloned_proxy.policy.terms.rule import HostPattern, PatternKind, Rule
-from cloned_proxy.proxy.tunnel import passage
+from cloned_proxy.proxy.tunnel import connect_tunnel
 from cloned_proxy.proxy.upstream.chained import connect_answer, tls
 from cloned_proxy.proxy.upstream.chained import front as module
 from cloned_proxy.store.files.errors import StoreError
@@ -147,7 +147,7 @@ async def test_control_a_client_as_rfc_9110_has_it_puts_the_page_into_the_tunnel
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(connect_answer.ConnectAnswer, "_check_opens", lambda *_, **__: None)
-    monkeypatch.setattr(passage, "HelloGuard", lambda *_: None)
+    monkeypatch.setattr(connect_tunnel, "HelloGuard", lambda *_: None)
     async with front(OPEN + PAGE) as ahead, world(rule(), front=ahead.settings(), addresses=(TARGET,)) as w:
         reader, writer = await w.tunnel(443)
         assert await reader.readexactly(len(PAGE)) == PAGE

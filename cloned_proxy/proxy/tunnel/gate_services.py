@@ -1,4 +1,4 @@
-"""What the connections of a gate share, and what they hand themselves over to."""
+"""What the clients of a gate share, and who serves those whose requests are plain HTTP."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from cloned_proxy.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from cloned_proxy.proxy.http1.underway import Underway
-    from cloned_proxy.proxy.tunnel.connection import ClientConnection
+    from cloned_proxy.proxy.tunnel.client import Client
 
 
 @dataclass(frozen=True, slots=True)
-class GateParts:
-    """What every connection works with."""
+class GateServices:
+    """What every client is served with."""
 
     enforcer: Enforcer
     tokens: TokenVerifier
@@ -46,54 +46,29 @@ class GateParts:
     """None where bytes stay on the transports: `os.splice` is Linux only."""
     requests: RequestsApi | None
     """What answers at `http://cloned.internal`; without it that name is refused like any other."""
-    arrived: Callable[[ClientConnection], None]
-    """A new connection, which has its place already."""
-    keep: Callable[[ClientConnection], None]
-    """Counts a connection that the native plane has admitted."""
-    forget: Callable[[ClientConnection], None]
-    """The connection and all that came of it are closed."""
+    arrived: Callable[[Client], None]
+    """A new client, which has its place already."""
+    keep: Callable[[Client], None]
+    """Counts a client that the native plane has admitted."""
+    forget: Callable[[Client], None]
+    """The client's connection and all that came of it are closed."""
     stopping: Callable[[], bool]
     refusals: KnownRefusals
-    serve: Callable[[ClientConnection, Head, bytes], None]
-    """What follows the head of a CONNECT: `connect.serve`."""
-    serve_plain: Callable[[ClientConnection, Head], None]
-    """What follows every other head: `PlainHttp.serve`."""
-    resume_plain: Callable[[ClientConnection, bytes | Underway], None]
-    """Goes on with plain requests that the native plane has served so far: `PlainHttp.resume`."""
+    plain: PlainRequests
     publish: Callable[[Listener, Head, Grant], bool]
     """Told of each grant that is no injection: the native plane may give the same one again. Whether it will."""
-    give_back: Callable[[ClientConnection], bool]
+    give_back: Callable[[Client], bool]
     """Gives a client that asks for more such requests to the native plane. True: that has it, and here it is gone."""
     plane_idle: Callable[[], None]
     """The native plane has no connection any more."""
     plane_failed: Callable[[], None]
 
 
-class Successor(Protocol):
-    """Who has the transport of a connection whose requests are plain HTTP."""
+class PlainRequests(Protocol):
+    """Serves the clients whose requests are plain HTTP: `PlainHttp`."""
 
-    @property
-    def quiet(self) -> bool: ...
+    def serve(self, client: Client, head: Head) -> None:
+        """Takes over a client whose first head is not a CONNECT."""
 
-    @property
-    def begun(self) -> bool: ...
-
-    @property
-    def quiet_since(self) -> float: ...
-
-    def let_go(self) -> None: ...
-
-    def cut(self, cause: str) -> None: ...
-
-
-class Settling(Protocol):
-    """A granted CONNECT that is not a tunnel yet: told what its client does meanwhile."""
-
-    def client_sent(self) -> bool:
-        """The buffer holds more than before. Whether it is to grow on."""
-
-    def client_ended(self) -> None:
-        """FIN."""
-
-    def client_lost(self) -> None:
-        """The connection is closed."""
+    def resume(self, client: Client, at: bytes | Underway) -> None:
+        """Goes on with plain requests that the native plane has served so far: the bytes of the next, or one."""
