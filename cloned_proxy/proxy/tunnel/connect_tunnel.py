@@ -305,7 +305,6 @@ class ConnectTunnel(OpenTunnel, asyncio.Protocol):
             relay.client.eof_received()  # the loop told it to the connection, and will not tell it again
 
     def _relay_ended(self, cause: str) -> None:
-        self.relay = None
         try:
             self.end(cause)
         finally:
@@ -317,5 +316,4 @@ class ConnectTunnel(OpenTunnel, asyncio.Protocol):
             return
         self._settled = True
         self._hello = None
-        self.relay = None
         self.end(cause)

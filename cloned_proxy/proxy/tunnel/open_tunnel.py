@@ -57,7 +57,7 @@ class OpenTunnel:
 
     def end(self, cause: str) -> None:
         """Leaves nothing open that no relay has, gives the grant back, and puts the cause on record. Once."""
-        self.over = True
+        self.over, self.relay = True, None
         attempt, self.attempt = self.attempt, None
         if attempt is not None:
             attempt.cancel()
