@@ -57,7 +57,7 @@ class Results:
     many_tunnels: dict[str, float] = field(default_factory=dict)
     """How many were open, and the resident MB of the whole proxy."""
     neighbour: dict[str, float] = field(default_factory=dict)
-    """As `bench.neighbour` prints them."""
+    """As `bench.neighbour` and `bench.crowded` print them."""
     chained: dict[str, float] = field(default_factory=dict)
     """As `bench.chained` prints them."""
     fleet: dict[str, float] = field(default_factory=dict)
@@ -92,15 +92,11 @@ def summarise(contender: str, samples: Sequence[Sample]) -> Figure:
 def write(results: Results, directory: Path, name: str) -> list[Path]:
     """Writes `name`.json, .md and .svg; returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    written = {
-        ".json": json.dumps(asdict(results), indent=1) + "\n",
-        ".md": markdown(results),
-        ".svg": draw("The same work, per CPU-second of each proxy", _bars(results)),
-    }
-    paths = [directory / (name + suffix) for suffix in written]
-    for path, text in zip(paths, written.values(), strict=True):
-        path.write_text(text)
-    return paths
+    figures, page, chart = (directory / (name + suffix) for suffix in (".json", ".md", ".svg"))
+    figures.write_text(json.dumps(asdict(results), indent=1) + "\n")  # first: whatever the rest makes of half an hour
+    page.write_text(markdown(results))
+    chart.write_text(draw("The same work, per CPU-second of each proxy", _bars(results)))
+    return [figures, page, chart]
 
 
 def markdown(results: Results) -> str:
@@ -125,7 +121,7 @@ def markdown(results: Results) -> str:
         steps = " → ".join(f"{size:.0f}" for size in results.memory)
         lines += ["", "### Resident memory over the long run", "", f"{steps} MB"]
     for title, found in (
-        ("Allowed calls beside a loop of denied ones", results.neighbour),
+        ("Allowed calls beside a loop of denied ones, and beside half heads", results.neighbour),
         ("Through a Squid in front", results.chained),
         ("What a fleet costs: more CPU than alone", results.fleet),
         ("Requests in opened TLS", results.opened),
