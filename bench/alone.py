@@ -77,20 +77,10 @@ async def alone(module: str, seconds: float, *options: str, images: bool = True)
             await process.wait()
     if process.returncode:
         raise ContenderError(f"python -m {module} failed; run it alone to see why")
-    found = flat(json.loads(said)) if said else {}
+    found: dict[str, float] = json.loads(said) if said else {}
     for name, value in found.items():
         print(f"  {name}: {value}", flush=True)
     return found
-
-
-def flat(found: dict[str, float | dict[str, float]]) -> dict[str, float]:
-    """A figure that has parts, such as a median with its quartiles, as one figure for each of them."""
-    figures: dict[str, float] = {}
-    for name, value in found.items():
-        figures |= (
-            {f"{name}: {part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
-        )
-    return figures
 
 
 def images_here() -> bool:

@@ -109,7 +109,7 @@ def _traffic(made: Dashboard) -> None:
     waited = "max by (reason) (rate(cloned_proxy_waiting_seconds_total[$__rate_interval]))"
     made.with_panel(
         graph(
-            "Clients wait", [(f"{waited} > 0", "{{reason}}")],
+            "Clients wait", [(waited, "{{reason}}")],
             "The part of the time in which clients waited: for a place, a descriptor, the log, or to be refused.",
             unit="percentunit", highest=1,
         )

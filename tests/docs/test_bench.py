@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from bench import report
-from bench.alone import flat
 from bench.page import block_of, with_block, write_page
 from bench.report import Figure, Results, Table, write
 from bench.targets import targets_of
@@ -29,6 +27,7 @@ def some_results(ours: float) -> Results:
     results = Results("make bench", MACHINE, {"Squid": "1.0"})
     results.tables.append(Table("setup", "Set-ups", "set-ups/s", figures))
     results.many_tunnels = {"open": 10_000.0, "MB": 140.0}
+    results.fleet = {"setup, cloned-proxy in a fleet": {"median": 0.0301, "from": 0.0, "to": 0.1}, "load": 1.5}
     return results
 
 
@@ -58,31 +57,13 @@ def test_a_page_without_the_marks_is_left_alone(tmp_path: Path, capsys: pytest.C
     assert "no place" in capsys.readouterr().err
 
 
+def test_what_a_fleet_costs_is_judged_by_its_median() -> None:
+    rows = [target.row for target in targets_of(some_results(150.0)) if "More CPU than alone" in target.row]
+    assert len(rows) == 1
+    assert re.search(r"\| at most 3 % \| 3\.0\d* % \| missed \|$", rows[0]), rows
+
+
 @pytest.mark.parametrize(("ours", "verdict"), [(134.0, "missed"), (135.0, "met")])
 def test_a_target_says_whether_it_was_met(ours: float, verdict: str) -> None:
     row = targets_of(some_results(ours))[0].row
     assert re.search(rf"\| at least 1\.35x \| [0-9.]+x \| {verdict} \|$", row)
-
-
-def test_figures_with_parts_are_targets_by_their_median_and_a_control_is_none() -> None:
-    results = some_results(110.0)
-    spread = {"median": 0.05, "from": 0.01, "to": 0.09}
-    told: dict[str, float | dict[str, float]] = {
-        "http, cloned-proxy in a fleet": spread,
-        "http, cloned-proxy, alone once more": spread,
-        "load": 3.1,
-    }
-    results.fleet = flat(told)
-    assert results.fleet["http, cloned-proxy in a fleet: from"] == 0.01
-    rows = [target.row for target in targets_of(results) if "CPU than alone" in target.title]
-    assert rows == ["| More CPU than alone: http, cloned-proxy in a fleet | at most 3 % | 5.00 % | missed |"]
-
-
-def test_the_figures_are_kept_whatever_becomes_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(_: Results) -> str:
-        raise TypeError("of this row")
-
-    monkeypatch.setattr(report, "markdown", fails)
-    with pytest.raises(TypeError):
-        write(some_results(110.0), tmp_path, "full")
-    assert "Squid" in (tmp_path / "full.json").read_text()
