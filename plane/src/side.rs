@@ -209,7 +209,11 @@ pub fn pump(source: &mut Side, sink: &mut Side, buffer: &mut [u8], pipes: &mut V
             }
         }
         if source.ended {
-            if !sink.fin_sent {
+            // Where that was the last direction, closing the sink says so.
+            let last = sink.ended && source.fin_sent;
+            if last {
+                sink.fin_sent = true;
+            } else if !sink.fin_sent {
                 sink.send_fin();
             }
             source.drop_pipe(pipes);

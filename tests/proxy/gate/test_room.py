@@ -87,6 +87,7 @@ async def test_nobody_leaves_for_a_party_that_has_its_share(tmp_path: Path) -> N
         slot = Listener(bind_unix(path), ANONYMOUS, "slot")
         await w.gate.open(slot)
         w.gate._room.quiet_seconds = 0
+        w.gate._room.begun_seconds = 600
         with ExitStack() as stack:
             for _ in range(4):
                 await loop.sock_sendall(await client(stack, socket.AF_INET, w.address), _BEGUN)
