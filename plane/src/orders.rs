@@ -119,6 +119,7 @@ impl Worker {
             .map(|(place, flow)| (since(flow), place))
             .collect();
         found.sort_unstable();
+        self.drop_stalled(party);
         let mut left = most;
         for (_, place) in found {
             if left > 0 && self.flows[place as usize].client.settled(quiet) {

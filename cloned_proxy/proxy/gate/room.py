@@ -13,13 +13,17 @@ from cloned_proxy.proxy.gate.porch import Porch
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.transport.listener import Listener
-from cloned_proxy.proxy.transport.settled import is_settled
+from cloned_proxy.proxy.transport.settled import is_settled, unsent
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 
 _QUIET_SECONDS: Final = 1.0
 """Whoever connects to ask does so at once."""
 _BEGUN_SECONDS: Final = 2.0
 """A head of a client that means it has come by then; one that is fed byte by byte is given up for who waits."""
+_STALLED_SECONDS: Final = 2.0
+_STALLED_RATE: Final = 8192
+"""Bytes a second. Who takes less of its last answer, looked at for so many seconds, does not get the rest of it while
+others wait: it would hold its place by not reading."""
 
 
 class Room:
@@ -31,6 +35,9 @@ class Room:
         """For so long a head may have begun and not be whole."""
         self.quiet_seconds = _QUIET_SECONDS
         """For so long a client has asked for nothing that is let go of."""
+        self.stalled_seconds = _STALLED_SECONDS
+        self._unsent: dict[ClientConnection, tuple[int, float]] = {}
+        """What waited for a client that is not served any more, and when that was looked at; while others wait."""
 
     def make(
         self,
@@ -42,13 +49,18 @@ class Room:
         contended: bool,
     ) -> None:
         """Lets go of some of these, and of those of the plane, for each listener at which clients wait in vain."""
-        for listener in listeners:
+        wanted = [listener for listener in listeners if self.is_wanted(listener, contended=contended)]
+        stalled = self._stalled(connections if wanted else ())
+        for listener in wanted:
             if self.is_wanted(listener, contended=contended):
                 # Nobody leaves for a party that may not have the place: one that has its share gets its own.
                 party = listener.party if contended and self._crowd.has_its_share(listener.party) else None
                 of_party = [each for each in connections if party is None or each.listener.party == party]
                 for connection in (*self._begun(of_party), *self._quiet(of_party)):
                     connection.let_go()
+                for connection in stalled:
+                    if party is None or connection.listener.party == party:
+                        connection.cut("overloaded")
                 for porch in porches if party is None else ():
                     porch.let_go(self.begun_seconds)
                 if plane is not None:
@@ -74,6 +86,24 @@ class Room:
         latest = asyncio.get_running_loop().time() - self.begun_seconds
         late = (each for each in connections if each.begun and each.quiet_since <= latest)
         return [each for each in late if is_settled(each.transport)]
+
+    def _stalled(self, connections: Iterable[ClientConnection]) -> list[ClientConnection]:
+        """Those that take next to nothing of the answers that are the last thing they are here for."""
+        now, before, stalled = asyncio.get_running_loop().time(), self._unsent, []
+        self._unsent = {}
+        for each in connections:
+            if not each.over or not (left := unsent(each.transport)):
+                continue
+            then, since = before.get(each, (left, now))
+            seconds = now - since
+            if left <= then and seconds >= self.stalled_seconds:
+                if then - left <= seconds * _STALLED_RATE:
+                    stalled.append(each)
+                then, since = left, now
+            elif left > then:  # it has been answered once more
+                then, since = left, now
+            self._unsent[each] = then, since
+        return stalled
 
     def _quiet(self, connections: Iterable[ClientConnection]) -> list[ClientConnection]:
         """Those that have been quiet for the longest time."""
