@@ -60,7 +60,7 @@ class Handed:
 
 
 class HandedConnection(ClientConnection):
-    """Begins with what the plane has read."""
+    """Begins with what the plane has read. It has its place before it has a transport: `GateServices.keep`."""
 
     __slots__ = ("_handed",)
 
@@ -73,7 +73,7 @@ class HandedConnection(ClientConnection):
         if handed is None:
             raise ValueError("a connection is made once")
         self.transport = cast(asyncio.Transport, transport)
-        self.services.keep(self)
+        self.services.arrived(self)
         if handed.underway is not None:
             self.services.plain.resume(self, handed.underway)
         elif handed.stage is Stage.PLAIN:

@@ -27,6 +27,10 @@ class Owner(Protocol):
     """Who serves what a client has asked for, and answers for the client at the gate: a tunnel, or plain HTTP."""
 
     @property
+    def over(self) -> bool:
+        """Whether its requests are answered: what the client has still to do is to take what was written for it."""
+
+    @property
     def quiet(self) -> bool:
         """Whether nothing that the client has asked for is under way."""
 
@@ -205,6 +209,10 @@ class Client:
         self.read_on()
 
     # For the gate: as of `Owner`, and before there is one.
+
+    @property
+    def over(self) -> bool:
+        return self.owner is not None and self.owner.over
 
     @property
     def quiet(self) -> bool:

@@ -111,7 +111,7 @@ class ConnectTunnel(OpenTunnel, asyncio.Protocol):
 
     def _take[*Args](self, step: Callable[[*Args], None], *arguments: *Args) -> None:
         """Takes one step. Whatever goes wrong in it ends the tunnel, and nothing is left open."""
-        if self.over:
+        if self.finished:
             return
         try:
             step(*arguments)
@@ -301,7 +301,7 @@ class ConnectTunnel(OpenTunnel, asyncio.Protocol):
         self._settled = True
         if not relay.started:
             self._give_up(client.cause or "client_reset")
-        elif client.eof and not self.over:
+        elif client.eof and not self.finished:
             relay.client.eof_received()  # the loop told it to the connection, and will not tell it again
 
     def _relay_ended(self, cause: str) -> None:
@@ -312,7 +312,7 @@ class ConnectTunnel(OpenTunnel, asyncio.Protocol):
 
     def _give_up(self, cause: str) -> None:
         """Ends what has not become a relay or an inspection. Once; the client was told, or is gone."""
-        if self.over:
+        if self.finished:
             return
         self._settled = True
         self._hello = None

@@ -19,7 +19,7 @@ from cloned_proxy.proxy.wire.client_hello import ServerNames, Unread
 class OpenTunnel:
     """A `Tunnel` of the registry and the `Owner` of its client, from `open` to `end`: then the grant has gone back."""
 
-    __slots__ = ("_counted", "_since", "attempt", "client", "established", "grant", "over", "relay", "server_names",
+    __slots__ = ("_counted", "_since", "attempt", "client", "established", "finished", "grant", "relay", "server_names",
                  "upstream")  # fmt: skip
 
     def __init__(self, client: Client) -> None:
@@ -34,7 +34,7 @@ class OpenTunnel:
         self.server_names: ServerNames | Unread = Unread.NEED_MORE
         self.established = False
         """The client was told 200."""
-        self.over = False
+        self.finished = False
         self._since = 0.0
         self._counted = False
 
@@ -57,7 +57,7 @@ class OpenTunnel:
 
     def end(self, cause: str) -> None:
         """Leaves nothing open that no relay has, gives the grant back, and puts the cause on record. Once."""
-        self.over, self.relay = True, None
+        self.finished, self.relay = True, None
         attempt, self.attempt = self.attempt, None
         if attempt is not None:
             attempt.cancel()
@@ -98,6 +98,10 @@ class OpenTunnel:
         return time.monotonic() if self._counted else self._since
 
     # For the gate: as of `Owner`. Something is under way until it ends, so nobody lets go of one.
+
+    @property
+    def over(self) -> bool:
+        return False
 
     @property
     def quiet(self) -> bool:

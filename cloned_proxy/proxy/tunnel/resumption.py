@@ -31,7 +31,7 @@ def resume(tunnel: ConnectTunnel, grant: Grant, at: Resumption, unread: bytes) -
     tunnel.take_over()
     tunnel.client.buffer += unread
     tunnel.begin(grant, _go_on, tunnel, at)
-    if not tunnel.over:
+    if not tunnel.finished:
         tunnel.client.services.tunnels.look_at(tunnel)  # what was revoked on the way from there to here
 
 
