@@ -40,6 +40,7 @@ mod response;
 mod shared;
 mod side;
 mod spread;
+mod stalled;
 mod sys;
 mod table;
 mod tunnel;

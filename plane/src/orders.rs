@@ -105,6 +105,7 @@ impl Worker {
             .map(|(place, flow)| (since(flow), place, quiet(flow)))
             .collect();
         found.sort_unstable();
+        self.drop_stalled(room.party);
         let mut left = room.most;
         for (_, place, quiet) in found {
             if left > 0 && self.flows[place as usize].client.settled(quiet) {

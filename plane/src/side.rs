@@ -123,6 +123,11 @@ impl Side {
             && matches!(sys::look(self.fd, &mut [0]), Io::Again)
     }
 
+    /// Bytes that were written for the peer and that its kernel has not acknowledged.
+    pub fn unsent(&self) -> usize {
+        self.pending.len() + sys::unsent(self.fd).unwrap_or(0)
+    }
+
     /// Sends what waits, if it may. False: the connection has failed.
     pub fn flush(&mut self) -> bool {
         if self.pending.is_empty() || !self.writable {

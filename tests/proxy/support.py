@@ -121,7 +121,7 @@ def policy(*rules: Rule, limits: Limits | None = None, mode: Mode = Mode.ENFORCE
 
 def hello(name: str | None = HOST) -> bytes:
     """The ClientHello of the ssl module."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without roots, whose loading takes 20 ms
     context.check_hostname = False
     outgoing = ssl.MemoryBIO()
     session = context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=name)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from cloned_proxy.proxy.gate.porch import Porch
+from cloned_proxy.proxy.gate.stalled import Stalled
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.plane.plane import Plane
 from cloned_proxy.proxy.transport.listener import Listener
@@ -49,6 +50,7 @@ class Room:
         """For so long at most a head may have begun, or have to begin, and not be whole."""
         self.quiet_seconds = _QUIET_SECONDS
         """For so long a client has asked for nothing more that is let go of."""
+        self.stalled: Final = Stalled()
 
     def somebody_waits(self) -> None:
         """Looks soon, and again for as long as somebody waits."""
@@ -69,11 +71,12 @@ class Room:
         contended: bool,
     ) -> None:
         """Lets go of some of these, and of those of the plane, for each listener at which clients wait in vain."""
-        began, wanted = time.perf_counter(), False
-        for listener in listeners:
+        began = time.perf_counter()
+        wanted = [listener for listener in listeners if self.is_wanted(listener, contended=contended)]
+        stalled = self.stalled.found(connections if wanted else ())
+        for listener in wanted:
             if not self.is_wanted(listener, contended=contended):
                 continue
-            wanted = True
             # Nobody leaves for a party that may not have the place: one that has its share gets its own.
             party = listener.party if contended and self._crowd.has_its_share(listener.party) else None
             waiting = _clients_waiting(listener.socket) or self._some
@@ -82,6 +85,9 @@ class Room:
             # As many as wait: of thousands that are idle the others stay.
             for connection in itertools.islice(self._leaving(of_party, patience), waiting):
                 connection.let_go()
+            for connection in stalled:
+                if party is None or connection.listener.party == party:
+                    connection.cut("overloaded")
             for porch in porches if party is None else ():
                 porch.let_go(patience)
             if plane is not None:
