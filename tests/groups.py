@@ -29,6 +29,8 @@ LONGEST_FIRST: Final = (
     "the local model",
     "real MCP servers",
     "compose/test_stack.py",
+    "runner/runs/",
+    "runner/pipelines/test_run.py",
     "control/browser/",
     "Prometheus",
     "e2e/",
