@@ -6,16 +6,20 @@ Nothing in here calls the sweep, which comes once a second: the gate looks by it
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from cloned_proxy.policy.callers.caller import ANONYMOUS
 from cloned_proxy.proxy.gate import room
 from cloned_proxy.proxy.gate.room import Room
 from cloned_proxy.proxy.grants.cells import OwnCells
 from cloned_proxy.proxy.grants.crowd import Crowd
+from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.telemetry.wait_metrics import WaitReason
 from tests.proxy.gate.test_door import _BEGUN, _REFUSED, answer, client, connected, somebody_waits
 from tests.proxy.support import SERVING, World, need_plane, seconds_waited, until, world
@@ -123,3 +127,20 @@ async def test_the_time_for_a_first_head_brings_everybody_in_soon(held: int, wai
     # So many times all places are given to others until the last of those who wait has one.
     times = waiting / held
     assert times * patience <= max(0.5, times * room._LEAST_SECONDS) + 1e-9
+
+
+async def test_it_is_looked_again_while_descriptors_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[bool] = []
+    with ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        await client(stack, socket.AF_INET, listening.getsockname())
+        listener = Listener(listening, ANONYMOUS, "waits")
+        made = Room(Crowd(5, OwnCells()), lambda: looks.append(True))
+
+        def exhausted(_: int) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr(os, "dup", exhausted)
+        await until(lambda: made.is_wanted(listener, contended=False))
+        made.make([listener], (), None, contended=False)
+        await until(lambda: looks == [True])

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import socket
+
+import pytest
 
 from tests.cli.program import PROGRAM, Workspace, eventually, policy_text
 from tests.cli.pseudo_terminal import at_terminal, plain
@@ -53,6 +57,24 @@ def test_status_tells_addresses_policy_and_denials(workspace: Workspace) -> None
     assert "no container engine answers" in shown.stdout
     assert "fix: " in shown.stdout
     assert "denied.example" in shown.stdout
+
+
+@pytest.mark.parametrize("plane", ["auto", "off"])
+def test_status_says_that_clients_wait_and_what_for(workspace: Workspace, plane: str) -> None:
+    workspace.write_policy(policy_text())
+    settings = workspace.path / "config.yaml"
+    settings.write_text("proxy: {max_connections: 1, head_timeout: 600.0}\n")
+    settings.chmod(0o600)
+    serving = workspace.serve("--plane", plane)
+    told = workspace.json("status")
+    assert told["waiting"] == []
+    with contextlib.ExitStack() as stack:
+        # More than room is made for between two looks: somebody waits all the time.
+        for _ in range(50):
+            stack.enter_context(socket.create_connection(("127.0.0.1", serving.port), timeout=60))
+        eventually(lambda: workspace.json("status")["waiting"] == ["max_connections"], what="that clients wait")
+    shown = workspace.run("status", env=NO_ENGINE).stdout
+    assert re.search(r"^waiting +within the last minute clients have waited for a place \(", shown, re.MULTILINE)
 
 
 def test_the_program_alone_says_what_to_do_next(workspace: Workspace) -> None:
