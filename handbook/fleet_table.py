@@ -46,8 +46,11 @@ ATTACKS: Final = (
         (f"{_BUILDS}::test_without_its_guard_the_attack_opens",),
     ),
     Claim(
-        "an older envelope offered again, before and after a restart",
-        (f"{_REPLICA}::test_an_older_policy_is_refused_for_ever",),
+        "an older envelope offered again, before and after a restart, or to a replica with an empty disk",
+        (
+            f"{_REPLICA}::test_an_older_policy_is_refused_for_ever",
+            f"{_REPLICA}::test_a_fresh_replica_takes_nothing_older_than_its_floor_though_its_disk_is_empty",
+        ),
         (
             f"{_FAULTS}::test_an_older_policy_that_is_offered_again_before_and_after_a_restart",
             f"{_BUILDS}::test_without_the_file_a_restart_forgets_what_was_newer",
@@ -108,6 +111,7 @@ ATTACKS: Final = (
         "a store that answers half, without end, or what is no answer",
         (
             f"{_LINK}::test_an_answer_is_kept_up_to_a_bound_and_the_next_one_is_right",
+            f"{_LINK}::test_a_flood_of_messages_is_read_at_a_bounded_rate",
             f"{_PARTS}::test_a_policy_that_is_too_large_to_be_read_is_told_everywhere_and_nothing_else_stops",
         ),
         (f"{_LINK}::test_a_message_that_is_too_large_ends_no_subscription_and_is_no_less_a_message",),
@@ -198,7 +202,10 @@ FAULTS: Final = (
     ),
     Claim(
         "two hundred publishes in a minute",
-        (f"{_REPLICA}::test_two_hundred_publishes_end_with_the_last",),
+        (
+            f"{_REPLICA}::test_two_hundred_publishes_end_with_the_last",
+            f"{_PARTS}::test_news_that_could_not_be_read_is_read_again",
+        ),
         (f"{_FAULTS}::test_two_hundred_publishes_in_a_build_that_hears_no_news",),
     ),
     Claim(

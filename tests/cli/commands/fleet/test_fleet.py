@@ -146,6 +146,8 @@ def test_the_key_is_rotated_without_a_moment_of_distrust(
     assert old is not None
     publish(workspace, "a.example")
     serving = replica.serve()
+    with store.client() as client:  # it serves before it has said so
+        eventually(lambda: client.hlen("cloned:{acme}:replicas") == 1, what="the roster")
     done = workspace.call("fleet", "rotate")
     new = done.stdout.strip()
     assert new.startswith("ed25519:")
