@@ -155,9 +155,9 @@ def _chained(found: dict[str, float]) -> list[Target]:
 
 def _fleet(found: dict[str, float]) -> list[Target]:
     return [
-        Target(f"More CPU than alone: {name}", 3.0, 100 * more, " %", at_most=True)
+        Target(f"More CPU of {name.removesuffix(', at most')} (upper end of 95 %)", 3.0, 100 * more, " %", at_most=True)
         for name, more in found.items()
-        if name != "load"
+        if name.endswith("in a fleet, at most")
     ]
 
 
