@@ -1,10 +1,10 @@
 """`python -m bench.fleet_cost`: what set-ups and plain requests cost a replica of a fleet, beside the same build alone.
 
 The proxies are loaded in turn for a second each, again and again, each time in another order, so that whatever else the
-machine does meets them all. What one costs is its CPU time, from the begin of its second until a while after it (a
-fleet's work comes behind the traffic), by what was done. A turn gives one ratio: to the mean of two that run alone. Of
-the ratios the estimate of Hodges and Lehmann is told, with the 95 % interval of Wilcoxon's signed ranks: a turn that
-something disturbed has no more weight than another.
+machine does meets them all. What one costs is its CPU time from the begin of its second until a while after it, since a
+fleet's work comes behind the traffic, without what it takes at rest, by what was done. A turn gives one ratio: to the
+mean of two that run alone. Of the ratios the estimate of Hodges and Lehmann is told, with the 95 % interval of
+Wilcoxon's signed ranks: a turn that something disturbed has no more weight than another.
 
 Two processes of one program differ by their places in memory for as long as they run. So all are started anew a few
 times; what the two differ by that run alone is told as well, and should be nothing.
@@ -23,6 +23,7 @@ import tempfile
 import time
 from contextlib import ExitStack
 from http import HTTPStatus
+from operator import truediv
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.request import urlopen
@@ -110,47 +111,62 @@ def spent(contender: Contender) -> float:
     return sum(time.clock_gettime(~pid << 3 | 2) for pid in tree(contender.pid))  # clock_getcpuclockid(3)
 
 
-type Costs = dict[str, asyncio.Task[float]]
-"""CPU-seconds of one piece of work by contender, known once its work is settled."""
+class Loaded:
+    """One contender, which is loaded in turns and rests in between."""
 
+    def __init__(self, contender: Contender) -> None:
+        self.name: Final = contender.name
+        self._contender: Final = contender
+        self._turns: dict[str, list[tuple[float, int]]] = {}
+        """CPU-seconds of each turn by workload, with those of what comes behind it, and what was done."""
+        self._settled: asyncio.Task[tuple[float, float]] | None = None
+        """CPU-seconds so far, and when, at the end of the last turn."""
+        self._idle_cpu = self._idle_seconds = 0.0
 
-async def take_turns(workload: Workload, order: list[Contender], last: Costs) -> Costs:
-    """Loads one after the other; none while what it did in its `last` turn still goes on."""
-    costs: Costs = {}
-    for each in order:
-        if each.name in last:
-            await last[each.name]
-        before = spent(each)
-        load = Load(each.address_for(each.ports[workload.port]), time.monotonic() + _SECONDS, _NO_LIMIT)
-        await drive(load, workload.make(each), _CLIENTS)
+    async def take_turn(self, workload: Workload) -> None:
+        contender = self._contender
+        if self._settled is not None:
+            cpu, since = await self._settled
+            self._idle_cpu += spent(contender) - cpu
+            self._idle_seconds += time.monotonic() - since
+        before = spent(contender)
+        address = contender.address_for(contender.ports[workload.port])
+        load = Load(address, time.monotonic() + _SECONDS, _NO_LIMIT)
+        await drive(load, workload.make(contender), _CLIENTS)
         if load.errors:
-            raise RuntimeError(f"{workload.key}, {each.name}: {load.errors} failed")
-        costs[each.name] = asyncio.create_task(_settled(each, before, load.count))
-    return costs
+            raise RuntimeError(f"{workload.key}, {self.name}: {load.errors} failed")
+        self._settled = asyncio.create_task(self._settle(workload.key, before, load.count))
 
+    async def _settle(self, key: str, before: float, count: int) -> tuple[float, float]:
+        await asyncio.sleep(_SETTLES_SECONDS)
+        cpu = spent(self._contender)
+        self._turns.setdefault(key, []).append((cpu - before, count))
+        return cpu, time.monotonic()
 
-async def _settled(contender: Contender, before: float, count: int) -> float:
-    await asyncio.sleep(_SETTLES_SECONDS)
-    return (spent(contender) - before) / count
+    async def costs(self, key: str) -> list[float]:
+        """CPU-seconds of one piece of work, turn by turn; what it takes at rest, while it settles, is none of it."""
+        if self._settled is not None:
+            await self._settled
+        resting = _SETTLES_SECONDS * self._idle_cpu / self._idle_seconds
+        return [(cpu - resting) / count for cpu, count in self._turns[key]]
 
 
 async def compare(contenders: list[Contender], ratios: dict[str, list[float]]) -> None:
     """Adds to `ratios` by workload and contender: 1.03 costs 3 % more than alone."""
     workloads = [each for each in WORKLOADS if isinstance(each, Workload) and each.key in _WORK]
-    last: Costs = {}
-    found: list[tuple[str, Costs]] = []
+    loaded = [Loaded(each) for each in contenders]
     for turn in range(-1, _ROUNDS):
-        start = turn % len(contenders)
+        start = turn % len(loaded)
         for workload in workloads:
-            last = await take_turns(workload, contenders[start:] + contenders[:start], last)
-            if turn >= 0:  # what comes before is the first of everything
-                found.append((_WORK[workload.key], last))
-    for work, tasks in found:
-        costs = {name: await cost for name, cost in tasks.items()}
-        alone = [costs.pop(name) for name in _ALONE]
+            for each in loaded[start:] + loaded[:start]:
+                await each.take_turn(workload)
+    for key, work in _WORK.items():
+        costs = {each.name: (await each.costs(key))[1:] for each in loaded}  # the first warms it
+        one, again = (costs.pop(name) for name in _ALONE)
+        alone = [(cost + other) / 2 for cost, other in zip(one, again, strict=True)]
         for name, cost in costs.items():
-            ratios.setdefault(f"{work}, {name}", []).append(cost / (sum(alone) / len(alone)))
-        ratios.setdefault(f"{work}, the noise", []).append(alone[1] / alone[0])
+            ratios.setdefault(f"{work}, {name}", []).extend(map(truediv, cost, alone))
+        ratios.setdefault(f"{work}, the noise", []).extend(map(truediv, again, one))
 
 
 class Interval(NamedTuple):

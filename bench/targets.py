@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.start import GOALS
 
@@ -153,7 +153,7 @@ def _chained(found: dict[str, float]) -> list[Target]:
     return [Target(title, 0.9, found["chained_ratio"], "x")] if found else []
 
 
-def _fleet(found: dict[str, float]) -> list[Target]:
+def _fleet(found: Mapping[str, Any]) -> list[Target]:
     return [
         Target(f"More CPU of {name.removesuffix(', at most')} (upper end of 95 %)", 3.0, 100 * more, " %", at_most=True)
         for name, more in found.items()
