@@ -1,7 +1,7 @@
 """`python -m bench.fleet_cost`: what set-ups and plain requests cost a replica of a fleet, beside the same build alone.
 
-The proxies are loaded in turn for a second each, again and again, each time in another order, so that whatever else the
-machine does meets them all. What one costs is its CPU time from the begin of its second until a while after it, since a
+The proxies are loaded in turn for a moment each, again and again, each time in another order, so that whatever else the
+machine does meets them all. What one costs is its CPU time from the begin of its turn until a while after it, since a
 fleet's work comes behind the traffic, without what it takes at rest, by what was done. A turn gives one ratio: to the
 mean of two that run alone. Of the ratios the estimate of Hodges and Lehmann is told, with the 95 % interval of
 Wilcoxon's signed ranks: a turn that something disturbed has no more weight than another.
@@ -44,9 +44,9 @@ from cloned_proxy.fleet.signed.statement import Number, Statement, seal_statemen
 _STARTS: Final = 3
 _ROUNDS: Final = 8
 """After each start; a multiple of the contenders, so that each has each place as often."""
-_SECONDS: Final = 1.0
+_SECONDS: Final = 0.9
 _SETTLES_SECONDS: Final = 1.5
-"""Until all of a second is sent to the store: that begins a second later at most."""
+"""Until all of a turn is sent to the store: that begins a second later at most."""
 _CLIENTS: Final = 32
 _NO_LIMIT: Final = 10_000_000
 _RULES: Final = 10
