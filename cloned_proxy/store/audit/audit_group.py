@@ -97,7 +97,7 @@ class GroupWriter:
         if self._tail is not None:
             for written in self._written:
                 self._tail.add(written)
-            self._written.clear()
+            self._written.clear()  # what a large group was is not kept until the next one
         return too_late
 
     def _append_items(self, group: Sequence[Item]) -> list[Awaited]:
