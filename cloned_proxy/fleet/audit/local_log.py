@@ -15,8 +15,8 @@ from cloned_proxy.store.audit.audit_tail import AuditTail
 from cloned_proxy.store.audit.database import open_database, writing
 from cloned_proxy.store.files.errors import StoreError
 
-_GROUP: Final = 2000
-"""Entries; small ones come to about so many bytes."""
+_GROUP: Final = 1500
+"""Entries; most are small enough for so many to be no larger than a group may be."""
 _GROUP_BYTES: Final = 1_000_000
 """Of a group, or of the one entry that is larger: the newest one is read again whole, as an answer of 1 MiB at most."""
 _RECEIPTS: Final = 100
