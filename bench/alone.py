@@ -33,7 +33,7 @@ PARTS: Final[Mapping[str, tuple[_Script, ...]]] = {
     "neighbour": (_Script("bench.neighbour", 90.0, 1), _Script("bench.crowded", 180.0)),
     "opened": (_Script("bench.opened", 240.0, 1), _Script("bench.inspected", 240.0, 1)),
     "chained": (_Script("bench.chained", 180.0),),
-    "fleet": (_Script("bench.fleet_cost", 240.0),),
+    "fleet": (_Script("bench.fleet_cost", 360.0),),
     "registry": (_Script("bench.registry", 120.0, 3),),
     "sandbox": tuple(
         _Script(f"bench.{name}", 240.0, images=True) for name in ("sandbox", "transparent", "mcp", "warm_exec")

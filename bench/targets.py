@@ -160,9 +160,9 @@ def _chained(found: dict[str, float]) -> list[Target]:
 
 def _fleet(found: Mapping[str, Any]) -> list[Target]:
     return [
-        Target(f"More CPU than alone: {name}", 3.0, 100 * more["median"], " %", at_most=True)
+        Target(f"More CPU of {name.removesuffix(', at most')} (upper end of 95 %)", 3.0, 100 * more, " %", at_most=True)
         for name, more in found.items()
-        if name != "load"
+        if name.endswith("in a fleet, at most")
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.fleet_cost import Interval, interval, verdict
 from bench.page import block_of, with_block, write_page
 from bench.report import Figure, Results, Table, write
 from bench.targets import targets_of
@@ -27,7 +28,7 @@ def some_results(ours: float) -> Results:
     results = Results("make bench", MACHINE, {"Squid": "1.0"})
     results.tables.append(Table("setup", "Set-ups", "set-ups/s", figures))
     results.many_tunnels = {"open": 10_000.0, "MB": 140.0}
-    results.fleet = {"setup, cloned-proxy in a fleet": {"median": 0.0301, "from": 0.0, "to": 0.1}, "load": 1.5}
+    results.fleet = {"load": 1.5, "a set-up, in a fleet": 0.01, "a set-up, in a fleet, at most": 0.0301}
     return results
 
 
@@ -57,8 +58,8 @@ def test_a_page_without_the_marks_is_left_alone(tmp_path: Path, capsys: pytest.C
     assert "no place" in capsys.readouterr().err
 
 
-def test_what_a_fleet_costs_is_judged_by_its_median() -> None:
-    rows = [target.row for target in targets_of(some_results(150.0)) if "More CPU than alone" in target.row]
+def test_what_a_fleet_costs_is_judged_by_the_upper_end_of_its_interval() -> None:
+    rows = [target.row for target in targets_of(some_results(150.0)) if "More CPU of a set-up" in target.row]
     assert len(rows) == 1
     assert re.search(r"\| at most 3 % \| 3\.0\d* % \| missed \|$", rows[0]), rows
 
@@ -67,3 +68,13 @@ def test_what_a_fleet_costs_is_judged_by_its_median() -> None:
 def test_a_target_says_whether_it_was_met(ours: float, verdict: str) -> None:
     row = targets_of(some_results(ours))[0].row
     assert re.search(rf"\| at least 1\.35x \| [0-9.]+x \| {verdict} \|$", row)
+
+
+def test_an_interval_holds_the_middle_and_one_wild_turn_moves_nothing() -> None:
+    values = [1.01 + 0.001 * (each % 5) for each in range(24)]
+    calm, wild = interval(values), interval([*values[:-1], 9.0])
+    assert calm.low < calm.middle < calm.high < 1.0145
+    assert wild.high < 1.0145
+    assert verdict(Interval(0.02, 0.01, 0.03)) == "met"
+    assert verdict(Interval(0.02, 0.01, 0.031)).startswith("missed: ")
+    assert verdict(Interval(0.04, 0.031, 0.05)) == "missed"

@@ -8,20 +8,26 @@ key, and whoever knows that key names it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cloned_proxy.fleet.audit.receipt import Receipt, open_receipt
+from cloned_proxy.fleet.audit.stream_form import StoredEntry, entries_in
+from cloned_proxy.fleet.link.answers import LargeAnswerError
 from cloned_proxy.fleet.link.link import Link, Work
 from cloned_proxy.fleet.link.names import Names
 from cloned_proxy.fleet.signed.envelope import Trust
-from cloned_proxy.fleet.signed.errors import EnvelopeError, StoreAwayError
+from cloned_proxy.fleet.signed.errors import EnvelopeError, StoreAwayError, StoreRefusedError
 from cloned_proxy.fleet.signed.keys import key_id, short_id
 from cloned_proxy.fleet.tokens.token_form import read_json
 from cloned_proxy.store.audit.chain import ChainLink, next_link
 
 _PAGE: Final = 1000
+"""Ids of a stream, at most, that are asked for at once; each has one entry or a group of them."""
+_FIRST_PAGE: Final = 8
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+"""What a page should have, by what those before had: a store far away needs seconds for more."""
 _MOST_LOGS: Final = 100_000
 _REMEMBERED: Final = 5000
 """Entries of each log, behind which a receipt may come."""
@@ -59,6 +65,8 @@ class _Log:
     """From where the next ones are asked for."""
     hashes: dict[int, str] = field(default_factory=dict)
     """Of the newest entries: a receipt comes after the entry that it is for."""
+    page: int = _FIRST_PAGE
+    """Ids that are asked for next."""
 
 
 class FleetLog:
@@ -137,58 +145,77 @@ class FleetLog:
         rows: list[Any] = []
         end = "+"
         while True:
-            page = await self._page(log, end)
+            page, more = await self._page(log, "xrevrange", max=end)
             rows += page
-            if len(page) < _PAGE or (since is not None and _at(page[-1]) < since):
+            if not more or (since is not None and _at(page[-1]) < since):
                 return rows[::-1]
             end = "(" + page[-1][0].decode()
 
-    async def _page(self, log: _Log, end: str) -> list[Any]:
-        async def work(redis: Any) -> list[Any]:
-            found: list[Any] = await redis.xrevrange(self._names.audit(log.id), max=end, count=_PAGE)
-            return found
-
-        return await self._run(work)
-
     async def _next(self, log: _Log) -> list[Any]:
-        start = f"({log.last.seq}-0" if log.last is not None else "-"
+        page, _ = await self._page(log, "xrange", min=f"({log.last.seq}-0" if log.last is not None else "-")
+        return page
+
+    async def _page(self, log: _Log, command: str, **where: str) -> tuple[list[Any], bool]:
+        """The next ids of the stream with what lies under them, and whether there may be more."""
 
         async def work(redis: Any) -> list[Any]:
-            found: list[Any] = await redis.xrange(self._names.audit(log.id), min=start, count=_PAGE)
+            found: list[Any] = await getattr(redis, command)(self._names.audit(log.id), count=log.page, **where)
             return found
 
-        return await self._run(work)
+        while True:
+            asked = log.page
+            try:
+                rows = await self._run(work)
+            except StoreRefusedError as error:
+                if asked == 1 or not isinstance(error.__cause__, LargeAnswerError):
+                    raise
+                log.page = max(1, asked // _FIRST_PAGE)
+                continue
+            size = sum(len(value) for _, fields in rows for value in fields.values())
+            log.page = max(1, min(_PAGE, _FIRST_PAGE * asked, _PAGE_BYTES * len(rows) // max(1, size)))
+            return rows, len(rows) >= asked
 
     async def _run[T](self, work: Work[T]) -> T:
         return await self._link.run(work, within=_CALL_SECONDS, most=_MOST_ANSWERED)
 
     def _checked(self, log: _Log, rows: Sequence[Any]) -> Iterator[FleetEntry]:
         for identifier, fields in rows:
-            number, _, rest = identifier.partition(b"-")
-            seq, stored = int(number), fields.get(b"hash", b"").decode(errors="replace")
-            text = fields.get(b"body", b"").decode(errors="surrogatepass")
-            self._check(log, seq, stored, text)
             try:
-                body = read_json(text.encode(errors="surrogatepass"))
+                entries = entries_in(identifier, fields)
             except ValueError:
-                body = None
-            if not isinstance(body, dict) or "type" not in body or rest != b"0":
-                self._found(log, f"entry {seq} cannot be read: it was changed")
+                self._skip(log, identifier, fields)
                 continue
-            yield FleetEntry(log.replica, log.id, seq, body)
+            for entry in entries:
+                self._check(log, entry)
+                try:
+                    body = read_json(entry.body.encode(errors="surrogatepass"))
+                except ValueError:
+                    body = None
+                if not isinstance(body, dict) or "type" not in body:
+                    self._found(log, f"entry {entry.seq} cannot be read: it was changed")
+                    continue
+                yield FleetEntry(log.replica, log.id, entry.seq, body)
 
-    def _check(self, log: _Log, seq: int, stored: str, text: str) -> None:
-        last = log.last
-        log.last = ChainLink(seq, stored)
-        if last is not None and seq != last.seq + 1:
+    def _skip(self, log: _Log, identifier: bytes, fields: Mapping[bytes, bytes]) -> None:
+        """Goes on behind what no replica has sent."""
+        number = int(identifier.partition(b"-")[0])
+        self._found(log, f"what lies under entry {number} cannot be read: it was changed")
+        log.last = ChainLink(number, fields.get(b"hash", b"").decode(errors="replace"))
+
+    def _check(self, log: _Log, entry: StoredEntry) -> None:
+        last, seq = log.last, entry.seq
+        log.last = ChainLink(seq, entry.hash)
+        if last is not None and seq <= last.seq:
+            self._found(log, f"entry {seq} is in the store once more, behind entry {last.seq}")
+        elif last is not None and seq != last.seq + 1:
             what = f"entry {last.seq + 1} is" if seq == last.seq + 2 else f"entries {last.seq + 1} to {seq - 1} are"
             self._found(log, f"{what} not in the store")
-        elif last is not None and next_link(last, text).hash != stored:
+        elif last is not None and next_link(last, entry.body).hash != entry.hash:
             self._found(log, f"entry {seq} was changed in the store, or the one before it")
-        log.hashes[seq] = stored
+        log.hashes[seq] = entry.hash
         if len(log.hashes) > _REMEMBERED:
             del log.hashes[next(iter(log.hashes))]
-        self._check_receipt(log, seq, stored)
+        self._check_receipt(log, seq, entry.hash)
 
     def _check_receipt(self, log: _Log, seq: int, stored: str | None) -> None:
         receipt = log.receipts.get(seq)
@@ -200,7 +227,8 @@ class FleetLog:
 
 
 def _at(row: Any) -> float:
+    """When the first of the entries under an id was recorded; 0 where that cannot be read."""
     try:
-        return float(json.loads(row[1][b"body"])["at"])
+        return float(json.loads(entries_in(*row)[0].body)["at"])
     except (ValueError, LookupError, TypeError):
         return 0.0

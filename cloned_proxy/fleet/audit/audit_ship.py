@@ -1,8 +1,8 @@
 """Sends the log to the store, behind the disk and behind traffic: what is sent is on record here already.
 
 The log itself is the queue, and the store says how far it has come, so neither side has to remember anything: after a
-crash of either one the sending goes on where the store stands. Each entry lies under its own number. A script sends a
-group only if the last one that is there is the one expected, so nothing is there twice and nothing between two.
+crash of either one the sending goes on where the store stands. Each group lies under the number of its last entry, and
+a script adds it only if the last one that is there is the one expected, so nothing is there twice and nothing between.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 import structlog
 
 from cloned_proxy.fleet.audit.local_log import Group, LocalLog
+from cloned_proxy.fleet.audit.stream_form import APPEND, Item
 from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.link.names import Names
 from cloned_proxy.fleet.signed.errors import StoreAwayError, StoreRefusedError
@@ -36,31 +37,6 @@ _RENAMED_SECONDS: Final = 3600.0
 """Between two new ids of a log: a store could make it forget what it was called before."""
 _FORGOTTEN_SECONDS: Final = 90 * 86_400
 """A log to which nothing is added for so long leaves the store by itself."""
-
-# KEYS: the stream. ARGV: the last id expected, entries to keep, seconds to keep, then `packed` and `first` of a Group.
-# Answers with the last id that is there: whether it is the expected one says what was done.
-_APPEND: Final = """
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
-local id = last[1] and last[1][1] or ''
-if id ~= ARGV[1] then return {0, id} end
-local entries, at, line = ARGV[4], 1, tonumber(ARGV[5])
-while at <= #entries do
-  local hash, body, stop
-  if line > 0 then
-    stop = string.find(entries, '\\n', at, true) or #entries + 1
-    hash, body = string.sub(entries, at, at + 63), string.sub(entries, at + 64, stop - 1)
-    id, at, line = string.format('%.0f-0', line), stop + 1, line + 1
-  else
-    local _, head, seq, hashed, size = string.find(entries, '^(%d+) (%d+) (%d+) ', at)
-    hash = string.sub(entries, head + 1, head + hashed)
-    body = string.sub(entries, head + hashed + 1, head + hashed + size)
-    id, at = seq .. '-0', head + hashed + size + 1
-  end
-  redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[2], id, 'hash', hash, 'body', body)
-end
-redis.call('EXPIRE', KEYS[1], ARGV[3])
-return {1, id}
-"""
 
 
 class AuditShipper:
@@ -138,7 +114,7 @@ class AuditShipper:
                 resumed = self._id
                 continue
             resumed = ""
-            if news.receipts is not None:
+            if news.receipts:
                 await self._send_receipts(news.receipts)
             if self._last >= news.newest or news.entries is None:
                 return
@@ -146,7 +122,8 @@ class AuditShipper:
     async def _send_entries(self, group: Group) -> bool:
         """False when the store stands elsewhere, and has taken none."""
         try:
-            done, now = await self._append(self._names.audit(self._id), self._last_id, self._keep, group)
+            kept = ("MINID", max(0, group.item.seq - self._keep))
+            done, now = await self._append(self._names.audit(self._id), self._last_id, kept, [group.item])
         except StoreRefusedError:
             # The newest was taken out there, and a stream takes no number again that it has had.
             _log.warning("the store takes nothing more under the id of this log, which gets a new one")
@@ -155,23 +132,23 @@ class AuditShipper:
         self._last_id = now
         if not done:
             return False
-        self._last = group.last
+        self._last = group.item.seq
         self._metrics.shipped(group.entries)
         await self._announce()
         return True
 
-    async def _send_receipts(self, group: Group) -> None:
+    async def _send_receipts(self, receipts: list[Item]) -> None:
         stream = self._names.audit_receipts(self._id)
-        done, self._receipt_id = await self._append(stream, self._receipt_id, _RECEIPTS, group)
-        before, self._receipt = self._receipt, group.last if done else _number(self._receipt_id)
+        done, self._receipt_id = await self._append(stream, self._receipt_id, ("MAXLEN", _RECEIPTS), receipts)
+        before, self._receipt = self._receipt, receipts[-1].seq if done else _number(self._receipt_id)
         if not done and self._receipt <= before:
             raise StoreAwayError("the store takes no receipt")
 
-    async def _append(self, stream: str, last: str, keep: int, group: Group) -> tuple[bool, str]:
+    async def _append(self, stream: str, last: str, kept: tuple[str, int], items: list[Item]) -> tuple[bool, str]:
+        arguments = (last, *kept, _FORGOTTEN_SECONDS, *(part for item in items for part in item))
+
         async def work(redis: Any) -> list[Any]:
-            found: list[Any] = await redis.eval(
-                _APPEND, 1, stream, last, keep, _FORGOTTEN_SECONDS, group.packed, group.first
-            )
+            found: list[Any] = await redis.eval(APPEND, 1, stream, *arguments)
             return found
 
         done, now = await self._link.run(work)

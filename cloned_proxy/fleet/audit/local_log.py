@@ -1,4 +1,4 @@
-"""What is read of state.db to send the log to the store of a fleet: groups of entries, which SQLite puts together."""
+"""What is read of state.db to send the log to the store of a fleet: groups of entries, and receipts."""
 
 from __future__ import annotations
 
@@ -10,43 +10,32 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cloned_proxy.fleet.audit.receipt import anchor_of, former_ids, head_of, log_id, new_log_id
+from cloned_proxy.fleet.audit.stream_form import Item, group_of
 from cloned_proxy.store.audit.audit_tail import AuditTail
 from cloned_proxy.store.audit.database import open_database, writing
 from cloned_proxy.store.files.errors import StoreError
 
-_GROUP: Final = 1000
-"""Entries; the store does nothing else while it takes them, some milliseconds."""
-_GROUP_BYTES: Final = 1 << 20
-"""Of a group, or of the one entry that is larger."""
+_GROUP: Final = 1500
+"""Entries; most are small enough for so many to be no larger than a group may be."""
+_GROUP_BYTES: Final = 1_000_000
+"""Of a group, or of the one entry that is larger: the newest one is read again whole, as an answer of 1 MiB at most."""
+_RECEIPTS: Final = 100
+"""At a time."""
 
 # One value for the whole group, which SQLite puts together: a row at a time costs Python more than all the rest, and
-# each row is a hand-over of the interpreter lock, which requests wait for. Entries lie there one after the other, each
-# in one line, so hash and body are joined as lines: to write the numbers and lengths costs more than to read the rows.
-_TAKE_LINES: Final = """
-SELECT count(*), min(seq), max(seq), CAST(group_concat(hash || body, char(10)) AS BLOB)
-FROM entries WHERE seq > ?1 AND seq <= ?1 + ?2
+# each row is a hand-over of the interpreter lock, which requests wait for. `hash` is of the row that max(seq) names:
+# https://www.sqlite.org/lang_select.html#bareagg
+_TAKE_ENTRIES: Final = """
+SELECT count(*), max(seq), hash, CAST(json_group_array(json_array(seq, CAST(body AS TEXT), CAST(hash AS TEXT))) AS BLOB)
+FROM (SELECT seq, body, hash FROM entries WHERE seq > ? ORDER BY seq LIMIT ?)
 """
-# What is not so (receipts; a number that is missing or a line break, where somebody has changed the log): of each its
-# number, bytes of the hash, bytes of the body, each with a blank behind it, then hash and body as they lie on the disk.
-_TAKE: Final = """
-SELECT count(*), max(seq), CAST(group_concat(
-    seq || ' ' || length(CAST(hash AS BLOB)) || ' ' || length(CAST(body AS BLOB)) || ' ' || hash || body, '') AS BLOB)
-FROM (SELECT {fields} WHERE seq > ? ORDER BY seq LIMIT ?)
-"""
-_TAKE_ENTRIES: Final = _TAKE.format(fields="seq, hash, body FROM entries")
-_TAKE_RECEIPTS: Final = _TAKE.format(fields="seq, '' AS hash, envelope AS body FROM receipts")
 
 
 class Group(NamedTuple):
-    """Entries that go out together, or receipts, each under the number of its entry."""
+    """Entries that go out together."""
 
     entries: int
-    last: int
-    """Number of the last one."""
-    packed: bytes
-    """All of them, as the script of `fleet/audit/audit_ship.py` reads them."""
-    first: int = 0
-    """Number of the first one where `packed` has a line for each; 0 where it says number and lengths of each."""
+    item: Item
 
 
 class News(NamedTuple):
@@ -55,7 +44,7 @@ class News(NamedTuple):
     newest: int
     """Number of the newest entry of the log."""
     entries: Group | None
-    receipts: Group | None
+    receipts: list[Item]
 
 
 class LocalLog:
@@ -111,17 +100,17 @@ class LocalLog:
         def look(database: sqlite3.Connection) -> News:
             newest = head_of(database).seq  # first: an entry that comes meanwhile is in the group, or waits
             entries = (self._take_tail(seq, newest) or _take_entries(database, seq)) if newest > seq else None
-            return News(newest, entries, _take(database, _TAKE_RECEIPTS, receipt))
+            return News(newest, entries, _take_receipts(database, receipt))
 
         return self._with(look)
 
     def _take_tail(self, seq: int, newest: int) -> Group | None:
         if self._tail is None:
             return None
-        lines = self._tail.after(seq, most=_GROUP, most_bytes=_GROUP_BYTES)
-        if lines is None or lines.last > newest:  # another file lies there now
+        written = self._tail.after(seq, most=_GROUP_BYTES)
+        if not written or written[-1].last > newest:  # another file lies there now
             return None
-        return Group(lines.last - seq, lines.last, lines.packed, lines.first)
+        return Group(written[-1].last - seq, group_of(written))
 
     def lag(self, seq: int) -> tuple[int, float | None]:
         """Number of the newest entry, and when the first one behind `seq` was recorded (Unix seconds)."""
@@ -161,18 +150,12 @@ class LocalLog:
 def _take_entries(database: sqlite3.Connection, seq: int) -> Group | None:
     most = _GROUP
     while True:
-        ((count, first, last, packed),) = database.execute(_TAKE_LINES, (seq, most)).fetchall()
-        if not count or last - first + 1 != count or packed.count(b"\n") != count - 1:
-            return _take(database, _TAKE_ENTRIES, seq)
-        if count == 1 or len(packed) <= _GROUP_BYTES:
-            return Group(count, last, packed, first)
-        most = count // 2
-
-
-def _take(database: sqlite3.Connection, query: str, seq: int) -> Group | None:
-    most = _GROUP
-    while True:
-        ((count, last, packed),) = database.execute(query, (seq, most)).fetchall()
+        ((count, last, last_hash, packed),) = database.execute(_TAKE_ENTRIES, (seq, most)).fetchall()
         if count <= 1 or len(packed) <= _GROUP_BYTES:
-            return Group(count, last, packed) if count else None
+            return Group(count, Item(last, str(last_hash), "entries", packed)) if count else None
         most = count // 2
+
+
+def _take_receipts(database: sqlite3.Connection, seq: int) -> list[Item]:
+    query = "SELECT seq, envelope FROM receipts WHERE seq > ? ORDER BY seq LIMIT ?"
+    return [Item(each, "", "body", envelope.encode()) for each, envelope in database.execute(query, (seq, _RECEIPTS))]

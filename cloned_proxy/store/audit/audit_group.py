@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cloned_proxy.store.audit.audit_log import append_bodies, append_events, forget_rules, lease_use
 from cloned_proxy.store.audit.audit_retention import Retention
-from cloned_proxy.store.audit.audit_tail import AuditTail, Row
+from cloned_proxy.store.audit.audit_tail import AuditTail, Written
 from cloned_proxy.store.audit.policy_history import PolicySnapshot, remember
 from cloned_proxy.store.audit.tally_writer import TallyWriter
 from cloned_proxy.store.audit.transaction import transaction
@@ -69,8 +69,8 @@ class GroupWriter:
         self._entries: list[Entries] = []
         """Taken from the source, and not committed yet."""
         self._tail = tail
-        self._rows: list[Row] = []
-        """Of the group that is being written."""
+        self._written: list[Written] = []
+        """Of the group that is being written, where there is a tail."""
 
     @property
     def source_waits(self) -> bool:
@@ -84,7 +84,7 @@ class GroupWriter:
         """
         if not group and not even_empty and not self.source_waits:
             return []
-        self._rows.clear()
+        self._written.clear()
         try:
             with transaction(self._database):
                 self._database.execute("UPDATE meta SET value = value WHERE key = 'head_seq'")
@@ -94,9 +94,10 @@ class GroupWriter:
             self._tally = TallyWriter()  # what it knew of rows may have been taken back
             raise
         self._entries.clear()
-        rows, self._rows = self._rows, []  # those of a large group are not kept until the next one
-        if self._tail is not None and rows:
-            self._tail.add(rows)
+        if self._tail is not None:
+            for written in self._written:
+                self._tail.add(written)
+            self._written.clear()  # what a large group was is not kept until the next one
         return too_late
 
     def _append_items(self, group: Sequence[Item]) -> list[Awaited]:
@@ -125,14 +126,18 @@ class GroupWriter:
         if self.source is not None and self.source.wait(0):
             self._entries.append(self.source.take())
         for entries in self._entries:
-            self._rows += append_bodies(self._database, entries)
+            self._note(append_bodies(self._database, entries))
             self._tally.add_calls(self._database, entries.calls)
             self._retention.wrote(len(entries.bodies))
 
     def _append(self, events: list[Event]) -> None:
-        self._rows += append_events(self._database, events)
+        self._note(append_events(self._database, events))
         self._tally.add(self._database, events)
         self._retention.wrote(len(events))
+
+    def _note(self, written: Written | None) -> None:
+        if self._tail is not None and written is not None:
+            self._written.append(written)
 
     def _takes(self, item: Awaited, event: Event, used: dict[str, int]) -> bool:
         """Whether the event may be written. `used` counts this group's uses, too: nobody else can take one now."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from cloned_proxy.store.audit.audit_tail import Row
+from cloned_proxy.store.audit.audit_tail import Written
 from cloned_proxy.store.audit.chain import ChainLink, ChainReport, canonical_json, next_link, verify_chain
 from cloned_proxy.store.audit.database import open_database
 from cloned_proxy.store.audit.transaction import transaction
@@ -19,6 +19,9 @@ from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.leases.lease_time import LeaseEnd, keep_lease_ends, lease_ends
 from cloned_proxy.telemetry.combined import common_digits, is_of_entry
 from cloned_proxy.telemetry.events import DecisionEvent, Entries, Event
+
+type _Row = tuple[int, str, str]
+"""Number, body and hash of an entry."""
 
 _PRUNE_GROUP: Final = 5000
 _INSERT: Final = (
@@ -182,10 +185,10 @@ class AuditLog:
             raise StoreError(f"{self._path}: {error}; run `cloned-proxy audit verify`") from error
 
 
-def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> list[Row]:
+def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> Written | None:
     """Appends to the chain, inside a transaction that the caller began with BEGIN IMMEDIATE; returns what was added."""
     link = _link(database, "head")
-    rows: list[Row] = []
+    rows: list[_Row] = []
     hits: dict[str, tuple[int, float]] = {}
     spent: dict[str, int] = {}
     for event in events:
@@ -196,19 +199,19 @@ def append_events(database: sqlite3.Connection, events: Iterable[Event]) -> list
             hits[event.rule] = (hits.get(event.rule, (0, 0.0))[0] + event.times, event.latest)
             if event.spends_use:
                 spent[event.rule] = spent.get(event.rule, 0) + 1
-    if rows:
-        _insert(database, rows, hits)
-        database.executemany(
-            "INSERT INTO leases VALUES (?, ?) ON CONFLICT (rule) DO UPDATE SET used = used + excluded.used",
-            list(spent.items()),
-        )
-    return rows
+    if not rows:
+        return None
+    database.executemany(
+        "INSERT INTO leases VALUES (?, ?) ON CONFLICT (rule) DO UPDATE SET used = used + excluded.used",
+        list(spent.items()),
+    )
+    return _insert(database, rows, hits)
 
 
-def append_bodies(database: sqlite3.Connection, entries: Entries) -> list[Row]:
+def append_bodies(database: sqlite3.Connection, entries: Entries) -> Written | None:
     """Appends entries in their stored form, as `append_events` does events. They spend no uses."""
     link = _link(database, "head")
-    rows: list[Row] = []
+    rows: list[_Row] = []
     for body in entries.bodies:
         link = next_link(link, body)
         rows.append((link.seq, body, link.hash))
@@ -218,20 +221,20 @@ def append_bodies(database: sqlite3.Connection, entries: Entries) -> list[Row]:
             continue
         count, last = hits.get(calls.event.rule, (0, 0.0))
         hits[calls.event.rule] = (count + calls.count, max(last, calls.last))
-    if rows:
-        _insert(database, rows, hits)
-    return rows
+    return _insert(database, rows, hits) if rows else None
 
 
-def _insert(database: sqlite3.Connection, rows: list[Row], hits: dict[str, tuple[int, float]]) -> None:
+def _insert(database: sqlite3.Connection, rows: list[_Row], hits: dict[str, tuple[int, float]]) -> Written:
     # One statement for the group, not one a row: each is a hand-over of the interpreter lock, and the event loop pays.
-    database.execute(_INSERT, (json.dumps(rows),))
+    text = json.dumps(rows)
+    database.execute(_INSERT, (text,))
     _set_link(database, "head", ChainLink(rows[-1][0], rows[-1][2]))
     database.executemany(
         "INSERT INTO rule_hits VALUES (?, ?, ?) "
         "ON CONFLICT (rule) DO UPDATE SET hits = hits + excluded.hits, last = max(last, excluded.last)",
         [(rule, count, at) for rule, (count, at) in hits.items()],
     )
+    return Written(rows[0][0], rows[-1][0], rows[-1][2], text)
 
 
 def forget_rules(database: sqlite3.Connection, rules: Iterable[str]) -> None:

@@ -4,34 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-type Row = tuple[int, str, str]
-"""Number, body and hash of an entry."""
-
-_MOST_BYTES: Final = 16 << 20
+_MOST_CHARACTERS: Final = 16 << 20
 """What comes within a second under the highest load. Of what is older the disk has a copy."""
-_TOGETHER: Final = 250
-"""Entries of one piece: a reader takes whole pieces."""
-_BESIDE: Final = 65
-"""Bytes of a line beside the body: the hash, and the end of the line."""
 
 
-class Lines(NamedTuple):
-    """Entries without a gap, each one line of its hash (64 digits) and its body."""
+class Written(NamedTuple):
+    """Entries that were put on record together, without a gap."""
 
     first: int
     last: int
-    packed: bytes
-
-
-class _Piece(NamedTuple):
-    """Rows without a gap, and each body one line."""
-
-    rows: Sequence[Row]
-    size: int
-    """Of the lines, where each character is one byte."""
+    last_hash: str
+    text: str
+    """A JSON array with the array [number, body, hash] of each, in ASCII: what SQLite was given, so it is there."""
 
 
 class AuditTail:
@@ -40,43 +26,34 @@ class AuditTail:
     Of the processes that write into one log each holds its own entries, so theirs are gaps for the others.
     """
 
-    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
-        self._most_bytes: Final = most_bytes
+    def __init__(self, most: int = _MOST_CHARACTERS) -> None:
+        """`most` is how many characters are held."""
+        self._most: Final = most
         self._lock: Final = threading.Lock()
-        self._kept: deque[_Piece] = deque()
-        self._bytes = 0
+        self._kept: deque[Written] = deque()
+        self._held = 0
 
-    def add(self, rows: Sequence[Row]) -> None:
-        """Takes in rows that were just committed, in the order of their numbers. Lines are made when they are taken."""
-        for start in range(0, len(rows), _TOGETHER):
-            piece = rows[start : start + _TOGETHER]
-            size = sum([len(body) for _, body, _ in piece]) + len(piece) * _BESIDE
-            if piece[-1][0] - piece[0][0] + 1 != len(piece) or [body for _, body, _ in piece if "\n" in body]:
-                continue
-            with self._lock:
-                self._kept.append(_Piece(piece, size))
-                self._bytes += size
-                while self._bytes > self._most_bytes:
-                    self._bytes -= self._kept.popleft().size
-
-    def after(self, seq: int, *, most: int, most_bytes: int) -> Lines | None:
-        """The entries that follow this one, as many as these bounds let; None where the disk has to be read.
-
-        What lies before them is forgotten.
-        """
-        found: list[Row] = []
+    def add(self, written: Written) -> None:
+        """Takes in what was just committed, in the order of the numbers."""
         with self._lock:
-            while self._kept and self._kept[0].rows[-1][0] <= seq:
-                self._bytes -= self._kept.popleft().size
-            size = 0
+            self._kept.append(written)
+            self._held += len(written.text)
+            while self._held > self._most:
+                self._held -= len(self._kept.popleft().text)
+
+    def after(self, seq: int, *, most: int) -> list[Written]:
+        """What follows this entry, in so many characters at most; [] where the disk has to be read.
+
+        What lies before it is forgotten.
+        """
+        found: list[Written] = []
+        with self._lock:
+            while self._kept and self._kept[0].last <= seq:
+                self._held -= len(self._kept.popleft().text)
             for each in self._kept:
-                size += each.size
-                follows = each.rows[0][0] == seq + len(found) + 1
-                if not follows or len(found) + len(each.rows) > most or size > most_bytes:
+                most -= len(each.text)
+                if each.first != seq + 1 or most < 0:
                     break
-                found += each.rows
-        if not found:
-            return None
-        # SQLite stores half a surrogate as well, and as these bytes.
-        packed = "\n".join([entry_hash + body for _, body, entry_hash in found]).encode(errors="surrogatepass")
-        return Lines(seq + 1, found[-1][0], packed)
+                found.append(each)
+                seq = each.last
+        return found

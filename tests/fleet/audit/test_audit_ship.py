@@ -6,14 +6,12 @@ import asyncio
 import json
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from cloned_proxy.fleet.audit import audit_ship, local_log
 from cloned_proxy.fleet.audit.audit_read import FleetLog
@@ -21,95 +19,28 @@ from cloned_proxy.fleet.audit.audit_ship import AuditShipper
 from cloned_proxy.fleet.audit.bundle import LogSource, export
 from cloned_proxy.fleet.audit.bundle_check import check
 from cloned_proxy.fleet.audit.local_log import LocalLog
-from cloned_proxy.fleet.audit.notary import Notary
 from cloned_proxy.fleet.audit.receipt import Receipt, own_key, seal_receipt
-from cloned_proxy.fleet.link.link import Link
-from cloned_proxy.fleet.link.names import Names
+from cloned_proxy.fleet.audit.stream_form import APPEND
 from cloned_proxy.fleet.signed.envelope import Trust
 from cloned_proxy.fleet.signed.errors import StoreAwayError
 from cloned_proxy.fleet.signed.keys import SigningKey
-from cloned_proxy.store.audit.audit_log import AuditLog, append_bodies, prune_entries
-from cloned_proxy.store.audit.audit_tail import AuditTail
+from cloned_proxy.store.audit.audit_log import append_bodies, prune_entries
+from cloned_proxy.store.audit.audit_tail import AuditTail, Written
 from cloned_proxy.store.audit.audit_writer import AuditWriter
 from cloned_proxy.store.audit.chain import ChainLink, next_link
 from cloned_proxy.store.audit.database import reading, writing
-from cloned_proxy.store.settings.fleet_settings import FleetSettings
-from cloned_proxy.store.workspaces.workspace import Workspace
-from cloned_proxy.telemetry.events import Entries, PolicyEvent
-from cloned_proxy.telemetry.shipping_metrics import ShippingMetrics
+from cloned_proxy.telemetry.events import Entries
+from tests.fleet.audit.shipping import NAMES, Replica, entries_of, event, read, rows
 from tests.fleet.conftest import RedisServer
 from tests.fleet.lying import LyingStore
 
-NAMES = Names("test")
-TRUSTED = SigningKey.generate().public
 OTHER = SigningKey.generate()
-
-
-def event(at: float) -> PolicyEvent:
-    return PolicyEvent(at, "edit", "cli:me", f"allow host{at:g}.example", "", "v")
-
-
-@dataclass
-class Replica:
-    """One replica's log and what sends it; `crash` forgets all that it knows but the disk."""
-
-    name: str
-    workspace: Workspace
-    link: Link
-    registry: CollectorRegistry
-    shipper: AuditShipper
-    notary: Notary
-
-    @classmethod
-    def make(cls, directory: Path, url: str, name: str, keep: int = 1000) -> Replica:
-        workspace = Workspace(directory / name)
-        workspace.create()
-        settings = FleetSettings(name="test", store=url, trust=[TRUSTED])
-        link, registry = Link(settings, base=directory), CollectorRegistry()
-        shipper = AuditShipper(
-            LocalLog(workspace.state_db), link, NAMES, replica=name, key=own_key(workspace).public, keep=keep,
-            metrics=ShippingMetrics(registry), clock=lambda: 1100.0,
-        )  # fmt: skip
-        return cls(name, workspace, link, registry, shipper, Notary(workspace, name))
-
-    def record(self, *times: float) -> None:
-        with AuditLog(self.workspace.state_db) as log:
-            for at in times:
-                log.append(event(at))
-
-    async def until_shipped(self) -> None:
-        """The store is back, and some connections to it are not."""
-        async with asyncio.timeout(60):
-            while not await self.shipper.ship():  # noqa: ASYNC110  each try is what is waited for
-                await asyncio.sleep(0.01)
-
-    def metric(self, name: str) -> float | None:
-        return self.registry.get_sample_value(f"cloned_proxy_fleet_audit_{name}")
-
-
-@pytest.fixture
-async def replica(store: RedisServer, tmp_path: Path) -> AsyncIterator[Replica]:
-    made = Replica.make(tmp_path, store.url, "r1")
-    yield made
-    await made.link.close()
-
-
-async def read(replica: Replica, *trust: str, since: float | None = None) -> tuple[list[tuple[str, int]], list[str]]:
-    """(replica, number) of each entry in the store in their order, and what is said of them."""
-    log = FleetLog(replica.link, NAMES, trust)
-    entries = await log.read(since)
-    return [(each.replica, each.seq) for each in entries], log.findings
 
 
 def stream(store: RedisServer) -> str:
     with store.client() as client:
         (name,) = client.hkeys(NAMES.audit_logs)
         return NAMES.audit(name.decode())
-
-
-def rows(store: RedisServer) -> list[Any]:
-    with store.client() as client:
-        return list(client.xrange(stream(store)))
 
 
 async def test_what_is_on_record_is_in_the_store_once(replica: Replica, store: RedisServer) -> None:
@@ -123,8 +54,7 @@ async def test_what_is_on_record_is_in_the_store_once(replica: Replica, store: R
         local = [
             (seq, entry_hash, body) for seq, entry_hash, body in database.execute("SELECT seq, hash, body FROM entries")
         ]
-    there = [(int(i.partition(b"-")[0]), f[b"hash"].decode(), f[b"body"].decode()) for i, f in rows(store)]
-    assert there == local
+    assert rows(store) == local
     assert replica.metric("shipped_total") == 4
 
 
@@ -167,21 +97,14 @@ async def test_without_the_fence_an_entry_is_missing_after_the_store_has_lost_so
 ) -> None:
     """The broken build of the next test."""
     fence = "if id ~= ARGV[1] then return {0, id} end"
-    assert fence in audit_ship._APPEND
-    monkeypatch.setattr(audit_ship, "_APPEND", audit_ship._APPEND.replace(fence, ""))
+    assert fence in APPEND
+    monkeypatch.setattr(audit_ship, "APPEND", APPEND.replace(fence, ""))
     replica.record(1000, 1001)
     assert await replica.shipper.ship()
     store.restart()
     replica.record(1002)
     await replica.until_shipped()
-    assert [int(i.partition(b"-")[0]) for i, _ in raw(store)] == [3]
-
-
-def raw(store: RedisServer) -> list[Any]:
-    """The one stream of entries there is."""
-    with store.client() as client:
-        (name,) = [key for key in client.keys("*") if client.type(key) == b"stream"]
-        return list(client.xrange(name))
+    assert [seq for seq, _, _ in rows(store)] == [3]
 
 
 async def test_a_store_that_was_killed_and_has_lost_all_gets_all_again(replica: Replica, store: RedisServer) -> None:
@@ -246,7 +169,7 @@ async def test_a_group_is_as_small_as_it_has_to_be_and_bodies_arrive_as_the_byte
         client.config_resetstat()
         assert await replica.shipper.ship()
         assert client.info("commandstats")["cmdstat_eval"]["calls"] == len(bodies)
-    assert [fields[b"body"].decode() for _, fields in raw(store)] == bodies
+    assert [body for _, _, body in rows(store)] == bodies
     assert replica.metric("shipped_total") == 4
 
 
@@ -267,15 +190,9 @@ async def test_a_log_that_somebody_has_changed_arrives_as_it_is(replica: Replica
     with writing(replica.workspace.state_db) as database:
         bodies = [body + "\n" * (seq == 2) for seq, body in database.execute("SELECT seq, body FROM entries")]
         database.execute("UPDATE entries SET body = body || char(10) WHERE seq = 2")
-        assert local_log._take_entries(database, 0).first == 0  # type: ignore[union-attr]
         database.execute("DELETE FROM entries WHERE seq = 4")
-        assert local_log._take_entries(database, 2).first == 0  # type: ignore[union-attr]
-        assert local_log._take_entries(database, 4).first == 5  # type: ignore[union-attr]
     assert await replica.shipper.ship()
-    with store.client() as client:
-        (stream,) = (name for name in client.keys("*audit:*") if client.type(name) == b"stream")
-        there = {int(name.split(b"-")[0]): fields[b"body"].decode() for name, fields in client.xrange(stream)}
-    assert there == {seq: body for seq, body in enumerate(bodies, 1) if seq != 4}
+    assert {seq: body for seq, _, body in rows(store)} == {seq: body for seq, body in enumerate(bodies, 1) if seq != 4}
 
 
 async def test_a_log_that_was_set_back_is_another_log(replica: Replica, store: RedisServer, tmp_path: Path) -> None:
@@ -379,18 +296,16 @@ async def shipped(replica: Replica) -> str:
 
 def rewrite(store: RedisServer, change: dict[int, str | None], *, anew: bool = False) -> None:
     """The stream once more with other bodies, None leaving one out; `anew` hashes the chain again behind them."""
-    name = stream(store)
+    name, entries = stream(store), rows(store)
     with store.client() as client:
-        entries = client.xrange(name)
         client.delete(name)
         last = ChainLink(0, "0" * 64)
-        for identifier, fields in entries:
-            seq = int(identifier.partition(b"-")[0])
-            body = change.get(seq, fields[b"body"].decode())
+        for seq, entry_hash, before in entries:
+            body = change.get(seq, before)
             if body is None:
                 continue
             last = next_link(last, body)
-            client.xadd(name, {"hash": last.hash if anew else fields[b"hash"], "body": body}, identifier)
+            client.xadd(name, {"hash": last.hash if anew else entry_hash, "body": body}, f"{seq}-0")
 
 
 EVIL = '{"at":1001.0,"type":"policy","action":"","actor":"","summary":"","why":"","policy":""}'
@@ -551,9 +466,12 @@ async def test_what_the_writer_has_just_written_is_not_read_again(
     take = local_log._take_entries
     monkeypatch.setattr(local_log, "_take_entries", from_disk)
     writer = AuditWriter(path, tail=tail)
+    monkeypatch.setattr(local_log, "_GROUP_BYTES", 100_000)
     for number in (1, 2099):
         for at in range(number):
             writer.record(event(1000.0 + at))
+            if at % 100 == 0:
+                await writer.caught_up()
         await writer.caught_up()
         assert await replica.shipper.ship()
     assert read_back == []
@@ -566,10 +484,9 @@ async def test_what_the_writer_has_just_written_is_not_read_again(
     writer.close()
 
     with reading(path) as database:
-        local = [(f"{seq}-0".encode(), entry_hash.encode(), body.encode())
-                 for seq, entry_hash, body in database.execute("SELECT seq, hash, body FROM entries")]  # fmt: skip
+        local = database.execute("SELECT seq, hash, body FROM entries").fetchall()
     assert len(local) == 2102
-    assert [(i, f[b"hash"], f[b"body"]) for i, f in rows(store)] == local[-len(rows(store)) :]
+    assert rows(store) == local[-len(rows(store)) :]
     assert await replica.shipper.ship()
     assert replica.metric("shipped_total") == 2102
 
@@ -579,29 +496,44 @@ async def test_what_was_taken_back_on_the_disk_is_not_sent(replica: Replica) -> 
     tail = AuditTail()
     replica.shipper._local = LocalLog(replica.workspace.state_db, tail)  # type: ignore[misc]
     replica.record(1000.0)
-    tail.add([(seq, "{}", "0" * 64) for seq in (1, 2)])
+    tail.add(Written(1, 2, "0" * 64, json.dumps([[seq, "{}", "0" * 64] for seq in (1, 2)])))
     assert await replica.shipper.ship()
     assert await read(replica) == ([("r1", 1)], [])
+
+
+async def test_entries_that_were_taken_out_there_are_sent_again_with_those_that_follow(
+    replica: Replica, store: RedisServer
+) -> None:
+    replica.record(1000)
+    assert await replica.shipper.ship()
+    replica.record(1001, 1002)
+    assert await replica.shipper.ship()
+    with store.client() as client:
+        client.xdel(stream(store), "3-0")
+    replica.record(1003)
+    assert await replica.shipper.ship()
+    assert await read(replica) == ([("r1", seq) for seq in range(1, 5)], [])
 
 
 async def test_a_log_of_which_the_newest_was_taken_out_there_is_sent_again_under_a_new_id_once_an_hour(
     replica: Replica, store: RedisServer
 ) -> None:
+    """A stream takes no number again that it has had, and nothing newer follows."""
     replica.record(1000, 1001)
     assert await replica.shipper.ship()
     with store.client() as client:
         (first,) = client.hkeys(NAMES.audit_logs)
         client.xtrim(NAMES.audit(first.decode()), maxlen=0, approximate=False)
-        replica.record(1002)
+        replica.shipper._id = ""  # as after a start
         assert await replica.shipper.ship()
         second = replica.shipper._id
         assert second != first.decode()
-        assert client.xlen(NAMES.audit(second)) == 3
+        assert len(entries_of(store, second)) == 2
         client.xtrim(NAMES.audit(second), maxlen=0, approximate=False)
-        replica.record(1003)
+        replica.shipper._id = ""
         assert not await replica.shipper.ship()
         assert not await replica.shipper.ship()
         assert "once an hour" in replica.link.parts.faults["log"]
         replica.shipper._renamed_at = float("-inf")  # an hour later
         assert await replica.shipper.ship()
-        assert client.xlen(NAMES.audit(replica.shipper._id)) == 4
+        assert len(entries_of(store, replica.shipper._id)) == 2

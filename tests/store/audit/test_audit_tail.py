@@ -1,7 +1,8 @@
-"""What was just written, for who sends it on: never more than the bytes allowed, and never with a gap."""
+"""What was just written, for who sends it on: never more than is allowed, and never with a gap."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 
@@ -9,68 +10,75 @@ import pytest
 
 from cloned_proxy.store.audit import audit_group
 from cloned_proxy.store.audit.audit_group import Forget, GroupWriter
-from cloned_proxy.store.audit.audit_log import AuditLog
+from cloned_proxy.store.audit.audit_log import AuditLog, append_bodies
 from cloned_proxy.store.audit.audit_retention import Retention
-from cloned_proxy.store.audit.audit_tail import AuditTail, Lines, Row
+from cloned_proxy.store.audit.audit_tail import AuditTail, Written
 from cloned_proxy.store.audit.database import open_database
-from cloned_proxy.telemetry.events import PolicyEvent
+from cloned_proxy.telemetry.events import Entries, PolicyEvent
 
 MUCH = 1 << 20
 
 
-def rows(first: int, last: int, body: str = "{}") -> list[Row]:
-    return [(seq, body, f"{seq:064}") for seq in range(first, last + 1)]
+def written(first: int, last: int, text: str = "[]") -> Written:
+    return Written(first, last, f"{last:064}", text)
 
 
-def lines(first: int, last: int, body: str = "{}") -> Lines:
-    return Lines(first, last, "\n".join(f"{seq:064}{body}" for seq in range(first, last + 1)).encode())
+def test_what_follows_comes_together() -> None:
+    tail, two, three = AuditTail(), written(1, 2), written(3, 3)
+    tail.add(two)
+    tail.add(three)
+    assert tail.after(0, most=MUCH) == [two, three]
+    assert tail.after(2, most=MUCH) == [three]
+    assert tail.after(1, most=MUCH) == [], "what lay before is forgotten"
+    assert tail.after(3, most=MUCH) == []
 
 
-def test_what_follows_is_put_together() -> None:
+def test_a_gap_and_the_bound_end_it() -> None:
     tail = AuditTail()
-    tail.add(rows(1, 2))
-    tail.add(rows(3, 3))
-    assert tail.after(0, most=10, most_bytes=MUCH) == lines(1, 3)
-    assert tail.after(2, most=10, most_bytes=MUCH) == lines(3, 3)
-    assert tail.after(1, most=10, most_bytes=MUCH) is None, "what lay before is forgotten"
-    assert tail.after(3, most=10, most_bytes=MUCH) is None
+    for first in (1, 4, 6):
+        tail.add(written(first, first + 1, "x" * 100))
+    assert tail.after(0, most=MUCH) == [written(1, 2, "x" * 100)]
+    assert tail.after(2, most=MUCH) == []
+    assert tail.after(3, most=200) == [written(4, 5, "x" * 100), written(6, 7, "x" * 100)]
+    assert tail.after(3, most=199) == [written(4, 5, "x" * 100)]
+    assert tail.after(3, most=99) == []
 
 
-def test_a_gap_and_the_bounds_end_a_piece() -> None:
+def test_a_place_in_what_was_written_together_is_none_of_its_ends() -> None:
     tail = AuditTail()
-    tail.add(rows(1, 2))
-    tail.add(rows(4, 5))
-    tail.add(rows(6, 7))
-    assert tail.after(0, most=10, most_bytes=MUCH) == lines(1, 2)
-    assert tail.after(2, most=10, most_bytes=MUCH) is None
-    assert tail.after(3, most=3, most_bytes=MUCH) == lines(4, 5)
-    assert tail.after(3, most=4, most_bytes=len(lines(4, 5).packed) + 1) == lines(4, 5)
-    assert tail.after(3, most=4, most_bytes=1) is None
-
-
-def test_many_rows_are_cut() -> None:
-    tail = AuditTail()
-    tail.add(rows(1, 2100))
-    assert tail.after(0, most=1000, most_bytes=MUCH) == lines(1, 1000)
+    tail.add(written(1, 3))
+    tail.add(written(4, 5))
+    assert tail.after(2, most=MUCH) == []
+    assert tail.after(3, most=MUCH) == [written(4, 5)]
 
 
 def test_the_oldest_goes_where_nobody_takes_it() -> None:
-    tail = AuditTail(most_bytes=2 * len(lines(1, 1).packed) + 2)
+    tail = AuditTail(most=200)
     for seq in (1, 2, 3):
-        tail.add(rows(seq, seq))
-    assert tail.after(0, most=10, most_bytes=MUCH) is None
-    assert tail.after(1, most=10, most_bytes=MUCH) == lines(2, 3)
-    tail.add(rows(4, 4, "x" * 1000))
-    assert tail.after(3, most=10, most_bytes=MUCH) is None, "larger than all that is allowed"
+        tail.add(written(seq, seq, "x" * 100))
+    assert tail.after(0, most=MUCH) == []
+    assert [each.first for each in tail.after(1, most=MUCH)] == [2, 3]
+    tail.add(written(4, 4, "x" * 201))
+    assert tail.after(3, most=MUCH) == [], "larger than all that is allowed"
 
 
-def test_an_odd_body_is_left_to_the_disk_or_is_the_bytes_that_lie_there() -> None:
-    tail = AuditTail()
-    tail.add(rows(1, 1, "a\nb"))
-    tail.add(rows(2, 2, "\ud800"))
-    assert tail.after(0, most=10, most_bytes=MUCH) is None
-    found = tail.after(1, most=10, most_bytes=MUCH)
-    assert found == Lines(2, 2, f"{2:064}".encode() + b"\xed\xa0\x80")
+def test_what_is_appended_is_told_as_it_lies_on_the_disk(tmp_path: Path) -> None:
+    """Also line breaks, and half a surrogate."""
+    database = open_database(tmp_path / "state.db")
+    database.execute("BEGIN IMMEDIATE")
+    first = append_bodies(database, Entries(['{"at":1.0}', '{"at":\n2.0,"why":"\ud800\u00fc"}'], []))
+    second = append_bodies(database, Entries(["{}"], []))
+    assert append_bodies(database, Entries([], [])) is None
+    database.execute("COMMIT")
+    assert first is not None
+    assert second is not None
+    database.text_factory = lambda raw: raw.decode(errors="surrogatepass")
+    there = [list(row) for row in database.execute("SELECT seq, body, hash FROM entries")]
+    assert json.loads(first.text) + json.loads(second.text) == there
+    assert (first.first, first.last, first.last_hash) == (1, 2, there[1][2])
+    assert (second.first, second.last, second.last_hash) == (3, 3, there[2][2])
+    assert first.text.isascii()
+    database.close()
 
 
 def test_what_was_not_committed_is_not_there(tmp_path: Path) -> None:
@@ -82,17 +90,15 @@ def test_what_was_not_committed_is_not_there(tmp_path: Path) -> None:
     )
     with pytest.raises(sqlite3.Error, match="full"):
         writer.write([event], even_empty=False)
-    assert tail.after(0, most=10, most_bytes=MUCH) is None
+    assert tail.after(0, most=MUCH) == []
     database.execute("DROP TRIGGER full")
     writer.write([event], even_empty=False)
-    found = tail.after(0, most=10, most_bytes=MUCH)
-    assert found is not None
-    assert (found.first, found.last) == (1, 1)
+    assert [(each.first, each.last) for each in tail.after(0, most=MUCH)] == [(1, 1)]
     database.close()
 
 
-class Uncleared(list[Row]):
-    """Rows that stay, as in a build that forgets to forget them."""
+class Uncleared(list[Written]):
+    """What stays, as in a build that forgets to forget it."""
 
     def clear(self) -> None: ...
 
@@ -106,7 +112,7 @@ def test_what_was_taken_back_is_not_in_the_tail(
     database, tail = open_database(path), AuditTail()
     group = GroupWriter(database, Retention(database, days=36_500, max_bytes=1 << 40, clock=lambda: 2000.0), tail)
     if broken:
-        group._rows = Uncleared()
+        group._written = Uncleared()
 
     def full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
@@ -120,7 +126,7 @@ def test_what_was_taken_back_is_not_in_the_tail(
     assert group.write([event("c.example")], even_empty=False) == []
     stored = database.execute("SELECT seq, body, hash FROM entries ORDER BY seq").fetchall()
     assert [seq for seq, _, _ in stored] == [1, 2]
-    kept = [row for piece in tail._kept for row in piece.rows]
+    kept = [tuple(row) for piece in tail._kept for row in json.loads(piece.text)]
     assert (kept == stored[1:]) is not broken
     assert any("a.example" in body for _, body, _ in kept) is broken
     database.close()
