@@ -8,9 +8,11 @@ counted on here by the time since boot.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import batched
 from typing import Any, Final
 
 import structlog
@@ -30,7 +32,7 @@ from cloned_proxy.fleet.approvals.request_store import (
 )
 from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.signed.envelope import Trust
-from cloned_proxy.fleet.signed.errors import StoreAwayError
+from cloned_proxy.fleet.signed.errors import EnvelopeError, StoreAwayError
 from cloned_proxy.fleet.signed.pause import Pause, again_seconds
 from cloned_proxy.policy.terms.rule import Rule
 from cloned_proxy.store.approvals.approval import Approval
@@ -46,6 +48,8 @@ _MOST_SAID: Final = 10
 _RECEIVED_AT_ONCE: Final = 100
 _RECEIVED_A_MINUTE: Final = 10
 """Requests of other replicas: people look at a few, and each one is in the log of every replica."""
+_IN_A_TURN: Final = 20
+"""What is taken in before traffic has its turn: anybody may fill the store, and each signature takes a while to check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +90,15 @@ class FleetRequests:
         self._posted: set[str] = set()
         self._decided = Remembered()
         self._refused = Remembered()
+        self._unsigned = Remembered()
+        """Digests of what was offered as a decision, and is none for as long as this process trusts the same keys."""
         self._said = 0
         """Of refusals, in one reading."""
         self._unsettled: dict[str, FleetDecision] = {}
         """In force or refused already, and not on record here: the disk did not take them."""
         self._in_force: dict[str, _InForce] = {}
+        self._told: tuple[Rule, ...] = ()
+        """What `on_change` was told last."""
         self._room = Allowance(_RECEIVED_AT_ONCE, _RECEIVED_A_MINUTE)
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
@@ -124,7 +132,7 @@ class FleetRequests:
                 if news and self._pause.lasts:
                     self._news.set()
                     await asyncio.sleep(_SOON_SECONDS)
-                elif news or self._uptime() >= read_at + _READ_SECONDS:
+                elif not self._pause.lasts and (news or self._uptime() >= read_at + _READ_SECONDS):
                     read_at, began = self._uptime(), self._pause.now()
                     await self.read()
                     self._pause.after(began)
@@ -175,16 +183,21 @@ class FleetRequests:
                 now, without, *found = await self._link.run(work, most=MOST_ANSWERED)
             why = f"requests or decisions that are too large are left out ({names.requests})" if without else ""
             self._link.parts.say("requests", why, about="unread")
-            before, self._said = self._rules(), 0
-            for at in range(0, len(found), 4):
-                raw_id, raw, left, envelope = found[at : at + 4]
+            self._said = 0
+            for number, (raw_id, raw, left, envelope) in enumerate(batched(found, 4, strict=True)):
+                if number % _IN_A_TURN == _IN_A_TURN - 1:
+                    await asyncio.sleep(0)
                 try:
                     await self._take_in(_id_of(raw_id), raw, envelope, left / 1000, now=now / 1000, up=up)
                 except Exception as error:  # noqa: BLE001  what one request broke must not keep the next from people
                     self._refuse(raw_id, error)
-            if self._rules() != before:
-                self._on_change(self._rules())
+            self._tell_of_changes()
             await self._settle()
+
+    def _tell_of_changes(self) -> None:
+        if (rules := self._rules()) != self._told:
+            self._told = rules
+            self._on_change(rules)
 
     async def _take_in(self, request: str, raw: bytes, envelope: bytes, left: float, *, now: float, up: float) -> None:
         if request in self._decided or (not envelope and left <= 0):
@@ -194,14 +207,29 @@ class FleetRequests:
             if self._leads and isinstance(told, dict) and told.get("replica") != self._me:
                 await self._receive(from_message(told, request), left)
             return
-        decision = read_decision(envelope, self._trust, self._fleet, request)
+        decision = self._decision_in(envelope, request)
+        approved = decision.verdict == "approved"
+        if approved and decision.decided > self._clock() + SKEW_SECONDS:
+            # It is looked at again: the clock here may be set meanwhile.
+            raise ValueError("it was decided in the future: by a wrong time, or the clock here is slow")
         # Before anything that may fail: whoever offers it again does not make it last longer.
         self._decided.add(request)
-        if decision.verdict == "approved":
+        if approved:
             self._put_in_force(decision, now=now, up=up)
         if self._leads:
             self._unsettled[request] = decision
         self._on_decision(decision)
+
+    def _decision_in(self, envelope: bytes, request: str) -> FleetDecision:
+        """Raises EnvelopeError for what is none, and ValueError for what was found to be none before."""
+        digest = hashlib.sha256(b"%b\n%b" % (request.encode(), envelope)).hexdigest()
+        if digest in self._unsigned:
+            raise ValueError("it is no decision, as before")
+        try:
+            return read_decision(envelope, self._trust, self._fleet, request)
+        except EnvelopeError:
+            self._unsigned.add(digest)
+            raise
 
     async def _receive(self, approval: Approval, left: float) -> None:
         """Shows it to people, within a rate: each one is two entries of the log, and anybody may fill the store."""
@@ -215,8 +243,6 @@ class FleetRequests:
             )
 
     def _put_in_force(self, decision: FleetDecision, *, now: float, up: float) -> None:
-        if decision.decided > self._clock() + SKEW_SECONDS:
-            raise ValueError("it was decided in the future: by a wrong time, or the clock here is slow")
         # The store's clock, which a store that lies can set back, and this host's, which may be wrong.
         late = decision.ends + SKEW_SECONDS - self._clock()
         left = min(decision.ends - now, decision.ends - decision.decided, late)
@@ -265,8 +291,7 @@ class FleetRequests:
         for request in over:
             del self._in_force[request]
             _log.info("an approval of the fleet has ended", request=request)
-        if over:
-            self._on_change(self._rules())
+        self._tell_of_changes()
 
     def _rules(self) -> tuple[Rule, ...]:
         return tuple(rule for each in self._in_force.values() for rule in each.rules)
