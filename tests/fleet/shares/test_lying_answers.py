@@ -1,4 +1,4 @@
-"""A store that answers the share script with what it never says: nothing of it is kept, and a share ends when it has to."""
+"""A store that answers the share script with what it never says: none of it is kept, and a share ends in its time."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ async def test_an_answer_of_another_form_is_none(store: RedisServer, tmp_path: P
         current = policy(canary.port, limits=Limits(requests_per_minute=40))
         async with LyingStore(store.socket, store.socket.with_name("liar")).serving() as liar:
             liar.lie = lambda command, answer: made_up if runs(command, SHARE) else answer
-            replica = Replica(
-                "one", liar.url, tmp_path / "one", current, on_store_loss="deny", begins=False
-            )
+            replica = Replica("one", liar.url, tmp_path / "one", current, on_store_loss="deny", begins=False)
             async with serving(replica):
                 assert await replica.call() == "limit_exceeded"
                 share = replica.shares._shares[TOOL]

@@ -19,7 +19,8 @@ async def test_a_share_that_somebody_mends_is_told_to_be_well(
     monkeypatch.setattr(shares_module, "_MENDED_SECONDS", 0.1)
     with Canary() as canary, store.client() as client:
         client.set(NAMES.shares(TOOL), "x")
-        replica = Replica("one", store.url, tmp_path / "one", policy(canary.port, limits=Limits(requests_per_minute=40)))
+        current = policy(canary.port, limits=Limits(requests_per_minute=40))
+        replica = Replica("one", store.url, tmp_path / "one", current)
         async with serving(replica):
             assert await replica.call() == "limit_exceeded"
             assert "limits" in replica.link.parts.faults

@@ -29,7 +29,7 @@ class Wire(asyncio.StreamWriter):
     def get_write_buffer_size(self) -> int:
         return self.unsent
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | bytearray | memoryview[int]) -> None:
         self.sent += data
 
     async def drain(self) -> None:
