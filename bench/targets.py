@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.start import GOALS
 
@@ -145,6 +145,11 @@ def _neighbour(found: dict[str, float]) -> list[Target]:
             "Allowed calls that failed beside a loop of denied ones", 0.0, found["neighbour_failed"], "", at_most=True
         ),
         Target("Their median time, of that without the loop", 3.0, found["neighbour_ratio"], "x", at_most=True),
+        *(
+            Target(f"The latest call beside 1,000 half heads, {gate}", 1_000.0, found[key], " ms", at_most=True)
+            for gate in ("native", "Python alone")
+            if (key := f"crowded_{gate.partition(' ')[0].lower()}_ms") in found
+        ),
     ]
 
 
@@ -153,9 +158,9 @@ def _chained(found: dict[str, float]) -> list[Target]:
     return [Target(title, 0.9, found["chained_ratio"], "x")] if found else []
 
 
-def _fleet(found: dict[str, float]) -> list[Target]:
+def _fleet(found: Mapping[str, Any]) -> list[Target]:
     return [
-        Target(f"More CPU than alone: {name}", 3.0, 100 * more, " %", at_most=True)
+        Target(f"More CPU than alone: {name}", 3.0, 100 * more["median"], " %", at_most=True)
         for name, more in found.items()
         if name != "load"
     ]

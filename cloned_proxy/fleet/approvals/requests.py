@@ -8,7 +8,6 @@ counted on here by the time since boot.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +16,9 @@ from typing import Any, Final
 import structlog
 
 from cloned_proxy.fleet.approvals.bounds import Allowance, Remembered
-from cloned_proxy.fleet.approvals.decision import LONGEST_SECONDS, SKEW_SECONDS, FleetDecision, read_decision
+from cloned_proxy.fleet.approvals.decision import LONGEST_SECONDS, SKEW_SECONDS, FleetDecision
+from cloned_proxy.fleet.approvals.decision_reader import DecisionReader
+from cloned_proxy.fleet.approvals.offered import Offered
 from cloned_proxy.fleet.approvals.request_store import (
     ASK,
     LONGEST_ID,
@@ -31,7 +32,7 @@ from cloned_proxy.fleet.approvals.request_store import (
 )
 from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.signed.envelope import Trust
-from cloned_proxy.fleet.signed.errors import EnvelopeError, StoreAwayError
+from cloned_proxy.fleet.signed.errors import StoreAwayError
 from cloned_proxy.fleet.signed.pause import Pause, again_seconds
 from cloned_proxy.policy.terms.rule import Rule
 from cloned_proxy.store.approvals.approval import Approval
@@ -80,7 +81,6 @@ class FleetRequests:
         self._link = link
         self._fleet, self._me = fleet, replica
         self._names = RequestNames(fleet)
-        self._trust = trust
         self._mirror = mirror
         self._on_change = on_change
         self._on_decision = on_decision
@@ -89,8 +89,7 @@ class FleetRequests:
         self._posted: set[str] = set()
         self._decided = Remembered()
         self._refused = Remembered()
-        self._unsigned = Remembered()
-        """Digests of what was offered as a decision, and is none for as long as this process trusts the same keys."""
+        self._decisions = DecisionReader(trust, fleet)
         self._said = 0
         """Of refusals, in one reading."""
         self._unsettled: dict[str, FleetDecision] = {}
@@ -151,21 +150,28 @@ class FleetRequests:
     async def tell(self) -> None:
         """Tells the fleet of the requests that were made here. Raises StoreAwayError and StoreError."""
         unposted = ""
-        for approval, seconds in await asyncio.to_thread(self._mirror.own_pending):
-            if approval.id not in self._posted and (why := await self._post(approval, seconds)):
+        own = await asyncio.to_thread(self._mirror.own_pending)
+        there = sum(approval.id in self._posted for approval, _ in own)
+        for approval, seconds in own:
+            if approval.id in self._posted:
+                continue
+            if why := await self._post(approval, seconds, there):
                 unposted = unposted or f"request {approval.id} of {approval.asker} is seen on this replica alone: {why}"
+            else:
+                there += 1
         self._link.parts.say("requests", unposted, about="unposted")
 
-    async def _post(self, approval: Approval, seconds: float) -> str:
-        """Why it cannot be; "" when it is in the store. Raises StoreAwayError."""
+    async def _post(self, approval: Approval, seconds: float, there: int) -> str:
+        """Why it cannot be; "" when it is in the store, where so many of this replica wait. Raises StoreAwayError."""
         names, text = self._names, json.dumps(as_message(approval, self._me))
         if len(text) > MOST_BYTES:
             return "it is too large"
         waits = int(min(seconds, LONGEST_SECONDS) * 1000)
-        told = (approval.id, text, str(waits), names.news, str(MOST), str(LONGEST_MILLISECONDS))
+        bounds = (str(MOST), str(LONGEST_MILLISECONDS), str(there))
+        told = (approval.id, text, str(waits), names.news, *bounds)
         with self._link.parts.part("requests", names.ends):
             if not await self._link.run(lambda redis: redis.eval(ASK, 3, *names.keys, *told)):
-                return f"{names.requests} has {MOST} already; see what puts them there"
+                return f"{names.requests} has {MOST} already, and about as many of this replica as of any other"
         self._posted.add(approval.id)
         return ""
 
@@ -182,13 +188,16 @@ class FleetRequests:
                 now, without, *found = await self._link.run(work, most=MOST_ANSWERED)
             why = f"requests or decisions that are too large are left out ({names.requests})" if without else ""
             self._link.parts.say("requests", why, about="unread")
-            self._said = 0
             if len(found) % 4:
                 raise ValueError("the store answers what no reading of requests does")
-            for at in range(0, len(found), 4):
-                if at % (4 * _IN_A_TURN) == 0:
+            offered = Offered(found)
+            self._link.parts.say("requests", offered.why_full(names.requests), about="full")
+            # What made room for others is told again.
+            self._posted &= offered.ids
+            self._said = 0
+            for number, (raw_id, raw, left, envelope) in enumerate(offered.in_turns()):
+                if number % _IN_A_TURN == 0:
                     await asyncio.sleep(0)
-                raw_id, raw, left, envelope = found[at : at + 4]
                 try:
                     await self._take_in(_id_of(raw_id), raw, envelope, left / 1000, now=now / 1000, up=up)
                 except Exception as error:  # noqa: BLE001  what one request broke must not keep the next from people
@@ -209,7 +218,7 @@ class FleetRequests:
             if self._leads and isinstance(told, dict) and told.get("replica") != self._me:
                 await self._receive(from_message(told, request), left)
             return
-        decision = self._decision_in(envelope, request)
+        decision = self._decisions.read(envelope, request)
         approved = decision.verdict == "approved"
         if approved and decision.decided > self._clock() + SKEW_SECONDS:
             # It is looked at again: the clock here may be set meanwhile.
@@ -221,17 +230,6 @@ class FleetRequests:
         if self._leads:
             self._unsettled[request] = decision
         self._on_decision(decision)
-
-    def _decision_in(self, envelope: bytes, request: str) -> FleetDecision:
-        """Raises EnvelopeError for what is none, and ValueError for what was found to be none before."""
-        digest = hashlib.sha256(b"%b\n%b" % (request.encode(), envelope)).hexdigest()
-        if digest in self._unsigned:
-            raise ValueError("it is no decision, as before")
-        try:
-            return read_decision(envelope, self._trust, self._fleet, request)
-        except EnvelopeError:
-            self._unsigned.add(digest)
-            raise
 
     async def _receive(self, approval: Approval, left: float) -> None:
         """Shows it to people, within a rate: each one is two entries of the log, and anybody may fill the store."""

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cloned_proxy.fleet.approvals import decision as decision_module
+from cloned_proxy.fleet.approvals import decision_reader as reader_module
 from cloned_proxy.fleet.approvals import requests as requests_module
 from cloned_proxy.fleet.approvals.decision import SKEW_SECONDS, seal_decision
 from cloned_proxy.fleet.approvals.request_store import READ
@@ -58,7 +59,7 @@ def counted_checks(monkeypatch: pytest.MonkeyPatch, of: list[object]) -> Iterato
         of.append(turns)
         return original(*arguments)
 
-    monkeypatch.setattr(requests_module, "read_decision", looked)
+    monkeypatch.setattr(reader_module, "read_decision", looked)
     task = asyncio.create_task(others())
     try:
         yield
