@@ -87,6 +87,10 @@ class FleetRequests:
         self._clock, self._uptime = clock, uptime
         self._leads = leads
         self._posted: set[str] = set()
+        self._there: set[str] = set()
+        """What the store told of in the last reading."""
+        self._compared = False
+        """Whether what is shown here has been compared with that."""
         self._decided = Remembered()
         self._refused = Remembered()
         self._decisions = DecisionReader(trust, fleet)
@@ -194,6 +198,8 @@ class FleetRequests:
             self._link.parts.say("requests", offered.why_full(names.requests), about="full")
             # What made room for others is told again.
             self._posted &= offered.ids
+            if self._leads and not without:
+                await self._forget_others(offered.ids)
             self._said = 0
             for number, (raw_id, raw, left, envelope) in enumerate(offered.in_turns()):
                 if number % _IN_A_TURN == 0:
@@ -209,6 +215,19 @@ class FleetRequests:
         if (rules := self._rules()) != self._told:
             self._told = rules
             self._on_change(rules)
+
+    async def _forget_others(self, there: set[str]) -> None:
+        """Shows no more what others have taken back. Writes only where something has gone since the last reading."""
+        gone, self._there = self._there - there, there
+        if not gone and self._compared:
+            return
+        try:
+            await asyncio.to_thread(self._mirror.keep_others, there)
+        except StoreError as error:  # the disk: what people decide goes first, and it is tried again
+            _log.warning("what others no longer ask is still shown here", reason=str(error))
+            self._compared = False
+        else:
+            self._compared = True
 
     async def _take_in(self, request: str, raw: bytes, envelope: bytes, left: float, *, now: float, up: float) -> None:
         if request in self._decided or (not envelope and left <= 0):
