@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.fleet.approvals import requests as requests_module
+from cloned_proxy.fleet.approvals import decision_reader as reader_module
 from cloned_proxy.fleet.approvals.decision import FleetDecision, read_decision, seal_decision
+from cloned_proxy.fleet.approvals.requests import FleetRequests
 from cloned_proxy.fleet.leases import uses as uses_module
 from cloned_proxy.fleet.leases.counted_audit import CountedAudit
 from cloned_proxy.fleet.link.parts import Parts
@@ -103,11 +104,11 @@ async def test_a_decision_whose_signature_nobody_checks(
         def unchecked(raw: bytes, trust: Trust, fleet: str, request: str) -> FleetDecision:
             return read_decision(raw, Trust([stranger.public]), fleet, request)
 
-        monkeypatch.setattr(requests_module, "read_decision", unchecked)
+        monkeypatch.setattr(reader_module, "read_decision", unchecked)
     now = time.time()
     decision = replace(DECISION, decided=now, ends=now + 60)
     granted: list[object] = []
-    requests = requests_module.FleetRequests(
+    requests = FleetRequests(
         Telling(decision, stranger),  # type: ignore[arg-type]  # the store that lies
         FLEET,
         "one",

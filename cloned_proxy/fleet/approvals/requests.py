@@ -16,7 +16,8 @@ from typing import Any, Final
 import structlog
 
 from cloned_proxy.fleet.approvals.bounds import Allowance, Remembered
-from cloned_proxy.fleet.approvals.decision import LONGEST_SECONDS, SKEW_SECONDS, FleetDecision, read_decision
+from cloned_proxy.fleet.approvals.decision import LONGEST_SECONDS, SKEW_SECONDS, FleetDecision
+from cloned_proxy.fleet.approvals.decision_reader import DecisionReader
 from cloned_proxy.fleet.approvals.offered import Offered
 from cloned_proxy.fleet.approvals.request_store import (
     ASK,
@@ -47,6 +48,8 @@ _MOST_SAID: Final = 10
 _RECEIVED_AT_ONCE: Final = 100
 _RECEIVED_A_MINUTE: Final = 10
 """Requests of other replicas: people look at a few, and each one is in the log of every replica."""
+_IN_A_TURN: Final = 20
+"""What is taken in before traffic has its turn: anybody may fill the store, and a signature takes a while to check."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,6 @@ class FleetRequests:
         self._link = link
         self._fleet, self._me = fleet, replica
         self._names = RequestNames(fleet)
-        self._trust = trust
         self._mirror = mirror
         self._on_change = on_change
         self._on_decision = on_decision
@@ -91,11 +93,14 @@ class FleetRequests:
         """Whether what is shown here has been compared with that."""
         self._decided = Remembered()
         self._refused = Remembered()
+        self._decisions = DecisionReader(trust, fleet)
         self._said = 0
         """Of refusals, in one reading."""
         self._unsettled: dict[str, FleetDecision] = {}
         """In force or refused already, and not on record here: the disk did not take them."""
         self._in_force: dict[str, _InForce] = {}
+        self._told: tuple[Rule, ...] = ()
+        """What `on_change` was told last."""
         self._room = Allowance(_RECEIVED_AT_ONCE, _RECEIVED_A_MINUTE)
         self._news = asyncio.Event()
         self._reading = asyncio.Lock()
@@ -129,7 +134,7 @@ class FleetRequests:
                 if news and self._pause.lasts:
                     self._news.set()
                     await asyncio.sleep(_SOON_SECONDS)
-                elif news or self._uptime() >= read_at + _READ_SECONDS:
+                elif not self._pause.lasts and (news or self._uptime() >= read_at + _READ_SECONDS):
                     read_at, began = self._uptime(), self._pause.now()
                     await self.read()
                     self._pause.after(began)
@@ -187,21 +192,29 @@ class FleetRequests:
                 now, without, *found = await self._link.run(work, most=MOST_ANSWERED)
             why = f"requests or decisions that are too large are left out ({names.requests})" if without else ""
             self._link.parts.say("requests", why, about="unread")
+            if len(found) % 4:
+                raise ValueError("the store answers what no reading of requests does")
             offered = Offered(found)
             self._link.parts.say("requests", offered.why_full(names.requests), about="full")
             # What made room for others is told again.
             self._posted &= offered.ids
             if self._leads and not without:
                 await self._forget_others(offered.ids)
-            before, self._said = self._rules(), 0
-            for raw_id, raw, left, envelope in offered.in_turns():
+            self._said = 0
+            for number, (raw_id, raw, left, envelope) in enumerate(offered.in_turns()):
+                if number % _IN_A_TURN == 0:
+                    await asyncio.sleep(0)
                 try:
                     await self._take_in(_id_of(raw_id), raw, envelope, left / 1000, now=now / 1000, up=up)
                 except Exception as error:  # noqa: BLE001  what one request broke must not keep the next from people
                     self._refuse(raw_id, error)
-            if self._rules() != before:
-                self._on_change(self._rules())
+            self._tell_of_changes()
             await self._settle()
+
+    def _tell_of_changes(self) -> None:
+        if (rules := self._rules()) != self._told:
+            self._told = rules
+            self._on_change(rules)
 
     async def _forget_others(self, there: set[str]) -> None:
         """Shows no more what others have taken back. Writes only where something has gone since the last reading."""
@@ -224,10 +237,14 @@ class FleetRequests:
             if self._leads and isinstance(told, dict) and told.get("replica") != self._me:
                 await self._receive(from_message(told, request), left)
             return
-        decision = read_decision(envelope, self._trust, self._fleet, request)
+        decision = self._decisions.read(envelope, request)
+        approved = decision.verdict == "approved"
+        if approved and decision.decided > self._clock() + SKEW_SECONDS:
+            # It is looked at again: the clock here may be set meanwhile.
+            raise ValueError("it was decided in the future: by a wrong time, or the clock here is slow")
         # Before anything that may fail: whoever offers it again does not make it last longer.
         self._decided.add(request)
-        if decision.verdict == "approved":
+        if approved:
             self._put_in_force(decision, now=now, up=up)
         if self._leads:
             self._unsettled[request] = decision
@@ -245,8 +262,6 @@ class FleetRequests:
             )
 
     def _put_in_force(self, decision: FleetDecision, *, now: float, up: float) -> None:
-        if decision.decided > self._clock() + SKEW_SECONDS:
-            raise ValueError("it was decided in the future: by a wrong time, or the clock here is slow")
         # The store's clock, which a store that lies can set back, and this host's, which may be wrong.
         late = decision.ends + SKEW_SECONDS - self._clock()
         left = min(decision.ends - now, decision.ends - decision.decided, late)
@@ -295,8 +310,7 @@ class FleetRequests:
         for request in over:
             del self._in_force[request]
             _log.info("an approval of the fleet has ended", request=request)
-        if over:
-            self._on_change(self._rules())
+        self._tell_of_changes()
 
     def _rules(self) -> tuple[Rule, ...]:
         return tuple(rule for each in self._in_force.values() for rule in each.rules)

@@ -36,6 +36,10 @@ class Parts:
         if (bad := self._keys.get(name)) and bad.pop(key, ""):
             self._tell(name)
 
+    def is_bad(self, name: str, key: str) -> bool:
+        """Whether the last one who used it could not."""
+        return bool(self._keys.get(name, {}).get(key))
+
     def say(self, name: str, reason: str, *, about: str = "") -> None:
         """What whoever uses the part has found itself, of each thing apart; "": nothing any more."""
         self._keys.setdefault(name, {})[about] = reason

@@ -7,7 +7,6 @@ everything is denied after so long without news.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -297,12 +296,16 @@ class FleetPolicy:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
-            with contextlib.suppress(StoreError):
+            try:
                 self._look()
                 await self._note()
                 if self._unkept is not None:
                     async with self._taking:
                         await self._keep_again()
+            except StoreError:
+                continue  # `problems` says what is not on the disk; it is tried again
+            except Exception:  # noqa: BLE001  whatever broke, `max_staleness` holds on
+                _log.exception("what becomes of the fleet's policy could not be looked after; tried again")
 
     async def _note(self) -> None:
         """Writes down when the source was heard, for a restart without it."""

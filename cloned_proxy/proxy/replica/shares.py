@@ -16,6 +16,7 @@ import structlog
 
 from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.shares.share import Part
+from cloned_proxy.fleet.shares.share_answer import read_answer
 from cloned_proxy.fleet.shares.share_loss import ShareLoss
 from cloned_proxy.fleet.shares.share_names import ShareNames
 from cloned_proxy.fleet.shares.share_script import CUT_AFTER_SECONDS, SETTLE_MILLISECONDS, SHARE
@@ -40,6 +41,8 @@ _LASTS: Final = {"local_share": 900.0, "deny": 5.0}
 """Seconds that a share can be used without a word of the store, by `fleet.on_store_loss`."""
 _REST_SECONDS: Final = 60.0
 """Shares that last longer are renewed while they rest, too: the store may be away when they are needed."""
+_MENDED_SECONDS: Final = 5.0
+"""Between two looks at a share that could not be used for what lies in the store."""
 _CLOCKS_DRIFT: Final = 0.99
 """A second here is a second there, but for what quartz makes of it."""
 
@@ -199,6 +202,8 @@ class Shares(WholeLimits):
         now = self._clock()
         if self._is_wanted(share):
             return True
+        if self._link.connected and self._link.parts.is_bad("limits", self._names.shares(tool)):
+            return now >= share.asked + _MENDED_SECONDS  # nobody else says that somebody has mended it
         if not share.ends or not self._link.connected:
             return False
         if not share.told and now >= share.dry_until:
@@ -283,14 +288,14 @@ class Shares(WholeLimits):
         share.told = True  # and no more, where a loss is noticed while this is under way
         try:
             with self._link.parts.part("limits", keys[0]):
-                *granted, found, data = await self._link.run(work, within=_MOST_WAIT)
+                granted, found, data = read_answer(await self._link.run(work, within=_MOST_WAIT))
             self._loss.learn(data)
         except StoreAwayError:
             share.told = False
             raise
         share.hold(granted)
         share.cells.values[ENDS] = int((began + self.lasts * _CLOCKS_DRIFT) * 1e6)
-        share.sharers = max(1, int(found))
+        share.sharers = max(1, found)
 
     async def _beg(self, share: Share) -> None:
         """Leaves word for the worker that asks, and waits until the share has changed."""

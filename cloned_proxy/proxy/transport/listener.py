@@ -48,6 +48,14 @@ class Listener:
     header_from: tuple[Network, ...] = ()
     """From there each connection begins with a PROXY protocol header (`proxy/gate/porch.py`)."""
 
+    def __post_init__(self) -> None:
+        """Urgent data is data like any other (RFC 6093, section 6), on every connection that is accepted there.
+
+        Else a client could keep its place with bytes that no read and no count of what is unread ever shows.
+        """
+        if self.socket.family in (socket.AF_INET, socket.AF_INET6):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
+
     def asks_proxy(self, address: str) -> bool:
         """Whether a connection to this address of ours is for the proxy itself, not for a name."""
         if self.names is None or self.only_names:

@@ -134,6 +134,24 @@ async def test_heads_that_do_not_become_whole_leave_for_who_waits() -> None:
             assert answering_other.result() == b"HTTP/1.1 403"
 
 
+async def test_urgent_bytes_are_the_beginning_of_a_head_and_keep_no_place() -> None:
+    """They are sent beside the stream, where no read shows them, and yet the kernel has just heard of the client."""
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=2, head_timeout=600) as w:
+        with ExitStack() as stack:
+            keeping = [await client(stack, socket.AF_INET, w.address) for _ in range(2)]
+            await until(lambda: connected(w) == 2)
+            for each in keeping:
+                each.send(b"!", socket.MSG_OOB)
+            await until(lambda: [each.begun for each in w.gate._connections] == [True, True])
+            w.gate._room.begun_seconds = 0
+            asking = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(asking, _REFUSED)
+            answering_other = asyncio.create_task(answer(asking))
+            await swept_until(w, answering_other.done)
+            assert answering_other.result() == b"HTTP/1.1 403"
+
+
 async def test_proxy_headers_that_do_not_become_whole_leave_for_who_waits() -> None:
     loop = asyncio.get_running_loop()
     async with world(max_connections=2, head_timeout=600, header_from=(ipaddress.ip_network("127.0.0.0/8"),)) as w:

@@ -8,6 +8,7 @@ from typing import Final
 
 from OpenSSL import SSL
 
+from cloned_proxy.proxy.inspection.connections.bounds import UNSENT
 from cloned_proxy.proxy.inspection.connections.streams import ClientReader, ClientWriter
 
 _READ: Final = 65_536
@@ -79,6 +80,7 @@ class TlsStream:
             pass
         except SSL.ZeroReturnError:
             self._ended = self.closed_cleanly = True
+        self._flush_answers()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def write(self, data: bytes) -> None:
@@ -116,6 +118,16 @@ class TlsStream:
             self._reader.abort()
         if isinstance(self._writer, asyncio.StreamWriter):
             self._writer.transport.abort()
+
+    def _flush_answers(self) -> None:
+        """What OpenSSL says to what was read, such as its no to a renegotiation: it keeps all that nobody fetches.
+
+        Raises OSError for a peer that asks and asks, and reads nothing.
+        """
+        self._flush()
+        if not self.dead and self.unsent > UNSENT:
+            self.abort()
+            raise ConnectionAbortedError("the peer reads none of what it has asked for")
 
     def _flush(self) -> None:
         try:
