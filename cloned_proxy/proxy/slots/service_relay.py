@@ -10,21 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Final, cast
+from typing import Final
 
 from cloned_proxy.proxy.gate.gate import Gate
-from cloned_proxy.proxy.transport.listener import Listener
+from cloned_proxy.proxy.transport.listener import BACKLOG, Listener
 from cloned_proxy.proxy.wire.head import Head, HeadError, parse_head
 
 _MAX_HEAD: Final = 65_536
 _HEAD_SECONDS: Final = 10.0
-_FULL_SECONDS: Final = 0.02
-"""Between two looks for a place in the gate."""
+_EXHAUSTED_SECONDS: Final = 0.1
+"""Until connections are accepted again after one could not be."""
+_AT_ONCE: Final = 128
+"""Connections of one slot that have no place in the gate, or one for the service: a place is taken once the head has
+come, so their descriptors have to be bounded before. Who comes when all are taken waits with the kernel."""
 _CHUNK: Final = 65_536
 _DROPPED: Final = frozenset({"host", "connection", "keep-alive", "upgrade"})
-type Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[None, None, None]]
 _BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -37,36 +38,61 @@ class ServiceRelay:
         self._adopts = replace(listener, names=None)
         """Whose the requests are that come for the service."""
         self._authority = f"{target[0]}:{target[1]}"
-        self._server: asyncio.Server | None = None
+        self._room = asyncio.BoundedSemaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Accepts from now on; the listener's socket belongs to the relay."""
-        if self._listener.names is not None:
-            # One socket for all addresses of the slot: who dialled a name at this port is not here for the service.
-            loop = asyncio.get_running_loop()
-            self._server = await loop.create_server(
-                lambda: _Fork(self._gate, self._listener, self._serve), sock=self._listener.socket
-            )
-        elif self._listener.socket.family == socket.AF_UNIX:
-            self._server = await asyncio.start_unix_server(self._serve, sock=self._listener.socket, limit=_MAX_HEAD)
-        else:
-            self._server = await asyncio.start_server(self._serve, sock=self._listener.socket, limit=_MAX_HEAD)
+        self._listener.socket.setblocking(False)
+        self._listener.socket.listen(BACKLOG)  # some are bound early, and refuse until they are opened
+        self._keep(asyncio.create_task(self._accept()))
 
     def close(self) -> None:
         """Stops accepting and cuts what is open, on both sides."""
-        if self._server is not None:
-            self._server.close()
+        # Before its number is another's: the task that accepts learns of its end in the loop's next turn.
+        asyncio.get_running_loop().remove_reader(self._listener.socket.fileno())
+        self._listener.socket.close()
         for task in tuple(self._tasks):
             task.cancel()
         for listener in (self._listener, self._adopts):
             self._gate.close(listener)
 
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._room.acquire()
+            try:
+                sock, _ = await loop.sock_accept(self._listener.socket)
+            except OSError:  # no descriptors, or the client has gone already
+                self._room.release()
+                await asyncio.sleep(_EXHAUSTED_SECONDS)
+                continue
+            self._keep(asyncio.create_task(self._enter(sock)))
+
+    async def _enter(self, sock: socket.socket) -> None:
+        """One connection, until it has ended or the gate has it."""
+        try:
+            # One socket for all addresses of the slot: who dialled a name at this port is not here for the service.
+            if self._listener.names is not None and not self._listener.asks_proxy(sock.getsockname()[0]):
+                await self._gate.adopt(sock, self._listener)
+                return
+            reader, writer = await _streams(sock)
+        except OSError:  # the client has gone
+            sock.close()
+            return
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            await self._serve(reader, writer)
+        finally:
+            self._room.release()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        if task is not None:
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
         try:
             await self._relay(reader, writer)
         except (OSError, EOFError, TimeoutError, asyncio.CancelledError):
@@ -108,36 +134,10 @@ class ServiceRelay:
         return "\r\n".join([first, f"Host: {self._authority}", *kept, "Connection: close", "", ""]).encode("latin-1")
 
 
-class _Fork(asyncio.Protocol):
-    """Gives a connection to the service or to the gate, by the address that was dialled."""
-
-    def __init__(self, gate: Gate, listener: Listener, serve: Serve) -> None:
-        self._gate = gate
-        self._listener = listener
-        self._serve = serve
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        chosen: asyncio.BaseProtocol
-        if self._listener.asks_proxy(transport.get_extra_info("sockname")[0]):
-            reader = asyncio.StreamReader(limit=_MAX_HEAD)
-            chosen = asyncio.StreamReaderProtocol(reader, self._serve)
-        else:
-            entered = self._gate.enter(self._listener)
-            if entered is None:
-                self._wait(cast(asyncio.Transport, transport))
-                return
-            chosen = entered
-        transport.set_protocol(chosen)
-        if not cast(asyncio.Transport, transport).is_reading():
-            cast(asyncio.Transport, transport).resume_reading()
-        chosen.connection_made(transport)
-
-    def _wait(self, transport: asyncio.Transport) -> None:
-        """Until there is a place for it. What it says meanwhile stays with the kernel."""
-        if not transport.is_closing():
-            if transport.is_reading():
-                transport.pause_reading()
-            asyncio.get_running_loop().call_later(_FULL_SECONDS, self.connection_made, transport)
+async def _streams(sock: socket.socket) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if sock.family == socket.AF_UNIX:
+        return await asyncio.open_unix_connection(sock=sock, limit=_MAX_HEAD)
+    return await asyncio.open_connection(sock=sock, limit=_MAX_HEAD)
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,0 +1,64 @@
+"""The port of a service in a slot: what comes through it, and how much a tool can hold there that says nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+from cloned_proxy.policy.callers.caller import ANONYMOUS
+from cloned_proxy.proxy.slots.service_relay import ServiceRelay
+from cloned_proxy.proxy.transport.listener import Listener, bind_unix
+from tests.proxy.plain.support import answering
+from tests.proxy.support import HOST, allow, until, upstream, world
+
+_RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nreached"
+_REQUEST = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_silent_connections_take_a_bounded_number_of_descriptors_and_who_waits_is_served(tmp_path: Path) -> None:
+    path = tmp_path / "service.sock"
+    loop = asyncio.get_running_loop()
+    async with upstream(answering(_RESPONSE)) as server, world(allow(HOST, server.port)) as w:
+        relay = ServiceRelay(w.gate, Listener(bind_unix(path), ANONYMOUS, "slot"), (HOST, server.port))
+        await relay.start()
+        with ExitStack() as stack:
+            silent = []
+            before = descriptors()
+            for _ in range(200):
+                sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+                sock.setblocking(False)
+                await loop.sock_connect(sock, str(path))
+                silent.append(sock)
+            await until(relay._room.locked)
+            assert descriptors() - before <= 200 + 128
+            asking = stack.enter_context(socket.socket(socket.AF_UNIX))
+            asking.setblocking(False)
+            await loop.sock_connect(asking, str(path))
+            await loop.sock_sendall(asking, _REQUEST)
+            for sock in silent:
+                sock.close()
+            answer = b""
+            async with asyncio.timeout(60):
+                while piece := await loop.sock_recv(asking, 4096):
+                    answer += piece
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert answer.endswith(b"reached")
+        relay.close()
+        await until(lambda: not relay._tasks)
+        assert not path.exists() or not await connects(path)
+
+
+async def connects(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.setblocking(False)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, str(path))
+        except ConnectionRefusedError:
+            return False
+    return True
