@@ -15,6 +15,7 @@ from cloned_proxy.proxy.enforce.tunnels import Tunnels
 from cloned_proxy.proxy.gate.door import Door
 from cloned_proxy.proxy.gate.porch import Porch
 from cloned_proxy.proxy.gate.room import Room
+from cloned_proxy.proxy.gate.siblings import Siblings
 from cloned_proxy.proxy.grants.cells import CellStore, OwnCells
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.inspection import Inspector
@@ -67,11 +68,11 @@ class Gate:
 
         `cells` is where the workers count their connections; the cap holds for all of them together.
         """
-        if plane is not None:
-            cells = plane.cells
-        parties = plane.parties if plane is not None else None
+        cells = plane.cells if plane is not None else cells or OwnCells()
         self._plane: Final = plane
-        self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells(), parties)
+        self._siblings: Final = Siblings(cells)
+        parties = plane.parties if plane is not None else self._siblings
+        self._crowd: Final = Crowd(settings.max_connections, cells, parties)
         self._doors: dict[Listener, Door | Porch] = {}
         self._connections: set[ClientConnection] = set()
         self._coming: dict[ClientConnection, str] = {}
@@ -120,7 +121,7 @@ class Gate:
             plane_failed=self._accept_without_plane,
         )
         self._background: set[asyncio.Task[None]] = set()
-        self._room: Final = Room(self._crowd)
+        self._room: Final = Room(self._crowd, self._siblings)
         tokens.at_change.add(self.sweep)
         if plane is not None:
             plane.start(self._parts)
@@ -294,23 +295,23 @@ class Gate:
 
     def _keep(self, connection: ClientConnection) -> None:
         self._crowd.place(connection.listener.party)
-        self._connections.add(connection)
+        here = self._plane is not None and connection.listener in self._plane.listeners
+        self._coming[connection] = "" if here else "listener_closed"
         self._all_gone.clear()
-        if self._cutting or self._plane is None or connection.listener not in self._plane.listeners:
-            # Cut while it was on its way from the plane.
-            cause = "drained" if self._cutting else "listener_closed"
-            asyncio.get_running_loop().call_soon(connection.cut, cause)
 
     @property
     def _contended(self) -> bool:
         """Whether several listeners share the places."""
-        return len(self._doors) + (len(self._plane.listeners) if self._plane is not None else 0) > 1
+        return self._siblings.contended
 
     def _contend(self) -> None:
+        native = 0 if self._plane is None else len(self._plane.listeners)
+        self._siblings.listen(len(self._doors) + native)
         if self._plane is not None:
             self._plane.contend(contended=self._contended)
 
     def _forget(self, connection: ClientConnection) -> None:
+        self.leave(connection)
         if connection in self._connections:
             self._connections.discard(connection)
             self._left(connection)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import select
 from collections.abc import Iterable
 from typing import Final
 
 from cloned_proxy.proxy.gate.porch import Porch
+from cloned_proxy.proxy.gate.siblings import Siblings
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.plane.plane import Plane
+from cloned_proxy.proxy.transport.descriptors import are_scarce
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.transport.settled import is_settled
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
@@ -25,8 +26,9 @@ _BEGUN_SECONDS: Final = 2.0
 class Room:
     """Of one gate. A client is never let go of for this while it is served, or while nobody waits."""
 
-    def __init__(self, crowd: Crowd) -> None:
+    def __init__(self, crowd: Crowd, siblings: Siblings) -> None:
         self._crowd: Final = crowd
+        self._siblings: Final = siblings
         self.begun_seconds = _BEGUN_SECONDS
         """For so long a head may have begun and not be whole."""
         self.quiet_seconds = _QUIET_SECONDS
@@ -41,18 +43,27 @@ class Room:
         *,
         contended: bool,
     ) -> None:
-        """Lets go of some of these, and of those of the plane, for each listener at which clients wait in vain."""
-        for listener in listeners:
-            if self.is_wanted(listener, contended=contended):
-                # Nobody leaves for a party that may not have the place: one that has its share gets its own.
-                party = listener.party if contended and self._crowd.has_its_share(listener.party) else None
-                of_party = [each for each in connections if party is None or each.listener.party == party]
-                for connection in (*self._begun(of_party), *self._quiet(of_party)):
-                    connection.let_go()
-                for porch in porches if party is None else ():
-                    porch.let_go(self.begun_seconds)
-                if plane is not None:
-                    plane.make_room(party, seconds=self.quiet_seconds, most=self._at_once)
+        """Lets go of some of these, and of those of the plane, for each party whose clients wait in vain."""
+        for party in self._waiting(listeners, contended=contended):
+            of_party = [each for each in connections if party is None or each.listener.party == party]
+            for connection in (*self._begun(of_party), *self._quiet(of_party)):
+                connection.let_go()
+            for porch in porches if party is None else ():
+                porch.let_go(self.begun_seconds)
+            if plane is not None:
+                plane.make_room(party, seconds=self.quiet_seconds, most=self._at_once)
+
+    def _waiting(self, listeners: Iterable[Listener], *, contended: bool) -> list[object | None]:
+        """For whom there is to be room: a party that has its share gets its own; None is all who may have any place.
+
+        Nobody leaves for a party that may not have the place.
+        """
+        wanted = [each.party for each in listeners if self.is_wanted(each, contended=contended)]
+        keeps_to_itself = [contended and self._crowd.has_its_share(party) for party in wanted]
+        self._siblings.wait(waiting=self._crowd.full and not all(keeps_to_itself))
+        parties = [party if own else None for party, own in zip(wanted, keeps_to_itself, strict=True)]
+        asked_by_others = self._crowd.full and self._siblings.somebody_waits and None not in parties
+        return [*parties, None] if asked_by_others else parties
 
     def is_wanted(self, listener: Listener, *, contended: bool) -> bool:
         """Whether a client waits at this listener and there is no place for it."""
@@ -62,7 +73,7 @@ class Room:
         closed = self._crowd.full or (contended and self._crowd.has_its_share(listener.party))
         waiting = select.poll()
         waiting.register(fd, select.POLLIN)
-        return bool(waiting.poll(0)) and (closed or _out_of_descriptors(fd))
+        return bool(waiting.poll(0)) and (closed or are_scarce(fd))
 
     @property
     def _at_once(self) -> int:
@@ -87,12 +98,3 @@ class Room:
         long_enough = (connection for since, _, connection in found if since <= latest)
         settled = (each for each in long_enough if is_settled(each.transport, self.quiet_seconds))
         return list(itertools.islice(settled, self._at_once))
-
-
-def _out_of_descriptors(fd: int) -> bool:
-    """Whether the process, and with it either gate, can accept nobody."""
-    try:
-        os.close(os.dup(fd))
-    except OSError:
-        return True
-    return False

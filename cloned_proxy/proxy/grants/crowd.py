@@ -47,10 +47,13 @@ class PartyCounts:
 
 
 class Crowd:
-    """The connections that have a place. The cap holds over all workers, the share of a party in each of them."""
+    """The connections that have a place. The cap holds over all workers.
+
+    So does the share of a party, but for as many as come to several workers at once.
+    """
 
     def __init__(self, places: int, store: CellStore, parties: PartyCounts | None = None) -> None:
-        """`parties` is where somebody else of this process counts the connections of the same parties."""
+        """`parties` is where others count the connections of the same parties: the native plane, or other workers."""
         self._parties = parties or PartyCounts()
         self._places = places
         self._share = fair_share(places)

@@ -72,29 +72,30 @@ class Arrivals:
         upstream = socket.socket(fileno=handed.upstream) if handed.upstream >= 0 else None
         grant = self._grant_of(handed) if handed.granted else None
         published = self._verdicts.known[handed.verdict] if grant is not None else None
-        self._library.plane_adopted(self._plane, party, published.handle if published is not None else None)
+        handle = published.handle if published is not None else None
         if listener is None or len(data) != length:
+            self._library.plane_adopted(self._plane, party, handle)
             sock.close()
             if upstream is not None:
                 upstream.close()
             if grant is not None:
                 self._parts.enforcer.finish(grant, "listener_closed")
             return
-        task = self._loop.create_task(
-            self._join(
-                Handed(
-                    Stage(handed.stage),
-                    sock,
-                    listener,
-                    data[:client],
-                    grant,
-                    upstream,
-                    data[client : client + server],
-                    max(0.0, handed.hello_deadline * _MICROSECOND - time.monotonic()),
-                    _underway(handed, grant, upstream, data) if grant is not None and handed.head_length else None,
-                )
-            )
+        given = Handed(
+            Stage(handed.stage),
+            sock,
+            listener,
+            data[:client],
+            grant,
+            upstream,
+            data[client : client + server],
+            max(0.0, handed.hello_deadline * _MICROSECOND - time.monotonic()),
+            _underway(handed, grant, upstream, data) if grant is not None and handed.head_length else None,
         )
+        connection = HandedConnection(self._parts, given)
+        self._parts.keep(connection)  # before the plane gives its place up: nobody else may have that meanwhile
+        self._library.plane_adopted(self._plane, party, handle)
+        task = self._loop.create_task(self._join(connection, given))
         self._adopting.add(task)
         task.add_done_callback(self._adopted)
 
@@ -107,14 +108,14 @@ class Arrivals:
         charge = self._parts.enforcer.basis.budgets.adopt(published.caller.tool, up=handed.up)
         return replace(published, id=bytes(handed.id).hex(), charge=charge, since=handed.since * _MICROSECOND)
 
-    async def _join(self, handed: Handed) -> None:
+    async def _join(self, connection: HandedConnection, handed: Handed) -> None:
         """Gives the client's socket to the loop."""
-        connection = HandedConnection(self._parts, handed)
         try:
             transport, _ = await self._loop.connect_accepted_socket(lambda: connection, handed.sock)
         except OSError as error:
             _log.warning("a connection was lost on its way from the plane", reason=str(error))
             handed.close()
+            self._parts.forget(connection)
             if handed.grant is not None:
                 self._parts.enforcer.finish(handed.grant, "client_reset")
             return

@@ -73,7 +73,7 @@ class HandedConnection(ClientConnection):
         if handed is None:
             raise ValueError("a connection is made once")
         self.transport = cast(asyncio.Transport, transport)
-        self.parts.keep(self)
+        self.parts.arrived(self)
         if handed.underway is not None:
             self.parts.resume_plain(self, handed.underway)
         elif handed.stage is Stage.PLAIN:
