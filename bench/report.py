@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.chart import Bars, draw
 from bench.measure import Sample, median, percentile
@@ -60,8 +60,8 @@ class Results:
     """As `bench.neighbour` prints them."""
     chained: dict[str, float] = field(default_factory=dict)
     """As `bench.chained` prints them."""
-    fleet: dict[str, float] = field(default_factory=dict)
-    """As `bench.fleet_cost` prints them."""
+    fleet: dict[str, Any] = field(default_factory=dict)
+    """As `bench.fleet_cost` prints them: a median and its quartiles each."""
     opened: dict[str, float] = field(default_factory=dict)
     """As `bench.opened` prints them."""
     registry: dict[str, float] = field(default_factory=dict)
@@ -92,14 +92,15 @@ def summarise(contender: str, samples: Sequence[Sample]) -> Figure:
 def write(results: Results, directory: Path, name: str) -> list[Path]:
     """Writes `name`.json, .md and .svg; returns their paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    written = {
-        ".json": json.dumps(asdict(results), indent=1) + "\n",
-        ".md": markdown(results),
-        ".svg": draw("The same work, per CPU-second of each proxy", _bars(results)),
+    # One after the other, the figures first: whatever is wrong with a page about them, they took twenty minutes.
+    writers: dict[str, Callable[[], str]] = {
+        ".json": lambda: json.dumps(asdict(results), indent=1) + "\n",
+        ".md": lambda: markdown(results),
+        ".svg": lambda: draw("The same work, per CPU-second of each proxy", _bars(results)),
     }
-    paths = [directory / (name + suffix) for suffix in written]
-    for path, text in zip(paths, written.values(), strict=True):
-        path.write_text(text)
+    paths = [directory / (name + suffix) for suffix in writers]
+    for path, text in zip(paths, writers.values(), strict=True):
+        path.write_text(text())
     return paths
 
 
@@ -135,8 +136,12 @@ def markdown(results: Results) -> str:
     ):
         if found:
             lines += ["", f"### {title}", "", "| | |", "|---|---:|"]
-            lines += [f"| {name.replace('_', ' ')} | {value} |" for name, value in found.items()]
+            lines += [f"| {name.replace('_', ' ')} | {_value(value)} |" for name, value in found.items()]
     return "\n".join(lines) + "\n"
+
+
+def _value(value: float | dict[str, float]) -> str:
+    return ", ".join(f"{name} {each}" for name, each in value.items()) if isinstance(value, dict) else str(value)
 
 
 def _rows(table: Table) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.start import GOALS
 
@@ -153,9 +153,9 @@ def _chained(found: dict[str, float]) -> list[Target]:
     return [Target(title, 0.9, found["chained_ratio"], "x")] if found else []
 
 
-def _fleet(found: dict[str, float]) -> list[Target]:
+def _fleet(found: Mapping[str, Any]) -> list[Target]:
     return [
-        Target(f"More CPU than alone: {name}", 3.0, 100 * more, " %", at_most=True)
+        Target(f"More CPU than alone: {name}", 3.0, 100 * more["median"], " %", at_most=True)
         for name, more in found.items()
         if name != "load"
     ]

@@ -26,6 +26,7 @@ from cloned_proxy.program_name import program_name
 from tests.cli import forkserver
 from tests.cli.forkserver import PATIENCE
 from tests.kept_logging import logging_kept
+from tests.on_record import Records, reads_the_log
 
 PROGRAM: Final = forkserver.PROGRAM
 TOOL = "demo.tool@v1"
@@ -99,6 +100,7 @@ class Serving:
     """0: off."""
     banner: list[str]
     errors: Path
+    records: Records | None = None
 
     def get(self, url: str, method: str = "GET", headers: dict[str, str] | None = None, timeout: float = 15) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
@@ -110,14 +112,21 @@ class Serving:
         finally:
             connection.close()
 
-    def page(self, path: str) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=90)
+    def page(self, path: str, timeout: float = 90) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.metrics_port, timeout=timeout)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
             return Answer(response.status, {}, response.read().decode())
         finally:
             connection.close()
+
+    def metrics(self) -> str:
+        """ "" when nobody answers at once."""
+        try:
+            return self.page("/metrics", timeout=5).body
+        except (OSError, http.client.HTTPException):
+            return ""
 
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
@@ -154,6 +163,7 @@ class Workspace:
         self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """In a process of its own; `given` is what it reads from stdin. See `started` for what a fork does not show."""
+        self._recorded(arguments)
         words = [str(self.program), *arguments]
         return forkserver.run(words, env=self.environment | (env or {}), cwd=self.path.parent, given=given)
 
@@ -161,6 +171,7 @@ class Workspace:
         self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """As `run`, from the interpreter's start on."""
+        self._recorded(arguments)
         return subprocess.run(
             [self.program, *arguments],
             env=self.environment | (env or {}),
@@ -176,6 +187,7 @@ class Workspace:
         self, *arguments: str, env: dict[str, str] | None = None, given: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """As `run`, in this process: for what a message says, a program of its own would only cost time."""
+        self._recorded(arguments)
         out, errors = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, contextlib.chdir(self.path.parent):
             for name in [name for name in os.environ if name.startswith("CLONED_")]:
@@ -224,8 +236,16 @@ class Workspace:
         places = {line.split()[0]: line.split()[1] for line in banner[:3]}
         ports = {name: urlsplit(url).port or 0 for name, url in places.items()}
         serving = Serving(process, ports["proxy"], ports["metrics"], ports["control"], banner, errors)
+        serving.records = Records(self.path / "state.db", serving.metrics)
         self.running.append(serving)
         return serving
+
+    def _recorded(self, arguments: Sequence[str]) -> None:
+        """What reads the log reads what was answered before."""
+        if reads_the_log(arguments):
+            for serving in self.running:
+                if serving.process.poll() is None and serving.records is not None:
+                    serving.records.complete()
 
     def close(self) -> None:
         for serving in self.running:

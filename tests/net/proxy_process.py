@@ -21,6 +21,7 @@ from cloned_proxy.store.files.policy_bytes import version_of
 from tests.cli.forkserver import Fork
 from tests.cli.program import eventually
 from tests.net.nursery import Nursling, order
+from tests.on_record import Records, reads_the_log
 from tests.proxy.support import resident_bytes
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class ProxyProcess:
         self.port = number
         self.metrics_port = number + 5000
         self.process = process
+        self.records: Records | None = None
         self.native = native
         """The native plane is in front, and grants by itself what was granted before."""
 
@@ -102,6 +104,7 @@ class ProxyProcess:
                 process = world.spawn([*options.program, *arguments], cwd=workspace, stdout=output, stderr=output)
         proxy = cls(world, workspace, number, process, native=options.plane == "require")
         proxy.wait_ready()
+        proxy.records = Records(files / "state.db", lambda: proxy.http_get("/metrics")[1])
         return proxy
 
     @property
@@ -150,11 +153,13 @@ class ProxyProcess:
         return f"http://{parts.username}:{parts.password}@127.0.0.1:{self.port}"
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Another `cloned-proxy` command on the same workspace."""
+        """Another `cloned-proxy` command on the workspace. What reads the log waits for all that was answered."""
+        if reads_the_log(arguments) and self.records is not None and self.process.poll() is None:
+            self.records.complete()
         return self.world.program(*arguments, "--workspace", str(self.workspace), cwd=self.workspace)
 
     def log(self, *arguments: str) -> list[dict[str, Any]]:
-        """The decisions on record. What has just been answered may not be yet: wait for it."""
+        """The decisions on record. The end of what was let through may not be yet: wait for that."""
         lines = self.command("log", "--json", *arguments).stdout.splitlines()
         return [json.loads(line) for line in lines if line]
 

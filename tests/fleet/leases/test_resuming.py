@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -108,13 +108,13 @@ async def test_a_replica_that_is_listed_and_does_not_follow_is_named_and_not_awa
         assert client.hget(NAMES.ledger, "generation")
 
 
-@pytest.mark.parametrize("lie", [b"%d" % sys.float_info.max, b"%d" % (time.time() + 3 * HOUR), b"0"])
+@pytest.mark.parametrize("lie", [lambda: sys.float_info.max, lambda: time.time() + 3 * HOUR, lambda: 0])
 async def test_no_count_begins_by_a_time_that_the_clock_here_does_not_know(
-    store: RedisServer, tmp_path: Path, lie: bytes
+    store: RedisServer, tmp_path: Path, lie: Callable[[], float]
 ) -> None:
     """Signed by it, the word would be the last one that any replica follows."""
     lying = LyingStore(store.socket, store.socket.parent / "lie.sock")
-    lying.lie = lambda command, answer: [lie, b"0"] if command[0].upper() == b"TIME" else answer
+    lying.lie = lambda command, answer: [b"%d" % lie(), b"0"] if command[0].upper() == b"TIME" else answer
     workspace = publisher(tmp_path / "desk", store)
     workspace.config_file.write_text(workspace.config_file.read_text().replace(store.url, lying.url))
     async with lying.serving():
