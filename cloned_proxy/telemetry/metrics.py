@@ -13,6 +13,7 @@ from cloned_proxy.policy.terms.vocabulary import Reason, Verdict
 from cloned_proxy.telemetry.counts import Count, Counts, Level, Spread
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
 from cloned_proxy.telemetry.lease_metrics import LeaseMetrics
+from cloned_proxy.telemetry.wait_metrics import WaitMetrics
 
 ANONYMOUS_LABEL: Final = "_anonymous"
 UNKNOWN_LABEL: Final = "_unknown"
@@ -58,6 +59,7 @@ class Metrics:
         self._make_policy(registry)
         self._make_sandbox(registry)
         self.leases: Final = LeaseMetrics(registry)
+        self.waits = WaitMetrics(registry)
         self._audit_queue = Gauge(
             "cloned_proxy_audit_queue", "Audit events waiting for the writer.",
             registry=registry, multiprocess_mode="livesum",

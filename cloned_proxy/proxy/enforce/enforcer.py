@@ -41,6 +41,7 @@ from cloned_proxy.telemetry.events import (
     UseNotCountedError,
 )
 from cloned_proxy.telemetry.metrics import Metrics
+from cloned_proxy.telemetry.wait_metrics import WaitReason
 
 _log = structlog.get_logger(__name__)
 
@@ -76,7 +77,10 @@ class Enforcer:
         self._budgets = budgets
         self._leases = leases
         self._records = Recorder(audit, metrics, clock)
-        self._refusing: Final = Refusing(self._records, denials or DenialBudget(time.monotonic), policies)
+        self._waits: Final = metrics.waits
+        self._refusing: Final = Refusing(
+            self._records, denials or DenialBudget(time.monotonic), policies, metrics.waits
+        )
         self._clock = clock
         self._strict_durability = strict_durability
         self._flows_per_tool = flows_per_tool
@@ -147,7 +151,9 @@ class Enforcer:
 
     async def _log_caught_up(self, caller: Caller) -> None:
         """Returns at once when the log fails: what follows cannot be recorded then, and is refused for that."""
-        with contextlib.suppress(AuditUnavailableError):
+        if not self._records.behind(caller):
+            return
+        with contextlib.suppress(AuditUnavailableError), self._waits.waiting(WaitReason.AUDIT_QUEUE):
             while self._records.behind(caller):
                 await self._records.caught_up()
 

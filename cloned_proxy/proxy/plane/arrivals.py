@@ -67,21 +67,24 @@ class Arrivals:
         listener, party = self._listener_of(handed.listener)
         client, server = handed.client_length, handed.server_length
         length = client + server + handed.unsent_length
-        data = ctypes.string_at(self._buffer, length) if length <= _BUFFER else b""
+        data = b""
+        if length <= _BUFFER:
+            data = ctypes.string_at(self._buffer, length)
+            ctypes.memset(self._buffer, 0, length)  # a credential is not to stay until so many bytes come again
         sock = _client_of(handed.fd, listener)
         upstream = socket.socket(fileno=handed.upstream) if handed.upstream >= 0 else None
         grant = self._grant_of(handed) if handed.granted else None
         published = self._verdicts.known[handed.verdict] if grant is not None else None
-        handle = published.handle if published is not None else None
+        known = published.handle if published is not None else None
         if listener is None or len(data) != length:
-            self._library.plane_adopted(self._plane, party, handle)
+            self._library.plane_adopted(self._plane, party, known)
             sock.close()
             if upstream is not None:
                 upstream.close()
             if grant is not None:
                 self._parts.enforcer.finish(grant, "listener_closed")
             return
-        given = Handed(
+        arrived = Handed(
             Stage(handed.stage),
             sock,
             listener,
@@ -92,12 +95,15 @@ class Arrivals:
             max(0.0, handed.hello_deadline * _MICROSECOND - time.monotonic()),
             _underway(handed, grant, upstream, data) if grant is not None and handed.head_length else None,
         )
-        connection = HandedConnection(self._parts, given)
-        self._parts.keep(connection)  # before the plane gives its place up: nobody else may have that meanwhile
-        self._library.plane_adopted(self._plane, party, handle)
-        task = self._loop.create_task(self._join(connection, given))
-        self._adopting.add(task)
-        task.add_done_callback(self._adopted)
+        connection = HandedConnection(self._parts, arrived)
+        # Counted here before it is counted there no more: in between nobody finds a place that there is not.
+        self._parts.keep(connection)
+        self._library.plane_adopted(self._plane, party, known)
+        # Begun here and now: it is all but done when it waits for the first time.
+        task = asyncio.Task(self._join(connection, arrived), loop=self._loop, eager_start=True)
+        if not task.done():
+            self._adopting.add(task)
+            task.add_done_callback(self._adopted)
 
     def _adopted(self, task: asyncio.Task[None]) -> None:
         self._adopting.discard(task)

@@ -60,7 +60,7 @@ class Handed:
 
 
 class HandedConnection(ClientConnection):
-    """Begins with what the plane has read."""
+    """Begins with what the plane has read. It has its place before it has a transport: `GateParts.keep`."""
 
     __slots__ = ("_handed",)
 
