@@ -1,10 +1,8 @@
-"""What goes wrong around a proxy: slow and silent clients, full disks, sudden death, policies in motion."""
+"""What goes wrong around a proxy: slow and silent clients, sudden death, policies in motion."""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
 import subprocess
 import sys
 import threading
@@ -85,7 +83,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def test_heads_that_drip_are_cut_and_disturb_nobody(proxy: ProxyProcess) -> None:
     idle = descriptors(proxy)
-    slow = hold(proxy, 300, "drip")
+    slow = hold(proxy, 300, "0.2")
     try:
         assert passes(proxy)
         deadline = time.monotonic() + 8  # head_timeout is 2 s; then a short linger
@@ -118,22 +116,6 @@ def test_heads_of_a_megabyte_are_refused_in_bounded_memory(proxy: ProxyProcess) 
         thread.join()
     assert proxy.resident() - before < 32 * 1024**2
     assert passes(proxy)
-
-
-def test_ten_thousand_idle_connections_leave_room_for_the_rest(fresh_world: World) -> None:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    count = min(10_000, limit - 1000)
-    proxy = fresh_world.serve(_OPEN, ProxyOptions(config="proxy: {head_timeout: 60.0, drain_seconds: 0.1}\n"))
-    before = proxy.resident()
-    idle = hold(proxy, count)
-    try:
-        assert passes(proxy)
-        each = (proxy.resident() - before) / count
-        assert each < 16_384, f"{each:.0f} bytes for each idle connection"
-    finally:
-        end(idle)
-    assert passes(proxy)
-    proxy.kill()
 
 
 def test_half_closed_tunnels_are_released(proxy: ProxyProcess) -> None:
@@ -266,43 +248,3 @@ def test_sudden_death_during_writes_leaves_a_chain_that_verifies(fresh_world: Wo
     assert len(proxy.log()) > 100
     proxy.stop()
     assert proxy.command("audit", "verify").returncode == 0
-
-
-def test_a_full_disk_refuses_and_recovers(fresh_world: World) -> None:
-    """What cannot be recorded is not forwarded; with room again, the proxy works again."""
-    proxy = fresh_world.serve(_OPEN, ProxyOptions(disk="3m"))
-    assert passes(proxy)
-    filler = proxy.files / "filler"
-    fill(filler)
-    deadline = time.monotonic() + 20
-    while status(proxy) != 503:
-        assert time.monotonic() < deadline, "the disk is full and requests still pass"
-    fresh_world.reset()
-    for _ in range(10):
-        assert status(proxy) == 503
-        with contextlib.suppress(OSError):
-            Attempt(fresh_world, proxy).fetch(ALWAYS)
-    assert not fresh_world.touched(ALWAYS)
-    filler.unlink()
-    deadline = time.monotonic() + 15
-    while not passes(proxy) and time.monotonic() < deadline:
-        time.sleep(0.3)
-    assert passes(proxy), proxy.said()[-3000:]
-    proxy.stop()
-    verified = proxy.command("audit", "verify")
-    assert verified.returncode == 0, verified.stdout + verified.stderr
-
-
-def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file:
-        for size in (65_536, 4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue
-
-
-def status(proxy: ProxyProcess) -> int:
-    answer = Attempt(proxy.world, proxy).get(ALWAYS)
-    return int(answer.split()[1]) if answer else 0

@@ -21,7 +21,7 @@ from tests.net.tls_stream import Certificates, Stream, TlsStream
 PLAIN_PORTS: Final = (80, 3000, 5432, 6379, 8000, 8080, 9090)
 TLS_PORTS: Final = (443, 8443)
 SSH_PORTS: Final = (22, 2222)
-_KEPT: Final = 131_072
+_KEPT: Final = 1_048_576
 """Bytes kept of each connection; all of them are counted."""
 _TLS_HANDSHAKE: Final = 0x16
 

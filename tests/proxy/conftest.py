@@ -43,6 +43,7 @@ _THROUGH_THE_PLANE: Final = {
     "gate/test_gate.py": _ALL,
     "transport/test_relay.py": _ALL,
     "test_faults.py": _ALL,
+    "test_changes_under_load.py": ("test_nothing", "test_control_what"),
     "gate/test_door.py": _ALL,
     "gate/test_room.py": _ALL,
     "test_garbage.py": _ALL,

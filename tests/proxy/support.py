@@ -560,12 +560,13 @@ async def world(
     known: bool = True,
     denials: int = DENIALS_PER_MINUTE,
     tokens: TokenVerifier | None = None,
+    clock: Callable[[], float] = time.time,
     **more: float,
 ) -> AsyncIterator[World]:
     """`front` puts a proxy in front, whose credential is one of the `secrets`.
 
     `denials` of each caller are recorded one by one. `known`: the native plane, where there is one, has seen a request
-    of each rule before.
+    of each rule before. `clock` gives Unix seconds.
     """
     own = OwnListeners()
     plane: Plane | None = None
@@ -592,6 +593,7 @@ async def world(
         audit=audit,
         metrics=metrics,
         own_listeners=own,
+        clock=clock,
         names=ahead,
         denials=DenialBudget(
             asyncio.get_running_loop().time, plane.cells if plane is not None else None, per_minute=denials
@@ -608,6 +610,7 @@ async def world(
         inspector=inspector,
         injector=Injector(secrets) if secrets is not None else None,
         requests=requests,
+        clock=clock,
         spliced=spliced,
         plane=plane,
         ways=ways,

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
+from cloned_proxy.proxy.transport.descriptors import are_scarce, is_among_the_last
 from cloned_proxy.proxy.transport.listener import BACKLOG, Listener
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.telemetry.wait_metrics import WaitMetrics, WaitReason
@@ -45,6 +46,8 @@ class Door:
         self._waits: Final = waits
         self._again: asyncio.TimerHandle | None = None
         self._full = False
+        self._scarce = False
+        """The last client that was accepted got one of the last descriptors."""
         self._waits_for: WaitReason | None = None
 
     def open(self) -> None:
@@ -74,6 +77,9 @@ class Door:
         self._loop.add_reader(self.listener.socket.fileno(), self._accept)
 
     def _accept(self) -> None:
+        if self._scarce and are_scarce(self.listener.socket.fileno()):
+            self._pause(_EXHAUSTED_SECONDS, WaitReason.OPEN_FILES)
+            return
         for _ in range(_AT_ONCE):
             connection = self._enter(self.listener)
             if connection is None:
@@ -88,7 +94,10 @@ class Door:
                     self._pause(_EXHAUSTED_SECONDS, WaitReason.OPEN_FILES)
                 return
             sock.setblocking(False)
+            self._scarce = is_among_the_last(sock.fileno())
             self._take(connection, sock)
+            if self._scarce:  # those who have come in need more of them
+                return
 
     def _nobody_waits(self) -> None:
         if self._waits_for is not None:

@@ -16,6 +16,7 @@ from cloned_proxy.proxy.gate.accepted import Accepted
 from cloned_proxy.proxy.gate.door import Door
 from cloned_proxy.proxy.gate.porch import Porch
 from cloned_proxy.proxy.gate.room import Room
+from cloned_proxy.proxy.gate.siblings import Siblings
 from cloned_proxy.proxy.grants.cells import CellStore, OwnCells
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.inspection import Inspector
@@ -68,11 +69,11 @@ class Gate:
 
         `cells` is where the workers count their connections; the cap holds for all of them together.
         """
-        if plane is not None:
-            cells = plane.cells
-        parties = plane.parties if plane is not None else None
+        cells = plane.cells if plane is not None else cells or OwnCells()
         self._plane: Final = plane
-        self._crowd: Final = Crowd(settings.max_connections, cells or OwnCells(), parties)
+        self._siblings: Final = Siblings(cells)
+        parties = plane.parties if plane is not None else self._siblings
+        self._crowd: Final = Crowd(settings.max_connections, cells, parties)
         self._accepted: Final = Accepted(self.leave)
         self._doors: dict[Listener, Door | Porch] = {}
         self._connections: set[Client] = set()
@@ -120,7 +121,7 @@ class Gate:
             plane_failed=self._accept_without_plane,
         )
         self._background: set[asyncio.Task[None]] = set()
-        self._room: Final = Room(self._crowd, self._make_room)
+        self._room: Final = Room(self._crowd, self._siblings, self._make_room)
         tokens.at_change.add(self.sweep)
         if plane is not None:
             plane.held_up = self._room.somebody_waits
@@ -281,9 +282,11 @@ class Gate:
     @property
     def _contended(self) -> bool:
         """Whether several listeners share the places."""
-        return len(self._doors) + (len(self._plane.listeners) if self._plane is not None else 0) > 1
+        return self._siblings.contended
 
     def _contend(self) -> None:
+        native = 0 if self._plane is None else len(self._plane.listeners)
+        self._siblings.listen(len(self._doors) + native)
         if self._plane is not None:
             self._plane.contend(contended=self._contended)
 

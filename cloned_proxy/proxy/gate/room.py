@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import select
 import socket
 import struct
@@ -14,9 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from cloned_proxy.proxy.gate.porch import Porch
+from cloned_proxy.proxy.gate.siblings import Siblings
 from cloned_proxy.proxy.gate.stalled import Stalled
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.plane.plane import Plane
+from cloned_proxy.proxy.transport.descriptors import are_scarce
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.transport.settled import is_settled
 from cloned_proxy.proxy.tunnel.client import Client
@@ -40,9 +41,10 @@ _UNACKED: Final = struct.Struct("24xI")
 class Room:
     """Of one gate. A client is never let go of for this while it is served, or while nobody waits."""
 
-    def __init__(self, crowd: Crowd, look: Callable[[], None]) -> None:
+    def __init__(self, crowd: Crowd, siblings: Siblings, look: Callable[[], None]) -> None:
         """`look` calls `make`."""
         self._crowd: Final = crowd
+        self._siblings: Final = siblings
         self._look: Final = look
         self._timer: asyncio.TimerHandle | None = None
         self._pause = _LOOK_SECONDS
@@ -73,13 +75,13 @@ class Room:
         """Lets go of some of these, and of those of the plane, for each listener at which clients wait in vain."""
         began = time.perf_counter()
         wanted = [listener for listener in listeners if self.is_wanted(listener, contended=contended)]
-        stalled = self.stalled.found(connections if wanted else ())
-        for listener in wanted:
-            if not self.is_wanted(listener, contended=contended):
+        asked = self._told(wanted, contended=contended)
+        stalled = self.stalled.found(connections if wanted or asked else ())
+        for listener in (*wanted, *asked):
+            if listener is not None and not self.is_wanted(listener, contended=contended):
                 continue
-            # Nobody leaves for a party that may not have the place: one that has its share gets its own.
-            party = listener.party if contended and self._crowd.has_its_share(listener.party) else None
-            waiting = _clients_waiting(listener.socket) or self._some
+            party = None if listener is None else self._for_whom(listener, contended=contended)
+            waiting = (0 if listener is None else _clients_waiting(listener.socket)) or self._some
             patience = self._patience(waiting, party)
             of_party = [each for each in connections if party is None or each.listener.party == party]
             # As many as wait: of thousands that are idle the others stay.
@@ -93,8 +95,24 @@ class Room:
             if plane is not None:
                 plane.make_room(party, first=self._for_first(patience), further=self.quiet_seconds, most=waiting)
         self._pause = max(_LOOK_SECONDS, _PART_OF_LOOKING * (time.perf_counter() - began))
-        if wanted:
+        if wanted or asked:
             self.somebody_waits()
+
+    def _for_whom(self, listener: Listener, *, contended: bool) -> object | None:
+        """The party whose clients make room there; None is all of them.
+
+        Nobody leaves for a party that may not have the place: one that has its share gets its own.
+        """
+        return listener.party if contended and self._crowd.has_its_share(listener.party) else None
+
+    def _told(self, wanted: Iterable[Listener], *, contended: bool) -> tuple[None, ...]:
+        """Tells the other workers whether any client may make room for one who waits here; `(None,)`: one of them asks.
+
+        Where clients of this worker make room for all already, that is enough.
+        """
+        of_all = any(self._for_whom(each, contended=contended) is None for each in wanted)
+        self._siblings.wait(waiting=self._crowd.full and of_all)
+        return (None,) if self._crowd.full and self._siblings.somebody_waits and not of_all else ()
 
     def is_wanted(self, listener: Listener, *, contended: bool) -> bool:
         """Whether a client waits at this listener and there is no place for it."""
@@ -104,7 +122,7 @@ class Room:
         closed = self._crowd.full or (contended and self._crowd.has_its_share(listener.party))
         waiting = select.poll()
         waiting.register(fd, select.POLLIN)
-        return bool(waiting.poll(0)) and (closed or _out_of_descriptors(fd))
+        return bool(waiting.poll(0)) and (closed or are_scarce(fd))
 
     @property
     def _some(self) -> int:
@@ -154,12 +172,3 @@ def _clients_waiting(listening: socket.socket) -> int:
     except OSError:
         return 0
     return int(_UNACKED.unpack(told)[0])
-
-
-def _out_of_descriptors(fd: int) -> bool:
-    """Whether the process, and with it either gate, can accept nobody."""
-    try:
-        os.close(os.dup(fd))
-    except OSError:
-        return True
-    return False

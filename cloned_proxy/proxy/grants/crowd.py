@@ -47,10 +47,10 @@ class PartyCounts:
 
 
 class Crowd:
-    """The connections that have a place. The cap holds over all workers, the share of a party in each of them."""
+    """The connections that have a place. The cap holds over all workers, and so does the share of a party."""
 
     def __init__(self, places: int, store: CellStore, parties: PartyCounts | None = None) -> None:
-        """`parties` is where somebody else of this process counts the connections of the same parties."""
+        """`parties` is where others count the connections of the same parties: the native plane, or other workers."""
         self._parties = parties or PartyCounts()
         self._places = places
         self._share = fair_share(places)
@@ -94,7 +94,7 @@ class Crowd:
         return self.held_by(party) >= self._share
 
     def held_by(self, party: object) -> int:
-        """How many have a place for this party, in this process and its native plane."""
+        """How many have a place for this party, in all workers, or in this process and its native plane."""
         return self._by_party[party] + self._parties.elsewhere(party)
 
     def _count(self, party: object, amount: int) -> None:

@@ -162,6 +162,11 @@ class Intake:
         """Whether a body or a head has begun and is not complete."""
         return bool(len(self.buffer)) or not self.body.complete
 
+    @property
+    def held(self) -> bool:
+        """Whether its client is not read, and so not seen to leave."""
+        return self._held
+
     def balance(self) -> None:
         """Stops reading a client that sends more than is taken from it, and goes on when it was taken."""
         held = len(self.buffer) > _BACKLOG

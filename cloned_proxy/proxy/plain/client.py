@@ -21,7 +21,7 @@ from cloned_proxy.proxy.plain.exchange import PlainExchange
 from cloned_proxy.proxy.plain.own import OwnExchange
 from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS, send_fin
 from cloned_proxy.proxy.transport.relay import reset
-from cloned_proxy.proxy.transport.settled import has_more, is_settled
+from cloned_proxy.proxy.transport.settled import has_left, has_more, is_settled
 from cloned_proxy.proxy.tunnel.client import Client
 from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller
 from cloned_proxy.proxy.wire.body import BodyError
@@ -257,8 +257,10 @@ class PlainClient(asyncio.Protocol):
         self.reset()
 
     def check(self, now: float) -> None:
-        """Ends what has taken too long."""
-        if self._exchange is not None:
+        """Ends what has taken too long, or whose client has gone unseen."""
+        if self.intake.held and has_left(self.transport, half_closed=False):
+            self.cut("client_reset")
+        elif self._exchange is not None:
             if now >= self._exchange.due:
                 self._exchange.timed_out()
         elif now < self.deadline:

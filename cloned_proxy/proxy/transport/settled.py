@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import select
 import socket
 import struct
 import sys
 import termios
 from typing import Final
 
+_HALF_CLOSED: Final[int] = getattr(select, "POLLRDHUP", 0)  # of Linux alone
 _INT: Final = struct.Struct("i")
 _LAST_ACK: Final = struct.Struct("56xI")
 """`tcpi_last_ack_recv` of `struct tcp_info` (linux/tcp.h), milliseconds."""
@@ -51,7 +53,20 @@ def has_more(transport: asyncio.Transport) -> bool:
         return False
 
 
-def _descriptor(transport: asyncio.Transport) -> int:
+def has_left(transport: asyncio.BaseTransport, *, half_closed: bool = True) -> bool:
+    """Whether the client has gone, or, with `half_closed`, has ended its side: behind what nobody has read yet, too.
+
+    Who reads comes to the end of the stream only behind all that was sent before it (RFC 9293, section 3.6).
+    """
+    fd = _descriptor(transport)
+    if fd < 0:
+        return True
+    looking = select.poll()
+    looking.register(fd, _HALF_CLOSED if half_closed else 0)  # that it has gone is told without being asked for
+    return bool(looking.poll(0))
+
+
+def _descriptor(transport: asyncio.BaseTransport) -> int:
     sock = transport.get_extra_info("socket")
     return -1 if sock is None or transport.is_closing() else int(sock.fileno())
 

@@ -17,6 +17,7 @@ import pytest
 from cloned_proxy.policy.callers.caller import ANONYMOUS
 from cloned_proxy.proxy.gate import room
 from cloned_proxy.proxy.gate.room import Room
+from cloned_proxy.proxy.gate.siblings import Siblings
 from cloned_proxy.proxy.grants.cells import OwnCells
 from cloned_proxy.proxy.grants.crowd import Crowd
 from cloned_proxy.proxy.transport.listener import Listener
@@ -119,10 +120,11 @@ def _since(connection: object) -> float:
 
 @pytest.mark.parametrize(("held", "waiting"), [(200, 1), (200, 200), (200, 800), (20_000, 4_096), (16, 4_096), (1, 1)])
 async def test_the_time_for_a_first_head_brings_everybody_in_soon(held: int, waiting: int) -> None:
-    crowd = Crowd(held, OwnCells())
+    cells = OwnCells()
+    crowd = Crowd(held, cells)
     for _ in range(held):
         crowd.enter("caller", contended=False)
-    patience = Room(crowd, lambda: None)._patience(waiting, None)
+    patience = Room(crowd, Siblings(cells), lambda: None)._patience(waiting, None)
     assert room._LEAST_SECONDS <= patience <= 1.0
     # So many times all places are given to others until the last of those who wait has one.
     times = waiting / held
@@ -135,7 +137,8 @@ async def test_it_is_looked_again_while_descriptors_run_out(monkeypatch: pytest.
         listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         await client(stack, socket.AF_INET, listening.getsockname())
         listener = Listener(listening, ANONYMOUS, "waits")
-        made = Room(Crowd(5, OwnCells()), lambda: looks.append(True))
+        cells = OwnCells()
+        made = Room(Crowd(5, cells), Siblings(cells), lambda: looks.append(True))
 
         def exhausted(_: int) -> int:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

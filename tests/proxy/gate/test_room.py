@@ -13,8 +13,19 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.policy.callers.caller import ANONYMOUS
+from cloned_proxy.proxy.gate import room
+from cloned_proxy.proxy.gate.siblings import Siblings
 from cloned_proxy.proxy.transport.listener import Listener, bind_unix
-from tests.proxy.gate.test_door import _BEGUN, _REFUSED, answer, client, connected, somebody_waits, swept_until
+from tests.proxy.gate.test_door import (
+    _BEGUN,
+    _REFUSED,
+    answer,
+    client,
+    connected,
+    somebody_waits,
+    swept_until,
+    tunnels,
+)
 from tests.proxy.plain.support import answering, request
 from tests.proxy.support import HOST, World, allow, until, upstream, world
 
@@ -125,7 +136,7 @@ async def test_heads_that_do_not_become_whole_leave_for_who_waits() -> None:
                 await loop.sock_sendall(each, _BEGUN)
             await until(lambda: len(w.gate._connections) == 4)
             w.gate._room.begun_seconds = 0
-            w.gate.sweep()
+            await sweep_several_times(w)
             assert connected(w) == 4  # nobody waits
             asking = await client(stack, socket.AF_INET, w.address)
             await loop.sock_sendall(asking, _REFUSED)
@@ -181,6 +192,115 @@ async def test_who_asks_for_nothing_makes_room_where_descriptors_run_out(monkeyp
 
             monkeypatch.setattr(os, "dup", exhausted)
             assert somebody_waits(w, listener)
+
+
+async def test_who_has_just_come_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_TURN_SECONDS", 3600.0)
+    loop = asyncio.get_running_loop()
+    # Over a Unix socket, where the kernel does not tell how long a client has been quiet.
+    async with world(max_connections=2, head_timeout=600, unix=tmp_path / "own.sock") as w:
+        w.gate._room.quiet_seconds = w.gate._room.begun_seconds = 600
+        with ExitStack() as stack:
+            quiet = await client(stack, socket.AF_UNIX, w.address)
+            begun = await client(stack, socket.AF_UNIX, w.address)
+            await loop.sock_sendall(begun, _BEGUN)
+            await until(lambda: connected(w) == 2)
+            await client(stack, socket.AF_UNIX, w.address)
+            await until(lambda: somebody_waits(w))
+            await sweep_several_times(w)
+            await loop.sock_sendall(quiet, _REFUSED)
+            assert await answer(quiet) == b"HTTP/1.1 403"
+            await loop.sock_sendall(begun, b"Host: denied.example\r\nConnection: close\r\n\r\n")
+            assert await answer(begun) == b"HTTP/1.1 403"
+
+
+async def test_a_proxy_header_that_has_just_begun_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_TURN_SECONDS", 3600.0)
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=1, head_timeout=600, header_from=(ipaddress.ip_network("127.0.0.0/8"),)) as w:
+        w.gate._room.begun_seconds = 600
+        with ExitStack() as stack:
+            begun = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(begun, b"PROXY ")
+            await client(stack, socket.AF_INET, w.address)
+            await until(lambda: connected(w) == 1 and somebody_waits(w))
+            await sweep_several_times(w)
+            await loop.sock_sendall(begun, b"TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + _REFUSED)
+            assert await answer(begun) == b"HTTP/1.1 403"
+
+
+async def test_no_proxy_header_leaves_for_a_party_that_has_its_share(tmp_path: Path) -> None:
+    path = tmp_path / "slot.sock"
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=5, head_timeout=600, header_from=(ipaddress.ip_network("127.0.0.0/8"),)) as w:
+        slot = Listener(bind_unix(path), ANONYMOUS, "slot")
+        await w.gate.open(slot)
+        w.gate._room.begun_seconds = 0
+        with ExitStack() as stack:
+            begun = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(begun, b"PROXY ")
+            await until(lambda: connected(w) == 1)
+            for _ in range(4):
+                await client(stack, socket.AF_UNIX, str(path))
+            await until(lambda: connected(w) == 5)
+            await client(stack, socket.AF_UNIX, str(path))
+            await until(lambda: somebody_waits(w, slot))
+            w.gate.sweep()
+            await loop.sock_sendall(begun, b"TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + _REFUSED)
+            assert await answer(begun) == b"HTTP/1.1 403"
+
+
+async def test_the_longest_quiet_leave_first() -> None:
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=4, head_timeout=600) as w:
+        w.gate._room.quiet_seconds = 0
+        with ExitStack() as stack:
+            idle = []
+            for number in range(4):
+                idle.append(await client(stack, socket.AF_INET, w.address))
+                await until(lambda number=number: connected(w) == number + 1)  # type: ignore[misc]  # a default
+                await asyncio.sleep(0.01)  # uvloop tells the time in milliseconds
+            for each in idle:
+                asking = await client(stack, socket.AF_INET, w.address)
+                await loop.sock_sendall(asking, _REFUSED)
+                leaving = asyncio.create_task(answer(each))
+                await swept_until(w, leaving.done)
+                assert leaving.result() == b""
+                assert await answer(asking) == b"HTTP/1.1 403"
+
+
+async def test_who_waits_in_another_worker_gets_room_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(max_connections=1, head_timeout=600) as w:
+        w.gate._room.quiet_seconds = 0
+        with ExitStack() as stack:
+            idle = await client(stack, socket.AF_INET, w.address)
+            await until(lambda: connected(w) == 1)
+            await sweep_several_times(w)
+            assert connected(w) == 1
+            monkeypatch.setattr(Siblings, "somebody_waits", True)
+            leaving = asyncio.create_task(answer(idle))
+            await swept_until(w, leaving.done)
+            assert leaving.result() == b""
+
+
+async def test_who_waits_here_is_told_to_the_other_workers_and_nobody_else() -> None:
+    async with world(max_connections=1, head_timeout=600) as w:
+        with ExitStack() as stack:
+            await client(stack, socket.AF_INET, w.address)
+            await until(lambda: connected(w) == 1)
+            w.gate.sweep()
+            assert not w.gate._siblings.somebody_waits
+            await client(stack, socket.AF_INET, w.address)
+            await until(lambda: somebody_waits(w))
+            w.gate.sweep()
+            assert w.gate._siblings.somebody_waits
+
+
+async def test_a_listener_that_is_closed_wants_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        closed = Listener(listening, ANONYMOUS, "closed")
+    async with world() as w:
+        assert not somebody_waits(w, closed)
 
 
 async def slow_client(stack: ExitStack, w: World, port: int) -> socket.socket:
@@ -244,3 +364,15 @@ async def test_urgent_data_keeps_no_place() -> None:
                 each.send(b"!", socket.MSG_OOB)
             await swept_until(w, answering_other.done)
             assert answering_other.result() == b"HTTP/1.1 403"
+
+
+async def test_a_tunnel_in_which_nothing_moves_stays() -> None:
+    async with (
+        upstream() as server,
+        world(allow(HOST, server.port), max_connections=4, head_timeout=60) as w,
+        tunnels(w, server.port, 1),
+    ):
+        w.gate._room.quiet_seconds = 0
+        for _ in range(20):  # until the kernel of the client has acknowledged all, and longer
+            assert list(w.gate._room._leaving(w.gate._connections, 0.0)) == []
+            await asyncio.sleep(0.01)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from cloned_proxy.policy.callers.caller import Principal
 from cloned_proxy.policy.model.model import Limits
 from cloned_proxy.proxy.grants import denial_budget
@@ -68,6 +70,17 @@ async def test_turns_come_in_order_some_at_a_time_and_who_has_left_takes_none() 
     await asyncio.gather(*tasks, return_exceptions=True)
     assert passed == list(range(10, 20))
     assert len(stile) == 0
+
+
+async def test_no_more_than_some_pass_at_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(denial_budget, "_TURN_SECONDS", 3600.0)
+    stile = Turnstile()
+    tasks = [asyncio.create_task(stile.turn()) for _ in range(20)]
+    await asyncio.sleep(0)
+    stile._let_through()
+    assert len(stile) == 20 - denial_budget._AT_A_TURN == 16
+    for task in tasks:
+        task.cancel()
 
 
 async def test_the_limit_of_a_tool_is_told_as_429_with_the_time_to_wait() -> None:

@@ -94,8 +94,9 @@ async def call(address: str, port: int, token: str) -> int:
         writer.transport.abort()
 
 
-def token_of(workspace: Workspace) -> str:
-    key = (workspace.root / "identity.key").read_bytes()
+def token_of(directory: Path) -> str:
+    """Of the workspace in that directory."""
+    key = (directory / "identity.key").read_bytes()
     return mint_token(key, Claims("demo@v1", "run-1", time.time() + 600))
 
 
@@ -116,7 +117,7 @@ async def test_a_flood_of_refusals_costs_nobody_a_call_and_is_on_record_to_the_l
         flood = Flood(server.address, FLOODS[name])
         running = asyncio.create_task(flood.run())
         await until(lambda: flood.answered[429] >= 20)
-        token = token_of(workspace)
+        token = token_of(workspace.root)
         assert {await call(server.address, canary.port, token) for _ in range(_CALLS)} == {200}
         await until(lambda: canary.connections == _CALLS)
         flood.stop()
@@ -137,7 +138,7 @@ async def test_four_floods_at_once_cost_nobody_a_call(tmp_path: Path, plane: Pla
         floods = [Flood(server.address, data) for data in FLOODS.values()]
         running = [asyncio.create_task(flood.run()) for flood in floods]
         await until(lambda: all(flood.answered[429] >= 5 for flood in floods))
-        token = token_of(workspace)
+        token = token_of(workspace.root)
         answers = Counter([await call(server.address, canary.port, token) for _ in range(2 * _CALLS)])
         assert answers == {200: 2 * _CALLS}
         for flood in floods:

@@ -154,6 +154,7 @@ AMBIGUOUS: dict[str, bytes] = {
     "not HTTP": b"SSH-2.0-OpenSSH_9\r\n\r\n",
     "too many fields": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 300 + b"\r\n",
     "a head without end": b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 70_000,
+    "a head of a megabyte": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1_000_000 + b"\r\nContent-Length: 0\r\n\r\n",
     "101 that nobody asked for": b"HTTP/1.1 101 Switching\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
     "nothing but FIN": b"",
     "half a head and FIN": b"HTTP/1.1 200 OK\r\nContent-",

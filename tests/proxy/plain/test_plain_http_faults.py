@@ -129,6 +129,27 @@ async def test_a_client_that_vanishes_takes_its_upstream_with_it() -> None:
     assert [end.cause for end in w.audit.ends] == ["client_reset"]
 
 
+async def test_a_client_that_is_not_read_and_vanishes_is_noticed() -> None:
+    """Its upload waits for an upstream that takes nothing of it."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        cast(asyncio.Transport, writer.transport).pause_reading()
+        await asyncio.sleep(3600)
+
+    async with upstream(serve) as server, world(allow(HOST, server.port)) as w, ticking(w):
+        _, writer = await w.connect()
+        writer.write(request(server.port, method="PUT", headers=f"Content-Length: {1 << 30}\r\n"))
+        with contextlib.suppress(TimeoutError):
+            while True:  # until nobody takes more
+                writer.write(b"x" * 1_048_576)
+                await asyncio.wait_for(writer.drain(), 0.5)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        writer.transport.abort()
+        await w.settled()
+    assert [end.cause for end in w.audit.ends] == ["client_reset"]
+
+
 async def test_a_client_that_half_closes_gets_its_answer() -> None:
     async with (
         upstream(answering(reply(b"late"))) as server,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from OpenSSL import SSL
 
 from cloned_proxy.proxy.inspection.connections.bounds import UNSENT
 from cloned_proxy.proxy.inspection.connections.streams import ClientReader, ClientWriter
+from cloned_proxy.proxy.transport.settled import has_left
 
 _READ: Final = 65_536
 _RECORD: Final = 16_384
+_LOOK_SECONDS: Final = 1.0
+"""Between two looks at a peer that is not read."""
 
 type Reader = asyncio.StreamReader | ClientReader
 type Writer = asyncio.StreamWriter | ClientWriter
@@ -100,6 +104,22 @@ class TlsStream:
     async def drain(self) -> None:
         """Waits while too much is buffered. Raises OSError."""
         await self._writer.drain()
+
+    async def unread(self, wait: Callable[[], Awaitable[object]], *, half_closed: bool = True) -> None:
+        """Waits while the peer is not read. Raises ConnectionResetError when it leaves meanwhile: see `has_left`.
+
+        `wait` is called again after each look. What the peer has left behind may be too much for the receive buffer of
+        the kernel; then its FIN is not here yet, and nobody can tell that it has gone.
+        """
+        while True:
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await wait()
+            except TimeoutError:
+                if has_left(self._writer.transport, half_closed=half_closed):
+                    raise ConnectionResetError("the peer has left behind what has not been read") from None
+            else:
+                return
 
     def close(self) -> None:
         """Says that this is the end (RFC 8446, section 6.1) and closes the writing side."""

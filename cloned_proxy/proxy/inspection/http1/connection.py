@@ -16,7 +16,7 @@ from cloned_proxy.proxy.enforce.tunnels import idle_seconds
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.inspection.connections.pipe import BrokenBodyError, Pipe
 from cloned_proxy.proxy.inspection.connections.tls import TlsStream
-from cloned_proxy.proxy.inspection.http1.exchange import Exchange
+from cloned_proxy.proxy.inspection.http1.exchange import BACKLOG, Exchange
 from cloned_proxy.proxy.inspection.requests.parts import InspectionParts
 from cloned_proxy.proxy.inspection.upstream.pool import Pool
 from cloned_proxy.proxy.inspection.upstream.upstream import UpstreamParts
@@ -36,8 +36,6 @@ _log = structlog.get_logger(__name__)
 
 MAX_REQUESTS: Final = 1000
 """On one client connection; then it is closed politely. The next CONNECT resolves the name again."""
-_BACKLOG: Final = 65_536
-"""Bytes of a body that waits for its upstream, or of pipelined requests; at more the client is not read."""
 _END_SECONDS: Final = 1.0
 
 
@@ -127,15 +125,16 @@ class InspectedConnection:
         self._closed = True
 
     async def _room(self) -> None:
-        """Returns when more of the client may be read."""
+        """Returns when more of the client may be read. Raises ConnectionResetError when it leaves before that."""
         while not self._closed and (exchange := self._exchange) is not None:
             if self._body is not None:
-                await exchange.pipe.room(_BACKLOG)
+                if exchange.pipe.size >= BACKLOG:
+                    await self._tls.unread(exchange.room, half_closed=not exchange.upgraded)
                 return
-            if len(self._buffer) <= _BACKLOG:
+            if len(self._buffer) <= BACKLOG:
                 return
             self._free.clear()
-            await self._free.wait()
+            await self._tls.unread(self._free.wait)
 
     # What comes.
 

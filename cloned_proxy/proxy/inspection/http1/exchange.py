@@ -23,6 +23,8 @@ from cloned_proxy.proxy.wire.response import SWITCHING_PROTOCOLS
 if TYPE_CHECKING:
     from cloned_proxy.proxy.inspection.http1.connection import InspectedConnection
 
+BACKLOG: Final = 65_536
+"""Bytes of a body that waits for its upstream, or of pipelined requests; at more the client is not read."""
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_CONTENT: Final = 204
 _PIECE: Final = 65_536
@@ -76,6 +78,10 @@ class Exchange(Stream):
         if self.body_withheld and not self._began:
             self.continued = True
             self._connection.write(_CONTINUE)
+
+    async def room(self) -> None:
+        """Waits until more of the body may be read."""
+        await self.pipe.room(BACKLOG)
 
     def refuse_body(self, answer: Answer) -> None:
         """It is malformed: what has gone upstream of it stays incomplete."""

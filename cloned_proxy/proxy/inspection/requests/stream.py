@@ -130,7 +130,7 @@ class Stream(ABC):
     def watch(self) -> None:  # noqa: B027  nothing has to be done, in every version
         """That the client leaves is noticed without it, as its connection is read all the time.
 
-        One of HTTP/1.1 is not read, and not noticed to leave, while more than 64 KiB of its body wait.
+        One of HTTP/1.1 is not read while more than 64 KiB of its body wait, and is looked at each second then.
         """
 
     # Its life.
