@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 
 STAND_IN = "cloned-localai-stand-in:latest"
 _PROGRAM = [sys.executable, "-m", "cloned_proxy", "llm"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Final
 
@@ -35,6 +36,22 @@ class Refusing:
     async def turn(self, caller: Caller) -> None:
         """Waits for the turn of a refusal of a caller who is over its budget."""
         await self._budget.turn(owner_of(caller))
+
+    def behind(self, caller: Caller) -> bool:
+        """Whether `breath` waits: the caller has had its share of a slow log, or more refusals than are its due."""
+        return self._records.behind(caller) or self.over(caller)
+
+    async def breath(self, caller: Caller) -> None:
+        """What a caller who is behind waits for before it is refused. Overload refuses nobody."""
+        await self.log_caught_up(caller)
+        if self.over(caller):
+            await self.turn(caller)
+
+    async def log_caught_up(self, caller: Caller) -> None:
+        """Returns at once when the log fails: what follows cannot be recorded then, and is refused for that."""
+        with contextlib.suppress(AuditUnavailableError):
+            while self._records.behind(caller):
+                await self._records.caught_up()
 
     def refused(
         self,
@@ -80,7 +97,7 @@ class Refusing:
 
         None, with nothing on record, where that is not all: the caller has to wait, or the log fails.
         """
-        if self._records.behind(caller) or self.over(caller):
+        if self.behind(caller):
             return None
         started, tool, policy = time.perf_counter(), owner_of(caller), self._policies.current
         try:

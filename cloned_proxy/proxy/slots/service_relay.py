@@ -35,7 +35,7 @@ class ServiceRelay:
         self._gate = gate
         self._listener = listener
         self._adopts = replace(listener, names=None)
-        """Whose the requests are that come for the service."""
+        """The listener whose requests are those that come for the service."""
         self._authority = f"{target[0]}:{target[1]}"
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()

@@ -70,7 +70,7 @@ class GroupWriter:
         """Taken from the source, and not committed yet."""
         self._tail = tail
         self._rows: list[Row] = []
-        """Of the group that is being written."""
+        """Rows of the group that is being written."""
 
     @property
     def source_waits(self) -> bool:

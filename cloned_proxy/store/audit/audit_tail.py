@@ -31,7 +31,7 @@ class _Piece(NamedTuple):
 
     rows: Sequence[Row]
     size: int
-    """Of the lines, where each character is one byte."""
+    """Size of the lines, where each character is one byte."""
 
 
 class AuditTail:
