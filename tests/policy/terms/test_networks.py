@@ -11,38 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloned_proxy.policy.callers.caller import ANONYMOUS, CallerSource, Principal
+from cloned_proxy.policy.callers.caller import ANONYMOUS, Principal
 from cloned_proxy.policy.deciding.decide import decide
 from cloned_proxy.policy.deciding.decide_addresses import decide_addresses
 from cloned_proxy.policy.hints.hint import hint, owner_hint
 from cloned_proxy.policy.hints.hint_inside import hint_inside
 from cloned_proxy.policy.hints.offer import why_no_request
-from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.policy.reading.read_preset import read_preset
 from cloned_proxy.policy.terms.address import OPENED_BY, AddressClass, classify
-from cloned_proxy.policy.terms.decision import Decision, Request
+from cloned_proxy.policy.terms.decision import Request
 from cloned_proxy.policy.terms.network import network_of
 from cloned_proxy.policy.terms.network_index import NetworkIndex
 from cloned_proxy.policy.terms.rule import PUBLIC_INTERNET, HostPattern, PatternKind, Rule
 from cloned_proxy.policy.terms.vocabulary import Mode, Reason, Verdict
 from tests.policy.tables import policy_of
-
-NOW = 1_800_000_000.0
-TOOL = Principal("demo@v1", source=CallerSource.LISTENER)
-OWN = {(ip_address("10.20.0.1"), 8081), (ip_address("127.0.0.1"), 8081)}
-LIMITS = {"requests_per_minute": 60}
-
-
-def asked(policy: Policy, host: str, *addresses: str, port: int = 443, **request: str) -> Decision:
-    decision = decide(policy, TOOL, Request(host, port, **request), NOW)
-    found = [ip_address(text) for text in addresses or (host,)]
-    return decide_addresses(decision, found, OWN)
-
-
-def of_tool(*allow: object, deny: tuple[object, ...] = (), **more: Any) -> Policy:
-    return policy_of(tools={"demo@v1": {"allow": [*allow], "deny": [*deny], **more}})
-
+from tests.policy.terms.networks import LIMITS, NOW, OWN, TOOL, asked, of_tool
 
 COMPANY = of_tool(
     {"cidr": "10.20.0.0/16", "ports": [443, 5432, 8081], "protocols": ["tcp"]},
