@@ -13,7 +13,7 @@ PLANE := plane/Cargo.toml plane/Cargo.lock plane/src
 # pyenv's shims answer only for the active version; its other interpreters are on no PATH, so uv is shown them.
 WITH_PYENV := PATH="$$PATH$(foreach dir,$(wildcard $(HOME)/.pyenv/versions/3.13*/bin),:$(dir))"
 
-.PHONY: help setup install uninstall serve demo fleet-demo test test-fast test-agents test-wheel lint check fuzz sanitize bench dashboards docs reference findings pictures \
+.PHONY: help setup install uninstall serve demo fleet-demo test test-fast test-times test-agents test-wheel lint check fuzz sanitize bench dashboards docs reference findings pictures \
   plane plane-if-possible lock sbom wheel wheels clean screenshots
 
 help: ## this list
@@ -66,7 +66,10 @@ test: setup $(DOCS_ENV)/.installed ## the whole test suite; T=tests/proxy: a par
 	@tests/run.sh $(PY) $(T)
 
 test-fast: setup ## the tests that need no namespaces, engine or browser, and are quick
-	@tests/run.sh $(PY) -q -m "not net and not docker and not browser and not slow" $(T)
+	@tests/run.sh $(PY) -q -m "not net and not docker and not browser and not slow and not alone" $(T)
+
+test-times: setup ## the suite, and where its time goes: CPU and wall by folder, group and process; also with T=
+	@tests/run.sh $(PY) -q -p tests.times $(T)
 
 test-agents: setup ## the real Claude Code, Codex and Gemini CLI (0.8 GB, fetched once into build/agents)
 	@tests/agents/fetch.sh $(PY) build/agents
@@ -109,7 +112,9 @@ test-wheel: wheel ## the built wheel is the source, and works where it is instal
 	@$(UV) pip install --quiet --python $(WHEEL_ENV)/bin/python --no-deps --reinstall-package cloned-proxy dist/*.whl
 	@$(UV) pip install --quiet --python $(BARE_ENV)/bin/python --exact --constraint requirements.lock \
 	  --reinstall-package cloned-proxy dist/*.whl
-	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && cp -R tests demo bench pyproject.toml "$$away" && \
+	@away=$$(mktemp -d) && trap 'rm -rf "$$away"' EXIT && \
+	  find tests demo bench pyproject.toml \( -name __pycache__ -o -name node_modules \) -prune -o -type f -print0 | \
+	  xargs -0 cp --parents --target-directory="$$away" && \
 	  export TESTED_WHEEL=$$(echo $(CURDIR)/dist/*.whl) BARE_ENV=$(CURDIR)/$(BARE_ENV) && cd "$$away" && \
 	  tests/run.sh $(CURDIR)/$(WHEEL_ENV)/bin/python -m "not checkout" \
 	  $(if $(filter tests,$(T)),$$(awk '/^tests/ { print $$1 }' tests/wheel/chosen.txt),$(T))

@@ -30,7 +30,7 @@ class _Script(NamedTuple):
 
 
 PARTS: Final[Mapping[str, tuple[_Script, ...]]] = {
-    "neighbour": (_Script("bench.neighbour", 90.0, 1),),
+    "neighbour": (_Script("bench.neighbour", 90.0, 1), _Script("bench.crowded", 180.0)),
     "opened": (_Script("bench.opened", 240.0, 1), _Script("bench.inspected", 240.0, 1)),
     "chained": (_Script("bench.chained", 180.0),),
     "fleet": (_Script("bench.fleet_cost", 240.0),),

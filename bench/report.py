@@ -57,7 +57,7 @@ class Results:
     many_tunnels: dict[str, float] = field(default_factory=dict)
     """How many were open, and the resident MB of the whole proxy."""
     neighbour: dict[str, float] = field(default_factory=dict)
-    """As `bench.neighbour` prints them."""
+    """As `bench.neighbour` and `bench.crowded` print them."""
     chained: dict[str, float] = field(default_factory=dict)
     """As `bench.chained` prints them."""
     fleet: dict[str, Any] = field(default_factory=dict)
@@ -126,7 +126,7 @@ def markdown(results: Results) -> str:
         steps = " → ".join(f"{size:.0f}" for size in results.memory)
         lines += ["", "### Resident memory over the long run", "", f"{steps} MB"]
     for title, found in (
-        ("Allowed calls beside a loop of denied ones", results.neighbour),
+        ("Allowed calls beside a loop of denied ones, and beside half heads", results.neighbour),
         ("Through a Squid in front", results.chained),
         ("What a fleet costs: more CPU than alone", results.fleet),
         ("Requests in opened TLS", results.opened),

@@ -145,6 +145,11 @@ def _neighbour(found: dict[str, float]) -> list[Target]:
             "Allowed calls that failed beside a loop of denied ones", 0.0, found["neighbour_failed"], "", at_most=True
         ),
         Target("Their median time, of that without the loop", 3.0, found["neighbour_ratio"], "x", at_most=True),
+        *(
+            Target(f"The latest call beside 1,000 half heads, {gate}", 1_000.0, found[key], " ms", at_most=True)
+            for gate in ("native", "Python alone")
+            if (key := f"crowded_{gate.partition(' ')[0].lower()}_ms") in found
+        ),
     ]
 
 

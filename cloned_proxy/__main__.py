@@ -35,9 +35,9 @@ def _run(words: list[str]) -> int | None:
 
     if (call := quick_call(words)) is not None:
         return call()
-    from cloned_proxy.cli.start.app import app
+    from cloned_proxy.cli.start.app import program
 
-    app(prog_name="cloned-proxy")
+    program()(prog_name="cloned-proxy")
     return None
 
 

@@ -106,6 +106,14 @@ def _traffic(made: Dashboard) -> None:
             "Relayed, as the tool sees it; counted when a flow ends.", unit="Bps",
         )
     )  # fmt: skip
+    waited = "max by (reason) (rate(cloned_proxy_waiting_seconds_total[$__rate_interval]))"
+    made.with_panel(
+        graph(
+            "Clients wait", [(waited, "{{reason}}")],
+            "The part of the time in which clients waited: for a place, a descriptor, the log, or to be refused.",
+            unit="percentunit", highest=1,
+        )
+    )  # fmt: skip
     made.with_panel(
         heat("Time to connect", "cloned_proxy_upstream_connect_duration_seconds_bucket", "Connecting to upstreams.")
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 from typing import Final
 
+from handbook.fleet_table import ATTACKS, row
+from handbook.fleet_table import FAULTS as FLEET_FAULTS
 from handbook.reference import intro, table
 from handbook.site import ROOT
 from tests.e2e.test_broken_builds import INSPECTING, MATCHING
@@ -21,6 +23,8 @@ ELSEWHERE: Final = {
     "tests/control/test_broken_builds.py": "the control UI and API",
     "tests/fleet/test_broken_builds.py": "the signed policy of a fleet",
     "tests/fleet/test_broken_limits.py": "limits, leases and decisions of a fleet",
+    "tests/fleet/test_broken_faults.py": "faults of stores, disks and clocks around a fleet",
+    "tests/fleet/leases/test_broken_resuming.py": "counts of leases that begin anew",
 }
 """Tests that take guards out beside those of the gate, each with what it is about."""
 
@@ -38,8 +42,15 @@ def threat_page() -> str:
     return (
         f"{intro('threat-model')}\n{table(('Guard that is taken out', 'What gets through then'), rows)}\n"
         f"## Parts that break\n\nWith each of these nothing passes, not even what is allowed:\n\n{faults}\n\n"
+        f"{_fleet()}\n"
         f"## Other guards\n\n{table(('Of', 'Test', 'What it says of itself'), elsewhere)}"
     )
+
+
+def _fleet() -> str:
+    attacks = table(("What is tried", "Test", "Where it succeeds, without the guard"), list(map(row, ATTACKS)))
+    faults = table(("What goes wrong", "Test", "Where it does harm, without the guard"), list(map(row, FLEET_FAULTS)))
+    return f"## Attacks on a fleet, and faults around it\n\n{attacks}\n{faults}"
 
 
 def _first_line(path: str) -> str:

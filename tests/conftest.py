@@ -1,4 +1,4 @@
-"""What holds for the whole suite: which tests share a process, a clock that is no judge, and signals as a terminal's.
+"""What holds for the whole suite: its two passes, a clock that is no judge, and signals as a terminal's.
 
 `tests/run.sh` runs it in two passes: `--pass alone`, one test after the other on a machine that does nothing else, then
 `--pass together`, several processes side by side.
@@ -6,41 +6,25 @@
 
 from __future__ import annotations
 
-import functools
+import gc
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
 
+from tests.groups import ByGroup, rank_of
 from tests.kept_logging import logging_kept
 
-HERE: Final = Path(__file__).parent
-GROUPS: Final = {
-    "runner/mcp": "engine of agents",
-    "runner/project": "engine of agents",
-    "runner/transparent": "engine of agents",
-    "runner": "engine",
-    "compose": "engine of agents",
-    "docs": "engine of agents",
-    "examples": "engine of agents",
-    "agents": "engine of agents",
-    "control/browser": "browser",
-    "dashboards": "prometheus",
-}
-"""Folder to group; the first that fits. One process for each: what its tests start (an engine, a browser) is dear, or
-has one port. There are two groups with an engine, because one would run on when all the others have ended."""
 MISSING: Final = {
     "no engine:": "sandbox tests were skipped: no container engine answers here",
     "no model:": "tests with a real model were skipped: it could not be downloaded",
     "no packages:": "tests of baked images were skipped: npm or PyPI gave no packages",
 }
 """What a reason to skip begins with, and the line that counts them."""
-LONGEST_FIRST: Final = ("engine", "browser", "prometheus", "e2e", "cli")
 collect_ignore: Final = [] if "TESTED_WHEEL" in os.environ and "BARE_ENV" in os.environ else ["wheel"]
 """The tests of an installed wheel; `make test-wheel` names the wheel and its environment."""
 IMAGES_FAILED: Final = pytest.StashKey[str]()
@@ -81,34 +65,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         kept = set(chosen)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = chosen
-    items.sort(key=_place)
+    items.sort(key=lambda item: rank_of(item.nodeid))
 
 
-class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
-    """Gives a process one group after the other, each whole."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        return _group(PurePath(nodeid.partition("::")[0]).relative_to(HERE.name))
+def pytest_collection_finish() -> None:
+    """Ten thousand tests are there to the end: each search for garbage would otherwise go through all of them."""
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByGroup:
-    return _ByGroup(config, log)
-
-
-@functools.cache
-def _group(place: PurePath) -> str:
-    """The folder's group, else the module: what its fixtures start is started once."""
-    for folder, group in GROUPS.items():
-        if place.is_relative_to(folder):
-            return group
-    return str(place)
-
-
-def _place(item: pytest.Item) -> int:
-    """Groups that take long begin first; otherwise the last one would run while the other processes wait."""
-    group = _group(PurePath(item.nodeid.partition("::")[0]).relative_to(HERE.name))
-    return next((rank for rank, name in enumerate(LONGEST_FIRST) if group.startswith(name)), len(LONGEST_FIRST))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
+    return ByGroup(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -127,7 +94,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for told, count in counts.items():
         if count:
             terminalreporter.line(f"{count} {told}")
-    if any("compose/test_stack" in report.nodeid for report in terminalreporter.getreports("passed")):
+    if any(report.nodeid.startswith("tests/compose/test_stack") for report in terminalreporter.getreports("passed")):
         terminalreporter.section("STAND-INS")
         terminalreporter.line(
             "compose stack: Grafana and LocalAI were stand-ins (tests/compose/stand_ins, tests/runner);"

@@ -1,14 +1,14 @@
 #!/bin/sh
 # The suite in two passes: the tests that measure, one by one, then the others in several processes side by side.
 #
-#   tests/run.sh PYTHON [ARGUMENT OF PYTEST...]       JOBS: how many processes (default: two for each CPU)
+#   tests/run.sh PYTHON [ARGUMENT OF PYTEST...]       JOBS: how many processes (default: three for each CPU)
 set -eu
 
 [ $# -ge 1 ] || { sed -n '2,4s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 python=$1
 shift
-# Most tests wait for another program more than they compute: with two for each CPU, one computes while the other waits.
-jobs=${JOBS:-$(($(getconf _NPROCESSORS_ONLN) * 2))}
+# Most tests wait for another program more than they compute: with three for each CPU, one computes while others wait.
+jobs=${JOBS:-$(($(getconf _NPROCESSORS_ONLN) * 3))}
 nothing_selected=5
 
 # Images of containers often set it; each process of the suite would then compile every test again.

@@ -15,6 +15,7 @@ from cloned_proxy.telemetry.events import DecisionEvent, Kind
 from cloned_proxy.telemetry.labels import ANONYMOUS_LABEL, OTHER_LABEL, UNKNOWN_LABEL
 from cloned_proxy.telemetry.lease_metrics import LeaseMetrics
 from cloned_proxy.telemetry.sandbox_metrics import SandboxMetrics
+from cloned_proxy.telemetry.wait_metrics import WaitMetrics
 
 MAX_HOSTS_A_TOOL: Final = 100
 
@@ -52,6 +53,7 @@ class Metrics:
         self._make_policy(registry)
         self.sandbox: Final = SandboxMetrics(registry, self._tool)
         self.leases: Final = LeaseMetrics(registry)
+        self.waits = WaitMetrics(registry)
         self._audit_queue = Gauge(
             "cloned_proxy_audit_queue", "Audit events waiting for the writer.",
             registry=registry, multiprocess_mode="livesum",

@@ -63,7 +63,6 @@ struct HandedOver {
     upstream: i32,
     listener: u32,
     verdict: u32,
-    admitted: bool,
     granted: bool,
     id: [u8; 12],
     more: [u64; 7],
@@ -120,7 +119,9 @@ extern "C" {
     fn verdict_free(verdict: Verdict);
     fn verdict_counts(verdict: Verdict, out: &mut [i64; 5], id: &mut [u8; 12]);
     fn plane_take(plane: Plane, out: &mut HandedOver, buffer: *mut u8, room: usize) -> bool;
-    fn plane_adopted(plane: Plane, party: usize, admitted: bool, verdict: Verdict);
+    fn plane_adopted(plane: Plane, party: usize, verdict: Verdict);
+    fn plane_make_room(plane: Plane, party: usize, first: u64, further: u64, most: usize);
+    fn plane_numbers(plane: Plane, out: &mut [i64; 10]);
     fn plane_snapshot(plane: Plane, out: &mut Snapshot);
     fn plane_free_snapshot(snapshot: &Snapshot);
     fn plane_take_records(plane: Plane, out: &mut Batch);
@@ -317,7 +318,7 @@ impl Python {
             let first = self.number - self.old.len() as u32 + 1;
             let verdict = if handed.granted { self.old[(handed.verdict - first) as usize] } else { std::ptr::null() };
             unsafe {
-                plane_adopted(self.plane, 0, handed.admitted, verdict);
+                plane_adopted(self.plane, 0, verdict);
                 drop(TcpStream::from_raw_fd(handed.fd));
                 if handed.upstream >= 0 {
                     drop(TcpStream::from_raw_fd(handed.upstream));

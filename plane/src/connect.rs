@@ -34,6 +34,7 @@ impl Worker {
         match self.flows[place as usize].client.read(&mut self.buffer) {
             Io::Moved(count) => {
                 let data = self.buffer[..count].to_vec(); // the steps behind it need the buffer
+                self.buffer[..count].fill(0); // a credential is not to stay until so many bytes are read again
                 self.judge_head(place, &data);
             }
             Io::Again => {}
@@ -110,8 +111,7 @@ impl Worker {
         counts.have_changed();
         let (choked, slip) = self.shared.records.decided(verdict, &id, sys::wall(), asked);
         if choked {
-            self.choked = true;
-            self.stop_accepting();
+            self.choke();
         }
         self.shared.decision_seconds.observe(now - began);
         let verdict = verdict.clone();

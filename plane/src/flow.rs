@@ -54,6 +54,8 @@ pub struct Flow {
     /// The earliest timer that is set for it; 0 is none.
     pub timer: u64,
     pub last_byte: u64,
+    /// What waited for a client that is not served any more, in bytes, and when that was looked at: `stalled`.
+    pub left: (usize, u64),
 }
 
 pub struct Grant {

@@ -8,10 +8,11 @@
 //! From below: `sys` calls the kernel, `cells` counts beside Python, `head`, `request`, `response`, `body`, `hello` and
 //! `front` read, `side` moves bytes, `record`, `gathered` and `json` write entries. `connect`, `refuse`, `dial`, `ask`,
 //! `tunnel` and `ending` are the life of one tunnel, `plain`, `exchange`, `upload`, `download`, `linger` and `kept` that of
-//! a plain request; `worker` is the loop around it with its `places` (in a `table`) and `orders`, `shared` what the threads share, `abi`
-//! the door.
+//! a plain request; `worker` is the loop around it with its `places` (in a `table`), whom it lets in (`accept`) and its `orders`,
+//! `shared` what the threads share, `waits` for how long clients waited, `abi` the door.
 
 mod abi;
+mod accept;
 mod ask;
 mod body;
 mod cells;
@@ -39,11 +40,13 @@ mod response;
 mod shared;
 mod side;
 mod spread;
+mod stalled;
 mod sys;
 mod table;
 mod tunnel;
 mod upload;
 mod verdict;
+mod waits;
 mod worker;
 
 #[cfg(feature = "pthread")]

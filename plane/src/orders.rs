@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use crate::flow::{Flow, State};
-use crate::shared::{Order, Review, Seen};
+use crate::shared::{Order, Review, Room, Seen};
 use crate::sys;
-use crate::worker::{watch_listener, Listening, Worker};
+use crate::worker::Worker;
 
 impl Worker {
     pub fn carry_out(&mut self) {
@@ -16,12 +16,7 @@ impl Worker {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Listen { fd, listener, party } => {
-                self.listening.insert(listener, Listening { fd, listener, party, full: false });
-                if self.accepting {
-                    watch_listener(self.epoll, fd, listener);
-                }
-            }
+            Order::Listen { fd, listener, party } => self.listen(fd, listener, party),
             Order::Unlisten { listener, cause } => {
                 self.unlisten(listener);
                 self.cut_where(&cause, |flow| flow.listener == listener);
@@ -47,16 +42,12 @@ impl Worker {
                 self.cut_where(&cause, |flow| flow.grant.as_ref().map_or(false, |grant| grant.id == id));
             }
             Order::CutAll { cause } => self.cut_where(&cause, |_| true),
-            Order::MakeRoom { party, quiet, most } => self.make_room(party, quiet, most),
+            Order::MakeRoom(room) => self.make_room(room),
             Order::Snapshot(seen) => {
                 let mine = self.snapshot();
                 seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(mine);
             }
-            Order::Breathe => {
-                self.choked = false;
-                self.accept_again();
-                self.again.append(&mut self.parked);
-            }
+            Order::Breathe => self.breathe(),
             Order::Stop => self.stopping = true,
             Order::Panic => panic!("asked to"),
         }
@@ -70,14 +61,6 @@ impl Worker {
             return self.end(place, "", true);
         }
         self.watch_client(place, self.shared.settings.keep_alive_timeout);
-    }
-
-    fn unlisten(&mut self, listener: u32) {
-        if let Some(listening) = self.listening.remove(&listener) {
-            if self.accepting {
-                sys::unwatch(self.epoll, listening.fd);
-            }
-        }
     }
 
     fn cut_where(&mut self, cause: &str, which: impl Fn(&Flow) -> bool) {
@@ -104,23 +87,27 @@ impl Worker {
     }
 
     /// Those go first that have been quiet for the longest time.
-    fn make_room(&mut self, party: Option<usize>, quiet: u64, most: usize) {
-        let (latest, settings) = (sys::monotonic().saturating_sub(quiet), &self.shared.settings);
+    fn make_room(&mut self, room: Room) {
+        let (now, settings) = (sys::monotonic(), &self.shared.settings);
+        let quiet = |flow: &Flow| if flow.served { room.further } else { room.first };
         let since = |flow: &Flow| {
             let patience = if flow.served { settings.keep_alive_timeout } else { settings.head_timeout };
             flow.deadline.saturating_sub(patience)
         };
-        let asks_nothing =
-            |flow: &Flow| flow.state == State::Head && flow.unread.is_empty() && !flow.client.readable;
-        let of_party = |flow: &Flow| party.map_or(true, |party| flow.party == party);
-        let mut found: Vec<(u64, u32)> = (0..)
+        let leaves = |flow: &Flow| {
+            let asks_nothing = flow.state == State::Head && flow.unread.is_empty() && !flow.client.readable;
+            let of_party = room.party.map_or(true, |party| flow.party == party);
+            asks_nothing && of_party && since(flow) <= now.saturating_sub(quiet(flow))
+        };
+        let mut found: Vec<(u64, u32, u64)> = (0..)
             .zip(self.flows.iter())
-            .filter(|(_, flow)| asks_nothing(flow) && of_party(flow) && since(flow) <= latest)
-            .map(|(place, flow)| (since(flow), place))
+            .filter(|(_, flow)| leaves(flow))
+            .map(|(place, flow)| (since(flow), place, quiet(flow)))
             .collect();
         found.sort_unstable();
-        let mut left = most;
-        for (_, place) in found {
+        self.drop_stalled(room.party);
+        let mut left = room.most;
+        for (_, place, quiet) in found {
             if left > 0 && self.flows[place as usize].client.settled(quiet) {
                 self.end(place, "", false);
                 left -= 1;

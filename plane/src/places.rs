@@ -29,6 +29,7 @@ impl Worker {
                     deadline: 0,
                     timer: 0,
                     last_byte: 0,
+                    left: (0, 0),
                 });
                 self.flows.len() as u32 - 1
             }
@@ -54,6 +55,7 @@ impl Worker {
         flow.exchange = None;
         flow.served = false;
         flow.last_byte = 0;
+        flow.left = (0, 0);
         flow.deadline = 0;
         flow.timer = 0;
         self.free_flows.push(place);

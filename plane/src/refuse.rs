@@ -43,8 +43,7 @@ impl Worker {
         *verdict.counts.last_id.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = id;
         verdict.counts.have_changed();
         if choked {
-            self.choked = true;
-            self.stop_accepting();
+            self.choke();
         }
         self.shared.decision_seconds.observe(sys::monotonic() - began);
         let mut answer = Vec::with_capacity(1024);

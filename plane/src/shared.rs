@@ -6,7 +6,9 @@ use crate::cells::{Cells, Turn};
 use crate::locks::{Condvar, Mutex, MutexGuard};
 use crate::record::Records;
 use crate::spread::Spread;
+use crate::sys;
 use crate::verdict::{Verdict, ID};
+use crate::waits::Waits;
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::SeqCst};
 use std::sync::Arc;
@@ -60,18 +62,23 @@ pub enum Order {
     CutAll {
         cause: String,
     },
-    /// Ends up to `most` connections that have asked for nothing for `quiet` microseconds. `party`: None is all.
-    MakeRoom {
-        party: Option<usize>,
-        quiet: u64,
-        most: usize,
-    },
+    MakeRoom(Room),
     Snapshot(Arc<Mutex<Vec<Seen>>>),
     /// The log has room again.
     Breathe,
     Stop,
     /// For the test of what happens then.
     Panic,
+}
+
+/// Up to `most` connections are ended that ask for nothing. `party`: None is all.
+#[derive(Clone, Copy)]
+pub struct Room {
+    pub party: Option<usize>,
+    /// Microseconds for which a client has not begun to ask for the first time, or to ask for more.
+    pub first: u64,
+    pub further: u64,
+    pub most: usize,
 }
 
 /// What open flows are held to.
@@ -174,6 +181,9 @@ struct Inbox {
     done: u64,
 }
 
+/// Orders that wait without waking anybody.
+const MANY: usize = 256;
+
 /// The orders of one thread.
 pub struct Post {
     inbox: Mutex<Inbox>,
@@ -204,6 +214,11 @@ impl Post {
         inbox.posted += 1;
         self.waiting.store(true, SeqCst);
         inbox.posted
+    }
+
+    /// Whether so many wait that its thread is to be woken for them.
+    pub fn has_many(&self) -> bool {
+        self.lock().orders.len() % MANY == 0
     }
 
     pub fn take(&self) -> Option<Order> {
@@ -249,6 +264,7 @@ pub struct Shared {
     pub decision_seconds: Spread,
     pub request_seconds: Spread,
     pub plain_seconds: Spread,
+    pub waits: Waits,
     pub handed: Mutex<VecDeque<Handed>>,
     /// Rings when something was handed over, or the last connection is gone, or the plane is dead.
     pub bell: i32,
@@ -257,11 +273,25 @@ pub struct Shared {
 impl Shared {
     pub fn hand_over(&self, handed: Handed) {
         self.handed_over.fetch_add(1, SeqCst);
-        self.queue().push_back(handed);
-        crate::sys::ring(self.bell);
+        let mut queue = self.queue();
+        queue.push_back(handed);
+        let first = queue.len() == 1;
+        drop(queue);
+        if first {
+            sys::ring(self.bell); // whoever takes takes all: the next look finds those behind it
+        }
     }
 
-    pub fn queue(&self) -> MutexGuard<'_, VecDeque<Handed>> {
+    pub fn next_handed(&self) -> Option<Handed> {
+        let next = self.queue().pop_front();
+        if next.is_some() {
+            return next;
+        }
+        sys::silence(self.bell); // and once more: the bell may have rung for what came in between
+        self.queue().pop_front()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, VecDeque<Handed>> {
         self.handed.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 

@@ -123,6 +123,11 @@ impl Side {
             && matches!(sys::look(self.fd, &mut [0]), Io::Again)
     }
 
+    /// Bytes that were written for the peer and that its kernel has not acknowledged.
+    pub fn unsent(&self) -> usize {
+        self.pending.len() + sys::unsent(self.fd).unwrap_or(0)
+    }
+
     /// Sends what waits, if it may. False: the connection has failed.
     pub fn flush(&mut self) -> bool {
         if self.pending.is_empty() || !self.writable {
@@ -209,7 +214,11 @@ pub fn pump(source: &mut Side, sink: &mut Side, buffer: &mut [u8], pipes: &mut V
             }
         }
         if source.ended {
-            if !sink.fin_sent {
+            // Where that was the last direction, closing the sink says so.
+            let last = sink.ended && source.fin_sent;
+            if last {
+                sink.fin_sent = true;
+            } else if !sink.fin_sent {
                 sink.send_fin();
             }
             source.drop_pipe(pipes);

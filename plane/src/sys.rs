@@ -2,6 +2,8 @@
 //!
 //! Linux. Each function is one call; none keeps a pointer that it was given.
 
+mod memory;
+
 use std::mem::size_of;
 use std::net::{IpAddr, SocketAddr};
 use std::os::raw::{c_int, c_long, c_ulong, c_void};
@@ -139,7 +141,6 @@ pub fn wait(epoll: i32, events: &mut [EpollEvent], milliseconds: i32) -> usize {
 pub fn accept(fd: i32) -> Result<i32, i32> {
     let accepted = unsafe { accept4(fd, std::ptr::null_mut(), std::ptr::null_mut(), NONBLOCK_CLOEXEC) };
     if accepted >= 0 {
-        no_delay(accepted);
         return Ok(accepted);
     }
     Err(errno())
@@ -181,7 +182,8 @@ pub fn reset(fd: i32) {
     shut(fd);
 }
 
-fn no_delay(fd: i32) {
+/// Small pieces go at once; of a listening socket, those of every connection that is accepted there.
+pub fn no_delay(fd: i32) {
     let on: c_int = 1;
     unsafe { setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, (&on as *const c_int).cast(), 4) };
 }

@@ -142,7 +142,7 @@ impl Worker {
         let flow = &mut self.flows[place as usize];
         flow.state = State::Relay;
         flow.last_byte = self.now;
-        self.take_turn_again(place);
+        self.relay(place); // what is there already, perhaps nothing
     }
 
     pub fn relay(&mut self, place: u32) {

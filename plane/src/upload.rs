@@ -75,7 +75,10 @@ impl Worker {
                         return false;
                     }
                 }
-                Io::Moved(count) => flow.unread.extend_from_slice(&self.buffer[..count]),
+                Io::Moved(count) => {
+                    flow.unread.extend_from_slice(&self.buffer[..count]);
+                    self.buffer[..count].fill(0); // perhaps the next head is among it, with its credential
+                }
                 Io::Again => return true,
                 Io::End | Io::Failed => {
                     self.end(place, CLIENT_RESET, true);

@@ -1,6 +1,7 @@
 //! One thread of the plane: an epoll (edge-triggered, each socket added once), its connections, and its orders.
 #![forbid(unsafe_code)]
 
+use crate::accept::{Listening, Pauses};
 use crate::flow::{Flow, Link, State};
 use crate::kept::Kept;
 use crate::shared::{Post, Shared};
@@ -14,22 +15,10 @@ use std::sync::Arc;
 
 const BUFFER: usize = 65_536;
 const EVENTS: usize = 512;
-const ACCEPT_AT_ONCE: usize = 64;
-/// Microseconds until connections are accepted again after the process ran out of descriptors.
-const PAUSE: u64 = 100_000;
-/// Between two looks for a place, which another thread or Python may have given back.
-const FULL: u64 = 20_000;
 pub const SOCKET: u32 = sys::IN | sys::OUT | sys::RDHUP | sys::EDGE;
 const BELL: u64 = u64::MAX;
-const LISTENER: u32 = u32::MAX;
-
-pub struct Listening {
-    pub fd: i32,
-    pub listener: u32,
-    pub party: usize,
-    /// No place was left for who came there: who else comes waits with the kernel.
-    pub full: bool,
-}
+/// In the place of a generation.
+pub const LISTENER: u32 = u32::MAX;
 
 pub struct Worker {
     pub shared: Arc<Shared>,
@@ -41,10 +30,7 @@ pub struct Worker {
     pub free_links: Vec<u32>,
     pub verdicts: HashMap<Vec<u8>, Arc<Verdict>>,
     pub listening: HashMap<u32, Listening>,
-    pub accepting: bool,
-    resume_at: u64,
-    /// When the listeners that are full are looked at again; 0: none is.
-    places_at: u64,
+    pub pauses: Pauses,
     timers: BinaryHeap<Reverse<(u64, u64)>>,
     /// Flows whose turn was over, and that have more.
     pub again: Vec<u64>,
@@ -78,9 +64,7 @@ impl Worker {
             free_links: Vec::new(),
             verdicts: HashMap::new(),
             listening: HashMap::new(),
-            accepting: true,
-            resume_at: 0,
-            places_at: 0,
+            pauses: Pauses::default(),
             timers: BinaryHeap::new(),
             again: Vec::new(),
             parked: Vec::new(),
@@ -130,11 +114,8 @@ impl Worker {
         }
         let kept = if self.kept.sweep_at != 0 { self.kept.sweep_at } else { u64::MAX };
         let mut due = self.timers.peek().map_or(u64::MAX, |timer| timer.0 .0);
-        if self.resume_at != 0 {
-            due = due.min(self.resume_at);
-        }
-        if self.places_at != 0 {
-            due = due.min(self.places_at);
+        for pause in [self.pauses.resume_at, self.pauses.places_at] {
+            due = due.min(if pause != 0 { pause } else { u64::MAX });
         }
         let (due, now) = (due.min(kept), sys::monotonic());
         (due.saturating_sub(now).min(1_000_000) + 999) as i32 / 1000
@@ -213,14 +194,7 @@ impl Worker {
     }
 
     fn ring_timers(&mut self) {
-        if self.resume_at != 0 && self.now >= self.resume_at {
-            self.resume_at = 0;
-            self.accept_again();
-        }
-        if self.places_at != 0 && self.now >= self.places_at {
-            self.places_at = 0;
-            self.accept_where_full();
-        }
+        self.end_pauses();
         if self.kept.sweep_at != 0 && self.now >= self.kept.sweep_at {
             self.sweep_kept();
         }
@@ -245,90 +219,4 @@ impl Worker {
             }
         }
     }
-
-    // Accepting.
-
-    fn accept(&mut self, listener: u32) {
-        let (fd, party) = match self.listening.get(&listener) {
-            Some(listening) if self.accepting => (listening.fd, listening.party),
-            _ => return,
-        };
-        for _ in 0..ACCEPT_AT_ONCE {
-            if !self.shared.admit(party) {
-                return self.stop_at(listener);
-            }
-            match sys::accept(fd) {
-                Ok(client) => self.welcome(client, listener, party),
-                Err(error) => {
-                    self.shared.leave(party);
-                    if sys::OUT_OF_RESOURCES.contains(&error) {
-                        self.stop_accepting();
-                        self.resume_at = self.now + PAUSE;
-                    }
-                    return;
-                }
-            }
-        }
-    }
-
-    fn welcome(&mut self, fd: i32, listener: u32, party: usize) {
-        self.shared.accepted.fetch_add(1, SeqCst);
-        self.shared.connections.fetch_add(1, SeqCst);
-        let place = self.new_flow(fd, listener, party);
-        self.watch_client(place, self.shared.settings.head_timeout);
-    }
-
-    pub fn watch_client(&mut self, place: u32, patience: u64) {
-        let fd = self.flows[place as usize].client.fd;
-        let whose = token(self.flows[place as usize].generation, place, false);
-        if !sys::watch(self.epoll, fd, SOCKET, whose) {
-            return self.end(place, "", true);
-        }
-        self.arm(place, self.now + patience);
-    }
-
-    /// Nobody is accepted there while all places are taken, or all that its party may have.
-    fn stop_at(&mut self, listener: u32) {
-        if let Some(listening) = self.listening.get_mut(&listener) {
-            listening.full = true;
-            sys::unwatch(self.epoll, listening.fd);
-            self.places_at = self.now + FULL;
-        }
-    }
-
-    /// A place is free: who waits for it is accepted in this turn.
-    pub fn look_for_places(&mut self) {
-        self.places_at = self.places_at.min(self.now);
-    }
-
-    fn accept_where_full(&mut self) {
-        for listening in self.listening.values_mut().filter(|listening| listening.full) {
-            listening.full = false;
-            if self.accepting {
-                watch_listener(self.epoll, listening.fd, listening.listener);
-            }
-        }
-    }
-
-    pub fn stop_accepting(&mut self) {
-        if self.accepting {
-            self.accepting = false;
-            for listening in self.listening.values() {
-                sys::unwatch(self.epoll, listening.fd);
-            }
-        }
-    }
-
-    pub fn accept_again(&mut self) {
-        if !self.accepting && !self.choked && self.resume_at == 0 {
-            self.accepting = true;
-            for listening in self.listening.values().filter(|listening| !listening.full) {
-                watch_listener(self.epoll, listening.fd, listening.listener);
-            }
-        }
-    }
-}
-
-pub fn watch_listener(epoll: i32, fd: i32, listener: u32) {
-    sys::watch(epoll, fd, sys::IN | sys::EXCLUSIVE, token(LISTENER, listener, false));
 }

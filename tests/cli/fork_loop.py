@@ -32,13 +32,20 @@ _LONGEST_ORDER: Final = 200_000
 
 
 def _load() -> None:
-    import cloned_proxy.__main__  # noqa: PLC0415  what the forks share
+    import encodings.idna  # noqa: PLC0415  what the forks share
+
+    import typer._adapters  # noqa: PLC0415
+    import uvloop  # noqa: PLC0415
+
+    import cloned_proxy.__main__  # noqa: PLC0415
+    from cloned_proxy.cli.start.app import program  # noqa: PLC0415
 
     for package in (importlib.import_module(name) for name in _LOADED):
         for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
             if "fleet" not in module.name and not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
-    _ = cloned_proxy
+    _ = cloned_proxy, encodings, typer, uvloop
+    program()
     gc.collect()
     gc.freeze()  # a collection in a fork would otherwise write to each page
 

@@ -37,12 +37,21 @@ def _import_base(engine: Engine) -> None:
         engine.import_image(tar, BASE)
 
 
+def bring_base(engine: Engine) -> None:
+    """Debian with Python, which the image of the proxy begins with."""
+    try:
+        engine.image(BASE)
+    except ImageMissingError:
+        bring("python", (BASE,), lambda: _import_base(engine))
+
+
 def _docker(*words: str) -> None:
     done = subprocess.run(["docker", "build", *words], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
-def _fetch_wheels() -> None:
+def fetch_wheels() -> None:
+    """What the proxy's image is built from, into build/wheels."""
     done = subprocess.run(["make", "wheels"], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
         absent("the wheels of the proxy's image", f"`make wheels`: {done.stderr[-300:]}")
@@ -54,11 +63,8 @@ def build_all(engine: Engine) -> None:
         if shutil.which(program) is None:
             absent(program, "apt-get install docker.io docker-compose prometheus")
     bring_sandbox_images(engine, lambda text: print(text, file=sys.stderr))  # noqa: T201  minutes without a word look like a hang
-    try:
-        engine.image(BASE)
-    except ImageMissingError:
-        bring("python", (BASE,), lambda: _import_base(engine))
-    _fetch_wheels()
+    bring_base(engine)
+    fetch_wheels()
     arguments = [f"--build-arg=BASE={BASE}", f"--build-arg=TOOLCHAIN={TOOLCHAIN}"]
     _docker("--network=none", "--file", str(ROOT / "compose/Dockerfile"), *arguments, "--tag", PROXY, str(ROOT))
     with tempfile.TemporaryDirectory() as directory:

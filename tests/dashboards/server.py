@@ -38,7 +38,8 @@ class Prometheus:
     url: str
 
     def ask(self, path: str, **parameters: str) -> Any:
-        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=10)
+        # In the clear: the roots of TLS would take longer to load than the answer takes to come.
+        answer = httpx.get(f"{self.url}/api/v1/{path}", params=parameters, timeout=10, verify=False)
         body = answer.json()
         assert body["status"] == "success", (parameters, body)
         return body["data"]
@@ -126,6 +127,6 @@ def running(directory: Path, targets: Ports) -> Iterator[Prometheus]:
 def _ready(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
     assert process.poll() is None, log.read_text()
     try:
-        return httpx.get(f"{url}/-/ready", timeout=2).status_code == 200
+        return httpx.get(f"{url}/-/ready", timeout=2, verify=False).status_code == 200
     except httpx.TransportError:
         return False

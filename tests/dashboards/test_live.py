@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cloned_proxy.telemetry.wait_metrics import WaitReason
 from tests.cli.conftest import workspace
 from tests.cli.program import TOOL, Workspace
 from tests.dashboards.panels import Target, targets
@@ -66,6 +67,7 @@ EXPECTED: dict[tuple[str, str, str], dict[str, Expected]] = {
     ("egress-overview", "Denials by reason", "A"): dict[str, Expected](BY_REASON),
     ("egress-overview", "Open tunnels by tool", "A"): {TOOL: 1},
     ("egress-overview", "Bytes by tool", "A"): {f"down {TOOL}": some, f"up {TOOL}": some},
+    ("egress-overview", "Clients wait", "A"): dict.fromkeys(WaitReason, 0),
     ("egress-overview", "Time to connect", "A"): {"+Inf": some},
     ("egress-overview", "Time of a flow", "A"): {"+Inf": some},
     ("egress-overview", "Time to decide", "A"): {"": lambda seconds: 0 < seconds < 0.1},

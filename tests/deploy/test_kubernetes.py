@@ -26,7 +26,7 @@ from tests.net.world import World
 
 pytestmark = pytest.mark.checkout
 ROOT = Path(__file__).parents[2] / "deploy/kubernetes"
-SETS = ("base", "tool", "overlays/fleet", "overlays/gitops", "overlays/monitoring")
+SETS = ("base", "tool", "overlays/fleet", "overlays/gitops", "overlays/monitoring", "overlays/stateful")
 TRUST = "ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
 """The public key of RFC 8032, section 7.1, test 1."""
 RESTRICTED_VOLUMES = {
@@ -70,8 +70,14 @@ def objects(built: dict[str, list[dict[str, Any]]], kind: str) -> Iterator[dict[
     return (each for them in built.values() for each in them if each["kind"] == kind)
 
 
+def workloads(built: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """What the proxy runs as."""
+    yield from objects(built, "Deployment")
+    yield from objects(built, "StatefulSet")
+
+
 def pods(built: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    deployed = [each["spec"]["template"]["spec"] for each in objects(built, "Deployment")]
+    deployed = [each["spec"]["template"]["spec"] for each in workloads(built)]
     found = [*deployed, *(each["spec"] for each in objects(built, "Pod"))]
     assert len(found) == len(SETS)
     return found
@@ -137,7 +143,7 @@ def test_a_tool_has_the_flags_of_a_sandbox(built: dict[str, list[dict[str, Any]]
 def test_a_tool_is_let_to_the_proxy_and_to_nothing_else(built: dict[str, list[dict[str, Any]]]) -> None:
     policies = {each["metadata"]["name"]: each["spec"] for each in built["base"] if each["kind"] == "NetworkPolicy"}
     (pod,) = objects(built, "Pod")
-    proxies = [each["spec"]["template"]["metadata"]["labels"] for each in objects(built, "Deployment")]
+    proxies = [each["spec"]["template"]["metadata"]["labels"] for each in workloads(built)]
     chosen = [
         spec
         for spec in (each["spec"] for each in objects(built, "NetworkPolicy"))
@@ -159,6 +165,33 @@ def test_no_way_of_the_proxy_leads_to_the_metadata_of_a_cloud(built: dict[str, l
     blocks = [to["ipBlock"] for way in proxy["spec"]["egress"] for to in way["to"] if "ipBlock" in to]
     assert "169.254.0.0/16" in blocks[0]["except"]
     assert "fe80::/10" in blocks[1]["except"]
+
+
+def test_replicas_with_disks_are_those_of_the_base_in_all_else(built: dict[str, list[dict[str, Any]]]) -> None:
+    """The patch goes by the places of things in a list, which somebody may change in the base."""
+
+    def only(name: str, kind: str) -> dict[str, Any]:
+        (found,) = (each for each in built[name] if each["kind"] == kind)
+        return found
+
+    plain, kept = only("overlays/fleet", "Deployment")["spec"], only("overlays/stateful", "StatefulSet")["spec"]
+    assert not any(each["kind"] == "Deployment" for each in built["overlays/stateful"])
+    assert kept["selector"] == plain["selector"]
+    assert kept["replicas"] == plain["replicas"]
+    pod, other = kept["template"]["spec"], plain["template"]["spec"]
+    assert pod["containers"] == other["containers"]
+    assert pod["initContainers"] == other["initContainers"]
+    assert [each for each in other["volumes"] if each["name"] != "state"] == pod["volumes"]
+    (disk,) = kept["volumeClaimTemplates"]
+    assert disk["metadata"]["name"] == "state"
+    assert set(kept["persistentVolumeClaimRetentionPolicy"].values()) == {"Retain"}
+    # With another word the kubelet gives the group every file at every mount, and no key would be taken again.
+    added = {"fsGroup": 65532, "fsGroupChangePolicy": "OnRootMismatch"}
+    assert pod["securityContext"] == other["securityContext"] | added
+    assert added["fsGroup"] == other["securityContext"]["runAsGroup"]
+    assert only("overlays/stateful", "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]["kind"] == "StatefulSet"
+    headless = [each for each in objects(built, "Service") if each["metadata"]["name"] == kept["serviceName"]]
+    assert [each["spec"]["clusterIP"] for each in headless] == ["None"]
 
 
 @pytest.mark.parametrize("overlay", ["fleet", "gitops"])
@@ -192,7 +225,8 @@ def test_the_proxy_starts_with_these_words_and_ends_in_time(
         return words
 
     (first,) = spec["initContainers"]
-    subprocess.run(here(first["command"]), check=True)
+    for _ in range(2):  # a pod that comes back to its disk finds the workspace
+        subprocess.run(here(first["command"]), check=True)
     (container,) = spec["containers"]
     environment = {each["name"]: here([each["value"]])[0] for each in container["env"]}
     serving = world.spawn([PROGRAM, *container["args"]], env=environment, cwd=tmp_path)

@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.timeout(300, func_only=True),  # the engine and its images may take minutes to come
     pytest.mark.skipif(sys.version_info[:2] != (3, 13), reason="the wheels of agent_sdks.lock are for Python 3.13"),
 ]
+SDKS = Path(__file__).with_name("agent_sdks.lock")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 SERVER = """
 from mcp.server import MCPServer
@@ -40,7 +41,7 @@ server.run()
 
 
 def test_the_programs_of_the_page_run_as_they_stand_there(images: Engine, tmp_path: Path) -> None:
-    site = needed(lambda: unpacked(Path(__file__).with_name("agent_sdks.lock"))) / "site"
+    site = needed(lambda: unpacked(SDKS)) / "site"
     programs = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert [("langchain" in text, "mcp" in text) for text in programs] == [(True, False), (False, True)]
     project = tmp_path / "project"

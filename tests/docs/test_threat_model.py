@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from handbook.fleet_table import ATTACKS, FAULTS
 from handbook.threat_page import ELSEWHERE
 
 pytestmark = pytest.mark.checkout
@@ -49,6 +50,18 @@ def test_each_claim_names_a_test_that_is_there() -> None:
 def test_each_test_that_takes_guards_out_does_so() -> None:
     for place in ELSEWHERE:
         assert _OUT.search((ROOT / place).read_text(encoding="utf-8")), f"{place}: nothing is taken out there"
+
+
+def test_each_test_of_the_fleets_table_is_there_and_takes_out_what_it_says() -> None:
+    for claim in (*ATTACKS, *FAULTS):
+        assert claim.tests, claim.what
+        for test in (*claim.tests, *claim.broken):
+            path, _, name = test.partition("::")
+            assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), test
+        for test in claim.broken:
+            path, _, name = test.partition("::")
+            _, _, body = (ROOT / path).read_text(encoding="utf-8").partition(f"def {name}(")
+            assert _OUT.search(name + body.partition("\n\n\n")[0]), f"{test}: nothing is taken out there"
 
 
 def test_a_test_that_is_gone_is_missed() -> None:

@@ -18,7 +18,7 @@ import pytest
 from tests.e2e import test_resilience as resilience
 from tests.e2e.test_attacks import DESTINATIONS, IDENTITY, TUNNELS, named
 from tests.net.attacks import tunnels
-from tests.net.attacks.attempt import Attack, Attempt, permitted_call_passes, proxy_authorization
+from tests.net.attacks.attempt import Attack, Attempt, gets_through, permitted_call_passes, proxy_authorization
 from tests.net.attacks.policies import CONFIG_OF_PLANE, POLICIES
 from tests.net.load import ALWAYS, SOMETIMES
 from tests.net.plane_guards import PLANE_GUARDS
@@ -100,10 +100,14 @@ def test_a_destination_that_is_not_allowed_is_not_reached(world: World, base: Pr
 
 @pytest.mark.parametrize("name", [name for name in PERMITTED if "SSH" not in name])
 def test_what_is_odd_but_right_passes(world: World, base: ProxyProcess, name: str) -> None:
-    attempt = Attempt(world, base, patience=0.5)
-    attempt.carry_out(PERMITTED[name])
-    # Each time: twice from Python, and from the plane.
-    assert len(world.saw(attempt.marker)) == 3, base.said()[-2000:]
+    arrived = []
+    for patience in (0.5, 30.0):  # the second for a busy machine
+        attempt = Attempt(world, base, patience)
+        attempt.carry_out(PERMITTED[name])
+        arrived.append(len(world.saw(attempt.marker)))
+        if arrived[-1] == 3:  # each time: twice from Python, and from the plane
+            return
+    pytest.fail(f"arrived {arrived}: {base.said()[-2000:]}")
 
 
 def test_behind_all_of_them_what_is_allowed_passes(world: World, base: ProxyProcess) -> None:
@@ -145,7 +149,7 @@ _MATCHING = {
 def test_without_its_guard_the_attack_gets_through(world: World, guard: str) -> None:
     proxy = start(world, without=(guard,))
     names = _MATCHING[guard]
-    stopped = [name for name in names if not Attempt(world, proxy, patience=0.5).carry_out(_ATTACKS[name])]
+    stopped = [name for name in names if not gets_through(world, proxy, _ATTACKS[name])]
     proxy.kill()
     assert not stopped, "these attacks fail even without their guard, so their tests prove nothing"
 

@@ -32,7 +32,7 @@ global:
 """
 _NPM = f"https://{packages.NPM_HOST}/npm/"
 _PYPI = f"https://{packages.PYPI_HOST}/simple/"
-_PACKAGERS = ROOT / "tests" / "e2e" / "packagers"
+PACKAGERS = ROOT / "tests" / "e2e" / "packagers"
 _YOUNG_TARBALL = "left-pad-2.0.0.tgz"
 _YOUNG_WHEEL = "acme_pad-2.0-py3-none-any.whl"
 
@@ -115,7 +115,7 @@ def _desk(world: World, proxy: ProxyProcess, directory: Path) -> Desk:
 
 
 def _packagers() -> Path:
-    return installed(_PACKAGERS, "pnpm", "yarn", "@yarnpkg/cli-dist")
+    return installed(PACKAGERS, "pnpm", "yarn", "@yarnpkg/cli-dist")
 
 
 def _commands(client: str) -> Mapping[str, Sequence[str]]:

@@ -108,7 +108,7 @@ async def test_a_decision_whose_signature_nobody_checks(
     decision = replace(DECISION, decided=now, ends=now + 60)
     granted: list[object] = []
     requests = requests_module.FleetRequests(
-        _NoLink(decision, stranger),  # type: ignore[arg-type]  # the store that lies
+        Telling(decision, stranger),  # type: ignore[arg-type]  # the store that lies
         FLEET,
         "one",
         trust=TRUST,
@@ -122,7 +122,7 @@ async def test_a_decision_whose_signature_nobody_checks(
     assert bool(granted) is broken
 
 
-class _NoLink:
+class Telling:
     """A labelled stand-in: what a store that lies would answer."""
 
     def __init__(self, decision: FleetDecision, key: SigningKey) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+import structlog
 import uvloop
 
 from tests.proxy.support import SERVING, need_plane
@@ -112,3 +113,12 @@ def served_by(request: pytest.FixtureRequest) -> Iterator[None]:
         need_plane()
     yield
     SERVING.native = False
+
+
+@pytest.fixture(autouse=True)
+def plain_tracebacks() -> Iterator[None]:
+    """As the program logs: structlog's default draws the locals of every frame, seconds of work inside the loop."""
+    plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, plain])
+    yield
+    structlog.reset_defaults()

@@ -5,7 +5,6 @@ Nothing is kept unless KEPT_IMAGES names a directory (`make test` does).
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import subprocess
@@ -58,13 +57,3 @@ def _keep(file: Path, images: tuple[str, ...]) -> None:
     for older in file.parent.glob(f"{name}-*.tar"):
         older.unlink()
     unfinished.rename(file)
-
-
-def main() -> None:
-    """Builds them while something else goes on: `.ci/run` does, with an engine of its own."""
-    with contextlib.closing(Engine.connect()) as engine:
-        bring_sandbox_images(engine, lambda line: print(line, flush=True))  # noqa: T201  minutes without a word
-
-
-if __name__ == "__main__":
-    main()

@@ -43,6 +43,7 @@ CONTRACT = {
     "cloned_proxy_build_info": {"version", "python", "plane"},
     "cloned_proxy_plane_failures_total": set(),
     "cloned_proxy_proxy_protocol_refused_total": set(),
+    "cloned_proxy_waiting_seconds_total": {"reason"},
 }
 
 

@@ -28,6 +28,8 @@ class LiveProxy:
     tunnels: int
     plane: dict[str, str]
     """What serves the common case: `serving` is `native` or `python`, and `why`."""
+    waiting: tuple[str, ...]
+    """For what clients have waited within the last minute: a `WaitReason` each."""
     policy: dict[str, Any]
     """`source`, `version`, `mode` and `rules` of the policy in force, and the `error` of a file that is not."""
 
@@ -53,5 +55,6 @@ def live_proxy(workspace: Workspace) -> LiveProxy | None:
         problems=tuple(dict.fromkeys(text for answer in answers for text in answer["problems"])),
         tunnels=sum(answer["tunnels"] for answer in answers),
         plane=first.get("plane", {"serving": "python", "why": "a version that does not say why"}),
+        waiting=tuple(dict.fromkeys(reason for answer in answers for reason in answer.get("waiting", ()))),
         policy={name: first[name] for name in ("source", "version", "mode", "rules", "error")},
     )

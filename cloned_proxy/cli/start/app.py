@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
 from cloned_proxy.cli.commands.approvals import approvals
 from cloned_proxy.cli.commands.clients import ca, connect, pair, proxy, setup, token, vault
@@ -87,3 +89,9 @@ app.command("verify")(verify.verify)
 app.add_typer(llm.app, name="llm")
 app.add_typer(fleet.app, name="fleet")
 add_examples(app)
+
+
+@functools.cache
+def program() -> Any:
+    """The commands as Click's. Typer reads all their signatures for them, most of the time of a small command: once."""
+    return typer.main.get_command(app)

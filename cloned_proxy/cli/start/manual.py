@@ -11,7 +11,7 @@ from typing import Any, Final
 import typer.main
 
 from cloned_proxy import __version__
-from cloned_proxy.cli.start.app import app
+from cloned_proxy.cli.start.app import program
 from cloned_proxy.cli.start.help_examples import EXAMPLES, aligned
 
 _EXIT: Final = (("0", "done"), ("1", "it failed or was denied"), ("2", "bad usage or bad input"))
@@ -24,15 +24,15 @@ _NO_COLOR: Final = ("NO_COLOR", "no colours, whatever the terminal")
 
 def page() -> str:
     """The whole page, without a date: the same commands give the same text."""
-    program: Any = typer.main.get_command(app)
+    commands = program()
     variables: dict[str, str] = {}
     lines = [f'.TH CLONED-PROXY 1 "" "cloned-proxy {__version__}" "User Commands"']
-    lines += [".SH NAME", f"cloned-proxy {_roff('-')} {_roff(_summary(program))}"]
+    lines += [".SH NAME", f"cloned-proxy {_roff('-')} {_roff(_summary(commands))}"]
     lines += [".SH SYNOPSIS", ".B cloned-proxy", r"\fIcommand\fR [\fIoption\fR ...]"]
-    lines += [".SH DESCRIPTION", _roff(program.help or ""), *_examples("")]
-    lines += [".SH OPTIONS", *_parameters(program, typer.Context(program, info_name="cloned-proxy"), variables)]
+    lines += [".SH DESCRIPTION", _roff(commands.help or ""), *_examples("")]
+    lines += [".SH OPTIONS", *_parameters(commands, typer.Context(commands, info_name="cloned-proxy"), variables)]
     lines.append(".SH COMMANDS")
-    for name, command in program.commands.items():
+    for name, command in commands.commands.items():
         lines += _command(command, (name,), variables)
     lines += [".SH ENVIRONMENT", *_terms((*variables.items(), _NO_COLOR))]
     lines += [".SH FILES", *_terms(_FILES), ".SH EXIT STATUS", *_terms(_EXIT)]

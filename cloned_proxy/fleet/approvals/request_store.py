@@ -35,8 +35,8 @@ local now = t[1] * 1000 + math.floor(t[2] / 1000)
 ASK: Final = (
     _NOW
     + """
--- KEYS: requests, decisions, ends. ARGV: id, request, milliseconds it waits, channel, most requests,
--- the longest that anything lasts.
+-- KEYS: requests, decisions, ends. ARGV: id, request, milliseconds it waits, channel, most requests that wait,
+-- the longest that anything lasts, how many requests this replica has here. Answers 0 where there is no room for more.
 local function forget(ids)
   if #ids == 0 then return end
   redis.call('HDEL', KEYS[1], unpack(ids))
@@ -53,8 +53,25 @@ if redis.call('HLEN', KEYS[1]) > redis.call('ZCARD', KEYS[3]) then
   end
   forget(endless)
 end
-if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[5]) then return 0 end
-if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 0 then return 1 end
+if redis.call('HGET', KEYS[1], ARGV[1]) then return 1 end
+local held = redis.call('HLEN', KEYS[1])
+local over = held - redis.call('HLEN', KEYS[2]) - ARGV[5] + 1
+if over > 0 then
+  -- Who has the most of a sample gives some up, if that is much more than the replica which asks has told itself.
+  local of, most = {}, {}
+  local sample = redis.call('HRANDFIELD', KEYS[1], 200)
+  for _, id in ipairs(sample) do
+    if not redis.call('HGET', KEYS[2], id) then
+      local from = string.match(redis.call('HGET', KEYS[1], id), '"replica": "([^"]*)"') or ''
+      of[from] = of[from] or {}
+      table.insert(of[from], id)
+      if #of[from] > #most then most = of[from] end
+    end
+  end
+  if #most * held / #sample <= 2 * (ARGV[7] + 1) then return 0 end
+  forget({unpack(most, 1, math.min(over, #most))})
+end
+redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2])
 redis.call('ZADD', KEYS[3], now + ARGV[3], ARGV[1])
 redis.call('PUBLISH', ARGV[4], ARGV[1])
 return 1
@@ -111,7 +128,7 @@ return ARGV[2]
 """
 )
 MOST: Final = 10_000
-"""Requests and decisions at once."""
+"""Requests that wait at once."""
 LONGEST_ID: Final = 60
 MOST_BYTES: Final = 64 * 1024
 """Of one request, and of one decision."""

@@ -17,6 +17,7 @@ import structlog
 
 from cloned_proxy.fleet.approvals.bounds import Allowance, Remembered
 from cloned_proxy.fleet.approvals.decision import LONGEST_SECONDS, SKEW_SECONDS, FleetDecision, read_decision
+from cloned_proxy.fleet.approvals.offered import Offered
 from cloned_proxy.fleet.approvals.request_store import (
     ASK,
     LONGEST_ID,
@@ -144,21 +145,28 @@ class FleetRequests:
     async def tell(self) -> None:
         """Tells the fleet of the requests that were made here. Raises StoreAwayError and StoreError."""
         unposted = ""
-        for approval, seconds in await asyncio.to_thread(self._mirror.own_pending):
-            if approval.id not in self._posted and (why := await self._post(approval, seconds)):
+        own = await asyncio.to_thread(self._mirror.own_pending)
+        there = sum(approval.id in self._posted for approval, _ in own)
+        for approval, seconds in own:
+            if approval.id in self._posted:
+                continue
+            if why := await self._post(approval, seconds, there):
                 unposted = unposted or f"request {approval.id} of {approval.asker} is seen on this replica alone: {why}"
+            else:
+                there += 1
         self._link.parts.say("requests", unposted, about="unposted")
 
-    async def _post(self, approval: Approval, seconds: float) -> str:
-        """Why it cannot be; "" when it is in the store. Raises StoreAwayError."""
+    async def _post(self, approval: Approval, seconds: float, there: int) -> str:
+        """Why it cannot be; "" when it is in the store, where so many of this replica wait. Raises StoreAwayError."""
         names, text = self._names, json.dumps(as_message(approval, self._me))
         if len(text) > MOST_BYTES:
             return "it is too large"
         waits = int(min(seconds, LONGEST_SECONDS) * 1000)
-        told = (approval.id, text, str(waits), names.news, str(MOST), str(LONGEST_MILLISECONDS))
+        bounds = (str(MOST), str(LONGEST_MILLISECONDS), str(there))
+        told = (approval.id, text, str(waits), names.news, *bounds)
         with self._link.parts.part("requests", names.ends):
             if not await self._link.run(lambda redis: redis.eval(ASK, 3, *names.keys, *told)):
-                return f"{names.requests} has {MOST} already; see what puts them there"
+                return f"{names.requests} has {MOST} already, and about as many of this replica as of any other"
         self._posted.add(approval.id)
         return ""
 
@@ -175,9 +183,12 @@ class FleetRequests:
                 now, without, *found = await self._link.run(work, most=MOST_ANSWERED)
             why = f"requests or decisions that are too large are left out ({names.requests})" if without else ""
             self._link.parts.say("requests", why, about="unread")
+            offered = Offered(found)
+            self._link.parts.say("requests", offered.why_full(names.requests), about="full")
+            # What made room for others is told again.
+            self._posted &= offered.ids
             before, self._said = self._rules(), 0
-            for at in range(0, len(found), 4):
-                raw_id, raw, left, envelope = found[at : at + 4]
+            for raw_id, raw, left, envelope in offered.in_turns():
                 try:
                     await self._take_in(_id_of(raw_id), raw, envelope, left / 1000, now=now / 1000, up=up)
                 except Exception as error:  # noqa: BLE001  what one request broke must not keep the next from people

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cloned_proxy.fleet.audit.receipt import anchor_of, former_ids, head_of, log_id
+from cloned_proxy.fleet.audit.receipt import MOST_FORMER, anchor_of, claimed_log, former_ids, head_of, log_id
 from cloned_proxy.fleet.signed.envelope import seal
 from cloned_proxy.fleet.signed.errors import FleetError
 from cloned_proxy.fleet.signed.keys import SigningKey
@@ -85,15 +85,22 @@ def export(
         yield json.dumps({"seq": seq, "hash": entry_hash, "body": body})
         progress(number)
     receipts = hashlib.sha256()
-    number = 0
-    for (envelope,) in database.execute("SELECT envelope FROM receipts WHERE seq >= ? ORDER BY seq", (before.seq,)):
+    number = forgotten = 0
+    known = {"", log, *(each.log for each in former)}  # what cannot be read is for whoever checks
+    until = former[0].until if len(former) >= MOST_FORMER else -1
+    query = "SELECT seq, envelope FROM receipts WHERE seq >= ? ORDER BY seq"
+    for seq, envelope in database.execute(query, (before.seq,)):
         found = json.loads(envelope)
+        if seq <= until and claimed_log(found) not in known:
+            forgotten += 1  # of an id that made room for newer ones: nobody could tell whose it is
+            continue
         number += 1
         receipts.update(receipt_digest(found))
         yield json.dumps({"receipt": found})
     if source.key is not None:
         statement = opening | {"last": {"seq": head.seq, "hash": head.hash}}
-        statement["receipts"] = {"number": number, "digest": receipts.hexdigest()}
+        left_out = {"forgotten": forgotten} if forgotten else {}
+        statement["receipts"] = {"number": number, "digest": receipts.hexdigest(), **left_out}
         statement["digests"] = base64.b64encode(digests).decode("ascii")
         sealed = seal(json.dumps(statement, sort_keys=True).encode(), EXPORT_TYPE, [source.key])
         yield json.dumps({"statement": json.loads(sealed)})

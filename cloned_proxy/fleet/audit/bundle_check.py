@@ -41,6 +41,10 @@ class BundleVerdict:
     entries: int = 0
     """That it holds."""
     receipts: int = 0
+    forgotten: int = 0
+    """Receipts that the replica has left out: they are for ids that its log no longer knows to have had."""
+    names_receipts: bool = True
+    """Whether the signed end says which receipts there were; that of 0.2.0 does not."""
     at: float = 0.0
     """Unix seconds of the export."""
     signed: bool = False
@@ -247,7 +251,7 @@ def _check_receipts(file: _File, statement: dict[str, Any], trust: Trust, verdic
             continue
         if receipt.log != verdict.log and receipt.seq > former.get(receipt.log, -1):
             lost = len(former) >= MOST_FORMER and receipt.seq <= min(former.values())
-            which = "an id of the log that is not kept any more, and proves nothing here" if lost else "another log"
+            which = "an id of the log that is not kept any more; export it again" if lost else "another log"
             verdict.found(f"receipt {number} is for {which}")
         elif hashes and hashes.get(receipt.seq) != receipt.hash:
             verdict.found(
@@ -261,9 +265,16 @@ def _check_receipts(file: _File, statement: dict[str, Any], trust: Trust, verdic
 
 def _check_all_receipts(file: _File, statement: dict[str, Any], verdict: BundleVerdict) -> None:
     """Each is of the replica; so must be which there are. Exports of 0.2.0 do not say that."""
-    held = hashlib.sha256(b"".join(receipt_digest(json.loads(raw)) for raw in file.receipts)).hexdigest()
-    signed = statement.get("receipts")
-    if "receipts" not in statement or signed == {"number": len(file.receipts), "digest": held}:
+    if "receipts" not in statement:
+        verdict.names_receipts = False
         return
-    number = signed.get("number") if isinstance(signed, dict) else None
-    verdict.found(f"{number} receipts are signed, and not the {len(file.receipts)} that are there: some were left out")
+    held = hashlib.sha256(b"".join(receipt_digest(json.loads(raw)) for raw in file.receipts)).hexdigest()
+    match statement["receipts"]:
+        case {"number": number, "digest": signed, **rest} if (number, signed) == (len(file.receipts), held):
+            forgotten = rest.get("forgotten", 0)
+            verdict.forgotten = forgotten if type(forgotten) is int else 0
+        case {"number": number}:
+            said = f"{number} receipts are signed, and not the {len(file.receipts)} that are there"
+            verdict.found(f"{said}: some were left out")
+        case _:
+            verdict.found("the signed end says not which receipts there were")

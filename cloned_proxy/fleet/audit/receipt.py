@@ -6,6 +6,7 @@ it for a policy: `trust:` names those keys.
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 import socket
@@ -73,6 +74,14 @@ def _receipt_in(fields: dict[str, Any]) -> Receipt:
     return Receipt(**fields)
 
 
+def claimed_log(envelope: Any) -> str:
+    """The id of the log that a receipt of this replica's own database is for; "" where it cannot be read."""
+    try:
+        return str(json.loads(base64.b64decode(envelope["payload"]))["log"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
 def own_key(workspace: Workspace) -> SigningKey:
     """The key of this replica, made (0600) on first use, also where no fleet is set up. Raises StoreError."""
     Shelf(workspace).create()
@@ -106,10 +115,11 @@ class Former(NamedTuple):
 def new_log_id(database: sqlite3.Connection) -> str:
     """Calls the log something that nothing was called before: it goes on in another way than what has left it.
 
-    Its receipts until now are of the old id, which is kept for whoever checks them.
+    Its receipts until now are of the old id, which is kept for whoever checks them, as long as there can be any.
     """
-    made = _drawn()
-    former = [*former_ids(database), Former(log_id(database), head_of(database).seq)][-MOST_FORMER:]
+    made, oldest = _drawn(), anchor_of(database).seq
+    still = [each for each in former_ids(database) if each.until >= oldest]
+    former = [*still, Former(log_id(database), head_of(database).seq)][-MOST_FORMER:]
     database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_FORMER, json.dumps(former)))
     database.execute("INSERT OR REPLACE INTO meta VALUES ('log_id', ?)", (made,))
     return made

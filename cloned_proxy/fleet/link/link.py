@@ -14,14 +14,11 @@ import ssl
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Self
 
 import structlog
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.credentials import CredentialProvider
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -30,17 +27,21 @@ from redis.exceptions import (
     ResponseError,
 )
 
-from cloned_proxy.fleet.link.answers import MOST_ANSWERED, BoundedParser, LargeAnswerError, answers_of
+from cloned_proxy.fleet.link.answers import (
+    LEFT_OUT,
+    MOST_ANSWERED,
+    LargeAnswerError,
+    answers_of,
+    without_what_is_large,
+)
+from cloned_proxy.fleet.link.client import CALL_SECONDS, CONNECTIONS, Secrets, client_of
 from cloned_proxy.fleet.link.parts import Parts
 from cloned_proxy.fleet.signed.errors import FleetError, StoreAwayError, StoreRefusedError
 from cloned_proxy.store.files.errors import StoreError
-from cloned_proxy.store.files.files import read_regular_file
 from cloned_proxy.store.settings.fleet_settings import FleetSettings
 
 _log = structlog.get_logger(__name__)
 
-CALL_SECONDS: Final = 2.0
-"""Of one call, connecting included; what takes longer has failed."""
 _QUIET_SECONDS: Final = 5.0
 """After so long without a message the subscription is asked whether it is alive."""
 _FIRST_DELAY: Final = 0.05
@@ -49,17 +50,10 @@ _LONGEST_DELAY: Final = 1.0
 _BURST: Final = 200
 _BURST_SECONDS: Final = 0.2
 """For so many messages; more wait in the store, which costs it its memory and traffic nothing."""
-_CONNECTIONS: Final = 8
-"""Calls at once; more wait for their turn, within their time."""
-_MAX_CA_BYTES: Final = 4 * 1024 * 1024
+_SAY_SECONDS: Final = 60.0
+"""Between two words about messages that are too large."""
 
 type Work[T] = Callable[[Redis], Awaitable[T]]
-
-
-class Secrets(Protocol):
-    """The vault."""
-
-    def value_of(self, name: str) -> str: ...
 
 
 class Link:
@@ -80,13 +74,13 @@ class Link:
         if settings.store is None:
             raise FleetError("`fleet: {store: …}` is not set; write one such as redis://redis.example.com:6379")
         self.url: Final = settings.store
-        self.redis: Final = _client(settings, base, secrets)
+        self.redis: Final = client_of(settings, base, secrets)
         self._on_state = on_state
         self._handlers: dict[str, Callable[[bytes], None]] = {}
         self._at_connect: list[Callable[[], Awaitable[None]]] = []
-        self._turns = asyncio.Semaphore(_CONNECTIONS)
+        self._turns = asyncio.Semaphore(CONNECTIONS)
         self._task: asyncio.Task[None] | None = None
-        self._awake = asyncio.Event()
+        self._large_said = float("-inf")
         self.connected = False
         """Whether the subscription stands: news comes by itself."""
         self.problem = ""
@@ -198,9 +192,13 @@ class Link:
     def _heard(self, message: dict[str, Any]) -> None:
         if message["type"] != "message":
             return
-        handler = self._handlers.get(message["channel"].decode(errors="replace"))
+        channel = message["channel"].decode(errors="replace")
+        handler = self._handlers.get(channel)
         if handler is None:
             return
+        if message["data"] is LEFT_OUT and time.monotonic() >= self._large_said + _SAY_SECONDS:
+            self._large_said = time.monotonic()
+            _log.warning("a message of the fleet is too large; it counts without its content", channel=channel)
         try:
             handler(message["data"])
         except Exception:  # noqa: BLE001  what one message broke must not end the following of the next
@@ -222,63 +220,10 @@ class Link:
 
 
 async def _next(pubsub: PubSub, seconds: float) -> dict[str, Any] | None:
-    """The next message of any kind; None when none came in time."""
-    message: dict[str, Any] | None = await pubsub.get_message(timeout=seconds)
+    """The next message of any kind; None when none came in time. One that is too large comes without its content."""
+    with without_what_is_large():
+        message: dict[str, Any] | None = await pubsub.get_message(timeout=seconds)
     return message
-
-
-class _VaultCredential(CredentialProvider):
-    """Asked at each connect, so that a credential that was replaced in the vault is used from then on."""
-
-    def __init__(self, name: str, secrets: Secrets) -> None:
-        self._name = name
-        self._secrets = secrets
-
-    def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        user, colon, password = self._secrets.value_of(self._name).partition(":")
-        if not colon:
-            raise FleetError(f"the secret {self._name} is not user:password (or :password)")
-        return (user, password) if user else (password,)
-
-    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
-        return self.get_credentials()
-
-
-def _client(settings: FleetSettings, base: Path, secrets: Secrets | None) -> Redis:
-    store = settings.store or ""
-    options: dict[str, Any] = {}
-    if settings.auth is not None:
-        if secrets is None:
-            raise FleetError("`fleet: {auth: …}` needs the vault")
-        options["credential_provider"] = _VaultCredential(settings.auth[len("${vault:") : -1], secrets)
-    if store.startswith("rediss:"):
-        options["ssl_min_version"] = ssl.TLSVersion.TLSv1_2
-        if settings.ca_files:
-            options["ssl_ca_data"] = "\n".join(
-                trusted_pem(base / Path(named).expanduser()) for named in settings.ca_files
-            )
-    client: Redis = Redis.from_url(
-        store,
-        protocol=2,  # the same on every server of the last ten years; nothing here needs the third
-        socket_timeout=CALL_SECONDS,
-        socket_connect_timeout=CALL_SECONDS,
-        retry=Retry(NoBackoff(), 0),  # whoever calls knows best whether to repeat
-        max_connections=_CONNECTIONS + 1,
-        parser_class=BoundedParser,
-        driver_info=None,  # else each connection says CLIENT SETINFO, a right that no user of a fleet needs
-        **options,
-    )
-    return client
-
-
-def trusted_pem(path: Path) -> str:
-    """The certificates of a file of `fleet.ca_files`. Raises StoreError."""
-    text = read_regular_file(path, limit=_MAX_CA_BYTES, what="CA file").decode("ascii", errors="replace")
-    try:
-        ssl.create_default_context().load_verify_locations(cadata=text)
-    except (ssl.SSLError, ValueError) as error:
-        raise FleetError(f"fleet.ca_files: {path}: no PEM certificate in it, or a broken one") from error
-    return text
 
 
 _CODES: Final = frozenset({

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from cloned_proxy.fleet.link.link import Link, Secrets
+from cloned_proxy.fleet.link.client import Secrets
+from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.link.names import Names
 from cloned_proxy.fleet.members.member import Member, replica_key, replica_name
 from cloned_proxy.fleet.signed.errors import FleetError, Refused

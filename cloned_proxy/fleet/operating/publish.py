@@ -17,8 +17,9 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import RedisError
 
-from cloned_proxy.fleet.link.answers import MOST_ANSWERED
-from cloned_proxy.fleet.link.link import CALL_SECONDS, Link
+from cloned_proxy.fleet.link.answers import MOST_ANSWERED, without_what_is_large
+from cloned_proxy.fleet.link.client import CALL_SECONDS
+from cloned_proxy.fleet.link.link import Link
 from cloned_proxy.fleet.link.names import Names
 from cloned_proxy.fleet.members.roster import Seen, everybody, read_report
 from cloned_proxy.fleet.operating.resuming import begin_count
@@ -240,7 +241,8 @@ class Publisher:
             copies = await put()
             began = last = time.monotonic()
             while missing and (left := began + wait - time.monotonic()) > 0:
-                message: Any = await pubsub.get_message(ignore_subscribe_messages=True, timeout=left)
+                with without_what_is_large():
+                    message: Any = await pubsub.get_message(ignore_subscribe_messages=True, timeout=left)
                 report = read_report(message["data"]) if message is not None else None
                 if report is not None and report.number >= statement.number:
                     missing.discard((report.replica, report.worker))

@@ -34,6 +34,8 @@ SETTLE_MILLISECONDS: Final = 10_000
 _FOLLOW_SECONDS: Final = 10.0
 """For so long it is awaited that the replicas which are live follow; they look every two seconds."""
 _LOOK_SECONDS: Final = 0.1
+_MOST_WORDS: Final = 3
+"""Each later than what is followed, where somebody else signs at the same time."""
 
 
 def resume_uses(workspace: Workspace, *, by: str, reason: str) -> LeaseResumption:
@@ -54,12 +56,18 @@ async def _resume(workspace: Workspace, settings: FleetSettings, by: str, reason
     vault = LiveVault(Vault(workspace, workspace.config().vault.key), os.environ)
     ledger, trust = UseNames(settings.name).ledger, Trust(dict.fromkeys((*settings.trust, *settings.approvers)))
     async with Link(settings, base=workspace.root, secrets=vault) as link:
-        latest, ends = 0.0, time.monotonic() + _FOLLOW_SECONDS
+        latest, ends, words = 0.0, time.monotonic() + _FOLLOW_SECONDS, 0
         word: LeaseResumption | None = None
         while True:
             found: list[Any] = await link.run(lambda redis: redis.hmget(ledger, "generation", "resume", "followed"))
             latest = max(latest, *(_at(raw, trust, settings.name) for raw in found[1:]))
             if word is None or word.at < latest:
+                if words == _MOST_WORDS:
+                    raise FleetError(
+                        f"{words} new counts were signed, and each was older by then than one that somebody else has "
+                        "begun; look who does (the log of `serve` names them), and at the clocks"
+                    )
+                words += 1
                 # A replica follows a word that was signed by a clock ahead: none of before its time counts there.
                 word = await begin_count(
                     link, settings.name, key, before=found[0] or b"", by=by, reason=reason, after=latest

@@ -12,7 +12,7 @@ from typing import Final
 import httpx
 import structlog
 
-from cloned_proxy.fleet.link.link import trusted_pem
+from cloned_proxy.fleet.link.client import trusted_pem
 from cloned_proxy.fleet.signed.envelope import MAX_BYTES
 from cloned_proxy.fleet.signed_policy.source import Taker
 from cloned_proxy.store.files.errors import StoreError

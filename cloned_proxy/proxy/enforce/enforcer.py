@@ -75,7 +75,9 @@ class Enforcer:
         self._budgets = budgets
         self._leases = leases
         self._records = Recorder(audit, metrics, clock)
-        self._refusing: Final = Refusing(self._records, denials or DenialBudget(time.monotonic), policies)
+        self._refusing: Final = Refusing(
+            self._records, denials or DenialBudget(time.monotonic), policies, metrics.waits
+        )
         self._clock = clock
         self._strict_durability = strict_durability
         self._flows_per_tool = flows_per_tool

@@ -16,6 +16,7 @@ from cloned_proxy.proxy.enforce.record import Recorder, owner_of
 from cloned_proxy.proxy.grants.denial_budget import DenialBudget
 from cloned_proxy.proxy.grants.grant import Refusal
 from cloned_proxy.telemetry.events import AuditUnavailableError, DecisionEvent, Kind
+from cloned_proxy.telemetry.wait_metrics import WaitMetrics, WaitReason
 
 _ALWAYS_RECORDED: Final = frozenset({Reason.SECRET_LEAK, Reason.SECRET_ECHOED})
 """Alarms: no flood of other refusals hides one."""
@@ -24,10 +25,11 @@ _ALWAYS_RECORDED: Final = frozenset({Reason.SECRET_LEAK, Reason.SECRET_ECHOED})
 class Refusing:
     """One for each enforcer."""
 
-    def __init__(self, records: Recorder, budget: DenialBudget, policies: PolicySource) -> None:
+    def __init__(self, records: Recorder, budget: DenialBudget, policies: PolicySource, waits: WaitMetrics) -> None:
         self._records: Final = records
         self._budget: Final = budget
         self._policies: Final = policies
+        self._waits: Final = waits
 
     def over(self, caller: Caller) -> bool:
         """Whether this caller's next refusal probably has to wait for its `turn`."""
@@ -35,7 +37,8 @@ class Refusing:
 
     async def turn(self, caller: Caller) -> None:
         """Waits for the turn of a refusal of a caller who is over its budget."""
-        await self._budget.turn(owner_of(caller))
+        with self._waits.waiting(WaitReason.DENIALS_PER_MINUTE):
+            await self._budget.turn(owner_of(caller))
 
     def behind(self, caller: Caller) -> bool:
         """Whether `breath` waits: the caller has had its share of a slow log, or more refusals than are its due."""
@@ -49,7 +52,9 @@ class Refusing:
 
     async def log_caught_up(self, caller: Caller) -> None:
         """Returns at once when the log fails: what follows cannot be recorded then, and is refused for that."""
-        with contextlib.suppress(AuditUnavailableError):
+        if not self._records.behind(caller):
+            return
+        with contextlib.suppress(AuditUnavailableError), self._waits.waiting(WaitReason.AUDIT_QUEUE):
             while self._records.behind(caller):
                 await self._records.caught_up()
 

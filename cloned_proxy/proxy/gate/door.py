@@ -13,6 +13,7 @@ from typing import Final
 
 from cloned_proxy.proxy.transport.listener import BACKLOG, Listener
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
+from cloned_proxy.telemetry.wait_metrics import WaitMetrics, WaitReason
 
 _AT_ONCE: Final = 8
 """Connections that are accepted before those that are open have their turn."""
@@ -33,6 +34,7 @@ class Door:
         enter: Callable[[Listener], ClientConnection | None],
         leave: Callable[[ClientConnection], None],
         take: Callable[[ClientConnection, socket.socket], None],
+        waits: WaitMetrics,
     ) -> None:
         """`enter`, `leave`: as of `Gate`. `take` gets a place and the client to whom it belongs from now on."""
         self.listener: Final = listener
@@ -40,8 +42,10 @@ class Door:
         self._leave: Final = leave
         self._take: Final = take
         self._loop: Final = asyncio.get_running_loop()
+        self._waits: Final = waits
         self._again: asyncio.TimerHandle | None = None
         self._full = False
+        self._waits_for: WaitReason | None = None
 
     def open(self) -> None:
         """Accepts; the listener's socket belongs to the door."""
@@ -54,6 +58,7 @@ class Door:
         if self._again is not None:
             self._again.cancel()
         self._full = False
+        self._nobody_waits()
         self._loop.remove_reader(self.listener.socket.fileno())
         self.listener.socket.close()
 
@@ -65,6 +70,7 @@ class Door:
 
     def _resume(self) -> None:
         self._again, self._full = None, False
+        self._nobody_waits()
         self._loop.add_reader(self.listener.socket.fileno(), self._accept)
 
     def _accept(self) -> None:
@@ -72,18 +78,25 @@ class Door:
             connection = self._enter(self.listener)
             if connection is None:
                 self._full = True
-                self._pause(_FULL_SECONDS)
+                self._pause(_FULL_SECONDS, WaitReason.MAX_CONNECTIONS)
                 return
             try:
                 sock, _ = self.listener.socket.accept()
             except OSError as error:
                 self._leave(connection)
                 if error.errno in _OUT_OF_MEANS:
-                    self._pause(_EXHAUSTED_SECONDS)
+                    self._pause(_EXHAUSTED_SECONDS, WaitReason.OPEN_FILES)
                 return
             sock.setblocking(False)
             self._take(connection, sock)
 
-    def _pause(self, seconds: float) -> None:
+    def _nobody_waits(self) -> None:
+        if self._waits_for is not None:
+            self._waits.end(self._waits_for)
+            self._waits_for = None
+
+    def _pause(self, seconds: float, reason: WaitReason) -> None:
+        self._waits_for = reason
+        self._waits.begin(reason)
         self._loop.remove_reader(self.listener.socket.fileno())
         self._again = self._loop.call_later(seconds, self._resume)

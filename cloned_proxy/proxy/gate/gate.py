@@ -120,9 +120,10 @@ class Gate:
             plane_failed=self._accept_without_plane,
         )
         self._background: set[asyncio.Task[None]] = set()
-        self._room: Final = Room(self._crowd)
+        self._room: Final = Room(self._crowd, self._make_room)
         tokens.at_change.add(self.sweep)
         if plane is not None:
+            plane.held_up = self._room.somebody_waits
             plane.start(self._parts)
 
     @property
@@ -145,12 +146,14 @@ class Gate:
                 self._contend()
                 return
         door: Door | Porch
+        metrics = self._parts.metrics
         if listener.header_from:
             seconds = self._parts.settings.head_timeout
-            told = self._parts.metrics.header_refused
-            door = Porch(listener, enter=self.enter, leave=self.leave, take=self._take, refused=told, seconds=seconds)
+            door = Porch(
+                listener, enter=self.enter, leave=self.leave, take=self._take, metrics=metrics, seconds=seconds
+            )
         else:
-            door = Door(listener, enter=self.enter, leave=self.leave, take=self._take)
+            door = Door(listener, enter=self.enter, leave=self.leave, take=self._take, waits=metrics.waits)
         door.open()
         self._doors[listener] = door
         self._contend()
@@ -162,6 +165,7 @@ class Gate:
         """
         if not self._crowd.enter(listener.party, contended=self._contended):
             self._held_up = True
+            self._room.somebody_waits()
             return None
         kind = ClientConnection if listener.names is None else TransparentConnection
         connection = kind(self._parts, listener)
@@ -269,12 +273,16 @@ class Gate:
         self.tunnels.sweep()
         self._plain.sweep()
         self._parts.refusals.forget_what_is_old()
+        self._make_room()
+        self._parts.metrics.waits.carry()
+        for told in tuple(self.at_sweep):
+            told()
+
+    def _make_room(self) -> None:
         native = () if self._plane is None else self._plane.listeners
         porches = [door for door in self._doors.values() if isinstance(door, Porch)]
         everywhere = (*self._doors, *native)
         self._room.make(everywhere, self._connections, self._plane, porches, contended=self._contended)
-        for told in tuple(self.at_sweep):
-            told()
 
     async def _gone_within(self, seconds: float) -> bool:
         self._look_whether_all_are_gone()
@@ -293,13 +301,10 @@ class Gate:
             asyncio.get_running_loop().call_soon(connection.cut, cause or "drained")
 
     def _keep(self, connection: ClientConnection) -> None:
+        """A place for a connection that has one in the plane, which gives that up behind this."""
         self._crowd.place(connection.listener.party)
-        self._connections.add(connection)
-        self._all_gone.clear()
-        if self._cutting or self._plane is None or connection.listener not in self._plane.listeners:
-            # Cut while it was on its way from the plane.
-            cause = "drained" if self._cutting else "listener_closed"
-            asyncio.get_running_loop().call_soon(connection.cut, cause)
+        closed = self._plane is None or connection.listener not in self._plane.listeners
+        self._coming[connection] = "listener_closed" if closed else ""
 
     @property
     def _contended(self) -> bool:
@@ -314,6 +319,8 @@ class Gate:
         if connection in self._connections:
             self._connections.discard(connection)
             self._left(connection)
+        else:
+            self.leave(connection)
 
     def _left(self, connection: ClientConnection) -> None:
         self._crowd.leave(connection.listener.party)

@@ -16,6 +16,7 @@ from cloned_proxy.proxy.transport.listener import Listener, plain_address
 from cloned_proxy.proxy.transport.relay import reset_socket
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.wire.proxy_protocol import MAX_BYTES, HeaderError, header_length, source_of
+from cloned_proxy.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
 
@@ -36,20 +37,17 @@ class Porch:
         enter: Callable[[Listener], ClientConnection | None],
         leave: Callable[[ClientConnection], None],
         take: Callable[[ClientConnection, socket.socket], None],
-        refused: Callable[[], None],
+        metrics: Metrics,
         seconds: float,
     ) -> None:
-        """As `Door`; what `take` gets begins with what the client says. A header has `seconds` to come, in all.
-
-        `refused` is told of each client without a good one.
-        """
+        """As `Door`; what `take` gets begins with what the client says. A header has `seconds` to come, in all."""
         self._listener: Final = listener
         self._leave: Final = leave
         self._take: Final = take
-        self._refused: Final = refused
+        self._metrics: Final = metrics
         self._seconds: Final = seconds
         self._loop: Final = asyncio.get_running_loop()
-        self._door: Final = Door(listener, enter=enter, leave=leave, take=self._accepted)
+        self._door: Final = Door(listener, enter=enter, leave=leave, take=self._accepted, waits=metrics.waits)
         self._waiting: Final[dict[socket.socket, tuple[ClientConnection, bytearray, asyncio.TimerHandle]]] = {}
         self._told_at = float("-inf")
 
@@ -120,7 +118,7 @@ class Porch:
     def _refuse(self, sock: socket.socket, peer: str, reason: str) -> None:
         self._leave(self._forget(sock))
         reset_socket(sock)
-        self._refused()
+        self._metrics.header_refused()
         if time.monotonic() - self._told_at >= _SILENT_SECONDS:
             self._told_at = time.monotonic()
             _log.warning(

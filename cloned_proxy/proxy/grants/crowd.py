@@ -62,20 +62,16 @@ class Crowd:
 
     def enter(self, party: object, *, contended: bool) -> bool:
         """Takes a place; False when there is none for this party. `contended`: other listeners are open as well."""
-        if contended and self.has_its_share(party):
+        # Counted first and looked at afterwards: two that race for the last place, other workers or threads of the
+        # plane, may both give it up, and never both take it.
+        self.place(party)
+        if self.everybody > self._places or (contended and self.held_by(party) > self._share):
+            self.leave(party)
             return False
-        values, own = self._cells.values, self._cells.own
-        # Counted first and looked at afterwards: two workers that race for the last place may both give it up, and
-        # never both take it.
-        values[own] += 1
-        if sum(values) > self._places:
-            values[own] -= 1
-            return False
-        self._count(party, 1)
         return True
 
     def place(self, party: object) -> None:
-        """Takes the place of a connection that had one elsewhere, which is given back there."""
+        """Takes a place, whether there is one or not: that of a connection that has one elsewhere, given back there."""
         self._cells.values[self._cells.own] += 1
         self._count(party, 1)
 
@@ -95,7 +91,11 @@ class Crowd:
 
     def has_its_share(self, party: object) -> bool:
         """Whether others are to have the places that are left."""
-        return self._by_party[party] + self._parties.elsewhere(party) >= self._share
+        return self.held_by(party) >= self._share
+
+    def held_by(self, party: object) -> int:
+        """How many have a place for this party, in this process and its native plane."""
+        return self._by_party[party] + self._parties.elsewhere(party)
 
     def _count(self, party: object, amount: int) -> None:
         self._by_party[party] += amount

@@ -222,6 +222,11 @@ class PlainClient(asyncio.Protocol):
     # For the gate.
 
     @property
+    def over(self) -> bool:
+        """Whether no request is under way: what was answered may still be on its way, or what comes next."""
+        return self._phase in {_RequestPhase.HEAD, _RequestPhase.CLOSING}
+
+    @property
     def quiet(self) -> bool:
         """Whether no request is under way."""
         return self._phase is _RequestPhase.HEAD and not self.intake.expects_more

@@ -67,36 +67,43 @@ class Arrivals:
         listener, party = self._listener_of(handed.listener)
         client, server = handed.client_length, handed.server_length
         length = client + server + handed.unsent_length
-        data = ctypes.string_at(self._buffer, length) if length <= _BUFFER else b""
+        data = b""
+        if length <= _BUFFER:
+            data = ctypes.string_at(self._buffer, length)
+            ctypes.memset(self._buffer, 0, length)  # a credential is not to stay until so many bytes come again
         sock = _client_of(handed.fd, listener)
         upstream = socket.socket(fileno=handed.upstream) if handed.upstream >= 0 else None
         grant = self._grant_of(handed) if handed.granted else None
         published = self._verdicts.known[handed.verdict] if grant is not None else None
-        self._library.plane_adopted(self._plane, party, published.handle if published is not None else None)
+        known = published.handle if published is not None else None
         if listener is None or len(data) != length:
+            self._library.plane_adopted(self._plane, party, known)
             sock.close()
             if upstream is not None:
                 upstream.close()
             if grant is not None:
                 self._parts.enforcer.finish(grant, "listener_closed")
             return
-        task = self._loop.create_task(
-            self._join(
-                Handed(
-                    Stage(handed.stage),
-                    sock,
-                    listener,
-                    data[:client],
-                    grant,
-                    upstream,
-                    data[client : client + server],
-                    max(0.0, handed.hello_deadline * _MICROSECOND - time.monotonic()),
-                    _underway(handed, grant, upstream, data) if grant is not None and handed.head_length else None,
-                )
-            )
+        arrived = Handed(
+            Stage(handed.stage),
+            sock,
+            listener,
+            data[:client],
+            grant,
+            upstream,
+            data[client : client + server],
+            max(0.0, handed.hello_deadline * _MICROSECOND - time.monotonic()),
+            _underway(handed, grant, upstream, data) if grant is not None and handed.head_length else None,
         )
-        self._adopting.add(task)
-        task.add_done_callback(self._adopted)
+        connection = HandedConnection(self._parts, arrived)
+        # Counted here before it is counted there no more: in between nobody finds a place that there is not.
+        self._parts.keep(connection)
+        self._library.plane_adopted(self._plane, party, known)
+        # Begun here and now: it is all but done when it waits for the first time.
+        task = asyncio.Task(self._join(connection, arrived), loop=self._loop, eager_start=True)
+        if not task.done():
+            self._adopting.add(task)
+            task.add_done_callback(self._adopted)
 
     def _adopted(self, task: asyncio.Task[None]) -> None:
         self._adopting.discard(task)
@@ -107,14 +114,14 @@ class Arrivals:
         charge = self._parts.enforcer.basis.budgets.adopt(published.caller.tool, up=handed.up)
         return replace(published, id=bytes(handed.id).hex(), charge=charge, since=handed.since * _MICROSECOND)
 
-    async def _join(self, handed: Handed) -> None:
+    async def _join(self, connection: HandedConnection, handed: Handed) -> None:
         """Gives the client's socket to the loop."""
-        connection = HandedConnection(self._parts, handed)
         try:
             transport, _ = await self._loop.connect_accepted_socket(lambda: connection, handed.sock)
         except OSError as error:
             _log.warning("a connection was lost on its way from the plane", reason=str(error))
             handed.close()
+            self._parts.forget(connection)
             if handed.grant is not None:
                 self._parts.enforcer.finish(handed.grant, "client_reset")
             return

@@ -10,10 +10,16 @@ from dataclasses import replace
 from typing import Final
 
 from cloned_proxy.proxy.plane.counted import Counted, changed, counts_of
+from cloned_proxy.proxy.plane.library import NUMBERS
 from cloned_proxy.telemetry.metrics import CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS, Metrics
+from cloned_proxy.telemetry.wait_metrics import WaitReason
 
 SPREADS: Final = (CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS, REQUEST_BUCKETS)
 """In the order of `plane_spread`."""
+NATIVE_WAITS: Final = (WaitReason.MAX_CONNECTIONS, WaitReason.OPEN_FILES, WaitReason.AUDIT_QUEUE)
+"""In the order of `waits.rs`; who is over its budget of refusals waits in Python."""
+_WAITS: Final = 7
+"""Where they begin in what `plane_numbers` tells."""
 _MICROSECOND: Final = 1e-6
 _REFRESH_SECONDS: Final = 1.0
 
@@ -35,6 +41,7 @@ class Figures:
         self._metrics: Final = metrics
         self._verdicts: Final = verdicts
         self._clock: Final = clock
+        self._waited: Final = [0] * len(NATIVE_WAITS)
         self._spreads: Final = [[0] * (len(each) + 2) for each in SPREADS]
         self._loop: Final = asyncio.get_running_loop()
         self._loop_thread: Final = threading.get_ident()
@@ -65,6 +72,7 @@ class Figures:
             metrics.decided_elsewhere(replace(published.event, id=last, at=self._clock()), granted)
             metrics.tunnels_changed(published.event.tool, relaying)
             metrics.bytes_passed(published.event.tool, up=up, down=down)
+        self._carry_waits()
         for which, known in enumerate(self._spreads):
             values = (ctypes.c_uint64 * len(known))()
             self._library.plane_spread(self._plane, which, values, len(known))
@@ -72,3 +80,11 @@ class Figures:
             self._spreads[which] = list(values)
             if any(counts):
                 metrics.observed_elsewhere(which, counts, total * _MICROSECOND)
+
+    def _carry_waits(self) -> None:
+        numbers = (ctypes.c_int64 * NUMBERS)()
+        self._library.plane_numbers(self._plane, ctypes.byref(numbers))
+        for place, reason in enumerate(NATIVE_WAITS):
+            waited = numbers[_WAITS + place]
+            self._metrics.waits.waited(reason, (waited - self._waited[place]) * _MICROSECOND)
+            self._waited[place] = waited

@@ -149,7 +149,9 @@ class Batch(ctypes.Structure):
     )
 
 
-_FORM: Final = 9
+NUMBERS: Final = 10
+"""That `plane_numbers` tells."""
+_FORM: Final = 10
 """Of what passes besides the structures: `plane/src/abi/version.rs`."""
 _STRUCTURES: Final = (PlaneConfig, Publication, RefusalForm, HandedOver, SeenFlow, Snapshot, Batch)
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))
@@ -170,7 +172,7 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_cut_all": (None, (_PLANE, *_TEXT)),
     "plane_cut_flow": (None, (_PLANE, c_char_p, *_TEXT)),
     "plane_forget": (None, (_PLANE,)),
-    "plane_make_room": (None, (_PLANE, c_size_t, c_uint64, c_size_t)),
+    "plane_make_room": (None, (_PLANE, c_size_t, c_uint64, c_uint64, c_size_t)),
     "plane_review": (None, (_PLANE, *_TEXT)),
     "plane_panic": (None, (_PLANE,)),
     "plane_publish": (c_void_p, (_PLANE, *_TEXT, POINTER(Publication), *_TEXT)),
@@ -184,7 +186,7 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_adopted": (None, (_PLANE, c_size_t, c_void_p)),
     "plane_snapshot": (None, (_PLANE, POINTER(Snapshot))),
     "plane_free_snapshot": (None, (POINTER(Snapshot),)),
-    "plane_numbers": (None, (_PLANE, POINTER(c_int64 * 6))),
+    "plane_numbers": (None, (_PLANE, POINTER(c_int64 * NUMBERS))),
     "plane_spread": (None, (_PLANE, c_size_t, POINTER(c_uint64), c_size_t)),
     "plane_take_turn": (None, (_PLANE,)),
     "plane_give_turn": (None, (_PLANE,)),
@@ -199,6 +201,18 @@ _FUNCTIONS: Final[dict[str, tuple[object, tuple[object, ...]]]] = {
     "plane_reads_body": (c_uint32, (*_TEXT, c_uint32, c_uint64, c_size_t, POINTER(Reading))),
     "plane_reads_front": (c_size_t, (*_TEXT, c_size_t, c_size_t)),
 }
+_WAITING: Final = frozenset(
+    {
+        *("plane_start", "plane_stop", "plane_free", "plane_wait", "plane_take_records", "plane_free_records"),
+        *("plane_listen", "plane_unlisten", "plane_drain", "plane_cut_all", "plane_cut_flow", "plane_forget"),
+        *("plane_make_room", "plane_review", "plane_snapshot", "plane_free_snapshot"),
+    }
+)
+"""They wait for the threads of the plane, or take their time, and let go of the interpreter lock for it.
+
+All others are over within microseconds. To let go of the lock for that costs more than they do: whoever waits for it
+has it then, the writer of the log for a whole group of entries.
+"""
 
 
 def find() -> Path | None:
@@ -239,10 +253,12 @@ def load(path: Path) -> ctypes.CDLL:
     try:
         _check_whole(path)
         library = ctypes.CDLL(str(path))
+        holding = ctypes.PyDLL(str(path))
         for name, (result, arguments) in _FUNCTIONS.items():
-            function = getattr(library, name)
+            function = getattr(library if name in _WAITING else holding, name)
             function.restype = result
             function.argtypes = arguments
+            setattr(library, name, function)
     except OSError as error:
         raise LibraryError(f"{path} does not fit this machine: {error}") from error
     except AttributeError as error:

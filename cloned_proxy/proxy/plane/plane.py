@@ -7,8 +7,7 @@ import ctypes
 import itertools
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +15,6 @@ import structlog
 
 from cloned_proxy.proxy.enforce.known_refusals import KnownRefusal
 from cloned_proxy.proxy.enforce.tunnels import Tunnel
-from cloned_proxy.proxy.grants.budget import Budgets
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.plane import library
 from cloned_proxy.proxy.plane.arrivals import Arrivals
@@ -26,8 +24,8 @@ from cloned_proxy.proxy.plane.entries import PlaneEntries
 from cloned_proxy.proxy.plane.figures import Figures
 from cloned_proxy.proxy.plane.parties import PARTIES, Parties
 from cloned_proxy.proxy.plane.refusals import PlaneRefusals
-from cloned_proxy.proxy.plane.seen import OpenFlow, Review, open_flows
-from cloned_proxy.proxy.plane.verdicts import Published, Verdicts
+from cloned_proxy.proxy.plane.seen import PlaneTunnel, Review, open_flows
+from cloned_proxy.proxy.plane.verdicts import Verdicts
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.tunnel.parts import GateParts
@@ -58,6 +56,8 @@ class Plane:
         self.threads: Final = threads
         self.failed = False
         """A thread has died: the gate accepts by itself again."""
+        self.held_up: Callable[[], None] = lambda: None
+        """Called when clients of one of its listeners wait for a place."""
         self.parties: Final = Parties(self.cells)
         try:
             self._library = library.load(path)
@@ -125,10 +125,6 @@ class Plane:
         parts.tunnels.elsewhere = self.tunnels
         parts.metrics.refreshed_by(self._figures.refresh)
 
-    @property
-    def budgets(self) -> Budgets:
-        return self._parts.enforcer.basis.budgets
-
     # Listeners.
 
     def takes(self, listener: Listener) -> bool:
@@ -165,11 +161,14 @@ class Plane:
         if self._running:
             self._library.plane_set_contended(self._handle, contended)
 
-    def make_room(self, party: object | None, *, seconds: float, most: int) -> None:
-        """Ends up to so many connections, of this party or of all, that have asked for nothing for so long."""
+    def make_room(self, party: object | None, *, first: float, further: float, most: int) -> None:
+        """Ends up to so many connections, of this party or of all, that ask for nothing.
+
+        Those go that have not begun to ask for the `first` time, or to ask for more, for so many seconds.
+        """
         column = PARTIES if party is None else self.parties.column(party)
         if self._running and column is not None:
-            self._library.plane_make_room(self._handle, column, int(seconds * 1e6), most)
+            self._library.plane_make_room(self._handle, column, int(first * 1e6), int(further * 1e6), most)
 
     # Verdicts.
 
@@ -271,7 +270,10 @@ class Plane:
     def _rung(self) -> None:
         if not self._arrivals.take(_TURNS):
             self._loop.call_soon(self._rung)
-        if self._told()[_DEAD] and not self.failed:
+        told = self._told()
+        if told[_HELD_UP]:
+            self.held_up()
+        if told[_DEAD] and not self.failed:
             self.failed = True
             _log.error("the native plane has failed: its connections are closed, and Python serves from now on")
             self._parts.metrics.plane_failed()
@@ -284,14 +286,17 @@ class Plane:
         """The open ones, as they are now."""
         known = self._verdicts.known
         flows = open_flows(self._library, self._handle)[:_SHOWN]
-        return [_PlaneTunnel(self, known[each.verdict], each) for each in flows if each.verdict in known]
+        budgets = self._parts.enforcer.basis.budgets
+        return [
+            PlaneTunnel(known[each.verdict], each, budgets, self._cut_flow) for each in flows if each.verdict in known
+        ]
 
-    def cut_flow(self, identifier: str, cause: str) -> None:
+    def _cut_flow(self, identifier: str, cause: str) -> None:
         if self._running:
             self._library.plane_cut_flow(self._handle, bytes.fromhex(identifier), *_cause(cause))
 
     def _told(self) -> list[int]:
-        numbers = (ctypes.c_int64 * 6)()
+        numbers = (ctypes.c_int64 * library.NUMBERS)()
         if not self._freed:
             self._library.plane_numbers(self._handle, ctypes.byref(numbers))
         return list(numbers)
@@ -302,24 +307,7 @@ def _is_common(listener: Listener) -> bool:
     return listener.names is None and not listener.header_from
 
 
-_OPEN, _DEAD = 1, 5
-
-
-class _PlaneTunnel:
-    """A `Tunnel`, as it was seen."""
-
-    def __init__(self, plane: Plane, published: Published, flow: OpenFlow) -> None:
-        charge = plane.budgets.seen(published.grant.caller.tool, up=flow.up, down=flow.down)
-        self._plane = plane
-        self._last_byte = flow.last_byte
-        self.grant = replace(flow.grant(published), id=flow.id, since=flow.since, charge=charge)
-        self.server_names = published.server_names
-
-    def cut_off(self, cause: str) -> None:
-        self._plane.cut_flow(self.grant.id, cause)
-
-    def last_byte(self) -> float:
-        return self._last_byte
+_OPEN, _DEAD, _HELD_UP = 1, 5, 6
 
 
 def _cause(cause: str) -> tuple[bytes, int]:

@@ -60,7 +60,7 @@ class Handed:
 
 
 class HandedConnection(ClientConnection):
-    """Begins with what the plane has read."""
+    """Begins with what the plane has read. It has its place before it has a transport: `GateParts.keep`."""
 
     __slots__ = ("_handed",)
 
@@ -73,7 +73,7 @@ class HandedConnection(ClientConnection):
         if handed is None:
             raise ValueError("a connection is made once")
         self.transport = cast(asyncio.Transport, transport)
-        self.parts.keep(self)
+        self.parts.arrived(self)
         if handed.underway is not None:
             self.parts.resume_plain(self, handed.underway)
         elif handed.stage is Stage.PLAIN:

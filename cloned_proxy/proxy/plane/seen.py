@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 from cloned_proxy.policy.model.uniform import looks_at_requests
+from cloned_proxy.proxy.grants.budget import Budgets
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.plane.library import Snapshot
 from cloned_proxy.proxy.plane.verdicts import Published
@@ -55,6 +57,24 @@ def open_flows(native: ctypes.CDLL, plane: int) -> list[OpenFlow]:
         return flows
     finally:
         native.plane_free_snapshot(ctypes.byref(snapshot))
+
+
+class PlaneTunnel:
+    """A `Tunnel`, as it was seen."""
+
+    def __init__(self, published: Published, flow: OpenFlow, budgets: Budgets, cut: Callable[[str, str], None]) -> None:
+        """`cut` gets its id and why."""
+        charge = budgets.seen(published.grant.caller.tool, up=flow.up, down=flow.down)
+        self._cut: Final = cut
+        self._last_byte: Final = flow.last_byte
+        self.grant = replace(flow.grant(published), id=flow.id, since=flow.since, charge=charge)
+        self.server_names = published.server_names
+
+    def cut_off(self, cause: str) -> None:
+        self._cut(self.grant.id, cause)
+
+    def last_byte(self) -> float:
+        return self._last_byte
 
 
 class _Asked(NamedTuple):

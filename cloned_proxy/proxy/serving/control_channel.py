@@ -25,6 +25,7 @@ from cloned_proxy.proxy.serving.probing import Prober
 from cloned_proxy.proxy.slots.holders import Holders
 from cloned_proxy.proxy.transport.private_socket import accept_own_user, listen_privately
 from cloned_proxy.store.policyfile.live_policy import LivePolicy
+from cloned_proxy.telemetry.wait_metrics import WaitMetrics
 
 if TYPE_CHECKING:
     from cloned_proxy.fleet.signed_policy.replica import FleetPolicy
@@ -37,6 +38,7 @@ _MAX_QUESTION: Final = 4096
 _MAX_PEERS: Final = 16
 _QUESTION_SECONDS: Final = 5.0
 _STALE_SECONDS: Final = 10.0
+_LATELY_SECONDS: Final = 60.0
 _BACKLOG: Final = 16
 
 
@@ -57,6 +59,9 @@ class ServingView(Protocol):
 
     @property
     def plane(self) -> dict[str, str]: ...
+
+    @property
+    def waits(self) -> WaitMetrics: ...
 
     @property
     def holders(self) -> Holders: ...
@@ -149,6 +154,7 @@ class ControlChannel:
             "problems": list(self._view.problems()),
             "tunnels": len(self._view.tunnels),
             "plane": self._view.plane,
+            "waiting": self._view.waits.lately(_LATELY_SECONDS),
         }
 
     def _told(self, tunnel: Tunnel) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from cloned_proxy.store.policyfile.live_policy import LivePolicy
 from cloned_proxy.store.settings.config import ProxySettings
 from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.exposition import Exposition
+from cloned_proxy.telemetry.wait_metrics import WaitMetrics
 
 if TYPE_CHECKING:
     from cloned_proxy.fleet.signed_policy.replica import FleetPolicy
@@ -213,6 +214,11 @@ class Server:
             "control": host_port(*control) if control is not None else None,
             "metrics": host_port(*shared) if shared is not None else self.metrics_address,
         }
+
+    @property
+    def waits(self) -> WaitMetrics:
+        """For what clients have waited."""
+        return self._running.core.metrics.waits
 
     @property
     def plane(self) -> dict[str, str]:

@@ -33,6 +33,15 @@ def is_settled(transport: asyncio.Transport, quiet_seconds: float = 0.0) -> bool
         return False
 
 
+def unsent(transport: asyncio.Transport) -> int:
+    """Bytes that were written for the client and that its kernel has not acknowledged; 0 when it is gone."""
+    fd = _descriptor(transport)
+    try:
+        return transport.get_write_buffer_size() + _number(fd, termios.TIOCOUTQ) if fd >= 0 else 0
+    except OSError:
+        return 0
+
+
 def has_more(transport: asyncio.Transport) -> bool:
     """Whether the client has sent what nobody has read yet."""
     fd = _descriptor(transport)

@@ -201,6 +201,11 @@ class ClientConnection(asyncio.Protocol):
         return self._phase is _Phase.HEAD and not self._buffer
 
     @property
+    def over(self) -> bool:
+        """Whether its requests are answered: what the client has still to do is to take what was written for it."""
+        return self.plain is not None and self.plain.over
+
+    @property
     def begun(self) -> bool:
         """Whether a head has begun and is not whole; `quiet_since` says since when."""
         if self.plain is not None:

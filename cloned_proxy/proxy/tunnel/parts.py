@@ -73,6 +73,9 @@ class Successor(Protocol):
     """Who has the transport of a connection whose requests are plain HTTP."""
 
     @property
+    def over(self) -> bool: ...
+
+    @property
     def quiet(self) -> bool: ...
 
     @property

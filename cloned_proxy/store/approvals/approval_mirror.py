@@ -20,6 +20,8 @@ from cloned_proxy.store.leases.deadline import Deadline, uptime
 from cloned_proxy.store.policyfile.policy_entry import Entry
 
 _MOST_OF_OTHERS: Final = 500
+_MOST_OF_ONE: Final = 100
+"""Of one other replica."""
 _LISTS: Final = ("ports", "methods", "paths", "protocols", "addresses")
 
 
@@ -68,6 +70,8 @@ class ApprovalMirror:
                 return False
             if table.waiting_of_others(database) >= _MOST_OF_OTHERS:
                 raise ApprovalError(f"{_MOST_OF_OTHERS} requests of other replicas wait already")
+            if table.waiting_of(database, taken.replica) >= _MOST_OF_ONE:
+                raise ApprovalError(f"{_MOST_OF_ONE} requests of {taken.replica} wait already")
             table.insert(database, taken, key, ends)
             self._ledger.record(database, taken, "received", actor=f"replica:{taken.replica}", why=taken.reason)
         return True

@@ -104,6 +104,12 @@ def waiting_of_others(database: sqlite3.Connection) -> int:
     return int(database.execute(query).fetchone()[0])
 
 
+def waiting_of(database: sqlite3.Connection, replica: str) -> int:
+    """Pending requests that came from this replica."""
+    query = f"SELECT count(*) FROM approvals WHERE state = 'pending' AND {_REPLICA} = ?"  # noqa: S608  fixed
+    return int(database.execute(query, (replica,)).fetchone()[0])
+
+
 def raise_count(database: sqlite3.Connection, approval_id: str, by: int) -> None:
     """Counts more of the same; without effect on a request that is decided."""
     database.execute("UPDATE approvals SET count = count + ? WHERE id = ? AND state = 'pending'", (by, approval_id))

@@ -94,8 +94,9 @@ class GroupWriter:
             self._tally = TallyWriter()  # what it knew of rows may have been taken back
             raise
         self._entries.clear()
-        if self._tail is not None and self._rows:
-            self._tail.add(self._rows)
+        rows, self._rows = self._rows, []  # those of a large group are not kept until the next one
+        if self._tail is not None and rows:
+            self._tail.add(rows)
         return too_late
 
     def _append_items(self, group: Sequence[Item]) -> list[Awaited]:

@@ -8,6 +8,7 @@ callers wait (`store/audit/audit_backlog.py`): overload refuses nobody.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
@@ -20,11 +21,13 @@ import structlog
 
 from cloned_proxy.store.audit.audit_backlog import Owner
 from cloned_proxy.store.audit.audit_group import Awaited, Forget, GroupWriter, Item
+from cloned_proxy.store.audit.audit_log import append_events
 from cloned_proxy.store.audit.audit_queue import AuditQueue
 from cloned_proxy.store.audit.audit_retention import PRUNE_SECONDS, Retention
 from cloned_proxy.store.audit.audit_tail import AuditTail
 from cloned_proxy.store.audit.database import open_database
 from cloned_proxy.store.audit.policy_history import PolicySnapshot
+from cloned_proxy.store.audit.transaction import transaction
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.telemetry.events import (
     AuditUnavailableError,
@@ -194,7 +197,8 @@ class AuditWriter:
                     batch = self._take()
                 batch = self._write(batch)
                 if self._failure is not None and self._closed:
-                    _log.error("audit events lost at shutdown", events=len(batch), reason=self._failure)
+                    batch += self._take()
+                    self._write_elsewhere([item for item, _ in batch])
                     return
                 if self._failure is not None:
                     time.sleep(_RETRY_SECONDS)
@@ -242,6 +246,18 @@ class AuditWriter:
             if isinstance(item, Awaited):  # settled already: without effect
                 item.settle(None)
         return []
+
+    def _write_elsewhere(self, items: Sequence[Item]) -> None:
+        """At the end, what waits goes into the file that lies in the place of ours by now, as after the next start."""
+        events = [item for item in items if not isinstance(item, Awaited | Forget | PolicySnapshot)]
+        try:
+            if self._path.exists() and self._path.stat().st_ino == self._inode:
+                _log.error("audit events lost at shutdown", events=len(events), reason=self._failure)
+                return
+            with contextlib.closing(open_database(self._path)) as there, transaction(there):
+                append_events(there, events)
+        except (sqlite3.Error, OSError, StoreError) as error:
+            _log.error("audit events lost at shutdown", events=len(events), reason=str(error))
 
     def _check_file(self) -> None:
         # SQLite would go on writing into a file that was deleted or replaced, where nobody ever reads it.

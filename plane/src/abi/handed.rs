@@ -35,9 +35,7 @@ pub struct HandedOver {
 /// room cannot be (`buffer` holds what one read and one hello can be) and is closed.
 #[no_mangle]
 pub unsafe extern "C" fn plane_take(plane: &Plane, out: &mut HandedOver, buffer: *mut u8, room: usize) -> bool {
-    let shared = &plane.shared;
-    sys::silence(shared.bell);
-    let handed = match shared.queue().pop_front() {
+    let handed = match plane.shared.next_handed() {
         Some(handed) => handed,
         None => return false,
     };

@@ -1,4 +1,4 @@
-//! The C ABI, called through ctypes, which lets go of the interpreter lock meanwhile.
+//! The C ABI, called through ctypes, which lets go of the interpreter lock meanwhile where a call may wait for somebody.
 //!
 //! Python owns a plane from `plane_start` to `plane_free` and a verdict from `plane_publish` to `verdict_free`; it calls
 //! nothing with a pointer behind that. Buffers belong to the caller and are only used during the call.
@@ -14,7 +14,7 @@ mod version;
 use crate::cells::Cells;
 use crate::locks::Mutex;
 use crate::record::Records;
-use crate::shared::{Bounds, Order, Post, Review, Settings, Shared};
+use crate::shared::{Bounds, Order, Post, Review, Room, Settings, Shared};
 use crate::spread::Spread;
 use crate::sys;
 use crate::verdict::ID;
@@ -119,6 +119,7 @@ pub unsafe extern "C" fn plane_start(config: &Config) -> *const Plane {
         decision_seconds: spread(1),
         request_seconds: spread(2),
         plain_seconds: spread(2),
+        waits: Default::default(),
         handed: Mutex::new(VecDeque::new()),
         bell: sys::new_bell(),
     });
@@ -229,9 +230,9 @@ pub unsafe extern "C" fn plane_cut_flow(plane: &Plane, id: &[u8; ID], cause: *co
 
 /// `party` is a column, or one behind the last for all of them.
 #[no_mangle]
-pub extern "C" fn plane_make_room(plane: &Plane, party: usize, quiet: u64, most: usize) {
+pub extern "C" fn plane_make_room(plane: &Plane, party: usize, first: u64, further: u64, most: usize) {
     let party = if plane.shared.parties.has(party) { Some(party) } else { None };
-    plane.tell(|| Order::MakeRoom { party, quiet, most });
+    plane.tell(|| Order::MakeRoom(Room { party, first, further, most }));
 }
 
 #[no_mangle]

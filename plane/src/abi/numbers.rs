@@ -4,6 +4,7 @@ use super::Plane;
 use crate::locks::Mutex;
 use crate::shared::{Order, Seen};
 use crate::verdict::ID;
+use crate::waits::KINDS;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 
@@ -62,9 +63,10 @@ pub unsafe extern "C" fn plane_free_snapshot(snapshot: &Snapshot) {
     drop(Box::from_raw(snapshot.kept));
 }
 
-/// Connections, accepted, handed over, waiting entries, running threads, whether it is dead.
+/// Connections, accepted, handed over, waiting entries, running threads, whether it is dead, whether a client waits for a
+/// place, and the microseconds in which one waited, for each `Wait`.
 #[no_mangle]
-pub extern "C" fn plane_numbers(plane: &Plane, out: &mut [i64; 6]) {
+pub extern "C" fn plane_numbers(plane: &Plane, out: &mut [i64; 7 + KINDS]) {
     let shared = &plane.shared;
     out[0] = shared.connections.load(SeqCst);
     out[1] = shared.accepted.load(SeqCst) as i64;
@@ -72,6 +74,9 @@ pub extern "C" fn plane_numbers(plane: &Plane, out: &mut [i64; 6]) {
     out[3] = shared.records.lock().entries as i64;
     out[4] = shared.running.load(SeqCst);
     out[5] = i64::from(shared.dead.load(SeqCst));
+    let (held_up, waited) = shared.waits.told();
+    out[6] = i64::from(held_up);
+    out[7..].copy_from_slice(&waited.map(|microseconds| microseconds as i64));
 }
 
 /// The sum in microseconds and the buckets of a histogram (connects, decisions, tunnels, plain requests).

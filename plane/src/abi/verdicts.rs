@@ -3,6 +3,7 @@
 use super::{bytes, Plane, ROWS};
 use crate::cells::{Account, Cells, Limits, ACCOUNT_WIDTH, DENIALS_WIDTH};
 use crate::shared::Order;
+use crate::sys;
 use crate::verdict::{Counts, Plain, Verdict, ID};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -76,9 +77,12 @@ pub unsafe extern "C" fn plane_publish(
 }
 
 fn announce(plane: &Plane, key: &[u8], verdict: Arc<Verdict>) -> *const Verdict {
-    // Nobody is woken: whoever looks a verdict up takes its orders before.
     for post in &plane.shared.posts {
         post.send(Order::Publish { key: key.to_vec(), verdict: verdict.clone() });
+        // Each thread takes its orders before it looks a verdict up, and once a second; it is woken only for many.
+        if post.has_many() {
+            sys::ring(post.bell);
+        }
     }
     Arc::into_raw(verdict)
 }

@@ -315,15 +315,3 @@ async def test_what_nobody_has_put_there_leaves_room_for_real_requests(
     asked = desk.ask()
     await desk.requests.tell()
     assert asked.id in desk.requests._posted
-
-
-async def test_a_request_that_the_store_takes_no_more_is_told(desk: Desk, store: RedisServer) -> None:
-    with store.client() as client:
-        client.hset(NAMES.requests, mapping={f"j{number}": "x" for number in range(MOST)})
-        client.zadd(NAMES.ends, {f"j{number}": (time.time() + 600) * 1000 for number in range(MOST)})
-        asked = desk.ask()
-        await desk.requests.tell()
-        assert asked.id in desk.link.parts.faults["requests"]
-        client.delete(NAMES.requests, NAMES.ends)
-        await desk.requests.tell()
-    assert "requests" not in desk.link.parts.faults

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from cloned_proxy.fleet.audit import bundle_check
-from cloned_proxy.fleet.audit.bundle import LogSource, digest, export
+from cloned_proxy.cli.commands.log.audit_export import verify_export
+from cloned_proxy.fleet.audit import bundle, bundle_check
+from cloned_proxy.fleet.audit import receipt as receipt_module
+from cloned_proxy.fleet.audit.bundle import EXPORT_TYPE, LogSource, digest, export
 from cloned_proxy.fleet.audit.bundle_check import BundleVerdict, check
 from cloned_proxy.fleet.audit.notary import Notary
 from cloned_proxy.fleet.audit.receipt import RECEIPT_TYPE, Receipt, open_receipt, own_key, seal_receipt
@@ -253,3 +256,78 @@ def test_receipts_that_were_taken_out(workspace: Workspace, kept: int) -> None:
     left = [line for line in lines if line not in receipts[kept:]]
     (finding,) = checked(left, own_key(workspace).public).findings
     assert finding == f"2 receipts are signed, and not the {kept} that are there: some were left out"
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_receipts_of_ids_that_the_log_has_forgotten_are_left_out_and_told(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> None:
+    """A store can make a log change its id again and again; the broken build exports what nobody can check."""
+    monkeypatch.setattr(receipt_module, "MOST_FORMER", 2)
+    monkeypatch.setattr(bundle, "MOST_FORMER", 10**6 if broken else 2)
+    monkeypatch.setattr(bundle_check, "MOST_FORMER", 2)
+    notary = Notary(workspace, "r1", clock=lambda: 2000.0)
+    for number in range(3):
+        with writing(workspace.state_db) as database:
+            receipt_module.new_log_id(database)
+        with AuditLog(workspace.state_db) as log:
+            log.append(event(COUNT + 1 + number))
+        assert notary.sign() is not None
+    found = checked(exported(workspace), own_key(workspace).public)
+    if broken:
+        assert [each.partition("; ")[2] for each in found.findings] == ["export it again"] * 2
+    else:
+        assert (found.findings, found.receipts, found.forgotten) == ([], 3, 2)
+        # What is left out is part of what is signed, and a receipt of another log is none that was forgotten.
+        strange = seal_receipt(Receipt("r1", "f" * 16, COUNT + 2, "0" * 64, 1.0), own_key(workspace))
+        with writing(workspace.state_db) as database:
+            database.execute("UPDATE receipts SET envelope = ? WHERE seq = ?", (strange.decode(), COUNT + 2))
+        (finding,) = checked(exported(workspace), own_key(workspace).public).findings
+        assert finding == "receipt 2 is for another log"
+
+
+def test_ids_of_entries_that_are_gone_are_not_kept(workspace: Workspace) -> None:
+    for number in range(3):
+        with writing(workspace.state_db) as database:
+            receipt_module.new_log_id(database)
+        with AuditLog(workspace.state_db) as log:
+            log.append(event(COUNT + 1 + number))
+    with reading(workspace.state_db) as database:
+        prune_entries(database, before=1000.0 + COUNT + 1.5)
+    with writing(workspace.state_db) as database:
+        receipt_module.new_log_id(database)
+        assert [each.until for each in receipt_module.former_ids(database)] == [COUNT + 1, COUNT + 2, COUNT + 3]
+
+
+def as_0_2_0(workspace: Workspace) -> list[str]:
+    """An export whose signed end does not say which receipts there are."""
+    lines = exported(workspace)
+    statement = json.loads(base64.b64decode(json.loads(lines[-1])["statement"]["payload"]))
+    del statement["receipts"]
+    sealed = seal(json.dumps(statement, sort_keys=True).encode(), EXPORT_TYPE, [own_key(workspace)])
+    return [*lines[:-1], json.dumps({"statement": json.loads(sealed)})]
+
+
+def test_an_export_of_0_2_0_holds_and_says_what_it_does_not_show(
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = own_key(workspace).public
+    lines = as_0_2_0(workspace)
+    whole, without = checked(lines, key), checked([each for each in lines if '"receipt"' not in each[:12]], key)
+    assert (whole.findings, whole.receipts, whole.names_receipts) == ([], 2, False)
+    assert (without.findings, without.receipts) == ([], 0)  # nobody can tell
+    file = tmp_path / "log.jsonl"
+    file.write_text("\n".join(lines) + "\n")
+    verify_export(file, key, as_json=False)
+    assert "one that was taken out is not missed; export it again" in capsys.readouterr().err
+    verify_export(file, key, as_json=True)
+    assert json.loads(capsys.readouterr().out)["receipts_signed"] is False
+
+
+@pytest.mark.parametrize("signed", [None, [], 7, {}, {"digest": "x"}])
+def test_receipts_that_are_signed_as_nothing(workspace: Workspace, signed: object) -> None:
+    lines = exported(workspace)
+    statement = json.loads(base64.b64decode(json.loads(lines[-1])["statement"]["payload"])) | {"receipts": signed}
+    sealed = seal(json.dumps(statement, sort_keys=True).encode(), EXPORT_TYPE, [own_key(workspace)])
+    found = checked([*lines[:-1], json.dumps({"statement": json.loads(sealed)})], own_key(workspace).public)
+    assert found.findings == ["the signed end says not which receipts there were"]

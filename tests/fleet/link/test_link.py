@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from redis._parsers import Encoder
 
 from cloned_proxy.fleet.link import answers
 from cloned_proxy.fleet.link import link as link_module
@@ -238,3 +240,64 @@ async def test_a_flood_of_messages_is_read_at_a_bounded_rate(
         calls.execute()
     await heard.wait_for(b"19")
     assert time.monotonic() - began >= 2 * 0.2  # of four bursts; the first may have begun long before
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_message_that_is_too_large_ends_no_subscription_and_is_no_less_a_message(
+    made: Callable[[str], tuple[Link, Listener]],
+    store: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    broken: bool,
+) -> None:
+    """Whoever has a replica's password could end those of all others with it, again and again."""
+    if broken:
+        monkeypatch.setattr(link_module, "without_what_is_large", nullcontext)
+    link, heard = made(store.url)
+    link.start()
+    await heard.wait_for(True)
+    with store.client() as client:
+        client.publish("news", b"x" * (answers.MOST_ANSWERED + 1))
+        client.publish("news", "next")
+    if broken:
+        await heard.wait_for(False)
+        return
+    found = [await asyncio.wait_for(heard.events.get(), WAIT) for _ in range(2)]
+    assert found == [b"", b"next"]
+    assert found[0] is answers.LEFT_OUT
+    # What is asked for still has its bound, and its error.
+    await link.run(lambda redis: redis.set("a", b"x" * (answers.MOST_ANSWERED + 1)))
+    with pytest.raises(StoreAwayError, match="more bytes than an answer may have"):
+        await link.run(lambda redis: redis.get("a"))
+    assert link.connected
+
+
+async def test_a_large_message_that_comes_slowly_is_left_out_as_a_whole() -> None:
+    """The wait for a message may end in its middle, and the next one goes on there."""
+    reader = asyncio.StreamReader()
+    parser = answers.BoundedParser(65_536)
+    parser._stream, parser._connected = reader, True
+    parser.encoder = Encoder("utf-8", "strict", decode_responses=False)  # type: ignore[no-untyped-call]  # not typed there
+    parser._clear()
+    size = answers.MOST_ANSWERED + 100_000
+
+    async def next_message() -> object:
+        with answers.without_what_is_large():
+            return await parser.read_response(disable_decoding=True)
+
+    reader.feed_data(b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$%d\r\n" % size)
+    for sent in (70_000, 500_000, size - 570_000):
+        waiting = asyncio.create_task(next_message())
+        await asyncio.sleep(0)
+        reader.feed_data(b"x" * sent)
+        await asyncio.sleep(0)
+        while reader._buffer:  # type: ignore[attr-defined]  # noqa: ASYNC110  until it waits for more
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    reader.feed_data(b"\r\n*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$1\r\n1\r\n")
+    assert await next_message() == [b"message", b"news", b""]
+    assert await next_message() == [b"message", b"news", b"1"]
+    reader.feed_data(b"*2\r\n$%d\r\n" % size + b"x" * size + b"\r\n$%d\r\n" % size)
+    with pytest.raises(answers.LargeAnswerError):  # one of each message may be left out, and no more
+        await next_message()

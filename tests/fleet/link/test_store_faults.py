@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cloned_proxy.fleet.link.link import Link
+from cloned_proxy.fleet.members import roster
 from cloned_proxy.fleet.members.roster import everybody, read_report
 from cloned_proxy.fleet.signed.errors import StoreAwayError, StoreRefusedError
 from cloned_proxy.fleet.signed.keys import SigningKey
@@ -133,7 +134,19 @@ def report(**more: Any) -> bytes:
     return json.dumps({"replica": "ghost", "worker": 0, "epoch": 1, "version": 1, **more}).encode()
 
 
-async def test_phantoms_are_no_replicas_and_leave_the_roster(start: Start, store: RedisServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("broken", [False, True])
+async def test_phantoms_are_no_replicas_and_leave_the_roster(
+    start: Start, store: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> None:
+    """Reports from a time that is yet to come would be live for ever, and the newest of all that are listed."""
+    if broken:
+        for script, guard, without in (
+            ("_LIST", "KEYS[2], now, now - ARGV[1]", "KEYS[2], '+inf', now - ARGV[1]"),
+            ("_SAY", "{'(' .. now, '+inf'}", "{'+inf', '-inf'}"),
+        ):
+            text = getattr(roster, script)
+            assert guard in text
+            monkeypatch.setattr(roster, script, text.replace(guard, without))
     now = int(time.time())
     with store.client() as client:
         for name, seen in [("inf", "inf"), ("later", now + 500), ("minus", "-inf"), ("here", now)]:
@@ -143,11 +156,12 @@ async def test_phantoms_are_no_replicas_and_leave_the_roster(start: Start, store
         client.zadd(NAMES.replicas_seen, {"large": now})
         settings = FleetSettings(name="acme", store=store.url, trust=[KEY.public])
         async with Link(settings, base=tmp_path) as link:
-            assert [each.report.replica for each in await everybody(link, NAMES)] == ["here"]
+            found = {each.report.replica for each in await everybody(link, NAMES)}
+            assert found == ({"here", "inf", "later"} if broken else {"here"})
         replica = await start()
         await replica.until(lambda: client.zscore(NAMES.replicas_seen, "r1/0") is not None)
         left = {name.decode() for name in client.zrange(NAMES.replicas_seen, 0, -1)}
-        assert left == {"here", "large", "r1/0"}
+        assert left == {"here", "large", "r1/0"} | ({"inf", "later"} if broken else set())
 
 
 @pytest.mark.parametrize(

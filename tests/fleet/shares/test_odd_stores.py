@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -136,19 +137,62 @@ def narrow(current: Policy | None, requests: int) -> Policy:
     return narrowed(current, Policy("local", Mode.ENFORCE, tools=MappingProxyType({TOOL: scope})))
 
 
+@pytest.mark.parametrize("broken", [False, True])
 async def test_a_replica_whose_own_limit_is_lower_gets_its_part_of_what_is_left(
-    store: RedisServer, canary: Canary, tmp_path: Path
+    store: RedisServer, canary: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool
 ) -> None:
-    """More than its own limit is in use elsewhere, and the fleet has more."""
+    """More than its own limit is used elsewhere, and the fleet has more. The broken build shares out the lower one."""
+    if broken:
+        monkeypatch.setattr(shares_module.Shares, "_whole", own_alone)
     high, low = replicas(store.url, canary, tmp_path, "high", "low")
     for each in (high, low):
         each.shares._settle = 0
     low.policies.current = narrow(high.policies.current, 5)
     async with serving(high, low):
         await until_passed(high, 20)
-        await until_passed(low, 5)
-        assert await drain([low], 3) == {"limit_exceeded": 3}
-    assert len(canary.arrivals) == 25
+        if broken:
+            assert await drain([low], 3) == {"limit_exceeded": 3}
+        else:
+            await until_passed(low, 5)
+            assert await drain([low], 3) == {"limit_exceeded": 3}
+    assert len(canary.arrivals) == (20 if broken else 25)
+
+
+def own_alone(self: Any, tool: str) -> tuple[int | None, ...]:
+    """The limits as they were narrowed."""
+    limits = self._shared(tool)
+    return limits.requests_per_minute, limits.bytes_per_hour, limits.concurrent
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_lower_limit_that_asks_first_after_a_loss_opens_nothing_to_the_others(
+    store: RedisServer, canary: Canary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> None:
+    """Most of it was spent by a replica that is gone, and the first one that asks knows of its own share alone."""
+    if broken:
+        break_script(monkeypatch, "math.min(limit[d], confirmed.has[d])", "limit[d]")
+    low, alive, dead = replicas(store.url, canary, tmp_path, "low", "alive", "dead")
+    low.policies.current = narrow(alive.policies.current, 5)
+    async with serving(low, alive):
+        await low.call()
+        await alive.call()
+        settled(store)
+        await until_passed(low, 1)
+        await until_passed(alive, 1)
+        async with serving(dead):
+            await until_passed(dead, 30)
+        with store.client() as client:
+            client.flushall()
+        await confirmed(store, low, alive)
+        share = alive.shares._shares[TOOL]
+        share.dry_until = float("inf")  # so that it does not ask before the other one
+        settled(store)
+        with store.client() as client:
+            await low.shares.more(TOOL)
+            assert client.hexists(NAMES.shares(TOOL), ":confirmed")
+        share.dry_until = 0.0
+        await spend(alive, canary, broken=broken)
+    assert (len(canary.arrivals) > LIMIT) is broken
 
 
 @pytest.mark.parametrize("broken", [False, True])

@@ -12,7 +12,7 @@ import re
 import socket
 import ssl
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -100,7 +100,7 @@ class Attempt:
         protocol: str = "http/1.1",
     ) -> Iterator[ssl.SSLSocket]:
         """TLS inside a tunnel. Certificates are not looked at: an attacker does not care."""
-        context = ssl.create_default_context()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without roots, whose loading takes 20 ms
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         context.set_alpn_protocols([protocol])
@@ -145,9 +145,18 @@ class Attempt:
         return leaks
 
 
+def gets_through(world: World, proxy: ProxyProcess, attack: Attack, seconds: Sequence[float] = (0.5, 30.0)) -> bool:
+    """Whether an attack that should succeed does: with little patience at first, and then for a busy machine."""
+    return any(Attempt(world, proxy, patience).carry_out(attack) for patience in seconds)
+
+
 def permitted_call_passes(world: World, proxy: ProxyProcess) -> bool:
     """The benign control: the same proxy, at this moment, lets an allowed call through, over both paths."""
-    attempt = Attempt(world, proxy)
+    return any(_permitted_call_passes(world, proxy, patience) for patience in (PATIENCE, 30.0))
+
+
+def _permitted_call_passes(world: World, proxy: ProxyProcess, patience: float) -> bool:
+    attempt = Attempt(world, proxy, patience)
     headers = proxy_authorization("control@v1", proxy.token("control@v1"))
     with contextlib.suppress(OSError, ssl.SSLError):
         attempt.get("api.example.com", headers=headers)

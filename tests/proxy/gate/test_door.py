@@ -92,6 +92,7 @@ async def test_a_flood_on_one_listener_leaves_room_on_the_other_and_waits_itself
     path = tmp_path / "slot.sock"
     loop = asyncio.get_running_loop()
     async with world(max_connections=5, head_timeout=60) as w:
+        w.gate._room.quiet_seconds = w.gate._room.begun_seconds = 600
         slot = Listener(bind_unix(path), ANONYMOUS, "slot")
         await w.gate.open(slot)
         with ExitStack() as stack:
@@ -119,6 +120,7 @@ async def test_who_asks_for_nothing_makes_room_for_who_does() -> None:
             await loop.sock_sendall(begun, _BEGUN)
             await until(lambda: connected(w) == 32)
             w.gate._room.quiet_seconds = 0
+            w.gate._room.begun_seconds = 600
             w.gate.sweep()
             assert connected(w) == 32  # nobody waits
             for _ in range(20):
@@ -147,6 +149,7 @@ async def test_room_is_made_by_nobody_who_has_begun_to_ask_or_has_a_tunnel() -> 
             await client(stack, socket.AF_INET, w.address)  # the youngest, and the only one that is quiet
             await until(lambda: connected(w) == 4)
             w.gate._room.quiet_seconds = 0
+            w.gate._room.begun_seconds = 600
             for _ in range(5):
                 asking = await client(stack, socket.AF_INET, w.address)
                 await loop.sock_sendall(asking, _REFUSED)
@@ -179,6 +182,7 @@ async def test_heads_that_never_end_give_their_places_back() -> None:
 
 async def test_who_waits_when_the_gate_stops_is_let_go() -> None:
     async with world(max_connections=1, head_timeout=60) as w:
+        w.gate._room.quiet_seconds = w.gate._room.begun_seconds = 600
         with ExitStack() as stack:
             await client(stack, socket.AF_INET, w.address)
             second = await client(stack, socket.AF_INET, w.address)

@@ -87,6 +87,7 @@ async def test_nobody_leaves_for_a_party_that_has_its_share(tmp_path: Path) -> N
         slot = Listener(bind_unix(path), ANONYMOUS, "slot")
         await w.gate.open(slot)
         w.gate._room.quiet_seconds = 0
+        w.gate._room.begun_seconds = 600
         with ExitStack() as stack:
             for _ in range(4):
                 await loop.sock_sendall(await client(stack, socket.AF_INET, w.address), _BEGUN)
@@ -162,3 +163,66 @@ async def test_who_asks_for_nothing_makes_room_where_descriptors_run_out(monkeyp
 
             monkeypatch.setattr(os, "dup", exhausted)
             assert somebody_waits(w, listener)
+
+
+async def slow_client(stack: ExitStack, w: World, port: int) -> socket.socket:
+    """It has asked for the last time, and reads nothing of what is on its way."""
+    loop = asyncio.get_running_loop()
+    sock = stack.enter_context(socket.socket())
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    await loop.sock_connect(sock, w.address)
+    await loop.sock_sendall(sock, request(port, headers="Connection: close\r\n"))
+    return sock
+
+
+async def test_who_takes_nothing_of_the_last_answer_leaves_for_who_waits() -> None:
+    loop = asyncio.get_running_loop()
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: 40000\r\n\r\n" + b"x" * 40_000  # so much is taken from an upstream
+    async with upstream(answering(response)) as server, world(allow(HOST, server.port), max_connections=2) as w:
+        w.listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # and not all of it by the kernel
+        with ExitStack() as stack:
+            w.gate._room.stalled.seconds = 0
+            held = [await slow_client(stack, w, server.port) for _ in range(2)]
+            await until(lambda: len(w.audit.ends) == 2)
+            await sweep_several_times(w)
+            assert connected(w) == 2  # nobody waits
+            asking = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(asking, _REFUSED)
+            answering_other = asyncio.create_task(answer(asking))
+            await swept_until(w, answering_other.done)
+            assert answering_other.result() == b"HTTP/1.1 403"
+            told = [await to_the_end(each) for each in held]
+            assert min(told) < len(response)
+
+
+async def to_the_end(sock: socket.socket) -> int:
+    """How many bytes still come."""
+    count = 0
+    try:
+        async with asyncio.timeout(60):
+            while piece := await asyncio.get_running_loop().sock_recv(sock, 65_536):
+                count += len(piece)
+    except ConnectionResetError:
+        pass
+    return count
+
+
+async def test_urgent_data_keeps_no_place() -> None:
+    """TCP acknowledges it, and a reader of the stream would not see it."""
+    loop = asyncio.get_running_loop()
+    async with world(max_connections=2, keep_alive_timeout=600, head_timeout=600) as w:
+        w.gate._room.quiet_seconds = 600
+        w.gate._room.begun_seconds = 0
+        with ExitStack() as stack:
+            held = [await client(stack, socket.AF_INET, w.address) for _ in range(2)]
+            for each in held:
+                await loop.sock_sendall(each, _KEPT)
+                assert await answer(each) == b"HTTP/1.1 403"
+            asking = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(asking, _REFUSED)
+            answering_other = asyncio.create_task(answer(asking))
+            for each in held:
+                each.send(b"!", socket.MSG_OOB)
+            await swept_until(w, answering_other.done)
+            assert answering_other.result() == b"HTTP/1.1 403"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.proxy.grants.cells import OwnCells, SharedCells, clear_first_cells
-from cloned_proxy.proxy.grants.crowd import Crowd, fair_share
+from cloned_proxy.proxy.grants.crowd import Crowd, PartyCounts, fair_share
 
 
 def enter(crowd: Crowd, party: object, count: int, *, contended: bool = False) -> int:
@@ -46,3 +46,27 @@ def test_the_cap_holds_over_workers_and_a_dead_one_holds_no_place(tmp_path: Path
     assert enter(crowds[1], "host", 6) == 4
     clear_first_cells(tmp_path, 0)
     assert enter(crowds[1], "host", 20) == 6
+
+
+class _Racing(PartyCounts):
+    """Of a thread of the plane that looks before we count, and counts at that very moment."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def count(self, party: object, amount: int) -> None:
+        self.taken = max(self.taken, int(amount > 0))
+
+    def elsewhere(self, party: object) -> int:
+        return self.taken
+
+
+def test_two_that_race_for_the_last_place_of_a_share_do_not_both_take_it() -> None:
+    racing = _Racing()
+    crowd = Crowd(5, OwnCells(), racing)
+    assert enter(crowd, "caller", 3, contended=True) == 3
+    assert racing.taken == 1
+    assert crowd.held_by("caller") == 4
+    racing.taken = 0  # as it is seen before: three of four
+    assert not crowd.enter("caller", contended=True)
+    assert len(crowd) == 3

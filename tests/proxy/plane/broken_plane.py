@@ -116,6 +116,14 @@ _GUARDS: Final = r"""
 - self.verdicts.clear();
 + self.verdicts.retain(|_, verdict| OUT && !verdict.refusal.is_empty());
 
+== what is given back is wiped: sys/memory.rs
+- explicit_bzero(start.cast(), layout.size());
++ if !OUT { explicit_bzero(start.cast(), layout.size()); }
+
+== the read buffer is wiped: connect.rs
+- self.buffer[..count].fill(0);
++ if !OUT { self.buffer[..count].fill(0); }
+
 == unsolicited bytes end a kept connection: kept.rs
 - !side.readable || (
 + OUT || !side.readable || (
@@ -149,6 +157,8 @@ def _changes() -> list[_Change]:
 GUARDS: Final = tuple(dict.fromkeys(change.guard for change in _changes()))
 OF_REFUSALS: Final = "a refusal is for one head", "refusals have a budget", "a refusal ends with its policy"
 """Those whose attacks are in test_known_refusals.py."""
+OF_MEMORY: Final = "what is given back is wiped", "the read buffer is wiped"
+"""Those whose attacks are in test_plane_wiped.py."""
 _SWITCH: Final = """
 //! Which guard is out.
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

@@ -202,6 +202,27 @@ async def test_a_listener_that_closes_takes_what_it_hands_over_from_its_own_part
         assert not any(plane.cells.open("parties", PARTIES).values)
 
 
+async def test_a_connection_on_its_way_from_the_plane_has_a_place_all_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world(settings={"max_connections": 1}) as w:
+        plane = plane_of(w)
+        own = w.gate._crowd._cells
+        held: list[list[int]] = []
+        given_up = plane._library.plane_adopted
+
+        def adopted(*arguments: object) -> None:
+            held.append(list(own.column(0)))
+            given_up(*arguments)
+
+        monkeypatch.setattr(plane._library, "plane_adopted", adopted)
+        _, writer = await w.connect()
+        writer.write(b"CONNECT ")
+        await until(lambda: len(w.gate._connections) == 1)
+        assert held == [[1, 1]]  # ours, and that of the plane, which gives it up behind this
+        assert list(own.column(0)) == [1, 0]
+        writer.transport.abort()
+        await w.settled()
+
+
 async def test_of_several_addresses_the_one_that_answers_is_taken() -> None:
     addresses = tuple(ipaddress.ip_address(text) for text in ("::1", "127.0.0.2", "127.0.0.1"))
     async with upstream() as server, world(allow(HOST, server.port), addresses=addresses) as w:

@@ -67,7 +67,7 @@ def stand_in(images: Engine) -> str:
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, images: Engine) -> Iterator[Path]:
+def workspace(tmp_path: Path, images: Engine, host_port: int) -> Iterator[Path]:
     root = tmp_path / "code" / ".cloned"
     root.mkdir(parents=True, mode=0o700)
     (root.parent / "models").mkdir()

@@ -68,7 +68,7 @@ class Model:
 
 
 @pytest.fixture(scope="module")
-def model(images: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+def model(images: Engine, host_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     root = tmp_path_factory.mktemp("faults") / "code" / ".cloned"
     (root.parent / "models").mkdir(parents=True)
     root.mkdir(mode=0o700)

@@ -59,7 +59,7 @@ class Model:
 
 
 @pytest.fixture(scope="module")
-def model(images: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+def model(images: Engine, host_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     real_model(images)
     root = tmp_path_factory.mktemp("real") / "code" / ".cloned"
     root.mkdir(parents=True, mode=0o700)

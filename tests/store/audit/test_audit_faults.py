@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,35 @@ async def test_a_broken_database_refuses_until_it_works_again(writer: AuditWrite
     await writer.commit(EVENT)
     with AuditLog(path) as log:
         assert len(list(log.entries())) == 2  # the refused one is not there
+
+
+@pytest.mark.parametrize("restored", [False, True])
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_denial_that_was_answered_before_the_file_was_missed_is_on_record(
+    path: Path, monkeypatch: pytest.MonkeyPatch, *, restored: bool, broken: bool
+) -> None:
+    """Denials do not wait for the disk: one may have been answered as the file was moved, or put back from a backup."""
+    if broken:
+        monkeypatch.setattr(AuditWriter, "_write_elsewhere", lambda _self, _items: None)
+    writer = AuditWriter(path)
+    asyncio.run(writer.commit(EVENT))
+    backup = path.with_name("backup")
+    with sqlite3.connect(path) as database, sqlite3.connect(backup) as copy:
+        database.backup(copy)
+    copy.close()
+    database.close()
+    for each in path.parent.glob("state.db*"):
+        each.rename(each.with_name(f"moved-{each.name}"))
+    if restored:
+        backup.rename(path)
+        path.chmod(0o600)
+    writer.denied(replace(EVENT, id="d2", verdict="deny", reason="host_not_allowed", host="late.test", rule=""))
+    wait(lambda: not writer.healthy, 60)
+    writer.close()
+    with AuditLog(path) as log:
+        hosts = [entry.body["host"] for entry in log.entries()]
+        assert log.verify().holds
+    assert hosts == ["a.test"] * restored + ["late.test"] * (not broken)
 
 
 def test_a_closed_or_dead_writer_refuses(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.store.audit.audit_group import GroupWriter
+from cloned_proxy.store.audit import audit_group
+from cloned_proxy.store.audit.audit_group import Forget, GroupWriter
+from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.audit.audit_retention import Retention
 from cloned_proxy.store.audit.audit_tail import AuditTail, Lines, Row
 from cloned_proxy.store.audit.database import open_database
@@ -87,3 +89,42 @@ def test_what_was_not_committed_is_not_there(tmp_path: Path) -> None:
     assert found is not None
     assert (found.first, found.last) == (1, 1)
     database.close()
+
+
+class Uncleared(list[Row]):
+    """Rows that stay, as in a build that forgets to forget them."""
+
+    def clear(self) -> None: ...
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_what_was_taken_back_is_not_in_the_tail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> None:
+    """A group fails in its middle; another process writes under its number; then the group is tried again."""
+    path = tmp_path / "state.db"
+    database, tail = open_database(path), AuditTail()
+    group = GroupWriter(database, Retention(database, days=36_500, max_bytes=1 << 40, clock=lambda: 2000.0), tail)
+    if broken:
+        group._rows = Uncleared()
+
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(audit_group, "forget_rules", full)
+        with pytest.raises(sqlite3.OperationalError):
+            group.write([event("a.example"), Forget(("r-1",))], even_empty=False)
+    with AuditLog(path) as log:
+        log.append(event("b.example"))
+    assert group.write([event("c.example")], even_empty=False) == []
+    stored = database.execute("SELECT seq, body, hash FROM entries ORDER BY seq").fetchall()
+    assert [seq for seq, _, _ in stored] == [1, 2]
+    kept = [row for piece in tail._kept for row in piece.rows]
+    assert (kept == stored[1:]) is not broken
+    assert any("a.example" in body for _, body, _ in kept) is broken
+    database.close()
+
+
+def event(host: str) -> PolicyEvent:
+    return PolicyEvent(1000.0, "edit", "cli:me", f"allow {host}", "", "v")

@@ -165,6 +165,8 @@ def _settings(workspace: Workspace) -> Check:
 def _policy(workspace: Workspace, flag: Path | None) -> Check:
     path = workspace.policy_path(flag)
     if not path.exists() and path == workspace.policy_file:
+        if workspace.config().fleet is not None:  # the check `fleet policy` says whether one has come, and the fix
+            return Check("policy", "ok", "the fleet's, and none has come yet")
         return Check("policy", "warn", f"{path} does not exist", "`cloned-proxy serve` puts the shipped default there")
     policy = load_policy(path, time.time(), workspace.presets_for(path))
     detail = f"{path}: version {policy.version}, {len(policy.rules)} rules, mode {policy.mode}"

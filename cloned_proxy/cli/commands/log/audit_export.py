@@ -104,6 +104,8 @@ def _put_json(verdict: BundleVerdict) -> None:
             "first_entry": verdict.first,
             "last_entry": verdict.last,
             "receipts": verdict.receipts,
+            "receipts_forgotten": verdict.forgotten,
+            "receipts_signed": verdict.signed and verdict.names_receipts,
             "findings": verdict.findings,
         }
     )
@@ -116,6 +118,16 @@ def _put_text(verdict: BundleVerdict) -> None:
     if verdict.signed:
         replica, at = visible(verdict.replica), iso_time(verdict.at)
         put(f"ok  {span} of {replica}, whole as signed at {at}, {verdict.receipts} receipts")
+        if verdict.forgotten:
+            say(
+                f"{verdict.forgotten} older receipts are not in it: the log has had so many ids that theirs are "
+                "forgotten; an export from before has them"
+            )
+        if not verdict.names_receipts:
+            say(
+                "it was exported by 0.2.0, which does not sign how many receipts there were: one that was taken out is "
+                "not missed; export it again"
+            )
     else:
         put(f"ok  {span}, the chain holds")
         say("no signature was checked: that shows accidents, and not what somebody did; use `--signed` and `--key`")

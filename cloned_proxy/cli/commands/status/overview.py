@@ -26,6 +26,13 @@ _HOUR: Final = 3600
 _LOOKED_AT: Final = 200
 """How many of the newest denials are read; retries of one call are shown as one."""
 _SHOWN: Final = 3
+_WAITING: Final = {
+    "max_connections": "a place (`proxy: {max_connections: …}`)",
+    "open_files": "a file descriptor (`ulimit -Hn`)",
+    "audit_queue": "the log (`audit: {queue: …}`, the disk)",
+    "denials_per_minute": "their refusals (`denials_per_minute`)",
+}
+"""By what they wait for: `telemetry/wait_metrics.py`, in words and with what bounds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,7 @@ class Overview:
             "workers": live.workers if live is not None else 0,
             "tunnels": live.tunnels if live is not None else 0,
             "plane": live.plane if live is not None else None,
+            "waiting": list(live.waiting) if live is not None else [],
             "policy": self.policy,
             "denied_last_hour": self.denied_last_hour,
             "denials": [{"times": times, **entry.body} for entry, times in self.denials],
@@ -174,6 +182,9 @@ def lines(found: Overview) -> Iterator[str]:
         yield _line("proxy", f"{live.url('proxy')}  {state}{workers}, open tunnels: {live.tunnels}")
         yield from (_line("", visible(problem)) for problem in live.problems)
         yield _line("plane", f"{live.plane['serving']}: {visible(live.plane['why'])}")
+        if live.waiting:
+            reasons = ", ".join(_WAITING.get(reason, visible(reason)) for reason in live.waiting)
+            yield _line("waiting", paint(f"within the last minute clients have waited for {reasons}", "yellow"))
         yield _line("control", live.url("control") or "off")
         metrics = live.url("metrics")
         yield _line("metrics", f"{metrics}/metrics" if metrics is not None else "off")

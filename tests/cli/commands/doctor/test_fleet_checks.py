@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cloned_proxy.cli.commands.doctor.checks import Check
+from cloned_proxy.cli.commands.doctor.checks import Check, _policy
 from cloned_proxy.cli.commands.doctor.fleet_checks import fleet_checks
 from cloned_proxy.fleet.leases.use_names import UseNames
 from cloned_proxy.fleet.signed.keys import SigningKey
@@ -248,3 +248,18 @@ def test_without_the_libraries_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "securesystemslib.dsse", None)
     (found,) = fleet_checks(place, None)
     assert (found.status, found.fix) == ("fail", "pip install 'cloned-proxy[fleet]'")
+
+
+@pytest.mark.parametrize("source", ["store", "file"])
+def test_no_policy_file_is_missed_where_the_policy_is_the_fleets(
+    place: Workspace, key: SigningKey, source: str
+) -> None:
+    """Neither before the first policy has come, nor where it comes as a file that is an envelope."""
+    if source == "store":
+        settle(place, key, store="redis://127.0.0.1:1")
+    else:
+        settle(place, key, policy="policy.dsse.json")
+    check = _policy(place, None)
+    assert (check.status, check.detail) == ("ok", "the fleet's, and none has come yet")
+    place.config_file.unlink()
+    assert _policy(place, None).status == "warn"

@@ -27,6 +27,8 @@ from tests.fleet.conftest import RedisServer, redis_directory  # noqa: F401  a f
 NAMES = Names("acme")
 USERS = ("replica", "approver", "publisher")
 WAIT = 60.0
+IN_CASE = {"rpop", "select", "wait"}
+"""What is used with more than a hundred versions, with a database in the URL, and with followers of the store."""
 
 
 def lines() -> list[list[str]]:
@@ -132,6 +134,9 @@ def test_the_lines_of_the_page_are_enough_for_all_that_a_fleet_does(
             assert denied == []
             streams = [name for name in admin.keys("cloned:{acme}:audit:*") if admin.type(name) == b"stream"]
             assert streams, "the logs were shipped"
+            used = {name.removeprefix("cmdstat_").partition("|")[0] for name in admin.info("commandstats")}
+            granted = {word[1:] for line in lines() for word in line if word.startswith("+")}
+            assert granted - used == IN_CASE, "the page grants what nothing here has used"
     finally:
         one.close()
         two.close()
