@@ -184,7 +184,8 @@ class Bench:
                     of_step.append(Figure(kind.name, size, 0.0, errors=found.failed))
                 print(f"  {kind.name}: {first:.2f}, then {further:.2f} MB per 1000, {found.failed} failed", flush=True)
         for key, which, of_step in zip(("idle-first", "idle"), ("the first", "each further"), figures, strict=True):
-            title = f"Memory of idle tunnels, {which} thousand"
+            once = ", with what fills up once" if key == "idle-first" else ""
+            title = f"Memory of idle tunnels, {which} thousand{once}"
             self._results.tables.append(Table(key, title, "MB RSS per 1000", tuple(of_step), lower_is_better=True))
 
     async def _tunnels(self) -> None:

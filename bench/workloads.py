@@ -142,7 +142,8 @@ class IdleMemory:
 async def idle_memory(contender: Contender, tunnels: int, served: tuple[int, ...] = (_FEW,)) -> IdleMemory:
     """What idle tunnels cost: in each step so many more are held, after so many other set-ups as `served` says.
 
-    With few of them the first tunnels also fill caches that are bounded: ours is that of the audit log's pages.
+    With few of them the first tunnels also fill caches that are bounded, and pools that later ones use again: of ours
+    that of the audit log's pages (128 KiB), and what the first groups of entries are written with.
     """
 
     class Idle(IdleTunnel):

@@ -130,11 +130,12 @@ ATTACKS: Final = (
         ),
     ),
     Claim(
-        "ten thousand requests that nobody made",
+        "ten thousand requests that nobody made, and the twin of a real one",
         (f"{_LYING}::test_requests_that_nobody_made_take_no_room_from_real_ones",),
         (
             f"{_FULL}::test_ten_thousand_small_requests_stop_no_other_one",
             f"{_FULL}::test_requests_of_one_replica_keep_those_of_another_from_nobody",
+            f"{_FULL}::test_a_twin_that_was_offered_once_keeps_no_real_request_from_another_desk",
         ),
     ),
     Claim(

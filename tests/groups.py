@@ -1,8 +1,8 @@
 """How the processes of the suite share its modules: which of them stay together, who gets which, and in what order.
 
 A process takes one group of tests after the other, each whole; a group is a module unless `GROUPS` names a larger one.
-An engine is dear to start and to fill with images, so only `ENGINES` of the processes have one, and these take what
-needs an engine before all else. `make test-times` prints what `LONGEST_FIRST` is written from.
+An engine is dear to start and to fill with images, so at most half of the processes have one, and these take what needs
+an engine before all else. `make test-times` prints what `LONGEST_FIRST` is written from.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 HERE: Final = Path(__file__).parent
-ENGINES: Final = 2
 GROUPS: Final = {
     "runner/llm": "the local model",
     "runner/test_seed.py": "the local model",
@@ -43,12 +42,22 @@ class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no type
 
     def __init__(self, config: pytest.Config, log: Any) -> None:
         super().__init__(config, log)
+        self._engines = max(1, self.numnodes // 2)
         self._with_engine: list[Any] = []
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
 
+    def remove_node(self, node: Any) -> Any:
+        """A process that ends gives its engine up: the one that is started for one that crashed may have one."""
+        if node in self._with_engine:
+            self._with_engine.remove(node)
+        return super().remove_node(node)
+
     def _assign_work_unit(self, node: Any) -> None:
+        if not self._may_have_engine(node) and all(map(needs_engine, self.workqueue.values())):
+            node.shutdown()  # once it has done what it was given
+            return
         group = self._next(node)
         if needs_engine(self.workqueue[group]) and node not in self._with_engine:
             self._with_engine.append(node)
@@ -57,10 +66,13 @@ class ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no type
 
     def _next(self, node: Any) -> str:
         """The first that suits the process; where none is left that does, the first of the others."""
-        prefers_engine = node in self._with_engine or len(self._with_engine) < ENGINES
+        may = self._may_have_engine(node)
         waiting: dict[str, dict[str, bool]] = self.workqueue
-        suiting = (group for group, tests in waiting.items() if needs_engine(tests) is prefers_engine)
+        suiting = (group for group, tests in waiting.items() if needs_engine(tests) is may)
         return next(suiting, next(iter(waiting)))
+
+    def _may_have_engine(self, node: Any) -> bool:
+        return node in self._with_engine or len(self._with_engine) < self._engines
 
 
 @functools.cache

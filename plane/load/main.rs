@@ -307,6 +307,9 @@ impl Python {
             let mut seen: Snapshot = std::mem::zeroed();
             plane_snapshot(self.plane, &mut seen);
             plane_free_snapshot(&seen);
+            // More clients than places: some wait, and who is quiet leaves for them.
+            plane_numbers(self.plane, &mut [0; 10]);
+            plane_make_room(self.plane, PARTIES, 200_000, 200_000, 1);
         }
     }
 
@@ -357,7 +360,7 @@ fn main() {
     let (crowd, parties, bounds) = (vec![0u64; 2], vec![0u64; PARTIES * 2], [0.001, 0.1]);
     let second = 1_000_000;
     let config = Config {
-        numbers: [3, second, second, second, second, 60 * second, 65_536, 200, 1_000, 1_000, 10_000],
+        numbers: [3, second, second, second, second, 60 * second, 65_536, 200, CLIENTS as u64 - 2, 1_000, 10_000],
         crowd: crowd.as_ptr(),
         parties: parties.as_ptr(),
         parties_width: PARTIES as u64,

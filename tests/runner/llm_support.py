@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ import yaml
 
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
+from tests.cli import forkserver
 
 STAND_IN = "cloned-localai-stand-in:latest"
-_PROGRAM = [sys.executable, "-m", "cloned_proxy", "llm"]
 
 
 def build_stand_in(engine: Engine) -> str:
@@ -31,8 +30,8 @@ def build_stand_in(engine: Engine) -> str:
 
 
 def llm(action: str, workspace: Path, *words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [*_PROGRAM, action, "--workspace", str(workspace), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=90, env={**os.environ, **env})
+    command = [str(forkserver.PROGRAM), "llm", action, "--workspace", str(workspace), *words]
+    return forkserver.run(command, env={**os.environ, **env}, cwd=Path.cwd())
 
 
 def settings(workspace: Path, **llm_settings: Any) -> None:

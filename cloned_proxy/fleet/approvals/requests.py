@@ -85,6 +85,10 @@ class FleetRequests:
         self._clock, self._uptime = clock, uptime
         self._leads = leads
         self._posted: set[str] = set()
+        self._there: set[str] = set()
+        """What the store told of in the last reading."""
+        self._compared = False
+        """Whether what is shown here has been compared with that."""
         self._decided = Remembered()
         self._refused = Remembered()
         self._said = 0
@@ -187,6 +191,8 @@ class FleetRequests:
             self._link.parts.say("requests", offered.why_full(names.requests), about="full")
             # What made room for others is told again.
             self._posted &= offered.ids
+            if self._leads and not without:
+                await self._forget_others(offered.ids)
             before, self._said = self._rules(), 0
             for raw_id, raw, left, envelope in offered.in_turns():
                 try:
@@ -196,6 +202,19 @@ class FleetRequests:
             if self._rules() != before:
                 self._on_change(self._rules())
             await self._settle()
+
+    async def _forget_others(self, there: set[str]) -> None:
+        """Shows no more what others have taken back. Writes only where something has gone since the last reading."""
+        gone, self._there = self._there - there, there
+        if not gone and self._compared:
+            return
+        try:
+            await asyncio.to_thread(self._mirror.keep_others, there)
+        except StoreError as error:  # the disk: what people decide goes first, and it is tried again
+            _log.warning("what others no longer ask is still shown here", reason=str(error))
+            self._compared = False
+        else:
+            self._compared = True
 
     async def _take_in(self, request: str, raw: bytes, envelope: bytes, left: float, *, now: float, up: float) -> None:
         if request in self._decided or (not envelope and left <= 0):

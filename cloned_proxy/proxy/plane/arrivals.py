@@ -16,7 +16,7 @@ import structlog
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.underway import BodyLeft, BodyStage, Underway
 from cloned_proxy.proxy.plane import library
-from cloned_proxy.proxy.plane.resumed import Handed, HandedConnection, Stage, failure_at
+from cloned_proxy.proxy.plane.resumed import STAGES, Handed, HandedConnection, failure_at
 from cloned_proxy.proxy.plane.verdicts import Verdicts
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.tunnel.parts import GateParts
@@ -57,8 +57,9 @@ class Arrivals:
     def take(self, most: int | None = None) -> bool:
         """Takes all of them, or so many; whether there were no more."""
         handed = library.HandedOver()
+        out, take = ctypes.byref(handed), self._library.plane_take
         for _ in itertools.count() if most is None else range(most):
-            if not self._library.plane_take(self._plane, ctypes.byref(handed), self._buffer, _BUFFER):
+            if not take(self._plane, out, self._buffer, _BUFFER):
                 return True
             self._adopt(handed)
         return False
@@ -85,7 +86,7 @@ class Arrivals:
                 self._parts.enforcer.finish(grant, "listener_closed")
             return
         arrived = Handed(
-            Stage(handed.stage),
+            STAGES[handed.stage],
             sock,
             listener,
             data[:client],
@@ -149,5 +150,5 @@ def _underway(handed: library.HandedOver, grant: Grant, upstream: socket.socket 
         unsent=data[client + handed.server_length :],
         answer=data[client : client + handed.server_length],
         started=handed.started,
-        failure=failure_at(Stage(handed.stage)),
+        failure=failure_at(STAGES[handed.stage]),
     )

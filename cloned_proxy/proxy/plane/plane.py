@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -67,8 +68,8 @@ class Plane:
         if handle is None:
             raise PlaneError(f"{path}: its threads cannot be started")
         self._handle: Final[int] = handle
-        self.cells.turn.take = lambda: self._library.plane_take_turn(handle)
-        self.cells.turn.give = lambda: self._library.plane_give_turn(handle)
+        self.cells.turn.take = partial(self._library.plane_take_turn, handle)
+        self.cells.turn.give = partial(self._library.plane_give_turn, handle)
         self.entries: Final = PlaneEntries(self._library, handle)
         """For the audit log."""
         self._numbers: Final = itertools.count(1)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import socket
-from dataclasses import dataclass
-from typing import cast
+from typing import Final, NamedTuple, cast
 
 from cloned_proxy.proxy.enforce.answers import UpstreamFailure
 from cloned_proxy.proxy.grants.grant import Grant
@@ -35,8 +34,11 @@ class Stage(enum.IntEnum):
     SILENT = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Handed:
+STAGES: Final = tuple(Stage)
+"""By their numbers."""
+
+
+class Handed(NamedTuple):
     """One connection, and how far it has come."""
 
     stage: Stage

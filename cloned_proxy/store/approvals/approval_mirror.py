@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -75,6 +75,14 @@ class ApprovalMirror:
             table.insert(database, taken, key, ends)
             self._ledger.record(database, taken, "received", actor=f"replica:{taken.replica}", why=taken.reason)
         return True
+
+    def keep_others(self, there: Collection[str]) -> None:
+        """Drops the requests of other replicas that the fleet no longer tells of: nobody can decide them there.
+
+        One that is told again is received again. Until then it would stand in the place of an equal one that is real.
+        """
+        with self._ledger.writing() as database:
+            table.drop_others(database, there)
 
     def settle(self, key: str, settled: Settled) -> str:
         """Follows a decision about what has this key (`key_of`), whoever asked for it.

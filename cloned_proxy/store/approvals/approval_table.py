@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -108,6 +109,13 @@ def waiting_of(database: sqlite3.Connection, replica: str) -> int:
     """Pending requests that came from this replica."""
     query = f"SELECT count(*) FROM approvals WHERE state = 'pending' AND {_REPLICA} = ?"  # noqa: S608  fixed
     return int(database.execute(query, (replica,)).fetchone()[0])
+
+
+def drop_others(database: sqlite3.Connection, there: Collection[str]) -> None:
+    """Drops pending requests of other replicas whose id is not one of these."""
+    query = f"SELECT id FROM approvals WHERE state = 'pending' AND {_REPLICA} <> ''"  # noqa: S608  fixed
+    gone = [(found,) for (found,) in database.execute(query).fetchall() if found not in there]
+    database.executemany("DELETE FROM approvals WHERE id = ?", gone)
 
 
 def raise_count(database: sqlite3.Connection, approval_id: str, by: int) -> None:

@@ -15,6 +15,8 @@ from cloned_proxy.fleet.approvals import requests as requests_module
 from cloned_proxy.fleet.approvals.bounds import Allowance
 from cloned_proxy.fleet.approvals.offered import Offered
 from cloned_proxy.fleet.approvals.request_store import MOST
+from cloned_proxy.store.approvals.approval_mirror import ApprovalMirror
+from cloned_proxy.store.files.errors import StoreError
 from tests.fleet.approvals.test_requests import HOST, NAMES, TOOL, Desk, until
 from tests.fleet.conftest import RedisServer
 
@@ -173,6 +175,50 @@ async def test_requests_of_one_replica_keep_those_of_another_from_nobody(
 
 def _by_id(each: tuple[int, tuple[bytes, bytes, int, bytes]]) -> bytes:
     return each[1][0]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_twin_that_was_offered_once_keeps_no_real_request_from_another_desk(
+    desk: Desk, store: RedisServer, monkeypatch: pytest.MonkeyPatch, *, broken: bool
+) -> None:
+    """It would wait there for a month in the place of the real one, and nobody could decide it."""
+    if broken:
+        monkeypatch.setattr(ApprovalMirror, "keep_others", lambda _self, _there: None)
+    fill(store, count=1, name="twin")
+    await desk.requests.read()
+    assert [each.id for each in desk.service.list("pending")] == ["twin0"]
+    with store.client() as client:
+        client.delete(NAMES.requests, NAMES.ends)
+        real = told("twin0.example.com", "two")
+        client.hset(NAMES.requests, "real", real)
+        client.zadd(NAMES.ends, {"real": (time.time() + 600) * 1000})
+    own = desk.ask()
+    await desk.requests.read()
+    shown = {each.id for each in desk.service.list("pending")}
+    assert shown == {own.id, "twin0" if broken else "real"}
+
+
+async def test_a_full_disk_keeps_no_decision_from_acting_while_requests_go(
+    desk: Desk, store: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(store, count=1)
+    await desk.requests.read()
+    asked = desk.ask()
+    await desk.requests.tell()
+    await asyncio.to_thread(desk.decide, asked.id)
+    with store.client() as client:
+        client.hdel(NAMES.requests, "j0")
+
+    def full(*_: object) -> None:
+        raise StoreError("the disk is full")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(ApprovalMirror, "keep_others", full)
+        await desk.requests.read()
+        assert desk.passes()
+        assert desk.state("j0") == "pending"
+    await desk.requests.read()
+    assert desk.state("j0") == ""
 
 
 def test_answers_of_no_script_are_in_nobodys_way() -> None:

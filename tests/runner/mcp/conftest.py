@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,11 @@ from typing import Any
 import pytest
 
 from cloned_proxy.runner.docker.engine import Engine
+from tests.cli import forkserver
 from tests.cli.program import eventually
 from tests.runner.conftest import leftovers, start_serving
 from tests.runner.mcp.real_servers import IMAGE, RealServers, real_servers
 
-PROGRAM = Path(sys.executable).with_name("cloned-proxy")
 SERVERS: dict[str, Any] = {
     "everything": {"command": "mcp-server-everything"},
     "memory": {"command": "mcp-server-memory", "env": {"MEMORY_FILE_PATH": "/home/tool/memory.jsonl"}},
@@ -51,8 +50,8 @@ class Project:
         return [entry["command"], *entry["args"]]
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [str(PROGRAM), *words, "--workspace", str(self.workspace)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        command = [str(forkserver.PROGRAM), *words, "--workspace", str(self.workspace)]
+        return forkserver.run(command, env=os.environ, cwd=Path.cwd())
 
     def left(self) -> list[str]:
         return leftovers(self.engine, self.workspace)
