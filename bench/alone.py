@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 from bench.contenders import ContenderError, Squid
 from bench.report import Results
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from tests.runner.kept_images import bring_sandbox_images
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bench.alone import bring_images
 from cloned_proxy.runner.docker.stream import Attached
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE, ToolProgram
 from cloned_proxy.runner.runs.job import Job
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from cloned_proxy.runner.slots.standby import proxy_for
@@ -53,7 +53,7 @@ def call(runner: DockerContainerRunner, *command: str) -> None:
     def feed(stream: Attached) -> None:
         stream.end_input()
 
-    job = Job(tool="bench.tool@v1", worker=Worker(PYTHON_IMAGE, command))
+    job = Job(tool="bench.tool@v1", program=ToolProgram(PYTHON_IMAGE, command))
     _, outcome = runner.run(job, feed=feed, output=lambda _kind, _piece: None)
     if outcome.exit_code:
         raise SystemExit(f"{command} ended with {outcome.exit_code}")

@@ -21,7 +21,7 @@ import trustme
 
 from bench.alone import bring_images
 from cloned_proxy.runner.docker.stream import Attached
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE, ToolProgram
 from cloned_proxy.runner.runs.execution import Collected
 from cloned_proxy.runner.runs.job import Job
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
@@ -70,7 +70,9 @@ def measure() -> dict[str, float | bool]:
 
         with proxy_for(workspace, lambda _: None), DockerContainerRunner(workspace=workspace) as runner:
             words = ("python3", "-c", _CLIENT, name, str(port), str(_TURNS))
-            _, outcome = runner.run(Job(tool=_TOOL, worker=Worker(PYTHON_IMAGE, words)), feed=feed, output=collected)
+            _, outcome = runner.run(
+                Job(tool=_TOOL, program=ToolProgram(PYTHON_IMAGE, words)), feed=feed, output=collected
+            )
         if outcome.exit_code:
             raise SystemExit(collected.stderr.decode(errors="replace"))
     proxied, dialled = json.loads(bytes(collected.stdout))

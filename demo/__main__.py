@@ -18,7 +18,7 @@ from typing import Final
 
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.images.image_check import HOLDER_IMAGE, check_current
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.values.errors import SandboxError
 from demo.tour import ROOT, START, Step, in_shell, marked, steps, with_ports
 

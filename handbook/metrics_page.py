@@ -18,7 +18,7 @@ from handbook.reference import intro, table
 
 _GROUPS: Final = (
     # The last one appears with the first probe.
-    ("Always", lambda registry: Metrics(registry).isolation_probed(sealed=True)),
+    ("Always", lambda registry: Metrics(registry).sandbox.probed(sealed=True)),
     ("With `telemetry.otlp_endpoint`", lambda registry: OtlpExport(Path(), Path(), "", registry)),
     ("With `upstream`", lambda registry: UpstreamMetrics(registry, ())),
     ("In a fleet", lambda registry: (FleetMetrics(registry, ()), IdentityMetrics(registry, (), ()))),

@@ -23,7 +23,7 @@ ROOMS = {
         "doctor", "fleet", "clients", "approvals",
     ),
     "control": (
-        "__main__", "http", "process", "endpoints", "app", "openapi", "operation", "sessions", "parts", "feed",
+        "__main__", "http", "process", "endpoints", "app", "openapi", "operation", "sessions", "services", "feed",
         "record", "outlook", "pages", "guard", "errors",
     ),
     "runner": (
@@ -57,6 +57,11 @@ KNIT = {
     "runner.runs": [{"prepared", "slot_run"}],
 }
 """Files that name each other, in one room: two ends of one thing, of which one names the other for its type alone."""
+STARTED = {
+    ("cli.commands.serving.warm_starter", "cli.warm.server"),
+    ("proxy.serving.notifier", "notify"),
+}
+"""Programs that are started by the name of their module from below it: who starts one knows its name alone."""
 FULL = 20
 """Things in one folder that a reader still takes in."""
 PURE = {"__future__", "cloned_proxy", "idna", "packaging", "pydantic", "pydantic_core", "publicsuffixlist",
@@ -153,6 +158,33 @@ def test_nothing_below_the_commands_starts_one_by_its_module() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and "cloned_proxy.cli" in node.value
     ]
     assert named == []
+
+
+def test_no_other_module_above_is_named_in_a_string() -> None:
+    """An import that is no `import` statement: `python -m NAME`, `import_module(NAME)`."""
+    modules = set(_graph())
+    named = {
+        (_module(file), name)
+        for layer in LAYERS
+        for file in _files(layer)
+        for node in ast.walk(_tree(file))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("cloned_proxy.")
+        if (name := node.value.removeprefix("cloned_proxy.")) in modules
+    }
+    assert {(module, name) for module, name in named if _is_above(name, module)} == STARTED
+
+
+def _is_above(other: str, module: str) -> bool:
+    """Whether a table puts `other` above `module`: that of the layers, or of the folder in which they part."""
+    places = {"": LAYERS} | {place.replace("/", "."): rooms for place, rooms in ROOMS.items()}
+    place, theirs, ours = "", other.split("."), module.split(".")
+    while theirs and ours and theirs[0] == ours[0]:
+        place = f"{place}.{ours[0]}".removeprefix(".")
+        theirs, ours = theirs[1:], ours[1:]
+    rooms = places.get(place, ())
+    if not (theirs and ours and {theirs[0], ours[0]} <= set(rooms)):
+        return False
+    return rooms.index(theirs[0]) < rooms.index(ours[0])
 
 
 def test_each_folder_with_folders_has_its_table() -> None:

@@ -22,8 +22,8 @@ from cloned_proxy.control.endpoints import ALL
 from cloned_proxy.control.feed import Feed
 from cloned_proxy.control.guard import authorities_of
 from cloned_proxy.control.http import serve
-from cloned_proxy.control.parts import ControlParts
 from cloned_proxy.control.record import Record
+from cloned_proxy.control.services import ControlServices
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.workspaces.devices import Devices
 from cloned_proxy.store.workspaces.workspace import Workspace
@@ -55,24 +55,24 @@ def main() -> None:
 
 async def _serve(listening: socket.socket, given: argparse.Namespace) -> None:
     anyio.to_thread.current_default_thread_limiter().total_tokens = _THREADS
-    parts = make_parts(listening, given)
-    warming = asyncio.create_task(asyncio.to_thread(_warm, parts))
-    await serve(make_app(parts, ALL), parts.feed, listening, given.lifeline)
+    services = make_services(listening, given)
+    warming = asyncio.create_task(asyncio.to_thread(_warm, services))
+    await serve(make_app(services, ALL), services.feed, listening, given.lifeline)
     warming.cancel()
 
 
-def _warm(parts: ControlParts) -> None:
+def _warm(services: ControlServices) -> None:
     """Looks through the log once, before anybody waits for that."""
     with contextlib.suppress(StoreError):
-        parts.record.newest("probe")
-        parts.record.by_hour(parts.clock())
+        services.record.newest("probe")
+        services.record.by_hour(services.clock())
 
 
-def make_parts(listening: socket.socket, given: argparse.Namespace) -> ControlParts:
+def make_services(listening: socket.socket, given: argparse.Namespace) -> ControlServices:
     """Everything that the endpoints work with, for one listening socket."""
     workspace = Workspace(given.workspace)
     host, port = listening.getsockname()[:2]
-    return ControlParts(
+    return ControlServices(
         workspace=workspace,
         policy_file=given.policy,
         authorities=authorities_of(host, port),

@@ -19,7 +19,7 @@ from cloned_proxy.control.guard import Guard, check_proof
 from cloned_proxy.control.openapi import openapi
 from cloned_proxy.control.operation import Call, Operation, read_body, read_query, run
 from cloned_proxy.control.pages import INDEX, PAIR, Pages
-from cloned_proxy.control.parts import ControlParts
+from cloned_proxy.control.services import ControlServices
 from cloned_proxy.control.sessions import device_of
 from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.store.files.errors import StoreError
@@ -37,12 +37,12 @@ _READS: Final = ("GET", "HEAD", "OPTIONS")
 class ControlApp:
     """The part behind the guard."""
 
-    def __init__(self, parts: ControlParts, operations: Iterable[Operation], pages: Pages) -> None:
-        self._parts = parts
+    def __init__(self, services: ControlServices, operations: Iterable[Operation], pages: Pages) -> None:
+        self._services = services
         self._pages = pages
         described = [*operations, Operation("GET", "/openapi.json", "This description", self._describe, None)]
         self._routes = [(_pattern(operation), operation) for operation in described]
-        self._description = openapi(described, prefix=API, cookie=parts.cookie)
+        self._description = openapi(described, prefix=API, cookie=services.cookie)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -108,7 +108,7 @@ class ControlApp:
             check_proof(request.headers)
         query = read_query(request, operation.query)
         body = await read_body(request, operation.body) if operation.changes else None
-        call = Call(request, self._parts, device, found.groupdict(), query, body)
+        call = Call(request, self._services, device, found.groupdict(), query, body)
         try:
             outcome = await run(operation, call)
         except StoreError as error:
@@ -126,12 +126,12 @@ class ControlApp:
         return JSONResponse(self._description)
 
     async def _device(self, request: Request, *, changes: bool) -> Device:
-        return await anyio.to_thread.run_sync(partial(device_of, request.headers, self._parts, changes=changes))
+        return await anyio.to_thread.run_sync(partial(device_of, request.headers, self._services, changes=changes))
 
 
-def make_app(parts: ControlParts, operations: Iterable[Operation], pages: Pages | None = None) -> ASGIApp:
+def make_app(services: ControlServices, operations: Iterable[Operation], pages: Pages | None = None) -> ASGIApp:
     """The whole application, guard included."""
-    return Guard(ControlApp(parts, operations, pages or Pages.load()), parts.authorities)
+    return Guard(ControlApp(services, operations, pages or Pages.load()), services.authorities)
 
 
 def _not_accepted(error: PolicyError, *, asked_for: bool) -> ApiError:

@@ -34,7 +34,7 @@ class FieldProblem(BaseModel):
     """`uses`, `ports[1]`; "" for the whole. With `forbidden_by_test`: of the policy file."""
     message: str
     line: int | None = None
-    """Of the policy file, 1-based, where it is about a line of it."""
+    """Line of the policy file, 1-based, where it is about a line of it."""
 
 
 class ErrorAnswer(BaseModel):

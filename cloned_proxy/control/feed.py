@@ -1,7 +1,8 @@
 """The live feed: one reader follows the log while somebody listens, and everybody who listens reads what it read.
 
-There is no queue for each listener: all share one bounded window of encoded entries, and each has a place in it. Who
-falls behind the window is dropped, and asks again from where it was; the log has everything.
+There is no queue for each listener: all share one bounded window of encoded entries, and each has a place in it. A
+listener that falls behind the window is disconnected, and reconnects with its last sequence number; the log has
+everything.
 """
 
 from __future__ import annotations

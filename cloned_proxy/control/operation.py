@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from cloned_proxy.control.errors import ApiError, FieldProblem
-from cloned_proxy.control.parts import ControlParts
+from cloned_proxy.control.services import ControlServices
 from cloned_proxy.store.workspaces.devices import Device
 
 MAX_BODY: Final = 65_536
@@ -48,13 +48,13 @@ class Call:
     """One request, checked."""
 
     request: Request
-    parts: ControlParts
+    services: ControlServices
     device: Device | None
     path: Mapping[str, str]
     query: Any
-    """Of the operation's `query`."""
+    """A value of the operation's `query`."""
     body: Any
-    """Of the operation's `body`; None without one."""
+    """A value of the operation's `body`; None without one."""
 
     @property
     def actor(self) -> str:

@@ -9,25 +9,25 @@ from starlette.datastructures import Headers
 
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.guard import check_proof
-from cloned_proxy.control.parts import ControlParts
+from cloned_proxy.control.services import ControlServices
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.workspaces.devices import Device
 
 
-def device_of(headers: Headers, parts: ControlParts, *, changes: bool) -> Device:
+def device_of(headers: Headers, services: ControlServices, *, changes: bool) -> Device:
     """The paired device. Raises ApiError: 401 for nobody, 403 for a change by cookie without proof of its origin."""
     credentials = headers.getlist("authorization")
     if credentials:
         kind, _, token = credentials[0].partition(" ")
         if len(credentials) != 1 or kind.lower() != "bearer":
             raise ApiError(401, "write `Authorization: Bearer TOKEN`, once", headers={"www-authenticate": "Bearer"})
-        device = parts.devices.find(token.strip(), "api") or parts.devices.find(token.strip(), "reader")
+        device = services.devices.find(token.strip(), "api") or services.devices.find(token.strip(), "reader")
         if device is not None and device.kind == "reader" and changes:
             raise ApiError(
                 403, "this token may only read: `cloned-proxy pair --api` prints one that may change", code="read_only"
             )
     else:
-        device = parts.devices.find(_cookie(headers, parts.cookie), "browser")
+        device = services.devices.find(_cookie(headers, services.cookie), "browser")
         if device is not None and changes:
             check_proof(headers)
     if device is None:
@@ -37,7 +37,7 @@ def device_of(headers: Headers, parts: ControlParts, *, changes: bool) -> Device
             headers={"www-authenticate": "Bearer"},
         )
     with contextlib.suppress(StoreError):  # when it was last seen is no reason to refuse it
-        parts.devices.touch(device)
+        services.devices.touch(device)
     return device
 
 

@@ -109,9 +109,9 @@ class Guide:
         if self._extra_ca is not None:
             context.load_verify_locations(self._extra_ca)
         if inspected:
-            from cloned_proxy.proxy.inspection.certificates.authority import Authority  # noqa: PLC0415  only where it is needed
             from cloned_proxy.proxy.inspection.certificates.ca import certificate_path  # noqa: PLC0415
+            from cloned_proxy.proxy.inspection.certificates.certificate_authority import CertificateAuthority  # noqa: PLC0415  only where it is needed
 
-            Authority.open(self._place.ca_directory)  # made on first use
+            CertificateAuthority.open(self._place.ca_directory)  # made on first use
             context.load_verify_locations(certificate_path(self._place.ca_directory))
         return context

@@ -11,7 +11,7 @@ from cloned_proxy.notify.notice import Notice
 
 _PROGRAM: Final = "notify-send"
 _SECONDS: Final = 5.0
-"""It hangs where no notification service answers."""
+"""notify-send hangs where no notification service answers."""
 
 
 class DesktopError(Exception):

@@ -24,7 +24,7 @@ EVENT_TYPES: Final[tuple[str, ...]] = (
 )
 """All of them."""
 TYPES_OF_TOOLS: Final[tuple[str, ...]] = (DECISION, FLOW_END, "approval", "run", "ignore")
-"""Those whose entries name a tool."""
+"""Types whose entries name a tool."""
 TYPES_IN_THE_UI: Final = frozenset(EVENT_TYPES) - {FLOW_END, "notify"}
-"""Those that the control API streams: the end of a flow belongs to its decision, and who reads the page needs no news
+"""Types that the control API streams: the end of a flow belongs to its decision, and who reads the page needs no news
 of a notification that did not arrive."""

@@ -71,7 +71,7 @@ class DecisionEvent:
     amends: str = ""
     """Id of the earlier decision on the same call that this one replaces: a tunnel whose first bytes did not fit."""
     source_address: str = ""
-    """Of the client, as a load balancer of `listen.proxy_protocol_from` has named it; "" where there is none."""
+    """The client, as a load balancer of `listen.proxy_protocol_from` has named it; "" where there is none."""
 
     @property
     def times(self) -> int:
@@ -151,7 +151,7 @@ class RunEvent:
     run: str
     """The id of the run, as in the decisions that it caused."""
     result: str
-    """One of `metrics.RUN_RESULTS`."""
+    """One of `sandbox_metrics.RUN_RESULTS`."""
     seconds: float
     start_seconds: float | None
     """How long its container took to start; None when it never did."""

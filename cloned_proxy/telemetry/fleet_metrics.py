@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 PARTS: Final = ("limits", "log", "policy", "replicas", "requests", "uses")
-"""Of what is in the store, as `fleet.link.link` names them."""
+"""Parts of what is in the store, as `fleet.link.link` names them."""
 
 
 class FleetMetrics:

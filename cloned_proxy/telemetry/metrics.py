@@ -12,12 +12,11 @@ from cloned_proxy import __version__
 from cloned_proxy.policy.terms.vocabulary import Reason, Verdict
 from cloned_proxy.telemetry.counts import Count, Counts, Level, Spread
 from cloned_proxy.telemetry.events import DecisionEvent, Kind
+from cloned_proxy.telemetry.labels import ANONYMOUS_LABEL, OTHER_LABEL, UNKNOWN_LABEL
 from cloned_proxy.telemetry.lease_metrics import LeaseMetrics
+from cloned_proxy.telemetry.sandbox_metrics import SandboxMetrics
 from cloned_proxy.telemetry.wait_metrics import WaitMetrics
 
-ANONYMOUS_LABEL: Final = "_anonymous"
-UNKNOWN_LABEL: Final = "_unknown"
-OTHER_LABEL: Final = "_other"
 MAX_HOSTS_A_TOOL: Final = 100
 
 # A decision takes microseconds; one that had to wait for a strict commit takes milliseconds.
@@ -28,11 +27,6 @@ DECISION_BUCKETS: Final = (
 CONNECT_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _PLAIN: Final = 3
 REQUEST_BUCKETS: Final = (0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
-START_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0)
-RUN_RESULTS: Final = frozenset(
-    {"ok", "failed", "error", "timeout", "limit", "engine", "slot", "proxy", "bad_input", "abandoned"}
-)
-"""How a sandboxed run can end; `abandoned`: its runner went away before it said how."""
 _DENY: Final = Verdict.DENY.name.lower()
 
 
@@ -57,7 +51,7 @@ class Metrics:
         self._requests_of: dict[str, Spread] = {}
         self._make_traffic(registry)
         self._make_policy(registry)
-        self._make_sandbox(registry)
+        self.sandbox: Final = SandboxMetrics(registry, self._tool)
         self.leases: Final = LeaseMetrics(registry)
         self.waits = WaitMetrics(registry)
         self._audit_queue = Gauge(
@@ -144,23 +138,6 @@ class Metrics:
             "cloned_proxy_policy_rules", "Rules of the policy in force.",
             registry=registry, multiprocess_mode="livemax",
         )  # fmt: skip
-
-    def _make_sandbox(self, registry: CollectorRegistry) -> None:
-        self._runs = Counter(
-            "cloned_proxy_sandbox_runs", "Sandboxed runs that ended.", ("tool", "result"), registry=registry
-        )
-        self._run_start_seconds = Histogram(
-            "cloned_proxy_sandbox_start_duration_seconds",
-            "Time from the request for a tool's container to its start.",
-            buckets=START_BUCKETS,
-            registry=registry,
-        )
-        self._slots = Gauge(
-            "cloned_proxy_sandbox_slots", "Sandboxes that are connected now.",
-            registry=registry, multiprocess_mode="livesum",
-        )  # fmt: skip
-        # Made by the first probe: before that, nothing is known, and a 0 would raise an alarm.
-        self._probe: Gauge | None = None
 
     def know_tools(self, tools: Container[str]) -> None:
         """The tools that the policy in force names; any other is `_unknown`, no tool is `_anonymous`."""
@@ -300,27 +277,6 @@ class Metrics:
     def audit_dropped(self) -> None:
         """An event that could not be recorded (its request was refused)."""
         self._audit_dropped.inc()
-
-    def sandbox_finished(self, tool: str, result: str, start_seconds: float | None) -> None:
-        """A run ended; `result` is one of `RUN_RESULTS`, `start_seconds` None when its container never started."""
-        self._runs.labels(self._tool(tool), result if result in RUN_RESULTS else OTHER_LABEL).inc()
-        if start_seconds is not None:
-            self._run_start_seconds.observe(start_seconds)
-
-    def slots_open(self, count: int) -> None:
-        """How many sandboxes are connected."""
-        self._slots.set(count)
-
-    def isolation_probed(self, *, sealed: bool) -> None:
-        """The escape probe ended: whether everything was sealed."""
-        if self._probe is None:
-            self._probe = Gauge(
-                "cloned_proxy_isolation_probe_success",
-                "1 if the last escape probe found no way out but the proxy.",
-                registry=self.registry,
-                multiprocess_mode="livemin",
-            )
-        self._probe.set(sealed)
 
     def _tool(self, tool: str | None) -> str:
         if tool is None:

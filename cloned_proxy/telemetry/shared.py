@@ -1,6 +1,6 @@
 """Metrics of several workers as one: each counts in mapped files, which outlive it and which its successor carries on.
 
-That is the multi-process mode of prometheus_client, keyed by the worker's seat instead of its process id: counters
+That is the multi-process mode of prometheus_client, keyed by the worker's number instead of its process id: counters
 never fall when a worker dies, no file is left over from a dead one, and a scrape needs no worker's time.
 """
 
@@ -18,7 +18,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from cloned_proxy.telemetry.metrics import MAX_HOSTS_A_TOOL, OTHER_LABEL
+from cloned_proxy.telemetry.labels import OTHER_LABEL
+from cloned_proxy.telemetry.metrics import MAX_HOSTS_A_TOOL
 
 _DIRECTORY_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 _BLOCKED: Final = "cloned_proxy_blocked_hosts"

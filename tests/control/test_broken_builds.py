@@ -184,7 +184,7 @@ CASES: Sequence[tuple[str, Callable[[Target], bool]]] = (
     (f"{_GUARD} guard.check_source = lambda *args, **options: None", rebinding),
     (f"{_GUARD} guard.check_source = lambda *args, **options: None", cross_origin),
     (f"{_NO_PROOF}{_ANY_KIND}", form),
-    (f"{_SESSIONS} app.device_of = lambda headers, parts, changes: None", stranger),
+    (f"{_SESSIONS} app.device_of = lambda headers, services, changes: None", stranger),
     (_KEEPS_CODES, replayed),
     (f"{_DEVICES} devices.MAX_FAILURES = 1000", guessing),
     (_OLD_CODES, expired),

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from cloned_proxy.telemetry.metrics import START_BUCKETS
+from cloned_proxy.telemetry.sandbox_metrics import START_BUCKETS
 from tests.cli.program import TOOL, Origin, Serving, Workspace
 from tests.dashboards.server import Prometheus, running
 

@@ -15,7 +15,7 @@ from cloned_proxy.policy.callers import identity
 from cloned_proxy.policy.callers.caller import Principal
 from cloned_proxy.policy.deciding import decide as deciding
 from cloned_proxy.policy.deciding import decide_addresses as addressing
-from cloned_proxy.policy.deciding import refusal
+from cloned_proxy.policy.deciding import refusal, rule_search
 from cloned_proxy.policy.paths import path as paths
 from cloned_proxy.policy.terms.address import AddressClass
 from cloned_proxy.policy.terms.decision import Decision
@@ -68,19 +68,19 @@ def _no_decision() -> None:
 
 
 def _no_deny_rules() -> None:
-    replace_part(deciding, "_denying_rule", lambda scopes, host, request, now: (None, None))
+    replace_part(rule_search, "_denying_rule", lambda scopes, host, request, now: (None, None))
     replace_part(addressing, "_denied_network", lambda decision, address: None)
 
 
 def _no_ports() -> None:
-    original = deciding._miss_of
+    original = rule_search._miss_of
     replace_part(
-        deciding, "_miss_of", lambda rule, *rest: original(replace(rule, ports=frozenset(range(65_536))), *rest)
+        rule_search, "_miss_of", lambda rule, *rest: original(replace(rule, ports=frozenset(range(65_536))), *rest)
     )
 
 
 def _no_methods_and_paths() -> None:
-    replace_part(deciding, "_inner_miss_of", lambda rule, method, path: None)
+    replace_part(rule_search, "_inner_miss_of", lambda rule, method, path: None)
 
 
 def _paths_as_written() -> None:
@@ -88,7 +88,7 @@ def _paths_as_written() -> None:
         segments = tuple(target.partition("?")[0].split("/")[1:])
         return paths._glob(pattern.segments, segments, "**", paths._segment_matches)
 
-    replace_part(deciding, "path_matches", matches)
+    replace_part(rule_search, "path_matches", matches)
 
 
 def _report_everything() -> None:
@@ -395,7 +395,7 @@ def _registries_in_the_clear() -> None:
 
 
 def _no_age_beside_a_broad_rule() -> None:
-    replace_part(deciding, "preferred", lambda rules, path: None)
+    replace_part(rule_search, "preferred", lambda rules, path: None)
 
 
 def _paths_as_they_came() -> None:

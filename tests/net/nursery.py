@@ -86,7 +86,7 @@ def _be_a_build(arguments: list[str], log: str, directory: str) -> None:
 
 
 def main() -> None:
-    import cloned_proxy.cli.commands.serving.foreground  # noqa: PLC0415  what the forks share
+    import cloned_proxy.cli.commands.serving.serve_foreground  # noqa: PLC0415  what the forks share
     import tests.net.broken_builds  # noqa: F401, PLC0415
     from cloned_proxy.cli.start.app import program  # noqa: PLC0415
 

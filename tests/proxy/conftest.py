@@ -16,7 +16,11 @@ _HERE: Final = Path(__file__).parent
 
 _ON_BOTH_LOOPS = {
     "test_plain_http.py",
+    "test_plain_http_bodies.py",
     "test_plain_http_faults.py",
+    "test_plain_http_flow.py",
+    "test_plain_http_pool.py",
+    "test_plain_http_websocket.py",
     "test_gate.py",
     "test_relay.py",
     "test_dial.py",
@@ -53,7 +57,11 @@ _THROUGH_THE_PLANE: Final = {
     "enforce/test_slow_record.py": _ALL,
     "upstream/chained/test_tunnels.py": ("test_",),
     "plain/test_plain_http.py": _ALL,
+    "plain/test_plain_http_bodies.py": _ALL,
     "plain/test_plain_http_faults.py": _ALL,
+    "plain/test_plain_http_flow.py": _ALL,
+    "plain/test_plain_http_pool.py": _ALL,
+    "plain/test_plain_http_websocket.py": _ALL,
     "plane/test_plane_plain.py": ("test_both_gates",),
     "tunnel/test_ended_early.py": ("test_a_request_that_ends_early",),
 }

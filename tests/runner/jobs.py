@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloned_proxy.runner.docker.stream import Attached, OutputStream
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE, ToolProgram
 from cloned_proxy.runner.runs.job import Job
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
 
@@ -29,7 +29,7 @@ def run(runner: DockerContainerRunner, *command: str, stdin: bytes = b"", tool: 
         stream.end_input()
 
     options.setdefault("timeout", 30)
-    job = Job(tool=tool, worker=Worker(PYTHON_IMAGE, command), **options)
+    job = Job(tool=tool, program=ToolProgram(PYTHON_IMAGE, command), **options)
     run_id, outcome = runner.run(job, feed=feed, output=lambda kind, piece: out[kind].extend(piece))
     return Seen(
         outcome.exit_code,

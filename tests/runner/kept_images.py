@@ -16,7 +16,7 @@ from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.images.apt_mirror import default_release
 from cloned_proxy.runner.images.image_check import HOLDER_IMAGE, check_current, source_mark
 from cloned_proxy.runner.images.images import base_images, build_images
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.values.errors import ImageMissingError
 
 _BASES: Final = tuple(base_images(default_release()).values())

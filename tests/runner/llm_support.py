@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from tests.cli import forkserver
 
 STAND_IN = "cloned-localai-stand-in:latest"

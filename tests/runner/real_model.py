@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from tests.pinned_wheels import needed, unpacked
 
 IMAGE = "cloned-model-test:latest"

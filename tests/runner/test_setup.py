@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from tests.cli.conftest import workspace as workspace  # noqa: PLC0414  a fixture of these tests, too
 from tests.cli.program import Workspace, policy_text
 from tests.net.clients import needed

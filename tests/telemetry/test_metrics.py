@@ -63,9 +63,9 @@ def _use_all(metrics: Metrics) -> None:
     metrics.policy_loaded(rules=3, at=1000.0)
     metrics.audit_queue(4)
     metrics.audit_dropped()
-    metrics.sandbox_finished("demo@v1", "ok", 0.2)
-    metrics.slots_open(1)
-    metrics.isolation_probed(sealed=True)
+    metrics.sandbox.finished("demo@v1", "ok", 0.2)
+    metrics.sandbox.slots_open(1)
+    metrics.sandbox.probed(sealed=True)
     metrics.leases.know({"r-lease": 2000.0})
     metrics.decided(replace(EVENT, verdict="allow", rule="r-lease"), 0.0)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cloned_proxy.proxy.serving.control_channel import ask_all
+from cloned_proxy.local.control_client import ask_all
 from cloned_proxy.store.workspaces.workspace import Workspace
 
 _REACHED_AT: Final = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104  compared, not bound

@@ -7,7 +7,7 @@ from typing import Final
 
 # What the program exits with, beside 0 for done and the exit code of a sandboxed command, which is passed on.
 FAILED: Final = 1
-"""It failed, or was denied: the same words may do at another time."""
+"""The command failed, or was denied: the same words may do at another time."""
 BAD_INPUT: Final = 2
 """What a person wrote or set up is wrong."""
 TIMED_OUT: Final = 124

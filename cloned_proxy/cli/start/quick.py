@@ -43,7 +43,7 @@ def _log(**given: Any) -> None:
 
 
 def _explain(**given: Any) -> int:
-    from cloned_proxy.cli.commands.rules.verdict import print_verdict
+    from cloned_proxy.cli.commands.rules.explain_verdict import print_verdict
 
     return print_verdict(**given)
 
@@ -55,13 +55,13 @@ def _mcp_run(**given: Any) -> int:
 
 
 def _llm_up(**given: Any) -> None:
-    from cloned_proxy.cli.commands.model.local_model import UpOptions, bring_up
+    from cloned_proxy.cli.commands.model.llm_server import UpOptions, bring_up
 
     bring_up(UpOptions(**given))
 
 
 def _exec(**given: Any) -> int:
-    from cloned_proxy.cli.commands.sandbox.sandbox import run_command
+    from cloned_proxy.cli.commands.sandbox.exec_run import run_command
 
     return run_command(_exec_options(given))
 

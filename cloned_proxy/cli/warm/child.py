@@ -21,7 +21,7 @@ from typing import Final
 
 from cloned_proxy.cli.commands.sandbox.exec_job import check_project, job_of
 from cloned_proxy.cli.commands.sandbox.exec_options import ExecOptions
-from cloned_proxy.cli.commands.sandbox.sandbox import run_command, runner_for
+from cloned_proxy.cli.commands.sandbox.exec_run import run_command, runner_for
 from cloned_proxy.cli.start.ending import exit_code_of
 from cloned_proxy.cli.start.quick import quick_exec
 from cloned_proxy.cli.terminal.warm_wire import BEGUN, DECLINED, DESCRIPTORS, ENDED, GO, MOST_BYTES, WarmRequest

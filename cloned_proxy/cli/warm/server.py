@@ -24,7 +24,7 @@ from typing import Final
 
 from cloned_proxy.cli.terminal.warm_wire import DECLINED, DESCRIPTORS, HELLO, MOST_BYTES, SOCKET, WarmRequest, here
 from cloned_proxy.cli.warm.child import DONE, READY, Typed, run_for, wait_ready
-from cloned_proxy.local.slot_protocol import new_socket, peer_user
+from cloned_proxy.local.unix_sockets import new_socket, peer_user
 
 _MOST_READY: Final = 2
 """Containers that wait, each for another kind of command."""
@@ -53,7 +53,7 @@ class _Child:
     control: socket.socket
     request: WarmRequest
     waits: bool
-    """It makes a container, or has one ready."""
+    """Whether the process makes a container, or has one ready."""
     ready: bool = False
     done: bool = False
     """The command of this process has ended, and the process removes what it had."""

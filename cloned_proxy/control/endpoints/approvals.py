@@ -54,7 +54,7 @@ class ApprovalAnswer(Strict):
     decided_reason: str
     rule_ids: list[str]
     replica: str
-    """Of a fleet, on which it was asked for; "" for this one."""
+    """Name of the replica of a fleet on which it was asked for; "" for this one."""
 
 
 class MatchedAnswer(Strict):
@@ -163,7 +163,7 @@ def _reject(call: Call) -> ApprovalAnswer:
 
 
 def _service(call: Call) -> ApprovalService:
-    return approvals_of(call.parts.workspace, call.parts.policy_file, clock=call.parts.clock)
+    return approvals_of(call.services.workspace, call.services.policy_file, clock=call.services.clock)
 
 
 @contextlib.contextmanager
@@ -175,7 +175,7 @@ def _deciding(call: Call) -> Iterator[ApprovalService]:
     except DecidedError as error:
         raise ApiError(409, str(error)) from error
     except ConflictError as error:
-        raise conflict(error, EditService(call.parts.workspace, call.parts.policy_file)) from error
+        raise conflict(error, EditService(call.services.workspace, call.services.policy_file)) from error
     except ApprovalError as error:
         raise ApiError(422, str(error)) from error
 

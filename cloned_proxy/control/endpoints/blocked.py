@@ -92,15 +92,15 @@ class BlockedAnswer(Strict):
 
 
 def _blocked(call: Call) -> BlockedAnswer:
-    parts, query = call.parts, call.query
-    since = parts.clock() - _DAY if query.since is None else query.since
-    ignored = {(found.tool, found.host) for found in IgnoredHosts(parts.workspace.state_db).list()}
-    with Tally(parts.workspace.state_db) as tally:
+    services, query = call.services, call.query
+    since = services.clock() - _DAY if query.since is None else query.since
+    ignored = {(found.tool, found.host) for found in IgnoredHosts(services.workspace.state_db).list()}
+    with Tally(services.workspace.state_db) as tally:
         groups = tally.blocked(since=since, tool=query.tool or EVERY_TOOL, limit=query.limit + len(ignored))
     hidden = [group for group in groups if (group.tool, group.host) in ignored]
     shown = hidden if query.ignored else [group for group in groups if (group.tool, group.host) not in ignored]
-    outlook = Outlook(in_force(call), rule_use(parts.workspace), parts.clock(), listeners_of(parts.workspace))
-    answers = [_answer(group, outlook, _refused_at(parts.record, group)) for group in shown[: query.limit]]
+    outlook = Outlook(in_force(call), rule_use(services.workspace), services.clock(), listeners_of(services.workspace))
+    answers = [_answer(group, outlook, _refused_at(services.record, group)) for group in shown[: query.limit]]
     return BlockedAnswer(groups=answers, ignored=len(hidden))
 
 

@@ -76,12 +76,12 @@ def decision_answer(seq: int, body: dict[str, Any]) -> DecisionAnswer:
 def _decisions(call: Call) -> DecisionsAnswer:
     query: DecisionsQuery = call.query
     wanted = DecisionFilter(query.tool, query.host, query.verdict, query.reason)
-    found = call.parts.record.decisions(wanted, before=query.before, since=query.since, limit=query.limit)
+    found = call.services.record.decisions(wanted, before=query.before, since=query.since, limit=query.limit)
     return DecisionsAnswer(items=[decision_answer(seq, body) for seq, body in found.entries], next=found.next)
 
 
 def _decision(call: Call) -> DecisionAnswer:
-    found = call.parts.record.decision(call.path["id"])
+    found = call.services.record.decision(call.path["id"])
     if found is None or found[1].get("type") != "decision":
         raise ApiError(404, "there is no decision with this id; the log may have let it go by age")
     return decision_answer(*found)

@@ -62,13 +62,13 @@ class SessionAnswer(Strict):
 def _pair(call: Call) -> Response:
     body: PairRequest = call.body
     try:
-        paired = call.parts.devices.exchange(body.code, body.name)
+        paired = call.services.devices.exchange(body.code, body.name)
     except PairingLockedError as error:
         raise ApiError(429, str(error), headers={"retry-after": str(error.retry_after)}) from error
     except PairingError as error:
         raise ApiError(403, str(error), code="wrong_code") from error
     answer = SessionAnswer(device=DeviceName(id=paired.device.id, name=paired.device.name))
-    cookie = session_cookie(call.parts.cookie, paired.token, DEVICE_SECONDS)
+    cookie = session_cookie(call.services.cookie, paired.token, DEVICE_SECONDS)
     return Response(answer.model_dump_json(), media_type="application/json", headers={"set-cookie": cookie})
 
 
@@ -79,11 +79,11 @@ def _session(call: Call) -> SessionAnswer:
 
 
 def _devices(call: Call) -> DevicesAnswer:
-    return DevicesAnswer(items=[_answer(device, call) for device in call.parts.devices.list()])
+    return DevicesAnswer(items=[_answer(device, call) for device in call.services.devices.list()])
 
 
 def _revoke(call: Call) -> DeviceAnswer:
-    device = call.parts.devices.revoke(call.path["id"], actor=call.actor)
+    device = call.services.devices.revoke(call.path["id"], actor=call.actor)
     if device is None:
         raise ApiError(404, "there is no such device")
     return _answer(device, call)

@@ -53,7 +53,7 @@ class RestoreRequest(Strict):
 
 
 def _history(call: Call) -> HistoryAnswer:
-    service = EditService(call.parts.workspace, call.parts.policy_file)
+    service = EditService(call.services.workspace, call.services.policy_file)
     now = version_of(read_policy_bytes(service.path))
     return HistoryAnswer(
         items=[
@@ -91,7 +91,7 @@ def _restore(call: Call) -> EditAnswer:
 
 
 def _service_that_has(call: Call) -> tuple[EditService, str]:
-    service, version = EditService(call.parts.workspace, call.parts.policy_file), call.path["version"]
+    service, version = EditService(call.services.workspace, call.services.policy_file), call.path["version"]
     if all(found.version != version for found in service.history()):
         raise ApiError(404, "the history has no such version")
     return service, version

@@ -60,7 +60,7 @@ def _show(call: Call) -> ChangedAnswer:
 
 
 def _hosts(call: Call) -> IgnoredHosts:
-    return IgnoredHosts(call.parts.workspace.state_db, clock=call.parts.clock)
+    return IgnoredHosts(call.services.workspace.state_db, clock=call.services.clock)
 
 
 OPERATIONS: Final = (

@@ -35,12 +35,12 @@ class ModelAnswer(Strict):
     base: str
     key: bool
     metrics: dict[str, float]
-    """Of the server's own `/metrics`, by what it counts; empty where it has none, or wants a key for it."""
+    """The figures of the server's own `/metrics`, by what it counts; empty where it has none, or wants a key for it."""
     reports: list[ReportAnswer]
 
 
 def _model(call: Call) -> ModelAnswer:
-    workspace = call.parts.workspace
+    workspace = call.services.workspace
     try:
         state = read_state(workspace.root)
     except SandboxInputError:

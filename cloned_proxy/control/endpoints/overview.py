@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from cloned_proxy.control.endpoints.runs import Probe, newest_probe
 from cloned_proxy.control.operation import Call, Operation, Strict
-from cloned_proxy.proxy.serving.control_channel import ask_all
+from cloned_proxy.local.control_client import ask_all
 from cloned_proxy.store.approvals.approvals import ApprovalService
 
 
@@ -37,17 +37,17 @@ class OverviewAnswer(Strict):
     allowed_last_hour: int
     denied_last_hour: int
     denied_by_hour: list[int]
-    """Of the last day, by hours that end now; the last one is `denied_last_hour`."""
+    """Denials of the last day, by hours that end now; the last one is `denied_last_hour`."""
     open_tunnels: int
     proxy: str
     """`host:port` that clients use."""
 
 
 def _overview(call: Call) -> OverviewAnswer:
-    parts = call.parts
-    answers = ask_all(parts.workspace.root, {"op": "status"})
-    day = parts.record.by_hour(parts.clock())
-    service = ApprovalService(parts.workspace, parts.policy_file, clock=parts.clock)
+    services = call.services
+    answers = ask_all(services.workspace.root, {"op": "status"})
+    day = services.record.by_hour(services.clock())
+    service = ApprovalService(services.workspace, services.policy_file, clock=services.clock)
     policy = _policy(answers)
     problems = list(dict.fromkeys(text for answer in answers for text in answer["problems"]))
     told = (policy.error or "").splitlines()
@@ -64,7 +64,7 @@ def _overview(call: Call) -> OverviewAnswer:
         denied_last_hour=day[-1].denied,
         denied_by_hour=[counts.denied for counts in day],
         open_tunnels=sum(answer["tunnels"] for answer in answers),
-        proxy=parts.proxy,
+        proxy=services.proxy,
     )
 
 

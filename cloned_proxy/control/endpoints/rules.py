@@ -58,7 +58,7 @@ class RuleAnswer(Strict):
     protocols: list[str] | None
     addresses: list[str] | None
     exceptions: list[str] | None
-    """Of a deny: `except` in the file."""
+    """What a deny leaves to the other rules: `except` in the file."""
     kind: _Kind
     """What `host` is; `cidr` is a network, `public` the whole public internet."""
     inject_header: str | None
@@ -81,7 +81,7 @@ class RuleAnswer(Strict):
 
 class RulesAnswer(Strict):
     version: str
-    """Of the file as it is now, for `expected_version`."""
+    """Version of the file as it is now, for `expected_version`."""
     items: list[RuleAnswer]
 
 
@@ -98,7 +98,7 @@ class NewRule(Strict):
     protocols: Annotated[list[Literal["tls", "tcp", "ssh"]], Field(default_factory=list, max_length=2)]
     addresses: Annotated[list[Literal["private", "reserved"]], Field(default_factory=list, max_length=2)]
     exceptions: Annotated[list[Host], Field(default_factory=list, alias="except", max_length=_MANY)]
-    """Of a deny."""
+    """What a deny leaves to the other rules."""
     lasting: Annotated[Duration | None, Field(alias="for")] = None
     uses: Uses | None = None
     reason: Reason = ""
@@ -152,12 +152,12 @@ class RemoveQuery(Query):
 
 
 def _rules(call: Call) -> RulesAnswer:
-    parts, query = call.parts, call.query
-    place = parts.workspace
-    policy = load_policy(place.policy_path(parts.policy_file), parts.clock(), place.presets)
-    use = rule_use(parts.workspace)
+    services, query = call.services, call.query
+    place = services.workspace
+    policy = load_policy(place.policy_path(services.policy_file), services.clock(), place.presets)
+    use = rule_use(services.workspace)
     rules = [rule for rule in policy.rules if query.tool in (None, rule.scope)]
-    project = f"{parts.workspace.root.parent}/"
+    project = f"{services.workspace.root.parent}/"
     return RulesAnswer(version=policy.version, items=[_answer(rule, use, project) for rule in rules])
 
 
@@ -201,7 +201,7 @@ def _add(call: Call) -> EditAnswer:
         protocols=tuple(body.protocols),
         addresses=tuple(body.addresses),
         exceptions=tuple(body.exceptions),
-        expires=call.parts.clock() + seconds if seconds is not None else None,
+        expires=call.services.clock() + seconds if seconds is not None else None,
         max_uses=body.uses,
         reason=reason,
     )
@@ -221,11 +221,11 @@ def _add(call: Call) -> EditAnswer:
 
 def _change(call: Call) -> EditAnswer:
     body: ChangeRule = call.body
-    change = body.as_change(call.parts.clock())
+    change = body.as_change(call.services.clock())
     if not change.terms and not change.dropped:
         raise ApiError(422, "nothing to change: name at least one of ports, methods, paths, for, uses, reason")
     with editing(call) as service:
-        policy = load_policy(service.path, call.parts.clock(), service.presets)
+        policy = load_policy(service.path, call.services.clock(), service.presets)
         rule = next((rule for rule in policy.rules if rule.id == call.path["id"]), None)
         if rule is None:
             raise ApiError(404, "there is no such rule in the file any more")

@@ -12,7 +12,7 @@ from pydantic import Field
 from cloned_proxy.control.endpoints.decisions import Seq
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Nothing, Operation, Query, Strict
-from cloned_proxy.proxy.serving.control_channel import MAX_ACTOR, ask_all
+from cloned_proxy.local.control_client import MAX_ACTOR, ask_all
 
 
 class RunsQuery(Query):
@@ -65,21 +65,21 @@ class BegunAnswer(Strict):
 
 
 def _runs(call: Call) -> RunsAnswer:
-    found = call.parts.record.events("run", before=call.query.before, limit=call.query.limit)
+    found = call.services.record.events("run", before=call.query.before, limit=call.query.limit)
     return RunsAnswer(
         items=[RunAnswer(seq=seq, **_fields(RunAnswer, body)) for seq, body in found.entries], next=found.next
     )
 
 
 def _probe(call: Call) -> ProbeAnswer:
-    answers = ask_all(call.parts.workspace.root, {"op": "probing"})
+    answers = ask_all(call.services.workspace.root, {"op": "probing"})
     told = next((answer["probing"] for answer in answers if answer.get("probing")), None)
     state = told or {"possible": False, "running": False, "stage": ""}
     return ProbeAnswer(probe=newest_probe(call), **state)
 
 
 def _probe_now(call: Call) -> BegunAnswer:
-    answers = ask_all(call.parts.workspace.root, {"op": "probe", "actor": call.actor[:MAX_ACTOR]})
+    answers = ask_all(call.services.workspace.root, {"op": "probe", "actor": call.actor[:MAX_ACTOR]})
     refused = next((answer["refused"] for answer in answers if answer.get("refused") is not None), None)
     if refused is None:
         raise ApiError(503, "no serving process takes sandboxes now", headers={"retry-after": "1"})
@@ -90,7 +90,7 @@ def _probe_now(call: Call) -> BegunAnswer:
 
 def newest_probe(call: Call) -> Probe | None:
     """The last one on record."""
-    body = call.parts.record.newest("probe")
+    body = call.services.record.newest("probe")
     return Probe.model_validate(_fields(Probe, body)) if body is not None else None
 
 

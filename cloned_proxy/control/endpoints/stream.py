@@ -53,7 +53,7 @@ class _EventStream(StreamingResponse):
 
 
 async def _stream(call: Call) -> Response:
-    if call.parts.feed.listeners >= _MAX_LISTENERS:
+    if call.services.feed.listeners >= _MAX_LISTENERS:
         raise ApiError(503, f"{_MAX_LISTENERS} streams are open; close one", headers={"retry-after": "5"})
     query: StreamQuery = call.query
     last = call.request.headers.get("last-event-id", "")
@@ -63,7 +63,7 @@ async def _stream(call: Call) -> Response:
 
 
 async def _events(call: Call, wanted: DecisionFilter, after: int | None) -> AsyncIterator[bytes]:
-    feed = call.parts.feed
+    feed = call.services.feed
     loop = asyncio.get_running_loop()
     async with feed.listen() as now:
         yield b"retry: 1000\n\n"
@@ -93,7 +93,7 @@ async def _still_paired(call: Call) -> bool:
     if call.device is None:
         return False
     try:
-        return await anyio.to_thread.run_sync(call.parts.devices.valid, call.device)
+        return await anyio.to_thread.run_sync(call.services.devices.valid, call.device)
     except StoreError:
         return False  # who cannot be vouched for hears nothing more
 

@@ -46,7 +46,7 @@ type Uses = Annotated[int, Field(ge=1, le=1_000_000_000)]
 @contextlib.contextmanager
 def editing(call: Call) -> Iterator[EditService]:
     """The edit service; a version that has moved on becomes an answer of the API."""
-    service = EditService(call.parts.workspace, call.parts.policy_file, clock=call.parts.clock)
+    service = EditService(call.services.workspace, call.services.policy_file, clock=call.services.clock)
     try:
         yield service
     except ConflictError as error:
@@ -55,9 +55,9 @@ def editing(call: Call) -> Iterator[EditService]:
 
 def in_force(call: Call) -> Policy:
     """The policy of the file, or the last version that was accepted while the file as it is now is not."""
-    service = EditService(call.parts.workspace, call.parts.policy_file, clock=call.parts.clock)
+    service = EditService(call.services.workspace, call.services.policy_file, clock=call.services.clock)
     try:
-        return load_policy(service.path, call.parts.clock(), service.presets)
+        return load_policy(service.path, call.services.clock(), service.presets)
     except PolicyError:
         newest = service.history(limit=1)
         if not newest:

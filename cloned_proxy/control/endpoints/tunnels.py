@@ -7,12 +7,12 @@ from typing import Any, Final
 from cloned_proxy.control.endpoints.decisions import DECISION_ID
 from cloned_proxy.control.errors import ApiError
 from cloned_proxy.control.operation import Call, Nothing, Operation, Strict
-from cloned_proxy.proxy.serving.control_channel import MAX_CAUSE, ask_all
+from cloned_proxy.local.control_client import MAX_CAUSE, ask_all
 
 
 class TunnelAnswer(Strict):
     id: str
-    """Of its decision."""
+    """Id of the tunnel's decision."""
     worker: int
     tool: str | None
     host: str
@@ -35,7 +35,7 @@ class CutAnswer(Strict):
 
 
 def _tunnels(call: Call) -> TunnelsAnswer:
-    answers = ask_all(call.parts.workspace.root, {"op": "tunnels"})
+    answers = ask_all(call.services.workspace.root, {"op": "tunnels"})
     found: list[dict[str, Any]] = [
         {**tunnel, "worker": answer["worker"]} for answer in answers for tunnel in answer.get("tunnels", ())
     ]
@@ -45,7 +45,7 @@ def _tunnels(call: Call) -> TunnelsAnswer:
 
 def _cut(call: Call) -> CutAnswer:
     cause = f"cut:{call.actor}"[:MAX_CAUSE]
-    answers = ask_all(call.parts.workspace.root, {"op": "cut", "id": call.path["id"], "cause": cause})
+    answers = ask_all(call.services.workspace.root, {"op": "cut", "id": call.path["id"], "cause": cause})
     if not any(answer.get("cut") for answer in answers):
         raise ApiError(404, "there is no such tunnel; it may have ended by itself")
     return CutAnswer(cut=True)

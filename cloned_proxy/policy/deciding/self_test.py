@@ -18,10 +18,10 @@ class FailedTest:
     """One expectation of the file that does not hold."""
 
     test: int
-    """Which of `tests:`."""
+    """Position in `tests:`."""
     wanted: Wanted
     position: int
-    """Which of the test's URLs in that list."""
+    """Position among the test's URLs in that list."""
     url: str
     tool: str | None
     said: str

@@ -110,7 +110,7 @@ class InjectDocument(_Document):
 
 class RegistryDocument(_Document):
     kind: Literal["npm", "pypi"]
-    """Which registry's metadata and files are read."""
+    """The kind of registry whose metadata and files are read."""
     min_age: Annotated[float, BeforeValidator(_min_age)]
     """Releases that are younger are left out of the metadata, and their files refused."""
     allow: list[str] = []

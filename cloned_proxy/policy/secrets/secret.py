@@ -17,7 +17,7 @@ _NEVER_INJECTED: Final = frozenset(
         "keep-alive", "range", "te", "trailer", "transfer-encoding", "upgrade", "via",
     }
 )  # fmt: skip
-"""They frame or route the message, or belong to what its body is."""
+"""Fields that frame or route the message, or belong to what its body is."""
 
 
 def valid_secret_name(text: str) -> bool:

@@ -45,7 +45,7 @@ _LOOK_SECONDS: Final = 0.1
 _FOLLOW_SECONDS: Final = 0.2
 _IDLE_SECONDS: Final = 1.0
 _TO_TAKE_EFFECT: Final = 2.0
-"""Seconds after a yes in which a held call looks whether the policy lets it pass now."""
+"""Seconds after an approval for which a held call keeps trying the policy before it gives up."""
 _AFTER_FAILURE: Final = 5.0
 """Seconds in which a request that could not be made is not tried again."""
 _LONGEST_PAUSE: Final = 60

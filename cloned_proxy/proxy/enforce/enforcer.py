@@ -7,7 +7,6 @@ without which nothing is dialled.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +40,6 @@ from cloned_proxy.telemetry.events import (
     UseNotCountedError,
 )
 from cloned_proxy.telemetry.metrics import Metrics
-from cloned_proxy.telemetry.wait_metrics import WaitReason
 
 _log = structlog.get_logger(__name__)
 
@@ -77,7 +75,6 @@ class Enforcer:
         self._budgets = budgets
         self._leases = leases
         self._records = Recorder(audit, metrics, clock)
-        self._waits: Final = metrics.waits
         self._refusing: Final = Refusing(
             self._records, denials or DenialBudget(time.monotonic), policies, metrics.waits
         )
@@ -91,6 +88,9 @@ class Enforcer:
         """`Refusing.refuse`: for what a head alone decides; let its caller have `breath` first."""
         self.refuse_again: Final = self._refusing.refuse_again
         self.refused_alike: Final = self._refusing.of_its_kind
+        self.behind: Final = self._refusing.behind
+        """`Refusing.behind`: whether `breath` waits."""
+        self.breath: Final = self._refusing.breath
 
     async def authorise(
         self,
@@ -108,7 +108,7 @@ class Enforcer:
         (`hold`). Raises nothing but cancellation; a fault is a refusal with `internal_error`.
         """
         try:
-            await self._log_caught_up(caller)
+            await self._refusing.log_caught_up(caller)
             outcome = await self._authorise(caller, request, kind, pinned, client)
         except AuditUnavailableError:
             return self._refusing.unrecorded(caller, request)
@@ -138,24 +138,6 @@ class Enforcer:
         return decide(
             self._policies.current, caller, request, self._clock(), self._leases.spent, ended=self._leases.ended
         )
-
-    def behind(self, caller: Caller) -> bool:
-        """Whether `breath` waits: the caller has had its share of a slow log, or more refusals than are its due."""
-        return self._records.behind(caller) or self._refusing.over(caller)
-
-    async def breath(self, caller: Caller) -> None:
-        """What a caller who is behind waits for before it is refused. Overload refuses nobody."""
-        await self._log_caught_up(caller)
-        if self._refusing.over(caller):
-            await self._refusing.turn(caller)
-
-    async def _log_caught_up(self, caller: Caller) -> None:
-        """Returns at once when the log fails: what follows cannot be recorded then, and is refused for that."""
-        if not self._records.behind(caller):
-            return
-        with contextlib.suppress(AuditUnavailableError), self._waits.waiting(WaitReason.AUDIT_QUEUE):
-            while self._records.behind(caller):
-                await self._records.caught_up()
 
     def _authorise_now(self, caller: Caller, request: Request, kind: Kind) -> Grant | Refusal | None:
         question = self._decide(caller, request, kind)

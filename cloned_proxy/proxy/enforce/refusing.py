@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Final
 
@@ -38,6 +39,24 @@ class Refusing:
         """Waits for the turn of a refusal of a caller who is over its budget."""
         with self._waits.waiting(WaitReason.DENIALS_PER_MINUTE):
             await self._budget.turn(owner_of(caller))
+
+    def behind(self, caller: Caller) -> bool:
+        """Whether `breath` waits: the caller has had its share of a slow log, or more refusals than are its due."""
+        return self._records.behind(caller) or self.over(caller)
+
+    async def breath(self, caller: Caller) -> None:
+        """What a caller who is behind waits for before it is refused. Overload refuses nobody."""
+        await self.log_caught_up(caller)
+        if self.over(caller):
+            await self.turn(caller)
+
+    async def log_caught_up(self, caller: Caller) -> None:
+        """Returns at once when the log fails: what follows cannot be recorded then, and is refused for that."""
+        if not self._records.behind(caller):
+            return
+        with contextlib.suppress(AuditUnavailableError), self._waits.waiting(WaitReason.AUDIT_QUEUE):
+            while self._records.behind(caller):
+                await self._records.caught_up()
 
     def refused(
         self,
@@ -83,7 +102,7 @@ class Refusing:
 
         None, with nothing on record, where that is not all: the caller has to wait, or the log fails.
         """
-        if self._records.behind(caller) or self.over(caller):
+        if self.behind(caller):
             return None
         started, tool, policy = time.perf_counter(), owner_of(caller), self._policies.current
         try:

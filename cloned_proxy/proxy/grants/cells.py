@@ -51,7 +51,7 @@ class OwnCells:
 
 
 class SharedCells:
-    """For workers: files in the directory of their seats, mapped."""
+    """For workers: files in the directory that they share, mapped."""
 
     def __init__(self, directory: Path, *, own: int, workers: int) -> None:
         self._directory = directory

@@ -38,7 +38,7 @@ class Incoming:
         self._rechunks = False
         self._screen: Screen | None = None
         self.chained = False
-        """It comes from the proxy in front, which may also speak in its own name."""
+        """Whether the response comes from the proxy in front, which may also speak in its own name."""
         self.head: ResponseHead | None = None
         """The final one."""
         self.started = False

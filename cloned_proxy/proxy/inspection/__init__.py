@@ -12,11 +12,11 @@ class Inspector(Protocol):
     """Takes over a client connection from the gate, in the same process. Each call ends when the connection has."""
 
     async def serve_tunnel(self, grant: Grant, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """A CONNECT that was granted with `inspect`.
+        """A CONNECT that was granted with `inspect`, whose client has had its 200.
 
-        It was answered 200, and whose ClientHello (at the start of `reader`)
-        passed `decide_tunnel`. Each request in it is authorised with the grant's caller and pinned addresses. The
-        inspector calls `finish` on the grants of the requests, the gate on the tunnel's.
+        `reader` starts with the client's ClientHello, which has passed `decide_tunnel`. Each request in the tunnel is
+        authorised with the grant's caller and pinned addresses. The inspector calls `finish` on the grants of the
+        requests, the gate on the tunnel's.
         """
 
     def sweep(self) -> None:

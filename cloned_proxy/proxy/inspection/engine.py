@@ -12,8 +12,8 @@ import structlog
 
 from cloned_proxy.proxy.enforce.enforcer import Enforcer
 from cloned_proxy.proxy.grants.grant import Grant
-from cloned_proxy.proxy.inspection.certificates.authority import Authority
 from cloned_proxy.proxy.inspection.certificates.bundle import refresh_bundle
+from cloned_proxy.proxy.inspection.certificates.certificate_authority import CertificateAuthority
 from cloned_proxy.proxy.inspection.certificates.tls import Sessions
 from cloned_proxy.proxy.inspection.connections.streams import ClientReader, ClientWriter, linger
 from cloned_proxy.proxy.inspection.connections.tls import TlsStream
@@ -23,7 +23,7 @@ from cloned_proxy.proxy.inspection.examining.screen import EchoExaminer
 from cloned_proxy.proxy.inspection.http1.connection import InspectedConnection
 from cloned_proxy.proxy.inspection.http2.front import Front
 from cloned_proxy.proxy.inspection.requests.admission import Admission
-from cloned_proxy.proxy.inspection.requests.parts import InspectionParts
+from cloned_proxy.proxy.inspection.requests.services import InspectionServices
 from cloned_proxy.proxy.secrets.injection import Injector, NoSecrets
 from cloned_proxy.proxy.secrets.leak import LeakWatch
 from cloned_proxy.proxy.transport.relay import reset
@@ -61,7 +61,7 @@ class MitmInspector:
         `examiners` look at each exchange, in this order.
         """
         self._ca_directory = ca_directory
-        self._authority: Authority | None = None
+        self._authority: CertificateAuthority | None = None
         self._connections: dict[InspectedConnection | Front, asyncio.WriteTransport] = {}
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -70,7 +70,7 @@ class MitmInspector:
         searching = (LeakExaminer(watch, enforcer), EchoExaminer())
         admission = Admission(enforcer, injector or Injector(NoSecrets()), (*examiners, *searching), watch)
         sessions = Sessions(self._open_authority, extra_ca=extra_ca)
-        self.parts: Final = InspectionParts(
+        self.services: Final = InspectionServices(
             enforcer=enforcer,
             sessions=sessions,
             settings=settings,
@@ -85,7 +85,7 @@ class MitmInspector:
         try:
             hello = ClientHelloReader()
             with contextlib.suppress(TimeoutError, ConnectionError):
-                async with asyncio.timeout(self.parts.settings.head_timeout):
+                async with asyncio.timeout(self.services.settings.head_timeout):
                     await _read_hello(hello, reader)
             client = ClientReader(reader, bytes(hello.received)), ClientWriter(writer)
             connection = self._connection(grant, *client, http2=_HTTP2 in hello.protocols)
@@ -115,8 +115,8 @@ class MitmInspector:
         host = grant.decision.host
         if host is None:
             raise ValueError("a tunnel grant without a canonical host")
-        tls = TlsStream(self.parts.sessions.accepting(host.text, http2=http2), reader, writer)
-        return Front(self.parts, tls, grant) if http2 else InspectedConnection(self.parts, tls, grant)
+        tls = TlsStream(self.services.sessions.accepting(host.text, http2=http2), reader, writer)
+        return Front(self.services, tls, grant) if http2 else InspectedConnection(self.services, tls, grant)
 
     def sweep(self) -> None:
         """Cuts every open request that the policy in force, or a limit, no longer lets pass, and what is idle by it."""
@@ -139,9 +139,9 @@ class MitmInspector:
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await self._none_open.wait()
 
-    def _open_authority(self) -> Authority:
+    def _open_authority(self) -> CertificateAuthority:
         if self._authority is None:
-            self._authority = Authority.open(self._ca_directory)
+            self._authority = CertificateAuthority.open(self._ca_directory)
             try:
                 refresh_bundle(self._ca_directory)  # the system's roots change with its updates
             except StoreError as error:

@@ -18,7 +18,7 @@ class Parties(PartyCounts):
         self._values = cells.open("parties", PARTIES).values
         self._free = list(range(PARTIES - 1, -1, -1))
         self._places: dict[object, tuple[int, int]] = {}
-        """Of a party with open listeners: its column, and how many those are."""
+        """Party with open listeners to its column and how many those are."""
 
     @property
     def full(self) -> bool:

@@ -17,7 +17,7 @@ from cloned_proxy.proxy.enforce.follower import PolicyFollower
 from cloned_proxy.proxy.enforce.question import PolicySource
 from cloned_proxy.proxy.grants.budget import WholeLimits
 from cloned_proxy.proxy.grants.cells import CellStore
-from cloned_proxy.proxy.grants.seat import Seat
+from cloned_proxy.proxy.grants.workers import Worker
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.audit.state import State
 from cloned_proxy.store.files.errors import StoreError
@@ -57,7 +57,7 @@ def open_fleet_limits(
     state: State,
     policies: PolicySource,
     cells: CellStore,
-    seat: Seat | None,
+    worker: Worker | None,
 ) -> FleetLimits:
     """Puts them together, with what ends them on `parts`, before the link is started. Raises StoreError."""
     fleet = config.fleet
@@ -76,13 +76,13 @@ def open_fleet_limits(
         link,
         fleet.name,
         name,
-        process=secrets.token_hex(8) if seat is None else seat.directory.name,
+        process=secrets.token_hex(8) if worker is None else worker.directory.name,
         on_store_loss=fleet.on_store_loss,
         policies=policies,
         store=cells,
         metrics=metrics,
-        leads=seat is None or seat.leads,
-        alone=seat is None,
+        leads=worker is None or worker.leads,
+        alone=worker is None,
     )
     uses = Uses(
         link,
@@ -95,7 +95,7 @@ def open_fleet_limits(
         on_outcome=metrics.use,
     )
     link.at_connect(uses.join)
-    if seat is None or seat.leads:  # behind the last flow, and before the link goes
+    if worker is None or worker.leads:  # behind the last flow, and before the link goes
         parts.push_async_callback(_within, shares.close)
     return FleetLimits(shares, CountedAudit(state.audit, uses), link, metrics, name, uses)
 

@@ -8,19 +8,18 @@ traffic is to cut a tunnel, and the worst to the machine is one escape probe aft
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 
-from cloned_proxy.local.slot_protocol import peer_user, short_path
+from cloned_proxy.local.control_client import MAX_ACTOR, MAX_CAUSE, PLACE, sockets_in
+from cloned_proxy.local.unix_sockets import short_path
 from cloned_proxy.proxy.enforce.tunnels import Tunnel, Tunnels
 from cloned_proxy.proxy.serving.probing import Prober
 from cloned_proxy.proxy.slots.holders import Holders
@@ -33,12 +32,8 @@ if TYPE_CHECKING:
 
 _log = structlog.get_logger(__name__)
 
-PLACE: Final = ("run", "control")
-"""Below the workspace."""
 MAX_TUNNELS: Final = 500
 """At most this many tunnels are listed for one process, the newest."""
-MAX_CAUSE: Final = 100
-MAX_ACTOR: Final = 100
 _MAX_QUESTION: Final = 4096
 _MAX_PEERS: Final = 16
 _QUESTION_SECONDS: Final = 5.0
@@ -189,7 +184,7 @@ class ControlChannel:
 
 def clear_stale(directory: Path) -> None:
     """Removes the sockets of processes that did not end in order. Raises OSError."""
-    for path in _sockets(directory):
+    for path in sockets_in(directory):
         if time.time() - path.lstat().st_mtime < _STALE_SECONDS:
             continue  # perhaps bound a moment ago, and about to listen
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, short_path(path) as name:
@@ -199,28 +194,3 @@ def clear_stale(directory: Path) -> None:
                 path.unlink(missing_ok=True)
             except OSError:
                 continue
-
-
-def ask_all(workspace: Path, question: dict[str, Any], *, seconds: float = 2.0) -> list[dict[str, Any]]:
-    """What every serving process answers, those that do not answer left out. Blocks for `seconds` at most for each."""
-    encoded = json.dumps(question).encode() + b"\n"
-    answers = (_ask(path, encoded, seconds) for path in _sockets(workspace.joinpath(*PLACE)))
-    return [answer for answer in answers if answer is not None]
-
-
-def _ask(path: Path, question: bytes, seconds: float) -> dict[str, Any] | None:
-    with contextlib.suppress(OSError, ValueError), short_path(path) as name:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as sock:
-            sock.settimeout(seconds)
-            sock.connect(name)
-            if peer_user(sock) not in (os.geteuid(), 0):
-                return None
-            sock.sendall(question)
-            with sock.makefile("rb") as lines:
-                answer = json.loads(lines.readline())
-        return answer if isinstance(answer, dict) else None
-    return None
-
-
-def _sockets(directory: Path) -> Iterable[Path]:
-    return sorted(path for path in directory.glob("*.sock") if path.is_socket())

@@ -11,34 +11,31 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from cloned_proxy.local.slot_protocol import SOCKET_PLACE
 from cloned_proxy.policy.callers.caller import ANONYMOUS
 from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.terms.host_port import host_port
 from cloned_proxy.proxy.enforce.tunnels import Tunnels
 from cloned_proxy.proxy.gate.gate import Gate
-from cloned_proxy.proxy.grants.seat import Seat
-from cloned_proxy.proxy.inspection.certificates.authority import Authority
-from cloned_proxy.proxy.inspection.certificates.ca import certificate_path
-from cloned_proxy.proxy.plane.choice import FAILED, ONLY_PYTHON, PlaneChoice
+from cloned_proxy.proxy.grants.workers import Worker
+from cloned_proxy.proxy.plane.choice import FAILED
 from cloned_proxy.proxy.serving.assembly import Core, assemble
 from cloned_proxy.proxy.serving.control_channel import ControlChannel
 from cloned_proxy.proxy.serving.notifier import start_notifier
-from cloned_proxy.proxy.serving.probing import IsolationProbe, Prober
+from cloned_proxy.proxy.serving.options import ServeOptions, find_policy
+from cloned_proxy.proxy.serving.probing import Prober
 from cloned_proxy.proxy.serving.sandbox_record import SandboxRecord
-from cloned_proxy.proxy.slots.holders import Holders, RunCaretaker
-from cloned_proxy.proxy.slots.slot_api import AnotherServesError, SlotApi
-from cloned_proxy.proxy.slots.standing_slots import StandingSlot, open_standing_slots
+from cloned_proxy.proxy.serving.sandboxes import open_slot_api
+from cloned_proxy.proxy.serving.setup import Setup
+from cloned_proxy.proxy.slots.holders import Holders
+from cloned_proxy.proxy.slots.standing_slots import open_standing_slots
 from cloned_proxy.proxy.transport.listener import BindError, Listener, bind_tcp
 from cloned_proxy.store.leases.deadline import uptime
 from cloned_proxy.store.policyfile.live_policy import LivePolicy
-from cloned_proxy.store.settings.config import Config, ProxySettings
-from cloned_proxy.store.workspaces.shipped_policy import create_policy
+from cloned_proxy.store.settings.config import ProxySettings
 from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.exposition import Exposition
 from cloned_proxy.telemetry.wait_metrics import WaitMetrics
@@ -47,27 +44,6 @@ if TYPE_CHECKING:
     from cloned_proxy.fleet.signed_policy.replica import FleetPolicy
 
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """What the command line says over the workspace's files. Addresses are (host, port); port 0 takes a free one."""
-
-    listen: tuple[str, int] = ("127.0.0.1", 8081)
-    metrics: tuple[str, int] | None = ("127.0.0.1", 8083)
-    policy_file: Path | None = None
-    slots: tuple[StandingSlot, ...] = ()
-    log_format: str = "console"
-    """Of the processes that are started beside this one."""
-    control: tuple[str, int] | None = None
-    """Where the control process listens, if there is one: nobody is let through to it."""
-    probe: IsolationProbe | None = None
-    """How an escape probe is made."""
-    standby: bool = False
-    """Serves while somebody holds it, and sandboxes alone: `runner.slots.standby` starts such a one."""
-    caretaker: RunCaretaker | None = None
-    plane: PlaneChoice = ONLY_PYTHON
-    """What serves the common case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,17 +67,17 @@ class Server:
         *,
         clock: Callable[[], float] = time.time,
         uptime: Callable[[], float] = uptime,
-        seat: Seat | None = None,
+        worker: Worker | None = None,
     ) -> None:
         """`clock` gives Unix seconds, `uptime` those since boot.
 
-        `seat` is for one of several workers, whose exposition is not its own.
+        `worker` is for one of several workers, whose exposition is not its own.
         """
         self.workspace: Final = workspace
         self._options: Final = options or ServeOptions()
         self._clock: Final = clock
         self._uptime: Final = uptime
-        self._seat: Final = seat
+        self._worker: Final = worker
         self._up: _Running | None = None
         self.prober: Prober | None = None
         """Makes escape probes, where `options.probe` says how and this process takes the sandboxes."""
@@ -122,20 +98,12 @@ class Server:
             self.workspace.create()
             config = self.workspace.config()
             policy_file = find_policy(self.workspace, config, self._options.policy_file)
-            core = await assemble(
-                parts,
-                self.workspace,
-                config,
-                policy_file,
-                clock=self._clock,
-                uptime=self._uptime,
-                seat=self._seat,
-                chosen=self._options.plane,
-            )
+            setup = Setup(parts, self.workspace, config, policy_file, self._clock, self._uptime, self._worker)
+            core = await assemble(setup, chosen=self._options.plane)
             if self._options.control is not None:
                 core.own.add_address(*self._options.control)
             exposition = self._expose(parts, core)
-            listening = self._seat.listening if self._seat is not None else bind_tcp(*self._options.listen)
+            listening = self._worker.listening if self._worker is not None else bind_tcp(*self._options.listen)
             parts.callback(listening.close)
             name = host_port(*listening.getsockname()[:2])
             host = Listener(listening, ANONYMOUS, name, header_from=config.listen.networks)
@@ -143,8 +111,8 @@ class Server:
             self._up = _Running(core, host, exposition, parts.pop_all(), config.proxy)
         try:
             await self.open(host)
-            self._open_slot_api(core, host)
-            if self._leads:
+            if self._leads:  # it takes the sandboxes
+                open_slot_api(self._up.parts, self.workspace, core, self.holders, address=host.name, clock=self._clock)
                 await open_standing_slots(self._up.parts, core.gate, self._options.slots)
                 self._begin_probing(core)
             self._open_control_channel()
@@ -158,43 +126,16 @@ class Server:
     @property
     def _leads(self) -> bool:
         """Of several workers one does what only one process of a workspace may do."""
-        return self._seat is None or self._seat.leads
+        return self._worker is None or self._worker.leads
 
     def _begin_probing(self, core: Core) -> None:
         if self._options.probe is not None:
             self.prober = Prober(self._options.probe, SandboxRecord(core.state.audit, core.metrics).probed)
             self._running.parts.push_async_callback(self.prober.close)
 
-    def _open_slot_api(self, core: Core, host: Listener) -> None:
-        if not self._leads:  # it takes the sandboxes
-            return
-        slots = SlotApi(
-            gate=core.gate,
-            path=self.workspace.root.joinpath(*SOCKET_PLACE),
-            on_run=SandboxRecord(core.state.audit, core.metrics).ran,
-            on_slots=core.metrics.slots_open,
-            clock=self._clock,
-            ca_for=self._ca_for,
-            address=lambda: host.name,
-            policy=lambda: core.follower.live.current,
-            holders=self.holders,
-        )
-        try:
-            slots.start()
-        except AnotherServesError as error:
-            if self.holders.standby:
-                raise
-            _log.warning(
-                "sandboxes of this workspace connect to the other proxy and follow its policy, not this one's",
-                reason=str(error),
-            )
-            return
-        core.gate.at_sweep.add(slots.policy_changed)
-        self._running.parts.push_async_callback(slots.close)
-
     def _open_control_channel(self) -> None:
-        worker = self._seat.number if self._seat is not None else 0
-        channel = ControlChannel(self.workspace.root, self, worker=worker, clock=self._clock)
+        number = self._worker.number if self._worker is not None else 0
+        channel = ControlChannel(self.workspace.root, self, worker=number, clock=self._clock)
         try:
             channel.start()
         except BindError as error:
@@ -234,19 +175,6 @@ class Server:
         core.own.add(listener.socket)
         await core.gate.open(listener)
 
-    def _ca_for(self, tool: str) -> str | None:
-        """The workspace CA in PEM form, when a rule that the tool may use opens TLS."""
-        policy = self.policy
-        scope = policy.scope_of(tool)
-        # Denies with paths open TLS as well, the global ones for everybody.
-        scopes = [scope, policy.global_scope]
-        if policy.narrowed_by is not None:
-            scopes += [policy.narrowed_by.scope_of(tool), policy.narrowed_by.global_scope]
-        if not any(rule.needs_inspection for each in scopes for rule in each.rules):
-            return None
-        Authority.open(self.workspace.ca_directory)  # made on first use
-        return certificate_path(self.workspace.ca_directory).read_text(encoding="ascii")
-
     @property
     def policy(self) -> Policy:
         """The policy in force."""
@@ -279,7 +207,7 @@ class Server:
     @property
     def addresses(self) -> dict[str, str | None]:
         """`host:port` of `proxy`, `control` and `metrics`; None for what is off."""
-        shared = self._seat.metrics if self._seat is not None else None
+        shared = self._worker.metrics if self._worker is not None else None
         control = self._options.control
         return {
             "proxy": self.address,
@@ -320,9 +248,9 @@ class Server:
         return self._up
 
     def _expose(self, parts: AsyncExitStack, core: Core) -> Exposition | None:
-        if self._seat is not None:
-            if self._seat.metrics is not None:
-                core.own.add_address(*self._seat.metrics)
+        if self._worker is not None:
+            if self._worker.metrics is not None:
+                core.own.add_address(*self._worker.metrics)
             return None
         if self._options.metrics is None:
             return None
@@ -342,16 +270,6 @@ class Server:
 async def _drain_late(gate: Gate, settings: ProxySettings) -> None:
     await asyncio.sleep(settings.shutdown_delay_seconds)
     await gate.drain(settings.drain_seconds)
-
-
-def find_policy(workspace: Workspace, config: Config, asked_for: Path | None) -> Path:
-    """The policy file to follow. A workspace without one gets the shipped default; a broken one is never replaced."""
-    if config.fleet is not None:  # of this machine alone, and there only where somebody wrote it
-        return asked_for or workspace.own_policy_path(config)
-    path = workspace.policy_path(asked_for, config=config)
-    if path == workspace.policy_file and create_policy(path):
-        _log.info("no policy in the workspace: the shipped default was copied there", path=str(path))
-    return path
 
 
 def _accepts(listening: socket.socket) -> bool:

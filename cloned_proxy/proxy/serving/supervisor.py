@@ -1,8 +1,7 @@
 """Several workers on one listening socket, and a parent that does nothing but keep them alive.
 
 The parent opens the sockets, forks, waits, and forks again. It has no thread, no event loop and no connection, for two
-reasons: there is nothing in it that traffic could break, and a fork of it is safe at any time. A worker is forked
-rather than started afresh because its imports alone take longer than the second in which it must be back.
+reasons: there is nothing in it that traffic could break, and a fork of it is safe at any time.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ import gc
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,12 +24,18 @@ import structlog
 from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.terms.host_port import host_port
 from cloned_proxy.proxy.grants.cells import clear_first_cells
-from cloned_proxy.proxy.grants.seat import Seat, make_directory, remove_directory, silent_seconds, vacate
-from cloned_proxy.proxy.serving import worker
-from cloned_proxy.proxy.serving.pipes import SIGNALS, Pipes
-from cloned_proxy.proxy.serving.server import ServeOptions, find_policy
+from cloned_proxy.proxy.grants.workers import (
+    Worker,
+    forget_report,
+    make_directory,
+    remove_directory,
+    silent_seconds,
+)
+from cloned_proxy.proxy.serving.options import ServeOptions, find_policy
+from cloned_proxy.proxy.serving.pipes import Pipes
+from cloned_proxy.proxy.serving.post import Post
 from cloned_proxy.proxy.serving.terminal import Terminal
-from cloned_proxy.proxy.serving.worker import CUT, Ties
+from cloned_proxy.proxy.serving.worker import CUT, Ties, expose, serve
 from cloned_proxy.proxy.transport.listener import bind_tcp
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.policyfile.policy_file import load_policy
@@ -41,44 +45,9 @@ from cloned_proxy.telemetry.shared import retire_metrics
 
 _log = structlog.get_logger(__name__)
 
-_STEADY_SECONDS: Final = 2.0
-"""A child that lived so long is replaced at once when it dies; one that dies sooner, again and again, ever later."""
-_FIRST_DELAY: Final = 0.25
-_LONGEST_DELAY: Final = 30.0
 _OVERTIME_SECONDS: Final = 5.0
 """After the shutdown delay, the drain time and this, a child that has not stopped is killed."""
 _LOOK_SECONDS: Final = 1.0
-_HUNG_SECONDS: Final = 15.0
-"""Workers report each second; a reload of the largest policy stalls one for a fraction of that."""
-
-
-@dataclass(slots=True, eq=False)
-class _Post:
-    """One place that a child fills, and the history on which its next start depends."""
-
-    name: str
-    work: Callable[[Ties], None]
-    """Runs in the child."""
-    vacated: Callable[[], None]
-    """Cleans up behind a child that is no more."""
-    silent: Callable[[], float] = lambda: 0.0
-    """Seconds since the child was last heard of."""
-    pid: int = 0
-    """0: nobody."""
-    since: float = 0.0
-    due: float = 0.0
-    """When the next child is to start (monotonic)."""
-    quick_deaths: int = 0
-
-    def died(self, now: float) -> None:
-        self.pid = 0
-        self.vacated()
-        if now - self.since >= _STEADY_SECONDS:
-            self.quick_deaths = 0
-        # The first one is an accident, and its successor comes at once.
-        delay = min(_FIRST_DELAY * 2**self.quick_deaths, _LONGEST_DELAY) if self.quick_deaths else 0.0
-        self.quick_deaths += 1
-        self.due = now + delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +137,7 @@ class Supervisor:
                     return not self._failed
 
     @property
-    def _posts(self) -> list[_Post]:
+    def _posts(self) -> list[Post]:
         return [*self._workers, *self._others]
 
     def _worker(
@@ -178,39 +147,39 @@ class Supervisor:
         workspace: Workspace,
         options: ServeOptions,
         loop_factory: Callable[[], asyncio.AbstractEventLoop],
-    ) -> _Post:
+    ) -> Post:
         metrics: tuple[str, int] | None = self._metrics.getsockname()[:2] if self._metrics is not None else None
-        seat = Seat(number, of, self._directory, self._listening, metrics)
+        worker = Worker(number, of, self._directory, self._listening, metrics)
 
         def work(ties: Ties) -> None:
             for listening in self._not_for_workers():
                 listening.close()
-            worker.serve(seat, ties, workspace, options, loop_factory)
+            serve(worker, ties, workspace, options, loop_factory)
 
-        return _Post(
+        return Post(
             f"worker {number}",
             work,
             partial(_clean_up, self._directory, number),
             partial(silent_seconds, self._directory, number),
         )
 
-    def _exposition(self, listening: socket.socket, workers: int) -> _Post:
+    def _exposition(self, listening: socket.socket, workers: int) -> Post:
         def work(ties: Ties) -> None:
             self._listening.close()
             if self._companion is not None:
                 self._companion.listening.close()
-            worker.expose(listening, self._directory, workers, ties)
+            expose(listening, self._directory, workers, ties)
 
-        return _Post("exposition", work, lambda: None)
+        return Post("exposition", work, lambda: None)
 
-    def _beside(self, companion: Companion) -> _Post:
+    def _beside(self, companion: Companion) -> Post:
         def work(ties: Ties) -> None:
             self._listening.close()
             if self._metrics is not None:
                 self._metrics.close()
             companion.work(self.address, ties)
 
-        return _Post(companion.name, work, lambda: None)
+        return Post(companion.name, work, lambda: None)
 
     def _not_for_workers(self) -> list[socket.socket]:
         companion = [self._companion.listening] if self._companion is not None else []
@@ -220,24 +189,7 @@ class Supervisor:
         now = time.monotonic()
         for post in self._posts:
             if not post.pid and post.due <= now:
-                self._start(post, pipes)
-
-    def _start(self, post: _Post, pipes: Pipes) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        post.since = time.monotonic()
-        # Blocked over the fork: a signal that comes before the child has its own handlers must wait, not vanish.
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        try:
-            pid = os.fork()
-            if pid == 0:
-                _live(post, pipes)
-            post.pid = pid
-        except OSError as error:
-            _log.error("a process could not be started; tried again", place=post.name, reason=str(error))
-            post.died(post.since)
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+                post.start(pipes)
 
     def _patience(self) -> float:
         """Seconds until something is due, if no signal comes first."""
@@ -276,7 +228,8 @@ class Supervisor:
                 continue
             pid, status = os.waitpid(post.pid, os.WNOHANG)
             if not pid:
-                self._end_if_hung(post)
+                if not self._stops:
+                    post.end_if_hung()
                 continue
             post.died(now)
             if self._stops:
@@ -287,13 +240,6 @@ class Supervisor:
                 self._failed = True
                 self._stop()
 
-    def _end_if_hung(self, post: _Post) -> None:
-        """A worker whose loop stands still keeps its clients waiting; killed, it is replaced like one that died."""
-        if self._stops or post.silent() < _HUNG_SECONDS:
-            return
-        _log.error("a process does not respond and is killed", place=post.name)
-        os.kill(post.pid, signal.SIGKILL)
-
     def _end_others(self) -> None:
         for post in self._others:
             if post.pid:
@@ -301,25 +247,7 @@ class Supervisor:
                 os.waitpid(post.pid, 0)
 
 
-def _live(post: _Post, pipes: Pipes) -> None:
-    """The whole life of a child. Never returns: the supervisor's stack above is not the child's to unwind."""
-    code = 1
-    try:
-        pipes.forget_signals()
-        # A terminal sends these to every process of its group; the supervisor says what they mean for a worker.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        post.work(pipes.childs_ends())
-        code = 0
-    except Exception as error:  # noqa: BLE001  the last frame of the process: what it does not tell, nobody tells
-        _log.error("a process of the proxy failed", place=post.name, reason=f"{type(error).__name__}: {error}")
-    finally:
-        with suppress(OSError, ValueError):
-            sys.stderr.flush()
-        os._exit(code)
-
-
 def _clean_up(directory: Path, number: int) -> None:
-    vacate(directory, number)
+    forget_report(directory, number)
     retire_metrics(directory, number)
     clear_first_cells(directory, number)

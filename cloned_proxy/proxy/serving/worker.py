@@ -14,8 +14,9 @@ from typing import Final
 
 import structlog
 
-from cloned_proxy.proxy.grants.seat import Seat, problems_of, remove_directory
-from cloned_proxy.proxy.serving.server import ServeOptions, Server
+from cloned_proxy.proxy.grants.workers import Worker, problems_of, remove_directory
+from cloned_proxy.proxy.serving.options import ServeOptions
+from cloned_proxy.proxy.serving.server import Server
 from cloned_proxy.store.workspaces.workspace import Workspace
 from cloned_proxy.telemetry.exposition import Exposition
 from cloned_proxy.telemetry.shared import share_metrics, shared_registry
@@ -44,17 +45,17 @@ class Ties:
 
 
 def serve(
-    seat: Seat,
+    worker: Worker,
     ties: Ties,
     workspace: Workspace,
     options: ServeOptions,
     loop_factory: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     """Serves until SIGTERM or the supervisor's end, and lets open flows finish. Raises what keeps it from starting."""
-    share_metrics(seat.directory, seat.number)
-    structlog.contextvars.bind_contextvars(worker=seat.number)
+    share_metrics(worker.directory, worker.number)
+    structlog.contextvars.bind_contextvars(worker=worker.number)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(_serve(seat, ties, Server(workspace, options, seat=seat)))
+        runner.run(_serve(worker, ties, Server(workspace, options, worker=worker)))
 
 
 def expose(listening: socket, directory: Path, workers: int, ties: Ties) -> None:
@@ -66,7 +67,7 @@ def expose(listening: socket, directory: Path, workers: int, ties: Ties) -> None
     exposition.close()
 
 
-async def _serve(seat: Seat, ties: Ties, server: Server) -> None:
+async def _serve(worker: Worker, ties: Ties, server: Server) -> None:
     loop = asyncio.get_running_loop()
     asked_to_stop = asyncio.Event()
     reloads: set[asyncio.Task[None]] = set()
@@ -95,23 +96,23 @@ async def _serve(seat: Seat, ties: Ties, server: Server) -> None:
     loop.add_signal_handler(signal.SIGHUP, reload)
     loop.add_reader(ties.lifeline, orphaned)
     ties.let_signals_through()
-    seat.report(server.problems())
-    reporting = asyncio.create_task(_report(seat, server))
-    os.write(ties.ready, bytes((seat.number,)))
+    worker.report(server.problems())
+    reporting = asyncio.create_task(_report(worker, server))
+    os.write(ties.ready, bytes((worker.number,)))
     await asked_to_stop.wait()
     reporting.cancel()
     stopping = asyncio.create_task(server.stop())
-    reporting = asyncio.create_task(_report(seat, server))
+    reporting = asyncio.create_task(_report(worker, server))
     await stopping
     reporting.cancel()
     if orphan:  # nobody else is left to do it; siblings that still drain go on with what they have mapped
-        remove_directory(seat.directory)
+        remove_directory(worker.directory)
 
 
-async def _report(seat: Seat, server: Server) -> None:
+async def _report(worker: Worker, server: Server) -> None:
     while True:
         try:
-            seat.report(server.problems())
+            worker.report(server.problems())
         except OSError as error:
             _log.warning("this worker cannot report how it is", reason=str(error))
         await asyncio.sleep(_REPORT_SECONDS)

@@ -36,7 +36,7 @@ class ServiceRelay:
         self._gate = gate
         self._listener = listener
         self._adopts = replace(listener, names=None)
-        """Whose the requests are that come for the service."""
+        """The listener whose requests are those that come for the service."""
         self._authority = f"{target[0]}:{target[1]}"
         self._room = asyncio.BoundedSemaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()

@@ -22,9 +22,8 @@ from cloned_proxy.local.slot_protocol import (
     SlotProtocolError,
     decode,
     encode,
-    new_socket,
-    short_path,
 )
+from cloned_proxy.local.unix_sockets import new_socket, short_path
 from cloned_proxy.policy.callers.caller import Principal
 from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.secrets.redact import redact
@@ -37,7 +36,7 @@ from cloned_proxy.proxy.transport.listener import BindError, Listener
 from cloned_proxy.proxy.transport.name_tags import NameTags
 from cloned_proxy.proxy.transport.private_socket import accept_own_user, listen_privately
 from cloned_proxy.telemetry.events import RunEvent
-from cloned_proxy.telemetry.metrics import RUN_RESULTS
+from cloned_proxy.telemetry.sandbox_metrics import RUN_RESULTS
 
 _MAX_RUNNERS: Final = 512
 _BACKLOG: Final = 64

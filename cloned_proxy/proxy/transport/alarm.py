@@ -15,7 +15,7 @@ class Alarm:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self.deadline = 0.0
-        """Of what it was set to last, on the clock of the loop."""
+        """When it rings, as it was set last, on the clock of the loop."""
         self._due: Callable[[], None] | None = None
 
     def set(self, seconds: float, then: Callable[[], None]) -> None:

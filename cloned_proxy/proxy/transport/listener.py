@@ -96,8 +96,6 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Of the connections that it accepts, too: urgent data counts as what it is, bytes that the client has sent.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
         if family == socket.AF_INET6:
             # One socket, one family: whoever binds [::] has not asked for 0.0.0.0.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from cloned_proxy.local.slot_protocol import peer_user, short_path
+from cloned_proxy.local.unix_sockets import peer_user, short_path
 from cloned_proxy.proxy.transport.listener import BindError
 
 _log = structlog.get_logger(__name__)

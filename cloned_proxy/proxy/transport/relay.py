@@ -175,9 +175,9 @@ class Relay:
             other.close()  # what is buffered for it still goes out
 
     def _untie(self) -> None:
-        """Nothing calls in here any more. Without its cycles a relay is freed now.
+        """Breaks the reference cycles, once nothing calls in here any more.
 
-        Else by the collector, which would find thousands of them at a time and stop every tunnel for that.
+        Otherwise dead relays pile up until the garbage collector runs, and its pass stalls every tunnel.
         """
         guard, self.guard = self.guard, None
         if guard is not None:

@@ -12,7 +12,7 @@ import re
 from typing import Final, Protocol, Self
 
 from cloned_proxy.policy.terms.http_token import TOKEN
-from cloned_proxy.proxy.wire.head import EMPTY_LINE
+from cloned_proxy.proxy.wire.head import EMPTY_LINE, Head
 
 _CHUNK_LINE: Final = re.compile(rb"(0{0,32})([0-9A-Fa-f]{1,15})([ \t]{0,32}(?:;[\t -~\x80-\xff]*)?)\r\n")
 _TRAILER_LINE: Final = re.compile(TOKEN + rb":[\t -~\x80-\xff]*\r\n")
@@ -191,6 +191,11 @@ class ChunkedBody:
         self._extras += extra
         if self._extras > _MAX_EXTRAS:
             raise BodyError(f"more than {_MAX_EXTRAS} bytes of chunk padding, extensions and trailers")
+
+
+def body_of(head: Head) -> BodyReader:
+    """How the body of a request is framed (RFC 9112, section 6.3); an empty one where there is none."""
+    return ChunkedBody() if head.chunked else SizedBody(head.content_length or 0)
 
 
 def take_head(buffer: Buffer, limit: int) -> bytes | None:

@@ -37,7 +37,7 @@ class KeptHome:
     tool: str
     path: Path
     user: str
-    """Whose files are in it, as the engine names users; empty when no run has used it yet."""
+    """The user whose files are in it, as the engine names users; empty when no run has used it yet."""
     in_use: bool
     last_used: float
     """When a run last began in it, Unix seconds."""

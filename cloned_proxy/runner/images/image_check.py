@@ -6,7 +6,7 @@ import hashlib
 from typing import Any, Final
 
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.values.errors import ImageMissingError
 from cloned_proxy.share import share_path
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.images.image_check import NODE_LABEL, SOURCE_LABEL, source_mark
 from cloned_proxy.runner.images.tool_image import LOCK_LABEL, PACKAGES_LABEL
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import Final
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.images.apt_mirror import default_release, mirror_uri
 from cloned_proxy.runner.images.image_check import CORE, HOLDER_IMAGE, NODE_LABEL, PARTS, SOURCE_LABEL, source_mark
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.images.toolchain import WHEELS, lay_out, pinned_version
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
 from cloned_proxy.runner.values.errors import EngineError, ImageMissingError
 from cloned_proxy.runner.values.spec import MIB
 from cloned_proxy.share import share_path

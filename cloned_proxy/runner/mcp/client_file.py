@@ -25,7 +25,7 @@ from cloned_proxy.store.files.list_edit import text_diff
 MAX_BYTES: Final = 64 * 1024 * 1024
 """`~/.claude.json` holds a history as well, and grows."""
 _DIRECTORIES_OF_CODE: Final = (".vscode", "User")
-"""Of a folder, and of a profile; both have a `mcp.json`."""
+"""VS Code's directories of a folder and of a profile; both have a `mcp.json`."""
 _SECTIONS: Final = (("mcpServers",), ("servers",), ("mcp_servers",), ("mcp", "servers"))
 
 
@@ -64,7 +64,7 @@ class ClientFile:
     """`jsonc` or `toml`: both have the same functions."""
     changes: list[ClientFileChange] = field(default_factory=list)
     created: bool = False
-    """It is not there yet: `save` makes it, for its owner alone."""
+    """Whether the file is not there yet: `save` makes it, for its owner alone."""
 
     @classmethod
     def load(cls, path: Path, *, create: bool = False) -> ClientFile:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from cloned_proxy.policy.callers.tool_id import tool_id
 from cloned_proxy.policy.secrets.redact import hide_arguments
@@ -18,6 +18,7 @@ from cloned_proxy.store.files.files import read_regular_file
 from cloned_proxy.store.files.list_edit import text_diff
 from cloned_proxy.store.files.lock import locked
 from cloned_proxy.store.files.policy_bytes import MAX_BYTES
+from cloned_proxy.store.files.strict_model import StrictModel
 from cloned_proxy.store.files.yaml_reader import read_document
 from cloned_proxy.store.settings.config import SizeText
 from cloned_proxy.store.workspaces.workspace import Workspace
@@ -33,10 +34,8 @@ type Project = Literal["none", "ro", "rw"]
 type Name = Annotated[str, Field(pattern=f"^{VARIABLE.pattern}$")]
 
 
-class McpServer(BaseModel):
+class McpServer(StrictModel):
     """How one server is started. What is not set is as in `exec`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     tool: str
     """The identity whose rules apply."""
@@ -44,7 +43,7 @@ class McpServer(BaseModel):
     args: list[str] = Field(default_factory=list)
     """`${CLONED_MCP_1}` is the variable of that name, which the client fills in."""
     cwd: str | None = None
-    """Of the client's file; a directory in the project is the working directory in the sandbox, too."""
+    """The working directory in the client's file; one in the project is the working directory in the sandbox, too."""
     env: list[Name] = Field(default_factory=list)
     """Names of the variables that are taken over from whoever starts the server; values are never kept."""
     package: str | None = None
@@ -63,19 +62,15 @@ class McpServer(BaseModel):
         return self.command, tuple(self.args), self.cwd
 
 
-class Start(BaseModel):
+class Start(StrictModel):
     """How one server is started, and where. Values alone, as the server's: `starting` gives them without this class."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     engine: str | None
     """DOCKER_HOST for `mcp run`: clients start servers with few variables, and this one is not among them."""
     server: McpServer
 
 
-class _RegistryDocument(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
+class _RegistryDocument(StrictModel):
     engine: str | None = None
     """As in `Start`."""
     servers: dict[str, McpServer] = Field(default_factory=dict)

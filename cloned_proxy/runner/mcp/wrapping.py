@@ -23,7 +23,7 @@ from cloned_proxy.store.files.errors import StoreError
 _FILLED_IN: Final = re.compile(r"\$\{[^{}]+\}")
 _FILLED_IN_BY_GEMINI: Final = re.compile(r"\$\{[^{}]+\}|\$[A-Za-z_][A-Za-z0-9_]*")
 _HOSTS_OWN: Final = frozenset({"PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "VIRTUAL_ENV", "SHELL"})
-"""They say where things are on the host; in the sandbox they are elsewhere."""
+"""Variables that say where things are on the host; in the sandbox they are elsewhere."""
 _INTERPRETERS: Final = re.compile(r"node|npx|uvx?|python3?|deno|bunx?|pnpm")
 _ENGINES: Final = frozenset({"docker", "podman", "nerdctl"})
 _SYSTEM: Final = frozenset(

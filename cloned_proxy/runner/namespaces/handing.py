@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.local.slot_protocol import new_socket, short_path
+from cloned_proxy.local.unix_sockets import new_socket, short_path
 from cloned_proxy.runner.values.errors import SlotError
 
 SOCKET_NAME: Final = "holder.sock"

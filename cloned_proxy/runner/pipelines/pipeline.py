@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from cloned_proxy.runner.values.errors import SandboxInputError
 from cloned_proxy.share import share_path
 from cloned_proxy.store.files.files import read_regular_file
+from cloned_proxy.store.files.strict_model import StrictModel
 from cloned_proxy.store.files.yaml_reader import read_document
 
 _MAX_BYTES: Final = 1024 * 1024
@@ -19,17 +20,13 @@ _ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _REFERENCE: Final = re.compile(r"\$\{((?:input|steps)(?:\.[A-Za-z0-9_-]+)+)\}")
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Input(_Part):
+class Input(StrictModel):
     required: bool = False
     """Neither missing nor empty."""
     default: Any = None
 
 
-class Step(_Part):
+class Step(StrictModel):
     id: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     tool: str
     input: dict[str, Any] = Field(default_factory=dict)
@@ -40,7 +37,7 @@ class Step(_Part):
     """Seconds; None: the setting's."""
 
 
-class Pipeline(_Part):
+class Pipeline(StrictModel):
     version: Literal[1]
     id: str
     inputs: dict[str, Input] = Field(default_factory=dict)

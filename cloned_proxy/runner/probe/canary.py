@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cloned_proxy.local.slot_protocol import short_path
+from cloned_proxy.local.unix_sockets import short_path
 
 _INTERFACE_REQUEST: Final = struct.Struct("16s16x8x")
 _PATIENCE: Final = 10.0

@@ -16,7 +16,7 @@ from cloned_proxy.policy.callers.identity import Claims, mint_token
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.docker.stream import Attached
 from cloned_proxy.runner.files.files import read_scratch
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE, ToolProgram
 from cloned_proxy.runner.namespaces.names import LOOPBACK
 from cloned_proxy.runner.probe.canary import Canaries, canaries, host_addresses
 from cloned_proxy.runner.probe.plan import DENIED_NAME, OTHER_TOOL, PROBE_TOOL, Attempt, Targets, plan
@@ -123,8 +123,8 @@ def _sealed(engine: Engine, workspace: Path, attempts: list[Attempt], options: P
     with DockerContainerRunner(
         workspace=workspace, engine=engine, spare_slots=0, enter_namespaces=options.enter_namespaces
     ) as runner:
-        worker = Worker(PYTHON_IMAGE, _COMMAND)
-        job = Job(tool=PROBE_TOOL, worker=worker, timeout=_TIMEOUT, keep=read_links)
+        program = ToolProgram(PYTHON_IMAGE, _COMMAND)
+        job = Job(tool=PROBE_TOOL, program=program, timeout=_TIMEOUT, keep=read_links)
         runner.run(job, feed=_feed(attempts), output=collected)
     seen = _read(collected)
     for name, detail in followed.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from cloned_proxy.runner.files.files import read_scratch
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE, ToolProgram
 from cloned_proxy.runner.project.place import ProjectAccess
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.runs.crew import Crew
@@ -138,7 +138,7 @@ class ContainerCalls(abc.ABC):
                 raise SandboxInputError(
                     f"{what} {argv[0]!r} in the PATH of `env`, which takes the place of the image's own; leave it out"
                 )
-            raise SandboxInputError(f"the image {job.worker.image} has {what} {argv[0]!r}; `image=` names another one")
+            raise SandboxInputError(f"the image {job.program.image} has {what} {argv[0]!r}; `image=` names another one")
         return ExecResult(
             exit_code=outcome.exit_code,
             stdout=bytes(collected.stdout),
@@ -200,8 +200,8 @@ class ContainerCalls(abc.ABC):
     ) -> Job:
         if isinstance(argv, str | bytes):
             raise SandboxInputError(f'argv is a list of words, as in ["sh", "-c", "…"]; not {argv!r}')
-        worker = Worker(image or self._image_of(tool) or PYTHON_IMAGE, tuple(argv))
-        return Job(tool=tool, worker=worker, env=env or {}, mounts=tuple(mounts), **more)
+        program = ToolProgram(image or self._image_of(tool) or PYTHON_IMAGE, tuple(argv))
+        return Job(tool=tool, program=program, env=env or {}, mounts=tuple(mounts), **more)
 
 
 def _wish(project: Access, user: Literal["me"] | None) -> ProjectWish:

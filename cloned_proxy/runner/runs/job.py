@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cloned_proxy.runner.docker.stream import OutputStream
-from cloned_proxy.runner.images.worker import Worker
+from cloned_proxy.runner.images.tool_program import ToolProgram
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.runs.execution import Outcome, Output
 from cloned_proxy.runner.values.spec import Mount
@@ -27,7 +27,7 @@ class Job:
     """What to run: a command in an image, with what was explicitly added to it."""
 
     tool: str
-    worker: Worker
+    program: ToolProgram
     env: Mapping[str, str] = field(default_factory=dict)
     mounts: tuple[Mount, ...] = ()
     project: ProjectWish = field(default_factory=ProjectWish)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cloned_proxy.runner.runs.execution import Ready
 
 _MOST_PATHS: Final = 64
-"""Whose identity is kept, each by an open descriptor."""
+"""How many paths are held, each by an open descriptor, which keeps its identity."""
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 
 

@@ -20,7 +20,7 @@ from typing import IO, Any, Final
 from cloned_proxy.local.slot_protocol import DRY_RUN_MARK, RunEnd
 from cloned_proxy.policy.callers.identity import Claims, mint_token, proxy_url
 from cloned_proxy.runner.files.files import read_scratch
-from cloned_proxy.runner.images.worker import read_answer, request_line
+from cloned_proxy.runner.images.tool_program import read_answer, request_line
 from cloned_proxy.runner.runs.job import DEFAULT_TIMEOUT, ToolResult, Watch
 from cloned_proxy.runner.slots.link import proxy_status, tell_end
 from cloned_proxy.runner.trust.trust import read_ca_files, write_trust

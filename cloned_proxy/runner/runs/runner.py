@@ -15,7 +15,7 @@ from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.files.files import read_scratch
 from cloned_proxy.runner.files.homes import Homes
 from cloned_proxy.runner.images.image_check import check_current
-from cloned_proxy.runner.images.worker import WorkerKind, choose_worker, read_answer, request_line, user_of
+from cloned_proxy.runner.images.tool_program import WorkerKind, choose_worker, read_answer, request_line, user_of
 from cloned_proxy.runner.project.place import user_of_caller
 from cloned_proxy.runner.project.view import View, view_of
 from cloned_proxy.runner.runs.calls import ContainerCalls
@@ -151,7 +151,7 @@ class DockerContainerRunner(ContainerCalls):
 
         job = Job(
             tool=tool_id,
-            worker=choose_worker(self.project, self._worker, self._image_of(tool_id)),
+            program=choose_worker(self.project, self._worker, self._image_of(tool_id)),
             timeout=timeout or self._timeout,
             env=env or {},
             dry_run=dry_run,
@@ -232,7 +232,7 @@ class DockerContainerRunner(ContainerCalls):
         return self._image or self._settings.images.get(tool) or self._settings.image
 
     def _user_of(self, job: Job, view: View) -> str:
-        image = job.worker.image
+        image = job.program.image
         found = self._users.get(image)
         if found is None:
             found = self._users[image] = user_of(image, check_current(self._engine, image))

@@ -8,7 +8,7 @@ from typing import Final
 
 from cloned_proxy.runner.docker.containers import sweeper_container
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.slots.owner import owner_id
 from cloned_proxy.runner.values.spec import SandboxSpec, workspace_mark
 from cloned_proxy.share import share_path

@@ -25,10 +25,8 @@ from cloned_proxy.local.slot_protocol import (
     SlotProtocolError,
     decode,
     encode,
-    new_socket,
-    peer_user,
-    short_path,
 )
+from cloned_proxy.local.unix_sockets import new_socket, peer_user, short_path
 from cloned_proxy.runner.namespaces.slot_sockets import Descriptor
 from cloned_proxy.runner.values.errors import ProxyLinkError, SlotError
 

@@ -22,7 +22,7 @@ DEFAULT_USER: Final = "65532:65532"
 TOOL_LABEL: Final = "cloned.tool"
 RUN_LABEL: Final = "cloned.run"
 OWNER_LABEL: Final = "cloned.owner"
-"""Which process made the container; see `slots.owner_id`. A dead owner's containers are removed at the next start."""
+"""The process that made the container, by `owner.owner_id`. A dead owner's containers are removed at the next start."""
 
 WORKSPACE_LABEL: Final = "cloned.workspace"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from cloned_proxy.policy.callers.tool_id import tool_id
 from cloned_proxy.policy.secrets.redact import MAX_TEXT, bounded
@@ -21,6 +21,7 @@ from cloned_proxy.store.approvals.approval import Approval, Proposal
 from cloned_proxy.store.approvals.approval_errors import ApprovalError
 from cloned_proxy.store.approvals.approval_rules import MAX_ENTRIES
 from cloned_proxy.store.approvals.approvals import ApprovalService
+from cloned_proxy.store.files.strict_model import StrictModel
 from cloned_proxy.store.policyfile.policy_entry import Action, Entry
 from cloned_proxy.store.workspaces.workspace import Workspace
 
@@ -39,10 +40,8 @@ class MalformedRequestError(ApprovalError):
     """The input is not what the tool takes; one line, with its first problems."""
 
 
-class EgressUpdate(BaseModel):
+class EgressUpdate(StrictModel):
     """What a tool sends. Unknown keys, wrong types and numbers for texts are refused."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     scope: Literal["tool", "global"] = "tool"
     tool_id: str | None = Field(default=None, max_length=128)

@@ -108,7 +108,8 @@ def suggest(calls: Iterable[RecordedCall], policy: Policy, now: float) -> Sugges
             refused[call.tool, _place(call), why].append(call)
         if call.reason == Reason.ADDRESS_NOT_ALLOWED:
             closed.add((call.tool, call.host))
-    for place in closed & wanted.keys():  # internal at times is internal: the name is rebound, or split
+    # A name that ever resolved to an internal address is not suggested: it is rebound, or its DNS is split-horizon.
+    for place in closed & wanted.keys():
         del wanted[place]
     suspicious = [*_dressed_up(wanted, policy), *_set_apart(wanted)]
     entries = [

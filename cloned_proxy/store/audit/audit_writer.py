@@ -43,8 +43,8 @@ _log = structlog.get_logger(__name__)
 _GATHER_SECONDS: Final = 0.02
 """How long a group may grow; the commit itself comes on top, and both stay within 50 ms on a healthy disk."""
 _CACHE_KIB: Final = 128
-"""It appends: the ends of a table and its indexes are all that it comes back to. More of it costs memory, and gains
-nothing: 18 µs an event in groups of 30, and 14 in groups of 300, with this as with eight times as much."""
+"""SQLite's page cache. The writer appends: the ends of a table and its indexes are all that it comes back to. More of
+it costs memory and gains nothing: 18 µs an event in groups of 30, 14 in groups of 300, as with eight times as much."""
 _RETRY_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 10.0
 _WATCH_SECONDS: Final = 0.25

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,20 +24,13 @@ from cloned_proxy.policy.terms.rule import HostPattern, Rule
 from cloned_proxy.policy.terms.vocabulary import GLOBAL_SCOPE
 from cloned_proxy.store.files.atomic import write_atomically
 from cloned_proxy.store.files.errors import ConflictError, StoreError
-from cloned_proxy.store.files.list_edit import (
-    change_list,
-    put_values,
-    read_value,
-    remove_entry,
-    rewrite_entry,
-    text_diff,
-)
+from cloned_proxy.store.files.list_edit import text_diff
 from cloned_proxy.store.files.lock import locked
 from cloned_proxy.store.files.policy_bytes import read_policy_bytes, version_of
-from cloned_proxy.store.files.yaml_edit import Value, add_items
 from cloned_proxy.store.files.yaml_reader import read_document
-from cloned_proxy.store.policyfile.policy_entry import Addition, Entry, rules_of
+from cloned_proxy.store.policyfile.policy_entry import Addition, rules_of
 from cloned_proxy.store.policyfile.policy_file import parse_bytes, policy_from_bytes
+from cloned_proxy.store.policyfile.rule_text import RuleText
 from cloned_proxy.store.policyfile.tests_of_policy import ForbiddenByTestsError, lines_of_tests, without_tests
 from cloned_proxy.store.workspaces.presets import SHIPPED, PresetShelf
 from cloned_proxy.store.workspaces.shipped_policy import head_text
@@ -113,6 +106,7 @@ class PolicyEditor:
         self._expected = expected
         self._update_tests = update_tests
         self._record = record
+        self._rules = RuleText(path, self._parse)
 
     def add(
         self, additions: Sequence[Addition], *, used: Mapping[str, int] = _NO_USES, dry_run: bool = False
@@ -129,7 +123,7 @@ class PolicyEditor:
             for addition in additions:
                 wanted = rules_of(addition)
                 ids += [rule.id for rule in wanted]
-                edited, policy = self._add(edited, policy, addition, wanted, used)
+                edited, policy = self._rules.added(edited, policy, addition, wanted, used)
             return self._finish(start, edited, tuple(ids), (), dry_run=dry_run)
 
     def remove(self, hosts: Sequence[str], *, tool: str | None = None, dry_run: bool = False) -> EditResult:
@@ -137,7 +131,7 @@ class PolicyEditor:
         patterns = {_pattern(host): host for host in hosts}
         with self._locked(dry_run=dry_run):
             start = self._begin()
-            edited, gone = self._without(start.text, start.policy, tool, lambda rule: rule.pattern in patterns)
+            edited, gone = self._rules.without(start.text, start.policy, tool, lambda rule: rule.pattern in patterns)
             found = {rule.pattern for rule in gone}
             missing = tuple(host for pattern, host in patterns.items() if pattern not in found)
             return self._finish(start, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
@@ -148,7 +142,7 @@ class PolicyEditor:
             start = self._begin()
             scope = next((rule.scope for rule in start.policy.rules if rule.id == rule_id), GLOBAL_SCOPE)
             tool = None if scope == GLOBAL_SCOPE else scope
-            edited, gone = self._without(start.text, start.policy, tool, lambda rule: rule.id == rule_id)
+            edited, gone = self._rules.without(start.text, start.policy, tool, lambda rule: rule.id == rule_id)
             missing = () if gone else (rule_id,)
             return self._finish(start, edited, tuple(rule.id for rule in gone), missing, dry_run=dry_run)
 
@@ -158,7 +152,7 @@ class PolicyEditor:
             start = self._begin()
             edited, gone = start.text, list[Rule]()
             for tool in (None, *start.policy.tools):
-                edited, found = self._without(edited, start.policy, tool, goes)
+                edited, found = self._rules.without(edited, start.policy, tool, goes)
                 gone += found
             ids = tuple(rule.id for rule in gone)
             return self._finish(start, edited, ids, (), dry_run=dry_run, gone=tuple(gone))
@@ -179,68 +173,6 @@ class PolicyEditor:
         with self._locked(dry_run=dry_run):
             start = self._begin()
             return self._finish(start, change(start.text, start.policy), rule_ids, (), dry_run=dry_run)
-
-    def _without(
-        self, text: str, policy: Policy, tool: str | None, goes: Callable[[Rule], bool]
-    ) -> tuple[str, list[Rule]]:
-        edited = text
-        gone: list[Rule] = []
-        scope = policy.global_scope if tool is None else policy.scope_of(tool)
-        for action, index in (("allow", scope.allow), ("deny", scope.deny)):
-            path = Addition((), tool, "deny" if action == "deny" else "allow").path
-            # From the end, so that the places of the earlier ones stay.
-            for position, rule in reversed(list(enumerate(index.rules))):
-                if goes(rule) and not rule.preset:
-                    edited = remove_entry(self._path, edited, path, position)
-                    gone.append(rule)
-        if tool is not None and scope.public is not None and goes(scope.public):
-            edited = put_values(self._path, edited, ("tools", tool), {"public": False})
-            gone.append(scope.public)
-        return edited, gone
-
-    def _add(
-        self, text: str, policy: Policy, addition: Addition, wanted: Sequence[Rule], used: Mapping[str, int]
-    ) -> tuple[str, Policy]:
-        scope = policy.global_scope if addition.tool is None else policy.scope_of(addition.tool)
-        existing = {rule.id: (i, rule) for i, rule in enumerate((getattr(scope, addition.action)).rules)}
-        fresh: dict[str, Value] = {}
-        path = addition.path
-        for entry, rule in zip(addition.entries, wanted, strict=True):
-            if rule.id not in existing:
-                narrower = _narrower(rule, existing.values()) if not entry.is_lease else None
-                if narrower is not None:
-                    text = self._widen(text, path, *narrower, rule)
-                else:
-                    fresh[rule.id] = entry.as_value()
-                continue
-            position, old = existing[rule.id]
-            if old.preset:  # it says so already, without an end
-                continue
-            text = self._renew(text, path, position, entry, old=old, used=used.get(rule.id, 0))
-        if fresh:
-            items = list(fresh.values())
-            text = change_list(self._path, text, path, lambda t: add_items(t, path, items),
-                               lambda listed: listed.extend(read_value(items)))  # fmt: skip
-        return text, self._parse(text.encode())
-
-    def _widen(self, text: str, path: tuple[str, ...], position: int, old: Rule, rule: Rule) -> str:
-        """The rule that is there gets the protocols and addresses of the new one, and keeps all that it says."""
-        changes: dict[str, Value] = {}
-        if rule.protocols is not None and rule.protocols != old.protocols:
-            changes["protocols"] = [*rule.protocols]
-        if rule.addresses != old.addresses:
-            changes["addresses"] = sorted(rule.addresses)
-        return rewrite_entry(self._path, text, path, position, changes=changes, dropped=())
-
-    def _renew(self, text: str, path: tuple[str, ...], position: int, entry: Entry, *, old: Rule, used: int) -> str:
-        was_lease = old.expires is not None or old.max_uses is not None
-        terms = entry.terms
-        if entry.is_lease and not was_lease:
-            terms = {name: value for name, value in terms.items() if name == "reason"}
-        if entry.max_uses is not None and "max_uses" in terms:
-            terms["max_uses"] = entry.max_uses + used
-        dropped = {name for name in ("expires", "max_uses") if was_lease and name not in terms}
-        return rewrite_entry(self._path, text, path, position, changes=terms, dropped=dropped)
 
     def _before(self) -> bytes | None:
         """The file as it is; None where there is none. Raises ConflictError when it is not the expected version."""
@@ -299,18 +231,6 @@ class PolicyEditor:
     def _locked(self, *, dry_run: bool) -> AbstractContextManager[None]:
         # A rename cannot show half a file, so reading needs no lock, and no writable directory.
         return contextlib.nullcontext() if dry_run else locked(self._path)
-
-
-def _narrower(rule: Rule, existing: Iterable[tuple[int, Rule]]) -> tuple[int, Rule] | None:
-    """The permanent rule, with its place, that says the same but for protocols and addresses, and opens less."""
-    for position, old in existing:
-        same = (old.denies, old.pattern, old.ports, old.methods, old.paths, old.registry) == (
-            rule.denies, rule.pattern, rule.ports, rule.methods, rule.paths, rule.registry
-        )  # fmt: skip
-        opens_less = old.addresses <= rule.addresses and (rule.raw_tcp or old.protocols == rule.protocols)
-        if same and opens_less and old.inject is None and not (old.is_lease or old.preset):
-            return position, old
-    return None
 
 
 def _pattern(host: str) -> HostPattern:

@@ -15,11 +15,11 @@ from cloned_proxy.policy.terms.units import SIZE_PATTERN
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.files.files import read_regular_file
 from cloned_proxy.store.files.policy_bytes import MAX_BYTES
+from cloned_proxy.store.files.strict_model import StrictModel
 from cloned_proxy.store.files.yaml_reader import read_document
 from cloned_proxy.store.settings.fleet_settings import FleetSettings, is_url
 from cloned_proxy.store.settings.listen_settings import ListenSettings
 from cloned_proxy.store.settings.notify_settings import NotifySettings
-from cloned_proxy.store.settings.section import Section
 from cloned_proxy.store.settings.upstream_settings import UpstreamSettings
 
 type Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -33,11 +33,11 @@ _SMALLEST_NAMES: Final = 18
 """Prefix length: thousands of names want an address each, and an address is not given to two soon."""
 
 
-class ProxySettings(Section):
+class ProxySettings(StrictModel):
     max_connections: int = Field(default=20_000, ge=1, le=1_000_000)
     """Client connections at once; who comes then waits, and clients that ask for nothing make room."""
     max_head_bytes: int = Field(default=65_536, ge=1024, le=1_048_576)
-    """Of a request or response: its first line and all its fields, in HTTP/2 unpacked."""
+    """Most bytes of the head of a request or response: its first line and all its fields, in HTTP/2 unpacked."""
     max_head_fields: int = Field(default=200, ge=10, le=2000)
     """Fields of a head."""
     head_timeout: Seconds = 10.0
@@ -68,7 +68,7 @@ class ProxySettings(Section):
     """How long open flows may go on after SIGTERM before they are cut."""
 
 
-class AuditSettings(Section):
+class AuditSettings(StrictModel):
     durability: Literal["grouped", "strict"] = "grouped"
     """`strict` commits each decision before the dial."""
     queue: int = Field(default=10_000, ge=10, le=10_000_000)
@@ -82,7 +82,7 @@ class AuditSettings(Section):
     """Mebibytes that state.db may take up; over it the oldest entries go before their time."""
 
 
-class ApprovalSettings(Section):
+class ApprovalSettings(StrictModel):
     timeout: Seconds = 900.0
     """Seconds that a request waits for a person."""
     requests_per_minute: int = Field(default=10, ge=1, le=10_000)
@@ -90,14 +90,14 @@ class ApprovalSettings(Section):
     pending_per_tool: int = Field(default=20, ge=1, le=1000)
     """Requests of one tool that may wait for a person at once; more are answered 429."""
     pending: int = Field(default=200, ge=1, le=10_000)
-    """Of all tools together."""
+    """Most requests that wait at once, of all tools together."""
     held_per_tool: int = Field(default=8, ge=1, le=1000)
     """Calls of one tool that may wait for an answer at once, in each worker (`hold:`); more are refused at once."""
     history_days: int = Field(default=90, ge=1, le=36_500)
     """How long decided requests stay listed; the audit log has its own retention."""
 
 
-class ProjectSettings(Section):
+class ProjectSettings(StrictModel):
     writable: list[str] = Field(default_factory=list)
     """Paths of the project, such as `.vscode`, that are read-only otherwise, because programs of this machine act
     upon them by themselves."""
@@ -122,7 +122,7 @@ type NameAddresses = Annotated[str, BeforeValidator(_name_addresses)]
 """Synthetic addresses for the names that programs in a slot look up: `auto`, `off`, or an IPv4 network."""
 
 
-class SandboxSettings(Section):
+class SandboxSettings(StrictModel):
     """How tools are run (docs/settings.md#sandbox). Values alone: `settings_cache` gives them without this class."""
 
     image: str | None = None
@@ -145,7 +145,7 @@ class SandboxSettings(Section):
     project: ProjectSettings = ProjectSettings()
     """How a project is shown to a tool that may write it."""
     memory_mib: int = Field(default=512, ge=16, le=16_777_216)
-    """Of all of a tool's processes, with what is in its `/tmp` and in a home that is not kept. MiB, as those below."""
+    """MiB, as those below, of all of a tool's processes, with what is in its `/tmp` and in a home that is not kept."""
     tmp_mib: int = Field(default=64, ge=1, le=1_048_576)
     """`/tmp`, in memory, not executable."""
     home_mib: int = Field(default=256, ge=1, le=1_048_576)
@@ -157,21 +157,21 @@ class SandboxSettings(Section):
     pids: int = Field(default=256, ge=8, le=4_194_304)
     """Processes and threads."""
     open_files: int = Field(default=1024, ge=64, le=1_048_576)
-    """Of each process."""
+    """Most open files of each process."""
     timeout: Seconds = 120.0
     """For one tool of a pipeline or of the library; `exec` has none unless it is asked for."""
     probe_interval: Annotated[float, Field(ge=0, le=604_800)] = 0.0
     """Seconds between two escape probes of `serve` (the metric `isolation_probe_success`); 0: off. At least 30."""
 
 
-class LlmSettings(Section):
+class LlmSettings(StrictModel):
     """The local model of `llm up` (docs/local-model.md). What is None is the engine's own default.
 
     Values alone, as above.
     """
 
     engine: Literal["localai", "llama.cpp", "ollama", "vllm"] = "localai"
-    """Which program serves the model; it decides what the keys below are when they are not set."""
+    """The program that serves the model; it decides what the keys below are when they are not set."""
     image: str | None = None
     """Image of the engine."""
     command: list[str] | None = None
@@ -195,7 +195,7 @@ class LlmSettings(Section):
     """A number or `all` through NVIDIA's container toolkit; `devices`: the device nodes themselves, without it."""
 
 
-class VaultSettings(Section):
+class VaultSettings(StrictModel):
     key: Literal["auto", "file", "keyring", "credential"] = "auto"
     """Where the vault's key is kept; `auto`: the systemd credential where there is one, else `.cloned/vault.key`."""
 
@@ -216,7 +216,7 @@ def _base_url(text: str) -> str:
     return text
 
 
-class TelemetrySettings(Section):
+class TelemetrySettings(StrictModel):
     otlp_endpoint: Annotated[str, AfterValidator(_base_url)] | None = None
     """Base URL of a collector for OTLP over HTTP, such as http://127.0.0.1:4318; needs the extra `otlp`. None: off."""
 
@@ -227,7 +227,7 @@ def _named_fleet(value: object) -> object:
     return value
 
 
-class Config(Section):
+class Config(StrictModel):
     policy: str | None = None
     """Path of the policy file, relative to the workspace; the default is `policy.yaml` in it. In a fleet without a
     store: the file, or the https:// URL, of a signed envelope."""

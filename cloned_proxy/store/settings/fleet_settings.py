@@ -8,10 +8,11 @@ import re
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from cloned_proxy.policy.secrets.secret import check_template, references
 from cloned_proxy.policy.terms.units import parse_duration
+from cloned_proxy.store.files.strict_model import StrictModel
 from cloned_proxy.store.settings.issuer_settings import IssuerSettings
 
 KEY_PREFIX: Final = "ed25519:"
@@ -109,10 +110,8 @@ type LongDuration = Annotated[float, BeforeValidator(_seconds)]
 """Seconds, written as `30s`, `10m`, `24h` or `7d`."""
 
 
-class FleetSettings(BaseModel):
+class FleetSettings(StrictModel):
     """Set by the operator of this machine alone. Nothing that the store says changes any of it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     name: FleetName
     """A policy signed for a fleet of another name is refused."""
@@ -135,7 +134,7 @@ class FleetSettings(BaseModel):
     on_store_loss: Literal["local_share", "deny"] = "local_share"
     """What becomes of limits over all replicas while the store is away."""
     issuers: list[IssuerSettings] = Field(default_factory=list)
-    """Whose tokens name tools here, beside the fleet's own."""
+    """Issuers whose tokens name tools here, beside the fleet's own."""
     audit_entries: int = Field(default=10_000, ge=0, le=10_000_000)
     """So many of the newest entries of each replica's log are in the store, for `log --fleet`. 0: none is sent."""
     audit_keys: list[Annotated[str, AfterValidator(_trusted_key)]] = Field(default_factory=list)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Final, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cloned_proxy.policy.callers.tool_id import tool_id
+from cloned_proxy.store.files.strict_model import StrictModel
 
 _MAX_URL: Final = 2048
 _FIX: Final = "write one such as https://kubernetes.default.svc/openid/v1/jwks, or the path of a file"
@@ -37,10 +38,8 @@ def _jwks(text: str) -> str:
     return text
 
 
-class IssuerSettings(BaseModel):
+class IssuerSettings(StrictModel):
     """An issuer of OpenID Connect tokens, such as a Kubernetes cluster or a CI system."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     issuer: Annotated[str, Field(min_length=1, max_length=_MAX_URL)]
     """Its `iss`, letter for letter."""

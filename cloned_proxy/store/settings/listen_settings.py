@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
+
+from cloned_proxy.store.files.strict_model import StrictModel
 
 type Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -20,10 +22,8 @@ def _network(text: str) -> str:
     return text
 
 
-class ListenSettings(BaseModel):
+class ListenSettings(StrictModel):
     """A load balancer in front."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     proxy_protocol_from: list[Annotated[str, AfterValidator(_network)]] = Field(default_factory=list)
     """Addresses and networks whose connections begin with a PROXY protocol header, version 1 or 2. From there none is

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 from cloned_proxy.policy.secrets.secret import check_template, references
-from cloned_proxy.store.settings.section import Section
+from cloned_proxy.store.files.strict_model import StrictModel
 
 type Occasion = Literal["denial", "request", "decision"]
 
@@ -52,7 +52,7 @@ def _secret(text: str) -> str:
     return text
 
 
-class WebhookSettings(Section):
+class WebhookSettings(StrictModel):
     """A receiver of signed messages in the form of https://www.standardwebhooks.com."""
 
     url: Annotated[str, AfterValidator(_url)]
@@ -61,7 +61,7 @@ class WebhookSettings(Section):
     """`${vault:NAME}`; the vault holds `whsec_` and the key in base64."""
 
 
-class NotifySettings(Section):
+class NotifySettings(StrictModel):
     desktop: bool = False
     """`notify-send` on the desktop of whoever runs `serve`."""
     webhook: WebhookSettings | None = None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from cloned_proxy.policy.deciding.bypass import read_bypass
 from cloned_proxy.policy.secrets.secret import check_template, references
 from cloned_proxy.policy.terms.host import HostError, parse_host
+from cloned_proxy.store.files.strict_model import StrictModel
 
 _FIX: Final = "write one such as http://proxy.example.com:3128"
 _MAX_PORT: Final = 65_535
@@ -53,10 +54,8 @@ def _no_proxy(entries: list[str]) -> list[str]:
     return entries
 
 
-class UpstreamSettings(BaseModel):
+class UpstreamSettings(StrictModel):
     """Set by the operator alone: nothing that a tool sends changes it, and no tool is told of it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     proxy: Annotated[str, AfterValidator(_proxy_url)] | None = None
     """`http://` or `https://`, which is the way to the proxy itself. None: there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloned_proxy.cli.place.authority import parse_listen
+from cloned_proxy.cli.place.listen_option import parse_listen
 from cloned_proxy.cli.show.errors import say
 from cloned_proxy.cli.show.output import put_json, table, visible
 from cloned_proxy.policy.terms.host_port import split_port

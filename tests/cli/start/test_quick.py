@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cloned_proxy.cli.commands.mcp import run as mcp_run
-from cloned_proxy.cli.commands.model import local_model
-from cloned_proxy.cli.commands.sandbox import sandbox
+from cloned_proxy.cli.commands.model import llm_server
+from cloned_proxy.cli.commands.sandbox import exec_run
 from cloned_proxy.cli.commands.sandbox.exec_options import ExecOptions
 from cloned_proxy.cli.place.context import policy_in
 from cloned_proxy.cli.start.app import app
@@ -68,7 +68,7 @@ quick.quick_call(sys.argv[1:])()
     ("words", "module", "last"),
     [
         (("mcp", "run", "s"), "mcp.run", "run_command"),
-        (("llm", "up", "--image", "i:1"), "model.local_model", "Engine.connect"),
+        (("llm", "up", "--image", "i:1"), "model.llm_server", "Engine.connect"),
     ],
 )
 def test_a_start_that_others_wait_for_imports_nothing_heavy(
@@ -183,7 +183,7 @@ def test_a_command_for_the_sandbox_is_the_one_that_typer_reads(
         asked.append(options)
         return 3
 
-    monkeypatch.setattr(sandbox, "run_command", remember)
+    monkeypatch.setattr(exec_run, "run_command", remember)
     call = quick_call(words)
     assert call is not None
     assert call() == 3
@@ -209,7 +209,7 @@ def test_a_start_is_the_one_that_typer_reads(monkeypatch: pytest.MonkeyPatch, wo
         return 3
 
     monkeypatch.setattr(mcp_run, "run_server", remember)
-    monkeypatch.setattr(local_model, "bring_up", remember)
+    monkeypatch.setattr(llm_server, "bring_up", remember)
     call = quick_call(words)
     assert call is not None
     assert (call() or 0) == CliRunner().invoke(app, list(words), prog_name="cloned-proxy").exit_code

@@ -7,7 +7,8 @@ import contextlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cloned_proxy.proxy.serving.server import ServeOptions, Server
+from cloned_proxy.proxy.serving.options import ServeOptions
+from cloned_proxy.proxy.serving.server import Server
 from cloned_proxy.store.workspaces.workspace import Workspace
 from tests.store.leases.test_lease_time import HOUR, NOW, YEAR, Clocks
 

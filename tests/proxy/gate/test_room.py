@@ -346,26 +346,6 @@ async def to_the_end(sock: socket.socket) -> int:
     return count
 
 
-async def test_urgent_data_keeps_no_place() -> None:
-    """TCP acknowledges it, and a reader of the stream would not see it."""
-    loop = asyncio.get_running_loop()
-    async with world(max_connections=2, keep_alive_timeout=600, head_timeout=600) as w:
-        w.gate._room.quiet_seconds = 600
-        w.gate._room.begun_seconds = 0
-        with ExitStack() as stack:
-            held = [await client(stack, socket.AF_INET, w.address) for _ in range(2)]
-            for each in held:
-                await loop.sock_sendall(each, _KEPT)
-                assert await answer(each) == b"HTTP/1.1 403"
-            asking = await client(stack, socket.AF_INET, w.address)
-            await loop.sock_sendall(asking, _REFUSED)
-            answering_other = asyncio.create_task(answer(asking))
-            for each in held:
-                each.send(b"!", socket.MSG_OOB)
-            await swept_until(w, answering_other.done)
-            assert answering_other.result() == b"HTTP/1.1 403"
-
-
 async def test_a_tunnel_in_which_nothing_moves_stays() -> None:
     async with (
         upstream() as server,

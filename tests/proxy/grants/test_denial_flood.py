@@ -13,7 +13,8 @@ import pytest
 
 from cloned_proxy.policy.callers.identity import Claims, mint_token
 from cloned_proxy.proxy.plane.choice import PlaneMode, choose
-from cloned_proxy.proxy.serving.server import ServeOptions, Server
+from cloned_proxy.proxy.serving.options import ServeOptions
+from cloned_proxy.proxy.serving.server import Server
 from cloned_proxy.store.audit.audit_log import AuditLog
 from cloned_proxy.store.audit.tally import Tally
 from cloned_proxy.store.workspaces.workspace import Workspace

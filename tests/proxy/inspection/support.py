@@ -35,7 +35,7 @@ from cloned_proxy.proxy.upstream.ways import Ways
 from cloned_proxy.store.settings.config import ProxySettings
 from cloned_proxy.telemetry.events import DecisionEvent, Event, FlowEnd, Kind
 from cloned_proxy.telemetry.metrics import Metrics
-from tests.proxy.support import Secrets
+from tests.proxy.support import Leases, Secrets
 
 KEY = b"k" * 32
 LOOPBACK = ipaddress.ip_address("127.0.0.1")
@@ -80,20 +80,6 @@ class Audit:
     def ends(self) -> list[FlowEnd]:
         requests = {request.id for request in self.requests}
         return [e for e in self.events if isinstance(e, FlowEnd) and e.decision in requests]
-
-
-class Leases:
-    spent: frozenset[str] = frozenset()
-    ended: frozenset[str] = frozenset()
-
-    def take(self, rule: Rule) -> bool:
-        return True
-
-    def give_back(self, rule: Rule) -> None:
-        pass
-
-    def exhaust(self, rule: Rule) -> None:
-        pass
 
 
 class Resolver:

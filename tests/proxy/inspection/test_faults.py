@@ -120,7 +120,7 @@ async def test_an_upstream_that_falls_silent_in_the_middle_of_a_body_is_cut_as_i
         writer.write(b"HTTP/1.1 200 OK\r\n" + framing + b"\r\npart")
         await reader.read()
 
-    monkeypatch.setattr(world.inspector.parts, "settings", world.settings.model_copy(update={"idle_timeout": 0.5}))
+    monkeypatch.setattr(world.inspector.services, "settings", world.settings.model_copy(update={"idle_timeout": 0.5}))
     world.upstream.reply = stalls
     _, how = await until_the_end(world, "1.0")
     assert how == "reset"

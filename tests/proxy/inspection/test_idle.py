@@ -22,7 +22,9 @@ async def test_a_rule_decides_how_long_an_opened_flow_may_be_quiet(
     world: World, monkeypatch: pytest.MonkeyPatch, *, longer: bool
 ) -> None:
     setting, own = (0.3, 3600.0) if longer else (3600.0, 0.3)
-    monkeypatch.setattr(world.inspector.parts, "settings", world.settings.model_copy(update={"idle_timeout": setting}))
+    monkeypatch.setattr(
+        world.inspector.services, "settings", world.settings.model_copy(update={"idle_timeout": setting})
+    )
     world.upstream.reply = stalls
     world.allow(replace(rule("api.test", world.upstream.port), idle=own))
     reader, writer = await asyncio.open_connection(

@@ -105,14 +105,14 @@ async def test_an_upstream_that_never_finishes_its_handshake_is_504(world: World
 
 
 async def test_a_broken_decision_in_a_tunnel_forwards_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(world.inspector.parts, "admission", None)
+    monkeypatch.setattr(world.inspector.services, "admission", None)
     assert (await world.talk(world.get("/ok/1", CLOSE))).startswith(b"HTTP/1.1 503 ")
     assert not world.upstream.connections
 
 
 async def test_a_broken_tls_session_closes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.client_tls()
-    monkeypatch.setattr(world.inspector.parts, "sessions", None)
+    monkeypatch.setattr(world.inspector.services, "sessions", None)
     with pytest.raises((ConnectionError, ssl.SSLError)):
         await world.talk(world.get("/ok/1", CLOSE))
 

@@ -14,7 +14,8 @@ import pytest
 from cloned_proxy.policy.callers.caller import CallerSource, Principal
 from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.proxy.gate.gate import Gate
-from cloned_proxy.proxy.serving.server import ServeOptions, Server
+from cloned_proxy.proxy.serving.options import ServeOptions
+from cloned_proxy.proxy.serving.server import Server
 from cloned_proxy.proxy.transport.listener import BindError, Listener, bind_tcp, bind_unix
 from cloned_proxy.store.files.errors import StoreError
 from cloned_proxy.store.workspaces.workspace import Workspace

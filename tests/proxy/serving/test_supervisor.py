@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.proxy.grants.seat import Seat, make_directory, problems_of, remove_directory, vacate
-from cloned_proxy.proxy.serving.supervisor import _Post
+from cloned_proxy.proxy.grants.workers import Worker, forget_report, make_directory, problems_of, remove_directory
+from cloned_proxy.proxy.serving.post import Post
 
 
 def deaths(*lifetimes: float) -> list[float]:
     """Seconds until each successor, for children that lived so long."""
-    post, now, waits = _Post("worker 0", lambda _: None, lambda: None), 0.0, []
+    post, now, waits = Post("worker 0", lambda _: None, lambda: None), 0.0, []
     for lifetime in lifetimes:
         post.pid, post.since = 4711, now
         now += lifetime
@@ -37,7 +37,7 @@ def test_a_child_that_lived_long_is_replaced_at_once_whatever_came_before() -> N
 
 def test_what_a_dead_child_had_is_cleaned_up_before_the_next() -> None:
     cleaned: list[str] = []
-    post = _Post("worker 0", lambda _: None, lambda: cleaned.append("worker 0"))
+    post = Post("worker 0", lambda _: None, lambda: cleaned.append("worker 0"))
     post.died(1.0)
     assert cleaned == ["worker 0"]
 
@@ -45,7 +45,7 @@ def test_what_a_dead_child_had_is_cleaned_up_before_the_next() -> None:
 _NO_WORKER_STARTS = """
 import sys
 from pathlib import Path
-from cloned_proxy.proxy.serving.server import ServeOptions
+from cloned_proxy.proxy.serving.options import ServeOptions
 from cloned_proxy.proxy.serving.supervisor import Supervisor
 from cloned_proxy.store.workspaces.workspace import Workspace
 
@@ -73,34 +73,34 @@ def test_a_proxy_whose_workers_cannot_start_gives_up_instead_of_trying_for_ever(
 
 
 @pytest.fixture
-def seats(tmp_path: Path) -> list[Seat]:
+def workers(tmp_path: Path) -> list[Worker]:
     with socket.socket() as listening:
-        return [Seat(number, 2, tmp_path, listening, None) for number in range(2)]
+        return [Worker(number, 2, tmp_path, listening, None) for number in range(2)]
 
 
-def test_the_proxy_is_ready_when_every_seat_says_so(seats: list[Seat], tmp_path: Path) -> None:
-    seats[0].report(())
+def test_the_proxy_is_ready_when_every_seat_says_so(workers: list[Worker], tmp_path: Path) -> None:
+    workers[0].report(())
     assert problems_of(tmp_path, 2) == ("worker 1 is not running",)
-    seats[1].report(())
+    workers[1].report(())
     assert problems_of(tmp_path, 2) == ()
-    seats[1].report(("the policy is bad", "the disk is full"))
+    workers[1].report(("the policy is bad", "the disk is full"))
     assert problems_of(tmp_path, 2) == ("worker 1: the policy is bad", "worker 1: the disk is full")
-    vacate(tmp_path, 1)
-    vacate(tmp_path, 1)
+    forget_report(tmp_path, 1)
+    forget_report(tmp_path, 1)
     assert problems_of(tmp_path, 2) == ("worker 1 is not running",)
 
 
-def test_a_report_that_has_become_old_is_a_problem(seats: list[Seat], tmp_path: Path) -> None:
-    for seat in seats:
-        seat.report(())
+def test_a_report_that_has_become_old_is_a_problem(workers: list[Worker], tmp_path: Path) -> None:
+    for worker in workers:
+        worker.report(())
     place = tmp_path / "status-0.json"
     report = json.loads(place.read_text())
     place.write_text(json.dumps(report | {"at": report["at"] - 6}))
     assert problems_of(tmp_path, 2) == ("worker 0 does not respond",)
 
 
-def test_one_worker_leads(seats: list[Seat]) -> None:
-    assert [seat.leads for seat in seats] == [True, False]
+def test_one_worker_leads(workers: list[Worker]) -> None:
+    assert [worker.leads for worker in workers] == [True, False]
 
 
 def test_the_shared_directory_is_private_and_can_be_removed() -> None:

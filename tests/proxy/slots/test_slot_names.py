@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.local.slot_protocol import Handover, NamesHandover, OpenSlot, decode, new_socket
+from cloned_proxy.local.slot_protocol import Handover, NamesHandover, OpenSlot, decode
+from cloned_proxy.local.unix_sockets import new_socket
 from cloned_proxy.proxy.slots.slot_api import SlotApi
 from cloned_proxy.proxy.tunnel.last_words import ACCESS_DENIED
 from cloned_proxy.runner.namespaces.names import NamePlan

@@ -13,7 +13,7 @@ import pytest
 
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.docker.stream import OutputStream
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE, ToolProgram
 from cloned_proxy.runner.runs.job import Job
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from cloned_proxy.runner.values.spec import OWNER_LABEL
@@ -35,7 +35,7 @@ def containers(module_runner: DockerContainerRunner, engine: Engine) -> dict[str
             if mark == module_runner._site.owner and (facts := engine.inspect(container))["State"]["Running"]:
                 found["tool" if facts["Name"].startswith("/cloned_tool_") else "holder"] = facts
 
-    job = Job(tool=TOOL, worker=Worker(PYTHON_IMAGE, ("sh", "-c", "echo up; sleep 1")))
+    job = Job(tool=TOOL, program=ToolProgram(PYTHON_IMAGE, ("sh", "-c", "echo up; sleep 1")))
     module_runner.run(job, feed=lambda stream: stream.end_input(), output=look)
     assert found.keys() == {"tool", "holder"}
     return found

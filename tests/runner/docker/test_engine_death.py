@@ -17,7 +17,7 @@ import pytest
 
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.images.image_check import HOLDER_IMAGE
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from cloned_proxy.runner.values.errors import EngineError
 from cloned_proxy.runner.values.spec import OWNER_LABEL

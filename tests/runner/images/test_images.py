@@ -11,8 +11,8 @@ from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.images.apt_mirror import Mirror, mirrors
 from cloned_proxy.runner.images.image_check import HOLDER_IMAGE
 from cloned_proxy.runner.images.node_version import FIRST_WITH_PROXY, node_version
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.images.toolchain import pinned_version
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from tests.runner.jobs import run
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import NODE_IMAGE, NODE_WORKER, PYTHON_IMAGE, WorkerKind
+from cloned_proxy.runner.images.tool_program import NODE_IMAGE, NODE_WORKER, PYTHON_IMAGE, WorkerKind
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from cloned_proxy.runner.values.errors import ImageMissingError, SandboxInputError, ToolFailedError
 from tests.runner.conftest import Serving, leftovers

@@ -15,7 +15,7 @@ from cloned_proxy.runner.images import npm_client
 from cloned_proxy.runner.images.image_list import built_images
 from cloned_proxy.runner.images.tool_image import LOCK_LABEL, build_tool_image
 from cloned_proxy.runner.images.tool_packages import ToolImage
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.values.errors import FetchError
 from tests.runner.conftest import Serving
 from tests.runner.local_registry import local_registry

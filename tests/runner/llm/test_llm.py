@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.llm.state import CONTAINER, read_state
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from cloned_proxy.share import share_path

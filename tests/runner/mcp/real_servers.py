@@ -15,7 +15,7 @@ from typing import Final
 import pytest
 
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 
 PACKAGES: Final = Path(__file__).with_name("packages")
 IMAGE: Final = "cloned-mcp-test:latest"

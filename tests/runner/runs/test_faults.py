@@ -15,7 +15,7 @@ import pytest
 from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.files.files import read_scratch
 from cloned_proxy.runner.images import image_check
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE, ToolProgram
 from cloned_proxy.runner.namespaces.netns import Namespace, start_time
 from cloned_proxy.runner.runs.execution import Collected
 from cloned_proxy.runner.runs.job import Job
@@ -50,7 +50,7 @@ def test_a_tool_that_closes_its_output_and_stays_is_killed(runner: DockerContain
 
 
 def test_a_gigabyte_of_output_is_cut_off(runner: DockerContainerRunner) -> None:
-    job = Job(tool=TOOL, worker=Worker(PYTHON_IMAGE, ("sh", "-c", "head -c 1000000000 /dev/zero")))
+    job = Job(tool=TOOL, program=ToolProgram(PYTHON_IMAGE, ("sh", "-c", "head -c 1000000000 /dev/zero")))
     collected = Collected(4 * 1024 * 1024)
     with pytest.raises(ToolLimitError, match="into /sandbox"):
         runner.run(job, feed=lambda stream: stream.end_input(), output=collected)
@@ -153,7 +153,7 @@ def test_an_explicit_mount_is_there_and_read_only(runner: DockerContainerRunner,
 
 
 def test_a_missing_image_names_the_command_that_brings_it(runner: DockerContainerRunner) -> None:
-    job = Job(tool=TOOL, worker=Worker("cloned-nothing:latest", ("true",)))
+    job = Job(tool=TOOL, program=ToolProgram("cloned-nothing:latest", ("true",)))
     with pytest.raises(ImageMissingError, match="image build"):
         runner.run(job, feed=lambda stream: None, output=lambda kind, piece: None)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE, ToolProgram
 from cloned_proxy.runner.project.view import ProjectWish, view_of
 from cloned_proxy.runner.runs.job import Job
 from cloned_proxy.runner.runs.prepared import can_wait
@@ -22,7 +22,7 @@ def workspace(tmp_path: Path) -> Path:
 
 
 def job(env: Mapping[str, str]) -> Job:
-    return Job(tool="a@v1", worker=Worker(PYTHON_IMAGE, ("true",)), env=env)
+    return Job(tool="a@v1", program=ToolProgram(PYTHON_IMAGE, ("true",)), env=env)
 
 
 @pytest.mark.parametrize(("env", "waits"), [({}, True), ({"MY_PATH": "/x"}, True), ({"PATH": "/x"}, False)])

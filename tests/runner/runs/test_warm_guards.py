@@ -15,7 +15,7 @@ import trustme
 from cloned_proxy.cli.terminal.warm_wire import SOCKET
 from cloned_proxy.cli.warm.client import _connected
 from cloned_proxy.runner.docker.engine import Engine
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from tests.cli.program import eventually
 from tests.runner.conftest import leftovers, start_serving, write_policy
 from tests.runner.jobs import TOOL

@@ -14,7 +14,8 @@ from typing import Any, cast
 
 import pytest
 
-from cloned_proxy.local.slot_protocol import Handover, OpenSlot, RunEnd, encode, new_socket, short_path
+from cloned_proxy.local.slot_protocol import Handover, OpenSlot, RunEnd, encode
+from cloned_proxy.local.unix_sockets import new_socket, short_path
 from cloned_proxy.policy.callers.caller import CallerSource
 from cloned_proxy.proxy.gate.gate import Gate
 from cloned_proxy.proxy.slots.slot_api import SlotApi

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,11 +8,10 @@ import pytest
 from cloned_proxy.policy.reading.parse import PolicyError
 from cloned_proxy.share import share_path
 from cloned_proxy.store.files.errors import StoreError
-from cloned_proxy.store.policyfile import policy_edit
-from cloned_proxy.store.policyfile.policy_edit import EditResult, PolicyEditor
+from cloned_proxy.store.policyfile import rule_text
+from cloned_proxy.store.policyfile.policy_edit import PolicyEditor
 from cloned_proxy.store.policyfile.policy_entry import Addition, Entry
 from cloned_proxy.store.policyfile.policy_file import load_policy
-from cloned_proxy.store.policyfile.tests_of_policy import ForbiddenByTestsError
 
 FORK = multiprocessing.get_context("fork")
 NOW = 1_000_000_000.0
@@ -230,15 +228,6 @@ def test_an_entry_that_the_parser_refuses_changes_nothing(tmp_path: Path, host: 
     assert path.read_text() == "version: 1\n"
 
 
-def test_an_edit_that_fails_the_files_tests_changes_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "policy.yaml"
-    text = "version: 1\ntests:\n  - {tool: demo@v1, deny: ['https://a.test/']}\n"
-    path.write_text(text)
-    with pytest.raises(PolicyError):
-        _editor(path).add(_allow("a.test", tool="demo@v1"))
-    assert path.read_text() == text
-
-
 @pytest.mark.parametrize("text", ["version: 1\nglobal: {allow: ['*.com']}\n", "a: [\n", "version: 1\nx: 1\n"])
 def test_a_file_that_is_invalid_now_is_not_edited(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.yaml"
@@ -286,91 +275,10 @@ def test_a_text_change_that_means_more_than_the_edit_is_refused(
 ) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text("version: 1\n")
-    monkeypatch.setattr(policy_edit, "add_items", lambda text, _path, _items: text + "mode: report\n")
+    monkeypatch.setattr(rule_text, "add_items", lambda text, _path, _items: text + "mode: report\n")
     with pytest.raises(StoreError, match="edit it by hand"):
         _editor(path).add(_allow("a.test"))
     assert path.read_text() == "version: 1\n"
-
-
-TESTED = """\
-version: 1
-anonymous: global
-global:
-  allow: [example.com]
-
-tests:  # the rules of the house
-  - {allow: ["https://example.com/"], deny: ["https://example.net/", "https://example.org/"]}  # the first
-  - deny:
-      - https://example.net/  # the second
-"""
-
-
-def test_a_test_of_the_file_forbids_an_edit_and_is_named_with_its_line(tmp_path: Path) -> None:
-    path = tmp_path / "policy.yaml"
-    path.write_text(TESTED)
-    with pytest.raises(ForbiddenByTestsError) as caught:
-        _editor(path).add(_allow("example.net", "example.org"))
-    assert [(problem.path, problem.line) for problem in caught.value.problems] == [
-        ("tests[0].deny[0]", 7),
-        ("tests[0].deny[1]", 7),
-        ("tests[1].deny[0]", 9),
-    ]
-    told = str(caught.value).splitlines()
-    assert told[0] == (
-        f"{path}:7: tests[0].deny[0]: a test of the file forbids this: 'https://example.net/' should be denied"
-    )
-    assert "--update-tests" in told[-1]
-    assert path.read_text() == TESTED
-
-
-@pytest.mark.parametrize(
-    ("change", "left"),
-    [
-        pytest.param(
-            lambda editor: editor.add(_allow("example.net")),
-            'tests:  # the rules of the house\n  - {allow: ["https://example.com/"], deny: ["https://example.org/"]}'
-            "  # the first\n",
-            id="one of several, and a whole test",
-        ),
-        pytest.param(
-            lambda editor: editor.remove(["example.com"]),
-            'tests:  # the rules of the house\n  - {allow: [], deny: ["https://example.net/", "https://example.org/"]}'
-            "  # the first\n  - deny:\n      - https://example.net/  # the second\n",
-            id="the only one of its list",
-        ),
-        pytest.param(
-            lambda editor: editor.add([Addition((Entry("**.example.com"), Entry("example.com")), action="deny")]),
-            'tests:  # the rules of the house\n  - {allow: [], deny: ["https://example.net/", "https://example.org/"]}'
-            "  # the first\n  - deny:\n      - https://example.net/  # the second\n",
-            id="a deny",
-        ),
-    ],
-)
-def test_what_an_edit_breaks_can_go_with_it(
-    tmp_path: Path, change: Callable[[PolicyEditor], EditResult], left: str
-) -> None:
-    path = tmp_path / "policy.yaml"
-    path.write_text(TESTED)
-    result = change(PolicyEditor(path, clock=lambda: NOW, update_tests=True))
-    assert path.read_text().endswith(left)
-    assert result.version == load_policy(path, NOW).version
-    assert result.tests
-
-
-def test_an_emptied_list_of_tests_stays_a_list(tmp_path: Path) -> None:
-    path = tmp_path / "policy.yaml"
-    path.write_text("version: 1\ntests:\n  - {deny: ['https://example.net/']}\nanonymous: global\n")
-    editor = PolicyEditor(path, clock=lambda: NOW, update_tests=True)
-    assert editor.add(_allow("example.net")).tests == ("tests[0].deny[0] 'https://example.net/'",)
-    assert "tests: []\n" in path.read_text()
-
-
-def test_a_test_that_fails_already_does_not_stand_in_the_way_of_its_own_repair(tmp_path: Path) -> None:
-    path = tmp_path / "policy.yaml"
-    path.write_text(TESTED.replace("allow: [example.com]", "allow: [other.test]"))
-    with pytest.raises(ForbiddenByTestsError):
-        _editor(path).add(_allow("x.test"))
-    assert _editor(path).add(_allow("example.com")).changed
 
 
 def test_an_entry_that_no_policy_takes_is_named_without_a_place_that_nobody_wrote(tmp_path: Path) -> None:

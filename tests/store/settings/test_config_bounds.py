@@ -8,17 +8,17 @@ import pytest
 from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
+from cloned_proxy.store.files.strict_model import StrictModel
 from cloned_proxy.store.settings.config import Config, ConfigError, load_config
-from cloned_proxy.store.settings.section import Section
 
 _COUNTED = 2**63
 
 
-def _bounded(section: type[Section], place: str = "") -> list[tuple[str, FieldInfo]]:
+def _bounded(section: type[StrictModel], place: str = "") -> list[tuple[str, FieldInfo]]:
     """Every setting with a lower bound."""
     found: list[tuple[str, FieldInfo]] = []
     for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+        if isinstance(field.annotation, type) and issubclass(field.annotation, StrictModel):
             found += _bounded(field.annotation, f"{place}{name}.")
         elif field.annotation is int and any(isinstance(each, Ge) for each in field.metadata):
             found.append((f"{place}{name}", field))

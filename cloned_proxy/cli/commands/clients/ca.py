@@ -25,12 +25,12 @@ def ca(
     from cloned_proxy.cli.place.place import workspace_to_write
     from cloned_proxy.cli.show.errors import say
     from cloned_proxy.cli.show.output import put, put_json
-    from cloned_proxy.proxy.inspection.certificates.authority import Authority
     from cloned_proxy.proxy.inspection.certificates.bundle import refresh_bundle
     from cloned_proxy.proxy.inspection.certificates.ca import bundle_path, certificate_path, install_hint
+    from cloned_proxy.proxy.inspection.certificates.certificate_authority import CertificateAuthority
 
     place = workspace_to_write(workspace)
-    Authority.open(place.ca_directory)
+    CertificateAuthority.open(place.ca_directory)
     certificate = str(certificate_path(place.ca_directory))
     if what is What.PATH:
         if as_json:

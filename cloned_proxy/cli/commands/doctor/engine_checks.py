@@ -13,7 +13,7 @@ from cloned_proxy.runner.docker.engine import Engine
 from cloned_proxy.runner.docker.engine_answers import EngineFacts
 from cloned_proxy.runner.images.image_check import HOLDER_IMAGE, check_current
 from cloned_proxy.runner.images.node_version import FIRST_WITH_PROXY, node_version
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.llm.gpu import GpuHost, look
 from cloned_proxy.runner.namespaces.names import AUTO, LOOPBACK, OFF, plan_names
 from cloned_proxy.runner.namespaces.netns import may_enter

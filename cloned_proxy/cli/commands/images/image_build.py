@@ -18,7 +18,7 @@ from cloned_proxy.runner.images.image_list import BuiltImage, built_images
 from cloned_proxy.runner.images.images import build_images
 from cloned_proxy.runner.images.tool_image import build_tool_image
 from cloned_proxy.runner.images.tool_packages import ToolImage
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE
 from cloned_proxy.runner.values.errors import ImageMissingError
 from cloned_proxy.runner.values.spec import MIB, check_tool_id
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cloned_proxy.cli.commands.sandbox.exec_options import EnvironmentOptions, ExecOptions, FileOptions, LimitOptions
-from cloned_proxy.cli.commands.sandbox.sandbox import run_command
+from cloned_proxy.cli.commands.sandbox.exec_run import run_command
 from cloned_proxy.cli.place.context import existing_workspace
 from cloned_proxy.cli.show.errors import CommandError, say
 from cloned_proxy.runner.mcp.starting import WORD_VARIABLE, start_of

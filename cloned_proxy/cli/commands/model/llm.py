@@ -36,7 +36,7 @@ def up(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Start the model without any way out. A relay on 127.0.0.1:8080 leads to it."""
-    from cloned_proxy.cli.commands.model.local_model import UpOptions, bring_up
+    from cloned_proxy.cli.commands.model.llm_server import UpOptions, bring_up
 
     bring_up(
         UpOptions(workspace=workspace, models=models, wait=wait, engine=engine, image=image, gpus=gpus, health=health)
@@ -46,7 +46,7 @@ def up(
 @app.command("down")
 def down(*, workspace: WorkspaceOption = None) -> None:
     """Stop both."""
-    from cloned_proxy.cli.commands.model.local_model import take_down
+    from cloned_proxy.cli.commands.model.llm_server import take_down
 
     take_down(workspace)
 
@@ -54,6 +54,6 @@ def down(*, workspace: WorkspaceOption = None) -> None:
 @app.command("status")
 def status(*, workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Whether the model runs and answers; exit 1 when it does not."""
-    from cloned_proxy.cli.commands.model.local_model import show_status
+    from cloned_proxy.cli.commands.model.llm_server import show_status
 
     raise typer.Exit(show_status(workspace, as_json=as_json))

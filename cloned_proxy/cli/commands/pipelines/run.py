@@ -45,7 +45,7 @@ def run(
         else:
             show_run(workspace, which, as_json=as_json)
         return
-    from cloned_proxy.cli.commands.pipelines.pipelines import RunOptions, run_and_report
+    from cloned_proxy.cli.commands.pipelines.run_pipeline import RunOptions, run_and_report
 
     run_and_report(
         RunOptions(

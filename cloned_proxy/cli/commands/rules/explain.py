@@ -29,7 +29,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Print the verdict on a URL or a decision; exit 1 when denied."""
-    from cloned_proxy.cli.commands.rules.verdict import print_verdict
+    from cloned_proxy.cli.commands.rules.explain_verdict import print_verdict
 
     code = print_verdict(
         what, tool=tool, method=method, resolve=resolve, workspace=workspace, policy=policy, as_json=as_json

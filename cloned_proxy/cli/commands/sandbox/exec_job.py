@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cloned_proxy.cli.commands.sandbox.exec_options import ExecOptions, FileOptions
 from cloned_proxy.cli.commands.sandbox.variables import variables
 from cloned_proxy.cli.show.errors import CommandError
-from cloned_proxy.runner.images.worker import PYTHON_IMAGE, Worker
+from cloned_proxy.runner.images.tool_program import PYTHON_IMAGE, ToolProgram
 from cloned_proxy.runner.project.place import ProjectAccess, check_caller, project_of
 from cloned_proxy.runner.project.view import ProjectWish
 from cloned_proxy.runner.runs.job import Job
@@ -24,7 +24,7 @@ def job_of(options: ExecOptions, settings: SandboxSettings) -> Job:
     check_tool_id(options.tool)
     return Job(
         tool=options.tool,
-        worker=Worker(image_of(options, settings), options.command),
+        program=ToolProgram(image_of(options, settings), options.command),
         env=variables(options.environment.variables, options.environment.files),
         mounts=tuple(parse_mount(text) for text in options.files.mounts),
         project=wish_of(options.files),

@@ -59,7 +59,7 @@ def exec_tool(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Run a command in a container whose only way out is the proxy."""
-    from cloned_proxy.cli.commands.sandbox.sandbox import run_command
+    from cloned_proxy.cli.commands.sandbox.exec_run import run_command
 
     options = ExecOptions(
         tool=tool,

@@ -48,7 +48,7 @@ def explained(code: int, job: Job, said: LastWords) -> str | None:
         return "a file became larger than one file may be in this sandbox: raise `sandbox: {scratch_mib: …}`"
     if code not in (NOT_FOUND, NOT_EXECUTABLE):
         return None
-    name, image = job.worker.command[0], job.worker.image
+    name, image = job.program.command[0], job.program.image
     if not said.complain_of(name):
         missing = "was not found in" if code == NOT_FOUND else "could not be executed in"
         return f"exit code {code}: something that {name} called {missing} the image {image}"
@@ -56,7 +56,7 @@ def explained(code: int, job: Job, said: LastWords) -> str | None:
 
 
 def _not_started(code: int, name: str, job: Job) -> str:
-    image = job.worker.image
+    image = job.program.image
     if "PATH" in job.env and "/" not in name:
         return (
             f"{name} is in no directory of the PATH that this command was given (--env, --env-file), which takes the "

@@ -70,7 +70,7 @@ def shell(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Open a terminal in the sandbox, with the project writable. Without CMD: a shell."""
-    from cloned_proxy.cli.commands.sandbox.sandbox import run_command
+    from cloned_proxy.cli.commands.sandbox.exec_run import run_command
     from cloned_proxy.cli.commands.sandbox.shell_session import command_of, tell_rules, tool_of
 
     # A tool never runs as root; a root that writes to a project does so as the project's owner.

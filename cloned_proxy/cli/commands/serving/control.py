@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from cloned_proxy.control.process import ControlOptions, become, bind_control, keep_running
-from cloned_proxy.proxy.serving.server import ServeOptions
+from cloned_proxy.proxy.serving.options import ServeOptions
 from cloned_proxy.proxy.serving.supervisor import Companion
 from cloned_proxy.proxy.serving.worker import Ties
 from cloned_proxy.store.workspaces.workspace import Workspace

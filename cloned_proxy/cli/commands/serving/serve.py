@@ -46,16 +46,16 @@ def serve(
     """Start the proxy. SIGTERM stops it gently, a second one at once; SIGHUP reads the policy again."""
     import sys
 
-    from cloned_proxy.cli.place.authority import parse_listen
+    from cloned_proxy.cli.place.listen_option import parse_listen
     from cloned_proxy.cli.show.errors import CommandError, say
 
     if sys.stderr.isatty() and log_format == "console":
         say("starting; the first time takes some seconds")  # said before what takes them is imported
-    from cloned_proxy.cli.commands.serving.foreground import run_in_foreground
+    from cloned_proxy.cli.commands.serving.serve_foreground import run_in_foreground
     from cloned_proxy.cli.commands.serving.slots import parse_slot
     from cloned_proxy.cli.place.place import beside_another
     from cloned_proxy.proxy.plane.choice import PlaneMode, choose
-    from cloned_proxy.proxy.serving.server import ServeOptions
+    from cloned_proxy.proxy.serving.options import ServeOptions
     from cloned_proxy.proxy.transport.listener import BindError
     from cloned_proxy.telemetry.log import configure_logging
 

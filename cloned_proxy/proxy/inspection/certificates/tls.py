@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from OpenSSL import SSL
 
 if TYPE_CHECKING:
-    from cloned_proxy.proxy.inspection.certificates.authority import Authority
+    from cloned_proxy.proxy.inspection.certificates.certificate_authority import CertificateAuthority
 
 _HTTP1: Final = b"http/1.1"
 _HTTP2: Final = b"h2"
@@ -24,7 +24,7 @@ class Sessions:
     `authority` is asked for when the first tunnel is opened: without such a rule there is no CA.
     """
 
-    def __init__(self, authority: Callable[[], Authority], *, extra_ca: Path | None = None) -> None:
+    def __init__(self, authority: Callable[[], CertificateAuthority], *, extra_ca: Path | None = None) -> None:
         self._authority = authority
         self._extra_ca = extra_ca
         self._accepting: dict[bool, SSL.Context] = {}

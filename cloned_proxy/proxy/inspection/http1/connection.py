@@ -17,19 +17,10 @@ from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.inspection.connections.pipe import BrokenBodyError, Pipe
 from cloned_proxy.proxy.inspection.connections.tls import TlsStream
 from cloned_proxy.proxy.inspection.http1.exchange import BACKLOG, Exchange
-from cloned_proxy.proxy.inspection.requests.parts import InspectionParts
+from cloned_proxy.proxy.inspection.requests.services import InspectionServices
 from cloned_proxy.proxy.inspection.upstream.pool import Pool
-from cloned_proxy.proxy.inspection.upstream.upstream import UpstreamParts
-from cloned_proxy.proxy.wire.body import (
-    BodyError,
-    BodyReader,
-    Buffer,
-    ChunkedBody,
-    OversizeError,
-    SizedBody,
-    UnsizedBody,
-    take_head,
-)
+from cloned_proxy.proxy.inspection.upstream.upstream import UpstreamServices
+from cloned_proxy.proxy.wire.body import BodyError, BodyReader, Buffer, OversizeError, UnsizedBody, body_of, take_head
 from cloned_proxy.proxy.wire.head import FIRST_OF_TOKEN, Head, HeadError, parse_head
 
 _log = structlog.get_logger(__name__)
@@ -42,11 +33,11 @@ _END_SECONDS: Final = 1.0
 class InspectedConnection:
     """From the first byte of the ClientHello to the end of the client connection: one request after the other."""
 
-    def __init__(self, parts: InspectionParts, tls: TlsStream, tunnel: Grant) -> None:
-        self.parts: Final = parts
+    def __init__(self, services: InspectionServices, tls: TlsStream, tunnel: Grant) -> None:
+        self.services: Final = services
         self.tunnel: Final = tunnel
         """The grant of the CONNECT whose TLS is opened here."""
-        upstream = UpstreamParts(parts.sessions, parts.settings, parts.metrics, parts.ways)
+        upstream = UpstreamServices(services.sessions, services.settings, services.metrics, services.ways)
         self.pool: Final = Pool(upstream, tunnel, http2=False)
         self.doomed = False
         """Ends in a reset instead of a polite close."""
@@ -78,12 +69,12 @@ class InspectedConnection:
     async def serve(self) -> None:
         """From the ClientHello to the end of the connection, with all that belongs to it."""
         try:
-            async with asyncio.timeout(self.parts.settings.head_timeout):
+            async with asyncio.timeout(self.services.settings.head_timeout):
                 await self._tls.handshake()
         except (SSL.Error, OSError, EOFError, TimeoutError):
             return
-        self._arm(self.parts.settings.head_timeout, self._finish)
-        self._watch(self.parts.settings.idle_timeout)
+        self._arm(self.services.settings.head_timeout, self._finish)
+        self._watch(self.services.settings.idle_timeout)
         self._reading = asyncio.Task(self._read(), loop=self._loop, eager_start=True)
         try:
             await asyncio.wait((self._reading,))
@@ -165,7 +156,7 @@ class InspectedConnection:
         except BodyError as error:
             self._body = None
             self._closed = True
-            answer = self.parts.admission.refuse_head(self.tunnel, HeadError(str(error)))
+            answer = self.services.admission.refuse_head(self.tunnel, HeadError(str(error)))
             if exchange.task is None:  # it came with its head, and nothing has been decided
                 self._exchange = None
                 self._say(answer)
@@ -185,9 +176,9 @@ class InspectedConnection:
         try:
             if not buffer.starts_with(FIRST_OF_TOKEN):
                 raise HeadError("these bytes are not an HTTP request")  # noqa: TRY301  as those of `parse_head`
-            data = take_head(buffer, self.parts.settings.max_head_bytes)
+            data = take_head(buffer, self.services.settings.max_head_bytes)
             if data is not None:
-                return parse_head(data, tunnelled=True, max_fields=self.parts.settings.max_head_fields)
+                return parse_head(data, tunnelled=True, max_fields=self.services.settings.max_head_fields)
         except OversizeError as error:
             self._refuse_head(HeadError(str(error), status=431))
         except HeadError as error:
@@ -195,7 +186,7 @@ class InspectedConnection:
         else:
             if not self._head_began:
                 self._head_began = True
-                self._arm(self.parts.settings.head_timeout, self._head_late)
+                self._arm(self.services.settings.head_timeout, self._head_late)
         return None
 
     def _begin(self, head: Head) -> None:
@@ -204,7 +195,7 @@ class InspectedConnection:
         self._requests += 1
         exchange = Exchange(self, head, last=not head.keep_alive or self._requests >= MAX_REQUESTS)
         self._exchange = exchange
-        self._body = ChunkedBody() if head.chunked else SizedBody(head.content_length or 0)
+        self._body = body_of(head)
         self._read_body()
         if self._exchange is exchange:
             exchange.task = asyncio.Task(exchange.run(), loop=self._loop, eager_start=True)
@@ -234,7 +225,7 @@ class InspectedConnection:
 
     def _refuse_head(self, error: HeadError) -> None:
         """It belongs to no exchange."""
-        self._say(self.parts.admission.refuse_head(self.tunnel, error))
+        self._say(self.services.admission.refuse_head(self.tunnel, error))
 
     def _say(self, answer: Answer) -> None:
         self._tls.write(answer.encode())
@@ -250,7 +241,7 @@ class InspectedConnection:
         if exchange.last or exchange.doomed or self._body is not None or self._closed:
             self._finish()
             return
-        self._arm(self.parts.settings.keep_alive_timeout, self._finish)
+        self._arm(self.services.settings.keep_alive_timeout, self._finish)
         self._advance()
 
     def _finish(self) -> None:
@@ -281,10 +272,10 @@ class InspectedConnection:
         exchange = self._exchange
         if exchange is None or exchange.grant is None:
             return
-        decision = self.parts.enforcer.review(exchange.grant)
+        decision = self.services.enforcer.review(exchange.grant)
         if not decision.passes:
             self.cut(f"revoked:{decision.reason.value}")
-        elif time.monotonic() - exchange.last_byte >= idle_seconds(decision, self.parts.settings.idle_timeout):
+        elif time.monotonic() - exchange.last_byte >= idle_seconds(decision, self.services.settings.idle_timeout):
             self.cut("idle")
 
     # Deadlines.
@@ -294,7 +285,7 @@ class InspectedConnection:
 
     def _look_for_idleness(self) -> None:
         """Does what the sweep does, for a connection that no sweep reaches."""
-        exchange, longest = self._exchange, self.parts.settings.idle_timeout
+        exchange, longest = self._exchange, self.services.settings.idle_timeout
         quiet = time.monotonic() - exchange.last_byte if exchange is not None else 0.0
         if exchange is not None and exchange.grant is not None:
             longest = idle_seconds(exchange.grant.decision, longest)

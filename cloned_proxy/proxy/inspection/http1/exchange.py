@@ -185,7 +185,7 @@ class Exchange(Stream):
         if seen.status != SWITCHING_PROTOCOLS:
             await super()._respond(admitted, seen, exchange)
             return
-        self._client.parts.admission.examine(admitted, seen)
+        self._client.services.admission.examine(admitted, seen)
         secrets = admitted.injection.echo if admitted.injection is not None else None
         self.upgraded = self.last = True
         self._send_head(seen, None)

@@ -50,7 +50,7 @@ class Http2Stream(Stream):
         if self._answered:
             return
         try:
-            async with asyncio.timeout(self._front.parts.settings.head_timeout):
+            async with asyncio.timeout(self._front.services.settings.head_timeout):
                 if self._grpc:
                     self._say_grpc(answer)
                 elif self._began:

@@ -29,9 +29,9 @@ from cloned_proxy.proxy.inspection.connections.endpoint import Endpoint
 from cloned_proxy.proxy.inspection.connections.pipe import BrokenBodyError
 from cloned_proxy.proxy.inspection.connections.tls import TlsStream
 from cloned_proxy.proxy.inspection.http2.answering import Http2Stream
-from cloned_proxy.proxy.inspection.requests.parts import InspectionParts
+from cloned_proxy.proxy.inspection.requests.services import InspectionServices
 from cloned_proxy.proxy.inspection.upstream.pool import Pool
-from cloned_proxy.proxy.inspection.upstream.upstream import UpstreamParts
+from cloned_proxy.proxy.inspection.upstream.upstream import UpstreamServices
 from cloned_proxy.proxy.transport.linger import LINGER_SECONDS
 from cloned_proxy.proxy.wire.head import HeadError
 
@@ -41,13 +41,15 @@ _log = structlog.get_logger(__name__)
 class Front(Endpoint):
     """Streams, each a request of its own, and the pool of upstream connections that they share."""
 
-    def __init__(self, parts: InspectionParts, tls: TlsStream, tunnel: Grant) -> None:
-        settings = parts.settings
+    def __init__(self, services: InspectionServices, tls: TlsStream, tunnel: Grant) -> None:
+        settings = services.settings
         super().__init__(tls, client_side=False, max_head_bytes=settings.max_head_bytes)
-        self.parts: Final = parts
+        self.services: Final = services
         self.tunnel: Final = tunnel
         """The grant of the CONNECT whose TLS is opened here."""
-        self.pool: Final = Pool(UpstreamParts(parts.sessions, settings, parts.metrics, parts.ways), tunnel, http2=True)
+        self.pool: Final = Pool(
+            UpstreamServices(services.sessions, settings, services.metrics, services.ways), tunnel, http2=True
+        )
         self.doomed = False
         """Ends in a reset instead of a polite close."""
         self._streams: dict[int, Http2Stream] = {}
@@ -60,12 +62,12 @@ class Front(Endpoint):
     async def serve(self) -> None:
         """From the ClientHello to the end of the connection, with all that belongs to it."""
         try:
-            async with asyncio.timeout(self.parts.settings.head_timeout):
+            async with asyncio.timeout(self.services.settings.head_timeout):
                 await self.tls.handshake()
         except (SSL.Error, OSError, EOFError, TimeoutError):
             self.doomed = True
             return
-        self._await_request(self.parts.settings.head_timeout)
+        self._await_request(self.services.settings.head_timeout)
         try:
             await self.run()
         finally:
@@ -108,7 +110,9 @@ class Front(Endpoint):
             return
         ended = event.stream_ended is not None
         try:
-            head = heads.read_request(event.headers or [], max_fields=self.parts.settings.max_head_fields, ended=ended)
+            head = heads.read_request(
+                event.headers or [], max_fields=self.services.settings.max_head_fields, ended=ended
+            )
         except HeadError as error:
             self._refuse(number, error)
             return
@@ -124,7 +128,7 @@ class Front(Endpoint):
         if not self._resets.spend():
             self.give_up(ErrorCodes.ENHANCE_YOUR_CALM)
             return
-        answer = self.parts.admission.refuse_head(self.tunnel, error)
+        answer = self.services.admission.refuse_head(self.tunnel, error)
         with contextlib.suppress(H2Error):
             self.h2.send_headers(number, heads.answer_block(answer))
             self.h2.send_data(number, answer.body, end_stream=True)
@@ -142,11 +146,11 @@ class Front(Endpoint):
 
     def _trailers_came(self, stream: Http2Stream, event: TrailersReceived) -> None:
         try:
-            trailers = heads.trailers_of(event.headers or [], max_fields=self.parts.settings.max_head_fields)
+            trailers = heads.trailers_of(event.headers or [], max_fields=self.services.settings.max_head_fields)
             if stream.is_short:  # the library compares them where DATA ends the stream, and only there
                 raise HeadError("a body that is shorter than its Content-Length (RFC 9113, section 8.1.1)")  # noqa: TRY301  as those of `heads`
         except HeadError as error:
-            self.parts.admission.refuse_head(self.tunnel, error)
+            self.services.admission.refuse_head(self.tunnel, error)
             stream.pipe.break_off(BrokenBodyError(str(error)))
             stream.cancel("refused:malformed_request")
             return
@@ -157,7 +161,7 @@ class Front(Endpoint):
     def forget(self, stream: Http2Stream) -> None:
         self._streams.pop(stream.id, None)
         if not self._streams:
-            self._await_request(self.parts.settings.keep_alive_timeout)
+            self._await_request(self.services.settings.keep_alive_timeout)
             self._end_if_idle()
 
     def on_closed(self, problem: str) -> None:
@@ -193,11 +197,11 @@ class Front(Endpoint):
 
     def sweep(self) -> None:
         """Cuts every open request that the policy in force, or a limit, no longer lets pass, and what is idle by it."""
-        now, otherwise = time.monotonic(), self.parts.settings.idle_timeout
+        now, otherwise = time.monotonic(), self.services.settings.idle_timeout
         for stream in tuple(self._streams.values()):
             if stream.grant is None:
                 continue
-            decision = self.parts.enforcer.review(stream.grant)
+            decision = self.services.enforcer.review(stream.grant)
             if not decision.passes:
                 stream.revoke(decision.reason.value)
             elif now - stream.last_byte >= idle_seconds(decision, otherwise):

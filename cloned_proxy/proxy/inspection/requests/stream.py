@@ -1,21 +1,21 @@
 """One request in opened TLS: its decision, its record, its budget, and both of its bodies, in every version of HTTP.
 
-What its client sees of it is for a subclass to write: `answering.Http2Stream`, or `exchange.Exchange` for HTTP/1.1.
+What its client sees of it is for a subclass to write (`ClientEnd`): `answering.Http2Stream`, or `exchange.Exchange` for
+HTTP/1.1.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
-from typing import ClassVar, Final, Protocol
+from typing import Final
 
 import structlog
 from h2.exceptions import H2Error
 
 from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce import answers
-from cloned_proxy.proxy.enforce.answers import Answer, UpstreamFailure
+from cloned_proxy.proxy.enforce.answers import UpstreamFailure
 from cloned_proxy.proxy.enforce.tunnels import response_seconds
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.outgoing import longest_idle
@@ -23,8 +23,7 @@ from cloned_proxy.proxy.inspection.connections import heads
 from cloned_proxy.proxy.inspection.connections.pipe import BrokenBodyError, Pipe, Trailers
 from cloned_proxy.proxy.inspection.examining.examiners import Admitted, Filters, ResponseSeen, UnfitError
 from cloned_proxy.proxy.inspection.requests.admission import TurnedAway
-from cloned_proxy.proxy.inspection.requests.parts import InspectionParts
-from cloned_proxy.proxy.inspection.upstream.pool import Pool
+from cloned_proxy.proxy.inspection.requests.client_end import ClientEnd, OpenedClient
 from cloned_proxy.proxy.inspection.upstream.upstream import (
     UpstreamExchange,
     UpstreamLostError,
@@ -42,28 +41,11 @@ _KEPT: Final = 65_536
 """Bytes of a body that are kept while the request may be sent again. A longer one is not."""
 
 
-class OpenedClient(Protocol):
-    """The connection of a client, as its requests see it."""
-
-    @property
-    def parts(self) -> InspectionParts: ...
-
-    @property
-    def tunnel(self) -> Grant:
-        """The grant of the CONNECT whose TLS is opened."""
-
-    @property
-    def pool(self) -> Pool: ...
-
-
-class Stream(ABC):
+class Stream(ClientEnd):
     """From its head to its end: one task."""
 
     __slots__ = ("_answered", "_began", "_client", "_head", "_passed", "_timer", "cause", "grant", "last_byte", "pipe",
                  "task")  # fmt: skip
-
-    passes_trailers: ClassVar[bool]
-    """Whether the client gets those of a response."""
 
     def __init__(self, client: OpenedClient, head: Head, pipe: Pipe) -> None:
         """`pipe` brings the body of the request."""
@@ -83,51 +65,13 @@ class Stream(ABC):
         self.last_byte = time.monotonic()
         self.task: asyncio.Task[None] | None = None
 
-    # What its client sees. What raises BrokenBodyError or H2Error says that nobody is there any more.
-
-    @abstractmethod
-    async def _say(self, answer: Answer) -> None:
-        """In the proxy's own name, where nothing of a response has been sent; otherwise it must not look whole."""
-
-    @abstractmethod
-    def _break_off(self) -> None:
-        """It was cancelled: what has been sent must not look whole."""
-
-    @abstractmethod
-    async def _let_finish(self) -> None:
-        """Follows a response that has ended in order."""
-
-    @abstractmethod
-    def _leave(self) -> None:
-        """The very last step: its connection forgets it."""
-
-    @abstractmethod
-    def _continue(self) -> None:
-        """The upstream wants the body that the client announced with `Expect`."""
-
-    @abstractmethod
-    def _send_head(self, seen: ResponseSeen, length: int | None, *, end: bool = False) -> None:
-        """`length` is that of the body, None where nobody knows; `end` for a response that has none."""
-
-    @abstractmethod
-    async def _send_data(self, data: bytes, *, end: bool = False) -> None:
-        """Sends a piece as fast as the client takes it."""
-
-    @abstractmethod
-    async def _send_end(self, trailers: Trailers) -> None:
-        """Ends the body behind its last piece."""
-
-    @abstractmethod
-    async def _see_upload_off(self, sending: asyncio.Task[None], exchange: UpstreamExchange) -> None:
-        """The response is complete, and `sending` of the request's body may still be under way (RFC 9112, 9.5)."""
-
     # For a request that waits for a person.
 
     @property
     def gone(self) -> bool:
         return bool(self.cause)
 
-    def watch(self) -> None:  # noqa: B027  nothing has to be done, in every version
+    def watch(self) -> None:  # nothing has to be done, in every version
         """That the client leaves is noticed without it, as its connection is read all the time.
 
         One of HTTP/1.1 is not read while more than 64 KiB of its body wait, and is looked at each second then.
@@ -154,7 +98,7 @@ class Stream(ABC):
             self._leave()
 
     async def _run(self) -> None:
-        outcome = await self._client.parts.admission.admit(self._client.tunnel, self._head, self)
+        outcome = await self._client.services.admission.admit(self._client.tunnel, self._head, self)
         if isinstance(outcome, TurnedAway):
             await self._say(outcome.answer)
             return
@@ -185,7 +129,7 @@ class Stream(ABC):
             self.cause = self.cause or Reason.INTERNAL_ERROR.value
             raise
         finally:
-            self._client.parts.enforcer.finish(grant, self.cause or "closed")
+            self._client.services.enforcer.finish(grant, self.cause or "closed")
 
     def _note(self, what: str, error: Exception) -> None:
         _log.info(what, problem=str(error), decision=self.grant.id if self.grant is not None else None)
@@ -272,7 +216,7 @@ class Stream(ABC):
         self._disarm()
         if exchange.head.done() or self.grant is None:
             return
-        seconds = response_seconds(self.grant.decision, self._client.parts.settings.response_timeout)
+        seconds = response_seconds(self.grant.decision, self._client.services.settings.response_timeout)
         late = UpstreamLostError("no response came in time", failure=UpstreamFailure("response", timed_out=True))
         self._timer = asyncio.get_running_loop().call_later(seconds, exchange.fail, late)
 
@@ -282,7 +226,7 @@ class Stream(ABC):
             self._timer = None
 
     async def _respond(self, admitted: Admitted, seen: ResponseSeen, exchange: UpstreamExchange) -> None:
-        filters = self._client.parts.admission.examine(admitted, seen)
+        filters = self._client.services.admission.examine(admitted, seen)
         if filters is None and seen.has_body and exchange.body.ended and not exchange.body.trailers:
             await self._respond_at_once(admitted.grant, seen, exchange)
             return

@@ -14,7 +14,7 @@ from cloned_proxy.proxy.enforce.answers import UpstreamFailure
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.inspection.connections.tls import TlsStream
 from cloned_proxy.proxy.inspection.upstream.reach import reach
-from cloned_proxy.proxy.inspection.upstream.upstream import Upstream, UpstreamLostError, UpstreamParts
+from cloned_proxy.proxy.inspection.upstream.upstream import Upstream, UpstreamLostError, UpstreamServices
 from cloned_proxy.proxy.inspection.upstream.upstream_h1 import UpstreamH1
 from cloned_proxy.proxy.inspection.upstream.upstream_h2 import UpstreamH2
 from cloned_proxy.proxy.upstream.dial import DialError
@@ -31,12 +31,12 @@ class _RefusedProtocolError(UpstreamLostError):
 class Pool:
     """One for each client connection."""
 
-    def __init__(self, parts: UpstreamParts, tunnel: Grant, *, http2: bool) -> None:
+    def __init__(self, services: UpstreamServices, tunnel: Grant, *, http2: bool) -> None:
         """With `http2` that is asked for first; else HTTP/1.1, which a WebSocket needs, and HTTP/2 where it is refused.
 
         That refusal is the alert no_application_protocol, or in a handshake without a version a first frame of HTTP/2.
         """
-        self._parts: Final = parts
+        self._services: Final = services
         self._asks_http2: Final = http2
         self._tunnel: Final = tunnel
         self._open: dict[Upstream, frozenset[Address]] = {}
@@ -82,7 +82,7 @@ class Pool:
             first.exception()  # whoever waited has it
 
     async def _connect(self, grant: Grant) -> Upstream:
-        settings = self._parts.settings
+        settings = self._services.settings
         self._close_idle()
         try:
             tls = await self._reached(grant)
@@ -111,7 +111,7 @@ class Pool:
 
     async def _reached(self, grant: Grant) -> TlsStream:
         try:
-            reader, writer = await reach(grant, self._parts.ways, self._parts.metrics)
+            reader, writer = await reach(grant, self._services.ways, self._services.metrics)
         except DialError as error:
             raise UpstreamLostError(str(error), failure=answers.not_dialled(error)) from None
         try:
@@ -124,10 +124,10 @@ class Pool:
         host = grant.decision.host
         if host is None:
             raise ValueError("a grant without a canonical host")
-        session = self._parts.sessions.connecting(host.text, http2=self._asks_http2, only_http2=self._only_http2)
+        session = self._services.sessions.connecting(host.text, http2=self._asks_http2, only_http2=self._only_http2)
         tls = TlsStream(session, reader, writer)
         try:
-            async with asyncio.timeout(self._parts.settings.connect_timeout):
+            async with asyncio.timeout(self._services.settings.connect_timeout):
                 await tls.handshake()
         except TimeoutError:
             raise UpstreamLostError("a slow handshake", failure=UpstreamFailure("tls", timed_out=True)) from None

@@ -121,7 +121,7 @@ class Upstream(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamParts:
+class UpstreamServices:
     sessions: Sessions
     settings: ProxySettings
     metrics: Metrics

@@ -54,7 +54,7 @@ class UpstreamH1:
         """When the last exchange has ended; 0.0 before there was one."""
         self._closed = False
         self._is_http2 = False
-        """Such a server has read no request: what it got does not begin as HTTP/2 does."""
+        """Whether the server speaks HTTP/2. It has read no request then: what it got does not begin as HTTP/2 does."""
         self._over: Final = asyncio.Event()
 
     @property

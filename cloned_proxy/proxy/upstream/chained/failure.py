@@ -20,7 +20,7 @@ class Trouble(enum.StrEnum):
     """The proxy's certificate does not hold, or it speaks no TLS."""
     TIMED_OUT = "timed_out"
     CREDENTIAL = "credential"
-    """It answered 407, or the vault has no credential for it."""
+    """The proxy in front answered 407, or the vault has no credential for it."""
     REFUSED = "refused"
     """Another status than success."""
     MALFORMED = "malformed"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.cli.commands.rules.verdict import explained
+from cloned_proxy.cli.commands.rules.explain_verdict import explained
 from cloned_proxy.fleet.signed.keys import SigningKey
 from cloned_proxy.store.workspaces.workspace import Workspace
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cloned_proxy.cli.commands.sandbox.exit_explained import LastWords, explained
-from cloned_proxy.runner.images.worker import Worker
+from cloned_proxy.runner.images.tool_program import ToolProgram
 from cloned_proxy.runner.runs.job import Job
 
 MISSING: list[bytes] = [
@@ -20,7 +20,7 @@ MISSING: list[bytes] = [
 
 
 def job(*command: str) -> Job:
-    return Job(tool="a@v1", worker=Worker("worker:1", command))
+    return Job(tool="a@v1", program=ToolProgram("worker:1", command))
 
 
 def words(*pieces: bytes) -> LastWords:
@@ -68,7 +68,7 @@ def test_a_path_of_ones_own_is_named_and_not_the_image(code: int) -> None:
     assert text is not None
     assert text.startswith("sh is in no directory of the PATH that this command was given (--env, --env-file)")
     assert "the image worker:1 has no" not in text
-    named = replace(own, worker=Worker("worker:1", ("/x",)))
+    named = replace(own, program=ToolProgram("worker:1", ("/x",)))
     by_path = explained(127, named, words(b"[FATAL tini (7)] exec /x failed: No such file"))
     assert by_path is not None
     assert by_path.startswith("/x does not exist in the sandbox")

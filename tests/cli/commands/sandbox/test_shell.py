@@ -38,7 +38,7 @@ def test_words(words: list[str], tool: str, command: tuple[str, ...], monkeypatc
         asked.append(options)
         return 7
 
-    monkeypatch.setattr("cloned_proxy.cli.commands.sandbox.sandbox.run_command", run)
+    monkeypatch.setattr("cloned_proxy.cli.commands.sandbox.exec_run.run_command", run)
     assert CliRunner().invoke(app, ["shell", *words]).exit_code == 7
     assert asked[0].tool == tool
     assert asked[0].terminal.tty

@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from cloned_proxy.cli.commands.sandbox import sandbox
+from cloned_proxy.cli.commands.sandbox import exec_run
 from cloned_proxy.telemetry.later import LaterLogger
 from tests.cli.program import PROGRAM, Workspace, eventually, policy_text
 from tests.cli.pseudo_terminal import open_terminal, plain
@@ -89,9 +89,9 @@ def test_messages_of_exec_have_the_form_of_those_of_serve(
         LaterLogger("x").warning("named networks are weaker")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sandbox, "_execute", execute)
+    monkeypatch.setattr(exec_run, "_execute", execute)
     with logging_kept():
-        sandbox.run_command(object())  # type: ignore[arg-type]  # never looked at
+        exec_run.run_command(object())  # type: ignore[arg-type]  # never looked at
     assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[warning  \] named networks", capsys.readouterr().err)
 
 

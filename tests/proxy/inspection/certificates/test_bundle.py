@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from cloned_proxy.proxy.inspection.certificates.authority import Authority
 from cloned_proxy.proxy.inspection.certificates.bundle import refresh_bundle
 from cloned_proxy.proxy.inspection.certificates.ca import certificate_path, install_hint
+from cloned_proxy.proxy.inspection.certificates.certificate_authority import CertificateAuthority
 from cloned_proxy.runner.trust.trust import write_trust
 from cloned_proxy.store.files import roots as roots_of_machine
 from cloned_proxy.store.files.errors import StoreError
@@ -32,7 +32,7 @@ def _trusted(path: Path) -> int:
 
 
 def test_it_holds_the_systems_roots_and_the_workspace_ca_and_is_private(tmp_path: Path, roots: Path) -> None:
-    Authority.open(tmp_path / "ca")
+    CertificateAuthority.open(tmp_path / "ca")
     path = refresh_bundle(tmp_path / "ca")
     assert _trusted(path) == 2
     assert path.read_bytes().endswith(certificate_path(tmp_path / "ca").read_bytes())
@@ -40,7 +40,7 @@ def test_it_holds_the_systems_roots_and_the_workspace_ca_and_is_private(tmp_path
 
 
 def test_it_follows_its_parts_and_is_left_alone_otherwise(tmp_path: Path, roots: Path) -> None:
-    Authority.open(tmp_path / "ca")
+    CertificateAuthority.open(tmp_path / "ca")
     path = refresh_bundle(tmp_path / "ca")
     before = path.stat().st_ino
     assert refresh_bundle(tmp_path / "ca").stat().st_ino == before
@@ -63,7 +63,7 @@ def test_no_variable_that_replaces_the_roots_names_the_ca_alone(tmp_path: Path) 
 
 
 def test_a_machine_without_roots_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Authority.open(tmp_path / "ca")
+    CertificateAuthority.open(tmp_path / "ca")
     monkeypatch.setattr(roots_of_machine, "_ROOTS", ())
     monkeypatch.setattr(roots_of_machine, "_compiled_in", lambda: str(tmp_path / "missing"))
     with pytest.raises(StoreError, match="ca-certificates"):
@@ -71,7 +71,7 @@ def test_a_machine_without_roots_is_told_so(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_sandboxed_tool_trusts_what_a_host_tool_trusts(tmp_path: Path, roots: Path) -> None:
-    Authority.open(tmp_path / "ca")
+    CertificateAuthority.open(tmp_path / "ca")
     roots.write_bytes("# Türk\n".encode() + roots.read_bytes())  # comments of a distribution are in UTF-8
     workspace_ca = certificate_path(tmp_path / "ca").read_text()
     (tmp_path / "scratch").mkdir()

@@ -176,7 +176,7 @@ async def test_examiners_refuse_requests_and_change_both_bodies(
             await peer.send_body(number, body)
 
     upstream.serve = repeat
-    monkeypatch.setattr(h2.inspector.parts.admission, "_examiners", (_Examiner(),))
+    monkeypatch.setattr(h2.inspector.services.admission, "_examiners", (_Examiner(),))
 
     async def post(path: str, body: bytes) -> Message:
         head = client.head(path, method="POST", fields=[("content-length", str(len(body)))])

@@ -286,8 +286,8 @@ async def test_a_silent_upstream_is_504_and_its_neighbour_is_answered(
             peer.send()
 
     upstream.serve = some
-    parts = h2.inspector.parts
-    parts.settings = parts.settings.model_copy(update={"response_timeout": 0.3})
+    services = h2.inspector.services
+    services.settings = services.settings.model_copy(update={"response_timeout": 0.3})
     silent = client.begin(client.head("/silent"))
     assert (await client.ask(client.head("/answered"))).status == "200"
     answer = await client.response(silent)

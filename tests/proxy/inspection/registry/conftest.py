@@ -10,7 +10,7 @@ import pytest
 from cloned_proxy.policy.terms.registry import INDEX_OF, Registry, RegistryKind
 from cloned_proxy.policy.terms.rule import Rule
 from cloned_proxy.store.settings.config import ProxySettings
-from tests.proxy.inspection.registry.shelf import DAY, Shelf
+from tests.proxy.inspection.registry.shelf import AGES, DAY, Shelf
 from tests.proxy.inspection.support import World, rule
 
 
@@ -55,3 +55,10 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
     await made.inspector.close()
     front.close()
     upstream.close()
+
+
+@pytest.fixture
+def npm(store: Store) -> Store:
+    store.shelf.packument("left-pad", AGES, store.now)
+    store.shelf.packument("@acme/pad", AGES, store.now)
+    return store

@@ -12,11 +12,19 @@ from typing import Any
 
 DAY = 86_400.0
 CANARY = b"too-young-canary-bytes"
+AGES = {"1.0.0": 100 * DAY, "1.1.0": 8 * DAY, "2.0.0": DAY, "3.0.0": None, "4.0.0": -DAY}
+YOUNG = "/left-pad/-/left-pad-2.0.0.tgz"
+OLD = "/left-pad/-/left-pad-1.1.0.tgz"
 """In every file that is too young."""
 
 
 def at(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def versions(body: bytes) -> list[str]:
+    """Those that a packument lists."""
+    return list(json.loads(body)["versions"])
 
 
 @dataclass

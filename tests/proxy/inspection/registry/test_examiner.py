@@ -13,33 +13,14 @@ from typing import Any
 import pytest
 from OpenSSL import SSL
 
-from cloned_proxy.policy.model.model import Policy, Scope
-from cloned_proxy.policy.terms.host_index import HostIndex
 from cloned_proxy.policy.terms.rule import Inject
-from cloned_proxy.policy.terms.vocabulary import Anonymous, Mode
 from cloned_proxy.proxy.inspection.registry import encoding
 from cloned_proxy.proxy.inspection.registry import lookup as lookup_module
 from cloned_proxy.proxy.inspection.registry import metadata as metadata_module
 from tests.proxy.inspection.http2.peers import Client
 from tests.proxy.inspection.registry.conftest import Store
-from tests.proxy.inspection.registry.shelf import CANARY, DAY, at
+from tests.proxy.inspection.registry.shelf import AGES, CANARY, DAY, OLD, YOUNG, versions
 from tests.proxy.support import until
-
-JSON = "Accept: application/vnd.pypi.simple.v1+json\r\n"
-AGES = {"1.0.0": 100 * DAY, "1.1.0": 8 * DAY, "2.0.0": DAY, "3.0.0": None, "4.0.0": -DAY}
-YOUNG = "/left-pad/-/left-pad-2.0.0.tgz"
-OLD = "/left-pad/-/left-pad-1.1.0.tgz"
-
-
-@pytest.fixture
-def npm(store: Store) -> Store:
-    store.shelf.packument("left-pad", AGES, store.now)
-    store.shelf.packument("@acme/pad", AGES, store.now)
-    return store
-
-
-def versions(body: bytes) -> list[str]:
-    return list(json.loads(body)["versions"])
 
 
 @pytest.mark.parametrize(
@@ -263,69 +244,6 @@ async def test_metadata_may_move_only_to_where_it_is_filtered(npm: Store, place:
     assert (status, f"location: {place}" in head.lower()) == ((302, True) if passes else (403, False))
 
 
-async def test_an_exempt_package_passes_as_it_is(npm: Store) -> None:
-    npm.world.allow(npm.rule("npm", "@acme/*"))
-    assert len(versions((await npm.ask("/@acme%2fpad"))[2])) == 5
-    assert (await npm.ask("/@acme/pad/-/pad-2.0.0.tgz"))[2] == CANARY
-    assert (await npm.ask(YOUNG))[0] == 403
-    assert (await npm.ask("/@acme/..%2fleft-pad/-/left-pad-2.0.0.tgz"))[0] == 403
-
-
-async def test_a_lease_exempts_for_a_while_and_its_end_is_noticed(npm: Store) -> None:
-    lease = replace(npm.rule("npm", "left-pad"), expires=npm.now + 1_000_000.0)
-    npm.world.enforcer._clock = lambda: npm.now
-    npm.world.allow(npm.rule(), lease)
-    assert (await npm.ask(YOUNG))[2] == CANARY
-    assert len(versions((await npm.ask("/left-pad"))[2])) == 5
-    npm.world.clock.now += 1_000_001.0
-    npm.shelf.packument("left-pad", {"1.0.0": 100 * DAY, "2.0.0": DAY}, npm.now)
-    assert (await npm.ask(YOUNG))[0] == 403
-
-
-async def test_what_was_too_young_is_old_enough_later(npm: Store) -> None:
-    assert (await npm.ask(YOUNG))[0] == 403
-    npm.world.clock.now += 6 * DAY
-    assert (await npm.ask(YOUNG))[2] == CANARY
-    assert npm.shelf.asked == ["GET /left-pad", f"GET {YOUNG}"]
-
-
-async def test_publishing_and_auditing_pass_or_are_refused_by_methods_alone(npm: Store) -> None:
-    body = "Content-Type: application/json\r\nContent-Length: 2\r\n"
-    npm.shelf.page("/left-pad", b'{"ok":true}')
-    npm.shelf.page("/-/npm/v1/security/advisories/bulk", b"{}")
-    for method, path in (("PUT", "/left-pad"), ("POST", "/-/npm/v1/security/advisories/bulk"), ("GET", "/-/ping")):
-        extra = body if method != "GET" else ""
-        answer = await npm.world.talk(
-            npm.world.get(path, f"{extra}Connection: close\r\n", method=method) + b"{}"[: 2 * bool(extra)]
-        )
-        assert answer.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 404 "))
-    npm.world.allow(replace(npm.rule(), methods=frozenset({"GET"})))
-    answer = await npm.world.talk(npm.world.get("/left-pad", body, method="PUT") + b"{}")
-    assert b"method_not_allowed" in answer
-
-
-async def test_a_method_that_no_client_uses_for_files_gets_none(npm: Store) -> None:
-    for method in ("POST", "PROPFIND", "get"):
-        status, _, body = await npm.ask(YOUNG, "Content-Length: 0\r\n" if method == "POST" else "", method=method)
-        assert (status, CANARY in body) == (403, False)
-
-
-async def test_a_packument_that_is_to_be_sent_back_is_whole_only_where_that_is_allowed(npm: Store) -> None:
-    npm.shelf.page("/left-pad?write=true", npm.shelf.pages["/left-pad"][2])
-    assert len(versions((await npm.ask("/left-pad?write=true&attachments=true"))[2])) == 5
-    npm.world.allow(replace(npm.rule(), methods=frozenset({"GET"})))
-    assert versions((await npm.ask("/left-pad?write=true"))[2]) == ["1.0.0", "1.1.0"]
-
-
-async def test_report_mode_shows_all_and_records_the_files(npm: Store) -> None:
-    current = npm.world.policies.current
-    assert current is not None
-    npm.world.policies.current = replace(current, mode=Mode.REPORT)
-    assert len(versions((await npm.ask("/left-pad"))[2])) == 5
-    assert (await npm.ask(YOUNG))[2] == CANARY
-    assert npm.world.audit.reasons.count("too_young") == 1
-
-
 async def test_a_document_over_the_limit_is_refused_with_the_limit(npm: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata_module.FilteredMetadata, "limit", 2**20)
     npm.shelf.zipped = False
@@ -379,124 +297,6 @@ async def test_the_streams_of_http_2_are_judged_one_by_one(npm: Store) -> None:
     assert CANARY not in bytes(young.body + spelled.body + query.body)
     assert set(npm.shelf.asked) == {"GET /left-pad", f"GET {OLD}"}
     await client.close()
-
-
-WHEEL = "/packages/acme_pad-1.0-py3-none-any.whl"
-LATE_WHEEL = "/packages/acme_pad-1.0-py2-none-any.whl"
-SDIST = "/packages/acme_pad-2.0.tar.gz"
-
-
-@pytest.fixture
-def pypi(store: Store) -> Store:
-    store.world.allow(store.rule("pypi"))
-    files = {WHEEL: 100 * DAY, LATE_WHEEL: DAY, SDIST: DAY}
-    store.shelf.project("acme-pad", {path.rpartition("/")[2]: age for path, age in files.items()}, store.now)
-    return store
-
-
-async def test_a_project_page_in_both_forms_and_under_every_spelling_of_its_name(pypi: Store) -> None:
-    for path in ("/simple/acme-pad/", "/simple/Acme.Pad", "/simple/acme__PAD/"):
-        for accept, kind in ((JSON, "application/vnd.pypi.simple.v1+json"), ("Accept: text/html\r\n", "text/html")):
-            status, head, body = await pypi.ask(path, accept)
-            assert (status, f"content-type: {kind}" in head.lower()) == (200, True)
-            assert b"acme_pad-1.0-py3" in body
-            assert b"acme_pad-1.0-py2" not in body
-            assert b"acme_pad-2.0" not in body
-    assert set(pypi.shelf.asked) == {"GET /simple/acme-pad/"}
-
-
-@pytest.mark.parametrize("beside", ["", ".metadata", ".asc"])
-async def test_files_of_a_project_and_what_lies_beside_them(pypi: Store, beside: str) -> None:
-    assert (await pypi.ask(WHEEL + beside))[0] == (404 if beside == ".asc" else 200)
-    for path in (LATE_WHEEL, SDIST):
-        status, _, body = await pypi.ask(path + beside)
-        assert (status, CANARY in body) == (403, False)
-    assert pypi.shelf.asked.count("GET /simple/acme-pad/") <= 3
-
-
-async def test_an_index_that_gives_no_dates_is_refused(pypi: Store) -> None:
-    """A page in HTML alone (PEP 503) has no upload times."""
-    pypi.shelf.page("/simple/acme-pad/", b'<a href="/packages/acme_pad-2.0.tar.gz">acme_pad-2.0.tar.gz</a>')
-    for path in ("/simple/acme-pad/", SDIST, WHEEL):
-        status, _, body = await pypi.ask(path)
-        assert (status, json.loads(body)["reason"]) == (403, "too_young")
-
-
-async def test_files_on_another_host_are_dated_by_the_index(store: Store) -> None:
-    base = f"https://files.test:{store.world.upstream.port}"
-    names = {"acme_pad-1.0.tar.gz": 100 * DAY, "acme_pad-2.0.tar.gz": DAY}
-    store.shelf.project("acme-pad", names, store.now, host=base)
-    store.world.allow(store.rule("pypi"), store.rule("pypi", host="files.test"))
-    # As from a lock file: nobody has asked the index before.
-    assert (await store.ask("/packages/acme_pad-1.0.tar.gz", "Authorization: Basic eDp5\r\n", host="files.test"))[
-        0
-    ] == 200
-    index = next(head for head in store.shelf.heads if b"GET /simple/acme-pad/" in head and b"api.test" in head)
-    assert b"authorization" not in index, "a credential goes to no other host than it was meant for"
-    status, _, body = await store.ask("/packages/acme_pad-2.0.tar.gz", host="files.test")
-    assert (status, CANARY in body) == (403, False)
-    assert "newest that is old enough: 1.0" in json.loads(body)["hint"]
-    assert base.encode() in (await store.ask("/simple/acme-pad/", JSON))[2]
-
-
-async def test_no_other_registry_vouches_for_a_file_that_its_own_dates(npm: Store) -> None:
-    """Another one that the caller may ask, too, lists the young file under the same name with an old date."""
-    npm.world.allow(npm.rule(), npm.rule(host="files.test"))
-    found = npm.shelf.packument("left-pad", AGES, npm.now)
-    npm.shelf.others["/left-pad"] = json.dumps({**found, "time": dict.fromkeys(AGES, at(npm.now - 900 * DAY))}).encode()
-    elsewhere = await npm.ask("/left-pad", host="files.test")
-    assert len(versions(elsewhere[2])) == 5, "its own view is what it is trusted for"
-    status, _, body = await npm.ask(YOUNG)
-    assert (status, CANARY in body) == (403, False)
-
-
-async def test_a_host_of_files_alone_is_asked_for_metadata_once(store: Store) -> None:
-    base = f"https://files.test:{store.world.upstream.port}"
-    store.shelf.project("acme-pad", {"acme_pad-1.0.tar.gz": 100 * DAY}, store.now, host=base)
-    store.world.allow(store.rule("pypi"), store.rule("pypi", host="files.test"))
-    for _ in range(3):
-        assert (await store.ask("/packages/acme_pad-1.0.tar.gz", host="files.test"))[0] == 200
-    assert store.shelf.asked.count("GET /simple/acme-pad/") == 2
-
-
-async def test_an_index_is_asked_by_the_callers_own_rules_only(store: Store) -> None:
-    base = f"https://files.test:{store.world.upstream.port}"
-    store.shelf.project("acme-pad", {"acme_pad-1.0.tar.gz": 100 * DAY}, store.now, host=base)
-    own = store.rule("pypi", host="files.test")
-    other = Scope(allow=HostIndex([store.rule("pypi")]))
-    store.world.policies.current = Policy(
-        "v", anonymous=Anonymous.GLOBAL, global_scope=Scope(allow=HostIndex([own])), tools={"a@v1": other}
-    )
-    assert (await store.ask("/packages/acme_pad-1.0.tar.gz", host="files.test"))[0] == 403
-    assert not any(b"api.test" in head for head in store.shelf.heads)
-
-
-async def test_files_where_only_a_plain_rule_leads_are_not_shown(store: Store) -> None:
-    """Nobody would look at their age there."""
-    store.shelf.project("acme-pad", {"acme_pad-1.0.tar.gz": 100 * DAY}, store.now, host="https://files.test")
-    plain = replace(store.rule("pypi", host="files.test"), registry=None, id="r-plain")
-    store.world.allow(store.rule("pypi"), plain)
-    status, _, body = await store.ask("/simple/acme-pad/", JSON)
-    assert (status, "its files are on files.test" in json.loads(body)["hint"]) == (403, True)
-
-
-async def test_the_json_of_a_project(pypi: Store) -> None:
-    def entry(path: str, age: float) -> dict[str, str]:
-        name = path.rpartition("/")[2]
-        return {"filename": name, "url": pypi.shelf.base + path, "upload_time_iso_8601": at(pypi.now - age)}
-
-    old, young = entry(WHEEL, 100 * DAY), entry(SDIST, DAY)
-    document = {
-        "info": {"name": "acme-pad", "version": "2.0"},
-        "releases": {"1.0": [old], "2.0": [young]},
-        "urls": [young],
-    }
-    pypi.shelf.page("/pypi/acme-pad/json", json.dumps(document).encode())
-    pypi.shelf.page("/pypi/acme-pad/2.0/json", json.dumps({"info": document["info"], "urls": [young]}).encode())
-    read = json.loads((await pypi.ask("/pypi/Acme_Pad/json"))[2])
-    assert (list(read["releases"]), read["info"]["version"]) == (["1.0"], "1.0")
-    status, _, body = await pypi.ask("/pypi/acme-pad/2.0/json")
-    assert (status, json.loads(body)["reason"]) == (403, "too_young")
 
 
 async def test_a_large_document_is_encrypted_in_pieces(npm: Store, monkeypatch: pytest.MonkeyPatch) -> None:

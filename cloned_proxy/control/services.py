@@ -14,7 +14,7 @@ from cloned_proxy.store.workspaces.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
-class ControlParts:
+class ControlServices:
     """One for each control process."""
 
     workspace: Workspace

@@ -19,7 +19,7 @@ import structlog
 from cloned_proxy.cli.commands.serving.canary import probe_forever
 from cloned_proxy.cli.commands.serving.control import Control
 from cloned_proxy.cli.commands.serving.probe_apart import ProbeApart
-from cloned_proxy.cli.commands.serving.process import (
+from cloned_proxy.cli.commands.serving.serve_process import (
     new_event_loop,
     raise_open_files,
     signals_handled,
@@ -35,7 +35,8 @@ from cloned_proxy.policy.model.model import Policy
 from cloned_proxy.policy.terms.host_port import host_port
 from cloned_proxy.policy.terms.vocabulary import Anonymous
 from cloned_proxy.program_name import NAME, program_name
-from cloned_proxy.proxy.serving.server import ServeOptions, Server
+from cloned_proxy.proxy.serving.options import ServeOptions
+from cloned_proxy.proxy.serving.server import Server
 from cloned_proxy.proxy.serving.supervisor import Supervisor
 from cloned_proxy.runner.slots.caretaker import Caretaker
 from cloned_proxy.store.files.errors import StoreError

@@ -13,7 +13,7 @@ from cloned_proxy.telemetry.metrics import Metrics
 
 
 @dataclass(slots=True)
-class InspectionParts:
+class InspectionServices:
     enforcer: Enforcer
     sessions: Sessions
     settings: ProxySettings

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cloned_proxy.local.slot_protocol import short_path
+from cloned_proxy.local.unix_sockets import short_path
 
 
 def test_a_socket_can_lie_as_deep_as_it_likes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 import cloned_proxy
-from cloned_proxy.runner.images.worker import NODE_WORKER, WorkerKind, choose_worker, read_answer, request_line, user_of
+from cloned_proxy.runner.images.tool_program import (
+    NODE_WORKER,
+    WorkerKind,
+    choose_worker,
+    read_answer,
+    request_line,
+    user_of,
+)
 from cloned_proxy.runner.runs.runner import DockerContainerRunner
 from cloned_proxy.runner.values.errors import SandboxError, SandboxInputError, ToolFailedError, ToolTimeoutError
 

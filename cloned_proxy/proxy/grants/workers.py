@@ -23,8 +23,8 @@ _STALE_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """What the supervisor gives to worker `number` of `of`. The next process in the seat carries its counts on."""
+class Worker:
+    """What the supervisor gives to worker `number` of `of`. The next process of that number carries its counts on."""
 
     number: int
     of: int
@@ -48,7 +48,7 @@ class Seat:
 
 
 def make_directory() -> Path:
-    """A new directory (0700) for the seats of one supervisor."""
+    """A new directory (0700) for the workers of one supervisor."""
     return Path(tempfile.mkdtemp(prefix="cloned-proxy-", dir=_IN_MEMORY if os.access(_IN_MEMORY, os.W_OK) else None))
 
 
@@ -57,7 +57,7 @@ def remove_directory(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def vacate(directory: Path, number: int) -> None:
+def forget_report(directory: Path, number: int) -> None:
     """Forgets the report of a worker that is no more."""
     with suppress(FileNotFoundError):
         _status(directory, number).unlink()

@@ -24,12 +24,12 @@ class WorkerKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Worker:
+class ToolProgram:
     image: str
     command: tuple[str, ...]
 
 
-def choose_worker(project: Path, kind: WorkerKind, image: str | None) -> Worker:
+def choose_worker(project: Path, kind: WorkerKind, image: str | None) -> ToolProgram:
     """The worker for a project. A built Node workspace keeps its own; everything else is Python.
 
     Raises SandboxInputError when the Node worker is chosen and has not been built.
@@ -40,10 +40,10 @@ def choose_worker(project: Path, kind: WorkerKind, image: str | None) -> Worker:
     if kind is WorkerKind.AUTO:
         chosen = WorkerKind.NODE if node_image or (built and image is None) else WorkerKind.PYTHON
     if chosen is WorkerKind.PYTHON:
-        return Worker(image or PYTHON_IMAGE, ("python3", "/opt/cloned/worker.py"))
+        return ToolProgram(image or PYTHON_IMAGE, ("python3", "/opt/cloned/worker.py"))
     if not built:
         raise SandboxInputError(f"{project / NODE_WORKER} does not exist: run `npm run build` in {project} first")
-    return Worker(image or NODE_IMAGE, ("node", f"/workspace/{NODE_WORKER}"))
+    return ToolProgram(image or NODE_IMAGE, ("node", f"/workspace/{NODE_WORKER}"))
 
 
 def _is_node(image: str) -> bool:

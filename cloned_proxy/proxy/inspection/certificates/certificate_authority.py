@@ -25,7 +25,7 @@ _BACKDATED: Final = dt.timedelta(days=2)
 _CACHED_LEAVES: Final = 256
 
 
-class Authority:
+class CertificateAuthority:
     """Signs a certificate for each host that is inspected. The key of those is one of its own, kept in memory only."""
 
     def __init__(self, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
@@ -35,7 +35,7 @@ class Authority:
         self._leaves: OrderedDict[str, x509.Certificate] = OrderedDict()
 
     @classmethod
-    def open(cls, directory: Path) -> Authority:
+    def open(cls, directory: Path) -> CertificateAuthority:
         """That of the directory (0700, files 0600); made where there is none.
 
         Raises StoreError, OSError, ValueError.
