@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cloned_proxy.store.audit.audit_log import AuditLog
-from tests.cli.commands.serving.test_workers import asks_through, tunnel, workers
+from tests.cli.commands.serving.worker_processes import asks_through, tunnel, workers
 from tests.cli.program import TOOL, Origin, Serving, Workspace, eventually, literal, policy_text
 from tests.proxy.grants.test_denial_flood import FLOODS, Flood, call, token_of
 from tests.proxy.support import need_plane, until, upstream

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from OpenSSL import SSL
 
-from cloned_proxy.proxy.inspection.certificates.authority import Authority
+from cloned_proxy.proxy.inspection.certificates.certificate_authority import CertificateAuthority
 from cloned_proxy.proxy.inspection.certificates.tls import Sessions
 from cloned_proxy.proxy.inspection.connections.bounds import UNSENT
 from cloned_proxy.proxy.inspection.connections.streams import ClientWriter
@@ -47,7 +47,7 @@ class Wire(asyncio.StreamWriter):
 @pytest.fixture
 async def opened(tmp_path: Path) -> tuple[TlsStream, asyncio.StreamReader, Wire, SSL.Connection]:
     """Our end behind its handshake, what feeds it, what it writes on, and the client."""
-    sessions = Sessions(lambda: Authority.open(tmp_path / "ca"))
+    sessions = Sessions(lambda: CertificateAuthority.open(tmp_path / "ca"))
     reader, wire = asyncio.StreamReader(), Wire()
     ours = TlsStream(sessions.accepting("a.example"), reader, ClientWriter(wire))
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
