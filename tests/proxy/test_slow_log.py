@@ -8,7 +8,7 @@ import time
 import pytest
 
 from cloned_proxy.policy.callers.identity import Claims, mint_token
-from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.transport.reset import reset
 from cloned_proxy.telemetry.events import DecisionEvent
 from tests.proxy.support import HOST, KEY, allow, connect_head, hello, until, upstream, world
 

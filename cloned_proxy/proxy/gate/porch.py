@@ -13,7 +13,7 @@ import structlog
 
 from cloned_proxy.proxy.gate.door import Door
 from cloned_proxy.proxy.transport.listener import Listener, plain_address
-from cloned_proxy.proxy.transport.relay import reset_socket
+from cloned_proxy.proxy.transport.reset import reset_socket
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.wire.proxy_protocol import MAX_BYTES, HeaderError, header_length, source_of
 from cloned_proxy.telemetry.metrics import Metrics

@@ -14,7 +14,7 @@ from cloned_proxy.policy.callers.caller import Principal
 from cloned_proxy.policy.terms.decision import Decision
 from cloned_proxy.policy.terms.rule import Address
 from cloned_proxy.proxy.grants.grant import Grant
-from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.transport.reset import reset
 from cloned_proxy.proxy.wire.fields import ProxyHop
 
 _log = structlog.get_logger(__name__)

@@ -26,7 +26,7 @@ from cloned_proxy.proxy.inspection.requests.admission import Admission
 from cloned_proxy.proxy.inspection.requests.services import InspectionServices
 from cloned_proxy.proxy.secrets.injection import Injector, NoSecrets
 from cloned_proxy.proxy.secrets.leak import LeakWatch
-from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.transport.reset import reset
 from cloned_proxy.proxy.upstream.ways import Ways
 from cloned_proxy.proxy.wire.client_hello import MAX_HELLO_BYTES, ClientHelloReader, Unread
 from cloned_proxy.store.files.errors import StoreError

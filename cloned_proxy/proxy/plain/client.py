@@ -20,7 +20,7 @@ from cloned_proxy.proxy.plain.admission import admit, after_breath
 from cloned_proxy.proxy.plain.exchange import PlainExchange
 from cloned_proxy.proxy.plain.own import OwnExchange
 from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS, send_fin
-from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.transport.reset import reset
 from cloned_proxy.proxy.transport.settled import has_left, has_more, is_settled
 from cloned_proxy.proxy.tunnel.client import Client
 from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller

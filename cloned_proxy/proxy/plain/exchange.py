@@ -19,7 +19,8 @@ from cloned_proxy.proxy.plain.websocket import join
 from cloned_proxy.proxy.secrets.echo import ECHOED, EchoError
 from cloned_proxy.proxy.secrets.injection import InjectionError
 from cloned_proxy.proxy.secrets.leak import LeakError
-from cloned_proxy.proxy.transport.relay import Relay, reset_socket
+from cloned_proxy.proxy.transport.relay import Relay
+from cloned_proxy.proxy.transport.reset import reset_socket
 from cloned_proxy.proxy.upstream.chained.failure import UpstreamProxyError
 from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.wire.body import BodyError, OversizeError

@@ -3,39 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import socket
-import struct
 from collections.abc import Callable
-from typing import Final, cast
+from typing import cast
 
 from cloned_proxy.proxy.grants.budget import Charge
 from cloned_proxy.proxy.transport.bulk import BULK_BYTES, BULK_SECONDS, BulkFlow, Splicer
 from cloned_proxy.proxy.transport.relay_guard import RelayGuard, TurnedAwayError
+from cloned_proxy.proxy.transport.reset import reset
 from cloned_proxy.proxy.transport.splice import PumpEnd
-
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER: on, zero seconds
-
-
-def reset(transport: asyncio.WriteTransport) -> None:
-    """Closes at once and sends RST: the peer must not mistake a cut for the end of the data."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None:
-        _reset_on_close(sock)
-    transport.abort()
-
-
-def reset_socket(sock: socket.socket) -> None:
-    """The same, of a socket that has no transport."""
-    _reset_on_close(sock)
-    sock.close()
-
-
-def _reset_on_close(sock: socket.socket) -> None:
-    # Already closed (ValueError: the loop has let go of it), or a unix socket of a system without it: then closing is
-    # all there is.
-    with contextlib.suppress(OSError, ValueError):
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
 class Relay:

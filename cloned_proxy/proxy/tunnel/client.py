@@ -13,7 +13,7 @@ from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.transport.alarm import Alarm
 from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS, send_fin
 from cloned_proxy.proxy.transport.listener import Listener, names_listener
-from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.transport.reset import reset
 from cloned_proxy.proxy.transport.settled import has_more
 from cloned_proxy.proxy.tunnel.gate_services import GateServices
 from cloned_proxy.proxy.wire.head import Head, parse_head

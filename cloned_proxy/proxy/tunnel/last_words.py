@@ -9,7 +9,7 @@ import re
 from typing import Final
 
 from cloned_proxy.proxy.enforce.answers import Answer
-from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.transport.reset import reset
 from cloned_proxy.proxy.tunnel.client import Client
 from cloned_proxy.proxy.wire.client_hello import ServerNames, Unread
 

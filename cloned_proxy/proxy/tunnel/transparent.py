@@ -20,7 +20,7 @@ from cloned_proxy.policy.terms.http_token import MAX_METHOD, TOKEN
 from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.transport.listener import Listener
-from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.transport.reset import reset
 from cloned_proxy.proxy.tunnel.connect_tunnel import ConnectTunnel
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.tunnel.gate_services import GateServices

@@ -19,6 +19,7 @@ import pytest
 
 from cloned_proxy.policy.terms.rule import Address, Rule
 from cloned_proxy.proxy.transport import relay, splice
+from cloned_proxy.proxy.transport.reset import reset_socket
 from cloned_proxy.proxy.tunnel.open_tunnel import OpenTunnel
 from cloned_proxy.proxy.upstream import dial
 from tests.proxy import support
@@ -273,5 +274,5 @@ def test_a_reset_of_a_socket_that_the_loop_has_let_go_of_closes_it() -> None:
             raise ValueError("Invalid file descriptor: -1")  # as the loop says it
 
     with Released() as sock:
-        relay.reset_socket(sock)
+        reset_socket(sock)
         assert sock.fileno() < 0

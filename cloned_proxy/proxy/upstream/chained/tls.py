@@ -16,7 +16,7 @@ from typing import Final
 import structlog
 
 from cloned_proxy.policy.terms.rule import Address
-from cloned_proxy.proxy.transport.relay import reset
+from cloned_proxy.proxy.transport.reset import reset
 from cloned_proxy.proxy.upstream.chained.failure import Trouble, UpstreamProxyError
 
 _log = structlog.get_logger(__name__)
