@@ -13,6 +13,7 @@ from cloned_proxy.proxy.enforce.enforcer import Enforcer
 from cloned_proxy.proxy.enforce.known_refusals import KnownRefusals
 from cloned_proxy.proxy.enforce.tunnels import Tunnels
 from cloned_proxy.proxy.gate.accepted import Accepted
+from cloned_proxy.proxy.gate.all_gone import AllGone
 from cloned_proxy.proxy.gate.door import Door
 from cloned_proxy.proxy.gate.porch import Porch
 from cloned_proxy.proxy.gate.room import Room
@@ -78,11 +79,10 @@ class Gate:
         self._doors: dict[Listener, Door | Porch] = {}
         self._connections: set[Client] = set()
         self._coming: dict[Client, str] = {}
-        """Those that have a place and no transport yet, with why they are cut as soon as they have one."""
+        """Clients that have a place and no transport yet, with why they are cut as soon as they have one."""
         self._held_up = False
         """A client of one of the doors waits for a place."""
-        self._all_gone = asyncio.Event()
-        self._all_gone.set()
+        self._all_gone: Final = AllGone(lambda: self.idle)
         self._stopping = False
         self._cutting = False
         """What is still connected is cut."""
@@ -117,7 +117,7 @@ class Gate:
             plain=self._plain,
             publish=plane.publish if plane is not None else lambda *_: False,
             give_back=plane.take_back if plane is not None else lambda _: False,
-            plane_idle=self._look_whether_all_are_gone,
+            plane_idle=self._all_gone.look,
             plane_failed=self._accept_without_plane,
         )
         self._background: set[asyncio.Task[None]] = set()
@@ -187,7 +187,7 @@ class Gate:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
-        task.add_done_callback(lambda _: self._look_whether_all_are_gone())
+        task.add_done_callback(lambda _: self._all_gone.look())
 
     def close(self, listener: Listener) -> None:
         """Stops accepting on one listener and cuts the connections that came through it: its sandbox has ended."""
@@ -223,14 +223,13 @@ class Gate:
         """Stops accepting, gives open flows `seconds` to end by themselves, then cuts them."""
         self.stop_accepting()
         self._plain.close()
-        if not await self._gone_within(seconds):
+        if not await self._all_gone.within(seconds):
             self._cutting = True
             for connection in tuple(self._connections):
                 connection.cut("drained")
             if self._plane is not None:
                 self._plane.cut("drained")
-            self._look_whether_all_are_gone()
-            await self._gone_within(_CUT_SECONDS)
+            await self._all_gone.within(_CUT_SECONDS)
         if self._plane is not None:
             self._plane.stop()
         if self._splicer is not None:
@@ -256,15 +255,6 @@ class Gate:
         porches = [door for door in self._doors.values() if isinstance(door, Porch)]
         everywhere = (*self._doors, *native)
         self._room.make(everywhere, self._connections, self._plane, porches, contended=self._contended)
-
-    async def _gone_within(self, seconds: float) -> bool:
-        self._look_whether_all_are_gone()
-        try:
-            async with asyncio.timeout(seconds):
-                await self._all_gone.wait()
-        except TimeoutError:
-            return False
-        return True
 
     def _arrived(self, connection: Client) -> None:
         cause = self._coming.pop(connection)
@@ -305,13 +295,7 @@ class Gate:
             for door in self._doors.values():
                 door.look()
         if not self._connections:
-            self._look_whether_all_are_gone()
-
-    def _look_whether_all_are_gone(self) -> None:
-        if self.idle:
-            self._all_gone.set()
-        else:
-            self._all_gone.clear()
+            self._all_gone.look()
 
     def _accept_without_plane(self) -> None:
         """The plane has closed what it had; its listening sockets are ours."""
