@@ -52,7 +52,7 @@ KNIT = {
     "policy.terms": [{"address", "decision", "host", "network", "network_index", "registry", "rule"}],
     "proxy.inspection.http1": [{"connection", "exchange"}],
     "proxy.inspection.http2": [{"answering", "front"}],
-    "proxy.plain": [{"admission", "client", "exchange", "own", "reach", "websocket"}],
+    "proxy.plain": [{"admission", "client", "exchange", "open_exchange", "own", "reach", "websocket"}],
     "proxy.tunnel": [{"client", "gate_services"}],
     "runner.runs": [{"prepared", "slot_run"}],
 }

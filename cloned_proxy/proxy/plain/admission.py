@@ -13,7 +13,8 @@ from cloned_proxy.proxy.enforce import answers
 from cloned_proxy.proxy.grants.grant import Grant, Refusal
 from cloned_proxy.proxy.plain.exchange import PlainExchange
 from cloned_proxy.proxy.plain.own import OwnExchange, is_own
-from cloned_proxy.proxy.wire.head import Head
+from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller
+from cloned_proxy.proxy.wire.head import Head, HeadError
 from cloned_proxy.telemetry.events import Kind
 
 if TYPE_CHECKING:
@@ -30,11 +31,11 @@ def admit(client: PlainClient, head: Head) -> None:
     caller = coming_from(caller, client.source_address)
     if services.requests is not None and is_own(head.host):
         exchange = OwnExchange(client, head, caller, services.requests)
-        after_breath(client, caller, partial(client.begin, exchange))
+        _after_breath(client, caller, partial(client.begin, exchange))
         return
     request = Request(head.host, head.port, head.method, head.path)
     if services.leaks.armed and (secret := services.leaks.in_head(head)):
-        after_breath(client, caller, partial(_leaking, client, caller, head, secret))
+        _after_breath(client, caller, partial(_leaking, client, caller, head, secret))
         return
     outcome = services.enforcer.authorise_now(caller, request, Kind.HTTP)
     if outcome is None:
@@ -43,7 +44,18 @@ def admit(client: PlainClient, head: Head) -> None:
         _decided(client, head, outcome)
 
 
-def after_breath(client: PlainClient, caller: Caller, then: Callable[[], None]) -> None:
+def refuse_head(client: PlainClient, error: HeadError) -> None:
+    """Answers what is no request as it should be, on record; the connection ends behind that."""
+    caller = head_caller(client.services, client.listener, error, client.source_address)
+    _after_breath(client, caller, partial(_refused, client, caller, error))
+
+
+def _refused(client: PlainClient, caller: Caller, error: HeadError) -> None:
+    client.transport.write(answer_to_head(client.services, caller, error, Kind.HTTP).encode())
+    client.exchange_ended(keep=False)
+
+
+def _after_breath(client: PlainClient, caller: Caller, then: Callable[[], None]) -> None:
     """Does it now; when the log is slow and this caller has had its share of it, later: nobody is refused for that."""
     if client.services.enforcer.behind(caller):
         client.wait_for(partial(_breathed, client, caller, then))

@@ -1,77 +1,51 @@
-"""A client connection that speaks plain HTTP. The gate has read its first head; everything after that happens here."""
+"""A client connection that speaks plain HTTP. The gate has read the first head; the rest happens here."""
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import time
 from collections.abc import Callable, Coroutine
-from functools import partial
 from typing import Final
 
 import structlog
 
-from cloned_proxy.policy.callers.caller import Caller
 from cloned_proxy.proxy.enforce.answers import Answer
-from cloned_proxy.proxy.http1.intake import Intake
 from cloned_proxy.proxy.http1.underway import Underway
 from cloned_proxy.proxy.http1.upstream import PlainPool
-from cloned_proxy.proxy.plain.admission import admit, after_breath
+from cloned_proxy.proxy.plain.admission import admit, refuse_head
 from cloned_proxy.proxy.plain.exchange import PlainExchange
+from cloned_proxy.proxy.plain.kept_client import NEVER, KeptClient, RequestPhase
 from cloned_proxy.proxy.plain.own import OwnExchange
-from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS, send_fin
 from cloned_proxy.proxy.transport.reset import reset
-from cloned_proxy.proxy.transport.settled import has_left, has_more, is_settled
+from cloned_proxy.proxy.transport.settled import has_left
 from cloned_proxy.proxy.tunnel.client import Client
-from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller
+from cloned_proxy.proxy.tunnel.closing import ClosingOnFailure
 from cloned_proxy.proxy.wire.body import BodyError
 from cloned_proxy.proxy.wire.head import Head, HeadError
-from cloned_proxy.telemetry.events import Kind
 
 _log = structlog.get_logger(__name__)
 
-_NEVER: Final = float("inf")
 _TURN: Final = 8
 """Pipelined requests that are answered before the other connections have their turn."""
 
 type Work = Callable[[], Coroutine[None, None, Callable[[], None]]]
 
 
-class _RequestPhase(enum.Enum):
-    HEAD = enum.auto()
-    """The next head is read, behind what nobody wanted of the last body."""
-    DECIDING = enum.auto()
-    EXCHANGE = enum.auto()
-    CLOSING = enum.auto()
-    """The last byte has been written; what still comes is not looked at."""
-
-
-class PlainClient(asyncio.Protocol):
+class PlainClient(KeptClient, asyncio.Protocol):
     """Serves one request after the other; pipelined bytes wait. Each request is identified and authorised anew."""
 
-    __slots__ = ("_connection", "_dropped", "_exchange", "_head_began", "_phase", "_serving", "_task", "deadline",
-                 "eof", "full", "goes_back", "home", "intake", "listener", "pool", "services", "transport")  # fmt: skip
+    __slots__ = ("_exchange", "_serving", "_task", "full", "goes_back", "home", "pool")
 
     def __init__(self, home: set[PlainClient], pool: PlainPool, connection: Client) -> None:
-        self.services = connection.services
-        self.listener = connection.listener
+        super().__init__(connection)
         self.pool = pool
         self.home = home
-        self.transport = connection.transport
-        self.intake = Intake(connection.transport, connection.services.settings, connection.read_head)
         self.full = False
         """The client does not read what was written for it."""
-        self.eof = connection.eof
         self.goes_back = False
         """The native plane would have served the last request, had it come again."""
-        self.deadline = _NEVER
-        """When the phase must have ended, monotonic; `check` looks at it once a second."""
-        self._connection = connection
-        self._phase = _RequestPhase.HEAD
         self._exchange: PlainExchange | OwnExchange | None = None
         self._task: asyncio.Task[None] | None = None
-        self._dropped = 0
-        self._head_began = False
         self._serving = False
 
     def start(self, head: Head) -> None:
@@ -99,7 +73,7 @@ class PlainClient(asyncio.Protocol):
         self.intake.add(at.unread)
         self.transport.set_protocol(self)
         exchange = PlainExchange(self, head, at.grant.for_request(head.method, head.path))
-        self._phase, self._exchange = _RequestPhase.EXCHANGE, exchange
+        self._phase, self._exchange = RequestPhase.EXCHANGE, exchange
         exchange.go_on(at)
         self._serve()
 
@@ -116,8 +90,8 @@ class PlainClient(asyncio.Protocol):
 
     def _take(self, data: bytes) -> None:
         exchange, intake = self._exchange, self.intake
-        if self._phase is _RequestPhase.CLOSING:
-            self._drop(data)
+        if self._phase is RequestPhase.CLOSING:
+            self._connection.drop(data)
             return
         if exchange is None:
             intake.add(data)
@@ -132,10 +106,10 @@ class PlainClient(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.client_ended()
         # A client may send all that it has to say, and then FIN: it gets its answers.
-        return self._exchange is not None or self._phase is _RequestPhase.DECIDING
+        return self._exchange is not None or self._phase is RequestPhase.DECIDING
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's interface
-        self._phase = _RequestPhase.CLOSING
+        self._phase = RequestPhase.CLOSING
         if self._task is not None:
             self._task.cancel()
         if self._exchange is not None:
@@ -151,24 +125,11 @@ class PlainClient(asyncio.Protocol):
             self._exchange.client_drained()
         self._serve()
 
-    @property
-    def source_address(self) -> str:
-        return self._connection.source_address
-
-    # For a call that waits for a person.
-
-    @property
-    def gone(self) -> bool:
-        return self.eof
-
-    def watch(self) -> None:
-        """It is read all the time, up to the bound of its buffer."""
-
     # For the exchange.
 
     def balance(self) -> None:
         """Reads the client only as fast as what it sends is taken from it."""
-        if self._phase is not _RequestPhase.CLOSING:
+        if self._phase is not RequestPhase.CLOSING:
             self.intake.balance()
 
     def exchange_ended(self, *, keep: bool) -> None:
@@ -177,7 +138,7 @@ class PlainClient(asyncio.Protocol):
         if not keep:
             self._close()
             return
-        self._phase = _RequestPhase.HEAD
+        self._phase = RequestPhase.HEAD
         self._serve()
         self.balance()
 
@@ -190,17 +151,11 @@ class PlainClient(asyncio.Protocol):
 
     def refuse_head(self, error: HeadError) -> None:
         self._exchange = None
-        caller = head_caller(self.services, self.listener, error, self.source_address)
-        after_breath(self, caller, partial(self._answer_head, caller, error))
-
-    def _answer_head(self, caller: Caller, error: HeadError) -> None:
-        answer = answer_to_head(self.services, caller, error, Kind.HTTP)
-        self.transport.write(answer.encode())
-        self._close()
+        refuse_head(self, error)
 
     def reset(self) -> None:
         self._exchange = None
-        self._phase = _RequestPhase.CLOSING
+        self._phase = RequestPhase.CLOSING
         reset(self.transport)
 
     def failed(self) -> None:
@@ -220,34 +175,6 @@ class PlainClient(asyncio.Protocol):
 
     # For the gate.
 
-    @property
-    def over(self) -> bool:
-        """Whether no request is under way: what was answered may still be on its way, or what comes next."""
-        return self._phase in {_RequestPhase.HEAD, _RequestPhase.CLOSING}
-
-    @property
-    def quiet(self) -> bool:
-        """Whether no request is under way."""
-        return self._phase is _RequestPhase.HEAD and not self.intake.expects_more
-
-    @property
-    def begun(self) -> bool:
-        """Whether a head has begun and is not whole."""
-        return self._phase is _RequestPhase.HEAD and self._head_began and self.intake.body.complete
-
-    @property
-    def quiet_since(self) -> float:
-        settings = self.services.settings
-        return self.deadline - (settings.head_timeout if self._head_began else settings.keep_alive_timeout)
-
-    def let_go(self) -> None:
-        """FIN, to one that is quiet. Who has not got the whole of the last response does get it."""
-        if is_settled(self.transport):
-            self._phase = _RequestPhase.CLOSING
-            self.transport.close()
-        elif not has_more(self.transport):
-            self._close()
-
     def cut(self, cause: str) -> None:
         """Resets the client, and the upstream if there is one, at once."""
         if self._exchange is not None:
@@ -265,9 +192,9 @@ class PlainClient(asyncio.Protocol):
                 self._exchange.timed_out()
         elif now < self.deadline:
             pass
-        elif self._phase is _RequestPhase.HEAD and len(self.intake.buffer):
+        elif self._phase is RequestPhase.HEAD and len(self.intake.buffer):
             self.refuse_head(HeadError("the request head did not come in time", status=408))
-        elif self._phase is not _RequestPhase.DECIDING:
+        elif self._phase is not RequestPhase.DECIDING:
             self.transport.abort()
 
     # Heads.
@@ -279,7 +206,7 @@ class PlainClient(asyncio.Protocol):
         self._serving = True
         try:
             for _ in range(_TURN):
-                if self._phase is not _RequestPhase.HEAD or self.full or (head := self.intake.next_head()) is None:
+                if self._phase is not RequestPhase.HEAD or self.full or (head := self.intake.next_head()) is None:
                     break
                 self._admit(head)
             else:
@@ -289,13 +216,13 @@ class PlainClient(asyncio.Protocol):
             self.refuse_head(error)
         finally:
             self._serving = False
-        if self._phase is _RequestPhase.HEAD:
+        if self._phase is RequestPhase.HEAD:
             self._wait_for_more()
 
     def _admit(self, head: Head) -> None:
         self.goes_back = False
         self.intake.begin(head)
-        self.deadline = _NEVER
+        self.deadline = NEVER
         admit(self, head)
 
     def _wait_for_more(self) -> None:
@@ -308,7 +235,7 @@ class PlainClient(asyncio.Protocol):
             return
         if not began:
             self.deadline = time.monotonic() + settings.keep_alive_timeout
-        elif self.deadline is _NEVER or not self._head_began:
+        elif self.deadline is NEVER or not self._head_began:
             self.deadline = time.monotonic() + settings.head_timeout
         self._head_began = began
 
@@ -319,7 +246,7 @@ class PlainClient(asyncio.Protocol):
             return False
         if not self.services.give_back(self._connection):
             return False
-        self._phase = _RequestPhase.CLOSING
+        self._phase = RequestPhase.CLOSING
         self.forget()
         return True
 
@@ -327,43 +254,21 @@ class PlainClient(asyncio.Protocol):
 
     def wait_for(self, work: Work) -> None:
         """What `work` returns is done when it has ended; until then what the client sends is kept."""
-        self._phase = _RequestPhase.DECIDING
+        self._phase = RequestPhase.DECIDING
         self._task = asyncio.get_running_loop().create_task(self._waited_for(work))
 
     async def _waited_for(self, work: Work) -> None:
-        try:
+        with ClosingOnFailure(self):
             then = await work()
             self._task = None
             then()
             self._serve()
             self.balance()
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
-            self.failed()
 
     def begin(self, exchange: PlainExchange | OwnExchange) -> None:
-        self._phase = _RequestPhase.EXCHANGE
+        self._phase = RequestPhase.EXCHANGE
         self._exchange = exchange
         try:
             exchange.begin()
         except BodyError as error:
             exchange.refuse_body(error)
-
-    # The end.
-
-    def _close(self) -> None:
-        """FIN, then reads on for a moment: the reset of an unread socket would destroy the answer on its way."""
-        self._phase = _RequestPhase.CLOSING
-        self.intake.close()
-        if self.transport.is_closing():
-            return
-        if self.eof:
-            self.transport.close()
-            return
-        slow = self.transport.get_write_buffer_size() > 0
-        self.deadline = time.monotonic() + (self.services.settings.idle_timeout if slow else LINGER_SECONDS)
-        send_fin(self.transport)
-
-    def _drop(self, data: bytes) -> None:
-        self._dropped += len(data)
-        if self._dropped > LINGER_BYTES:
-            self.transport.abort()

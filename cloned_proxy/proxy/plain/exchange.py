@@ -3,68 +3,34 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce import answers
 from cloned_proxy.proxy.enforce.answers import UpstreamFailure
 from cloned_proxy.proxy.enforce.tunnels import response_seconds
-from cloned_proxy.proxy.grants.grant import Grant
-from cloned_proxy.proxy.http1.incoming import Incoming
-from cloned_proxy.proxy.http1.outgoing import Outgoing
 from cloned_proxy.proxy.http1.underway import Underway
 from cloned_proxy.proxy.http1.upstream import PlainUpstream
-from cloned_proxy.proxy.plain.reach import Reach
+from cloned_proxy.proxy.plain.kept_client import NEVER
+from cloned_proxy.proxy.plain.open_exchange import OpenExchange
 from cloned_proxy.proxy.plain.websocket import join
 from cloned_proxy.proxy.secrets.echo import ECHOED, EchoError
 from cloned_proxy.proxy.secrets.injection import InjectionError
-from cloned_proxy.proxy.secrets.leak import LeakError
-from cloned_proxy.proxy.transport.relay import Relay
 from cloned_proxy.proxy.transport.reset import reset_socket
+from cloned_proxy.proxy.tunnel.closing import ClosingOnFailure
 from cloned_proxy.proxy.upstream.chained.failure import UpstreamProxyError
 from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError
 from cloned_proxy.proxy.wire.body import BodyError, OversizeError
-from cloned_proxy.proxy.wire.client_hello import Unread
-from cloned_proxy.proxy.wire.fields import asks_for_websocket
-from cloned_proxy.proxy.wire.head import Head, HeadError
 from cloned_proxy.proxy.wire.response import SWITCHING_PROTOCOLS, ResponseError, ResponseHead
 
-if TYPE_CHECKING:
-    from cloned_proxy.proxy.plain.client import PlainClient
-
-_NEVER: Final = float("inf")
 _AFTER_FIN: Final = 4.0
 """Seconds that a response may be quiet when the client has sent FIN: few wait for it then, most have left."""
 
 
-class PlainExchange:
-    """Owned by its client connection, and the conversation of the upstream connection that it holds.
+class PlainExchange(OpenExchange):
+    """Owned by its client connection, and the conversation of the upstream connection that it holds."""
 
-    For the sweep it is a `Tunnel`, whose first bytes are nobody's question.
-    """
-
-    __slots__ = ("_body", "_client", "_head", "_incoming", "_last_byte", "_outgoing", "_over", "_reach", "_relay",
-                 "due", "grant", "last", "received")  # fmt: skip
-
-    server_names: Final = Unread.NEED_MORE
-
-    def __init__(self, client: PlainClient, head: Head, grant: Grant) -> None:
-        self._client = client
-        self._head = head
-        self.grant = grant
-        self._body = client.intake.body
-        self._outgoing = Outgoing(head, self._body, grant.charge.up, client.services.leaks.scanner(head))
-        self._incoming = Incoming(head, client.services.settings)
-        self._over = False
-        self.last = False
-        """The client connection closes behind this response, and was told so."""
-        self.received = False
-        """The response has been passed on to its end."""
-        self._reach = Reach(client, grant, upgrades=asks_for_websocket(head))
-        self._relay: Relay | None = None
-        self.due = _NEVER
-        """When the response must have begun, or gone on for a client that has sent FIN; monotonic."""
-        self._last_byte = time.monotonic()
+    __slots__ = ()
 
     def begin(self) -> None:
         services = self._client.services
@@ -105,17 +71,16 @@ class PlainExchange:
         if self._over:
             upstream.give_up()
             return
-        try:
-            self._outgoing.upstream = upstream
-            upstream.transport.write(at.unsent)
-            self._request_moved()
-            self.request_bytes()
-            if at.answer and not self._over:
-                self.response_bytes(at.answer)
-        except BodyError as error:
-            self.refuse_body(error)
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on
-            self._client.failed()
+        with ClosingOnFailure(self._client):
+            try:
+                self._outgoing.upstream = upstream
+                upstream.transport.write(at.unsent)
+                self._request_moved()
+                self.request_bytes()
+                if at.answer and not self._over:
+                    self.response_bytes(at.answer)
+            except BodyError as error:
+                self.refuse_body(error)
 
     # The request.
 
@@ -143,7 +108,7 @@ class PlainExchange:
             self._refuse(Reason.INTERNAL_ERROR)
 
     def _request_moved(self) -> None:
-        """A part of it has been written, or it was found to be complete."""
+        """A part of the request has been written, or the request was found to be complete."""
         self._last_byte = now = time.monotonic()
         if self._is_broken_off():
             self._client.cut("client_reset")
@@ -167,13 +132,12 @@ class PlainExchange:
         return self._client.eof and self._outgoing.lacks_more
 
     def upstream_drained(self) -> None:
-        try:
-            self.request_bytes()
-            self._client.balance()
-        except BodyError as error:
-            self.refuse_body(error)
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on
-            self._client.failed()
+        with ClosingOnFailure(self._client):
+            try:
+                self.request_bytes()
+                self._client.balance()
+            except BodyError as error:
+                self.refuse_body(error)
 
     # The response.
 
@@ -214,7 +178,7 @@ class PlainExchange:
         if response.status == SWITCHING_PROTOCOLS:
             self._switch(response)
             return False
-        self.due = _NEVER
+        self.due = NEVER
         withheld = self._body.may_never_come and not incoming.started
         if not self._head.keep_alive or self._client.services.stopping() or withheld:
             self.last = True
@@ -241,104 +205,21 @@ class PlainExchange:
         if self._body.complete or self.last or upstream is None or upstream.ended:
             self._complete()
 
-    # The ends.
-
     def upstream_ended(self, *, broken: bool) -> None:
-        try:
-            self._upstream_ended(broken=broken)
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the client must not wait for more
-            self._client.failed()
-
-    def _upstream_ended(self, *, broken: bool) -> None:
-        if self.received:
-            self._complete()
-        elif self._incoming.ends_with_connection and not broken:
-            self._write_down(self._incoming.end_with_connection())
-            self.received = True
-            self._complete()
-        elif self._incoming.untouched and self._outgoing.may_go_again:
-            # A kept connection had been closed before the request met it (RFC 9112, section 9.3.1).
-            self._outgoing.upstream = None
-            self._reach.dial(self)
-        else:
-            self._fail(UpstreamFailure("response"))
-
-    def timed_out(self) -> None:
-        """The response did not begin in time, or fell silent behind the client's FIN."""
-        if self._incoming.head is None:
-            self._fail(UpstreamFailure("response", timed_out=True))
-        else:
-            self._client.cut("client_reset")
-
-    def cut(self, cause: str) -> None:
-        """Ends the exchange at once; the client connection is the caller's."""
-        if self._relay is not None:
-            self._relay.cut(cause)
-        else:
-            self._end(cause)
-
-    def cut_off(self, cause: str) -> None:
-        """The sweep cuts the exchange.
-
-        A client that has got nothing yet is told why, like one that comes a moment later.
-        """
-        try:
-            self._cut_off(cause)
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on
-            self._client.failed()
-
-    def _cut_off(self, cause: str) -> None:
-        enforcer = self._client.services.enforcer
-        decision = enforcer.review(self.grant)
-        if self._incoming.started or self._incoming.told or decision.passes:
-            self._client.cut(cause)
-            return
-        refusal = enforcer.amend(self.grant, decision)
-        self._end(cause)
-        self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
-
-    def refuse_body(self, error: BodyError) -> None:
-        """The request's body is malformed or holds a secret: what has gone upstream of it stays incomplete."""
-        if isinstance(error, LeakError):
-            self._refuse(Reason.SECRET_LEAK, secret=error.name)
-            return
-        self._end(f"refused:{Reason.MALFORMED_REQUEST.value}")
-        if not self._incoming.told:
-            self._client.refuse_head(HeadError(str(error)).about(self.grant.decision.request, self._head.fields))
-        else:
-            self._client.reset()
-
-    def _fail(self, failure: UpstreamFailure) -> None:
-        self._end(failure.cause)
-        self._answer(answers.failed(failure, self.grant.decision, self.grant.id))
-
-    def _refuse(self, reason: Reason, *, secret: str = "") -> None:
-        refusal = self._client.services.enforcer.amend(self.grant, self.grant.decision.denied(reason, secret=secret))
-        self._end(f"refused:{reason.value}")
-        self._answer(answers.refused(refusal) if refusal is not None else answers.unavailable())
-
-    def _answer(self, answer: answers.Answer) -> None:
-        if self._incoming.told:
-            # The client has a part of the response: it must not mistake the cut for the end.
-            self._client.reset()
-        else:
-            self._client.answer(self._head, answer)
-
-    def _complete(self) -> None:
-        self._end("closed")
-        self._client.exchange_ended(keep=self._body.complete and not self.last)
-
-    def _end(self, cause: str) -> None:
-        """Bookkeeping, and the upstream connection: kept when both messages are complete. Once."""
-        if self._over:
-            return
-        self._over = True
-        self.due = _NEVER
-        services = self._client.services
-        services.tunnels.discard(self)
-        services.enforcer.finish(self.grant, cause)
-        complete = self.received and self._body.complete
-        self._reach.end(self._outgoing.upstream, complete=complete, clean=self._incoming.leaves_upstream_clean)
+        """The upstream has closed its connection, or (`broken`) lost it. A response may end so, and be whole."""
+        with ClosingOnFailure(self._client):
+            if self.received:
+                self._complete()
+            elif self._incoming.ends_with_connection and not broken:
+                self._write_down(self._incoming.end_with_connection())
+                self.received = True
+                self._complete()
+            elif self._incoming.untouched and self._outgoing.may_go_again:
+                # A kept connection had been closed before the request met it (RFC 9112, section 9.3.1).
+                self._outgoing.upstream = None
+                self._reach.dial(self)
+            else:
+                self._fail(UpstreamFailure("response"))
 
     # WebSocket.
 
@@ -346,7 +227,7 @@ class PlainExchange:
         upstream = self._outgoing.upstream
         if upstream is None:
             raise ValueError("a response without an upstream")
-        self.due = _NEVER
+        self.due = NEVER
         self._write_down([response.encode(None, minor=1, close=False)])
         self._relay = join(self._client, upstream, self._incoming, self.grant, on_end=self._relay_ended)
 
@@ -354,6 +235,3 @@ class PlainExchange:
         self._relay = self._outgoing.upstream = None
         self._end(cause)
         self._client.forget()
-
-    def last_byte(self) -> float:
-        return self._last_byte if self._relay is None else self._relay.last_byte

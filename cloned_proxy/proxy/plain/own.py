@@ -12,6 +12,8 @@ from cloned_proxy.policy.terms.vocabulary import OWN_HOST, Reason
 from cloned_proxy.proxy.enforce import answers
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.own.requests_api import RequestsApi, too_large, too_slow
+from cloned_proxy.proxy.plain.kept_client import NEVER
+from cloned_proxy.proxy.tunnel.closing import ClosingOnFailure
 from cloned_proxy.proxy.wire.body import BodyError
 from cloned_proxy.proxy.wire.head import Head, HeadError
 from cloned_proxy.store.approvals.egress_request import MAX_BODY
@@ -20,7 +22,6 @@ from cloned_proxy.telemetry.events import Kind
 if TYPE_CHECKING:
     from cloned_proxy.proxy.plain.client import PlainClient
 
-_NEVER: Final = float("inf")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _LONGEST: Final = len(OWN_HOST) + 1
 
@@ -43,7 +44,7 @@ class OwnExchange:
         self._body = client.intake.body
         self._read = bytearray()
         self._task: asyncio.Task[None] | None = None
-        self.due = _NEVER
+        self.due = NEVER
         """When the request must have been read, monotonic."""
 
     def begin(self) -> None:
@@ -83,20 +84,18 @@ class OwnExchange:
             if len(self._read) > MAX_BODY:
                 self._finish(too_large(), keep=False)
                 return
-        self.due = _NEVER
+        self.due = NEVER
         self._task = asyncio.get_running_loop().create_task(self._answer())
 
     async def _answer(self) -> None:
         caller, head = self._caller, self._head
-        try:
+        with ClosingOnFailure(self._client):
             if isinstance(caller, Principal):
                 self._finish(await self._api.answer(caller, head.method, head.path, bytes(self._read)))
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
-            self._client.failed()
 
     def _finish(self, answer: Answer, *, keep: bool = True) -> None:
         client, head = self._client, self._head
-        self.due = _NEVER
+        self.due = NEVER
         keep = keep and head.keep_alive and not client.services.stopping()
         client.transport.write(answer.encode(with_body=head.method != "HEAD", keep_alive=keep))
         client.exchange_ended(keep=keep)

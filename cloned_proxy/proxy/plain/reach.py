@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from cloned_proxy.proxy.grants.grant import Grant
 from cloned_proxy.proxy.http1.upstream import Conversation, PlainPool, PlainUpstream, Rejoined
+from cloned_proxy.proxy.tunnel.closing import ClosingOnFailure
 from cloned_proxy.proxy.tunnel.gate_services import GateServices
 from cloned_proxy.proxy.upstream.dial import DialError, ExhaustedError, join
 from cloned_proxy.proxy.wire.body import BodyError
@@ -84,18 +85,17 @@ class Reach:
 
     async def _connect(self, traveller: Traveller) -> None:
         client = self._client
-        try:
-            outcome = await self._connected(traveller)
-            self._task = None
-            if isinstance(outcome, PlainUpstream):
-                traveller.reached(outcome)
-            else:
-                traveller.not_reached(outcome)
-            client.balance()
-        except BodyError as error:
-            traveller.refuse_body(error)
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the request must not go on
-            client.failed()
+        with ClosingOnFailure(client):
+            try:
+                outcome = await self._connected(traveller)
+                self._task = None
+                if isinstance(outcome, PlainUpstream):
+                    traveller.reached(outcome)
+                else:
+                    traveller.not_reached(outcome)
+                client.balance()
+            except BodyError as error:
+                traveller.refuse_body(error)
 
     async def _connected(self, traveller: Traveller) -> PlainUpstream | DialError | ExhaustedError:
         client = self._client

@@ -15,6 +15,7 @@ from cloned_proxy.proxy.transport.linger import LINGER_BYTES, LINGER_SECONDS, se
 from cloned_proxy.proxy.transport.listener import Listener, names_listener
 from cloned_proxy.proxy.transport.reset import reset
 from cloned_proxy.proxy.transport.settled import has_more
+from cloned_proxy.proxy.tunnel.closing import ClosingOnFailure
 from cloned_proxy.proxy.tunnel.gate_services import GateServices
 from cloned_proxy.proxy.wire.head import Head, parse_head
 
@@ -50,7 +51,7 @@ class Owner(Protocol):
 
 
 class Client:
-    """Its transport, one deadline, and how it is answered for the last time. The gate knows it until `forget`."""
+    """A client's transport, one deadline, and the last answer. The gate knows the client until `forget`."""
 
     __slots__ = ("_alarm", "_dropped", "_held", "_loop", "_task", "asked", "buffer", "cause", "eof", "heard_at",
                  "lingers", "listener", "lost", "owner", "services", "source_address", "streamed",
@@ -60,27 +61,27 @@ class Client:
         self.services = services
         self.listener = listener
         self.source_address = ""
-        """Of the client, as a load balancer in front has named it; "" where there is none."""
+        """The client's address, as a load balancer in front has named it; "" where no load balancer is."""
         self.transport: asyncio.Transport
         self.owner: Owner | None = None
-        """None before its first head is settled, and again when the gate has forgotten the client."""
+        """None before the first head is settled, and again when the gate has forgotten the client."""
         self.buffer = bytearray()
         """What the client has sent and nobody has taken."""
         self.asked = False
-        """It is settled what its first bytes are; what becomes of them may not be, yet."""
+        """The first bytes are understood. What becomes of the client may still be undecided."""
         self.lost = False
         """The transport has told us that it is closed."""
         self.eof = False
         """The client has sent FIN."""
         self.cause = ""
-        """Why the gate cut the connection, "" when it did not."""
+        """Why the gate cut the connection; "" when the gate did not."""
         self.lingers = False
         """The last byte was written; what still comes is not looked at."""
         self.streamed = False
         """The inspection has its streams, and nobody tells us when the transport is closed."""
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
-        """When it connected, or when the first byte of a head came that is not whole."""
+        """When the client connected, or when the first byte of a head came that is not whole."""
         self._alarm = Alarm(self._loop)
         self._dropped = 0
         self._held = False
@@ -125,7 +126,7 @@ class Client:
         self.transport.write(_ESTABLISHED)
 
     def answer(self, answer: Answer) -> None:
-        """Its last answer: the connection ends behind it."""
+        """Sends the last answer: the connection ends behind that."""
         self.close_after(answer.encode())
 
     def close_after(self, last: bytes) -> None:
@@ -163,11 +164,10 @@ class Client:
 
     async def _guard(self, work: Coroutine[None, None, None]) -> None:
         try:
-            await work
+            with ClosingOnFailure(self):
+                await work
         except asyncio.CancelledError:
             self.transport.abort()
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
-            self.failed()
         finally:
             # The decision that was waited for may have begun an inspection, which is the task from then on.
             if self._task is asyncio.current_task():

@@ -48,10 +48,10 @@ class ConnectTunnel(OpenTunnel, asyncio.Protocol):
         super().__init__(client)
         self._services = client.services
         self._settled = True
-        """There is no grant yet, or somebody else sees to its end: the relay, or the inspection."""
+        """There is no grant yet, or the relay or the inspection gives the grant back."""
         self._dialled_at = 0.0
         self._hello: ClientHelloReader | None = None
-        """While the ClientHello is waited for."""
+        """Set while the ClientHello is waited for."""
         self._joining: asyncio.Task[None] | None = None
 
     # Who asks, and whether it may.

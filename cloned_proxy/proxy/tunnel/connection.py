@@ -7,6 +7,7 @@ from typing import cast
 
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.tunnel.client import Client
+from cloned_proxy.proxy.tunnel.closing import ClosingOnFailure
 from cloned_proxy.proxy.tunnel.connect_tunnel import ConnectTunnel
 from cloned_proxy.proxy.tunnel.gate_services import GateServices
 from cloned_proxy.proxy.tunnel.refused_head import answer_to_head, head_caller
@@ -92,13 +93,11 @@ class ClientConnection(Client, asyncio.Protocol):
         ConnectTunnel(self).start(head, data)
 
     def _head_timed_out(self) -> None:
-        try:
+        with ClosingOnFailure(self):
             if self.buffer:
                 self._refuse_head(HeadError("the request head did not come in time", status=408))
             else:
                 self.transport.abort()
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
-            self.failed()
 
     def _refuse_head(self, error: HeadError) -> None:
         kind = Kind.TUNNEL if self.buffer.startswith(b"CONNECT ") else Kind.HTTP

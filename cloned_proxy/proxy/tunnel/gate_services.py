@@ -45,22 +45,22 @@ class GateServices:
     splicer: Splicer | None
     """None where bytes stay on the transports: `os.splice` is Linux only."""
     requests: RequestsApi | None
-    """What answers at `http://cloned.internal`; without it that name is refused like any other."""
+    """Answers at `http://cloned.internal`. None: that name is refused like any other."""
     arrived: Callable[[Client], None]
-    """A new client, which has its place already."""
+    """Called with a new client, whose place is taken already."""
     keep: Callable[[Client], None]
     """Counts a client that the native plane has admitted."""
     forget: Callable[[Client], None]
-    """The client's connection and all that came of it are closed."""
+    """Called when the client's connection, and all that came of the client, are closed."""
     stopping: Callable[[], bool]
     refusals: KnownRefusals
     plain: PlainRequests
     publish: Callable[[Listener, Head, Grant], bool]
-    """Told of each grant that is no injection: the native plane may give the same one again. Whether it will."""
+    """Tells the native plane of a grant that injects nothing. True: the plane gives the same grant again by itself."""
     give_back: Callable[[Client], bool]
-    """Gives a client that asks for more such requests to the native plane. True: that has it, and here it is gone."""
+    """Gives a client that asks for more such requests to the native plane. True: the plane has the client."""
     plane_idle: Callable[[], None]
-    """The native plane has no connection any more."""
+    """Called when the native plane has no connection any more."""
     plane_failed: Callable[[], None]
 
 

@@ -26,7 +26,7 @@ def hello_seconds(decision: Decision, seconds: float) -> float:
 
 
 class HelloGuard(HelloWatch):
-    """For the relay of one tunnel whose first ClientHello passes; forgotten there when it is `done`."""
+    """Guards the relay of one tunnel whose first ClientHello passes; the relay forgets the guard once `done`."""
 
     __slots__ = ("_tunnel", "_waits")
 
@@ -36,7 +36,7 @@ class HelloGuard(HelloWatch):
         self._waits = False
 
     def from_client(self, data: bytes) -> bytes:
-        """What of it goes upstream now. Raises TurnedAwayError."""
+        """The part of `data` that goes upstream now. Raises TurnedAwayError."""
         passed = super().from_client(data)
         if self._waits is not self.holds:
             self._waits = not self._waits
@@ -48,7 +48,7 @@ class HelloGuard(HelloWatch):
         return passed
 
     def from_server(self, data: bytes) -> bytes:
-        """All of it. Raises TurnedAwayError."""
+        """All of `data`. Raises TurnedAwayError."""
         self.look_at_server(data)
         return data
 

@@ -19,7 +19,7 @@ ACCESS_DENIED: Final = b"\x15\x03\x03\x00\x02\x02\x31"
 _REQUEST_LINE: Final = re.compile(rb"[A-Z]{1,24} [^ ]+ HTTP/1\.[01]\r?")
 _ITS_BEGINNING: Final = re.compile(rb"[A-Z]{1,24}(?: [^ ]*(?: [HTP/1.0]*)?)?\r?")
 _LONGEST: Final = 16_384
-"""Bytes that are looked at: as many as of a ClientHello."""
+"""At most so many bytes of the client are looked at: as many as of a ClientHello."""
 
 
 def turn_away(client: Client, names: ServerNames | Unread, answer: Answer) -> None:

@@ -25,11 +25,11 @@ class OpenTunnel:
     def __init__(self, client: Client) -> None:
         self.client = client
         self.grant: Grant
-        """From `open` on."""
+        """Set by `open`."""
         self.attempt: DialAttempt | None = None
-        """While it dials."""
+        """Set while the tunnel dials."""
         self.upstream: Socket | None = None
-        """Connected, and not in a relay yet."""
+        """The socket of the upstream: connected, and not in a relay yet."""
         self.relay: Relay | None = None
         self.server_names: ServerNames | Unread = Unread.NEED_MORE
         self.established = False
@@ -51,7 +51,7 @@ class OpenTunnel:
         self.client.established()
 
     def count(self) -> None:
-        """It carries something from now on."""
+        """Counts the tunnel among those that carry something."""
         self._counted = True
         self.client.services.metrics.tunnel_opened(self.grant.caller.tool)
 

@@ -20,6 +20,6 @@ def answer_to_head(services: GateServices, caller: Caller, error: HeadError, kin
 
 
 def head_caller(services: GateServices, listener: Listener, error: HeadError, source_address: str) -> Caller:
-    """Who sent a head that is refused, by its listener and by what credential could be read of it."""
+    """The sender of a refused head, by the listener and by what credential could be read of the head."""
     caller = identify(error.fields, tokens=services.tokens, now=services.clock(), listener=listener.principal)
     return coming_from(caller, source_address)

@@ -17,13 +17,13 @@ class Resumption:
     upstream: Socket | None = None
     failure: DialError | ExhaustedError | None = None
     seconds: float = 0.0
-    """What is left of the time for its ClientHello, or for the answer of the proxy in front."""
+    """Seconds that are left for the client's ClientHello, or for the answer of the proxy in front."""
     asked: bool = False
     """`upstream` is the proxy in front, which was asked for the first target and has not been heard yet."""
     guarded: bool = False
     """The ClientHello has passed and gone upstream."""
     server_bytes: bytes = b""
-    """What the upstream has said to that."""
+    """What the upstream has answered to the ClientHello."""
 
 
 def resume(tunnel: ConnectTunnel, grant: Grant, at: Resumption, unread: bytes) -> None:

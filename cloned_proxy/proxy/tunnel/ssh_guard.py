@@ -18,7 +18,7 @@ _HANDSHAKE: Final = b"\x16"
 
 
 class SshGuard:
-    """For the relay of one tunnel: a `RelayGuard`.
+    """A `RelayGuard` for the relay of one tunnel.
 
     What the client sends behind its identification waits for the server's, so that a server of another protocol that
     skips a line which it does not know gets nothing but that line. The tunnel learns what it carries.

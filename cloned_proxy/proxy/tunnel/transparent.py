@@ -21,6 +21,7 @@ from cloned_proxy.policy.terms.vocabulary import Reason
 from cloned_proxy.proxy.enforce.answers import Answer
 from cloned_proxy.proxy.transport.listener import Listener
 from cloned_proxy.proxy.transport.reset import reset
+from cloned_proxy.proxy.tunnel.closing import ClosingOnFailure
 from cloned_proxy.proxy.tunnel.connect_tunnel import ConnectTunnel
 from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.proxy.tunnel.gate_services import GateServices
@@ -56,7 +57,7 @@ class TransparentConnection(ClientConnection):
     def __init__(self, services: GateServices, listener: Listener) -> None:
         super().__init__(services, listener)
         self._dialled: tuple[str, int] | None = None
-        """None for one who came to the proxy itself, on a port that both share."""
+        """The name and the port that the client dialled; None for a client of the proxy itself, on a shared port."""
         self._speech = _Speech.UNKNOWN
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -85,7 +86,7 @@ class TransparentConnection(ClientConnection):
         return parse_head(data, dialled=self._dialled, max_fields=self.services.settings.max_head_fields)
 
     def established(self) -> None:
-        """Who dialled a name believes that it is connected already."""
+        """Says nothing to a client that dialled a name: for that client the connection stands already."""
         if self._dialled is None:
             super().established()
 
@@ -123,10 +124,8 @@ class TransparentConnection(ClientConnection):
         if self._speech is _Speech.HTTP:
             super()._head_timed_out()
             return
-        try:
+        with ClosingOnFailure(self):
             self._dial()  # what waits for the server to speak first goes on record like everything else
-        except Exception:  # noqa: BLE001  logged there; whatever it was, the connection must not go on
-            self.failed()
 
     def _dial(self) -> None:
         if self._dialled is None:
