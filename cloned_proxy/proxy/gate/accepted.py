@@ -11,7 +11,7 @@ from cloned_proxy.proxy.tunnel.connection import ClientConnection
 
 
 class Accepted:
-    """Those of one gate, on its loop."""
+    """The accepted sockets of one gate, on the loop of the gate."""
 
     def __init__(self, leave: Callable[[ClientConnection], None]) -> None:
         """`leave`, as of `Gate`, gives the place of a connection back of which nothing came."""

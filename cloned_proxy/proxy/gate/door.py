@@ -17,16 +17,16 @@ from cloned_proxy.proxy.tunnel.connection import ClientConnection
 from cloned_proxy.telemetry.wait_metrics import WaitMetrics, WaitReason
 
 _AT_ONCE: Final = 8
-"""Connections that are accepted before those that are open have their turn."""
+"""Connections that are accepted at once; then the open ones have their turn."""
 _FULL_SECONDS: Final = 0.02
-"""Between two looks for a place, which another process may have given back."""
+"""Seconds between two looks for a place, which another process may have given back."""
 _EXHAUSTED_SECONDS: Final = 0.1
-"""Until connections are accepted again after the process ran out of descriptors."""
+"""Seconds until connections are accepted again after the process ran out of descriptors."""
 _OUT_OF_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Door:
-    """Of one listener, on the loop of its gate, from `open` to `close`."""
+    """Accepts the clients of one listener, on the loop of the gate, from `open` to `close`."""
 
     def __init__(
         self,

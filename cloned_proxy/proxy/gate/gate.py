@@ -39,7 +39,7 @@ from cloned_proxy.telemetry.metrics import Metrics
 
 _CUT_SECONDS: Final = 1.0
 _FULL_SECONDS: Final = 0.02
-"""Between two looks for a place."""
+"""Seconds between two looks for a place."""
 
 
 class Gate:
@@ -85,7 +85,7 @@ class Gate:
         self._all_gone: Final = AllGone(lambda: self.idle)
         self._stopping = False
         self._cutting = False
-        """What is still connected is cut."""
+        """Clients that are still connected are cut."""
         self.at_sweep: Final[set[Callable[[], None]]] = set()
         """Functions that are called at each sweep, whatever its cause."""
         self.tunnels: Final = Tunnels(

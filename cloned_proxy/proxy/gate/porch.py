@@ -21,11 +21,11 @@ from cloned_proxy.telemetry.metrics import Metrics
 _log = structlog.get_logger(__name__)
 
 _SILENT_SECONDS: Final = 60.0
-"""Between two log lines about refused headers: a load balancer that is set up wrongly sends thousands."""
+"""Seconds between two log lines about refused headers: a load balancer that is set up wrongly sends thousands."""
 
 
 class Porch:
-    """Of one listener, on the loop of its gate, from `open` to `close`.
+    """Accepts the clients of one listener, and reads the header of each, from `open` to `close`.
 
     What belongs to the header is all that is read here; what comes behind it stays in the socket for the gate.
     """

@@ -23,23 +23,23 @@ from cloned_proxy.proxy.transport.settled import is_settled
 from cloned_proxy.proxy.tunnel.client import Client
 
 _QUIET_SECONDS: Final = 1.0
-"""Between two requests: whoever has another one soon does not connect anew for it."""
+"""Seconds between two requests: a client that asks again so soon need not connect anew."""
 _BEGUN_SECONDS: Final = 1.0
-"""A head of a client that means it has come by then; one that is fed byte by byte is given up for who waits."""
+"""Seconds in which an honest client has sent its head; a head that is fed byte by byte is given up for others."""
 _LEAST_SECONDS: Final = 0.05
-"""So long every client has for its head, however many wait."""
+"""Seconds that every client has for the first head, however many wait."""
 _TURN_SECONDS: Final = 0.5
-"""If nothing but heads is in the way of all who wait, they have had their places after so long."""
+"""Seconds after which all who wait have had a place, if nothing but unfinished heads is in the way."""
 _LOOK_SECONDS: Final = 0.05
-"""Between two looks while somebody waits; more where a look at thousands of connections takes its time."""
+"""Seconds between two looks while somebody waits; more where a look at thousands of connections takes long."""
 _PART_OF_LOOKING: Final = 20
-"""Looking takes at most one part in so many of the time."""
+"""At most one part in so many of the time is spent on looking."""
 _UNACKED: Final = struct.Struct("24xI")
 """`tcpi_unacked` of `struct tcp_info` (linux/tcp.h): at a listening socket, how many wait to be accepted."""
 
 
 class Room:
-    """Of one gate. A client is never let go of for this while it is served, or while nobody waits."""
+    """Makes room for one gate. No client is let go of while being served, or while nobody waits."""
 
     def __init__(self, crowd: Crowd, siblings: Siblings, look: Callable[[], None]) -> None:
         """`look` calls `make`."""
@@ -49,9 +49,9 @@ class Room:
         self._timer: asyncio.TimerHandle | None = None
         self._pause = _LOOK_SECONDS
         self.begun_seconds = _BEGUN_SECONDS
-        """For so long at most a head may have begun, or have to begin, and not be whole."""
+        """Seconds at most until a head that has begun, or has to begin, must be whole."""
         self.quiet_seconds = _QUIET_SECONDS
-        """For so long a client has asked for nothing more that is let go of."""
+        """Seconds for which a client must have asked for nothing before being let go of."""
         self.stalled: Final = Stalled()
 
     def somebody_waits(self) -> None:

@@ -14,9 +14,9 @@ from cloned_proxy.proxy.transport.listener import Listener
 
 
 class Siblings(PartyCounts):
-    """Of one worker; of a process that serves alone, which has none, it knows what is its own.
+    """What one worker knows of the others, and tells them; a process that serves alone knows of itself only.
 
-    All that one tells is in the first cells of its rows, which the supervisor clears when it dies.
+    A worker tells everything in the first cells of its rows, which the supervisor clears when the worker dies.
     """
 
     def __init__(self, store: CellStore) -> None:

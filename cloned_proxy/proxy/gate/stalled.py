@@ -11,22 +11,22 @@ from cloned_proxy.proxy.tunnel.client import Client
 
 _SECONDS: Final = 2.0
 _RATE: Final = 8192
-"""Bytes a second. Who takes less of its last answer, looked at for so many seconds, does not get the rest of it while
-others wait."""
+"""Bytes a second. A client that takes less of the last answer, looked at for `_SECONDS`, loses the rest while others
+wait."""
 
 
 class Stalled:
-    """Of one gate, which asks again and again while clients wait for a place."""
+    """Asked by one gate, again and again while clients wait for a place."""
 
     def __init__(self) -> None:
         self.seconds = _SECONDS
         self._seen: dict[Client, tuple[int, float]] = {}
-        """What waited for each that is not served any more, in bytes, and when that was looked at."""
+        """Bytes that waited for each client that is not served any more, and when they were counted."""
 
     def found(self, connections: Iterable[Client]) -> list[Client]:
-        """Those of these, which are all, that take too little of the answers that are the last thing they are here for.
+        """The clients among `connections` (all there are) that take too little of their last answer.
 
-        None where nobody waits: then the time begins anew.
+        Called with none while nobody waits: then the time begins anew.
         """
         now, before, stalled = asyncio.get_running_loop().time(), self._seen, []
         self._seen = {}

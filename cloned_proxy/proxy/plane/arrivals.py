@@ -29,7 +29,7 @@ _MICROSECOND: Final = 1e-6
 
 
 class Arrivals:
-    """Those of one plane, on the event loop."""
+    """Takes over what one plane hands over, on the event loop."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Arrivals:
 
 
 def _client_of(fd: int, listener: Listener | None) -> socket.socket:
-    """Of the kind of its listener, which spares asking the kernel for it."""
+    """The socket, of the kind of its listener where one is known: that spares asking the kernel."""
     if listener is None:
         return socket.socket(fileno=fd)
     accepting = listener.socket

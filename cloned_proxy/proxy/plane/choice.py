@@ -31,7 +31,7 @@ class PlaneChoice:
     mode: PlaneMode
     library: Path | None
     why: str
-    """Why it is the one or the other, for people: `3 threads`, `it is not built; run …`."""
+    """Why the plane serves or not, for people: `3 threads`, `it is not built; run …`."""
     threads: int = 0
 
     @property

@@ -19,7 +19,7 @@ class Counted:
 
     number: int
     event: DecisionEvent
-    """What its decisions have in common."""
+    """What the decisions of the verdict have in common."""
     expires: float
     """Monotonic seconds."""
     handle: int
@@ -36,7 +36,7 @@ def counts_of(library: ctypes.CDLL, verdict: Counted) -> tuple[list[int], str]:
 
 
 def changed(library: ctypes.CDLL, verdicts: Sequence[Counted]) -> list[Counted]:
-    """Those that have counted anything since the last time."""
+    """The verdicts that have counted anything since the last time."""
     handles = (ctypes.c_void_p * len(verdicts))(*(each.handle for each in verdicts))
     places = (ctypes.c_uint32 * len(verdicts))()
     found = library.verdicts_changed(handles, len(verdicts), places)

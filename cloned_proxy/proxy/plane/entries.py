@@ -22,7 +22,7 @@ class PlaneEntries:
         self._plane: Final = plane
         self._events: dict[int, DecisionEvent] = {}
         self._leaving: deque[tuple[int, int]] = deque()
-        """Verdicts that are gone, and how many batches were taken until then: the next one may still name them."""
+        """Verdicts that are gone, each with how many batches were taken until then: the next may still name it."""
         self._taken = 0
         self._use = threading.Condition()
         self._users = 0

@@ -17,15 +17,15 @@ from cloned_proxy.telemetry.wait_metrics import WaitReason
 SPREADS: Final = (CONNECT_BUCKETS, DECISION_BUCKETS, REQUEST_BUCKETS, REQUEST_BUCKETS)
 """In the order of `plane_spread`."""
 NATIVE_WAITS: Final = (WaitReason.MAX_CONNECTIONS, WaitReason.OPEN_FILES, WaitReason.AUDIT_QUEUE)
-"""In the order of `waits.rs`; who is over its budget of refusals waits in Python."""
+"""In the order of `waits.rs`. Callers over their budget of refusals wait in Python."""
 _WAITS: Final = 7
-"""Where they begin in what `plane_numbers` tells."""
+"""Where the waits begin in what `plane_numbers` tells."""
 _MICROSECOND: Final = 1e-6
 _REFRESH_SECONDS: Final = 1.0
 
 
 class Figures:
-    """Those of one plane."""
+    """The figures of one plane."""
 
     def __init__(
         self,

@@ -22,11 +22,11 @@ _OF_HOST, _OF_PATH = b"\x01", b"\x02"
 _ABSOLUTE: Final = "http://"
 _MAX_PATH: Final = 1024
 _UNUSUAL: Final = frozenset({"expect", "te", "trailer", "upgrade"})
-"""Fields that make a request one of Python's."""
+"""Fields of a request that only Python serves."""
 _HTTP_PORT: Final = 80
 _SEPARATOR: Final = "\x1e"
 _ID, _AT, _SECONDS, _METHOD, _PATH = "@", 1.5, 0.5, "@M", "@P"
-"""Stand for what differs in the entries of one verdict; JSON text of the event around them has none of it."""
+"""Stand for what differs in the entries of one verdict; the JSON text around these values contains none of them."""
 _BEHIND_SECONDS: Final = '"source_address":'
 """The field before which `seconds` stands in a `FinishedDecision`."""
 _OTHER_FORM: Final = "the entry of a decision has another form than the plane writes"

@@ -26,7 +26,7 @@ NO_LIMIT: Final = 2**64 - 1
 
 _PACKAGE: Final = Path(__file__).parents[2]
 PLACES: Final = (_PACKAGE / "_plane" / NAME, _PACKAGE.parent / "build" / "plane" / "release" / NAME)
-"""Of an installed wheel, and of a checkout where cargo has built it."""
+"""Where the library is in an installed wheel, and in a checkout where cargo has built it."""
 
 
 class LibraryError(Exception):
@@ -150,9 +150,9 @@ class Batch(ctypes.Structure):
 
 
 NUMBERS: Final = 10
-"""That `plane_numbers` tells."""
+"""How many numbers `plane_numbers` tells."""
 _FORM: Final = 10
-"""Of what passes besides the structures: `plane/src/abi/version.rs`."""
+"""The version of what passes besides the structures: `plane/src/abi/version.rs`."""
 _STRUCTURES: Final = (PlaneConfig, Publication, RefusalForm, HandedOver, SeenFlow, Snapshot, Batch)
 _ABI: Final = (_FORM, *(ctypes.sizeof(each) for each in _STRUCTURES))
 
@@ -208,10 +208,10 @@ _WAITING: Final = frozenset(
         *("plane_make_room", "plane_review", "plane_snapshot", "plane_free_snapshot"),
     }
 )
-"""They wait for the threads of the plane, or take their time, and let go of the interpreter lock for it.
+"""Functions that wait for the threads of the plane, or take long, and let go of the interpreter lock meanwhile.
 
-All others are over within microseconds. To let go of the lock for that costs more than they do: whoever waits for it
-has it then, the writer of the log for a whole group of entries.
+All others end within microseconds. Letting go of the lock would cost more than the call: a thread that waits for the
+lock has it then, the writer of the log for a whole group of entries.
 """
 
 
@@ -230,7 +230,7 @@ def is_stale(path: Path) -> bool:
 
 
 _ELF: Final = struct.Struct("<4sBB34xQ10xHH2x")
-"""Of its header: magic, class, byte order, where the table of sections is, the size of an entry, how many there are."""
+"""The ELF header: magic, class, byte order, offset of the table of sections, size of an entry, number of entries."""
 _64_BITS, _LITTLE_ENDIAN = 2, 1
 
 

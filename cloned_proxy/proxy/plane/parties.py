@@ -8,7 +8,7 @@ from cloned_proxy.proxy.grants.crowd import PartyCounts
 from cloned_proxy.proxy.plane.cells import PlaneCells
 
 PARTIES: Final = 1024
-"""Listeners that the plane can tell apart; those above are Python's."""
+"""How many listeners the plane can tell apart; Python serves any further ones."""
 
 
 class Parties(PartyCounts):
@@ -18,7 +18,7 @@ class Parties(PartyCounts):
         self._values = cells.open("parties", PARTIES).values
         self._free = list(range(PARTIES - 1, -1, -1))
         self._places: dict[object, tuple[int, int]] = {}
-        """Party with open listeners to its column and how many those are."""
+        """Maps each party with open listeners to its column and the number of those listeners."""
 
     @property
     def full(self) -> bool:

@@ -58,7 +58,7 @@ class Plane:
         self.failed = False
         """A thread has died: the gate accepts by itself again."""
         self.held_up: Callable[[], None] = lambda: None
-        """Called when clients of one of its listeners wait for a place."""
+        """Called when clients of a native listener wait for a place."""
         self.parties: Final = Parties(self.cells)
         try:
             self._library = library.load(path)
@@ -76,7 +76,7 @@ class Plane:
         self._listeners: dict[Listener, tuple[int, int]] = {}
         """Number and column of the party."""
         self._by_number: dict[int, tuple[Listener, int]] = {}
-        """With the column of its party: also while it closes, for what is handed over meanwhile."""
+        """Listeners with the columns of their parties: also closing ones, for what is handed over meanwhile."""
         self._running = True
         self._freed = False
         self._services: GateServices
@@ -223,7 +223,7 @@ class Plane:
 
     @property
     def connections(self) -> int:
-        """That are the plane's, or on their way from it."""
+        """How many connections the plane has, or has handed over and nobody has taken yet."""
         return self._told()[0] + len(self._arrivals)
 
     def stop_accepting(self) -> None:

@@ -35,7 +35,7 @@ class Stage(enum.IntEnum):
 
 
 STAGES: Final = tuple(Stage)
-"""By their numbers."""
+"""The stages by number."""
 
 
 class Handed(NamedTuple):
@@ -46,16 +46,16 @@ class Handed(NamedTuple):
     listener: Listener
     client_bytes: bytes
     grant: Grant | None = None
-    """From the dial on."""
+    """Set from the dial on."""
     upstream: socket.socket | None = None
     server_bytes: bytes = b""
     seconds: float = 0.0
-    """What is left of the time for a ClientHello, or for the answer of the proxy in front."""
+    """Seconds that are left for a ClientHello, or for the answer of the proxy in front."""
     underway: Underway | None = None
     """A plain request, with its grant and its upstream."""
 
     def close(self) -> None:
-        """Where nobody takes it."""
+        """Closes what nobody takes over."""
         self.sock.close()
         if self.upstream is not None:
             self.upstream.close()

@@ -93,7 +93,7 @@ class Review:
         self._lifetime: Final = _microseconds(services.tunnels.max_seconds)
         self._policy: Final = services.enforcer.basis.policies.current
         self.by_request: Final[dict[int, Published]] = {}
-        """By number: those whose flows are asked about one by one, for the policy looks at more than the host now."""
+        """Verdicts by number whose flows are asked about one by one: the policy looks at more than the host now."""
         self._alike: Final[list[Published]] = []
         for each in known:
             if self._looks_at_requests(each.grant):

@@ -36,11 +36,11 @@ from cloned_proxy.proxy.wire.head import Head
 from cloned_proxy.telemetry.events import Kind
 
 MOST: Final = 20_000
-"""Verdicts at once, and numbers for who shares connections; then all are taken back, and those in use are there again
-at their next miss."""
+"""Verdicts at once, and numbers for those who share connections. At more, all verdicts are taken back; one in use comes
+back with its next miss."""
 
 _FOREVER: Final = 3600.0
-"""Seconds: of a verdict that nothing else ends."""
+"""Seconds that a verdict lasts which nothing else ends."""
 
 
 @dataclass(slots=True)
@@ -94,7 +94,7 @@ class Verdicts:
         self._ways: Final = ways
         self._by_key: dict[bytes, Published] = {}
         self._granted: Final[set[int]] = set()
-        """Hashes of the keys that were granted since this was cleared, by Python."""
+        """Hashes of the keys that Python has granted since the set was cleared."""
         self.known: Final[dict[int, Published]] = {}
         self._numbers: Final = numbers
         self._leaks: Final = leaks
