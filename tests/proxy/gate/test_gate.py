@@ -21,6 +21,7 @@ from cloned_proxy.policy.model.model import Limits, Policy
 from cloned_proxy.policy.terms.rule import Address, Host
 from cloned_proxy.policy.terms.vocabulary import Mode
 from cloned_proxy.proxy.grants.grant import Grant
+from cloned_proxy.proxy.plain import kept_client
 from cloned_proxy.proxy.transport.listener import Listener, bind_tcp
 from cloned_proxy.proxy.tunnel import client, connect_tunnel
 from cloned_proxy.proxy.tunnel.open_tunnel import OpenTunnel
@@ -298,6 +299,31 @@ async def test_a_client_that_is_gone_when_it_is_answered_is_no_failure(asked: by
             await until(lambda: len(w.audit.verdicts) == 1)
             await w.settled()
     assert [entry for entry in logs if entry["log_level"] == "error"] == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [connect_head(443, "other.example"), b"GET http://other.example/ HTTP/1.0\r\nHost: other.example\r\n\r\n"],
+    ids=["a tunnel", "plain HTTP"],
+)
+async def test_a_client_that_sends_on_behind_its_last_answer_is_cut(
+    asked: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (client, kept_client):
+        monkeypatch.setattr(module, "LINGER_SECONDS", 600.0)  # only the bytes can end it
+    async with world() as w, asyncio.timeout(60):
+        reader, writer = await w.connect()
+        writer.write(asked)
+        assert (await reader.read()).startswith(b"HTTP/1.1 403 ")
+        with pytest.raises(ConnectionError):
+            await send_on(writer)
+        await w.settled()
+
+
+async def send_on(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(bytes(65_536))
+        await writer.drain()
 
 
 async def test_a_client_that_ignores_its_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
