@@ -37,7 +37,7 @@ async def test_a_broken_file_that_appears_later_is_told_until_it_is_mended_or_go
             local.unlink()
             await replica.until(lambda: replica.policy.problems() == ())
             local.symlink_to(tmp_path / "nowhere")
-            await replica.until(lambda: replica.policy.problems())
+            await replica.until(replica.policy.problems)
             local.unlink()
             local.write_bytes(policy_for("a.example"))
             await replica.until(lambda: not replica.allows("b.example"))
