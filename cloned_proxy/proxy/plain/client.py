@@ -185,6 +185,7 @@ class PlainClient(KeptClient, asyncio.Protocol):
 
     def check(self, now: float) -> None:
         """Ends what has taken too long, or whose client has gone unseen."""
+        self._look_at_end(now)
         if self.intake.held and has_left(self.transport, half_closed=False):
             self.cut("client_reset")
         elif self._exchange is not None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from cloned_proxy.proxy.http1.intake import Intake
 from cloned_proxy.proxy.transport.linger import LINGER_SECONDS, send_fin
-from cloned_proxy.proxy.transport.settled import has_more, is_settled
+from cloned_proxy.proxy.transport.settled import has_more, is_settled, unsent
 from cloned_proxy.proxy.tunnel.client import Client
 
 NEVER: Final = float("inf")
@@ -69,7 +69,8 @@ class KeptClient:
 
     @property
     def begun(self) -> bool:
-        return self._phase is RequestPhase.HEAD and self._head_began and self.intake.body.complete
+        """Whether a head has begun and is not whole, or the body of a request that is answered is still to come."""
+        return self._phase is RequestPhase.HEAD and self._head_began
 
     @property
     def quiet_since(self) -> float:
@@ -78,7 +79,8 @@ class KeptClient:
 
     def let_go(self) -> None:
         """FIN, to a client that is quiet. One that has not got the whole of the last response does get it."""
-        if is_settled(self.transport):
+        # The rest of a body that meets no socket would be answered by a reset, which destroys what was not read yet.
+        if is_settled(self.transport) and self.intake.body.complete:
             self._phase = RequestPhase.CLOSING
             self.transport.close()
         elif not has_more(self.transport):
@@ -92,9 +94,14 @@ class KeptClient:
         self.intake.close()
         if self.transport.is_closing():
             return
-        if self.eof:
-            self.transport.close()
-            return
         slow = self.transport.get_write_buffer_size() > 0
         self.deadline = time.monotonic() + (self.services.settings.idle_timeout if slow else LINGER_SECONDS)
-        send_fin(self.transport)
+        if self.eof:
+            self.transport.close()  # behind what waits for the client, which may take none of it
+        else:
+            send_fin(self.transport)
+
+    def _look_at_end(self, now: float) -> None:
+        """The longer patience was for what the client had still to take; behind that the short one holds."""
+        if self._phase is RequestPhase.CLOSING and not unsent(self.transport):
+            self.deadline = min(self.deadline, now + LINGER_SECONDS)
