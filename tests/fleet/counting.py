@@ -215,7 +215,7 @@ async def serving(*replicas: Replica) -> AsyncIterator[None]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not holds():  # noqa: ASYNC110  what it waits for has no event
             await asyncio.sleep(0.005)
 
