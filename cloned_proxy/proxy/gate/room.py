@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import select
 import socket
 import struct
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -53,11 +55,24 @@ class Room:
         self.quiet_seconds = _QUIET_SECONDS
         """For so long a client has asked for nothing more that is let go of."""
         self.stalled: Final = Stalled()
+        self._in_hand: Final[Counter[Listener]] = Counter()
+        """By the listener through which they are to come, those who wait and have been accepted already."""
 
     def somebody_waits(self) -> None:
         """Looks soon, and again for as long as somebody waits."""
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._pause, self._look_again)
+
+    @contextlib.contextmanager
+    def in_hand(self, listener: Listener) -> Iterator[None]:
+        """Inside, a client waits for a place that was accepted already: the kernel tells of it no more."""
+        self._in_hand[listener] += 1
+        try:
+            yield
+        finally:
+            self._in_hand[listener] -= 1
+            if not self._in_hand[listener]:
+                del self._in_hand[listener]
 
     def _look_again(self) -> None:
         self._timer = None
@@ -74,14 +89,15 @@ class Room:
     ) -> None:
         """Lets go of some of these, and of those of the plane, for each listener at which clients wait in vain."""
         began = time.perf_counter()
-        wanted = [listener for listener in listeners if self.is_wanted(listener, contended=contended)]
+        everywhere = dict.fromkeys((*listeners, *self._in_hand))
+        wanted = [listener for listener in everywhere if self.is_wanted(listener, contended=contended)]
         asked = self._told(wanted, contended=contended)
         stalled = self.stalled.found(connections if wanted or asked else ())
         for listener in (*wanted, *asked):
             if listener is not None and not self.is_wanted(listener, contended=contended):
                 continue
             party = None if listener is None else self._for_whom(listener, contended=contended)
-            waiting = (0 if listener is None else _clients_waiting(listener.socket)) or self._some
+            waiting = (0 if listener is None else self._clients_waiting(listener)) or self._some
             patience = self._patience(waiting, party)
             of_party = [each for each in connections if party is None or each.listener.party == party]
             # As many as wait: of thousands that are idle the others stay.
@@ -120,9 +136,15 @@ class Room:
         if fd < 0:
             return False
         closed = self._crowd.full or (contended and self._crowd.has_its_share(listener.party))
+        if self._in_hand[listener]:
+            return closed
         waiting = select.poll()
         waiting.register(fd, select.POLLIN)
         return bool(waiting.poll(0)) and (closed or are_scarce(fd))
+
+    def _clients_waiting(self, listener: Listener) -> int:
+        """How many wait there; 0 where nobody says so."""
+        return self._in_hand[listener] or _clients_waiting(listener.socket)
 
     @property
     def _some(self) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from cloned_proxy.policy.callers.caller import ANONYMOUS
 from cloned_proxy.proxy.slots.service_relay import ServiceRelay
 from cloned_proxy.proxy.transport.listener import Listener, bind_unix
+from tests.proxy.gate.test_door import answer, client
 from tests.proxy.plain.support import answering
 from tests.proxy.support import HOST, allow, until, upstream, world
 
@@ -52,6 +53,29 @@ async def test_silent_connections_take_a_bounded_number_of_descriptors_and_who_w
         relay.close()
         await until(lambda: not relay._tasks)
         assert not path.exists() or not await connects(path)
+
+
+async def test_who_asks_for_nothing_makes_room_for_who_asks_for_the_service(tmp_path: Path) -> None:
+    path = tmp_path / "service.sock"
+    loop = asyncio.get_running_loop()
+    kept = b"GET http://denied.example/ HTTP/1.1\r\nHost: denied.example\r\n\r\n"
+    async with (
+        upstream(answering(_RESPONSE)) as server,
+        world(allow(HOST, server.port), max_connections=1, keep_alive_timeout=600) as w,
+    ):
+        w.gate._room.quiet_seconds = 0
+        relay = ServiceRelay(w.gate, Listener(bind_unix(path), ANONYMOUS, "slot"), (HOST, server.port))
+        await relay.start()
+        with ExitStack() as stack:
+            stack.callback(relay.close)
+            idle = await client(stack, socket.AF_INET, w.address)
+            await loop.sock_sendall(idle, kept)
+            assert await answer(idle) == b"HTTP/1.1 403"
+            asking = await client(stack, socket.AF_UNIX, str(path))
+            await loop.sock_sendall(asking, _REQUEST)
+            assert await answer(asking) == b"HTTP/1.1 200"
+            assert not w.gate._room._in_hand
+        await until(lambda: not relay._tasks)
 
 
 async def connects(path: Path) -> bool:
