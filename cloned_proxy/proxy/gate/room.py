@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import select
 import socket
@@ -63,16 +62,11 @@ class Room:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._pause, self._look_again)
 
-    @contextlib.contextmanager
-    def in_hand(self, listener: Listener) -> Iterator[None]:
-        """Inside, a client waits for a place that was accepted already: the kernel tells of it no more."""
-        self._in_hand[listener] += 1
-        try:
-            yield
-        finally:
-            self._in_hand[listener] -= 1
-            if not self._in_hand[listener]:
-                del self._in_hand[listener]
+    def in_hand(self, listener: Listener, more: int) -> None:
+        """So many more, or fewer, wait for a place who were accepted already: the kernel tells of them no more."""
+        self._in_hand[listener] += more
+        if not self._in_hand[listener]:
+            del self._in_hand[listener]
 
     def _look_again(self) -> None:
         self._timer = None
