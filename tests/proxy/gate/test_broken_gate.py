@@ -205,6 +205,11 @@ _GUARDS: Final = r"""
 - if self._phase is RequestPhase.CLOSING and not unsent(self.transport):
 + if False:
 
+== room for who is in hand: gate.room: slots.test_service_relay
+  test_who_asks_for_nothing_makes_room_for_who_asks_for_the_service
+- (*listeners, *self._in_hand)
++ listeners
+
 == a budget for each caller: grants.denial_budget: grants.test_denial_budget
   test_a_budget_is_for_each_caller_and_comes_back_with_time
 - account = self._accounts.get(tool)
